@@ -1,0 +1,236 @@
+//! `BGPPeer`: which routers hear about the pods.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::schema;
+
+/// A BGP session of some nodes with a router or with other nodes.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "netweft.io",
+    version = "v1alpha1",
+    kind = "BGPPeer",
+    plural = "bgppeers",
+    shortname = "bgpp",
+    category = "netweft",
+    status = "BGPPeerStatus",
+    derive = "PartialEq",
+    doc = "A BGP session of some nodes with a router or with other nodes.",
+    printcolumn(name = "Peer", type_ = "string", json_path = ".spec.peerIP"),
+    printcolumn(name = "AS", type_ = "integer", json_path = ".spec.asNumber"),
+    printcolumn(
+        name = "Established",
+        type_ = "integer",
+        json_path = ".status.nodes.established"
+    ),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.total"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.peerIP) != has(self.peerSelector)").message("spec takes exactly one of peerIP (a router, for example 10.1.0.1) and peerSelector (other nodes)"))]
+#[x_kube(validation = Rule::new("has(self.peerIP) == has(self.asNumber)").message("spec.asNumber belongs to spec.peerIP: give both, for example {peerIP: 10.1.0.1, asNumber: 65001}; nodes chosen by peerSelector have the number of their NetworkMode"))]
+pub struct BGPPeerSpec {
+    /// Nodes that have this session; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Address of the router.
+    #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_ip")]
+    #[x_kube(validation = Rule::new("isIP(self)").message("spec.peerIP must be an address, for example 10.1.0.1"))]
+    pub peer_ip: Option<IpAddr>,
+    /// TCP port of the router.
+    #[serde(default = "default_port")]
+    pub peer_port: u16,
+    /// Other nodes as peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_selector: Option<LabelSelector>,
+    /// AS number of the router.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<u32>,
+    /// AS number to speak with in this session instead of the node's.
+    #[serde(
+        default,
+        rename = "localASNumber",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub local_as_number: Option<u32>,
+    /// TCP MD5 password (RFC 2385).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Password>,
+    /// Address to speak from instead of the node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_ip")]
+    pub source_address: Option<IpAddr>,
+    /// Hops to an eBGP router that is not on the same link; absent: directly connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ebgp_multihop: Option<u8>,
+    /// Accept only packets that have come this many hops (GTSM, RFC 5082); absent: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<u8>,
+    /// Time without a message after which the session is dead.
+    #[serde(default = "ninety_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('3s')").message("spec.holdTime must be at least 3s, for example 90s"))]
+    pub hold_time: kube::core::Duration,
+    /// Time between keepalives.
+    #[serde(default = "thirty_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.keepaliveTime must be at least 1s, for example 30s"))]
+    pub keepalive_time: kube::core::Duration,
+    /// Time between attempts to connect.
+    #[serde(default = "five_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.connectRetryTime must be at least 1s, for example 5s"))]
+    pub connect_retry_time: kube::core::Duration,
+    /// Bidirectional forwarding detection (RFC 5880); absent: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
+    /// Graceful restart (RFC 4724); absent: on, 120s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graceful_restart: Option<GracefulRestart>,
+    /// Largest number of prefixes taken from the peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<u32>,
+}
+
+fn default_port() -> u16 {
+    179
+}
+
+fn seconds(n: u64) -> kube::core::Duration {
+    std::time::Duration::from_secs(n).into()
+}
+
+fn ninety_seconds() -> kube::core::Duration {
+    seconds(90)
+}
+
+fn thirty_seconds() -> kube::core::Duration {
+    seconds(30)
+}
+
+fn five_seconds() -> kube::core::Duration {
+    seconds(5)
+}
+
+/// Where a password is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Password {
+    /// A key of a Secret in the release's namespace.
+    pub secret_key_ref: SecretKeyRef,
+}
+
+/// A key of a Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretKeyRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in it.
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Timers of BFD.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bfd {
+    /// Least time between packets received.
+    #[schemars(schema_with = "schema::duration")]
+    pub min_receive: kube::core::Duration,
+    /// Least time between packets sent.
+    #[schemars(schema_with = "schema::duration")]
+    pub min_transmit: kube::core::Duration,
+    /// Packets that may be missed.
+    pub multiplier: u8,
+}
+
+/// Graceful restart of a session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct GracefulRestart {
+    /// Whether to ask for it.
+    pub enabled: bool,
+    /// How long the peer keeps our routes while we restart.
+    #[schemars(schema_with = "schema::duration")]
+    pub restart_time: kube::core::Duration,
+}
+
+/// What the operator says about a peer.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BGPPeerStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Nodes by state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<PeerNodes>,
+    /// The last error of some nodes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<PeerError>,
+    /// Prefixes over all nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Prefixes>,
+    /// `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Nodes of a peer by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerNodes {
+    /// Nodes that should have the session.
+    pub total: i64,
+    /// Nodes that have it.
+    pub established: i64,
+}
+
+/// Why a node has no session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerError {
+    /// The node.
+    pub node: String,
+    /// Since when.
+    pub since: Time,
+    /// One word.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+}
+
+/// Prefixes exchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Prefixes {
+    /// Taken from the peer.
+    pub received: i64,
+    /// Announced to the peer.
+    pub advertised: i64,
+}

@@ -1,0 +1,248 @@
+//! Conditions as kstatus reads them: `Ready`, `Reconciling`, `Stalled`, and `Assigned` on NodeNetworks.
+//!
+//! A component forms one [`Verdict`] about an object; the three conditions follow from it, so that they can never
+//! contradict each other. All reasons are in [`Reason`].
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+/// The object does what it is for.
+pub const READY: &str = "Ready";
+/// Work is under way that will change the object's state without anybody's help.
+pub const RECONCILING: &str = "Reconciling";
+/// Nothing will change until a human changes something.
+pub const STALLED: &str = "Stalled";
+/// The operator has given the node what it needs (on NodeNetworks, written by the operator).
+pub const ASSIGNED: &str = "Assigned";
+
+/// Every reason that appears in a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Pool: new blocks can be assigned from it.
+    Allocatable,
+    /// Pool: `disabled` is set; what is assigned stays.
+    Disabled,
+    /// Pool: no free block is left for some node.
+    Exhausted,
+    /// Pool: it shares addresses with another pool.
+    Overlap,
+    /// Pool: being deleted, kept until its last block is gone.
+    InUse,
+    /// The object names another that does not exist.
+    NotFound,
+    /// The object's values cannot be used.
+    Invalid,
+    /// The values are legal, but this version does not implement them.
+    NotYetSupported,
+    /// Mode: another mode claims the same tunnel.
+    Conflict,
+    /// Every node carries traffic this way, or: this node's kernel agrees with what is wanted.
+    Programmed,
+    /// Waiting for nodes to follow.
+    Programming,
+    /// Nothing uses the object yet.
+    Unused,
+    /// NodeNetwork: the node has its blocks.
+    SubnetsAssigned,
+    /// NodeNetwork: no pool gave the node a block.
+    NoSubnet,
+    /// NodeNetwork: the node has no usable address.
+    NoNodeAddress,
+    /// NodeNetwork: something could not be programmed; the message says what, and it is tried again.
+    ProgrammingFailed,
+    /// NodeNetwork: an object of somebody else stands where ours should be.
+    ForeignObject,
+}
+
+impl Reason {
+    /// The reason as it stands in the condition.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allocatable => "Allocatable",
+            Self::Disabled => "Disabled",
+            Self::Exhausted => "Exhausted",
+            Self::Overlap => "Overlap",
+            Self::InUse => "InUse",
+            Self::NotFound => "NotFound",
+            Self::Invalid => "Invalid",
+            Self::NotYetSupported => "NotYetSupported",
+            Self::Conflict => "Conflict",
+            Self::Programmed => "Programmed",
+            Self::Programming => "Programming",
+            Self::Unused => "Unused",
+            Self::SubnetsAssigned => "SubnetsAssigned",
+            Self::NoSubnet => "NoSubnet",
+            Self::NoNodeAddress => "NoNodeAddress",
+            Self::ProgrammingFailed => "ProgrammingFailed",
+            Self::ForeignObject => "ForeignObject",
+        }
+    }
+}
+
+/// What one component has to say about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which of the three states the object is in.
+    pub state: State,
+    /// Why, in one word of the list.
+    pub reason: Reason,
+    /// Why, in a sentence for a human.
+    pub message: String,
+}
+
+/// The three states of kstatus, and a fourth for an object that works while something changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Ready, nothing under way.
+    Ready,
+    /// Not ready, on the way.
+    Reconciling,
+    /// Not ready, and it needs a human.
+    Stalled,
+}
+
+impl Verdict {
+    /// The object is ready.
+    pub fn ready(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Ready,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The object is on its way.
+    pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Reconciling,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The object needs a human.
+    pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            state: State::Stalled,
+            reason,
+            message: message.into(),
+        }
+    }
+
+    /// The conditions `Ready`, `Reconciling` and `Stalled` that say so. Times of conditions whose status stays are
+    /// taken over from `before`.
+    #[must_use]
+    pub fn conditions(
+        &self,
+        generation: Option<i64>,
+        before: &[Condition],
+        now: Timestamp,
+    ) -> Vec<Condition> {
+        [
+            (READY, State::Ready),
+            (RECONCILING, State::Reconciling),
+            (STALLED, State::Stalled),
+        ]
+        .into_iter()
+        .map(|(type_, state)| {
+            let new = Status {
+                type_,
+                status: self.state == state,
+                reason: self.reason,
+                message: &self.message,
+            };
+            new.condition(generation, before, now)
+        })
+        .collect()
+    }
+}
+
+/// One condition in the making.
+#[derive(Clone, Debug)]
+pub struct Status<'a> {
+    /// Its type.
+    pub type_: &'a str,
+    /// True or False.
+    pub status: bool,
+    /// Its reason.
+    pub reason: Reason,
+    /// Its message.
+    pub message: &'a str,
+}
+
+impl Status<'_> {
+    /// The condition; its time is that of the same condition in `before` if the status has not changed.
+    #[must_use]
+    pub fn condition(
+        &self,
+        generation: Option<i64>,
+        before: &[Condition],
+        now: Timestamp,
+    ) -> Condition {
+        let status = if self.status { "True" } else { "False" };
+        let unchanged = before
+            .iter()
+            .find(|old| old.type_ == self.type_ && old.status == status);
+        Condition {
+            type_: self.type_.to_owned(),
+            status: status.to_owned(),
+            reason: self.reason.as_str().to_owned(),
+            message: self.message.to_owned(),
+            observed_generation: generation,
+            last_transition_time: unchanged
+                .map_or(Time(now), |old| old.last_transition_time.clone()),
+        }
+    }
+}
+
+/// Whether the condition `type_` is True.
+#[must_use]
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn exactly_one_of_the_three_conditions_is_true() {
+        let conditions = Verdict::stalled(Reason::Overlap, "m").conditions(Some(3), &[], at(1));
+        let states: Vec<_> = conditions
+            .iter()
+            .map(|c| (c.type_.as_str(), c.status.as_str()))
+            .collect();
+        assert_eq!(
+            states,
+            [
+                ("Ready", "False"),
+                ("Reconciling", "False"),
+                ("Stalled", "True")
+            ]
+        );
+        assert!(
+            conditions
+                .iter()
+                .all(|c| c.reason == "Overlap" && c.observed_generation == Some(3))
+        );
+    }
+
+    #[test]
+    fn the_time_changes_only_with_the_status() {
+        let first =
+            Verdict::ready(Reason::Allocatable, "9 blocks free").conditions(Some(1), &[], at(1));
+        let same =
+            Verdict::ready(Reason::Allocatable, "8 blocks free").conditions(Some(1), &first, at(2));
+        assert_eq!(same[0].last_transition_time, Time(at(1)));
+        let other = Verdict::stalled(Reason::Invalid, "no").conditions(Some(2), &same, at(3));
+        assert_eq!(other[0].last_transition_time, Time(at(3)));
+        assert_eq!(other[1].last_transition_time, Time(at(1)));
+    }
+}

@@ -1,0 +1,182 @@
+//! `IPPool`: which addresses pods get.
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{names, schema};
+
+/// A range of pod addresses, handed to nodes in blocks.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "netweft.io",
+    version = "v1alpha1",
+    kind = "IPPool",
+    plural = "ippools",
+    shortname = "ipp",
+    category = "netweft",
+    status = "IPPoolStatus",
+    derive = "PartialEq",
+    doc = "A range of pod addresses, handed to nodes in blocks.",
+    printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.cidr"),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.networkMode"),
+    printcolumn(name = "NAT", type_ = "boolean", json_path = ".spec.natOutgoing"),
+    printcolumn(
+        name = "Blocks",
+        type_ = "integer",
+        json_path = ".status.usage.blocks.used"
+    ),
+    printcolumn(
+        name = "Of",
+        type_ = "integer",
+        json_path = ".status.usage.blocks.total"
+    ),
+    printcolumn(
+        name = "Pods",
+        type_ = "integer",
+        json_path = ".status.usage.addresses.used"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 30 : self.blockSize >= 116 && self.blockSize <= 126)").message("spec.blockSize must be 20 to 30 for an IPv4 pool (for example 26) and 116 to 126 for an IPv6 pool (for example 122)"))]
+#[x_kube(validation = Rule::new("!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122))").message("spec.cidr is smaller than one block: choose a shorter prefix, for example /16, or a larger spec.blockSize"))]
+#[x_kube(validation = Rule::new("!isCIDR(self.cidr) || !isCIDR(oldSelf.cidr) || (has(self.blockSize) ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122)) == (has(oldSelf.blockSize) ? oldSelf.blockSize : (cidr(oldSelf.cidr).ip().family() == 4 ? 26 : 122))").message("spec.blockSize is immutable: create another pool with the size you want"))]
+pub struct IPPoolSpec {
+    /// The range, strictly masked, IPv4 or IPv6, for example `10.244.0.0/16`. Immutable.
+    #[schemars(schema_with = "schema::cidr")]
+    #[x_kube(
+        validation = Rule::new("isCIDR(self) && cidr(self) == cidr(self).masked()").message("spec.cidr must be a network address with its prefix length and no host bits, for example 10.244.0.0/16"),
+        validation = Rule::new("!isCIDR(self) || !(cidr('169.254.0.0/16').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self) || cidr('127.0.0.0/8').containsCIDR(self) || cidr('224.0.0.0/4').containsCIDR(self))").message("spec.cidr must not be link-local, loopback or multicast: use a private range, for example 10.244.0.0/16"),
+        validation = Rule::new("self == oldSelf").message("spec.cidr is immutable: create another pool with the range you want")
+    )]
+    pub cidr: IpNet,
+
+    /// Prefix length of the blocks that nodes get: 26 for IPv4 and 122 for IPv6 unless set (64 addresses). Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_size: Option<u8>,
+
+    /// Name of the NetworkMode by which packets to these addresses travel between nodes.
+    #[serde(default = "default_mode")]
+    #[schemars(length(min = 1, max = 253))]
+    pub network_mode: String,
+
+    /// How pods are attached to their node. Immutable.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("spec.podInterface is immutable: create another pool, routed or bridge"))]
+    pub pod_interface: PodInterface,
+
+    /// Whether packets to destinations outside the pools leave a node with the node's address (masquerading).
+    #[serde(default)]
+    pub nat_outgoing: bool,
+
+    /// Destinations that are reached without masquerading, besides the pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::cidrs")]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.natOutgoingExclude must hold CIDRs, for example 192.168.0.0/16"))]
+    pub nat_outgoing_exclude: Vec<IpNet>,
+
+    /// No new blocks and no new addresses; what is assigned stays.
+    #[serde(default)]
+    pub disabled: bool,
+
+    /// Do not announce this pool's blocks by BGP.
+    #[serde(default, rename = "disableBGPExport")]
+    pub disable_bgp_export: bool,
+
+    /// Addresses and ranges of the pool that are never handed out, for example `10.244.7.7` or `10.244.0.0/24`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::addresses_or_cidrs")]
+    #[x_kube(validation = Rule::new("self.all(r, isIP(r) || isCIDR(r))").message("spec.reserved must hold addresses or CIDRs, for example 10.244.7.7 or 10.244.0.0/24"))]
+    pub reserved: Vec<String>,
+
+    /// Nodes that get blocks of this pool; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+
+    /// Namespaces whose pods get addresses of this pool; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace_selector: Option<LabelSelector>,
+}
+
+fn default_mode() -> String {
+    names::DEFAULT_MODE.to_owned()
+}
+
+/// How a pod is attached to its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PodInterface {
+    /// A veth pair and a host route for each pod; no layer 2 between pods.
+    #[default]
+    Routed,
+    /// A veth pair into a bridge, as Docker does it.
+    Bridge,
+}
+
+/// What the operator says about a pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct IPPoolStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How much of the pool is in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
+    /// `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How much of a pool is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Blocks assigned to nodes.
+    pub blocks: UsageCount,
+    /// Addresses given to pods.
+    pub addresses: UsageCount,
+}
+
+/// A part of a whole. IPv6 pools can hold more than 2^63 addresses; the counts stop there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct UsageCount {
+    /// The whole.
+    pub total: i64,
+    /// The part in use.
+    pub used: i64,
+}
+
+impl IPPoolSpec {
+    /// Prefix length of a block: `blockSize`, or the family's default.
+    #[must_use]
+    pub fn block_prefix(&self) -> u8 {
+        self.block_size.unwrap_or(match self.cidr {
+            IpNet::V4(_) => 26,
+            IpNet::V6(_) => 122,
+        })
+    }
+}

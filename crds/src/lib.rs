@@ -1,0 +1,107 @@
+//! The objects of netweft: what users declare and what the operator and the agents tell each other.
+//!
+//! ```text
+//!   user      IPPool  NetworkMode  BGPPeer
+//!   operator  NodeSubnet (one assigned block)   NodeNetwork.spec (what one node does)
+//!   agent     NodeNetwork.status (what that node has done)
+//! ```
+//!
+//! Types, validation rules, printer columns and names; nothing that acts. `crdgen` prints the schemas as YAML.
+
+mod bgp_peer;
+pub mod condition;
+mod ip_pool;
+pub mod names;
+mod network_mode;
+mod node_network;
+mod node_subnet;
+mod schema;
+
+pub use bgp_peer::{
+    BGPPeer, BGPPeerSpec, BGPPeerStatus, Bfd, GracefulRestart, Password, PeerError, PeerNodes,
+    Prefixes, SecretKeyRef,
+};
+pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Usage, UsageCount};
+pub use network_mode::{
+    AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
+    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase,
+    RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
+};
+pub use node_network::{
+    BlockUsage, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, RouteCounts,
+    Session, SessionStatus, Transport,
+};
+pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+};
+use kube::CustomResourceExt;
+
+/// The definitions of all our kinds, in the order in which a reader wants to meet them.
+#[must_use]
+pub fn definitions() -> Vec<CustomResourceDefinition> {
+    let mut definitions = vec![
+        IPPool::crd(),
+        NetworkMode::crd(),
+        BGPPeer::crd(),
+        NodeSubnet::crd(),
+        NodeNetwork::crd(),
+    ];
+    for version in definitions
+        .iter_mut()
+        .flat_map(|definition| &mut definition.spec.versions)
+    {
+        let schema = version
+            .schema
+            .as_mut()
+            .and_then(|schema| schema.open_api_v3_schema.as_mut());
+        schema.into_iter().for_each(drop_unknown_formats);
+    }
+    definitions
+}
+
+/// schemars states formats that Kubernetes does not know and warns about: the width of unsigned integers, and "ip".
+fn drop_unknown_formats(schema: &mut JSONSchemaProps) {
+    let unknown = |format: &String| format.starts_with("uint") || format == "ip";
+    if schema.format.as_ref().is_some_and(unknown) {
+        schema.format = None;
+    }
+    let properties = schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut());
+    properties.for_each(drop_unknown_formats);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        drop_unknown_formats(items);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_format_is_unknown_to_kubernetes() {
+        let text = serde_json::to_string(&definitions()).unwrap();
+        assert!(!text.contains("\"format\":\"uint") && !text.contains("\"format\":\"ip\""));
+        assert!(text.contains("\"minimum\":0"), "the bound itself stays");
+    }
+
+    #[test]
+    fn every_kind_has_a_status_of_its_own_but_the_slim_one() {
+        for definition in definitions() {
+            let status = definition
+                .spec
+                .versions
+                .iter()
+                .all(|version| version.subresources.is_some());
+            assert_eq!(
+                status,
+                definition.spec.names.kind != "NodeSubnet",
+                "{}",
+                definition.spec.names.kind
+            );
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Names that more than one program has to agree on.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+/// API group of all kinds.
+pub const GROUP: &str = "netweft.io";
+/// Field manager of the operator's server-side apply.
+pub const OPERATOR_FIELD_MANAGER: &str = "netweft-operator";
+/// Field manager of the agents' server-side apply.
+pub const AGENT_FIELD_MANAGER: &str = "netweft-agent";
+/// Finalizer that keeps an `IPPool` until its last `NodeSubnet` is gone.
+pub const POOL_FINALIZER: &str = "netweft.io/in-use";
+/// The `NetworkMode` that a pool uses when it names none.
+pub const DEFAULT_MODE: &str = "default";
+
+/// Name of the `NodeSubnet` that owns `cidr`: the CIDR with `.`, `:` and `/` as `-`, IPv6 written in full.
+///
+/// The name is what makes a block unique: the API server refuses a second object of the same name.
+#[must_use]
+pub fn node_subnet_name(cidr: &IpNet) -> String {
+    let mut name = String::new();
+    match cidr.network() {
+        IpAddr::V4(ip) => {
+            for octet in ip.octets() {
+                // Writing to a String cannot fail.
+                let _ = write!(name, "{octet}-");
+            }
+        }
+        IpAddr::V6(ip) => {
+            for group in ip.segments() {
+                let _ = write!(name, "{group:04x}-");
+            }
+        }
+    }
+    let _ = write!(name, "{}", cidr.prefix_len());
+    name
+}
+
+/// The block that the `NodeSubnet` of this name owns: the inverse of [`node_subnet_name`].
+#[must_use]
+pub fn node_subnet_cidr(name: &str) -> Option<IpNet> {
+    let parts: Vec<&str> = name.split('-').collect();
+    let (prefix, address) = parts.split_last()?;
+    let separator = if address.len() == 4 { "." } else { ":" };
+    let cidr: IpNet = format!("{}/{prefix}", address.join(separator))
+        .parse()
+        .ok()?;
+    (node_subnet_name(&cidr) == name).then_some(cidr)
+}
+
+/// Ethernet address of a node's tunnel endpoint: `02` (locally administered, unicast) and 40 bits of
+/// SHA-256("netweft/vtep/" + node name). Every node can compute every other's; nothing has to be published.
+#[must_use]
+pub fn vtep_mac(node: &str) -> [u8; 6] {
+    let digest = Sha256::digest(format!("netweft/vtep/{node}").as_bytes());
+    let mut mac = [2u8; 6];
+    for (to, from) in mac.iter_mut().skip(1).zip(digest.iter()) {
+        *to = *from;
+    }
+    mac
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subnet_names_are_unambiguous_in_both_families() {
+        assert_eq!(
+            node_subnet_name(&"10.244.3.64/26".parse().unwrap()),
+            "10-244-3-64-26"
+        );
+        assert_eq!(
+            node_subnet_name(&"fd00:10::40/122".parse().unwrap()),
+            "fd00-0010-0000-0000-0000-0000-0000-0040-122"
+        );
+    }
+
+    #[test]
+    fn subnet_names_can_be_read_back() {
+        for cidr in ["10.244.3.64/26", "fd00:10::40/122"] {
+            let cidr: IpNet = cidr.parse().unwrap();
+            assert_eq!(node_subnet_cidr(&node_subnet_name(&cidr)), Some(cidr));
+        }
+        for wrong in [
+            "",
+            "-",
+            "10-244-3-26",
+            "10-244-3-65-26",
+            "10-244-3-064-26",
+            "worker-1",
+        ] {
+            assert_eq!(node_subnet_cidr(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn tunnel_macs_are_stable_unicast_and_locally_administered() {
+        let mac = vtep_mac("worker-1");
+        assert_eq!(mac[0], 2);
+        assert_eq!(mac, vtep_mac("worker-1"));
+        assert_ne!(mac, vtep_mac("worker-2"));
+    }
+}

@@ -1,0 +1,340 @@
+//! `NetworkMode`: how packets travel between nodes.
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::bgp_peer::GracefulRestart;
+use crate::schema;
+
+/// How packets between pods of different nodes travel.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "netweft.io",
+    version = "v1alpha1",
+    kind = "NetworkMode",
+    plural = "networkmodes",
+    shortname = "nm",
+    category = "netweft",
+    status = "NetworkModeStatus",
+    derive = "PartialEq",
+    doc = "How packets between pods of different nodes travel.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
+    printcolumn(
+        name = "Encapsulation",
+        type_ = "string",
+        json_path = ".spec.overlay.encapsulation"
+    ),
+    printcolumn(
+        name = "When",
+        type_ = "string",
+        json_path = ".spec.overlay.encapsulateWhen"
+    ),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Done", type_ = "integer", json_path = ".status.nodes.done"),
+    printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.total"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(self.mode == 'overlay') == has(self.overlay)").message("spec.overlay belongs to spec.mode overlay: give both, for example {mode: overlay, overlay: {encapsulation: vxlan}}, or neither"))]
+#[x_kube(validation = Rule::new("self.mode == 'underlay' || !has(self.underlay)").message("spec.underlay belongs to spec.mode underlay: set spec.mode to underlay or remove spec.underlay"))]
+pub struct NetworkModeSpec {
+    /// overlay: encapsulated; host-gw: routed by next hop on a shared link; underlay: routed by BGP.
+    pub mode: Mode,
+
+    /// Parameters of mode overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
+
+    /// Parameters of mode underlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<Underlay>,
+
+    /// Bytes of the largest packet a pod may send; 0: measured on the egress link, less the encapsulation.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == 0 || (self >= 1280 && self <= 65535)").message("spec.mtu must be 0 (measured) or 1280 to 65535, for example 1450"))]
+    pub mtu: u32,
+
+    /// Which of a node's addresses the others send to.
+    #[serde(default)]
+    pub node_address: NodeAddressSource,
+}
+
+/// The three ways between nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Encapsulated in packets between node addresses.
+    Overlay,
+    /// Plain, by next hop on a link that the nodes share.
+    HostGw,
+    /// Plain, by routes that BGP distributes.
+    Underlay,
+}
+
+/// Parameters of mode overlay.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.encapsulation == 'vxlan' || !has(self.vxlan)").message("spec.overlay.vxlan belongs to encapsulation vxlan: remove it or set spec.overlay.encapsulation to vxlan"))]
+#[x_kube(validation = Rule::new("self.encapsulation == 'udp' || !has(self.udp)").message("spec.overlay.udp belongs to encapsulation udp: remove it or set spec.overlay.encapsulation to udp"))]
+pub struct Overlay {
+    /// The kind of tunnel.
+    pub encapsulation: Encapsulation,
+    /// always: to every node; cross-subnet: only to nodes that are not on the same link.
+    #[serde(default)]
+    pub encapsulate_when: EncapsulateWhen,
+    /// Parameters of encapsulation vxlan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<VxlanParameters>,
+    /// Parameters of encapsulation udp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpParameters>,
+}
+
+/// The kinds of tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// VXLAN in the kernel (RFC 7348).
+    Vxlan,
+    /// IP in IP in the kernel (RFC 2003); IPv4 only.
+    Ipip,
+    /// UDP in a userspace relay.
+    Udp,
+}
+
+/// When packets are encapsulated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncapsulateWhen {
+    /// To every other node.
+    #[default]
+    Always,
+    /// Only to nodes in another subnet.
+    CrossSubnet,
+}
+
+/// Parameters of a VXLAN tunnel.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VxlanParameters {
+    /// Network identifier, 1 to 16777215.
+    #[serde(default = "default_vni")]
+    #[x_kube(validation = Rule::new("self >= 1 && self <= 16777215").message("spec.overlay.vxlan.vni must be 1 to 16777215, for example 4096"))]
+    pub vni: u32,
+    /// UDP destination port.
+    #[serde(default = "default_vxlan_port")]
+    #[x_kube(validation = Rule::new("self >= 1").message("spec.overlay.vxlan.port must be 1 to 65535, for example 4789"))]
+    pub port: u16,
+}
+
+impl Default for VxlanParameters {
+    fn default() -> Self {
+        Self {
+            vni: default_vni(),
+            port: default_vxlan_port(),
+        }
+    }
+}
+
+fn default_vni() -> u32 {
+    4096
+}
+
+fn default_vxlan_port() -> u16 {
+    4789
+}
+
+/// Parameters of a UDP tunnel.
+#[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UdpParameters {
+    /// UDP destination port.
+    #[serde(default = "default_udp_port")]
+    #[x_kube(validation = Rule::new("self >= 1").message("spec.overlay.udp.port must be 1 to 65535, for example 8285"))]
+    pub port: u16,
+}
+
+impl Default for UdpParameters {
+    fn default() -> Self {
+        Self {
+            port: default_udp_port(),
+        }
+    }
+}
+
+fn default_udp_port() -> u16 {
+    8285
+}
+
+/// Parameters of mode underlay.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Underlay {
+    /// AS number of nodes for which `asNumbers` says nothing else.
+    #[serde(default = "default_as_number")]
+    #[x_kube(validation = Rule::new("self >= 1").message("spec.underlay.asNumber must be 1 to 4294967295, for example 64512"))]
+    pub as_number: u32,
+    /// AS numbers by node; the first match counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub as_numbers: Vec<AsNumberRule>,
+    /// Whether every node has a session with every other.
+    #[serde(default = "yes")]
+    pub node_to_node_mesh: bool,
+    /// Nodes that reflect routes (RFC 4456).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub route_reflectors: Vec<RouteReflectorRule>,
+    /// Time without a message after which a session is dead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_duration")]
+    pub hold_time: Option<kube::core::Duration>,
+    /// Graceful restart of the mesh's sessions (RFC 4724).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graceful_restart: Option<GracefulRestart>,
+}
+
+fn default_as_number() -> u32 {
+    64512
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// An AS number for some nodes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AsNumberRule {
+    /// The nodes.
+    pub node_selector: LabelSelector,
+    /// Their AS number.
+    pub as_number: u32,
+}
+
+/// Some nodes as route reflectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteReflectorRule {
+    /// The nodes.
+    pub node_selector: LabelSelector,
+    /// Cluster identifier in the form of an IPv4 address (RFC 4456, section 7).
+    #[serde(rename = "clusterID")]
+    #[schemars(length(min = 7, max = 15))]
+    pub cluster_id: String,
+}
+
+/// Which of a node's addresses the others send to; one of the three.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.from), has(self.cidr), has(self.interface)].filter(given, given).size() == 1").message("spec.nodeAddress takes exactly one of from, cidr and interface, for example {from: internal-ip}"))]
+pub struct NodeAddressSource {
+    /// The Node's own statement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<NodeAddressWord>,
+    /// The Node's address inside this range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_cidr")]
+    pub cidr: Option<IpNet>,
+    /// The first address of this link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub interface: Option<String>,
+}
+
+impl Default for NodeAddressSource {
+    fn default() -> Self {
+        Self {
+            from: Some(NodeAddressWord::InternalIp),
+            cidr: None,
+            interface: None,
+        }
+    }
+}
+
+/// Statements of a Node about its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeAddressWord {
+    /// `status.addresses` of type `InternalIP`.
+    InternalIp,
+}
+
+/// What the operator says about a mode.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkModeStatus {
+    /// The generation of the spec that this status describes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where a change of the mode stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// What the nodes change from, while they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<ModeSummary>,
+    /// How many nodes carry traffic this way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<NodeProgress>,
+    /// `Ready`, `Reconciling`, `Stalled`.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// The phases of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// Every node learns to receive the new way.
+    Preparing,
+    /// Nodes begin to send the new way.
+    Switching,
+    /// The old way is removed.
+    Retiring,
+    /// Nothing changes.
+    Stable,
+}
+
+/// A mode in few words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModeSummary {
+    /// The mode.
+    pub mode: Mode,
+    /// Its encapsulation, for overlay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encapsulation: Option<Encapsulation>,
+}
+
+/// How far the nodes are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeProgress {
+    /// Nodes that should carry traffic this way.
+    pub total: i64,
+    /// Nodes that do.
+    pub done: i64,
+    /// Some of those that do not yet, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
+}

@@ -1,0 +1,236 @@
+//! `NodeNetwork`: what one node is to do, and what it has done.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::network_mode::{EncapsulateWhen, UdpParameters, VxlanParameters};
+use crate::node_subnet::NodeAddresses;
+use crate::schema;
+
+/// One node's part of the network. The spec is the operator's, the status the agent's.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "netweft.io",
+    version = "v1alpha1",
+    kind = "NodeNetwork",
+    plural = "nodenetworks",
+    shortname = "nn",
+    category = "netweft",
+    status = "NodeNetworkStatus",
+    derive = "PartialEq",
+    doc = "What one node is to do (spec, written by the operator) and what it has done (status, written by its agent).",
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.addresses.ipv4"),
+    printcolumn(name = "Subnets", type_ = "string", json_path = ".spec.subnets"),
+    printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu"),
+    printcolumn(name = "Pods", type_ = "string", json_path = ".status.subnets[*].used"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        priority = 1
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeNetworkSpec {
+    /// The node's own addresses, to which the others send.
+    #[serde(default)]
+    pub addresses: NodeAddresses,
+    /// The node's blocks, oldest first: the first of each pool holds the tunnel address.
+    #[serde(default)]
+    #[schemars(schema_with = "schema::cidrs")]
+    pub subnets: Vec<IpNet>,
+    /// What the node receives and how it sends, by NetworkMode. Parameters are resolved here and not looked up in the
+    /// NetworkMode, so that one generation of this object describes one complete behaviour and its
+    /// `observedGeneration` acknowledges it.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub modes: Vec<NodeMode>,
+    /// The node's BGP sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096))]
+    pub sessions: Vec<Session>,
+}
+
+/// One NetworkMode as one node carries it out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeMode {
+    /// Name of the NetworkMode.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The IPPools whose blocks are reached this way. They stand here and are not looked up in the pools, so that an
+    /// edit of a pool's `networkMode` takes effect when the operator says so, node by node.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub pools: Vec<String>,
+    /// Ways in which packets are received.
+    #[schemars(length(max = 8))]
+    pub accept: Vec<Transport>,
+    /// The way in which packets are sent.
+    pub send: Transport,
+    /// Whether peers on the same link are sent to without encapsulation.
+    #[serde(default)]
+    pub encapsulate_when: EncapsulateWhen,
+    /// Bytes of the largest packet of a pod; 0: measured.
+    #[serde(default)]
+    pub mtu: u32,
+}
+
+/// A way from node to node with its parameters; exactly one member is set.
+#[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(validation = Rule::new("[has(self.vxlan), has(self.ipip), has(self.udp), has(self.direct), has(self.bgp)].filter(given, given).size() == 1").message("a transport is exactly one of vxlan, ipip, udp, direct and bgp"))]
+pub struct Transport {
+    /// VXLAN in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vxlan: Option<VxlanParameters>,
+    /// IP in IP in the kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipip: Option<Unparameterised>,
+    /// UDP by the relay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub udp: Option<UdpParameters>,
+    /// Plain, by next hop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<Unparameterised>,
+    /// Plain, by BGP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<Unparameterised>,
+}
+
+/// A transport that has no parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Unparameterised {}
+
+impl Transport {
+    /// VXLAN with these parameters.
+    #[must_use]
+    pub fn vxlan(parameters: VxlanParameters) -> Self {
+        Self {
+            vxlan: Some(parameters),
+            ..Self::default()
+        }
+    }
+}
+
+/// A BGP session of the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// Its name: the BGPPeer's, or `mesh-` and the other node's.
+    pub name: String,
+    /// The peer's address.
+    pub peer: IpAddr,
+    /// The peer's TCP port.
+    pub port: u16,
+    /// Our AS number.
+    #[serde(rename = "localAS")]
+    pub local_as: u32,
+    /// The peer's AS number.
+    #[serde(rename = "peerAS")]
+    pub peer_as: u32,
+    /// Key of the password in the agents' Secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_key: Option<String>,
+    /// Time without a message after which the session is dead.
+    #[schemars(schema_with = "schema::duration")]
+    pub hold_time: kube::core::Duration,
+}
+
+/// What the agent says about its node, and the operator's condition `Assigned`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeNetworkStatus {
+    /// The generation of the spec that the node carries out: the acknowledgement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Addresses by block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subnets: Vec<BlockUsage>,
+    /// Our links but the pods'.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<LinkStatus>,
+    /// Our routes by kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routes: Option<RouteCounts>,
+    /// Bytes of the largest packet of a new pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// BGP sessions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sessions: Vec<SessionStatus>,
+    /// `Assigned` (the operator's), `Ready`, `Reconciling`, `Stalled` (the agent's).
+    #[serde(default)]
+    #[schemars(schema_with = "schema::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Addresses of one block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BlockUsage {
+    /// The block.
+    #[schemars(schema_with = "schema::cidr")]
+    pub cidr: IpNet,
+    /// Addresses that pods have.
+    pub used: i64,
+    /// Addresses that can be given to pods.
+    pub free: i64,
+}
+
+/// One of our links.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Bytes of the largest packet.
+    pub mtu: u32,
+    /// The tunnel's own address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+}
+
+/// Routes to other nodes' blocks by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RouteCounts {
+    /// Through a tunnel.
+    pub tunnel: i64,
+    /// By next hop.
+    pub direct: i64,
+    /// Learnt by BGP.
+    pub bgp: i64,
+}
+
+/// One BGP session.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SessionStatus {
+    /// Its name.
+    pub name: String,
+    /// Its state (RFC 4271, section 8.2.2).
+    pub state: String,
+    /// Since when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Prefixes taken.
+    pub received: i64,
+    /// Prefixes announced.
+    pub advertised: i64,
+}

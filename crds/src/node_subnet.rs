@@ -1,0 +1,93 @@
+//! `NodeSubnet`: one block of addresses and the node that owns it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{names, schema};
+
+/// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "netweft.io",
+    version = "v1alpha1",
+    kind = "NodeSubnet",
+    plural = "nodesubnets",
+    shortname = "nsub",
+    category = "netweft",
+    derive = "PartialEq",
+    doc = "One block of pod addresses and the node that owns it. Written by the operator.",
+    printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.cidr"),
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
+    printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool"),
+    printcolumn(name = "Address", type_ = "string", json_path = ".spec.nodeAddresses.ipv4"),
+    printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.spec.cidr.contains(':') ? self.metadata.name.matches('^([0-9a-f]{4}-){8}[0-9]{1,3}$') && isCIDR(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) && cidr(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) == cidr(self.spec.cidr) : self.metadata.name == self.spec.cidr.replace('.', '-').replace('/', '-')").message("metadata.name must be spec.cidr with '-' for '.', ':' and '/', IPv6 written in full, for example 10-244-3-64-26")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node").message("spec.cidr, spec.pool and spec.node are immutable: a block changes hands by deleting its NodeSubnet"))]
+pub struct NodeSubnetSpec {
+    /// The block, strictly masked.
+    #[schemars(schema_with = "schema::cidr")]
+    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self) == cidr(self).masked()").message("spec.cidr must be a network address with its prefix length and no host bits, for example 10.244.3.64/26"))]
+    pub cidr: IpNet,
+    /// The IPPool it was taken from.
+    #[schemars(length(min = 1, max = 253))]
+    pub pool: String,
+    /// The Node that owns it.
+    #[schemars(length(min = 1, max = 253))]
+    pub node: String,
+    /// Where the other nodes send packets for it.
+    #[serde(default)]
+    pub node_addresses: NodeAddresses,
+    /// The node's AS number where it differs from its mode's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<u32>,
+    /// Whether the node is there.
+    pub state: SubnetState,
+}
+
+/// A node's addresses, at most one of each family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeAddresses {
+    /// The IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_ip")]
+    pub ipv4: Option<Ipv4Addr>,
+    /// The IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_ip")]
+    pub ipv6: Option<Ipv6Addr>,
+}
+
+impl NodeAddresses {
+    /// The addresses there are, IPv4 first.
+    pub fn iter(self) -> impl Iterator<Item = IpAddr> {
+        self.ipv4
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(self.ipv6.map(IpAddr::V6))
+    }
+}
+
+/// Whether a block's node is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SubnetState {
+    /// The node exists; its block is routed.
+    Active,
+    /// The Node object is gone; routes are withdrawn and the block is kept for a while.
+    Orphaned,
+}
+
+impl NodeSubnetSpec {
+    /// The object that holds this spec, under the only name it can have.
+    #[must_use]
+    pub fn into_object(self) -> NodeSubnet {
+        let name = names::node_subnet_name(&self.cidr);
+        NodeSubnet::new(&name, self)
+    }
+}

@@ -1,0 +1,53 @@
+//! Schema fragments for types whose own schema would be too loose or too costly for CEL.
+//!
+//! Every string and list has a bound: the API server estimates the worst cost of a rule from them and refuses a
+//! definition whose rules could be too expensive.
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// A CIDR in text, IPv4 or IPv6.
+pub fn cidr(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 3, "maxLength": 43 })
+}
+
+/// An optional CIDR in text.
+pub fn optional_cidr(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 3, "maxLength": 43, "nullable": true })
+}
+
+/// A list of CIDRs.
+pub fn cidrs(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 256, "items": { "type": "string", "minLength": 3, "maxLength": 43 } })
+}
+
+/// A list of addresses and CIDRs.
+pub fn addresses_or_cidrs(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 256, "items": { "type": "string", "minLength": 2, "maxLength": 43 } })
+}
+
+/// An optional IP address in text.
+pub fn optional_ip(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 2, "maxLength": 39, "nullable": true })
+}
+
+/// A duration as Go writes it ("90s", "50ms", "2m").
+pub fn duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 2, "maxLength": 16 })
+}
+
+/// An optional duration.
+pub fn optional_duration(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 2, "maxLength": 16, "nullable": true })
+}
+
+/// Conditions: a list keyed by `type`, so that two writers can each own their own (server-side apply).
+pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let item =
+        generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>();
+    json_schema!({
+        "type": "array",
+        "items": item,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
+}
