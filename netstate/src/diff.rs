@@ -1,0 +1,342 @@
+//! What has to change so that the kernel agrees with what is desired.
+//!
+//! ```text
+//!   make:   links ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
+//!   break:  routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ links      only when all that is new is there
+//! ```
+//!
+//! One thing breaks early: the last IPv4 address of a link, because the kernel drops all else that is IPv4 there with it.
+//!
+//! Pure and total. What is right is not touched, what differs is one replacement, what is not ours appears in no operation.
+//! Running the operations and computing the difference again yields nothing, and so does cutting them short and going on.
+
+use std::fmt;
+
+use crate::model::{Link, LinkName, NetworkState, Route, RouteKey};
+use crate::op::Op;
+use crate::owner::Owner;
+
+mod compatible;
+mod losses;
+#[cfg(test)]
+mod tests;
+
+use compatible::incompatible;
+use losses::Losses;
+
+/// The difference between what is and what should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// What to do, in an order that the kernel accepts and that never leaves a destination without a route it had.
+    pub ops: Vec<Op>,
+    /// What cannot be had, because somebody else's object is in the way.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Something desired that is not done. `Display` is a sentence for a condition's message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// A foreign route has the key of one we want.
+    RouteTaken {
+        /// The common key.
+        key: RouteKey,
+        /// The foreign route, left as it is.
+        found: Route,
+        /// Ours, not added.
+        wanted: Route,
+    },
+    /// The desired object would not be recognised as ours later, so it is not made.
+    NotOurs {
+        /// The operation that was left out.
+        what: String,
+    },
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::RouteTaken { key, found, wanted } => write!(
+                f,
+                "Route {key} metric {}{found} of protocol {} is not ours and stays; ours ({key}{wanted}) is not added.",
+                key.metric, found.protocol
+            ),
+            Self::NotOurs { what } => write!(
+                f,
+                "Not done, because it would not be recognised as ours: {what}."
+            ),
+        }
+    }
+}
+
+/// Computes what turns `actual` into `desired` as far as `owner` owns it.
+///
+/// `desired` holds only `owner`'s objects, complete: what `owner` owns and is not in it gets deleted. A desired link's
+/// `mac` of `None` means any. A desired IPv6 route has a metric other than 0, which the kernel would store as 1024.
+#[must_use]
+pub fn diff(actual: &NetworkState, desired: &NetworkState, owner: &Owner) -> Diff {
+    let mut pass = Pass::new(actual, desired, owner);
+    pass.links();
+    pass.addresses();
+    pass.neighbours();
+    pass.fdb();
+    pass.routes();
+    let mut ops = pass.make;
+    ops.extend(pass.clear.into_iter().rev());
+    Diff {
+        ops,
+        conflicts: pass.conflicts,
+    }
+}
+
+struct Pass<'a> {
+    actual: &'a NetworkState,
+    desired: &'a NetworkState,
+    owner: &'a Owner,
+    losses: Losses<'a>,
+    make: Vec<Op>,
+    /// In the order of making; run in reverse.
+    clear: Vec<Op>,
+    conflicts: Vec<Conflict>,
+}
+
+impl<'a> Pass<'a> {
+    fn new(actual: &'a NetworkState, desired: &'a NetworkState, owner: &'a Owner) -> Self {
+        Self {
+            actual,
+            desired,
+            owner,
+            losses: Losses::new(actual, desired, owner),
+            make: Vec::new(),
+            clear: Vec::new(),
+            conflicts: Vec::new(),
+        }
+    }
+
+    fn not_ours(&mut self, op: &Op) {
+        self.conflicts.push(Conflict::NotOurs {
+            what: op.to_string(),
+        });
+    }
+
+    fn links(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        for (name, link) in &desired.links {
+            let add = || Op::LinkAdd {
+                name: name.clone(),
+                link: link.clone(),
+            };
+            match actual.links.get(name) {
+                _ if !owner.owns_link(name) => self.not_ours(&add()),
+                None => self.make.push(add()),
+                Some(found) => self.existing_link(name, found, link),
+            }
+        }
+        for name in actual.links.keys().filter(|name| owner.owns_link(name)) {
+            if !desired.links.contains_key(name) {
+                self.clear.push(Op::LinkDelete { name: name.clone() });
+            }
+        }
+    }
+
+    fn existing_link(&mut self, name: &LinkName, found: &Link, link: &Link) {
+        if let Some(reason) = incompatible(&found.kind, &link.kind) {
+            self.make.push(Op::LinkRecreate {
+                name: name.clone(),
+                link: link.clone(),
+                reason,
+            });
+            return;
+        }
+        let mtu = (found.mtu != link.mtu).then_some(link.mtu);
+        let mac = link.mac.filter(|_| found.mac != link.mac);
+        let up = (found.up != link.up).then_some(link.up);
+        if mtu.is_some() || mac.is_some() || up.is_some() {
+            self.make.push(Op::LinkChange {
+                name: name.clone(),
+                mtu,
+                mac,
+                up,
+            });
+        }
+    }
+
+    fn addresses(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        let mut replace = Vec::new();
+        for (key, address) in &desired.addresses {
+            let (key, address) = (key.clone(), address.clone());
+            let found = actual
+                .addresses
+                .get(&key)
+                .filter(|_| !self.losses.recreated(&key.link));
+            match found {
+                _ if !owner.owns_address(&key) => self.not_ours(&Op::AddressAdd { key, address }),
+                None => self.make.push(Op::AddressAdd { key, address }),
+                // The kernel derives the scope of an IPv6 address from the address itself (`ipv6_addr_type`).
+                Some(found) if key.net.addr().is_ipv4() && *found != address => {
+                    replace.push(Op::AddressReplace { key, address });
+                }
+                Some(_) => {}
+            }
+        }
+        self.make.extend(replace);
+        for key in actual
+            .addresses
+            .keys()
+            .filter(|key| owner.owns_address(key))
+        {
+            if !desired.addresses.contains_key(key) && !self.losses.vanishing(&key.link) {
+                let list = if self.losses.disables(key) {
+                    &mut self.make
+                } else {
+                    &mut self.clear
+                };
+                list.push(Op::AddressDelete { key: key.clone() });
+            }
+        }
+    }
+
+    fn neighbours(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        for (key, neighbour) in &desired.neighbours {
+            if !self.losses.neighbour(key) && actual.neighbours.get(key) == Some(neighbour) {
+                continue;
+            }
+            let set = Op::NeighbourReplace {
+                key: key.clone(),
+                neighbour: neighbour.clone(),
+            };
+            if owner.owns_neighbour(key, neighbour) {
+                self.make.push(set);
+            } else {
+                self.not_ours(&set);
+            }
+        }
+        for (key, _) in actual
+            .neighbours
+            .iter()
+            .filter(|(key, found)| owner.owns_neighbour(key, found))
+        {
+            if !desired.neighbours.contains_key(key) && !self.losses.vanishing(&key.link) {
+                self.clear.push(Op::NeighbourDelete { key: key.clone() });
+            }
+        }
+    }
+
+    fn fdb(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        for (key, remote) in &desired.fdb {
+            if !self.losses.recreated(&key.link) && actual.fdb.get(key) == Some(remote) {
+                continue;
+            }
+            let set = Op::FdbReplace {
+                key: key.clone(),
+                remote: *remote,
+            };
+            if owner.owns_fdb(key) {
+                self.make.push(set);
+            } else {
+                self.not_ours(&set);
+            }
+        }
+        for (key, remote) in actual.fdb.iter().filter(|(key, _)| owner.owns_fdb(key)) {
+            if !desired.fdb.contains_key(key) && !self.losses.vanishing(&key.link) {
+                self.clear.push(Op::FdbDelete {
+                    key: key.clone(),
+                    remote: *remote,
+                });
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        // A next hop that is not onlink is looked up (`fib_check_nh`), so routes without one come first.
+        let (through, direct): (Vec<_>, Vec<_>) = desired
+            .routes
+            .iter()
+            .partition(|(_, route)| route.via.is_some());
+        for (key, route) in direct.into_iter().chain(through) {
+            self.wanted_route(key, route);
+        }
+        let (through, direct): (Vec<_>, Vec<_>) = actual
+            .routes
+            .iter()
+            .partition(|(_, route)| route.via.is_some());
+        for (key, route) in direct
+            .into_iter()
+            .chain(through)
+            .filter(|(_, route)| owner.owns_route(route))
+        {
+            if !desired.routes.contains_key(key)
+                && !route
+                    .dev
+                    .as_ref()
+                    .is_some_and(|dev| self.losses.vanishing(dev))
+            {
+                self.clear.push(Op::RouteDelete {
+                    key: key.clone(),
+                    route: route.clone(),
+                });
+            }
+        }
+    }
+
+    fn wanted_route(&mut self, key: &RouteKey, route: &Route) {
+        let add = || Op::RouteAdd {
+            key: key.clone(),
+            route: route.clone(),
+        };
+        match self.actual.routes.get(key) {
+            _ if !self.owner.owns_route(route) => self.not_ours(&add()),
+            None => self.make.push(add()),
+            Some(found) if !self.owner.owns_route(found) => {
+                self.conflicts.push(Conflict::RouteTaken {
+                    key: key.clone(),
+                    found: found.clone(),
+                    wanted: route.clone(),
+                });
+            }
+            Some(found)
+                if found
+                    .dev
+                    .as_ref()
+                    .is_some_and(|dev| self.losses.recreated(dev)) =>
+            {
+                self.make.push(add());
+            }
+            Some(found) if found != route || self.losses.route(key, found) => {
+                self.make.push(Op::RouteReplace {
+                    key: key.clone(),
+                    route: route.clone(),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+}

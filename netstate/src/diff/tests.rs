@@ -1,0 +1,332 @@
+use super::*;
+use crate::model::{
+    Address, AddressKey, FdbKey, LinkKind, Neighbour, NeighbourKey, RouteKind, TABLE_MAIN, Vxlan,
+};
+use crate::owner::{METRIC, PROTOCOL_AGENT};
+
+fn name(name: &str) -> LinkName {
+    name.parse().unwrap()
+}
+
+fn vxlan(vni: u32) -> Link {
+    let kind = LinkKind::Vxlan(Vxlan {
+        vni,
+        port: 4789,
+        local: Some([10, 168, 0, 2].into()),
+        learning: false,
+    });
+    Link {
+        kind,
+        mac: Some("02:00:00:00:00:01".parse().unwrap()),
+        mtu: 1350,
+        up: true,
+    }
+}
+
+fn key(dst: &str) -> RouteKey {
+    RouteKey {
+        table: TABLE_MAIN,
+        dst: dst.parse().unwrap(),
+        metric: METRIC,
+    }
+}
+
+fn route(via: Option<&str>, dev: &str) -> Route {
+    Route {
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_AGENT,
+        via: via.map(|via| via.parse().unwrap()),
+        dev: Some(name(dev)),
+        onlink: via.is_some(),
+        source: None,
+        mtu: None,
+    }
+}
+
+/// One remote node behind a tunnel.
+fn overlay(vni: u32) -> NetworkState {
+    let link = name("nw-vx");
+    let remote = "10.244.1.0".parse().unwrap();
+    let mac = "02:00:00:00:00:02".parse().unwrap();
+    NetworkState {
+        links: [(link.clone(), vxlan(vni))].into(),
+        addresses: [(
+            AddressKey {
+                link: link.clone(),
+                net: "10.244.0.1/32".parse().unwrap(),
+            },
+            Address::default(),
+        )]
+        .into(),
+        neighbours: [(
+            NeighbourKey {
+                link: link.clone(),
+                ip: remote,
+            },
+            Neighbour {
+                mac: Some(mac),
+                permanent: true,
+            },
+        )]
+        .into(),
+        fdb: [(FdbKey { link, mac }, "10.168.0.3".parse().unwrap())].into(),
+        routes: [(key("10.244.1.0/26"), route(Some("10.244.1.0"), "nw-vx"))].into(),
+    }
+}
+
+fn words(diff: &Diff) -> Vec<String> {
+    diff.ops.iter().map(ToString::to_string).collect()
+}
+
+fn agent(actual: &NetworkState, desired: &NetworkState) -> Diff {
+    diff(actual, desired, &Owner::agent())
+}
+
+#[test]
+fn makes_links_first_and_routes_last() {
+    let expected = [
+        "add link nw-vx vxlan vni 4096 port 4789 local 10.168.0.2 mac 02:00:00:00:00:01 mtu 1350 up",
+        "add address 10.244.0.1/32 dev nw-vx",
+        "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
+        "set fdb entry 02:00:00:00:00:02 dst 10.168.0.3 dev nw-vx",
+        "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
+    ];
+    assert_eq!(
+        words(&agent(&NetworkState::default(), &overlay(4096))),
+        expected
+    );
+}
+
+#[test]
+fn breaks_in_reverse_and_not_what_goes_with_its_link() {
+    let mut desired = overlay(4096);
+    desired.addresses.clear();
+    desired.neighbours.clear();
+    desired.fdb.clear();
+    desired.routes.clear();
+    let address = AddressKey {
+        link: name("nw-vx"),
+        net: "10.244.0.2/32".parse().unwrap(),
+    };
+    desired.addresses.insert(address, Address::default());
+    let expected = [
+        "add address 10.244.0.2/32 dev nw-vx",
+        "delete route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
+        "delete fdb entry 02:00:00:00:00:02 dst 10.168.0.3 dev nw-vx",
+        "delete neighbour 10.244.1.0 dev nw-vx",
+        "delete address 10.244.0.1/32 dev nw-vx",
+    ];
+    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+    assert_eq!(
+        words(&agent(&overlay(4096), &NetworkState::default())),
+        ["delete link nw-vx"]
+    );
+}
+
+#[test]
+fn recreates_a_link_whose_vni_differs_and_puts_everything_back() {
+    let expected = [
+        "recreate link nw-vx: vni is 4096, should be 4097",
+        "add address 10.244.0.1/32 dev nw-vx",
+        "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
+        "set fdb entry 02:00:00:00:00:02 dst 10.168.0.3 dev nw-vx",
+        "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
+    ];
+    assert_eq!(words(&agent(&overlay(4096), &overlay(4097))), expected);
+}
+
+#[test]
+fn names_every_reason_for_recreation() {
+    let LinkKind::Vxlan(wanted) = vxlan(4096).kind else {
+        panic!()
+    };
+    let reasons = [
+        (
+            Vxlan {
+                port: 8472,
+                ..wanted.clone()
+            },
+            "port is 8472, should be 4789",
+        ),
+        (
+            Vxlan {
+                local: None,
+                ..wanted.clone()
+            },
+            "local address is unset, should be 10.168.0.2",
+        ),
+        (
+            Vxlan {
+                learning: true,
+                ..wanted.clone()
+            },
+            "learning is on, should be off",
+        ),
+    ];
+    for (found, reason) in reasons {
+        assert_eq!(
+            incompatible(&LinkKind::Vxlan(found), &LinkKind::Vxlan(wanted.clone())).unwrap(),
+            reason
+        );
+    }
+    let reason = incompatible(&LinkKind::Other("tun".into()), &LinkKind::Bridge).unwrap();
+    assert_eq!(reason, "it is tun, should be bridge");
+}
+
+#[test]
+fn changes_a_living_link_in_place_and_restores_the_neighbours_a_new_mac_costs() {
+    let mut actual = overlay(4096);
+    let link = actual.links.get_mut(&name("nw-vx")).unwrap();
+    link.mtu = 1400;
+    assert_eq!(
+        words(&agent(&actual, &overlay(4096))),
+        ["set link nw-vx mtu 1350"]
+    );
+    actual.links.get_mut(&name("nw-vx")).unwrap().mac = None;
+    let expected = [
+        "set link nw-vx mtu 1350 mac 02:00:00:00:00:01",
+        "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
+    ];
+    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+}
+
+#[test]
+fn sets_a_link_up_and_adds_the_routes_that_went_down_with_it() {
+    let mut actual = overlay(4096);
+    actual.links.get_mut(&name("nw-vx")).unwrap().up = false;
+    actual.routes.clear();
+    let expected = [
+        "set link nw-vx up",
+        "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
+    ];
+    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+}
+
+#[test]
+fn a_changed_route_is_one_replacement_even_while_its_link_goes() {
+    let mut desired = NetworkState::default();
+    desired
+        .routes
+        .insert(key("10.244.1.0/26"), route(Some("10.168.0.3"), "eth0"));
+    let expected = [
+        "replace route 10.244.1.0/26 via 10.168.0.3 dev eth0 onlink",
+        "delete link nw-vx",
+    ];
+    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+}
+
+#[test]
+fn a_changed_address_comes_back_with_the_routes_that_prefer_it() {
+    let mut actual = overlay(4096);
+    actual.routes.get_mut(&key("10.244.1.0/26")).unwrap().source =
+        Some("10.244.0.1".parse().unwrap());
+    let desired = actual.clone();
+    for address in actual.addresses.values_mut() {
+        address.link_scope = true;
+    }
+    let expected = [
+        "replace address 10.244.0.1/32 dev nw-vx",
+        "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
+        "replace route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink src 10.244.0.1",
+    ];
+    assert_eq!(words(&agent(&actual, &desired)), expected);
+}
+
+#[test]
+fn routes_without_a_next_hop_come_before_those_that_need_one() {
+    let mut desired = NetworkState::default();
+    desired
+        .routes
+        .insert(key("10.0.0.0/8"), route(Some("192.0.2.1"), "eth0"));
+    desired
+        .routes
+        .insert(key("192.0.2.1/32"), route(None, "eth0"));
+    let made = agent(&NetworkState::default(), &desired);
+    assert_eq!(
+        words(&made),
+        [
+            "add route 192.0.2.1/32 dev eth0",
+            "add route 10.0.0.0/8 via 192.0.2.1 dev eth0 onlink"
+        ]
+    );
+    let gone = agent(&desired, &NetworkState::default());
+    assert_eq!(
+        gone.ops.first().unwrap().to_string(),
+        "delete route 10.0.0.0/8 via 192.0.2.1 dev eth0 onlink"
+    );
+}
+
+#[test]
+fn a_foreign_route_at_our_key_stays_and_is_reported() {
+    let mut actual = overlay(4096);
+    actual
+        .routes
+        .get_mut(&key("10.244.1.0/26"))
+        .unwrap()
+        .protocol = 4;
+    let diff = agent(&actual, &overlay(4096));
+    assert_eq!(diff.ops, []);
+    let said: Vec<_> = diff.conflicts.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "Route 10.244.1.0/26 metric 20 via 10.244.1.0 dev nw-vx onlink of protocol 4 is not ours and stays; \
+          ours (10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink) is not added."
+        ]
+    );
+}
+
+#[test]
+fn what_we_would_not_recognise_is_not_made() {
+    let mut desired = NetworkState::default();
+    desired.links.insert(name("vxlan0"), vxlan(1));
+    desired.routes.insert(
+        key("10.0.0.0/8"),
+        Route {
+            protocol: 4,
+            ..route(None, "eth0")
+        },
+    );
+    let net = "10.0.0.1/32".parse().unwrap();
+    desired.addresses.insert(
+        AddressKey {
+            link: name("eth0"),
+            net,
+        },
+        Address::default(),
+    );
+    let diff = agent(&NetworkState::default(), &desired);
+    assert_eq!((diff.ops.len(), diff.conflicts.len()), (0, 3));
+}
+
+#[test]
+fn a_resolved_neighbour_is_left_alone_unless_it_has_our_key() {
+    let mut actual = overlay(4096);
+    let resolved = Neighbour {
+        mac: Some("02:00:00:00:00:09".parse().unwrap()),
+        permanent: false,
+    };
+    actual
+        .neighbours
+        .values_mut()
+        .for_each(|neighbour| *neighbour = resolved.clone());
+    let other = NeighbourKey {
+        link: name("nw-vx"),
+        ip: "10.244.1.9".parse().unwrap(),
+    };
+    actual.neighbours.insert(other, resolved);
+    let expected = ["set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02"];
+    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+}
+
+#[test]
+fn the_last_ipv4_address_goes_before_what_would_go_with_it() {
+    let mut desired = overlay(4096);
+    desired.addresses.clear();
+    let expected = [
+        "delete address 10.244.0.1/32 dev nw-vx",
+        "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
+        "replace route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
+    ];
+    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+}

@@ -1,0 +1,19 @@
+//! The kernel's network state as data: read it, compare it with what is wanted, apply the difference.
+//!
+//! ```text
+//!   kernel ──read──▶ NetworkState (actual) ─┐
+//!                    NetworkState (desired) ─┴─▶ diff ─▶ Vec<Op> ──apply──▶ kernel
+//! ```
+//!
+//! This crate knows no Kubernetes, and it is the only one that may use rtnetlink.
+
+pub mod diff;
+pub mod error;
+pub mod events;
+mod fold;
+pub mod kernel;
+pub mod model;
+pub mod netns;
+pub mod op;
+pub mod owner;
+pub mod rtnl;

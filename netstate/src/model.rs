@@ -1,0 +1,241 @@
+//! The kernel's network state as plain, ordered data, keyed as the kernel keys it.
+//!
+//! The same type describes what is there (`Kernel::read`) and what should be there (the agent's `desired`), so that the
+//! two can be compared. Links are referred to by name, never by index: a link can be recreated with another index.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::error::InvalidName;
+
+/// Routing table `main` (`RT_TABLE_MAIN`).
+pub const TABLE_MAIN: u32 = 254;
+
+/// What one network namespace looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkState {
+    /// Links by name.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Addresses by link and address with prefix length.
+    pub addresses: BTreeMap<AddressKey, Address>,
+    /// Routes of table `main`.
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Neighbours by link and address.
+    pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Forwarding entries of VXLAN links that name a remote tunnel endpoint, by link and MAC.
+    pub fdb: BTreeMap<FdbKey, IpAddr>,
+}
+
+/// A link's name: 1 to 15 bytes without `/` or white space (`dev_valid_name` in net/core/dev.c).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LinkName(String);
+
+impl LinkName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LinkName {
+    type Err = InvalidName;
+
+    fn from_str(name: &str) -> Result<Self, InvalidName> {
+        let printable = name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b':');
+        if name.is_empty() || name.len() > 15 || name == "." || name == ".." || !printable {
+            return Err(InvalidName(name.to_owned()));
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+impl TryFrom<String> for LinkName {
+    type Error = InvalidName;
+
+    fn try_from(name: String) -> Result<Self, InvalidName> {
+        name.parse()
+    }
+}
+
+impl From<LinkName> for String {
+    fn from(name: LinkName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for LinkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl FromStr for Mac {
+    type Err = InvalidName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        let parsed: Option<Vec<u8>> = text
+            .split(':')
+            .map(|part| u8::from_str_radix(part, 16).ok())
+            .collect();
+        let bytes = parsed.and_then(|bytes| <[u8; 6]>::try_from(bytes).ok());
+        bytes.map(Self).ok_or_else(|| InvalidName(text.to_owned()))
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
+/// One link. What cannot be changed on a living link is in `kind`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The driver and its parameters.
+    pub kind: LinkKind,
+    /// Ethernet address; `None` where the link has none.
+    pub mac: Option<Mac>,
+    /// Bytes of the largest network-layer packet.
+    pub mtu: u32,
+    /// Whether the link is administratively up (`IFF_UP`).
+    pub up: bool,
+}
+
+/// The driver of a link and what of it is fixed at creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A VXLAN tunnel without flooding: learning off, no default destination (RFC 7348).
+    Vxlan(Vxlan),
+    /// One end of a veth pair.
+    Veth,
+    /// An Ethernet bridge.
+    Bridge,
+    /// Any other driver, by `IFLA_INFO_KIND`; empty for hardware.
+    Other(String),
+}
+
+/// Parameters of a VXLAN link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// VXLAN network identifier, 24 bits.
+    pub vni: u32,
+    /// UDP destination port.
+    pub port: u16,
+    /// Outer source address.
+    pub local: Option<IpAddr>,
+    /// Whether the link learns remote endpoints from traffic; ours never do.
+    pub learning: bool,
+}
+
+/// The kernel's key of an address on a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AddressKey {
+    /// The link that holds it.
+    pub link: LinkName,
+    /// The address and its prefix length.
+    pub net: IpNet,
+}
+
+/// Attributes of an address beyond its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Address {
+    /// `RT_SCOPE_LINK` instead of global. An address on a link of ours is global unless said otherwise.
+    pub link_scope: bool,
+}
+
+/// The kernel's key of a route (`fib_table_insert`: table, destination, TOS 0, priority).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RouteKey {
+    /// Routing table.
+    pub table: u32,
+    /// Destination, strictly masked.
+    pub dst: IpNet,
+    /// Metric (`RTA_PRIORITY`); unset is 0 in IPv4 and 1024 in IPv6.
+    pub metric: u32,
+}
+
+/// A route's target and its owner's mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What is done with the packet.
+    pub kind: RouteKind,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Next hop; `None` for a destination on the link itself.
+    pub via: Option<IpAddr>,
+    /// Outgoing link; `None` for a blackhole.
+    pub dev: Option<LinkName>,
+    /// `RTNH_F_ONLINK`: take the next hop to be on the link without looking it up.
+    pub onlink: bool,
+    /// Preferred source address of locally made packets.
+    pub source: Option<IpAddr>,
+    /// Route MTU (`RTAX_MTU`), unset for the link's.
+    pub mtu: Option<u32>,
+}
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Forward (`RTN_UNICAST`).
+    Unicast,
+    /// Drop silently (`RTN_BLACKHOLE`).
+    Blackhole,
+    /// Any other type; never ours.
+    Other(u8),
+}
+
+/// The kernel's key of a neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NeighbourKey {
+    /// The link it is on.
+    pub link: LinkName,
+    /// Its address.
+    pub ip: IpAddr,
+}
+
+/// A neighbour's link-layer address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Ethernet address; `None` while unresolved.
+    pub mac: Option<Mac>,
+    /// `NUD_PERMANENT`: configured, never resolved or aged.
+    pub permanent: bool,
+}
+
+/// The kernel's key of a forwarding entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FdbKey {
+    /// The VXLAN link.
+    pub link: LinkName,
+    /// Destination Ethernet address.
+    pub mac: Mac,
+}

@@ -1,0 +1,109 @@
+//! Work inside another network namespace, on a short-lived thread of its own.
+//!
+//! `setns` changes the calling thread only. A thread of a runtime must never be moved, so everything here happens on a
+//! new thread that ends with the work; sockets keep the namespace they were made in.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{AsyncSocket, TokioSocket};
+use nix::sched::{CloneFlags, setns, unshare};
+use tokio::runtime::Handle;
+
+use crate::error::Error;
+
+/// Runs `work` inside the network namespace `netns`. `what` names the work in errors.
+///
+/// # Errors
+/// [`Error::Namespace`] if the namespace cannot be entered or the thread cannot be made.
+pub fn run_in<T: Send>(
+    netns: BorrowedFd<'_>,
+    what: &str,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    on_thread(
+        what,
+        || setns(netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from),
+        work,
+    )
+}
+
+/// Runs `work` inside a new, empty network namespace that ends with the last descriptor of it.
+///
+/// # Errors
+/// [`Error::Namespace`] if the process may not make one.
+pub fn run_in_new<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    on_thread(
+        what,
+        || unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from),
+        work,
+    )
+}
+
+/// A new, empty network namespace, held by the descriptor alone.
+///
+/// # Errors
+/// [`Error::Namespace`] if the process may not make one.
+pub fn create() -> Result<OwnedFd, Error> {
+    let what = "make a namespace";
+    let opened = run_in_new(what, || File::open("/proc/thread-self/ns/net"))?;
+    opened
+        .map(OwnedFd::from)
+        .map_err(|source| Error::Namespace {
+            what: what.to_owned(),
+            source,
+        })
+}
+
+/// The namespace at a path such as `/var/run/netns/x` or `/proc/1/ns/net`.
+///
+/// # Errors
+/// [`Error::Namespace`] with the cause, [`io::ErrorKind::NotFound`] if there is nothing at the path.
+pub fn open(path: &Path) -> Result<OwnedFd, Error> {
+    let error = |source| Error::Namespace {
+        what: format!("open {}", path.display()),
+        source,
+    };
+    File::open(path).map(OwnedFd::from).map_err(error)
+}
+
+/// A netlink socket that talks to `netns`, or to the caller's namespace, registered with the current runtime.
+pub(crate) fn socket(netns: Option<BorrowedFd<'_>>) -> Result<TokioSocket, Error> {
+    let what = "open a netlink socket";
+    let runtime = Handle::current();
+    let open = || {
+        let _entered = runtime.enter();
+        TokioSocket::new(NETLINK_ROUTE)
+    };
+    let opened = match netns {
+        Some(netns) => run_in(netns, what, open)?,
+        None => open(),
+    };
+    opened.map_err(|source| Error::Connection {
+        what: what.to_owned(),
+        source,
+    })
+}
+
+fn on_thread<T: Send>(
+    what: &str,
+    enter: impl FnOnce() -> io::Result<()> + Send,
+    work: impl FnOnce() -> T + Send,
+) -> Result<T, Error> {
+    let error = |source| Error::Namespace {
+        what: what.to_owned(),
+        source,
+    };
+    std::thread::scope(|scope| {
+        let spawned = std::thread::Builder::new()
+            .name("netns".to_owned())
+            .spawn_scoped(scope, || enter().map(|()| work()));
+        match spawned.map_err(error)?.join() {
+            Ok(result) => result.map_err(error),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}

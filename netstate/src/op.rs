@@ -1,0 +1,273 @@
+//! One change to the kernel's network state, as data.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::model::{
+    Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, Route,
+    RouteKey, RouteKind,
+};
+
+/// One change. `Display` says it in the words of `ip(8)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Create a link with its MAC and MTU, then set it up if so wanted.
+    LinkAdd {
+        /// Its name.
+        name: LinkName,
+        /// What it is.
+        link: Link,
+    },
+    /// Delete a link and create it again, because something differs that a living link cannot change. Whatever was on
+    /// the link is lost, so the operations that put it back follow.
+    LinkRecreate {
+        /// Its name.
+        name: LinkName,
+        /// What it shall be.
+        link: Link,
+        /// What differs, in words.
+        reason: String,
+    },
+    /// Change a living link; `None` leaves an attribute as it is.
+    LinkChange {
+        /// Its name.
+        name: LinkName,
+        /// New MTU in bytes.
+        mtu: Option<u32>,
+        /// New Ethernet address. The kernel drops all neighbours of the link with the old one (`neigh_changeaddr`).
+        mac: Option<Mac>,
+        /// New administrative state.
+        up: Option<bool>,
+    },
+    /// Delete a link; absent is fine.
+    LinkDelete {
+        /// Its name.
+        name: LinkName,
+    },
+    /// Add an address; already there is fine.
+    AddressAdd {
+        /// Where and which.
+        key: AddressKey,
+        /// Its attributes.
+        address: Address,
+    },
+    /// Delete and add an address whose attributes differ: the kernel does not change them in place (`inet_rtm_newaddr`).
+    AddressReplace {
+        /// Where and which.
+        key: AddressKey,
+        /// Its attributes.
+        address: Address,
+    },
+    /// Delete an address; absent is fine.
+    AddressDelete {
+        /// Where and which.
+        key: AddressKey,
+    },
+    /// Add a route where none was at its key. It fails with `EEXIST` if somebody else was faster.
+    RouteAdd {
+        /// Its key.
+        key: RouteKey,
+        /// Its target.
+        route: Route,
+    },
+    /// Put a route in the place of ours at the same key, atomically.
+    RouteReplace {
+        /// Its key.
+        key: RouteKey,
+        /// Its target.
+        route: Route,
+    },
+    /// Delete a route if protocol, kind, next hop and link are these; absent is fine.
+    RouteDelete {
+        /// Its key.
+        key: RouteKey,
+        /// Its target.
+        route: Route,
+    },
+    /// Add or replace a neighbour.
+    NeighbourReplace {
+        /// Where and which.
+        key: NeighbourKey,
+        /// Its link-layer address.
+        neighbour: Neighbour,
+    },
+    /// Delete a neighbour; absent is fine.
+    NeighbourDelete {
+        /// Where and which.
+        key: NeighbourKey,
+    },
+    /// Add or replace a forwarding entry.
+    FdbReplace {
+        /// Where and which.
+        key: FdbKey,
+        /// The remote tunnel endpoint.
+        remote: IpAddr,
+    },
+    /// Delete a forwarding entry; absent is fine.
+    FdbDelete {
+        /// Where and which.
+        key: FdbKey,
+        /// The remote tunnel endpoint.
+        remote: IpAddr,
+    },
+}
+
+impl Op {
+    /// The link without which this operation cannot succeed; `None` for blackholes.
+    ///
+    /// After a failed operation on a link the rest of that link's operations need not be tried.
+    #[must_use]
+    pub fn link(&self) -> Option<&LinkName> {
+        match self {
+            Self::LinkAdd { name, .. }
+            | Self::LinkRecreate { name, .. }
+            | Self::LinkChange { name, .. }
+            | Self::LinkDelete { name } => Some(name),
+            Self::AddressAdd { key, .. }
+            | Self::AddressReplace { key, .. }
+            | Self::AddressDelete { key } => Some(&key.link),
+            Self::RouteAdd { route, .. }
+            | Self::RouteReplace { route, .. }
+            | Self::RouteDelete { route, .. } => route.dev.as_ref(),
+            Self::NeighbourReplace { key, .. } | Self::NeighbourDelete { key } => Some(&key.link),
+            Self::FdbReplace { key, .. } | Self::FdbDelete { key, .. } => Some(&key.link),
+        }
+    }
+
+    /// Whether this only takes something away, so that it is done when the thing is absent.
+    #[must_use]
+    pub const fn is_delete(&self) -> bool {
+        matches!(
+            self,
+            Self::LinkDelete { .. }
+                | Self::AddressDelete { .. }
+                | Self::RouteDelete { .. }
+                | Self::NeighbourDelete { .. }
+                | Self::FdbDelete { .. }
+        )
+    }
+
+    /// What kind of operation this is, from a fixed set: fit for a metric label.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::LinkAdd { .. } => "link_add",
+            Self::LinkRecreate { .. } => "link_recreate",
+            Self::LinkChange { .. } => "link_change",
+            Self::LinkDelete { .. } => "link_delete",
+            Self::AddressAdd { .. } => "address_add",
+            Self::AddressReplace { .. } => "address_replace",
+            Self::AddressDelete { .. } => "address_delete",
+            Self::RouteAdd { .. } => "route_add",
+            Self::RouteReplace { .. } => "route_replace",
+            Self::RouteDelete { .. } => "route_delete",
+            Self::NeighbourReplace { .. } => "neighbour_replace",
+            Self::NeighbourDelete { .. } => "neighbour_delete",
+            Self::FdbReplace { .. } => "fdb_replace",
+            Self::FdbDelete { .. } => "fdb_delete",
+        }
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkAdd { name, link } => write!(f, "add link {name} {link}"),
+            Self::LinkRecreate { name, reason, .. } => write!(f, "recreate link {name}: {reason}"),
+            Self::LinkChange { name, mtu, mac, up } => {
+                write!(f, "set link {name}")?;
+                optional(f, "mtu", mtu.as_ref())?;
+                optional(f, "mac", mac.as_ref())?;
+                f.write_str(match up {
+                    Some(true) => " up",
+                    Some(false) => " down",
+                    None => "",
+                })
+            }
+            Self::LinkDelete { name } => write!(f, "delete link {name}"),
+            Self::AddressAdd { key, .. } => write!(f, "add address {} dev {}", key.net, key.link),
+            Self::AddressReplace { key, .. } => {
+                write!(f, "replace address {} dev {}", key.net, key.link)
+            }
+            Self::AddressDelete { key } => write!(f, "delete address {} dev {}", key.net, key.link),
+            Self::RouteAdd { key, route } => write!(f, "add route {key}{route}"),
+            Self::RouteReplace { key, route } => write!(f, "replace route {key}{route}"),
+            Self::RouteDelete { key, route } => write!(f, "delete route {key}{route}"),
+            Self::NeighbourReplace { key, neighbour } => {
+                write!(f, "set neighbour {} dev {}", key.ip, key.link)?;
+                optional(f, "mac", neighbour.mac.as_ref())
+            }
+            Self::NeighbourDelete { key } => {
+                write!(f, "delete neighbour {} dev {}", key.ip, key.link)
+            }
+            Self::FdbReplace { key, remote } => {
+                write!(f, "set fdb entry {} dst {remote} dev {}", key.mac, key.link)
+            }
+            Self::FdbDelete { key, remote } => write!(
+                f,
+                "delete fdb entry {} dst {remote} dev {}",
+                key.mac, key.link
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.kind)?;
+        optional(f, "mac", self.mac.as_ref())?;
+        write!(
+            f,
+            " mtu {} {}",
+            self.mtu,
+            if self.up { "up" } else { "down" }
+        )
+    }
+}
+
+impl fmt::Display for LinkKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vxlan(vxlan) => {
+                write!(f, "vxlan vni {} port {}", vxlan.vni, vxlan.port)?;
+                optional(f, "local", vxlan.local.as_ref())
+            }
+            Self::Veth => f.write_str("veth"),
+            Self::Bridge => f.write_str("bridge"),
+            Self::Other(kind) if kind.is_empty() => f.write_str("hardware"),
+            Self::Other(kind) => f.write_str(kind),
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.dst)
+    }
+}
+
+/// The target as `ip route` prints it, with a leading space so that it can follow the destination.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            RouteKind::Unicast => {}
+            RouteKind::Blackhole => f.write_str(" blackhole")?,
+            RouteKind::Other(kind) => write!(f, " type {kind}")?,
+        }
+        optional(f, "via", self.via.as_ref())?;
+        optional(f, "dev", self.dev.as_ref())?;
+        if self.onlink {
+            f.write_str(" onlink")?;
+        }
+        optional(f, "src", self.source.as_ref())?;
+        optional(f, "mtu", self.mtu.as_ref())
+    }
+}
+
+fn optional(
+    f: &mut fmt::Formatter<'_>,
+    word: &str,
+    value: Option<&impl fmt::Display>,
+) -> fmt::Result {
+    value.map_or(Ok(()), |value| write!(f, " {word} {value}"))
+}

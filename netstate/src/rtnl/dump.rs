@@ -1,0 +1,210 @@
+//! Whole tables, read again until nobody changed one meanwhile.
+
+use std::sync::atomic::Ordering;
+
+use futures::StreamExt;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkPayload};
+use nix::errno::Errno;
+use rtnetlink::packet_route::address::AddressMessage;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use rtnetlink::packet_route::neighbour::NeighbourMessage;
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::decode::{self, Names};
+use super::{Failure, Rtnl};
+use crate::error::Error;
+use crate::model::{NetworkState, Route, RouteKey};
+use crate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
+
+/// Attempts per table before giving up.
+const ATTEMPTS: u32 = 5;
+
+/// Reads every table. Objects on a link that came after the links were read are left out: its notification brings the
+/// next reading.
+pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
+    let _one_at_a_time = rtnl.dumping.lock().await;
+    let mut state = NetworkState::default();
+    let mut names = Names::new();
+    for message in dump(rtnl, "links", &links()).await? {
+        if let RouteNetlinkMessage::NewLink(message) = message
+            && let Some((index, name, link)) = decode::link(&message)
+        {
+            names.insert(index, name.clone());
+            state.links.insert(name, link);
+        }
+    }
+    for message in dump(rtnl, "addresses", &addresses()).await? {
+        store(&mut state, &message, &names);
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for message in dump(rtnl, "routes", &routes(family)).await? {
+            store(&mut state, &message, &names);
+        }
+    }
+    let resolved = settled(
+        rtnl,
+        "neighbours",
+        &neighbours(AddressFamily::Unspec),
+        &names,
+    )
+    .await?;
+    let entries = settled(
+        rtnl,
+        "forwarding entries",
+        &neighbours(AddressFamily::Bridge),
+        &names,
+    )
+    .await?;
+    Ok(NetworkState {
+        neighbours: resolved.neighbours,
+        fdb: entries.fdb,
+        ..state
+    })
+}
+
+/// A table whose dumps the kernel does not check for consistency: `neigh_dump_table` and `vxlan_fdb_dump` count entries
+/// per hash bucket and go on at that count, so one that leaves lets the reader miss another. Reads until two in a row
+/// agree on what was configured.
+async fn settled(
+    rtnl: &Rtnl,
+    what: &'static str,
+    request: &RouteNetlinkMessage,
+    names: &Names,
+) -> Result<NetworkState, Error> {
+    let mut previous: Option<NetworkState> = None;
+    for _ in 0..=ATTEMPTS {
+        let mut state = NetworkState::default();
+        for message in dump(rtnl, what, request).await? {
+            store(&mut state, &message, names);
+        }
+        match &previous {
+            Some(previous) if agree(previous, &state) => return Ok(state),
+            Some(_) => drop(rtnl.interruptions.fetch_add(1, Ordering::Relaxed)),
+            None => {}
+        }
+        previous = Some(state);
+    }
+    Err(Error::Interrupted {
+        what,
+        attempts: ATTEMPTS,
+    })
+}
+
+fn agree(one: &NetworkState, other: &NetworkState) -> bool {
+    let configured = |state: &NetworkState| {
+        let permanent = state
+            .neighbours
+            .iter()
+            .filter(|(_, neighbour)| neighbour.permanent);
+        permanent
+            .map(|(key, neighbour)| (key.clone(), neighbour.clone()))
+            .collect::<Vec<_>>()
+    };
+    one.fdb == other.fdb && configured(one) == configured(other)
+}
+
+fn store(state: &mut NetworkState, message: &RouteNetlinkMessage, names: &Names) {
+    match message {
+        RouteNetlinkMessage::NewAddress(message) => {
+            state.addresses.extend(decode::address(message, names));
+        }
+        RouteNetlinkMessage::NewNeighbour(message)
+            if message.header.family == AddressFamily::Bridge =>
+        {
+            state.fdb.extend(decode::fdb(message, names));
+        }
+        RouteNetlinkMessage::NewNeighbour(message) => {
+            state.neighbours.extend(decode::neighbour(message, names));
+        }
+        RouteNetlinkMessage::NewRoute(message) => {
+            if let Some((key, route)) = decode::route(message, names) {
+                store_route(state, key, route);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The kernel can hold several routes of one key (`ip route append`). A foreign one counts, so that it shows as a conflict
+/// and is not replaced; else the first, which is the one in use.
+fn store_route(state: &mut NetworkState, key: RouteKey, route: Route) {
+    let foreign = ![PROTOCOL_AGENT, PROTOCOL_PLUGIN].contains(&route.protocol);
+    if foreign || !state.routes.contains_key(&key) {
+        state.routes.insert(key, route);
+    }
+}
+
+/// One table, undisturbed. `what` names it in errors.
+async fn dump(
+    rtnl: &Rtnl,
+    what: &'static str,
+    request: &RouteNetlinkMessage,
+) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    for _ in 0..ATTEMPTS {
+        match dump_once(rtnl, request).await {
+            Ok(Some(messages)) => return Ok(messages),
+            Ok(None) => drop(rtnl.interruptions.fetch_add(1, Ordering::Relaxed)),
+            // A table nobody has ever put anything into does not exist (`inet_dump_fib`).
+            Err(Failure::Errno(Errno::ENOENT)) => return Ok(Vec::new()),
+            // A reading that was given up is still running.
+            Err(Failure::Errno(Errno::EBUSY)) => tokio::task::yield_now().await,
+            Err(failure) => return Err(failure.into_error(format!("read {what}"))),
+        }
+    }
+    Err(Error::Interrupted {
+        what,
+        attempts: ATTEMPTS,
+    })
+}
+
+/// `None` if the table changed while it was being read.
+async fn dump_once(
+    rtnl: &Rtnl,
+    request: &RouteNetlinkMessage,
+) -> Result<Option<Vec<RouteNetlinkMessage>>, Failure> {
+    let mut answers = rtnl.send(request.clone(), NLM_F_DUMP)?;
+    let mut messages = Vec::new();
+    let mut interrupted = false;
+    while let Some(answer) = answers.next().await {
+        interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
+        match answer.payload {
+            NetlinkPayload::InnerMessage(message) => messages.push(message),
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                return Err(Failure::Errno(Errno::from_raw(-done.code)));
+            }
+            NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(messages)),
+            NetlinkPayload::Error(error) => {
+                let code = error.code.map_or(0, |code| -code.get());
+                return Err(Failure::Errno(Errno::from_raw(code)));
+            }
+            _ => {}
+        }
+    }
+    Err(Failure::Disconnected)
+}
+
+fn links() -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message
+        .attributes
+        .push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
+}
+
+fn addresses() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetAddress(AddressMessage::default())
+}
+
+fn neighbours(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+fn routes(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    RouteNetlinkMessage::GetRoute(message)
+}

@@ -1,0 +1,564 @@
+//! The kernel itself, in network namespaces of the tests' own that have no way out.
+
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
+
+mod lab;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{batch, churn_lines, in_netns, ip};
+
+use netweft_netstate::diff::{Diff, diff};
+use netweft_netstate::events::Events;
+use netweft_netstate::kernel::{FakeKernel, Kernel};
+use netweft_netstate::model::{
+    Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
+    NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
+};
+use netweft_netstate::netns;
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::{METRIC, Owner, PROTOCOL_AGENT};
+use netweft_netstate::rtnl::{Rtnl, VethPair};
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn mac(last: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, last])
+}
+
+fn key(dst: &str) -> RouteKey {
+    RouteKey {
+        table: TABLE_MAIN,
+        dst: dst.parse().unwrap(),
+        metric: METRIC,
+    }
+}
+
+fn blackhole() -> Route {
+    Route {
+        kind: RouteKind::Blackhole,
+        protocol: PROTOCOL_AGENT,
+        via: None,
+        dev: None,
+        onlink: false,
+        source: None,
+        mtu: None,
+    }
+}
+
+fn route(via: &str, dev: &str) -> Route {
+    let via = Some(via.parse().unwrap());
+    Route {
+        kind: RouteKind::Unicast,
+        via,
+        dev: Some(name(dev)),
+        onlink: true,
+        ..blackhole()
+    }
+}
+
+/// An uplink `up0` with an address, whose other end is in the returned namespace.
+async fn uplink(rtnl: &Rtnl) -> OwnedFd {
+    let other = netns::create().unwrap();
+    let pair = VethPair {
+        host_name: name("up0"),
+        host_mac: mac(0x10),
+        peer_name: name("eth0"),
+        peer_mac: mac(0x11),
+        mtu: 1400,
+    };
+    rtnl.add_veth(&pair, other.as_fd()).await.unwrap();
+    netns::run_in(other.as_fd(), "set up the far end", || {
+        ip("link set eth0 up")
+    })
+    .unwrap();
+    ip("link set up0 up");
+    ip("address add 10.168.0.2/24 dev up0");
+    ip("-6 address add fd00:168::2/64 dev up0 nodad");
+    other
+}
+
+/// A node's state with one peer: tunnel, tunnel address, both families inside, a direct route and two blackholes.
+fn overlay(vni: u32) -> NetworkState {
+    let link = || name("nw-vx");
+    let local = Some([10, 168, 0, 2].into());
+    let kind = LinkKind::Vxlan(Vxlan {
+        vni,
+        port: 4789,
+        local,
+        learning: false,
+    });
+    let tunnel = Link {
+        kind,
+        mac: Some(mac(1)),
+        mtu: 1350,
+        up: true,
+    };
+    let bridge = Link {
+        kind: LinkKind::Bridge,
+        mac: Some(mac(9)),
+        ..tunnel.clone()
+    };
+    let address = |link, net: &str| AddressKey {
+        link,
+        net: net.parse().unwrap(),
+    };
+    let neighbour = |ip: &str| NeighbourKey {
+        link: link(),
+        ip: ip.parse().unwrap(),
+    };
+    let permanent = Neighbour {
+        mac: Some(mac(2)),
+        permanent: true,
+    };
+    NetworkState {
+        links: [(link(), tunnel), (name("nw-br"), bridge)].into(),
+        addresses: [
+            (address(link(), "10.244.0.1/32"), Address::default()),
+            (address(link(), "fd00:244::1/128"), Address::default()),
+            (
+                address(name("nw-br"), "10.244.0.64/26"),
+                Address { link_scope: true },
+            ),
+        ]
+        .into(),
+        neighbours: [
+            (neighbour("10.244.1.1"), permanent.clone()),
+            (neighbour("fd00:244::1:1"), permanent),
+        ]
+        .into(),
+        fdb: [(
+            FdbKey {
+                link: link(),
+                mac: mac(2),
+            },
+            [10, 168, 0, 3].into(),
+        )]
+        .into(),
+        routes: routes(),
+    }
+}
+
+fn routes() -> BTreeMap<RouteKey, Route> {
+    let through = |via, source: &str| {
+        let source = Some(source.parse().unwrap());
+        Route {
+            source,
+            mtu: Some(1300),
+            ..route(via, "nw-vx")
+        }
+    };
+    let direct = Route {
+        onlink: false,
+        via: None,
+        ..route("0.0.0.0", "up0")
+    };
+    [
+        (key("10.244.1.0/26"), through("10.244.1.1", "10.244.0.1")),
+        (
+            key("fd00:244::1:0/122"),
+            through("fd00:244::1:1", "fd00:244::1"),
+        ),
+        (key("10.244.2.0/26"), route("10.168.0.4", "up0")),
+        (key("10.244.3.0/26"), direct),
+        (key("10.244.0.0/26"), blackhole()),
+        (key("fd00:244::/122"), blackhole()),
+    ]
+    .into()
+}
+
+fn agent(actual: &NetworkState, desired: &NetworkState) -> Diff {
+    diff(actual, desired, &Owner::agent())
+}
+
+/// The agent's part of a state.
+fn owned(mut state: NetworkState) -> NetworkState {
+    let owner = Owner::agent();
+    state.links.retain(|name, _| owner.owns_link(name));
+    state.addresses.retain(|key, _| owner.owns_address(key));
+    state.routes.retain(|_, route| owner.owns_route(route));
+    state
+        .neighbours
+        .retain(|key, neighbour| owner.owns_neighbour(key, neighbour));
+    state.fdb.retain(|key, _| owner.owns_fdb(key));
+    state
+}
+
+async fn converge(rtnl: &Rtnl, desired: &NetworkState) -> Vec<String> {
+    let found = agent(&rtnl.read().await.unwrap(), desired);
+    assert_eq!(found.conflicts, []);
+    for op in &found.ops {
+        rtnl.apply(op).await.unwrap();
+    }
+    let now = rtnl.read().await.unwrap();
+    assert_eq!(&owned(now.clone()), desired);
+    assert_eq!(agent(&now, desired).ops, [], "a second pass finds nothing");
+    found.ops.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn netns_what_is_applied_is_read_back_and_heals() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        let foreign = owned_not(rtnl.read().await.unwrap());
+        assert_eq!(converge(&rtnl, &overlay(4096)).await.len(), 14);
+
+        let harm = [
+            ("route delete 10.244.1.0/26", 1),
+            ("-6 route delete fd00:244::1:0/122", 1),
+            ("route delete blackhole 10.244.0.0/26", 1),
+            ("neighbour delete 10.244.1.1 dev nw-vx", 1),
+            // With the last IPv4 address all that is IPv4 goes; the IPv6 route only loses its source.
+            ("address flush dev nw-vx", 5),
+            // The kernel takes the MTU of the IPv6 route down, but not up again.
+            ("link set nw-vx mtu 1280", 2),
+            ("link set nw-vx address 02:00:00:00:00:99", 3),
+            // Everything on it but the forwarding entry and the IPv4 address.
+            ("link set nw-vx down", 6),
+            ("link delete nw-vx", 8),
+            ("link delete nw-br", 2),
+        ];
+        for (command, repairs) in harm {
+            ip(command);
+            let done = converge(&rtnl, &overlay(4096)).await;
+            assert_eq!(done.len(), repairs, "after ip {command}: {done:#?}");
+        }
+        converge(&rtnl, &NetworkState::default()).await;
+        assert_eq!(owned_not(rtnl.read().await.unwrap()), foreign);
+    });
+}
+
+fn owned_not(mut state: NetworkState) -> NetworkState {
+    let owner = Owner::agent();
+    state.links.retain(|name, _| !owner.owns_link(name));
+    state.addresses.retain(|key, _| !owner.owns_address(key));
+    state.routes.retain(|_, route| !owner.owns_route(route));
+    // Resolution goes on by itself.
+    state
+        .neighbours
+        .retain(|key, found| found.permanent && !owner.owns_neighbour(key, found));
+    state
+}
+
+#[test]
+fn netns_iproute2_sees_what_was_meant() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        converge(&rtnl, &overlay(4096)).await;
+        let link = ip("-details link show dev nw-vx");
+        for word in [
+            "vxlan id 4096 local 10.168.0.2",
+            "dstport 4789 nolearning",
+            "addrgenmode none",
+            "mtu 1350",
+        ] {
+            assert!(link.contains(word), "{word} in {link}");
+        }
+        let routes = ip("-details route show 10.244.1.0/26");
+        let expected = "10.244.1.0/26 via 10.244.1.1 dev nw-vx proto 78 scope global src 10.244.0.1 metric 20 onlink";
+        assert!(
+            routes.contains(expected) && routes.contains("mtu 1300"),
+            "{routes}"
+        );
+        assert!(ip("-details route show 10.244.3.0/26").contains("proto 78 scope link metric 20"));
+        assert!(
+            ip("-6 -details route show fd00:244::/122")
+                .contains("blackhole fd00:244::/122 dev lo proto 78")
+        );
+        assert!(ip("address show dev nw-vx").contains("inet6 fd00:244::1/128 scope global nodad"));
+        assert!(ip("address show dev nw-br").contains("inet 10.244.0.64/26 scope link nw-br"));
+    });
+}
+
+#[test]
+fn netns_a_vxlan_with_another_vni_is_recreated_with_all_that_was_on_it() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        converge(&rtnl, &overlay(4096)).await;
+        let done = converge(&rtnl, &overlay(4097)).await;
+        assert_eq!(done[0], "recreate link nw-vx: vni is 4096, should be 4097");
+        assert!(ip("-details link show dev nw-vx").contains("vxlan id 4097"));
+    });
+}
+
+#[test]
+fn netns_a_vxlan_that_would_flood_is_recreated() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        ip(
+            "link add nw-vx type vxlan id 4096 dstport 4789 local 10.168.0.2 nolearning remote 10.168.0.9",
+        );
+        let done = converge(&rtnl, &overlay(4096)).await;
+        assert!(
+            done.iter()
+                .any(|op| op.starts_with("recreate link nw-vx: it is vxlan with a default")),
+            "{done:#?}"
+        );
+    });
+}
+
+#[test]
+fn netns_a_foreign_route_at_our_key_survives() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        ip("route add 10.244.2.0/26 via 10.168.0.9 dev up0 metric 20 proto 4");
+        ip("-6 route add blackhole fd00:244::/122 metric 20 proto 12");
+        let found = agent(&rtnl.read().await.unwrap(), &overlay(4096));
+        assert_eq!(found.conflicts.len(), 2, "{:?}", found.conflicts);
+        for op in &found.ops {
+            rtnl.apply(op).await.unwrap();
+        }
+        // It came between reading and applying.
+        let late = Op::RouteAdd {
+            key: key("10.244.2.0/26"),
+            route: route("10.168.0.4", "up0"),
+        };
+        let error = rtnl.apply(&late).await.unwrap_err();
+        let said = "add route 10.244.2.0/26 via 10.168.0.4 dev up0 onlink: EEXIST (File exists)";
+        assert_eq!(
+            (error.to_string().as_str(), error.is_retryable()),
+            (said, true)
+        );
+        assert!(ip("route show 10.244.2.0/26").contains("via 10.168.0.9 dev up0 proto static"));
+        assert!(ip("-6 route show fd00:244::/122").contains("proto bird"));
+    });
+}
+
+#[test]
+fn netns_deleting_what_is_absent_succeeds() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let desired = overlay(4096);
+        // First without, then with the link.
+        for _ in 0..2 {
+            for op in agent(&desired, &NetworkState::default())
+                .ops
+                .into_iter()
+                .chain(single_deletions(&desired))
+            {
+                rtnl.apply(&op).await.unwrap();
+            }
+            ip("link add nw-vx type bridge");
+        }
+    });
+}
+
+fn single_deletions(state: &NetworkState) -> Vec<Op> {
+    let mut ops = Vec::new();
+    ops.extend(state.routes.iter().map(|(key, route)| Op::RouteDelete {
+        key: key.clone(),
+        route: route.clone(),
+    }));
+    ops.extend(state.fdb.iter().map(|(key, remote)| Op::FdbDelete {
+        key: key.clone(),
+        remote: *remote,
+    }));
+    ops.extend(
+        state
+            .neighbours
+            .keys()
+            .map(|key| Op::NeighbourDelete { key: key.clone() }),
+    );
+    ops.extend(
+        state
+            .addresses
+            .keys()
+            .map(|key| Op::AddressDelete { key: key.clone() }),
+    );
+    ops
+}
+
+/// The fake's cascades are the kernel's.
+#[test]
+fn netns_the_fake_kernel_agrees_with_the_kernel() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        let fake = FakeKernel::new(rtnl.read().await.unwrap());
+        let made = agent(&rtnl.read().await.unwrap(), &overlay(4096)).ops;
+        for op in made.into_iter().chain(costly_operations()) {
+            rtnl.apply(&op).await.unwrap();
+            fake.apply_now(&op).unwrap();
+            assert_eq!(
+                owned(rtnl.read().await.unwrap()),
+                owned(fake.state()),
+                "after {op}"
+            );
+        }
+        // IPv6 addresses go with the link that is set down, which the fake does not know; the next reading tells.
+        let down = Op::LinkChange {
+            name: name("nw-vx"),
+            mtu: None,
+            mac: None,
+            up: Some(false),
+        };
+        rtnl.apply(&down).await.unwrap();
+        fake.apply_now(&down).unwrap();
+        let (mut real, mut told) = (owned(rtnl.read().await.unwrap()), owned(fake.state()));
+        for state in [&mut real, &mut told] {
+            state.addresses.retain(|key, _| key.net.addr().is_ipv4());
+        }
+        assert_eq!(real, told);
+    });
+}
+
+/// Operations that make the kernel change more than they say.
+fn costly_operations() -> Vec<Op> {
+    let link = || name("nw-vx");
+    let change = |mtu, mac| Op::LinkChange {
+        name: link(),
+        mtu,
+        mac,
+        up: None,
+    };
+    let address = |net: &str| AddressKey {
+        link: link(),
+        net: net.parse().unwrap(),
+    };
+    let six = || key("fd00:244::1:0/122");
+    vec![
+        change(None, Some(mac(7))),
+        // Below, above and off the MTU of the IPv6 route.
+        change(Some(1290), None),
+        change(Some(1320), None),
+        change(Some(1340), None),
+        Op::AddressReplace {
+            key: address("10.244.0.1/32"),
+            address: Address { link_scope: true },
+        },
+        Op::AddressDelete {
+            key: address("fd00:244::1/128"),
+        },
+        Op::AddressDelete {
+            key: address("10.244.0.1/32"),
+        },
+        Op::RouteReplace {
+            key: key("10.244.2.0/26"),
+            route: blackhole(),
+        },
+        Op::RouteDelete {
+            key: six(),
+            route: routes().remove(&six()).unwrap(),
+        },
+        Op::LinkRecreate {
+            name: link(),
+            link: overlay(4097).links.remove(&link()).unwrap(),
+            reason: String::new(),
+        },
+    ]
+}
+
+#[test]
+fn netns_a_veth_pair_is_made_at_once_across_namespaces() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let other = uplink(&rtnl).await;
+        assert!(rtnl.link_exists(&name("up0")).await.unwrap());
+        assert!(!rtnl.link_exists(&name("eth0")).await.unwrap());
+        let far = Rtnl::in_netns(other.as_fd()).unwrap();
+        let found = far
+            .read()
+            .await
+            .unwrap()
+            .links
+            .remove(&name("eth0"))
+            .unwrap();
+        assert_eq!(
+            found,
+            Link {
+                kind: LinkKind::Veth,
+                mac: Some(mac(0x11)),
+                mtu: 1400,
+                up: true
+            }
+        );
+        rtnl.delete_link(&name("up0")).await.unwrap();
+        rtnl.delete_link(&name("up0")).await.unwrap();
+        assert!(!far.link_exists(&name("eth0")).await.unwrap());
+    });
+}
+
+#[test]
+fn netns_changes_are_announced_and_resolution_is_not() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        let mut events = Events::new().unwrap();
+        let announced = async |events: &mut Events| {
+            let wait = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
+            let announced = wait.is_ok();
+            while tokio::time::timeout(Duration::from_millis(20), events.next())
+                .await
+                .is_ok()
+            {}
+            announced
+        };
+        announced(&mut events).await;
+        for command in [
+            "link add nw-vx type vxlan id 1 dstport 4789 nolearning",
+            "address add 10.0.0.1/32 dev up0",
+            "-6 address add fd00::1/128 dev up0 nodad",
+            "route add 10.9.0.0/24 dev up0",
+            "-6 route add fd09::/64 dev up0",
+            "neighbour add 10.168.0.7 lladdr 02:00:00:00:00:07 dev up0 nud permanent",
+            "neighbour delete 10.168.0.7 dev up0",
+            "link set up0 mtu 1399",
+        ] {
+            ip(command);
+            assert!(announced(&mut events).await, "ip {command}");
+        }
+        ip("neighbour add 10.168.0.8 lladdr 02:00:00:00:00:08 dev up0 nud reachable");
+        ip("neighbour change 10.168.0.8 lladdr 02:00:00:00:00:08 dev up0 nud stale");
+        assert!(!announced(&mut events).await, "resolution");
+        let entry = [
+            "bridge",
+            "fdb",
+            "add",
+            "02:00:00:00:00:07",
+            "dev",
+            "nw-vx",
+            "dst",
+            "10.168.0.7",
+        ];
+        assert!(
+            Command::new(entry[0])
+                .args(&entry[1..])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(announced(&mut events).await, "a forwarding entry");
+    });
+}
+
+#[test]
+fn netns_an_overrun_is_announced_once_and_the_subscription_goes_on() {
+    in_netns(|| async {
+        let mut events = Events::new().unwrap();
+        ip("link add nw-br type bridge");
+        ip("link set nw-br up");
+        // More messages than the socket's buffer holds.
+        batch(&churn_lines("route", 200, 1000));
+        let mut told = 0;
+        while let Ok(event) = tokio::time::timeout(Duration::from_millis(100), events.next()).await
+        {
+            event.unwrap();
+            told += 1;
+        }
+        // Two thousand messages were sent, each of which would have been told.
+        assert!(told > 0 && told < 2000, "{told}");
+        ip("link set nw-br down");
+        let next = tokio::time::timeout(Duration::from_secs(5), events.next()).await;
+        next.unwrap().unwrap();
+    });
+}

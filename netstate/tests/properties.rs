@@ -1,0 +1,360 @@
+//! What must hold for any two states: no flapping, arrival, nothing foreign touched, order, crash safety.
+
+#![expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_netstate::diff::{Conflict, diff};
+use netweft_netstate::kernel::FakeKernel;
+use netweft_netstate::model::{
+    Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
+    NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
+};
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::{METRIC, Owner, PROTOCOL_AGENT};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::FileFailurePersistence;
+
+const OURS: [&str; 3] = ["nw-a", "nw-b", "nw-c"];
+const ADDRESSES: [&str; 4] = [
+    "10.244.0.1/32",
+    "10.244.0.2/32",
+    "fd00::1/128",
+    "fd00::2/128",
+];
+const DESTINATIONS: [&str; 6] = [
+    "10.244.1.0/26",
+    "10.244.2.0/26",
+    "10.244.3.0/26",
+    "fd00::1:0/122",
+    "fd00::2:0/122",
+    "fd00::3:0/122",
+];
+
+fn name(text: &str) -> LinkName {
+    text.parse().unwrap()
+}
+
+fn mac() -> impl Strategy<Value = Mac> {
+    (0..3_u8).prop_map(|n| Mac([2, 0, 0, 0, 0, n]))
+}
+
+fn link() -> impl Strategy<Value = Link> {
+    let kind = prop_oneof![
+        3 => (1..3_u32, select(vec![4789_u16, 8472]))
+            .prop_map(|(vni, port)| LinkKind::Vxlan(Vxlan { vni, port, local: None, learning: false })),
+        1 => Just(LinkKind::Bridge),
+    ];
+    (kind, mac(), select(vec![1350_u32, 1400])).prop_map(|(kind, mac, mtu)| Link {
+        kind,
+        mac: Some(mac),
+        mtu,
+        up: true,
+    })
+}
+
+/// A route in words of choices; what it refers to is filled in from the state it goes into.
+#[derive(Clone, Debug)]
+struct Choice {
+    dev: usize,
+    blackhole: bool,
+    source: Option<usize>,
+    mtu: Option<u32>,
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    let mtu = option::of(select(vec![1300_u32, 1350]));
+    (
+        0..8_usize,
+        prop::bool::weighted(0.2),
+        option::of(0..8_usize),
+        mtu,
+    )
+        .prop_map(|(dev, blackhole, source, mtu)| Choice {
+            dev,
+            blackhole,
+            source,
+            mtu,
+        })
+}
+
+prop_compose! {
+    /// A state as the agent wants one: everything ours, everything on what exists.
+    fn desired()(
+        links in btree_map(select(OURS.to_vec()), link(), 0..4),
+        addresses in btree_map(select(ADDRESSES.to_vec()), (0..4_usize, any::<bool>()), 0..4),
+        routes in btree_map(select(DESTINATIONS.to_vec()), choice(), 0..6),
+        neighbours in vec((0..4_usize, 0..4_u8, mac()), 0..4),
+        fdb in vec((0..4_usize, mac(), 0..4_u8), 0..4),
+    ) -> NetworkState {
+        let mut state = NetworkState::default();
+        state.links.extend(links.into_iter().map(|(text, link)| (name(text), link)));
+        let ours: Vec<LinkName> = state.links.keys().cloned().collect();
+        let pick = |n: usize| ours.get(n % ours.len().max(1)).cloned();
+        for (text, (dev, link_scope)) in addresses {
+            let net: IpNet = text.parse().unwrap();
+            let address = Address { link_scope: link_scope && net.addr().is_ipv4() };
+            state.addresses.extend(pick(dev).map(|link| (AddressKey { link, net }, address)));
+        }
+        for (dev, last, mac) in neighbours {
+            let key = |link| NeighbourKey { link, ip: IpAddr::from([10, 244, 9, last]) };
+            state.neighbours.extend(pick(dev).map(|link| (key(link), Neighbour { mac: Some(mac), permanent: true })));
+        }
+        for (dev, mac, last) in fdb {
+            state.fdb.extend(pick(dev).map(|link| (FdbKey { link, mac }, IpAddr::from([10, 168, 0, last]))));
+        }
+        for (dst, choice) in routes {
+            state.routes.extend([route(&state, dst, &choice)]);
+        }
+        state
+    }
+}
+
+fn route(state: &NetworkState, dst: &str, choice: &Choice) -> (RouteKey, Route) {
+    let dst: IpNet = dst.parse().unwrap();
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst,
+        metric: METRIC,
+    };
+    // One more than there are links of ours: eth0.
+    let devs: Vec<LinkName> = state.links.keys().cloned().chain([name("eth0")]).collect();
+    let sources: Vec<IpAddr> = state
+        .addresses
+        .keys()
+        .map(|key| key.net.addr())
+        .filter(|ip| ip.is_ipv4() == dst.addr().is_ipv4())
+        .collect();
+    let source = choice
+        .source
+        .filter(|_| !sources.is_empty())
+        .map(|n| sources[n % sources.len()]);
+    let route = Route {
+        kind: if choice.blackhole {
+            RouteKind::Blackhole
+        } else {
+            RouteKind::Unicast
+        },
+        protocol: PROTOCOL_AGENT,
+        via: (!choice.blackhole).then(|| dst.addr()),
+        dev: (!choice.blackhole).then(|| devs[choice.dev % devs.len()].clone()),
+        onlink: !choice.blackhole,
+        source: source.filter(|_| !choice.blackhole),
+        mtu: choice.mtu.filter(|_| !choice.blackhole),
+    };
+    (key, route)
+}
+
+prop_compose! {
+    /// What may be found: an earlier state of ours, damage, and objects of others.
+    fn actual()(
+        mut state in desired(),
+        down in vec(select(OURS.to_vec()), 0..2),
+        foreign_routes in vec((select(DESTINATIONS.to_vec()), select(vec![METRIC, 78]), select(vec![4_u8, 12])), 0..3),
+        resolved in vec((select(OURS.to_vec()), 0..4_u8, mac()), 0..3),
+    ) -> NetworkState {
+        for link in down.iter().map(|text| name(text)) {
+            if let Some(found) = state.links.get_mut(&link) {
+                found.up = false;
+                state.routes.retain(|_, route| route.dev.as_ref() != Some(&link));
+                state.neighbours.retain(|key, _| key.link != link);
+            }
+        }
+        for (dst, metric, protocol) in foreign_routes {
+            let (key, route) = route(&NetworkState::default(), dst, &Choice { dev: 0, blackhole: false, source: None, mtu: None });
+            state.routes.insert(RouteKey { metric, ..key }, Route { protocol, ..route });
+        }
+        for (link, last, mac) in resolved {
+            if state.links.contains_key(&name(link)) {
+                let key = NeighbourKey { link: name(link), ip: IpAddr::from([10, 244, 9, last]) };
+                state.neighbours.entry(key).or_insert(Neighbour { mac: Some(mac), permanent: false });
+            }
+        }
+        let hardware = Link { kind: LinkKind::Other(String::new()), mac: None, mtu: 1400, up: true };
+        state.links.insert(name("eth0"), hardware);
+        state.links.insert(name("nwa123"), Link { kind: LinkKind::Veth, mac: None, mtu: 1400, up: true });
+        let net = "10.168.0.2/24".parse().unwrap();
+        state.addresses.insert(AddressKey { link: name("eth0"), net }, Address::default());
+        let key = NeighbourKey { link: name("eth0"), ip: [10, 168, 0, 1].into() };
+        state.neighbours.insert(key, Neighbour { mac: None, permanent: true });
+        state
+    }
+}
+
+/// The part of a state that the agent owns.
+fn owned(state: &NetworkState) -> NetworkState {
+    part(state, true)
+}
+
+fn part(state: &NetworkState, ours: bool) -> NetworkState {
+    fn keep<K: Ord + Clone, V: Clone>(
+        map: &BTreeMap<K, V>,
+        test: impl Fn(&K, &V) -> bool,
+    ) -> BTreeMap<K, V> {
+        map.iter()
+            .filter(|(key, value)| test(key, value))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+    let owner = Owner::agent();
+    NetworkState {
+        links: keep(&state.links, |name, _| owner.owns_link(name) == ours),
+        addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == ours),
+        routes: keep(&state.routes, |_, route| owner.owns_route(route) == ours),
+        neighbours: keep(&state.neighbours, |key, found| {
+            owner.owns_neighbour(key, found) == ours
+        }),
+        fdb: keep(&state.fdb, |key, _| owner.owns_fdb(key) == ours),
+    }
+}
+
+/// The object of an operation, alone in a state.
+fn object(op: &Op) -> NetworkState {
+    let link = Link {
+        kind: LinkKind::Bridge,
+        mac: None,
+        mtu: 0,
+        up: true,
+    };
+    let mut state = NetworkState::default();
+    match op.clone() {
+        Op::LinkAdd { name, .. }
+        | Op::LinkRecreate { name, .. }
+        | Op::LinkChange { name, .. }
+        | Op::LinkDelete { name } => {
+            state.links.insert(name, link);
+        }
+        Op::AddressAdd { key, .. } | Op::AddressReplace { key, .. } | Op::AddressDelete { key } => {
+            state.addresses.insert(key, Address::default());
+        }
+        Op::RouteAdd { key, route }
+        | Op::RouteReplace { key, route }
+        | Op::RouteDelete { key, route } => {
+            state.routes.insert(key, route);
+        }
+        Op::NeighbourReplace { key, .. } | Op::NeighbourDelete { key } => {
+            state.neighbours.insert(
+                key,
+                Neighbour {
+                    mac: None,
+                    permanent: true,
+                },
+            );
+        }
+        Op::FdbReplace { key, remote } | Op::FdbDelete { key, remote } => {
+            state.fdb.insert(key, remote);
+        }
+    }
+    state
+}
+
+/// Runs operations; the fake refuses what the kernel would, so a wrong order fails here.
+fn run(kernel: &FakeKernel, ops: &[Op]) -> Result<(), TestCaseError> {
+    for op in ops {
+        kernel
+            .apply_now(op)
+            .map_err(|error| TestCaseError::fail(error.to_string()))?;
+    }
+    Ok(())
+}
+
+/// What can be reached: everything desired but the routes whose keys others hold.
+fn reachable(desired: &NetworkState, conflicts: &[Conflict]) -> NetworkState {
+    let mut state = desired.clone();
+    for conflict in conflicts {
+        match conflict {
+            Conflict::RouteTaken { key, .. } => drop(state.routes.remove(key)),
+            Conflict::NotOurs { what } => panic!("{what}"),
+        }
+    }
+    state
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: Some(Box::new(FileFailurePersistence::WithSource("proptest-regressions"))),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn nothing_differs_from_itself(state in desired()) {
+        let found = diff(&state, &state, &Owner::agent());
+        prop_assert_eq!(found.ops, vec![]);
+        prop_assert_eq!(found.conflicts, vec![]);
+    }
+
+    #[test]
+    fn the_operations_lead_to_what_is_desired_and_leave_the_rest(a in actual(), d in desired()) {
+        let found = diff(&a, &d, &Owner::agent());
+        let kernel = FakeKernel::new(a.clone());
+        run(&kernel, &found.ops)?;
+        prop_assert_eq!(owned(&kernel.state()), reachable(&d, &found.conflicts));
+        let again = diff(&kernel.state(), &d, &Owner::agent());
+        prop_assert_eq!(again.ops, vec![], "a second pass finds nothing");
+        let (mut before, mut after) = (part(&a, false), part(&kernel.state(), false));
+        // What the kernel learned on links of ours comes and goes with them.
+        before.neighbours.retain(|_, neighbour| neighbour.permanent);
+        after.neighbours.retain(|_, neighbour| neighbour.permanent);
+        prop_assert_eq!(before, after);
+    }
+
+    #[test]
+    fn no_operation_has_a_foreign_object(a in actual(), d in desired()) {
+        for op in diff(&a, &d, &Owner::agent()).ops {
+            prop_assert_eq!(part(&object(&op), false), NetworkState::default(), "{}", op);
+            if let Op::RouteReplace { key, .. } | Op::RouteDelete { key, .. } = &op {
+                prop_assert!(Owner::agent().owns_route(&a.routes[key]), "{op}");
+            }
+        }
+    }
+
+    #[test]
+    fn cut_anywhere_it_converges(a in actual(), d in desired(), cut in any::<proptest::sample::Index>()) {
+        let found = diff(&a, &d, &Owner::agent());
+        let kernel = FakeKernel::new(a);
+        run(&kernel, &found.ops[..cut.index(found.ops.len() + 1)])?;
+        let rest = diff(&kernel.state(), &d, &Owner::agent());
+        run(&kernel, &rest.ops)?;
+        prop_assert_eq!(owned(&kernel.state()), reachable(&d, &rest.conflicts));
+    }
+
+    #[test]
+    fn a_route_that_stays_or_changes_is_never_missing(a in actual(), d in desired()) {
+        let found = diff(&a, &d, &Owner::agent());
+        // What the kernel drops by itself cannot be kept; that is what the operations are logged for.
+        let costly = |op: &Op| matches!(op, Op::LinkRecreate { .. } | Op::AddressReplace { .. });
+        prop_assume!(!found.ops.iter().any(costly) && early_deletions(&found.ops).is_empty());
+        let kernel = FakeKernel::new(a.clone());
+        for op in &found.ops {
+            run(&kernel, std::slice::from_ref(op))?;
+            for key in a.routes.keys().filter(|key| d.routes.contains_key(*key)) {
+                prop_assert!(kernel.state().routes.contains_key(key), "{key} after {op}");
+            }
+        }
+    }
+
+    #[test]
+    fn deletions_come_after_everything_new_but_the_last_ipv4_address_of_a_link(a in actual(), d in desired()) {
+        for op in early_deletions(&diff(&a, &d, &Owner::agent()).ops) {
+            let Op::AddressDelete { key } = op else { return Err(TestCaseError::fail(op.to_string())) };
+            let last = |other: &AddressKey| other.link == key.link && other.net.addr().is_ipv4();
+            prop_assert!(!d.addresses.keys().any(last), "{key:?}");
+        }
+    }
+}
+
+/// The deletions that something new follows.
+fn early_deletions(ops: &[Op]) -> Vec<&Op> {
+    let last_new = ops.iter().rposition(|op| !op.is_delete()).unwrap_or(0);
+    ops[..last_new].iter().filter(|op| op.is_delete()).collect()
+}
