@@ -1,0 +1,360 @@
+//! The record of one attached sandbox, and the directory of these records.
+//!
+//! ```text
+//!   /run/netweft/lock                       held while addresses are chosen or given back; remembers the last per block
+//!   /run/netweft/attachments/10.244.0.5     one record per address,
+//!   /run/netweft/attachments/fd00::5        the same file under both in dual stack
+//! ```
+//!
+//! A record is written aside, flushed and linked under its address: it is never empty, and `link(2)` fails for an address
+//! that is taken, lock or no lock. Records are never changed, so they can be read without the lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netweft_netstate::model::{LinkName, Mac};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use crate::env::{Owner, Pod};
+use crate::file;
+
+/// The version of the format that this code writes. Fields can be added without a new one.
+pub const VERSION: u32 = 1;
+
+/// How one sandbox is attached. Everything that is needed to make it again or to take it away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// Version of the format.
+    pub version: u32,
+    /// Whose it is.
+    pub owner: Owner,
+    /// The pod, as far as known.
+    pub pod: Pod,
+    /// Path of the sandbox's network namespace.
+    pub netns: String,
+    /// Addresses, one of each family at most.
+    pub addresses: Vec<PodAddress>,
+    /// The host's end of the link.
+    pub host_link: LinkName,
+    /// Ethernet address of the host's end, the gateway's.
+    pub host_mac: Mac,
+    /// Ethernet address of the pod's end.
+    pub pod_mac: Mac,
+    /// MTU of both ends in bytes.
+    pub mtu: u32,
+}
+
+/// One address of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The pool it is from.
+    pub pool: String,
+}
+
+/// The directory of attachments.
+#[derive(Clone, Debug)]
+pub struct Store {
+    run_dir: PathBuf,
+}
+
+/// The directory while nobody else changes it.
+pub struct Locked<'a> {
+    store: &'a Store,
+    lock: Flock<File>,
+}
+
+impl Store {
+    /// The store in the directory shared by agent and plugin.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
+            run_dir: run_dir.to_owned(),
+        }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.run_dir.join("attachments")
+    }
+
+    fn path(&self, ip: IpAddr) -> PathBuf {
+        self.dir().join(ip.to_string())
+    }
+
+    /// Waits for the lock, `patience` at most: its holder may be stopped.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if somebody else kept it, else why it cannot be had.
+    pub fn lock(&self, patience: Duration) -> io::Result<Locked<'_>> {
+        fs::create_dir_all(self.dir())?;
+        let path = self.run_dir.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
+        let until = Instant::now() + patience;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Locked { store: self, lock }),
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < until => file,
+                Err((_, errno)) => return Err(errno.into()),
+            };
+            // Holders need well below a millisecond.
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+
+    /// The addresses that have a record. Needs no lock.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; one that does not exist is empty.
+    pub fn taken(&self) -> io::Result<BTreeSet<IpAddr>> {
+        Ok(self
+            .names()?
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect())
+    }
+
+    /// All records by address. One that does not parse comes with its error: whose it is is not known, so it stays. Needs
+    /// no lock.
+    ///
+    /// # Errors
+    /// When the directory cannot be read; one that does not exist is empty.
+    pub fn list(&self) -> io::Result<BTreeMap<IpAddr, io::Result<Attachment>>> {
+        let mut records = BTreeMap::new();
+        for ip in self.taken()? {
+            match self.read(ip) {
+                // Released meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                record => drop(records.insert(ip, record)),
+            }
+        }
+        Ok(records)
+    }
+
+    fn read(&self, ip: IpAddr) -> io::Result<Attachment> {
+        Ok(serde_json::from_slice(&fs::read(self.path(ip))?)?)
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        match fs::read_dir(self.dir()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect(),
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// Puts a record under all its addresses, or under none.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if one of them is taken, else why it cannot be written.
+    pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<()> {
+        self.sweep_aside()?;
+        let aside = file::write_aside(
+            &self.store.dir().join("new"),
+            &serde_json::to_vec(attachment)?,
+        )?;
+        let mut done = Vec::new();
+        let mut result = Ok(());
+        for address in &attachment.addresses {
+            let path = self.store.path(address.ip);
+            result = fs::hard_link(&aside, &path);
+            if result.is_err() {
+                break;
+            }
+            done.push(path);
+        }
+        if result.is_err() {
+            done.iter().for_each(|path| drop(fs::remove_file(path)));
+        }
+        fs::remove_file(&aside)?;
+        result
+    }
+
+    /// Removes the records of `owner` under these addresses; absent is fine, and somebody else's stay.
+    ///
+    /// # Errors
+    /// When a record cannot be removed.
+    pub fn release(
+        &mut self,
+        owner: &Owner,
+        addresses: impl IntoIterator<Item = IpAddr>,
+    ) -> io::Result<()> {
+        for ip in addresses {
+            if self.store.read(ip).is_ok_and(|found| found.owner == *owner) {
+                fs::remove_file(self.store.path(ip))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The address handed out last, by block. A hint kept in the lock file itself, so that it costs no file of its own;
+    /// damage to it means starting from the front.
+    #[must_use]
+    pub fn last(&mut self) -> BTreeMap<IpNet, IpAddr> {
+        let mut bytes = Vec::new();
+        let read = self
+            .lock
+            .rewind()
+            .and_then(|()| self.lock.read_to_end(&mut bytes));
+        read.ok()
+            .and_then(|_| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    /// Remembers the addresses handed out last. A failure costs nothing but the hint.
+    pub fn remember(&mut self, last: &BTreeMap<IpNet, IpAddr>) {
+        let written = serde_json::to_vec(last)
+            .map_err(io::Error::from)
+            .and_then(|bytes| {
+                self.lock.set_len(0)?;
+                self.lock.rewind()?;
+                self.lock.write_all(&bytes)
+            });
+        drop(written);
+    }
+
+    /// Removes what a killed writer left: only holders of the lock write here.
+    fn sweep_aside(&self) -> io::Result<()> {
+        for name in self
+            .store
+            .names()?
+            .iter()
+            .filter(|name| name.starts_with('.'))
+        {
+            fs::remove_file(self.store.dir().join(name))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attachment(container: &str, ips: &[&str]) -> Attachment {
+        let if_name = "eth0".parse().unwrap();
+        let address = |ip: &&str| PodAddress {
+            ip: ip.parse().unwrap(),
+            pool: "default".to_owned(),
+        };
+        Attachment {
+            version: VERSION,
+            owner: Owner {
+                container_id: container.to_owned(),
+                if_name,
+            },
+            pod: Pod::default(),
+            netns: "/run/netns/x".to_owned(),
+            addresses: ips.iter().map(address).collect(),
+            host_link: "nw0123456789a".parse().unwrap(),
+            host_mac: Mac([2, 0, 0, 0, 0, 1]),
+            pod_mac: Mac([2, 0, 0, 0, 0, 2]),
+            mtu: 1350,
+        }
+    }
+
+    fn ips(attachment: &Attachment) -> Vec<IpAddr> {
+        attachment
+            .addresses
+            .iter()
+            .map(|address| address.ip)
+            .collect()
+    }
+
+    #[test]
+    fn a_record_stands_under_all_its_addresses_or_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let mut locked = store.lock(Duration::ZERO).unwrap();
+        let one = attachment("one", &["10.0.0.1", "fd00::1"]);
+        locked.reserve(&one).unwrap();
+        let records = store.list().unwrap();
+        assert_eq!(records.keys().copied().collect::<Vec<_>>(), ips(&one));
+        assert!(
+            records
+                .values()
+                .all(|record| record.as_ref().unwrap() == &one)
+        );
+        let clash = locked
+            .reserve(&attachment("two", &["10.0.0.2", "fd00::1"]))
+            .unwrap_err();
+        assert_eq!(clash.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            store.names().unwrap().len(),
+            2,
+            "nothing of the second, nothing aside"
+        );
+    }
+
+    #[test]
+    fn only_the_owner_can_give_back_and_it_can_do_so_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let mut locked = store.lock(Duration::ZERO).unwrap();
+        let one = attachment("one", &["10.0.0.1"]);
+        locked.reserve(&one).unwrap();
+        locked
+            .release(&attachment("two", &[]).owner, ips(&one))
+            .unwrap();
+        assert_eq!(store.taken().unwrap().len(), 1);
+        locked.release(&one.owner, ips(&one)).unwrap();
+        locked.release(&one.owner, ips(&one)).unwrap();
+        assert_eq!(store.taken().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_what_it_had_linked_stays_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let mut locked = store.lock(Duration::ZERO).unwrap();
+        let one = attachment("one", &["10.0.0.1"]);
+        locked.reserve(&one).unwrap();
+        // Killed between link and unlink, by a process whose number we have now.
+        let aside = store.dir().join(format!(".new.{}", std::process::id()));
+        fs::hard_link(store.path("10.0.0.1".parse().unwrap()), &aside).unwrap();
+        fs::write(store.dir().join(".new.1"), "").unwrap();
+        locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap();
+        assert_eq!(store.names().unwrap().len(), 2);
+        assert_eq!(store.read("10.0.0.1".parse().unwrap()).unwrap(), one);
+    }
+
+    #[test]
+    fn the_hint_survives_and_damage_to_it_is_no_hint() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let last = BTreeMap::from([("10.0.0.0/26".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
+        store.lock(Duration::ZERO).unwrap().remember(&last);
+        assert_eq!(store.lock(Duration::ZERO).unwrap().last(), last);
+        fs::write(dir.path().join("lock"), "{").unwrap();
+        assert_eq!(store.lock(Duration::ZERO).unwrap().last(), BTreeMap::new());
+    }
+
+    #[test]
+    fn the_lock_excludes_and_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let held = store.lock(Duration::ZERO).unwrap();
+        let refused = store.lock(Duration::from_millis(5)).err().unwrap();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        drop(held);
+        assert!(store.lock(Duration::ZERO).is_ok());
+    }
+}

@@ -1,0 +1,152 @@
+//! The network configuration: what the node agent installs for the runtime and the runtime hands to the plugin.
+//!
+//! It is static, names and paths only. Everything that changes is in [`crate::node::NodeConfig`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Name of the network, as the runtime knows it.
+pub const NETWORK: &str = "netweft";
+/// Name of the plugin's file in the runtime's binary directory.
+pub const PLUGIN: &str = "netweft";
+/// Name of the chained plugin for host ports, ours by name so that the host's is never replaced.
+pub const PORTMAP_PLUGIN: &str = "netweft-portmap";
+/// Name of the configuration file in the runtime's configuration directory.
+pub const CONFLIST_FILE: &str = "10-netweft.conflist";
+/// Where state is shared with the agent unless configured otherwise.
+pub const DEFAULT_RUN_DIR: &str = "/run/netweft";
+/// The newest version of the specification that we speak.
+pub const CNI_VERSION: &str = "1.1.0";
+/// The versions of the specification that are accepted, oldest first.
+pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", CNI_VERSION];
+
+/// What the plugin reads from standard input. Fields that it does not know or use are passed over.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetConf {
+    /// Version of the specification that the answer has to follow.
+    #[serde(default)]
+    pub cni_version: String,
+    /// Name of the network.
+    #[serde(default)]
+    pub name: String,
+    /// Directory shared with the agent.
+    #[serde(default = "default_run_dir")]
+    pub run_dir: String,
+    /// The result of an earlier plugin, or of ADD.
+    #[serde(default)]
+    pub prev_result: Option<Value>,
+    /// GC: the attachments that the runtime still knows.
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    pub valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// An attachment by its owner, in the words of GC.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+pub struct ValidAttachment {
+    /// The sandbox.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The link's name inside the sandbox.
+    #[serde(rename = "ifname")]
+    pub if_name: String,
+}
+
+fn default_run_dir() -> String {
+    DEFAULT_RUN_DIR.to_owned()
+}
+
+/// Renders the configuration file. The same input gives the same bytes.
+#[must_use]
+pub fn conflist(run_dir: &str) -> String {
+    let list = Conflist {
+        cni_version: CNI_VERSION,
+        name: NETWORK,
+        plugins: [
+            Plugin {
+                kind: PLUGIN,
+                run_dir: Some(run_dir),
+                capabilities: None,
+                snat: None,
+            },
+            Plugin {
+                kind: PORTMAP_PLUGIN,
+                run_dir: None,
+                capabilities: Some(Capabilities {
+                    port_mappings: true,
+                }),
+                snat: Some(true),
+            },
+        ],
+    };
+    // Maps with string keys and no floats: there is nothing that JSON could not hold.
+    serde_json::to_string_pretty(&list)
+        .map(|text| text + "\n")
+        .unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Conflist<'a> {
+    cni_version: &'a str,
+    name: &'a str,
+    plugins: [Plugin<'a>; 2],
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Plugin<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_dir: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capabilities: Option<Capabilities>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snat: Option<bool>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Capabilities {
+    port_mappings: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflist_is_what_the_runtime_expects() {
+        let expected = r#"{
+  "cniVersion": "1.1.0",
+  "name": "netweft",
+  "plugins": [
+    {
+      "type": "netweft",
+      "runDir": "/run/netweft"
+    },
+    {
+      "type": "netweft-portmap",
+      "capabilities": {
+        "portMappings": true
+      },
+      "snat": true
+    }
+  ]
+}
+"#;
+        assert_eq!(conflist("/run/netweft"), expected);
+    }
+
+    #[test]
+    fn unknown_fields_are_passed_over_and_the_run_dir_has_a_default() {
+        let text = r#"{"cniVersion":"1.0.0","name":"n","type":"netweft","runtimeConfig":{"portMappings":[]},"x":1}"#;
+        let conf: NetConf = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            (conf.run_dir.as_str(), conf.cni_version.as_str()),
+            (DEFAULT_RUN_DIR, "1.0.0")
+        );
+        assert!(conf.prev_result.is_none() && conf.valid_attachments.is_none());
+    }
+}

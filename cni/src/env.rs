@@ -1,0 +1,222 @@
+//! The runtime's request: environment variables, parsed once. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use netweft_netstate::model::LinkName;
+use serde::{Deserialize, Serialize};
+
+use crate::error::PluginError;
+
+/// What the runtime wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Attach a sandbox.
+    Add,
+    /// Detach it.
+    Del,
+    /// See whether it still is as ADD left it.
+    Check,
+    /// Say whether ADD would work.
+    Status,
+    /// Remove what belongs to no known attachment.
+    Gc,
+    /// Say which versions are spoken.
+    Version,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Status => "STATUS",
+            Self::Gc => "GC",
+            Self::Version => "VERSION",
+        })
+    }
+}
+
+/// Whose an attachment is: a sandbox may have several links.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Owner {
+    /// The sandbox, in the runtime's words.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The link's name inside the sandbox.
+    #[serde(rename = "ifName")]
+    pub if_name: LinkName,
+}
+
+/// The pod, as far as the runtime told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pod {
+    /// Its namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Its UID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+/// The environment, whatever its source.
+pub struct Environment<F: Fn(&str) -> Option<String>>(pub F);
+
+impl<F: Fn(&str) -> Option<String>> Environment<F> {
+    /// `CNI_COMMAND`.
+    ///
+    /// # Errors
+    /// Code 4 if it is missing or unknown.
+    pub fn verb(&self) -> Result<Verb, PluginError> {
+        match self.required("CNI_COMMAND")?.as_str() {
+            "ADD" => Ok(Verb::Add),
+            "DEL" => Ok(Verb::Del),
+            "CHECK" => Ok(Verb::Check),
+            "STATUS" => Ok(Verb::Status),
+            "GC" => Ok(Verb::Gc),
+            "VERSION" => Ok(Verb::Version),
+            other => Err(wrong(
+                "CNI_COMMAND",
+                format!("{other:?} is none of ADD, DEL, CHECK, STATUS, GC, VERSION"),
+            )),
+        }
+    }
+
+    /// `CNI_CONTAINERID` and `CNI_IFNAME`.
+    ///
+    /// # Errors
+    /// Code 4 if one is missing or not of the form that the specification gives it.
+    pub fn owner(&self) -> Result<Owner, PluginError> {
+        let container_id = self.required("CNI_CONTAINERID")?;
+        let inner = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            || !container_id.chars().all(inner)
+        {
+            return Err(wrong(
+                "CNI_CONTAINERID",
+                format!("{container_id:?} has characters other than A-Z a-z 0-9 _ . -"),
+            ));
+        }
+        let if_name = self.required("CNI_IFNAME")?;
+        let if_name = if_name
+            .parse()
+            .map_err(|error| wrong("CNI_IFNAME", format!("{error}")))?;
+        Ok(Owner {
+            container_id,
+            if_name,
+        })
+    }
+
+    /// `CNI_NETNS`.
+    ///
+    /// # Errors
+    /// Code 4 if it is missing.
+    pub fn netns(&self) -> Result<String, PluginError> {
+        self.required("CNI_NETNS")
+    }
+
+    /// The pod in `CNI_ARGS`. Other keys are passed over: runtimes set `IgnoreUnknown` for us.
+    ///
+    /// # Errors
+    /// Code 4 if it is not a list of `KEY=value;`.
+    pub fn pod(&self) -> Result<Pod, PluginError> {
+        let text = (self.0)("CNI_ARGS").unwrap_or_default();
+        let pairs: Option<BTreeMap<&str, &str>> = text
+            .split(';')
+            .filter(|pair| !pair.is_empty())
+            .map(|pair| pair.split_once('='))
+            .collect();
+        let pairs = pairs.ok_or_else(|| {
+            wrong(
+                "CNI_ARGS",
+                format!("{text:?} is not of the form KEY=value;KEY=value"),
+            )
+        })?;
+        let get = |key| {
+            pairs
+                .get(key)
+                .filter(|value| !value.is_empty())
+                .map(|value| (*value).to_owned())
+        };
+        Ok(Pod {
+            namespace: get("K8S_POD_NAMESPACE"),
+            name: get("K8S_POD_NAME"),
+            uid: get("K8S_POD_UID"),
+        })
+    }
+
+    fn required(&self, name: &'static str) -> Result<String, PluginError> {
+        let value = (self.0)(name).filter(|value| !value.is_empty());
+        value.ok_or_else(|| wrong(name, "is not set, but this verb needs it".to_owned()))
+    }
+}
+
+fn wrong(name: &'static str, problem: String) -> PluginError {
+    PluginError::Environment { name, problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(
+        pairs: &'static [(&'static str, &'static str)],
+    ) -> Environment<impl Fn(&str) -> Option<String>> {
+        Environment(move |name: &str| {
+            pairs
+                .iter()
+                .find(|pair| pair.0 == name)
+                .map(|pair| pair.1.to_owned())
+        })
+    }
+
+    #[test]
+    fn the_variable_at_fault_is_named() {
+        let missing = with(&[]).verb().unwrap_err();
+        assert_eq!(
+            (
+                missing.code(),
+                missing.to_string().starts_with("CNI_COMMAND: ")
+            ),
+            (4, true)
+        );
+        for pairs in [
+            &[("CNI_CONTAINERID", "../x"), ("CNI_IFNAME", "eth0")],
+            &[("CNI_CONTAINERID", "-x"), ("CNI_IFNAME", "eth0")],
+        ] {
+            assert!(
+                with(pairs)
+                    .owner()
+                    .unwrap_err()
+                    .to_string()
+                    .starts_with("CNI_CONTAINERID: ")
+            );
+        }
+        let error = with(&[("CNI_CONTAINERID", "x"), ("CNI_IFNAME", "a/b")])
+            .owner()
+            .unwrap_err();
+        assert!(error.to_string().starts_with("CNI_IFNAME: "));
+        assert!(
+            with(&[("CNI_ARGS", "x")])
+                .pod()
+                .unwrap_err()
+                .to_string()
+                .starts_with("CNI_ARGS: ")
+        );
+    }
+
+    #[test]
+    fn the_pod_comes_from_the_arguments() {
+        let text = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=a=b";
+        let pod = Environment(|_: &str| Some(text.to_owned())).pod().unwrap();
+        assert_eq!(
+            (pod.namespace.as_deref(), pod.name.as_deref(), pod.uid),
+            (Some("default"), Some("web-0"), None)
+        );
+        assert_eq!(with(&[]).pod().unwrap(), Pod::default());
+    }
+}

@@ -1,0 +1,15 @@
+//! The CNI plugin: gives a pod its address and its link, and takes them back.
+//!
+//! No daemon, no socket, no Kubernetes client: all it knows is in the files that the node agent leaves in the shared
+//! directory ([`conf`], [`node`]), all it has done is in the kernel and in its own files there ([`attachment`]).
+
+pub mod attachment;
+pub mod conf;
+pub mod env;
+pub mod error;
+mod file;
+pub mod ipam;
+pub mod node;
+pub mod pod;
+pub mod result;
+pub mod verb;

@@ -1,0 +1,33 @@
+//! The plugin as the runtime starts it: a request in the environment and on standard input, an answer on standard output.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use netweft_cni::error::PluginError;
+use netweft_cni::verb;
+
+fn main() -> ExitCode {
+    let mut input = Vec::new();
+    if let Err(source) = std::io::stdin().read_to_end(&mut input) {
+        return refuse(
+            &PluginError::Io {
+                what: "read standard input".to_owned(),
+                source,
+            },
+            "1.1.0",
+        );
+    }
+    match verb::run(|name| std::env::var(name).ok(), &input) {
+        Ok(answer) => {
+            print!("{answer}");
+            ExitCode::SUCCESS
+        }
+        Err((error, cni_version)) => refuse(&error, &cni_version),
+    }
+}
+
+fn refuse(error: &PluginError, cni_version: &str) -> ExitCode {
+    println!("{}", error.to_json(cni_version));
+    eprintln!("netweft: {error}: {}", error.causes());
+    ExitCode::FAILURE
+}

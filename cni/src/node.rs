@@ -1,0 +1,166 @@
+//! What this node may hand out: `node.json`, written by the agent after its first sync of this boot, read by the plugin.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::file;
+
+/// Name of the file in the shared directory.
+pub const FILE: &str = "node.json";
+/// The version of the format that this code writes and reads. Fields can be added without a new one.
+pub const VERSION: u32 = 1;
+
+/// The contents of `node.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeConfig {
+    /// Version of the format.
+    pub version: u32,
+    /// Pools with a block on this node, the preferred first.
+    pub pools: Vec<PoolConfig>,
+}
+
+/// A pool's share on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolConfig {
+    /// Name of the pool.
+    pub name: String,
+    /// How pods are wired.
+    pub pod_interface: PodInterface,
+    /// MTU of pod links in bytes.
+    pub mtu: u32,
+    /// Blocks of this node, of one family, in order of use.
+    pub blocks: Vec<IpNet>,
+    /// Addresses and ranges that no pod gets.
+    #[serde(default)]
+    pub reserved: Vec<IpNet>,
+    /// Namespaces whose pods get addresses from here; `None` means all.
+    #[serde(default)]
+    pub namespaces: Option<BTreeSet<String>>,
+    /// Whether to hand out no new address.
+    #[serde(default)]
+    pub disabled: bool,
+}
+
+/// How a pod's link is attached to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodInterface {
+    /// A veth pair and a host route.
+    Routed,
+    /// A veth pair into a bridge.
+    Bridge,
+}
+
+/// Why `node.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeConfigError {
+    /// There is none.
+    #[error(
+        "netweft-agent has not finished its first sync on this node; see its log and the NodeNetwork of this node"
+    )]
+    Missing,
+    /// It cannot be read.
+    #[error("read {FILE}")]
+    Io(#[source] io::Error),
+    /// It does not parse.
+    #[error("parse {FILE}")]
+    Malformed(#[source] serde_json::Error),
+    /// A newer agent wrote it.
+    #[error(
+        "{FILE} has version {0}, this plugin reads {VERSION}; the agent is about to install a newer plugin"
+    )]
+    Version(u32),
+}
+
+impl NodeConfig {
+    /// Reads `node.json` in `dir`.
+    ///
+    /// # Errors
+    /// [`NodeConfigError::Missing`] before the agent's first sync, else what is wrong with the file.
+    pub fn read(dir: &Path) -> Result<Self, NodeConfigError> {
+        let bytes = match fs::read(dir.join(FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(NodeConfigError::Missing);
+            }
+            read => read.map_err(NodeConfigError::Io)?,
+        };
+        let version: Version =
+            serde_json::from_slice(&bytes).map_err(NodeConfigError::Malformed)?;
+        if version.version != VERSION {
+            return Err(NodeConfigError::Version(version.version));
+        }
+        serde_json::from_slice(&bytes).map_err(NodeConfigError::Malformed)
+    }
+
+    /// Writes `node.json` in `dir`, atomically and durably, unless it has these contents already. Says whether it wrote.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the old contents are then still in place.
+    pub fn write(&self, dir: &Path) -> io::Result<bool> {
+        let mut bytes = serde_json::to_vec_pretty(self)?;
+        bytes.push(b'\n');
+        let path = dir.join(FILE);
+        if fs::read(&path).is_ok_and(|found| found == bytes) {
+            return Ok(false);
+        }
+        file::replace(&path, &bytes).map(|()| true)
+    }
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> NodeConfig {
+        let text = r#"{"version":1,"later":true,"pools":[{"name":"a","podInterface":"routed","mtu":1450,
+            "blocks":["10.244.0.0/26"],"reserved":["10.244.0.1/32"],"namespaces":null,"disabled":false,"later":[]}]}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn is_read_back_as_written_and_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(config().write(dir.path()).unwrap());
+        assert!(
+            !config().write(dir.path()).unwrap(),
+            "same contents, no write"
+        );
+        assert_eq!(NodeConfig::read(dir.path()).unwrap(), config());
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+    }
+
+    #[test]
+    fn absence_and_a_newer_version_have_their_own_errors() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            NodeConfig::read(dir.path()),
+            Err(NodeConfigError::Missing)
+        ));
+        fs::write(dir.path().join(FILE), r#"{"version":2,"pools":{}}"#).unwrap();
+        assert!(matches!(
+            NodeConfig::read(dir.path()),
+            Err(NodeConfigError::Version(2))
+        ));
+        fs::write(dir.path().join(FILE), "").unwrap();
+        assert!(matches!(
+            NodeConfig::read(dir.path()),
+            Err(NodeConfigError::Malformed(_))
+        ));
+    }
+}

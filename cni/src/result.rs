@@ -1,0 +1,87 @@
+//! ADD's answer in the words of each version of the specification. Pure.
+
+use serde::Serialize;
+
+use crate::attachment::Attachment;
+use crate::pod;
+
+/// Renders the result of an attachment for a supported `cni_version`.
+#[must_use]
+pub fn render(attachment: &Attachment, cni_version: &str) -> String {
+    // `version` of an address went with 1.0.0, `mtu` of a link came with 1.1.0.
+    let old = cni_version.starts_with("0.");
+    let mtu = (cni_version == "1.1.0").then_some(attachment.mtu);
+    let link = |name: &str, mac: String, sandbox| Interface {
+        name: name.to_owned(),
+        mac,
+        mtu,
+        sandbox,
+    };
+    let host = link(
+        attachment.host_link.as_str(),
+        attachment.host_mac.to_string(),
+        None,
+    );
+    let inside = link(
+        attachment.owner.if_name.as_str(),
+        attachment.pod_mac.to_string(),
+        Some(attachment.netns.clone()),
+    );
+    let ips = attachment.addresses.iter().map(|address| Ip {
+        version: old.then_some(if address.ip.is_ipv4() { "4" } else { "6" }),
+        address: ipnet::IpNet::from(address.ip).to_string(),
+        gateway: pod::gateway(address.ip).to_string(),
+        // The index of the pod's link in the list of interfaces.
+        interface: 1,
+    });
+    let routes = attachment.addresses.iter().map(|address| Route {
+        dst: pod::everywhere(address.ip).to_string(),
+        gw: pod::gateway(address.ip).to_string(),
+    });
+    let result = AddResult {
+        cni_version,
+        interfaces: [host, inside],
+        ips: ips.collect(),
+        routes: routes.collect(),
+        dns: Dns {},
+    };
+    serde_json::to_string(&result).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AddResult<'a> {
+    cni_version: &'a str,
+    interfaces: [Interface; 2],
+    ips: Vec<Ip>,
+    routes: Vec<Route>,
+    dns: Dns,
+}
+
+#[derive(Serialize)]
+struct Interface {
+    name: String,
+    mac: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sandbox: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Ip {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    address: String,
+    gateway: String,
+    interface: u32,
+}
+
+#[derive(Serialize)]
+struct Route {
+    dst: String,
+    gw: String,
+}
+
+#[derive(Serialize)]
+struct Dns {}

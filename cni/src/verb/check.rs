@@ -1,0 +1,99 @@
+//! CHECK: whether record, link, addresses, neighbours and routes are as ADD left them, on both sides.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::netns;
+use netweft_netstate::rtnl::Rtnl;
+use serde_json::Value;
+
+use super::{block_on, io_error, store};
+use crate::attachment::Attachment;
+use crate::conf::NetConf;
+use crate::env::Owner;
+use crate::error::PluginError;
+use crate::pod;
+
+/// Compares a sandbox with its record.
+pub(super) fn check(conf: &NetConf, owner: &Owner, netns_path: &str) -> Result<(), PluginError> {
+    let Some(previous) = &conf.prev_result else {
+        return Err(PluginError::Config(
+            "prevResult: CHECK needs the result of ADD".to_owned(),
+        ));
+    };
+    let records = store(conf)
+        .list()
+        .map_err(io_error("read the attachments"))?;
+    let mine = |record: &&Attachment| record.owner == *owner;
+    let Some(attachment) = records
+        .values()
+        .filter_map(|record| record.as_ref().ok())
+        .find(mine)
+    else {
+        let problem = format!(
+            "no attachment is recorded for {} {}",
+            owner.container_id, owner.if_name
+        );
+        return Err(PluginError::Check(vec![problem]));
+    };
+    let mut problems = Vec::new();
+    for address in &attachment.addresses {
+        if !matches!(records.get(&address.ip), Some(Ok(record)) if record == attachment) {
+            problems.push(format!(
+                "address {} is not reserved for this attachment",
+                address.ip
+            ));
+        }
+    }
+    problems.extend(not_in_result(attachment, previous));
+    problems.extend(block_on(compare(attachment, netns_path))?);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(PluginError::Check(problems))
+    }
+}
+
+/// What the runtime's copy of the result lacks. Later plugins may have added to it.
+fn not_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
+    let texts = |list: &str, field: &str| -> Vec<String> {
+        let items = previous
+            .get(list)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        items
+            .filter_map(|item| item.get(field)?.as_str().map(ToOwned::to_owned))
+            .collect()
+    };
+    let (links, ips) = (texts("interfaces", "name"), texts("ips", "address"));
+    let wanted_links = [
+        attachment.host_link.to_string(),
+        attachment.owner.if_name.to_string(),
+    ];
+    let wanted_ips = attachment
+        .addresses
+        .iter()
+        .map(|address| ipnet::IpNet::from(address.ip).to_string());
+    let mut problems: Vec<String> = wanted_links
+        .iter()
+        .filter(|name| !links.contains(name))
+        .map(|name| format!("link {name} is not in prevResult"))
+        .collect();
+    problems.extend(
+        wanted_ips
+            .filter(|ip| !ips.contains(ip))
+            .map(|ip| format!("address {ip} is not in prevResult")),
+    );
+    problems
+}
+
+async fn compare(attachment: &Attachment, netns_path: &str) -> Result<Vec<String>, PluginError> {
+    let host = Rtnl::new()?.read().await?;
+    let mut problems = pod::differences(&host, &pod::host_state(attachment));
+    let netns = netns::open(Path::new(netns_path))?;
+    let inside = Rtnl::in_netns(netns.as_fd())?.read().await?;
+    problems.extend(pod::differences(&inside, &pod::pod_state(attachment)));
+    Ok(problems)
+}

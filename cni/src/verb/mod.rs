@@ -1,0 +1,144 @@
+//! What the runtime can ask for: the shell around the pure parts, one file per verb.
+//!
+//! Files are read and written on the main thread before and after the runtime's `block_on`; only netlink runs inside it.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::attachment::Store;
+use crate::conf::{CNI_VERSION, NetConf, SUPPORTED_VERSIONS};
+use crate::env::{Environment, Verb};
+use crate::error::PluginError;
+
+mod add;
+mod check;
+mod del;
+mod gc;
+mod status;
+mod sysctl;
+
+/// How long a verb waits for the lock. Its holders need less than a millisecond each, unless one is stopped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Carries out one request and returns the text for standard output: the result, or the answer that says why not.
+///
+/// # Errors
+/// The answer to print before leaving with a failure.
+pub fn run(
+    get: impl Fn(&str) -> Option<String>,
+    input: &[u8],
+) -> Result<String, (PluginError, String)> {
+    let environment = Environment(get);
+    let verb = environment
+        .verb()
+        .map_err(|error| (error, CNI_VERSION.to_owned()))?;
+    if verb == Verb::Version {
+        return Ok(version(input));
+    }
+    let conf: NetConf = serde_json::from_slice(input)
+        .map_err(|source| PluginError::Decode {
+            what: "the configuration on standard input",
+            source,
+        })
+        .map_err(|error| (error, CNI_VERSION.to_owned()))?;
+    let answer_in = if SUPPORTED_VERSIONS.contains(&conf.cni_version.as_str()) {
+        &conf.cni_version
+    } else {
+        CNI_VERSION
+    };
+    dispatch(verb, &environment, &conf).map_err(|error| (error, answer_in.to_owned()))
+}
+
+fn dispatch<F: Fn(&str) -> Option<String>>(
+    verb: Verb,
+    environment: &Environment<F>,
+    conf: &NetConf,
+) -> Result<String, PluginError> {
+    supported(verb, &conf.cni_version)?;
+    if conf.name.is_empty() {
+        return Err(PluginError::Config(
+            "the configuration has no name".to_owned(),
+        ));
+    }
+    let done = |()| String::new();
+    match verb {
+        Verb::Add => add::add(
+            conf,
+            environment.owner()?,
+            environment.netns()?,
+            environment.pod()?,
+        ),
+        Verb::Del => del::del(conf, &environment.owner()?).map(done),
+        Verb::Check => check::check(conf, &environment.owner()?, &environment.netns()?).map(done),
+        Verb::Status => status::status(conf).map(done),
+        Verb::Gc => gc::gc(conf).map(done),
+        Verb::Version => Ok(version(&[])),
+    }
+}
+
+/// CHECK came with 0.4.0, STATUS and GC with 1.1.0.
+fn supported(verb: Verb, version: &str) -> Result<(), PluginError> {
+    let since = match verb {
+        Verb::Add | Verb::Del | Verb::Version => "0.3.1",
+        Verb::Check => "0.4.0",
+        Verb::Status | Verb::Gc => "1.1.0",
+    };
+    let position = |version: &str| {
+        SUPPORTED_VERSIONS
+            .iter()
+            .position(|known| *known == version)
+    };
+    match position(version) {
+        Some(found) if Some(found) >= position(since) => Ok(()),
+        _ => Err(PluginError::Version {
+            found: version.to_owned(),
+            verb: verb.to_string(),
+        }),
+    }
+}
+
+/// Answers in the version that was asked in, if it is one at all.
+fn version(input: &[u8]) -> String {
+    let asked = serde_json::from_slice::<serde_json::Value>(input).ok();
+    let asked = asked
+        .as_ref()
+        .and_then(|conf| conf.get("cniVersion"))
+        .and_then(serde_json::Value::as_str);
+    let answer_in = asked
+        .filter(|asked| SUPPORTED_VERSIONS.contains(asked))
+        .unwrap_or(CNI_VERSION);
+    serde_json::json!({ "cniVersion": answer_in, "supportedVersions": SUPPORTED_VERSIONS })
+        .to_string()
+}
+
+fn store(conf: &NetConf) -> Store {
+    Store::new(Path::new(&conf.run_dir))
+}
+
+fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError {
+    move |source| PluginError::Io {
+        what: what.to_owned(),
+        source,
+    }
+}
+
+/// Takes the lock of the store.
+fn lock(store: &Store) -> Result<crate::attachment::Locked<'_>, PluginError> {
+    store.lock(PATIENCE).map_err(|error| match error.kind() {
+        std::io::ErrorKind::WouldBlock => {
+            PluginError::TryLater("another process keeps the lock in the run directory".to_owned())
+        }
+        _ => io_error("take the lock in the run directory")(error),
+    })
+}
+
+/// Runs the netlink part of a verb on this thread.
+fn block_on<T, E: From<PluginError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    runtime
+        .map_err(io_error("start the runtime"))?
+        .block_on(work)
+}
