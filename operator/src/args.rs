@@ -1,0 +1,95 @@
+//! Flags. Each has an environment variable of the same meaning, for the chart.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, ValueEnum};
+
+/// The cluster operator of netweft: assigns blocks of pod addresses to nodes and tells every node what to do.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "netweft-operator", version)]
+pub struct Args {
+    /// Namespace of the lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "netweft-system")]
+    pub namespace: String,
+
+    /// Name of the lease by which one of several operators is the leader.
+    #[arg(long, env = "NETWEFT_LEASE_NAME", default_value = "netweft-operator")]
+    pub lease_name: String,
+
+    /// Who this operator is among the others; random unless set.
+    #[arg(long, env = "POD_NAME")]
+    pub identity: Option<String>,
+
+    /// Address of /livez, /readyz and /metrics. They ask nobody who he is, so by default only the node itself can.
+    #[arg(long, env = "NETWEFT_LISTEN", default_value = "127.0.0.1:9470")]
+    pub listen: SocketAddr,
+
+    /// How long the blocks of a deleted Node are kept for its return, for example 90s, 10m or 1h.
+    #[arg(long, env = "NETWEFT_ORPHAN_GRACE", default_value = "10m", value_parser = parse_duration)]
+    pub orphan_grace: Duration,
+
+    /// Whether to apply this version's definitions (CRDs) at start; false where something else does, for example
+    /// GitOps.
+    #[arg(long, env = "NETWEFT_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
+    pub manage_crds: bool,
+
+    /// URL of the API server, for example https://192.0.2.10:6443; by default that of the kubeconfig or the pod.
+    #[arg(long, env = "NETWEFT_API_SERVER")]
+    pub api_server: Option<String>,
+
+    /// What is logged: a level, or directives as `tracing_subscriber::EnvFilter` takes them.
+    #[arg(long, env = "NETWEFT_LOG", default_value = "info")]
+    pub log: String,
+
+    /// How it is logged.
+    #[arg(long, env = "NETWEFT_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For humans.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A whole number and a unit, as Kubernetes users write it.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write for example 90s, 10m or 1h");
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(at);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "s" => Some(number),
+        "m" => number.checked_mul(60),
+        "h" => number.checked_mul(3600),
+        _ => None,
+    };
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        for wrong in ["", "10", "m", "1d", "-1s", "99999999999999999999h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn flags_that_take_a_truth_take_both() {
+        let parse = |flag: &str| Args::try_parse_from(["netweft-operator", flag]).unwrap();
+        assert!(parse("--manage-crds=true").manage_crds);
+        assert!(!parse("--manage-crds=false").manage_crds);
+        assert_eq!(parse("--log-format=json").log_format, LogFormat::Json);
+    }
+}

@@ -1,0 +1,175 @@
+//! The loop of the leader: something changed → snapshot → plan → write.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, ResourceExt};
+use netweft_crds::NodeSubnet;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::client::request;
+use crate::graces::Graces;
+use crate::metrics::Metrics;
+use crate::plan;
+use crate::snapshot::Snapshot;
+use crate::watch::{Guarded, Stores};
+use crate::world::World;
+use crate::write::Writer;
+
+/// Changes that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How long to wait for the watch to show what was just created.
+const CATCH_UP: Duration = Duration::from_secs(10);
+/// Pauses between attempts when writes fail.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The loop and what it needs.
+pub struct Controller {
+    /// For the one consistent read of a new leader.
+    pub client: Client,
+    /// The local copies, complete.
+    pub stores: Stores,
+    /// Notified when a copy has changed.
+    pub changed: Arc<Notify>,
+    /// Whether this operator leads.
+    pub leads: watch::Receiver<bool>,
+    /// Carries out plans.
+    pub writer: Writer,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Of orphaned NodeSubnets.
+    pub graces: Graces,
+}
+
+impl Controller {
+    /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut led = false;
+        let mut pause = RETRY.0;
+        let mut planning = Duration::ZERO;
+        loop {
+            let leads = *self.leads.borrow_and_update();
+            if leads != led {
+                self.leadership(leads).await;
+                led = leads;
+            }
+            let mut again = None;
+            if leads {
+                let failed = self.step(&mut planning).await;
+                again = failed.then(|| jittered(pause));
+                pause = if failed {
+                    (pause * 2).min(RETRY.1)
+                } else {
+                    RETRY.0
+                };
+            }
+            let timer = again
+                .into_iter()
+                .chain(self.graces.next(Instant::now()))
+                .min();
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.leads.changed() => if result.is_err() { return },
+                () = self.changed.notified() => {
+                    // Planning takes at most a fifth of one CPU, however fast things change.
+                    tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
+                }
+                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
+            }
+        }
+    }
+
+    async fn leadership(&mut self, leads: bool) {
+        info!(leads, "leadership changed");
+        self.metrics.leader.set(i64::from(leads));
+        self.graces.clear();
+        if leads {
+            self.catch_up_with_predecessor().await;
+        }
+    }
+
+    /// One plan, made and carried out. Returns whether it has to be tried again.
+    async fn step(&mut self, planning: &mut Duration) -> bool {
+        let start = Instant::now();
+        let snapshot = Snapshot::take(&self.stores);
+        let expired = self.graces.look(snapshot.subnets(), start);
+        let world = snapshot.world(expired, Timestamp::now());
+        let plan = plan(&world);
+        *planning = start.elapsed();
+        self.metrics.plan_seconds.observe(planning.as_secs_f64());
+        self.count(&world);
+        if plan.is_empty() {
+            debug!("nothing to do");
+        }
+        let outcome = self.writer.carry_out(&plan).await;
+        self.catch_up(outcome.created).await;
+        if !outcome.failed {
+            self.metrics.last_success.set(Timestamp::now().as_second());
+        }
+        outcome.failed
+    }
+
+    fn count(&self, world: &World<'_>) {
+        let World {
+            pools,
+            modes,
+            peers,
+            nodes,
+            subnets,
+            networks,
+            ..
+        } = world;
+        self.metrics.seen("IPPool", pools.len());
+        self.metrics.seen("NetworkMode", modes.len());
+        self.metrics.seen("BGPPeer", peers.len());
+        self.metrics.seen("Node", nodes.len());
+        self.metrics.seen("NodeSubnet", subnets.len());
+        self.metrics.seen("NodeNetwork", networks.len());
+    }
+
+    /// Waits until the watch shows everything the previous leader created: what it assigned in its last moments would
+    /// else be assigned a second time. That would do no harm, but a node would have a block too many.
+    async fn catch_up_with_predecessor(&self) {
+        let api: Api<Guarded<NodeSubnet>> = Api::all(self.client.clone());
+        match request("list", "NodeSubnet", "", api.list(&ListParams::default())).await {
+            Ok(list) => {
+                let names = list.iter().map(ResourceExt::name_any).collect();
+                self.catch_up(names).await;
+            }
+            Err(error) => warn!(error = error.chain(), "the last leader's blocks not listed"),
+        }
+    }
+
+    /// Waits until the watch shows these NodeSubnets, for a while: one of them may be gone again.
+    async fn catch_up(&self, names: BTreeSet<String>) {
+        let deadline = Instant::now() + CATCH_UP;
+        let mut missing = names;
+        loop {
+            missing.retain(|name| self.stores.subnets.get(&ObjectRef::new(name)).is_none());
+            if missing.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                warn!(
+                    count = missing.len(),
+                    "the watch does not show what was created"
+                );
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Up to half as much again, so that many operators do not knock at once.
+fn jittered(pause: Duration) -> Duration {
+    // The clock's last digits are random enough for that.
+    let digits = u32::try_from(Timestamp::now().subsec_nanosecond()).unwrap_or_default() % 1000;
+    pause + pause * digits / 2000
+}

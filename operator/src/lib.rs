@@ -1,0 +1,47 @@
+//! The cluster operator: pools, modes, peers and nodes become NodeSubnets, NodeNetworks and conditions.
+//!
+//! A functional core inside a thin shell. The core is [`plan()`]: one complete picture of the cluster ([`World`]) to
+//! every write that is due ([`Plan`]), with no clock, no I/O and no client. The shell watches, calls it and writes.
+//!
+//! ```text
+//!   IPPool NetworkMode BGPPeer Node NodeSubnet NodeNetwork
+//!        │ watch                                      ▲ write (leader)
+//!        ▼                                            │
+//!      World ──▶ validate ──▶ assign ──▶ networks, status ──▶ Plan
+//! ```
+
+pub mod assign;
+pub mod blocks;
+pub mod mode;
+mod networks;
+mod plan;
+pub mod pool;
+mod status;
+mod subnets;
+pub mod validate;
+pub mod view;
+mod words;
+pub mod world;
+
+mod admin;
+pub mod args;
+mod client;
+mod controller;
+mod definitions;
+mod error;
+mod events;
+mod graces;
+mod lead;
+mod metrics;
+mod run;
+mod snapshot;
+mod telemetry;
+#[cfg(test)]
+mod testing;
+mod watch;
+mod write;
+
+pub use plan::plan;
+pub use run::run;
+pub use telemetry::init as init_logging;
+pub use world::{Changes, FinalizerChange, News, Plan, StatusChange, Unreadable, UserKind, World};

@@ -1,0 +1,147 @@
+//! Metrics. Every label has a fixed set of values.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Everything the operator measures.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// 1 while this operator leads.
+    pub leader: Gauge,
+    /// How long a plan takes to make.
+    pub plan_seconds: Histogram,
+    /// Writes by kind and result.
+    pub writes: Family<WriteLabels, Counter>,
+    /// When the last plan was carried out in full.
+    pub last_success: Gauge,
+    /// Objects in the last plan's world, by kind.
+    pub objects: Family<ObjectLabels, Gauge>,
+}
+
+/// What a write was and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WriteLabels {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// What was done.
+    pub verb: &'static str,
+    /// What came of it.
+    pub result: WriteResult,
+}
+
+/// What came of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+pub enum WriteResult {
+    /// It was done.
+    done,
+    /// It rested on an old picture and was refused.
+    stale,
+    /// It failed.
+    failed,
+}
+
+/// A kind of object.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ObjectLabels {
+    /// The kind.
+    pub kind: &'static str,
+}
+
+impl Metrics {
+    /// All metrics at their beginning.
+    #[must_use]
+    pub fn new() -> Self {
+        let leader = Gauge::default();
+        let plan_seconds = Histogram::new(exponential_buckets(0.0001, 4.0, 9));
+        let writes = Family::default();
+        let last_success = Gauge::default();
+        let objects = Family::default();
+        let mut registry = Registry::with_prefix("netweft_operator");
+        registry.register(
+            "leader",
+            "1 while this operator is the leader",
+            leader.clone(),
+        );
+        registry.register_with_unit(
+            "plan",
+            "Time to make a plan",
+            Unit::Seconds,
+            plan_seconds.clone(),
+        );
+        registry.register("writes", "Writes to the API server", writes.clone());
+        registry.register_with_unit(
+            "last_success_timestamp",
+            "Unix time at which the last plan was carried out in full",
+            Unit::Seconds,
+            last_success.clone(),
+        );
+        registry.register("objects", "Objects seen", objects.clone());
+        Self {
+            registry,
+            leader,
+            plan_seconds,
+            writes,
+            last_success,
+            objects,
+        }
+    }
+
+    /// The metrics as text.
+    ///
+    /// # Errors
+    /// None that a String could give.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Counts a write.
+    pub fn wrote(&self, kind: &'static str, verb: &'static str, result: WriteResult) {
+        self.writes
+            .get_or_create(&WriteLabels { kind, verb, result })
+            .inc();
+    }
+
+    /// Sets how many objects of a kind there are.
+    pub fn seen(&self, kind: &'static str, count: usize) {
+        self.objects
+            .get_or_create(&ObjectLabels { kind })
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_carry_prefix_and_unit() {
+        let metrics = Metrics::new();
+        metrics.wrote("NodeSubnet", "create", WriteResult::done);
+        metrics.seen("Node", 3);
+        let text = metrics.text().unwrap();
+        for line in [
+            "netweft_operator_leader 0",
+            "netweft_operator_plan_seconds_count 0",
+            "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"create\",result=\"done\"} 1",
+            "netweft_operator_last_success_timestamp_seconds 0",
+            "netweft_operator_objects{kind=\"Node\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

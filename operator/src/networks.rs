@@ -1,0 +1,254 @@
+//! NodeNetworks: what each node is to do, resolved into one object, and the condition `Assigned`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use kube::{Resource, ResourceExt};
+use netweft_crds::condition::{ASSIGNED, Reason, Status};
+use netweft_crds::{NodeAddresses, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet};
+
+use crate::assign::Assignment;
+use crate::mode::AddressSource;
+use crate::subnets::pods_in;
+use crate::view::{View, node_addresses, usable};
+use crate::words::{counted, list};
+use crate::world::{Changes, News, StatusChange};
+
+/// NodeNetworks to create and to update. Those of nodes that are gone go with their owner, the Node.
+#[must_use]
+pub fn plan_networks(view: &View<'_>, created: &[NodeSubnet]) -> Changes<NodeNetwork> {
+    let mut new: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
+    for subnet in created {
+        new.entry(&subnet.spec.node).or_default().push(subnet);
+    }
+    let mut changes = Changes::default();
+    for (name, node) in &view.nodes {
+        let new = new.get(name).map_or(&[][..], Vec::as_slice);
+        let spec = spec(view, name, node, new);
+        let owners = vec![owner(node)];
+        match view.networks.get(name) {
+            None => {
+                let mut network = NodeNetwork::new(name, spec);
+                network.metadata.owner_references = Some(owners);
+                changes.create.push(network);
+            }
+            Some(old) if old.spec != spec || old.owner_references() != owners => {
+                let mut network = (*old).clone();
+                network.spec = spec;
+                network.metadata.owner_references = Some(owners);
+                changes.update.push(network);
+            }
+            Some(_) => {}
+        }
+    }
+    changes
+}
+
+/// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
+/// when it is: the condition names the generation it is about.
+#[must_use]
+pub fn plan_assigned(
+    view: &View<'_>,
+    assignment: &Assignment,
+    pending: &Changes<NodeNetwork>,
+) -> Vec<StatusChange<Condition>> {
+    let pending: BTreeSet<_> = pending.update.iter().map(ResourceExt::name_any).collect();
+    let settled = view
+        .networks
+        .iter()
+        .filter(|(name, _)| !pending.contains(**name));
+    settled
+        .filter_map(|(name, network)| {
+            let node = view.nodes.get(name)?;
+            assigned(view, assignment, network, node)
+        })
+        .collect()
+}
+
+fn spec(view: &View<'_>, name: &str, node: &Node, new: &[&NodeSubnet]) -> NodeNetworkSpec {
+    let old = view.networks.get(name).map(|network| &network.spec);
+    let held = view.subnets.get(name).map_or(&[][..], Vec::as_slice);
+    let kept = held.iter().filter(|subnet| !withdrawn(view, subnet));
+    let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
+    NodeNetworkSpec {
+        addresses: addresses(view, node, old),
+        subnets,
+        modes: modes(view, old),
+        sessions: Vec::new(),
+    }
+}
+
+/// The node's addresses; if it states none, the last known ones: they may carry traffic.
+fn addresses(view: &View<'_>, node: &Node, old: Option<&NodeNetworkSpec>) -> NodeAddresses {
+    let last = old.map(|spec| spec.addresses).unwrap_or_default();
+    let Some(source) = source(view) else {
+        return last;
+    };
+    let stated = node_addresses(node, source);
+    if usable(stated) { stated } else { last }
+}
+
+/// How node addresses are chosen: all modes in use agree on it (`validate`).
+fn source(view: &View<'_>) -> Option<AddressSource> {
+    view.used_modes().values().next().map(|mode| mode.address)
+}
+
+/// What the node does for each mode in use, and for which pools.
+///
+/// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
+/// running traffic, the node goes on doing for it what it did.
+fn modes(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Vec<NodeMode> {
+    let held = view.world.subnets.iter();
+    let mut pools: BTreeSet<&str> = held.map(|subnet| subnet.spec.pool.as_str()).collect();
+    pools.extend(view.pools.all_usable().map(|pool| pool.name.as_str()));
+    let (clear, trouble): (Vec<&str>, Vec<&str>) = pools
+        .into_iter()
+        .partition(|pool| view.mode_of(pool).is_some());
+    let resolved = clear
+        .into_iter()
+        .filter_map(|pool| Some((pool, view.mode_of(pool)?.node_mode())));
+    let before = |pool: &str| {
+        let modes = old.into_iter().flat_map(|spec| &spec.modes);
+        modes
+            .clone()
+            .find(|mode| mode.pools.iter().any(|name| name == pool))
+    };
+    let kept = trouble.into_iter().filter_map(|pool| {
+        let mode = before(pool)?.clone();
+        Some((
+            pool,
+            NodeMode {
+                pools: Vec::new(),
+                ..mode
+            },
+        ))
+    });
+    let mut modes: BTreeMap<String, NodeMode> = BTreeMap::new();
+    // What is resolved comes first: a mode that some pools still have in its old form is entered once, in its new one.
+    for (pool, mode) in resolved.chain(kept) {
+        let mode = modes.entry(mode.name.clone()).or_insert(mode);
+        mode.pools.push(pool.to_owned());
+        mode.pools.sort();
+    }
+    modes.into_values().collect()
+}
+
+/// Whether a block of a pool that is going is no longer the node's to hand out from (`subnets`, step 1). Once
+/// withdrawn it stays so, whatever the next status says: else the two steps would chase each other.
+fn withdrawn(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
+        return view.pool_is_going(&subnet.spec.pool);
+    };
+    view.pool_is_going(&subnet.spec.pool)
+        && (!network.spec.subnets.contains(&subnet.spec.cidr)
+            || pods_in(subnet, network) == Some(0))
+}
+
+fn owner(node: &Node) -> OwnerReference {
+    OwnerReference {
+        api_version: Node::api_version(&()).into_owned(),
+        kind: Node::kind(&()).into_owned(),
+        name: node.name_any(),
+        uid: node.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    }
+}
+
+fn assigned(
+    view: &View<'_>,
+    assignment: &Assignment,
+    network: &NodeNetwork,
+    node: &Node,
+) -> Option<StatusChange<Condition>> {
+    let blocks_in_sight = view.subnets.contains_key(network.name_any().as_str());
+    if !blocks_in_sight && !network.spec.subnets.is_empty() {
+        // Its NodeSubnets have been written, and the watch has yet to say so.
+        return None;
+    }
+    let (status, reason, message) = judge(view, assignment, network, node);
+    let before = network
+        .status
+        .as_ref()
+        .map_or(&[][..], |status| &status.conditions);
+    let old = before.iter().find(|condition| condition.type_ == ASSIGNED);
+    let status = Status {
+        type_: ASSIGNED,
+        status,
+        reason,
+        message: &message,
+    };
+    let condition = status.condition(network.metadata.generation, before, view.world.now);
+    if old == Some(&condition) {
+        return None;
+    }
+    Some(StatusChange {
+        name: network.name_any(),
+        uid: network.uid(),
+        news: News::of(before, &condition, condition.status != "True"),
+        status: condition,
+    })
+}
+
+fn judge(
+    view: &View<'_>,
+    assignment: &Assignment,
+    network: &NodeNetwork,
+    node: &Node,
+) -> (bool, Reason, String) {
+    let name = node.name_any();
+    if let Some(source) = source(view)
+        && !usable(node_addresses(node, source))
+    {
+        return (
+            false,
+            Reason::NoNodeAddress,
+            no_address(source, network.spec.addresses),
+        );
+    }
+    let exhausted = assignment
+        .exhausted
+        .iter()
+        .filter(|(_, nodes)| nodes.contains(&name));
+    let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
+    let lacking = match exhausted.as_slice() {
+        [] => String::new(),
+        pools => format!("no block is left in {}", list(pools, 5)),
+    };
+    let held = view
+        .subnets
+        .get(name.as_str())
+        .map_or(&[][..], Vec::as_slice);
+    if held.is_empty() {
+        let why = if lacking.is_empty() {
+            "no IPPool serves this node"
+        } else {
+            &lacking
+        };
+        return (false, Reason::NoSubnet, why.to_owned());
+    }
+    let mut pools: Vec<_> = held
+        .iter()
+        .map(|subnet| subnet.spec.pool.as_str())
+        .collect();
+    pools.sort_unstable();
+    pools.dedup();
+    let mut message = format!("{} of {}", counted(held.len(), "subnet"), list(&pools, 5));
+    if !lacking.is_empty() {
+        message = format!("{message}; {lacking}");
+    }
+    (true, Reason::SubnetsAssigned, message)
+}
+
+fn no_address(source: AddressSource, last: NodeAddresses) -> String {
+    let wanted = match source {
+        AddressSource::InternalIp => "of type InternalIP".to_owned(),
+        AddressSource::Cidr(range) => format!("inside {range}"),
+    };
+    let kept = match last.ipv4 {
+        Some(address) => format!("; the last one, {address}, stays in use"),
+        None => String::new(),
+    };
+    format!("the Node states no IPv4 address {wanted} in status.addresses{kept}")
+}

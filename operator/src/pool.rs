@@ -1,0 +1,152 @@
+//! [`Pool`]: an IPPool whose values have been checked, one pool at a time.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use kube::core::{ParseExpressionError, Selector};
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{IPPoolSpec, PodInterface};
+
+/// A pool from which blocks can be assigned.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: String,
+    /// Its range, strictly masked.
+    pub cidr: IpNet,
+    /// Prefix length of its blocks, not shorter than that of `cidr`.
+    pub block_prefix: u8,
+    /// Addresses and ranges that are never handed out, all of them inside `cidr`.
+    pub reserved: Vec<IpNet>,
+    /// Name of its NetworkMode.
+    pub mode: String,
+    /// Nodes that get blocks.
+    pub nodes: Selector,
+    /// Whether new blocks may be assigned; not so in a pool that is disabled or being deleted.
+    pub open: bool,
+}
+
+/// Checks what can be checked without looking at other objects.
+///
+/// # Errors
+/// What is wrong, and what to write instead.
+pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verdict> {
+    // Every field is named, so that a new one has to be given a meaning here.
+    let IPPoolSpec {
+        cidr,
+        block_size: _, // by block_prefix()
+        network_mode,
+        pod_interface,
+        nat_outgoing: _,         // the agents'
+        nat_outgoing_exclude: _, // the agents'
+        disabled,
+        disable_bgp_export: _, // nothing is announced by BGP yet, so the promise is kept
+        reserved,
+        node_selector,
+        namespace_selector,
+    } = spec;
+    if let IpNet::V6(_) = cidr {
+        return not_yet(format!(
+            "spec.cidr {cidr}: IPv6 pools are not supported yet; use an IPv4 range, for example 10.244.0.0/16"
+        ));
+    }
+    match pod_interface {
+        PodInterface::Routed => {}
+        PodInterface::Bridge => {
+            return not_yet(
+                "spec.podInterface bridge is not supported yet; create a pool with podInterface routed",
+            );
+        }
+    }
+    if namespace_selector.is_some() {
+        return not_yet(
+            "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace",
+        );
+    }
+    if *cidr != cidr.trunc() {
+        return invalid(format!(
+            "spec.cidr {cidr} has host bits; write {}",
+            cidr.trunc()
+        ));
+    }
+    let block_prefix = block_prefix(spec)?;
+    let nodes = node_selector.clone().unwrap_or_default();
+    let nodes = Selector::try_from(nodes).map_err(|ParseExpressionError(error)| {
+        Verdict::stalled(
+            Reason::Invalid,
+            format!(
+                "spec.nodeSelector: {error}; the operators are In, NotIn, Exists and DoesNotExist"
+            ),
+        )
+    })?;
+    Ok(Pool {
+        name: name.to_owned(),
+        cidr: *cidr,
+        block_prefix,
+        reserved: checked_reserved(cidr, reserved)?,
+        mode: network_mode.clone(),
+        nodes,
+        open: !disabled && !deleting,
+    })
+}
+
+/// `reserved` as ranges, what is malformed left out: enough for counting.
+pub fn lenient_reserved(reserved: &[String]) -> Vec<IpNet> {
+    reserved
+        .iter()
+        .filter_map(|text| parse_range(text))
+        .collect()
+}
+
+fn block_prefix(spec: &IPPoolSpec) -> Result<u8, Verdict> {
+    let prefix = spec.block_prefix();
+    let (least, most, example) = match spec.cidr {
+        IpNet::V4(_) => (20, 30, 26),
+        IpNet::V6(_) => (116, 126, 122),
+    };
+    if !(least..=most).contains(&prefix) {
+        return invalid(format!(
+            "spec.blockSize {prefix} must be {least} to {most}, for example {example}"
+        ));
+    }
+    if prefix < spec.cidr.prefix_len() {
+        return invalid(format!(
+            "spec.cidr {} is smaller than one block of /{prefix}; create a pool with a shorter prefix",
+            spec.cidr
+        ));
+    }
+    Ok(prefix)
+}
+
+fn checked_reserved(cidr: &IpNet, reserved: &[String]) -> Result<Vec<IpNet>, Verdict> {
+    reserved
+        .iter()
+        .map(|text| match parse_range(text) {
+            None => invalid(format!(
+                "spec.reserved {text:?} is neither an address nor a CIDR; write for example 10.244.7.7 or 10.244.0.0/24"
+            )),
+            Some(range) if range != range.trunc() => invalid(format!(
+                "spec.reserved {text} has host bits; write {} for the range or {} for the address",
+                range.trunc(),
+                range.addr()
+            )),
+            Some(range) if !cidr.contains(&range) => invalid(format!(
+                "spec.reserved {text} is not inside spec.cidr {cidr}; remove it"
+            )),
+            Some(range) => Ok(range),
+        })
+        .collect()
+}
+
+fn parse_range(text: &str) -> Option<IpNet> {
+    let address: Option<IpAddr> = text.parse().ok();
+    address.map(IpNet::from).or_else(|| text.parse().ok())
+}
+
+fn not_yet<T>(message: impl Into<String>) -> Result<T, Verdict> {
+    Err(Verdict::stalled(Reason::NotYetSupported, message))
+}
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, Verdict> {
+    Err(Verdict::stalled(Reason::Invalid, message))
+}

@@ -1,0 +1,114 @@
+//! Puts the parts together and takes them apart again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::admin::{self, Health};
+use crate::args::Args;
+use crate::controller::Controller;
+use crate::events::Events;
+use crate::graces::Graces;
+use crate::metrics::Metrics;
+use crate::watch::Stores;
+use crate::write::Writer;
+use crate::{client, definitions, lead};
+
+/// How long the end may take.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Runs the operator until it is told to stop.
+///
+/// # Errors
+/// When it cannot even begin: no port, no way to reach an API server. What fails later is tried again.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let client = client::connect(args.api_server.as_deref()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let health = Health {
+        synced: Arc::new(AtomicBool::new(false)),
+        metrics: metrics.clone(),
+    };
+    let listener = admin::listen(args.listen).await?;
+    let admin = tokio::spawn(admin::serve(listener, health.clone(), stop.clone()));
+    let mut work = std::pin::pin!(work(&args, &client, &health, &stop));
+    let result = tokio::select! {
+        result = &mut work => result,
+        () = stop.cancelled() => {
+            // What is being written is written, and the lease given back; but not if nobody answers.
+            tokio::time::timeout(FAREWELL, work).await.unwrap_or(Ok(()))
+        }
+    };
+    stop.cancel();
+    admin.await.context("join the admin server")?;
+    info!("stopped");
+    result
+}
+
+/// From the definitions to the loop, each step only when the one before it is complete.
+async fn work(
+    args: &Args,
+    client: &Client,
+    health: &Health,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if args.manage_crds
+        && stop
+            .run_until_cancelled(definitions::apply_until_done(client))
+            .await
+            .is_none()
+    {
+        return Ok(());
+    }
+    let changed = Arc::new(Notify::new());
+    let mut watches = JoinSet::new();
+    let stores = Stores::start(client, &changed, &mut watches);
+    match stop.run_until_cancelled(stores.wait_until_complete()).await {
+        None => return Ok(()),
+        Some(complete) => complete.context("list all objects")?,
+    }
+    health.synced.store(true, Ordering::Relaxed);
+    info!("all objects listed");
+    let Some(candidate) = stop.run_until_cancelled(lead::stand(client, args)).await else {
+        return Ok(());
+    };
+    let events = Events::new(client.clone(), args.identity.clone());
+    let controller = Controller {
+        client: client.clone(),
+        stores,
+        changed,
+        leads: candidate.leads.clone(),
+        writer: Writer::new(client.clone(), health.metrics.clone(), events),
+        metrics: health.metrics.clone(),
+        graces: Graces::new(args.orphan_grace),
+    };
+    controller.run(stop.clone()).await;
+    candidate.resign().await;
+    watches.shutdown().await;
+    anyhow::ensure!(stop.is_cancelled(), "the lease is no longer looked after");
+    Ok(())
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("told to stop");
+        token.cancel();
+    });
+    Ok(stop)
+}

@@ -1,0 +1,148 @@
+//! The life of NodeSubnets: created for a node, orphaned when it goes, taken up again when it comes back, deleted
+//! when its grace has run out or its pool is given up.
+//!
+//! A pool that is being deleted gives its blocks back in two steps, so that no pod can slip in between:
+//! 1. when the agent says that no pod has an address of the block, the block leaves `NodeNetwork.spec.subnets`
+//!    (`networks`): from the generation that says so on, the agent hands out none of its addresses;
+//! 2. when the agent has acknowledged that generation and still says that no pod has an address, the NodeSubnet goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use kube::core::SelectorExt;
+use netweft_crds::{NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+
+use crate::assign::{Assignment, Block, Current, assign};
+use crate::view::{View, node_addresses, usable};
+use crate::world::Changes;
+
+/// What is to be done with NodeSubnets, and what the assignment found out.
+#[must_use]
+pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
+    let assignment = assign(view.pools.all_usable(), &candidates(view), &current(view));
+    let mut changes = review(view);
+    let created = assignment.create.iter();
+    changes.create = created
+        .filter_map(|(node, block)| new_subnet(view, node, block))
+        .collect();
+    (changes, assignment)
+}
+
+/// Pods in the block of `subnet`, by what the node's agent says of its present generation; `None`: not known.
+#[must_use]
+pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
+    let status = network.status.as_ref()?;
+    if status.observed_generation != network.metadata.generation {
+        return None;
+    }
+    let cidr = &subnet.spec.cidr;
+    match status.subnets.iter().find(|usage| usage.cidr == *cidr) {
+        Some(usage) => Some(usage.used),
+        // The agent reports every block of its spec and every other that still holds a pod.
+        None if network.spec.subnets.contains(cidr) => None,
+        None => Some(0),
+    }
+}
+
+/// The pools each node may draw from.
+fn candidates(view: &View<'_>) -> BTreeMap<String, BTreeSet<String>> {
+    let of_node = |node: &Node| -> BTreeSet<String> {
+        let pools = view
+            .pools
+            .all_usable()
+            .filter(|pool| pool.nodes.matches(node.labels()));
+        let reachable = pools.filter(|pool| {
+            view.mode_of(&pool.name)
+                .is_some_and(|mode| usable(node_addresses(node, mode.address)))
+        });
+        reachable.map(|pool| pool.name.clone()).collect()
+    };
+    view.nodes
+        .iter()
+        .map(|(name, node)| ((*name).to_owned(), of_node(node)))
+        .collect()
+}
+
+fn current(view: &View<'_>) -> Current {
+    let mut current = Current {
+        foreign: view.world.unreadable_blocks.clone(),
+        ..Current::default()
+    };
+    for NodeSubnetSpec {
+        cidr, pool, node, ..
+    } in view.world.subnets.iter().map(|s| &s.spec)
+    {
+        let block = Block {
+            pool: pool.clone(),
+            cidr: *cidr,
+        };
+        current.held.entry(node.clone()).or_default().insert(block);
+    }
+    current
+}
+
+fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> {
+    let mode = view.mode_of(&block.pool)?;
+    let spec = NodeSubnetSpec {
+        cidr: block.cidr,
+        pool: block.pool.clone(),
+        node: node.to_owned(),
+        node_addresses: node_addresses(view.nodes.get(node)?, mode.address),
+        as_number: None,
+        state: SubnetState::Active,
+    };
+    Some(spec.into_object())
+}
+
+/// What has to be done with the NodeSubnets that exist.
+fn review(view: &View<'_>) -> Changes<NodeSubnet> {
+    let mut changes = Changes::default();
+    for subnet in view.subnets.values().flatten() {
+        match view.nodes.get(subnet.spec.node.as_str()) {
+            Some(_) if released(view, subnet) => changes.delete.push((*subnet).clone()),
+            Some(node) => changes.update.extend(active(view, subnet, node)),
+            None if expired(view, subnet) => changes.delete.push((*subnet).clone()),
+            None => changes.update.extend(orphaned(subnet)),
+        }
+    }
+    changes
+}
+
+fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubnet> {
+    let mut wanted = subnet.clone();
+    wanted.spec.state = SubnetState::Active;
+    // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
+    // carry traffic.
+    if let Some(mode) = view.mode_of(&subnet.spec.pool) {
+        let addresses = node_addresses(node, mode.address);
+        if usable(addresses) {
+            wanted.spec.node_addresses = addresses;
+        }
+    }
+    (wanted.spec != subnet.spec).then_some(wanted)
+}
+
+fn orphaned(subnet: &NodeSubnet) -> Option<NodeSubnet> {
+    let mut wanted = subnet.clone();
+    wanted.spec.state = SubnetState::Orphaned;
+    (wanted.spec != subnet.spec).then_some(wanted)
+}
+
+fn expired(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+    match subnet.spec.state {
+        SubnetState::Orphaned => view.world.expired.contains(&subnet.name_any()),
+        // The grace has not even begun.
+        SubnetState::Active => false,
+    }
+}
+
+/// Whether a block of a pool that is going can be taken from its live node: step 2 above.
+fn released(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
+        return false;
+    };
+    view.pool_is_going(&subnet.spec.pool)
+        && !network.spec.subnets.contains(&subnet.spec.cidr)
+        && pods_in(subnet, network) == Some(0)
+}

@@ -1,0 +1,197 @@
+//! CRDs as users write them → checked types, or a [`Verdict`] that says what to write instead.
+//!
+//! What one object says is checked in `pool` and `mode`; here objects are held against each other. Of two that cannot
+//! both be had, the older keeps what it has: by `creationTimestamp`, then by name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, ResourceExt};
+use netweft_crds::IPPool;
+use netweft_crds::condition::{Reason, Verdict};
+
+use crate::blocks::overlap;
+use crate::mode::{self, Mode};
+use crate::pool::{self, Pool};
+use crate::world::{UserKind, World};
+
+/// All modes by name, each checked or with what is wrong with it.
+pub type Modes = BTreeMap<String, Result<Mode, Verdict>>;
+
+/// All pools, each checked or with what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Pools {
+    /// By name.
+    pub by_name: BTreeMap<String, Result<Pool, Verdict>>,
+    /// Names of all pools, oldest first.
+    pub by_age: Vec<String>,
+}
+
+impl Pools {
+    /// The pool of this name, if it can be used.
+    #[must_use]
+    pub fn usable(&self, name: &str) -> Option<&Pool> {
+        self.by_name.get(name)?.as_ref().ok()
+    }
+
+    /// The pools that can be used, oldest first.
+    pub fn all_usable(&self) -> impl Iterator<Item = &Pool> {
+        self.by_age.iter().filter_map(|name| self.usable(name))
+    }
+}
+
+/// Checks the modes.
+#[must_use]
+pub fn modes(world: &World<'_>) -> Modes {
+    let mut checked = Modes::new();
+    let mut tunnels: BTreeMap<u32, String> = BTreeMap::new();
+    let mut first: Option<Mode> = None;
+    for object in oldest_first(&world.modes) {
+        let name = object.name_any();
+        let result = mode::check(&name, &object.spec)
+            .and_then(|mode| unique_tunnel(mode, &mut tunnels))
+            .and_then(|mode| same_addresses(mode, first.as_ref()));
+        if let (None, Ok(mode)) = (&first, &result) {
+            first = Some(mode.clone());
+        }
+        checked.insert(name, result);
+    }
+    checked.extend(unreadable(world, UserKind::Mode).map(|(name, why)| (name, Err(why))));
+    checked
+}
+
+/// Checks the pools.
+#[must_use]
+pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
+    let mut checked = Pools::default();
+    // A pool that is stalled for another reason still holds its range: its blocks may carry traffic.
+    let mut holders: Vec<&IPPool> = Vec::new();
+    for object in oldest_first(&world.pools) {
+        let name = object.name_any();
+        let older = holders
+            .iter()
+            .find(|holder| overlap(&holder.spec.cidr, &object.spec.cidr));
+        let result = match older {
+            Some(older) => Err(overlapping(object, older)),
+            None => {
+                holders.push(object);
+                let deleting = object.meta().deletion_timestamp.is_some();
+                pool::check(&name, &object.spec, deleting).and_then(|pool| with_mode(pool, modes))
+            }
+        };
+        checked.by_age.push(name.clone());
+        checked.by_name.insert(name, result);
+    }
+    for (name, why) in unreadable(world, UserKind::Pool) {
+        checked.by_name.insert(name, Err(why));
+    }
+    checked
+}
+
+/// The objects in the order of their rights.
+pub fn oldest_first<'a, K: Resource>(objects: &[&'a K]) -> Vec<&'a K> {
+    let mut sorted = objects.to_vec();
+    sorted.sort_by_key(|object| age_key(*object));
+    sorted
+}
+
+/// Sorts the oldest first; an object that does not exist yet is the youngest.
+pub fn age_key<K: Resource>(object: &K) -> (bool, Option<Time>, String) {
+    let created = object.meta().creation_timestamp.clone();
+    (created.is_none(), created, object.name_any())
+}
+
+fn unique_tunnel(mode: Mode, tunnels: &mut BTreeMap<u32, String>) -> Result<Mode, Verdict> {
+    let Some(vxlan) = mode.transport.vxlan else {
+        return Ok(mode);
+    };
+    let Some(holder) = tunnels.get(&vxlan.vni) else {
+        tunnels.insert(vxlan.vni, mode.name.clone());
+        return Ok(mode);
+    };
+    Err(Verdict::stalled(
+        Reason::Conflict,
+        format!(
+            "spec.overlay.vxlan.vni {} is that of the older NetworkMode {holder}; choose another, for example {}",
+            vxlan.vni,
+            free_vni(tunnels, vxlan.vni)
+        ),
+    ))
+}
+
+fn free_vni(tunnels: &BTreeMap<u32, String>, vni: u32) -> u32 {
+    let above = (vni..=0x00ff_ffff).find(|vni| !tunnels.contains_key(vni));
+    above
+        .or_else(|| (1..vni).find(|vni| !tunnels.contains_key(vni)))
+        .unwrap_or(vni)
+}
+
+/// A NodeNetwork has one set of node addresses, so all modes have to choose them alike for now.
+fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
+    match first {
+        Some(first) if first.address != mode.address => Err(Verdict::stalled(
+            Reason::NotYetSupported,
+            format!(
+                "spec.nodeAddress differs from that of the older NetworkMode {}, which is not supported yet; make them the same",
+                first.name
+            ),
+        )),
+        Some(_) | None => Ok(mode),
+    }
+}
+
+fn with_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
+    let name = &pool.mode;
+    match modes.get(name) {
+        Some(Ok(_)) => Ok(pool),
+        Some(Err(why)) => Err(Verdict::stalled(
+            why.reason,
+            format!("NetworkMode {name} cannot be used: {}", why.message),
+        )),
+        None => {
+            let usable: BTreeSet<_> = modes
+                .values()
+                .flatten()
+                .map(|mode| mode.name.as_str())
+                .collect();
+            let usable: Vec<_> = usable.into_iter().take(5).collect();
+            let hint = match usable.as_slice() {
+                [] => "create it".to_owned(),
+                names => format!("create it or name another: {}", names.join(", ")),
+            };
+            Err(Verdict::stalled(
+                Reason::NotFound,
+                format!("spec.networkMode names NetworkMode {name}, which does not exist; {hint}"),
+            ))
+        }
+    }
+}
+
+fn overlapping(pool: &IPPool, older: &IPPool) -> Verdict {
+    Verdict::stalled(
+        Reason::Overlap,
+        format!(
+            "spec.cidr {} shares addresses with {} of the older IPPool {}; delete one of the two and create a pool with another range",
+            pool.spec.cidr,
+            older.spec.cidr,
+            older.name_any()
+        ),
+    )
+}
+
+fn unreadable(world: &World<'_>, kind: UserKind) -> impl Iterator<Item = (String, Verdict)> {
+    let of_kind = world
+        .unreadable
+        .iter()
+        .filter(move |object| object.kind == kind);
+    of_kind.filter_map(|object| {
+        let message = format!("the object cannot be read: {}", object.error);
+        Some((
+            object.metadata.name.clone()?,
+            Verdict::stalled(Reason::Invalid, message),
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;

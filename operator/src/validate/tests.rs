@@ -1,0 +1,315 @@
+use super::*;
+use crate::testing::{Cluster, at, mode, pool, vxlan};
+use crate::world::Unreadable;
+
+fn checked_mode(spec: &str) -> Result<Mode, Verdict> {
+    mode::check("m", &mode("m", spec).spec)
+}
+
+fn checked_pool(cidr: &str, more: &str) -> Result<Pool, Verdict> {
+    pool::check("p", &pool("p", cidr, more).spec, false)
+}
+
+fn check_all(cluster: &Cluster) -> (Modes, Pools) {
+    let world = cluster.world();
+    let modes = modes(&world);
+    let pools = pools(&world, &modes);
+    (modes, pools)
+}
+
+fn wrong<T: std::fmt::Debug>(result: &Result<T, Verdict>) -> String {
+    let why = result.as_ref().unwrap_err();
+    format!("{}: {}", why.reason.as_str(), why.message)
+}
+
+#[test]
+fn every_mode_value_that_is_not_supported_yet_says_so() {
+    for (spec, words) in [
+        (
+            "{mode: host-gw}",
+            "spec.mode host-gw is not supported yet; use overlay",
+        ),
+        (
+            "{mode: underlay}",
+            "spec.mode underlay is not supported yet; use overlay",
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: ipip}}",
+            "spec.overlay.encapsulation ipip is not supported yet; use vxlan",
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: udp}}",
+            "spec.overlay.encapsulation udp is not supported yet; use vxlan",
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan, encapsulateWhen: cross-subnet}}",
+            "spec.overlay.encapsulateWhen cross-subnet is not supported yet; use always",
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {interface: eth1}}",
+            "spec.nodeAddress.interface eth1 is not supported yet; use spec.nodeAddress {from: internal-ip} or {cidr: 10.0.0.0/8}",
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {cidr: 'fd00::/8'}}",
+            "spec.nodeAddress.cidr fd00::/8 is not supported yet; use an IPv4 range, for example 10.0.0.0/8",
+        ),
+    ] {
+        assert_eq!(
+            wrong(&checked_mode(spec)),
+            format!("NotYetSupported: {words}"),
+            "{spec}"
+        );
+    }
+}
+
+#[test]
+fn every_pool_value_that_is_not_supported_yet_says_so() {
+    for (cidr, more, words) in [
+        (
+            "fd00::/64",
+            "",
+            "spec.cidr fd00::/64: IPv6 pools are not supported yet; use an IPv4 range, for example 10.244.0.0/16",
+        ),
+        (
+            "10.0.0.0/16",
+            "podInterface: bridge",
+            "spec.podInterface bridge is not supported yet; create a pool with podInterface routed",
+        ),
+        (
+            "10.0.0.0/16",
+            "namespaceSelector: {}",
+            "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace",
+        ),
+    ] {
+        assert_eq!(
+            wrong(&checked_pool(cidr, more)),
+            format!("NotYetSupported: {words}"),
+            "{cidr} {more}"
+        );
+    }
+}
+
+#[test]
+fn what_is_supported_is_taken_over() {
+    let spec = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 7, port: 8472}}, mtu: 1400, nodeAddress: {cidr: 10.0.0.0/8}}";
+    let mode = checked_mode(spec).unwrap();
+    let vxlan = mode.transport.vxlan.unwrap();
+    assert_eq!((vxlan.vni, vxlan.port, mode.mtu), (7, 8472, 1400));
+    assert_eq!(
+        mode.address,
+        mode::AddressSource::Cidr("10.0.0.0/8".parse().unwrap())
+    );
+    let pool = checked_pool(
+        "10.0.0.0/16",
+        "blockSize: 27, reserved: [10.0.0.0/24, 10.0.7.7], disabled: true",
+    )
+    .unwrap();
+    assert_eq!((pool.block_prefix, pool.open), (27, false));
+    assert_eq!(
+        pool.reserved,
+        [
+            "10.0.0.0/24".parse().unwrap(),
+            "10.0.7.7/32".parse().unwrap()
+        ]
+    );
+}
+
+#[test]
+fn values_that_cannot_be_used_are_answered_with_what_to_write() {
+    for (cidr, more, words) in [
+        (
+            "10.0.0.0/16",
+            "reserved: [ten]",
+            "spec.reserved \"ten\" is neither an address nor a CIDR",
+        ),
+        (
+            "10.0.0.0/16",
+            "reserved: [10.0.0.5/24]",
+            "has host bits; write 10.0.0.0/24 for the range or 10.0.0.5 for",
+        ),
+        (
+            "10.0.0.0/16",
+            "reserved: [10.1.0.0/24]",
+            "10.1.0.0/24 is not inside spec.cidr 10.0.0.0/16",
+        ),
+        (
+            "10.0.0.0/16",
+            "reserved: ['fd00::1']",
+            "is not inside spec.cidr",
+        ),
+        (
+            "10.0.0.0/16",
+            "blockSize: 19",
+            "spec.blockSize 19 must be 20 to 30, for example 26",
+        ),
+        (
+            "10.0.0.0/16",
+            "blockSize: 31",
+            "spec.blockSize 31 must be 20 to 30",
+        ),
+        (
+            "10.0.0.0/28",
+            "",
+            "spec.cidr 10.0.0.0/28 is smaller than one block of /26",
+        ),
+        (
+            "10.0.0.1/16",
+            "",
+            "spec.cidr 10.0.0.1/16 has host bits; write 10.0.0.0/16",
+        ),
+        (
+            "10.0.0.0/16",
+            "nodeSelector: {matchExpressions: [{key: a, operator: Near}]}",
+            "the operators are In, NotIn, Exists and DoesNotExist",
+        ),
+    ] {
+        let said = wrong(&checked_pool(cidr, more));
+        assert!(
+            said.starts_with("Invalid: ") && said.contains(words),
+            "{cidr} {more}: {said}"
+        );
+    }
+}
+
+#[test]
+fn modes_that_cannot_be_used_are_answered_with_what_to_write() {
+    let said = wrong(&checked_mode("{mode: overlay}"));
+    assert!(
+        said.starts_with("Invalid: spec.overlay is missing"),
+        "{said}"
+    );
+    let said = wrong(&checked_mode(
+        "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {}}",
+    ));
+    assert!(
+        said.starts_with("Invalid: spec.nodeAddress takes exactly one"),
+        "{said}"
+    );
+}
+
+#[test]
+fn of_overlapping_pools_the_older_works() {
+    let cluster = Cluster {
+        modes: vec![vxlan("default", 1)],
+        pools: vec![
+            at(2, pool("a", "10.0.0.0/8", "")),
+            at(1, pool("b", "10.5.0.0/16", "")),
+        ],
+        ..Cluster::default()
+    };
+    let (_, pools) = check_all(&cluster);
+    assert!(pools.by_name["b"].is_ok());
+    assert_eq!(
+        wrong(&pools.by_name["a"]),
+        "Overlap: spec.cidr 10.0.0.0/8 shares addresses with 10.5.0.0/16 of the older IPPool b; delete one of the two and create a pool with another range"
+    );
+    assert_eq!(pools.by_age, ["b", "a"]);
+}
+
+#[test]
+fn of_overlapping_pools_of_one_second_the_first_by_name_works() {
+    let cluster = Cluster {
+        modes: vec![vxlan("default", 1)],
+        pools: vec![
+            at(1, pool("b", "10.0.0.0/8", "")),
+            at(1, pool("a", "10.5.0.0/16", "")),
+        ],
+        ..Cluster::default()
+    };
+    let (_, pools) = check_all(&cluster);
+    assert!(pools.by_name["a"].is_ok() && pools.by_name["b"].is_err());
+}
+
+#[test]
+fn a_stalled_pool_still_holds_its_range_unless_it_overlaps_itself() {
+    let cluster = Cluster {
+        modes: vec![vxlan("default", 1)],
+        pools: vec![
+            at(1, pool("bridged", "10.1.0.0/16", "podInterface: bridge")),
+            at(2, pool("inside", "10.1.2.0/24", "")),
+            at(3, pool("beside", "10.2.0.0/16", "")),
+            at(4, pool("around", "10.2.0.0/15", "")),
+            at(5, pool("next", "10.3.0.0/16", "")),
+        ],
+        ..Cluster::default()
+    };
+    let (_, pools) = check_all(&cluster);
+    assert!(wrong(&pools.by_name["inside"]).contains("the older IPPool bridged"));
+    assert!(wrong(&pools.by_name["around"]).contains("the older IPPool beside"));
+    assert!(pools.by_name["next"].is_ok());
+}
+
+#[test]
+fn a_second_mode_with_the_same_vni_is_in_conflict() {
+    let cluster = Cluster {
+        modes: vec![
+            at(2, vxlan("a", 4096)),
+            at(1, vxlan("b", 4096)),
+            at(3, vxlan("c", 4097)),
+        ],
+        ..Cluster::default()
+    };
+    let (modes, _) = check_all(&cluster);
+    assert!(modes["b"].is_ok() && modes["c"].is_ok());
+    assert_eq!(
+        wrong(&modes["a"]),
+        "Conflict: spec.overlay.vxlan.vni 4096 is that of the older NetworkMode b; choose another, for example 4097"
+    );
+}
+
+#[test]
+fn modes_choose_node_addresses_alike_for_now() {
+    let other = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 2}}, nodeAddress: {cidr: 10.0.0.0/8}}";
+    let cluster = Cluster {
+        modes: vec![at(1, vxlan("a", 1)), at(2, mode("b", other))],
+        ..Cluster::default()
+    };
+    let (modes, _) = check_all(&cluster);
+    assert!(wrong(&modes["b"]).starts_with(
+        "NotYetSupported: spec.nodeAddress differs from that of the older NetworkMode a"
+    ));
+}
+
+#[test]
+fn a_pool_needs_a_mode_that_exists_and_works() {
+    let cluster = Cluster {
+        modes: vec![at(1, vxlan("a", 1)), at(1, mode("b", "{mode: host-gw}"))],
+        pools: vec![
+            at(1, pool("one", "10.1.0.0/16", "")),
+            at(1, pool("two", "10.2.0.0/16", "networkMode: b")),
+            at(1, pool("three", "10.3.0.0/16", "networkMode: a")),
+        ],
+        ..Cluster::default()
+    };
+    let (_, pools) = check_all(&cluster);
+    assert_eq!(
+        wrong(&pools.by_name["one"]),
+        "NotFound: spec.networkMode names NetworkMode default, which does not exist; create it or name another: a"
+    );
+    assert_eq!(
+        wrong(&pools.by_name["two"]),
+        "NotYetSupported: NetworkMode b cannot be used: spec.mode host-gw is not supported yet; use overlay"
+    );
+    assert!(pools.by_name["three"].is_ok());
+}
+
+#[test]
+fn an_unreadable_mode_is_not_a_missing_one() {
+    let cluster = Cluster {
+        pools: vec![pool("p", "10.0.0.0/16", "")],
+        ..Cluster::default()
+    };
+    let mut world = cluster.world();
+    let metadata = vxlan("default", 1).metadata;
+    world.unreadable.push(Unreadable {
+        kind: UserKind::Mode,
+        metadata,
+        error: "no".to_owned(),
+    });
+    let modes = modes(&world);
+    let pools = pools(&world, &modes);
+    assert_eq!(
+        wrong(&pools.by_name["p"]),
+        "Invalid: NetworkMode default cannot be used: the object cannot be read: no"
+    );
+}

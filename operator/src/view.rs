@@ -1,0 +1,136 @@
+//! [`View`]: the world, checked and indexed; what the steps of a plan look things up in.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use k8s_openapi::api::core::v1::Node;
+use kube::Resource;
+use netweft_crds::{IPPool, NodeAddresses, NodeNetwork, NodeSubnet};
+
+use crate::mode::{AddressSource, Mode};
+use crate::validate::{self, Modes, Pools, oldest_first};
+use crate::world::World;
+
+/// The world, checked and indexed.
+#[derive(Debug)]
+pub struct View<'a> {
+    /// What it was made from.
+    pub world: &'a World<'a>,
+    /// Modes by name.
+    pub modes: Modes,
+    /// Pools by name.
+    pub pools: Pools,
+    /// Pools as they are written, by name.
+    pub pool_objects: BTreeMap<&'a str, &'a IPPool>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<&'a str, &'a Node>,
+    /// NodeNetworks by name.
+    pub networks: BTreeMap<&'a str, &'a NodeNetwork>,
+    /// NodeSubnets by node, oldest first.
+    pub subnets: BTreeMap<&'a str, Vec<&'a NodeSubnet>>,
+}
+
+impl<'a> View<'a> {
+    /// Checks and indexes `world`.
+    #[must_use]
+    pub fn new(world: &'a World<'a>) -> Self {
+        let modes = validate::modes(world);
+        let pools = validate::pools(world, &modes);
+        let mut subnets: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
+        for subnet in oldest_first(&world.subnets) {
+            subnets.entry(&subnet.spec.node).or_default().push(subnet);
+        }
+        Self {
+            world,
+            modes,
+            pools,
+            pool_objects: by_name(&world.pools),
+            nodes: by_name(&world.nodes),
+            networks: by_name(&world.networks),
+            subnets,
+        }
+    }
+
+    /// The mode of a pool, if both can be used.
+    #[must_use]
+    pub fn mode_of(&self, pool: &str) -> Option<&Mode> {
+        let pool = self.pools.usable(pool)?;
+        self.modes.get(&pool.mode)?.as_ref().ok()
+    }
+
+    /// The modes that pools use, if both can be used.
+    #[must_use]
+    pub fn used_modes(&self) -> BTreeMap<&str, &Mode> {
+        let pools = self.pools.all_usable();
+        let modes = pools.filter_map(|pool| self.mode_of(&pool.name));
+        modes.map(|mode| (mode.name.as_str(), mode)).collect()
+    }
+
+    /// Whether the pool is being deleted, or is not there any more.
+    #[must_use]
+    pub fn pool_is_going(&self, name: &str) -> bool {
+        match self.pool_objects.get(name) {
+            Some(pool) => pool.meta().deletion_timestamp.is_some(),
+            // One that exists but cannot be read is known by name only, and is not going.
+            None => !self.pools.by_name.contains_key(name),
+        }
+    }
+}
+
+fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
+    let named = objects.iter().copied();
+    named
+        .filter_map(|object| Some((object.meta().name.as_deref()?, object)))
+        .collect()
+}
+
+/// Where the others send packets for `node`; empty if the node states no such address.
+#[must_use]
+pub fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
+    match source {
+        AddressSource::InternalIp => NodeAddresses {
+            ipv4: stated(node, &["InternalIP"]).find_map(ipv4),
+            ipv6: stated(node, &["InternalIP"]).find_map(ipv6),
+        },
+        AddressSource::Cidr(range) => NodeAddresses {
+            ipv4: stated(node, &["InternalIP", "ExternalIP"])
+                .filter_map(ipv4)
+                .find(|address| range.contains(address)),
+            ipv6: None,
+        },
+    }
+}
+
+/// Whether tunnels can end at `addresses`. Their outer header is IPv4 for now.
+#[must_use]
+pub fn usable(addresses: NodeAddresses) -> bool {
+    addresses.ipv4.is_some()
+}
+
+/// The addresses of `node` that have one of these types, by type first.
+fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
+    let addresses = node
+        .status
+        .iter()
+        .flat_map(|status| status.addresses.iter().flatten());
+    types.iter().flat_map(move |type_| {
+        let of_type = addresses
+            .clone()
+            .filter(move |address| address.type_ == *type_);
+        of_type.filter_map(|address| address.address.parse().ok())
+    })
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
+    }
+}

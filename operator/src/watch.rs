@@ -1,0 +1,201 @@
+//! Watches: one local copy of each kind, and a knock on the door whenever something changed.
+//!
+//! # Guarantees
+//! - [`Stores::wait_until_complete`] returns when every kind has been listed in full; before that no copy is used.
+//! - An object that cannot be parsed does not stop its watch.
+//! - After a change that could matter, [`Notify`] is notified at least once. Heartbeats of Nodes do not matter.
+//!
+//! # Caveats
+//! A copy lags behind the API server, and a write of our own is not in it at once.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ClusterResourceScope, DeserializeGuard};
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tracing::{Instrument, debug, info_span, warn};
+
+/// An object, or what could be read of it.
+pub type Guarded<K> = DeserializeGuard<K>;
+
+/// The local copies.
+#[derive(Clone)]
+pub struct Stores {
+    /// IPPools.
+    pub pools: Store<Guarded<IPPool>>,
+    /// NetworkModes.
+    pub modes: Store<Guarded<NetworkMode>>,
+    /// BGPPeers.
+    pub peers: Store<Guarded<BGPPeer>>,
+    /// Nodes, reduced to what is looked at.
+    pub nodes: Store<Guarded<Node>>,
+    /// NodeSubnets.
+    pub subnets: Store<Guarded<NodeSubnet>>,
+    /// NodeNetworks.
+    pub networks: Store<Guarded<NodeNetwork>>,
+}
+
+impl Stores {
+    /// Starts the watches as tasks of `tasks`; they notify `changed`.
+    pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+        Self {
+            pools: start(client, changed, tasks, strip, |_, _| true),
+            modes: start(client, changed, tasks, strip, |_, _| true),
+            peers: start(client, changed, tasks, strip, |_, _| true),
+            nodes: start(client, changed, tasks, strip_node, node_differs),
+            subnets: start(client, changed, tasks, strip, |_, _| true),
+            networks: start(client, changed, tasks, strip, |_, _| true),
+        }
+    }
+
+    /// Waits until every kind has been listed in full.
+    ///
+    /// # Errors
+    /// When a watch has ended, which happens only when the program ends.
+    pub async fn wait_until_complete(&self) -> Result<(), WriterDropped> {
+        self.pools.wait_until_ready().await?;
+        self.modes.wait_until_ready().await?;
+        self.peers.wait_until_ready().await?;
+        self.nodes.wait_until_ready().await?;
+        self.subnets.wait_until_ready().await?;
+        self.networks.wait_until_ready().await
+    }
+}
+
+/// A cluster-scoped kind that can be watched.
+trait Watched:
+    Resource<DynamicType = (), Scope = ClusterResourceScope>
+    + DeserializeOwned
+    + Clone
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
+        + DeserializeOwned
+        + Clone
+        + Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+fn start<K: Watched>(
+    client: &Client,
+    changed: &Arc<Notify>,
+    tasks: &mut JoinSet<()>,
+    strip: fn(&mut Guarded<K>),
+    differs: fn(&K, &K) -> bool,
+) -> Store<Guarded<K>> {
+    let (store, mut writer) = reflector::store::<Guarded<K>>();
+    let api: Api<Guarded<K>> = Api::all(client.clone());
+    let (changed, copy) = (changed.clone(), store.clone());
+    let span = info_span!("watch", kind = %K::kind(&()));
+    let events = watcher(api, watcher::Config::default())
+        .modify(strip)
+        .default_backoff();
+    let follow = async move {
+        let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            let Ok(event) = event else { continue };
+            let matters = matters(&event, &copy, differs);
+            writer.apply_watcher_event(&event);
+            if matters {
+                changed.notify_one();
+            }
+        }
+    };
+    tasks.spawn(follow.instrument(span));
+    store
+}
+
+/// Whether `event` can change a plan.
+fn matters<K: Watched>(
+    event: &Event<Guarded<K>>,
+    copy: &Store<Guarded<K>>,
+    differs: fn(&K, &K) -> bool,
+) -> bool {
+    match event {
+        Event::Apply(new) => {
+            if let Err(invalid) = &new.0 {
+                warn!(
+                    name = new.name_any(),
+                    error = invalid.error,
+                    "object cannot be read"
+                );
+            }
+            match (copy.get(&ObjectRef::from(new)).as_deref(), new) {
+                (Some(DeserializeGuard(Ok(old))), DeserializeGuard(Ok(new))) => differs(old, new),
+                (_, _) => true,
+            }
+        }
+        Event::InitApply(new) => {
+            if let Err(invalid) = &new.0 {
+                warn!(
+                    name = new.name_any(),
+                    error = invalid.error,
+                    "object cannot be read"
+                );
+            }
+            false
+        }
+        Event::Init => {
+            debug!("listing");
+            false
+        }
+        Event::Delete(_) | Event::InitDone => true,
+    }
+}
+
+fn strip<K: Watched>(object: &mut Guarded<K>) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// Reduces a Node to what is looked at: at thousands of nodes the rest is most of the memory.
+fn strip_node(object: &mut Guarded<Node>) {
+    let meta = std::mem::take(object.meta_mut());
+    *object.meta_mut() = ObjectMeta {
+        name: meta.name,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        creation_timestamp: meta.creation_timestamp,
+        deletion_timestamp: meta.deletion_timestamp,
+        labels: meta.labels,
+        ..ObjectMeta::default()
+    };
+    if let DeserializeGuard(Ok(node)) = object {
+        node.spec = None;
+        let addresses = node.status.take().and_then(|status| status.addresses);
+        node.status = Some(NodeStatus {
+            addresses,
+            ..NodeStatus::default()
+        });
+    }
+}
+
+/// All but the resource version: a heartbeat is not a change.
+fn node_differs(old: &Node, new: &Node) -> bool {
+    old.status != new.status
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.uid != new.metadata.uid
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! Numbers and lists as they stand in messages.
+
+use std::fmt::Display;
+
+/// `1 block`, `2 blocks`.
+#[must_use]
+pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+/// The first `most` names, and how many more there are.
+#[must_use]
+pub fn list<S: AsRef<str>>(names: &[S], most: usize) -> String {
+    let shown: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(most) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_no_plural() {
+        assert_eq!(counted(1_usize, "block"), "1 block");
+        assert_eq!(counted(0_u128, "block"), "0 blocks");
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(list(&["a", "b", "c"], 5), "a, b, c");
+        assert_eq!(list(&["a", "b", "c"], 2), "a, b and 1 more");
+    }
+}

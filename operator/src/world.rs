@@ -1,0 +1,174 @@
+//! What the operator decides from ([`World`]) and what it decides ([`Plan`]).
+//!
+//! ```text
+//!   watches ─▶ World ─▶ plan() ─▶ Plan ─▶ writes
+//! ```
+//!
+//! Both are plain data: a `World` is one complete picture of the cluster, a `Plan` is every difference between that
+//! picture and what should be. A plan for a cluster that is as it should be is empty.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::{
+    BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeNetwork,
+    NodeSubnet,
+};
+
+/// One complete picture of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct World<'a> {
+    /// All IPPools.
+    pub pools: Vec<&'a IPPool>,
+    /// All NetworkModes.
+    pub modes: Vec<&'a NetworkMode>,
+    /// All BGPPeers.
+    pub peers: Vec<&'a BGPPeer>,
+    /// All Nodes; names, labels and `status.addresses` are looked at.
+    pub nodes: Vec<&'a Node>,
+    /// All NodeSubnets.
+    pub subnets: Vec<&'a NodeSubnet>,
+    /// All NodeNetworks.
+    pub networks: Vec<&'a NodeNetwork>,
+    /// Objects of users that exist but could not be read.
+    pub unreadable: Vec<Unreadable>,
+    /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.
+    pub unreadable_blocks: BTreeSet<IpNet>,
+    /// Names of orphaned NodeSubnets whose grace has run out.
+    pub expired: BTreeSet<String>,
+    /// The time that stands in conditions that change now.
+    pub now: Timestamp,
+}
+
+/// A user's object that could not be read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unreadable {
+    /// Its kind.
+    pub kind: UserKind,
+    /// Its metadata.
+    pub metadata: ObjectMeta,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// Kinds that users write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UserKind {
+    /// IPPool.
+    Pool,
+    /// NetworkMode.
+    Mode,
+    /// BGPPeer.
+    Peer,
+}
+
+/// Everything that has to be written to make the cluster as it should be.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Finalizers of pools.
+    pub finalizers: Vec<FinalizerChange>,
+    /// Blocks.
+    pub subnets: Changes<NodeSubnet>,
+    /// Specs of NodeNetworks. A new one names blocks that this very plan creates: it must not be written before they
+    /// exist.
+    pub networks: Changes<NodeNetwork>,
+    /// Statuses of IPPools.
+    pub pool_statuses: Vec<StatusChange<IPPoolStatus>>,
+    /// Statuses of NetworkModes.
+    pub mode_statuses: Vec<StatusChange<NetworkModeStatus>>,
+    /// Statuses of BGPPeers.
+    pub peer_statuses: Vec<StatusChange<BGPPeerStatus>>,
+    /// The condition `Assigned` of NodeNetworks.
+    pub assigned: Vec<StatusChange<Condition>>,
+}
+
+impl Plan {
+    /// Whether there is nothing to write.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Objects to create, to update and to delete.
+///
+/// Updated and deleted objects are complete and carry the `uid` and `resourceVersion` that were looked at, so that a
+/// write that rests on an old picture is refused by the API server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Changes<K> {
+    /// Objects that are not there.
+    pub create: Vec<K>,
+    /// Objects that are there and differ.
+    pub update: Vec<K>,
+    /// Objects that have served.
+    pub delete: Vec<K>,
+}
+
+impl<K> Default for Changes<K> {
+    fn default() -> Self {
+        Self {
+            create: Vec::new(),
+            update: Vec::new(),
+            delete: Vec::new(),
+        }
+    }
+}
+
+/// The finalizers a pool shall have from now on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FinalizerChange {
+    /// Name of the pool.
+    pub name: String,
+    /// The pool that was looked at.
+    pub uid: Option<String>,
+    /// The version that was looked at.
+    pub resource_version: Option<String>,
+    /// All its finalizers, other people's included.
+    pub finalizers: Vec<String>,
+}
+
+/// A status that differs from what the object says now.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatusChange<S> {
+    /// Name of the object.
+    pub name: String,
+    /// The object that was looked at.
+    pub uid: Option<String>,
+    /// The status, or the part of it that is the operator's.
+    pub status: S,
+    /// What is worth an event: the condition by which a human judges the object (`Ready`, or `Assigned` on a
+    /// NodeNetwork) has another status or reason than before.
+    pub news: Option<News>,
+}
+
+/// What a human is told when the verdict about an object has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Type of the condition that changed.
+    pub condition: String,
+    /// Its reason.
+    pub reason: String,
+    /// Its message.
+    pub message: String,
+    /// Whether it takes a human to make it better.
+    pub warning: bool,
+}
+
+impl News {
+    /// What there is to tell when `new` takes the place of the condition of its type in `before`.
+    #[must_use]
+    pub fn of(before: &[Condition], new: &Condition, warning: bool) -> Option<Self> {
+        let same = |old: &Condition| {
+            (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason)
+        };
+        (!before.iter().any(same)).then(|| Self {
+            condition: new.type_.clone(),
+            reason: new.reason.clone(),
+            message: new.message.clone(),
+            warning,
+        })
+    }
+}

@@ -1,0 +1,314 @@
+//! Carries out a plan.
+//!
+//! # Guarantees
+//! - A block is owned because creating its NodeSubnet succeeded. No NodeNetwork is written that names a block whose
+//!   NodeSubnet could not be created.
+//! - Every update and delete carries the UID and resource version that the plan looked at.
+//! - One write that fails does not stop those that do not depend on it.
+//!
+//! ```text
+//!   finalizers of pools ─▶ NodeSubnets ─▶ NodeNetworks ─▶ statuses ─▶ events
+//! ```
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::ClusterResourceScope;
+use kube::{Api, Client, Resource, ResourceExt};
+use netweft_crds::names::{OPERATOR_FIELD_MANAGER, node_subnet_name};
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tracing::{debug, info, warn};
+
+use crate::client::request;
+use crate::error::{Class, RequestError};
+use crate::events::Events;
+use crate::metrics::{Metrics, WriteResult};
+use crate::world::{Changes, FinalizerChange, Plan, StatusChange};
+
+/// Requests under way at a time: enough for many nodes that join at once, few enough for the API server's fairness.
+const CONCURRENCY: usize = 16;
+
+/// Writes to the API server.
+pub struct Writer {
+    client: Client,
+    metrics: Arc<Metrics>,
+    events: Events,
+}
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Names of NodeSubnets that exist now, and that the watch has yet to show.
+    pub created: BTreeSet<String>,
+    /// Whether a write failed in a way that is worth trying again.
+    pub failed: bool,
+}
+
+/// An object that all writes here are about.
+trait Written:
+    Resource<DynamicType = (), Scope = ClusterResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Serialize
+{
+    const KIND: &'static str;
+}
+
+impl Written for IPPool {
+    const KIND: &'static str = "IPPool";
+}
+impl Written for NetworkMode {
+    const KIND: &'static str = "NetworkMode";
+}
+impl Written for BGPPeer {
+    const KIND: &'static str = "BGPPeer";
+}
+impl Written for NodeSubnet {
+    const KIND: &'static str = "NodeSubnet";
+}
+impl Written for NodeNetwork {
+    const KIND: &'static str = "NodeNetwork";
+}
+
+impl Writer {
+    /// A writer that counts into `metrics` and tells users by `events`.
+    pub fn new(client: Client, metrics: Arc<Metrics>, events: Events) -> Self {
+        Self {
+            client,
+            metrics,
+            events,
+        }
+    }
+
+    /// Carries out `plan`.
+    pub async fn carry_out(&self, plan: &Plan) -> Outcome {
+        let mut outcome = Outcome::default();
+        let finalizers = each(&plan.finalizers, |change| self.finalize(change)).await;
+        outcome.note(&finalizers);
+        let missing = self.subnets(&plan.subnets, &mut outcome).await;
+        self.networks(&plan.networks, &missing, &mut outcome).await;
+        self.statuses(plan, &mut outcome).await;
+        outcome
+    }
+
+    /// Writes NodeSubnets; returns the names of those that are not the plan's, whatever the reason.
+    async fn subnets(
+        &self,
+        changes: &Changes<NodeSubnet>,
+        outcome: &mut Outcome,
+    ) -> BTreeSet<String> {
+        let mut missing = BTreeSet::new();
+        let created = each(&changes.create, |subnet| self.create(subnet)).await;
+        for (subnet, result) in changes.create.iter().zip(&created) {
+            let name = subnet.name_any();
+            match result {
+                Ok(()) => {
+                    outcome.created.insert(name);
+                }
+                Err(error) => {
+                    if error.already_exists() {
+                        outcome.created.insert(name.clone());
+                    }
+                    missing.insert(name);
+                }
+            }
+        }
+        outcome.note(&created);
+        outcome.note(&each(&changes.update, |subnet| self.replace(subnet)).await);
+        outcome.note(&each(&changes.delete, |subnet| self.delete(subnet)).await);
+        missing
+    }
+
+    async fn networks(
+        &self,
+        changes: &Changes<NodeNetwork>,
+        missing: &BTreeSet<String>,
+        outcome: &mut Outcome,
+    ) {
+        let owns = |network: &&NodeNetwork| {
+            !network
+                .spec
+                .subnets
+                .iter()
+                .any(|s| missing.contains(&node_subnet_name(s)))
+        };
+        let create: Vec<_> = changes.create.iter().filter(owns).collect();
+        let update: Vec<_> = changes.update.iter().filter(owns).collect();
+        outcome.note(&each(&create, |network| self.create(*network)).await);
+        outcome.note(&each(&update, |network| self.replace(*network)).await);
+        outcome.note(&each(&changes.delete, |network| self.delete(network)).await);
+    }
+
+    async fn statuses(&self, plan: &Plan, outcome: &mut Outcome) {
+        outcome.note(
+            &each(&plan.pool_statuses, |change| {
+                self.status::<IPPool, _>(change)
+            })
+            .await,
+        );
+        outcome.note(
+            &each(&plan.mode_statuses, |change| {
+                self.status::<NetworkMode, _>(change)
+            })
+            .await,
+        );
+        outcome.note(
+            &each(&plan.peer_statuses, |change| {
+                self.status::<BGPPeer, _>(change)
+            })
+            .await,
+        );
+        let assigned = each(&plan.assigned, |change| {
+            // Only this condition is ours: the list is keyed by type, and the agent has applied the others.
+            let status = json!({ "conditions": [change.status] });
+            let StatusChange {
+                name, uid, news, ..
+            } = change.clone();
+            async move {
+                self.status::<NodeNetwork, _>(&StatusChange {
+                    name,
+                    uid,
+                    status,
+                    news,
+                })
+                .await
+            }
+        });
+        outcome.note(&assigned.await);
+    }
+
+    async fn create<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+        let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
+        self.write::<K, _>("create", &name, api.create(&post(), object))
+            .await
+    }
+
+    async fn replace<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+        let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
+        self.write::<K, _>("update", &name, api.replace(&name, &post(), object))
+            .await
+    }
+
+    async fn delete<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+        let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
+        let preconditions = Preconditions {
+            resource_version: object.resource_version(),
+            uid: object.uid(),
+        };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
+        self.write::<K, _>("delete", &name, api.delete(&name, &params))
+            .await
+    }
+
+    async fn finalize(&self, change: &FinalizerChange) -> Result<(), RequestError> {
+        let FinalizerChange {
+            name,
+            uid,
+            resource_version,
+            finalizers,
+        } = change;
+        let metadata =
+            json!({ "uid": uid, "resourceVersion": resource_version, "finalizers": finalizers });
+        let patch = Patch::Merge(json!({ "metadata": metadata }));
+        let params = PatchParams {
+            field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = Api::<IPPool>::all(self.client.clone());
+        let request = api.patch_metadata(name, &params, &patch);
+        self.write::<IPPool, _>("finalize", name, request).await
+    }
+
+    async fn status<K: Written, S: Serialize>(
+        &self,
+        change: &StatusChange<S>,
+    ) -> Result<(), RequestError> {
+        let StatusChange {
+            name,
+            uid,
+            status,
+            news,
+        } = change;
+        let object = json!({
+            "apiVersion": K::api_version(&()),
+            "kind": K::KIND,
+            "metadata": { "name": name, "uid": uid },
+            "status": status,
+        });
+        let params = PatchParams::apply(OPERATOR_FIELD_MANAGER).force();
+        let api = Api::<K>::all(self.client.clone());
+        let patch = Patch::Apply(object);
+        self.write::<K, _>("status", name, api.patch_status(name, &params, &patch))
+            .await?;
+        if let Some(news) = news {
+            self.events.tell::<K>(name, uid.as_deref(), news).await;
+        }
+        Ok(())
+    }
+
+    /// Sends a request, counts it and logs it.
+    async fn write<K: Written, T>(
+        &self,
+        verb: &'static str,
+        name: &str,
+        sent: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<(), RequestError> {
+        let result = request(verb, K::KIND, name, sent).await;
+        let label = match &result {
+            Ok(_) => {
+                info!(kind = K::KIND, name, verb, "written");
+                WriteResult::done
+            }
+            Err(error) => match error.class() {
+                Class::Stale => {
+                    debug!(error = error.chain(), "write refused, somebody was faster");
+                    WriteResult::stale
+                }
+                Class::Failed => {
+                    warn!(error = error.chain(), "write failed, will retry");
+                    WriteResult::failed
+                }
+            },
+        };
+        self.metrics.wrote(K::KIND, verb, label);
+        result.map(|_| ())
+    }
+}
+
+impl Outcome {
+    fn note(&mut self, results: &[Result<(), RequestError>]) {
+        self.failed |= results
+            .iter()
+            .filter_map(|result| result.as_ref().err())
+            .any(|error| error.class() == Class::Failed);
+    }
+}
+
+fn post() -> PostParams {
+    PostParams {
+        field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    }
+}
+
+/// Does something with each item, some of them at a time; the results are in the order of the items.
+async fn each<'a, T, F>(items: &'a [T], act: impl Fn(&'a T) -> F) -> Vec<F::Output>
+where
+    F: Future,
+{
+    futures::stream::iter(items.iter().map(act))
+        .buffered(CONCURRENCY)
+        .collect()
+        .await
+}

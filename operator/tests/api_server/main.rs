@@ -1,0 +1,15 @@
+//! The operator and the chart against a real kube-apiserver with a real etcd.
+//!
+//! The programs come from the directory in `NETWEFT_KUBE_BIN`; each test has a control plane of its own, on loopback.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod admission;
+mod chart;
+mod control_plane;
+mod life;
+mod objects;
