@@ -1,0 +1,66 @@
+//! Command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Makes this node's kernel agree with what the netweft operator assigned.
+#[derive(Debug, Parser)]
+#[command(name = "netweft-agent", version)]
+pub struct Command {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Watch the API (or a folder of objects) and keep the kernel as it should be.
+    Run(RunArgs),
+    /// Put the CNI plugins where the container runtime looks for them.
+    Install(InstallArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Name of this Node.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: String,
+    /// Read objects from YAML files in this folder instead of from the API server, and write the status beside the
+    /// plugin's files.
+    #[arg(long)]
+    pub inputs: Option<PathBuf>,
+    /// Where the agent and the plugin keep what must not outlive a boot.
+    #[arg(long, default_value = "/run/netweft")]
+    pub run_dir: PathBuf,
+    /// Where the container runtime reads its network configuration.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// The node's /proc/sys/net, where it can be written.
+    #[arg(long, default_value = "/proc/sys/net")]
+    pub sysctl_dir: PathBuf,
+    /// Address and port of /livez, /readyz and /metrics.
+    #[arg(long, default_value = "127.0.0.1:9471")]
+    pub listen: SocketAddr,
+    /// Form of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Folder with the plugins.
+    #[arg(long, default_value = "/opt/netweft/cni")]
+    pub from: PathBuf,
+    /// Folder of the container runtime.
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub to: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}

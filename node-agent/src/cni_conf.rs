@@ -1,0 +1,89 @@
+//! The container runtime's network configuration: written last, at once and whole, and never removed.
+//!
+//! A node without it is NotReady, so its presence says that the datapath has stood once since the file was written;
+//! what changes from boot to boot is in the plugin's own file below the run directory.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use netweft_cni::conf::CONFLIST_FILE;
+
+/// The configuration could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[error("write {path}")]
+pub struct ConfError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Write the configuration into `dir` unless it is there already; returns whether it was written.
+///
+/// # Errors
+/// The folder or the file cannot be written.
+pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
+    let path = dir.join(CONFLIST_FILE);
+    if fs::read_to_string(&path).is_ok_and(|present| present == text) {
+        return Ok(false);
+    }
+    // libcni reads *.conf, *.conflist and *.json: a file aside must have none of these endings.
+    let aside = dir.join(format!(".{CONFLIST_FILE}.new"));
+    let write = || {
+        fs::create_dir_all(dir)?;
+        let mut file = fs::File::create(&aside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&aside, &path)
+    };
+    write().map_err(|source| ConfError {
+        path: path.clone(),
+        source,
+    })?;
+    Ok(true)
+}
+
+/// Configurations of others that the runtime would take instead of ours, since it takes the first by name.
+#[must_use]
+pub fn in_front(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let read = |name: &String| {
+        [".conf", ".conflist", ".json"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
+    };
+    let mut names: Vec<String> = names
+        .filter(read)
+        .filter(|name| name.as_str() < CONFLIST_FILE)
+        .collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_written_once_and_leaves_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(ensure(dir.path(), "{}").unwrap());
+        assert!(!ensure(dir.path(), "{}").unwrap());
+        assert!(ensure(dir.path(), "{ }").unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_foreign_configuration_that_sorts_first_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "05-other.conflist",
+            "10-netweft.conflist",
+            "99-loopback.conf",
+            "00-readme.txt",
+        ] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(in_front(dir.path()), ["05-other.conflist"]);
+    }
+}

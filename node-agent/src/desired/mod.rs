@@ -1,0 +1,162 @@
+//! What the node should look like: a pure function of the inputs and the kernel's facts.
+//!
+//! ```text
+//!   Inputs, Facts ──desired──▶ Desired { kernel, nft, sysctls, node configuration, problems }
+//! ```
+//!
+//! One file for each way between nodes; they differ by pure functions only.
+
+mod masquerade;
+mod tunnel_address;
+mod vxlan;
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
+use netweft_crds::{NodeMode, PodInterface};
+use netweft_netstate::model::{NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
+use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+
+use crate::facts::Facts;
+use crate::inputs::{Inputs, OwnBlock};
+use tunnel_address::tunnel_addresses;
+
+/// The node as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Links, addresses, routes, neighbours and forwarding entries of ours.
+    pub kernel: NetworkState,
+    /// The whole nft table, as text for `nft -f`.
+    pub nft: String,
+    /// Values by path below `/proc/sys/net`, those of single links included.
+    pub sysctls: BTreeMap<String, String>,
+    /// What the plugin reads.
+    pub plugin: NodeConfig,
+    /// Blocks from which no pod gets an address any more, but in which some may still have one.
+    pub withdrawn: Vec<IpNet>,
+    /// What is left out and why, in sentences.
+    pub problems: Vec<String>,
+}
+
+/// The node as it should be.
+#[must_use]
+pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
+    let mut problems = inputs.problems.clone();
+    let mut kernel = NetworkState::default();
+    let mut sysctls = BTreeMap::from([("ipv4/ip_forward".to_owned(), "1".to_owned())]);
+    for mode in &inputs.modes {
+        match mode.send.vxlan {
+            Some(parameters) => {
+                let tunnel = vxlan::Tunnel { inputs, facts, mode, parameters };
+                tunnel.add_to(&mut kernel, &mut sysctls, &mut problems);
+            }
+            None => problems.push(format!(
+                "NetworkMode {} is left out: this agent sends by vxlan only; update the agents or use spec.mode overlay with encapsulation vxlan",
+                mode.name
+            )),
+        }
+    }
+    let blocks = inputs.blocks.iter().map(|block| block.cidr);
+    for block in blocks.chain(inputs.withdrawn.iter().copied()) {
+        let (key, route) = blackhole(block);
+        kernel.routes.insert(key, route);
+    }
+    let plugin = NodeConfig {
+        version: node::VERSION,
+        pools: plugin_pools(inputs, facts),
+    };
+    Desired {
+        kernel,
+        nft: masquerade::render(&inputs.pools),
+        sysctls,
+        plugin,
+        withdrawn: inputs.withdrawn.clone(),
+        problems,
+    }
+}
+
+/// Bytes of the largest packet of a pod that travels by `mode`; `None` while its egress link is unknown.
+#[must_use]
+pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
+    if mode.mtu != 0 {
+        return Some(mode.mtu);
+    }
+    let egress = facts.egress.get(&inputs.addresses.iter().next()?)?;
+    Some(egress.mtu.saturating_sub(overhead(mode, inputs)))
+}
+
+/// Bytes that the transport adds: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
+fn overhead(mode: &NodeMode, inputs: &Inputs) -> u32 {
+    let outer = if inputs.addresses.ipv4.is_some() {
+        20
+    } else {
+        40
+    };
+    if mode.send.vxlan.is_some() {
+        outer + 8 + 8 + 14
+    } else {
+        0
+    }
+}
+
+/// An address of one of our blocks that no pod has must not follow the default route.
+fn blackhole(cidr: IpNet) -> (RouteKey, Route) {
+    let route = Route {
+        kind: RouteKind::Blackhole,
+        protocol: PROTOCOL_AGENT,
+        via: None,
+        dev: None,
+        onlink: false,
+        source: None,
+        mtu: None,
+    };
+    (
+        RouteKey {
+            table: TABLE_MAIN,
+            dst: cidr,
+            metric: METRIC,
+        },
+        route,
+    )
+}
+
+/// The pools a pod of this node can have an address of, by name. New pods get the least MTU of all modes in use, so
+/// that a packet which fits the pod's link fits every way it may take.
+fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
+    let mtu = inputs
+        .modes
+        .iter()
+        .filter_map(|mode| pod_mtu(inputs, facts, mode))
+        .min();
+    let mut pools: BTreeMap<&str, Vec<&OwnBlock>> = BTreeMap::new();
+    for block in &inputs.blocks {
+        pools.entry(&block.pool).or_default().push(block);
+    }
+    let described = pools.into_iter().filter_map(|(name, blocks)| {
+        let pool = inputs.pools.get(name)?;
+        inputs.mode_of(name)?;
+        let mut reserved = pool.reserved.clone();
+        reserved.extend(
+            tunnel_addresses(inputs)
+                .get(name)
+                .map(|address| IpNet::from(*address)),
+        );
+        Some(PoolConfig {
+            name: name.to_owned(),
+            pod_interface: match pool.pod_interface {
+                PodInterface::Routed => PluginInterface::Routed,
+                PodInterface::Bridge => PluginInterface::Bridge,
+            },
+            mtu: mtu?,
+            blocks: blocks.into_iter().map(|block| block.cidr).collect(),
+            reserved,
+            namespaces: None,
+            disabled: pool.disabled,
+        })
+    });
+    described.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Putting the CNI plugins where the container runtime looks for them.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tracing::info;
+
+/// A plugin could not be installed.
+#[derive(Debug, thiserror::Error)]
+#[error("install {file}")]
+pub struct InstallError {
+    file: PathBuf,
+    source: io::Error,
+}
+
+/// Copy every file of `from` into `to`, each written aside, synced and renamed into place: a plugin that is running
+/// keeps its old file, and one that starts finds either the old or the new one, whole. Files that are equal already
+/// are left alone. Mode 0755, never set-user-ID.
+///
+/// # Errors
+/// The first file that could not be written.
+pub fn install(from: &Path, to: &Path) -> Result<(), InstallError> {
+    let failed = |file: &Path| {
+        let file = file.to_owned();
+        move |source| InstallError { file, source }
+    };
+    fs::create_dir_all(to).map_err(failed(to))?;
+    for entry in fs::read_dir(from).map_err(failed(from))? {
+        let source = entry.map_err(failed(from))?.path();
+        let Some(name) = source.file_name() else {
+            continue;
+        };
+        let target = to.join(name);
+        let replaced = copy(&source, &target).map_err(failed(&target))?;
+        info!(plugin = %target.display(), replaced, "plugin installed");
+    }
+    Ok(())
+}
+
+fn copy(source: &Path, target: &Path) -> io::Result<bool> {
+    let bytes = fs::read(source)?;
+    let wanted = fs::Permissions::from_mode(0o755);
+    if fs::read(target).is_ok_and(|present| present == bytes)
+        && fs::metadata(target)?.permissions().mode() & 0o7777 == 0o755
+    {
+        return Ok(false);
+    }
+    let mut aside = target.as_os_str().to_owned();
+    aside.push(format!(".new-{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    let written = write_synced(&aside, &bytes, wanted).and_then(|()| fs::rename(&aside, target));
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&aside);
+    }
+    written.map(|()| true)
+}
+
+fn write_synced(path: &Path, bytes: &[u8], mode: fs::Permissions) -> io::Result<()> {
+    fs::write(path, bytes)?;
+    let file = fs::File::open(path)?;
+    file.set_permissions(mode)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_replaced_whole_and_equal_ones_left_alone() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("netweft"), "new").unwrap();
+        let target = to.path().join("netweft");
+        fs::write(&target, "old, and longer").unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o4755)).unwrap();
+        assert!(copy(&from.path().join("netweft"), &target).unwrap());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+        assert_eq!(
+            fs::metadata(&target).unwrap().permissions().mode() & 0o7777,
+            0o755
+        );
+        assert!(!copy(&from.path().join("netweft"), &target).unwrap());
+        install(from.path(), to.path()).unwrap();
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_missing_source_is_named() {
+        let to = tempfile::tempdir().unwrap();
+        let error = install(Path::new("/nonexistent/plugins"), to.path()).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/plugins"));
+    }
+}

@@ -1,0 +1,107 @@
+//! Numbers for /metrics and the answers of /livez and /readyz.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Shared by the loop, which counts, and the HTTP server, which tells.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    syncs: Family<[(&'static str, &'static str); 1], Counter>,
+    operations: Family<[(&'static str, &'static str); 1], Counter>,
+    last_success: Gauge<f64, AtomicU64>,
+    ready: AtomicBool,
+}
+
+impl Metrics {
+    /// All counts at zero, not ready.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("netweft_agent");
+        let (syncs, operations, last_success) =
+            (Family::default(), Family::default(), Gauge::default());
+        registry.register(
+            "syncs",
+            "Comparisons of the kernel with what it should be, by result",
+            Family::clone(&syncs),
+        );
+        registry.register(
+            "kernel_operations",
+            "Changes made to the kernel, by kind",
+            Family::clone(&operations),
+        );
+        let help = "When everything was last found or put in place";
+        registry.register_with_unit(
+            "last_success_timestamp",
+            help,
+            Unit::Seconds,
+            Gauge::clone(&last_success),
+        );
+        let ready = AtomicBool::new(false);
+        Self {
+            inner: Arc::new(Inner {
+                registry,
+                syncs,
+                operations,
+                last_success,
+                ready,
+            }),
+        }
+    }
+
+    /// A sync has ended.
+    pub fn synced(&self, clean: bool) {
+        self.inner
+            .syncs
+            .get_or_create(&[("result", if clean { "clean" } else { "failed" })])
+            .inc();
+        if clean {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            self.inner.last_success.set(now.as_secs_f64());
+        }
+    }
+
+    /// An operation has been applied.
+    pub fn applied(&self, kind: &'static str) {
+        self.inner.operations.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// The node can take pods.
+    pub fn ready(&self) {
+        self.inner.ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node can take pods.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.inner.ready.load(Ordering::Relaxed)
+    }
+
+    /// All numbers in the OpenMetrics text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.inner.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

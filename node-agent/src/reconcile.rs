@@ -1,0 +1,302 @@
+//! The loop: something may have changed ─▶ inputs ─▶ desired ─▶ read ─▶ diff ─▶ apply ─▶ status.
+//!
+//! Guarantees: nothing is written before every object has been heard of; correct objects are not touched; one failure
+//! does not stop unrelated work; the container runtime's configuration is written last, after the first sync without a
+//! failure. Assumptions: nobody else writes what is ours by name or protocol number.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use netweft_cni::attachment::Store;
+use netweft_cni::conf;
+use netweft_cni::node;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus};
+use netweft_netstate::diff::diff;
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::LinkName;
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::Owner;
+use tracing::{debug, error, info, warn};
+
+use crate::desired::{Desired, desired};
+use crate::facts::Facts;
+use crate::inputs::{Inputs, Objects};
+use crate::metrics::Metrics;
+use crate::nft::Nft;
+use crate::report::Reporter;
+use crate::status::{Outcome, same, status, verdict};
+use crate::{cni_conf, sysctl};
+
+/// How long after a failure it is tried again: doubled each time up to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Places on this node.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// The plugin's state.
+    pub run_dir: PathBuf,
+    /// The container runtime's configuration.
+    pub cni_conf_dir: PathBuf,
+    /// `/proc/sys/net`.
+    pub sysctl_dir: PathBuf,
+}
+
+/// One node and what keeps it as it should be.
+pub struct Reconciler<K> {
+    node: String,
+    kernel: K,
+    nft: Nft,
+    paths: Paths,
+    reporter: Reporter,
+    metrics: Metrics,
+    told: Option<Told>,
+    waiting: bool,
+    failures: u32,
+}
+
+/// The status last told, and of which object (a Node that is deleted and comes back has a new one).
+struct Told {
+    uid: Option<String>,
+    status: NodeNetworkStatus,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// A reconciler that has done nothing yet.
+    pub fn new(
+        node: String,
+        kernel: K,
+        paths: Paths,
+        reporter: Reporter,
+        metrics: Metrics,
+    ) -> Self {
+        let nft = Nft::new(&paths.run_dir);
+        Self {
+            node,
+            kernel,
+            nft,
+            paths,
+            reporter,
+            metrics,
+            told: None,
+            waiting: false,
+            failures: 0,
+        }
+    }
+
+    /// Make the node as `objects` want it and tell the status. Returns when to try again although nothing has
+    /// changed; `None` if all is well.
+    pub async fn reconcile(&mut self, objects: &Objects) -> Option<Duration> {
+        let Some(network) = &objects.network else {
+            // Also when the Node object is deleted under a running node: its pods keep their network.
+            if !self.waiting {
+                info!(node = %self.node, "there is no NodeNetwork of this name, nothing is changed");
+            }
+            self.waiting = true;
+            return None;
+        };
+        self.waiting = false;
+        let inputs = Inputs::new(&self.node, objects, network);
+        let clean = match self.sync(&inputs).await {
+            Ok((desired, outcome)) => {
+                let verdict = verdict(&desired, &outcome);
+                let told = self.tell(network, &desired, &verdict).await;
+                told && outcome.failures.is_empty()
+            }
+            Err(reason) => {
+                warn!(%reason, "cannot sync, will retry");
+                self.tell_reason(network, &reason).await;
+                false
+            }
+        };
+        self.metrics.synced(clean);
+        self.retry_after(clean)
+    }
+
+    /// Doubt what was told, so that a status which somebody else has changed is told again.
+    pub fn doubt(&mut self) {
+        self.told = None;
+    }
+
+    fn retry_after(&mut self, clean: bool) -> Option<Duration> {
+        self.failures = if clean {
+            0
+        } else {
+            self.failures.saturating_add(1)
+        };
+        (!clean).then(|| {
+            RETRY
+                .0
+                .saturating_mul(1 << (self.failures - 1).min(10))
+                .min(RETRY.1)
+        })
+    }
+
+    /// Bring kernel, nft table and files in line. An error means that nothing was changed.
+    async fn sync(&mut self, inputs: &Inputs) -> Result<(Desired, Outcome), String> {
+        let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
+        let facts = Facts::measure(&actual, inputs.addresses).map_err(|error| chain(&error))?;
+        let desired = desired(inputs, &facts);
+        let difference = diff(&actual, &desired.kernel, &Owner::agent());
+        let mut outcome = Outcome::default();
+        outcome
+            .conflicts
+            .extend(difference.conflicts.iter().map(ToString::to_string));
+        outcome.conflicts.extend(self.foreign_configurations());
+        self.apply(&difference.ops, &mut outcome).await;
+        outcome.failures.extend(
+            sysctl::ensure(&self.paths.sysctl_dir, &desired.sysctls)
+                .iter()
+                .map(|e| chain(e)),
+        );
+        match self.nft.ensure(&desired.nft).await {
+            Ok(true) => info!("nft table loaded"),
+            Ok(false) => {}
+            Err(error) => outcome.failures.push(chain(&error)),
+        }
+        self.open_for_pods(&desired, &mut outcome);
+        Ok((desired, outcome))
+    }
+
+    /// Apply the operations in order; what hangs on a link that failed is left for the next time.
+    async fn apply(&self, ops: &[Op], outcome: &mut Outcome) {
+        let mut broken: BTreeSet<LinkName> = BTreeSet::new();
+        for op in ops {
+            if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
+                continue;
+            }
+            match self.kernel.apply(op).await {
+                Ok(()) => {
+                    info!(%op, "kernel changed");
+                    self.metrics.applied(op.kind());
+                }
+                Err(error) => {
+                    error!(error = %chain(&error), "cannot change the kernel, will retry");
+                    outcome.failures.push(chain(&error));
+                    broken.extend(op.link().cloned());
+                }
+            }
+        }
+    }
+
+    /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
+    /// fails later: that is a condition, not a reason to refuse pods.
+    fn open_for_pods(&self, desired: &Desired, outcome: &mut Outcome) {
+        let first = !self.paths.run_dir.join(node::FILE).exists();
+        if first && (desired.plugin.pools.is_empty() || !outcome.failures.is_empty()) {
+            return;
+        }
+        match desired.plugin.write(&self.paths.run_dir) {
+            Ok(true) => info!("blocks for new pods written"),
+            Ok(false) => {}
+            Err(error) => return outcome.failures.push(chain(&error)),
+        }
+        match cni_conf::ensure(
+            &self.paths.cni_conf_dir,
+            &conf::conflist(&self.paths.run_dir.to_string_lossy()),
+        ) {
+            Ok(true) => {
+                info!(dir = %self.paths.cni_conf_dir.display(), "CNI configuration written, the node can take pods");
+            }
+            Ok(false) => {}
+            Err(error) => outcome.failures.push(chain(&error)),
+        }
+        self.metrics.ready();
+    }
+
+    fn foreign_configurations(&self) -> Vec<String> {
+        let dir = self.paths.cni_conf_dir.display();
+        let sentence = |file| {
+            format!(
+                "{dir}/{file} sorts before {} and is used instead of it: remove it",
+                conf::CONFLIST_FILE
+            )
+        };
+        cni_conf::in_front(&self.paths.cni_conf_dir)
+            .into_iter()
+            .map(sentence)
+            .collect()
+    }
+
+    async fn tell(&mut self, network: &NodeNetwork, desired: &Desired, verdict: &Verdict) -> bool {
+        let before = self
+            .known(network)
+            .map(|status| status.conditions)
+            .unwrap_or_default();
+        let taken = Store::new(&self.paths.run_dir)
+            .taken()
+            .unwrap_or_else(|error| {
+                warn!(error = %chain(&error), "cannot list the pods' addresses");
+                BTreeSet::new()
+            });
+        let used =
+            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
+        let status = status(desired, verdict, network.metadata.generation, &before, used);
+        self.tell_status(network, status).await
+    }
+
+    /// Nothing could be looked at or changed: keep what was said of links and addresses, and say why.
+    async fn tell_reason(&mut self, network: &NodeNetwork, reason: &str) {
+        let before = self.known(network).unwrap_or_default();
+        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
+        let now = k8s_openapi::jiff::Timestamp::now();
+        let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
+        self.tell_status(
+            network,
+            NodeNetworkStatus {
+                conditions,
+                ..before
+            },
+        )
+        .await;
+    }
+
+    /// Tell the status if it is news. Returns whether the API server knows it.
+    async fn tell_status(&mut self, network: &NodeNetwork, status: NodeNetworkStatus) -> bool {
+        if self
+            .known(network)
+            .is_some_and(|known| same(&known, &status))
+        {
+            debug!("status unchanged");
+            return true;
+        }
+        match self.reporter.tell(&self.node, &status).await {
+            Ok(()) => {
+                self.told = Some(Told {
+                    uid: network.metadata.uid.clone(),
+                    status,
+                });
+                true
+            }
+            Err(error) => {
+                warn!(error = %chain(&error), "cannot tell the status, will retry");
+                false
+            }
+        }
+    }
+
+    /// The status as the API server has it: what was told last, since the watch may lag behind it.
+    fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
+        let told = self
+            .told
+            .as_ref()
+            .filter(|told| told.uid == network.metadata.uid);
+        told.map(|told| told.status.clone())
+            .or_else(|| network.status.clone())
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text += &format!(": {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

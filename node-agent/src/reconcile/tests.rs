@@ -1,0 +1,225 @@
+//! The loop with a kernel made of memory and files of its own. nft is the real one, in a network namespace of the test.
+
+use std::path::Path;
+
+use netweft_cni::conf::CONFLIST_FILE;
+use netweft_crds::condition::READY;
+use netweft_netstate::kernel::FakeKernel;
+use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, NetworkState};
+use netweft_netstate::netns;
+use nix::errno::Errno;
+use tempfile::TempDir;
+
+use super::*;
+
+const OBJECTS: [&str; 4] = [
+    "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
+    "kind: NodeSubnet\nmetadata: {name: 10-244-0-0-26}\nspec: {cidr: 10.244.0.0/26, pool: p, node: one, nodeAddresses: {ipv4: 192.0.2.1}, state: Active}",
+    "kind: NodeSubnet\nmetadata: {name: 10-244-0-64-26}\nspec: {cidr: 10.244.0.64/26, pool: p, node: two, nodeAddresses: {ipv4: 192.0.2.2}, state: Active}",
+    "kind: NodeNetwork\nmetadata: {name: one, generation: 4}\nspec: {addresses: {ipv4: 192.0.2.1}, subnets: [10.244.0.0/26], modes: [{name: default, pools: [p], accept: [{vxlan: {}}], send: {vxlan: {}}}]}",
+];
+
+struct Fixture {
+    reconciler: Reconciler<FakeKernel>,
+    objects: Objects,
+    dir: TempDir,
+}
+
+fn node_state() -> NetworkState {
+    let mut state = NetworkState::default();
+    let uplink: LinkName = "ens7".parse().unwrap();
+    let link = Link {
+        kind: LinkKind::Veth,
+        mac: None,
+        mtu: 1400,
+        up: true,
+    };
+    state.links.insert(uplink.clone(), link);
+    let key = AddressKey {
+        link: uplink,
+        net: "192.0.2.1/24".parse().unwrap(),
+    };
+    state.addresses.insert(key, Address::default());
+    state
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let [pool, own, remote, network] =
+        OBJECTS.map(|text| format!("apiVersion: netweft.io/v1alpha1\n{text}"));
+    let objects = Objects {
+        pools: vec![serde_saphyr::from_str(&pool).unwrap()],
+        subnets: vec![
+            serde_saphyr::from_str(&own).unwrap(),
+            serde_saphyr::from_str(&remote).unwrap(),
+        ],
+        network: Some(serde_saphyr::from_str(&network).unwrap()),
+        unreadable: vec![],
+    };
+    let path = |name: &str| {
+        let path = dir.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let paths = Paths {
+        run_dir: path("run"),
+        cni_conf_dir: path("cni"),
+        sysctl_dir: path("sysctl"),
+    };
+    for parameter in ["ipv4/ip_forward", "ipv4/conf/nw-vx4096/rp_filter"] {
+        let parameter = paths.sysctl_dir.join(parameter);
+        std::fs::create_dir_all(parameter.parent().unwrap()).unwrap();
+        std::fs::write(parameter, "0\n").unwrap();
+    }
+    let reporter = Reporter::file(&paths.run_dir);
+    let kernel = FakeKernel::new(node_state());
+    let reconciler = Reconciler::new("one".into(), kernel, paths, reporter, Metrics::new());
+    Fixture {
+        reconciler,
+        objects,
+        dir,
+    }
+}
+
+impl Fixture {
+    async fn reconcile(&mut self) -> Option<Duration> {
+        self.reconciler.reconcile(&self.objects).await
+    }
+
+    fn conflist(&self) -> bool {
+        self.dir.path().join("cni").join(CONFLIST_FILE).exists()
+    }
+
+    fn ready(&self) -> (String, String) {
+        let status = status_of(self.dir.path());
+        let ready = status
+            .conditions
+            .into_iter()
+            .find(|condition| condition.type_ == READY)
+            .unwrap();
+        (ready.status, ready.message)
+    }
+
+    fn kernel(&self) -> &FakeKernel {
+        &self.reconciler.kernel
+    }
+}
+
+fn status_of(dir: &Path) -> NodeNetworkStatus {
+    serde_saphyr::from_str(&std::fs::read_to_string(dir.join("run/status.yaml")).unwrap()).unwrap()
+}
+
+/// In a network namespace of its own, so that nft touches no table of the machine.
+fn in_namespace(test: impl AsyncFnOnce() + Send) {
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
+    };
+    netns::run_in_new("the agent's loop", run).unwrap();
+}
+
+#[test]
+fn netns_the_second_look_changes_nothing() {
+    in_namespace(async || {
+        let mut node = fixture();
+        assert_eq!(node.reconcile().await, None);
+        assert!(!node.kernel().take_applied().is_empty());
+        assert!(node.conflist());
+        assert_eq!(
+            node.ready(),
+            (
+                "True".into(),
+                "1 route, 1 link, nothing out of place".into()
+            )
+        );
+        assert_eq!(status_of(node.dir.path()).observed_generation, Some(4));
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(node.kernel().take_applied(), []);
+    });
+}
+
+#[test]
+fn netns_what_others_delete_comes_back() {
+    in_namespace(async || {
+        let mut node = fixture();
+        node.reconcile().await;
+        let wanted = node.kernel().state();
+        node.kernel().meddle(|state| state.fdb.clear());
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(node.kernel().state(), wanted);
+    });
+}
+
+#[test]
+fn netns_no_pod_is_let_in_before_the_datapath_stands() {
+    in_namespace(async || {
+        let mut node = fixture();
+        node.kernel()
+            .fail_with(|op| matches!(op, Op::LinkAdd { .. }).then_some(Errno::EOPNOTSUPP));
+        assert!(node.reconcile().await.is_some());
+        assert!(!node.conflist());
+        let (ready, message) = node.ready();
+        assert_eq!(ready, "False");
+        assert!(message.contains("nw-vx4096"), "{message}");
+        assert_eq!(
+            node.kernel().take_applied().len(),
+            1,
+            "only the blackhole does not hang on the link"
+        );
+        node.kernel().heal();
+        assert_eq!(node.reconcile().await, None);
+        assert!(node.conflist());
+    });
+}
+
+#[test]
+fn netns_a_later_failure_does_not_turn_pods_away() {
+    in_namespace(async || {
+        let mut node = fixture();
+        node.reconcile().await;
+        node.kernel().meddle(|state| state.fdb.clear());
+        node.kernel()
+            .fail_with(|op| matches!(op, Op::FdbReplace { .. }).then_some(Errno::EBUSY));
+        assert!(node.reconcile().await.is_some());
+        assert_eq!(node.ready().0, "False");
+        assert!(node.conflist());
+    });
+}
+
+#[test]
+fn netns_nothing_is_torn_down_when_the_node_address_or_the_object_is_gone() {
+    in_namespace(async || {
+        let mut node = fixture();
+        node.reconcile().await;
+        assert!(!node.kernel().take_applied().is_empty());
+        node.kernel()
+            .meddle(|state| state.addresses.retain(|key, _| key.link.as_str() != "ens7"));
+        assert!(node.reconcile().await.is_some());
+        assert!(node.ready().1.contains("192.0.2.1"));
+        node.objects.network = None;
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(node.kernel().take_applied(), []);
+    });
+}
+
+#[test]
+fn netns_retries_slow_down_and_start_again_after_success() {
+    in_namespace(async || {
+        let mut node = fixture();
+        node.kernel().fail_with(|_| Some(Errno::EPERM));
+        let first = node.reconcile().await.unwrap();
+        let second = node.reconcile().await.unwrap();
+        assert_eq!(second, first * 2);
+        for _ in 0..20 {
+            assert!(node.reconcile().await.unwrap() <= RETRY.1);
+        }
+        node.kernel().heal();
+        assert_eq!(node.reconcile().await, None);
+        node.kernel().meddle(|state| state.fdb.clear());
+        node.kernel().fail_with(|_| Some(Errno::EPERM));
+        assert_eq!(node.reconcile().await, Some(first));
+    });
+}

@@ -1,0 +1,73 @@
+//! Telling the status: to the API server, or into a file.
+
+use std::path::{Path, PathBuf};
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus, names};
+use serde_json::json;
+
+/// The status could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The API server refused it or did not answer.
+    #[error("write the status of NodeNetwork {0}")]
+    Api(String, #[source] Box<kube::Error>),
+    /// The file could not be written.
+    #[error("write {0}")]
+    File(PathBuf, #[source] std::io::Error),
+}
+
+/// Where the status goes.
+pub enum Reporter {
+    /// To the API server, by server-side apply: the operator's condition stays.
+    Api(Box<Api<NodeNetwork>>),
+    /// Into a file, as YAML.
+    File(PathBuf),
+}
+
+impl Reporter {
+    /// Tell the API server.
+    #[must_use]
+    pub fn api(client: Client) -> Self {
+        Self::Api(Box::new(Api::all(client)))
+    }
+
+    /// Write `status.yaml` into `folder`.
+    #[must_use]
+    pub fn file(folder: &Path) -> Self {
+        Self::File(folder.join("status.yaml"))
+    }
+
+    /// Tell the status of `node`.
+    ///
+    /// # Errors
+    /// It could not be told; nothing else is affected.
+    pub async fn tell(&self, node: &str, status: &NodeNetworkStatus) -> Result<(), ReportError> {
+        match self {
+            Self::Api(api) => {
+                let patch = json!({
+                    "apiVersion": "netweft.io/v1alpha1",
+                    "kind": "NodeNetwork",
+                    "metadata": { "name": node },
+                    "status": status,
+                });
+                let parameters = PatchParams::apply(names::AGENT_FIELD_MANAGER).force();
+                let told = api
+                    .patch_status(node, &parameters, &Patch::Apply(patch))
+                    .await;
+                told.map(drop)
+                    .map_err(|error| ReportError::Api(node.to_owned(), Box::new(error)))
+            }
+            Self::File(path) => {
+                let failed = |error| ReportError::File(path.clone(), error);
+                let yaml = serde_saphyr::to_string(status)
+                    .map_err(|error| failed(std::io::Error::other(error)))?;
+                let aside = path.with_extension("new");
+                std::fs::write(&aside, yaml)
+                    .and_then(|()| std::fs::rename(&aside, path))
+                    .map_err(failed)
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Where the agent's objects come from: the API server's watches, or a folder of YAML files.
+//!
+//! Both give the same: a signal when something may have changed, and a snapshot on demand. There is no snapshot before
+//! every kind has been heard of completely, so that nothing is swept which has merely not arrived yet.
+
+mod api;
+mod files;
+
+use std::path::Path;
+
+use kube::Client;
+use tokio::sync::watch;
+
+use crate::inputs::Objects;
+
+/// A source of objects.
+pub enum Source {
+    /// The API server.
+    Api(api::Watches),
+    /// A folder.
+    Files(files::Folder),
+}
+
+impl Source {
+    /// Watch the API server for `node`.
+    #[must_use]
+    pub fn api(client: &Client, node: &str) -> Self {
+        Self::Api(api::Watches::start(client, node))
+    }
+
+    /// Watch a folder for `node`.
+    #[must_use]
+    pub fn files(folder: &Path, node: &str) -> Self {
+        Self::Files(files::Folder::start(folder, node))
+    }
+
+    /// Signals that the snapshot may differ from the one before.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        match self {
+            Self::Api(watches) => watches.changes(),
+            Self::Files(folder) => folder.changes(),
+        }
+    }
+
+    /// The objects as last heard; `None` until every kind is complete.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Objects> {
+        match self {
+            Self::Api(watches) => watches.snapshot(),
+            Self::Files(folder) => folder.snapshot(),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What the agent says about its node.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
+use netweft_cni::ipam;
+use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
+use netweft_crds::{BlockUsage, LinkStatus, NodeNetworkStatus, RouteCounts};
+use netweft_netstate::model::{LinkKind, NetworkState, RouteKind};
+
+use crate::desired::Desired;
+
+/// How a sync went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// What could not be programmed, in sentences; it is tried again.
+    pub failures: Vec<String>,
+    /// Objects of others that stand where ours should be, in sentences.
+    pub conflicts: Vec<String>,
+}
+
+/// The condition's content after a sync.
+#[must_use]
+pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
+    if let Some(message) = sentence(&outcome.failures) {
+        return Verdict::reconciling(Reason::ProgrammingFailed, message);
+    }
+    if let Some(message) = sentence(&outcome.conflicts) {
+        return Verdict::stalled(Reason::ForeignObject, message);
+    }
+    if let Some(message) = sentence(&desired.problems) {
+        return Verdict::stalled(Reason::Invalid, message);
+    }
+    if desired.plugin.pools.is_empty() {
+        let message = "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
+        return Verdict::reconciling(Reason::NoSubnet, message);
+    }
+    let routes = tunnel_routes(&desired.kernel);
+    let links = desired.kernel.links.len();
+    let message = format!(
+        "{}, {}, nothing out of place",
+        count(routes, "route"),
+        count(links, "link")
+    );
+    Verdict::ready(Reason::Programmed, message)
+}
+
+/// The status after a sync. `used` tells how many addresses of a block pods have.
+pub fn status(
+    desired: &Desired,
+    verdict: &Verdict,
+    generation: Option<i64>,
+    before: &[Condition],
+    used: impl Fn(ipnet::IpNet) -> i64,
+) -> NodeNetworkStatus {
+    NodeNetworkStatus {
+        observed_generation: generation,
+        subnets: blocks(desired, used),
+        links: links(&desired.kernel),
+        routes: Some(RouteCounts {
+            tunnel: tunnel_routes(&desired.kernel) as i64,
+            direct: 0,
+            bgp: 0,
+        }),
+        mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
+        sessions: Vec::new(),
+        conditions: verdict.conditions(generation, before, Timestamp::now()),
+    }
+}
+
+/// Whether two statuses say the same, apart from the operator's part.
+#[must_use]
+pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
+    let ours = |status: &NodeNetworkStatus| {
+        let mut ours = status.clone();
+        ours.conditions
+            .retain(|condition| condition.type_ != ASSIGNED);
+        ours.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        ours
+    };
+    ours(a) == ours(b)
+}
+
+/// Every block that pods get addresses from, and every other in which some pod still has one: the operator takes a
+/// block back only when it is told of none.
+fn blocks(desired: &Desired, used: impl Fn(ipnet::IpNet) -> i64) -> Vec<BlockUsage> {
+    let pools = &desired.plugin.pools;
+    let pairs = pools
+        .iter()
+        .flat_map(|pool| pool.blocks.iter().map(move |cidr| (pool, *cidr)));
+    let current = pairs.map(|(pool, cidr)| {
+        let used = used(cidr);
+        let usable = ipam::usable(cidr, &pool.reserved).count() as i64;
+        BlockUsage {
+            cidr,
+            used,
+            free: (usable - used).max(0),
+        }
+    });
+    let withdrawn = desired.withdrawn.iter().map(|cidr| BlockUsage {
+        cidr: *cidr,
+        used: used(*cidr),
+        free: 0,
+    });
+    current
+        .chain(withdrawn.filter(|usage| usage.used > 0))
+        .collect()
+}
+
+fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
+    let described = kernel.links.iter().map(|(name, link)| LinkStatus {
+        name: name.to_string(),
+        mtu: link.mtu,
+        address: kernel
+            .addresses
+            .keys()
+            .find(|key| key.link == *name)
+            .map(|key| key.net.addr()),
+    });
+    described.collect()
+}
+
+fn tunnel_routes(kernel: &NetworkState) -> usize {
+    let through_tunnel = |dev: &netweft_netstate::model::LinkName| {
+        kernel
+            .links
+            .get(dev)
+            .is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)))
+    };
+    let routes = kernel.routes.values();
+    routes
+        .filter(|route| {
+            route.kind == RouteKind::Unicast && route.dev.as_ref().is_some_and(through_tunnel)
+        })
+        .count()
+}
+
+fn count(n: usize, noun: &str) -> String {
+    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+/// The first sentences and how many more there are: a condition is read by people.
+fn sentence(problems: &[String]) -> Option<String> {
+    const SHOWN: usize = 3;
+    if problems.is_empty() {
+        return None;
+    }
+    let shown: Vec<&str> = problems.iter().take(SHOWN).map(String::as_str).collect();
+    let mut text = shown.join("; ");
+    if problems.len() > SHOWN {
+        text += &format!("; and {} more", problems.len() - SHOWN);
+    }
+    Some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig};
+
+    use super::*;
+
+    fn without_pools() -> Desired {
+        Desired {
+            kernel: NetworkState::default(),
+            nft: String::new(),
+            sysctls: BTreeMap::new(),
+            plugin: NodeConfig {
+                version: 1,
+                pools: vec![],
+            },
+            withdrawn: vec![],
+            problems: vec![],
+        }
+    }
+
+    fn nothing() -> Desired {
+        let mut desired = without_pools();
+        desired.plugin.pools.push(PoolConfig {
+            name: "p".into(),
+            pod_interface: PodInterface::Routed,
+            mtu: 1400,
+            blocks: vec!["10.244.0.0/26".parse().unwrap()],
+            reserved: vec!["10.244.0.1/32".parse().unwrap()],
+            namespaces: None,
+            disabled: false,
+        });
+        desired
+    }
+
+    #[test]
+    fn what_pods_can_have_is_free_but_for_first_last_and_reserved() {
+        let verdict = Verdict::ready(Reason::Programmed, "m");
+        let status = status(&nothing(), &verdict, Some(1), &[], |_| 2);
+        assert_eq!((status.subnets[0].used, status.subnets[0].free), (2, 59));
+    }
+
+    #[test]
+    fn a_withdrawn_block_is_told_of_while_a_pod_is_in_it() {
+        let mut desired = nothing();
+        desired.withdrawn.push("10.244.9.0/26".parse().unwrap());
+        let verdict = Verdict::ready(Reason::Programmed, "m");
+        let told = |used: i64| {
+            status(&desired, &verdict, Some(1), &[], |_| used)
+                .subnets
+                .len()
+        };
+        assert_eq!((told(0), told(1)), (1, 2));
+    }
+
+    #[test]
+    fn a_failure_outranks_a_conflict_outranks_a_problem() {
+        let mut desired = nothing();
+        let reason = |desired| verdict(desired, &Outcome::default()).reason;
+        assert_eq!(reason(&desired), Reason::Programmed);
+        assert_eq!(reason(&without_pools()), Reason::NoSubnet);
+        desired.problems.push("p".into());
+        assert_eq!(
+            verdict(&desired, &Outcome::default()).reason,
+            Reason::Invalid
+        );
+        let mut outcome = Outcome {
+            conflicts: vec!["c".into()],
+            ..Outcome::default()
+        };
+        assert_eq!(verdict(&desired, &outcome).reason, Reason::ForeignObject);
+        outcome.failures.push("f".into());
+        assert_eq!(
+            verdict(&desired, &outcome).reason,
+            Reason::ProgrammingFailed
+        );
+    }
+
+    #[test]
+    fn long_lists_are_cut_and_say_so() {
+        let many: Vec<String> = (0..5).map(|n| format!("f{n}")).collect();
+        assert_eq!(sentence(&many).unwrap(), "f0; f1; f2; and 2 more");
+    }
+
+    #[test]
+    fn the_operators_condition_does_not_count_as_a_change() {
+        let verdict = Verdict::ready(Reason::Programmed, "m");
+        let ours = status(&nothing(), &verdict, Some(1), &[], |_| 0);
+        let mut stored = ours.clone();
+        let mut assigned = stored.conditions[0].clone();
+        assigned.type_ = ASSIGNED.into();
+        stored.conditions.insert(0, assigned);
+        assert!(same(&ours, &stored));
+        stored.mtu = Some(9000);
+        assert!(!same(&ours, &stored));
+    }
+}
