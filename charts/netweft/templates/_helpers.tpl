@@ -1,0 +1,59 @@
+{{/* The image of a program: include "netweft.image" (list $ "operator"). */}}
+{{- define "netweft.image" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.image -}}
+{{- $name := printf "%s/%s:%s" .repository (index $ 1) (.tag | default $root.Chart.AppVersion) -}}
+{{- if .registry }}{{ .registry }}/{{ end }}{{ $name }}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels of all objects of a component: include "netweft.labels" (list $ "operator"). */}}
+{{- define "netweft.labels" -}}
+{{ include "netweft.selector" . }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+helm.sh/chart: {{ (index . 0).Chart.Name }}-{{ (index . 0).Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Labels by which a component's pods are found. */}}
+{{- define "netweft.selector" -}}
+app.kubernetes.io/name: netweft
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{/* Environment that both programs take. */}}
+{{- define "netweft.env" -}}
+{{- with .Values.apiServer }}
+{{- if .host }}
+# Instead of the addresses of the Service "kubernetes".
+- name: KUBERNETES_SERVICE_HOST
+  value: {{ .host | quote }}
+- name: KUBERNETES_SERVICE_PORT
+  value: {{ .port | quote }}
+{{- end }}
+{{- end }}
+- name: NETWEFT_LOG
+  value: {{ .Values.logging.level | quote }}
+- name: NETWEFT_LOG_FORMAT
+  value: {{ .Values.logging.format }}
+{{- end -}}
+
+{{/* Probes: the kubelet asks from the node itself. */}}
+{{- define "netweft.probes" -}}
+livenessProbe:
+  httpGet:
+    host: 127.0.0.1
+    port: {{ .port }}
+    path: /livez
+  initialDelaySeconds: 10
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet:
+    host: 127.0.0.1
+    port: {{ .port }}
+    path: /readyz
+  periodSeconds: 2
+  timeoutSeconds: 5
+{{- end -}}
