@@ -1,0 +1,79 @@
+# netweft's images. Build one with:
+#
+#   docker build --target operator -t netweft/operator .
+#   docker build --target agent -t netweft/agent .
+#   docker build --target testbox -t netweft/testbox .       (for tests and the demo only)
+#
+# Programs and bases are stages that an argument can replace by images made elsewhere: e2e/cluster/images.sh does that on
+# a machine that reaches no registry. Therefore the final stages only copy. BuildKit is needed (the default since docker 23,
+# DOCKER_BUILDKIT=1 before).
+ARG RUST_IMAGE=rust:1.95-bookworm
+ARG GO_IMAGE=golang:1.26-bookworm
+ARG DEBIAN_IMAGE=debian:bookworm-slim
+# The stage or image that has the programs at /.
+ARG BINARIES=built
+# The stage or image with nft and what it needs.
+ARG AGENT_BASE=agent-base
+# The stage or image with busybox and its links.
+ARG TESTBOX_BASE=testbox-base
+
+# ---- programs
+
+FROM ${RUST_IMAGE} AS rust-build
+WORKDIR /src
+COPY . .
+# Static, so that they run on nodes of any distribution; how is in .cargo/config.toml, which names the target.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --target "$(rustc --print host-tuple)" \
+      --bin netweft-operator --bin netweft-agent --bin netweft --bin netweft-probe \
+    && mkdir /out \
+    && cd "target/$(rustc --print host-tuple)/release" \
+    && cp netweft-operator netweft-agent netweft netweft-probe /out/
+
+FROM ${GO_IMAGE} AS portmap-build
+WORKDIR /src
+COPY cni/portmap/ .
+RUN CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags="-s -w" -o /out/ tool \
+    && mv /out/portmap /out/netweft-portmap
+
+FROM scratch AS built
+COPY --from=rust-build /out/ /
+COPY --from=portmap-build /out/ /
+
+FROM ${BINARIES} AS binaries
+
+# ---- bases
+
+FROM ${DEBIAN_IMAGE} AS agent-base
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends nftables \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM ${DEBIAN_IMAGE} AS testbox-build
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends busybox-static \
+    && mkdir -p /out/bin /out/etc \
+    && install -d -m 1777 /out/tmp \
+    && cp /bin/busybox /out/bin/ \
+    && for applet in $(busybox --list | grep -vx busybox); do ln -s busybox "/out/bin/$applet"; done
+
+FROM scratch AS testbox-base
+COPY --from=testbox-build /out/ /
+ENV PATH=/bin
+
+# ---- the images
+
+FROM scratch AS operator
+COPY --from=binaries /netweft-operator /netweft-operator
+ENTRYPOINT ["/netweft-operator"]
+
+FROM ${AGENT_BASE} AS agent
+COPY --from=binaries /netweft-agent /usr/local/bin/netweft-agent
+# The plugins, for the agent to install on its node.
+COPY --from=binaries /netweft /netweft-portmap /opt/netweft/cni/
+ENTRYPOINT ["/usr/local/bin/netweft-agent"]
+
+FROM ${TESTBOX_BASE} AS testbox
+COPY --from=binaries /netweft-probe /bin/netweft-probe
+CMD ["/bin/sh"]

@@ -1,0 +1,67 @@
+# shellcheck shell=bash
+# Writes image archives (the format of `docker save`) and Debian file systems without any container engine; sourced
+# after lib.sh. So a node image can be made, cached and loaded into whichever engine comes, and no registry is needed.
+
+# An archive is made in a directory: archive_add adds an image to it, archive_finish prints it as one tar.
+archive_add() { # DIR NAME ROOT_DIR CONFIG_JSON [COMPRESSOR]: CONFIG_JSON is the image's "config" object
+  local dir=$1 name=$2 root=$3 config=$4 compressor=${5:-cat} layer=$1/layer.new diff_id digest
+  # The whole root as one layer, its owners and file capabilities kept, the same bytes for the same files.
+  tar -C "$root" --sort=name --mtime=@0 --numeric-owner --xattrs --xattrs-include='*' -cf "$layer" .
+  diff_id=$(sha256sum <"$layer" | cut -d' ' -f1)
+  $compressor <"$layer" >"$dir/$diff_id.tar"
+  rm -f "$layer"
+  jq -cn --arg arch "$(go env GOARCH)" --arg layer "sha256:$diff_id" --argjson config "$config" \
+    '{architecture: $arch, os: "linux", created: "2020-01-01T00:00:00Z", config: $config,
+      rootfs: {type: "layers", diff_ids: [$layer]}, history: [{created_by: "netweft e2e/cluster"}]}' >"$dir/config.new"
+  digest=$(sha256sum <"$dir/config.new" | cut -d' ' -f1)
+  mv "$dir/config.new" "$dir/$digest.json"
+  jq -cn --arg config "$digest.json" --arg name "$name" --arg layer "$diff_id.tar" \
+    '{Config: $config, RepoTags: [$name], Layers: [$layer]}' >>"$dir/manifest.parts"
+}
+
+archive_finish() { # DIR FILE; takes DIR away
+  jq -cs . "$1/manifest.parts" >"$1/manifest.json"
+  rm "$1/manifest.parts"
+  tar -C "$1" -cf "$2" .
+  rm -rf "$1"
+}
+
+# The Debian mirror is the one that this machine's own apt uses.
+debian_sources() { # -> lines for sources.list
+  local keyring=/usr/share/keyrings/debian-archive-keyring.gpg uri
+  [[ -f $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
+  uri=$(debian_uris Debian | head -n 1)
+  if [[ -z $uri ]] && may_install; then
+    apt-get update >&2 # apt learns which of its sources is Debian from their indices
+    uri=$(debian_uris Debian | head -n 1)
+  fi
+  [[ -n $uri ]] || die "apt on this machine knows no Debian mirror: run apt-get update, or set DEBIAN_MIRROR to the URL of one"
+  echo "deb [signed-by=$keyring] $uri $DEBIAN_RELEASE main"
+  uri=$(debian_uris Debian-Security | head -n 1)
+  [[ -z $uri ]] || echo "deb [signed-by=$keyring] $uri $DEBIAN_RELEASE-security main"
+}
+
+debian_uris() { # LABEL
+  if [[ -n ${DEBIAN_MIRROR:-} ]]; then
+    [[ $1 != Debian ]] || echo "$DEBIAN_MIRROR"
+    return
+  fi
+  # shellcheck disable=SC2016 # apt's own placeholders
+  apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' |
+    awk -v label="$1" '$1 == label { print $2 }' | sort -u
+}
+
+# debian_root TARGET VARIANT PACKAGE,...: a directory, or a tar if TARGET ends in .tar
+debian_root() {
+  local target=$1 variant=$2 packages=$3 proxy options=() sources
+  [[ $(id -u) == 0 ]] || die "only root can unpack a Debian file system: run this as root"
+  proxy=$(apt-config shell PROXY Acquire::http::Proxy | sed -nE "s/^PROXY='(.*)'$/\1/p")
+  [[ -z $proxy ]] || options+=(--aptopt="Acquire::http::Proxy \"$proxy\"")
+  sources=$(scratch)/sources
+  debian_sources >"$sources"
+  # In a mount namespace of its own, so that nothing stays mounted if this is killed.
+  unshare --mount mmdebstrap --mode=root --variant="$variant" --include="$packages" "${options[@]}" \
+    --aptopt='Acquire::Retries "3"' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' "$DEBIAN_RELEASE" "$target" - <"$sources"
+  rm -r "${sources%/*}"
+}

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# Make netweft's own images from programs that are built already, by the final stages of the Dockerfile:
+#
+#   images.sh BIN_DIR     BIN_DIR holds static builds of netweft-operator, netweft-agent, netweft and netweft-probe
+#
+# The images are netweft/operator:TAG, netweft/agent:TAG and netweft/testbox:TAG in the engine that engine.sh chose.
+# TAG is a hash of all that went in; it is the last line on stdout. What exists is not made again.
+#
+# The programs come as an image of their own. Where no registry is reached, so do the bases of the final stages, made from
+# Debian packages: the final stages only copy, so nothing is pulled and nothing is run.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=lib.sh
+source "$here/lib.sh"
+# shellcheck source=versions.sh
+source "$here/versions.sh"
+# shellcheck source=archive.sh
+source "$here/archive.sh"
+
+programs=(netweft-operator netweft-agent netweft netweft-probe)
+
+# ---- the bases: what the Dockerfile's stages "agent-base" and "testbox-base" make where packages can be installed
+
+agent_base_packages=nftables
+
+make_agent_base() { # ARCHIVE_DIR
+  debian_root "$1.agent" extract "$agent_base_packages"
+  archive_add "$1" "netweft/agent-base:$bases_hash" "$1.agent" '{"Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin"]}'
+  rm -rf "$1.agent"
+}
+
+make_testbox_base() { # ARCHIVE_DIR
+  local root=$1.testbox applet
+  debian_root "$1.busybox" extract busybox-static
+  mkdir -p "$root/bin" "$root/tmp" "$root/etc"
+  chmod 1777 "$root/tmp"
+  cp "$(realpath "$1.busybox/bin/busybox")" "$root/bin/"
+  for applet in $("$root/bin/busybox" --list); do
+    [[ $applet == busybox ]] || ln -s busybox "$root/bin/$applet"
+  done
+  archive_add "$1" "netweft/testbox-base:$bases_hash" "$root" '{"Env": ["PATH=/bin"]}'
+  rm -rf "$root" "$1.busybox"
+}
+
+build_bases() { # ENTRY_DIR
+  mkdir "$1/archive"
+  with_heartbeat 'make the base of the agent image' make_agent_base "$1/archive"
+  with_heartbeat 'make the base of the testbox image' make_testbox_base "$1/archive"
+  archive_finish "$1/archive" "$1/images.tar"
+}
+
+# Sets bases to registry or packages, and bases_hash.
+choose_bases() {
+  local image
+  image=$(sed -n 's/^ARG DEBIAN_IMAGE=//p' "$repo_dir/Dockerfile")
+  if [[ $NETWEFT_ENGINE == own ]] && can_have "$image"; then
+    bases=registry bases_hash=registry
+  else
+    bases=packages
+    bases_hash=$(hash_of "$(declare -f make_agent_base make_testbox_base)" "$agent_base_packages" "$here/archive.sh" "$DEBIAN_RELEASE")
+  fi
+}
+
+can_have() { has_image "$1" || timeout 20 docker manifest inspect "$1" >/dev/null 2>&1; }
+
+load_bases() {
+  local entry
+  [[ $bases == packages ]] || return 0
+  need_packages 'making the base images' mmdebstrap=mmdebstrap jq=jq
+  entry=$(cache_entry image-bases "$bases_hash" build_bases)
+  if ! has_image "netweft/agent-base:$bases_hash" || ! has_image "netweft/testbox-base:$bases_hash"; then
+    docker load -q -i "$entry/images.tar" >&2
+  fi
+  docker images --format '{{.Repository}}:{{.Tag}}' | grep -E '^netweft/(agent|testbox)-base:' | while read -r entry; do
+    [[ -d $NETWEFT_CACHE/image-bases/${entry#*:} ]] || docker rmi "$entry" >/dev/null 2>&1 || true
+  done
+}
+
+# ---- the programs and the images
+
+has_image() { docker image inspect "$1" >/dev/null 2>&1; }
+
+import_programs() { # as an image with nothing else in it
+  local root
+  root=$(scratch)
+  install -m 755 "${programs[@]/#/$bin_dir/}" "$portmap/netweft-portmap" "$root/"
+  tar -C "$root" --owner=0 --group=0 -c . | docker import - "netweft/binaries:$tag" >/dev/null
+  rm -rf "$root"
+}
+
+# BuildKit leaves out the stages that a target does not need, so the compilers' images are not asked for; and an empty
+# context will do, because the final stages copy from other images only.
+build_image() { # TARGET
+  local context arguments=(--build-arg "BINARIES=netweft/binaries:$tag")
+  if [[ $bases != registry ]]; then
+    arguments+=(--build-arg "AGENT_BASE=netweft/agent-base:$bases_hash" --build-arg "TESTBOX_BASE=netweft/testbox-base:$bases_hash")
+  fi
+  context=$(scratch)
+  DOCKER_BUILDKIT=1 docker build --target "$1" --tag "netweft/$1:$tag" --file "$repo_dir/Dockerfile" \
+    "${arguments[@]}" "$context"
+  rmdir "$context"
+}
+
+# Of tags that look like ours the two newest stay, so that an upgrade test has its previous one.
+forget_old() { # REPOSITORY
+  docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | tail -n +3 |
+    while read -r old; do docker rmi "$1:$old" >/dev/null 2>&1 || true; done
+}
+
+case ${1:-} in -h | --help | '') usage; exit ;; esac
+bin_dir=$(realpath "$1")
+for program in "${programs[@]}"; do
+  [[ -x $bin_dir/$program ]] || die "$bin_dir/$program is missing: build the Rust programs first"
+done
+portmap=$("$here/build-tools.sh" portmap)
+engine_variables=$("$here/engine.sh" env)
+eval "$engine_variables"
+choose_bases
+tag=$(hash_of "${programs[@]/#/$bin_dir/}" "$portmap/netweft-portmap" "$repo_dir/Dockerfile" "$bases_hash")
+for image in operator agent testbox; do
+  has_image "netweft/$image:$tag" && continue
+  load_bases
+  has_image "netweft/binaries:$tag" || import_programs
+  with_heartbeat "build the image netweft/$image:$tag" build_image "$image"
+  forget_old "netweft/$image"
+done
+docker rmi "netweft/binaries:$tag" >/dev/null 2>&1 || true
+echo "$tag"
