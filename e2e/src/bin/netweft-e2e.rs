@@ -1,0 +1,97 @@
+//! The demo and the suite on a real cluster. Run it where kubectl, helm and docker reach the cluster:
+//! `e2e/cluster/cluster.sh exec netweft-e2e …`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use netweft_e2e::cluster::{Install, Probes, install, suite};
+use netweft_e2e::command::{output, words};
+
+/// Installs netweft on a cluster and shows or checks what it does.
+#[derive(Parser)]
+#[command(name = "netweft-e2e", version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install, ping, show.
+    Demo(Target),
+    /// Install and check everything.
+    Suite(Target),
+}
+
+#[derive(Args)]
+struct Target {
+    /// The project's folder.
+    #[arg(long, default_value = ".")]
+    project: PathBuf,
+    /// Tag of the images in the cluster.
+    #[arg(long)]
+    tag: String,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    match Command::parse().verb {
+        Verb::Demo(target) => demo(target),
+        Verb::Suite(target) => check(target),
+    }
+}
+
+fn prepare(target: Target) -> anyhow::Result<(Probes, String)> {
+    let Target { project, tag } = target;
+    let image = format!("netweft/testbox:{tag}");
+    println!("install the chart and the examples ...");
+    let took = install(&Install { project, tag })?;
+    println!(
+        "every node is Ready {:.1} s after `helm install`",
+        took.as_secs_f32()
+    );
+    println!("start the test pods ...");
+    Ok((Probes::create(&image)?, image))
+}
+
+fn demo(target: Target) -> anyhow::Result<ExitCode> {
+    let (probes, _) = prepare(target)?;
+    for kinds in [
+        "nodes",
+        "ippools",
+        "networkmodes",
+        "nodesubnets",
+        "nodenetworks",
+    ] {
+        println!(
+            "\n$ kubectl get {kinds}\n{}",
+            output(&mut words(&format!("kubectl get {kinds}")))?.trim_end()
+        );
+    }
+    println!("\nEvery pod pings every pod and every node, every node pings every pod:\n");
+    let matrix = probes.matrix()?;
+    println!("{matrix}");
+    matrix.check()?;
+    println!("{GUIDE}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(target: Target) -> anyhow::Result<ExitCode> {
+    let (probes, image) = prepare(target)?;
+    let (passed, failed) = suite(&probes, &image);
+    println!("kind: {passed} passed, {failed} failed");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+const GUIDE: &str = "
+The cluster stays up. To look around:
+  e2e/cluster/cluster.sh exec bash                                       a shell with kubectl, helm and docker
+  e2e/cluster/cluster.sh exec kubectl get ippools,networkmodes,nodesubnets,nodenetworks
+  e2e/cluster/cluster.sh exec kubectl -n netweft-e2e get pods -o wide    the pods that pinged
+  e2e/cluster/cluster.sh exec docker exec netweft-worker ip route        what the agent made of it
+To take it all away:
+  make down";

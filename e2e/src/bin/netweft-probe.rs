@@ -1,0 +1,225 @@
+//! The probe: the small program that test pods and test nodes run. It pings, serves and asks; it judges nothing.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use netweft_e2e::ping::{self, Request};
+
+/// Pings, serves and asks.
+#[derive(Parser)]
+#[command(name = "netweft-probe", version)]
+struct Command {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Ping all targets at once; one JSON line for each, in their order.
+    Ping(PingArgs),
+    /// Answer every TCP connection and UDP datagram on a port with the address it came from and the one it came to.
+    Serve {
+        /// The port.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Ask such a server, and print what it answers.
+    Ask {
+        /// How.
+        protocol: Protocol,
+        /// Whom, as address:port.
+        server: SocketAddr,
+        /// Bytes to send along and to get back.
+        #[arg(long, default_value_t = 0)]
+        payload: usize,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+#[derive(Args)]
+struct PingArgs {
+    /// Whom to ping.
+    #[arg(required = true)]
+    targets: Vec<IpAddr>,
+    /// Pings to each target.
+    #[arg(long, default_value_t = 3)]
+    count: u16,
+    /// Milliseconds between two pings to a target.
+    #[arg(long, default_value_t = 100)]
+    interval: u64,
+    /// Milliseconds to wait for the last answer.
+    #[arg(long, default_value_t = 2000)]
+    wait: u64,
+    /// Bytes of the whole IP packet.
+    #[arg(long, default_value_t = 84)]
+    size: usize,
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse().verb {
+        Verb::Ping(args) => ping(args),
+        Verb::Serve { port } => serve(port),
+        Verb::Ask {
+            protocol: Protocol::Tcp,
+            server,
+            payload,
+        } => ask_tcp(server, payload),
+        Verb::Ask {
+            protocol: Protocol::Udp,
+            server,
+            payload,
+        } => ask_udp(server, payload),
+    }
+}
+
+fn ping(args: PingArgs) -> anyhow::Result<()> {
+    let PingArgs {
+        targets,
+        count,
+        interval,
+        wait,
+        size,
+    } = args;
+    let (interval, wait) = (Duration::from_millis(interval), Duration::from_millis(wait));
+    let request = Request {
+        count,
+        interval,
+        wait,
+        size,
+    };
+    for answer in ping::all(&targets, &request)? {
+        println!("{}", serde_json::to_string(&answer)?);
+    }
+    Ok(())
+}
+
+/// What a server tells a client, before the client's own bytes come back.
+fn greeting(peer: SocketAddr, own: SocketAddr) -> String {
+    format!(
+        "peer={} own={}\n",
+        peer.ip().to_canonical(),
+        own.ip().to_canonical()
+    )
+}
+
+fn serve(port: u16) -> anyhow::Result<()> {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    let any = if UdpSocket::bind(any).is_ok() {
+        any
+    } else {
+        SocketAddr::from(([0, 0, 0, 0], port))
+    };
+    let listener = TcpListener::bind(any).with_context(|| format!("listen on TCP port {port}"))?;
+    let socket = UdpSocket::bind(any).with_context(|| format!("listen on UDP port {port}"))?;
+    thread::spawn(move || serve_udp(&socket));
+    for stream in listener.incoming() {
+        let stream = stream?;
+        thread::spawn(move || {
+            // A client that goes away is its own business.
+            let _ = serve_tcp(stream);
+        });
+    }
+    Ok(())
+}
+
+fn serve_tcp(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let greeting = greeting(stream.peer_addr()?, stream.local_addr()?);
+    stream.write_all(greeting.as_bytes())?;
+    let mut buffer = [0; 16384];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => stream.write_all(buffer.get(..read).unwrap_or_default())?,
+        }
+    }
+}
+
+fn serve_udp(socket: &UdpSocket) {
+    let mut buffer = [0; 65536];
+    while let Ok((read, peer)) = socket.recv_from(&mut buffer) {
+        let Ok(own) = socket.local_addr() else {
+            continue;
+        };
+        let mut answer = greeting(peer, own).into_bytes();
+        answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        // An answer that cannot be sent is a lost datagram, which the client notices.
+        let _ = socket.send_to(&answer, peer);
+    }
+}
+
+fn ask_tcp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)
+        .with_context(|| format!("connect to {server}"))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let sent = vec![0x5a; payload];
+    let mut writer = stream.try_clone()?;
+    let bytes = sent.clone();
+    let sender = thread::spawn(move || {
+        writer.write_all(&bytes)?;
+        writer.shutdown(std::net::Shutdown::Write)
+    });
+    let mut answer = Vec::new();
+    stream
+        .read_to_end(&mut answer)
+        .with_context(|| format!("read from {server}"))?;
+    sender
+        .join()
+        .map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    tell(&answer, &sent)
+}
+
+fn ask_udp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
+    let any: IpAddr = if server.is_ipv4() {
+        [0, 0, 0, 0].into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    let sent = vec![0x5a; payload];
+    let mut buffer = vec![0; 65536];
+    let deadline = Instant::now() + TIMEOUT;
+    while Instant::now() < deadline {
+        socket.send(&sent)?;
+        match socket.recv(&mut buffer) {
+            Ok(read) => return tell(buffer.get(..read).unwrap_or_default(), &sent),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::ConnectionRefused
+                ) => {}
+            Err(error) => return Err(error).with_context(|| format!("receive from {server}")),
+        }
+    }
+    bail!("no answer from {server} within {TIMEOUT:?}")
+}
+
+fn tell(answer: &[u8], sent: &[u8]) -> anyhow::Result<()> {
+    let end = answer
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .context("the answer has no first line")?;
+    let (greeting, echoed) = answer.split_at(end + 1);
+    if echoed != sent {
+        bail!(
+            "{} bytes were sent and {} other bytes came back",
+            sent.len(),
+            echoed.len()
+        );
+    }
+    print!("{}", String::from_utf8_lossy(greeting));
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Installing netweft as the README says: `helm install`, `kubectl apply`, wait.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::kubectl::kubectl;
+use crate::command::output;
+
+/// What to install.
+pub struct Install {
+    /// The project's folder.
+    pub project: PathBuf,
+    /// Tag of the images.
+    pub tag: String,
+}
+
+/// Install the chart and the examples; everything is ready when this returns. Returns how long that took.
+///
+/// # Errors
+/// helm or kubectl fail, or something does not become ready.
+pub fn install(install: &Install) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    helm_install(install)?;
+    apply_examples(&install.project)?;
+    wait("nodes", "condition=Ready")?;
+    let took = started.elapsed();
+    for kind in ["nodenetworks", "ippools", "networkmodes"] {
+        wait(kind, "condition=Ready")?;
+    }
+    kubectl(&[
+        "-n",
+        "netweft-system",
+        "rollout",
+        "status",
+        "deployment,daemonset",
+        "--timeout=120s",
+    ])?;
+    Ok(took)
+}
+
+fn helm_install(install: &Install) -> anyhow::Result<()> {
+    let mut helm = Command::new("helm");
+    helm.args(["upgrade", "--install", "netweft"])
+        .arg(install.project.join("charts/netweft"));
+    helm.args(["--namespace", "netweft-system", "--create-namespace"]);
+    // The examples bring their own mode and pool, as a GitOps pipeline would.
+    helm.args([
+        "--set",
+        &format!("image.tag={}", install.tag),
+        "--set-json",
+        "networkModes=[]",
+        "--set-json",
+        "pools=[]",
+    ]);
+    helm.args(["--set", "image.pullPolicy=Never"]);
+    output(&mut helm).context("install the chart").map(drop)
+}
+
+fn apply_examples(project: &Path) -> anyhow::Result<()> {
+    for example in ["networkmode.yaml", "ippool.yaml"] {
+        let file = project.join("examples").join(example);
+        kubectl(&["apply", "-f", &file.to_string_lossy()])?;
+    }
+    Ok(())
+}
+
+fn wait(kind: &str, condition: &str) -> anyhow::Result<()> {
+    crate::poll::until(
+        &format!("{kind} to be there"),
+        Duration::from_secs(60),
+        || {
+            anyhow::ensure!(
+                !kubectl(&["get", kind, "-o", "name"])?.trim().is_empty(),
+                "there are no {kind}"
+            );
+            Ok(())
+        },
+    )?;
+    let waited = kubectl(&[
+        "wait",
+        kind,
+        "--all",
+        &format!("--for={condition}"),
+        "--timeout=120s",
+    ]);
+    waited.map(drop).with_context(|| {
+        format!(
+            "{kind} as they are now:\n{}",
+            kubectl(&["get", kind, "-o", "wide"]).unwrap_or_default()
+        )
+    })
+}

@@ -1,0 +1,13 @@
+//! Scenarios on a real cluster: kind's nodes, real kubelets, the chart as a user installs it.
+//!
+//! Everything goes through `kubectl`, `helm` and `docker` as a user would use them; they are expected on PATH and set up
+//! (`e2e/cluster/cluster.sh exec` does that).
+
+mod checks;
+mod install;
+mod kubectl;
+mod probes;
+
+pub use checks::suite;
+pub use install::{Install, install};
+pub use probes::Probes;

@@ -1,0 +1,220 @@
+//! The test pods: two on every node, and a look from the node itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::kubectl::{apply, get, items, kubectl, text};
+use crate::matrix::{Endpoint, Matrix, Row, targets};
+use crate::ping::Answer;
+use crate::poll::until;
+
+const NAMESPACE: &str = "netweft-e2e";
+const SURROUNDINGS: &str = include_str!("../../manifests/probes.yaml");
+const PROBE: &str = include_str!("../../manifests/probe.yaml");
+
+/// One test pod.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Name of the pod.
+    pub pod: String,
+    /// Its node.
+    pub node: String,
+    /// Its address; the node's for a look from the node.
+    pub address: IpAddr,
+    /// Its label `app`.
+    pub app: String,
+}
+
+/// All test pods.
+pub struct Probes {
+    /// Pods with an address of their own.
+    pub pods: Vec<Probe>,
+    /// One look from each node.
+    pub nodes: Vec<Probe>,
+    /// The pod with a hostPort.
+    pub host_port: Probe,
+}
+
+impl Probes {
+    /// Create them from this image and wait until they run.
+    ///
+    /// # Errors
+    /// They cannot be created or do not come up.
+    pub fn create(image: &str) -> anyhow::Result<Self> {
+        let nodes = get(&["nodes"])?;
+        let worker = |node: &&Value| {
+            node.pointer("/metadata/labels/node-role.kubernetes.io~1control-plane")
+                .is_none()
+        };
+        let worker = items(&nodes)
+            .find(worker)
+            .context("the cluster has no worker")?;
+        let manifest = [
+            SURROUNDINGS,
+            &PROBE.replace("NAME", "probe-a"),
+            &PROBE.replace("NAME", "probe-b"),
+        ]
+        .join("---\n");
+        apply(
+            &manifest
+                .replace("IMAGE", image)
+                .replace("WORKER", text(worker, "/metadata/name")?),
+        )?;
+        for set in ["probe-a", "probe-b", "node"] {
+            kubectl(&[
+                "-n",
+                NAMESPACE,
+                "rollout",
+                "status",
+                &format!("daemonset/{set}"),
+                "--timeout=180s",
+            ])?;
+        }
+        kubectl(&[
+            "-n",
+            NAMESPACE,
+            "wait",
+            "pod/host-port",
+            "--for=condition=Ready",
+            "--timeout=60s",
+        ])?;
+        until("the list of test pods", Duration::from_secs(20), Self::list)
+    }
+
+    fn list() -> anyhow::Result<Self> {
+        let all = get(&["pods", "-n", NAMESPACE])?;
+        let mut probes = items(&all).map(probe).collect::<anyhow::Result<Vec<_>>>()?;
+        probes.sort_by(|a, b| (&a.node, &a.app).cmp(&(&b.node, &b.app)));
+        let of = |apps: &[&str]| -> Vec<Probe> {
+            probes
+                .iter()
+                .filter(|probe| apps.contains(&probe.app.as_str()))
+                .cloned()
+                .collect()
+        };
+        let host_port = of(&["host-port"])
+            .into_iter()
+            .next()
+            .context("the pod with a hostPort is gone")?;
+        Ok(Self {
+            pods: of(&["probe-a", "probe-b"]),
+            nodes: of(&["node"]),
+            host_port,
+        })
+    }
+
+    /// Everybody pings everybody.
+    ///
+    /// # Errors
+    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    pub fn matrix(&self) -> anyhow::Result<Matrix> {
+        let pods = self
+            .pods
+            .iter()
+            .map(|probe| (endpoint(probe, false), probe));
+        let sources: Vec<(Endpoint, &Probe)> = pods
+            .chain(
+                self.nodes
+                    .iter()
+                    .map(|probe| (endpoint(probe, true), probe)),
+            )
+            .collect();
+        let endpoints: Vec<Endpoint> = sources
+            .iter()
+            .map(|(endpoint, _)| endpoint.clone())
+            .collect();
+        let mut matrix = Matrix::default();
+        for (source, probe) in sources {
+            let targets = targets(&source, &endpoints);
+            let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
+            let answers = probe.ping(&addresses)?;
+            matrix.add(Row {
+                source,
+                targets,
+                answers,
+            })?;
+        }
+        Ok(matrix)
+    }
+}
+
+fn probe(pod: &Value) -> anyhow::Result<Probe> {
+    Ok(Probe {
+        pod: text(pod, "/metadata/name")?.to_owned(),
+        node: text(pod, "/spec/nodeName")?.to_owned(),
+        address: text(pod, "/status/podIP")?.parse()?,
+        app: text(pod, "/metadata/labels/app")?.to_owned(),
+    })
+}
+
+/// `worker2/a` for a pod, `worker2` for a node: kind's names begin with the cluster's, which says nothing here.
+fn endpoint(probe: &Probe, is_node: bool) -> Endpoint {
+    let node = probe
+        .node
+        .split_once('-')
+        .map_or(probe.node.as_str(), |(_, rest)| rest);
+    let name = if is_node {
+        node.to_owned()
+    } else {
+        format!("{node}/{}", probe.app.trim_start_matches("probe-"))
+    };
+    Endpoint {
+        name,
+        address: probe.address,
+        is_node,
+    }
+}
+
+impl Probe {
+    /// Run a command in the pod.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
+        self.exec_in("probe", command)
+    }
+
+    /// Run a command in one of the pod's containers.
+    ///
+    /// # Errors
+    /// It fails.
+    pub fn exec_in(&self, container: &str, command: &[&str]) -> anyhow::Result<String> {
+        let mut words = vec!["-n", NAMESPACE, "exec", &self.pod, "-c", container, "--"];
+        words.extend(command);
+        kubectl(&words).with_context(|| format!("in {} on {}", self.pod, self.node))
+    }
+
+    fn ping(&self, targets: &[IpAddr]) -> anyhow::Result<Vec<Answer>> {
+        let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+        let mut command = vec!["netweft-probe", "ping"];
+        command.extend(targets.iter().map(String::as_str));
+        let lines = self.exec(&command)?;
+        lines
+            .lines()
+            .map(|line| serde_json::from_str(line).context("read the probe's answer"))
+            .collect()
+    }
+
+    /// Ask a probe's server: `peer=… own=…`, the addresses that the server saw.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn ask(
+        &self,
+        protocol: &str,
+        server: SocketAddr,
+        payload: usize,
+    ) -> anyhow::Result<String> {
+        self.exec(&[
+            "netweft-probe",
+            "ask",
+            protocol,
+            &server.to_string(),
+            "--payload",
+            &payload.to_string(),
+        ])
+    }
+}

@@ -1,0 +1,70 @@
+//! Running programs: what was run is in every error, with what the program said.
+
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, bail};
+
+/// Run a command to its end and return its standard output.
+///
+/// # Errors
+/// It cannot be started or fails; the error holds the command line and its standard error.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let finished = run(command)?;
+    let stdout = String::from_utf8_lossy(&finished.stdout).into_owned();
+    if !finished.status.success() {
+        let stderr = String::from_utf8_lossy(&finished.stderr);
+        bail!(
+            "{}: {}\n{}{}",
+            line(command),
+            finished.status,
+            stdout.trim_end(),
+            stderr.trim_end()
+        );
+    }
+    Ok(stdout)
+}
+
+/// Run a command to its end, whatever that is.
+///
+/// # Errors
+/// It cannot be started.
+pub fn run(command: &mut Command) -> anyhow::Result<Output> {
+    command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {}", line(command)))
+}
+
+/// A command from words.
+#[must_use]
+pub fn words(line: &str) -> Command {
+    let mut words = line.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or("false"));
+    command.args(words);
+    command
+}
+
+fn line(command: &Command) -> String {
+    let mut line = command.get_program().to_string_lossy().into_owned();
+    for argument in command.get_args() {
+        line += " ";
+        line += &argument.to_string_lossy();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_the_command_and_its_words() {
+        let error = output(Command::new("sh").args(["-c", "echo no such thing >&2; exit 3"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("exit 3") && error.contains("no such thing"),
+            "{error}"
+        );
+    }
+}

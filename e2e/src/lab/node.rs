@@ -1,0 +1,112 @@
+//! A node: namespaces, an uplink, the agent.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use netweft_crds::NodeNetworkStatus;
+use netweft_crds::condition::{READY, is_true};
+
+use super::binary;
+use super::namespace::Namespace;
+use super::segment::Segment;
+use crate::poll::until;
+use crate::run::Run;
+
+/// A node of the lab.
+pub struct Node {
+    pub name: String,
+    pub address: IpAddr,
+    pub space: Namespace,
+}
+
+impl Node {
+    /// Node number `number` with an uplink of this name.
+    pub fn make(
+        run: &mut Run,
+        segment: &Segment,
+        number: usize,
+        uplink: &str,
+        rp_filter: u8,
+    ) -> anyhow::Result<Self> {
+        let space = Namespace::node(run)?;
+        for scope in ["all", "default"] {
+            space.sysctl(
+                &format!("net.ipv4.conf.{scope}.rp_filter"),
+                &rp_filter.to_string(),
+            )?;
+        }
+        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, u8::try_from(number)?));
+        segment.attach(&space, uplink, address)?;
+        // A default route, as every real node has one: what is not routed elsewhere must be seen to leave.
+        space.ip(&format!(
+            "route add default via {} dev {uplink}",
+            super::segment::OUTSIDE.ip()
+        ))?;
+        Ok(Self {
+            name: format!("node-{number}"),
+            address,
+            space,
+        })
+    }
+
+    /// Start the released agent on the folder of objects.
+    pub fn start_agent(
+        &mut self,
+        run: &mut Run,
+        binaries: &Path,
+        objects: &Path,
+    ) -> anyhow::Result<()> {
+        let mut command = self.space.command(binary(binaries, "netweft-agent"));
+        command
+            .args([
+                "run",
+                "--node",
+                &self.name,
+                "--cni-conf-dir",
+                "/run/cni",
+                "--inputs",
+            ])
+            .arg(objects);
+        let log = self.agent_log(run);
+        self.space.start(run, &mut command, &log)?;
+        Ok(())
+    }
+
+    /// Where the agent's words go.
+    pub fn agent_log(&self, run: &Run) -> PathBuf {
+        run.folder().join(format!("{}.log", self.name))
+    }
+
+    /// Wait until the agent says that the node is ready and the runtime could add pods.
+    pub fn wait_until_ready(&self, deadline: Duration) -> anyhow::Result<()> {
+        until(&format!("{} to be ready", self.name), deadline, || {
+            let text = std::fs::read_to_string(self.space.file("/run/netweft/status.yaml"))?;
+            let status: NodeNetworkStatus = serde_saphyr::from_str(&text)?;
+            let said: Vec<&str> = status
+                .conditions
+                .iter()
+                .map(|condition| condition.message.as_str())
+                .collect();
+            anyhow::ensure!(
+                is_true(&status.conditions, READY),
+                "the agent says: {}",
+                said.first().unwrap_or(&"nothing")
+            );
+            anyhow::ensure!(
+                self.space.file(CONFLIST).exists(),
+                "there is no CNI configuration"
+            );
+            Ok(())
+        })
+    }
+
+    /// The CNI configuration that the agent has written.
+    pub fn conflist(&self) -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_str(&std::fs::read_to_string(
+            self.space.file(CONFLIST),
+        )?)?)
+    }
+}
+
+const CONFLIST: &str = "/run/cni/10-netweft.conflist";

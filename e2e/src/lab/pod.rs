@@ -1,0 +1,101 @@
+//! A pod: a network namespace that the released plugin has wired.
+
+use std::io::Write;
+use std::net::IpAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, bail};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::binary;
+use super::namespace::Namespace;
+use super::node::Node;
+use crate::run::Run;
+
+/// A pod of the lab.
+pub struct Pod {
+    pub name: String,
+    pub node: String,
+    pub address: IpAddr,
+    pub space: Namespace,
+}
+
+impl Pod {
+    /// Make a namespace and call the plugin's ADD on `node`, as a container runtime would.
+    pub fn add(run: &mut Run, node: &Node, name: &str, binaries: &Path) -> anyhow::Result<Self> {
+        let space = Namespace::network(run)?;
+        let result = call(node, binaries, "ADD", name, &space)?;
+        let address = result
+            .pointer("/ips/0/address")
+            .and_then(Value::as_str)
+            .context("the plugin gave no address")?;
+        let address = address.parse::<IpNet>()?.addr();
+        Ok(Self {
+            name: name.to_owned(),
+            node: node.name.clone(),
+            address,
+            space,
+        })
+    }
+}
+
+/// Call the first plugin of the node's own configuration, the way libcni does.
+fn call(
+    node: &Node,
+    binaries: &Path,
+    verb: &str,
+    pod: &str,
+    space: &Namespace,
+) -> anyhow::Result<Value> {
+    let list = node.conflist()?;
+    let mut configuration = list
+        .pointer("/plugins/0")
+        .and_then(Value::as_object)
+        .cloned();
+    let configuration = configuration
+        .as_mut()
+        .context("the configuration has no plugin")?;
+    for key in ["cniVersion", "name"] {
+        configuration.insert(key.to_owned(), list.get(key).cloned().unwrap_or_default());
+    }
+    let plugin = configuration
+        .get("type")
+        .and_then(Value::as_str)
+        .context("the plugin has no type")?
+        .to_owned();
+    let configuration = serde_json::to_vec(configuration)?;
+    let mut child = node
+        .space
+        .command(binary(binaries, &plugin))
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", format!("lab-{pod}"))
+        .env("CNI_NETNS", space.path())
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", binaries)
+        .env(
+            "CNI_ARGS",
+            format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod}"),
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start the plugin {plugin}"))?;
+    child
+        .stdin
+        .take()
+        .context("the plugin has no input")?
+        .write_all(&configuration)?;
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!(
+            "{verb} for {pod}: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    serde_json::from_slice(&output.stdout)
+        .with_context(|| format!("{verb} for {pod}: read the plugin's result"))
+}

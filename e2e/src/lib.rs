@@ -1,0 +1,9 @@
+//! The namespace lab, the scenarios on a real cluster, and what both measure with.
+
+pub mod cluster;
+pub mod command;
+pub mod lab;
+pub mod matrix;
+pub mod ping;
+pub mod poll;
+pub mod run;

@@ -1,0 +1,234 @@
+//! ICMP echo (RFC 792, RFC 4443) to many targets at once, each request numbered, each answer matched.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// What to send to each target.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Requests to each target.
+    pub count: u16,
+    /// Time between two of them.
+    pub interval: Duration,
+    /// Time after the last one in which answers count.
+    pub wait: Duration,
+    /// Bytes of the whole IP packet.
+    pub size: usize,
+}
+
+/// What came back from one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The target.
+    pub target: IpAddr,
+    /// Requests sent.
+    pub sent: u16,
+    /// Different requests answered.
+    pub received: u16,
+    /// Why a request could not be sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Ping every target from a thread of its own; answers are in the targets' order.
+///
+/// # Errors
+/// A socket cannot be made: this needs CAP_NET_RAW.
+pub fn all(targets: &[IpAddr], request: &Request) -> std::io::Result<Vec<Answer>> {
+    let identifier = (std::process::id() & 0xffff) as u16;
+    thread::scope(|scope| {
+        let threads: Vec<_> = targets
+            .iter()
+            .enumerate()
+            .map(|(n, target)| {
+                let identifier = identifier.wrapping_add((n as u16).wrapping_mul(257));
+                scope.spawn(move || one(*target, identifier, request))
+            })
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread
+                .join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("a pinging thread panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<Answer> {
+    let socket = open(target)?;
+    let expected = Expected {
+        target,
+        identifier,
+        count: request.count,
+    };
+    let mut answered = BTreeSet::new();
+    let mut error = None;
+    for sequence in 0..request.count {
+        if let Err(failed) = socket.send(&echo_request(target, identifier, sequence, request.size))
+        {
+            error = Some(failed.to_string());
+        }
+        let last = sequence + 1 == request.count;
+        let wait = if last { request.wait } else { request.interval };
+        receive(&socket, &expected, Instant::now() + wait, &mut answered)?;
+    }
+    Ok(Answer {
+        target,
+        sent: request.count,
+        received: answered.len() as u16,
+        error,
+    })
+}
+
+/// Which answers count.
+struct Expected {
+    target: IpAddr,
+    identifier: u16,
+    count: u16,
+}
+
+fn open(target: IpAddr) -> std::io::Result<Socket> {
+    let (domain, protocol) = match target {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
+    };
+    let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
+    // Connected: only packets from the target are delivered.
+    socket.connect(&SocketAddr::new(target, 0).into())?;
+    Ok(socket)
+}
+
+/// Collect answers until the deadline, or until all have come.
+fn receive(
+    mut socket: &Socket,
+    expected: &Expected,
+    deadline: Instant,
+    answered: &mut BTreeSet<u16>,
+) -> std::io::Result<()> {
+    let mut buffer = [0; 65536];
+    while answered.len() < usize::from(expected.count) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        socket.set_read_timeout(Some(left))?;
+        match socket.read(&mut buffer) {
+            Ok(read) => {
+                answered.extend(expected.sequence_of(buffer.get(..read).unwrap_or_default()));
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                return Ok(());
+            }
+            // An ICMP error for an earlier request is reported on the socket once; the request counts as lost.
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+impl Expected {
+    /// The sequence number, if the packet answers one of our requests. A raw IPv4 socket delivers the IP header too.
+    fn sequence_of(&self, packet: &[u8]) -> Option<u16> {
+        let (reply_type, icmp) = match self.target {
+            IpAddr::V4(_) => (0, packet.get(usize::from(packet.first()? & 0x0f) * 4..)?),
+            IpAddr::V6(_) => (129, packet),
+        };
+        let number = |at: usize| Some(u16::from_be_bytes([*icmp.get(at)?, *icmp.get(at + 1)?]));
+        let ours = *icmp.first()? == reply_type && number(4)? == self.identifier;
+        number(6).filter(|sequence| ours && *sequence < self.count)
+    }
+}
+
+/// An echo request that makes an IP packet of `size` bytes.
+fn echo_request(target: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {
+    let (request_type, header) = if target.is_ipv4() { (8, 20) } else { (128, 40) };
+    let mut packet = vec![0xa5; size.saturating_sub(header).max(8)];
+    let [id_high, id_low] = identifier.to_be_bytes();
+    let [sequence_high, sequence_low] = sequence.to_be_bytes();
+    for (to, from) in packet.iter_mut().zip([
+        request_type,
+        0,
+        0,
+        0,
+        id_high,
+        id_low,
+        sequence_high,
+        sequence_low,
+    ]) {
+        *to = from;
+    }
+    // The kernel computes ICMPv6's checksum (RFC 3542, section 3.1), but not ICMP's.
+    if target.is_ipv4() {
+        let [high, low] = checksum(&packet).to_be_bytes();
+        for (to, from) in packet.iter_mut().skip(2).zip([high, low]) {
+            *to = from;
+        }
+    }
+    packet
+}
+
+/// The Internet checksum (RFC 1071).
+fn checksum(bytes: &[u8]) -> u16 {
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        let low = pair.get(1).copied().unwrap_or(0);
+        sum += u32::from(u16::from_be_bytes([
+            pair.first().copied().unwrap_or(0),
+            low,
+        ]));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expected() -> Expected {
+        Expected {
+            target: "192.0.2.1".parse().unwrap(),
+            identifier: 7,
+            count: 3,
+        }
+    }
+
+    fn reply(identifier: u16, sequence: u16) -> Vec<u8> {
+        let mut packet = vec![0x45; 1];
+        packet.resize(20, 0);
+        packet.extend(echo_request(
+            "192.0.2.1".parse().unwrap(),
+            identifier,
+            sequence,
+            84,
+        ));
+        packet[20] = 0;
+        packet
+    }
+
+    #[test]
+    fn only_answers_to_our_own_requests_count() {
+        assert_eq!(expected().sequence_of(&reply(7, 2)), Some(2));
+        assert_eq!(expected().sequence_of(&reply(8, 2)), None);
+        assert_eq!(expected().sequence_of(&reply(7, 3)), None);
+        assert_eq!(expected().sequence_of(&[]), None);
+        let mut request = reply(7, 2);
+        request[20] = 8;
+        assert_eq!(expected().sequence_of(&request), None);
+    }
+
+    #[test]
+    fn a_request_has_the_wanted_size_and_a_valid_checksum() {
+        let packet = echo_request("192.0.2.1".parse().unwrap(), 1, 2, 1350);
+        assert_eq!(packet.len(), 1330);
+        assert_eq!(checksum(&packet), 0);
+    }
+}
