@@ -1,0 +1,71 @@
+# Everything that is done with this project, by name. `make help` lists it.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODE ?= vxlan
+POD_INTERFACE ?= routed
+FAMILY ?= 4
+RP_FILTER ?= 0,1,2
+KEEP ?=
+
+env := hack/env.sh
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## a kind cluster with netweft, and who pings whom in it
+	@hack/demo.sh
+
+.PHONY: lab
+lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4 RP_FILTER=0,1,2 KEEP=1
+	@$(env) netweft-lab --mode $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) --rp-filter $(RP_FILTER) \
+	  $(if $(KEEP),--keep)
+
+.PHONY: e2e
+e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed
+	@tests/run.sh kind
+
+.PHONY: build
+build: ## the static release binaries, and the tests
+	@$(env) cargo build --release --locked --workspace --all-targets
+
+.PHONY: test
+test: ## the first tier of tests, with all set-up: what CI runs
+	@tests/run.sh test
+
+.PHONY: test-full
+test-full: ## the first tier, and the suite on the oldest Kubernetes that is supported
+	@tests/run.sh full
+
+.PHONY: soak
+soak: ## the lab again and again for 20 minutes
+	@tests/run.sh soak
+
+.PHONY: fresh
+fresh: ## the first tier with every cache empty and nothing on PATH but what is declared
+	@tests/fresh.sh
+
+.PHONY: fmt
+fmt: ## format
+	@$(env) cargo fmt --all
+
+.PHONY: lint
+lint: ## formatting, clippy, dependencies, generated files, shell scripts, chart
+	@hack/lint.sh
+
+.PHONY: generate
+generate: build ## write what is generated: the chart's CRDs
+	@$(env) crdgen charts/netweft/crds
+
+.PHONY: down
+down: ## take the cluster and the lab away; caches stay
+	@hack/down.sh
+
+.PHONY: clean
+clean: down ## take everything away, the caches too
+	@rm -rf "$${NETWEFT_CACHE:-$$HOME/.cache/netweft}" target

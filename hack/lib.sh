@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# What the scripts of the project share, on top of e2e/cluster/lib.sh; sourced, never run.
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=../e2e/cluster/lib.sh
+source "$project/e2e/cluster/lib.sh"
+
+# Cargo's output lies in the cache, so that a clean checkout compiles only our own crates. One directory for each lock
+# file, compiler and set of flags: within one, cargo knows itself what is stale; between them nothing is shared, and the
+# two used last are kept.
+cargo_environment() {
+  command -v cargo >/dev/null || die "cargo is not on PATH: install the Rust that Cargo.toml names (rust-version), or newer"
+  local kind=$NETWEFT_CACHE/cargo target
+  target=$kind/$(hash_of "$project/Cargo.lock" "$project/.cargo/config.toml" "$(rustc -vV)" "${RUSTFLAGS:-}")
+  if [[ ! -d $target ]]; then
+    need_free_space
+    mkdir -p "$target"
+    keep_newest_two "$kind"
+  fi
+  touch "$target"
+  export CARGO_TARGET_DIR=$target
+  BIN_DIR=$target/$(rustc --print host-tuple)/release
+  export BIN_DIR
+}
+
+build_release() {
+  (cd "$project" && cargo build --release --locked --workspace --all-targets)
+}
+
+# Makes the images of the built programs and puts them into the cluster's nodes. Prints their tag.
+images_into_cluster() {
+  local programs tag
+  programs=$(mktemp -d)
+  cp "$BIN_DIR"/{netweft-operator,netweft-agent,netweft,netweft-probe} "$programs/"
+  tag=$("$project/e2e/cluster/images.sh" "$programs" | tail -n 1)
+  rm -rf "$programs"
+  "$project/e2e/cluster/cluster.sh" load "netweft/operator:$tag" "netweft/agent:$tag" "netweft/testbox:$tag" >&2
+  echo "$tag"
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What must hold of the sources themselves: formatting, clippy, dependencies and their directions, generated files, shell
+# scripts, the chart. Every step runs, in a condition, so that each has to end with what it stands for; the exit code says whether all held. The last line counts them.
+set -uo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+set +e
+cargo_environment
+cd "$project" || exit 1
+
+deny_version=0.20.2
+install_deny() { # ENTRY_DIR
+  # Away from the project: its .cargo/config.toml is for the project's own programs.
+  (cd / && cargo install cargo-deny --version "$deny_version" --locked --root "$1" --target-dir "$1/target" && rm -rf "$1/target")
+}
+
+formatting() { cargo fmt --all --check; }
+clippy() { cargo clippy --release --locked --workspace --all-targets -- -D warnings; }
+documentation() { RUSTDOCFLAGS='-D warnings' cargo doc --release --locked --workspace --no-deps --quiet; }
+dependencies() {
+  local deny
+  deny=$(cache_entry cargo-deny "$(hash_of "$deny_version" "$(rustc -vV)")" install_deny) || return
+  # Advisories need a database from the network and change without us: Dependabot watches them.
+  "$deny/bin/cargo-deny" --locked check bans licenses sources
+}
+plugin_knows_no_kubernetes() { ! cargo tree --locked -p netweft-cni --edges normal --prefix none | grep -E '^(kube|k8s-openapi|netweft-crds) '; }
+generated() {
+  local written
+  written=$(mktemp -d)
+  # Built as everything else is: another choice of targets would mean other features, and compiling it all again.
+  cargo build --release --locked --quiet --workspace --all-targets || return
+  "$BIN_DIR/crdgen" "$written" || return
+  if ! diff -r "$written" charts/netweft/crds; then
+    echo 'charts/netweft/crds is not what the types say: make generate'
+    return 1
+  fi
+}
+shell_scripts() {
+  need_packages 'checking shell scripts' shellcheck=shellcheck
+  git ls-files -z '*.sh' .ci/run e2e/cluster/oci-runtime-shim | xargs -0 shellcheck -x
+}
+chart() {
+  local helm
+  helm=$(e2e/cluster/build-tools.sh helm)/helm
+  "$helm" lint --strict charts/netweft && "$helm" template netweft charts/netweft --namespace netweft-system >/dev/null
+}
+stands_alone() { # nothing refers to a place outside the project or to a machine
+  ! git grep -nIE '\.\./shared|(^|[^A-Za-z0-9_.-])/(work|farm)/|/root/' -- . ':!*.lock' ':!go.sum' ':!hack/lint.sh'
+}
+
+passed=0 failed=0
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated shell_scripts chart stands_alone; do
+  started=$SECONDS
+  if "$step"; then
+    passed=$((passed + 1)) verdict=ok
+  else
+    failed=$((failed + 1)) verdict=FAILED
+  fi
+  echo "lint $step ... $verdict ($((SECONDS - started)) s)"
+done
+echo "lint: $passed passed, $failed failed"
+((failed == 0))

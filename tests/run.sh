@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# Runs tests by tier and sums them up; the last line is "N passed, N failed, N skipped".
+#
+#   tests/run.sh test    the first tier (make test): every stage of tests/tiers marked "test"
+#   tests/run.sh full    and those marked "full"
+#   tests/run.sh soak    only those marked "soak"
+#   tests/run.sh STAGE   one stage with what it needs
+#
+# A stage that runs no test fails. A skip that tests/skips does not list fails. Nothing is tried twice.
+set -euo pipefail
+# shellcheck source=../hack/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../hack/lib.sh"
+# shellcheck source=../e2e/cluster/runs.sh
+source "$project/e2e/cluster/runs.sh"
+cd "$project"
+
+watchdog_minutes=80
+cluster=$project/e2e/cluster/cluster.sh
+
+# ---- stages: each prints what it does and ends with a line or lines that count its tests
+
+stage_setup() {
+  need_free_space
+  reap_dead_runs
+  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux jq=jq
+  kubernetes_programs >/dev/null
+  "$project/e2e/cluster/engine.sh" up
+  "$project/e2e/cluster/build-tools.sh" portmap helm >/dev/null
+}
+
+stage_build() { build_release; }
+
+stage_lint() { hack/lint.sh; }
+
+# All of cargo's tests in one go: another choice of packages would mean other features of what they depend on, and
+# compiling it again.
+stage_rust() {
+  NETWEFT_KUBE_BIN=$(kubernetes_programs) cargo test --release --locked --workspace
+}
+
+stage_lab() { "$BIN_DIR/netweft-lab"; }
+
+stage_kind() {
+  local tag
+  "$cluster" up
+  tag=$(images_into_cluster)
+  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag"
+}
+
+stage_kind_oldest() {
+  "$cluster" down
+  KUBERNETES_VERSION=1.34 stage_kind
+  "$cluster" down
+}
+
+stage_soak_lab() {
+  local end=$((SECONDS + 20 * 60)) rounds=0
+  while ((SECONDS < end)); do
+    "$BIN_DIR/netweft-lab"
+    rounds=$((rounds + 1))
+  done
+  echo "soak: $rounds rounds"
+}
+
+# etcd, kube-apiserver and helm side by side, as the tests want them.
+kubernetes_programs() {
+  local directory
+  directory=$NETWEFT_CACHE/control-plane
+  mkdir -p "$directory"
+  local built
+  built=$("$project/e2e/cluster/build-tools.sh" kubernetes etcd helm)
+  while read -r built; do ln -sf "$built"/* "$directory/"; done <<<"$built"
+  echo "$directory"
+}
+
+# ---- running stages
+
+stages_of() { # TIER...
+  local tier
+  for tier in "$@"; do awk -v tier="$tier" '$1 == tier { print $2 }' tests/tiers; done
+}
+
+run_stage() { # NAME
+  local name=$1 output=$logs/$1 code=0 started=$SECONDS ticker
+  echo "=== $name"
+  heartbeat_ticker "stage $name" &
+  ticker=$!
+  set +e
+  (set -e; "stage_$name") 2>&1 | tee "$output"
+  code=${PIPESTATUS[0]}
+  set -e
+  kill "$ticker" 2>/dev/null || true
+  wait "$ticker" 2>/dev/null || true
+  count "$name" "$output" "$code"
+  echo "=== $name: $((SECONDS - started)) s"
+}
+
+# Adds up what the runners say: cargo's "test result:" lines and "NAME: N passed, N failed" of our own.
+count() { # NAME OUTPUT CODE
+  local p f s
+  read -r p f s < <(awk '
+    /^test result: / { p += $4; f += $6; s += $8 }
+    /^(lint|lab|kind): [0-9]+ passed, [0-9]+ failed/ { p += $2; f += $4 }
+    /^skipped: / { s++ }
+    END { print p + 0, f + 0, s + 0 }' "$2")
+  if [[ $3 != 0 && $f == 0 ]]; then
+    echo "stage $1 failed with exit code $3"
+    f=1
+  fi
+  if [[ $1 != setup && $1 != build && $((p + f)) == 0 ]]; then
+    echo "stage $1 ran no test"
+    f=1
+  fi
+  check_skips "$1" "$2" || f=$((f + 1))
+  passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+}
+
+# Every skip must be expected. (cargo prints "test NAME ... ignored".)
+check_skips() { # NAME OUTPUT
+  local skip bad=0
+  while read -r skip; do
+    grep -qxF "$skip" tests/skips || { echo "unexpected skip in stage $1: $skip"; bad=1; }
+  done < <(sed -nE 's/^test (.*) \.\.\. ignored.*/\1/p; s/^skipped: (.*)/\1/p' "$2")
+  return "$bad"
+}
+
+finish() {
+  kill "$watchdog" 2>/dev/null || true
+  "$project/hack/down.sh" >/dev/null 2>&1 || true
+  rm -rf "$logs"
+  echo "$passed passed, $failed failed, $skipped skipped"
+}
+
+# Before CI's own limit ends the run without a word: say what there is and what has not run.
+watch_over() { # MAIN_PID
+  sleep $((watchdog_minutes * 60)) >/dev/null 2>&1
+  echo "watchdog: not done after $watchdog_minutes minutes; stages that have not ended: $(cat "$logs/.left" 2>/dev/null)"
+  ps -eo pid,etimes,args --sort=-etimes | tail -n 40
+  "$cluster" status 2>&1 | tail -n 40
+  kill -TERM "$1"
+}
+
+main() {
+  local stage stages=()
+  case $1 in
+    test) mapfile -t stages < <(stages_of test) ;;
+    full) mapfile -t stages < <(stages_of test full) ;;
+    soak) mapfile -t stages < <(stages_of soak) ;;
+    *) mapfile -t stages < <(printf '%s\n' setup build "$1" | awk '!seen[$0]++') ;;
+  esac
+  passed=0 failed=0 skipped=0
+  logs=$(mktemp -d)
+  watch_over $$ &
+  watchdog=$!
+  trap 'failed=$((failed + 1)); finish; exit 1' TERM INT
+  cargo_environment
+  export INSTA_UPDATE=no
+  for stage in "${stages[@]}"; do
+    printf '%s\n' "${stages[@]}" | sed "0,/^$stage\$/!b;//,\$!d" >"$logs/.left"
+    run_stage "$stage"
+    # Without programs there is nothing to test.
+    if [[ $stage == setup || $stage == build ]] && ((failed)); then break; fi
+  done
+  finish
+  ((failed == 0))
+}
+
+main "${1:?usage: tests/run.sh test|full|soak|STAGE}"
