@@ -101,9 +101,10 @@ build_image() { # TARGET
   rmdir "$context"
 }
 
-# Of tags that look like ours the two newest stay, so that an upgrade test has its previous one.
+# Of tags that look like ours this one and the newest other stay, so that an upgrade test has its previous one. This one
+# is named, since it need not be the newest: an image whose content was built before keeps the date of that build.
 forget_old() { # REPOSITORY
-  docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | tail -n +3 |
+  docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | sed "/^$tag\$/d" | tail -n +2 |
     while read -r old; do docker rmi "$1:$old" >/dev/null 2>&1 || true; done
 }
 
