@@ -25,7 +25,7 @@ stage_setup() {
   need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux jq=jq
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
-  "$project/e2e/cluster/build-tools.sh" portmap helm >/dev/null
+  "$project/e2e/cluster/build-tools.sh" portmap >/dev/null
 }
 
 stage_build() { build_release; }

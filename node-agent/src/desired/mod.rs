@@ -129,6 +129,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         .iter()
         .filter_map(|mode| pod_mtu(inputs, facts, mode))
         .min();
+    let tunnels = tunnel_addresses(inputs);
     let mut pools: BTreeMap<&str, Vec<&OwnBlock>> = BTreeMap::new();
     for block in &inputs.blocks {
         pools.entry(&block.pool).or_default().push(block);
@@ -137,11 +138,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         let pool = inputs.pools.get(name)?;
         inputs.mode_of(name)?;
         let mut reserved = pool.reserved.clone();
-        reserved.extend(
-            tunnel_addresses(inputs)
-                .get(name)
-                .map(|address| IpNet::from(*address)),
-        );
+        reserved.extend(tunnels.get(name).map(|address| IpNet::from(*address)));
         Some(PoolConfig {
             name: name.to_owned(),
             pod_interface: match pool.pod_interface {
