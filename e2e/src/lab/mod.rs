@@ -20,7 +20,7 @@ mod segment;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -288,9 +288,4 @@ fn check(lab: &mut Lab) -> anyhow::Result<Matrix> {
     lab.check_outside()?;
     lab.check_segment()?;
     Ok(matrix)
-}
-
-/// A binary of the release.
-fn binary(folder: &Path, name: &str) -> PathBuf {
-    folder.join(name)
 }

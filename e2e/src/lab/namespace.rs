@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::binary;
 use crate::command::{output, words};
 use crate::ping::Answer;
 use crate::poll::until;
@@ -23,7 +22,7 @@ pub struct Namespace {
 impl Namespace {
     /// A new network namespace.
     pub fn network(run: &mut Run) -> anyhow::Result<Self> {
-        Self::hold(run, "unshare --net -- sleep infinity", false)
+        Self::spawn(run, words("unshare --net -- sleep infinity"), false)
     }
 
     /// A new network and mount namespace with an empty /run.
@@ -33,10 +32,6 @@ impl Namespace {
             "mount -t tmpfs -o mode=755 run /run && mount -t sysfs sys /sys && exec sleep infinity",
         );
         Self::spawn(run, command, true)
-    }
-
-    fn hold(run: &mut Run, line: &str, mounts: bool) -> anyhow::Result<Self> {
-        Self::spawn(run, words(line), mounts)
     }
 
     fn spawn(run: &mut Run, mut command: Command, mounts: bool) -> anyhow::Result<Self> {
@@ -119,7 +114,7 @@ impl Namespace {
 
     /// Ping all targets from inside.
     pub fn ping(&self, binaries: &Path, targets: &[IpAddr]) -> anyhow::Result<Vec<Answer>> {
-        let mut command = self.command(binary(binaries, "netweft-probe"));
+        let mut command = self.command(binaries.join("netweft-probe"));
         command
             .arg("ping")
             .args(targets.iter().map(ToString::to_string));
@@ -137,7 +132,7 @@ impl Namespace {
         protocol: &str,
         server: SocketAddr,
     ) -> anyhow::Result<String> {
-        output(self.command(binary(binaries, "netweft-probe")).args([
+        output(self.command(binaries.join("netweft-probe")).args([
             "ask",
             protocol,
             &server.to_string(),

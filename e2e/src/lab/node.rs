@@ -7,7 +7,6 @@ use std::time::Duration;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{READY, is_true};
 
-use super::binary;
 use super::namespace::Namespace;
 use super::segment::Segment;
 use crate::poll::until;
@@ -57,7 +56,7 @@ impl Node {
         binaries: &Path,
         objects: &Path,
     ) -> anyhow::Result<()> {
-        let mut command = self.space.command(binary(binaries, "netweft-agent"));
+        let mut command = self.space.command(binaries.join("netweft-agent"));
         command
             .args([
                 "run",

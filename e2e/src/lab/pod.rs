@@ -9,7 +9,6 @@ use anyhow::{Context, bail};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::binary;
 use super::namespace::Namespace;
 use super::node::Node;
 use crate::run::Run;
@@ -68,7 +67,7 @@ fn call(
     let configuration = serde_json::to_vec(configuration)?;
     let mut child = node
         .space
-        .command(binary(binaries, &plugin))
+        .command(binaries.join(&plugin))
         .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", format!("lab-{pod}"))
         .env("CNI_NETNS", space.path())

@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use ipnet::IpNet;
 
-use super::binary;
 use super::namespace::Namespace;
 use super::node::Node;
 use crate::command::output;
@@ -58,7 +57,7 @@ impl Segment {
 
     /// Let the host outside answer.
     pub fn start_server(&self, run: &mut Run, binaries: &Path) -> anyhow::Result<()> {
-        let mut command = self.outside.command(binary(binaries, "netweft-probe"));
+        let mut command = self.outside.command(binaries.join("netweft-probe"));
         command.args(["serve", "--port", &OUTSIDE.port().to_string()]);
         let log = run.folder().join("outside.log");
         self.outside.start(run, &mut command, &log)?;
