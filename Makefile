@@ -22,7 +22,7 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4 RP_FILTER=0,1,2 KEEP=1
+lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1
 	@$(env) netweft-lab --mode $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) --rp-filter $(RP_FILTER) \
 	  $(if $(KEEP),--keep)
 

@@ -38,7 +38,7 @@ stage_rust() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs) cargo test --release --locked --workspace
 }
 
-stage_lab() { "$BIN_DIR/netweft-lab"; }
+stage_lab() { "$BIN_DIR/netweft-lab" --family 4,6,46; }
 
 stage_kind() {
   local tag

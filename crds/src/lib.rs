@@ -28,8 +28,8 @@ pub use network_mode::{
     RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
-    BlockUsage, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, RouteCounts,
-    Session, SessionStatus, Transport,
+    BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus,
+    RouteCounts, Session, SessionStatus, Transport,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

@@ -24,7 +24,8 @@ use crate::schema;
     status = "NodeNetworkStatus",
     derive = "PartialEq",
     doc = "What one node is to do (spec, written by the operator) and what it has done (status, written by its agent).",
-    printcolumn(name = "Address", type_ = "string", json_path = ".spec.addresses.ipv4"),
+    printcolumn(name = "IPv4", type_ = "string", json_path = ".spec.addresses.ipv4"),
+    printcolumn(name = "IPv6", type_ = "string", json_path = ".spec.addresses.ipv6"),
     printcolumn(name = "Subnets", type_ = "string", json_path = ".spec.subnets"),
     printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu"),
     printcolumn(name = "Pods", type_ = "string", json_path = ".status.subnets[*].used"),
@@ -88,12 +89,49 @@ pub struct NodeMode {
     pub accept: Vec<Transport>,
     /// The way in which packets are sent.
     pub send: Transport,
+    /// Family of the node addresses that tunnels run between: one for the whole mode, whatever the tunnels carry.
+    #[serde(default)]
+    pub outer_family: IpFamily,
     /// Whether peers on the same link are sent to without encapsulation.
     #[serde(default)]
     pub encapsulate_when: EncapsulateWhen,
     /// Bytes of the largest packet of a pod; 0: measured.
     #[serde(default)]
     pub mtu: u32,
+}
+
+/// A version of the Internet Protocol.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamily {
+    /// IPv4 (RFC 791).
+    #[default]
+    Ipv4,
+    /// IPv6 (RFC 8200).
+    Ipv6,
+}
+
+impl IpFamily {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() {
+            Self::Ipv4
+        } else {
+            Self::Ipv6
+        }
+    }
+}
+
+impl std::fmt::Display for IpFamily {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Ipv4 => "IPv4",
+            Self::Ipv6 => "IPv6",
+        })
+    }
 }
 
 /// A way from node to node with its parameters; exactly one member is set.

@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::node_network::IpFamily;
 use crate::{names, schema};
 
 /// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.
@@ -23,7 +24,8 @@ use crate::{names, schema};
     printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.cidr"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.node"),
     printcolumn(name = "Pool", type_ = "string", json_path = ".spec.pool"),
-    printcolumn(name = "Address", type_ = "string", json_path = ".spec.nodeAddresses.ipv4"),
+    printcolumn(name = "IPv4", type_ = "string", json_path = ".spec.nodeAddresses.ipv4"),
+    printcolumn(name = "IPv6", type_ = "string", json_path = ".spec.nodeAddresses.ipv6"),
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.spec.cidr.contains(':') ? self.metadata.name.matches('^([0-9a-f]{4}-){8}[0-9]{1,3}$') && isCIDR(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) && cidr(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) == cidr(self.spec.cidr) : self.metadata.name == self.spec.cidr.replace('.', '-').replace('/', '-')").message("metadata.name must be spec.cidr with '-' for '.', ':' and '/', IPv6 written in full, for example 10-244-3-64-26")
@@ -71,6 +73,12 @@ impl NodeAddresses {
             .map(IpAddr::V4)
             .into_iter()
             .chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// The address of a family.
+    #[must_use]
+    pub fn of(self, family: IpFamily) -> Option<IpAddr> {
+        self.iter().find(|address| IpFamily::of(*address) == family)
     }
 }
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netweft_crds::NodeAddresses;
 use netweft_netstate::model::{LinkName, NetworkState};
 
-/// The egress link of each of the node's addresses.
+use crate::inputs::Inputs;
+
+/// The egress link of each of the node's addresses that a link has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Egress links by node address.
@@ -30,29 +31,36 @@ pub struct Egress {
 pub struct NoSuchAddress(pub IpAddr);
 
 impl Facts {
-    /// Find the links that hold `addresses`.
+    /// Find the links that hold the node's addresses.
     ///
     /// # Errors
-    /// An address is on no link. Nothing should be changed then: an address can vanish for a moment.
-    pub fn measure(actual: &NetworkState, addresses: NodeAddresses) -> Result<Self, NoSuchAddress> {
-        let egress = addresses.iter().map(|address| {
-            let found = actual
+    /// An address that tunnels end at is on no link. Nothing should be changed then: an address can vanish for a moment.
+    pub fn measure(actual: &NetworkState, inputs: &Inputs) -> Result<Self, NoSuchAddress> {
+        let found = |address: IpAddr| {
+            let key = actual
                 .addresses
                 .keys()
-                .find(|key| key.net.addr() == address);
-            let link =
-                found.and_then(|key| Some((key.link.clone(), actual.links.get(&key.link)?.mtu)));
-            link.map(|(link, mtu)| (address, Egress { link, mtu }))
-                .ok_or(NoSuchAddress(address))
-        });
-        Ok(Self {
-            egress: egress.collect::<Result<_, _>>()?,
-        })
+                .find(|key| key.net.addr() == address)?;
+            let (link, mtu) = (key.link.clone(), actual.links.get(&key.link)?.mtu);
+            Some((address, Egress { link, mtu }))
+        };
+        let facts = Self {
+            egress: inputs.addresses.iter().filter_map(found).collect(),
+        };
+        let needed = inputs.modes.iter().filter_map(|mode| inputs.local(mode));
+        match needed
+            .into_iter()
+            .find(|address| !facts.egress.contains_key(address))
+        {
+            Some(missing) => Err(NoSuchAddress(missing)),
+            None => Ok(facts),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use netweft_crds::{EncapsulateWhen, IpFamily, NodeAddresses, NodeMode, Transport};
     use netweft_netstate::model::{Address, AddressKey, Link, LinkKind};
 
     use super::*;
@@ -77,24 +85,52 @@ mod tests {
         state
     }
 
+    fn inputs(addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
+        let mode = NodeMode {
+            name: "default".into(),
+            pools: vec![],
+            accept: vec![],
+            send: Transport::default(),
+            outer_family,
+            encapsulate_when: EncapsulateWhen::default(),
+            mtu: 0,
+        };
+        Inputs {
+            node: "n".into(),
+            addresses,
+            modes: vec![mode],
+            blocks: vec![],
+            withdrawn: vec![],
+            remote: vec![],
+            pools: BTreeMap::new(),
+            problems: vec![],
+        }
+    }
+
+    fn addresses(ipv4: &str, ipv6: &str) -> NodeAddresses {
+        NodeAddresses {
+            ipv4: ipv4.parse().ok(),
+            ipv6: ipv6.parse().ok(),
+        }
+    }
+
     #[test]
     fn the_mtu_is_that_of_the_link_with_the_node_address() {
-        let addresses = NodeAddresses {
-            ipv4: Some("192.0.2.1".parse().unwrap()),
-            ipv6: None,
-        };
-        let facts = Facts::measure(&state(), addresses).unwrap();
+        let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        let facts = Facts::measure(&state(), &inputs).unwrap();
         let egress = &facts.egress[&"192.0.2.1".parse::<IpAddr>().unwrap()];
         assert_eq!((egress.link.as_str(), egress.mtu), ("uplink7", 1400));
     }
 
     #[test]
-    fn an_address_on_no_link_is_an_error_that_names_it() {
-        let addresses = NodeAddresses {
-            ipv4: Some("192.0.2.9".parse().unwrap()),
-            ipv6: None,
-        };
-        let error = Facts::measure(&state(), addresses).unwrap_err();
+    fn an_address_of_a_tunnel_that_is_on_no_link_is_an_error_that_names_it() {
+        let gone = inputs(addresses("192.0.2.9", ""), IpFamily::Ipv4);
+        let error = Facts::measure(&state(), &gone).unwrap_err();
         assert!(error.to_string().contains("192.0.2.9"));
+        // No tunnel ends at this one.
+        let other = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv4);
+        assert_eq!(Facts::measure(&state(), &other).unwrap().egress.len(), 1);
+        let needed = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv6);
+        assert!(Facts::measure(&state(), &needed).is_err());
     }
 }

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_crds::{
-    IPPool, NodeAddresses, NodeMode, NodeNetwork, NodeSubnet, PodInterface, SubnetState, names,
+    IPPool, IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeSubnet, PodInterface, SubnetState,
+    names,
 };
 
 /// The objects an agent watches, as last heard.
@@ -118,6 +119,21 @@ impl Inputs {
         self.modes
             .iter()
             .find(|mode| mode.pools.iter().any(|name| name == pool))
+    }
+
+    /// The node's own end of a mode's tunnels.
+    #[must_use]
+    pub fn local(&self, mode: &NodeMode) -> Option<IpAddr> {
+        self.addresses.of(mode.outer_family)
+    }
+
+    /// Whether pods have addresses of this family, here or on another node.
+    #[must_use]
+    pub fn carries(&self, family: IpFamily) -> bool {
+        let own = self.blocks.iter().map(|block| block.cidr);
+        let remote = self.remote.iter().map(|block| block.cidr);
+        own.chain(remote)
+            .any(|cidr| IpFamily::of(cidr.addr()) == family)
     }
 
     fn drop_blocks_without_pool(&mut self) {

@@ -136,7 +136,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Bring kernel, nft table and files in line. An error means that nothing was changed.
     async fn sync(&mut self, inputs: &Inputs) -> Result<(Desired, Outcome), String> {
         let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
-        let facts = Facts::measure(&actual, inputs.addresses).map_err(|error| chain(&error))?;
+        let facts = Facts::measure(&actual, inputs).map_err(|error| chain(&error))?;
         let desired = desired(inputs, &facts);
         let difference = diff(&actual, &desired.kernel, &Owner::agent());
         let mut outcome = Outcome::default();
@@ -145,11 +145,12 @@ impl<K: Kernel> Reconciler<K> {
             .extend(difference.conflicts.iter().map(ToString::to_string));
         outcome.conflicts.extend(self.foreign_configurations());
         self.apply(&difference.ops, &mut outcome).await;
-        outcome.failures.extend(
-            sysctl::ensure(&self.paths.sysctl_dir, &desired.sysctls)
-                .iter()
-                .map(|e| chain(e)),
+        let parameters = sysctl::ensure(
+            &self.paths.sysctl_dir,
+            &desired.keep_listening,
+            &desired.sysctls,
         );
+        outcome.failures.extend(parameters.iter().map(|e| chain(e)));
         match self.nft.ensure(&desired.nft).await {
             Ok(true) => info!("nft table loaded"),
             Ok(false) => {}

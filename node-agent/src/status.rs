@@ -154,7 +154,7 @@ fn sentence(problems: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig};
 
@@ -165,6 +165,7 @@ mod tests {
             kernel: NetworkState::default(),
             nft: String::new(),
             sysctls: BTreeMap::new(),
+            keep_listening: BTreeSet::new(),
             plugin: NodeConfig {
                 version: 1,
                 pools: vec![],

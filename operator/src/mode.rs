@@ -1,9 +1,9 @@
 //! [`Mode`]: a NetworkMode whose values have been checked, one mode at a time.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
-    self as crds, EncapsulateWhen, Encapsulation, NetworkModeSpec, NodeAddressSource,
+    self as crds, EncapsulateWhen, Encapsulation, IpFamily, NetworkModeSpec, NodeAddressSource,
     NodeAddressWord, NodeMode, Overlay, Transport,
 };
 
@@ -28,18 +28,19 @@ pub enum AddressSource {
     /// The first `InternalIP` of each family.
     InternalIp,
     /// The first address in this range.
-    Cidr(Ipv4Net),
+    Cidr(IpNet),
 }
 
 impl Mode {
     /// What a node has to do for this mode; for which pools is added by the caller.
     #[must_use]
-    pub fn node_mode(&self) -> NodeMode {
+    pub fn node_mode(&self, outer_family: IpFamily) -> NodeMode {
         NodeMode {
             name: self.name.clone(),
             pools: Vec::new(),
             accept: vec![self.transport],
             send: self.transport,
+            outer_family,
             encapsulate_when: self.encapsulate_when,
             mtu: self.mtu,
         }
@@ -108,15 +109,7 @@ fn check_address(source: &NodeAddressSource) -> Result<AddressSource, Verdict> {
     } = source;
     match (from, cidr, interface) {
         (Some(NodeAddressWord::InternalIp), None, None) => Ok(AddressSource::InternalIp),
-        (None, Some(IpNet::V4(range)), None) => Ok(AddressSource::Cidr(range.trunc())),
-        (None, Some(IpNet::V6(range)), None) => {
-            let range = range.to_string();
-            not_yet(
-                "spec.nodeAddress.cidr",
-                &range,
-                "an IPv4 range, for example 10.0.0.0/8",
-            )
-        }
+        (None, Some(range), None) => Ok(AddressSource::Cidr(range.trunc())),
         (None, None, Some(link)) => not_yet(
             "spec.nodeAddress.interface",
             link,

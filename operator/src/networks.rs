@@ -7,12 +7,12 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::{ASSIGNED, Reason, Status};
-use netweft_crds::{NodeAddresses, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet};
+use netweft_crds::{IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet};
 
 use crate::assign::Assignment;
-use crate::mode::AddressSource;
+use crate::mode::{AddressSource, Mode};
 use crate::subnets::pods_in;
-use crate::view::{View, node_addresses, usable};
+use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{Changes, News, StatusChange};
 
@@ -83,16 +83,14 @@ fn spec(view: &View<'_>, name: &str, node: &Node, new: &[&NodeSubnet]) -> NodeNe
 /// The node's addresses; if it states none, the last known ones: they may carry traffic.
 fn addresses(view: &View<'_>, node: &Node, old: Option<&NodeNetworkSpec>) -> NodeAddresses {
     let last = old.map(|spec| spec.addresses).unwrap_or_default();
-    let Some(source) = source(view) else {
-        return last;
-    };
-    let stated = node_addresses(node, source);
-    if usable(stated) { stated } else { last }
+    any_mode(view)
+        .and_then(|mode| view.addresses(node, mode))
+        .unwrap_or(last)
 }
 
-/// How node addresses are chosen: all modes in use agree on it (`validate`).
-fn source(view: &View<'_>) -> Option<AddressSource> {
-    view.used_modes().values().next().map(|mode| mode.address)
+/// One of the modes in use: all agree on how node addresses are chosen (`validate`).
+fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
+    view.used_modes().into_values().next()
 }
 
 /// What the node does for each mode in use, and for which pools.
@@ -106,9 +104,10 @@ fn modes(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Vec<NodeMode> {
     let (clear, trouble): (Vec<&str>, Vec<&str>) = pools
         .into_iter()
         .partition(|pool| view.mode_of(pool).is_some());
-    let resolved = clear
-        .into_iter()
-        .filter_map(|pool| Some((pool, view.mode_of(pool)?.node_mode())));
+    let resolved = clear.into_iter().filter_map(|pool| {
+        let mode = view.mode_of(pool)?;
+        Some((pool, mode.node_mode(view.outer_family(mode))))
+    });
     let before = |pool: &str| {
         let modes = old.into_iter().flat_map(|spec| &spec.modes);
         modes
@@ -198,14 +197,11 @@ fn judge(
     node: &Node,
 ) -> (bool, Reason, String) {
     let name = node.name_any();
-    if let Some(source) = source(view)
-        && !usable(node_addresses(node, source))
+    if let Some(mode) = any_mode(view)
+        && view.addresses(node, mode).is_none()
     {
-        return (
-            false,
-            Reason::NoNodeAddress,
-            no_address(source, network.spec.addresses),
-        );
+        let message = no_address(mode, view.outer_family(mode), network.spec.addresses);
+        return (false, Reason::NoNodeAddress, message);
     }
     let exhausted = assignment
         .exhausted
@@ -241,14 +237,14 @@ fn judge(
     (true, Reason::SubnetsAssigned, message)
 }
 
-fn no_address(source: AddressSource, last: NodeAddresses) -> String {
-    let wanted = match source {
+fn no_address(mode: &Mode, family: IpFamily, last: NodeAddresses) -> String {
+    let wanted = match mode.address {
         AddressSource::InternalIp => "of type InternalIP".to_owned(),
         AddressSource::Cidr(range) => format!("inside {range}"),
     };
-    let kept = match last.ipv4 {
+    let kept = match last.of(family) {
         Some(address) => format!("; the last one, {address}, stays in use"),
         None => String::new(),
     };
-    format!("the Node states no IPv4 address {wanted} in status.addresses{kept}")
+    format!("the Node states no {family} address {wanted} in status.addresses{kept}")
 }

@@ -45,11 +45,6 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         node_selector,
         namespace_selector,
     } = spec;
-    if let IpNet::V6(_) = cidr {
-        return not_yet(format!(
-            "spec.cidr {cidr}: IPv6 pools are not supported yet; use an IPv4 range, for example 10.244.0.0/16"
-        ));
-    }
     match pod_interface {
         PodInterface::Routed => {}
         PodInterface::Bridge => {

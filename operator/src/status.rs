@@ -308,7 +308,7 @@ fn unused(object: &NetworkMode) -> Verdict {
 }
 
 fn progress(view: &View<'_>, mode: &Mode) -> (Verdict, NodeProgress) {
-    let wanted = mode.node_mode();
+    let wanted = mode.node_mode(view.outer_family(mode));
     let carries = |name: &str| {
         let network = view.networks.get(name);
         // For which pools is part of the spec's generation, so that `acknowledged` covers it.

@@ -14,7 +14,7 @@ use kube::core::SelectorExt;
 use netweft_crds::{NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
 use crate::assign::{Assignment, Block, Current, assign};
-use crate::view::{View, node_addresses, usable};
+use crate::view::View;
 use crate::world::Changes;
 
 /// What is to be done with NodeSubnets, and what the assignment found out.
@@ -54,7 +54,7 @@ fn candidates(view: &View<'_>) -> BTreeMap<String, BTreeSet<String>> {
             .filter(|pool| pool.nodes.matches(node.labels()));
         let reachable = pools.filter(|pool| {
             view.mode_of(&pool.name)
-                .is_some_and(|mode| usable(node_addresses(node, mode.address)))
+                .is_some_and(|mode| view.addresses(node, mode).is_some())
         });
         reachable.map(|pool| pool.name.clone()).collect()
     };
@@ -88,7 +88,7 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
         cidr: block.cidr,
         pool: block.pool.clone(),
         node: node.to_owned(),
-        node_addresses: node_addresses(view.nodes.get(node)?, mode.address),
+        node_addresses: view.addresses(view.nodes.get(node)?, mode)?,
         as_number: None,
         state: SubnetState::Active,
     };
@@ -114,11 +114,10 @@ fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubne
     wanted.spec.state = SubnetState::Active;
     // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
     // carry traffic.
-    if let Some(mode) = view.mode_of(&subnet.spec.pool) {
-        let addresses = node_addresses(node, mode.address);
-        if usable(addresses) {
-            wanted.spec.node_addresses = addresses;
-        }
+    if let Some(mode) = view.mode_of(&subnet.spec.pool)
+        && let Some(addresses) = view.addresses(node, mode)
+    {
+        wanted.spec.node_addresses = addresses;
     }
     (wanted.spec != subnet.spec).then_some(wanted)
 }

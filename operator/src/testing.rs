@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::READY;
 use netweft_crds::{
-    BGPPeer, BlockUsage, IPPool, LinkStatus, NetworkMode, NodeNetwork, NodeNetworkStatus,
+    BGPPeer, BlockUsage, IPPool, IpFamily, LinkStatus, NetworkMode, NodeNetwork, NodeNetworkStatus,
     NodeSubnet,
 };
 use serde::de::DeserializeOwned;
@@ -169,6 +169,12 @@ impl Cluster {
             .iter()
             .filter(|subnet| subnet.spec.node == node);
         own.map(|subnet| subnet.spec.cidr.to_string()).collect()
+    }
+
+    /// Families of the tunnels, by node.
+    pub fn outer_families(&self) -> Vec<IpFamily> {
+        let modes = self.networks.iter().flat_map(|network| &network.spec.modes);
+        modes.map(|mode| mode.outer_family).collect()
     }
 
     /// Reason and message of a pool's `Ready`.

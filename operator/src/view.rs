@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::Resource;
-use netweft_crds::{IPPool, NodeAddresses, NodeNetwork, NodeSubnet};
+use netweft_crds::{IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
 use crate::mode::{AddressSource, Mode};
 use crate::validate::{self, Modes, Pools, oldest_first};
@@ -28,6 +28,7 @@ pub struct View<'a> {
     pub networks: BTreeMap<&'a str, &'a NodeNetwork>,
     /// NodeSubnets by node, oldest first.
     pub subnets: BTreeMap<&'a str, Vec<&'a NodeSubnet>>,
+    outer_families: BTreeMap<String, IpFamily>,
 }
 
 impl<'a> View<'a> {
@@ -40,8 +41,10 @@ impl<'a> View<'a> {
         for subnet in oldest_first(&world.subnets) {
             subnets.entry(&subnet.spec.node).or_default().push(subnet);
         }
+        let outer_families = outer_families(world, &modes);
         Self {
             world,
+            outer_families,
             modes,
             pools,
             pool_objects: by_name(&world.pools),
@@ -66,6 +69,21 @@ impl<'a> View<'a> {
         modes.map(|mode| (mode.name.as_str(), mode)).collect()
     }
 
+    /// Family of the addresses between which a mode's tunnels run.
+    #[must_use]
+    pub fn outer_family(&self, mode: &Mode) -> IpFamily {
+        let found = self.outer_families.get(&mode.name);
+        found.copied().unwrap_or_default()
+    }
+
+    /// Where the others send packets for `node` by `mode`; `None` if the node states no address of the family that
+    /// the mode's tunnels run over.
+    #[must_use]
+    pub fn addresses(&self, node: &Node, mode: &Mode) -> Option<NodeAddresses> {
+        let addresses = node_addresses(node, mode.address);
+        addresses.of(self.outer_family(mode)).map(|_| addresses)
+    }
+
     /// Whether the pool is being deleted, or is not there any more.
     #[must_use]
     pub fn pool_is_going(&self, name: &str) -> bool {
@@ -84,27 +102,48 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
         .collect()
 }
 
-/// Where the others send packets for `node`; empty if the node states no such address.
+/// IPv4 where the oldest Node that states an address has one of it, else IPv6: so one odd Node cannot change the whole
+/// cluster's. While no Node states any, it stays what it was.
+fn outer_families(world: &World<'_>, modes: &Modes) -> BTreeMap<String, IpFamily> {
+    let nodes = oldest_first(&world.nodes);
+    let family = |mode: &Mode| {
+        let mut stated = nodes
+            .iter()
+            .filter_map(|node| node_addresses(node, mode.address).iter().next());
+        let before = || {
+            let mut old = world
+                .networks
+                .iter()
+                .flat_map(|network| &network.spec.modes);
+            old.find(|old| old.name == mode.name)
+                .map(|old| old.outer_family)
+        };
+        stated.next().map(IpFamily::of).or_else(before)
+    };
+    modes
+        .values()
+        .flatten()
+        .filter_map(|mode| Some((mode.name.clone(), family(mode)?)))
+        .collect()
+}
+
+/// The addresses of `node` that `source` chooses; empty if the node states none such.
 #[must_use]
-pub fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
+fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
     match source {
         AddressSource::InternalIp => NodeAddresses {
             ipv4: stated(node, &["InternalIP"]).find_map(ipv4),
             ipv6: stated(node, &["InternalIP"]).find_map(ipv6),
         },
-        AddressSource::Cidr(range) => NodeAddresses {
-            ipv4: stated(node, &["InternalIP", "ExternalIP"])
-                .filter_map(ipv4)
-                .find(|address| range.contains(address)),
-            ipv6: None,
-        },
+        AddressSource::Cidr(range) => {
+            let address =
+                stated(node, &["InternalIP", "ExternalIP"]).find(|address| range.contains(address));
+            NodeAddresses {
+                ipv4: address.and_then(ipv4),
+                ipv6: address.and_then(ipv6),
+            }
+        }
     }
-}
-
-/// Whether tunnels can end at `addresses`. Their outer header is IPv4 for now.
-#[must_use]
-pub fn usable(addresses: NodeAddresses) -> bool {
-    addresses.ipv4.is_some()
 }
 
 /// The addresses of `node` that have one of these types, by type first.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use netweft_e2e::lab::{self, LabMode, Options};
+use netweft_e2e::lab::{self, Families, LabMode, Options};
+use netweft_e2e::matrix::Matrix;
 
 /// Three nodes made of namespaces, two pods each, and who reaches whom.
 #[derive(Parser)]
@@ -17,9 +18,9 @@ struct Command {
     /// How pods are attached.
     #[arg(long, value_enum, default_value_t = PodInterface::Routed)]
     pod_interface: PodInterface,
-    /// IP family.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(4..=4), default_value_t = 4)]
-    family: u8,
+    /// IP families of nodes and pods: 4, 6, or 46 for both; one lab for each.
+    #[arg(long, value_delimiter = ',', value_parser = families, default_value = "4")]
+    family: Vec<Families>,
     /// The nodes' own rp_filter, one lab for each.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2), default_value = "0,1,2")]
     rp_filter: Vec<u8>,
@@ -36,11 +37,20 @@ enum PodInterface {
     Routed,
 }
 
+fn families(text: &str) -> Result<Families, String> {
+    match text {
+        "4" => Ok(Families::V4),
+        "6" => Ok(Families::V6),
+        "46" | "64" => Ok(Families::Both),
+        _ => Err("write 4, 6, or 46 for both".to_owned()),
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let Command {
         mode,
         pod_interface: PodInterface::Routed,
-        family: _,
+        family,
         rp_filter,
         keep,
         binaries,
@@ -54,26 +64,35 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("this program is in a folder")?
         .to_owned();
     let binaries = binaries.unwrap_or(here);
+    let lab = |(families, rp_filter)| Options {
+        mode,
+        families,
+        rp_filter,
+        binaries: binaries.clone(),
+        pods_per_node: 2,
+    };
+    let each = |families: &Families| rp_filter.iter().map(|value| (*families, *value)).collect();
+    let kinds: Vec<Vec<_>> = family.iter().map(each).collect();
+    let labs: Vec<Options> = kinds.into_iter().flatten().map(lab).collect();
+    run(&labs, keep)
+}
+
+/// One lab after the other.
+fn run(labs: &[Options], keep: bool) -> anyhow::Result<ExitCode> {
     let (mut failed, mut reachable, mut pairs) = (0, 0, 0);
-    let last = rp_filter.last().copied();
-    for rp_filter in &rp_filter {
-        let options = Options {
-            mode,
-            rp_filter: *rp_filter,
-            binaries: binaries.clone(),
-            pods_per_node: 2,
-        };
-        match lab::run(&options, keep && last == Some(*rp_filter)) {
-            Ok(matrix) => {
-                (reachable, pairs) = (reachable + matrix.reachable(), pairs + matrix.pairs());
+    for (n, options) in labs.iter().enumerate() {
+        match lab::run(options, keep && n + 1 == labs.len()) {
+            Ok(matrices) => {
+                reachable += matrices.iter().map(Matrix::reachable).sum::<usize>();
+                pairs += matrices.iter().map(Matrix::pairs).sum::<usize>();
             }
             Err(error) => {
-                eprintln!("{mode} under rp_filter {rp_filter}: {error:#}");
+                eprintln!("{options}: {error:#}");
                 failed += 1;
             }
         }
     }
-    println!("lab: {} passed, {failed} failed", rp_filter.len() - failed);
+    println!("lab: {} passed, {failed} failed", labs.len() - failed);
     if failed > 0 {
         return Ok(ExitCode::FAILURE);
     }

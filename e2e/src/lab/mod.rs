@@ -18,32 +18,49 @@ mod pod;
 mod segment;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ipnet::IpNet;
 
 use crate::matrix::{Endpoint, Matrix, Row, targets};
 use crate::run::Run;
+use namespace::Namespace;
 use node::Node;
 use pod::Pod;
 use segment::Segment;
 
-pub use objects::LabMode;
+pub use objects::{Families, LabMode};
 
 /// What kind of lab.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How packets travel between nodes.
     pub mode: LabMode,
+    /// IP families of nodes and pods.
+    pub families: Families,
     /// `net.ipv4.conf.all.rp_filter` and `default` of every node: 0, 1 or 2.
     pub rp_filter: u8,
     /// Folder with `netweft-agent`, `netweft` and `netweft-probe`.
     pub binaries: PathBuf,
     /// Pods on each node.
     pub pods_per_node: usize,
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            mode,
+            families,
+            rp_filter,
+            ..
+        } = self;
+        write!(f, "{mode}, {families}, rp_filter {rp_filter}")
+    }
 }
 
 /// Uplink names differ from node to node: nothing may rely on one.
@@ -66,7 +83,7 @@ impl Lab {
     /// Anything that does not work, in words; what was built is removed by the next lab.
     pub fn build(options: Options) -> anyhow::Result<Self> {
         let mut run = Run::begin("lab")?;
-        let segment = Segment::make(&mut run, objects::POOL)?;
+        let segment = Segment::make(&mut run, options.families)?;
         let mut lab = Self {
             run,
             options,
@@ -74,11 +91,11 @@ impl Lab {
             nodes: Vec::new(),
             pods: Vec::new(),
         };
-        for (index, uplink) in UPLINKS.into_iter().enumerate() {
+        for (number, uplink) in (1..).zip(UPLINKS) {
             let node = Node::make(
                 &mut lab.run,
                 &lab.segment,
-                index + 1,
+                number,
                 uplink,
                 lab.options.rp_filter,
             )?;
@@ -96,12 +113,13 @@ impl Lab {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let nodes: BTreeMap<String, IpAddr> = self
+        let nodes: BTreeMap<String, Vec<IpAddr>> = self
             .nodes
             .iter()
-            .map(|node| (node.name.clone(), node.address))
+            .map(|node| (node.name.clone(), node.addresses.clone()))
             .collect();
-        objects::write(&folder, self.options.mode, &nodes).context("write the objects")
+        let Options { mode, families, .. } = self.options;
+        objects::write(&folder, mode, families.pools(), &nodes).context("write the objects")
     }
 
     fn objects_folder(&self) -> PathBuf {
@@ -133,14 +151,18 @@ impl Lab {
         Ok(())
     }
 
-    /// Everybody pings everybody.
+    /// Everybody pings everybody, in the family of `pool`.
     ///
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
-    pub fn matrix(&self) -> anyhow::Result<Matrix> {
-        let endpoints: Vec<Endpoint> = self.sources().map(|(endpoint, _)| endpoint).collect();
+    pub fn matrix(&self, pool: IpNet) -> anyhow::Result<Matrix> {
+        let of_family = || {
+            self.sources()
+                .filter(|(endpoint, _)| endpoint.address.is_ipv4() == pool.addr().is_ipv4())
+        };
+        let endpoints: Vec<Endpoint> = of_family().map(|(endpoint, _)| endpoint).collect();
         let mut matrix = Matrix::default();
-        for (source, space) in self.sources() {
+        for (source, space) in of_family() {
             let targets = targets(&source, &endpoints);
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
             let answers = space.ping(&self.options.binaries, &addresses)?;
@@ -153,28 +175,23 @@ impl Lab {
         Ok(matrix)
     }
 
-    fn sources(&self) -> impl Iterator<Item = (Endpoint, &namespace::Namespace)> {
-        let pods = self.pods.iter().map(|pod| {
-            (
-                Endpoint {
-                    name: pod.name.clone(),
-                    address: pod.address,
-                    is_node: false,
-                },
-                &pod.space,
-            )
-        });
-        let nodes = self.nodes.iter().map(|node| {
-            (
-                Endpoint {
-                    name: node.name.clone(),
-                    address: node.address,
-                    is_node: true,
-                },
-                &node.space,
-            )
-        });
+    /// Everybody at every address.
+    fn sources(&self) -> impl Iterator<Item = (Endpoint, &Namespace)> {
+        let pods = self.pods.iter();
+        let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.space, false));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|node| (&node.name, &node.addresses, &node.space, true));
         pods.chain(nodes)
+            .flat_map(|(name, addresses, space, is_node)| {
+                let endpoint = move |address: &IpAddr| Endpoint {
+                    name: name.clone(),
+                    address: *address,
+                    is_node,
+                };
+                addresses
+                    .iter()
+                    .map(move |address| (endpoint(address), space))
+            })
     }
 
     /// A pod reaches a host outside, which sees the node's address and not the pod's.
@@ -190,17 +207,17 @@ impl Lab {
                 .iter()
                 .find(|node| node.name == pod.node)
                 .context("a pod has a node")?;
-            for protocol in ["tcp", "udp"] {
-                let seen = pod
-                    .space
-                    .ask(&self.options.binaries, protocol, segment::OUTSIDE)?;
-                anyhow::ensure!(
-                    seen.starts_with(&format!("peer={} ", node.address)),
-                    "{} asked the outside by {protocol}, which saw {seen:?} instead of {}'s address {}",
-                    pod.name,
-                    node.name,
-                    node.address
-                );
+            for server in self.segment.servers() {
+                for protocol in ["tcp", "udp"] {
+                    let seen = pod.space.ask(&self.options.binaries, protocol, server)?;
+                    let expected = node.address_like(server.ip()).context("a node's address")?;
+                    anyhow::ensure!(
+                        seen.starts_with(&format!("peer={expected} ")),
+                        "{} asked the outside by {protocol}, which saw {seen:?} instead of {}'s address {expected}",
+                        pod.name,
+                        node.name
+                    );
+                }
             }
         }
         Ok(())
@@ -226,8 +243,10 @@ impl Lab {
     pub fn guide(&self) -> String {
         let mut text =
             String::from("The lab stays up until the next one or `make down`. To look around:\n");
-        for (endpoint, space) in self.sources() {
-            text += &format!("  {:8} {}\n", endpoint.name, space.enter_line());
+        let nodes = self.nodes.iter().map(|node| (&node.name, &node.space));
+        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
+        for (name, space) in nodes.chain(pods) {
+            text += &format!("  {name:8} {}\n", space.enter_line());
         }
         text
     }
@@ -259,13 +278,13 @@ impl Lab {
     }
 }
 
-/// Build a lab, print the matrix, check everything else in it.
+/// Build a lab, print a matrix for each family, check everything else in it.
 ///
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
-pub fn run(options: &Options, keep: bool) -> anyhow::Result<Matrix> {
+pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
     let started = Instant::now();
-    println!("{}, rp_filter {}", options.mode, options.rp_filter);
+    println!("{options}");
     let mut lab = Lab::build(options.clone()).context("build the lab")?;
     let outcome = check(&mut lab);
     if outcome.is_err() {
@@ -281,11 +300,15 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Matrix> {
     outcome
 }
 
-fn check(lab: &mut Lab) -> anyhow::Result<Matrix> {
-    let matrix = lab.matrix()?;
-    println!("{matrix}");
-    matrix.check()?;
+fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {
+    let mut matrices = Vec::new();
+    for pool in lab.options.families.pools() {
+        let matrix = lab.matrix(pool)?;
+        println!("{matrix}");
+        matrices.push(matrix);
+    }
+    matrices.iter().try_for_each(Matrix::check)?;
     lab.check_outside()?;
     lab.check_segment()?;
-    Ok(matrix)
+    Ok(matrices)
 }

@@ -1,21 +1,22 @@
 //! A node: namespaces, an uplink, the agent.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{READY, is_true};
 
 use super::namespace::Namespace;
-use super::segment::Segment;
+use super::segment::{self, Segment};
 use crate::poll::until;
 use crate::run::Run;
 
 /// A node of the lab.
 pub struct Node {
     pub name: String,
-    pub address: IpAddr,
+    pub addresses: Vec<IpAddr>,
     pub space: Namespace,
 }
 
@@ -24,7 +25,7 @@ impl Node {
     pub fn make(
         run: &mut Run,
         segment: &Segment,
-        number: usize,
+        number: u8,
         uplink: &str,
         rp_filter: u8,
     ) -> anyhow::Result<Self> {
@@ -35,18 +36,26 @@ impl Node {
                 &rp_filter.to_string(),
             )?;
         }
-        let address = IpAddr::V4(Ipv4Addr::new(192, 0, 2, u8::try_from(number)?));
-        segment.attach(&space, uplink, address)?;
+        segment.attach(&space, uplink, number)?;
         // A default route, as every real node has one: what is not routed elsewhere must be seen to leave.
-        space.ip(&format!(
-            "route add default via {} dev {uplink}",
-            super::segment::OUTSIDE.ip()
-        ))?;
+        for server in segment.servers() {
+            space.ip(&format!(
+                "route add default via {} dev {uplink}",
+                server.ip()
+            ))?;
+        }
+        let addresses = segment::addresses(segment.families(), number);
         Ok(Self {
             name: format!("node-{number}"),
-            address,
+            addresses: addresses.iter().map(IpNet::addr).collect(),
             space,
         })
+    }
+
+    /// The node's address of the same family.
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        let same = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
+        self.addresses.iter().find(same).copied()
     }
 
     /// Start the released agent on the folder of objects.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
@@ -17,10 +17,18 @@ use netweft_operator::{World, plan};
 use serde::Serialize;
 use serde_json::json;
 
-/// The lab's pool.
-pub const POOL: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
-/// An address of the pool in no block of the lab.
-pub const UNUSED_POD_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 255, 1));
+/// The lab's pool of IPv4.
+pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
+/// The lab's pool of IPv6.
+pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0),
+    64,
+));
+
+/// An address of a pool in no block of the lab.
+pub fn unused_pod_address(pool: IpNet) -> IpAddr {
+    pool.broadcast()
+}
 
 /// How packets travel between the lab's nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,20 +53,60 @@ impl LabMode {
     }
 }
 
+/// IP families of the lab's nodes and pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// IPv4 alone.
+    V4,
+    /// IPv6 alone.
+    V6,
+    /// Both, on nodes and in pods.
+    Both,
+}
+
+impl Families {
+    /// Whether an address of this kind exists in the lab.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+            Self::Both => true,
+        }
+    }
+
+    /// The pools.
+    pub fn pools(self) -> impl Iterator<Item = IpNet> {
+        let pools = [POOL_V4, POOL_V6].into_iter();
+        pools.filter(move |pool| self.has(pool.addr()))
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+            Self::Both => "IPv4 and IPv6",
+        })
+    }
+}
+
 /// Write the user's objects and the operator's, one file each.
-pub fn write(folder: &Path, mode: LabMode, nodes: &BTreeMap<String, IpAddr>) -> anyhow::Result<()> {
+pub fn write(
+    folder: &Path,
+    mode: LabMode,
+    pools: impl Iterator<Item = IpNet>,
+    nodes: &BTreeMap<String, Vec<IpAddr>>,
+) -> anyhow::Result<()> {
     let mode: NetworkMode = user_object("NetworkMode", "default", &mode.spec())?;
-    let pool: IPPool = user_object(
-        "IPPool",
-        "default-v4",
-        &json!({ "cidr": POOL, "natOutgoing": true, "networkMode": "default" }),
-    )?;
+    let pools: Vec<IPPool> = pools.map(pool).collect::<anyhow::Result<_>>()?;
     let nodes: Vec<Node> = nodes
         .iter()
-        .map(|(name, address)| node(name, *address))
+        .map(|(name, addresses)| node(name, addresses))
         .collect();
     let world = World {
-        pools: vec![&pool],
+        pools: pools.iter().collect(),
         modes: vec![&mode],
         nodes: nodes.iter().collect(),
         ..World::default()
@@ -68,7 +116,9 @@ pub fn write(folder: &Path, mode: LabMode, nodes: &BTreeMap<String, IpAddr>) -> 
         !plan.subnets.create.is_empty(),
         "the operator's core assigns nothing: {plan:?}"
     );
-    write_one(folder, "pool", &pool)?;
+    for pool in &pools {
+        write_one(folder, &format!("pool-{}", pool.name_any()), pool)?;
+    }
     write_one(folder, "mode", &mode)?;
     for subnet in &plan.subnets.create {
         write_one(folder, &format!("nodesubnet-{}", subnet.name_any()), subnet)?;
@@ -81,6 +131,16 @@ pub fn write(folder: &Path, mode: LabMode, nodes: &BTreeMap<String, IpAddr>) -> 
         )?;
     }
     Ok(())
+}
+
+fn pool(cidr: IpNet) -> anyhow::Result<IPPool> {
+    let name = if cidr.addr().is_ipv4() {
+        "default-v4"
+    } else {
+        "default-v6"
+    };
+    let spec = json!({ "cidr": cidr, "natOutgoing": true, "networkMode": "default" });
+    user_object("IPPool", name, &spec)
 }
 
 fn user_object<K: serde::de::DeserializeOwned>(
@@ -97,8 +157,8 @@ fn user_object<K: serde::de::DeserializeOwned>(
     serde_json::from_value(object).with_context(|| format!("make the {kind} {name}"))
 }
 
-fn node(name: &str, address: IpAddr) -> Node {
-    let internal = NodeAddress {
+fn node(name: &str, addresses: &[IpAddr]) -> Node {
+    let internal = |address: &IpAddr| NodeAddress {
         type_: "InternalIP".into(),
         address: address.to_string(),
     };
@@ -109,7 +169,7 @@ fn node(name: &str, address: IpAddr) -> Node {
             ..ObjectMeta::default()
         },
         status: Some(NodeStatus {
-            addresses: Some(vec![internal]),
+            addresses: Some(addresses.iter().map(internal).collect()),
             ..NodeStatus::default()
         }),
         ..Node::default()

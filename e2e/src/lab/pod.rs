@@ -17,7 +17,7 @@ use crate::run::Run;
 pub struct Pod {
     pub name: String,
     pub node: String,
-    pub address: IpAddr,
+    pub addresses: Vec<IpAddr>,
     pub space: Namespace,
 }
 
@@ -26,15 +26,20 @@ impl Pod {
     pub fn add(run: &mut Run, node: &Node, name: &str, binaries: &Path) -> anyhow::Result<Self> {
         let space = Namespace::network(run)?;
         let result = call(node, binaries, "ADD", name, &space)?;
-        let address = result
-            .pointer("/ips/0/address")
-            .and_then(Value::as_str)
-            .context("the plugin gave no address")?;
-        let address = address.parse::<IpNet>()?.addr();
+        let ips = result.get("ips").and_then(Value::as_array);
+        let address = |ip: &Value| {
+            let text = ip.get("address").and_then(Value::as_str);
+            anyhow::Ok(
+                text.context("an ip has an address")?
+                    .parse::<IpNet>()?
+                    .addr(),
+            )
+        };
+        let addresses = ips.into_iter().flatten().map(address);
         Ok(Self {
             name: name.to_owned(),
             node: node.name.clone(),
-            address,
+            addresses: addresses.collect::<anyhow::Result<_>>()?,
             space,
         })
     }

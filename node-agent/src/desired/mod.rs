@@ -10,12 +10,12 @@ mod masquerade;
 mod tunnel_address;
 mod vxlan;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
-use netweft_crds::{NodeMode, PodInterface};
-use netweft_netstate::model::{NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
+use netweft_crds::{IpFamily, NodeMode, PodInterface};
+use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 
 use crate::facts::Facts;
@@ -31,6 +31,8 @@ pub struct Desired {
     pub nft: String,
     /// Values by path below `/proc/sys/net`, those of single links included.
     pub sysctls: BTreeMap<String, String>,
+    /// Links that learn from routers, if they do, in spite of forwarding.
+    pub keep_listening: BTreeSet<LinkName>,
     /// What the plugin reads.
     pub plugin: NodeConfig,
     /// Blocks from which no pod gets an address any more, but in which some may still have one.
@@ -44,7 +46,7 @@ pub struct Desired {
 pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     let mut problems = inputs.problems.clone();
     let mut kernel = NetworkState::default();
-    let mut sysctls = BTreeMap::from([("ipv4/ip_forward".to_owned(), "1".to_owned())]);
+    let mut sysctls = forwarding(inputs);
     for mode in &inputs.modes {
         match mode.send.vxlan {
             Some(parameters) => {
@@ -70,10 +72,36 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         kernel,
         nft: masquerade::render(&inputs.pools),
         sysctls,
+        keep_listening: keep_listening(inputs, facts),
         plugin,
         withdrawn: inputs.withdrawn.clone(),
         problems,
     }
+}
+
+/// What lets the node forward at all, by family.
+fn forwarding(inputs: &Inputs) -> BTreeMap<String, String> {
+    let switches = [
+        (IpFamily::Ipv4, "ipv4/ip_forward"),
+        (IpFamily::Ipv6, "ipv6/conf/all/forwarding"),
+    ];
+    let used = switches
+        .into_iter()
+        .filter(|(family, _)| inputs.carries(*family));
+    used.map(|(_, name)| (name.to_owned(), "1".to_owned()))
+        .collect()
+}
+
+/// Links that would lose what routers have told them once IPv6 is forwarded, unless they are told to go on listening.
+fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
+    if !inputs.carries(IpFamily::Ipv6) {
+        return BTreeSet::new();
+    }
+    facts
+        .egress
+        .values()
+        .map(|egress| egress.link.clone())
+        .collect()
 }
 
 /// Bytes of the largest packet of a pod that travels by `mode`; `None` while its egress link is unknown.
@@ -82,22 +110,27 @@ pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
     if mode.mtu != 0 {
         return Some(mode.mtu);
     }
-    let egress = facts.egress.get(&inputs.addresses.iter().next()?)?;
-    Some(egress.mtu.saturating_sub(overhead(mode, inputs)))
+    let egress = facts.egress.get(&inputs.local(mode)?)?;
+    Some(egress.mtu.saturating_sub(overhead(mode)))
 }
 
 /// Bytes that the transport adds: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
-fn overhead(mode: &NodeMode, inputs: &Inputs) -> u32 {
-    let outer = if inputs.addresses.ipv4.is_some() {
-        20
-    } else {
-        40
+fn overhead(mode: &NodeMode) -> u32 {
+    let outer = match mode.outer_family {
+        IpFamily::Ipv4 => 20,
+        IpFamily::Ipv6 => 40,
     };
     if mode.send.vxlan.is_some() {
         outer + 8 + 8 + 14
     } else {
         0
     }
+}
+
+/// Whether packets of `mtu` bytes are enough for the family of `net`: IPv6 asks for 1280 (RFC 8200, section 5), and the
+/// kernel takes it from a link that has fewer.
+fn fits(net: IpNet, mtu: u32) -> bool {
+    net.addr().is_ipv4() || mtu >= 1280
 }
 
 /// An address of one of our blocks that no pod has must not follow the default route.
@@ -137,6 +170,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
     let described = pools.into_iter().filter_map(|(name, blocks)| {
         let pool = inputs.pools.get(name)?;
         inputs.mode_of(name)?;
+        let mtu = mtu.filter(|mtu| fits(pool.cidr, *mtu))?;
         let mut reserved = pool.reserved.clone();
         reserved.extend(tunnels.get(name).map(|address| IpNet::from(*address)));
         Some(PoolConfig {
@@ -145,7 +179,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
                 PodInterface::Routed => PluginInterface::Routed,
                 PodInterface::Bridge => PluginInterface::Bridge,
             },
-            mtu: mtu?,
+            mtu,
             blocks: blocks.into_iter().map(|block| block.cidr).collect(),
             reserved,
             namespaces: None,

@@ -1,4 +1,7 @@
+use std::net::IpAddr;
+
 use netweft_crds::{NodeAddresses, Transport, VxlanParameters};
+use netweft_netstate::model::LinkKind;
 
 use super::*;
 use crate::facts::Egress;
@@ -29,6 +32,7 @@ fn inputs() -> Inputs {
         pools: vec!["default-v4".into()],
         accept: vec![vxlan],
         send: vxlan,
+        outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
     };
@@ -75,6 +79,113 @@ fn a_node_of_a_vxlan_cluster() {
 #[test]
 fn the_nft_table_of_a_pool() {
     insta::assert_snapshot!(desired(&inputs(), &facts()).nft);
+}
+
+/// The same cluster with a pool of each family, on nodes of one.
+fn both_families(outer: IpFamily) -> (Inputs, Facts) {
+    let (mut inputs, mut facts) = (inputs(), facts());
+    let block = |cidr: &str| OwnBlock {
+        cidr: cidr.parse().unwrap(),
+        pool: "default-v6".into(),
+    };
+    let remote = |block: &RemoteBlock, cidr: &str| RemoteBlock {
+        cidr: cidr.parse().unwrap(),
+        pool: "default-v6".into(),
+        ..block.clone()
+    };
+    inputs
+        .pools
+        .insert("default-v6".into(), pool("fd00:10::/64"));
+    inputs.modes[0].pools.push("default-v6".into());
+    inputs.blocks.push(block("fd00:10::/122"));
+    inputs
+        .remote
+        .push(remote(&inputs.remote[0], "fd00:10::40/122"));
+    if outer == IpFamily::Ipv6 {
+        let only = |last: u16| NodeAddresses {
+            ipv4: None,
+            ipv6: Some([0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into()),
+        };
+        inputs.modes[0].outer_family = outer;
+        inputs.addresses = only(1);
+        for block in &mut inputs.remote {
+            block.addresses = only(if block.node == "worker-2" { 2 } else { 3 });
+        }
+        let egress = facts.egress.pop_first().unwrap().1;
+        facts.egress.insert("2001:db8::1".parse().unwrap(), egress);
+    }
+    (inputs, facts)
+}
+
+#[test]
+fn one_tunnel_carries_both_families() {
+    let (inputs, facts) = both_families(IpFamily::Ipv4);
+    let desired = desired(&inputs, &facts);
+    assert_eq!(desired.problems, Vec::<String>::new());
+    let on_link: Vec<String> = desired
+        .kernel
+        .addresses
+        .keys()
+        .map(|key| key.net.to_string())
+        .collect();
+    assert_eq!(on_link, ["10.244.0.1/32", "fd00:10::1/128"]);
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: "fd00:10::40/122".parse().unwrap(),
+        metric: METRIC,
+    };
+    let route = &desired.kernel.routes[&key];
+    assert_eq!(route.via, Some("fd00:10::40".parse().unwrap()));
+    assert_eq!(route.source, Some("fd00:10::1".parse().unwrap()));
+    assert!(route.onlink);
+    // Both families of worker-2 are behind the same endpoint.
+    assert_eq!(desired.kernel.fdb.len(), 2);
+    assert_eq!(desired.sysctls["ipv6/conf/all/forwarding"], "1");
+    assert_eq!(desired.sysctls["ipv6/conf/nw-vx4096/accept_ra"], "0");
+    assert_eq!(desired.keep_listening, ["uplink1".parse().unwrap()].into());
+}
+
+#[test]
+fn a_tunnel_over_ipv6_carries_both_families_too_and_takes_20_bytes_more() {
+    let (inputs, facts) = both_families(IpFamily::Ipv6);
+    let desired = desired(&inputs, &facts);
+    assert_eq!(desired.problems, Vec::<String>::new());
+    assert!(desired.plugin.pools.iter().all(|pool| pool.mtu == 1330));
+    assert!(desired.kernel.fdb.values().all(IpAddr::is_ipv6));
+    assert!(desired.kernel.links.values().all(|link| matches!(
+        &link.kind,
+        LinkKind::Vxlan(vxlan) if vxlan.local == Some("2001:db8::1".parse().unwrap())
+    )));
+    assert_eq!(desired.kernel.routes.len(), 4 + 2);
+}
+
+#[test]
+fn what_only_one_family_needs_is_not_asked_of_the_other() {
+    let desired = desired(&inputs(), &facts());
+    assert!(!desired.sysctls.keys().any(|name| name.starts_with("ipv6")));
+    assert!(desired.keep_listening.is_empty());
+}
+
+#[test]
+fn ipv6_is_left_out_where_its_packets_do_not_fit() {
+    let (mut inputs, facts) = both_families(IpFamily::Ipv4);
+    inputs.modes[0].mtu = 1279;
+    let desired = desired(&inputs, &facts);
+    let pools: Vec<_> = desired.plugin.pools.iter().map(|pool| &pool.name).collect();
+    assert_eq!(pools, ["default-v4"]);
+    assert!(
+        desired
+            .kernel
+            .addresses
+            .keys()
+            .all(|key| key.net.addr().is_ipv4())
+    );
+    assert_eq!(
+        desired.problems,
+        [
+            "IPPool default-v6 is left out: IPv6 needs packets of 1280 bytes and NetworkMode default has room for 1279; raise the MTU of the node's link or spec.mtu"
+        ]
+    );
 }
 
 #[test]

@@ -14,15 +14,15 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::{NodeMode, VxlanParameters, names};
+use netweft_crds::{IpFamily, NodeMode, VxlanParameters, names};
 use netweft_netstate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
     NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
 };
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 
-use super::pod_mtu;
 use super::tunnel_address::tunnel_addresses;
+use super::{fits, pod_mtu};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -51,9 +51,8 @@ impl Tunnel<'_> {
             return;
         };
         kernel.links.insert(name.clone(), self.link(local, mtu));
-        // Answers to what the node sends may come in by another path while a mode changes; the kernel takes the larger
-        // of `all` and the link's own value, and 2 is loose (RFC 3704).
-        sysctls.insert(format!("ipv4/conf/{name}/rp_filter"), "2".to_owned());
+        self.settings(&name, sysctls);
+        problems.extend(self.too_small(mtu));
         let sources = tunnel_addresses(self.inputs);
         for (pool, address) in &sources {
             if self.carries(pool) {
@@ -66,10 +65,10 @@ impl Tunnel<'_> {
         }
         let carried = |block: &&RemoteBlock| self.carries(&block.pool);
         for block in self.inputs.remote.iter().filter(carried) {
-            let Some(remote) = self.same_family(block) else {
+            let Some(remote) = block.addresses.of(self.mode.outer_family) else {
                 problems.push(format!(
-                    "block {} of node {} is left out: that node has no address of the tunnel's family",
-                    block.cidr, block.node
+                    "block {} of node {} is left out: that node has no {} address for the tunnels of NetworkMode {}",
+                    block.cidr, block.node, self.mode.outer_family, self.mode.name
                 ));
                 continue;
             };
@@ -101,7 +100,7 @@ impl Tunnel<'_> {
     }
 
     fn local(&self) -> Option<IpAddr> {
-        self.inputs.addresses.iter().next()
+        self.inputs.local(self.mode)
     }
 
     fn mtu(&self) -> Option<u32> {
@@ -109,18 +108,40 @@ impl Tunnel<'_> {
     }
 
     fn carries(&self, pool: &str) -> bool {
-        self.inputs
-            .mode_of(pool)
-            .is_some_and(|mode| mode.name == self.mode.name)
+        let ours = self.inputs.mode_of(pool);
+        ours.is_some_and(|mode| mode.name == self.mode.name) && self.fits(pool)
     }
 
-    /// The other node's address of the family in which this node's tunnel speaks.
-    fn same_family(&self, block: &RemoteBlock) -> Option<IpAddr> {
-        let local = self.local()?;
-        block
-            .addresses
-            .iter()
-            .find(|address| address.is_ipv4() == local.is_ipv4())
+    fn fits(&self, pool: &str) -> bool {
+        let (pool, mtu) = (self.inputs.pools.get(pool), self.mtu());
+        pool.zip(mtu)
+            .is_some_and(|(pool, mtu)| fits(pool.cidr, mtu))
+    }
+
+    fn too_small(&self, mtu: u32) -> Option<String> {
+        let known = |pool: &&String| self.inputs.pools.contains_key(*pool);
+        let pools = self.mode.pools.iter().filter(known);
+        let left_out: Vec<&str> = pools
+            .map(String::as_str)
+            .filter(|pool| !self.fits(pool))
+            .collect();
+        (!left_out.is_empty()).then(|| {
+            format!(
+                "IPPool {} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
+                left_out.join(", "),
+                self.mode.name
+            )
+        })
+    }
+
+    /// Link-wide settings.
+    fn settings(&self, name: &LinkName, sysctls: &mut BTreeMap<String, String>) {
+        // Answers to what the node sends may come in by another path while a mode changes; the kernel takes the larger
+        // of `all` and the link's own value, and 2 is loose (RFC 3704).
+        sysctls.insert(format!("ipv4/conf/{name}/rp_filter"), "2".to_owned());
+        if self.inputs.carries(IpFamily::Ipv6) {
+            sysctls.insert(format!("ipv6/conf/{name}/accept_ra"), "0".to_owned());
+        }
     }
 
     /// A node without a block in the block's pool sends from another pool's tunnel address of this mode.
