@@ -199,10 +199,17 @@ impl Node {
         json!({ "cniVersion": "1.1.0", "name": "netweft", "type": "netweft", "runDir": self.run_dir.path() })
     }
 
-    /// Starts the plugin with this environment on top of the verb.
+    /// Starts the plugin with this environment on top of the verb and hands it its input.
     pub fn start(&self, verb: &str, environment: &[(&str, &str)], input: &str) -> Child {
+        let mut child = self.spawn(verb, environment);
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        child
+    }
+
+    /// Starts the plugin, which waits for its input.
+    pub fn spawn(&self, verb: &str, environment: &[(&str, &str)]) -> Child {
         self.namespace.run(|| {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_netweft"))
+            Command::new(env!("CARGO_BIN_EXE_netweft"))
                 .env_clear()
                 .env("CNI_COMMAND", verb)
                 .env("CNI_PATH", "/opt/cni/bin")
@@ -211,9 +218,7 @@ impl Node {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
-                .unwrap();
-            std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-            child
+                .unwrap()
         })
     }
 

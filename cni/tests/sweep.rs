@@ -1,0 +1,148 @@
+//! SIGKILL at every system call of ADD and of DEL: whatever is left, DEL finds it.
+//!
+//! The plugin is traced (ptrace(2)), all its threads together, and killed at the n-th stop: every system call makes two,
+//! one on the way in and one on the way out. Every n is tried with `NETWEFT_SWEEP=all`, every 17th without: the stride
+//! and the two stops of a call have no factor in common, so that both sides are met.
+
+#[expect(dead_code, reason = "the other tests use the rest of it")]
+mod lab;
+
+use std::io::Write;
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use lab::{Namespace, Node, environment, skipped};
+
+const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
+
+fn stride() -> usize {
+    if std::env::var("NETWEFT_SWEEP").is_ok_and(|value| value == "all") {
+        1
+    } else {
+        17
+    }
+}
+
+/// What became of a traced program.
+struct Traced {
+    stops: usize,
+    success: bool,
+}
+
+/// Runs the plugin until its `last` stop and kills it there; `None`: to its end.
+fn traced(node: &Node, verb: &str, pod: &Namespace, last: Option<usize>) -> Traced {
+    let mut child = node.spawn(verb, &environment("one", &pod.path()));
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let options =
+        Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACESYSGOOD;
+    ptrace::seize(pid, options).expect("trace a program: run as root");
+    ptrace::interrupt(pid).unwrap();
+    // It does nothing before it has read its configuration to the end, so nothing is missed.
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(node.conf().to_string().as_bytes()).unwrap();
+    drop(input);
+    let traced = follow(pid, last);
+    // Reaped already, as a rule.
+    let _ = child.wait();
+    traced
+}
+
+fn follow(pid: Pid, last: Option<usize>) -> Traced {
+    // Only what this thread traces: other tests of this process have children too.
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    let mut stops = 0;
+    loop {
+        let (stopped, signal) = match waitpid(None, Some(flags)).unwrap() {
+            WaitStatus::Exited(who, code) if who == pid => {
+                let success = code == 0;
+                return Traced { stops, success };
+            }
+            WaitStatus::Signaled(who, ..) if who == pid => {
+                return Traced {
+                    stops,
+                    success: false,
+                };
+            }
+            WaitStatus::PtraceSyscall(who) => {
+                stops += 1;
+                if Some(stops) == last {
+                    kill(pid, Signal::SIGKILL).unwrap();
+                    continue;
+                }
+                (who, None)
+            }
+            WaitStatus::PtraceEvent(who, ..) => (who, None),
+            WaitStatus::Stopped(who, signal) => (who, Some(signal)),
+            // Another thread has ended.
+            _ => continue,
+        };
+        // It may be dead by now, which the next wait tells.
+        let _ = ptrace::syscall(stopped, signal);
+    }
+}
+
+#[test]
+fn netns_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_find() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    let pod = Namespace::new();
+    let whole = traced(&node, "ADD", &pod, None);
+    assert!(whole.success && whole.stops > 100, "{} stops", whole.stops);
+    assert!(node.del("one", &pod.path()).success);
+    let mut cut = 0;
+    for last in (1..=whole.stops).step_by(stride()) {
+        let pod = Namespace::new();
+        traced(&node, "ADD", &pod, Some(last));
+        cut += usize::from(!node.leftovers().is_empty());
+        assert!(node.del("one", &pod.path()).success, "after stop {last}");
+        assert_eq!(visible(&node), Vec::<String>::new(), "after stop {last}");
+        assert!(!pod.ip("link show").contains("eth0"), "after stop {last}");
+        let again = node.add("one", &pod);
+        assert!(again.success, "after stop {last}: {again:?}");
+        assert!(node.del("one", &pod.path()).success);
+        assert_eq!(node.leftovers(), Vec::<String>::new(), "after stop {last}");
+    }
+    assert!(cut > 3, "only {cut} were cut in the middle");
+}
+
+#[test]
+fn netns_del_killed_at_any_system_call_is_finished_by_the_next() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    let pod = Namespace::new();
+    assert!(node.add("one", &pod).success);
+    let whole = traced(&node, "DEL", &pod, None);
+    assert!(whole.success && whole.stops > 50, "{} stops", whole.stops);
+    let mut cut = 0;
+    for last in (1..=whole.stops).step_by(stride()) {
+        let pod = Namespace::new();
+        assert!(node.add("one", &pod).success, "before stop {last}");
+        let before = node.leftovers().len();
+        traced(&node, "DEL", &pod, Some(last));
+        let after = node.leftovers();
+        cut += usize::from(!after.is_empty() && after.len() < before);
+        // An address is free only when its link has gone.
+        assert!(
+            node.records().len() == BLOCKS.len()
+                || !after.iter().any(|line| line.contains("link/ether")),
+            "after stop {last}: {after:?}"
+        );
+        assert!(node.del("one", &pod.path()).success, "after stop {last}");
+        assert_eq!(visible(&node), Vec::<String>::new(), "after stop {last}");
+    }
+    assert!(cut > 1, "only {cut} were cut in the middle");
+}
+
+/// What is left but for a file that a killed writer had begun beside: the next writer removes it.
+fn visible(node: &Node) -> Vec<String> {
+    let mut left = node.leftovers();
+    left.retain(|line| !line.starts_with('.'));
+    left
+}
