@@ -28,7 +28,7 @@ lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=route
 
 .PHONY: e2e
 e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed
-	@tests/run.sh kind
+	@POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
 
 .PHONY: build
 build: ## the static release binaries, and the tests
@@ -45,6 +45,10 @@ test-full: ## the first tier, and the suite on the oldest Kubernetes that is sup
 .PHONY: soak
 soak: ## the lab again and again for 20 minutes
 	@tests/run.sh soak
+
+.PHONY: bench
+bench: build ## the plugin beside the reference plugins: a table, and bench/results.json
+	@$(env) netweft-bench --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
 
 .PHONY: fresh
 fresh: ## the first tier with every cache empty and nothing on PATH but what is declared

@@ -4,6 +4,13 @@
 //! one on the way in and one on the way out. Every n is tried with `NETWEFT_SWEEP=all`, every 17th without: the stride
 //! and the two stops of a call have no factor in common, so that both sides are met.
 
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
 #[expect(dead_code, reason = "the other tests use the rest of it")]
 mod lab;
 
