@@ -5,6 +5,7 @@
 
 mod api;
 mod files;
+mod patience;
 
 use std::path::Path;
 

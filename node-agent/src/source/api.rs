@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{Instrument, debug, info_span, warn};
 
+use super::patience::Patience;
 use crate::inputs::Objects;
 
 /// The stores behind the watches.
@@ -84,10 +85,12 @@ fn start<K: Watchable>(
 ) -> Store<DeserializeGuard<K>> {
     let (store, writer) = reflector::store();
     let signal = signal.clone();
-    let events = watcher(api, config).default_backoff().modify(|object| {
-        object.managed_fields_mut().clear();
-        object.annotations_mut().clear();
-    });
+    let events = watcher(api, config)
+        .backoff(Patience::default())
+        .modify(|object| {
+            object.managed_fields_mut().clear();
+            object.annotations_mut().clear();
+        });
     let events = reflector::reflector(writer, events).for_each(move |event| {
         match event {
             // A list counts once, when it is complete.
