@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema;
+use crate::{rule, schema};
 
 /// A BGP session of some nodes with a router or with other nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,23 +54,32 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.peerIP) != has(self.peerSelector)").message("spec takes exactly one of peerIP (a router, for example 10.1.0.1) and peerSelector (other nodes)"))]
 #[x_kube(validation = Rule::new("has(self.peerIP) == has(self.asNumber)").message("spec.asNumber belongs to spec.peerIP: give both, for example {peerIP: 10.1.0.1, asNumber: 65001}; nodes chosen by peerSelector have the number of their NetworkMode"))]
+#[x_kube(validation = rule::keepalive_before_hold("spec"))]
+#[x_kube(validation = Rule::new("!has(self.ebgpMultihop) || !has(self.ttlSecurity)").message("spec takes at most one of ebgpMultihop (for example 2) and ttlSecurity (for example 1)"))]
+#[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
 pub struct BGPPeerSpec {
     /// Nodes that have this session; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_selector")]
+    #[x_kube(validation = rule::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
     /// Address of the router.
     #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
-    #[x_kube(validation = Rule::new("isIP(self)").message("spec.peerIP must be an address, for example 10.1.0.1"))]
+    #[x_kube(validation = rule::host("spec.peerIP"))]
     pub peer_ip: Option<IpAddr>,
     /// TCP port of the router.
     #[serde(default = "default_port")]
+    #[x_kube(validation = rule::port("spec.peerPort", 179))]
     pub peer_port: u16,
     /// Other nodes as peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_selector")]
+    #[x_kube(validation = rule::selector("spec.peerSelector"))]
     pub peer_selector: Option<LabelSelector>,
     /// AS number of the router.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rule::as_number("spec.asNumber"))]
     pub as_number: Option<u32>,
     /// AS number to speak with in this session instead of the node's.
     #[serde(
@@ -78,6 +87,7 @@ pub struct BGPPeerSpec {
         rename = "localASNumber",
         skip_serializing_if = "Option::is_none"
     )]
+    #[x_kube(validation = rule::as_number("spec.localASNumber"))]
     pub local_as_number: Option<u32>,
     /// TCP MD5 password (RFC 2385).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,27 +95,30 @@ pub struct BGPPeerSpec {
     /// Address to speak from instead of the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
+    #[x_kube(validation = rule::host("spec.sourceAddress"))]
     pub source_address: Option<IpAddr>,
     /// Hops to an eBGP router that is not on the same link; absent: directly connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rule::within("spec.ebgpMultihop", 1, 255, 2))]
     pub ebgp_multihop: Option<u8>,
     /// Accept only packets that have come this many hops (GTSM, RFC 5082); absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rule::within("spec.ttlSecurity", 1, 254, 1))]
     pub ttl_security: Option<u8>,
     /// Time without a message after which the session is dead.
     #[serde(default = "ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('3s')").message("spec.holdTime must be at least 3s, for example 90s"))]
+    #[x_kube(validation = rule::duration("spec.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
     /// Time between keepalives.
     #[serde(default = "thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.keepaliveTime must be at least 1s, for example 30s"))]
+    #[x_kube(validation = rule::duration("spec.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
     /// Time between attempts to connect.
     #[serde(default = "five_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s')").message("spec.connectRetryTime must be at least 1s, for example 5s"))]
+    #[x_kube(validation = rule::duration("spec.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
     /// Bidirectional forwarding detection (RFC 5880); absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +128,7 @@ pub struct BGPPeerSpec {
     pub graceful_restart: Option<GracefulRestart>,
     /// Largest number of prefixes taken from the peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = rule::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
     pub max_prefixes: Option<u32>,
 }
 
@@ -126,15 +140,15 @@ fn seconds(n: u64) -> kube::core::Duration {
     std::time::Duration::from_secs(n).into()
 }
 
-fn ninety_seconds() -> kube::core::Duration {
+pub(crate) fn ninety_seconds() -> kube::core::Duration {
     seconds(90)
 }
 
-fn thirty_seconds() -> kube::core::Duration {
+pub(crate) fn thirty_seconds() -> kube::core::Duration {
     seconds(30)
 }
 
-fn five_seconds() -> kube::core::Duration {
+pub(crate) fn five_seconds() -> kube::core::Duration {
     seconds(5)
 }
 
@@ -147,38 +161,44 @@ pub struct Password {
 }
 
 /// A key of a Secret.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rule::name("spec.password.secretKeyRef.name", "bgp-passwords"))]
     pub name: String,
     /// Key in it.
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.password.secretKeyRef.key must be a key of a Secret, for example tor-r1"))]
     pub key: String,
 }
 
 /// Timers of BFD.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bfd {
     /// Least time between packets received.
     #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.bfd.minReceive", "10ms", "60s", "50ms"))]
     pub min_receive: kube::core::Duration,
     /// Least time between packets sent.
     #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.bfd.minTransmit", "10ms", "60s", "50ms"))]
     pub min_transmit: kube::core::Duration,
     /// Packets that may be missed.
+    #[x_kube(validation = rule::within("spec.bfd.multiplier", 1, 255, 3))]
     pub multiplier: u8,
 }
 
 /// Graceful restart of a session.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GracefulRestart {
     /// Whether to ask for it.
     pub enabled: bool,
     /// How long the peer keeps our routes while we restart.
     #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("gracefulRestart.restartTime", "1s", "4095s", "120s"))]
     pub restart_time: kube::core::Duration,
 }
 

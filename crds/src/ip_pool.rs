@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{names, schema};
+use crate::{names, rule, schema};
 
 /// A range of pod addresses, handed to nodes in blocks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,12 +64,13 @@ use crate::{names, schema};
 #[x_kube(validation = Rule::new("!isCIDR(self.cidr) || !has(self.blockSize) || (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 30 : self.blockSize >= 116 && self.blockSize <= 126)").message("spec.blockSize must be 20 to 30 for an IPv4 pool (for example 26) and 116 to 126 for an IPv6 pool (for example 122)"))]
 #[x_kube(validation = Rule::new("!isCIDR(self.cidr) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122))").message("spec.cidr is smaller than one block: choose a shorter prefix, for example /16, or a larger spec.blockSize"))]
 #[x_kube(validation = Rule::new("!isCIDR(self.cidr) || !isCIDR(oldSelf.cidr) || (has(self.blockSize) ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122)) == (has(oldSelf.blockSize) ? oldSelf.blockSize : (cidr(oldSelf.cidr).ip().family() == 4 ? 26 : 122))").message("spec.blockSize is immutable: create another pool with the size you want"))]
+#[x_kube(validation = Rule::new("!has(self.reserved) || !isCIDR(self.cidr) || self.reserved.all(r, isIP(r) ? cidr(self.cidr).containsIP(r) : !isCIDR(r) || cidr(self.cidr).containsCIDR(r))").message("spec.reserved must lie inside spec.cidr, for example 10.244.7.7 in 10.244.0.0/16"))]
 pub struct IPPoolSpec {
     /// The range, strictly masked, IPv4 or IPv6, for example `10.244.0.0/16`. Immutable.
     #[schemars(schema_with = "schema::cidr")]
     #[x_kube(
-        validation = Rule::new("isCIDR(self) && cidr(self) == cidr(self).masked()").message("spec.cidr must be a network address with its prefix length and no host bits, for example 10.244.0.0/16"),
-        validation = Rule::new("!isCIDR(self) || !(cidr('169.254.0.0/16').containsCIDR(self) || cidr('fe80::/10').containsCIDR(self) || cidr('127.0.0.0/8').containsCIDR(self) || cidr('224.0.0.0/4').containsCIDR(self))").message("spec.cidr must not be link-local, loopback or multicast: use a private range, for example 10.244.0.0/16"),
+        validation = rule::cidr("spec.cidr", "10.244.0.0/16"),
+        validation = Rule::new("!isCIDR(self) || ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '::1/128', 'fe80::/10', 'ff00::/8'].all(c, !cidr(c).containsCIDR(self) && !cidr(self).containsCIDR(c))").message("spec.cidr must hold no link-local, loopback or multicast addresses: use a private range, for example 10.244.0.0/16"),
         validation = Rule::new("self == oldSelf").message("spec.cidr is immutable: create another pool with the range you want")
     )]
     pub cidr: IpNet,
@@ -81,6 +82,7 @@ pub struct IPPoolSpec {
     /// Name of the NetworkMode by which packets to these addresses travel between nodes.
     #[serde(default = "default_mode")]
     #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = rule::name("spec.networkMode", "default"))]
     pub network_mode: String,
 
     /// How pods are attached to their node. Immutable.
@@ -95,7 +97,7 @@ pub struct IPPoolSpec {
     /// Destinations that are reached without masquerading, besides the pools.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::cidrs")]
-    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c))").message("spec.natOutgoingExclude must hold CIDRs, for example 192.168.0.0/16"))]
+    #[x_kube(validation = Rule::new("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked())").message("spec.natOutgoingExclude must hold CIDRs without host bits, for example 192.168.0.0/16"))]
     pub nat_outgoing_exclude: Vec<IpNet>,
 
     /// No new blocks and no new addresses; what is assigned stays.
@@ -109,15 +111,19 @@ pub struct IPPoolSpec {
     /// Addresses and ranges of the pool that are never handed out, for example `10.244.7.7` or `10.244.0.0/24`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::addresses_or_cidrs")]
-    #[x_kube(validation = Rule::new("self.all(r, isIP(r) || isCIDR(r))").message("spec.reserved must hold addresses or CIDRs, for example 10.244.7.7 or 10.244.0.0/24"))]
+    #[x_kube(validation = Rule::new("self.all(r, isIP(r) || (isCIDR(r) && cidr(r) == cidr(r).masked()))").message("spec.reserved must hold addresses, or CIDRs without host bits, for example 10.244.7.7 or 10.244.0.0/24"))]
     pub reserved: Vec<String>,
 
     /// Nodes that get blocks of this pool; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_selector")]
+    #[x_kube(validation = rule::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
 
     /// Namespaces whose pods get addresses of this pool; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_selector")]
+    #[x_kube(validation = rule::selector("spec.namespaceSelector"))]
     pub namespace_selector: Option<LabelSelector>,
 }
 

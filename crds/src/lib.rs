@@ -15,6 +15,7 @@ pub mod names;
 mod network_mode;
 mod node_network;
 mod node_subnet;
+mod rule;
 mod schema;
 
 pub use bgp_peer::{

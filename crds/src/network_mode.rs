@@ -6,8 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::bgp_peer::GracefulRestart;
-use crate::schema;
+use crate::bgp_peer::{GracefulRestart, five_seconds, ninety_seconds, thirty_seconds};
+use crate::{rule, schema};
 
 /// How packets between pods of different nodes travel.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -141,11 +141,11 @@ pub enum EncapsulateWhen {
 pub struct VxlanParameters {
     /// Network identifier, 1 to 16777215.
     #[serde(default = "default_vni")]
-    #[x_kube(validation = Rule::new("self >= 1 && self <= 16777215").message("spec.overlay.vxlan.vni must be 1 to 16777215, for example 4096"))]
+    #[x_kube(validation = rule::within("spec.overlay.vxlan.vni", 1, 16_777_215, 4096))]
     pub vni: u32,
     /// UDP destination port.
     #[serde(default = "default_vxlan_port")]
-    #[x_kube(validation = Rule::new("self >= 1").message("spec.overlay.vxlan.port must be 1 to 65535, for example 4789"))]
+    #[x_kube(validation = rule::port("spec.overlay.vxlan.port", 4789))]
     pub port: u16,
 }
 
@@ -171,7 +171,7 @@ fn default_vxlan_port() -> u16 {
 pub struct UdpParameters {
     /// UDP destination port.
     #[serde(default = "default_udp_port")]
-    #[x_kube(validation = Rule::new("self >= 1").message("spec.overlay.udp.port must be 1 to 65535, for example 8285"))]
+    #[x_kube(validation = rule::port("spec.overlay.udp.port", 8285))]
     pub port: u16,
 }
 
@@ -190,10 +190,11 @@ fn default_udp_port() -> u16 {
 /// Parameters of mode underlay.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rule::keepalive_before_hold("spec.underlay"))]
 pub struct Underlay {
     /// AS number of nodes for which `asNumbers` says nothing else.
     #[serde(default = "default_as_number")]
-    #[x_kube(validation = Rule::new("self >= 1").message("spec.underlay.asNumber must be 1 to 4294967295, for example 64512"))]
+    #[x_kube(validation = rule::as_number("spec.underlay.asNumber"))]
     pub as_number: u32,
     /// AS numbers by node; the first match counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -206,10 +207,21 @@ pub struct Underlay {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub route_reflectors: Vec<RouteReflectorRule>,
-    /// Time without a message after which a session is dead.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::optional_duration")]
-    pub hold_time: Option<kube::core::Duration>,
+    /// Time without a message after which a session of the mesh is dead.
+    #[serde(default = "ninety_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.underlay.holdTime", "3s", "65535s", "90s"))]
+    pub hold_time: kube::core::Duration,
+    /// Time between keepalives.
+    #[serde(default = "thirty_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.underlay.keepaliveTime", "1s", "65535s", "30s"))]
+    pub keepalive_time: kube::core::Duration,
+    /// Time between attempts to connect.
+    #[serde(default = "five_seconds")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.underlay.connectRetryTime", "1s", "65535s", "5s"))]
+    pub connect_retry_time: kube::core::Duration,
     /// Graceful restart of the mesh's sessions (RFC 4724).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
@@ -224,24 +236,30 @@ fn yes() -> bool {
 }
 
 /// An AS number for some nodes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AsNumberRule {
     /// The nodes.
+    #[schemars(schema_with = "schema::selector")]
+    #[x_kube(validation = rule::selector("spec.underlay.asNumbers[].nodeSelector"))]
     pub node_selector: LabelSelector,
     /// Their AS number.
+    #[x_kube(validation = rule::as_number("spec.underlay.asNumbers[].asNumber"))]
     pub as_number: u32,
 }
 
 /// Some nodes as route reflectors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteReflectorRule {
     /// The nodes.
+    #[schemars(schema_with = "schema::selector")]
+    #[x_kube(validation = rule::selector("spec.underlay.routeReflectors[].nodeSelector"))]
     pub node_selector: LabelSelector,
     /// Cluster identifier in the form of an IPv4 address (RFC 4456, section 7).
     #[serde(rename = "clusterID")]
     #[schemars(length(min = 7, max = 15))]
+    #[x_kube(validation = Rule::new("isIP(self) && ip(self).family() == 4 && self != '0.0.0.0'").message("spec.underlay.routeReflectors[].clusterID must have the form of an IPv4 address, for example 10.0.0.250"))]
     pub cluster_id: String,
 }
 
@@ -255,10 +273,12 @@ pub struct NodeAddressSource {
     /// The Node's address inside this range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
+    #[x_kube(validation = rule::cidr("spec.nodeAddress.cidr", "10.0.0.0/8"))]
     pub cidr: Option<IpNet>,
     /// The first address of this link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
+    #[x_kube(validation = Rule::new("self.matches('^[^/:\\\\s]+$') && self != '.' && self != '..'").message("spec.nodeAddress.interface must be the name of a link, for example eth1"))]
     pub interface: Option<String>,
 }
 

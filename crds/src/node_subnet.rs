@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::node_network::IpFamily;
-use crate::{names, schema};
+use crate::{names, rule, schema};
 
 /// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ use crate::{names, schema};
 pub struct NodeSubnetSpec {
     /// The block, strictly masked.
     #[schemars(schema_with = "schema::cidr")]
-    #[x_kube(validation = Rule::new("isCIDR(self) && cidr(self) == cidr(self).masked()").message("spec.cidr must be a network address with its prefix length and no host bits, for example 10.244.3.64/26"))]
+    #[x_kube(validation = rule::cidr("spec.cidr", "10.244.3.64/26"))]
     pub cidr: IpNet,
     /// The IPPool it was taken from.
     #[schemars(length(min = 1, max = 253))]

@@ -35,9 +35,38 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 2, "maxLength": 16 })
 }
 
-/// An optional duration.
-pub fn optional_duration(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "minLength": 2, "maxLength": 16, "nullable": true })
+/// A label selector; Kubernetes' own schema of it has no bounds.
+pub fn selector(_: &mut SchemaGenerator) -> Schema {
+    selector_schema(false)
+}
+
+/// An optional label selector.
+pub fn optional_selector(_: &mut SchemaGenerator) -> Schema {
+    selector_schema(true)
+}
+
+fn selector_schema(nullable: bool) -> Schema {
+    let text = json_schema!({ "type": "string", "maxLength": 63 });
+    let expression = json_schema!({
+        "type": "object",
+        "properties": {
+            "key": { "type": "string", "minLength": 1, "maxLength": 317 },
+            "operator": { "type": "string", "maxLength": 16 },
+            "values": { "type": "array", "maxItems": 64, "items": text },
+        },
+        "required": ["key", "operator"],
+    });
+    let mut schema = json_schema!({
+        "type": "object",
+        "properties": {
+            "matchExpressions": { "type": "array", "maxItems": 32, "items": expression },
+            "matchLabels": { "type": "object", "maxProperties": 32, "additionalProperties": text },
+        },
+    });
+    if nullable {
+        schema.insert("nullable".to_owned(), true.into());
+    }
+    schema
 }
 
 /// Conditions: a list keyed by `type`, so that two writers can each own their own (server-side apply).

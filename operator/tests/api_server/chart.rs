@@ -21,7 +21,8 @@ fn helm(arguments: &[&str]) -> Output {
     .unwrap()
 }
 
-fn rendered(arguments: &[&str]) -> Vec<Value> {
+/// The chart's objects with these arguments of helm.
+pub fn rendered(arguments: &[&str]) -> Vec<Value> {
     let output = helm(arguments);
     assert!(
         output.status.success(),
@@ -36,7 +37,8 @@ fn rendered(arguments: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+/// Those of one kind.
+pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects
         .iter()
         .filter(|object| object["kind"] == kind)
@@ -67,6 +69,7 @@ fn values_that_mean_nothing_are_refused() {
         "agent.port=0",
         "apiServer.host=192.0.2.1",
         "operator.orphanGrace=ten",
+        "operator.leaseDuration=1s",
         "image.pullPolicy=Sometimes",
         "logging.format=xml",
         "pools[0].name=p,pools[0].cidr=10.0.0.0/16",

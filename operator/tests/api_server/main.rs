@@ -9,7 +9,9 @@
 )]
 
 mod admission;
+mod agent_rights;
 mod chart;
 mod control_plane;
 mod life;
 mod objects;
+mod refused;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, ClusterResourceScope, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, Resource};
@@ -42,7 +43,7 @@ pub async fn applied(client: &Client, value: Value) -> Result<(), String> {
 }
 
 /// Objects of the kind of `value`.
-fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
+pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
     let gvk = GroupVersionKind::gvk("netweft.io", "v1alpha1", value["kind"].as_str().unwrap());
     Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk))
 }
@@ -114,4 +115,18 @@ pub async fn eventually<T>(
         assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+/// Makes the agents' roles a mistake: by them, an agent may do everything.
+pub async fn give_everything_to_the_agents(admin: &Client) {
+    let binding = object(json!({
+        "metadata": { "name": "mistake" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "netweft-agent", "namespace": NAMESPACE }],
+    }));
+    let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());
+    bindings
+        .create(&PostParams::default(), &binding)
+        .await
+        .unwrap();
 }

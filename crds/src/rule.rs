@@ -1,0 +1,79 @@
+//! CEL rules that more than one field has. Every message names the field and a value that is legal.
+
+use kube::core::{Message, Rule};
+
+/// A duration as Go writes it, in whole numbers, for example `90s`, `50ms` or `1m30s`. The digits are bounded because
+/// `duration()` of a number that overflows is an error of the rule and not a refusal in words.
+const DURATION: &str = "^([0-9]{1,6}(h|m|s|ms))+$";
+
+/// A duration from `least` to `most`.
+pub fn duration(field: &str, least: &str, most: &str, example: &str) -> Rule {
+    Rule::new(format!(
+        "self.matches('{DURATION}') && duration(self) >= duration('{least}') && duration(self) <= duration('{most}')"
+    ))
+    .message(words(format!("{field} must be {least} to {most}, for example {example}")))
+}
+
+/// Keepalives come before the hold time is over (RFC 4271, section 4.4); on a struct with both.
+pub fn keepalive_before_hold(at: &str) -> Rule {
+    Rule::new(format!(
+        "!self.keepaliveTime.matches('{DURATION}') || !self.holdTime.matches('{DURATION}') || duration(self.keepaliveTime) < duration(self.holdTime)"
+    ))
+    .message(words(format!(
+        "{at}.keepaliveTime must be shorter than {at}.holdTime, for example 30s and 90s"
+    )))
+}
+
+/// A number from `least` to `most`.
+pub fn within(field: &str, least: u32, most: u32, example: u32) -> Rule {
+    Rule::new(format!("self >= {least} && self <= {most}")).message(words(format!(
+        "{field} must be {least} to {most}, for example {example}"
+    )))
+}
+
+/// A TCP or UDP port.
+pub fn port(field: &str, example: u32) -> Rule {
+    within(field, 1, 65535, example)
+}
+
+/// An AS number that a router may have: not AS_TRANS (RFC 6793) and not the last ones (RFC 7300).
+pub fn as_number(field: &str) -> Rule {
+    Rule::new("self >= 1 && self <= 4294967294 && self != 23456 && self != 65535").message(words(format!(
+        "{field} must be 1 to 4294967294 but for 23456 and 65535, which are reserved, for example 64512"
+    )))
+}
+
+/// A network address with its prefix length, strictly masked.
+pub fn cidr(field: &str, example: &str) -> Rule {
+    Rule::new("isCIDR(self) && cidr(self) == cidr(self).masked()").message(words(format!(
+        "{field} must be a network address with its prefix length and no host bits, for example {example}"
+    )))
+}
+
+/// An address of one host.
+pub fn host(field: &str) -> Rule {
+    Rule::new("isIP(self) && ip(self).isGlobalUnicast()").message(words(format!(
+        "{field} must be the address of one host, for example 10.1.0.1"
+    )))
+}
+
+/// The name of an object.
+pub fn name(field: &str, example: &str) -> Rule {
+    Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')").message(words(format!(
+        "{field} must be the name of an object, for example {example}"
+    )))
+}
+
+/// A label selector whose expressions the API server itself would take.
+pub fn selector(field: &str) -> Rule {
+    Rule::new(
+        "!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && e.values.size() > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || e.values.size() == 0))",
+    )
+    .message(words(format!(
+        "{field}.matchExpressions take In or NotIn with values, or Exists or DoesNotExist without, for example {{key: rack, operator: In, values: [r1]}}"
+    )))
+}
+
+fn words(text: String) -> Message {
+    Message::Message(text)
+}
