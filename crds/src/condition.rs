@@ -15,17 +15,41 @@ pub const STALLED: &str = "Stalled";
 /// The operator has given the node what it needs (on NodeNetworks, written by the operator).
 pub const ASSIGNED: &str = "Assigned";
 
-/// Every reason that appears in a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+/// Declares the reasons: what stands in a condition is the name itself.
+macro_rules! reasons {
+    ($($(#[$documentation:meta])* $name:ident),* $(,)?) => {
+        /// Every reason that appears in a condition.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$documentation])* $name,)*
+        }
+
+        impl Reason {
+            /// All of them, so that a test can ask for each.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The reason as it stands in the condition.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// Pool: new blocks can be assigned from it.
     Allocatable,
     /// Pool: `disabled` is set; what is assigned stays.
     Disabled,
     /// Pool: no free block is left for some node.
     Exhausted,
-    /// Pool: it shares addresses with another pool.
+    /// Pool: it shares addresses with another pool, with nodes or with Services.
     Overlap,
+    /// Pool: kube-proxy would masquerade what its pods send to Services.
+    KubeProxyMismatch,
     /// Pool: being deleted, kept until its last block is gone.
     InUse,
     /// The object names another that does not exist.
@@ -52,32 +76,6 @@ pub enum Reason {
     ProgrammingFailed,
     /// NodeNetwork: an object of somebody else stands where ours should be.
     ForeignObject,
-}
-
-impl Reason {
-    /// The reason as it stands in the condition.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Allocatable => "Allocatable",
-            Self::Disabled => "Disabled",
-            Self::Exhausted => "Exhausted",
-            Self::Overlap => "Overlap",
-            Self::InUse => "InUse",
-            Self::NotFound => "NotFound",
-            Self::Invalid => "Invalid",
-            Self::NotYetSupported => "NotYetSupported",
-            Self::Conflict => "Conflict",
-            Self::Programmed => "Programmed",
-            Self::Programming => "Programming",
-            Self::Unused => "Unused",
-            Self::SubnetsAssigned => "SubnetsAssigned",
-            Self::NoSubnet => "NoSubnet",
-            Self::NoNodeAddress => "NoNodeAddress",
-            Self::ProgrammingFailed => "ProgrammingFailed",
-            Self::ForeignObject => "ForeignObject",
-        }
-    }
 }
 
 /// What one component has to say about one object.

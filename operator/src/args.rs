@@ -21,6 +21,10 @@ pub struct Args {
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
 
+    /// How long after its last renewal another may take the lease, for example 15s; at least 2s.
+    #[arg(long, env = "NETWEFT_LEASE_DURATION", default_value = "15s", value_parser = parse_lease_duration)]
+    pub lease_duration: Duration,
+
     /// Address of /livez, /readyz and /metrics. They ask nobody who he is, so by default only the node itself can.
     #[arg(long, env = "NETWEFT_LISTEN", default_value = "127.0.0.1:9470")]
     pub listen: SocketAddr,
@@ -71,6 +75,16 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
+fn parse_lease_duration(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text)?;
+    if duration < Duration::from_secs(2) {
+        return Err(format!(
+            "{text} is too short; write at least 2s, for example 15s"
+        ));
+    }
+    Ok(duration)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +97,16 @@ mod tests {
         for wrong in ["", "10", "m", "1d", "-1s", "99999999999999999999h"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_lease_lasts_long_enough_to_be_renewed() {
+        assert_eq!(parse_lease_duration("2s"), Ok(Duration::from_secs(2)));
+        assert!(
+            parse_lease_duration("1s")
+                .unwrap_err()
+                .contains("at least 2s")
+        );
     }
 
     #[test]

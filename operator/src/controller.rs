@@ -17,6 +17,7 @@ use crate::client::request;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
 use crate::plan;
+use crate::pulse::Pulse;
 use crate::snapshot::Snapshot;
 use crate::watch::{Guarded, Stores};
 use crate::world::World;
@@ -26,6 +27,8 @@ use crate::write::Writer;
 const DEBOUNCE: Duration = Duration::from_millis(100);
 /// How long to wait for the watch to show what was just created.
 const CATCH_UP: Duration = Duration::from_secs(10);
+/// How often the loop shows that it lives when there is nothing to do.
+const BEAT: Duration = Duration::from_secs(30);
 /// Pauses between attempts when writes fail.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -41,6 +44,8 @@ pub struct Controller {
     pub leads: watch::Receiver<bool>,
     /// Carries out plans.
     pub writer: Writer,
+    /// Shows that the loop comes round.
+    pub pulse: Arc<Pulse>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Of orphaned NodeSubnets.
@@ -54,6 +59,7 @@ impl Controller {
         let mut pause = RETRY.0;
         let mut planning = Duration::ZERO;
         loop {
+            self.pulse.beat();
             let leads = *self.leads.borrow_and_update();
             if leads != led {
                 self.leadership(leads).await;
@@ -81,6 +87,8 @@ impl Controller {
                     tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
                 }
                 () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
+                // Nothing happens, and that is in order.
+                () = tokio::time::sleep(BEAT) => continue,
             }
         }
     }

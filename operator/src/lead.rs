@@ -13,11 +13,6 @@ use tracing::warn;
 
 use crate::args::Args;
 
-/// Seconds after the last renewal at which another may take the lease.
-const DURATION: u64 = 15;
-/// Seconds before the end of `DURATION` at which the leader renews.
-const GRACE: u64 = 5;
-
 /// A candidate for leadership.
 pub struct Candidate {
     /// Whether this operator leads.
@@ -27,11 +22,13 @@ pub struct Candidate {
 
 /// Becomes a candidate, as soon as the API server can be asked.
 pub async fn stand(client: &Client, args: &Args) -> Candidate {
+    let duration = args.lease_duration.as_secs();
     loop {
         let builder = LeaseManagerBuilder::new(client.clone(), &args.lease_name)
             .with_namespace(&args.namespace)
-            .with_duration(DURATION)
-            .with_grace(GRACE);
+            .with_duration(duration)
+            // The leader renews when a third of it is left.
+            .with_grace((duration / 3).max(1));
         let builder = match &args.identity {
             Some(identity) => builder.with_identity(identity),
             None => builder,

@@ -4,7 +4,7 @@
 //! every write that is due ([`Plan`]), with no clock, no I/O and no client. The shell watches, calls it and writes.
 //!
 //! ```text
-//!   IPPool NetworkMode BGPPeer Node NodeSubnet NodeNetwork
+//!   IPPool NetworkMode BGPPeer Node NodeSubnet NodeNetwork ServiceCIDR, kube-proxy's ConfigMap
 //!        │ watch                                      ▲ write (leader)
 //!        ▼                                            │
 //!      World ──▶ validate ──▶ assign ──▶ networks, status ──▶ Plan
@@ -12,6 +12,8 @@
 
 pub mod assign;
 pub mod blocks;
+mod claims;
+mod kube_proxy;
 pub mod mode;
 mod networks;
 mod plan;
@@ -33,6 +35,7 @@ mod events;
 mod graces;
 mod lead;
 mod metrics;
+mod pulse;
 mod run;
 mod snapshot;
 mod telemetry;

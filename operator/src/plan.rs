@@ -72,4 +72,6 @@ fn finalizers(pool: &IPPool, in_use: &BTreeSet<&String>) -> Option<FinalizerChan
 }
 
 #[cfg(test)]
+mod reasons;
+#[cfg(test)]
 mod tests;

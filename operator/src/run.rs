@@ -18,12 +18,15 @@ use crate::controller::Controller;
 use crate::events::Events;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
+use crate::pulse::Pulse;
 use crate::watch::Stores;
 use crate::write::Writer;
 use crate::{client, definitions, lead};
 
 /// How long the end may take.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// A loop that has not come round for so long hangs. Every request it waits for is given up long before.
+const HANGING: Duration = Duration::from_secs(120);
 
 /// Runs the operator until it is told to stop.
 ///
@@ -35,6 +38,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let health = Health {
         synced: Arc::new(AtomicBool::new(false)),
+        pulse: Arc::new(Pulse::new(HANGING)),
         metrics: metrics.clone(),
     };
     let listener = admin::listen(args.listen).await?;
@@ -86,7 +90,8 @@ async fn work(
         stores,
         changed,
         leads: candidate.leads.clone(),
-        writer: Writer::new(client.clone(), health.metrics.clone(), events),
+        writer: Writer::new(client.clone(), health, events),
+        pulse: health.pulse.clone(),
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace),
     };

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::names::node_subnet_cidr;
@@ -20,6 +21,8 @@ pub struct Snapshot {
     nodes: Vec<Arc<Guarded<Node>>>,
     subnets: Vec<Arc<Guarded<NodeSubnet>>>,
     networks: Vec<Arc<Guarded<NodeNetwork>>>,
+    services: Vec<Arc<Guarded<ServiceCIDR>>>,
+    kube_proxy: Vec<Arc<Guarded<ConfigMap>>>,
     /// Nodes that cannot be read, as far as they can.
     bare_nodes: Vec<Node>,
 }
@@ -37,6 +40,8 @@ impl Snapshot {
             peers: stores.peers.state(),
             subnets: stores.subnets.state(),
             networks: stores.networks.state(),
+            services: stores.services.state(),
+            kube_proxy: stores.kube_proxy.state(),
             nodes,
             bare_nodes,
         }
@@ -60,6 +65,8 @@ impl Snapshot {
             nodes: readable(&self.nodes).chain(&self.bare_nodes).collect(),
             subnets: readable(&self.subnets).collect(),
             networks: readable(&self.networks).collect(),
+            services: readable(&self.services).collect(),
+            kube_proxy: readable(&self.kube_proxy).next(),
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,
@@ -122,6 +129,8 @@ mod tests {
             nodes,
             subnets: arcs(&[json!({ "metadata": { "name": "10-0-0-0-26" }, "spec": {} })]),
             networks: Vec::new(),
+            services: Vec::new(),
+            kube_proxy: Vec::new(),
         };
         let world = snapshot.world(BTreeSet::new(), Timestamp::UNIX_EPOCH);
         assert_eq!(world.nodes.len(), 1);

@@ -6,10 +6,11 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
+use kube::core::{Selector, SelectorExt};
 use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeMode,
-    NodeNetwork, NodeProgress, Phase, Usage, UsageCount,
+    NodeNetwork, NodeProgress, PeerNodes, Phase, Usage, UsageCount,
 };
 
 use crate::assign::Assignment;
@@ -105,6 +106,7 @@ pub fn plan_peers(view: &View<'_>) -> Vec<StatusChange<BGPPeerStatus>> {
         );
         let status = BGPPeerStatus {
             observed_generation: object.metadata.generation,
+            nodes: peer_nodes(view, object),
             ..BGPPeerStatus::default()
         };
         let change = Change { meta: &object.metadata, verdict, now: view.world.now };
@@ -119,6 +121,18 @@ pub fn plan_peers(view: &View<'_>) -> Vec<StatusChange<BGPPeerStatus>> {
             }
         }))
         .collect()
+}
+
+/// Nodes that should have the peer's session; none has, for nothing makes it yet.
+fn peer_nodes(view: &View<'_>, peer: &BGPPeer) -> Option<PeerNodes> {
+    let selector = peer.spec.node_selector.clone().unwrap_or_default();
+    let selector = Selector::try_from(selector).ok()?;
+    let chosen = view.nodes.values();
+    let chosen = chosen.filter(|node| selector.matches(node.labels()));
+    Some(PeerNodes {
+        total: i64::try_from(chosen.count()).unwrap_or(i64::MAX),
+        established: 0,
+    })
 }
 
 /// One object's new status in the making.
@@ -265,6 +279,10 @@ fn judge_pool(
                 list(&nodes, NAMED)
             ),
         );
+    }
+    // Blocks are assigned all the same: a cluster has to come up before somebody can repair it.
+    if let Some(why) = view.kube_proxy.mismatch(&pool.spec) {
+        return Verdict::stalled(Reason::KubeProxyMismatch, why);
     }
     let free = assignment.free.get(&name).copied().unwrap_or_default();
     let free = counted(free, "block");

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
@@ -25,6 +26,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     pub subnets: Vec<NodeSubnet>,
     pub networks: Vec<NodeNetwork>,
+    pub services: Vec<ServiceCIDR>,
+    pub kube_proxy: Option<ConfigMap>,
     pub expired: BTreeSet<String>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
@@ -71,6 +74,20 @@ pub fn node(name: &str, addresses: &[&str]) -> Node {
     ))
 }
 
+/// A range of Services' addresses.
+pub fn services(name: &str, cidr: &str) -> ServiceCIDR {
+    yaml(&format!(
+        "{{metadata: {{name: {name}}}, spec: {{cidrs: ['{cidr}']}}}}"
+    ))
+}
+
+/// kube-proxy's ConfigMap with this configuration.
+pub fn kube_proxy(configuration: &str) -> ConfigMap {
+    yaml(&format!(
+        "{{metadata: {{name: kube-proxy}}, data: {{config.conf: \"{configuration}\"}}}}"
+    ))
+}
+
 /// Created at this second.
 pub fn at<K: Resource>(second: i64, mut object: K) -> K {
     object.meta_mut().creation_timestamp = Some(Time(Timestamp::from_second(second).unwrap()));
@@ -104,6 +121,8 @@ impl Cluster {
             nodes: self.nodes.iter().collect(),
             subnets: self.subnets.iter().collect(),
             networks: self.networks.iter().collect(),
+            services: self.services.iter().collect(),
+            kube_proxy: self.kube_proxy.as_ref(),
             expired: self.expired.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..World::default()

@@ -11,6 +11,7 @@ use netweft_crds::IPPool;
 use netweft_crds::condition::{Reason, Verdict};
 
 use crate::blocks::overlap;
+use crate::claims;
 use crate::mode::{self, Mode};
 use crate::pool::{self, Pool};
 use crate::world::{UserKind, World};
@@ -76,7 +77,9 @@ pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
             None => {
                 holders.push(object);
                 let deleting = object.meta().deletion_timestamp.is_some();
-                pool::check(&name, &object.spec, deleting).and_then(|pool| with_mode(pool, modes))
+                pool::check(&name, &object.spec, deleting)
+                    .and_then(|pool| with_mode(pool, modes))
+                    .and_then(|pool| claims::apart(pool, world))
             }
         };
         checked.by_age.push(name.clone());

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::Resource;
 use netweft_crds::{IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
+use crate::kube_proxy::KubeProxy;
 use crate::mode::{AddressSource, Mode};
 use crate::validate::{self, Modes, Pools, oldest_first};
 use crate::world::World;
@@ -28,6 +29,8 @@ pub struct View<'a> {
     pub networks: BTreeMap<&'a str, &'a NodeNetwork>,
     /// NodeSubnets by node, oldest first.
     pub subnets: BTreeMap<&'a str, Vec<&'a NodeSubnet>>,
+    /// How kube-proxy tells pods' packets.
+    pub kube_proxy: KubeProxy,
     outer_families: BTreeMap<String, IpFamily>,
 }
 
@@ -51,6 +54,7 @@ impl<'a> View<'a> {
             nodes: by_name(&world.nodes),
             networks: by_name(&world.networks),
             subnets,
+            kube_proxy: world.kube_proxy.map(KubeProxy::of).unwrap_or_default(),
         }
     }
 
@@ -147,7 +151,7 @@ fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
 }
 
 /// The addresses of `node` that have one of these types, by type first.
-fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
+pub fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
     let addresses = node
         .status
         .iter()

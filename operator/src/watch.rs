@@ -12,7 +12,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeStatus};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ClusterResourceScope, DeserializeGuard};
 use kube::runtime::reflector::store::WriterDropped;
@@ -25,6 +26,8 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info_span, warn};
+
+use crate::kube_proxy;
 
 /// An object, or what could be read of it.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -44,18 +47,28 @@ pub struct Stores {
     pub subnets: Store<Guarded<NodeSubnet>>,
     /// NodeNetworks.
     pub networks: Store<Guarded<NodeNetwork>>,
+    /// ServiceCIDRs.
+    pub services: Store<Guarded<ServiceCIDR>>,
+    /// kube-proxy's ConfigMap.
+    pub kube_proxy: Store<Guarded<ConfigMap>>,
 }
 
 impl Stores {
     /// Starts the watches as tasks of `tasks`; they notify `changed`.
     pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+        let mut follow = Follow { changed, tasks };
+        let proxy = Api::namespaced(client.clone(), kube_proxy::NAMESPACE);
+        let by_name = format!("metadata.name={}", kube_proxy::NAME);
+        let by_name = watcher::Config::default().fields(&by_name);
         Self {
-            pools: start(client, changed, tasks, strip, |_, _| true),
-            modes: start(client, changed, tasks, strip, |_, _| true),
-            peers: start(client, changed, tasks, strip, |_, _| true),
-            nodes: start(client, changed, tasks, strip_node, node_differs),
-            subnets: start(client, changed, tasks, strip, |_, _| true),
-            networks: start(client, changed, tasks, strip, |_, _| true),
+            pools: follow.all(client, strip, |_, _| true),
+            modes: follow.all(client, strip, |_, _| true),
+            peers: follow.all(client, strip, |_, _| true),
+            nodes: follow.all(client, strip_node, node_differs),
+            subnets: follow.all(client, strip, |_, _| true),
+            networks: follow.all(client, strip, |_, _| true),
+            services: follow.all(client, strip, |old, new| old.spec != new.spec),
+            kube_proxy: follow.some(proxy, by_name, strip, |old, new| old.data != new.data),
         }
     }
 
@@ -69,61 +82,68 @@ impl Stores {
         self.peers.wait_until_ready().await?;
         self.nodes.wait_until_ready().await?;
         self.subnets.wait_until_ready().await?;
-        self.networks.wait_until_ready().await
+        self.networks.wait_until_ready().await?;
+        self.services.wait_until_ready().await?;
+        self.kube_proxy.wait_until_ready().await
     }
 }
 
-/// A cluster-scoped kind that can be watched.
+/// A kind that can be watched.
 trait Watched:
-    Resource<DynamicType = (), Scope = ClusterResourceScope>
-    + DeserializeOwned
-    + Clone
-    + Debug
-    + Send
-    + Sync
-    + 'static
+    Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
 {
 }
 
 impl<K> Watched for K where
-    K: Resource<DynamicType = (), Scope = ClusterResourceScope>
-        + DeserializeOwned
-        + Clone
-        + Debug
-        + Send
-        + Sync
-        + 'static
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
 {
 }
 
-fn start<K: Watched>(
-    client: &Client,
-    changed: &Arc<Notify>,
-    tasks: &mut JoinSet<()>,
-    strip: fn(&mut Guarded<K>),
-    differs: fn(&K, &K) -> bool,
-) -> Store<Guarded<K>> {
-    let (store, mut writer) = reflector::store::<Guarded<K>>();
-    let api: Api<Guarded<K>> = Api::all(client.clone());
-    let (changed, copy) = (changed.clone(), store.clone());
-    let span = info_span!("watch", kind = %K::kind(&()));
-    let events = watcher(api, watcher::Config::default())
-        .modify(strip)
-        .default_backoff();
-    let follow = async move {
-        let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
-        let mut events = std::pin::pin!(events);
-        while let Some(event) = events.next().await {
-            let Ok(event) = event else { continue };
-            let matters = matters(&event, &copy, differs);
-            writer.apply_watcher_event(&event);
-            if matters {
-                changed.notify_one();
+/// What all watches have in common.
+struct Follow<'a> {
+    changed: &'a Arc<Notify>,
+    tasks: &'a mut JoinSet<()>,
+}
+
+impl Follow<'_> {
+    /// A copy of all objects of a cluster-scoped kind.
+    fn all<K: Watched + Resource<Scope = ClusterResourceScope>>(
+        &mut self,
+        client: &Client,
+        strip: fn(&mut Guarded<K>),
+        differs: fn(&K, &K) -> bool,
+    ) -> Store<Guarded<K>> {
+        let api = Api::all(client.clone());
+        self.some(api, watcher::Config::default(), strip, differs)
+    }
+
+    /// A copy of what `api` lists by `config`: `strip` leaves what is looked at, `differs` tells what matters.
+    fn some<K: Watched>(
+        &mut self,
+        api: Api<Guarded<K>>,
+        config: watcher::Config,
+        strip: fn(&mut Guarded<K>),
+        differs: fn(&K, &K) -> bool,
+    ) -> Store<Guarded<K>> {
+        let (store, mut writer) = reflector::store::<Guarded<K>>();
+        let (changed, copy) = (self.changed.clone(), store.clone());
+        let span = info_span!("watch", kind = %K::kind(&()));
+        let events = watcher(api, config).modify(strip).default_backoff();
+        let follow = async move {
+            let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                let Ok(event) = event else { continue };
+                let matters = matters(&event, &copy, differs);
+                writer.apply_watcher_event(&event);
+                if matters {
+                    changed.notify_one();
+                }
             }
-        }
-    };
-    tasks.spawn(follow.instrument(span));
-    store
+        };
+        self.tasks.spawn(follow.instrument(span));
+        store
+    }
 }
 
 /// Whether `event` can change a plan.

@@ -10,7 +10,8 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::{
@@ -33,6 +34,10 @@ pub struct World<'a> {
     pub subnets: Vec<&'a NodeSubnet>,
     /// All NodeNetworks.
     pub networks: Vec<&'a NodeNetwork>,
+    /// The ranges of Services' addresses.
+    pub services: Vec<&'a ServiceCIDR>,
+    /// kube-proxy's ConfigMap, where there is one.
+    pub kube_proxy: Option<&'a ConfigMap>,
     /// Objects of users that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
     /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.

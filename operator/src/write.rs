@@ -26,10 +26,12 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tracing::{debug, info, warn};
 
+use crate::admin::Health;
 use crate::client::request;
 use crate::error::{Class, RequestError};
 use crate::events::Events;
 use crate::metrics::{Metrics, WriteResult};
+use crate::pulse::Pulse;
 use crate::world::{Changes, FinalizerChange, Plan, StatusChange};
 
 /// Requests under way at a time: enough for many nodes that join at once, few enough for the API server's fairness.
@@ -39,6 +41,7 @@ const CONCURRENCY: usize = 16;
 pub struct Writer {
     client: Client,
     metrics: Arc<Metrics>,
+    pulse: Arc<Pulse>,
     events: Events,
 }
 
@@ -79,11 +82,12 @@ impl Written for NodeNetwork {
 }
 
 impl Writer {
-    /// A writer that counts into `metrics` and tells users by `events`.
-    pub fn new(client: Client, metrics: Arc<Metrics>, events: Events) -> Self {
+    /// A writer that counts and shows that it lives by `health`, and tells users by `events`.
+    pub fn new(client: Client, health: &Health, events: Events) -> Self {
         Self {
             client,
-            metrics,
+            metrics: health.metrics.clone(),
+            pulse: health.pulse.clone(),
             events,
         }
     }
@@ -265,6 +269,7 @@ impl Writer {
         sent: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<(), RequestError> {
         let result = request(verb, K::KIND, name, sent).await;
+        self.pulse.beat();
         let label = match &result {
             Ok(_) => {
                 info!(kind = K::KIND, name, verb, "written");

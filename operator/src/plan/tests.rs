@@ -7,7 +7,9 @@ use netweft_crds::{IpFamily, NodeNetwork, SubnetState};
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::{Cluster, at, cluster, condition, mode, node, pool, vxlan, yaml};
+use crate::testing::{
+    Cluster, at, cluster, condition, kube_proxy, mode, node, pool, services, vxlan, yaml,
+};
 use crate::world::{Unreadable, UserKind};
 
 /// Gives the pool up: its deletion has been asked for.
@@ -120,7 +122,7 @@ fn blocks_are_listed_oldest_first() {
     let mut cluster = cluster(1);
     cluster.pools[0] = at(0, pool("zebra", "10.244.0.0/16", ""));
     cluster.settle();
-    cluster.pools.push(at(9, pool("ape", "10.1.0.0/16", "")));
+    cluster.pools.push(at(9, pool("ape", "10.9.0.0/16", "")));
     cluster.settle();
     let shown: Vec<_> = cluster.networks[0]
         .spec
@@ -128,7 +130,7 @@ fn blocks_are_listed_oldest_first() {
         .iter()
         .map(ToString::to_string)
         .collect();
-    assert_eq!(shown, ["10.244.0.0/26", "10.1.0.0/26"]);
+    assert_eq!(shown, ["10.244.0.0/26", "10.9.0.0/26"]);
 }
 
 #[test]
@@ -384,12 +386,14 @@ fn a_disabled_pool_keeps_what_it_gave() {
 
 #[test]
 fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
-    let broken: [fn(&mut Cluster); 5] = [
+    let broken: [fn(&mut Cluster); 7] = [
         |cluster| cluster.pools[0].spec.reserved = vec!["ten".to_owned()],
         |cluster| cluster.pools[0].spec.network_mode = "missing".to_owned(),
         |cluster| cluster.modes[0] = mode("default", "{mode: host-gw}"),
         |cluster| cluster.modes.clear(),
         |cluster| cluster.pools.clear(),
+        |cluster| cluster.nodes.push(node("inside", &["10.244.7.7"])),
+        |cluster| cluster.services = vec![services("kubernetes", "10.244.128.0/20")],
     ];
     for (number, break_it) in broken.into_iter().enumerate() {
         let mut cluster = cluster(2);
@@ -403,7 +407,7 @@ fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
         assert_eq!(cluster.subnets, subnets, "{number}");
         assert_eq!(specs(&cluster)[..2], networks, "{number}");
         assert!(
-            cluster.networks[2].spec.modes.is_empty(),
+            cluster.networks[2].spec.modes.is_empty() && cluster.blocks("worker-3").is_empty(),
             "nothing is planned from it: {number}"
         );
     }
@@ -415,6 +419,80 @@ fn specs(cluster: &Cluster) -> Vec<netweft_crds::NodeNetworkSpec> {
         .iter()
         .map(|network| network.spec.clone())
         .collect()
+}
+
+#[test]
+fn a_pool_that_covers_nodes_or_services_says_which() {
+    let mut cluster = cluster(2);
+    cluster.nodes.push(node("inside", &["10.244.7.7"]));
+    cluster.services = vec![services("kubernetes", "10.96.0.0/16")];
+    cluster.settle();
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "False Overlap: spec.cidr 10.244.0.0/16 covers the address of Node inside (10.244.7.7): no new blocks are \
+         assigned; create a pool with a range outside and delete this one"
+    );
+    cluster.nodes.pop();
+    cluster.settle();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+    cluster.services.push(services("more", "10.240.0.0/12"));
+    cluster.settle();
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with the Services' range 10.240.0.0/12 (ServiceCIDR more): \
+         no new blocks are assigned; create a pool with a range outside and delete this one"
+    );
+}
+
+#[test]
+fn an_external_address_of_a_node_is_not_for_pods_either() {
+    let mut cluster = cluster(1);
+    let addresses =
+        "[{type: InternalIP, address: 10.1.0.9}, {type: ExternalIP, address: 10.244.7.7}]";
+    cluster.nodes.push(yaml(&format!(
+        "{{metadata: {{name: outside}}, status: {{addresses: {addresses}}}}}"
+    )));
+    cluster.settle();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .contains("Node outside (10.244.7.7)")
+    );
+}
+
+#[test]
+fn a_pool_that_kube_proxy_masquerades_is_used_all_the_same() {
+    let mut cluster = cluster(1);
+    cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.0.0.0/16"));
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
+    assert!(
+        cluster.pool_says("default-v4").starts_with(
+            "False KubeProxyMismatch: kube-proxy knows pods by clusterCIDR 10.0.0.0/16"
+        )
+    );
+    cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.244.0.0/16"));
+    cluster.settle();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+}
+
+#[test]
+fn a_peer_counts_the_nodes_it_is_for() {
+    let mut cluster = cluster(3);
+    cluster.peers.push(yaml(
+        "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}}",
+    ));
+    cluster.settle();
+    let nodes = cluster.peers[0].status.as_ref().unwrap().nodes.unwrap();
+    assert_eq!((nodes.total, nodes.established), (1, 0));
 }
 
 #[test]

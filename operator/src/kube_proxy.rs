@@ -1,0 +1,228 @@
+//! [`KubeProxy`]: how kube-proxy tells packets of pods from those of others, read from its ConfigMap.
+//!
+//! On the way to a Service, kube-proxy masquerades what it does not take for a pod's packet; the pods behind the Service
+//! then see a node where they should see a pod. What it takes for a pod's is said by `detectLocalMode`
+//! (`getLocalDetectors` in kube-proxy):
+//!
+//! | mode | a pod's packet |
+//! |---|---|
+//! | `ClusterCIDR`, the default | comes from `clusterCIDR`, the first of each family; none: nothing is masqueraded |
+//! | `NodeCIDR` | comes from `Node.spec.podCIDR`, which is not ours |
+//! | `BridgeInterface` | comes in by that link |
+//! | `InterfaceNamePrefix` | comes in by a link whose name begins so |
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::ConfigMap;
+use netweft_crds::{IPPoolSpec, PodInterface};
+use serde::Deserialize;
+
+/// Namespace of the ConfigMap, as kubeadm writes it.
+pub const NAMESPACE: &str = "kube-system";
+/// Its name.
+pub const NAME: &str = "kube-proxy";
+/// The key of the configuration in it.
+const KEY: &str = "config.conf";
+/// What the names of all pods' links on their nodes begin with.
+const PODS_PREFIX: &str = "nw";
+/// The link by which packets of bridged pods come in.
+const BRIDGE: &str = "nw-br0";
+
+/// How kube-proxy tells packets of pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KubeProxy {
+    /// Not known, or not at all.
+    #[default]
+    Unknown,
+    /// By source.
+    ClusterCidr(Vec<IpNet>),
+    /// By source, in the Node's `podCIDR`.
+    NodeCidr,
+    /// By this link.
+    Bridge(String),
+    /// By the beginning of the link's name.
+    NamePrefix(String),
+}
+
+/// The part of `KubeProxyConfiguration` (kubeproxy.config.k8s.io/v1alpha1) that is looked at.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Configuration {
+    #[serde(default)]
+    detect_local_mode: Option<String>,
+    #[serde(default, rename = "clusterCIDR")]
+    cluster_cidr: Option<String>,
+    #[serde(default)]
+    detect_local: Option<DetectLocal>,
+}
+
+/// Parameters of two modes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct DetectLocal {
+    #[serde(default)]
+    bridge_interface: Option<String>,
+    #[serde(default)]
+    interface_name_prefix: Option<String>,
+}
+
+impl KubeProxy {
+    /// What the ConfigMap says. One that cannot be read says nothing: kube-proxy does not start from it either.
+    #[must_use]
+    pub fn of(config: &ConfigMap) -> Self {
+        let text = config.data.as_ref().and_then(|data| data.get(KEY));
+        let read: Option<Configuration> = text.and_then(|text| serde_saphyr::from_str(text).ok());
+        let Some(Configuration {
+            detect_local_mode,
+            cluster_cidr,
+            detect_local,
+        }) = read
+        else {
+            return Self::Unknown;
+        };
+        let local = detect_local.unwrap_or_default();
+        match detect_local_mode.unwrap_or_default().as_str() {
+            "" | "ClusterCIDR" => {
+                let cidrs = cluster_cidr.unwrap_or_default();
+                let cidrs = cidrs.split(',').filter_map(|cidr| cidr.trim().parse().ok());
+                Self::ClusterCidr(cidrs.collect())
+            }
+            "NodeCIDR" => Self::NodeCidr,
+            "BridgeInterface" => Self::Bridge(local.bridge_interface.unwrap_or_default()),
+            "InterfaceNamePrefix" => {
+                Self::NamePrefix(local.interface_name_prefix.unwrap_or_default())
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// What is wrong, and what to do, if packets of this pool's pods are not taken for pods'.
+    #[must_use]
+    pub fn mismatch(&self, pool: &IPPoolSpec) -> Option<String> {
+        let link = match pool.pod_interface {
+            PodInterface::Routed => PODS_PREFIX,
+            PodInterface::Bridge => BRIDGE,
+        };
+        let by = match self {
+            Self::Unknown => return None,
+            Self::ClusterCidr(cidrs) => {
+                let range = cidrs
+                    .iter()
+                    .find(|cidr| cidr.addr().is_ipv4() == pool.cidr.addr().is_ipv4())?;
+                if range.contains(&pool.cidr) {
+                    return None;
+                }
+                format!("clusterCIDR {range}")
+            }
+            Self::NodeCidr => "the Nodes' podCIDR (detectLocalMode NodeCIDR)".to_owned(),
+            Self::Bridge(name) if pool.pod_interface == PodInterface::Bridge && name == BRIDGE => {
+                return None;
+            }
+            Self::Bridge(name) => format!("bridgeInterface {name}"),
+            Self::NamePrefix(prefix) if link.starts_with(prefix.as_str()) => return None,
+            Self::NamePrefix(prefix) => format!("interfaceNamePrefix {prefix}"),
+        };
+        Some(format!(
+            "kube-proxy knows pods by {by} and masquerades what those of {} send to Services; write detectLocalMode: \
+             InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} into {KEY} of ConfigMap {NAMESPACE}/{NAME} \
+             and restart kube-proxy",
+            pool.cidr
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::pool;
+
+    fn says(configuration: &str, pool: &IPPoolSpec) -> Option<String> {
+        let data = [(KEY.to_owned(), configuration.to_owned())].into();
+        let config = ConfigMap {
+            data: Some(data),
+            ..ConfigMap::default()
+        };
+        KubeProxy::of(&config).mismatch(pool)
+    }
+
+    fn routed() -> IPPoolSpec {
+        pool("p", "10.244.0.0/16", "").spec
+    }
+
+    fn bridged() -> IPPoolSpec {
+        pool("p", "10.244.0.0/16", "podInterface: bridge").spec
+    }
+
+    #[test]
+    fn a_pool_inside_the_cluster_cidr_of_its_family_is_known() {
+        for known in [
+            "{clusterCIDR: 10.244.0.0/16}",
+            "{detectLocalMode: ClusterCIDR, clusterCIDR: 'fd00::/48,10.0.0.0/8'}",
+            // Without a range of the family there is nothing to tell by, and nothing is masqueraded.
+            "{clusterCIDR: ''}",
+            "{detectLocalMode: ClusterCIDR, clusterCIDR: null}",
+            "{clusterCIDR: 'fd00::/48'}",
+        ] {
+            assert_eq!(says(known, &routed()), None, "{known}");
+        }
+        for foreign in [
+            "{clusterCIDR: 10.244.0.0/17}",
+            "{detectLocalMode: '', clusterCIDR: '10.0.0.0/16,fd00::/48'}",
+        ] {
+            assert!(says(foreign, &routed()).is_some(), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn the_words_say_what_to_write() {
+        assert_eq!(
+            says("{clusterCIDR: 10.0.0.0/16}", &routed()).unwrap(),
+            "kube-proxy knows pods by clusterCIDR 10.0.0.0/16 and masquerades what those of 10.244.0.0/16 send to Services; \
+             write detectLocalMode: InterfaceNamePrefix and detectLocal: {interfaceNamePrefix: nw} into config.conf of \
+             ConfigMap kube-system/kube-proxy and restart kube-proxy"
+        );
+    }
+
+    #[test]
+    fn links_are_known_by_name() {
+        let prefix = |prefix: &str| {
+            format!(
+                "{{detectLocalMode: InterfaceNamePrefix, detectLocal: {{interfaceNamePrefix: '{prefix}'}}}}"
+            )
+        };
+        for (prefix, of_routed, of_bridged) in [
+            (prefix("nw"), true, true),
+            (prefix("n"), true, true),
+            (prefix("nw-br"), false, true),
+            (prefix("cali"), false, false),
+            (
+                "{detectLocalMode: BridgeInterface, detectLocal: {bridgeInterface: nw-br0}}"
+                    .to_owned(),
+                false,
+                true,
+            ),
+            (
+                "{detectLocalMode: BridgeInterface, detectLocal: {bridgeInterface: cni0}}"
+                    .to_owned(),
+                false,
+                false,
+            ),
+            ("{detectLocalMode: NodeCIDR}".to_owned(), false, false),
+        ] {
+            assert_eq!(says(&prefix, &routed()).is_none(), of_routed, "{prefix}");
+            assert_eq!(says(&prefix, &bridged()).is_none(), of_bridged, "{prefix}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_nothing() {
+        for config in [
+            "",
+            "[]",
+            "{detectLocalMode: Nonsense}",
+            "{clusterCIDR: [1]}",
+        ] {
+            assert_eq!(says(config, &routed()), None, "{config}");
+        }
+        assert_eq!(KubeProxy::of(&ConfigMap::default()), KubeProxy::Unknown);
+    }
+}

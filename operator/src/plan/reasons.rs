@@ -1,0 +1,285 @@
+//! Every reason of the list is made by something: for each, what a condition stands for is broken (or restored), and the
+//! condition and the Event follow. A reason that nothing makes does not compile here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use netweft_crds::condition::{ASSIGNED, READY, RECONCILING, Reason, STALLED};
+
+use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, pool, services, vxlan, yaml};
+use crate::world::{News, Plan};
+
+/// Who says a reason, and what makes him say it.
+struct Made {
+    says: Says,
+    by: fn(&mut Cluster),
+}
+
+/// Whose condition has the reason, by the object's name, and what it says then.
+enum Says {
+    /// `Ready` of a pool.
+    Pool(&'static str, State),
+    /// `Ready` of a mode.
+    Mode(&'static str, State),
+    /// `Ready` of a peer.
+    Peer(&'static str, State),
+    /// `Assigned` of a NodeNetwork; True or False.
+    Node(&'static str, bool),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum State {
+    Ready,
+    Reconciling,
+    Stalled,
+}
+
+use Says::{Mode, Node, Peer, Pool};
+use State::{Ready, Reconciling, Stalled};
+
+/// All that make a reason; none: the agent says it of its node (`node-agent/src/status.rs`).
+fn makers(reason: Reason) -> Vec<Made> {
+    match reason {
+        Reason::Allocatable => vec![made(Pool("new", Ready), |cluster| {
+            cluster.pools.push(at(9, pool("new", "10.9.0.0/16", "")));
+        })],
+        Reason::Disabled => vec![made(Pool(POOL, Ready), |cluster| {
+            cluster.pools[0].spec.disabled = true;
+        })],
+        Reason::Exhausted => exhausted(),
+        Reason::Overlap => overlaps(),
+        Reason::KubeProxyMismatch => mismatch(),
+        Reason::InUse => vec![made(Pool(POOL, Reconciling), |cluster| {
+            cluster.pools[0].metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        })],
+        Reason::NotFound => vec![made(Pool(POOL, Stalled), |cluster| cluster.modes.clear())],
+        Reason::Invalid => invalid(),
+        Reason::NotYetSupported => not_supported(),
+        Reason::Conflict => vec![made(Mode("younger", Stalled), |cluster| {
+            cluster.modes.push(at(9, vxlan("younger", 4096)));
+        })],
+        Reason::Programmed => programmed(),
+        Reason::Programming => in_progress(),
+        Reason::Unused => vec![made(Mode("spare", Ready), |cluster| {
+            cluster.modes.push(at(9, vxlan("spare", 5)));
+        })],
+        Reason::SubnetsAssigned => subnets_assigned(),
+        Reason::NoSubnet => no_subnet(),
+        Reason::NoNodeAddress => vec![made(Node("worker-1", false), |cluster| {
+            cluster.nodes[0] = node("worker-1", &[]);
+        })],
+        Reason::ProgrammingFailed | Reason::ForeignObject => vec![],
+    }
+}
+
+const POOL: &str = "default-v4";
+const MODE: &str = "default";
+
+fn made(says: Says, by: fn(&mut Cluster)) -> Made {
+    Made { says, by }
+}
+
+fn overlaps() -> Vec<Made> {
+    vec![
+        made(Pool("younger", Stalled), |cluster| {
+            cluster
+                .pools
+                .push(at(9, pool("younger", "10.244.9.0/24", "")));
+        }),
+        made(Pool(POOL, Stalled), |cluster| {
+            cluster.nodes.push(node("inside", &["10.244.9.9"]));
+        }),
+        made(Pool(POOL, Stalled), |cluster| {
+            cluster.services.push(services("more", "10.244.0.0/20"));
+        }),
+    ]
+}
+
+fn not_supported() -> Vec<Made> {
+    vec![
+        made(Pool("some", Stalled), |cluster| {
+            let more = "namespaceSelector: {}";
+            cluster.pools.push(at(9, pool("some", "10.9.0.0/16", more)));
+        }),
+        made(Mode("fabric", Stalled), |cluster| {
+            cluster
+                .modes
+                .push(at(9, mode("fabric", "{mode: underlay}")));
+        }),
+        made(Peer("tor", Stalled), |cluster| {
+            let peer = "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001}}";
+            cluster.peers.push(yaml(peer));
+        }),
+    ]
+}
+
+fn in_progress() -> Vec<Made> {
+    vec![
+        made(Mode(MODE, Reconciling), |cluster| {
+            cluster.networks[0]
+                .status
+                .as_mut()
+                .unwrap()
+                .observed_generation = Some(0);
+        }),
+        made(Mode(MODE, Reconciling), |cluster| {
+            let conditions = &mut cluster.networks[1].status.as_mut().unwrap().conditions;
+            conditions.retain(|condition| condition.type_ != READY);
+        }),
+    ]
+}
+
+fn invalid() -> Vec<Made> {
+    vec![
+        made(Pool(POOL, Stalled), |cluster| {
+            cluster.pools[0].spec.reserved = vec!["ten".to_owned()];
+        }),
+        made(Mode(MODE, Stalled), |cluster| {
+            cluster.modes[0].spec.overlay = None;
+        }),
+    ]
+}
+
+fn programmed() -> Vec<Made> {
+    vec![made(Mode("next", Ready), |cluster| {
+        cluster.modes.push(at(9, vxlan("next", 5)));
+        cluster.pools[0].spec.network_mode = "next".to_owned();
+        cluster.settle();
+        cluster.agents_report(1);
+    })]
+}
+
+fn no_subnet() -> Vec<Made> {
+    vec![made(Node("worker-3", false), |cluster| {
+        cluster.pools[0].spec.disabled = true;
+        cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    })]
+}
+
+fn subnets_assigned() -> Vec<Made> {
+    vec![made(Node("worker-3", true), |cluster| {
+        cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    })]
+}
+
+fn exhausted() -> Vec<Made> {
+    vec![made(Pool("small", Stalled), |cluster| {
+        cluster.pools.push(at(9, pool("small", "10.9.0.0/26", "")));
+    })]
+}
+
+fn mismatch() -> Vec<Made> {
+    vec![made(Pool(POOL, Stalled), |cluster| {
+        cluster.kube_proxy = Some(kube_proxy("detectLocalMode: NodeCIDR"));
+    })]
+}
+
+impl Says {
+    /// The condition by which a human judges the object.
+    fn condition(&self, cluster: &Cluster) -> Option<Condition> {
+        self.conditions(cluster)?
+            .into_iter()
+            .find(|condition| condition.type_ == self.type_())
+    }
+
+    fn conditions(&self, cluster: &Cluster) -> Option<Vec<Condition>> {
+        fn named<'a, K: kube::Resource>(objects: &'a [K], name: &str) -> Option<&'a K> {
+            objects.iter().find(|object| object.name_any() == name)
+        }
+        match self {
+            Pool(name, _) => Some(named(&cluster.pools, name)?.status.clone()?.conditions),
+            Mode(name, _) => Some(named(&cluster.modes, name)?.status.clone()?.conditions),
+            Peer(name, _) => Some(named(&cluster.peers, name)?.status.clone()?.conditions),
+            Node(name, _) => Some(named(&cluster.networks, name)?.status.clone()?.conditions),
+        }
+    }
+
+    fn type_(&self) -> &'static str {
+        match self {
+            Pool(..) | Mode(..) | Peer(..) => READY,
+            Node(..) => ASSIGNED,
+        }
+    }
+
+    /// What the plan tells a human about the object.
+    fn news(&self, plan: &Plan) -> Option<News> {
+        fn of<S: Clone>(changes: &[crate::world::StatusChange<S>], name: &str) -> Option<News> {
+            changes
+                .iter()
+                .find(|change| change.name == name)?
+                .news
+                .clone()
+        }
+        match self {
+            Pool(name, _) => of(&plan.pool_statuses, name),
+            Mode(name, _) => of(&plan.mode_statuses, name),
+            Peer(name, _) => of(&plan.peer_statuses, name),
+            Node(name, _) => of(&plan.assigned, name),
+        }
+    }
+}
+
+/// Steps until there is nothing left to do; returns what humans are told of the object on the way.
+fn settle(cluster: &mut Cluster, says: &Says) -> Vec<News> {
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        let plan = cluster.step();
+        told.extend(says.news(&plan));
+        if plan.is_empty() {
+            return told;
+        }
+    }
+    panic!("does not settle: {:#?}", cluster.plan());
+}
+
+#[test]
+fn every_reason_is_made_and_told() {
+    for reason in Reason::ALL.iter().copied() {
+        for (number, Made { says, by }) in makers(reason).into_iter().enumerate() {
+            let what = format!("{} {number}", reason.as_str());
+            let mut cluster = cluster(2);
+            cluster.settle();
+            cluster.agents_report(1);
+            cluster.settle();
+            let before = says.condition(&cluster);
+            let before = before.map(|condition| (condition.status, condition.reason));
+            by(&mut cluster);
+            let told = settle(&mut cluster, &says);
+            let after = says
+                .condition(&cluster)
+                .unwrap_or_else(|| panic!("{what}: no condition"));
+            let (status, warns) = match &says {
+                Pool(_, state) | Mode(_, state) | Peer(_, state) => {
+                    for (type_, of) in [
+                        (READY, Ready),
+                        (RECONCILING, Reconciling),
+                        (STALLED, Stalled),
+                    ] {
+                        let conditions = says.conditions(&cluster).unwrap();
+                        let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
+                        assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
+                    }
+                    (*state == Ready, *state == Stalled)
+                }
+                Node(_, assigned) => (*assigned, !*assigned),
+            };
+            assert_eq!(
+                (after.status == "True", after.reason.as_str()),
+                (status, reason.as_str()),
+                "{what}: {}",
+                after.message
+            );
+            if !status && let Some((status, was)) = before {
+                assert_eq!(status, "True", "{what}: was {was} before it was broken");
+            }
+            let news = told
+                .last()
+                .unwrap_or_else(|| panic!("{what}: nobody is told"));
+            assert_eq!(
+                (news.reason.as_str(), news.warning, news.condition.as_str()),
+                (reason.as_str(), warns, says.type_()),
+                "{what}"
+            );
+        }
+    }
+}
