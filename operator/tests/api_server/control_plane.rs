@@ -13,6 +13,8 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 /// Namespace of the release.
 pub const NAMESPACE: &str = "netweft-system";
+/// The chart's directory.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/netweft");
 const ADMIN_TOKEN: &str = "admin-of-this-test";
 
 /// A child that does not outlive its owner.
@@ -102,26 +104,20 @@ impl ControlPlane {
     /// Starts one with the chart installed.
     pub async fn with_chart() -> Self {
         let plane = Self::start().await;
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/netweft");
-        let mut helm = Command::new(program("helm"));
-        helm.args([
-            "install",
-            "netweft",
-            "--namespace",
-            NAMESPACE,
-            "--create-namespace",
-        ])
-        .arg(chart);
-        let output = helm
-            .env("KUBECONFIG", plane.admin_kubeconfig())
-            .output()
-            .unwrap();
-        assert!(
-            output.status.success(),
-            "helm install: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        plane.helm(&["install", "netweft", CHART, "--create-namespace"]);
         plane
+    }
+
+    /// Runs helm on the release's namespace; returns what it says.
+    pub fn helm(&self, arguments: &[&str]) -> String {
+        let mut helm = Command::new(program("helm"));
+        helm.args(arguments).args(["--namespace", NAMESPACE]);
+        let output = helm.env("KUBECONFIG", self.admin_kubeconfig()).output();
+        let output = output.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(output.status.success(), "helm {arguments:?}: {said}");
+        said
     }
 
     /// A client that may do everything.
@@ -131,25 +127,43 @@ impl ControlPlane {
 
     /// A client with this token.
     pub fn client(&self, token: &str) -> Client {
+        self.client_by(Some(token))
+    }
+
+    /// A client that says nothing about who asks; the requests themselves have to.
+    pub fn client_of_anybody(&self) -> Client {
+        self.client_by(None)
+    }
+
+    fn client_by(&self, token: Option<&str>) -> Client {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true;
-        config.auth_info.token = Some(token.to_owned().into());
+        config.auth_info.token = token.map(|token| token.to_owned().into());
         Client::try_from(config).unwrap()
+    }
+
+    /// Where the API server listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What was asked of it, one JSON object a line.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.path().join("audit.log")
     }
 
     /// A kubeconfig of the one who may do everything.
     pub fn admin_kubeconfig(&self) -> PathBuf {
-        self.kubeconfig(ADMIN_TOKEN)
+        self.kubeconfig(&self.url, ADMIN_TOKEN)
     }
 
-    /// A kubeconfig with this token.
-    pub fn kubeconfig(&self, token: &str) -> PathBuf {
+    /// A kubeconfig with this token, for the API server by `url`.
+    pub fn kubeconfig(&self, url: &str, token: &str) -> PathBuf {
         let text = format!(
             "{{apiVersion: v1, kind: Config, current-context: c,
-              clusters: [{{name: c, cluster: {{server: \"{}\", insecure-skip-tls-verify: true}}}}],
+              clusters: [{{name: c, cluster: {{server: \"{url}\", insecure-skip-tls-verify: true}}}}],
               users: [{{name: u, user: {{token: \"{token}\"}}}}],
-              contexts: [{{name: c, context: {{cluster: c, user: u}}}}]}}\n",
-            self.url
+              contexts: [{{name: c, context: {{cluster: c, user: u}}}}]}}\n"
         );
         let file = tempfile::Builder::new()
             .suffix(".kubeconfig")
@@ -217,6 +231,10 @@ fn start_api_server(dir: &Path, etcd: &str, port: u16) -> Process {
         format!("{ADMIN_TOKEN},admin,admin,system:masters\n"),
     )
     .unwrap();
+    let audit = dir.join("audit.yaml");
+    let policy = serde_json::json!({ "apiVersion": "audit.k8s.io/v1", "kind": "Policy",
+        "omitStages": ["RequestReceived"], "rules": [{ "level": "Metadata" }] });
+    std::fs::write(&audit, policy.to_string()).unwrap();
     let mut server = Command::new(program("kube-apiserver"));
     server.args([
         format!("--etcd-servers={etcd}"),
@@ -233,6 +251,8 @@ fn start_api_server(dir: &Path, etcd: &str, port: u16) -> Process {
         ("token-auth-file", &tokens),
         ("service-account-key-file", &public),
         ("service-account-signing-key-file", &private),
+        ("audit-policy-file", &audit),
+        ("audit-log-path", &dir.join("audit.log")),
     ] {
         server.arg(format!("--{flag}={}", path.display()));
     }

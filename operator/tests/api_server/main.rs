@@ -9,9 +9,17 @@
 )]
 
 mod admission;
+mod agent;
 mod agent_rights;
+mod audit;
 mod chart;
+mod chart_life;
+mod cluster_facts;
 mod control_plane;
+mod gate;
+mod leaders;
+mod ledger;
 mod life;
 mod objects;
+mod operator;
 mod refused;

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, ClusterResourceScope, DynamicObject, GroupVersionKind};
 use kube::{Api, Client, Resource};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -42,23 +44,55 @@ pub async fn applied(client: &Client, value: Value) -> Result<(), String> {
     result.map(|_| ()).map_err(|error| error.to_string())
 }
 
+/// Applies an object as a user does.
+pub async fn applied_for_good(client: &Client, value: &Value) {
+    let name = value["metadata"]["name"].as_str().unwrap();
+    let params = PatchParams::apply("a-user");
+    let api = any(client, value);
+    api.patch(name, &params, &Patch::Apply(value))
+        .await
+        .unwrap();
+}
+
 /// Objects of the kind of `value`.
 pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
     let gvk = GroupVersionKind::gvk("netweft.io", "v1alpha1", value["kind"].as_str().unwrap());
     Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk))
 }
 
+/// An object of ours or of Kubernetes that the tests read and write.
+pub trait Kind: Clone + Debug + DeserializeOwned + Serialize {}
+impl<K: Clone + Debug + DeserializeOwned + Serialize> Kind for K {}
+
+/// Creates an object.
+pub async fn create<K: Kind>(api: &Api<K>, value: Value) {
+    let created = api.create(&PostParams::default(), &object(value)).await;
+    created.unwrap();
+}
+
+/// Merges `patch` into an object.
+pub async fn merge<K: Kind>(api: &Api<K>, name: &str, patch: Value) {
+    let params = PatchParams::default();
+    let patched = api.patch(name, &params, &Patch::Merge(patch)).await;
+    patched.unwrap();
+}
+
+/// Asks for the deletion of an object.
+pub async fn delete<K: Kind>(api: &Api<K>, name: &str) {
+    let deleted = api.delete(name, &DeleteParams::default()).await;
+    deleted.unwrap();
+}
+
 /// Creates a Node with an address.
 pub async fn create_node(client: &Client, name: &str, address: &str) {
     let nodes: Api<Node> = Api::all(client.clone());
-    let node = object(json!({ "metadata": { "name": name } }));
-    nodes.create(&PostParams::default(), &node).await.unwrap();
-    let status =
-        json!({ "status": { "addresses": [{ "type": "InternalIP", "address": address }] } });
-    nodes
-        .patch_status(name, &PatchParams::default(), &Patch::Merge(status))
-        .await
-        .unwrap();
+    create(&nodes, json!({ "metadata": { "name": name } })).await;
+    let status = json!({ "addresses": [{ "type": "InternalIP", "address": address }] });
+    let (params, patch) = (PatchParams::default(), json!({ "status": status }));
+    let stated = nodes
+        .patch_status(name, &params, &Patch::Merge(patch))
+        .await;
+    stated.unwrap();
 }
 
 /// A token of a service account, as its pod would have it if it ran on `node`, or one that is bound to no pod.
@@ -119,14 +153,26 @@ pub async fn eventually<T>(
 
 /// Makes the agents' roles a mistake: by them, an agent may do everything.
 pub async fn give_everything_to_the_agents(admin: &Client) {
-    let binding = object(json!({
+    let binding = json!({
         "metadata": { "name": "mistake" },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
         "subjects": [{ "kind": "ServiceAccount", "name": "netweft-agent", "namespace": NAMESPACE }],
-    }));
+    });
     let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());
-    bindings
-        .create(&PostParams::default(), &binding)
-        .await
-        .unwrap();
+    create(&bindings, binding).await;
+}
+
+/// Deletes a definition and waits until it is gone: one that is about to go could still be applied to.
+pub async fn delete_definition(admin: &Client, name: &str) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
+    delete(&definitions, name).await;
+    eventually(
+        "the definition is gone",
+        Duration::from_secs(60),
+        async || {
+            let found = definitions.get_opt(name).await.unwrap();
+            found.is_none().then_some(())
+        },
+    )
+    .await;
 }

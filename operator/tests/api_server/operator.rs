@@ -1,0 +1,114 @@
+//! The operator's program, and what is asked of a cluster that it runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
+use netweft_crds::condition::{ASSIGNED, is_true};
+use netweft_crds::{NodeNetwork, NodeSubnet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::control_plane::{ControlPlane, NAMESPACE, Process, free_port};
+use crate::objects::{all, eventually, token};
+
+/// For things that take a second.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An operator with nothing but the rights of its service account.
+pub struct Operator {
+    /// The program.
+    pub process: Process,
+    /// Where its admin server is.
+    pub port: u16,
+}
+
+impl Operator {
+    /// Starts one that goes to the API server itself.
+    pub async fn start(plane: &ControlPlane, name: &str, flags: &[&str]) -> Self {
+        Self::start_by(plane, plane.url(), name, flags).await
+    }
+
+    /// Starts one that goes to the API server by `url`.
+    pub async fn start_by(plane: &ControlPlane, url: &str, name: &str, flags: &[&str]) -> Self {
+        let token = token(&plane.admin(), "netweft-operator", None).await;
+        let port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_netweft-operator"));
+        command.env("KUBECONFIG", plane.kubeconfig(url, &token));
+        command.args(["--namespace", NAMESPACE, "--identity", name]);
+        command.args(["--log", "debug,hyper=info,tower=info"]);
+        command.args(["--listen", &format!("127.0.0.1:{port}")]);
+        command.args(flags);
+        let log = plane.dir.path().join(format!("{name}.log"));
+        Self {
+            process: Process::start(&mut command, &log),
+            port,
+        }
+    }
+
+    /// The answer of its admin server, if there is one.
+    pub async fn get(&self, path: &str) -> Option<String> {
+        let address = ("127.0.0.1", self.port);
+        let mut stream = tokio::net::TcpStream::connect(address).await.ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+
+    /// Whether it says that it is ready.
+    pub async fn is_ready(&self) -> Option<()> {
+        let answer = self.get("/readyz").await?;
+        answer.starts_with("HTTP/1.0 200").then_some(())
+    }
+
+    /// Whether its metrics have this line.
+    pub async fn counts(&self, line: &str) -> Option<()> {
+        let metrics = self.get("/metrics").await?;
+        metrics.lines().any(|own| own == line).then_some(())
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub fn stop(mut self) {
+        self.process.signal("TERM");
+        self.process.wait(Duration::from_secs(15));
+    }
+}
+
+/// Blocks by node.
+pub async fn owners(client: &Client) -> BTreeMap<String, BTreeSet<String>> {
+    let mut owners: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for subnet in all::<NodeSubnet>(client).await {
+        let own = owners.entry(subnet.spec.node.clone()).or_default();
+        own.insert(subnet.spec.cidr.to_string());
+    }
+    owners
+}
+
+/// Waits until so many nodes are `Assigned`.
+pub async fn until_assigned(client: &Client, nodes: usize) -> Vec<NodeNetwork> {
+    eventually("every node has its block", PATIENCE, async || {
+        let networks = all::<NodeNetwork>(client).await;
+        (assigned(&networks) == nodes).then_some(networks)
+    })
+    .await
+}
+
+/// How many of them are `Assigned`.
+pub fn assigned(networks: &[NodeNetwork]) -> usize {
+    let statuses = networks
+        .iter()
+        .filter_map(|network| network.status.as_ref());
+    statuses
+        .filter(|status| is_true(&status.conditions, ASSIGNED))
+        .count()
+}
+
+/// Who holds the lease.
+pub async fn leader(client: &Client) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
+    let lease = leases.get_opt("netweft-operator").await.unwrap()?;
+    lease.spec?.holder_identity
+}
