@@ -166,6 +166,7 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         addresses,
         routes,
         neighbours,
+        ports: _,
         fdb: _,
     } = state;
     let up = |name: &LinkName| Op::LinkChange {

@@ -1,8 +1,8 @@
 //! What has to change so that the kernel agrees with what is desired.
 //!
 //! ```text
-//!   make:   links ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
-//!   break:  routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ links      only when all that is new is there
+//!   make:   links ─▶ ports ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
+//!   break:  routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ ports ─▶ links      only when all that is new is there
 //! ```
 //!
 //! One thing breaks early: the last IPv4 address of a link, because the kernel drops all else that is IPv4 there with it.
@@ -76,6 +76,7 @@ impl fmt::Display for Conflict {
 pub fn diff(actual: &NetworkState, desired: &NetworkState, owner: &Owner) -> Diff {
     let mut pass = Pass::new(actual, desired, owner);
     pass.links();
+    pass.ports();
     pass.addresses();
     pass.neighbours();
     pass.fdb();
@@ -162,6 +163,39 @@ impl<'a> Pass<'a> {
                 mac,
                 up,
             });
+        }
+    }
+
+    fn ports(&mut self) {
+        let Self {
+            actual,
+            desired,
+            owner,
+            ..
+        } = *self;
+        for (link, port) in &desired.ports {
+            if !self.losses.port(link, port) && actual.ports.get(link) == Some(port) {
+                continue;
+            }
+            let set = Op::PortReplace {
+                link: link.clone(),
+                port: port.clone(),
+            };
+            if owner.owns_port(link) {
+                self.make.push(set);
+            } else {
+                self.not_ours(&set);
+            }
+        }
+        for (link, port) in actual
+            .ports
+            .iter()
+            .filter(|(link, _)| owner.owns_port(link))
+        {
+            let goes_by_itself = self.losses.vanishing(link) || self.losses.vanishing(&port.master);
+            if !desired.ports.contains_key(link) && !goes_by_itself {
+                self.clear.push(Op::PortDelete { link: link.clone() });
+            }
         }
     }
 

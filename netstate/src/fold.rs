@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 
-use crate::model::{Address, AddressKey, LinkName, Mac, NetworkState, Route, RouteKey};
+use crate::model::{
+    Address, AddressKey, LinkKind, LinkName, Mac, NetworkState, Port, Route, RouteKey,
+};
 use crate::op::Op;
 
 /// Applies `op` to `state`.
@@ -27,6 +29,8 @@ pub fn apply(state: &mut NetworkState, op: &Op) -> Result<(), Errno> {
             change_link(state, name, *mtu, *mac, *up)?;
         }
         Op::LinkDelete { name } => drop_link(state, name),
+        Op::PortReplace { link, port } => set_port(state, link, port)?,
+        Op::PortDelete { link } => drop(state.ports.remove(link)),
         Op::AddressAdd { key, address } => add_address(state, key, address)?,
         Op::AddressReplace { key, address } => {
             drop_address(state, key);
@@ -97,6 +101,19 @@ fn change_link(
     Ok(())
 }
 
+/// A bridge is no port of a bridge (`br_add_if`).
+fn set_port(state: &mut NetworkState, link: &LinkName, port: &Port) -> Result<(), Errno> {
+    let kind = |name| state.links.get(name).map(|link| &link.kind);
+    if kind(link).ok_or(Errno::ENODEV)? == &LinkKind::Bridge {
+        return Err(Errno::ELOOP);
+    }
+    if kind(&port.master).ok_or(Errno::ENODEV)? != &LinkKind::Bridge {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    state.ports.insert(link.clone(), port.clone());
+    Ok(())
+}
+
 /// IPv6 routes with an MTU of their own follow the link's where they cannot keep it or had the same
 /// (`rt6_mtu_change_route`).
 fn resize_routes(state: &mut NetworkState, link: &LinkName, old: u32, new: u32) {
@@ -120,6 +137,9 @@ fn drop_link(state: &mut NetworkState, name: &LinkName) {
         .cloned()
         .collect();
     state.links.remove(name);
+    state
+        .ports
+        .retain(|port, of| port != name && of.master != *name);
     state
         .routes
         .retain(|_, route| route.dev.as_ref() != Some(name));

@@ -21,6 +21,8 @@ pub const TABLE_MAIN: u32 = 254;
 pub struct NetworkState {
     /// Links by name.
     pub links: BTreeMap<LinkName, Link>,
+    /// Ports of bridges by their own names.
+    pub ports: BTreeMap<LinkName, Port>,
     /// Addresses by link and address with prefix length.
     pub addresses: BTreeMap<AddressKey, Address>,
     /// Routes of table `main`.
@@ -141,6 +143,16 @@ pub enum LinkKind {
     Bridge,
     /// Any other driver, by `IFLA_INFO_KIND`; empty for hardware.
     Other(String),
+}
+
+/// That a link is a port of another (`IFLA_MASTER`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The bridge. Of another's links it may be a bond or a VRF.
+    pub master: LinkName,
+    /// Whether the bridge sends a frame back to the port it came from (`IFLA_BRPORT_MODE`): what a pod sends to a Service
+    /// that it serves itself.
+    pub hairpin: bool,
 }
 
 /// Parameters of a VXLAN link.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::{
-    Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, Route,
-    RouteKey, RouteKind,
+    Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, Port,
+    Route, RouteKey, RouteKind,
 };
 
 /// One change. `Display` says it in the words of `ip(8)`.
@@ -43,6 +43,18 @@ pub enum Op {
     LinkDelete {
         /// Its name.
         name: LinkName,
+    },
+    /// Make a link a port of a bridge, or change how it is one.
+    PortReplace {
+        /// The link.
+        link: LinkName,
+        /// Of what and how.
+        port: Port,
+    },
+    /// Take a link from its bridge; being a port of none is fine.
+    PortDelete {
+        /// The link.
+        link: LinkName,
     },
     /// Add an address; already there is fine.
     AddressAdd {
@@ -123,6 +135,7 @@ impl Op {
             | Self::LinkRecreate { name, .. }
             | Self::LinkChange { name, .. }
             | Self::LinkDelete { name } => Some(name),
+            Self::PortReplace { link, .. } | Self::PortDelete { link } => Some(link),
             Self::AddressAdd { key, .. }
             | Self::AddressReplace { key, .. }
             | Self::AddressDelete { key } => Some(&key.link),
@@ -140,6 +153,7 @@ impl Op {
         matches!(
             self,
             Self::LinkDelete { .. }
+                | Self::PortDelete { .. }
                 | Self::AddressDelete { .. }
                 | Self::RouteDelete { .. }
                 | Self::NeighbourDelete { .. }
@@ -155,6 +169,8 @@ impl Op {
             Self::LinkRecreate { .. } => "link_recreate",
             Self::LinkChange { .. } => "link_change",
             Self::LinkDelete { .. } => "link_delete",
+            Self::PortReplace { .. } => "port_replace",
+            Self::PortDelete { .. } => "port_delete",
             Self::AddressAdd { .. } => "address_add",
             Self::AddressReplace { .. } => "address_replace",
             Self::AddressDelete { .. } => "address_delete",
@@ -185,6 +201,8 @@ impl fmt::Display for Op {
                 })
             }
             Self::LinkDelete { name } => write!(f, "delete link {name}"),
+            Self::PortReplace { link, port } => write!(f, "set link {link}{port}"),
+            Self::PortDelete { link } => write!(f, "set link {link} nomaster"),
             Self::AddressAdd { key, .. } => write!(f, "add address {} dev {}", key.net, key.link),
             Self::AddressReplace { key, .. } => {
                 write!(f, "replace address {} dev {}", key.net, key.link)
@@ -237,6 +255,14 @@ impl fmt::Display for LinkKind {
             Self::Other(kind) if kind.is_empty() => f.write_str("hardware"),
             Self::Other(kind) => f.write_str(kind),
         }
+    }
+}
+
+/// With a leading space so that it can follow the link's name.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hairpin = if self.hairpin { "on" } else { "off" };
+        write!(f, " master {} hairpin {hairpin}", self.master)
     }
 }
 

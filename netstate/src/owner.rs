@@ -1,7 +1,7 @@
 //! What is ours: recognised from the object alone, with no memory, so that a restart changes nothing.
 //!
-//! Names of links and protocols of routes carry the owner. Addresses, neighbours and forwarding entries have no mark of
-//! their own: they belong to whoever owns the link they are on. Everything else is foreign and is never touched.
+//! Names of links and protocols of routes carry the owner. Ports, addresses, neighbours and forwarding entries have no mark
+//! of their own: they belong to whoever owns the link they are on. Everything else is foreign and is never touched.
 
 use crate::model::{AddressKey, FdbKey, LinkName, Neighbour, NeighbourKey, Route};
 
@@ -30,8 +30,8 @@ impl Owner {
         Self(Program::Agent)
     }
 
-    /// The CNI plugin: links `nw` + 11 lower hex digits with the permanent neighbours on them, and routes of
-    /// [`PROTOCOL_PLUGIN`]. The host's end of a pod link never has an address, so addresses there are foreign.
+    /// The CNI plugin: links `nw` + 11 lower hex digits, what they are ports of, the permanent neighbours on them, and
+    /// routes of [`PROTOCOL_PLUGIN`]. The host's end of a pod link never has an address, so addresses there are foreign.
     #[must_use]
     pub const fn plugin() -> Self {
         Self(Program::Plugin)
@@ -53,6 +53,12 @@ impl Owner {
             Program::Agent => name.as_str().starts_with("nw-"),
             Program::Plugin => is_pod_link(name.as_str()),
         }
+    }
+
+    /// Whether it is ours to say of which bridge this link is a port.
+    #[must_use]
+    pub fn owns_port(&self, link: &LinkName) -> bool {
+        self.owns_link(link)
     }
 
     /// Whether an address at this key is ours.

@@ -16,7 +16,7 @@ use netweft_netstate::events::Events;
 use netweft_netstate::kernel::{FakeKernel, Kernel};
 use netweft_netstate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
-    NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
+    NetworkState, Port, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
 };
 use netweft_netstate::netns;
 use netweft_netstate::op::Op;
@@ -118,6 +118,7 @@ fn overlay(vni: u32) -> NetworkState {
     };
     NetworkState {
         links: [(link(), tunnel), (name("nw-br"), bridge)].into(),
+        ports: BTreeMap::new(),
         addresses: [
             (address(link(), "10.244.0.1/32"), Address::default()),
             (address(link(), "fd00:244::1/128"), Address::default()),
@@ -180,6 +181,7 @@ fn agent(actual: &NetworkState, desired: &NetworkState) -> Diff {
 fn owned(mut state: NetworkState) -> NetworkState {
     let owner = Owner::agent();
     state.links.retain(|name, _| owner.owns_link(name));
+    state.ports.retain(|link, _| owner.owns_port(link));
     state.addresses.retain(|key, _| owner.owns_address(key));
     state.routes.retain(|_, route| owner.owns_route(route));
     state
@@ -237,6 +239,7 @@ fn netns_what_is_applied_is_read_back_and_heals() {
 fn owned_not(mut state: NetworkState) -> NetworkState {
     let owner = Owner::agent();
     state.links.retain(|name, _| !owner.owns_link(name));
+    state.ports.retain(|link, _| !owner.owns_port(link));
     state.addresses.retain(|key, _| !owner.owns_address(key));
     state.routes.retain(|_, route| !owner.owns_route(route));
     // Resolution goes on by itself.
@@ -273,7 +276,10 @@ fn netns_iproute2_sees_what_was_meant() {
                 .contains("blackhole fd00:244::/122 dev lo proto 78")
         );
         assert!(ip("address show dev nw-vx").contains("inet6 fd00:244::1/128 scope global nodad"));
-        assert!(ip("address show dev nw-br").contains("inet 10.244.0.64/26 scope link nw-br"));
+        assert!(
+            ip("address show dev nw-br")
+                .contains("inet 10.244.0.64/26 scope link noprefixroute nw-br")
+        );
     });
 }
 
@@ -456,6 +462,86 @@ fn costly_operations() -> Vec<Op> {
             reason: String::new(),
         },
     ]
+}
+
+/// The kernel and the fake do the same to a port, and both ends of a list of links show it.
+#[test]
+fn netns_ports_are_set_read_back_and_lost_with_their_bridge() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        // The port has the lower index, so it is listed before its bridge.
+        ip("link add nw-port type veth peer name peer0");
+        ip("link add nw-br type bridge");
+        ip("link set nw-br up");
+        let fake = FakeKernel::new(rtnl.read().await.unwrap());
+        let port = |hairpin| Op::PortReplace {
+            link: name("nw-port"),
+            port: Port {
+                master: name("nw-br"),
+                hairpin,
+            },
+        };
+        let free = || Op::PortDelete {
+            link: name("nw-port"),
+        };
+        let gone = Op::LinkDelete {
+            name: name("nw-br"),
+        };
+        for op in [port(true), port(false), free(), free(), port(true), gone] {
+            rtnl.apply(&op).await.unwrap();
+            fake.apply_now(&op).unwrap();
+            let found = rtnl.read().await.unwrap().ports;
+            assert_eq!(found, fake.state().ports, "after {op}");
+            let said = ip("-details link show dev nw-port");
+            for port in found.values() {
+                let hairpin = if port.hairpin {
+                    "hairpin on"
+                } else {
+                    "hairpin off"
+                };
+                assert!(
+                    said.contains("master nw-br") && said.contains(hairpin),
+                    "{said}"
+                );
+            }
+            assert!(!found.is_empty() || !said.contains("master"), "{said}");
+        }
+        for (op, errno) in [(port(true), "ENODEV"), (free(), "")] {
+            let (real, told) = (rtnl.apply(&op).await, fake.apply_now(&op));
+            let text = |result: Result<(), _>| {
+                result.map_err(|error: netweft_netstate::error::Error| error.to_string())
+            };
+            let (real, told) = (text(real), text(told));
+            assert_eq!(real, told, "{op}");
+            assert!(real.err().unwrap_or_default().contains(errno));
+        }
+    });
+}
+
+#[test]
+fn netns_an_address_with_a_shorter_prefix_brings_no_route_of_the_kernels() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        ip("link add nw-br type bridge");
+        ip("link set nw-br up");
+        for net in ["10.244.0.65/26", "fd00:244::41/122"] {
+            let key = AddressKey {
+                link: name("nw-br"),
+                net: net.parse().unwrap(),
+            };
+            let address = Address::default();
+            rtnl.apply(&Op::AddressAdd { key, address }).await.unwrap();
+        }
+        assert_eq!(ip("route show"), "");
+        assert!(
+            !ip("-6 route show").contains("fd00"),
+            "{}",
+            ip("-6 route show")
+        );
+        assert!(
+            ip("address show dev nw-br").contains("inet 10.244.0.65/26 scope global noprefixroute")
+        );
+    });
 }
 
 #[test]

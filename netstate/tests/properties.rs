@@ -14,7 +14,7 @@ use netweft_netstate::diff::{Conflict, diff};
 use netweft_netstate::kernel::FakeKernel;
 use netweft_netstate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
-    NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
+    NetworkState, Port, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
 };
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::{METRIC, Owner, PROTOCOL_AGENT};
@@ -95,9 +95,17 @@ prop_compose! {
         routes in btree_map(select(DESTINATIONS.to_vec()), choice(), 0..6),
         neighbours in vec((0..4_usize, 0..4_u8, mac()), 0..4),
         fdb in vec((0..4_usize, mac(), 0..4_u8), 0..4),
+        ports in vec((select(OURS.to_vec()), select(OURS.to_vec()), any::<bool>()), 0..3),
     ) -> NetworkState {
         let mut state = NetworkState::default();
         state.links.extend(links.into_iter().map(|(text, link)| (name(text), link)));
+        let is_bridge = |text: &str| state.links.get(&name(text)).map(|link| link.kind == LinkKind::Bridge);
+        let port = |(link, master, hairpin): &(&str, &str, bool)| {
+            let possible = is_bridge(link) == Some(false) && is_bridge(master) == Some(true);
+            possible.then(|| (name(link), Port { master: name(master), hairpin: *hairpin }))
+        };
+        let ports: Vec<_> = ports.iter().filter_map(port).collect();
+        state.ports.extend(ports);
         let ours: Vec<LinkName> = state.links.keys().cloned().collect();
         let pick = |n: usize| ours.get(n % ours.len().max(1)).cloned();
         for (text, (dev, link_scope)) in addresses {
@@ -161,6 +169,7 @@ prop_compose! {
         down in vec(select(OURS.to_vec()), 0..2),
         foreign_routes in vec((select(DESTINATIONS.to_vec()), select(vec![METRIC, 78]), select(vec![4_u8, 12])), 0..3),
         resolved in vec((select(OURS.to_vec()), 0..4_u8, mac()), 0..3),
+        taken in option::of(select(OURS.to_vec())),
     ) -> NetworkState {
         for link in down.iter().map(|text| name(text)) {
             if let Some(found) = state.links.get_mut(&link) {
@@ -182,6 +191,13 @@ prop_compose! {
         let hardware = Link { kind: LinkKind::Other(String::new()), mac: None, mtu: 1400, up: true };
         state.links.insert(name("eth0"), hardware);
         state.links.insert(name("nwa123"), Link { kind: LinkKind::Veth, mac: None, mtu: 1400, up: true });
+        // Somebody has made one of ours a port of a bridge of theirs, which has a port of its own.
+        state.links.insert(name("br0"), Link { kind: LinkKind::Bridge, mac: None, mtu: 1400, up: true });
+        let foreign = Port { master: name("br0"), hairpin: false };
+        state.ports.insert(name("nwa123"), foreign.clone());
+        if let Some(link) = taken.map(name).filter(|link| state.links.get(link).is_some_and(|link| link.kind != LinkKind::Bridge)) {
+            state.ports.insert(link, foreign);
+        }
         let net = "10.168.0.2/24".parse().unwrap();
         state.addresses.insert(AddressKey { link: name("eth0"), net }, Address::default());
         let key = NeighbourKey { link: name("eth0"), ip: [10, 168, 0, 1].into() };
@@ -208,6 +224,7 @@ fn part(state: &NetworkState, ours: bool) -> NetworkState {
     let owner = Owner::agent();
     NetworkState {
         links: keep(&state.links, |name, _| owner.owns_link(name) == ours),
+        ports: keep(&state.ports, |link, _| owner.owns_port(link) == ours),
         addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == ours),
         routes: keep(&state.routes, |_, route| owner.owns_route(route) == ours),
         neighbours: keep(&state.neighbours, |key, found| {
@@ -232,6 +249,16 @@ fn object(op: &Op) -> NetworkState {
         | Op::LinkChange { name, .. }
         | Op::LinkDelete { name } => {
             state.links.insert(name, link);
+        }
+        Op::PortReplace { link, .. } | Op::PortDelete { link } => {
+            let master = name("nw-b");
+            state.ports.insert(
+                link,
+                Port {
+                    master,
+                    hairpin: false,
+                },
+            );
         }
         Op::AddressAdd { key, .. } | Op::AddressReplace { key, .. } | Op::AddressDelete { key } => {
             state.addresses.insert(key, Address::default());

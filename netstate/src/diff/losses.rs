@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::compatible::incompatible;
-use crate::model::{AddressKey, LinkName, NeighbourKey, NetworkState, Route, RouteKey};
+use crate::model::{AddressKey, LinkName, NeighbourKey, NetworkState, Port, Route, RouteKey};
 use crate::owner::Owner;
 
 /// What will be lost on the way from one state to another.
@@ -89,6 +89,11 @@ impl<'a> Losses<'a> {
     /// Whether what is on this link now goes without an operation of its own.
     pub(super) fn vanishing(&self, link: &LinkName) -> bool {
         self.recreated.contains(link) || self.deleted.contains(link)
+    }
+
+    /// Whether this link stops being a port before anything is set up anew: a bridge lets go of its ports when it goes.
+    pub(super) fn port(&self, link: &LinkName, port: &Port) -> bool {
+        self.recreated.contains(link) || self.recreated.contains(&port.master)
     }
 
     /// Whether taking this address from its link drops what else is there, so that it has to happen before, not after,

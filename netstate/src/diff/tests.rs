@@ -1,6 +1,7 @@
 use super::*;
 use crate::model::{
-    Address, AddressKey, FdbKey, LinkKind, Neighbour, NeighbourKey, RouteKind, TABLE_MAIN, Vxlan,
+    Address, AddressKey, FdbKey, LinkKind, Neighbour, NeighbourKey, Port, RouteKind, TABLE_MAIN,
+    Vxlan,
 };
 use crate::owner::{METRIC, PROTOCOL_AGENT};
 
@@ -50,6 +51,7 @@ fn overlay(vni: u32) -> NetworkState {
     let mac = "02:00:00:00:00:02".parse().unwrap();
     NetworkState {
         links: [(link.clone(), vxlan(vni))].into(),
+        ports: Default::default(),
         addresses: [(
             AddressKey {
                 link: link.clone(),
@@ -329,4 +331,61 @@ fn the_last_ipv4_address_goes_before_what_would_go_with_it() {
         "replace route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
     ];
     assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+}
+
+/// A bridge and a tunnel that is its port.
+fn bridged(hairpin: bool) -> NetworkState {
+    let bridge = Link {
+        kind: LinkKind::Bridge,
+        ..vxlan(1)
+    };
+    let port = Port {
+        master: name("nw-br"),
+        hairpin,
+    };
+    NetworkState {
+        links: [(name("nw-br"), bridge), (name("nw-a"), vxlan(1))].into(),
+        ports: [(name("nw-a"), port)].into(),
+        ..NetworkState::default()
+    }
+}
+
+#[test]
+fn a_port_is_attached_after_its_bridge_is_there_and_put_right_in_place() {
+    let made = words(&agent(&NetworkState::default(), &bridged(true)));
+    assert_eq!(made.len(), 3);
+    assert_eq!(made[2], "set link nw-a master nw-br hairpin on");
+    assert_eq!(
+        words(&agent(&bridged(false), &bridged(true))),
+        ["set link nw-a master nw-br hairpin on"]
+    );
+    let mut elsewhere = bridged(true);
+    elsewhere
+        .ports
+        .values_mut()
+        .for_each(|port| port.master = name("br0"));
+    assert_eq!(
+        words(&agent(&elsewhere, &bridged(true))),
+        ["set link nw-a master nw-br hairpin on"]
+    );
+    let mut free = bridged(true);
+    free.ports.clear();
+    assert_eq!(
+        words(&agent(&bridged(true), &free)),
+        ["set link nw-a nomaster"]
+    );
+}
+
+#[test]
+fn a_bridge_that_is_recreated_gets_its_ports_back() {
+    let mut actual = bridged(true);
+    actual.links.insert(name("nw-br"), vxlan(7));
+    let made = words(&agent(&actual, &bridged(true)));
+    assert_eq!(
+        made,
+        [
+            "recreate link nw-br: it is vxlan vni 7 port 4789 local 10.168.0.2, should be bridge",
+            "set link nw-a master nw-br hairpin on"
+        ]
+    );
 }

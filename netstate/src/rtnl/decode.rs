@@ -7,7 +7,8 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -23,6 +24,25 @@ use crate::model::{
 
 /// Link names by index, as of the same reading.
 pub(super) type Names = BTreeMap<u32, LinkName>;
+
+/// Of which link, by index, a link is a port, and whether in hairpin mode.
+pub(super) fn port(message: &LinkMessage) -> Option<(u32, bool)> {
+    let mut master = None;
+    let mut hairpin = false;
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::Controller(index) => master = Some(*index),
+            LinkAttribute::LinkInfo(infos) => hairpin = infos.iter().any(is_hairpin),
+            _ => {}
+        }
+    }
+    master.map(|master| (master, hairpin))
+}
+
+fn is_hairpin(info: &LinkInfo) -> bool {
+    matches!(info, LinkInfo::PortData(InfoPortData::BridgePort(data))
+        if data.contains(&InfoBridgePort::HairpinMode(true)))
+}
 
 /// A link and its index; `None` if the message names none.
 pub(super) fn link(message: &LinkMessage) -> Option<(u32, LinkName, Link)> {

@@ -14,7 +14,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::decode::{self, Names};
 use super::{Failure, Rtnl};
 use crate::error::Error;
-use crate::model::{NetworkState, Route, RouteKey};
+use crate::model::{NetworkState, Port, Route, RouteKey};
 use crate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
 /// Attempts per table before giving up.
@@ -26,13 +26,21 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
     let _one_at_a_time = rtnl.dumping.lock().await;
     let mut state = NetworkState::default();
     let mut names = Names::new();
+    let mut ports = Vec::new();
     for message in dump(rtnl, "links", &links()).await? {
         if let RouteNetlinkMessage::NewLink(message) = message
             && let Some((index, name, link)) = decode::link(&message)
         {
             names.insert(index, name.clone());
+            ports.extend(decode::port(&message).map(|port| (name.clone(), port)));
             state.links.insert(name, link);
         }
+    }
+    // A bridge can stand behind its ports in the list.
+    for (name, (master, hairpin)) in ports {
+        let master = names.get(&master).cloned();
+        let port = master.map(|master| (name, Port { master, hairpin }));
+        state.ports.extend(port);
     }
     for message in dump(rtnl, "addresses", &addresses()).await? {
         store(&mut state, &message, &names);

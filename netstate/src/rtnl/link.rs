@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, InfoVxlan,
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
+    InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
 };
 
 use crate::model::{Link, LinkKind, LinkName, Mac, Vxlan};
@@ -132,6 +133,25 @@ pub(super) fn change(
         };
     }
     RouteNetlinkMessage::SetLink(message)
+}
+
+/// Makes a link a port of the link with this index; 0: of none.
+pub(super) fn enslave(name: &LinkName, master: u32) -> RouteNetlinkMessage {
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::Controller(master));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Sets the mode of a port. Only `RTM_NEWLINK` takes what belongs to a port, and only of one that is one already
+/// (`rtnl_changelink`), so this is a message of its own.
+pub(super) fn hairpin(name: &LinkName, hairpin: bool) -> RouteNetlinkMessage {
+    let mode = InfoBridgePort::HairpinMode(hairpin);
+    let mut message = named(name);
+    message.attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![mode])),
+    ]));
+    RouteNetlinkMessage::NewLink(message)
 }
 
 pub(super) fn delete(name: &LinkName) -> RouteNetlinkMessage {

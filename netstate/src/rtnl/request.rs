@@ -31,6 +31,12 @@ pub(super) async fn apply(rtnl: &Rtnl, op: &Op) -> Result<(), Failure> {
         | Op::LinkRecreate { .. }
         | Op::LinkChange { .. }
         | Op::LinkDelete { .. } => apply_link(rtnl, op).await,
+        Op::PortReplace { link, port } => {
+            let master = rtnl.index(&port.master).await?;
+            rtnl.request(link::enslave(link, master), 0).await?;
+            rtnl.request(link::hairpin(link, port.hairpin), 0).await
+        }
+        Op::PortDelete { link } => rtnl.request(link::enslave(link, 0), 0).await,
         Op::AddressAdd { key, address } => add_address(rtnl, key, address).await,
         Op::AddressReplace { key, address } => {
             delete_address(rtnl, key).await?;
@@ -140,12 +146,19 @@ fn address_message(index: u32, key: &AddressKey, link_scope: bool) -> AddressMes
     message
         .attributes
         .extend([AddressAttribute::Local(ip), AddressAttribute::Address(ip)]);
+    let mut flags = AddressFlags::empty();
     if ip.is_ipv6() {
         // Addresses of ours are assigned by somebody who knows: waiting for duplicates would cost a second.
         message.header.flags = AddressHeaderFlags::Nodad;
-        message
-            .attributes
-            .push(AddressAttribute::Flags(AddressFlags::Nodad));
+        flags |= AddressFlags::Nodad;
+    }
+    if key.net.prefix_len() < key.net.max_prefix_len() {
+        // Routes are made as routes, with a protocol by which they are known and put back. One that the kernel adds with
+        // an address would be nobody's once it is gone.
+        flags |= AddressFlags::Noprefixroute;
+    }
+    if !flags.is_empty() {
+        message.attributes.push(AddressAttribute::Flags(flags));
     }
     message
 }
