@@ -38,7 +38,12 @@ stage_rust() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs) cargo test --release --locked --workspace
 }
 
-stage_lab() { "$BIN_DIR/netweft-lab" --family 4,6,46; }
+stage_lab() {
+  local code=0
+  "$BIN_DIR/netweft-lab" --family 4,6,46 || code=1
+  "$BIN_DIR/netweft-lab" --family 4,46 --pod-interface bridge || code=1
+  return "$code"
+}
 
 stage_kind() {
   local tag

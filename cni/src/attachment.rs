@@ -8,6 +8,9 @@
 //!
 //! A record is written aside, flushed and linked under its address: it is never empty, and `link(2)` fails for an address
 //! that is taken, lock or no lock. Records are never changed, so they can be read without the lock.
+//!
+//! Whoever reserves an address also holds a lock on the record itself until its pod is wired. The kernel lets go of it when
+//! the process ends in whatever way, so others know an ADD that is under way, however long it takes, from a dead one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -49,8 +52,20 @@ pub struct Attachment {
     pub host_mac: Mac,
     /// Ethernet address of the pod's end.
     pub pod_mac: Mac,
+    /// The bridge that the host's end is a port of; `None` for a routed pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<Bridge>,
     /// MTU of both ends in bytes.
     pub mtu: u32,
+}
+
+/// The agent's bridge, as it was when the pod was attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bridge {
+    /// Its name.
+    pub link: LinkName,
+    /// Its Ethernet address.
+    pub mac: Mac,
 }
 
 /// One address of a pod.
@@ -60,12 +75,22 @@ pub struct PodAddress {
     pub ip: IpAddr,
     /// The pool it is from.
     pub pool: String,
+    /// On a bridge: the bridge's address in the block of this one, with the block's prefix length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpNet>,
 }
 
 /// The directory of attachments.
 #[derive(Clone, Debug)]
 pub struct Store {
     run_dir: PathBuf,
+}
+
+/// The lock on a record whose pod is being wired. It ends with this value, or with the process.
+#[derive(Debug)]
+#[must_use = "without it the pod counts as wired"]
+pub struct UnderWay {
+    _record: Flock<File>,
 }
 
 /// The directory while nobody else changes it.
@@ -146,6 +171,23 @@ impl Store {
         Ok(records)
     }
 
+    /// Whether an ADD holds the record of this address, so that its link and all that is on it may still be missing. An
+    /// address without a record is not under way.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    pub fn is_under_way(&self, ip: IpAddr) -> io::Result<bool> {
+        let file = match File::open(self.path(ip)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened?,
+        };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => Ok(false),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(true),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
     fn read(&self, ip: IpAddr) -> io::Result<Attachment> {
         Ok(serde_json::from_slice(&fs::read(self.path(ip))?)?)
     }
@@ -161,16 +203,18 @@ impl Store {
 }
 
 impl Locked<'_> {
-    /// Puts a record under all its addresses, or under none.
+    /// Puts a record under all its addresses, or under none. It is under way as long as the answer lives.
     ///
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] if one of them is taken, else why it cannot be written.
-    pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<()> {
+    pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<UnderWay> {
         self.sweep_aside()?;
-        let aside = file::write_aside(
+        let (aside, file) = file::write_aside(
             &self.store.dir().join("new"),
             &serde_json::to_vec(attachment)?,
         )?;
+        let record = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
         let mut done = Vec::new();
         let mut result = Ok(());
         for address in &attachment.addresses {
@@ -185,7 +229,7 @@ impl Locked<'_> {
             done.iter().for_each(|path| drop(fs::remove_file(path)));
         }
         fs::remove_file(&aside)?;
-        result
+        result.map(|()| UnderWay { _record: record })
     }
 
     /// Removes the records of `owner` under these addresses; absent is fine, and somebody else's stay.
@@ -254,6 +298,7 @@ mod tests {
         let address = |ip: &&str| PodAddress {
             ip: ip.parse().unwrap(),
             pool: "default".to_owned(),
+            gateway: None,
         };
         Attachment {
             version: VERSION,
@@ -267,6 +312,7 @@ mod tests {
             host_link: "nw0123456789a".parse().unwrap(),
             host_mac: Mac([2, 0, 0, 0, 0, 1]),
             pod_mac: Mac([2, 0, 0, 0, 0, 2]),
+            bridge: None,
             mtu: 1350,
         }
     }
@@ -285,7 +331,7 @@ mod tests {
         let store = Store::new(dir.path());
         let mut locked = store.lock(Duration::ZERO).unwrap();
         let one = attachment("one", &["10.0.0.1", "fd00::1"]);
-        locked.reserve(&one).unwrap();
+        drop(locked.reserve(&one).unwrap());
         let records = store.list().unwrap();
         assert_eq!(records.keys().copied().collect::<Vec<_>>(), ips(&one));
         assert!(
@@ -310,7 +356,7 @@ mod tests {
         let store = Store::new(dir.path());
         let mut locked = store.lock(Duration::ZERO).unwrap();
         let one = attachment("one", &["10.0.0.1"]);
-        locked.reserve(&one).unwrap();
+        drop(locked.reserve(&one).unwrap());
         locked
             .release(&attachment("two", &[]).owner, ips(&one))
             .unwrap();
@@ -326,12 +372,12 @@ mod tests {
         let store = Store::new(dir.path());
         let mut locked = store.lock(Duration::ZERO).unwrap();
         let one = attachment("one", &["10.0.0.1"]);
-        locked.reserve(&one).unwrap();
+        drop(locked.reserve(&one).unwrap());
         // Killed between link and unlink, by a process whose number we have now.
         let aside = store.dir().join(format!(".new.{}", std::process::id()));
         fs::hard_link(store.path("10.0.0.1".parse().unwrap()), &aside).unwrap();
         fs::write(store.dir().join(".new.1"), "").unwrap();
-        locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap();
+        drop(locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap());
         assert_eq!(store.names().unwrap().len(), 2);
         assert_eq!(store.read("10.0.0.1".parse().unwrap()).unwrap(), one);
     }
@@ -356,5 +402,18 @@ mod tests {
         assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
         drop(held);
         assert!(store.lock(Duration::ZERO).is_ok());
+    }
+
+    #[test]
+    fn a_record_is_under_way_under_all_its_addresses_until_its_maker_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let one = attachment("one", &["10.0.0.1", "fd00::1"]);
+        let under_way = |ip: &IpAddr| store.is_under_way(*ip).unwrap();
+        let held = store.lock(Duration::ZERO).unwrap().reserve(&one).unwrap();
+        assert!(ips(&one).iter().all(under_way));
+        drop(held);
+        assert!(!ips(&one).iter().any(under_way));
+        assert!(!under_way(&"10.0.0.9".parse().unwrap()));
     }
 }

@@ -7,17 +7,17 @@ use std::path::{Path, PathBuf};
 
 /// Puts `bytes` at `path`, replacing what was there: written beside it, flushed, renamed.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let aside = write_aside(path, bytes)?;
+    let (aside, _) = write_aside(path, bytes)?;
     fs::rename(&aside, path).inspect_err(|_| drop(fs::remove_file(&aside)))?;
     sync_dir(path)
 }
 
 /// Writes `bytes` to a new file beside `path` and flushes it. The name begins with a dot and ends with the process id, so
 /// that readers pass over it and two writers do not meet.
-pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let aside = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
-    let write = || {
+    let write = || -> io::Result<File> {
         // Never truncate: a leftover of the same name may have been linked elsewhere before its writer was killed.
         drop(fs::remove_file(&aside));
         let mut file = OpenOptions::new()
@@ -26,10 +26,11 @@ pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
             .mode(0o600)
             .open(&aside)?;
         file.write_all(bytes)?;
-        file.sync_all()
+        file.sync_all()?;
+        Ok(file)
     };
-    write().inspect_err(|_| drop(fs::remove_file(&aside)))?;
-    Ok(aside)
+    let file = write().inspect_err(|_| drop(fs::remove_file(&aside)))?;
+    Ok((aside, file))
 }
 
 /// Makes the entry of `path` in its directory durable.

@@ -145,6 +145,7 @@ mod tests {
         PoolConfig {
             name: name.to_owned(),
             pod_interface: PodInterface::Routed,
+            bridge: None,
             mtu: 1350,
             blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
             reserved: vec!["10.0.0.1/32".parse().unwrap()],
@@ -157,6 +158,7 @@ mod tests {
         NodeConfig {
             version: VERSION,
             pools,
+            withdrawn: vec![],
         }
     }
 

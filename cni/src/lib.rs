@@ -3,6 +3,7 @@
 //! No daemon, no socket, no Kubernetes client: all it knows is in the files that the node agent leaves in the shared
 //! directory ([`conf`], [`node`]), all it has done is in the kernel and in its own files there ([`attachment`]).
 
+pub mod assemble;
 pub mod attachment;
 pub mod conf;
 pub mod env;

@@ -1,11 +1,13 @@
 //! What this node may hand out: `node.json`, written by the agent after its first sync of this boot, read by the plugin.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use netweft_netstate::model::{LinkName, Mac};
 use serde::{Deserialize, Serialize};
 
 use crate::file;
@@ -23,6 +25,9 @@ pub struct NodeConfig {
     pub version: u32,
     /// Pools with a block on this node, the preferred first.
     pub pools: Vec<PoolConfig>,
+    /// Blocks of this node from which no pod gets an address any more; some may still have one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn: Vec<IpNet>,
 }
 
 /// A pool's share on this node.
@@ -33,6 +38,9 @@ pub struct PoolConfig {
     pub name: String,
     /// How pods are wired.
     pub pod_interface: PodInterface,
+    /// The bridge that pods are attached to, where `pod_interface` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<BridgeConfig>,
     /// MTU of pod links in bytes.
     pub mtu: u32,
     /// Blocks of this node, of one family, in order of use.
@@ -56,6 +64,17 @@ pub enum PodInterface {
     Routed,
     /// A veth pair into a bridge.
     Bridge,
+}
+
+/// The bridge that the agent keeps for pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgeConfig {
+    /// Its name.
+    pub link: LinkName,
+    /// Its Ethernet address, that of every gateway on it.
+    pub mac: Mac,
+    /// The bridge's own address in each block, the gateway of the block's pods.
+    pub gateways: BTreeMap<IpNet, IpAddr>,
 }
 
 /// Why `node.json` cannot be used.
@@ -125,7 +144,9 @@ mod tests {
 
     fn config() -> NodeConfig {
         let text = r#"{"version":1,"later":true,"pools":[{"name":"a","podInterface":"routed","mtu":1450,
-            "blocks":["10.244.0.0/26"],"reserved":["10.244.0.1/32"],"namespaces":null,"disabled":false,"later":[]}]}"#;
+            "blocks":["10.244.0.0/26"],"reserved":["10.244.0.1/32"],"namespaces":null,"disabled":false,"later":[]},
+            {"name":"b","podInterface":"bridge","mtu":1450,"blocks":["10.99.0.0/26"],
+            "bridge":{"link":"nw-br0","mac":"02:00:00:00:00:01","gateways":{"10.99.0.0/26":"10.99.0.1"}}}]}"#;
         serde_json::from_str(text).unwrap()
     }
 

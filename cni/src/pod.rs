@@ -10,24 +10,37 @@
 //!
 //! The gateway is an address of nobody, the same for every pod: a permanent neighbour says who answers for it, so no ARP
 //! and no proxy is needed, and neither side ever waits for a resolution.
+//!
+//! On a bridge, which the agent makes and addresses, pods see each other as on a cable:
+//!
+//! ```text
+//!   pod                                   host
+//!   eth0  10.244.0.66/26                  nw0123456789a   port of nw-br0, hairpin
+//!   10.244.0.64/26 dev eth0               nw-br0  10.244.0.65/26
+//!   default via 10.244.0.65
+//!   neighbour 10.244.0.65 = bridge MAC
+//! ```
+//!
+//! Hairpin, because a pod may be sent to itself by a Service: the bridge then has to send a frame back where it came from.
+//! The gateway is a permanent neighbour here too, so that no other pod can pose as it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netweft_netstate::model::{
     Address, AddressKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, NetworkState,
-    Route, RouteKey, RouteKind, TABLE_MAIN,
+    Port, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
 use netweft_netstate::op::Op;
-use netweft_netstate::owner::{METRIC, PROTOCOL_PLUGIN};
+use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 use sha2::{Digest, Sha256};
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, PodAddress};
 use crate::env::Owner;
 
-/// Gateway of IPv4 pods.
+/// Gateway of routed IPv4 pods.
 pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
-/// Gateway of IPv6 pods.
+/// Gateway of routed IPv6 pods.
 pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 /// What the kernel makes of an unset metric, in IPv4 and IPv6. A pod's only routes need no other.
 const POD_METRICS: [u32; 2] = [0, 1024];
@@ -67,10 +80,23 @@ pub fn identity(owner: &Owner) -> Identity {
     }
 }
 
-/// The gateway of an address' family.
+/// The way out of a pod for one of its addresses.
 #[must_use]
-pub const fn gateway(ip: IpAddr) -> IpAddr {
-    if ip.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
+pub fn gateway(address: &PodAddress) -> IpAddr {
+    let routed = if address.ip.is_ipv4() {
+        GATEWAY_V4
+    } else {
+        GATEWAY_V6
+    };
+    address.gateway.map_or(routed, |gateway| gateway.addr())
+}
+
+/// The address as the pod's link has it: with its block's prefix length on a bridge, alone else.
+#[must_use]
+pub fn on_link(address: &PodAddress) -> IpNet {
+    let length = address.gateway.map(|gateway| gateway.prefix_len());
+    let net = length.and_then(|length| IpNet::new(address.ip, length).ok());
+    net.unwrap_or_else(|| IpNet::from(address.ip))
 }
 
 /// The default destination of an address' family.
@@ -92,11 +118,20 @@ pub fn host_state(attachment: &Attachment) -> NetworkState {
         host_link,
         host_mac,
         pod_mac,
+        bridge,
         mtu,
         ..
     } = attachment;
     let mut state = NetworkState::default();
     state.links.insert(host_link.clone(), veth(*host_mac, *mtu));
+    if let Some(bridge) = bridge {
+        let port = Port {
+            master: bridge.link.clone(),
+            hairpin: true,
+        };
+        state.ports.insert(host_link.clone(), port);
+        return state;
+    }
     for address in addresses {
         state
             .neighbours
@@ -111,6 +146,40 @@ pub fn host_state(attachment: &Attachment) -> NetworkState {
     state
 }
 
+/// What a bridged pod needs of the agent's bridge; nothing for a routed one.
+#[must_use]
+pub fn bridge_state(attachment: &Attachment) -> NetworkState {
+    let mut state = NetworkState::default();
+    let Some(bridge) = &attachment.bridge else {
+        return state;
+    };
+    let link = Link {
+        kind: LinkKind::Bridge,
+        ..veth(bridge.mac, attachment.mtu)
+    };
+    state.links.insert(bridge.link.clone(), link);
+    let gateways = attachment.addresses.iter();
+    for net in gateways.filter_map(|address| address.gateway) {
+        let key = AddressKey {
+            link: bridge.link.clone(),
+            net,
+        };
+        state.addresses.insert(key, Address::default());
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: net.trunc(),
+            metric: METRIC,
+        };
+        let to_block = Route {
+            protocol: PROTOCOL_AGENT,
+            source: Some(net.addr()),
+            ..route(&bridge.link, None)
+        };
+        state.routes.insert(key, to_block);
+    }
+    state
+}
+
 /// The pod's side.
 #[must_use]
 pub fn pod_state(attachment: &Attachment) -> NetworkState {
@@ -119,14 +188,16 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
         addresses,
         host_mac,
         pod_mac,
+        bridge,
         mtu,
         ..
     } = attachment;
     let link = &owner.if_name;
+    let gateway_mac = bridge.as_ref().map_or(*host_mac, |bridge| bridge.mac);
     let mut state = NetworkState::default();
     state.links.insert(link.clone(), veth(*pod_mac, *mtu));
     for address in addresses {
-        let gateway = gateway(address.ip);
+        let gateway = gateway(address);
         let [v4, v6] = POD_METRICS;
         let metric = if gateway.is_ipv4() { v4 } else { v6 };
         let key = |dst| RouteKey {
@@ -134,7 +205,7 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
             dst,
             metric,
         };
-        let net = IpNet::from(address.ip);
+        let net = on_link(address);
         state.addresses.insert(
             AddressKey {
                 link: link.clone(),
@@ -144,13 +215,14 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
         );
         state
             .neighbours
-            .insert(neighbour_key(link, gateway), permanent(*host_mac));
-        if gateway.is_ipv4() {
+            .insert(neighbour_key(link, gateway), permanent(gateway_mac));
+        let direct = match address.gateway {
+            Some(_) => Some(net.trunc()),
             // IPv6 takes a link-local next hop to be on the link (`ip6_validate_gw`); IPv4 wants to be told.
-            state
-                .routes
-                .insert(key(IpNet::from(gateway)), route(link, None));
-        }
+            None => gateway.is_ipv4().then(|| IpNet::from(gateway)),
+        };
+        let direct = direct.map(|net| (key(net), route(link, None)));
+        state.routes.extend(direct);
         state
             .routes
             .insert(key(everywhere(gateway)), route(link, Some(gateway)));
@@ -163,10 +235,10 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
 pub fn bring_up(state: &NetworkState) -> Vec<Op> {
     let NetworkState {
         links,
+        ports,
         addresses,
         routes,
         neighbours,
-        ports: _,
         fdb: _,
     } = state;
     let up = |name: &LinkName| Op::LinkChange {
@@ -175,7 +247,12 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         mac: None,
         up: Some(true),
     };
-    let mut ops: Vec<Op> = links.keys().map(up).collect();
+    // A port before it is up, so that it never passes a packet on its own.
+    let attach = ports.iter().map(|(link, port)| Op::PortReplace {
+        link: link.clone(),
+        port: port.clone(),
+    });
+    let mut ops: Vec<Op> = attach.chain(links.keys().map(up)).collect();
     ops.extend(addresses.iter().map(|(key, address)| Op::AddressAdd {
         key: key.clone(),
         address: address.clone(),
@@ -215,6 +292,7 @@ pub fn differences(actual: &NetworkState, expected: &NetworkState) -> Vec<String
         }
     }
     let missing = bring_up(expected).into_iter().filter(|op| match op {
+        Op::PortReplace { link, port } => actual.ports.get(link) != Some(port),
         Op::AddressAdd { key, .. } => !actual.addresses.contains_key(key),
         Op::NeighbourReplace { key, neighbour } => actual.neighbours.get(key) != Some(neighbour),
         Op::RouteAdd { key, route } => actual.routes.get(key) != Some(route),
@@ -260,118 +338,4 @@ fn route(link: &LinkName, via: Option<IpAddr>) -> Route {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::attachment::{PodAddress, VERSION};
-    use crate::env::Pod;
-    use netweft_netstate::diff::diff;
-    use netweft_netstate::owner;
-
-    fn owner() -> Owner {
-        Owner {
-            container_id: "c0ffee".to_owned(),
-            if_name: "eth0".parse().unwrap(),
-        }
-    }
-
-    fn attachment() -> Attachment {
-        let Identity {
-            host_link,
-            host_mac,
-            pod_mac,
-        } = identity(&owner());
-        let address = |ip: &str| PodAddress {
-            ip: ip.parse().unwrap(),
-            pool: "default".to_owned(),
-        };
-        Attachment {
-            version: VERSION,
-            owner: owner(),
-            pod: Pod::default(),
-            netns: "/run/netns/x".to_owned(),
-            addresses: vec![address("10.244.0.5"), address("fd00::5")],
-            host_link,
-            host_mac,
-            pod_mac,
-            mtu: 1350,
-        }
-    }
-
-    fn words(state: &NetworkState) -> Vec<String> {
-        bring_up(state).iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn identity_is_recognised_and_differs_between_owners() {
-        let one = identity(&owner());
-        assert_eq!(one, identity(&owner()));
-        assert!(
-            owner::Owner::plugin().owns_link(&one.host_link),
-            "{}",
-            one.host_link
-        );
-        let other = identity(&Owner {
-            if_name: "eth1".parse().unwrap(),
-            ..owner()
-        });
-        assert!(
-            one.host_link != other.host_link
-                && one.host_mac != other.host_mac
-                && one.host_mac != one.pod_mac
-        );
-        assert!(one.host_mac.0[0] == 2 && one.pod_mac.0[0] == 2);
-    }
-
-    #[test]
-    fn the_host_gets_a_route_and_a_neighbour_per_address() {
-        let link = identity(&owner()).host_link;
-        let mac = identity(&owner()).pod_mac;
-        let expected = [
-            format!("set link {link} up"),
-            format!("set neighbour 10.244.0.5 dev {link} mac {mac}"),
-            format!("set neighbour fd00::5 dev {link} mac {mac}"),
-            format!("add route 10.244.0.5/32 dev {link}"),
-            format!("add route fd00::5/128 dev {link}"),
-        ];
-        assert_eq!(words(&host_state(&attachment())), expected);
-    }
-
-    #[test]
-    fn the_pod_gets_its_addresses_and_a_way_out() {
-        let mac = identity(&owner()).host_mac;
-        let expected = [
-            "set link eth0 up".to_owned(),
-            "add address 10.244.0.5/32 dev eth0".to_owned(),
-            "add address fd00::5/128 dev eth0".to_owned(),
-            format!("set neighbour 169.254.1.1 dev eth0 mac {mac}"),
-            format!("set neighbour fe80::1 dev eth0 mac {mac}"),
-            "add route 169.254.1.1/32 dev eth0".to_owned(),
-            "add route 0.0.0.0/0 via 169.254.1.1 dev eth0".to_owned(),
-            "add route ::/0 via fe80::1 dev eth0".to_owned(),
-        ];
-        assert_eq!(words(&pod_state(&attachment())), expected);
-    }
-
-    #[test]
-    fn the_agent_can_compare_the_host_side() {
-        let state = host_state(&attachment());
-        let found = diff(&state, &state, &owner::Owner::plugin());
-        assert_eq!((found.ops.len(), found.conflicts.len()), (0, 0));
-    }
-
-    #[test]
-    fn differences_name_what_is_gone_and_accept_more() {
-        let expected = host_state(&attachment());
-        let mut actual = expected.clone();
-        actual.links.values_mut().for_each(|link| link.mtu = 1300);
-        assert_eq!(differences(&actual, &expected), Vec::<String>::new());
-        actual.routes.pop_first();
-        actual.links.values_mut().for_each(|link| link.up = false);
-        let link = identity(&owner()).host_link;
-        let said = [
-            format!("link {link} is down"),
-            format!("undone: add route 10.244.0.5/32 dev {link}"),
-        ];
-        assert_eq!(differences(&actual, &expected), said);
-    }
-}
+mod tests;

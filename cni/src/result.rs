@@ -17,6 +17,10 @@ pub fn render(attachment: &Attachment, cni_version: &str) -> String {
         mtu,
         sandbox,
     };
+    let bridge = attachment
+        .bridge
+        .as_ref()
+        .map(|bridge| link(bridge.link.as_str(), bridge.mac.to_string(), None));
     let host = link(
         attachment.host_link.as_str(),
         attachment.host_mac.to_string(),
@@ -27,20 +31,22 @@ pub fn render(attachment: &Attachment, cni_version: &str) -> String {
         attachment.pod_mac.to_string(),
         Some(attachment.netns.clone()),
     );
+    let interfaces: Vec<Interface> = bridge.into_iter().chain([host, inside]).collect();
+    // The index of the pod's link, which is the last.
+    let interface = interfaces.len() - 1;
     let ips = attachment.addresses.iter().map(|address| Ip {
         version: old.then_some(if address.ip.is_ipv4() { "4" } else { "6" }),
-        address: ipnet::IpNet::from(address.ip).to_string(),
-        gateway: pod::gateway(address.ip).to_string(),
-        // The index of the pod's link in the list of interfaces.
-        interface: 1,
+        address: pod::on_link(address).to_string(),
+        gateway: pod::gateway(address).to_string(),
+        interface,
     });
     let routes = attachment.addresses.iter().map(|address| Route {
         dst: pod::everywhere(address.ip).to_string(),
-        gw: pod::gateway(address.ip).to_string(),
+        gw: pod::gateway(address).to_string(),
     });
     let result = AddResult {
         cni_version,
-        interfaces: [host, inside],
+        interfaces,
         ips: ips.collect(),
         routes: routes.collect(),
         dns: Dns {},
@@ -52,7 +58,7 @@ pub fn render(attachment: &Attachment, cni_version: &str) -> String {
 #[serde(rename_all = "camelCase")]
 struct AddResult<'a> {
     cni_version: &'a str,
-    interfaces: [Interface; 2],
+    interfaces: Vec<Interface>,
     ips: Vec<Ip>,
     routes: Vec<Route>,
     dns: Dns,
@@ -74,7 +80,7 @@ struct Ip {
     version: Option<&'static str>,
     address: String,
     gateway: String,
-    interface: u32,
+    interface: usize,
 }
 
 #[derive(Serialize)]

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lab::{Namespace, Node, environment, pool, skipped};
-use netweft_cni::node::{PodInterface, PoolConfig};
+use netweft_cni::node::PoolConfig;
 use serde_json::{Value, json};
 
 const DUAL: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
@@ -284,12 +284,6 @@ fn netns_a_configuration_that_cannot_be_used_is_refused() {
     assert_eq!(code("STATUS", "cniVersion", json!("1.0.0")), 1);
     assert_eq!(code("ADD", "prevResult", json!({})), 7);
     assert_eq!(code("ADD", "name", json!("")), 7);
-    let bridge = PodInterface::Bridge;
-    node.configure(&[PoolConfig {
-        pod_interface: bridge,
-        ..pool("p", &["10.244.0.0/29"])
-    }]);
-    assert_eq!(node.add("one", &pod).code(), 7);
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }
 

@@ -56,7 +56,18 @@ pub fn node_subnet_cidr(name: &str) -> Option<IpNet> {
 /// SHA-256("netweft/vtep/" + node name). Every node can compute every other's; nothing has to be published.
 #[must_use]
 pub fn vtep_mac(node: &str) -> [u8; 6] {
-    let digest = Sha256::digest(format!("netweft/vtep/{node}").as_bytes());
+    mac(&format!("netweft/vtep/{node}"))
+}
+
+/// Ethernet address of a node's bridge, computed like [`vtep_mac`]. A bridge that has not been given one takes the least of
+/// its ports' and changes it when they come and go.
+#[must_use]
+pub fn bridge_mac(node: &str) -> [u8; 6] {
+    mac(&format!("netweft/bridge/{node}"))
+}
+
+fn mac(text: &str) -> [u8; 6] {
+    let digest = Sha256::digest(text.as_bytes());
     let mut mac = [2u8; 6];
     for (to, from) in mac.iter_mut().skip(1).zip(digest.iter()) {
         *to = *from;
@@ -104,5 +115,6 @@ mod tests {
         assert_eq!(mac[0], 2);
         assert_eq!(mac, vtep_mac("worker-1"));
         assert_ne!(mac, vtep_mac("worker-2"));
+        assert_ne!(mac, bridge_mac("worker-1"));
     }
 }

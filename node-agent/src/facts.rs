@@ -64,6 +64,7 @@ mod tests {
     use netweft_netstate::model::{Address, AddressKey, Link, LinkKind};
 
     use super::*;
+    use crate::inputs::Bridged;
 
     fn state() -> NetworkState {
         let mut state = NetworkState::default();
@@ -103,6 +104,7 @@ mod tests {
             withdrawn: vec![],
             remote: vec![],
             pools: BTreeMap::new(),
+            bridged: Bridged::default(),
             problems: vec![],
         }
     }

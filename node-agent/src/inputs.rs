@@ -1,7 +1,8 @@
-//! What the agent goes by: the API's objects, checked and joined, as plain data.
+//! What the agent goes by: the API's objects, checked and joined, and what the node's pods hold it to, as plain data.
 //!
 //! ```text
 //!   Objects {IPPool*, NodeSubnet*, own NodeNetwork} ──Inputs::new──▶ Inputs {own blocks, peers' blocks, pools, modes}
+//!   attachments ──Bridged::of──▶ Inputs.bridged
 //! ```
 //!
 //! What cannot be used becomes a sentence in `problems`; the rest goes on.
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_cni::attachment::Attachment;
 use netweft_crds::{
     IPPool, IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeSubnet, PodInterface, SubnetState,
     names,
@@ -45,8 +47,41 @@ pub struct Inputs {
     pub remote: Vec<RemoteBlock>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
+    /// What the pods on the node's bridge rely on.
+    pub bridged: Bridged,
     /// What could not be used, in sentences.
     pub problems: Vec<String>,
+}
+
+/// What the pods on the bridge have been told and cannot be told anew.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bridged {
+    /// Their gateways by block.
+    pub gateways: BTreeMap<IpNet, IpAddr>,
+    /// The least of their MTUs in bytes.
+    pub mtu: Option<u32>,
+}
+
+impl Bridged {
+    /// Gathers it from the records of all pods.
+    #[must_use]
+    pub fn of<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Self {
+        let mut bridged = Self::default();
+        for attachment in attachments {
+            for gateway in attachment
+                .addresses
+                .iter()
+                .filter_map(|address| address.gateway)
+            {
+                bridged.gateways.insert(gateway.trunc(), gateway.addr());
+                let least = bridged
+                    .mtu
+                    .map_or(attachment.mtu, |mtu| mtu.min(attachment.mtu));
+                bridged.mtu = Some(least);
+            }
+        }
+        bridged
+    }
 }
 
 /// A block of this node.
@@ -91,7 +126,7 @@ pub struct Pool {
 impl Inputs {
     /// Join the objects into inputs for `node`. `network` is the node's own part in `objects`.
     #[must_use]
-    pub fn new(node: &str, objects: &Objects, network: &NodeNetwork) -> Self {
+    pub fn new(node: &str, objects: &Objects, network: &NodeNetwork, bridged: Bridged) -> Self {
         let mut problems = objects.unreadable.clone();
         let pools = objects
             .pools
@@ -106,6 +141,7 @@ impl Inputs {
             withdrawn: withdrawn_blocks(node, objects, network),
             remote: remote_blocks(node, objects),
             pools,
+            bridged,
             problems,
         };
         inputs.drop_blocks_without_pool();

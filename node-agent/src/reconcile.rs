@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::desired::{Desired, desired};
 use crate::facts::Facts;
-use crate::inputs::{Inputs, Objects};
+use crate::inputs::{Bridged, Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
 use crate::report::Reporter;
@@ -47,6 +47,7 @@ pub struct Paths {
 pub struct Reconciler<K> {
     node: String,
     kernel: K,
+    store: Store,
     nft: Nft,
     paths: Paths,
     reporter: Reporter,
@@ -72,9 +73,11 @@ impl<K: Kernel> Reconciler<K> {
         metrics: Metrics,
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
+        let store = Store::new(&paths.run_dir);
         Self {
             node,
             kernel,
+            store,
             nft,
             paths,
             reporter,
@@ -97,8 +100,7 @@ impl<K: Kernel> Reconciler<K> {
             return None;
         };
         self.waiting = false;
-        let inputs = Inputs::new(&self.node, objects, network);
-        let clean = match self.sync(&inputs).await {
+        let clean = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
                 let verdict = verdict(&desired, &outcome);
                 let told = self.tell(network, &desired, &verdict).await;
@@ -134,10 +136,22 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Bring kernel, nft table and files in line. An error means that nothing was changed.
-    async fn sync(&mut self, inputs: &Inputs) -> Result<(Desired, Outcome), String> {
+    async fn sync(
+        &mut self,
+        objects: &Objects,
+        network: &NodeNetwork,
+    ) -> Result<(Desired, Outcome), String> {
+        let records = self.store.list().map_err(|error| {
+            format!(
+                "read the attachments in {}: {error}",
+                self.paths.run_dir.display()
+            )
+        })?;
+        let readable = records.values().filter_map(|record| record.as_ref().ok());
+        let inputs = Inputs::new(&self.node, objects, network, Bridged::of(readable));
         let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
-        let facts = Facts::measure(&actual, inputs).map_err(|error| chain(&error))?;
-        let desired = desired(inputs, &facts);
+        let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
+        let desired = desired(&inputs, &facts);
         let difference = diff(&actual, &desired.kernel, &Owner::agent());
         let mut outcome = Outcome::default();
         outcome
@@ -225,12 +239,10 @@ impl<K: Kernel> Reconciler<K> {
             .known(network)
             .map(|status| status.conditions)
             .unwrap_or_default();
-        let taken = Store::new(&self.paths.run_dir)
-            .taken()
-            .unwrap_or_else(|error| {
-                warn!(error = %chain(&error), "cannot list the pods' addresses");
-                BTreeSet::new()
-            });
+        let taken = self.store.taken().unwrap_or_else(|error| {
+            warn!(error = %chain(&error), "cannot list the pods' addresses");
+            BTreeSet::new()
+        });
         let used =
             |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
         let status = status(desired, verdict, network.metadata.generation, &before, used);

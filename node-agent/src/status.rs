@@ -169,6 +169,7 @@ mod tests {
             plugin: NodeConfig {
                 version: 1,
                 pools: vec![],
+                withdrawn: vec![],
             },
             withdrawn: vec![],
             problems: vec![],
@@ -180,6 +181,7 @@ mod tests {
         desired.plugin.pools.push(PoolConfig {
             name: "p".into(),
             pod_interface: PodInterface::Routed,
+            bridge: None,
             mtu: 1400,
             blocks: vec!["10.244.0.0/26".parse().unwrap()],
             reserved: vec!["10.244.0.1/32".parse().unwrap()],

@@ -9,11 +9,22 @@ use tracing::info;
 
 /// A parameter could not be set.
 #[derive(Debug, thiserror::Error)]
-#[error("set {path} to {value}")]
-pub struct SysctlError {
-    path: PathBuf,
-    value: String,
-    source: io::Error,
+pub enum SysctlError {
+    /// The kernel refused, or does not know it.
+    #[error("set {path} to {value}")]
+    Set {
+        /// The parameter.
+        path: PathBuf,
+        /// What it should be.
+        value: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Pods on a bridge need a part of the kernel that is not there.
+    #[error(
+        "there is no {0}, without which Services fail between pods on the node's bridge: load the kernel module br_netfilter (modprobe br_netfilter, and for the next boot a line in /etc/modules-load.d)"
+    )]
+    NoBridgeNetfilter(PathBuf),
 }
 
 /// Set those of `wanted` (values by path below `root`) that differ. One failure does not stop the others.
@@ -28,36 +39,49 @@ pub fn ensure(
     let listening = keep_listening
         .iter()
         .filter_map(|link| listen_on(root, link).err());
-    let mut errors: Vec<SysctlError> = listening.collect();
-    errors.extend(
-        wanted
-            .iter()
-            .filter_map(|(name, value)| ensure_one(&root.join(name), value).err()),
-    );
-    errors
+    // A kernel without IPv6 has none of its parameters and needs none.
+    let needed = |name: &&String| !name.starts_with("ipv6/") || root.join("ipv6").exists();
+    let names = wanted.keys().filter(needed);
+    let set = names.filter_map(|name| {
+        let (path, value) = (root.join(name), wanted.get(name)?);
+        let source = ensure_one(&path, value).err()?;
+        let absent = source.kind() == io::ErrorKind::NotFound;
+        Some(if absent && name.starts_with("bridge/") {
+            SysctlError::NoBridgeNetfilter(path)
+        } else {
+            not_set(path, value, source)
+        })
+    });
+    listening.chain(set).collect()
 }
 
 /// A link that listens unless it forwards (1) listens in any case (2); one that does not listen (0) goes on so.
 fn listen_on(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
     let path = root.join(format!("ipv6/conf/{link}/accept_ra"));
     match std::fs::read_to_string(&path) {
-        Ok(found) if found.trim() == "1" => ensure_one(&path, "2"),
+        Ok(found) if found.trim() == "1" => {
+            ensure_one(&path, "2").map_err(|source| not_set(path, "2", source))
+        }
         // A link without IPv6 has learnt nothing.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-fn ensure_one(path: &Path, value: &str) -> Result<(), SysctlError> {
-    let failed = |source| SysctlError {
-        path: path.to_owned(),
-        value: value.to_owned(),
+fn not_set(path: PathBuf, value: &str, source: io::Error) -> SysctlError {
+    let value = value.to_owned();
+    SysctlError::Set {
+        path,
+        value,
         source,
-    };
-    let found = std::fs::read_to_string(path).map_err(failed)?;
+    }
+}
+
+fn ensure_one(path: &Path, value: &str) -> io::Result<()> {
+    let found = std::fs::read_to_string(path)?;
     if found.trim() == value {
         return Ok(());
     }
-    std::fs::write(path, value).map_err(failed)?;
+    std::fs::write(path, value)?;
     info!(parameter = %path.display(), from = found.trim(), to = value, "kernel parameter set");
     Ok(())
 }
@@ -90,5 +114,35 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(std::fs::read_to_string(file("eth0")).unwrap(), "2");
         assert_eq!(std::fs::read_to_string(file("eth1")).unwrap(), "0\n");
+    }
+
+    #[test]
+    fn what_a_module_would_bring_is_named_and_ipv6_is_not_missed() {
+        let root = tempfile::tempdir().unwrap();
+        let wanted = |name: &str| BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+        let errors = ensure(
+            root.path(),
+            &BTreeSet::new(),
+            &wanted("bridge/bridge-nf-call-iptables"),
+        );
+        assert!(errors[0].to_string().contains("modprobe br_netfilter"));
+        assert!(
+            ensure(
+                root.path(),
+                &BTreeSet::new(),
+                &wanted("ipv6/conf/x/accept_ra")
+            )
+            .is_empty()
+        );
+        std::fs::create_dir(root.path().join("ipv6")).unwrap();
+        assert_eq!(
+            ensure(
+                root.path(),
+                &BTreeSet::new(),
+                &wanted("ipv6/conf/x/accept_ra")
+            )
+            .len(),
+            1
+        );
     }
 }

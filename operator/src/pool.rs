@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kube::core::{ParseExpressionError, Selector};
+use netweft_crds::IPPoolSpec;
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{IPPoolSpec, PodInterface};
 
 /// A pool from which blocks can be assigned.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         cidr,
         block_size: _, // by block_prefix()
         network_mode,
-        pod_interface,
+        pod_interface: _,        // the agents'
         nat_outgoing: _,         // the agents'
         nat_outgoing_exclude: _, // the agents'
         disabled,
@@ -45,14 +45,6 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         node_selector,
         namespace_selector,
     } = spec;
-    match pod_interface {
-        PodInterface::Routed => {}
-        PodInterface::Bridge => {
-            return not_yet(
-                "spec.podInterface bridge is not supported yet; create a pool with podInterface routed",
-            );
-        }
-    }
     if namespace_selector.is_some() {
         return not_yet(
             "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace",

@@ -1,15 +1,14 @@
 //! ADD: an address, a link, the ways to and from it; or nothing at all.
 //!
 //! ```text
-//!   choose address ─▶ record ─▶ veth pair ─▶ host side ─▶ pod side ─▶ result
+//!   choose address ─▶ record ─▶ veth pair ─▶ links up ─▶ announcement ─▶ neighbours, routes ─▶ result
 //!                        ◀──────── undone in reverse when a step fails
 //! ```
 //!
-//! Killed at any point, it leaves at most a record and a link under names that DEL computes from the owner.
+//! Killed at any point, it leaves at most a record and a link under names that DEL computes from the owner. The record is
+//! held as under way from its first moment to the end, so that the agent keeps its hands off.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -22,13 +21,14 @@ use netweft_netstate::op::Op;
 use netweft_netstate::rtnl::{Rtnl, VethPair};
 
 use super::{block_on, io_error, lock, store, sysctl};
-use crate::attachment::{Attachment, Locked, PodAddress, Store, VERSION};
+use crate::assemble::{Request, assemble};
+use crate::attachment::{Attachment, Locked, Store, UnderWay};
 use crate::conf::NetConf;
 use crate::env::{Owner, Pod};
 use crate::error::PluginError;
-use crate::ipam::{self, Choice};
-use crate::node::{NodeConfig, PodInterface};
-use crate::pod::{self, Identity};
+use crate::ipam;
+use crate::node::NodeConfig;
+use crate::pod;
 use crate::result;
 
 /// How long a link may take to pass packets once both ends are up. The kernel's link watch runs once a second at least.
@@ -53,7 +53,7 @@ pub(super) fn add(
     refuse_host_namespace(&netns_path)?;
     let netns = netns::open(Path::new(&netns_path))?;
     let store = store(conf);
-    let attachment = reserve(
+    let (attachment, _under_way) = reserve(
         &store,
         &node,
         Request {
@@ -79,12 +79,6 @@ pub(super) fn add(
     }
 }
 
-struct Request {
-    owner: Owner,
-    netns_path: String,
-    pod: Pod,
-}
-
 fn refuse_host_namespace(path: &str) -> Result<(), PluginError> {
     let wrong = |problem: String| PluginError::Environment {
         name: "CNI_NETNS",
@@ -101,74 +95,25 @@ fn refuse_host_namespace(path: &str) -> Result<(), PluginError> {
 }
 
 /// Chooses addresses and writes them down as taken.
-fn reserve(store: &Store, node: &NodeConfig, request: Request) -> Result<Attachment, PluginError> {
-    let Request {
-        owner,
-        netns_path,
-        pod,
-    } = request;
-    let Identity {
-        host_link,
-        host_mac,
-        pod_mac,
-    } = pod::identity(&owner);
+fn reserve(
+    store: &Store,
+    node: &NodeConfig,
+    request: Request,
+) -> Result<(Attachment, UnderWay), PluginError> {
     let mut locked = lock(store)?;
     let taken = store.taken().map_err(io_error("read the attachments"))?;
     let mut last = locked.last();
-    let choices = choose(node, pod.namespace.as_deref(), &taken, &last)?;
-    let mtu = choices
-        .iter()
-        .map(|choice| choice.pool.mtu)
-        .min()
-        .unwrap_or_default();
-    let addresses = choices
-        .iter()
-        .map(|choice| PodAddress {
-            ip: choice.ip,
-            pool: choice.pool.name.clone(),
-        })
-        .collect();
-    let attachment = Attachment {
-        version: VERSION,
-        owner,
-        pod,
-        netns: netns_path,
-        addresses,
-        host_link,
-        host_mac,
-        pod_mac,
-        mtu,
-    };
-    locked
+    let choices = ipam::choose(node, request.pod.namespace.as_deref(), &taken, &last)
+        .map_err(|error| PluginError::TryLater(error.to_string()))?;
+    let attachment = assemble(request, &choices)?;
+    let under_way = locked
         .reserve(&attachment)
         .map_err(io_error("write the attachment"))?;
     // Blocks that this node no longer has are forgotten.
     last.retain(|block, _| node.pools.iter().any(|pool| pool.blocks.contains(block)));
     last.extend(choices.iter().map(|choice| (choice.block, choice.ip)));
     locked.remember(&last);
-    Ok(attachment)
-}
-
-fn choose<'a>(
-    node: &'a NodeConfig,
-    namespace: Option<&str>,
-    taken: &BTreeSet<IpAddr>,
-    last: &std::collections::BTreeMap<ipnet::IpNet, IpAddr>,
-) -> Result<Vec<Choice<'a>>, PluginError> {
-    let choices = ipam::choose(node, namespace, taken, last)
-        .map_err(|error| PluginError::TryLater(error.to_string()))?;
-    match choices
-        .iter()
-        .find(|choice| choice.pool.pod_interface != PodInterface::Routed)
-    {
-        None => Ok(choices),
-        Some(choice) => {
-            let pool = &choice.pool.name;
-            Err(PluginError::Config(format!(
-                "pool {pool}: podInterface bridge is not supported yet, use routed"
-            )))
-        }
-    }
+    Ok((attachment, under_way))
 }
 
 fn release(locked: &mut Locked<'_>, attachment: &Attachment) -> std::io::Result<()> {
@@ -234,12 +179,15 @@ async fn configure(
     netns: BorrowedFd<'_>,
 ) -> Result<(), PluginError> {
     let if_name = &attachment.owner.if_name;
+    let bridge = attachment.bridge.as_ref().map(|bridge| &bridge.link);
     let ipv6 = attachment
         .addresses
         .iter()
         .any(|address| address.ip.is_ipv6());
     sysctl::host(&attachment.host_link)?;
-    netns::run_in(netns, "set up a pod's link", || sysctl::pod(if_name, ipv6))??;
+    netns::run_in(netns, "set up a pod's link", || {
+        sysctl::pod(if_name, ipv6, bridge.is_some())
+    })??;
     let loopback: Option<LinkName> = "lo".parse().ok();
     let loopback = loopback.map(|name| Op::LinkChange {
         name,
@@ -250,25 +198,55 @@ async fn configure(
     let inside = loopback
         .into_iter()
         .chain(pod::bring_up(&pod::pod_state(attachment)));
-    let sides = [
-        (host, pod::bring_up(&pod::host_state(attachment))),
-        (pod, inside.collect()),
-    ];
-    let steps = || {
-        sides
-            .iter()
-            .flat_map(|(kernel, ops)| ops.iter().map(move |op| (*kernel, op)))
-    };
-    let is_link = |op: &Op| matches!(op, Op::LinkChange { .. });
-    // Links first: the kernel needs a while before they pass packets.
-    for (kernel, op) in steps()
-        .filter(|(_, op)| is_link(op))
-        .chain(steps().filter(|(_, op)| !is_link(op)))
-    {
+    let outside = pod::bring_up(&pod::host_state(attachment));
+    let (outside_first, outside_then) = outside.into_iter().partition(is_of_link);
+    let (inside_first, inside_then) = inside.partition(is_of_link);
+    apply(host, outside_first).await?;
+    apply(pod, inside_first).await?;
+    // A bridge passes no packets before it has a port that does.
+    for (kernel, link) in [
+        (host, Some(&attachment.host_link)),
+        (pod, Some(if_name)),
+        (host, bridge),
+    ] {
+        if let Some(link) = link {
+            operational(kernel, link).await?;
+        }
+    }
+    if bridge.is_some() {
+        announce(pod, attachment).await?;
+    }
+    apply(host, outside_then).await?;
+    apply(pod, inside_then).await
+}
+
+/// Whether this makes a link and its addresses, and not what leads over it.
+fn is_of_link(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::LinkChange { .. } | Op::PortReplace { .. } | Op::AddressAdd { .. }
+    )
+}
+
+async fn apply(kernel: &Rtnl, ops: Vec<Op>) -> Result<(), PluginError> {
+    for op in &ops {
         kernel.apply(op).await?;
     }
-    operational(host, &attachment.host_link).await?;
-    operational(pod, if_name).await
+    Ok(())
+}
+
+/// Lets the kernel tell the other ports who has the pod's addresses now: their last owner's Ethernet address may still be in
+/// the caches of its neighbours, and the kernel would doubt it only after seconds. Setting the address that the link has
+/// already is what makes it do so (`inetdev_event`, `ndisc_netdev_event`). It also empties the pod's own neighbour table,
+/// which therefore is filled afterwards.
+async fn announce(pod: &Rtnl, attachment: &Attachment) -> Result<(), PluginError> {
+    let op = Op::LinkChange {
+        name: attachment.owner.if_name.clone(),
+        mtu: None,
+        mac: Some(attachment.pod_mac),
+        up: None,
+    };
+    Ok(pod.apply(&op).await?)
 }
 
 /// Waits until a link passes packets, so that the first one of a pod is not lost.

@@ -68,16 +68,15 @@ fn not_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
             .collect()
     };
     let (links, ips) = (texts("interfaces", "name"), texts("ips", "address"));
-    let wanted_links = [
-        attachment.host_link.to_string(),
-        attachment.owner.if_name.to_string(),
-    ];
+    let bridge = attachment.bridge.iter().map(|bridge| &bridge.link);
+    let wanted_links = bridge
+        .chain([&attachment.host_link, &attachment.owner.if_name])
+        .map(ToString::to_string);
     let wanted_ips = attachment
         .addresses
         .iter()
-        .map(|address| ipnet::IpNet::from(address.ip).to_string());
+        .map(|address| pod::on_link(address).to_string());
     let mut problems: Vec<String> = wanted_links
-        .iter()
         .filter(|name| !links.contains(name))
         .map(|name| format!("link {name} is not in prevResult"))
         .collect();
@@ -92,6 +91,7 @@ fn not_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
 async fn compare(attachment: &Attachment, netns_path: &str) -> Result<Vec<String>, PluginError> {
     let host = Rtnl::new()?.read().await?;
     let mut problems = pod::differences(&host, &pod::host_state(attachment));
+    problems.extend(pod::differences(&host, &pod::bridge_state(attachment)));
     let netns = netns::open(Path::new(netns_path))?;
     let inside = Rtnl::in_netns(netns.as_fd())?.read().await?;
     problems.extend(pod::differences(&inside, &pod::pod_state(attachment)));

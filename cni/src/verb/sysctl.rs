@@ -17,9 +17,14 @@ pub(super) fn host(link: &LinkName) -> Result<(), PluginError> {
 }
 
 /// Inside the pod's namespace. `ipv6`: whether the pod has an IPv6 address; some runtimes disable the family by default.
-pub(super) fn pod(link: &LinkName, ipv6: bool) -> Result<(), PluginError> {
+/// `announces`: whether the link tells its neighbours when it gets an Ethernet address.
+pub(super) fn pod(link: &LinkName, ipv6: bool, announces: bool) -> Result<(), PluginError> {
     if ipv6 {
         write("ipv6", link, "disable_ipv6", "0")?;
+    }
+    if announces {
+        write("ipv4", link, "arp_notify", "1")?;
+        write("ipv6", link, "ndisc_notify", "1")?;
     }
     write("ipv6", link, "accept_ra", "0")
 }

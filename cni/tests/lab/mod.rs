@@ -149,6 +149,7 @@ impl Node {
         NodeConfig {
             version: VERSION,
             pools: pools.to_vec(),
+            withdrawn: Vec::new(),
         }
         .write(self.run_dir.path())
         .unwrap();
@@ -266,6 +267,7 @@ pub fn pool(name: &str, blocks: &[&str]) -> PoolConfig {
     PoolConfig {
         name: name.to_owned(),
         pod_interface: PodInterface::Routed,
+        bridge: None,
         mtu: 1350,
         blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
         reserved: Vec::new(),

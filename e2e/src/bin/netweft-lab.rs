@@ -35,6 +35,7 @@ struct Command {
 #[derive(Clone, Copy, ValueEnum)]
 enum PodInterface {
     Routed,
+    Bridge,
 }
 
 fn families(text: &str) -> Result<Families, String> {
@@ -49,7 +50,7 @@ fn families(text: &str) -> Result<Families, String> {
 fn main() -> anyhow::Result<ExitCode> {
     let Command {
         mode,
-        pod_interface: PodInterface::Routed,
+        pod_interface,
         family,
         rp_filter,
         keep,
@@ -66,6 +67,10 @@ fn main() -> anyhow::Result<ExitCode> {
     let binaries = binaries.unwrap_or(here);
     let lab = |(families, rp_filter)| Options {
         mode,
+        pod_interface: match pod_interface {
+            PodInterface::Routed => netweft_crds::PodInterface::Routed,
+            PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
+        },
         families,
         rp_filter,
         binaries: binaries.clone(),

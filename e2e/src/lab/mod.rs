@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
+use netweft_crds::PodInterface;
 
 use crate::matrix::{Endpoint, Matrix, Row, targets};
 use crate::run::Run;
@@ -41,6 +42,8 @@ pub use objects::{Families, LabMode};
 pub struct Options {
     /// How packets travel between nodes.
     pub mode: LabMode,
+    /// How pods are attached.
+    pub pod_interface: PodInterface,
     /// IP families of nodes and pods.
     pub families: Families,
     /// `net.ipv4.conf.all.rp_filter` and `default` of every node: 0, 1 or 2.
@@ -55,11 +58,16 @@ impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             mode,
+            pod_interface,
             families,
             rp_filter,
             ..
         } = self;
-        write!(f, "{mode}, {families}, rp_filter {rp_filter}")
+        let pods = match pod_interface {
+            PodInterface::Routed => "routed",
+            PodInterface::Bridge => "bridged",
+        };
+        write!(f, "{mode}, {pods} pods, {families}, rp_filter {rp_filter}")
     }
 }
 
@@ -118,8 +126,7 @@ impl Lab {
             .iter()
             .map(|node| (node.name.clone(), node.addresses.clone()))
             .collect();
-        let Options { mode, families, .. } = self.options;
-        objects::write(&folder, mode, families.pools(), &nodes).context("write the objects")
+        objects::write(&folder, &self.options, &nodes).context("write the objects")
     }
 
     fn objects_folder(&self) -> PathBuf {

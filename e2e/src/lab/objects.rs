@@ -12,10 +12,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use netweft_crds::{IPPool, NetworkMode};
+use netweft_crds::{IPPool, NetworkMode, PodInterface};
 use netweft_operator::{World, plan};
 use serde::Serialize;
 use serde_json::json;
+
+use super::Options;
 
 /// The lab's pool of IPv4.
 pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
@@ -95,12 +97,20 @@ impl fmt::Display for Families {
 /// Write the user's objects and the operator's, one file each.
 pub fn write(
     folder: &Path,
-    mode: LabMode,
-    pools: impl Iterator<Item = IpNet>,
+    options: &Options,
     nodes: &BTreeMap<String, Vec<IpAddr>>,
 ) -> anyhow::Result<()> {
+    let Options {
+        mode,
+        pod_interface,
+        families,
+        ..
+    } = options;
     let mode: NetworkMode = user_object("NetworkMode", "default", &mode.spec())?;
-    let pools: Vec<IPPool> = pools.map(pool).collect::<anyhow::Result<_>>()?;
+    let pools: Vec<IPPool> = families
+        .pools()
+        .map(|cidr| pool(cidr, *pod_interface))
+        .collect::<anyhow::Result<_>>()?;
     let nodes: Vec<Node> = nodes
         .iter()
         .map(|(name, addresses)| node(name, addresses))
@@ -133,13 +143,14 @@ pub fn write(
     Ok(())
 }
 
-fn pool(cidr: IpNet) -> anyhow::Result<IPPool> {
+fn pool(cidr: IpNet, pod_interface: PodInterface) -> anyhow::Result<IPPool> {
     let name = if cidr.addr().is_ipv4() {
         "default-v4"
     } else {
         "default-v6"
     };
-    let spec = json!({ "cidr": cidr, "natOutgoing": true, "networkMode": "default" });
+    let spec = json!({ "cidr": cidr, "natOutgoing": true, "networkMode": "default",
+        "podInterface": pod_interface });
     user_object("IPPool", name, &spec)
 }
 

@@ -6,11 +6,13 @@
 //!
 //! One file for each way between nodes; they differ by pure functions only.
 
+mod bridge;
 mod masquerade;
 mod tunnel_address;
 mod vxlan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
@@ -47,6 +49,10 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     let mut problems = inputs.problems.clone();
     let mut kernel = NetworkState::default();
     let mut sysctls = forwarding(inputs);
+    let mtu = least_mtu(inputs, facts).or(inputs.bridged.mtu);
+    if let Some(mtu) = mtu {
+        bridge::add_to(inputs, mtu, &mut kernel, &mut sysctls);
+    }
     for mode in &inputs.modes {
         match mode.send.vxlan {
             Some(parameters) => {
@@ -61,13 +67,16 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     }
     let blocks = inputs.blocks.iter().map(|block| block.cidr);
     for block in blocks.chain(inputs.withdrawn.iter().copied()) {
-        let (key, route) = blackhole(block);
-        kernel.routes.insert(key, route);
+        let (key, route) = blackhole(block, METRIC);
+        // Not in the place of a bridged block's way to the bridge.
+        kernel.routes.entry(key).or_insert(route);
     }
     let plugin = NodeConfig {
         version: node::VERSION,
         pools: plugin_pools(inputs, facts),
+        withdrawn: inputs.withdrawn.clone(),
     };
+    problems.extend(mixed(&plugin));
     Desired {
         kernel,
         nft: masquerade::render(&inputs.pools),
@@ -134,7 +143,7 @@ fn fits(net: IpNet, mtu: u32) -> bool {
 }
 
 /// An address of one of our blocks that no pod has must not follow the default route.
-fn blackhole(cidr: IpNet) -> (RouteKey, Route) {
+fn blackhole(cidr: IpNet, metric: u32) -> (RouteKey, Route) {
     let route = Route {
         kind: RouteKind::Blackhole,
         protocol: PROTOCOL_AGENT,
@@ -148,20 +157,21 @@ fn blackhole(cidr: IpNet) -> (RouteKey, Route) {
         RouteKey {
             table: TABLE_MAIN,
             dst: cidr,
-            metric: METRIC,
+            metric,
         },
         route,
     )
 }
 
-/// The pools a pod of this node can have an address of, by name. New pods get the least MTU of all modes in use, so
-/// that a packet which fits the pod's link fits every way it may take.
+/// New pods get the least MTU of all modes in use, so that a packet which fits the pod's link fits every way it may take.
+fn least_mtu(inputs: &Inputs, facts: &Facts) -> Option<u32> {
+    let modes = inputs.modes.iter();
+    modes.filter_map(|mode| pod_mtu(inputs, facts, mode)).min()
+}
+
+/// The pools a pod of this node can have an address of, by name.
 fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
-    let mtu = inputs
-        .modes
-        .iter()
-        .filter_map(|mode| pod_mtu(inputs, facts, mode))
-        .min();
+    let mtu = least_mtu(inputs, facts);
     let tunnels = tunnel_addresses(inputs);
     let mut pools: BTreeMap<&str, Vec<&OwnBlock>> = BTreeMap::new();
     for block in &inputs.blocks {
@@ -172,13 +182,17 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         inputs.mode_of(name)?;
         let mtu = mtu.filter(|mtu| fits(pool.cidr, *mtu))?;
         let mut reserved = pool.reserved.clone();
-        reserved.extend(tunnels.get(name).map(|address| IpNet::from(*address)));
+        let (pod_interface, bridge) = match pool.pod_interface {
+            PodInterface::Routed => (PluginInterface::Routed, None),
+            PodInterface::Bridge => (PluginInterface::Bridge, bridge::config(inputs, &blocks)),
+        };
+        let gateways = bridge.iter().flat_map(|bridge| bridge.gateways.values());
+        let own: BTreeSet<IpAddr> = gateways.chain(tunnels.get(name)).copied().collect();
+        reserved.extend(own.into_iter().map(IpNet::from));
         Some(PoolConfig {
             name: name.to_owned(),
-            pod_interface: match pool.pod_interface {
-                PodInterface::Routed => PluginInterface::Routed,
-                PodInterface::Bridge => PluginInterface::Bridge,
-            },
+            pod_interface,
+            bridge,
             mtu,
             blocks: blocks.into_iter().map(|block| block.cidr).collect(),
             reserved,
@@ -187,6 +201,29 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         })
     });
     described.collect()
+}
+
+/// Pods that would get an address of a bridge and one of a routed pool are refused by the plugin: better said before.
+fn mixed(plugin: &NodeConfig) -> Option<String> {
+    let pairs = plugin.pools.iter().flat_map(|one| {
+        let after = plugin.pools.iter().filter(|other| other.name > one.name);
+        after.map(move |other| (one, other))
+    });
+    let same_pods =
+        |one: &PoolConfig, other: &PoolConfig| match (&one.namespaces, &other.namespaces) {
+            (Some(one), Some(other)) => !one.is_disjoint(other),
+            (Some(only), None) | (None, Some(only)) => !only.is_empty(),
+            (None, None) => true,
+        };
+    let family = |pool: &PoolConfig| pool.blocks.first().map(|block| block.addr().is_ipv4());
+    let (one, other) = pairs
+        .filter(|(one, other)| !one.disabled && !other.disabled && same_pods(one, other))
+        .filter(|(one, other)| family(one) != family(other))
+        .find(|(one, other)| one.pod_interface != other.pod_interface)?;
+    Some(format!(
+        "IPPools {} and {} give addresses to the same pods, but one has podInterface bridge and one routed, so such pods are refused: give both the same",
+        one.name, other.name
+    ))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use netweft_netstate::model::LinkKind;
 
 use super::*;
 use crate::facts::Egress;
-use crate::inputs::{Pool, RemoteBlock};
+use crate::inputs::{Bridged, Pool, RemoteBlock};
 
 fn pool(cidr: &str) -> Pool {
     Pool {
@@ -57,6 +57,7 @@ fn inputs() -> Inputs {
             remote("10.244.1.0/26", "worker-3", "192.0.2.3"),
         ],
         pools: BTreeMap::from([("default-v4".to_owned(), pool("10.244.0.0/16"))]),
+        bridged: Default::default(),
         problems: vec![],
     }
 }
@@ -286,6 +287,118 @@ fn a_transport_this_version_lacks_is_named_and_programs_nothing() {
     let desired = desired(&inputs, &facts());
     assert!(desired.kernel.links.is_empty());
     assert!(desired.problems[0].contains("NetworkMode default"));
+}
+
+fn bridge_inputs() -> Inputs {
+    let mut inputs = inputs();
+    for pool in inputs.pools.values_mut() {
+        pool.pod_interface = PodInterface::Bridge;
+    }
+    inputs.blocks.push(OwnBlock {
+        cidr: "10.244.7.0/26".parse().unwrap(),
+        pool: "default-v4".into(),
+    });
+    inputs
+}
+
+fn on_bridge(desired: &Desired) -> Vec<String> {
+    let keys = desired.kernel.addresses.keys();
+    keys.filter(|key| key.link.as_str() == "nw-br0")
+        .map(|key| key.net.to_string())
+        .collect()
+}
+
+#[test]
+fn a_node_with_bridged_pods() {
+    insta::assert_debug_snapshot!(desired(&bridge_inputs(), &facts()));
+}
+
+#[test]
+fn a_bridged_block_has_a_way_and_a_blackhole_behind_it() {
+    let desired = desired(&bridge_inputs(), &facts());
+    for block in ["10.244.0.0/26", "10.244.7.0/26"] {
+        let dst = block.parse().unwrap();
+        let routes = desired.kernel.routes.iter();
+        let kinds: Vec<_> = routes
+            .filter(|(key, _)| key.dst == dst)
+            .map(|(key, route)| (key.metric, route.kind))
+            .collect();
+        assert_eq!(
+            kinds,
+            [(20, RouteKind::Unicast), (30, RouteKind::Blackhole)]
+        );
+    }
+}
+
+#[test]
+fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_no_address_of_its_own() {
+    let desired = desired(&bridge_inputs(), &facts());
+    assert_eq!(on_bridge(&desired), ["10.244.0.1/26", "10.244.7.1/26"]);
+    assert_eq!(desired.kernel.addresses.len(), 2);
+    let gateway = Some("10.244.0.1".parse().unwrap());
+    let through_tunnel = |route: &&Route| route.via.is_some();
+    let mut routes = desired.kernel.routes.values().filter(through_tunnel);
+    assert!(routes.all(|route| route.source == gateway));
+}
+
+#[test]
+fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
+    let mut inputs = bridge_inputs();
+    let keep = |block: &str, gateway: &str| (block.parse().unwrap(), gateway.parse().unwrap());
+    inputs.bridged = Bridged {
+        gateways: [
+            keep("10.244.0.0/26", "10.244.0.9"),
+            keep("10.99.0.0/26", "10.99.0.1"),
+        ]
+        .into(),
+        mtu: Some(1250),
+    };
+    let first = desired(&inputs, &facts());
+    let kept = ["10.99.0.1/26", "10.244.0.9/26", "10.244.7.1/26"];
+    assert_eq!(on_bridge(&first), kept);
+    let gateways = &first.plugin.pools[0].bridge.as_ref().unwrap().gateways;
+    assert_eq!(gateways.len(), 2, "only the pool's own");
+    assert!(
+        first.plugin.pools[0]
+            .reserved
+            .contains(&"10.244.0.9/32".parse().unwrap())
+    );
+    // Nothing is left but the pods.
+    inputs.blocks.clear();
+    inputs.modes.clear();
+    inputs.pools.clear();
+    inputs.withdrawn = vec!["10.244.0.0/26".parse().unwrap()];
+    let last = desired(&inputs, &facts());
+    assert_eq!(on_bridge(&last), kept[..2]);
+    let links: Vec<_> = last.kernel.links.values().map(|link| link.mtu).collect();
+    assert_eq!(links, [1250]);
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: inputs.withdrawn[0],
+        metric: METRIC,
+    };
+    assert_eq!(last.kernel.routes[&key].kind, RouteKind::Unicast);
+}
+
+#[test]
+fn pods_between_a_bridge_and_a_routed_pool_are_named_before_they_fail() {
+    let mut inputs = bridge_inputs();
+    let six = pool("fd00:244::/112");
+    inputs.pools.insert("six".into(), six);
+    inputs.modes[0].pools.push("six".into());
+    inputs.blocks.push(OwnBlock {
+        cidr: "fd00:244::/122".parse().unwrap(),
+        pool: "six".into(),
+    });
+    let mixed = |inputs: &Inputs| {
+        let problems = desired(inputs, &facts()).problems;
+        problems
+            .iter()
+            .any(|problem| problem.contains("IPPools default-v4 and six"))
+    };
+    assert!(mixed(&inputs));
+    inputs.pools.get_mut("six").unwrap().pod_interface = PodInterface::Bridge;
+    assert!(!mixed(&inputs));
 }
 
 /// nft itself reads what we render.

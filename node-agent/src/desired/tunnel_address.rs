@@ -2,12 +2,14 @@
 //!
 //! It is the preferred source of what the node itself sends into the tunnel, so that answers come back through the
 //! tunnel whatever rp_filter is set to. It is reserved in every mode, so that a change of mode never finds it taken.
+//! Where pods are on a bridge it is the bridge's address in the block, and stays on the bridge.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netweft_cni::ipam;
 
+use super::bridge;
 use crate::inputs::Inputs;
 
 /// The tunnel address of each pool that has a block here.
@@ -17,7 +19,8 @@ pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
         let Some(pool) = inputs.pools.get(&block.pool) else {
             continue;
         };
-        if let Some(address) = ipam::usable(block.cidr, &pool.reserved).next() {
+        let bridged = bridge::gateway(inputs, block);
+        if let Some(address) = bridged.or_else(|| ipam::usable(block.cidr, &pool.reserved).next()) {
             addresses.entry(block.pool.as_str()).or_insert(address);
         }
     }
@@ -55,6 +58,7 @@ mod tests {
             withdrawn: vec![],
             remote: vec![],
             pools: BTreeMap::from([("p".to_owned(), pool)]),
+            bridged: Default::default(),
             problems: vec![],
         }
     }

@@ -55,7 +55,11 @@ impl Tunnel<'_> {
         problems.extend(self.too_small(mtu));
         let sources = tunnel_addresses(self.inputs);
         for (pool, address) in &sources {
-            if self.carries(pool) {
+            let on_bridge = kernel
+                .addresses
+                .keys()
+                .any(|key| key.net.addr() == *address);
+            if self.carries(pool) && !on_bridge {
                 let key = AddressKey {
                     link: name.clone(),
                     net: IpNet::from(*address),

@@ -63,11 +63,6 @@ fn every_pool_value_that_is_not_supported_yet_says_so() {
     for (cidr, more, words) in [
         (
             "10.0.0.0/16",
-            "podInterface: bridge",
-            "spec.podInterface bridge is not supported yet; create a pool with podInterface routed",
-        ),
-        (
-            "10.0.0.0/16",
             "namespaceSelector: {}",
             "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace",
         ),
@@ -92,7 +87,7 @@ fn what_is_supported_is_taken_over() {
     );
     let pool = checked_pool(
         "10.0.0.0/16",
-        "blockSize: 27, reserved: [10.0.0.0/24, 10.0.7.7], disabled: true",
+        "blockSize: 27, reserved: [10.0.0.0/24, 10.0.7.7], disabled: true, podInterface: bridge",
     )
     .unwrap();
     assert_eq!((pool.block_prefix, pool.open), (27, false));
@@ -216,7 +211,7 @@ fn a_stalled_pool_still_holds_its_range_unless_it_overlaps_itself() {
     let cluster = Cluster {
         modes: vec![vxlan("default", 1)],
         pools: vec![
-            at(1, pool("bridged", "10.1.0.0/16", "podInterface: bridge")),
+            at(1, pool("stalled", "10.1.0.0/16", "reserved: [10.9.0.1]")),
             at(2, pool("inside", "10.1.2.0/24", "")),
             at(3, pool("beside", "10.2.0.0/16", "")),
             at(4, pool("around", "10.2.0.0/15", "")),
@@ -225,7 +220,7 @@ fn a_stalled_pool_still_holds_its_range_unless_it_overlaps_itself() {
         ..Cluster::default()
     };
     let (_, pools) = check_all(&cluster);
-    assert!(wrong(&pools.by_name["inside"]).contains("the older IPPool bridged"));
+    assert!(wrong(&pools.by_name["inside"]).contains("the older IPPool stalled"));
     assert!(wrong(&pools.by_name["around"]).contains("the older IPPool beside"));
     assert!(pools.by_name["next"].is_ok());
 }

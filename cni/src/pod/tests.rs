@@ -1,0 +1,189 @@
+use super::*;
+use crate::attachment::{Bridge, PodAddress, VERSION};
+use crate::env::Pod;
+use netweft_netstate::diff::diff;
+use netweft_netstate::owner;
+
+fn owner() -> Owner {
+    Owner {
+        container_id: "c0ffee".to_owned(),
+        if_name: "eth0".parse().unwrap(),
+    }
+}
+
+fn attachment() -> Attachment {
+    let Identity {
+        host_link,
+        host_mac,
+        pod_mac,
+    } = identity(&owner());
+    let address = |ip: &str| PodAddress {
+        ip: ip.parse().unwrap(),
+        pool: "default".to_owned(),
+        gateway: None,
+    };
+    Attachment {
+        version: VERSION,
+        owner: owner(),
+        pod: Pod::default(),
+        netns: "/run/netns/x".to_owned(),
+        addresses: vec![address("10.244.0.5"), address("fd00::5")],
+        host_link,
+        host_mac,
+        pod_mac,
+        bridge: None,
+        mtu: 1350,
+    }
+}
+
+fn words(state: &NetworkState) -> Vec<String> {
+    bring_up(state).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn identity_is_recognised_and_differs_between_owners() {
+    let one = identity(&owner());
+    assert_eq!(one, identity(&owner()));
+    assert!(
+        owner::Owner::plugin().owns_link(&one.host_link),
+        "{}",
+        one.host_link
+    );
+    let other = identity(&Owner {
+        if_name: "eth1".parse().unwrap(),
+        ..owner()
+    });
+    assert!(
+        one.host_link != other.host_link
+            && one.host_mac != other.host_mac
+            && one.host_mac != one.pod_mac
+    );
+    assert!(one.host_mac.0[0] == 2 && one.pod_mac.0[0] == 2);
+}
+
+#[test]
+fn the_host_gets_a_route_and_a_neighbour_per_address() {
+    let link = identity(&owner()).host_link;
+    let mac = identity(&owner()).pod_mac;
+    let expected = [
+        format!("set link {link} up"),
+        format!("set neighbour 10.244.0.5 dev {link} mac {mac}"),
+        format!("set neighbour fd00::5 dev {link} mac {mac}"),
+        format!("add route 10.244.0.5/32 dev {link}"),
+        format!("add route fd00::5/128 dev {link}"),
+    ];
+    assert_eq!(words(&host_state(&attachment())), expected);
+}
+
+#[test]
+fn the_pod_gets_its_addresses_and_a_way_out() {
+    let mac = identity(&owner()).host_mac;
+    let expected = [
+        "set link eth0 up".to_owned(),
+        "add address 10.244.0.5/32 dev eth0".to_owned(),
+        "add address fd00::5/128 dev eth0".to_owned(),
+        format!("set neighbour 169.254.1.1 dev eth0 mac {mac}"),
+        format!("set neighbour fe80::1 dev eth0 mac {mac}"),
+        "add route 169.254.1.1/32 dev eth0".to_owned(),
+        "add route 0.0.0.0/0 via 169.254.1.1 dev eth0".to_owned(),
+        "add route ::/0 via fe80::1 dev eth0".to_owned(),
+    ];
+    assert_eq!(words(&pod_state(&attachment())), expected);
+}
+
+#[test]
+fn the_agent_can_compare_the_host_side() {
+    let state = host_state(&attachment());
+    let found = diff(&state, &state, &owner::Owner::plugin());
+    assert_eq!((found.ops.len(), found.conflicts.len()), (0, 0));
+}
+
+#[test]
+fn differences_name_what_is_gone_and_accept_more() {
+    let expected = host_state(&attachment());
+    let mut actual = expected.clone();
+    actual.links.values_mut().for_each(|link| link.mtu = 1300);
+    assert_eq!(differences(&actual, &expected), Vec::<String>::new());
+    actual.routes.pop_first();
+    actual.links.values_mut().for_each(|link| link.up = false);
+    let link = identity(&owner()).host_link;
+    let said = [
+        format!("link {link} is down"),
+        format!("undone: add route 10.244.0.5/32 dev {link}"),
+    ];
+    assert_eq!(differences(&actual, &expected), said);
+}
+
+fn bridged() -> Attachment {
+    let mut attachment = attachment();
+    attachment.bridge = Some(Bridge {
+        link: "nw-br0".parse().unwrap(),
+        mac: "02:00:00:00:00:0b".parse().unwrap(),
+    });
+    for (address, gateway) in attachment
+        .addresses
+        .iter_mut()
+        .zip(["10.244.0.1/26", "fd00::1/122"])
+    {
+        address.gateway = Some(gateway.parse().unwrap());
+    }
+    attachment
+}
+
+#[test]
+fn on_a_bridge_the_host_gets_a_port_in_hairpin_mode_and_nothing_else() {
+    let link = identity(&owner()).host_link;
+    let expected = [
+        format!("set link {link} master nw-br0 hairpin on"),
+        format!("set link {link} up"),
+    ];
+    assert_eq!(words(&host_state(&bridged())), expected);
+}
+
+#[test]
+fn on_a_bridge_the_pod_sees_its_block_and_takes_the_bridge_for_its_gateway() {
+    let expected = [
+        "set link eth0 up",
+        "add address 10.244.0.5/26 dev eth0",
+        "add address fd00::5/122 dev eth0",
+        "set neighbour 10.244.0.1 dev eth0 mac 02:00:00:00:00:0b",
+        "set neighbour fd00::1 dev eth0 mac 02:00:00:00:00:0b",
+        "add route 10.244.0.0/26 dev eth0",
+        "add route fd00::/122 dev eth0",
+        "add route 0.0.0.0/0 via 10.244.0.1 dev eth0",
+        "add route ::/0 via fd00::1 dev eth0",
+    ];
+    assert_eq!(words(&pod_state(&bridged())), expected);
+}
+
+#[test]
+fn a_port_of_another_bridge_or_without_hairpin_differs() {
+    let expected = host_state(&bridged());
+    let link = identity(&owner()).host_link;
+    let undone = [format!("undone: set link {link} master nw-br0 hairpin on")];
+    let differs = |change: fn(&mut Port)| {
+        let mut actual = expected.clone();
+        actual.ports.values_mut().for_each(change);
+        differences(&actual, &expected)
+    };
+    assert_eq!(differs(|_| {}), Vec::<String>::new());
+    assert_eq!(differs(|port| port.hairpin = false), undone);
+    assert_eq!(differs(|port| port.master = "br0".parse().unwrap()), undone);
+    let mut actual = expected.clone();
+    actual.ports.clear();
+    assert_eq!(differences(&actual, &expected), undone);
+}
+
+#[test]
+fn a_bridged_pod_needs_the_bridge_and_its_gateways() {
+    let said = differences(&NetworkState::default(), &bridge_state(&bridged()));
+    let expected = [
+        "link nw-br0 is missing",
+        "undone: add address 10.244.0.1/26 dev nw-br0",
+        "undone: add address fd00::1/122 dev nw-br0",
+        "undone: add route 10.244.0.0/26 dev nw-br0 src 10.244.0.1",
+        "undone: add route fd00::/122 dev nw-br0 src fd00::1",
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(bridge_state(&attachment()), NetworkState::default());
+}

@@ -1,0 +1,128 @@
+//! The bridge for pods whose pool has `podInterface: bridge`.
+//!
+//! ```text
+//!   link       nw-br0, Ethernet address from the node's name
+//!   address    10.244.3.65/26 dev nw-br0                         the gateway of the block's pods
+//!   route      10.244.3.64/26 dev nw-br0 src 10.244.3.65         in the place of a routed block's blackhole
+//!   blackhole  10.244.3.64/26, behind the route                  while the bridge is gone or down
+//! ```
+//!
+//! The gateway is also what the node sends from into the tunnel. A block whose pods name a gateway keeps it, whatever has
+//! become of the pool: their routes cannot follow. So the bridge stays while anybody is on it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_cni::ipam;
+use netweft_cni::node::BridgeConfig;
+use netweft_crds::{PodInterface, names};
+use netweft_netstate::model::{
+    Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState, Route, RouteKey, RouteKind,
+    TABLE_MAIN,
+};
+use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+
+use super::blackhole;
+use crate::inputs::{Inputs, OwnBlock};
+
+/// The metric of the blackhole behind a bridged block's route.
+const METRIC_BEHIND: u32 = METRIC + 10;
+
+/// The bridge's address in each block that is on it.
+pub fn gateways(inputs: &Inputs) -> BTreeMap<IpNet, IpAddr> {
+    let own = inputs
+        .blocks
+        .iter()
+        .filter_map(|block| Some((block.cidr, gateway(inputs, block)?)));
+    own.chain(inputs.bridged.gateways.clone()).collect()
+}
+
+/// The bridge's address in an own block; `None` for a routed pool's, or one without an address to give.
+pub fn gateway(inputs: &Inputs, block: &OwnBlock) -> Option<IpAddr> {
+    let pool = inputs.pools.get(&block.pool)?;
+    match pool.pod_interface {
+        PodInterface::Routed => None,
+        PodInterface::Bridge => {
+            let used = inputs.bridged.gateways.get(&block.cidr).copied();
+            used.or_else(|| ipam::usable(block.cidr, &pool.reserved).next())
+        }
+    }
+}
+
+/// Add the bridge and what is on it. Without a block there is none.
+pub fn add_to(
+    inputs: &Inputs,
+    mtu: u32,
+    kernel: &mut NetworkState,
+    sysctls: &mut BTreeMap<String, String>,
+) {
+    let gateways = gateways(inputs);
+    let Some(name) = link_name().filter(|_| !gateways.is_empty()) else {
+        return;
+    };
+    let link = Link {
+        kind: LinkKind::Bridge,
+        mac: Some(Mac(names::bridge_mac(&inputs.node))),
+        mtu,
+        up: true,
+    };
+    kernel.links.insert(name.clone(), link);
+    for (block, gateway) in gateways {
+        let net = IpNet::new(gateway, block.prefix_len()).unwrap_or(block);
+        let key = AddressKey {
+            link: name.clone(),
+            net,
+        };
+        kernel.addresses.insert(key, Address::default());
+        let (key, route) = direct(&name, block, gateway);
+        kernel.routes.insert(key, route);
+        let (key, route) = blackhole(block, METRIC_BEHIND);
+        kernel.routes.insert(key, route);
+    }
+    sysctls.extend(parameters(&name));
+}
+
+/// What pods of this pool have to know of the bridge.
+pub fn config(inputs: &Inputs, blocks: &[&OwnBlock]) -> Option<BridgeConfig> {
+    let with_gateway = |block: &&OwnBlock| Some((block.cidr, gateway(inputs, block)?));
+    Some(BridgeConfig {
+        link: link_name()?,
+        mac: Mac(names::bridge_mac(&inputs.node)),
+        gateways: blocks.iter().filter_map(with_gateway).collect(),
+    })
+}
+
+fn link_name() -> Option<LinkName> {
+    "nw-br0".parse().ok()
+}
+
+fn direct(name: &LinkName, block: IpNet, gateway: IpAddr) -> (RouteKey, Route) {
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: block,
+        metric: METRIC,
+    };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_AGENT,
+        via: None,
+        dev: Some(name.clone()),
+        onlink: false,
+        source: Some(gateway),
+        mtu: None,
+    };
+    (key, route)
+}
+
+/// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two
+/// ports has to pass conntrack as well: a pod that is sent to its neighbour by a Service would else get an answer from
+/// somebody it never asked (`br_nf_pre_routing`).
+fn parameters(name: &LinkName) -> [(String, String); 4] {
+    [
+        (format!("ipv4/conf/{name}/rp_filter"), "2".to_owned()),
+        (format!("ipv6/conf/{name}/accept_ra"), "0".to_owned()),
+        ("bridge/bridge-nf-call-iptables".to_owned(), "1".to_owned()),
+        ("bridge/bridge-nf-call-ip6tables".to_owned(), "1".to_owned()),
+    ]
+}
