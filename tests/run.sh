@@ -22,7 +22,7 @@ cluster=$project/e2e/cluster/cluster.sh
 stage_setup() {
   need_free_space
   reap_dead_runs
-  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux jq=jq
+  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
   "$project/e2e/cluster/build-tools.sh" portmap >/dev/null

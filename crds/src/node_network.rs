@@ -216,6 +216,9 @@ pub struct NodeNetworkStatus {
     /// BGP sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionStatus>,
+    /// What the agent has put right for pods since it started; brought up to date about once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repairs: Option<RepairCounts>,
     /// `Assigned` (the operator's), `Ready`, `Reconciling`, `Stalled` (the agent's).
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
@@ -255,6 +258,15 @@ pub struct RouteCounts {
     pub direct: i64,
     /// Learnt by BGP.
     pub bgp: i64,
+}
+
+/// What was put right for pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RepairCounts {
+    /// Links, routes and neighbours of pods that somebody else had damaged.
+    pub restored: i64,
+    /// Addresses, links, routes and neighbours that no pod had any more.
+    pub reclaimed: i64,
 }
 
 /// One BGP session.

@@ -19,6 +19,9 @@ pub enum Verb {
     Run(RunArgs),
     /// Put the CNI plugins where the container runtime looks for them.
     Install(InstallArgs),
+    /// Say what of pods on this node has leaked or is missing, one sentence a line. The exit code is their number, 100 at
+    /// most; above, it could not look.
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -45,6 +48,13 @@ pub struct RunArgs {
     /// Form of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
     pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Where the agent and the plugin keep what must not outlive a boot.
+    #[arg(long, default_value = "/run/netweft")]
+    pub run_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -5,11 +5,12 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired` and `status` decide and touch nothing; `source`, `reconcile`, `nft`, `sysctl`,
-//! `cni_conf`, `install` and `report` touch and decide nothing.
+//! `inputs`, `facts`, `desired`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`,
+//! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
 
 mod admin;
 mod args;
+mod check;
 mod cni_conf;
 mod desired;
 mod facts;
@@ -17,33 +18,53 @@ mod inputs;
 mod install;
 mod metrics;
 mod nft;
+mod pods;
 mod reconcile;
 mod report;
 mod run;
 mod source;
 mod status;
 mod sysctl;
+mod words;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use args::{Command, LogFormat, Verb};
 
-fn main() -> anyhow::Result<()> {
+/// When `check` could not look; below are numbers of problems.
+const CANNOT_LOOK: u8 = 101;
+
+fn main() -> anyhow::Result<ExitCode> {
     match Command::parse().verb {
         Verb::Install(args) => {
             log_to_stderr(LogFormat::Text);
-            Ok(install::install(&args.from, &args.to)?)
+            install::install(&args.from, &args.to)?;
+            Ok(ExitCode::SUCCESS)
         }
         Verb::Run(args) => {
             log_to_stderr(args.log_format);
-            // One thread is enough for one node, and costs the least memory.
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(run::run(args))
+            runtime()?.block_on(run::run(args))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Check(args) => {
+            log_to_stderr(LogFormat::Text);
+            let looked = runtime()?.block_on(check::run(&args.run_dir));
+            Ok(looked.unwrap_or_else(|error| {
+                eprintln!("{error:#}");
+                ExitCode::from(CANNOT_LOOK)
+            }))
         }
     }
+}
+
+/// One thread is enough for one node, and costs the least memory.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 fn log_to_stderr(format: LogFormat) {

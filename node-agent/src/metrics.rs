@@ -20,6 +20,8 @@ struct Inner {
     registry: Registry,
     syncs: Family<[(&'static str, &'static str); 1], Counter>,
     operations: Family<[(&'static str, &'static str); 1], Counter>,
+    restored: Family<[(&'static str, &'static str); 1], Counter>,
+    reclaimed: Family<[(&'static str, &'static str); 1], Counter>,
     last_success: Gauge<f64, AtomicU64>,
     ready: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Metrics {
         let mut registry = Registry::with_prefix("netweft_agent");
         let (syncs, operations, last_success) =
             (Family::default(), Family::default(), Gauge::default());
+        let (restored, reclaimed) = (Family::default(), Family::default());
         registry.register(
             "syncs",
             "Comparisons of the kernel with what it should be, by result",
@@ -40,6 +43,16 @@ impl Metrics {
             "kernel_operations",
             "Changes made to the kernel, by kind",
             Family::clone(&operations),
+        );
+        registry.register(
+            "pods_restored",
+            "What pods' links had lost and was put back, by kind",
+            Family::clone(&restored),
+        );
+        registry.register(
+            "pods_reclaimed",
+            "What no pod had any more and was taken back, by kind",
+            Family::clone(&reclaimed),
         );
         let help = "When everything was last found or put in place";
         registry.register_with_unit(
@@ -54,6 +67,8 @@ impl Metrics {
                 registry,
                 syncs,
                 operations,
+                restored,
+                reclaimed,
                 last_success,
                 ready,
             }),
@@ -77,6 +92,16 @@ impl Metrics {
     /// An operation has been applied.
     pub fn applied(&self, kind: &'static str) {
         self.inner.operations.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// Something a pod had lost has been put back.
+    pub fn restored(&self, kind: &'static str) {
+        self.inner.restored.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// Something that no pod had any more has been taken back.
+    pub fn reclaimed(&self, kind: &'static str) {
+        self.inner.reclaimed.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// The node can take pods.

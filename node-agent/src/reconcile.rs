@@ -12,10 +12,10 @@ use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node;
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{NodeNetwork, NodeNetworkStatus};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts};
 use netweft_netstate::diff::diff;
 use netweft_netstate::kernel::Kernel;
-use netweft_netstate::model::LinkName;
+use netweft_netstate::model::{LinkName, NetworkState};
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 use tracing::{debug, error, info, warn};
@@ -25,8 +25,10 @@ use crate::facts::Facts;
 use crate::inputs::{Bridged, Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
+use crate::pods::{Counts, Pods, Records, Tended};
 use crate::report::Reporter;
 use crate::status::{Outcome, same, status, verdict};
+use crate::words::chain;
 use crate::{cni_conf, sysctl};
 
 /// How long after a failure it is tried again: doubled each time up to the last.
@@ -47,14 +49,18 @@ pub struct Paths {
 pub struct Reconciler<K> {
     node: String,
     kernel: K,
-    store: Store,
+    pods: Pods,
     nft: Nft,
     paths: Paths,
     reporter: Reporter,
     metrics: Metrics,
     told: Option<Told>,
+    /// Whether the next status is told even if only its counts are news.
+    thorough: bool,
     waiting: bool,
     failures: u32,
+    /// When to look again although nothing failed.
+    again: Option<Duration>,
 }
 
 /// The status last told, and of which object (a Node that is deleted and comes back has a new one).
@@ -73,16 +79,18 @@ impl<K: Kernel> Reconciler<K> {
         metrics: Metrics,
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
-        let store = Store::new(&paths.run_dir);
+        let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
         Self {
             node,
             kernel,
-            store,
+            pods,
             nft,
             paths,
             reporter,
             metrics,
             told: None,
+            thorough: false,
+            again: None,
             waiting: false,
             failures: 0,
         }
@@ -113,12 +121,15 @@ impl<K: Kernel> Reconciler<K> {
             }
         };
         self.metrics.synced(clean);
-        self.retry_after(clean)
+        let retry = self.retry_after(clean);
+        retry.into_iter().chain(self.again.take()).min()
     }
 
-    /// Doubt what was told, so that a status which somebody else has changed is told again.
+    /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
+    /// date.
     pub fn doubt(&mut self) {
         self.told = None;
+        self.thorough = true;
     }
 
     fn retry_after(&mut self, clean: bool) -> Option<Duration> {
@@ -141,7 +152,7 @@ impl<K: Kernel> Reconciler<K> {
         objects: &Objects,
         network: &NodeNetwork,
     ) -> Result<(Desired, Outcome), String> {
-        let records = self.store.list().map_err(|error| {
+        let records = self.pods.records().map_err(|error| {
             format!(
                 "read the attachments in {}: {error}",
                 self.paths.run_dir.display()
@@ -171,7 +182,22 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => outcome.failures.push(chain(&error)),
         }
         self.open_for_pods(&desired, &mut outcome);
+        self.tend_pods(&records, &actual, &mut outcome).await;
         Ok((desired, outcome))
+    }
+
+    async fn tend_pods(&mut self, records: &Records, actual: &NetworkState, outcome: &mut Outcome) {
+        let now = std::time::Instant::now();
+        let Tended {
+            failures,
+            conflicts,
+            notes,
+            again,
+        } = self.pods.tend(&self.kernel, records, actual, now).await;
+        outcome.failures.extend(failures);
+        outcome.conflicts.extend(conflicts);
+        outcome.notes.extend(notes);
+        self.again = again;
     }
 
     /// Apply the operations in order; what hangs on a link that failed is left for the next time.
@@ -239,13 +265,21 @@ impl<K: Kernel> Reconciler<K> {
             .known(network)
             .map(|status| status.conditions)
             .unwrap_or_default();
-        let taken = self.store.taken().unwrap_or_else(|error| {
+        let records = self.pods.records().unwrap_or_else(|error| {
             warn!(error = %chain(&error), "cannot list the pods' addresses");
-            BTreeSet::new()
+            Records::new()
         });
         let used =
-            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
-        let status = status(desired, verdict, network.metadata.generation, &before, used);
+            |block: ipnet::IpNet| records.keys().filter(|ip| block.contains(*ip)).count() as i64;
+        let mut status = status(desired, verdict, network.metadata.generation, &before, used);
+        let Counts {
+            restored,
+            reclaimed,
+        } = self.pods.counts();
+        status.repairs = Some(RepairCounts {
+            restored: i64::try_from(restored).unwrap_or(i64::MAX),
+            reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
+        });
         self.tell_status(network, status).await
     }
 
@@ -267,15 +301,17 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Tell the status if it is news. Returns whether the API server knows it.
     async fn tell_status(&mut self, network: &NodeNetwork, status: NodeNetworkStatus) -> bool {
-        if self
-            .known(network)
-            .is_some_and(|known| same(&known, &status))
-        {
+        let thorough = self.thorough;
+        let news = |known: NodeNetworkStatus| {
+            !same(&known, &status) || (thorough && known.repairs != status.repairs)
+        };
+        if !self.known(network).is_none_or(news) {
             debug!("status unchanged");
             return true;
         }
         match self.reporter.tell(&self.node, &status).await {
             Ok(()) => {
+                self.thorough = false;
                 self.told = Some(Told {
                     uid: network.metadata.uid.clone(),
                     status,
@@ -298,17 +334,6 @@ impl<K: Kernel> Reconciler<K> {
         told.map(|told| told.status.clone())
             .or_else(|| network.status.clone())
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// Objects of others that stand where ours should be, in sentences.
     pub conflicts: Vec<String>,
+    /// What only a human can put right and what keeps no pod from working, in sentences.
+    pub notes: Vec<String>,
 }
 
 /// The condition's content after a sync.
@@ -36,11 +38,14 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     }
     let routes = tunnel_routes(&desired.kernel);
     let links = desired.kernel.links.len();
-    let message = format!(
+    let mut message = format!(
         "{}, {}, nothing out of place",
         count(routes, "route"),
         count(links, "link")
     );
+    if let Some(notes) = sentence(&outcome.notes) {
+        message += &format!("; but {notes}");
+    }
     Verdict::ready(Reason::Programmed, message)
 }
 
@@ -63,15 +68,18 @@ pub fn status(
         }),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
         sessions: Vec::new(),
+        repairs: None,
         conditions: verdict.conditions(generation, before, Timestamp::now()),
     }
 }
 
-/// Whether two statuses say the same, apart from the operator's part.
+/// Whether two statuses say the same, apart from the operator's part and from counts, which would make a status of every
+/// repair.
 #[must_use]
 pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     let ours = |status: &NodeNetworkStatus| {
         let mut ours = status.clone();
+        ours.repairs = None;
         ours.conditions
             .retain(|condition| condition.type_ != ASSIGNED);
         ours.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
@@ -157,6 +165,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig};
+    use netweft_crds::RepairCounts;
 
     use super::*;
 
@@ -235,6 +244,20 @@ mod tests {
     }
 
     #[test]
+    fn a_note_leaves_the_node_ready_and_is_in_its_message() {
+        let outcome = Outcome {
+            notes: vec!["n".into()],
+            ..Outcome::default()
+        };
+        let said = verdict(&nothing(), &outcome);
+        assert_eq!(said.reason, Reason::Programmed);
+        assert_eq!(
+            said.message,
+            "0 routes, 0 links, nothing out of place; but n"
+        );
+    }
+
+    #[test]
     fn long_lists_are_cut_and_say_so() {
         let many: Vec<String> = (0..5).map(|n| format!("f{n}")).collect();
         assert_eq!(sentence(&many).unwrap(), "f0; f1; f2; and 2 more");
@@ -249,6 +272,11 @@ mod tests {
         assigned.type_ = ASSIGNED.into();
         stored.conditions.insert(0, assigned);
         assert!(same(&ours, &stored));
+        stored.repairs = Some(RepairCounts {
+            restored: 1,
+            reclaimed: 1,
+        });
+        assert!(same(&ours, &stored), "counts alone are no news");
         stored.mtu = Some(9000);
         assert!(!same(&ours, &stored));
     }

@@ -223,3 +223,55 @@ fn netns_retries_slow_down_and_start_again_after_success() {
         assert_eq!(node.reconcile().await, Some(first));
     });
 }
+
+#[test]
+fn netns_what_was_put_back_for_pods_is_counted_and_told_when_the_status_is_doubted() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
+        let store = Store::new(&node.dir.path().join("run"));
+        drop(store.lock(Duration::ZERO).unwrap().reserve(&pod).unwrap());
+        let made = netweft_cni::pod::host_state(&pod);
+        node.kernel().meddle(|state| state.links.extend(made.links));
+        assert_eq!(node.reconcile().await, None);
+        assert!(
+            made.routes
+                .keys()
+                .all(|key| node.kernel().state().routes.contains_key(key))
+        );
+        let told = |node: &Fixture| status_of(node.dir.path()).repairs.unwrap();
+        assert_eq!(told(&node).restored, 2, "a route and a neighbour");
+        node.kernel()
+            .meddle(|state| state.routes.retain(|key, _| !made.routes.contains_key(key)));
+        node.reconcile().await;
+        assert_eq!(told(&node).restored, 2, "a repair alone is not told");
+        node.reconciler.doubt();
+        node.reconcile().await;
+        assert_eq!(told(&node).restored, 3);
+    });
+}
+
+#[test]
+fn netns_a_leak_is_looked_at_again_in_time_and_reported_until_it_is_gone() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
+        let store = Store::new(&node.dir.path().join("run"));
+        drop(store.lock(Duration::ZERO).unwrap().reserve(&pod).unwrap());
+        let again = node.reconcile().await.unwrap();
+        assert!(
+            again > Duration::from_secs(1) && again <= Duration::from_secs(5),
+            "{again:?}"
+        );
+        assert_eq!(node.ready().0, "True");
+        assert_eq!(status_of(node.dir.path()).subnets[0].used, 1);
+        std::fs::write(node.dir.path().join("run/attachments/10.244.0.9"), "").unwrap();
+        node.reconcile().await;
+        let (ready, message) = node.ready();
+        assert_eq!(ready, "True");
+        assert!(
+            message.contains("the attachment of address 10.244.0.9 cannot be read"),
+            "{message}"
+        );
+    });
+}

@@ -1,0 +1,239 @@
+//! Records and kernel compared: what pods have lost, and what nobody has any more. Pure.
+//!
+//! Only a record says that something is a pod's, only a link says that a pod lives:
+//!
+//! | record | link | |
+//! |---|---|---|
+//! | yes | yes | a pod: what its link has lost is put back |
+//! | yes | no | suspect: an address that nobody has |
+//! | no | carries nothing | suspect: a link that nobody has |
+//! | no | carries a pod's address | suspect: somebody took the record away |
+//!
+//! Records and kernel are not read at one moment, so one look can show any of the suspects where all is well. A record that cannot be read may be anybody's, so while there is one no link is suspect, and its address is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+
+use netweft_cni::attachment::Attachment;
+use netweft_cni::env;
+use netweft_cni::pod;
+use netweft_netstate::diff::{Diff, diff};
+use netweft_netstate::model::{LinkKind, LinkName, NeighbourKey, NetworkState, RouteKey};
+use netweft_netstate::owner::Owner;
+
+/// The records by address, as the plugin's store lists them.
+pub type Records = BTreeMap<IpAddr, io::Result<Attachment>>;
+
+/// Something of the plugin's that seems to be nobody's.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suspect {
+    /// The record of an attachment without a link.
+    Attachment(env::Owner),
+    /// A link without a record that carries nothing.
+    Link(LinkName),
+    /// A link without a record that carries a pod's address. The pod is alive, so this is only ever named.
+    Orphan(LinkName),
+    /// A route that belongs to no record.
+    Route(RouteKey),
+    /// A neighbour that belongs to no record.
+    Neighbour(NeighbourKey),
+}
+
+/// One look at the pods of a node.
+pub struct Survey<'a> {
+    actual: &'a NetworkState,
+    records: &'a Records,
+    /// Each attachment once.
+    attachments: BTreeMap<&'a env::Owner, &'a Attachment>,
+    unreadable: BTreeSet<IpAddr>,
+    /// Links with a record.
+    recorded: BTreeSet<&'a LinkName>,
+    /// What all records together stand for.
+    expected: NetworkState,
+}
+
+impl<'a> Survey<'a> {
+    /// Joins the records and the kernel's state.
+    #[must_use]
+    pub fn new(actual: &'a NetworkState, records: &'a Records) -> Self {
+        let readable = records.values().filter_map(|record| record.as_ref().ok());
+        let attachments: BTreeMap<_, _> = readable.map(|record| (&record.owner, record)).collect();
+        let unreadable = records.iter().filter(|(_, record)| record.is_err());
+        let mut expected = NetworkState::default();
+        for attachment in attachments.values() {
+            merge(&mut expected, pod::host_state(attachment));
+        }
+        Self {
+            actual,
+            records,
+            unreadable: unreadable.map(|(ip, _)| *ip).collect(),
+            recorded: attachments
+                .values()
+                .map(|attachment| &attachment.host_link)
+                .collect(),
+            attachments,
+            expected,
+        }
+    }
+
+    /// What was looked at.
+    #[must_use]
+    pub fn records(&self) -> &'a Records {
+        self.records
+    }
+
+    /// What seems to be nobody's. `under_way` are the addresses that an ADD is at work on.
+    #[must_use]
+    pub fn suspects(&self, under_way: &BTreeSet<IpAddr>) -> BTreeSet<Suspect> {
+        let alive = |attachment: &&&Attachment| {
+            self.actual.links.contains_key(&attachment.host_link) || busy(attachment, under_way)
+        };
+        let attachments = self.attachments.values().filter(|one| !alive(one));
+        let mut suspects: BTreeSet<Suspect> = attachments
+            .map(|attachment| Suspect::Attachment(attachment.owner.clone()))
+            .collect();
+        let links = self.unrecorded().filter(|_| self.unreadable.is_empty());
+        suspects.extend(links.map(|link| {
+            if self.carries(link) {
+                Suspect::Orphan(link.clone())
+            } else {
+                Suspect::Link(link.clone())
+            }
+        }));
+        let routes = self.actual.routes.iter().filter(|(key, route)| {
+            Owner::plugin().owns_route(route)
+                && !self.expected.routes.contains_key(*key)
+                && !self.unreadable.contains(&key.dst.addr())
+                && !route
+                    .dev
+                    .as_ref()
+                    .is_some_and(|dev| self.is_unrecorded(dev))
+        });
+        suspects.extend(routes.map(|(key, _)| Suspect::Route(key.clone())));
+        let neighbours = self.actual.neighbours.iter().filter(|(key, neighbour)| {
+            Owner::plugin().owns_neighbour(key, neighbour)
+                && !self.expected.neighbours.contains_key(*key)
+                && !self.unreadable.contains(&key.ip)
+                && !self.is_unrecorded(&key.link)
+        });
+        suspects.extend(neighbours.map(|(key, _)| Suspect::Neighbour(key.clone())));
+        suspects
+    }
+
+    /// The attachments among these suspects.
+    pub fn attachments(&self, suspects: &BTreeSet<Suspect>) -> Vec<&'a Attachment> {
+        let owners = suspects.iter().filter_map(|suspect| match suspect {
+            Suspect::Attachment(owner) => Some(owner),
+            Suspect::Link(_) | Suspect::Orphan(_) | Suspect::Route(_) | Suspect::Neighbour(_) => {
+                None
+            }
+        });
+        owners
+            .filter_map(|owner| self.attachments.get(owner).copied())
+            .collect()
+    }
+
+    /// What puts back what pods have lost, and takes away those of `dead` that are in the kernel. What an ADD is at work on
+    /// is left as it is, and so is the MTU, which a later plugin may have changed.
+    #[must_use]
+    pub fn repairs(&self, under_way: &BTreeSet<IpAddr>, dead: &BTreeSet<Suspect>) -> Diff {
+        let mut desired = self.owned();
+        for suspect in dead {
+            match suspect {
+                Suspect::Attachment(_) | Suspect::Orphan(_) => {}
+                Suspect::Link(link) => remove_link(&mut desired, link),
+                Suspect::Route(key) => drop(desired.routes.remove(key)),
+                Suspect::Neighbour(key) => drop(desired.neighbours.remove(key)),
+            }
+        }
+        for attachment in self.attachments.values() {
+            let link = &attachment.host_link;
+            // A link of another kind under this name is none of ours.
+            let found = self.actual.links.get(link);
+            let Some(found) = found.filter(|found| found.kind == LinkKind::Veth) else {
+                continue;
+            };
+            if busy(attachment, under_way) {
+                continue;
+            }
+            let mut wanted = pod::host_state(attachment);
+            wanted
+                .links
+                .values_mut()
+                .for_each(|link| link.mtu = found.mtu);
+            // Where there is no bridge the agent is about to make it, or says why it cannot.
+            wanted
+                .ports
+                .retain(|_, port| self.actual.links.contains_key(&port.master));
+            desired.ports.remove(link);
+            merge(&mut desired, wanted);
+        }
+        diff(self.actual, &desired, &Owner::plugin())
+    }
+
+    /// The plugin's part of the kernel's state.
+    fn owned(&self) -> NetworkState {
+        let owner = Owner::plugin();
+        let mut state = self.actual.clone();
+        state.links.retain(|name, _| owner.owns_link(name));
+        state.ports.retain(|link, _| owner.owns_port(link));
+        state.routes.retain(|_, route| owner.owns_route(route));
+        state
+            .neighbours
+            .retain(|key, neighbour| owner.owns_neighbour(key, neighbour));
+        state.addresses.clear();
+        state.fdb.clear();
+        state
+    }
+
+    fn unrecorded(&self) -> impl Iterator<Item = &'a LinkName> {
+        let links = self.actual.links.keys();
+        links.filter(|link| self.is_unrecorded(link))
+    }
+
+    fn is_unrecorded(&self, link: &LinkName) -> bool {
+        Owner::plugin().owns_link(link) && !self.recorded.contains(link)
+    }
+
+    /// Whether a pod may be reached by this link: it is up and something leads over it.
+    fn carries(&self, link: &LinkName) -> bool {
+        let up = self.actual.links.get(link).is_some_and(|link| link.up);
+        let routed = |route: &netweft_netstate::model::Route| {
+            route.dev.as_ref() == Some(link) && Owner::plugin().owns_route(route)
+        };
+        up && (self.actual.ports.contains_key(link) || self.actual.routes.values().any(routed))
+    }
+}
+
+fn busy(attachment: &Attachment, under_way: &BTreeSet<IpAddr>) -> bool {
+    let mut addresses = attachment.addresses.iter();
+    addresses.any(|address| under_way.contains(&address.ip))
+}
+
+fn merge(into: &mut NetworkState, state: NetworkState) {
+    let NetworkState {
+        links,
+        ports,
+        addresses,
+        routes,
+        neighbours,
+        fdb,
+    } = state;
+    into.links.extend(links);
+    into.ports.extend(ports);
+    into.addresses.extend(addresses);
+    into.routes.extend(routes);
+    into.neighbours.extend(neighbours);
+    into.fdb.extend(fdb);
+}
+
+/// With all that goes with it.
+fn remove_link(state: &mut NetworkState, link: &LinkName) {
+    state.links.remove(link);
+    state.ports.remove(link);
+    state
+        .routes
+        .retain(|_, route| route.dev.as_ref() != Some(link));
+    state.neighbours.retain(|key, _| key.link != *link);
+}

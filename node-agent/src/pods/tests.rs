@@ -1,0 +1,408 @@
+//! The upkeep with a kernel made of memory, real records, and a clock of the tests' own.
+
+use netweft_cni::attachment::{Bridge, PodAddress, VERSION};
+use netweft_cni::env::Pod;
+use netweft_cni::pod;
+use netweft_netstate::kernel::FakeKernel;
+use netweft_netstate::model::{
+    Link, LinkKind, LinkName, Neighbour, NeighbourKey, Port, Route, RouteKey, RouteKind, TABLE_MAIN,
+};
+use netweft_netstate::owner::{METRIC, PROTOCOL_PLUGIN};
+use tempfile::TempDir;
+
+use super::suspicion::GRACE;
+use super::*;
+
+struct Fixture {
+    pods: Pods,
+    kernel: FakeKernel,
+    now: Instant,
+    dir: TempDir,
+}
+
+pub(crate) fn attachment(container: &str, ips: &[&str]) -> Attachment {
+    let owner = env::Owner {
+        container_id: container.to_owned(),
+        if_name: "eth0".parse().unwrap(),
+    };
+    let pod::Identity {
+        host_link,
+        host_mac,
+        pod_mac,
+    } = pod::identity(&owner);
+    let address = |ip: &&str| PodAddress {
+        ip: ip.parse().unwrap(),
+        pool: "p".into(),
+        gateway: None,
+    };
+    Attachment {
+        version: VERSION,
+        owner,
+        pod: Pod::default(),
+        netns: "/run/netns/x".into(),
+        addresses: ips.iter().map(address).collect(),
+        host_link,
+        host_mac,
+        pod_mac,
+        bridge: None,
+        mtu: 1350,
+    }
+}
+
+fn bridged(container: &str, ip: &str) -> Attachment {
+    Attachment {
+        bridge: Some(Bridge {
+            link: "nw-br0".parse().unwrap(),
+            mac: "02:00:00:00:00:0b".parse().unwrap(),
+        }),
+        ..attachment(container, &[ip])
+    }
+}
+
+fn fixture() -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let pods = Pods::new(Store::new(dir.path()), Metrics::new());
+    let kernel = FakeKernel::default();
+    let bridge = Link {
+        kind: LinkKind::Bridge,
+        mac: None,
+        mtu: 1350,
+        up: true,
+    };
+    kernel.meddle(|state| drop(state.links.insert("nw-br0".parse().unwrap(), bridge)));
+    Fixture {
+        pods,
+        kernel,
+        now: Instant::now(),
+        dir,
+    }
+}
+
+impl Fixture {
+    fn store(&self) -> Store {
+        Store::new(self.dir.path())
+    }
+
+    fn reserve(&self, attachment: &Attachment) -> netweft_cni::attachment::UnderWay {
+        let store = self.store();
+        store
+            .lock(Duration::ZERO)
+            .unwrap()
+            .reserve(attachment)
+            .unwrap()
+    }
+
+    /// An attachment as a finished ADD leaves it.
+    fn add(&self, attachment: &Attachment) {
+        drop(self.reserve(attachment));
+        self.kernel.meddle(|state| {
+            let made = pod::host_state(attachment);
+            state.links.extend(made.links);
+            state.ports.extend(made.ports);
+            state.routes.extend(made.routes);
+            state.neighbours.extend(made.neighbours);
+        });
+    }
+
+    async fn tend(&mut self) -> Tended {
+        let records = self.pods.records().unwrap();
+        let actual = self.kernel.state();
+        self.pods
+            .tend(&self.kernel, &records, &actual, self.now)
+            .await
+    }
+
+    /// Looks twice, far enough apart.
+    async fn tend_twice(&mut self) -> Tended {
+        self.tend().await;
+        self.now += GRACE;
+        self.tend().await
+    }
+
+    fn taken(&self) -> Vec<String> {
+        let taken = self.store().taken().unwrap();
+        taken.iter().map(ToString::to_string).collect()
+    }
+
+    fn counts(&self) -> (u64, u64) {
+        let Counts {
+            restored,
+            reclaimed,
+        } = self.pods.counts();
+        (restored, reclaimed)
+    }
+}
+
+#[tokio::test]
+async fn what_pods_have_lost_is_put_back_and_then_nothing_is_done() {
+    let mut node = fixture();
+    let routed = attachment("routed", &["10.0.0.2", "fd00::2"]);
+    let on_bridge = bridged("bridged", "10.1.0.2");
+    node.add(&routed);
+    node.add(&on_bridge);
+    let whole = node.kernel.state();
+    assert_eq!(node.tend().await, Tended::default());
+    assert_eq!(node.kernel.take_applied(), []);
+    let (link, port) = (routed.host_link, on_bridge.host_link);
+    let harm: [&dyn Fn(&mut NetworkState); 8] = [
+        &|state| drop(state.routes.pop_first()),
+        &|state| state.routes.clear(),
+        &|state| drop(state.neighbours.pop_first()),
+        &|state| state.neighbours.clear(),
+        // With the link go its routes, as in the kernel.
+        &|state| {
+            state.links.get_mut(&link).unwrap().up = false;
+            state.routes.clear();
+        },
+        &|state| state.links.get_mut(&link).unwrap().mac = None,
+        &|state| state.ports.clear(),
+        &|state| state.ports.get_mut(&port).unwrap().hairpin = false,
+    ];
+    for (n, harm) in harm.iter().enumerate() {
+        let before = node.counts().0;
+        node.kernel.meddle(harm);
+        assert_eq!(node.tend().await, Tended::default(), "{n}");
+        assert_eq!(node.kernel.state(), whole, "{n}");
+        assert!(node.counts().0 > before, "{n}");
+    }
+    assert_eq!(node.counts().1, 0);
+    assert!(
+        node.pods
+            .metrics
+            .encode()
+            .contains("pods_restored_total{kind=\"port_replace\"} 2")
+    );
+}
+
+#[tokio::test]
+async fn an_mtu_that_a_later_plugin_has_set_stays() {
+    let mut node = fixture();
+    node.add(&attachment("one", &["10.0.0.2"]));
+    node.kernel
+        .meddle(|state| state.links.values_mut().for_each(|link| link.mtu = 1300));
+    let before = node.kernel.state();
+    node.kernel.meddle(|state| state.routes.clear());
+    node.tend().await;
+    assert_eq!(node.kernel.state(), before);
+}
+
+#[tokio::test]
+async fn a_routed_pod_is_taken_from_a_bridge_that_it_does_not_belong_to() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2"]);
+    node.add(&one);
+    let port = Port {
+        master: "nw-br0".parse().unwrap(),
+        hairpin: false,
+    };
+    node.kernel
+        .meddle(|state| drop(state.ports.insert(one.host_link, port)));
+    node.tend().await;
+    assert!(node.kernel.state().ports.is_empty());
+}
+
+#[tokio::test]
+async fn an_add_under_way_is_neither_repaired_nor_swept() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2"]);
+    let held = node.reserve(&one);
+    // Before its link, and after it but before all else.
+    assert_eq!(node.tend_twice().await, Tended::default());
+    let link = pod::host_state(&one).links;
+    node.kernel.meddle(|state| state.links.extend(link));
+    assert_eq!(node.tend_twice().await, Tended::default());
+    assert_eq!(node.kernel.take_applied(), []);
+    // Killed, with the sandbox still there: what is missing is put back, and the address stays taken.
+    drop(held);
+    node.tend_twice().await;
+    assert_eq!(node.taken(), ["10.0.0.2"]);
+    assert_eq!(node.kernel.state().routes.len(), 1);
+}
+
+#[tokio::test]
+async fn an_attachment_without_a_link_is_released_after_two_looks_and_not_before() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2", "fd00::2"]);
+    drop(node.reserve(&one));
+    assert_eq!(node.tend().await.again, Some(GRACE));
+    node.now += GRACE / 2;
+    assert_eq!(node.tend().await.again, Some(GRACE / 2));
+    assert_eq!(node.taken().len(), 2);
+    node.now += GRACE / 2;
+    node.tend().await;
+    assert_eq!(node.taken(), Vec::<String>::new());
+    assert_eq!(node.counts(), (0, 1));
+    assert_eq!(node.tend().await, Tended::default());
+}
+
+#[tokio::test]
+async fn a_link_that_came_between_the_looks_keeps_its_address() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2"]);
+    drop(node.reserve(&one));
+    node.tend().await;
+    node.now += GRACE;
+    // The first impression is old: the link is there by the time of the second look.
+    let records = node.pods.records().unwrap();
+    let before = node.kernel.state();
+    let link = pod::host_state(&one).links;
+    node.kernel.meddle(|state| state.links.extend(link));
+    node.pods
+        .tend(&node.kernel, &records, &before, node.now)
+        .await;
+    assert_eq!(node.taken(), ["10.0.0.2"]);
+}
+
+#[tokio::test]
+async fn nothing_is_done_while_somebody_has_the_lock() {
+    let mut node = fixture();
+    node.add(&attachment("one", &["10.0.0.2"]));
+    node.kernel.meddle(|state| state.routes.clear());
+    let store = node.store();
+    let held = store.lock(Duration::ZERO).unwrap();
+    let tended = node.tend().await;
+    assert_eq!((tended.again, tended.failures.len()), (Some(AGAIN), 0));
+    assert_eq!(node.kernel.take_applied(), []);
+    drop(held);
+    assert_eq!(node.tend().await, Tended::default());
+    assert_eq!(node.kernel.state().routes.len(), 1);
+}
+
+fn stray() -> LinkName {
+    "nw0123456789a".parse().unwrap()
+}
+
+fn stray_link(up: bool) -> (LinkName, Link) {
+    let link = Link {
+        kind: LinkKind::Veth,
+        mac: None,
+        mtu: 1350,
+        up,
+    };
+    (stray(), link)
+}
+
+fn route_over(link: LinkName, dst: &str) -> (RouteKey, Route) {
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: dst.parse().unwrap(),
+        metric: METRIC,
+    };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_PLUGIN,
+        via: None,
+        dev: Some(link),
+        onlink: false,
+        source: None,
+        mtu: None,
+    };
+    (key, route)
+}
+
+#[tokio::test]
+async fn a_link_that_nobody_has_goes_and_one_that_carries_a_pod_stays_and_is_named() {
+    for up in [false, true] {
+        let mut node = fixture();
+        node.kernel
+            .meddle(|state| state.links.extend([stray_link(up)]));
+        node.tend_twice().await;
+        assert!(!node.kernel.state().links.contains_key(&stray()));
+        assert_eq!(node.counts(), (0, 1));
+    }
+    let mut node = fixture();
+    node.kernel.meddle(|state| {
+        state.links.extend([stray_link(true)]);
+        state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
+    });
+    let tended = node.tend_twice().await;
+    assert!(
+        tended.notes[0].starts_with("link nw0123456789a carries a pod whose attachment is gone")
+    );
+    assert_eq!(node.kernel.take_applied(), []);
+}
+
+#[tokio::test]
+async fn routes_and_neighbours_of_nobody_go() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2"]);
+    node.add(&one);
+    let whole = node.kernel.state();
+    let link = one.host_link;
+    node.kernel.meddle(|state| {
+        state
+            .routes
+            .extend([route_over(link.clone(), "10.0.0.9/32")]);
+        let key = NeighbourKey {
+            link: link.clone(),
+            ip: "10.0.0.9".parse().unwrap(),
+        };
+        let neighbour = Neighbour {
+            mac: None,
+            permanent: true,
+        };
+        state.neighbours.insert(key, neighbour);
+    });
+    node.tend().await;
+    assert_eq!(node.kernel.take_applied(), [], "not at first sight");
+    node.now += GRACE;
+    node.tend().await;
+    assert_eq!(node.kernel.state(), whole);
+    assert_eq!(node.counts(), (0, 2));
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_stays_is_named_and_protects_every_link() {
+    let mut node = fixture();
+    node.add(&attachment("one", &["10.0.0.2"]));
+    std::fs::write(node.dir.path().join("attachments/10.0.0.9"), "{").unwrap();
+    node.kernel.meddle(|state| {
+        state.links.extend([stray_link(false)]);
+        state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
+    });
+    let tended = node.tend_twice().await;
+    assert_eq!(tended.notes.len(), 1);
+    assert!(
+        tended.notes[0].starts_with("the attachment of address 10.0.0.9 cannot be read and stays")
+    );
+    assert_eq!(node.kernel.take_applied(), []);
+    assert_eq!(node.taken(), ["10.0.0.2", "10.0.0.9"]);
+}
+
+#[tokio::test]
+async fn a_foreign_route_at_a_pods_key_is_a_conflict_and_a_foreign_link_is_not_touched() {
+    let mut node = fixture();
+    let one = attachment("one", &["10.0.0.2"]);
+    node.add(&one);
+    node.kernel.meddle(|state| {
+        state
+            .routes
+            .values_mut()
+            .for_each(|route| route.protocol = 4);
+    });
+    let tended = node.tend().await;
+    assert!(
+        tended.conflicts[0].starts_with("Route 10.0.0.2/32"),
+        "{tended:?}"
+    );
+    node.kernel.meddle(|state| {
+        state.routes.clear();
+        state.links.get_mut(&one.host_link).unwrap().kind = LinkKind::Other("dummy".into());
+    });
+    node.tend_twice().await;
+    assert_eq!(node.kernel.take_applied(), []);
+    assert_eq!(node.taken(), ["10.0.0.2"]);
+}
+
+#[tokio::test]
+async fn a_link_that_del_takes_away_meanwhile_is_no_failure_and_another_error_is() {
+    for (errno, failures) in [(Errno::ENODEV, 0), (Errno::EPERM, 1)] {
+        let mut node = fixture();
+        node.add(&attachment("one", &["10.0.0.2"]));
+        node.kernel.meddle(|state| state.routes.clear());
+        node.kernel.fail_with(move |_| Some(errno));
+        let tended = node.tend().await;
+        assert_eq!(tended.failures.len(), failures);
+        assert_eq!(tended.again.is_some(), failures == 0);
+    }
+}

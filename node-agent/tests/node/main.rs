@@ -1,0 +1,14 @@
+//! One node with the released agent and plugin: real kernel, real files, a network namespace of each test's own without a
+//! way out.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod check;
+mod lab;
+mod repair;
+mod sweep;

@@ -1,0 +1,152 @@
+//! The agent puts back what others take from pods' links.
+
+use std::time::Duration;
+
+use super::lab::{BRIDGED, Node, Pod, ROUTED, until};
+
+/// `LINK` is the host's end, `IP` the pod's address.
+fn harm(node: &Node, pod: &Pod, lines: &str) {
+    for line in lines.split("; ") {
+        let line = line.replace("LINK", &pod.link).replace("IP", &pod.ip());
+        node.namespace.ip(&line);
+    }
+}
+
+fn heals(node: &Node, pods: &[Pod], harms: &[&str]) {
+    let mut longest = Duration::ZERO;
+    for lines in harms {
+        for pod in pods {
+            assert!(node.namespace.pings(&pod.ip()), "before {lines}");
+        }
+        harm(node, &pods[0], lines);
+        longest = longest.max(node.wait_until_clean());
+        for pod in pods {
+            assert!(node.namespace.pings(&pod.ip()), "node to pod after {lines}");
+            assert!(pod.space.pings("192.0.2.1"), "pod to node after {lines}");
+        }
+    }
+    println!("the slowest repair took {longest:?}");
+    until("the agent to say that all is well", || node.is_ready());
+    assert!(node.log().contains("put back for a pod"));
+}
+
+#[test]
+fn netns_what_a_routed_pod_loses_comes_back() {
+    let node = Node::ready(ROUTED);
+    let pods = [node.add("one"), node.add("two")];
+    heals(
+        &node,
+        &pods,
+        &[
+            "route delete IP/32",
+            "route replace blackhole IP/32 metric 20 proto 79",
+            "neighbour delete IP dev LINK",
+            "link set LINK down",
+            "link set LINK address 02:00:00:00:00:99",
+            "link add br9 type bridge; link set LINK master br9; link set br9 up",
+        ],
+    );
+}
+
+#[test]
+fn netns_what_a_bridged_pod_loses_comes_back_the_bridge_included() {
+    let node = Node::ready(BRIDGED);
+    let pods = [node.add("one"), node.add("two")];
+    heals(
+        &node,
+        &pods,
+        &[
+            "link set LINK nomaster",
+            "link set LINK type bridge_slave hairpin off",
+            "link set LINK down",
+            "address delete 10.245.0.1/22 dev nw-br0",
+            "route delete 10.245.0.0/22 dev nw-br0",
+            "link set nw-br0 down",
+            "link set nw-br0 address 02:00:00:00:00:99",
+            "link delete nw-br0",
+        ],
+    );
+    assert!(pods[0].space.pings(&pods[1].ip()), "on the same bridge");
+}
+
+#[test]
+fn netns_nothing_is_put_back_that_is_not_missing() {
+    for pools in [ROUTED, BRIDGED] {
+        let node = Node::ready(pools);
+        let pods: Vec<Pod> = (0..5).map(|n| node.add(&format!("pod-{n}"))).collect();
+        // Whatever ADD and DEL do, the agent hears of and looks.
+        for round in 0..5 {
+            let pod = node.add(&format!("round-{round}"));
+            node.del(&pod);
+        }
+        let seen = node.namespace.state();
+        node.wait_until_clean();
+        assert!(!node.log().contains("put back"), "{}", node.log());
+        assert!(!node.log().contains("taken back"), "{}", node.log());
+        assert_eq!(node.namespace.state().links, seen.links);
+        assert_eq!(node.attachments().len(), pods.len());
+    }
+}
+
+/// Parameters of the kernel that bridged pods need are put right, and named when the kernel has none.
+#[test]
+fn netns_the_bridges_parameters_are_set() {
+    let node = Node::ready(BRIDGED);
+    for (name, value) in [
+        ("bridge/bridge-nf-call-iptables", "1"),
+        ("bridge/bridge-nf-call-ip6tables", "1"),
+        ("ipv4/conf/nw-br0/rp_filter", "2"),
+        ("ipv6/conf/nw-br0/accept_ra", "0"),
+    ] {
+        let found = node.namespace.command(&format!("cat /proc/sys/net/{name}"));
+        assert_eq!(
+            String::from_utf8(found.stdout).unwrap().trim(),
+            value,
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn netns_without_br_netfilter_a_node_with_a_bridge_pool_takes_no_pods_and_says_what_to_load() {
+    let mut node = Node::new(BRIDGED);
+    // A kernel without the module, as far as the agent can see.
+    let parameters = node.path("sysctl");
+    for name in [
+        "ipv4/ip_forward",
+        "ipv4/conf/nw-br0/rp_filter",
+        "ipv4/conf/nw-vx4096/rp_filter",
+    ] {
+        let path = parameters.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "1").unwrap();
+    }
+    let mut arguments = node.agent_arguments();
+    arguments.extend(["--sysctl-dir".to_owned(), parameters.display().to_string()]);
+    let mut agent = node.spawn(&arguments);
+    let said = until("the agent to name the module", || {
+        let conditions = node.status()?.conditions;
+        let ready = conditions
+            .iter()
+            .find(|one| one.type_ == "Ready")
+            .ok_or("no Ready")?;
+        Ok((ready.status.clone(), ready.message.clone()))
+    });
+    assert_eq!(said.0, "False");
+    assert!(said.1.contains("modprobe br_netfilter"), "{}", said.1);
+    assert!(!node.path("cni/10-netweft.conflist").exists());
+    // It is tried again without anybody's help.
+    std::fs::create_dir(parameters.join("bridge")).unwrap();
+    for name in ["iptables", "ip6tables"] {
+        std::fs::write(
+            parameters.join(format!("bridge/bridge-nf-call-{name}")),
+            "0",
+        )
+        .unwrap();
+    }
+    node.wait_until_ready();
+    assert!(node.path("cni/10-netweft.conflist").exists());
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    node.kill_agent();
+}

@@ -1,0 +1,230 @@
+//! The agent takes back what no pod has, while pods come and go, and never what one has.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::lab::{BRIDGED, Namespace, Node, Pod, ROUTED, until};
+
+/// Longer than the agent's grace.
+const CHURN: Duration = Duration::from_secs(7);
+
+#[test]
+fn netns_sandboxes_that_end_without_a_del_give_their_addresses_back() {
+    for pools in [ROUTED, BRIDGED] {
+        let node = Node::ready(pools);
+        let (living, leaked) = (node.add("living"), node.add("leaked"));
+        drop(leaked);
+        // The kernel takes a namespace down in its own time.
+        until("the leak to show", || match node.check() {
+            (_, Some(1)) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        node.wait_until_clean();
+        let left: Vec<IpAddr> = node.store().taken().unwrap().into_iter().collect();
+        assert_eq!(left, [living.address]);
+        assert!(node.namespace.pings(&living.ip()));
+        assert!(node.log().contains("taken back, as its link is gone"));
+    }
+}
+
+/// Stopped by a debugger, a frozen cgroup, a suspended machine: however long an ADD takes, its address stays its own.
+#[test]
+fn netns_an_add_that_stands_still_between_record_and_link_keeps_its_address() {
+    let node = Node::ready(ROUTED);
+    let space = Namespace::new();
+    // Its first request asks whether the link is there, its second makes it.
+    let strace = [
+        "strace",
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=sendto",
+        "-e",
+        "inject=sendto:signal=STOP:when=1",
+    ];
+    let mut added = node.plugin(&strace, "ADD", "slow", &space.path());
+    let slow = until("the record", || {
+        let found = node.attachments().pop();
+        found.ok_or_else(|| format!("{:?}", added.try_wait()))
+    });
+    // Beside it something leaks, and when that has been taken back, the agent has looked for long enough.
+    drop(node.add("leaked"));
+    until("the leak to be taken back", || {
+        let taken = node.store().taken().unwrap();
+        if taken.len() == 1 {
+            Ok(())
+        } else {
+            Err(format!("{taken:?}"))
+        }
+    });
+    let links = node.namespace.state().links;
+    assert!(
+        !links.contains_key(&slow.host_link),
+        "it has not made its link yet"
+    );
+    let tracee = children(added.id())[0];
+    assert!(
+        node.namespace
+            .command(&format!("kill -CONT {tracee}"))
+            .status
+            .success()
+    );
+    let slow = Pod::of("slow", space, added).unwrap();
+    assert!(node.namespace.pings(&slow.ip()));
+    assert_eq!(node.check(), (vec![], Some(0)));
+}
+
+pub fn children(pid: u32) -> Vec<u32> {
+    until("a child", || {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
+            .map_err(|error| error.to_string())?;
+        let found: Vec<u32> = text
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect();
+        if found.is_empty() {
+            Err("none yet".to_owned())
+        } else {
+            Ok(found)
+        }
+    })
+}
+
+/// What becomes of a pod, in turns.
+#[derive(Clone, Copy)]
+enum Fate {
+    /// Lives to the end.
+    Stay,
+    /// Is deleted as it should be.
+    Deleted,
+    /// Its sandbox ends, and nobody calls DEL.
+    Forgotten,
+    /// Its ADD is killed somewhere, its sandbox ends, and nobody calls DEL.
+    Killed,
+}
+
+struct Churn<'a> {
+    node: &'a Node,
+    living: Vec<Pod>,
+    passing: Vec<(Pod, Fate)>,
+    made: usize,
+    cut: usize,
+}
+
+impl Churn<'_> {
+    fn step(&mut self, fate: Fate) {
+        self.made += 1;
+        let container = format!("pod-{}", self.made);
+        let space = Namespace::new();
+        let mut added = self.node.plugin(&[], "ADD", &container, &space.path());
+        if matches!(fate, Fate::Killed) {
+            let micros = (self.made as u64 * 379) % 8000;
+            std::thread::sleep(Duration::from_micros(micros));
+            added.kill().unwrap();
+            let output = added.wait_with_output().unwrap();
+            self.cut += usize::from(!output.status.success());
+            return;
+        }
+        let pod = Pod::of(&container, space, added)
+            .unwrap_or_else(|said| panic!("{said}\n{}", self.node.log()));
+        let others = self.passing.iter().map(|(pod, _)| pod).chain(&self.living);
+        let mut others = others.filter(|other| other.address == pod.address);
+        assert!(
+            others.next().is_none(),
+            "{} twice\n{}",
+            pod.address,
+            self.node.log()
+        );
+        match fate {
+            Fate::Stay => self.living.push(pod),
+            Fate::Deleted | Fate::Forgotten | Fate::Killed => self.passing.push((pod, fate)),
+        }
+        if self.passing.len() > 4 {
+            let (pod, fate) = self.passing.remove(0);
+            if matches!(fate, Fate::Deleted) {
+                self.node.del(&pod);
+            }
+        }
+    }
+
+    fn all_live(&self) {
+        let taken = self.node.store().taken().unwrap();
+        for pod in self.passing.iter().map(|(pod, _)| pod).chain(&self.living) {
+            assert!(
+                taken.contains(&pod.address),
+                "{} was freed\n{}",
+                pod.address,
+                self.node.log()
+            );
+            assert!(
+                self.node.namespace.pings(&pod.ip()),
+                "{}\n{}",
+                pod.address,
+                self.node.log()
+            );
+        }
+    }
+}
+
+#[test]
+fn netns_the_sweep_races_with_adds_and_dels_of_routed_pods_and_loses_nothing() {
+    race(ROUTED);
+}
+
+#[test]
+fn netns_the_sweep_races_with_adds_and_dels_of_bridged_pods_and_loses_nothing() {
+    race(BRIDGED);
+}
+
+fn race(pools: &str) {
+    let node = Node::ready(pools);
+    let mut churn = Churn {
+        node: &node,
+        living: vec![],
+        passing: vec![],
+        made: 0,
+        cut: 0,
+    };
+    let end = Instant::now() + CHURN;
+    // Not more than the block has addresses for, should nothing be taken back.
+    while Instant::now() < end && churn.made < 900 {
+        for fate in [Fate::Deleted, Fate::Forgotten, Fate::Killed, Fate::Deleted] {
+            churn.step(fate);
+        }
+        if churn.living.len() < 5 {
+            churn.step(Fate::Stay);
+        }
+        if churn.made % 20 < 5 {
+            churn.all_live();
+        }
+    }
+    churn.all_live();
+    assert!(
+        node.log().contains("taken back"),
+        "nothing was swept meanwhile"
+    );
+    let Churn {
+        living,
+        passing,
+        made,
+        cut,
+        ..
+    } = churn;
+    for (pod, _) in &passing {
+        node.del(pod);
+    }
+    drop(passing);
+    node.wait_until_clean();
+    let left: BTreeSet<IpAddr> = node.store().taken().unwrap();
+    assert_eq!(left, living.iter().map(|pod| pod.address).collect());
+    assert!(cut >= 3, "only {cut} of {made} were cut in the middle");
+    for pod in &living {
+        assert!(node.namespace.pings(&pod.ip()));
+        node.del(pod);
+    }
+    assert_eq!(node.check(), (vec![], Some(0)));
+    println!("{made} pods, {cut} killed in their ADD");
+}
