@@ -9,6 +9,7 @@
 )]
 
 mod check;
+mod crash;
 mod lab;
 mod repair;
 mod sweep;

@@ -1,0 +1,107 @@
+//! The agent is killed at each of its netlink requests in turn, started again, and ends where an undisturbed one does.
+//!
+//! The released agent runs under strace, which kills it on entering its K-th `sendto` or `sendmsg`: after K-1 requests have
+//! reached the kernel. Every K is a run of its own on a new node.
+
+use std::fs;
+
+use netweft_netstate::model::NetworkState;
+
+use super::lab::{BOTH, Node, until};
+use super::sweep::children;
+
+/// Everything that the agent makes.
+#[derive(Debug, PartialEq)]
+struct Picture {
+    kernel: NetworkState,
+    nft: String,
+    plugin: String,
+    parameters: Vec<String>,
+}
+
+fn picture(node: &Node) -> Picture {
+    let mut kernel = node.namespace.state();
+    // Resolution goes on by itself, and the uplink's address is its namespace's own.
+    kernel.neighbours.retain(|_, neighbour| neighbour.permanent);
+    kernel
+        .links
+        .retain(|name, _| !["ens7", "far0"].contains(&name.as_str()));
+    let nft = node.namespace.command("nft -s list ruleset").stdout;
+    let read = |name: &str| {
+        let found = node.namespace.command(&format!("cat /proc/sys/net/{name}"));
+        format!("{name} {}", String::from_utf8(found.stdout).unwrap().trim())
+    };
+    Picture {
+        kernel,
+        nft: String::from_utf8(nft).unwrap(),
+        plugin: fs::read_to_string(node.path("run/node.json")).unwrap(),
+        parameters: [
+            "ipv4/ip_forward",
+            "ipv4/conf/nw-br0/rp_filter",
+            "ipv4/conf/nw-vx4096/rp_filter",
+            "ipv6/conf/nw-br0/accept_ra",
+            "bridge/bridge-nf-call-iptables",
+        ]
+        .map(read)
+        .into(),
+    }
+}
+
+/// Starts an agent that is killed at its request number `at`. Says whether it was; else it got through.
+fn killed_at(node: &Node, at: usize) -> bool {
+    let strace = [
+        "strace",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=sendto,sendmsg",
+        "-e",
+    ];
+    let mut arguments: Vec<String> = strace.iter().map(ToString::to_string).collect();
+    arguments.push(format!("inject=sendto,sendmsg:signal=KILL:when={at}"));
+    arguments.extend(node.agent_arguments());
+    let mut tracer = node.spawn(&arguments);
+    let mut killed = false;
+    until("the agent to be killed or ready", || {
+        killed = tracer.try_wait().unwrap().is_some();
+        if killed {
+            Ok(String::new())
+        } else {
+            node.is_ready()
+        }
+    });
+    if !killed {
+        for agent in children(tracer.id()) {
+            let line = format!("kill -KILL {agent}");
+            assert!(node.namespace.command(&line).status.success());
+        }
+        tracer.wait().unwrap();
+    }
+    killed
+}
+
+#[test]
+fn netns_killed_at_any_request_the_agent_ends_where_it_would_have() {
+    let undisturbed = picture(&Node::ready(BOTH));
+    assert_eq!(undisturbed.kernel.fdb.len(), 2);
+    let mut at = 1;
+    loop {
+        let mut node = Node::new(BOTH);
+        if !killed_at(&node, at) {
+            break;
+        }
+        assert!(node.is_ready().is_err(), "it was killed before it was done");
+        node.start();
+        node.wait_until_ready();
+        assert_eq!(
+            picture(&node),
+            undisturbed,
+            "killed at request {at}\n{}",
+            node.log()
+        );
+        at += 1;
+    }
+    println!("a sync is done before request {at}");
+    assert!(at > 30, "a sync of two pools takes more than {at} requests");
+}
