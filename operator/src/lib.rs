@@ -16,6 +16,7 @@ mod claims;
 mod kube_proxy;
 pub mod mode;
 mod networks;
+mod patience;
 mod plan;
 pub mod pool;
 mod status;

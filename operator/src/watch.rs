@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::kube_proxy;
+use crate::patience::Patience;
 
 /// An object, or what could be read of it.
 pub type Guarded<K> = DeserializeGuard<K>;
@@ -128,7 +129,9 @@ impl Follow<'_> {
         let (store, mut writer) = reflector::store::<Guarded<K>>();
         let (changed, copy) = (self.changed.clone(), store.clone());
         let span = info_span!("watch", kind = %K::kind(&()));
-        let events = watcher(api, config).modify(strip).default_backoff();
+        let events = watcher(api, config)
+            .modify(strip)
+            .backoff(Patience::default());
         let follow = async move {
             let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
             let mut events = std::pin::pin!(events);
