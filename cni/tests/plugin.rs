@@ -415,12 +415,12 @@ fn netns_a_record_that_nobody_can_read_keeps_its_address() {
 }
 
 #[test]
-fn netns_twenty_at_once_get_twenty_addresses_and_give_them_back() {
+fn netns_a_hundred_at_once_get_a_hundred_addresses_and_give_them_back() {
     if skipped() {
         return;
     }
-    let node = Node::new(&["10.244.0.0/26", "fd00:244::/122"]);
-    let pods: Vec<(String, Namespace)> = (0..20)
+    let node = Node::new(&["10.244.0.0/25", "fd00:244::/121"]);
+    let pods: Vec<(String, Namespace)> = (0..100)
         .map(|n| (format!("pod-{n}"), Namespace::new()))
         .collect();
     let together = |verb: &str| {
@@ -448,8 +448,8 @@ fn netns_twenty_at_once_get_twenty_addresses_and_give_them_back() {
                     .map(|ip| ip["address"].to_string()),
             );
         }
-        assert_eq!(ips.len(), 40);
-        assert_eq!(node.records().len(), 40);
+        assert_eq!(ips.len(), 200);
+        assert_eq!(node.records().len(), 200);
         assert!(together("DEL").iter().all(|output| output.status.success()));
         assert_eq!(node.leftovers(), Vec::<String>::new());
     }

@@ -1,0 +1,148 @@
+//! The plugin driven by `cnitool`, the reference runtime: its own idea of a configuration list, of results it keeps
+//! between calls, and of which verb needs what.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+#[expect(dead_code, reason = "the other tests use the rest of it")]
+mod lab;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use lab::{Namespace, Node, skipped};
+
+const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
+
+/// A node and the runtime on it.
+struct Runtime {
+    node: Node,
+    conf_dir: TempDir,
+    /// In the place of /var/lib: the reference runtime keeps its results in /var/lib/cni and cannot be told otherwise.
+    state: TempDir,
+}
+
+impl Runtime {
+    fn new(node: Node) -> Self {
+        let (conf_dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let list = json!({
+            "cniVersion": "1.1.0",
+            "name": "netweft",
+            "plugins": [{ "type": "netweft", "runDir": node.run_dir() }],
+        });
+        std::fs::write(
+            conf_dir.path().join("10-netweft.conflist"),
+            list.to_string(),
+        )
+        .unwrap();
+        Self {
+            node,
+            conf_dir,
+            state,
+        }
+    }
+
+    fn call(&self, verb: &str, pod: &Namespace) -> Output {
+        let plugin = Path::new(env!("CARGO_BIN_EXE_netweft"));
+        self.node.namespace.run(|| {
+            Command::new("unshare")
+                .args([
+                    "--mount",
+                    "sh",
+                    "-c",
+                    "mount --bind \"$0\" /var/lib && exec \"$@\"",
+                ])
+                .arg(self.state.path())
+                .arg(cnitool())
+                .args([verb, "netweft", &pod.path()])
+                .env("NETCONFPATH", self.conf_dir.path())
+                .env("CNI_PATH", plugin.parent().unwrap())
+                .output()
+                .unwrap()
+        })
+    }
+
+    fn succeeds(&self, verb: &str, pod: &Namespace) -> String {
+        let output = self.call(verb, pod);
+        assert!(output.status.success(), "{verb}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn fails(&self, verb: &str, pod: &Namespace) -> String {
+        let output = self.call(verb, pod);
+        assert!(!output.status.success(), "{verb}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
+    }
+}
+
+fn cnitool() -> PathBuf {
+    let folder = std::env::var_os("NETWEFT_CNI_BIN").expect(
+        "NETWEFT_CNI_BIN names the folder with cnitool: NETWEFT_CNI_BIN=$(e2e/cluster/build-tools.sh cni)",
+    );
+    Path::new(&folder).join("cnitool")
+}
+
+#[test]
+fn netns_the_reference_runtime_attaches_checks_and_detaches() {
+    if skipped() {
+        return;
+    }
+    let (runtime, pod) = (Runtime::new(Node::new(&BLOCKS)), Namespace::new());
+    runtime.succeeds("status", &pod);
+    let result: Value = serde_json::from_str(&runtime.succeeds("add", &pod)).unwrap();
+    let ips: Vec<&str> = result["ips"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|ip| ip["address"].as_str().unwrap())
+        .collect();
+    assert_eq!(ips, ["10.244.0.1/32", "fd00:244::1/128"]);
+    assert!(runtime.node.namespace.pings("10.244.0.1"));
+    runtime.succeeds("check", &pod);
+    // CNI 1.1, "ADD": the same link again is an error, and the first goes on.
+    assert!(runtime.fails("add", &pod).contains("eth0"));
+    runtime.succeeds("check", &pod);
+    runtime.node.namespace.ip("route delete 10.244.0.1");
+    assert!(runtime.fails("check", &pod).contains("10.244.0.1"));
+    runtime.succeeds("del", &pod);
+    runtime.succeeds("del", &pod);
+    assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn netns_the_reference_runtime_collects_garbage() {
+    if skipped() {
+        return;
+    }
+    let (runtime, pods) = (
+        Runtime::new(Node::new(&BLOCKS)),
+        [Namespace::new(), Namespace::new()],
+    );
+    for pod in &pods {
+        runtime.succeeds("add", pod);
+    }
+    assert_eq!(runtime.node.records().len(), 4);
+    // It knows of no valid attachment.
+    runtime.succeeds("gc", &pods[0]);
+    assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn netns_the_reference_runtime_hears_why_a_node_is_not_ready() {
+    if skipped() {
+        return;
+    }
+    let (runtime, pod) = (Runtime::new(Node::without_config()), Namespace::new());
+    for verb in ["status", "add"] {
+        assert!(runtime.fails(verb, &pod).contains("first sync"), "{verb}");
+    }
+    assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
+}
