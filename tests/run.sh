@@ -25,7 +25,7 @@ stage_setup() {
   need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
-  "$project/e2e/cluster/build-tools.sh" portmap >/dev/null
+  "$project/e2e/cluster/build-tools.sh" portmap cni >/dev/null
 }
 
 stage_build() { build_release; }
@@ -35,8 +35,12 @@ stage_lint() { hack/lint.sh; }
 # All of cargo's tests in one go: another choice of packages would mean other features of what they depend on, and
 # compiling it again.
 stage_rust() {
-  NETWEFT_KUBE_BIN=$(kubernetes_programs) cargo test --release --locked --workspace
+  NETWEFT_KUBE_BIN=$(kubernetes_programs) NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni) \
+    cargo test --release --locked --workspace
 }
+
+# What the first tier tries in strides.
+stage_sweeps() { NETWEFT_SWEEP=all cargo test --release --locked --workspace --test sweep; }
 
 stage_lab() {
   local code=0
@@ -45,17 +49,26 @@ stage_lab() {
   return "$code"
 }
 
-stage_kind() {
-  local tag
-  "$cluster" up
-  tag=$(images_into_cluster)
-  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag"
-}
+stage_kind() { suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}"; }
+
+# What is the same for every kind of pod is seen with routed ones.
+stage_kind_bridge() { "$cluster" down && suite basic bridge; }
+
+stage_kind_full() { "$cluster" down && suite full routed; }
+
+stage_kind_bridge_full() { "$cluster" down && suite life bridge; }
 
 stage_kind_oldest() {
   "$cluster" down
-  KUBERNETES_VERSION=1.34 stage_kind
+  KUBERNETES_VERSION=1.34 suite basic routed
   "$cluster" down
+}
+
+suite() { # basic|life|full POD_INTERFACE
+  local tag
+  "$cluster" up
+  tag=$(images_into_cluster)
+  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --checks "$1" --pod-interface "$2"
 }
 
 stage_soak_lab() {

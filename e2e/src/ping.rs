@@ -20,6 +20,8 @@ pub struct Request {
     pub wait: Duration,
     /// Bytes of the whole IP packet.
     pub size: usize,
+    /// How many of the first requests are counted and not sent: a meter must find a loss that was made on purpose.
+    pub withhold: u16,
 }
 
 /// What came back from one target.
@@ -70,7 +72,9 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
     let mut answered = BTreeSet::new();
     let mut error = None;
     for sequence in 0..request.count {
-        if let Err(failed) = socket.send(&echo_request(target, identifier, sequence, request.size))
+        if sequence >= request.withhold
+            && let Err(failed) =
+                socket.send(&echo_request(target, identifier, sequence, request.size))
         {
             error = Some(failed.to_string());
         }

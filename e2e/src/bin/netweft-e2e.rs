@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use netweft_e2e::cluster::{Install, Probes, install, suite};
+use netweft_e2e::cluster::{Checks, Cluster, Install, Probes, install, run};
 use netweft_e2e::command::{output, words};
 
 /// Installs netweft on a cluster and shows or checks what it does.
@@ -20,8 +20,8 @@ struct Command {
 enum Verb {
     /// Install, ping, show.
     Demo(Target),
-    /// Install and check everything.
-    Suite(Target),
+    /// Install and check.
+    Suite(Suite),
 }
 
 #[derive(Args)]
@@ -34,28 +34,52 @@ struct Target {
     tag: String,
 }
 
+#[derive(Args)]
+struct Suite {
+    #[command(flatten)]
+    target: Target,
+    /// What to check.
+    #[arg(long, value_enum, default_value_t = Checks::Life)]
+    checks: Checks,
+    /// Only checks with this in their name.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// How pods are attached: the pool of the examples, changed to this.
+    #[arg(long, default_value = "routed")]
+    pod_interface: String,
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     match Command::parse().verb {
         Verb::Demo(target) => demo(target),
-        Verb::Suite(target) => check(target),
+        Verb::Suite(suite) => check(suite),
     }
 }
 
-fn prepare(target: Target) -> anyhow::Result<(Probes, String)> {
+fn prepare(target: Target, pod_interface: &str) -> anyhow::Result<Cluster> {
     let Target { project, tag } = target;
     let image = format!("netweft/testbox:{tag}");
     println!("install the chart and the examples ...");
-    let took = install(&Install { project, tag })?;
+    let took = install(&Install {
+        project: project.clone(),
+        tag: tag.clone(),
+        pod_interface: pod_interface.to_owned(),
+    })?;
     println!(
         "every node is Ready {:.1} s after `helm install`",
         took.as_secs_f32()
     );
     println!("start the test pods ...");
-    Ok((Probes::create(&image)?, image))
+    Ok(Cluster {
+        probes: Probes::create(&image)?,
+        image,
+        project,
+        tag,
+    })
 }
 
 fn demo(target: Target) -> anyhow::Result<ExitCode> {
-    let (probes, _) = prepare(target)?;
+    let cluster = prepare(target, "routed")?;
     for kinds in [
         "nodes",
         "ippools",
@@ -69,16 +93,22 @@ fn demo(target: Target) -> anyhow::Result<ExitCode> {
         );
     }
     println!("\nEvery pod pings every pod and every node, every node pings every pod:\n");
-    let matrix = probes.matrix()?;
+    let matrix = cluster.probes.matrix(&[])?;
     println!("{matrix}");
     matrix.check()?;
     println!("{GUIDE}");
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(target: Target) -> anyhow::Result<ExitCode> {
-    let (probes, image) = prepare(target)?;
-    let (passed, failed) = suite(&probes, &image);
+fn check(suite: Suite) -> anyhow::Result<ExitCode> {
+    let Suite {
+        target,
+        checks,
+        only,
+        pod_interface,
+    } = suite;
+    let mut cluster = prepare(target, &pod_interface)?;
+    let (passed, failed) = run(&mut cluster, checks, &only);
     println!("kind: {passed} passed, {failed} failed");
     Ok(if failed == 0 {
         ExitCode::SUCCESS

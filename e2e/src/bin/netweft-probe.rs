@@ -62,6 +62,9 @@ struct PingArgs {
     /// Bytes of the whole IP packet.
     #[arg(long, default_value_t = 84)]
     size: usize,
+    /// Count this many requests to each target without sending them: a loss that must be found.
+    #[arg(long, default_value_t = 0)]
+    withhold: u16,
 }
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,6 +93,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
         interval,
         wait,
         size,
+        withhold,
     } = args;
     let (interval, wait) = (Duration::from_millis(interval), Duration::from_millis(wait));
     let request = Request {
@@ -97,6 +101,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
         interval,
         wait,
         size,
+        withhold,
     };
     for answer in ping::all(&targets, &request)? {
         println!("{}", serde_json::to_string(&answer)?);

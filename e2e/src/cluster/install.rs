@@ -1,12 +1,13 @@
 //! Installing netweft as the README says: `helm install`, `kubectl apply`, wait.
 
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::kubectl::kubectl;
+use super::kubectl::{apply, kubectl};
 use crate::command::output;
 
 /// What to install.
@@ -15,6 +16,8 @@ pub struct Install {
     pub project: PathBuf,
     /// Tag of the images.
     pub tag: String,
+    /// `podInterface` of the pool.
+    pub pod_interface: String,
 }
 
 /// Install the chart and the examples; everything is ready when this returns. Returns how long that took.
@@ -24,7 +27,7 @@ pub struct Install {
 pub fn install(install: &Install) -> anyhow::Result<Duration> {
     let started = Instant::now();
     helm_install(install)?;
-    apply_examples(&install.project)?;
+    apply_examples(install)?;
     wait("nodes", "condition=Ready")?;
     let took = started.elapsed();
     for kind in ["nodenetworks", "ippools", "networkmodes"] {
@@ -59,10 +62,14 @@ fn helm_install(install: &Install) -> anyhow::Result<()> {
     output(&mut helm).context("install the chart").map(drop)
 }
 
-fn apply_examples(project: &Path) -> anyhow::Result<()> {
+/// The examples as they are, but for the kind of pods that was asked for.
+fn apply_examples(install: &Install) -> anyhow::Result<()> {
+    let wanted = format!("podInterface: {}", install.pod_interface);
     for example in ["networkmode.yaml", "ippool.yaml"] {
-        let file = project.join("examples").join(example);
-        kubectl(&["apply", "-f", &file.to_string_lossy()])?;
+        let file = install.project.join("examples").join(example);
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        apply(&text.replace("podInterface: routed", &wanted))
+            .context("apply the examples; after another kind of pods run `make down` first")?;
     }
     Ok(())
 }

@@ -6,8 +6,11 @@
 mod checks;
 mod install;
 mod kubectl;
+mod machine;
+mod meter;
 mod probes;
+mod residue;
 
-pub use checks::suite;
+pub use checks::{Checks, Cluster, run};
 pub use install::{Install, install};
 pub use probes::Probes;

@@ -63,16 +63,7 @@ impl Probes {
                 .replace("IMAGE", image)
                 .replace("WORKER", text(worker, "/metadata/name")?),
         )?;
-        for set in ["probe-a", "probe-b", "node"] {
-            kubectl(&[
-                "-n",
-                NAMESPACE,
-                "rollout",
-                "status",
-                &format!("daemonset/{set}"),
-                "--timeout=180s",
-            ])?;
-        }
+        wait_for_sets()?;
         kubectl(&[
             "-n",
             NAMESPACE,
@@ -82,6 +73,22 @@ impl Probes {
             "--timeout=60s",
         ])?;
         until("the list of test pods", Duration::from_secs(20), Self::list)
+    }
+
+    /// See which test pods there are now, after nodes have come: those on all nodes run.
+    ///
+    /// # Errors
+    /// They do not come up.
+    pub fn refresh(&mut self) -> anyhow::Result<()> {
+        wait_for_sets()?;
+        *self = until("the list of test pods", Duration::from_secs(20), Self::list)?;
+        Ok(())
+    }
+
+    /// Leave out what was on a node that has gone.
+    pub fn forget(&mut self, node: &str) {
+        self.pods.retain(|probe| probe.node != node);
+        self.nodes.retain(|probe| probe.node != node);
     }
 
     fn list() -> anyhow::Result<Self> {
@@ -106,11 +113,11 @@ impl Probes {
         })
     }
 
-    /// Everybody pings everybody.
+    /// Everybody pings everybody, as `options` of the probe say.
     ///
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
-    pub fn matrix(&self) -> anyhow::Result<Matrix> {
+    pub fn matrix(&self, options: &[&str]) -> anyhow::Result<Matrix> {
         let pods = self
             .pods
             .iter()
@@ -130,7 +137,7 @@ impl Probes {
         for (source, probe) in sources {
             let targets = targets(&source, &endpoints);
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
-            let answers = probe.ping(&addresses)?;
+            let answers = probe.ping(options, &addresses)?;
             matrix.add(Row {
                 source,
                 targets,
@@ -139,6 +146,20 @@ impl Probes {
         }
         Ok(matrix)
     }
+}
+
+fn wait_for_sets() -> anyhow::Result<()> {
+    for set in ["probe-a", "probe-b", "node"] {
+        kubectl(&[
+            "-n",
+            NAMESPACE,
+            "rollout",
+            "status",
+            &format!("daemonset/{set}"),
+            "--timeout=180s",
+        ])?;
+    }
+    Ok(())
 }
 
 fn probe(pod: &Value) -> anyhow::Result<Probe> {
@@ -187,9 +208,10 @@ impl Probe {
         kubectl(&words).with_context(|| format!("in {} on {}", self.pod, self.node))
     }
 
-    fn ping(&self, targets: &[IpAddr]) -> anyhow::Result<Vec<Answer>> {
+    fn ping(&self, options: &[&str], targets: &[IpAddr]) -> anyhow::Result<Vec<Answer>> {
         let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
         let mut command = vec!["netweft-probe", "ping"];
+        command.extend(options);
         command.extend(targets.iter().map(String::as_str));
         let lines = self.exec(&command)?;
         lines

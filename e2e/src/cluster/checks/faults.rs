@@ -1,0 +1,107 @@
+//! Programs that die while pods talk.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+
+use super::Cluster;
+use crate::cluster::kubectl::{get, items, kubectl, text};
+use crate::cluster::machine;
+use crate::cluster::meter::Meter;
+use crate::poll::until;
+
+const BACK: Duration = Duration::from_secs(120);
+/// How long the API server is away.
+const OUTAGE: Duration = Duration::from_secs(20);
+
+pub(super) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let before = restarts("netweft-agent")?;
+    let meter = Meter::start(&cluster.probes, Duration::from_secs(8))?;
+    for node in machine::nodes()? {
+        ensure!(
+            machine::kill_all(&node, "netweft-agent")? == 1,
+            "no agent was running on {node}"
+        );
+    }
+    meter.finish()?;
+    returned("netweft-agent", before)
+}
+
+pub(super) fn killed_operators_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let before = restarts("netweft-operator")?;
+    let meter = Meter::start(&cluster.probes, Duration::from_secs(8))?;
+    let killed: usize = machine::nodes()?
+        .iter()
+        .map(|node| machine::kill_all(node, "netweft-operator"))
+        .sum::<anyhow::Result<usize>>()?;
+    ensure!(killed == 2, "{killed} operators were running instead of 2");
+    meter.finish()?;
+    returned("netweft-operator", before)
+}
+
+/// The API server and, without it, every controller: pods keep their network.
+pub(super) fn a_dead_api_server_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+    const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+    const ASIDE: &str = "/etc/kubernetes/kube-apiserver.yaml";
+    let nodes = machine::nodes()?;
+    let control_plane = nodes
+        .iter()
+        .find(|node| node.ends_with("control-plane"))
+        .context("a control plane")?;
+    let meter = Meter::start(&cluster.probes, OUTAGE + Duration::from_secs(4))?;
+    machine::on(control_plane, &["mv", MANIFEST, ASIDE])?;
+    let killed = machine::kill_all(control_plane, "kube-apiserver")?;
+    let started = Instant::now();
+    let measured = meter.finish();
+    let away = started.elapsed();
+    let answered = kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"]).is_ok();
+    machine::on(control_plane, &["mv", ASIDE, MANIFEST])?;
+    until("the API server to be back", BACK, || {
+        kubectl(&["get", "--raw", "/readyz", "--request-timeout=5s"])
+    })?;
+    ensure!(killed == 1, "{killed} API servers were killed");
+    ensure!(
+        !answered && away >= OUTAGE,
+        "the API server was not away for {OUTAGE:?}"
+    );
+    measured?;
+    // What talks to it has to find back by itself.
+    until("all nodes to be Ready again", BACK, || {
+        kubectl(&[
+            "wait",
+            "nodes,nodenetworks",
+            "--all",
+            "--for=condition=Ready",
+            "--timeout=5s",
+        ])
+    })
+    .map(drop)
+}
+
+/// How often the containers of our pods of this name were restarted, all together.
+fn restarts(name: &str) -> anyhow::Result<i64> {
+    let pods = get(&["pods", "-n", "netweft-system"])?;
+    let ours =
+        items(&pods).filter(|pod| text(pod, "/metadata/name").is_ok_and(|n| n.starts_with(name)));
+    let counts = ours.filter_map(|pod| {
+        pod.pointer("/status/containerStatuses/0/restartCount")?
+            .as_i64()
+    });
+    Ok(counts.sum())
+}
+
+/// The programs were started again (so something was really killed) and are ready.
+fn returned(name: &str, before: i64) -> anyhow::Result<()> {
+    until(&format!("{name} to be back"), BACK, || {
+        ensure!(restarts(name)? > before, "{name} was not restarted");
+        kubectl(&[
+            "-n",
+            "netweft-system",
+            "rollout",
+            "status",
+            "deployment,daemonset",
+            "--timeout=5s",
+        ])
+    })
+    .map(drop)
+}
