@@ -23,22 +23,22 @@ const AWAY: Duration = Duration::from_secs(20);
 /// What the agent makes on a node: its name, how it is taken away, and how it is seen.
 const WORKS: [Work; 5] = [
     Work {
-        name: "the plugin",
+        name: "plugin",
         rob: "rm -f /opt/cni/bin/netweft",
         see: "test -x /opt/cni/bin/netweft",
     },
     Work {
-        name: "the runtime's configuration",
+        name: "configuration of the runtime",
         rob: "rm -f /etc/cni/net.d/10-netweft.conflist",
         see: "test -s /etc/cni/net.d/10-netweft.conflist",
     },
     Work {
-        name: "the plugin's blocks",
+        name: "blocks for the plugin",
         rob: "rm -f /run/netweft/node.json",
         see: "test -s /run/netweft/node.json",
     },
     Work {
-        name: "the tunnel",
+        name: "tunnel",
         rob: "ip link delete nw-vx4096 || true",
         see: "ip link show nw-vx4096",
     },
@@ -99,9 +99,9 @@ fn with_everything(node: &str, template: &Value) -> anyhow::Result<()> {
         "the agent to put everything back",
         Duration::from_secs(60),
         || {
-            WORKS.iter().try_for_each(|work| {
-                seen(node, work).with_context(|| format!("{} is away", work.name))
-            })
+            WORKS
+                .iter()
+                .try_for_each(|work| seen(node, work).with_context(|| format!("no {}", work.name)))
         },
     );
     remove()?;
@@ -123,7 +123,9 @@ fn without(node: &str, template: &Value, privilege: &Privilege) -> anyhow::Resul
             verdict = Err(anyhow::anyhow!("{} came back without it", work.name));
         }
     }
-    println!("  without {}: {} stays away", privilege.name, work.name);
+    if verdict.is_ok() {
+        println!("  without {}: no {}", privilege.name, work.name);
+    }
     remove()?;
     verdict
 }
@@ -182,18 +184,18 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
             .flatten()
     };
     let mut found = vec![
-        privilege("the host's network namespace", "the tunnel", |spec| {
+        privilege("the host's network namespace", "tunnel", |spec| {
             set(spec, "hostNetwork", json!(false));
             for container in containers(spec) {
                 // A port of the host is the same as the container's only in the host's namespace.
                 set(container, "ports", json!([]));
             }
         }),
-        privilege("the user 0", "the plugin's blocks", |spec| {
+        privilege("the user 0", "blocks for the plugin", |spec| {
             let nobody = json!({ "runAsUser": 65534, "runAsGroup": 65534 });
             set(spec, "securityContext", nobody);
         }),
-        privilege("the token", "the tunnel", |spec| {
+        privilege("the token", "tunnel", |spec| {
             set(spec, "automountServiceAccountToken", json!(false));
         }),
     ];
@@ -202,7 +204,7 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
             capability == "NET_ADMIN",
             "say what is lost without {capability}"
         );
-        found.push(privilege("NET_ADMIN", "the tunnel", |spec| {
+        found.push(privilege("NET_ADMIN", "tunnel", |spec| {
             for container in containers(spec) {
                 let dropped = json!({ "capabilities": { "drop": ["ALL"] } });
                 set(container, "securityContext", dropped);
@@ -212,9 +214,9 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
     for volume in list("/spec/volumes") {
         let name = text(volume, "/name")?.to_owned();
         let lost = match name.as_str() {
-            "run" => "the plugin's blocks",
-            "cni-bin" => "the plugin",
-            "cni-conf" => "the runtime's configuration",
+            "run" => "blocks for the plugin",
+            "cni-bin" => "plugin",
+            "cni-conf" => "configuration of the runtime",
             "sysctl" => "forwarding",
             other => bail!("say what is lost without the volume {other}"),
         };
