@@ -42,6 +42,10 @@ use crate::env::Owner;
 pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// Gateway of routed IPv6 pods.
 pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+/// The link-local address of the bridge. The kernel asks for a neighbour from the address that the packet has, if the link has
+/// it too, else from the link's own link-local one, and not at all without one (`ndisc_solicit`): what comes from another
+/// node, or from an address on another link of this one, would not reach a pod.
+pub const BRIDGE_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// What the kernel makes of an unset metric, in IPv4 and IPv6. A pod's only routes need no other.
 const POD_METRICS: [u32; 2] = [0, 1024];
 
@@ -146,6 +150,14 @@ pub fn host_state(attachment: &Attachment) -> NetworkState {
     state
 }
 
+/// The bridge's link-local address, which it has as soon as it has a gateway of IPv6.
+#[must_use]
+pub fn bridge_link_local(link: &LinkName) -> (AddressKey, Address) {
+    let net = IpNet::new_assert(IpAddr::V6(BRIDGE_LINK_LOCAL), 64);
+    let link = link.clone();
+    (AddressKey { link, net }, Address { link_scope: true })
+}
+
 /// What a bridged pod needs of the agent's bridge; nothing for a routed one.
 #[must_use]
 pub fn bridge_state(attachment: &Attachment) -> NetworkState {
@@ -165,6 +177,9 @@ pub fn bridge_state(attachment: &Attachment) -> NetworkState {
             net,
         };
         state.addresses.insert(key, Address::default());
+        if net.addr().is_ipv6() {
+            state.addresses.extend([bridge_link_local(&bridge.link)]);
+        }
         let key = RouteKey {
             table: TABLE_MAIN,
             dst: net.trunc(),

@@ -181,6 +181,7 @@ fn a_bridged_pod_needs_the_bridge_and_its_gateways() {
         "link nw-br0 is missing",
         "undone: add address 10.244.0.1/26 dev nw-br0",
         "undone: add address fd00::1/122 dev nw-br0",
+        "undone: add address fe80::1/64 dev nw-br0",
         "undone: add route 10.244.0.0/26 dev nw-br0 src 10.244.0.1",
         "undone: add route fd00::/122 dev nw-br0 src fd00::1",
     ];

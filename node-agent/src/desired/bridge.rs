@@ -3,6 +3,7 @@
 //! ```text
 //!   link       nw-br0, Ethernet address from the node's name
 //!   address    10.244.3.65/26 dev nw-br0                         the gateway of the block's pods
+//!   address    fe80::1/64 dev nw-br0                             with a block of IPv6: to ask for neighbours from
 //!   route      10.244.3.64/26 dev nw-br0 src 10.244.3.65         in the place of a routed block's blackhole
 //!   blackhole  10.244.3.64/26, behind the route                  while the bridge is gone or down
 //! ```
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netweft_cni::ipam;
 use netweft_cni::node::BridgeConfig;
+use netweft_cni::pod;
 use netweft_crds::{PodInterface, names};
 use netweft_netstate::model::{
     Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState, Route, RouteKey, RouteKind,
@@ -75,6 +77,9 @@ pub fn add_to(
             net,
         };
         kernel.addresses.insert(key, Address::default());
+        if block.addr().is_ipv6() {
+            kernel.addresses.extend([pod::bridge_link_local(&name)]);
+        }
         let (key, route) = direct(&name, block, gateway);
         kernel.routes.insert(key, route);
         let (key, route) = blackhole(block, METRIC_BEHIND);

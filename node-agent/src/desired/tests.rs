@@ -381,6 +381,24 @@ fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
 }
 
 #[test]
+fn a_bridge_with_a_block_of_ipv6_has_an_address_to_ask_for_neighbours_from() {
+    let mut inputs = bridge_inputs();
+    let six = Pool {
+        pod_interface: PodInterface::Bridge,
+        ..pool("fd00:244::/112")
+    };
+    inputs.pools.insert("six".into(), six);
+    inputs.modes[0].pools.push("six".into());
+    assert_eq!(on_bridge(&desired(&inputs, &facts())).len(), 2);
+    inputs.blocks.push(OwnBlock {
+        cidr: "fd00:244::/122".parse().unwrap(),
+        pool: "six".into(),
+    });
+    let on_bridge = on_bridge(&desired(&inputs, &facts()));
+    assert_eq!(on_bridge[2..], ["fd00:244::1/122", "fe80::1/64"]);
+}
+
+#[test]
 fn pods_between_a_bridge_and_a_routed_pool_are_named_before_they_fail() {
     let mut inputs = bridge_inputs();
     let six = pool("fd00:244::/112");
