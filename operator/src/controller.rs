@@ -79,16 +79,32 @@ impl Controller {
                 .into_iter()
                 .chain(self.graces.next(Instant::now()))
                 .min();
+            if !self.reason_to_plan(timer, planning, &stop).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a change, a change of leadership or the end of `timer`; false: it is over.
+    async fn reason_to_plan(
+        &mut self,
+        timer: Option<Duration>,
+        planning: Duration,
+        stop: &CancellationToken,
+    ) -> bool {
+        let end = tokio::time::Instant::now() + timer.unwrap_or_default();
+        loop {
             tokio::select! {
-                () = stop.cancelled() => return,
-                result = self.leads.changed() => if result.is_err() { return },
+                () = stop.cancelled() => return false,
+                result = self.leads.changed() => return result.is_ok(),
                 () = self.changed.notified() => {
                     // Planning takes at most a fifth of one CPU, however fast things change.
                     tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
+                    return true;
                 }
-                () = tokio::time::sleep(timer.unwrap_or_default()), if timer.is_some() => {}
+                () = tokio::time::sleep_until(end), if timer.is_some() => return true,
                 // Nothing happens, and that is in order.
-                () = tokio::time::sleep(BEAT) => continue,
+                () = tokio::time::sleep(BEAT) => self.pulse.beat(),
             }
         }
     }

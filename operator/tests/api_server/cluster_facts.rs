@@ -28,7 +28,7 @@ async fn a_pool_follows_what_becomes_of_kube_proxy_services_and_nodes() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
-    let _operator = Operator::start(&plane, "one", &[]).await;
+    let operator = Operator::start(&plane, "one", &[]).await;
     until_pool_says(&admin, "Allocatable", "").await;
 
     let proxies: Api<ConfigMap> = Api::namespaced(admin.clone(), "kube-system");
@@ -39,11 +39,13 @@ async fn a_pool_follows_what_becomes_of_kube_proxy_services_and_nodes() {
     create_node(&admin, "worker-2", "10.1.0.2").await;
     until_assigned(&admin, 2).await;
     let by_name = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: nw}\n";
+    operator.until_at_rest().await;
     merge(&proxies, "kube-proxy", says(by_name)).await;
     until_pool_says(&admin, "Allocatable", "").await;
 
     let ranges: Api<ServiceCIDR> = Api::all(admin.clone());
     let more = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.244.128.0/20"] } });
+    operator.until_at_rest().await;
     create(&ranges, more).await;
     until_pool_says(&admin, "Overlap", "10.244.128.0/20 (ServiceCIDR more)").await;
     // No more blocks; what was given stays.

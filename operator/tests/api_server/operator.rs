@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
@@ -68,6 +68,22 @@ impl Operator {
     pub async fn counts(&self, line: &str) -> Option<()> {
         let metrics = self.get("/metrics").await?;
         metrics.lines().any(|own| own == line).then_some(())
+    }
+
+    /// Waits until it has made no plan for a while: what it does next has a reason.
+    pub async fn until_at_rest(&self) {
+        const WHILE: Duration = Duration::from_secs(1);
+        let (mut plans, mut since) = (String::new(), Instant::now());
+        eventually("the operator is at rest", PATIENCE, async || {
+            let metrics = self.get("/metrics").await?;
+            let count = "netweft_operator_plan_seconds_count";
+            let now = metrics.lines().find(|line| line.starts_with(count))?;
+            if now != plans {
+                (plans, since) = (now.to_owned(), Instant::now());
+            }
+            (since.elapsed() > WHILE).then_some(())
+        })
+        .await;
     }
 
     /// Tells it to stop, and waits until it has.
