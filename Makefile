@@ -1,5 +1,5 @@
 # Everything that is done with this project, by name. `make help` lists it.
-# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP, CHECKS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -27,7 +27,7 @@ lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=route
 	  $(if $(KEEP),--keep)
 
 .PHONY: e2e
-e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed
+e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed|bridge CHECKS=basic|life|full
 	@POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
 
 .PHONY: build
