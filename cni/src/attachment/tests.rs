@@ -1,0 +1,125 @@
+use super::*;
+
+fn attachment(container: &str, ips: &[&str]) -> Attachment {
+    let if_name = "eth0".parse().unwrap();
+    let address = |ip: &&str| PodAddress {
+        ip: ip.parse().unwrap(),
+        pool: "default".to_owned(),
+        gateway: None,
+    };
+    Attachment {
+        version: VERSION,
+        owner: Owner {
+            container_id: container.to_owned(),
+            if_name,
+        },
+        pod: Pod::default(),
+        netns: "/run/netns/x".to_owned(),
+        addresses: ips.iter().map(address).collect(),
+        host_link: "nw0123456789a".parse().unwrap(),
+        host_mac: Mac([2, 0, 0, 0, 0, 1]),
+        pod_mac: Mac([2, 0, 0, 0, 0, 2]),
+        bridge: None,
+        mtu: 1350,
+    }
+}
+
+fn ips(attachment: &Attachment) -> Vec<IpAddr> {
+    attachment
+        .addresses
+        .iter()
+        .map(|address| address.ip)
+        .collect()
+}
+
+#[test]
+fn a_record_stands_under_all_its_addresses_or_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let mut locked = store.lock(Duration::ZERO).unwrap();
+    let one = attachment("one", &["10.0.0.1", "fd00::1"]);
+    drop(locked.reserve(&one).unwrap());
+    let records = store.list().unwrap();
+    assert_eq!(records.keys().copied().collect::<Vec<_>>(), ips(&one));
+    assert!(
+        records
+            .values()
+            .all(|record| record.as_ref().unwrap() == &one)
+    );
+    let clash = locked
+        .reserve(&attachment("two", &["10.0.0.2", "fd00::1"]))
+        .unwrap_err();
+    assert_eq!(clash.kind(), io::ErrorKind::AlreadyExists);
+    assert_eq!(
+        store.names().unwrap().len(),
+        2,
+        "nothing of the second, nothing aside"
+    );
+}
+
+#[test]
+fn only_the_owner_can_give_back_and_it_can_do_so_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let mut locked = store.lock(Duration::ZERO).unwrap();
+    let one = attachment("one", &["10.0.0.1"]);
+    drop(locked.reserve(&one).unwrap());
+    locked
+        .release(&attachment("two", &[]).owner, ips(&one))
+        .unwrap();
+    assert_eq!(store.taken().unwrap().len(), 1);
+    locked.release(&one.owner, ips(&one)).unwrap();
+    locked.release(&one.owner, ips(&one)).unwrap();
+    assert_eq!(store.taken().unwrap().len(), 0);
+}
+
+#[test]
+fn what_a_killed_writer_left_is_swept_and_what_it_had_linked_stays_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let mut locked = store.lock(Duration::ZERO).unwrap();
+    let one = attachment("one", &["10.0.0.1"]);
+    drop(locked.reserve(&one).unwrap());
+    // Killed between link and unlink, by a process whose number we have now.
+    let aside = store.dir().join(format!(".new.{}", std::process::id()));
+    fs::hard_link(store.path("10.0.0.1".parse().unwrap()), &aside).unwrap();
+    fs::write(store.dir().join(".new.1"), "").unwrap();
+    drop(locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap());
+    assert_eq!(store.names().unwrap().len(), 2);
+    assert_eq!(store.read("10.0.0.1".parse().unwrap()).unwrap(), one);
+}
+
+#[test]
+fn the_hint_survives_and_damage_to_it_is_no_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let last = BTreeMap::from([("10.0.0.0/26".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
+    store.lock(Duration::ZERO).unwrap().remember(&last);
+    assert_eq!(store.lock(Duration::ZERO).unwrap().last(), last);
+    fs::write(dir.path().join("lock"), "{").unwrap();
+    assert_eq!(store.lock(Duration::ZERO).unwrap().last(), BTreeMap::new());
+}
+
+#[test]
+fn the_lock_excludes_and_is_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let held = store.lock(Duration::ZERO).unwrap();
+    let refused = store.lock(Duration::from_millis(5)).err().unwrap();
+    assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+    drop(held);
+    assert!(store.lock(Duration::ZERO).is_ok());
+}
+
+#[test]
+fn a_record_is_under_way_under_all_its_addresses_until_its_maker_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let one = attachment("one", &["10.0.0.1", "fd00::1"]);
+    let under_way = |ip: &IpAddr| store.is_under_way(*ip).unwrap();
+    let held = store.lock(Duration::ZERO).unwrap().reserve(&one).unwrap();
+    assert!(ips(&one).iter().all(under_way));
+    drop(held);
+    assert!(!ips(&one).iter().any(under_way));
+    assert!(!under_way(&"10.0.0.9".parse().unwrap()));
+}
