@@ -36,7 +36,7 @@ stage_lint() { hack/lint.sh; }
 # compiling it again.
 stage_rust() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs) NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni) \
-    cargo test --release --locked --workspace
+    cargo test --release --locked --workspace --no-fail-fast
 }
 
 # What the first tier tries in strides.
@@ -45,7 +45,7 @@ stage_sweeps() { NETWEFT_SWEEP=all cargo test --release --locked --workspace --t
 stage_lab() {
   local code=0
   "$BIN_DIR/netweft-lab" --family 4,6,46 || code=1
-  "$BIN_DIR/netweft-lab" --family 4,46 --pod-interface bridge || code=1
+  "$BIN_DIR/netweft-lab" --family 4,6,46 --pod-interface bridge || code=1
   return "$code"
 }
 
