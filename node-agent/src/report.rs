@@ -1,11 +1,16 @@
 //! Telling the status: to the API server, or into a file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, names};
 use serde_json::json;
+
+/// How long an answer may take. Telling is part of the loop that programs the kernel, which must not wait for an API
+/// server that has taken a request and does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The status could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +18,9 @@ pub enum ReportError {
     /// The API server refused it or did not answer.
     #[error("write the status of NodeNetwork {0}")]
     Api(String, #[source] Box<kube::Error>),
+    /// The API server took the request and did not answer in time.
+    #[error("write the status of NodeNetwork {0}: no answer within {PATIENCE:?}")]
+    Slow(String),
     /// The file could not be written.
     #[error("write {0}")]
     File(PathBuf, #[source] std::io::Error),
@@ -53,11 +61,14 @@ impl Reporter {
                     "status": status,
                 });
                 let parameters = PatchParams::apply(names::AGENT_FIELD_MANAGER).force();
-                let told = api
-                    .patch_status(node, &parameters, &Patch::Apply(patch))
-                    .await;
-                told.map(drop)
-                    .map_err(|error| ReportError::Api(node.to_owned(), Box::new(error)))
+                let patch = Patch::Apply(patch);
+                let telling = api.patch_status(node, &parameters, &patch);
+                match tokio::time::timeout(PATIENCE, telling).await {
+                    Ok(told) => told
+                        .map(drop)
+                        .map_err(|error| ReportError::Api(node.to_owned(), Box::new(error))),
+                    Err(_) => Err(ReportError::Slow(node.to_owned())),
+                }
             }
             Self::File(path) => {
                 let failed = |error| ReportError::File(path.clone(), error);

@@ -17,6 +17,8 @@ use crate::command::output;
 use crate::poll::until;
 
 const SOON: Duration = Duration::from_secs(60);
+/// Ten times what it may take, as for every bound in time.
+const REACHED: Duration = Duration::from_secs(20);
 
 /// Pods start and stop on a node that has no agent, and only the loss of what the agent wrote there makes it NotReady.
 pub(super) fn a_node_works_without_its_agent(cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -235,9 +237,23 @@ fn meet(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
         blocks_of(name)?
     );
     cluster.probes.refresh()?;
-    let matrix = cluster.probes.matrix(&[])?;
-    println!("{matrix}");
-    matrix.check()
+    // Ready says that the node's own part stands; the others hear of it within two seconds.
+    until("everybody to reach the new node", REACHED, || {
+        let matrix = cluster.probes.matrix(&[])?;
+        println!("{matrix}");
+        matrix.check()
+    })
+    .with_context(|| {
+        let logs = [
+            "-n",
+            "netweft-system",
+            "logs",
+            "daemonset/netweft-agent",
+            "--all-pods",
+            "--prefix",
+        ];
+        kubectl(&[&logs[..], &["--since=3m"]].concat()).unwrap_or_default()
+    })
 }
 
 /// What a person would look at if a node does not become Ready.
