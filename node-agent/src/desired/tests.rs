@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use netweft_crds::{NodeAddresses, Transport, VxlanParameters};
-use netweft_netstate::model::LinkKind;
+use netweft_netstate::model::{AddressKey, LinkKind};
 
 use super::*;
 use crate::facts::Egress;
@@ -331,10 +331,16 @@ fn a_bridged_block_has_a_way_and_a_blackhole_behind_it() {
 }
 
 #[test]
-fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_no_address_of_its_own() {
+fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_it_too() {
     let desired = desired(&bridge_inputs(), &facts());
     assert_eq!(on_bridge(&desired), ["10.244.0.1/26", "10.244.7.1/26"]);
-    assert_eq!(desired.kernel.addresses.len(), 2);
+    // What is masqueraded on its way into the tunnel takes an address of the tunnel's link.
+    let on_tunnel = AddressKey {
+        link: "nw-vx4096".parse().unwrap(),
+        net: "10.244.0.1/32".parse().unwrap(),
+    };
+    assert!(desired.kernel.addresses.contains_key(&on_tunnel));
+    assert_eq!(desired.kernel.addresses.len(), 3);
     let gateway = Some("10.244.0.1".parse().unwrap());
     let through_tunnel = |route: &&Route| route.via.is_some();
     let mut routes = desired.kernel.routes.values().filter(through_tunnel);

@@ -2,7 +2,7 @@
 //!
 //! It is the preferred source of what the node itself sends into the tunnel, so that answers come back through the
 //! tunnel whatever rp_filter is set to. It is reserved in every mode, so that a change of mode never finds it taken.
-//! Where pods are on a bridge it is the bridge's address in the block, and stays on the bridge.
+//! Where pods are on a bridge it is the bridge's address in the block, and on both.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -55,11 +55,9 @@ impl Tunnel<'_> {
         problems.extend(self.too_small(mtu));
         let sources = tunnel_addresses(self.inputs);
         for (pool, address) in &sources {
-            let on_bridge = kernel
-                .addresses
-                .keys()
-                .any(|key| key.net.addr() == *address);
-            if self.carries(pool) && !on_bridge {
+            // On the tunnel even if a bridge has it too: what kube-proxy masquerades on the way into the tunnel takes an
+            // address of the tunnel's link, or any other of the node's if that has none (`inet_select_addr`).
+            if self.carries(pool) {
                 let key = AddressKey {
                     link: name.clone(),
                     net: IpNet::from(*address),
