@@ -82,3 +82,24 @@ impl Reporter {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kube::Config;
+
+    use super::*;
+
+    /// It has taken the connection and says nothing: the loop that programs the kernel goes on all the same.
+    #[tokio::test]
+    async fn an_api_server_that_does_not_answer_is_not_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();
+        let status = NodeNetworkStatus::default();
+        let told = tokio::time::timeout(PATIENCE * 2, async {
+            Reporter::api(client).tell("worker-1", &status).await
+        });
+        let refusal = told.await.expect("it gives up by itself").unwrap_err();
+        assert!(matches!(refusal, ReportError::Slow(_)), "{refusal}");
+    }
+}
