@@ -17,7 +17,7 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::rtnl::Rtnl;
 
-use crate::pods::{Records, Survey, Suspect};
+use crate::pods::{Records, Survey, Suspect, under_way};
 use crate::words::chain;
 
 /// Exit codes above say other things than a number of problems.
@@ -49,12 +49,7 @@ async fn look(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     let what = || format!("read the attachments in {}", run_dir.display());
     // In the order of the agent's own second look, for the same reason: records, who is under way, kernel.
     let records = store.list().with_context(what)?;
-    let mut under_way = BTreeSet::new();
-    for ip in records.keys() {
-        if store.is_under_way(*ip).with_context(what)? {
-            under_way.insert(*ip);
-        }
-    }
+    let under_way = under_way(&store, &records).map_err(anyhow::Error::msg)?;
     let actual = Rtnl::new()?.read().await?;
     let check = Check {
         actual: &actual,

@@ -92,6 +92,14 @@ impl Pods {
         self.store.list()
     }
 
+    /// The addresses that have a record, without the lock.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn taken(&self) -> io::Result<BTreeSet<IpAddr>> {
+        self.store.taken()
+    }
+
     /// What has been done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
@@ -150,7 +158,7 @@ impl Pods {
             self.suspicions.observe(now, none);
             return Ok(());
         }
-        let under_way = self.under_way(survey.records())?;
+        let under_way = under_way(&self.store, survey.records())?;
         let dead = self.suspicions.observe(now, survey.suspects(&under_way));
         let Diff { ops, conflicts } = survey.repairs(&under_way, &dead);
         tended.notes = dead.iter().filter_map(orphan).collect();
@@ -182,7 +190,7 @@ impl Pods {
         let records = store
             .list()
             .map_err(|error| format!("read the attachments: {error}"))?;
-        let under_way = self.under_way(&records)?;
+        let under_way = under_way(&store, &records)?;
         let actual = kernel.read().await.map_err(|error| chain(&error))?;
         let survey = Survey::new(&actual, &records);
         let suspects = survey.suspects(&under_way);
@@ -246,17 +254,21 @@ impl Pods {
             )),
         }
     }
+}
 
-    fn under_way(&self, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
-        let mut under_way = BTreeSet::new();
-        for ip in records.keys() {
-            let busy = self.store.is_under_way(*ip);
-            if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
-                under_way.insert(*ip);
-            }
+/// The addresses of these records that an ADD is at work on.
+///
+/// # Errors
+/// A record cannot be looked at, in a sentence.
+pub fn under_way(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
+    let mut under_way = BTreeSet::new();
+    for ip in records.keys() {
+        let busy = store.is_under_way(*ip);
+        if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
+            under_way.insert(*ip);
         }
-        Ok(under_way)
     }
+    Ok(under_way)
 }
 
 fn orphan(suspect: &Suspect) -> Option<String> {

@@ -265,12 +265,12 @@ impl<K: Kernel> Reconciler<K> {
             .known(network)
             .map(|status| status.conditions)
             .unwrap_or_default();
-        let records = self.pods.records().unwrap_or_else(|error| {
+        let taken = self.pods.taken().unwrap_or_else(|error| {
             warn!(error = %chain(&error), "cannot list the pods' addresses");
-            Records::new()
+            BTreeSet::new()
         });
         let used =
-            |block: ipnet::IpNet| records.keys().filter(|ip| block.contains(*ip)).count() as i64;
+            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
         let mut status = status(desired, verdict, network.metadata.generation, &before, used);
         let Counts {
             restored,
