@@ -1,0 +1,290 @@
+//! What the relay is to do: `udp.json`, written by the agent, followed by the relay.
+//!
+//! ```text
+//! {"version":1,"tunnels":[{"link":"nw-udp8285","port":8285,"local":"192.0.2.1",
+//!   "peers":[{"address":"192.0.2.2","blocks":["10.244.1.0/26","fd00:10:244::40/122"]}]}]}
+//! ```
+//!
+//! The relay sees to it that each `link` exists as a TUN link and that no other of its kind does; MTU, state, addresses
+//! and routes of the link are the agent's. No file is the same as a file without tunnels.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::file;
+
+/// Name of the file in the shared directory.
+pub const FILE: &str = "udp.json";
+/// The version of the format that this code writes and reads. Fields can be added without a new one.
+pub const VERSION: u32 = 1;
+/// How the names of the relay's links begin. A TUN link that is named so and is in no configuration is removed.
+pub const LINK_PREFIX: &str = "nw-udp";
+/// What the relay puts around a packet in IPv4: 20 bytes IP and 8 bytes UDP.
+pub const OVERHEAD_V4: u32 = 28;
+/// What the relay puts around a packet in IPv6: 40 bytes IP and 8 bytes UDP.
+pub const OVERHEAD_V6: u32 = 48;
+
+/// The contents of `udp.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayConfig {
+    /// Version of the format.
+    pub version: u32,
+    /// One for each port.
+    pub tunnels: Vec<TunnelConfig>,
+}
+
+/// A TUN link and the nodes behind it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelConfig {
+    /// Name of the link; it begins with [`LINK_PREFIX`].
+    pub link: String,
+    /// UDP port of both ends, the source port too.
+    pub port: u16,
+    /// This node's address, from which datagrams are sent and at which they are received.
+    pub local: IpAddr,
+    /// The other nodes. All have addresses of `local`'s family.
+    #[serde(default)]
+    pub peers: Vec<PeerConfig>,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerConfig {
+    /// Where its relay is. Datagrams from elsewhere are dropped.
+    pub address: IpAddr,
+    /// What is sent there, of either family; of blocks that overlap the longest prefix wins.
+    #[serde(default)]
+    pub blocks: Vec<IpNet>,
+}
+
+/// Why `udp.json` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("read {FILE}")]
+    Io(#[source] io::Error),
+    /// It does not parse.
+    #[error("parse {FILE}")]
+    Malformed(#[source] serde_json::Error),
+    /// A newer agent wrote it.
+    #[error("{FILE} has version {0}, this relay reads {VERSION}; the relay has to be updated")]
+    Version(u32),
+    /// A link's name is not the relay's, or no name for a link at all.
+    #[error(
+        "{FILE} names the link {0:?}: names are {LINK_PREFIX} and letters, digits, dashes or dots, 15 bytes at most"
+    )]
+    LinkName(String),
+    /// Two tunnels want the same link, or the same address and port.
+    #[error("{FILE} has two tunnels for {0}")]
+    Twice(String),
+    /// A peer cannot be reached from the tunnel's own address.
+    #[error(
+        "{FILE}: tunnel {link} is at {local}, its peer at {peer}, which is of the other family"
+    )]
+    Family {
+        /// The tunnel.
+        link: String,
+        /// Its own address.
+        local: IpAddr,
+        /// The peer's.
+        peer: IpAddr,
+    },
+}
+
+impl Default for RelayConfig {
+    /// No tunnels.
+    fn default() -> Self {
+        Self {
+            version: VERSION,
+            tunnels: Vec::new(),
+        }
+    }
+}
+
+impl RelayConfig {
+    /// Reads and checks `udp.json` in `dir`. No file means no tunnels.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub fn read(dir: &Path) -> Result<Self, ConfigError> {
+        let bytes = match fs::read(dir.join(FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            read => read.map_err(ConfigError::Io)?,
+        };
+        let version: Version = serde_json::from_slice(&bytes).map_err(ConfigError::Malformed)?;
+        if version.version != VERSION {
+            return Err(ConfigError::Version(version.version));
+        }
+        let config: Self = serde_json::from_slice(&bytes).map_err(ConfigError::Malformed)?;
+        config.check().map(|()| config)
+    }
+
+    /// Writes `udp.json` in `dir`, atomically and durably, unless it has these contents already. Says whether it wrote.
+    ///
+    /// # Errors
+    /// When a file cannot be written; the old contents are then still in place.
+    pub fn write(&self, dir: &Path) -> io::Result<bool> {
+        let mut bytes = serde_json::to_vec(self)?;
+        bytes.push(b'\n');
+        let path = dir.join(FILE);
+        if fs::read(&path).is_ok_and(|found| found == bytes) {
+            return Ok(false);
+        }
+        file::replace(&path, &bytes).map(|()| true)
+    }
+
+    /// Removes `udp.json` from `dir`, so that the relay removes its links. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be removed.
+    pub fn remove(dir: &Path) -> io::Result<bool> {
+        let path = dir.join(FILE);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            removed => removed.and_then(|()| file::sync_dir(&path)).map(|()| true),
+        }
+    }
+
+    /// Whether the relay can do what this says.
+    ///
+    /// # Errors
+    /// What it cannot do.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let (mut links, mut sockets) = (BTreeSet::new(), BTreeSet::new());
+        for tunnel in &self.tunnels {
+            tunnel.check()?;
+            if !links.insert(&tunnel.link) {
+                return Err(ConfigError::Twice(tunnel.link.clone()));
+            }
+            if !sockets.insert((tunnel.local, tunnel.port)) {
+                return Err(ConfigError::Twice(format!(
+                    "{} port {}",
+                    tunnel.local, tunnel.port
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TunnelConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        if !is_link_name(&self.link) {
+            return Err(ConfigError::LinkName(self.link.clone()));
+        }
+        let other_family = |peer: &&PeerConfig| peer.address.is_ipv4() != self.local.is_ipv4();
+        match self.peers.iter().find(other_family) {
+            None => Ok(()),
+            Some(peer) => Err(ConfigError::Family {
+                link: self.link.clone(),
+                local: self.local,
+                peer: peer.address,
+            }),
+        }
+    }
+}
+
+/// The kernel takes more (`dev_valid_name`), and reads `%` as a place for a number.
+fn is_link_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+    name.starts_with(LINK_PREFIX) && name.len() <= 15 && name.bytes().all(allowed)
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"{"version":1,"later":true,"tunnels":[{"link":"nw-udp8285","port":8285,"local":"192.0.2.1",
+        "peers":[{"address":"192.0.2.2","blocks":["10.244.1.0/26","fd00:10:244::40/122"]}]}]}"#;
+
+    fn config() -> RelayConfig {
+        serde_json::from_str(TEXT).unwrap()
+    }
+
+    fn read(text: &str) -> Result<RelayConfig, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), text).unwrap();
+        RelayConfig::read(dir.path())
+    }
+
+    #[test]
+    fn is_read_back_as_written_and_written_once() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(config().write(dir.path()).unwrap());
+        assert!(
+            !config().write(dir.path()).unwrap(),
+            "same contents, no write"
+        );
+        assert_eq!(RelayConfig::read(dir.path()).unwrap(), config());
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "nothing is left beside it"
+        );
+    }
+
+    #[test]
+    fn no_file_means_no_tunnels() {
+        let dir = tempfile::tempdir().unwrap();
+        config().write(dir.path()).unwrap();
+        assert!(RelayConfig::remove(dir.path()).unwrap());
+        assert!(!RelayConfig::remove(dir.path()).unwrap());
+        assert_eq!(
+            RelayConfig::read(dir.path()).unwrap(),
+            RelayConfig::default()
+        );
+    }
+
+    #[test]
+    fn a_newer_version_and_rubbish_have_their_own_errors() {
+        assert!(matches!(
+            read(r#"{"version":2,"tunnels":{}}"#),
+            Err(ConfigError::Version(2))
+        ));
+        assert!(matches!(read(""), Err(ConfigError::Malformed(_))));
+    }
+
+    #[test]
+    fn only_links_of_the_relay_are_taken() {
+        for name in [
+            "eth0",
+            "nw-vx4096",
+            "nw-udp%d",
+            "nw-udp/../x",
+            "nw-udp1234567890",
+        ] {
+            let refused = read(&TEXT.replace("nw-udp8285", name));
+            assert!(
+                matches!(&refused, Err(ConfigError::LinkName(named)) if named == name),
+                "{name}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_apart_or_reached_is_refused() {
+        let mut two = config();
+        two.tunnels.push(two.tunnels[0].clone());
+        assert!(matches!(two.check(), Err(ConfigError::Twice(link)) if link == "nw-udp8285"));
+        two.tunnels[1].link = "nw-udp2".to_owned();
+        assert!(matches!(two.check(), Err(ConfigError::Twice(_))));
+        two.tunnels[1].port = 2;
+        two.check().unwrap();
+        two.tunnels[1].local = "2001:db8::1".parse().unwrap();
+        assert!(matches!(two.check(), Err(ConfigError::Family { .. })));
+    }
+}

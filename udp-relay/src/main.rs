@@ -1,0 +1,3 @@
+//! The relay of the `udp` overlay.
+
+fn main() {}
