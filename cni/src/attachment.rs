@@ -32,6 +32,9 @@ use crate::file;
 /// The version of the format that this code writes. Fields can be added without a new one.
 pub const VERSION: u32 = 1;
 
+/// What a record is called until it has all its names.
+const NEW: &str = "new";
+
 /// How one sandbox is attached. Everything that is needed to make it again or to take it away.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -112,6 +115,11 @@ impl Store {
         self.run_dir.join("attachments")
     }
 
+    /// The file that is locked while addresses are chosen or given back.
+    fn lock_file(&self) -> PathBuf {
+        self.run_dir.join("lock")
+    }
+
     fn path(&self, ip: IpAddr) -> PathBuf {
         self.dir().join(ip.to_string())
     }
@@ -121,15 +129,16 @@ impl Store {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] if somebody else kept it, else why it cannot be had.
     pub fn lock(&self, patience: Duration) -> io::Result<Locked<'_>> {
-        fs::create_dir_all(self.dir())?;
-        let path = self.run_dir.join("lock");
+        let (dir, path) = (self.dir(), self.lock_file());
+        fs::create_dir_all(&dir).map_err(of_file("create", &dir))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(path)?;
+            .open(&path)
+            .map_err(of_file("open", &path))?;
         let until = Instant::now() + patience;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -208,9 +217,9 @@ impl Locked<'_> {
     /// # Errors
     /// [`io::ErrorKind::AlreadyExists`] if one of them is taken, else why it cannot be written.
     pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<UnderWay> {
-        self.sweep_aside()?;
+        self.sweep_aside();
         let (aside, file) = file::write_aside(
-            &self.store.dir().join("new"),
+            &self.store.dir().join(NEW),
             &serde_json::to_vec(attachment)?,
         )?;
         let record = Flock::lock(file, FlockArg::LockExclusiveNonblock)
@@ -275,18 +284,19 @@ impl Locked<'_> {
         drop(written);
     }
 
-    /// Removes what a killed writer left: only holders of the lock write here.
-    fn sweep_aside(&self) -> io::Result<()> {
-        for name in self
-            .store
-            .names()?
-            .iter()
-            .filter(|name| name.starts_with('.'))
-        {
-            fs::remove_file(self.store.dir().join(name))?;
+    /// Removes what a killed writer left: only holders of the lock write here. What cannot be removed is in nobody's way.
+    fn sweep_aside(&self) {
+        for name in self.store.names().unwrap_or_default() {
+            if file::is_aside(NEW, &name) {
+                drop(fs::remove_file(self.store.dir().join(name)));
+            }
         }
-        Ok(())
     }
+}
+
+/// Puts the file into an error's words.
+fn of_file(tried: &str, path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{tried} {}: {error}", path.display()))
 }
 
 #[cfg(test)]

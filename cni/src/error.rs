@@ -28,7 +28,7 @@ pub enum PluginError {
         problem: String,
     },
     /// A file cannot be read or written.
-    #[error("{what}")]
+    #[error("{what}{}", advice(.source))]
     Io {
         /// What was tried, on what.
         what: String,
@@ -75,7 +75,7 @@ impl PluginError {
         match self {
             Self::Version { .. } => 1,
             Self::Environment { .. } => 4,
-            Self::Io { .. } => 5,
+            Self::Io { .. } | Self::Node(NodeConfigError::Io(_)) => 5,
             Self::Decode { .. } | Self::Node(NodeConfigError::Malformed(_)) => 6,
             Self::Config(_) => 7,
             Self::TryLater(_) | Self::Node(_) => 11,
@@ -113,6 +113,28 @@ impl PluginError {
             next = error.source();
         }
         chain.join(": ")
+    }
+
+    /// The refusal and its causes in one line.
+    #[must_use]
+    pub fn in_full(&self) -> String {
+        match self.causes() {
+            causes if causes.is_empty() => self.to_string(),
+            causes => format!("{self}: {causes}"),
+        }
+    }
+}
+
+/// What a user can do.
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; the file system is full: make room on it, of bytes (df) or of names (df -i)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is read-only: mount it so that it can be written"
+        }
+        _ => "",
     }
 }
 

@@ -33,6 +33,15 @@ pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, Fil
     Ok((aside, file))
 }
 
+/// Whether `found` is a name that [`write_aside`] gives to a file that is to become `name`.
+pub(crate) fn is_aside(name: &str, found: &str) -> bool {
+    let rest = found
+        .strip_prefix('.')
+        .and_then(|rest| rest.strip_prefix(name));
+    let writer = rest.and_then(|rest| rest.strip_prefix('.'));
+    writer.is_some_and(|writer| writer.parse::<u32>().is_ok())
+}
+
 /// Makes the entry of `path` in its directory durable.
 pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
     path.parent()

@@ -28,6 +28,6 @@ fn main() -> ExitCode {
 
 fn refuse(error: &PluginError, cni_version: &str) -> ExitCode {
     println!("{}", error.to_json(cni_version));
-    eprintln!("netweft: {error}: {}", error.causes());
+    eprintln!("netweft: {}", error.in_full());
     ExitCode::FAILURE
 }

@@ -89,7 +89,9 @@ pub enum NodeConfigError {
     #[error("read {FILE}")]
     Io(#[source] io::Error),
     /// It does not parse.
-    #[error("parse {FILE}")]
+    #[error(
+        "parse {FILE}; netweft-agent writes it anew within a minute, and its log says if it cannot"
+    )]
     Malformed(#[source] serde_json::Error),
     /// A newer agent wrote it.
     #[error(

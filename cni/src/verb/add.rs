@@ -8,6 +8,7 @@
 //! Killed at any point, it leaves at most a record and a link under names that DEL computes from the owner. The record is
 //! held as under way from its first moment to the end, so that the agent keeps its hands off.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -20,13 +21,13 @@ use netweft_netstate::netns;
 use netweft_netstate::op::Op;
 use netweft_netstate::rtnl::{Rtnl, VethPair};
 
-use super::{block_on, io_error, lock, store, sysctl};
+use super::{attachments_error, block_on, lock, store, sysctl};
 use crate::assemble::{Request, assemble};
 use crate::attachment::{Attachment, Locked, Store, UnderWay};
 use crate::conf::NetConf;
 use crate::env::{Owner, Pod};
 use crate::error::PluginError;
-use crate::ipam;
+use crate::ipam::{self, Exhausted};
 use crate::node::NodeConfig;
 use crate::pod;
 use crate::result;
@@ -54,6 +55,7 @@ pub(super) fn add(
     let netns = netns::open(Path::new(&netns_path))?;
     let store = store(conf);
     let (attachment, _under_way) = reserve(
+        conf,
         &store,
         &node,
         Request {
@@ -96,24 +98,44 @@ fn refuse_host_namespace(path: &str) -> Result<(), PluginError> {
 
 /// Chooses addresses and writes them down as taken.
 fn reserve(
+    conf: &NetConf,
     store: &Store,
     node: &NodeConfig,
     request: Request,
 ) -> Result<(Attachment, UnderWay), PluginError> {
     let mut locked = lock(store)?;
-    let taken = store.taken().map_err(io_error("read the attachments"))?;
+    let taken = store
+        .taken()
+        .map_err(attachments_error("read the attachments", conf))?;
     let mut last = locked.last();
     let choices = ipam::choose(node, request.pod.namespace.as_deref(), &taken, &last)
-        .map_err(|error| PluginError::TryLater(error.to_string()))?;
+        .map_err(|error| PluginError::TryLater(format!("{error}{}", damaged(store, &error))))?;
     let attachment = assemble(request, &choices)?;
     let under_way = locked
         .reserve(&attachment)
-        .map_err(io_error("write the attachment"))?;
+        .map_err(attachments_error("write the attachment", conf))?;
     // Blocks that this node no longer has are forgotten.
     last.retain(|block, _| node.pools.iter().any(|pool| pool.blocks.contains(block)));
     last.extend(choices.iter().map(|choice| (choice.block, choice.ip)));
     locked.remember(&last);
     Ok((attachment, under_way))
+}
+
+/// Addresses that nobody may have, where they could be what is missing.
+fn damaged(store: &Store, exhausted: &Exhausted) -> String {
+    let records = match exhausted {
+        Exhausted::NoAddress(_) => store.list().unwrap_or_default(),
+        Exhausted::NoPool(_) => BTreeMap::new(),
+    };
+    let damaged = records.iter().filter(|(_, record)| record.is_err());
+    let damaged: Vec<String> = damaged.map(|(ip, _)| ip.to_string()).collect();
+    if damaged.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; the records of {} cannot be read and keep their addresses: netweft-agent check says why",
+        damaged.join(", ")
+    )
 }
 
 fn release(locked: &mut Locked<'_>, attachment: &Attachment) -> std::io::Result<()> {

@@ -8,7 +8,7 @@ use netweft_netstate::netns;
 use netweft_netstate::rtnl::Rtnl;
 use serde_json::Value;
 
-use super::{block_on, io_error, store};
+use super::{attachments_error, block_on, store};
 use crate::attachment::Attachment;
 use crate::conf::NetConf;
 use crate::env::Owner;
@@ -24,7 +24,7 @@ pub(super) fn check(conf: &NetConf, owner: &Owner, netns_path: &str) -> Result<(
     };
     let records = store(conf)
         .list()
-        .map_err(io_error("read the attachments"))?;
+        .map_err(attachments_error("read the attachments", conf))?;
     let mine = |record: &&Attachment| record.owner == *owner;
     let Some(attachment) = records
         .values()
@@ -35,7 +35,13 @@ pub(super) fn check(conf: &NetConf, owner: &Owner, netns_path: &str) -> Result<(
             "no attachment is recorded for {} {}",
             owner.container_id, owner.if_name
         );
-        return Err(PluginError::Check(vec![problem]));
+        // One of these may be it.
+        let unreadable = records.iter().filter_map(|(ip, record)| {
+            let error = record.as_ref().err()?;
+            Some(format!("attachment {ip} cannot be read: {error}"))
+        });
+        let problems = std::iter::once(problem).chain(unreadable);
+        return Err(PluginError::Check(problems.collect()));
     };
     let mut problems = Vec::new();
     for address in &attachment.addresses {

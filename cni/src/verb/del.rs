@@ -9,7 +9,7 @@ use netweft_netstate::model::LinkName;
 use netweft_netstate::owner;
 use netweft_netstate::rtnl::Rtnl;
 
-use super::{block_on, io_error, lock, store};
+use super::{attachments_error, block_on, lock, say_unreadable, store};
 use crate::attachment::Store;
 use crate::conf::NetConf;
 use crate::env::Owner;
@@ -21,19 +21,21 @@ pub(super) fn del(conf: &NetConf, owner: &Owner) -> Result<(), PluginError> {
     let store = store(conf);
     let mut links = BTreeSet::from([pod::identity(owner).host_link]);
     let mut addresses = Vec::new();
-    for (ip, record) in store.list().map_err(io_error("read the attachments"))? {
+    let records = store
+        .list()
+        .map_err(attachments_error("read the attachments", conf))?;
+    for (ip, record) in records {
         match record {
             Ok(found) if found.owner == *owner => {
                 addresses.push(ip);
                 links.insert(found.host_link);
             }
             Ok(_) => {}
-            // Whose it is is not known, so it is not this owner's.
-            Err(error) => eprintln!("attachment {ip} cannot be read and stays: {error}"),
+            Err(error) => say_unreadable(ip, &error),
         }
     }
     block_on(delete_links(links))?;
-    release(&store, owner, addresses)
+    release(conf, &store, owner, addresses)
 }
 
 /// Deletes links of ours; what else is there under such a name cannot be, as records name only what ADD made.
@@ -45,7 +47,7 @@ pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), Plugin
         .filter(|link| owner::Owner::plugin().owns_link(link))
     {
         if let Err(error) = kernel.delete_link(link).await {
-            problems.push(error.to_string());
+            problems.push(PluginError::from(error).in_full());
         }
     }
     if problems.is_empty() {
@@ -57,6 +59,7 @@ pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), Plugin
 
 /// Gives the addresses back. Nothing to give back needs no lock.
 pub(super) fn release(
+    conf: &NetConf,
     store: &Store,
     owner: &Owner,
     addresses: Vec<IpAddr>,
@@ -66,5 +69,5 @@ pub(super) fn release(
     }
     lock(store)?
         .release(owner, addresses)
-        .map_err(io_error("remove the attachment"))
+        .map_err(attachments_error("remove the attachment", conf))
 }

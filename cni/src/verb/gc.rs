@@ -9,7 +9,7 @@ use netweft_netstate::owner;
 use netweft_netstate::rtnl::Rtnl;
 
 use super::del::{delete_links, release};
-use super::{block_on, io_error, store};
+use super::{attachments_error, block_on, say_unreadable, store};
 use crate::conf::{NetConf, ValidAttachment};
 use crate::env::Owner;
 use crate::error::PluginError;
@@ -26,18 +26,24 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), PluginError> {
     let valid: BTreeSet<Owner> = valid.iter().filter_map(known).collect();
     let store = store(conf);
     let mut garbage: BTreeMap<Owner, (BTreeSet<LinkName>, Vec<IpAddr>)> = BTreeMap::new();
-    for (ip, record) in store.list().map_err(io_error("read the attachments"))? {
-        if let Ok(record) = record
-            && !valid.contains(&record.owner)
-        {
-            let (links, addresses) = garbage.entry(record.owner).or_default();
-            links.insert(record.host_link);
-            addresses.push(ip);
+    let records = store
+        .list()
+        .map_err(attachments_error("read the attachments", conf))?;
+    for (ip, record) in records {
+        match record {
+            Ok(record) if valid.contains(&record.owner) => {}
+            Ok(record) => {
+                let (links, addresses) = garbage.entry(record.owner).or_default();
+                links.insert(record.host_link);
+                addresses.push(ip);
+            }
+            Err(error) => say_unreadable(ip, &error),
         }
     }
     let mut problems = Vec::new();
     for (owner, (links, addresses)) in garbage {
-        let freed = block_on(delete_links(links)).and_then(|()| release(&store, &owner, addresses));
+        let freed =
+            block_on(delete_links(links)).and_then(|()| release(conf, &store, &owner, addresses));
         problems.extend(freed.err());
     }
     let live = valid
@@ -48,9 +54,16 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), PluginError> {
     if problems.is_empty() {
         return Ok(());
     }
-    Err(PluginError::Teardown(
-        problems.iter().map(ToString::to_string).collect(),
-    ))
+    // A link that could not be deleted with its record could not be deleted as a stray either.
+    let said: BTreeSet<String> = problems.into_iter().flat_map(each).collect();
+    Err(PluginError::Teardown(said.into_iter().collect()))
+}
+
+fn each(problem: PluginError) -> Vec<String> {
+    match problem {
+        PluginError::Teardown(problems) => problems,
+        other => vec![other.in_full()],
+    }
 }
 
 fn known(valid: &ValidAttachment) -> Option<Owner> {

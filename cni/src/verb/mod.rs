@@ -3,6 +3,7 @@
 //! Files are read and written on the main thread before and after the runtime's `block_on`; only netlink runs inside it.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -116,9 +117,23 @@ fn store(conf: &NetConf) -> Store {
     Store::new(Path::new(&conf.run_dir))
 }
 
-fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError {
+/// What is the matter with the directory of attachments.
+fn attachments_error(
+    tried: &str,
+    conf: &NetConf,
+) -> impl Fn(std::io::Error) -> PluginError + use<> {
+    io_error(&format!("{tried} in {}/attachments", conf.run_dir))
+}
+
+/// Names a record that cannot be read. Whose it is is not known, so it is nobody's to take away.
+fn say_unreadable(ip: IpAddr, error: &std::io::Error) {
+    eprintln!("attachment {ip} cannot be read and stays: {error}");
+}
+
+fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError + use<> {
+    let what = what.to_owned();
     move |source| PluginError::Io {
-        what: what.to_owned(),
+        what: what.clone(),
         source,
     }
 }

@@ -1,13 +1,14 @@
 //! STATUS: whether ADD would be served.
 //!
 //! The kubelet takes 50 for a node that is not ready and evicts its pods after five minutes. So it means one thing only:
-//! this boot's first sync is not done. A stopped agent does not matter to ADD, and a full pool is ADD's own answer.
+//! this boot's first sync is not done. A stopped agent does not matter to ADD, and a full pool is ADD's own answer, as is a
+//! disk that is full or read-only: pods that run need neither.
 
 use std::path::Path;
 
 use netweft_netstate::rtnl::Rtnl;
 
-use super::{block_on, io_error, store};
+use super::{attachments_error, block_on, store};
 use crate::conf::NetConf;
 use crate::error::PluginError;
 use crate::node::{NodeConfig, NodeConfigError};
@@ -23,7 +24,7 @@ pub(super) fn status(conf: &NetConf) -> Result<(), PluginError> {
     }
     store(conf)
         .taken()
-        .map_err(io_error("read the attachments"))?;
+        .map_err(attachments_error("read the attachments", conf))?;
     block_on(async {
         let loopback = "lo"
             .parse()

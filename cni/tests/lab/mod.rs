@@ -1,5 +1,6 @@
 //! A node and pods made of network namespaces without a way out, held by descriptors alone, and the real plugin binary.
 
+use std::any::Any;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -8,7 +9,6 @@ use ipnet::IpNet;
 use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig, VERSION};
 use netweft_netstate::netns;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 /// Whether the tests that need namespaces are switched off.
 pub fn skipped() -> bool {
@@ -73,10 +73,12 @@ impl Namespace {
 pub struct Answer {
     pub success: bool,
     pub json: Value,
+    /// What stands on standard error.
+    pub log: String,
 }
 
 impl Answer {
-    fn of(output: &Output) -> Self {
+    pub fn of(output: &Output) -> Self {
         let success = output.status.success();
         let text = String::from_utf8(output.stdout.clone()).unwrap();
         let json = if text.is_empty() {
@@ -84,11 +86,13 @@ impl Answer {
         } else {
             serde_json::from_str(&text).expect(&text)
         };
+        let log = String::from_utf8(output.stderr.clone()).unwrap();
+        let answer = Self { success, json, log };
         assert!(
-            success || !output.stderr.is_empty(),
+            success || !answer.log.is_empty(),
             "a failure says more on standard error"
         );
-        Self { success, json }
+        answer
     }
 
     pub fn code(&self) -> u64 {
@@ -120,7 +124,9 @@ impl Answer {
 /// A node with the plugin.
 pub struct Node {
     pub namespace: Namespace,
-    run_dir: TempDir,
+    run_dir: PathBuf,
+    /// Keeps the directory until the node ends.
+    _keeper: Box<dyn Any + Send + Sync>,
 }
 
 impl Node {
@@ -132,6 +138,13 @@ impl Node {
     }
 
     pub fn without_config() -> Self {
+        // In memory, as /run is.
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        Self::in_dir(dir.path().to_owned(), Box::new(dir))
+    }
+
+    /// A node whose state is in `run_dir`.
+    pub fn in_dir(run_dir: PathBuf, keeper: Box<dyn Any + Send + Sync>) -> Self {
         let namespace = Namespace::new();
         namespace.ip("link set lo up");
         namespace.ip("address add 192.0.2.1/32 dev lo");
@@ -140,8 +153,8 @@ impl Node {
         namespace.set("net/ipv6/conf/all/forwarding", "1");
         Self {
             namespace,
-            // In memory, as /run is.
-            run_dir: tempfile::tempdir_in("/dev/shm").unwrap(),
+            run_dir,
+            _keeper: keeper,
         }
     }
 
@@ -151,12 +164,12 @@ impl Node {
             pools: pools.to_vec(),
             withdrawn: Vec::new(),
         }
-        .write(self.run_dir.path())
+        .write(&self.run_dir)
         .unwrap();
     }
 
     pub fn run_dir(&self) -> &Path {
-        self.run_dir.path()
+        &self.run_dir
     }
 
     pub fn attachments(&self) -> PathBuf {
@@ -197,7 +210,7 @@ impl Node {
     }
 
     pub fn conf(&self) -> Value {
-        json!({ "cniVersion": "1.1.0", "name": "netweft", "type": "netweft", "runDir": self.run_dir.path() })
+        json!({ "cniVersion": "1.1.0", "name": "netweft", "type": "netweft", "runDir": self.run_dir })
     }
 
     /// Starts the plugin with this environment on top of the verb and hands it its input.
