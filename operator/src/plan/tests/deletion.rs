@@ -1,0 +1,99 @@
+//! A pool is given up.
+
+use kube::ResourceExt;
+use netweft_crds::names::POOL_FINALIZER;
+
+use super::delete_pool;
+use crate::testing::{cluster, node};
+
+#[test]
+fn a_pool_is_given_up_in_two_steps_without_going_to_and_fro() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster.agents_report(3);
+    cluster.settle();
+    delete_pool(&mut cluster, "default-v4");
+    cluster.settle();
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "False InUse: being deleted; kept until 2 blocks are without pods: waiting for worker-1, worker-2"
+    );
+    assert_eq!(
+        cluster.networks[0].spec.subnets.len(),
+        1,
+        "pods have addresses"
+    );
+    // The pods go, the tunnel addresses stay: the blocks are withdrawn.
+    cluster.agents_report(0);
+    cluster.settle();
+    assert!(
+        cluster
+            .networks
+            .iter()
+            .all(|network| network.spec.subnets.is_empty())
+    );
+    assert_eq!(
+        cluster.subnets.len(),
+        2,
+        "not before the agents have seen that"
+    );
+    cluster.agents_report(0);
+    cluster.settle();
+    assert!(cluster.subnets.is_empty() && cluster.pools.is_empty());
+}
+
+#[test]
+fn a_pod_that_slipped_in_keeps_its_block() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    delete_pool(&mut cluster, "default-v4");
+    cluster.agents_report(0);
+    let mut usage = cluster.networks[0].status.as_ref().unwrap().subnets.clone();
+    usage[0].used = 1;
+    cluster.settle();
+    assert!(cluster.networks[0].spec.subnets.is_empty());
+    cluster.agents_report(0);
+    let status = cluster.networks[0].status.as_mut().unwrap();
+    status.subnets = usage;
+    status.links.clear();
+    cluster.settle();
+    assert_eq!(cluster.subnets.len(), 1);
+    assert_eq!(cluster.pools.len(), 1);
+}
+
+#[test]
+fn an_old_acknowledgement_gives_no_block_back() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.agents_report(0);
+    delete_pool(&mut cluster, "default-v4");
+    cluster.networks[0].metadata.generation = Some(7);
+    cluster.settle();
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 1);
+}
+
+#[test]
+fn a_pool_being_deleted_gives_no_new_blocks() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    delete_pool(&mut cluster, "default-v4");
+    cluster.nodes.push(node("worker-2", &["10.1.0.2"]));
+    cluster.settle();
+    assert!(cluster.blocks("worker-2").is_empty());
+}
+
+#[test]
+fn a_pool_has_the_finalizer_from_its_first_block_to_its_last() {
+    let mut cluster = cluster(0);
+    cluster.pools[0].metadata.finalizers = Some(vec!["other/one".to_owned()]);
+    cluster.settle();
+    assert_eq!(cluster.pools[0].finalizers(), ["other/one"]);
+    cluster.nodes.push(node("worker-1", &["10.1.0.1"]));
+    cluster.settle();
+    assert_eq!(cluster.pools[0].finalizers(), ["other/one", POOL_FINALIZER]);
+    cluster.subnets.clear();
+    cluster.nodes.clear();
+    delete_pool(&mut cluster, "default-v4");
+    cluster.settle();
+    assert_eq!(cluster.pools[0].finalizers(), ["other/one"]);
+}

@@ -1,0 +1,63 @@
+//! Modes and peers: whom they are for, and when they are ready.
+
+use netweft_crds::condition::{READY, is_true};
+
+use crate::testing::{Cluster, at, cluster, condition, vxlan, yaml};
+
+#[test]
+fn a_peer_counts_the_nodes_it_is_for() {
+    let mut cluster = cluster(3);
+    cluster.peers.push(yaml(
+        "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}}",
+    ));
+    cluster.settle();
+    let nodes = cluster.peers[0].status.as_ref().unwrap().nodes.unwrap();
+    assert_eq!((nodes.total, nodes.established), (1, 0));
+}
+
+#[test]
+fn a_mode_that_no_pool_uses_any_more_leaves_the_nodes() {
+    let mut cluster = cluster(1);
+    cluster.modes.push(at(1, vxlan("next", 5)));
+    cluster.settle();
+    cluster.pools[0].spec.network_mode = "next".to_owned();
+    cluster.settle();
+    let names: Vec<_> = cluster.networks[0]
+        .spec
+        .modes
+        .iter()
+        .map(|mode| mode.name.as_str())
+        .collect();
+    assert_eq!(names, ["next"]);
+}
+
+#[test]
+fn a_mode_is_ready_when_every_node_has_acknowledged() {
+    let mut cluster = cluster(7);
+    cluster.settle();
+    let ready =
+        |cluster: &Cluster| is_true(&cluster.modes[0].status.as_ref().unwrap().conditions, READY);
+    let status = cluster.modes[0].status.clone().unwrap();
+    assert_eq!(status.nodes.unwrap().waiting_for.len(), 5);
+    assert!(
+        status.conditions[0]
+            .message
+            .ends_with("worker-5 and 2 more"),
+        "{}",
+        status.conditions[0].message
+    );
+    cluster.agents_report(0);
+    cluster.settle();
+    assert!(ready(&cluster));
+    // A spec that is newer than its acknowledgement is not carried out yet.
+    cluster.modes[0] = vxlan("default", 9);
+    cluster.settle();
+    assert!(!ready(&cluster));
+    cluster.agents_report(0);
+    cluster.settle();
+    assert!(ready(&cluster));
+    cluster.networks[3].status.as_mut().unwrap().conditions =
+        vec![condition(READY, "False", "ProgrammingFailed")];
+    cluster.settle();
+    assert!(!ready(&cluster));
+}

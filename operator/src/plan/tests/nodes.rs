@@ -1,0 +1,113 @@
+//! Nodes that join, leave, come back and lose their addresses.
+
+use kube::ResourceExt;
+use netweft_crds::SubnetState;
+
+use crate::testing::{Cluster, at, cluster, node};
+
+fn states(cluster: &Cluster) -> Vec<SubnetState> {
+    cluster
+        .subnets
+        .iter()
+        .map(|subnet| subnet.spec.state)
+        .collect()
+}
+
+#[test]
+fn the_block_of_a_deleted_node_is_orphaned_kept_and_given_back() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    let gone = cluster.nodes.remove(0);
+    cluster.networks.remove(0);
+    // Expired or not: first it is orphaned.
+    cluster.expired.insert("10-244-0-0-26".to_owned());
+    cluster.step();
+    assert_eq!(
+        states(&cluster),
+        [SubnetState::Orphaned, SubnetState::Active]
+    );
+    cluster.expired.clear();
+    cluster.settle();
+    // A new node does not get it.
+    cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-3"), ["10.244.0.128/26"]);
+    // The old one does, when it returns.
+    cluster.nodes.push(gone);
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
+    assert_eq!(states(&cluster), [SubnetState::Active; 3]);
+    // Gone for good.
+    cluster.nodes.retain(|node| node.name_any() != "worker-1");
+    cluster.settle();
+    cluster.expired.insert("10-244-0-0-26".to_owned());
+    cluster.settle();
+    assert!(cluster.blocks("worker-1").is_empty());
+}
+
+#[test]
+fn the_block_of_a_node_that_is_there_does_not_expire() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.subnets[0].spec.state = SubnetState::Orphaned;
+    cluster.expired.insert("10-244-0-0-26".to_owned());
+    cluster.settle();
+    assert_eq!(states(&cluster), [SubnetState::Active]);
+}
+
+#[test]
+fn a_node_without_an_address_gets_no_block_and_is_told() {
+    let mut cluster = cluster(1);
+    cluster.nodes.push(node("mute", &[]));
+    cluster.nodes[0] = at(0, cluster.nodes[0].clone());
+    cluster.nodes.push(at(1, node("v6", &["fd00::1"])));
+    cluster.settle();
+    assert!(cluster.blocks("mute").is_empty() && cluster.blocks("v6").is_empty());
+    let said = "False NoNodeAddress: the Node states no IPv4 address of type InternalIP in status.addresses";
+    assert_eq!(cluster.node_says("mute"), said);
+    assert_eq!(cluster.node_says("v6"), said);
+    assert_eq!(
+        cluster.node_says("worker-1"),
+        "True SubnetsAssigned: 1 subnet of default-v4"
+    );
+}
+
+#[test]
+fn a_node_that_loses_its_address_keeps_the_last_one() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.nodes[0] = node("worker-1", &[]);
+    cluster.settle();
+    assert_eq!(
+        cluster.subnets[0].spec.node_addresses.ipv4,
+        Some("10.1.0.1".parse().unwrap())
+    );
+    assert_eq!(
+        cluster.networks[0].spec.addresses.ipv4,
+        Some("10.1.0.1".parse().unwrap())
+    );
+    assert!(
+        cluster
+            .node_says("worker-1")
+            .contains("the last one, 10.1.0.1, stays in use")
+    );
+    cluster.nodes[0] = node("worker-1", &["10.1.0.7"]);
+    cluster.settle();
+    assert_eq!(
+        cluster.subnets[0].spec.node_addresses.ipv4,
+        Some("10.1.0.7".parse().unwrap())
+    );
+    assert_eq!(
+        cluster.networks[0].spec.addresses.ipv4,
+        Some("10.1.0.7".parse().unwrap())
+    );
+}
+
+#[test]
+fn a_recreated_node_owns_its_network_again() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.nodes[0].metadata.uid = Some("another".to_owned());
+    cluster.settle();
+    assert_eq!(cluster.networks[0].owner_references()[0].uid, "another");
+}
