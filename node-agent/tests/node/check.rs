@@ -1,34 +1,34 @@
 //! `netweft-agent check` names what is wrong, and finds nothing wrong with what is right.
 
-use super::lab::{BRIDGED, Node, ROUTED};
+use super::lab::{BRIDGED, FAMILIES, Node, Pod, Pools, ROUTED};
 
-/// What is done, what undoes it, what is said. `LINK` is the host's end.
+/// What is done, what undoes it, what is said, for each address of a pod; `Pod::lines` says what the words stand for.
 type Damage = (&'static str, &'static str, &'static [&'static str]);
 
 const ROUTED_DAMAGES: [Damage; 6] = [
     (
-        "route delete 10.244.0.2/32",
-        "route add 10.244.0.2/32 dev LINK proto 79 metric 20",
-        &["For pod default/one: undone: add route 10.244.0.2/32 dev LINK."],
+        "route delete IP/LEN",
+        "route add IP/LEN dev LINK proto 79 metric 20",
+        &["For pod default/one: undone: add route IP/LEN dev LINK."],
     ),
     (
         "link set LINK down",
-        "link set LINK up; route add 10.244.0.2/32 dev LINK proto 79 metric 20; neighbour add 10.244.0.2 dev LINK lladdr MAC nud permanent",
+        "link set LINK up; route add IP/LEN dev LINK proto 79 metric 20; neighbour add IP dev LINK lladdr MAC nud permanent",
         &[
             "For pod default/one: link LINK is down.",
-            "For pod default/one: undone: set neighbour 10.244.0.2 dev LINK mac MAC.",
-            "For pod default/one: undone: add route 10.244.0.2/32 dev LINK.",
+            "For pod default/one: undone: set neighbour IP dev LINK mac MAC.",
+            "For pod default/one: undone: add route IP/LEN dev LINK.",
         ],
     ),
     (
-        "route add 10.244.0.9/32 dev LINK proto 79 metric 20",
-        "route delete 10.244.0.9/32",
-        &["Route 10.244.0.9/32 is a pod's by its protocol, but no pod has it."],
+        "route add OTHER/LEN dev LINK proto 79 metric 20",
+        "route delete OTHER/LEN",
+        &["Route OTHER/LEN is a pod's by its protocol, but no pod has it."],
     ),
     (
-        "neighbour add 10.244.0.9 dev LINK lladdr MAC nud permanent",
-        "neighbour delete 10.244.0.9 dev LINK",
-        &["Neighbour 10.244.0.9 on link LINK is a pod's, but no pod has it."],
+        "neighbour add OTHER dev LINK lladdr MAC nud permanent",
+        "neighbour delete OTHER dev LINK",
+        &["Neighbour OTHER on link LINK is a pod's, but no pod has it."],
     ),
     (
         "link add nw0123456789a type veth peer name x",
@@ -36,9 +36,9 @@ const ROUTED_DAMAGES: [Damage; 6] = [
         &["Link nw0123456789a is a pod's by its name, but no pod has it."],
     ),
     (
-        "address add 10.244.0.2/32 dev lo",
-        "address delete 10.244.0.2/32 dev lo",
-        &["Address 10.244.0.2 of pod default/one is also one of the node's link lo."],
+        "address add IP/LEN dev lo",
+        "address delete IP/LEN dev lo",
+        &["Address IP of pod default/one is also one of the node's link lo."],
     ),
 ];
 
@@ -49,11 +49,11 @@ const BRIDGED_DAMAGES: [Damage; 3] = [
         &["For pod default/one: undone: set link LINK master nw-br0 hairpin on."],
     ),
     (
-        "address delete 10.245.0.1/22 dev nw-br0",
-        "address add 10.245.0.1/22 dev nw-br0 noprefixroute; route add 10.245.0.0/22 dev nw-br0 src 10.245.0.1 proto 78 metric 20",
+        "route delete BLOCK dev nw-br0; address delete GATEWAY dev nw-br0",
+        "address add GATEWAY dev nw-br0 noprefixroute; route replace BLOCK dev nw-br0 src VIA proto 78 metric 20",
         &[
-            "For pod default/one: undone: add address 10.245.0.1/22 dev nw-br0.",
-            "For pod default/one: undone: add route 10.245.0.0/22 dev nw-br0 src 10.245.0.1.",
+            "For pod default/one: undone: add address GATEWAY dev nw-br0.",
+            "For pod default/one: undone: add route BLOCK dev nw-br0 src VIA.",
         ],
     ),
     (
@@ -63,25 +63,33 @@ const BRIDGED_DAMAGES: [Damage; 3] = [
     ),
 ];
 
-fn names_each(pools: &str, damages: &[Damage]) {
-    let mut node = Node::ready(pools);
-    assert_eq!(node.check(), (vec![], Some(0)), "without pods");
-    let pod = node.add("one");
-    assert_eq!(node.check(), (vec![], Some(0)));
-    // Nobody repairs from here on.
-    node.kill_agent();
-    let mac = node.attachments()[0].pod_mac.to_string();
-    let fill = |text: &str| text.replace("LINK", &pod.link).replace("MAC", &mac);
-    for (harm, repair, said) in damages {
-        node.namespace.ip(&fill(harm));
-        let said: Vec<String> = said.iter().map(|line| fill(line)).collect();
-        let code = i32::try_from(said.len()).ok();
-        assert_eq!(node.check(), (said, code), "{harm}");
-        for line in repair.split("; ").filter(|line| !line.is_empty()) {
-            node.namespace.ip(&fill(line));
-        }
-        if !repair.is_empty() {
-            assert_eq!(node.check(), (vec![], Some(0)), "after {repair}");
+fn run(node: &Node, pod: &Pod, lines: &str) {
+    for line in lines.split("; ").flat_map(|line| pod.lines(node, line)) {
+        node.namespace.ip(&line);
+    }
+}
+
+fn names_each(pools: Pools, damages: &[Damage]) {
+    for families in FAMILIES {
+        let mut node = Node::ready(pools.of(families));
+        assert_eq!(node.check(), (vec![], Some(0)), "without pods");
+        let pod = node.add("one");
+        assert_eq!(node.check(), (vec![], Some(0)));
+        // Nobody repairs from here on.
+        node.kill_agent();
+        for (harm, repair, said) in damages {
+            let said: Vec<String> = said
+                .iter()
+                .flat_map(|line| pod.lines(&node, line))
+                .collect();
+            run(&node, &pod, harm);
+            let code = i32::try_from(said.len()).ok();
+            assert_eq!(node.check(), (said, code), "{harm}, {families:?}");
+            if !repair.is_empty() {
+                run(&node, &pod, repair);
+                let after = node.check();
+                assert_eq!(after, (vec![], Some(0)), "after {repair}, {families:?}");
+            }
         }
     }
 }
@@ -111,7 +119,7 @@ fn netns_check_reads_the_records_and_says_when_it_cannot_look() {
     assert_eq!((said.len(), code), (1, Some(1)));
     std::fs::remove_file(records.join("10.244.0.77")).unwrap();
     // A pod whose record somebody took away lives.
-    std::fs::remove_file(records.join(pod.ip())).unwrap();
+    std::fs::remove_file(records.join(pod.addresses[0].to_string())).unwrap();
     let (said, code) = node.check();
     assert!(
         said[0].starts_with(&format!("Link {} carries a pod", pod.link)),

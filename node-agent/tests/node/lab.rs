@@ -85,43 +85,112 @@ impl Namespace {
     }
 }
 
-/// The pools of a node.
-pub const ROUTED: &str = "pools: routed";
-pub const BRIDGED: &str = "pools: bridged";
-pub const BOTH: &str = "pools: both";
+/// What a node has: one pool for each kind of pod and family.
+#[derive(Clone, Copy, Debug)]
+pub struct Pools {
+    kinds: &'static [&'static str],
+    families: Families,
+}
+
+/// Of pods, and of the nodes they are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    Ipv4,
+    Ipv6,
+    Both,
+}
+
+pub const FAMILIES: [Families; 3] = [Families::Ipv4, Families::Ipv6, Families::Both];
+pub const ROUTED: Pools = Pools {
+    kinds: &["routed"],
+    families: Families::Ipv4,
+};
+pub const BRIDGED: Pools = Pools {
+    kinds: &["bridge"],
+    ..ROUTED
+};
+pub const BOTH: Pools = Pools {
+    kinds: &["bridge", "routed"],
+    ..ROUTED
+};
+
+impl Pools {
+    pub const fn of(self, families: Families) -> Self {
+        Self { families, ..self }
+    }
+
+    /// The addresses of node number `number`.
+    fn node_addresses(self, number: usize) -> String {
+        match self.families {
+            Families::Ipv4 => format!("ipv4: 192.0.2.{number}"),
+            Families::Ipv6 => format!("ipv6: 2001:db8::{number}"),
+            Families::Both => format!("ipv4: 192.0.2.{number}, ipv6: 2001:db8::{number}"),
+        }
+    }
+
+    /// The family of tunnels.
+    fn outer(self) -> &'static str {
+        match self.families {
+            Families::Ipv4 | Families::Both => "ipv4",
+            Families::Ipv6 => "ipv6",
+        }
+    }
+}
 
 /// A node on which an agent can be started.
 pub struct Node {
     pub namespace: Namespace,
+    pools: Pools,
     dir: TempDir,
     agent: Option<Child>,
 }
 
 impl Node {
-    pub fn new(pools: &str) -> Self {
+    pub fn new(pools: Pools) -> Self {
         let namespace = Namespace::new();
         namespace.ip("link set lo up");
         namespace.ip("link add ens7 mtu 1400 type veth peer name far0 mtu 1400");
         namespace.ip("link set ens7 addrgenmode none up");
         namespace.ip("link set far0 addrgenmode none up");
-        namespace.ip("address add 192.0.2.1/24 dev ens7");
+        if pools.families != Families::Ipv6 {
+            namespace.ip("address add 192.0.2.1/24 dev ens7");
+        }
+        if pools.families != Families::Ipv4 {
+            namespace.ip("address add 2001:db8::1/64 dev ens7 nodad");
+        }
         // In memory, as /run is.
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let node = Self {
             namespace,
+            pools,
             dir,
             agent: None,
         };
         fs::create_dir(node.path("objects")).unwrap();
         for (name, text) in objects(pools) {
-            let text = format!("apiVersion: netweft.io/v1alpha1\n{text}\n");
-            fs::write(node.path("objects").join(name), text).unwrap();
+            node.declare(&name, &text);
         }
         node
     }
 
+    /// Puts an object where the agent reads it, at once and whole.
+    pub fn declare(&self, name: &str, text: &str) {
+        let (aside, file) = (self.path("aside"), self.path("objects").join(name));
+        fs::write(&aside, format!("apiVersion: netweft.io/v1alpha1\n{text}\n")).unwrap();
+        fs::rename(aside, file).unwrap();
+    }
+
+    /// The node's own addresses.
+    pub fn addresses(&self) -> &'static [&'static str] {
+        match self.pools.families {
+            Families::Ipv4 => &["192.0.2.1"],
+            Families::Ipv6 => &["2001:db8::1"],
+            Families::Both => &["192.0.2.1", "2001:db8::1"],
+        }
+    }
+
     /// With an agent that is ready.
-    pub fn ready(pools: &str) -> Self {
+    pub fn ready(pools: Pools) -> Self {
         let mut node = Self::new(pools);
         node.start();
         node.wait_until_ready();
@@ -294,7 +363,8 @@ impl Drop for Node {
 pub struct Pod {
     pub container: String,
     pub space: Namespace,
-    pub address: IpAddr,
+    /// One of each family.
+    pub addresses: Vec<IpAddr>,
     /// The host's end of its link.
     pub link: String,
 }
@@ -308,56 +378,151 @@ impl Pod {
             return Err(format!("{}: {said}", output.status));
         }
         let result: Value = serde_json::from_str(&said).unwrap();
-        let address = result["ips"][0]["address"].as_str().unwrap();
+        let addresses = result["ips"].as_array().unwrap().iter();
+        let address = |ip: &Value| {
+            let net = ip["address"].as_str().unwrap().parse::<IpNet>();
+            net.unwrap().addr()
+        };
         let interfaces = result["interfaces"].as_array().unwrap();
         let link = &interfaces[interfaces.len() - 2]["name"];
         Ok(Self {
             container: container.to_owned(),
             space,
-            address: address.parse::<IpNet>().unwrap().addr(),
+            addresses: addresses.map(address).collect(),
             link: link.as_str().unwrap().to_owned(),
         })
     }
 
-    pub fn ip(&self) -> String {
-        self.address.to_string()
+    /// Whether it answers at each of its addresses.
+    pub fn answers(&self, whom: &Namespace) -> bool {
+        let mut addresses = self.addresses.iter();
+        addresses.all(|ip| whom.pings(&ip.to_string()))
+    }
+
+    /// Whether it reaches each address of its node.
+    pub fn reaches(&self, node: &Node) -> bool {
+        node.addresses().iter().all(|ip| self.space.pings(ip))
+    }
+
+    /// A line for each of its addresses, if it is about addresses at all: `LINK` is the host's end, `MAC` the pod's own,
+    /// `IP` an address, `LEN` how long a prefix of it alone is, `OTHER` an address that no pod has. On a bridge `GATEWAY`
+    /// is the bridge's address with its length, `BLOCK` the block that both are in, `VIA` the gateway alone.
+    pub fn lines(&self, node: &Node, line: &str) -> Vec<String> {
+        let record = node
+            .attachments()
+            .into_iter()
+            .find(|found| found.owner.container_id == self.container)
+            .expect("its record");
+        let mut lines = Vec::new();
+        for address in &record.addresses {
+            let four = address.ip.is_ipv4();
+            let gateway = address.gateway.unwrap_or_else(|| IpNet::from(address.ip));
+            let mut filled = line.to_owned();
+            for (word, value) in [
+                ("LINK", self.link.clone()),
+                ("MAC", record.pod_mac.to_string()),
+                ("GATEWAY", gateway.to_string()),
+                ("BLOCK", gateway.trunc().to_string()),
+                ("VIA", gateway.addr().to_string()),
+                ("IP", address.ip.to_string()),
+                ("LEN", if four { "32" } else { "128" }.to_owned()),
+                (
+                    "OTHER",
+                    if four { "10.244.0.9" } else { "fd00:244::9" }.to_owned(),
+                ),
+            ] {
+                filled = filled.replace(word, &value);
+            }
+            if !lines.contains(&filled) {
+                lines.push(filled);
+            }
+        }
+        lines
     }
 }
 
-/// A pool with a block of /22 here, which has room for the leaks of a test, and one on each of two other nodes; `both`: a routed and a bridged one.
-fn objects(pools: &str) -> Vec<(String, String)> {
-    let kinds: &[(&str, &str)] = match pools {
-        ROUTED => &[("routed", "10.244")],
-        BRIDGED => &[("bridge", "10.245")],
-        _ => &[("bridge", "10.245"), ("routed", "10.244")],
-    };
+/// Pools with a block here, which has room for the leaks of a test, and one on each of two other nodes.
+fn objects(pools: Pools) -> Vec<(String, String)> {
     let mut objects = Vec::new();
     let (mut own, mut names) = (Vec::new(), Vec::new());
-    for (kind, prefix) in kinds {
-        objects.push((
-            format!("pool-{kind}.yaml"),
-            format!(
-                "kind: IPPool\nmetadata: {{name: {kind}}}\nspec: {{cidr: {prefix}.0.0/16, blockSize: 22, natOutgoing: true, podInterface: {kind}}}"
-            ),
-        ));
-        for (number, node) in ["one", "two", "three"].iter().enumerate() {
-            let (block, last) = (format!("{prefix}.{}.0/22", number * 4), number + 1);
-            let name = block.replace(['/'], "-").replace('.', "-");
-            objects.push((
-                format!("subnet-{name}.yaml"),
-                format!(
-                    "kind: NodeSubnet\nmetadata: {{name: {name}}}\nspec: {{cidr: {block}, pool: {kind}, node: {node}, nodeAddresses: {{ipv4: 192.0.2.{last}}}, state: Active}}"
-                ),
-            ));
+    for kind in pools.kinds {
+        for four in [true, false] {
+            let other = if four { Families::Ipv6 } else { Families::Ipv4 };
+            if pools.families == other {
+                continue;
+            }
+            let pool = Pool::new(kind, four);
+            objects.extend(pool.objects(pools));
+            own.push(pool.blocks[0].clone());
+            names.push(pool.name);
         }
-        own.push(format!("{prefix}.0.0/22"));
-        names.push((*kind).to_owned());
     }
-    let network = format!(
-        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{}], modes: [{{name: default, pools: [{}], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}}}]}}",
-        own.join(", "),
-        names.join(", ")
-    );
-    objects.push(("network.yaml".into(), network));
+    objects.push(("network.yaml".into(), network(pools, &own, &names)));
     objects
+}
+
+/// The node's own part, with these blocks of these pools.
+fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
+    let quoted: Vec<String> = blocks.iter().map(|block| format!("\"{block}\"")).collect();
+    format!(
+        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{{}}}, subnets: [{}], modes: [{{name: default, pools: [{}], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}, outerFamily: {}}}]}}",
+        pools.node_addresses(1),
+        quoted.join(", "),
+        names.join(", "),
+        pools.outer()
+    )
+}
+
+struct Pool {
+    name: String,
+    kind: &'static str,
+    cidr: String,
+    block_size: u8,
+    /// Of the nodes one, two and three.
+    blocks: [String; 3],
+}
+
+impl Pool {
+    fn new(kind: &'static str, four: bool) -> Self {
+        let number = if kind == "routed" { 244 } else { 245 };
+        if four {
+            Self {
+                name: kind.to_owned(),
+                kind,
+                cidr: format!("10.{number}.0.0/16"),
+                block_size: 22,
+                blocks: [0, 4, 8].map(|third| format!("10.{number}.{third}.0/22")),
+            }
+        } else {
+            Self {
+                name: format!("{kind}-six"),
+                kind,
+                cidr: format!("fd00:{number}::/64"),
+                block_size: 118,
+                blocks: ["", "400", "800"].map(|last| format!("fd00:{number}::{last}/118")),
+            }
+        }
+    }
+
+    fn objects(&self, pools: Pools) -> Vec<(String, String)> {
+        let Self {
+            name,
+            kind,
+            cidr,
+            block_size,
+            blocks,
+        } = self;
+        let pool = format!(
+            "kind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: \"{cidr}\", blockSize: {block_size}, natOutgoing: true, podInterface: {kind}}}"
+        );
+        let mut objects = vec![(format!("pool-{name}.yaml"), pool)];
+        for (block, (node, number)) in blocks.iter().zip([("one", 1), ("two", 2), ("three", 3)]) {
+            let addresses = pools.node_addresses(number);
+            let subnet = format!(
+                "kind: NodeSubnet\nmetadata: {{name: {name}-{node}}}\nspec: {{cidr: \"{block}\", pool: {name}, node: {node}, nodeAddresses: {{{addresses}}}, state: Active}}"
+            );
+            objects.push((format!("subnet-{name}-{node}.yaml"), subnet));
+        }
+        objects
+    }
 }

@@ -2,44 +2,39 @@
 
 use std::time::Duration;
 
-use super::lab::{BRIDGED, Node, Pod, ROUTED, until};
+use super::lab::{BRIDGED, FAMILIES, Families, Node, Pod, Pools, ROUTED, until};
 
-/// `LINK` is the host's end, `IP` the pod's address.
-fn harm(node: &Node, pod: &Pod, lines: &str) {
-    for line in lines.split("; ") {
-        let line = line.replace("LINK", &pod.link).replace("IP", &pod.ip());
-        node.namespace.ip(&line);
-    }
-}
-
-fn heals(node: &Node, pods: &[Pod], harms: &[&str]) {
-    let mut longest = Duration::ZERO;
-    for lines in harms {
-        for pod in pods {
-            assert!(node.namespace.pings(&pod.ip()), "before {lines}");
+fn heals(pools: Pools, harms: &[&str]) {
+    for families in FAMILIES {
+        let node = Node::ready(pools.of(families));
+        let pods = [node.add("one"), node.add("two")];
+        let mut longest = Duration::ZERO;
+        for harm in harms {
+            let answers = |pod: &Pod| pod.answers(&node.namespace);
+            assert!(pods.iter().all(answers), "before {harm}, {families:?}");
+            for line in harm.split("; ").flat_map(|line| pods[0].lines(&node, line)) {
+                node.namespace.ip(&line);
+            }
+            longest = longest.max(node.wait_until_clean());
+            for pod in &pods {
+                assert!(answers(pod), "node to pod after {harm}, {families:?}");
+                assert!(pod.reaches(&node), "pod to node after {harm}, {families:?}");
+            }
         }
-        harm(node, &pods[0], lines);
-        longest = longest.max(node.wait_until_clean());
-        for pod in pods {
-            assert!(node.namespace.pings(&pod.ip()), "node to pod after {lines}");
-            assert!(pod.space.pings("192.0.2.1"), "pod to node after {lines}");
-        }
+        println!("{families:?}: the slowest repair took {longest:?}");
+        until("the agent to say that all is well", || node.is_ready());
+        assert!(node.log().contains("put back for a pod"));
+        assert!(pods[1].answers(&pods[0].space), "pod to pod, {families:?}");
     }
-    println!("the slowest repair took {longest:?}");
-    until("the agent to say that all is well", || node.is_ready());
-    assert!(node.log().contains("put back for a pod"));
 }
 
 #[test]
 fn netns_what_a_routed_pod_loses_comes_back() {
-    let node = Node::ready(ROUTED);
-    let pods = [node.add("one"), node.add("two")];
     heals(
-        &node,
-        &pods,
+        ROUTED,
         &[
-            "route delete IP/32",
-            "route replace blackhole IP/32 metric 20 proto 79",
+            "route delete IP/LEN",
+            "route replace blackhole IP/LEN metric 20 proto 79",
             "neighbour delete IP dev LINK",
             "link set LINK down",
             "link set LINK address 02:00:00:00:00:99",
@@ -50,28 +45,29 @@ fn netns_what_a_routed_pod_loses_comes_back() {
 
 #[test]
 fn netns_what_a_bridged_pod_loses_comes_back_the_bridge_included() {
-    let node = Node::ready(BRIDGED);
-    let pods = [node.add("one"), node.add("two")];
     heals(
-        &node,
-        &pods,
+        BRIDGED,
         &[
             "link set LINK nomaster",
             "link set LINK type bridge_slave hairpin off",
             "link set LINK down",
-            "address delete 10.245.0.1/22 dev nw-br0",
-            "route delete 10.245.0.0/22 dev nw-br0",
+            "address delete GATEWAY dev nw-br0",
+            "route delete BLOCK dev nw-br0",
             "link set nw-br0 down",
             "link set nw-br0 address 02:00:00:00:00:99",
             "link delete nw-br0",
         ],
     );
-    assert!(pods[0].space.pings(&pods[1].ip()), "on the same bridge");
 }
 
 #[test]
 fn netns_nothing_is_put_back_that_is_not_missing() {
-    for pools in [ROUTED, BRIDGED] {
+    for pools in [
+        ROUTED,
+        BRIDGED,
+        ROUTED.of(Families::Both),
+        BRIDGED.of(Families::Ipv6),
+    ] {
         let node = Node::ready(pools);
         let pods: Vec<Pod> = (0..5).map(|n| node.add(&format!("pod-{n}"))).collect();
         // Whatever ADD and DEL do, the agent hears of and looks.
@@ -83,7 +79,8 @@ fn netns_nothing_is_put_back_that_is_not_missing() {
         node.wait_until_clean();
         assert!(!node.log().contains("put back"), "{}", node.log());
         assert!(!node.log().contains("taken back"), "{}", node.log());
-        assert_eq!(node.namespace.state().links, seen.links);
+        let now = node.namespace.state();
+        assert_eq!((now.links, now.routes), (seen.links, seen.routes));
         assert_eq!(node.attachments().len(), pods.len());
     }
 }

@@ -4,28 +4,36 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::lab::{BRIDGED, Namespace, Node, Pod, ROUTED, until};
+use super::lab::{BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTED, until};
 
 /// Longer than the agent's grace.
 const CHURN: Duration = Duration::from_secs(7);
 
 #[test]
 fn netns_sandboxes_that_end_without_a_del_give_their_addresses_back() {
-    for pools in [ROUTED, BRIDGED] {
-        let node = Node::ready(pools);
-        let (living, leaked) = (node.add("living"), node.add("leaked"));
-        drop(leaked);
-        // The kernel takes a namespace down in its own time.
-        until("the leak to show", || match node.check() {
-            (_, Some(1)) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-        node.wait_until_clean();
-        let left: Vec<IpAddr> = node.store().taken().unwrap().into_iter().collect();
-        assert_eq!(left, [living.address]);
-        assert!(node.namespace.pings(&living.ip()));
-        assert!(node.log().contains("taken back, as its link is gone"));
-    }
+    std::thread::scope(|scope| {
+        for families in FAMILIES {
+            for pools in [ROUTED, BRIDGED] {
+                scope.spawn(move || gives_back(pools.of(families)));
+            }
+        }
+    });
+}
+
+fn gives_back(pools: Pools) {
+    let node = Node::ready(pools);
+    let (living, leaked) = (node.add("living"), node.add("leaked"));
+    drop(leaked);
+    // The kernel takes a namespace down in its own time.
+    until("the leak to show", || match node.check() {
+        (_, Some(1)) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    node.wait_until_clean();
+    let left: Vec<IpAddr> = node.store().taken().unwrap().into_iter().collect();
+    assert_eq!(left, living.addresses, "{pools:?}");
+    assert!(living.answers(&node.namespace), "{pools:?}");
+    assert!(node.log().contains("taken back, as its link is gone"));
 }
 
 /// Stopped by a debugger, a frozen cgroup, a suspended machine: however long an ADD takes, its address stays its own.
@@ -73,7 +81,7 @@ fn netns_an_add_that_stands_still_between_record_and_link_keeps_its_address() {
             .success()
     );
     let slow = Pod::of("slow", space, added).unwrap();
-    assert!(node.namespace.pings(&slow.ip()));
+    assert!(slow.answers(&node.namespace));
     assert_eq!(node.check(), (vec![], Some(0)));
 }
 
@@ -131,11 +139,12 @@ impl Churn<'_> {
         let pod = Pod::of(&container, space, added)
             .unwrap_or_else(|said| panic!("{said}\n{}", self.node.log()));
         let others = self.passing.iter().map(|(pod, _)| pod).chain(&self.living);
-        let mut others = others.filter(|other| other.address == pod.address);
+        let mut others =
+            others.filter(|other| other.addresses.iter().any(|ip| pod.addresses.contains(ip)));
         assert!(
             others.next().is_none(),
-            "{} twice\n{}",
-            pod.address,
+            "{:?} twice\n{}",
+            pod.addresses,
             self.node.log()
         );
         match fate {
@@ -154,15 +163,15 @@ impl Churn<'_> {
         let taken = self.node.store().taken().unwrap();
         for pod in self.passing.iter().map(|(pod, _)| pod).chain(&self.living) {
             assert!(
-                taken.contains(&pod.address),
-                "{} was freed\n{}",
-                pod.address,
+                pod.addresses.iter().all(|ip| taken.contains(ip)),
+                "{:?} was freed\n{}",
+                pod.addresses,
                 self.node.log()
             );
             assert!(
-                self.node.namespace.pings(&pod.ip()),
-                "{}\n{}",
-                pod.address,
+                pod.answers(&self.node.namespace),
+                "{:?}\n{}",
+                pod.addresses,
                 self.node.log()
             );
         }
@@ -179,7 +188,17 @@ fn netns_the_sweep_races_with_adds_and_dels_of_bridged_pods_and_loses_nothing() 
     race(BRIDGED);
 }
 
-fn race(pools: &str) {
+#[test]
+fn netns_the_sweep_races_with_adds_and_dels_of_pods_of_both_families_and_loses_nothing() {
+    race(ROUTED.of(Families::Both));
+}
+
+#[test]
+fn netns_the_sweep_races_with_adds_and_dels_of_bridged_ipv6_pods_and_loses_nothing() {
+    race(BRIDGED.of(Families::Ipv6));
+}
+
+fn race(pools: Pools) {
     let node = Node::ready(pools);
     let mut churn = Churn {
         node: &node,
@@ -219,10 +238,11 @@ fn race(pools: &str) {
     drop(passing);
     node.wait_until_clean();
     let left: BTreeSet<IpAddr> = node.store().taken().unwrap();
-    assert_eq!(left, living.iter().map(|pod| pod.address).collect());
+    let addresses = living.iter().flat_map(|pod| pod.addresses.clone());
+    assert_eq!(left, addresses.collect());
     assert!(cut >= 3, "only {cut} of {made} were cut in the middle");
     for pod in &living {
-        assert!(node.namespace.pings(&pod.ip()));
+        assert!(pod.answers(&node.namespace));
         node.del(pod);
     }
     assert_eq!(node.check(), (vec![], Some(0)));
