@@ -231,7 +231,11 @@ impl<K: Kernel> Reconciler<K> {
         match desired.plugin.write(&self.paths.run_dir) {
             Ok(true) => info!("blocks for new pods written"),
             Ok(false) => {}
-            Err(error) => return outcome.failures.push(chain(&error)),
+            Err(error) => {
+                let file = self.paths.run_dir.join(node::FILE);
+                let failure = format!("write {}: {error}", file.display());
+                return outcome.failures.push(failure);
+            }
         }
         match cni_conf::ensure(
             &self.paths.cni_conf_dir,

@@ -233,7 +233,18 @@ impl Node {
     }
 
     pub fn start(&mut self) {
-        self.agent = Some(self.spawn(&self.agent_arguments()));
+        self.start_under(&[]);
+    }
+
+    /// Starts the agent by a program that becomes it.
+    pub fn start_under(&mut self, under: &[&str]) {
+        let mut arguments: Vec<String> = under.iter().map(ToString::to_string).collect();
+        arguments.extend(self.agent_arguments());
+        self.agent = Some(self.spawn(&arguments));
+    }
+
+    pub fn agent_id(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
     }
 
     /// Ends the agent the hard way.
@@ -261,6 +272,26 @@ impl Node {
             Some(ready) if ready.status == "True" => Ok(ready.message),
             other => Err(format!("{other:?}\n{}", self.log())),
         }
+    }
+
+    /// Waits until Ready is False for this reason, and says with which sentence.
+    pub fn wait_until_it_says(&self, reason: &str) -> String {
+        until(reason, || {
+            let conditions = self.status()?.conditions;
+            let mut ready = conditions.into_iter().filter(|one| one.type_ == "Ready");
+            match ready.next() {
+                Some(ready) if ready.status == "False" && ready.reason == reason => {
+                    Ok(ready.message)
+                }
+                other => Err(format!("{other:?}\n{}", self.log())),
+            }
+        })
+    }
+
+    /// Makes the agent look again at what it does not hear of.
+    pub fn nudge(&self) {
+        self.namespace.ip("link add nudge type bridge");
+        self.namespace.ip("link delete nudge");
     }
 
     pub fn wait_until_ready(&self) {
@@ -462,7 +493,7 @@ fn objects(pools: Pools) -> Vec<(String, String)> {
 }
 
 /// The node's own part, with these blocks of these pools.
-fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
+pub fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
     let quoted: Vec<String> = blocks.iter().map(|block| format!("\"{block}\"")).collect();
     format!(
         "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{{}}}, subnets: [{}], modes: [{{name: default, pools: [{}], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}, outerFamily: {}}}]}}",

@@ -9,6 +9,7 @@
 )]
 
 mod check;
+mod conditions;
 mod crash;
 mod lab;
 mod repair;

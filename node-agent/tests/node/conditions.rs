@@ -1,0 +1,238 @@
+//! What the agent says when something is really in its way, and that it says otherwise as soon as it is not: each reason
+//! of the agent's, brought about with the released program.
+
+use std::fs;
+
+use super::lab::{BRIDGED, FAMILIES, Node, ROUTED, network};
+
+/// The block of another node, by family.
+const REMOTE: [&str; 2] = ["10.244.4.0/22", "fd00:244::400/118"];
+
+fn remote(node: &Node) -> impl Iterator<Item = &'static str> {
+    let addresses = node.addresses();
+    let has = |block: &&str| {
+        addresses
+            .iter()
+            .any(|ip| ip.contains(':') == block.contains(':'))
+    };
+    REMOTE.into_iter().filter(has)
+}
+
+#[test]
+fn netns_a_foreign_route_to_a_block_is_named_and_stays_until_somebody_takes_it_away() {
+    for families in FAMILIES {
+        let node = Node::ready(ROUTED.of(families));
+        for block in remote(&node) {
+            let foreign = format!("blackhole {block} metric 20 proto 4");
+            node.namespace.ip(&format!("route replace {foreign}"));
+            let said = node.wait_until_it_says("ForeignObject");
+            let words = format!("Route {block} metric 20");
+            assert!(said.starts_with(&words), "{said}");
+            assert!(
+                said.contains("of protocol 4 is not ours and stays"),
+                "{said}"
+            );
+            node.namespace.ip(&format!("route delete {foreign}"));
+            node.wait_until_ready();
+            let family = if block.contains(':') { "-6" } else { "-4" };
+            let route = node.namespace.ip(&format!("{family} route show {block}"));
+            assert!(route.contains("dev nw-vx4096 proto 78"), "{route}");
+        }
+    }
+}
+
+#[test]
+fn netns_a_foreign_route_to_a_pod_is_named_and_stays_until_somebody_takes_it_away() {
+    for families in FAMILIES {
+        let node = Node::ready(ROUTED.of(families));
+        let pod = node.add("one");
+        for ip in &pod.addresses {
+            let foreign = format!("blackhole {ip} metric 20 proto 4");
+            node.namespace.ip(&format!("route replace {foreign}"));
+            let said = node.wait_until_it_says("ForeignObject");
+            assert!(said.starts_with(&format!("Route {ip}/")), "{said}");
+            assert!(
+                said.contains("of protocol 4 is not ours and stays"),
+                "{said}"
+            );
+            node.namespace.ip(&format!("route delete {foreign}"));
+            node.wait_until_ready();
+            node.wait_until_clean();
+            assert!(pod.answers(&node.namespace));
+        }
+    }
+}
+
+#[test]
+fn netns_a_network_configuration_in_front_of_ours_is_named() {
+    let mut node = Node::new(ROUTED);
+    fs::create_dir(node.path("cni")).unwrap();
+    let other = node.path("cni/05-other.conflist");
+    fs::write(&other, "{}").unwrap();
+    node.start();
+    let said = node.wait_until_it_says("ForeignObject");
+    assert!(
+        said.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist and is used instead of it: remove it"),
+        "{said}"
+    );
+    fs::remove_file(other).unwrap();
+    node.nudge();
+    node.wait_until_ready();
+}
+
+/// What has a name of ours is ours: it is not in the way for long.
+#[test]
+fn netns_a_link_of_another_kind_under_a_name_of_ours_is_replaced() {
+    let mut node = Node::new(BRIDGED);
+    for other in ["nw-vx4096 type bridge", "nw-br0 type veth peer name x"] {
+        node.namespace.ip(&format!("link add {other}"));
+    }
+    node.start();
+    node.wait_until_ready();
+    for (name, kind) in [("nw-vx4096", "vxlan id 4096"), ("nw-br0", "bridge")] {
+        let link = node.namespace.ip(&format!("-details link show {name}"));
+        assert!(link.contains(kind), "{link}");
+    }
+}
+
+#[test]
+fn netns_a_tunnel_number_that_another_link_has_is_a_failure_until_it_is_free() {
+    for families in FAMILIES {
+        let mut node = Node::new(ROUTED.of(families));
+        let local = node.addresses()[0];
+        let other = format!("link add other type vxlan id 4096 dstport 4789 local {local}");
+        node.namespace.ip(&other);
+        node.start();
+        let said = node.wait_until_it_says("ProgrammingFailed");
+        assert!(said.contains("link nw-vx4096"), "{said}");
+        assert!(said.contains("EEXIST"), "{said}");
+        assert!(!node.path("cni/10-netweft.conflist").exists());
+        node.namespace.ip("link delete other");
+        node.wait_until_ready();
+        assert!(node.path("cni/10-netweft.conflist").exists());
+    }
+}
+
+#[test]
+fn netns_parameters_that_cannot_be_written_are_a_failure_until_they_can() {
+    for families in FAMILIES {
+        let mut node = Node::new(ROUTED.of(families));
+        let read_only = "mount -o bind,ro /proc/sys /proc/sys && exec \"$@\"";
+        node.start_under(&[
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            read_only,
+            "sh",
+        ]);
+        let said = node.wait_until_it_says("ProgrammingFailed");
+        assert!(
+            said.contains("set /proc/sys/net/ipv") && said.contains("Read-only file system"),
+            "{said}"
+        );
+        assert!(!node.path("cni/10-netweft.conflist").exists());
+        let writable = format!(
+            "nsenter --mount=/proc/{}/ns/mnt mount -o remount,bind,rw /proc/sys",
+            node.agent_id()
+        );
+        assert!(node.namespace.command(&writable).status.success());
+        node.wait_until_ready();
+    }
+}
+
+#[test]
+fn netns_without_the_nodes_address_nothing_is_torn_down_and_the_missing_one_is_named() {
+    for families in FAMILIES {
+        let node = Node::ready(ROUTED.of(families));
+        let ip = node.addresses()[0];
+        let (length, more) = if ip.contains(':') {
+            (64, "nodad")
+        } else {
+            (24, "")
+        };
+        let address = format!("{ip}/{length} dev ens7");
+        let tunnel = || node.namespace.ip("link show nw-vx4096");
+        let before = tunnel();
+        node.namespace.ip(&format!("address delete {address}"));
+        let said = node.wait_until_it_says("ProgrammingFailed");
+        assert!(
+            said.starts_with(&format!(
+                "no link of this node has the node address {ip}; compare"
+            )),
+            "{said}"
+        );
+        assert_eq!(tunnel(), before);
+        node.namespace.ip(&format!("address add {address} {more}"));
+        node.wait_until_ready();
+    }
+}
+
+#[test]
+fn netns_files_that_cannot_be_written_are_named_until_they_can() {
+    for file in ["run/node.json", "cni/10-netweft.conflist"] {
+        let mut node = Node::new(ROUTED);
+        fs::create_dir_all(node.path(file).join("in the way")).unwrap();
+        node.start();
+        let said = node.wait_until_it_says("ProgrammingFailed");
+        let words = format!("write {}: ", node.path(file).display());
+        assert!(said.starts_with(&words), "{said}");
+        fs::remove_dir_all(node.path(file)).unwrap();
+        node.wait_until_ready();
+        assert!(node.path(file).is_file());
+    }
+}
+
+#[test]
+fn netns_without_nft_a_node_takes_no_pods_until_there_is_one() {
+    let mut node = Node::new(ROUTED);
+    let programs = node.path("programs");
+    fs::create_dir(&programs).unwrap();
+    let path = format!("PATH={}", programs.display());
+    node.start_under(&["env", &path]);
+    let said = node.wait_until_it_says("ProgrammingFailed");
+    assert!(said.starts_with("run nft: No such file"), "{said}");
+    assert!(!node.path("cni/10-netweft.conflist").exists());
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|folder| folder.join("nft"))
+        .find(|file| file.exists());
+    std::os::unix::fs::symlink(found.unwrap(), programs.join("nft")).unwrap();
+    node.wait_until_ready();
+}
+
+#[test]
+fn netns_a_block_that_is_another_nodes_is_left_out_and_named_until_it_is_ours() {
+    let mut node = Node::new(ROUTED);
+    let (own, aside) = (
+        node.path("objects/subnet-routed-one.yaml"),
+        node.path("own"),
+    );
+    fs::rename(&own, &aside).unwrap();
+    node.start();
+    assert_eq!(
+        node.wait_until_it_says("Invalid"),
+        "block 10.244.0.0/22 is left out: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node"
+    );
+    fs::rename(aside, own).unwrap();
+    node.wait_until_ready();
+}
+
+#[test]
+fn netns_a_node_without_a_block_says_so_and_takes_pods_when_it_has_one() {
+    let mut node = Node::new(ROUTED);
+    let names = ["routed".to_owned()];
+    node.declare("network.yaml", &network(ROUTED, &[], &names));
+    node.start();
+    let said = node.wait_until_it_says("NoSubnet");
+    assert!(
+        said.starts_with("no IPPool gives this node a block"),
+        "{said}"
+    );
+    assert!(!node.path("cni/10-netweft.conflist").exists());
+    let blocks = ["10.244.0.0/22".to_owned()];
+    node.declare("network.yaml", &network(ROUTED, &blocks, &names));
+    node.wait_until_ready();
+    assert!(node.add("one").answers(&node.namespace));
+}
