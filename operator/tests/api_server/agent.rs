@@ -1,73 +1,105 @@
-//! What an agent does at the API server, done by hand: the program itself would write into this machine's kernel.
+//! The agent's program on a node of this test: a network namespace without a way out but for the API server.
 
-use futures::StreamExt;
-use kube::api::{Patch, PatchParams};
-use kube::runtime::watcher;
-use kube::{Api, Client, Resource};
-use netweft_crds::condition::READY;
-use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
-use serde::de::DeserializeOwned;
-use serde_json::json;
-use tokio::task::JoinSet;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::control_plane::ControlPlane;
+use nix::sched::{CloneFlags, unshare};
+use tempfile::TempDir;
+
+use crate::control_plane::{ControlPlane, Process};
 use crate::objects::token;
 
 /// The agent of a node, with the token that its pod would have.
 pub struct Agent {
-    client: Client,
-    node: String,
-    _watches: JoinSet<()>,
+    process: Process,
+    dir: TempDir,
 }
 
 impl Agent {
-    /// Lists and watches what an agent looks at.
-    pub async fn start(plane: &ControlPlane, node: &str) -> Self {
-        let client = plane.client(&token(&plane.admin(), "netweft-agent", Some(node)).await);
-        let mut watches = JoinSet::new();
-        let all = watcher::Config::default;
-        watch::<IPPool>(&client, all(), &mut watches);
-        watch::<NodeSubnet>(&client, all(), &mut watches);
-        let own = all().fields(&format!("metadata.name={node}"));
-        watch::<NodeNetwork>(&client, own, &mut watches);
-        Self {
-            client,
-            node: node.to_owned(),
-            _watches: watches,
+    /// Starts one on a node that has this address and, by their records, so many pods in `block`.
+    pub async fn start(plane: &ControlPlane, node: &str, address: &str, pods: &[String]) -> Self {
+        let token = token(&plane.admin(), "netweft-agent", Some(node)).await;
+        let kubeconfig = plane.kubeconfig(plane.url(), &token);
+        let dir = tempfile::tempdir().unwrap();
+        let attachments = dir.path().join("run/attachments");
+        fs::create_dir_all(&attachments).unwrap();
+        for pod in pods {
+            // A record that cannot be read is counted and stays, and needs no pod that goes with it.
+            fs::write(attachments.join(pod), "").unwrap();
         }
+        let log = plane.dir.path().join(format!("agent-{node}.log"));
+        let mut command = command(node, &kubeconfig, dir.path());
+        let server = plane.url().trim_start_matches("https://").to_owned();
+        let address = address.to_owned();
+        // Network namespaces are a thread's own.
+        let started = std::thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
+            ip("link set lo up");
+            ip("link add ens7 type veth peer name far0");
+            ip(&format!("address add {address}/24 dev ens7"));
+            ip("link set ens7 up");
+            let listener = TcpListener::bind(&server).unwrap();
+            (Process::start(&mut command, &log), listener, server)
+        });
+        let (process, listener, server) = started.join().unwrap();
+        std::thread::spawn(move || pass_on(&listener, &server));
+        Self { process, dir }
     }
 
-    /// Says that the kernel agrees with the NodeNetwork as `admin` sees it, and that so many pods are in each block.
-    pub async fn acknowledge(&self, admin: &Client, used: i64) {
-        let networks: Api<NodeNetwork> = Api::all(admin.clone());
-        let network = networks.get(&self.node).await.unwrap();
-        let subnets = network.spec.subnets.iter();
-        let subnets = subnets.map(|cidr| json!({ "cidr": cidr, "used": used, "free": 64 - used }));
-        let condition = json!({ "type": READY, "status": "True", "reason": "Programmed", "message": "",
-            "lastTransitionTime": "2026-01-01T00:00:00Z" });
-        let status = json!({ "observedGeneration": network.metadata.generation,
-            "subnets": subnets.collect::<Vec<_>>(), "conditions": [condition] });
-        let patch = Patch::Apply(
-            json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NodeNetwork", "status": status }),
-        );
-        let params = PatchParams::apply("netweft-agent").force();
-        let networks: Api<NodeNetwork> = Api::all(self.client.clone());
-        let written = networks.patch_status(&self.node, &params, &patch).await;
-        written.unwrap();
+    /// The pods go.
+    pub fn lose_its_pods(&self) {
+        let attachments = self.dir.path().join("run/attachments");
+        for record in fs::read_dir(attachments).unwrap() {
+            fs::remove_file(record.unwrap().path()).unwrap();
+        }
+        // The agent hears of links, not of files.
+        for line in ["link add nudge type bridge", "link delete nudge"] {
+            let namespace = format!("--net=/proc/{}/ns/net", self.process.id());
+            let mut nsenter = Command::new("nsenter");
+            nsenter.args([&namespace, "ip"]).args(line.split(' '));
+            assert!(nsenter.status().unwrap().success(), "{line}");
+        }
     }
 }
 
-fn watch<K>(client: &Client, config: watcher::Config, watches: &mut JoinSet<()>)
-where
-    K: Resource<DynamicType = (), Scope = kube::core::ClusterResourceScope>
-        + Clone
-        + std::fmt::Debug
-        + DeserializeOwned
-        + Send
-        + 'static,
-{
-    let events = watcher(Api::<K>::all(client.clone()), config);
-    watches.spawn(events.for_each(async |event| {
-        event.unwrap();
-    }));
+fn command(node: &str, kubeconfig: &Path, dir: &Path) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_netweft-operator")).with_file_name("netweft-agent");
+    assert!(
+        program.is_file(),
+        "the agent beside the operator: build the whole workspace"
+    );
+    let path = |name: &str| dir.join(name);
+    let mut command = Command::new(program);
+    command.env("KUBECONFIG", kubeconfig);
+    command.args(["run", "--node", node]);
+    let places: [(&str, PathBuf); 2] =
+        [("--run-dir", path("run")), ("--cni-conf-dir", path("cni"))];
+    for (flag, place) in places {
+        command.arg(flag).arg(place);
+    }
+    command
+}
+
+fn ip(line: &str) {
+    let done = Command::new("ip").args(line.split(' ')).status();
+    assert!(done.expect("ip, of iproute2").success(), "ip {line}");
+}
+
+/// Takes each connection to the listener, which is the agent's side, to the server on this side, where it is called the same.
+fn pass_on(listener: &TcpListener, server: &str) {
+    for from in listener.incoming() {
+        let (from, to) = (from.unwrap(), TcpStream::connect(server).unwrap());
+        let back = (to.try_clone().unwrap(), from.try_clone().unwrap());
+        std::thread::spawn(move || carry(from, to));
+        std::thread::spawn(move || carry(back.0, back.1));
+    }
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    // However it ends, it has ended.
+    let _ = io::copy(&mut from, &mut to);
+    let _ = to.shutdown(std::net::Shutdown::Write);
 }

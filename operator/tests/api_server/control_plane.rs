@@ -36,9 +36,14 @@ impl Process {
         self.0.wait().unwrap();
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Any signal, by its name.
     pub fn signal(&self, name: &str) {
-        let pid = self.0.id().to_string();
+        let pid = self.id().to_string();
         assert!(
             Command::new("kill")
                 .args(["-s", name, &pid])

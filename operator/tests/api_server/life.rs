@@ -1,6 +1,7 @@
 //! The life of a cluster: nodes come and go, agents report, a pool is given up. With it every right that the chart grants
 //! is used, and none is missing.
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
@@ -40,8 +41,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     assert!(operator.is_ready().await.is_some());
     assert!(operator.counts("netweft_operator_leader 1").await.is_some());
 
-    let agents = agents(&plane).await;
-    statuses_follow_the_agents(&admin, &agents).await;
+    let agents = statuses_follow_the_agents(&plane).await;
     users_are_told(&admin).await;
     events_are_counted(&admin).await;
     node_comes_and_goes(&admin).await;
@@ -53,15 +53,27 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     assert!(unused.is_empty(), "granted and not used: {unused:#?}");
 }
 
+/// Of the nodes 1, 2 and 3, with as many pods each.
 async fn agents(plane: &ControlPlane) -> Vec<Agent> {
+    let owners = owners(&plane.admin()).await;
     let mut agents = Vec::new();
     for number in 1..=3 {
-        agents.push(Agent::start(plane, &format!("worker-{number}")).await);
+        let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
+        let block: IpNet = owners[&name].first().unwrap().parse().unwrap();
+        // The first is the tunnel's.
+        let pods: Vec<String> = block
+            .hosts()
+            .skip(1)
+            .take(number)
+            .map(|ip| ip.to_string())
+            .collect();
+        agents.push(Agent::start(plane, &name, &address, &pods).await);
     }
     agents
 }
 
-async fn statuses_follow_the_agents(admin: &Client, agents: &[Agent]) {
+async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
+    let admin = &plane.admin();
     let modes: Api<NetworkMode> = Api::all(admin.clone());
     let waits = eventually("the mode waits for its nodes", PATIENCE, async || {
         let status = modes.get("default").await.unwrap().status?;
@@ -71,9 +83,7 @@ async fn statuses_follow_the_agents(admin: &Client, agents: &[Agent]) {
         waits.await.waiting_for,
         ["worker-1", "worker-2", "worker-3"]
     );
-    for (agent, pods) in agents.iter().zip(1..) {
-        agent.acknowledge(admin, pods).await;
-    }
+    let agents = agents(plane).await;
     eventually("the mode is ready", PATIENCE, async || {
         let status = modes.get("default").await.unwrap().status?;
         is_true(&status.conditions, READY).then_some(())
@@ -87,6 +97,7 @@ async fn statuses_follow_the_agents(admin: &Client, agents: &[Agent]) {
     })
     .await;
     assert_eq!(pool.finalizers(), [POOL_FINALIZER]);
+    agents
 }
 
 /// By conditions and by Events, of every kind that they write.
@@ -195,20 +206,18 @@ async fn pool_is_given_up(admin: &Client, agents: &[Agent]) {
         Some(())
     })
     .await;
-    // No pod is left on any node: the blocks are withdrawn, and go when the agents have seen that.
-    for agent in agents {
-        agent.acknowledge(admin, 0).await;
-    }
-    eventually("the blocks are withdrawn", PATIENCE, async || {
-        let networks = all::<NodeNetwork>(admin).await;
-        let mut subnets = networks.iter().flat_map(|network| &network.spec.subnets);
-        subnets.next().is_none().then_some(())
+    // Where no pod is left the block is withdrawn, and goes when the agent has seen that.
+    let (first, others) = agents.split_first().unwrap();
+    others.iter().for_each(Agent::lose_its_pods);
+    eventually("all blocks but one are given back", PATIENCE, async || {
+        let left = owners(admin).await;
+        left.into_keys().eq(["worker-1".to_owned()]).then_some(())
     })
     .await;
-    assert_eq!(owners(admin).await.len(), 3);
-    for agent in agents {
-        agent.acknowledge(admin, 0).await;
-    }
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    let kept = networks.get("worker-1").await.unwrap();
+    assert_eq!(kept.spec.subnets.len(), 1, "pods have addresses of it");
+    first.lose_its_pods();
     eventually("the pool is gone", PATIENCE, async || {
         let pool = pools.get_opt("default-v4").await.unwrap();
         pool.is_none().then_some(())

@@ -3,6 +3,7 @@
 //! The programs come from the directory in `NETWEFT_KUBE_BIN`; each test has a control plane of its own, on loopback.
 
 #![expect(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a test fails by panicking"
