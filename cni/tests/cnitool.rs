@@ -109,12 +109,28 @@ fn netns_the_reference_runtime_attaches_checks_and_detaches() {
     runtime.succeeds("check", &pod);
     // CNI 1.1, "ADD": the same link again is an error, and the first goes on.
     assert!(runtime.fails("add", &pod).contains("eth0"));
+    assert_eq!(runtime.node.records(), ["10.244.0.1", "fd00:244::1"]);
     runtime.succeeds("check", &pod);
     runtime.node.namespace.ip("route delete 10.244.0.1");
     assert!(runtime.fails("check", &pod).contains("10.244.0.1"));
     runtime.succeeds("del", &pod);
     runtime.succeeds("del", &pod);
     assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached() {
+    if skipped() {
+        return;
+    }
+    let (runtime, pod) = (Runtime::new(Node::new(&BLOCKS)), Namespace::new());
+    // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
+    let foreign = "route add blackhole 10.244.0.1/32 metric 20 proto 4";
+    runtime.node.namespace.ip(foreign);
+    let before = runtime.node.leftovers();
+    assert!(runtime.fails("add", &pod).contains("EEXIST"));
+    assert_eq!(runtime.node.leftovers(), before);
+    assert!(!pod.ip("link show").contains("eth0"));
 }
 
 /// It knows of no valid attachment, so it detaches all it remembers; then it calls GC without any list, which is not the

@@ -1,13 +1,14 @@
 //! A node of namespaces: uplink, objects in a folder, agent, plugin, pods.
 
+mod objects;
+mod pod;
+
 use std::fs;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
 use netweft_cni::attachment::{Attachment, Store};
 use netweft_crds::NodeNetworkStatus;
 use netweft_netstate::kernel::Kernel;
@@ -16,6 +17,10 @@ use netweft_netstate::netns;
 use netweft_netstate::rtnl::Rtnl;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use objects::objects;
+pub use objects::{BOTH, BRIDGED, FAMILIES, Families, Pools, ROUTED, network};
+pub use pod::Pod;
 
 /// Deadline of whatever is polled for. What it measures takes far less.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -82,58 +87,6 @@ impl Namespace {
                 .unwrap()
                 .block_on(async { Rtnl::new().unwrap().read().await.unwrap() })
         })
-    }
-}
-
-/// What a node has: one pool for each kind of pod and family.
-#[derive(Clone, Copy, Debug)]
-pub struct Pools {
-    kinds: &'static [&'static str],
-    families: Families,
-}
-
-/// Of pods, and of the nodes they are on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Families {
-    Ipv4,
-    Ipv6,
-    Both,
-}
-
-pub const FAMILIES: [Families; 3] = [Families::Ipv4, Families::Ipv6, Families::Both];
-pub const ROUTED: Pools = Pools {
-    kinds: &["routed"],
-    families: Families::Ipv4,
-};
-pub const BRIDGED: Pools = Pools {
-    kinds: &["bridge"],
-    ..ROUTED
-};
-pub const BOTH: Pools = Pools {
-    kinds: &["bridge", "routed"],
-    ..ROUTED
-};
-
-impl Pools {
-    pub const fn of(self, families: Families) -> Self {
-        Self { families, ..self }
-    }
-
-    /// The addresses of node number `number`.
-    fn node_addresses(self, number: usize) -> String {
-        match self.families {
-            Families::Ipv4 => format!("ipv4: 192.0.2.{number}"),
-            Families::Ipv6 => format!("ipv6: 2001:db8::{number}"),
-            Families::Both => format!("ipv4: 192.0.2.{number}, ipv6: 2001:db8::{number}"),
-        }
-    }
-
-    /// The family of tunnels.
-    fn outer(self) -> &'static str {
-        match self.families {
-            Families::Ipv4 | Families::Both => "ipv4",
-            Families::Ipv6 => "ipv6",
-        }
     }
 }
 
@@ -387,173 +340,5 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill_agent();
-    }
-}
-
-/// A pod that ADD has attached.
-pub struct Pod {
-    pub container: String,
-    pub space: Namespace,
-    /// One of each family.
-    pub addresses: Vec<IpAddr>,
-    /// The host's end of its link.
-    pub link: String,
-}
-
-impl Pod {
-    /// What became of an ADD; what it said if it failed.
-    pub fn of(container: &str, space: Namespace, added: Child) -> Result<Self, String> {
-        let output = added.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            return Err(format!("{}: {said}", output.status));
-        }
-        let result: Value = serde_json::from_str(&said).unwrap();
-        let addresses = result["ips"].as_array().unwrap().iter();
-        let address = |ip: &Value| {
-            let net = ip["address"].as_str().unwrap().parse::<IpNet>();
-            net.unwrap().addr()
-        };
-        let interfaces = result["interfaces"].as_array().unwrap();
-        let link = &interfaces[interfaces.len() - 2]["name"];
-        Ok(Self {
-            container: container.to_owned(),
-            space,
-            addresses: addresses.map(address).collect(),
-            link: link.as_str().unwrap().to_owned(),
-        })
-    }
-
-    /// Whether it answers at each of its addresses.
-    pub fn answers(&self, whom: &Namespace) -> bool {
-        let mut addresses = self.addresses.iter();
-        addresses.all(|ip| whom.pings(&ip.to_string()))
-    }
-
-    /// Whether it reaches each address of its node.
-    pub fn reaches(&self, node: &Node) -> bool {
-        node.addresses().iter().all(|ip| self.space.pings(ip))
-    }
-
-    /// A line for each of its addresses, if it is about addresses at all: `LINK` is the host's end, `MAC` the pod's own,
-    /// `IP` an address, `LEN` how long a prefix of it alone is, `OTHER` an address that no pod has. On a bridge `GATEWAY`
-    /// is the bridge's address with its length, `BLOCK` the block that both are in, `VIA` the gateway alone.
-    pub fn lines(&self, node: &Node, line: &str) -> Vec<String> {
-        let record = node
-            .attachments()
-            .into_iter()
-            .find(|found| found.owner.container_id == self.container)
-            .expect("its record");
-        let mut lines = Vec::new();
-        for address in &record.addresses {
-            let four = address.ip.is_ipv4();
-            let gateway = address.gateway.unwrap_or_else(|| IpNet::from(address.ip));
-            let mut filled = line.to_owned();
-            for (word, value) in [
-                ("LINK", self.link.clone()),
-                ("MAC", record.pod_mac.to_string()),
-                ("GATEWAY", gateway.to_string()),
-                ("BLOCK", gateway.trunc().to_string()),
-                ("VIA", gateway.addr().to_string()),
-                ("IP", address.ip.to_string()),
-                ("LEN", if four { "32" } else { "128" }.to_owned()),
-                (
-                    "OTHER",
-                    if four { "10.244.0.9" } else { "fd00:244::9" }.to_owned(),
-                ),
-            ] {
-                filled = filled.replace(word, &value);
-            }
-            if !lines.contains(&filled) {
-                lines.push(filled);
-            }
-        }
-        lines
-    }
-}
-
-/// Pools with a block here, which has room for the leaks of a test, and one on each of two other nodes.
-fn objects(pools: Pools) -> Vec<(String, String)> {
-    let mut objects = Vec::new();
-    let (mut own, mut names) = (Vec::new(), Vec::new());
-    for kind in pools.kinds {
-        for four in [true, false] {
-            let other = if four { Families::Ipv6 } else { Families::Ipv4 };
-            if pools.families == other {
-                continue;
-            }
-            let pool = Pool::new(kind, four);
-            objects.extend(pool.objects(pools));
-            own.push(pool.blocks[0].clone());
-            names.push(pool.name);
-        }
-    }
-    objects.push(("network.yaml".into(), network(pools, &own, &names)));
-    objects
-}
-
-/// The node's own part, with these blocks of these pools.
-pub fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
-    let quoted: Vec<String> = blocks.iter().map(|block| format!("\"{block}\"")).collect();
-    format!(
-        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{{}}}, subnets: [{}], modes: [{{name: default, pools: [{}], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}, outerFamily: {}}}]}}",
-        pools.node_addresses(1),
-        quoted.join(", "),
-        names.join(", "),
-        pools.outer()
-    )
-}
-
-struct Pool {
-    name: String,
-    kind: &'static str,
-    cidr: String,
-    block_size: u8,
-    /// Of the nodes one, two and three.
-    blocks: [String; 3],
-}
-
-impl Pool {
-    fn new(kind: &'static str, four: bool) -> Self {
-        let number = if kind == "routed" { 244 } else { 245 };
-        if four {
-            Self {
-                name: kind.to_owned(),
-                kind,
-                cidr: format!("10.{number}.0.0/16"),
-                block_size: 22,
-                blocks: [0, 4, 8].map(|third| format!("10.{number}.{third}.0/22")),
-            }
-        } else {
-            Self {
-                name: format!("{kind}-six"),
-                kind,
-                cidr: format!("fd00:{number}::/64"),
-                block_size: 118,
-                blocks: ["", "400", "800"].map(|last| format!("fd00:{number}::{last}/118")),
-            }
-        }
-    }
-
-    fn objects(&self, pools: Pools) -> Vec<(String, String)> {
-        let Self {
-            name,
-            kind,
-            cidr,
-            block_size,
-            blocks,
-        } = self;
-        let pool = format!(
-            "kind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: \"{cidr}\", blockSize: {block_size}, natOutgoing: true, podInterface: {kind}}}"
-        );
-        let mut objects = vec![(format!("pool-{name}.yaml"), pool)];
-        for (block, (node, number)) in blocks.iter().zip([("one", 1), ("two", 2), ("three", 3)]) {
-            let addresses = pools.node_addresses(number);
-            let subnet = format!(
-                "kind: NodeSubnet\nmetadata: {{name: {name}-{node}}}\nspec: {{cidr: \"{block}\", pool: {name}, node: {node}, nodeAddresses: {{{addresses}}}, state: Active}}"
-            );
-            objects.push((format!("subnet-{name}-{node}.yaml"), subnet));
-        }
-        objects
     }
 }

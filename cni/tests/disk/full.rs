@@ -1,0 +1,81 @@
+//! No room.
+
+use super::lab::{Namespace, skipped};
+use super::{Disk, gc, node_on, refuses, used, works};
+
+#[test]
+fn netns_on_a_full_disk_add_is_refused_and_leaves_nothing_until_there_is_room() {
+    if skipped() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = used(node_on(&disk));
+    disk.fill_up_to(0);
+    refuses(&node, "attachments", "make room", "No space left on device");
+    disk.make_room();
+    works(&node);
+}
+
+/// A record takes two names and one for the file aside: whichever is the one too many, none stays.
+#[test]
+fn netns_without_names_for_its_records_add_is_refused_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = used(node_on(&disk));
+    for names in 0..3 {
+        disk.use_up_names_up_to(names);
+        refuses(&node, "attachments", "make room", "No space left on device");
+        disk.make_room();
+    }
+    disk.use_up_names_up_to(3);
+    works(&node);
+}
+
+#[test]
+fn netns_without_a_name_for_the_lock_add_is_refused_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    for (names, file) in [(0, "attachments"), (1, "lock")] {
+        let disk = Disk::new();
+        let node = node_on(&disk);
+        disk.use_up_names_up_to(names);
+        refuses(&node, file, "make room", "No space left on device");
+        disk.make_room();
+        works(&node);
+    }
+}
+
+/// Which address was the last is kept in the lock, and is worth less than a pod.
+#[test]
+fn netns_a_disk_with_room_for_nothing_but_the_record_is_room_enough() {
+    if skipped() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = node_on(&disk);
+    disk.fill_up_to(1);
+    works(&node);
+}
+
+#[test]
+fn netns_on_a_full_disk_pods_are_checked_deleted_and_collected() {
+    if skipped() {
+        return;
+    }
+    let disk = Disk::new();
+    let node = node_on(&disk);
+    let pods = [Namespace::new(), Namespace::new()];
+    let added = ["one", "two"].map(|name| node.add(name, &pods[usize::from(name == "two")]));
+    disk.fill_up_to(0);
+    assert!(node.check("one", &pods[0], &added[0]).success);
+    assert!(gc(&node, &["one"]).success);
+    assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
+    assert!(node.namespace.pings("10.244.0.1"));
+    // The other's record has made room.
+    disk.fill_up_to(0);
+    assert!(node.del("one", &pods[0].path()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}

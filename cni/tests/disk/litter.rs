@@ -1,0 +1,198 @@
+//! Records that cannot be read, and things of others among them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use super::lab::{Namespace, Node, skipped};
+use super::{BLOCKS, gc, refuses, status};
+
+/// Things that can stand under an address and are no record.
+fn unreadable(at: &Path, kind: &str) {
+    match kind {
+        "empty" => fs::write(at, "").unwrap(),
+        "half a record" => fs::write(at, r#"{"version":1,"owner":{"containerID":"x""#).unwrap(),
+        "something else" => fs::write(at, r#"["no record"]"#).unwrap(),
+        "no text" => fs::write(at, [0xff, 0xfe, 0]).unwrap(),
+        "a directory" => fs::create_dir(at).unwrap(),
+        "a link to nowhere" => symlink("/nowhere", at).unwrap(),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn netns_an_address_whose_record_cannot_be_read_is_never_handed_out_nor_freed() {
+    if skipped() {
+        return;
+    }
+    for kind in [
+        "empty",
+        "half a record",
+        "something else",
+        "no text",
+        "a directory",
+        "a link to nowhere",
+    ] {
+        let node = Node::new(&["10.244.0.0/30"]);
+        fs::create_dir(node.attachments()).unwrap();
+        unreadable(&node.attachments().join("10.244.0.1"), kind);
+        let pods = [Namespace::new(), Namespace::new()];
+        let added = node.add("one", &pods[0]);
+        assert_eq!(added.ips(), ["10.244.0.2"], "{kind}");
+        assert_eq!(node.add("two", &pods[1]).code(), 11, "{kind}");
+        assert!(node.check("one", &pods[0], &added).success, "{kind}");
+        assert!(status(&node).success, "{kind}");
+        assert!(gc(&node, &["one"]).success, "{kind}");
+        assert!(node.del("one", &pods[0].path()).success, "{kind}");
+        assert_eq!(node.records(), ["10.244.0.1"], "{kind}");
+    }
+}
+
+#[test]
+fn netns_an_address_in_another_spelling_is_not_handed_out() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["fd00:244::/126"]);
+    fs::create_dir(node.attachments()).unwrap();
+    fs::write(node.attachments().join("FD00:244:0::1"), "").unwrap();
+    assert_eq!(node.add("one", &Namespace::new()).ips(), ["fd00:244::2"]);
+}
+
+#[test]
+fn netns_a_full_block_names_the_addresses_that_only_damaged_records_keep() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/30"]);
+    fs::create_dir(node.attachments()).unwrap();
+    fs::write(node.attachments().join("10.244.0.2"), "").unwrap();
+    let pods = [Namespace::new(), Namespace::new()];
+    assert!(node.add("one", &pods[0]).success);
+    assert_eq!(
+        node.add("two", &pods[1]).message(),
+        "no free address in blocks 10.244.0.0/30 (pool default); the records of 10.244.0.2 cannot be read and keep their \
+         addresses: netweft-agent check says why"
+    );
+}
+
+#[test]
+fn netns_del_and_gc_name_a_record_that_they_cannot_read() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    fs::create_dir(node.attachments()).unwrap();
+    fs::write(node.attachments().join("10.244.0.1"), "").unwrap();
+    for answer in [node.del("one", ""), gc(&node, &[])] {
+        assert!(answer.success);
+        assert!(
+            answer
+                .log
+                .contains("attachment 10.244.0.1 cannot be read and stays"),
+            "{answer:?}"
+        );
+    }
+}
+
+#[test]
+fn netns_check_of_a_pod_whose_record_cannot_be_read_says_so() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS[..1]);
+    let pod = Namespace::new();
+    let added = node.add("one", &pod);
+    fs::write(node.attachments().join("10.244.0.1"), "{").unwrap();
+    let found = node.check("one", &pod, &added);
+    assert_eq!(found.code(), 100);
+    for word in [
+        "no attachment is recorded for one eth0",
+        "attachment 10.244.0.1 cannot be read",
+    ] {
+        assert!(found.message().contains(word), "{word}: {found:?}");
+    }
+}
+
+#[test]
+fn netns_files_of_others_among_the_records_stop_nothing_and_stay() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    let foreign = [".keep", ".new", "10.244.0.1.bak", "notes"];
+    fs::create_dir(node.attachments()).unwrap();
+    for name in foreign {
+        fs::write(node.attachments().join(name), "").unwrap();
+    }
+    // Not even where the plugin would put a file of its own.
+    fs::create_dir(node.attachments().join(".new.1")).unwrap();
+    let pod = Namespace::new();
+    let added = node.add("one", &pod);
+    assert_eq!(added.ips(), ["10.244.0.1", "fd00:244::1"]);
+    assert!(node.check("one", &pod, &added).success);
+    assert!(gc(&node, &[]).success);
+    assert_eq!(
+        node.records(),
+        [".keep", ".new", ".new.1", "10.244.0.1.bak", "notes"]
+    );
+}
+
+#[test]
+fn netns_every_verb_names_what_stands_in_the_place_of_the_records() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    let pod = Namespace::new();
+    let added = node.add("one", &pod);
+    fs::remove_dir_all(node.attachments()).unwrap();
+    fs::write(node.attachments(), "").unwrap();
+    let place = node.attachments().display().to_string();
+    for answer in [
+        node.add("two", &Namespace::new()),
+        node.check("one", &pod, &added),
+        node.del("one", &pod.path()),
+        gc(&node, &["one"]),
+        status(&node),
+    ] {
+        assert_eq!(answer.code(), 5);
+        assert!(answer.log.contains(&place), "{answer:?}");
+    }
+    assert!(node.namespace.pings("10.244.0.1"), "the pod lives");
+}
+
+#[test]
+fn netns_what_stands_in_the_place_of_the_lock_is_named() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS);
+    fs::create_dir(node.run_dir().join("lock")).unwrap();
+    refuses(&node, "lock", "take the lock", "Is a directory");
+}
+
+#[test]
+fn netns_a_damaged_node_json_is_named_and_who_writes_it_anew() {
+    if skipped() {
+        return;
+    }
+    let node = Node::without_config();
+    let file = node.run_dir().join("node.json");
+    for text in ["", "{", r#"{"version":1}"#, "[]"] {
+        fs::write(&file, text).unwrap();
+        for answer in [node.add("one", &Namespace::new()), status(&node)] {
+            assert_eq!(answer.code(), 6, "{text:?}");
+            assert_eq!(
+                answer.message(),
+                "parse node.json; netweft-agent writes it anew within a minute, and its log says if it cannot",
+            );
+        }
+    }
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    for answer in [node.add("one", &Namespace::new()), status(&node)] {
+        assert_eq!((answer.code(), answer.message()), (5, "read node.json"));
+    }
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}

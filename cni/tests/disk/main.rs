@@ -1,0 +1,166 @@
+//! The plugin on a disk that is full, read-only or littered: what cannot be done is said, nothing half-made stays, and no
+//! address is handed out whose record nobody can read.
+//!
+//! The disk is a tmpfs in a mount namespace of the test's own, which a child holds and whose files are reached through
+//! `/proc/PID/root`.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod full;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod litter;
+mod read_only;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use lab::{Answer, Namespace, Node, pool};
+use serde_json::json;
+use tempfile::TempDir;
+
+const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
+const PAGE: u64 = 4096;
+
+/// A small file system.
+struct Disk {
+    mount_point: TempDir,
+    holder: Child,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let mount_point = tempfile::tempdir().unwrap();
+        let script =
+            "mount -t tmpfs -o size=64k,nr_inodes=64 tmpfs \"$0\" && echo ready && exec cat";
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(mount_point.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("unshare");
+        let mut ready = [0; 6];
+        let stdout = holder.stdout.as_mut().unwrap();
+        stdout
+            .read_exact(&mut ready)
+            .expect("mount a tmpfs: run as root");
+        Self {
+            mount_point,
+            holder,
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        let mount_point = self.mount_point.path().display();
+        PathBuf::from(format!("/proc/{}/root{mount_point}", self.holder.id()))
+    }
+
+    /// Makes it `ro` or `rw`.
+    fn remount(&self, how: &str) {
+        let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
+        let remount = format!("remount,{how}");
+        let done = Command::new("nsenter")
+            .args([&namespace, "mount", "-o", &remount])
+            .arg(self.mount_point.path())
+            .status();
+        assert!(done.unwrap().success());
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+
+    /// Leaves room for so many pages.
+    fn fill_up_to(&self, pages: u64) {
+        let mut filler = File::create(self.filler()).unwrap();
+        let mut length = 0;
+        while filler.write_all(&[0; PAGE as usize]).is_ok() {
+            length += PAGE;
+        }
+        filler.set_len(length - pages * PAGE).unwrap();
+    }
+
+    /// Leaves so many file names, whatever their files hold.
+    fn use_up_names_up_to(&self, names: usize) {
+        fs::create_dir(self.filler()).unwrap();
+        let name = |n: usize| self.filler().join(n.to_string());
+        let used = (0..).take_while(|n| File::create(name(*n)).is_ok()).count();
+        for n in 0..names {
+            fs::remove_file(name(used - 1 - n)).unwrap();
+        }
+    }
+
+    fn make_room(&self) {
+        let _ = fs::remove_file(self.filler());
+        let _ = fs::remove_dir_all(self.filler());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// A node whose state is on the disk.
+fn node_on(disk: &Disk) -> Node {
+    let node = Node::in_dir(disk.path(), Box::new(()));
+    node.configure(&[pool("p", &BLOCKS)]);
+    node
+}
+
+/// After a pod has come and gone, so that all directories are there.
+fn used(node: Node) -> Node {
+    let pod = Namespace::new();
+    assert!(node.add("first", &pod).success);
+    assert!(node.del("first", &pod.path()).success);
+    node
+}
+
+fn status(node: &Node) -> Answer {
+    node.raw("STATUS", &[], &node.conf().to_string())
+}
+
+/// GC when the runtime knows of the first links of these containers.
+fn gc(node: &Node, valid: &[&str]) -> Answer {
+    let mut conf = node.conf();
+    let valid = valid
+        .iter()
+        .map(|id| json!({ "containerID": id, "ifname": "eth0" }));
+    conf["cni.dev/valid-attachments"] = valid.collect();
+    node.raw("GC", &[], &conf.to_string())
+}
+
+/// A refusal that names the file, what to do and the cause, and left nothing.
+fn refuses(node: &Node, file: &str, advice: &str, cause: &str) {
+    let pod = Namespace::new();
+    let refused = node.add("one", &pod);
+    assert_eq!(refused.code(), 5, "{refused:?}");
+    assert!(refused.message().contains(advice), "{refused:?}");
+    let file = node.run_dir().join(file).display().to_string();
+    let details = refused.json["details"].as_str().unwrap();
+    let said = format!("{}: {details}", refused.message());
+    for word in [&file, cause] {
+        assert!(said.contains(word), "{word}: {refused:?}");
+    }
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+    assert!(!pod.ip("link show").contains("eth0"));
+}
+
+fn works(node: &Node) {
+    let pod = Namespace::new();
+    let added = node.add("one", &pod);
+    assert!(node.namespace.pings(&added.ips()[0]));
+    assert!(node.check("one", &pod, &added).success);
+    assert!(node.del("one", &pod.path()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
