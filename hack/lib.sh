@@ -14,13 +14,36 @@ cargo_environment() {
   target=$kind/$(hash_of "$project/Cargo.lock" "$project/.cargo/config.toml" "$(rustc -vV)" "${RUSTFLAGS:-}")
   if [[ ! -d $target ]]; then
     need_free_space
-    mkdir -p "$target"
+    mkdir -p "$kind"
+    seed_target "$kind" "$target"
     keep_newest_two "$kind"
   fi
   touch "$target"
+  forget_other_checkout "$target"
   export CARGO_TARGET_DIR=$target
   BIN_DIR=$target/$(rustc --print host-tuple)/release
   export BIN_DIR
+}
+
+# A lock file that differs in one line has the rest in common with the last: what that has compiled is taken over, unless it has
+# grown old.
+seed_target() { # FOLDER_OF_TARGETS TARGET
+  local newest
+  newest=$(find "$1" -mindepth 1 -maxdepth 1 -type d -name '[0-9a-f]*' -printf '%T@ %p\n' | sort -n | tail -n 1 | cut -d' ' -f2-)
+  if [[ -n $newest ]] && (($(du -sm "$newest" | cut -f1) < 4096)); then
+    cp -a "$newest" "$1/.seed.$$"
+  else
+    mkdir -p "$1/.seed.$$"
+  fi
+  mv -T "$1/.seed.$$" "$2"
+}
+
+# Cargo takes our crates by their place within the checkout, and for fresh if they are older than what was made: of two checkouts
+# that share a directory it would take the one's for the other's.
+forget_other_checkout() { # TARGET
+  [[ $(cat "$1/.checkout" 2>/dev/null) != "$project" ]] || return 0
+  find "$1" -path '*/.fingerprint/netweft-*' -prune -exec rm -rf {} +
+  echo "$project" >"$1/.checkout"
 }
 
 build_release() {

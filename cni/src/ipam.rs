@@ -24,11 +24,17 @@ pub struct Choice<'a> {
 /// Why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
+    /// The namespace is so new that the agent has not heard of it, or the runtime gave none.
+    #[error(
+        "pools are chosen by namespace, and netweft-agent on this node does not know {}",
+        .0.as_ref().map_or("the pod's, for the runtime gives no K8S_POD_NAMESPACE".to_owned(), |name| format!("namespace {name} yet"))
+    )]
+    UnknownNamespace(Option<String>),
     /// No pool on this node is for this pod.
-    #[error("no pool with a block on this node gives addresses to pods of namespace {0:?}")]
+    #[error("no pool on this node gives addresses to pods of namespace {0:?}")]
     NoPool(String),
     /// Every address of a family is taken.
-    #[error("no free address in blocks {0}")]
+    #[error("no free address in {0}")]
     NoAddress(String),
 }
 
@@ -43,28 +49,34 @@ pub fn choose<'a>(
     taken: &BTreeSet<IpAddr>,
     last: &BTreeMap<IpNet, IpAddr>,
 ) -> Result<Vec<Choice<'a>>, Exhausted> {
+    let known = |names: &BTreeSet<String>| namespace.is_some_and(|name| names.contains(name));
+    if !node.namespaces.as_ref().is_none_or(known) {
+        return Err(Exhausted::UnknownNamespace(namespace.map(str::to_owned)));
+    }
     let mut choices = Vec::new();
     for ipv4 in [true, false] {
-        let blocks: Vec<(IpNet, &PoolConfig)> = pools(node, namespace)
-            .flat_map(|pool| pool.blocks.iter().map(move |block| (*block, pool)))
-            .filter(|(block, _)| block.addr().is_ipv4() == ipv4)
-            .collect();
-        let free = |&(block, pool): &(IpNet, &'a PoolConfig)| {
-            let mut candidates = candidates(block, &pool.reserved, last.get(&block).copied());
-            candidates
-                .find(|ip| !taken.contains(ip))
-                .map(|ip| Choice { ip, block, pool })
+        let pools = pools_for(node, namespace, ipv4);
+        if pools.is_empty() {
+            continue;
+        }
+        let free = |pool: &&'a PoolConfig| {
+            let pool = *pool;
+            let blocks = pool.blocks.iter();
+            let mut blocks = blocks.filter(|block| block.addr().is_ipv4() == ipv4);
+            blocks.find_map(|block| {
+                let mut candidates = candidates(*block, &pool.reserved, last.get(block).copied());
+                let ip = candidates.find(|ip| !taken.contains(ip))?;
+                Some(Choice {
+                    ip,
+                    block: *block,
+                    pool,
+                })
+            })
         };
-        match blocks.iter().find_map(free) {
+        let open = pools.iter().filter(|pool| !pool.disabled);
+        match open.into_iter().find_map(free) {
             Some(choice) => choices.push(choice),
-            None if blocks.is_empty() => {}
-            None => {
-                let names: Vec<String> = blocks
-                    .iter()
-                    .map(|(block, pool)| format!("{block} (pool {})", pool.name))
-                    .collect();
-                return Err(Exhausted::NoAddress(names.join(", ")));
-            }
+            None => return Err(Exhausted::NoAddress(words(&pools))),
         }
     }
     if choices.is_empty() {
@@ -74,19 +86,44 @@ pub fn choose<'a>(
     }
 }
 
-fn pools<'a>(
+/// The pools of a family that pods of `namespace` get addresses from. Those that are for this namespace stand before those for
+/// all: if there is one, also one that is full or disabled, no other comes into question. A pod that belongs on one network must
+/// not find itself on another.
+#[must_use]
+pub fn pools_for<'a>(
     node: &'a NodeConfig,
     namespace: Option<&str>,
-) -> impl Iterator<Item = &'a PoolConfig> {
-    let for_us = move |pool: &&PoolConfig| match (&pool.namespaces, namespace) {
-        (None, _) => true,
-        (Some(names), Some(namespace)) => names.contains(namespace),
-        (Some(_), None) => false,
+    ipv4: bool,
+) -> Vec<&'a PoolConfig> {
+    let of_family = || {
+        let pools = node.pools.iter();
+        pools.filter(move |pool| pool.is_of(ipv4))
     };
-    node.pools
-        .iter()
-        .filter(|pool| !pool.disabled)
-        .filter(for_us)
+    let chosen = |pool: &&PoolConfig| {
+        let names = pool.namespaces.as_ref();
+        names.is_some_and(|names| namespace.is_some_and(|name| names.contains(name)))
+    };
+    let for_it: Vec<_> = of_family().filter(chosen).collect();
+    if !for_it.is_empty() {
+        return for_it;
+    }
+    let for_all = of_family().filter(|pool| pool.namespaces.is_none());
+    for_all.filter(|pool| !pool.disabled).collect()
+}
+
+fn words(pools: &[&PoolConfig]) -> String {
+    let of_pool = |pool: &&PoolConfig| {
+        let PoolConfig { name, blocks, .. } = pool;
+        let blocks: Vec<String> = blocks.iter().map(ToString::to_string).collect();
+        if pool.disabled {
+            format!("pool {name} (it is disabled)")
+        } else if blocks.is_empty() {
+            format!("pool {name} (this node has no block of it)")
+        } else {
+            format!("pool {name} ({})", blocks.join(", "))
+        }
+    };
+    pools.iter().map(of_pool).collect::<Vec<_>>().join(", ")
 }
 
 /// The addresses of a block that a pod can have.
@@ -144,6 +181,7 @@ mod tests {
     fn pool(name: &str, blocks: &[&str]) -> PoolConfig {
         PoolConfig {
             name: name.to_owned(),
+            cidr: None,
             pod_interface: PodInterface::Routed,
             bridge: None,
             mtu: 1350,
@@ -159,6 +197,7 @@ mod tests {
             version: VERSION,
             pools,
             withdrawn: vec![],
+            namespaces: None,
         }
     }
 
@@ -254,14 +293,66 @@ mod tests {
             disabled: true,
             ..pool("b", &["10.0.1.0/29"])
         };
-        let node = node(vec![only, disabled]);
+        let node = node(vec![only.clone(), disabled.clone()]);
         let choose = |namespace| choose(&node, namespace, &BTreeSet::new(), &BTreeMap::new());
         assert_eq!(choose(Some("web")).unwrap()[0].pool.name, "a");
         assert_eq!(choose(None), Err(Exhausted::NoPool(String::new())));
         let said = choose(Some("db")).unwrap_err().to_string();
         assert_eq!(
             said,
-            "no pool with a block on this node gives addresses to pods of namespace \"db\""
+            "no pool on this node gives addresses to pods of namespace \"db\""
+        );
+    }
+
+    fn first_pool<'a>(node: &'a NodeConfig, namespace: &str) -> Result<&'a str, String> {
+        let choices = choose(node, Some(namespace), &BTreeSet::new(), &BTreeMap::new());
+        let choices = choices.map_err(|error| error.to_string())?;
+        Ok(choices[0].pool.name.as_str())
+    }
+
+    #[test]
+    fn a_pool_for_a_namespace_stands_before_those_for_all_also_when_it_has_nothing_to_give() {
+        let web = PoolConfig {
+            namespaces: Some(["web".to_owned()].into()),
+            cidr: "10.0.1.0/24".parse().ok(),
+            ..pool("web", &["10.0.1.0/29"])
+        };
+        let everybody = pool("a", &["10.0.0.0/29"]);
+        let with = |web: PoolConfig| node(vec![everybody.clone(), web]);
+        let open = with(web.clone());
+        assert_eq!(first_pool(&open, "web"), Ok("web"));
+        assert_eq!(first_pool(&open, "db"), Ok("a"));
+        let empty = with(PoolConfig {
+            blocks: vec![],
+            ..web.clone()
+        });
+        let said = first_pool(&empty, "web").unwrap_err();
+        assert_eq!(
+            said,
+            "no free address in pool web (this node has no block of it)"
+        );
+        assert_eq!(first_pool(&empty, "db"), Ok("a"));
+        let disabled = with(PoolConfig {
+            disabled: true,
+            ..web
+        });
+        let said = first_pool(&disabled, "web").unwrap_err();
+        assert_eq!(said, "no free address in pool web (it is disabled)");
+    }
+
+    #[test]
+    fn a_namespace_that_nobody_has_told_of_waits() {
+        let node = NodeConfig {
+            namespaces: Some(["db".to_owned()].into()),
+            ..node(vec![pool("a", &["10.0.0.0/29"])])
+        };
+        assert_eq!(first_pool(&node, "db"), Ok("a"));
+        let said = first_pool(&node, "new").unwrap_err();
+        assert!(said.ends_with("does not know namespace new yet"), "{said}");
+        let nameless = choose(&node, None, &BTreeSet::new(), &BTreeMap::new()).unwrap_err();
+        assert!(
+            nameless.to_string().ends_with("K8S_POD_NAMESPACE"),
+            "{nameless}"
         );
     }
 
@@ -272,6 +363,6 @@ mod tests {
         let said = choose(&node, None, &taken, &BTreeMap::new())
             .unwrap_err()
             .to_string();
-        assert_eq!(said, "no free address in blocks 10.0.0.0/30 (pool a)");
+        assert_eq!(said, "no free address in pool a (10.0.0.0/30)");
     }
 }

@@ -23,11 +23,15 @@ pub const VERSION: u32 = 1;
 pub struct NodeConfig {
     /// Version of the format.
     pub version: u32,
-    /// Pools with a block on this node, the preferred first.
+    /// Pools that this node's pods get addresses from, the preferred first.
     pub pools: Vec<PoolConfig>,
     /// Blocks of this node from which no pod gets an address any more; some may still have one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withdrawn: Vec<IpNet>,
+    /// The namespaces there are, where a pool is for some of them only; `None` where none is. A pod of another must wait: nobody
+    /// knows yet which pool it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespaces: Option<BTreeSet<String>>,
 }
 
 /// A pool's share on this node.
@@ -36,6 +40,9 @@ pub struct NodeConfig {
 pub struct PoolConfig {
     /// Name of the pool.
     pub name: String,
+    /// Its range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<IpNet>,
     /// How pods are wired.
     pub pod_interface: PodInterface,
     /// The bridge that pods are attached to, where `pod_interface` says so.
@@ -43,7 +50,7 @@ pub struct PoolConfig {
     pub bridge: Option<BridgeConfig>,
     /// MTU of pod links in bytes.
     pub mtu: u32,
-    /// Blocks of this node, of one family, in order of use.
+    /// Blocks of this node, of one family, in order of use. Empty while the node has none of this pool.
     pub blocks: Vec<IpNet>,
     /// Addresses and ranges that no pod gets.
     #[serde(default)]
@@ -98,6 +105,15 @@ pub enum NodeConfigError {
         "{FILE} has version {0}, this plugin reads {VERSION}; the agent is about to install a newer plugin"
     )]
     Version(u32),
+}
+
+impl PoolConfig {
+    /// Whether it has addresses of IPv4, or of IPv6.
+    #[must_use]
+    pub fn is_of(&self, ipv4: bool) -> bool {
+        let mut nets = self.cidr.iter().chain(&self.blocks);
+        nets.any(|net| net.addr().is_ipv4() == ipv4)
+    }
 }
 
 impl NodeConfig {

@@ -255,6 +255,7 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         routes,
         neighbours,
         fdb: _,
+        carriers: _,
     } = state;
     let up = |name: &LinkName| Op::LinkChange {
         name: name.clone(),

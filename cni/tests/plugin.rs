@@ -217,10 +217,7 @@ fn netns_a_full_block_is_refused_at_once_and_leaves_nothing() {
     let before = node.leftovers();
     let refused = node.add("two", &pods[1]);
     let said = (refused.code(), refused.message());
-    assert_eq!(
-        said,
-        (11, "no free address in blocks 10.244.0.0/30 (pool p)")
-    );
+    assert_eq!(said, (11, "no free address in pool p (10.244.0.0/30)"));
     assert_eq!(node.leftovers(), before);
     assert!(!pods[1].ip("link show").contains("eth0"));
     assert!(node.del("one", "").success);

@@ -30,7 +30,7 @@ pub use network_mode::{
 };
 pub use node_network::{
     BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus,
-    RepairCounts, RouteCounts, Session, SessionStatus, Transport,
+    RepairCounts, RouteCounts, Session, SessionStatus, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

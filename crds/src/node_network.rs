@@ -60,6 +60,11 @@ pub struct NodeNetworkSpec {
     #[serde(default)]
     #[schemars(schema_with = "schema::cidrs")]
     pub subnets: Vec<IpNet>,
+    /// The pools that pods of this node get addresses from, those without a block here included: where the node has none,
+    /// a pod must wait for one and not get an address of another pool.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub pools: Vec<String>,
     /// What the node receives and how it sends, by NetworkMode. Parameters are resolved here and not looked up in the
     /// NetworkMode, so that one generation of this object describes one complete behaviour and its
     /// `observedGeneration` acknowledges it.
@@ -159,14 +164,61 @@ pub struct Transport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Unparameterised {}
 
+/// What a [`Transport`] says, one case at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// VXLAN in the kernel.
+    Vxlan(VxlanParameters),
+    /// IP in IP in the kernel.
+    Ipip,
+    /// UDP by the relay.
+    Udp(UdpParameters),
+    /// Plain, by next hop.
+    Direct,
+    /// Plain, by BGP.
+    Bgp,
+}
+
 impl Transport {
-    /// VXLAN with these parameters.
+    /// The member that is set; `None` if it is none that this version knows, or more than one.
     #[must_use]
-    pub fn vxlan(parameters: VxlanParameters) -> Self {
-        Self {
-            vxlan: Some(parameters),
-            ..Self::default()
+    pub fn way(&self) -> Option<Way> {
+        let mut given = [
+            self.vxlan.map(Way::Vxlan),
+            self.ipip.map(|Unparameterised {}| Way::Ipip),
+            self.udp.map(Way::Udp),
+            self.direct.map(|Unparameterised {}| Way::Direct),
+            self.bgp.map(|Unparameterised {}| Way::Bgp),
+        ]
+        .into_iter()
+        .flatten();
+        given.next().filter(|_| given.next().is_none())
+    }
+}
+
+impl From<Way> for Transport {
+    fn from(way: Way) -> Self {
+        let mut transport = Self::default();
+        match way {
+            Way::Vxlan(parameters) => transport.vxlan = Some(parameters),
+            Way::Ipip => transport.ipip = Some(Unparameterised {}),
+            Way::Udp(parameters) => transport.udp = Some(parameters),
+            Way::Direct => transport.direct = Some(Unparameterised {}),
+            Way::Bgp => transport.bgp = Some(Unparameterised {}),
         }
+        transport
+    }
+}
+
+impl std::fmt::Display for Way {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Vxlan(_) => "vxlan",
+            Self::Ipip => "ipip",
+            Self::Udp(_) => "udp",
+            Self::Direct => "host-gw",
+            Self::Bgp => "underlay",
+        })
     }
 }
 

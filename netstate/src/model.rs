@@ -3,9 +3,9 @@
 //! The same type describes what is there (`Kernel::read`) and what should be there (the agent's `desired`), so that the
 //! two can be compared. Links are referred to by name, never by index: a link can be recreated with another index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -29,6 +29,9 @@ pub struct NetworkState {
     pub routes: BTreeMap<RouteKey, Route>,
     /// Neighbours by link and address.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Links that can carry packets at this moment (`IFF_LOWER_UP`): a TUN link only while a program has it open. Found, never
+    /// desired.
+    pub carriers: BTreeSet<LinkName>,
     /// Forwarding entries of VXLAN links that name a remote tunnel endpoint, by link and MAC.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
 }
@@ -137,6 +140,13 @@ pub struct Link {
 pub enum LinkKind {
     /// A VXLAN tunnel without flooding: learning off, no default destination (RFC 7348).
     Vxlan(Vxlan),
+    /// IP in IP (RFC 2003) to whatever node a route names as the next hop: no remote end of its own.
+    Ipip {
+        /// Outer source address.
+        local: Ipv4Addr,
+    },
+    /// A TUN link, made by the program that reads from it.
+    Tun,
     /// One end of a veth pair.
     Veth,
     /// An Ethernet bridge.

@@ -250,6 +250,8 @@ impl fmt::Display for LinkKind {
                 write!(f, "vxlan vni {} port {}", vxlan.vni, vxlan.port)?;
                 optional(f, "local", vxlan.local.as_ref())
             }
+            Self::Ipip { local } => write!(f, "ipip local {local}"),
+            Self::Tun => f.write_str("tun"),
             Self::Veth => f.write_str("veth"),
             Self::Bridge => f.write_str("bridge"),
             Self::Other(kind) if kind.is_empty() => f.write_str("hardware"),

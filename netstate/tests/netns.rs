@@ -4,7 +4,7 @@
 
 mod lab;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
@@ -119,6 +119,7 @@ fn overlay(vni: u32) -> NetworkState {
     NetworkState {
         links: [(link(), tunnel), (name("nw-br"), bridge)].into(),
         ports: BTreeMap::new(),
+        carriers: BTreeSet::new(),
         addresses: [
             (address(link(), "10.244.0.1/32"), Address::default()),
             (address(link(), "fd00:244::1/128"), Address::default()),
@@ -188,6 +189,7 @@ fn owned(mut state: NetworkState) -> NetworkState {
         .neighbours
         .retain(|key, neighbour| owner.owns_neighbour(key, neighbour));
     state.fdb.retain(|key, _| owner.owns_fdb(key));
+    state.carriers.clear();
     state
 }
 
@@ -240,6 +242,7 @@ fn owned_not(mut state: NetworkState) -> NetworkState {
     let owner = Owner::agent();
     state.links.retain(|name, _| !owner.owns_link(name));
     state.ports.retain(|link, _| !owner.owns_port(link));
+    state.carriers.retain(|name| !owner.owns_link(name));
     state.addresses.retain(|key, _| !owner.owns_address(key));
     state.routes.retain(|_, route| !owner.owns_route(route));
     // Resolution goes on by itself.

@@ -224,6 +224,7 @@ fn part(state: &NetworkState, ours: bool) -> NetworkState {
     let owner = Owner::agent();
     NetworkState {
         links: keep(&state.links, |name, _| owner.owns_link(name) == ours),
+        carriers: Default::default(),
         ports: keep(&state.ports, |link, _| owner.owns_port(link) == ours),
         addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == ours),
         routes: keep(&state.routes, |_, route| owner.owns_route(route) == ours),

@@ -251,6 +251,7 @@ mod tests {
             version: 1,
             pools: vec![PoolConfig {
                 name: "p".into(),
+                cidr: None,
                 pod_interface: PodInterface::Routed,
                 bridge: None,
                 mtu: 1350,
@@ -260,6 +261,7 @@ mod tests {
                 disabled: false,
             }],
             withdrawn: nets(withdrawn),
+            namespaces: None,
         }
     }
 

@@ -1,17 +1,25 @@
-//! What only the kernel knows: which link carries the node's address, and how large its packets may be.
+//! What only the kernel knows: which links carry the node's addresses, how large their packets may be, who else is on them,
+//! and whether the relay is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netweft_netstate::model::{LinkName, NetworkState};
+use ipnet::IpNet;
+use netweft_crds::{IpFamily, NodeMode, Way};
+use netweft_netstate::model::{
+    LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
+};
+use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
 use crate::inputs::Inputs;
 
-/// The egress link of each of the node's addresses that a link has.
+/// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// Egress links by node address.
     pub egress: BTreeMap<IpAddr, Egress>,
+    /// TUN links, and whether a program has them open.
+    pub tuns: BTreeMap<LinkName, bool>,
 }
 
 /// A link that carries packets between nodes.
@@ -21,6 +29,25 @@ pub struct Egress {
     pub link: LinkName,
     /// Bytes of its largest packet.
     pub mtu: u32,
+    /// Prefixes whose addresses are on the link itself: its connected routes, which follow from its addresses and their
+    /// prefix lengths, or from what routers say of an IPv6 link.
+    pub on_link: BTreeSet<IpNet>,
+    /// Prefixes for which somebody has set another way.
+    pub elsewhere: BTreeSet<IpNet>,
+}
+
+impl Egress {
+    /// Whether a peer with this address can be sent to without a router between. As in the kernel's own look-up, the
+    /// longest prefix decides.
+    #[must_use]
+    pub fn is_on_link(&self, peer: IpAddr) -> bool {
+        let longest = |nets: &BTreeSet<IpNet>| {
+            let around = nets.iter().filter(|net| net.contains(&peer));
+            around.map(IpNet::prefix_len).max()
+        };
+        let here = longest(&self.on_link);
+        here.is_some() && here >= longest(&self.elsewhere)
+    }
 }
 
 /// An address that the operator chose and that no link has.
@@ -41,13 +68,28 @@ impl Facts {
                 .addresses
                 .keys()
                 .find(|key| key.net.addr() == address)?;
-            let (link, mtu) = (key.link.clone(), actual.links.get(&key.link)?.mtu);
-            Some((address, Egress { link, mtu }))
+            let link = key.link.clone();
+            let mtu = actual.links.get(&link)?.mtu;
+            let (on_link, elsewhere) = ways(actual, &link, address.is_ipv4());
+            let egress = Egress {
+                link,
+                mtu,
+                on_link,
+                elsewhere,
+            };
+            Some((address, egress))
         };
+        let tuns = actual
+            .links
+            .iter()
+            .filter(|(_, link)| link.kind == LinkKind::Tun);
         let facts = Self {
             egress: inputs.addresses.iter().filter_map(found).collect(),
+            tuns: tuns
+                .map(|(name, _)| (name.clone(), actual.carriers.contains(name)))
+                .collect(),
         };
-        let needed = inputs.modes.iter().filter_map(|mode| inputs.local(mode));
+        let needed = inputs.modes.iter().flat_map(|mode| needed(inputs, mode));
         match needed
             .into_iter()
             .find(|address| !facts.egress.contains_key(address))
@@ -58,10 +100,44 @@ impl Facts {
     }
 }
 
+/// The node's addresses without which a mode cannot be carried out.
+fn needed(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
+    let next_hops = [IpFamily::Ipv4, IpFamily::Ipv6]
+        .into_iter()
+        .filter(|family| inputs.carries(*family))
+        .filter_map(|family| inputs.addresses.of(family));
+    match mode.send.way() {
+        Some(Way::Direct) => next_hops.collect(),
+        Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => inputs.local(mode).into_iter().collect(),
+        Some(Way::Bgp) | None => vec![],
+    }
+}
+
+/// What other people's routes of a family say of a link: the prefixes that are on it, and those that are behind a router or
+/// on another link.
+fn ways(actual: &NetworkState, link: &LinkName, ipv4: bool) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
+    let foreign = |(key, route): &(&RouteKey, &Route)| {
+        key.table == TABLE_MAIN
+            && key.dst.addr().is_ipv4() == ipv4
+            && ![PROTOCOL_AGENT, PROTOCOL_PLUGIN].contains(&route.protocol)
+    };
+    let connected = |route: &Route| {
+        route.kind == RouteKind::Unicast && route.via.is_none() && route.dev.as_ref() == Some(link)
+    };
+    let (here, elsewhere): (Vec<_>, Vec<_>) = actual
+        .routes
+        .iter()
+        .filter(foreign)
+        .partition(|(_, route)| connected(route));
+    let nets =
+        |routes: Vec<(&RouteKey, &Route)>| routes.into_iter().map(|(key, _)| key.dst).collect();
+    (nets(here), nets(elsewhere))
+}
+
 #[cfg(test)]
 mod tests {
-    use netweft_crds::{EncapsulateWhen, IpFamily, NodeAddresses, NodeMode, Transport};
-    use netweft_netstate::model::{Address, AddressKey, Link, LinkKind};
+    use netweft_crds::{EncapsulateWhen, NodeAddresses};
+    use netweft_netstate::model::{Address, AddressKey, Link};
 
     use super::*;
     use crate::inputs::Bridged;
@@ -87,11 +163,15 @@ mod tests {
     }
 
     fn inputs(addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
+        inputs_by(Way::Ipip, addresses, outer_family)
+    }
+
+    fn inputs_by(way: Way, addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
         let mode = NodeMode {
             name: "default".into(),
             pools: vec![],
             accept: vec![],
-            send: Transport::default(),
+            send: way.into(),
             outer_family,
             encapsulate_when: EncapsulateWhen::default(),
             mtu: 0,
@@ -100,6 +180,8 @@ mod tests {
             node: "n".into(),
             addresses,
             modes: vec![mode],
+            serving: vec![],
+            namespaces: BTreeMap::new(),
             blocks: vec![],
             withdrawn: vec![],
             remote: vec![],
@@ -134,5 +216,84 @@ mod tests {
         assert_eq!(Facts::measure(&state(), &other).unwrap().egress.len(), 1);
         let needed = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv6);
         assert!(Facts::measure(&state(), &needed).is_err());
+    }
+
+    fn egress_with(routes: &[(&str, Option<&str>, &str)]) -> Egress {
+        let mut state = state();
+        for (dst, via, dev) in routes {
+            let key = RouteKey {
+                table: TABLE_MAIN,
+                dst: dst.parse().unwrap(),
+                metric: 0,
+            };
+            let route = Route {
+                kind: RouteKind::Unicast,
+                protocol: 2,
+                via: via.map(|via| via.parse().unwrap()),
+                dev: Some(dev.parse().unwrap()),
+                onlink: false,
+                source: None,
+                mtu: None,
+            };
+            state.routes.insert(key, route);
+        }
+        let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        let mut facts = Facts::measure(&state, &inputs).unwrap();
+        facts.egress.pop_first().unwrap().1
+    }
+
+    #[test]
+    fn a_peer_is_on_the_link_if_the_longest_route_says_so() {
+        let on_link = |egress: &Egress, peer: &str| egress.is_on_link(peer.parse().unwrap());
+        let egress = egress_with(&[
+            ("0.0.0.0/0", Some("192.0.2.254"), "uplink7"),
+            ("192.0.2.0/24", None, "uplink7"),
+            ("192.0.2.64/26", Some("192.0.2.254"), "uplink7"),
+            ("198.51.100.0/24", None, "uplink8"),
+        ]);
+        assert!(on_link(&egress, "192.0.2.2"));
+        assert!(!on_link(&egress, "192.0.2.65"), "behind a router");
+        assert!(!on_link(&egress, "198.51.100.2"), "on another link");
+        assert!(!on_link(&egress, "203.0.113.1"), "by the default route");
+        // A host address without a network, as clouds give them.
+        let alone = egress_with(&[("192.0.2.254/32", None, "uplink7")]);
+        assert!(!on_link(&alone, "192.0.2.2"));
+    }
+
+    #[test]
+    fn next_hops_need_the_address_of_each_family_that_pods_have() {
+        let mut both = inputs_by(
+            Way::Direct,
+            addresses("192.0.2.1", "2001:db8::9"),
+            IpFamily::Ipv4,
+        );
+        assert!(
+            Facts::measure(&state(), &both).is_ok(),
+            "nobody has an IPv6 address"
+        );
+        both.blocks.push(crate::inputs::OwnBlock {
+            cidr: "fd00::/122".parse().unwrap(),
+            pool: "p".into(),
+        });
+        let error = Facts::measure(&state(), &both).unwrap_err();
+        assert!(error.to_string().contains("2001:db8::9"));
+    }
+
+    #[test]
+    fn tun_links_are_found_and_whether_they_are_open() {
+        let mut state = state();
+        for name in ["nw-udp8285", "nw-udp8286"] {
+            let link = Link {
+                kind: LinkKind::Tun,
+                mac: None,
+                mtu: 1500,
+                up: true,
+            };
+            state.links.insert(name.parse().unwrap(), link);
+        }
+        state.carriers.insert("nw-udp8286".parse().unwrap());
+        let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        let tuns = Facts::measure(&state, &inputs).unwrap().tuns;
+        assert_eq!(tuns.into_values().collect::<Vec<_>>(), [false, true]);
     }
 }

@@ -7,15 +7,19 @@
 //!
 //! What cannot be used becomes a sentence in `problems`; the rest goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use kube::core::{Expression, Selector, SelectorExt};
 use netweft_cni::attachment::Attachment;
 use netweft_crds::{
     IPPool, IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeSubnet, PodInterface, SubnetState,
     names,
 };
+
+/// Labels of namespaces by name.
+pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
 /// The objects an agent watches, as last heard.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +28,8 @@ pub struct Objects {
     pub pools: Vec<IPPool>,
     /// All assigned blocks.
     pub subnets: Vec<NodeSubnet>,
+    /// Labels of all namespaces by name; empty unless a pool asks for them.
+    pub namespaces: Namespaces,
     /// This node's own part.
     pub network: Option<NodeNetwork>,
     /// Objects that could not be read, in sentences.
@@ -39,6 +45,10 @@ pub struct Inputs {
     pub addresses: NodeAddresses,
     /// What the node receives and how it sends.
     pub modes: Vec<NodeMode>,
+    /// The pools that this node's pods get addresses from, as the operator says; they may have no block here.
+    pub serving: Vec<String>,
+    /// The namespaces there are, with their labels, while a pool is for some of them only.
+    pub namespaces: Namespaces,
     /// The node's own blocks, oldest first.
     pub blocks: Vec<OwnBlock>,
     /// Blocks that still name this node although the operator has taken them from its NodeNetwork.
@@ -121,6 +131,10 @@ pub struct Pool {
     pub pod_interface: PodInterface,
     /// No new addresses.
     pub disabled: bool,
+    /// Whether it is for some nodes only.
+    pub some_nodes: bool,
+    /// The namespaces whose pods get addresses, if not all.
+    pub namespaces: Option<Selector>,
 }
 
 impl Inputs {
@@ -137,6 +151,8 @@ impl Inputs {
             node: node.to_owned(),
             addresses: network.spec.addresses,
             modes: network.spec.modes.clone(),
+            serving: network.spec.pools.clone(),
+            namespaces: objects.namespaces.clone(),
             blocks: own_blocks(node, objects, network, &mut problems),
             withdrawn: withdrawn_blocks(node, objects, network),
             remote: remote_blocks(node, objects),
@@ -155,6 +171,14 @@ impl Inputs {
         self.modes
             .iter()
             .find(|mode| mode.pools.iter().any(|name| name == pool))
+    }
+
+    /// The namespaces that a selector chooses.
+    #[must_use]
+    pub fn namespaces_of(&self, selector: &Selector) -> BTreeSet<String> {
+        let namespaces = self.namespaces.iter();
+        let chosen = namespaces.filter(|(_, labels)| selector.matches(labels));
+        chosen.map(|(name, _)| name.clone()).collect()
     }
 
     /// The node's own end of a mode's tunnels.
@@ -240,9 +264,23 @@ fn named_pool(pool: &IPPool, problems: &mut Vec<String>) -> Option<(String, Pool
         reserved,
         pod_interface: spec.pod_interface,
         disabled: spec.disabled,
+        some_nodes: spec.node_selector.is_some(),
+        namespaces: chosen_namespaces(&name, pool, problems),
     };
     Some((name, checked))
 }
+
+/// An unreadable selector chooses nobody: rather no address than one of the wrong pool.
+fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Vec<String>) -> Option<Selector> {
+    let selector = pool.spec.namespace_selector.clone()?;
+    Some(Selector::try_from(selector).unwrap_or_else(|_| {
+        problems.push(format!("IPPool {name}: spec.namespaceSelector cannot be read, so its pods wait; the operators are In, NotIn, Exists and DoesNotExist"));
+        Selector::from(Expression::In(NOBODY.to_owned(), BTreeSet::new()))
+    }))
+}
+
+/// A label that no namespace has.
+const NOBODY: &str = "netweft.io/nobody";
 
 fn parse_range(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok();

@@ -18,6 +18,7 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{LinkName, NetworkState};
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
+use netweft_udp_relay::config::RelayConfig;
 use tracing::{debug, error, info, warn};
 
 use crate::desired::{Desired, desired};
@@ -169,10 +170,15 @@ impl<K: Kernel> Reconciler<K> {
             .conflicts
             .extend(difference.conflicts.iter().map(ToString::to_string));
         outcome.conflicts.extend(self.foreign_configurations());
+        outcome.failures.extend(desired.waiting_for.iter().cloned());
+        if let Err(error) = self.tell_relay(&desired.udp) {
+            outcome.failures.push(chain(&error));
+        }
         self.apply(&difference.ops, &mut outcome).await;
         let parameters = sysctl::ensure(
             &self.paths.sysctl_dir,
             &desired.keep_listening,
+            &desired.loosen,
             &desired.sysctls,
         );
         outcome.failures.extend(parameters.iter().map(|e| chain(e)));
@@ -184,6 +190,19 @@ impl<K: Kernel> Reconciler<K> {
         self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
         Ok((desired, outcome))
+    }
+
+    /// The relay knows no more than what it is told here.
+    fn tell_relay(&self, config: &RelayConfig) -> std::io::Result<()> {
+        let told = if config.tunnels.is_empty() {
+            RelayConfig::remove(&self.paths.run_dir)?
+        } else {
+            config.write(&self.paths.run_dir)?
+        };
+        if told {
+            info!(tunnels = config.tunnels.len(), "relay told");
+        }
+        Ok(())
     }
 
     async fn tend_pods(&mut self, records: &Records, actual: &NetworkState, outcome: &mut Outcome) {
@@ -225,7 +244,7 @@ impl<K: Kernel> Reconciler<K> {
     /// fails later: that is a condition, not a reason to refuse pods.
     fn open_for_pods(&self, desired: &Desired, outcome: &mut Outcome) {
         let first = !self.paths.run_dir.join(node::FILE).exists();
-        if first && (desired.plugin.pools.is_empty() || !outcome.failures.is_empty()) {
+        if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
             return;
         }
         match desired.plugin.write(&self.paths.run_dir) {

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use netweft_cni::ipam;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
 use netweft_crds::{BlockUsage, LinkStatus, NodeNetworkStatus, RouteCounts};
-use netweft_netstate::model::{LinkKind, NetworkState, RouteKind};
+use netweft_netstate::model::{LinkKind, NetworkState};
 
 use crate::desired::Desired;
 
@@ -32,11 +32,12 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     if let Some(message) = sentence(&desired.problems) {
         return Verdict::stalled(Reason::Invalid, message);
     }
-    if desired.plugin.pools.is_empty() {
+    if !desired.has_blocks() {
         let message = "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
         return Verdict::reconciling(Reason::NoSubnet, message);
     }
-    let routes = tunnel_routes(&desired.kernel);
+    let routes = routes(&desired.kernel);
+    let routes = usize::try_from(routes.tunnel + routes.direct).unwrap_or_default();
     let links = desired.kernel.links.len();
     let mut message = format!(
         "{}, {}, nothing out of place",
@@ -61,11 +62,7 @@ pub fn status(
         observed_generation: generation,
         subnets: blocks(desired, used),
         links: links(&desired.kernel),
-        routes: Some(RouteCounts {
-            tunnel: tunnel_routes(&desired.kernel) as i64,
-            direct: 0,
-            bgp: 0,
-        }),
+        routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
         sessions: Vec::new(),
         repairs: None,
@@ -127,19 +124,20 @@ fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
     described.collect()
 }
 
-fn tunnel_routes(kernel: &NetworkState) -> usize {
-    let through_tunnel = |dev: &netweft_netstate::model::LinkName| {
-        kernel
-            .links
-            .get(dev)
-            .is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)))
-    };
-    let routes = kernel.routes.values();
-    routes
-        .filter(|route| {
-            route.kind == RouteKind::Unicast && route.dev.as_ref().is_some_and(through_tunnel)
-        })
-        .count()
+/// Routes to other nodes' blocks: into a link of ours, or to a next hop on another's. (Own blocks' are on the bridge.)
+fn routes(kernel: &NetworkState) -> RouteCounts {
+    let mut counts = RouteCounts::default();
+    for route in kernel.routes.values() {
+        let dev = route.dev.as_ref().map(|dev| kernel.links.get(dev));
+        match dev.map(|link| link.map(|link| &link.kind)) {
+            None | Some(Some(LinkKind::Bridge | LinkKind::Veth | LinkKind::Other(_))) => {}
+            Some(Some(LinkKind::Vxlan(_) | LinkKind::Ipip { .. } | LinkKind::Tun)) => {
+                counts.tunnel += 1;
+            }
+            Some(None) => counts.direct += 1,
+        }
+    }
+    counts
 }
 
 fn count(n: usize, noun: &str) -> String {
@@ -179,9 +177,13 @@ mod tests {
                 version: 1,
                 pools: vec![],
                 withdrawn: vec![],
+                namespaces: None,
             },
+            loosen: BTreeSet::new(),
+            udp: Default::default(),
             withdrawn: vec![],
             problems: vec![],
+            waiting_for: vec![],
         }
     }
 
@@ -189,6 +191,7 @@ mod tests {
         let mut desired = without_pools();
         desired.plugin.pools.push(PoolConfig {
             name: "p".into(),
+            cidr: None,
             pod_interface: PodInterface::Routed,
             bridge: None,
             mtu: 1400,

@@ -34,8 +34,12 @@ pub enum SysctlError {
 pub fn ensure(
     root: &Path,
     keep_listening: &BTreeSet<LinkName>,
+    loosen: &BTreeSet<LinkName>,
     wanted: &BTreeMap<String, String>,
 ) -> Vec<SysctlError> {
+    let loosened = loosen
+        .iter()
+        .filter_map(|link| loosen_filter(root, link).err());
     let listening = keep_listening
         .iter()
         .filter_map(|link| listen_on(root, link).err());
@@ -52,7 +56,21 @@ pub fn ensure(
             not_set(path, value, source)
         })
     });
-    listening.chain(set).collect()
+    listening.chain(loosened).chain(set).collect()
+}
+
+/// A reverse path filter that is strict (1) becomes loose (2, RFC 3704); one that is off stays so. The kernel takes the larger
+/// of the link's value and that of `all` (`IN_DEV_RPFILTER`), so the link's own is enough.
+fn loosen_filter(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
+    let path = |name: &str| root.join(format!("ipv4/conf/{name}/rp_filter"));
+    let value = |name: &str| std::fs::read_to_string(path(name)).unwrap_or_default();
+    let strict = ["all", link.as_str()].map(|name| value(name).trim() == "1");
+    let loose = ["all", link.as_str()].map(|name| value(name).trim() == "2");
+    if !strict.contains(&true) || loose.contains(&true) {
+        return Ok(());
+    }
+    let path = path(link.as_str());
+    ensure_one(&path, "2").map_err(|source| not_set(path, "2", source))
 }
 
 /// A link that listens unless it forwards (1) listens in any case (2); one that does not listen (0) goes on so.
@@ -95,7 +113,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("b"), "0\n").unwrap();
         let wanted = BTreeMap::from([("a/missing".into(), "1".into()), ("b".into(), "1".into())]);
-        let errors = ensure(root.path(), &BTreeSet::new(), &wanted);
+        let errors = ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted);
         assert_eq!(errors.len(), 1);
         assert!(errors[0].to_string().contains("a/missing to 1"));
         assert_eq!(std::fs::read_to_string(root.path().join("b")).unwrap(), "1");
@@ -110,10 +128,35 @@ mod tests {
             std::fs::write(file(link), value).unwrap();
         }
         let links = ["eth0", "eth1", "no-ipv6"].map(|link| link.parse().unwrap());
-        let errors = ensure(root.path(), &links.into(), &BTreeMap::new());
+        let errors = ensure(
+            root.path(),
+            &links.into(),
+            &BTreeSet::new(),
+            &BTreeMap::new(),
+        );
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(std::fs::read_to_string(file("eth0")).unwrap(), "2");
         assert_eq!(std::fs::read_to_string(file("eth1")).unwrap(), "0\n");
+    }
+
+    #[test]
+    fn a_strict_filter_becomes_loose_and_no_other_is_touched() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |link: &str| root.path().join("ipv4/conf").join(link).join("rp_filter");
+        let run = |all: &str, own: &str| {
+            for (link, value) in [("all", all), ("eth0", own)] {
+                std::fs::create_dir_all(file(link).parent().unwrap()).unwrap();
+                std::fs::write(file(link), value).unwrap();
+            }
+            let links = ["eth0".parse().unwrap()].into();
+            let errors = ensure(root.path(), &BTreeSet::new(), &links, &BTreeMap::new());
+            assert!(errors.is_empty(), "{errors:?}");
+            std::fs::read_to_string(file("eth0")).unwrap()
+        };
+        assert_eq!(run("0", "1"), "2");
+        assert_eq!(run("1", "0"), "2");
+        assert_eq!(run("0", "0"), "0", "off stays off");
+        assert_eq!(run("2", "1"), "1", "it is loose already");
     }
 
     #[test]
@@ -123,12 +166,14 @@ mod tests {
         let errors = ensure(
             root.path(),
             &BTreeSet::new(),
+            &BTreeSet::new(),
             &wanted("bridge/bridge-nf-call-iptables"),
         );
         assert!(errors[0].to_string().contains("modprobe br_netfilter"));
         assert!(
             ensure(
                 root.path(),
+                &BTreeSet::new(),
                 &BTreeSet::new(),
                 &wanted("ipv6/conf/x/accept_ra")
             )
@@ -138,6 +183,7 @@ mod tests {
         assert_eq!(
             ensure(
                 root.path(),
+                &BTreeSet::new(),
                 &BTreeSet::new(),
                 &wanted("ipv6/conf/x/accept_ra")
             )

@@ -38,6 +38,10 @@ pub struct Args {
     #[arg(long, env = "NETWEFT_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
     pub manage_crds: bool,
 
+    /// Whether the nodes run the relay that encapsulation udp needs; false where the chart does not install it.
+    #[arg(long, env = "NETWEFT_UDP_RELAY", default_value_t = true, action = ArgAction::Set)]
+    pub udp_relay: bool,
+
     /// URL of the API server, for example https://192.0.2.10:6443; by default that of the kubeconfig or the pod.
     #[arg(long, env = "NETWEFT_API_SERVER")]
     pub api_server: Option<String>,

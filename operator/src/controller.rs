@@ -50,6 +50,8 @@ pub struct Controller {
     pub metrics: Arc<Metrics>,
     /// Of orphaned NodeSubnets.
     pub graces: Graces,
+    /// Whether nodes have the relay for encapsulation udp.
+    pub udp_relay: bool,
 }
 
 impl Controller {
@@ -123,7 +125,10 @@ impl Controller {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
         let expired = self.graces.look(snapshot.subnets(), start);
-        let world = snapshot.world(expired, Timestamp::now());
+        let world = World {
+            without_udp_relay: !self.udp_relay,
+            ..snapshot.world(expired, Timestamp::now())
+        };
         let plan = plan(&world);
         *planning = start.elapsed();
         self.metrics.plan_seconds.observe(planning.as_secs_f64());

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
     self as crds, EncapsulateWhen, Encapsulation, IpFamily, NetworkModeSpec, NodeAddressSource,
-    NodeAddressWord, NodeMode, Overlay, Transport,
+    NodeAddressWord, NodeMode, Overlay, Way,
 };
 
 /// A way between nodes that can be programmed.
@@ -13,7 +13,7 @@ pub struct Mode {
     /// Its name.
     pub name: String,
     /// How packets are sent and received.
-    pub transport: Transport,
+    pub way: Way,
     /// Whether peers on the same link are sent to without encapsulation.
     pub encapsulate_when: EncapsulateWhen,
     /// Bytes of the largest packet of a pod; 0: measured.
@@ -32,14 +32,30 @@ pub enum AddressSource {
 }
 
 impl Mode {
+    /// Whether packets to pods of this family can travel this way.
+    #[must_use]
+    pub fn carries(&self, family: IpFamily) -> bool {
+        family == IpFamily::Ipv4 || self.way != Way::Ipip
+    }
+
+    /// Family of the node address that packets to pods of family `inner` are sent to: a next hop has their own family, the
+    /// far end of a tunnel that of all the mode's tunnels.
+    #[must_use]
+    pub fn node_family(&self, inner: IpFamily, outer: IpFamily) -> IpFamily {
+        match self.way {
+            Way::Direct | Way::Bgp => inner,
+            Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => outer,
+        }
+    }
+
     /// What a node has to do for this mode; for which pools is added by the caller.
     #[must_use]
     pub fn node_mode(&self, outer_family: IpFamily) -> NodeMode {
         NodeMode {
             name: self.name.clone(),
             pools: Vec::new(),
-            accept: vec![self.transport],
-            send: self.transport,
+            accept: vec![self.way.into()],
+            send: self.way.into(),
             outer_family,
             encapsulate_when: self.encapsulate_when,
             mtu: self.mtu,
@@ -59,46 +75,40 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
         mtu,
         node_address,
     } = spec;
-    let (transport, encapsulate_when) = match mode {
+    let (way, encapsulate_when) = match mode {
         crds::Mode::Overlay => match overlay {
-            Some(overlay) => check_overlay(overlay)?,
+            Some(overlay) => check_overlay(overlay),
             None => {
                 return invalid(
                     "spec.overlay is missing; mode overlay takes for example overlay: {encapsulation: vxlan}",
                 );
             }
         },
-        crds::Mode::HostGw => return not_yet("spec.mode", "host-gw", "overlay"),
-        crds::Mode::Underlay => return not_yet("spec.mode", "underlay", "overlay"),
+        crds::Mode::HostGw => (Way::Direct, EncapsulateWhen::default()),
+        crds::Mode::Underlay => return not_yet("spec.mode", "underlay", "overlay or host-gw"),
     };
     Ok(Mode {
         name: name.to_owned(),
-        transport,
+        way,
         encapsulate_when,
         mtu: *mtu,
         address: check_address(node_address)?,
     })
 }
 
-fn check_overlay(overlay: &Overlay) -> Result<(Transport, EncapsulateWhen), Verdict> {
+fn check_overlay(overlay: &Overlay) -> (Way, EncapsulateWhen) {
     let Overlay {
         encapsulation,
         encapsulate_when,
         vxlan,
-        udp: _, // belongs to encapsulation udp
+        udp,
     } = overlay;
-    let field = "spec.overlay.encapsulation";
-    let transport = match encapsulation {
-        Encapsulation::Vxlan => Transport::vxlan(vxlan.unwrap_or_default()),
-        Encapsulation::Ipip => return not_yet(field, "ipip", "vxlan"),
-        Encapsulation::Udp => return not_yet(field, "udp", "vxlan"),
+    let way = match encapsulation {
+        Encapsulation::Vxlan => Way::Vxlan(vxlan.unwrap_or_default()),
+        Encapsulation::Ipip => Way::Ipip,
+        Encapsulation::Udp => Way::Udp(udp.unwrap_or_default()),
     };
-    match encapsulate_when {
-        EncapsulateWhen::Always => Ok((transport, *encapsulate_when)),
-        EncapsulateWhen::CrossSubnet => {
-            not_yet("spec.overlay.encapsulateWhen", "cross-subnet", "always")
-        }
-    }
+    (way, *encapsulate_when)
 }
 
 fn check_address(source: &NodeAddressSource) -> Result<AddressSource, Verdict> {

@@ -75,6 +75,7 @@ fn spec(view: &View<'_>, name: &str, node: &Node, new: &[&NodeSubnet]) -> NodeNe
     NodeNetworkSpec {
         addresses: addresses(view, node, old),
         subnets,
+        pools: pools(view, node, held, old),
         modes: modes(view, old),
         sessions: Vec::new(),
     }
@@ -84,8 +85,26 @@ fn spec(view: &View<'_>, name: &str, node: &Node, new: &[&NodeSubnet]) -> NodeNe
 fn addresses(view: &View<'_>, node: &Node, old: Option<&NodeNetworkSpec>) -> NodeAddresses {
     let last = old.map(|spec| spec.addresses).unwrap_or_default();
     any_mode(view)
-        .and_then(|mode| view.addresses(node, mode))
+        .and_then(|mode| view.any_addresses(node, mode))
         .unwrap_or(last)
+}
+
+/// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an
+/// address of another meanwhile. One that is gone stays while the node has a block of it.
+fn pools(
+    view: &View<'_>,
+    node: &Node,
+    held: &[&NodeSubnet],
+    old: Option<&NodeNetworkSpec>,
+) -> Vec<String> {
+    let usable = view.pools_of(node).map(|pool| pool.name.clone());
+    let holds = |pool: &str| held.iter().any(|subnet| subnet.spec.pool == pool);
+    let stays = |name: &&String| {
+        view.pools.usable(name).is_none() && (!view.pool_is_going(name) || holds(name))
+    };
+    let before = old.into_iter().flat_map(|spec| &spec.pools);
+    let pools: BTreeSet<String> = usable.chain(before.filter(stays).cloned()).collect();
+    pools.into_iter().collect()
 }
 
 /// One of the modes in use: all agree on how node addresses are chosen (`validate`).
@@ -198,7 +217,7 @@ fn judge(
 ) -> (bool, Reason, String) {
     let name = node.name_any();
     if let Some(mode) = any_mode(view)
-        && view.addresses(node, mode).is_none()
+        && view.any_addresses(node, mode).is_none()
     {
         let message = no_address(mode, view.outer_family(mode), network.spec.addresses);
         return (false, Reason::NoNodeAddress, message);

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector};
 use netweft_crds::IPPoolSpec;
 use netweft_crds::condition::{Reason, Verdict};
@@ -45,11 +46,6 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         node_selector,
         namespace_selector,
     } = spec;
-    if namespace_selector.is_some() {
-        return not_yet(
-            "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace",
-        );
-    }
     if *cidr != cidr.trunc() {
         return invalid(format!(
             "spec.cidr {cidr} has host bits; write {}",
@@ -58,14 +54,12 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
     }
     let block_prefix = block_prefix(spec)?;
     let nodes = node_selector.clone().unwrap_or_default();
-    let nodes = Selector::try_from(nodes).map_err(|ParseExpressionError(error)| {
-        Verdict::stalled(
-            Reason::Invalid,
-            format!(
-                "spec.nodeSelector: {error}; the operators are In, NotIn, Exists and DoesNotExist"
-            ),
-        )
-    })?;
+    let nodes = selector("spec.nodeSelector", nodes)?;
+    // The agents evaluate it, who know the namespaces.
+    selector(
+        "spec.namespaceSelector",
+        namespace_selector.clone().unwrap_or_default(),
+    )?;
     Ok(Pool {
         name: name.to_owned(),
         cidr: *cidr,
@@ -130,8 +124,13 @@ fn parse_range(text: &str) -> Option<IpNet> {
     address.map(IpNet::from).or_else(|| text.parse().ok())
 }
 
-fn not_yet<T>(message: impl Into<String>) -> Result<T, Verdict> {
-    Err(Verdict::stalled(Reason::NotYetSupported, message))
+fn selector(field: &str, selector: LabelSelector) -> Result<Selector, Verdict> {
+    Selector::try_from(selector).map_err(|ParseExpressionError(error)| {
+        Verdict::stalled(
+            Reason::Invalid,
+            format!("{field}: {error}; the operators are In, NotIn, Exists and DoesNotExist"),
+        )
+    })
 }
 
 fn invalid<T>(message: impl Into<String>) -> Result<T, Verdict> {

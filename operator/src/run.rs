@@ -94,6 +94,7 @@ async fn work(
         pulse: health.pulse.clone(),
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace),
+        udp_relay: args.udp_relay,
     };
     controller.run(stop.clone()).await;
     candidate.resign().await;

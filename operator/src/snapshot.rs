@@ -67,6 +67,7 @@ impl Snapshot {
             networks: readable(&self.networks).collect(),
             services: readable(&self.services).collect(),
             kube_proxy: readable(&self.kube_proxy).next(),
+            without_udp_relay: false,
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,

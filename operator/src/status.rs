@@ -360,10 +360,25 @@ fn progress(view: &View<'_>, mode: &Mode) -> (Verdict, NodeProgress) {
     let verdict = if waiting.is_empty() {
         Verdict::ready(Reason::Programmed, message)
     } else {
-        let message = format!("{message}; waiting for {}", list(&waiting, NAMED));
+        let mut message = format!("{message}; waiting for {}", list(&waiting, NAMED));
+        if let Some((name, said)) = waiting.iter().find_map(|name| complaint(view, name)) {
+            message += &format!("; {name} says: {said}");
+        }
         Verdict::reconciling(Reason::Programming, message)
     };
     (verdict, nodes)
+}
+
+/// What the agent of a node that is not ready says about the spec as it is now.
+fn complaint<'a>(view: &View<'a>, name: &'a str) -> Option<(&'a str, String)> {
+    let network = view.networks.get(name)?;
+    let status = network.status.as_ref()?;
+    let ready = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == READY)?;
+    let current = status.observed_generation == network.metadata.generation;
+    (current && ready.status != "True").then(|| (name, ready.message.clone()))
 }
 
 /// Whether the node's agent says that its kernel agrees with the spec as it is now.

@@ -8,10 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use kube::core::SelectorExt;
-use netweft_crds::{NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
 use crate::assign::{Assignment, Block, Current, assign};
 use crate::view::View;
@@ -48,13 +48,9 @@ pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
 /// The pools each node may draw from.
 fn candidates(view: &View<'_>) -> BTreeMap<String, BTreeSet<String>> {
     let of_node = |node: &Node| -> BTreeSet<String> {
-        let pools = view
-            .pools
-            .all_usable()
-            .filter(|pool| pool.nodes.matches(node.labels()));
-        let reachable = pools.filter(|pool| {
+        let reachable = view.pools_of(node).filter(|pool| {
             view.mode_of(&pool.name)
-                .is_some_and(|mode| view.addresses(node, mode).is_some())
+                .is_some_and(|mode| view.addresses(node, mode, family_of(pool.cidr)).is_some())
         });
         reachable.map(|pool| pool.name.clone()).collect()
     };
@@ -62,6 +58,10 @@ fn candidates(view: &View<'_>) -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|(name, node)| ((*name).to_owned(), of_node(node)))
         .collect()
+}
+
+fn family_of(net: IpNet) -> IpFamily {
+    IpFamily::of(net.addr())
 }
 
 fn current(view: &View<'_>) -> Current {
@@ -88,7 +88,7 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
         cidr: block.cidr,
         pool: block.pool.clone(),
         node: node.to_owned(),
-        node_addresses: view.addresses(view.nodes.get(node)?, mode)?,
+        node_addresses: view.addresses(view.nodes.get(node)?, mode, family_of(block.cidr))?,
         as_number: None,
         state: SubnetState::Active,
     };
@@ -115,7 +115,7 @@ fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubne
     // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
     // carry traffic.
     if let Some(mode) = view.mode_of(&subnet.spec.pool)
-        && let Some(addresses) = view.addresses(node, mode)
+        && let Some(addresses) = view.addresses(node, mode, family_of(subnet.spec.cidr))
     {
         wanted.spec.node_addresses = addresses;
     }

@@ -4,11 +4,12 @@
 //! both be had, the older keeps what it has: by `creationTimestamp`, then by name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, ResourceExt};
-use netweft_crds::IPPool;
 use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{IPPool, IpFamily, Way};
 
 use crate::blocks::overlap;
 use crate::claims;
@@ -45,12 +46,13 @@ impl Pools {
 #[must_use]
 pub fn modes(world: &World<'_>) -> Modes {
     let mut checked = Modes::new();
-    let mut tunnels: BTreeMap<u32, String> = BTreeMap::new();
+    let mut claims = Vec::new();
     let mut first: Option<Mode> = None;
     for object in oldest_first(&world.modes) {
         let name = object.name_any();
         let result = mode::check(&name, &object.spec)
-            .and_then(|mode| unique_tunnel(mode, &mut tunnels))
+            .and_then(|mode| with_relay(mode, world))
+            .and_then(|mode| unique_tunnel(mode, &mut claims))
             .and_then(|mode| same_addresses(mode, first.as_ref()));
         if let (None, Ok(mode)) = (&first, &result) {
             first = Some(mode.clone());
@@ -104,29 +106,98 @@ pub fn age_key<K: Resource>(object: &K) -> (bool, Option<Time>, String) {
     (created.is_none(), created, object.name_any())
 }
 
-fn unique_tunnel(mode: Mode, tunnels: &mut BTreeMap<u32, String>) -> Result<Mode, Verdict> {
-    let Some(vxlan) = mode.transport.vxlan else {
-        return Ok(mode);
-    };
-    let Some(holder) = tunnels.get(&vxlan.vni) else {
-        tunnels.insert(vxlan.vni, mode.name.clone());
-        return Ok(mode);
-    };
-    Err(Verdict::stalled(
-        Reason::Conflict,
-        format!(
-            "spec.overlay.vxlan.vni {} is that of the older NetworkMode {holder}; choose another, for example {}",
-            vxlan.vni,
-            free_vni(tunnels, vxlan.vni)
-        ),
-    ))
+/// What a mode has of a node that other modes cannot have as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// The VXLAN link of this VNI.
+    Vni(u32),
+    /// The ipip link that takes packets from anybody.
+    Ipip,
+    /// A UDP port of the kernel's, which VXLAN links share.
+    VxlanPort(u16),
+    /// A UDP port of the relay's.
+    RelayPort(u16),
 }
 
-fn free_vni(tunnels: &BTreeMap<u32, String>, vni: u32) -> u32 {
-    let above = (vni..=0x00ff_ffff).find(|vni| !tunnels.contains_key(vni));
-    above
-        .or_else(|| (1..vni).find(|vni| !tunnels.contains_key(vni)))
-        .unwrap_or(vni)
+impl Claim {
+    fn of(way: Way) -> Vec<Self> {
+        match way {
+            Way::Vxlan(vxlan) => vec![Self::Vni(vxlan.vni), Self::VxlanPort(vxlan.port)],
+            Way::Ipip => vec![Self::Ipip],
+            Way::Udp(udp) => vec![Self::RelayPort(udp.port)],
+            Way::Direct | Way::Bgp => vec![],
+        }
+    }
+
+    fn excludes(self, other: Self) -> bool {
+        let port = |claim| match claim {
+            Self::VxlanPort(port) | Self::RelayPort(port) => Some(port),
+            Self::Vni(_) | Self::Ipip => None,
+        };
+        match (self, other) {
+            (Self::VxlanPort(_), Self::VxlanPort(_)) => false,
+            (one, other) => one == other || port(one).is_some() && port(one) == port(other),
+        }
+    }
+
+    /// What to write instead, given that `taken` are other modes'.
+    fn instead(self, taken: &[(Self, String)]) -> String {
+        let free = |claim: &Self| !taken.iter().any(|(other, _)| claim.excludes(*other));
+        let found = match self {
+            Self::Vni(vni) => (vni..=0x00ff_ffff).chain(1..vni).map(Self::Vni).find(free),
+            Self::VxlanPort(port) => (port..=u16::MAX).map(Self::VxlanPort).find(free),
+            Self::RelayPort(port) => (port..=u16::MAX).map(Self::RelayPort).find(free),
+            Self::Ipip => None,
+        };
+        match found {
+            Some(Self::Vni(n)) => format!("choose another, for example {n}"),
+            Some(Self::VxlanPort(n) | Self::RelayPort(n)) => {
+                format!("choose another, for example {n}")
+            }
+            Some(Self::Ipip) | None => {
+                "a node has one such link: let the pools name that mode".to_owned()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vni(vni) => write!(f, "spec.overlay.vxlan.vni {vni}"),
+            Self::Ipip => f.write_str("spec.overlay.encapsulation ipip"),
+            Self::VxlanPort(port) => write!(f, "spec.overlay.vxlan.port {port}"),
+            Self::RelayPort(port) => write!(f, "spec.overlay.udp.port {port}"),
+        }
+    }
+}
+
+fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, Verdict> {
+    let claims = Claim::of(mode.way);
+    for claim in &claims {
+        if let Some((_, holder)) = taken.iter().find(|(other, _)| claim.excludes(*other)) {
+            return Err(Verdict::stalled(
+                Reason::Conflict,
+                format!(
+                    "{claim} is that of the older NetworkMode {holder}; {}",
+                    claim.instead(taken)
+                ),
+            ));
+        }
+    }
+    taken.extend(claims.into_iter().map(|claim| (claim, mode.name.clone())));
+    Ok(mode)
+}
+
+/// The relay is a DaemonSet of its own, which a cluster can do without.
+fn with_relay(mode: Mode, world: &World<'_>) -> Result<Mode, Verdict> {
+    match mode.way {
+        Way::Udp(_) if world.without_udp_relay => Err(Verdict::stalled(
+            Reason::NotFound,
+            "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan",
+        )),
+        Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => Ok(mode),
+    }
 }
 
 /// A NodeNetwork has one set of node addresses, so all modes have to choose them alike for now.
@@ -146,6 +217,12 @@ fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
 fn with_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
     let name = &pool.mode;
     match modes.get(name) {
+        Some(Ok(mode)) if !mode.carries(IpFamily::of(pool.cidr.addr())) => Err(Verdict::stalled(
+            Reason::Invalid,
+            format!(
+                "spec.networkMode {name} has encapsulation ipip, which carries IPv4 only; name a mode with encapsulation vxlan or udp, or of mode host-gw"
+            ),
+        )),
         Some(Ok(_)) => Ok(pool),
         Some(Err(why)) => Err(Verdict::stalled(
             why.reason,

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1::Node;
-use kube::Resource;
+use kube::core::SelectorExt;
+use kube::{Resource, ResourceExt};
 use netweft_crds::{IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
 use crate::kube_proxy::KubeProxy;
 use crate::mode::{AddressSource, Mode};
+use crate::pool::Pool;
 use crate::validate::{self, Modes, Pools, oldest_first};
 use crate::world::World;
 
@@ -80,12 +82,26 @@ impl<'a> View<'a> {
         found.copied().unwrap_or_default()
     }
 
-    /// Where the others send packets for `node` by `mode`; `None` if the node states no address of the family that
-    /// the mode's tunnels run over.
+    /// Where the others send packets for `node` by `mode` to pods of family `inner`; `None` if the node states no address of
+    /// the family it takes.
     #[must_use]
-    pub fn addresses(&self, node: &Node, mode: &Mode) -> Option<NodeAddresses> {
+    pub fn addresses(&self, node: &Node, mode: &Mode, inner: IpFamily) -> Option<NodeAddresses> {
         let addresses = node_addresses(node, mode.address);
-        addresses.of(self.outer_family(mode)).map(|_| addresses)
+        let family = mode.node_family(inner, self.outer_family(mode));
+        addresses.of(family).map(|_| addresses)
+    }
+
+    /// Whether `node` states an address that pods of any family can be reached at by `mode`.
+    #[must_use]
+    pub fn any_addresses(&self, node: &Node, mode: &Mode) -> Option<NodeAddresses> {
+        let of_family = |family| self.addresses(node, mode, family);
+        of_family(IpFamily::Ipv4).or_else(|| of_family(IpFamily::Ipv6))
+    }
+
+    /// The pools that can be used and are for this node, whether or not it can be given a block now.
+    pub fn pools_of<'v>(&'v self, node: &'v Node) -> impl Iterator<Item = &'v Pool> {
+        let pools = self.pools.all_usable();
+        pools.filter(|pool| pool.nodes.matches(node.labels()))
     }
 
     /// Whether the pool is being deleted, or is not there any more.
@@ -111,6 +127,9 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
 fn outer_families(world: &World<'_>, modes: &Modes) -> BTreeMap<String, IpFamily> {
     let nodes = oldest_first(&world.nodes);
     let family = |mode: &Mode| {
+        if !mode.carries(IpFamily::Ipv6) {
+            return Some(IpFamily::Ipv4);
+        }
         let mut stated = nodes
             .iter()
             .filter_map(|node| node_addresses(node, mode.address).iter().next());

@@ -38,6 +38,8 @@ pub struct World<'a> {
     pub services: Vec<&'a ServiceCIDR>,
     /// kube-proxy's ConfigMap, where there is one.
     pub kube_proxy: Option<&'a ConfigMap>,
+    /// Whether nodes have no relay for encapsulation udp.
+    pub without_udp_relay: bool,
     /// Objects of users that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
     /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.

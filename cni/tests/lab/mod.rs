@@ -163,6 +163,7 @@ impl Node {
             version: VERSION,
             pools: pools.to_vec(),
             withdrawn: Vec::new(),
+            namespaces: None,
         }
         .write(&self.run_dir)
         .unwrap();
@@ -279,6 +280,7 @@ pub fn environment<'a>(container: &'a str, netns: &'a str) -> [(&'a str, &'a str
 pub fn pool(name: &str, blocks: &[&str]) -> PoolConfig {
     PoolConfig {
         name: name.to_owned(),
+        cidr: None,
         pod_interface: PodInterface::Routed,
         bridge: None,
         mtu: 1350,

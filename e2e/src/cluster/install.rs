@@ -68,8 +68,12 @@ fn apply_examples(install: &Install) -> anyhow::Result<()> {
     for example in ["networkmode.yaml", "ippool.yaml"] {
         let file = install.project.join("examples").join(example);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        apply(&text.replace("podInterface: routed", &wanted))
-            .context("apply the examples; after another kind of pods run `make down` first")?;
+        // The API server refuses pools for a moment after the chart has brought their kind: the policy against overlapping
+        // pools looks at all of them, and does not know them yet.
+        crate::poll::until(example, Duration::from_secs(30), || {
+            apply(&text.replace("podInterface: routed", &wanted))
+                .context("apply the examples; after another kind of pods run `make down` first")
+        })?;
     }
     Ok(())
 }

@@ -52,6 +52,7 @@ fn overlay(vni: u32) -> NetworkState {
     NetworkState {
         links: [(link.clone(), vxlan(vni))].into(),
         ports: Default::default(),
+        carriers: Default::default(),
         addresses: [(
             AddressKey {
                 link: link.clone(),

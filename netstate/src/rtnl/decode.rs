@@ -1,14 +1,14 @@
 //! Messages as the model. Pure: what a message says, and nothing about where it came from.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags,
-    LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoPortData, InfoVxlan, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
@@ -71,8 +71,15 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
         match info {
             LinkInfo::Kind(InfoKind::Veth) => kind = LinkKind::Veth,
             LinkInfo::Kind(InfoKind::Bridge) => kind = LinkKind::Bridge,
+            LinkInfo::Kind(InfoKind::Tun) => kind = LinkKind::Tun,
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = vxlan(data),
+            // The same parameters describe tunnels of IPv6, which are none of ours.
+            LinkInfo::Data(InfoData::IpTunnel(data))
+                if kind == LinkKind::Other(InfoKind::IpIp.to_string()) =>
+            {
+                kind = ipip(data);
+            }
             _ => {}
         }
     }
@@ -101,6 +108,26 @@ fn vxlan(data: &[InfoVxlan]) -> LinkKind {
         }
     }
     LinkKind::Vxlan(vxlan)
+}
+
+/// One with a remote end reaches one node only, so that is another kind of link.
+fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
+    let mut local = Ipv4Addr::UNSPECIFIED;
+    for info in data {
+        match info {
+            InfoIpTunnel::Local(IpAddr::V4(address)) => local = *address,
+            InfoIpTunnel::Remote(IpAddr::V4(remote)) if !remote.is_unspecified() => {
+                return LinkKind::Other(format!("ipip remote {remote}"));
+            }
+            _ => {}
+        }
+    }
+    LinkKind::Ipip { local }
+}
+
+/// Whether packets can pass (`IFF_LOWER_UP`).
+pub(super) fn has_carrier(message: &LinkMessage) -> bool {
+    message.header.flags.contains(LinkFlags::LowerUp)
 }
 
 /// An address; `None` on a link that is not in `names`.

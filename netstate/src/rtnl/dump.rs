@@ -33,6 +33,9 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
         {
             names.insert(index, name.clone());
             ports.extend(decode::port(&message).map(|port| (name.clone(), port)));
+            if decode::has_carrier(&message) {
+                state.carriers.insert(name.clone());
+            }
             state.links.insert(name, link);
         }
     }

@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
+    LinkInfo, LinkMessage,
 };
 
 use crate::model::{Link, LinkKind, LinkName, Mac, Vxlan};
@@ -71,6 +71,14 @@ pub(super) fn add(name: &LinkName, link: &Link) -> Result<RouteNetlinkMessage, &
             LinkInfo::Kind(InfoKind::Vxlan),
             LinkInfo::Data(vxlan_data(vxlan)),
         ],
+        // Without a remote end the next hop of the route is where packets go (`ip_tunnel_xmit`).
+        LinkKind::Ipip { local } => vec![
+            LinkInfo::Kind(InfoKind::IpIp),
+            LinkInfo::Data(InfoData::IpTunnel(vec![InfoIpTunnel::Local(IpAddr::V4(
+                *local,
+            ))])),
+        ],
+        LinkKind::Tun => return Err("a TUN link is made by the program that reads from it"),
         LinkKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
         LinkKind::Veth => return Err("a veth is one end of a pair; use add_veth"),
         LinkKind::Other(kind) if kind.is_empty() => return Err("hardware cannot be created"),

@@ -1,17 +1,21 @@
-//! The nft table: packets of pods that leave the pools take the node's address.
+//! The nft table: packets of pods that leave the pools take the node's address. In an overlay other nodes' addresses are outside,
+//! for nobody there may see a pod's; where pods' packets travel plainly, nodes are no more outside than pods.
 //!
 //! A nat chain sees the first packet of a connection only; established traffic passes no rule here.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_crds::Way;
 
-use crate::inputs::Pool;
+use crate::inputs::{Inputs, Pool};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
 /// that is half there. (Adding it first makes the removal legal where there was none.)
-pub fn render(pools: &BTreeMap<String, Pool>) -> String {
+pub fn render(inputs: &Inputs) -> String {
+    let pools = &inputs.pools;
     let mut text =
         String::from("add table inet netweft\ndelete table inet netweft\ntable inet netweft {\n");
     for family in [Family::V4, Family::V6] {
@@ -20,12 +24,21 @@ pub fn render(pools: &BTreeMap<String, Pool>) -> String {
             .map(|pool| pool.cidr)
             .filter(|cidr| family.holds(cidr))
             .collect();
-        text += &set(family, &ranges);
+        text += &set(family.set_name(), family, &ranges);
+        let nodes: Vec<IpNet> = nodes(inputs).into_iter().map(IpNet::from).collect();
+        let nodes: Vec<IpNet> = nodes.into_iter().filter(|net| family.holds(net)).collect();
+        if !nodes.is_empty() {
+            text += &set(family.nodes_name(), family, &nodes);
+        }
     }
     text +=
         "\tchain postrouting {\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n";
-    for pool in pools.values().filter(|pool| pool.nat_outgoing) {
-        text += &rule(pool);
+    let nodes = nodes(inputs);
+    for (name, pool) in pools.iter().filter(|(_, pool)| pool.nat_outgoing) {
+        let family = Family::of(&pool.cidr);
+        let spared =
+            is_plain(inputs, name) && nodes.iter().any(|node| family.holds(&IpNet::from(*node)));
+        text += &rule(pool, spared);
     }
     text += "\t}\n}\n";
     text
@@ -56,6 +69,13 @@ impl Family {
         }
     }
 
+    fn nodes_name(self) -> &'static str {
+        match self {
+            Self::V4 => "nodes_v4",
+            Self::V6 => "nodes_v6",
+        }
+    }
+
     fn address_type(self) -> &'static str {
         match self {
             Self::V4 => "ipv4_addr",
@@ -71,10 +91,27 @@ impl Family {
     }
 }
 
-fn set(family: Family, ranges: &[IpNet]) -> String {
+/// Whether packets of a pool's pods travel without encapsulation.
+fn is_plain(inputs: &Inputs, pool: &str) -> bool {
+    let way = inputs.mode_of(pool).and_then(|mode| mode.send.way());
+    matches!(way, Some(Way::Direct | Way::Bgp))
+}
+
+/// The addresses of all nodes; none unless a pool needs them.
+fn nodes(inputs: &Inputs) -> BTreeSet<IpAddr> {
+    if !inputs.pools.keys().any(|name| is_plain(inputs, name)) {
+        return BTreeSet::new();
+    }
+    let others = inputs
+        .remote
+        .iter()
+        .flat_map(|block| block.addresses.iter());
+    inputs.addresses.iter().chain(others).collect()
+}
+
+fn set(name: &str, family: Family, ranges: &[IpNet]) -> String {
     let mut text = format!(
-        "\tset {} {{\n\t\ttype {}\n\t\tflags interval\n",
-        family.set_name(),
+        "\tset {name} {{\n\t\ttype {}\n\t\tflags interval\n",
         family.address_type()
     );
     if !ranges.is_empty() {
@@ -89,7 +126,7 @@ fn set(family: Family, ranges: &[IpNet]) -> String {
     text
 }
 
-fn rule(pool: &Pool) -> String {
+fn rule(pool: &Pool, nodes_spared: bool) -> String {
     let family = Family::of(&pool.cidr);
     let header = family.header();
     let mut text = format!(
@@ -106,6 +143,9 @@ fn rule(pool: &Pool) -> String {
     exclude = IpNet::aggregate(&exclude);
     if !exclude.is_empty() {
         let _ = write!(text, " {header} daddr != {{ {} }}", list(&exclude));
+    }
+    if nodes_spared {
+        let _ = write!(text, " {header} daddr != @{}", family.nodes_name());
     }
     text += " masquerade fully-random\n";
     text

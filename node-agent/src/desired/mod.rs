@@ -1,24 +1,29 @@
 //! What the node should look like: a pure function of the inputs and the kernel's facts.
 //!
 //! ```text
-//!   Inputs, Facts ──desired──▶ Desired { kernel, nft, sysctls, node configuration, problems }
+//!   Inputs, Facts ──desired──▶ Desired { kernel, nft, sysctls, node and relay configuration, problems }
 //! ```
 //!
 //! One file for each way between nodes; they differ by pure functions only.
 
 mod bridge;
 mod masquerade;
+mod sending;
+mod tunnel;
 mod tunnel_address;
+mod udp;
 mod vxlan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_cni::ipam;
 use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
-use netweft_crds::{IpFamily, NodeMode, PodInterface};
+use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, PodInterface, Way};
 use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
 use crate::inputs::{Inputs, OwnBlock};
@@ -35,57 +40,64 @@ pub struct Desired {
     pub sysctls: BTreeMap<String, String>,
     /// Links that learn from routers, if they do, in spite of forwarding.
     pub keep_listening: BTreeSet<LinkName>,
+    /// Links on which packets of pods can come in by another way than answers go out.
+    pub loosen: BTreeSet<LinkName>,
+    /// What the relay of encapsulation udp reads.
+    pub udp: RelayConfig,
     /// What the plugin reads.
     pub plugin: NodeConfig,
     /// Blocks from which no pod gets an address any more, but in which some may still have one.
     pub withdrawn: Vec<IpNet>,
     /// What is left out and why, in sentences.
     pub problems: Vec<String>,
+    /// What cannot be programmed before another program has done its part, in sentences.
+    pub waiting_for: Vec<String>,
+}
+
+impl Desired {
+    /// Whether there is anything to give to pods.
+    #[must_use]
+    pub fn has_blocks(&self) -> bool {
+        self.plugin.pools.iter().any(|pool| !pool.blocks.is_empty())
+    }
 }
 
 /// The node as it should be.
 #[must_use]
 pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
+    let plugin = NodeConfig {
+        version: node::VERSION,
+        pools: plugin_pools(inputs, facts),
+        withdrawn: inputs.withdrawn.clone(),
+        namespaces: known_namespaces(inputs),
+    };
     let mut problems = inputs.problems.clone();
-    let mut kernel = NetworkState::default();
-    let mut sysctls = forwarding(inputs);
-    let mtu = least_mtu(inputs, facts).or(inputs.bridged.mtu);
-    if let Some(mtu) = mtu {
-        bridge::add_to(inputs, mtu, &mut kernel, &mut sysctls);
+    problems.extend(mixed(&plugin));
+    let mut desired = Desired {
+        kernel: NetworkState::default(),
+        nft: masquerade::render(inputs),
+        sysctls: forwarding(inputs),
+        keep_listening: keep_listening(inputs, facts),
+        loosen: loosen(inputs, facts),
+        udp: RelayConfig::default(),
+        plugin,
+        withdrawn: inputs.withdrawn.clone(),
+        problems,
+        waiting_for: Vec::new(),
+    };
+    if let Some(mtu) = least_mtu(inputs, facts).or(inputs.bridged.mtu) {
+        bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
     }
     for mode in &inputs.modes {
-        match mode.send.vxlan {
-            Some(parameters) => {
-                let tunnel = vxlan::Tunnel { inputs, facts, mode, parameters };
-                tunnel.add_to(&mut kernel, &mut sysctls, &mut problems);
-            }
-            None => problems.push(format!(
-                "NetworkMode {} is left out: this agent sends by vxlan only; update the agents or use spec.mode overlay with encapsulation vxlan",
-                mode.name
-            )),
-        }
+        sending::add_to(inputs, facts, mode, &mut desired);
     }
     let blocks = inputs.blocks.iter().map(|block| block.cidr);
     for block in blocks.chain(inputs.withdrawn.iter().copied()) {
         let (key, route) = blackhole(block, METRIC);
         // Not in the place of a bridged block's way to the bridge.
-        kernel.routes.entry(key).or_insert(route);
+        desired.kernel.routes.entry(key).or_insert(route);
     }
-    let plugin = NodeConfig {
-        version: node::VERSION,
-        pools: plugin_pools(inputs, facts),
-        withdrawn: inputs.withdrawn.clone(),
-    };
-    problems.extend(mixed(&plugin));
-    Desired {
-        kernel,
-        nft: masquerade::render(&inputs.pools),
-        sysctls,
-        keep_listening: keep_listening(inputs, facts),
-        plugin,
-        withdrawn: inputs.withdrawn.clone(),
-        problems,
-    }
+    desired
 }
 
 /// What lets the node forward at all, by family.
@@ -113,26 +125,41 @@ fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
         .collect()
 }
 
+/// Links that answers to pods can leave by another way than questions come in: where pools are reached in different ways, or
+/// one mode has two, a packet and its answer take each the way of its destination. A strict reverse path filter would drop it.
+fn loosen(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
+    let way = |mode: &NodeMode| {
+        let direct = mode.send.way() == Some(Way::Direct);
+        (
+            direct,
+            mode.encapsulate_when == EncapsulateWhen::CrossSubnet,
+        )
+    };
+    let ways: BTreeSet<_> = inputs.modes.iter().map(way).collect();
+    let one = ways.len() <= 1 && !ways.contains(&(false, true));
+    let links = facts.egress.values().map(|egress| egress.link.clone());
+    links.filter(|_| !one).collect()
+}
+
 /// Bytes of the largest packet of a pod that travels by `mode`; `None` while its egress link is unknown.
 #[must_use]
 pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
     if mode.mtu != 0 {
         return Some(mode.mtu);
     }
-    let egress = facts.egress.get(&inputs.local(mode)?)?;
-    Some(egress.mtu.saturating_sub(overhead(mode)))
-}
-
-/// Bytes that the transport adds: outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
-fn overhead(mode: &NodeMode) -> u32 {
-    let outer = match mode.outer_family {
-        IpFamily::Ipv4 => 20,
-        IpFamily::Ipv6 => 40,
+    let direct = || facts.egress.values().map(|egress| egress.mtu).min();
+    let encapsulated = |overhead: u32| {
+        let egress = facts.egress.get(&inputs.local(mode)?)?;
+        Some(egress.mtu.saturating_sub(overhead))
     };
-    if mode.send.vxlan.is_some() {
-        outer + 8 + 8 + 14
-    } else {
-        0
+    let v4 = mode.outer_family == IpFamily::Ipv4;
+    match mode.send.way()? {
+        // Outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
+        Way::Vxlan(_) => encapsulated(if v4 { 50 } else { 70 }),
+        // Outer IP header (RFC 2003, section 3).
+        Way::Ipip => encapsulated(20),
+        Way::Udp(_) => encapsulated(if v4 { OVERHEAD_V4 } else { OVERHEAD_V6 }),
+        Way::Direct | Way::Bgp => direct(),
     }
 }
 
@@ -169,57 +196,85 @@ fn least_mtu(inputs: &Inputs, facts: &Facts) -> Option<u32> {
     modes.filter_map(|mode| pod_mtu(inputs, facts, mode)).min()
 }
 
-/// The pools a pod of this node can have an address of, by name.
+/// The pools a pod of this node can have an address of, the more specific first: those for some nodes only, then by name.
+/// One without a block here is listed too: pods that are meant for it wait, and get no address of another.
 fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
     let mtu = least_mtu(inputs, facts);
     let tunnels = tunnel_addresses(inputs);
     let mut pools: BTreeMap<&str, Vec<&OwnBlock>> = BTreeMap::new();
+    pools.extend(
+        inputs
+            .serving
+            .iter()
+            .map(|name| (name.as_str(), Vec::new())),
+    );
     for block in &inputs.blocks {
         pools.entry(&block.pool).or_default().push(block);
     }
-    let described = pools.into_iter().filter_map(|(name, blocks)| {
-        let pool = inputs.pools.get(name)?;
-        inputs.mode_of(name)?;
-        let mtu = mtu.filter(|mtu| fits(pool.cidr, *mtu))?;
-        let mut reserved = pool.reserved.clone();
-        let (pod_interface, bridge) = match pool.pod_interface {
-            PodInterface::Routed => (PluginInterface::Routed, None),
-            PodInterface::Bridge => (PluginInterface::Bridge, bridge::config(inputs, &blocks)),
-        };
-        let gateways = bridge.iter().flat_map(|bridge| bridge.gateways.values());
-        let own: BTreeSet<IpAddr> = gateways.chain(tunnels.get(name)).copied().collect();
-        reserved.extend(own.into_iter().map(IpNet::from));
-        Some(PoolConfig {
-            name: name.to_owned(),
-            pod_interface,
-            bridge,
-            mtu,
-            blocks: blocks.into_iter().map(|block| block.cidr).collect(),
-            reserved,
-            namespaces: None,
-            disabled: pool.disabled,
+    let mut described: Vec<(bool, PoolConfig)> = pools
+        .into_iter()
+        .filter_map(|(name, blocks)| {
+            let pool = inputs.pools.get(name)?;
+            inputs.mode_of(name)?;
+            let mtu = mtu.filter(|mtu| fits(pool.cidr, *mtu))?;
+            let mut reserved = pool.reserved.clone();
+            let (pod_interface, bridge) = match pool.pod_interface {
+                PodInterface::Routed => (PluginInterface::Routed, None),
+                PodInterface::Bridge => (PluginInterface::Bridge, bridge::config(inputs, &blocks)),
+            };
+            let gateways = bridge.iter().flat_map(|bridge| bridge.gateways.values());
+            let own: BTreeSet<IpAddr> = gateways.chain(tunnels.get(name)).copied().collect();
+            reserved.extend(own.into_iter().map(IpNet::from));
+            let config = PoolConfig {
+                name: name.to_owned(),
+                cidr: Some(pool.cidr),
+                pod_interface,
+                bridge,
+                mtu,
+                blocks: blocks.into_iter().map(|block| block.cidr).collect(),
+                reserved,
+                namespaces: pool
+                    .namespaces
+                    .as_ref()
+                    .map(|chosen| inputs.namespaces_of(chosen)),
+                disabled: pool.disabled,
+            };
+            Some((!pool.some_nodes, config))
         })
+        .collect();
+    described.sort_by(|(all_nodes, one), (all_nodes_too, other)| {
+        (all_nodes, &one.name).cmp(&(all_nodes_too, &other.name))
     });
-    described.collect()
+    described.into_iter().map(|(_, config)| config).collect()
+}
+
+/// Where pools are chosen by namespace, a pod of one that nobody has told of yet must wait.
+fn known_namespaces(inputs: &Inputs) -> Option<BTreeSet<String>> {
+    let chosen = inputs.pools.values().any(|pool| pool.namespaces.is_some());
+    chosen.then(|| inputs.namespaces.keys().cloned().collect())
 }
 
 /// Pods that would get an address of a bridge and one of a routed pool are refused by the plugin: better said before.
 fn mixed(plugin: &NodeConfig) -> Option<String> {
-    let pairs = plugin.pools.iter().flat_map(|one| {
-        let after = plugin.pools.iter().filter(|other| other.name > one.name);
-        after.map(move |other| (one, other))
-    });
-    let same_pods =
-        |one: &PoolConfig, other: &PoolConfig| match (&one.namespaces, &other.namespaces) {
-            (Some(one), Some(other)) => !one.is_disjoint(other),
-            (Some(only), None) | (None, Some(only)) => !only.is_empty(),
-            (None, None) => true,
-        };
-    let family = |pool: &PoolConfig| pool.blocks.first().map(|block| block.addr().is_ipv4());
-    let (one, other) = pairs
-        .filter(|(one, other)| !one.disabled && !other.disabled && same_pods(one, other))
-        .filter(|(one, other)| family(one) != family(other))
-        .find(|(one, other)| one.pod_interface != other.pod_interface)?;
+    // One for all the namespaces that no pool names.
+    let others = String::new();
+    let named = plugin
+        .pools
+        .iter()
+        .filter_map(|pool| pool.namespaces.as_ref());
+    let namespaces: BTreeSet<&String> = named.flatten().chain([&others]).collect();
+    let pools = |namespace: &str| {
+        let of_family = |ipv4| ipam::pools_for(plugin, Some(namespace), ipv4);
+        (of_family(true), of_family(false))
+    };
+    let clash = |namespace: &&String| {
+        let (v4, v6) = pools(namespace);
+        let mut pairs = v4
+            .into_iter()
+            .flat_map(|one| v6.iter().map(move |other| (one, *other)));
+        pairs.find(|(one, other)| one.pod_interface != other.pod_interface)
+    };
+    let (one, other) = namespaces.iter().find_map(clash)?;
     Some(format!(
         "IPPools {} and {} give addresses to the same pods, but one has podInterface bridge and one routed, so such pods are refused: give both the same",
         one.name, other.name

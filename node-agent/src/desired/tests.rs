@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use netweft_crds::{NodeAddresses, Transport, VxlanParameters};
+use netweft_crds::{NodeAddresses, Transport, VxlanParameters, Way};
 use netweft_netstate::model::{AddressKey, LinkKind};
 
 use super::*;
@@ -15,6 +15,8 @@ fn pool(cidr: &str) -> Pool {
         reserved: vec![],
         pod_interface: PodInterface::Routed,
         disabled: false,
+        some_nodes: false,
+        namespaces: None,
     }
 }
 
@@ -26,7 +28,7 @@ fn addresses(ipv4: &str) -> NodeAddresses {
 }
 
 fn inputs() -> Inputs {
-    let vxlan = Transport::vxlan(VxlanParameters::default());
+    let vxlan = Transport::from(Way::Vxlan(VxlanParameters::default()));
     let mode = NodeMode {
         name: "default".into(),
         pools: vec!["default-v4".into()],
@@ -46,6 +48,8 @@ fn inputs() -> Inputs {
         node: "worker-1".into(),
         addresses: addresses("192.0.2.1"),
         modes: vec![mode],
+        serving: vec![],
+        namespaces: BTreeMap::new(),
         blocks: vec![OwnBlock {
             cidr: "10.244.0.0/26".parse().unwrap(),
             pool: "default-v4".into(),
@@ -66,8 +70,11 @@ fn facts() -> Facts {
     let egress = Egress {
         link: "uplink1".parse().unwrap(),
         mtu: 1400,
+        on_link: ["192.0.2.0/24".parse().unwrap()].into(),
+        elsewhere: Default::default(),
     };
     Facts {
+        tuns: BTreeMap::new(),
         egress: BTreeMap::from([("192.0.2.1".parse().unwrap(), egress)]),
     }
 }
@@ -280,10 +287,7 @@ fn a_pool_without_nat_is_not_masqueraded_but_not_masqueraded_towards_either() {
 #[test]
 fn a_transport_this_version_lacks_is_named_and_programs_nothing() {
     let mut inputs = inputs();
-    inputs.modes[0].send = Transport {
-        direct: Some(Default::default()),
-        ..Transport::default()
-    };
+    inputs.modes[0].send = Transport::default();
     let desired = desired(&inputs, &facts());
     assert!(desired.kernel.links.is_empty());
     assert!(desired.problems[0].contains("NetworkMode default"));
@@ -443,3 +447,5 @@ fn nft_accepts_the_table() {
         .unwrap();
     assert!(child.wait().unwrap().success());
 }
+
+mod ways;

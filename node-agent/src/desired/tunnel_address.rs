@@ -45,6 +45,8 @@ mod tests {
                 .collect(),
             pod_interface: PodInterface::Routed,
             disabled: false,
+            some_nodes: false,
+            namespaces: None,
         };
         let block = |cidr: &&str| OwnBlock {
             cidr: cidr.parse().unwrap(),
@@ -54,6 +56,8 @@ mod tests {
             node: "n".into(),
             addresses: NodeAddresses::default(),
             modes: vec![],
+            serving: vec![],
+            namespaces: BTreeMap::new(),
             blocks: blocks.iter().map(block).collect(),
             withdrawn: vec![],
             remote: vec![],

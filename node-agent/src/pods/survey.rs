@@ -219,6 +219,7 @@ fn merge(into: &mut NetworkState, state: NetworkState) {
         routes,
         neighbours,
         fdb,
+        carriers: _,
     } = state;
     into.links.extend(links);
     into.ports.extend(ports);

@@ -53,6 +53,7 @@ fn fixture() -> Fixture {
             serde_saphyr::from_str(&own).unwrap(),
             serde_saphyr::from_str(&remote).unwrap(),
         ],
+        namespaces: Default::default(),
         network: Some(serde_saphyr::from_str(&network).unwrap()),
         unreadable: vec![],
     };

@@ -1,10 +1,11 @@
 //! Objects from the API server: one watch for each kind.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use futures::{FutureExt, StreamExt};
-use kube::core::DeserializeGuard;
+use futures::{FutureExt, Stream, StreamExt};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -14,13 +15,17 @@ use tokio::sync::watch;
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::patience::Patience;
-use crate::inputs::Objects;
+use crate::inputs::{Namespaces, Objects};
 
 /// The stores behind the watches.
 pub struct Watches {
     pools: Store<DeserializeGuard<IPPool>>,
     subnets: Store<DeserializeGuard<NodeSubnet>>,
     networks: Store<DeserializeGuard<NodeNetwork>>,
+    client: Client,
+    /// Names and labels; watched from when a pool first asks for them.
+    namespaces: OnceLock<Store<PartialObjectMeta<Namespace>>>,
+    signal: Signal,
     changes: watch::Receiver<u64>,
 }
 
@@ -28,7 +33,7 @@ impl Watches {
     /// Start the watches; they end with the process.
     pub fn start(client: &Client, node: &str) -> Self {
         let (signal, changes) = watch::channel(0);
-        let signal = Arc::new(signal);
+        let signal = Signal::new(signal);
         let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
         Self {
             pools: start(
@@ -42,6 +47,9 @@ impl Watches {
                 &signal,
             ),
             networks: start(Api::all(client.clone()), own, &signal),
+            client: client.clone(),
+            namespaces: OnceLock::new(),
+            signal,
             changes,
         }
     }
@@ -57,16 +65,45 @@ impl Watches {
         }
         let mut unreadable = Vec::new();
         let pools = readable(&self.pools, &mut unreadable);
+        let by_namespace = |pool: &IPPool| pool.spec.namespace_selector.is_some();
+        let namespaces = if pools.iter().any(by_namespace) {
+            self.namespaces()?
+        } else {
+            Namespaces::new()
+        };
         let subnets = readable(&self.subnets, &mut unreadable);
         let network = readable(&self.networks, &mut unreadable).into_iter().next();
         Some(Objects {
             pools,
             subnets,
+            namespaces,
             network,
             unreadable,
         })
     }
 }
+
+impl Watches {
+    /// `None` until they have been heard of completely.
+    fn namespaces(&self) -> Option<Namespaces> {
+        let store = self.namespaces.get_or_init(|| {
+            let (store, writer) = reflector::store();
+            let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+            let events = watcher(api, watcher::Config::default());
+            follow(writer, events, "Namespace", &self.signal);
+            store
+        });
+        ready(store).then(|| {
+            let named = store.state().into_iter().filter_map(|namespace| {
+                let labels = namespace.labels().clone();
+                Some((namespace.metadata.name.clone()?, labels))
+            });
+            named.collect()
+        })
+    }
+}
+
+type Signal = Arc<watch::Sender<u64>>;
 
 /// A kind that can be watched without one malformed object stopping the watch.
 trait Watchable:
@@ -81,16 +118,27 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + S
 fn start<K: Watchable>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
-    signal: &Arc<watch::Sender<u64>>,
+    signal: &Signal,
 ) -> Store<DeserializeGuard<K>> {
     let (store, writer) = reflector::store();
+    follow(writer, watcher(api, config), &K::kind(&()), signal);
+    store
+}
+
+/// Fill a store from the events of a watch, and signal when it has changed.
+fn follow<K>(
+    writer: reflector::store::Writer<K>,
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+    kind: &str,
+    signal: &Signal,
+) where
+    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+{
     let signal = signal.clone();
-    let events = watcher(api, config)
-        .backoff(Patience::default())
-        .modify(|object| {
-            object.managed_fields_mut().clear();
-            object.annotations_mut().clear();
-        });
+    let events = events.backoff(Patience::default()).modify(|object| {
+        object.managed_fields_mut().clear();
+        object.annotations_mut().clear();
+    });
     let events = reflector::reflector(writer, events).for_each(move |event| {
         match event {
             // A list counts once, when it is complete.
@@ -103,11 +151,13 @@ fn start<K: Watchable>(
         }
         std::future::ready(())
     });
-    tokio::spawn(events.instrument(info_span!("watch", kind = %K::kind(&()))));
-    store
+    tokio::spawn(events.instrument(info_span!("watch", kind)));
 }
 
-fn ready<K: Watchable>(store: &Store<DeserializeGuard<K>>) -> bool {
+fn ready<K>(store: &Store<K>) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
     store
         .wait_until_ready()
         .now_or_never()

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
+use kube::core::PartialObjectMeta;
 use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -83,6 +85,12 @@ fn add(objects: &mut Objects, text: &str, node: &str) -> Result<(), serde_saphyr
     match parse::<Kind>(text)?.kind.as_str() {
         "IPPool" => objects.pools.push(parse::<IPPool>(text)?),
         "NodeSubnet" => objects.subnets.push(parse::<NodeSubnet>(text)?),
+        "Namespace" => {
+            let PartialObjectMeta { metadata, .. } = parse::<PartialObjectMeta<Namespace>>(text)?;
+            let labels = metadata.labels.unwrap_or_default();
+            let name = metadata.name.map(|name| (name, labels));
+            objects.namespaces.extend(name);
+        }
         "NodeNetwork" => {
             let network = parse::<NodeNetwork>(text)?;
             if network.name_any() == node {

@@ -98,7 +98,9 @@ fn overlaps() -> Vec<Made> {
 fn not_supported() -> Vec<Made> {
     vec![
         made(Pool("some", Stalled), |cluster| {
-            let more = "namespaceSelector: {}";
+            let fabric = mode("fabric", "{mode: underlay}");
+            cluster.modes.push(at(9, fabric));
+            let more = "networkMode: fabric";
             cluster.pools.push(at(9, pool("some", "10.9.0.0/16", more)));
         }),
         made(Mode("fabric", Stalled), |cluster| {

@@ -1,3 +1,5 @@
+use netweft_crds::{EncapsulateWhen, UdpParameters, VxlanParameters};
+
 use super::*;
 use crate::testing::{Cluster, at, mode, pool, vxlan};
 use crate::world::Unreadable;
@@ -17,7 +19,7 @@ fn check_all(cluster: &Cluster) -> (Modes, Pools) {
     (modes, pools)
 }
 
-fn wrong<T: std::fmt::Debug>(result: &Result<T, Verdict>) -> String {
+fn wrong<T: fmt::Debug>(result: &Result<T, Verdict>) -> String {
     let why = result.as_ref().unwrap_err();
     format!("{}: {}", why.reason.as_str(), why.message)
 }
@@ -26,24 +28,8 @@ fn wrong<T: std::fmt::Debug>(result: &Result<T, Verdict>) -> String {
 fn every_mode_value_that_is_not_supported_yet_says_so() {
     for (spec, words) in [
         (
-            "{mode: host-gw}",
-            "spec.mode host-gw is not supported yet; use overlay",
-        ),
-        (
             "{mode: underlay}",
-            "spec.mode underlay is not supported yet; use overlay",
-        ),
-        (
-            "{mode: overlay, overlay: {encapsulation: ipip}}",
-            "spec.overlay.encapsulation ipip is not supported yet; use vxlan",
-        ),
-        (
-            "{mode: overlay, overlay: {encapsulation: udp}}",
-            "spec.overlay.encapsulation udp is not supported yet; use vxlan",
-        ),
-        (
-            "{mode: overlay, overlay: {encapsulation: vxlan, encapsulateWhen: cross-subnet}}",
-            "spec.overlay.encapsulateWhen cross-subnet is not supported yet; use always",
+            "spec.mode underlay is not supported yet; use overlay or host-gw",
         ),
         (
             "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {interface: eth1}}",
@@ -59,20 +45,11 @@ fn every_mode_value_that_is_not_supported_yet_says_so() {
 }
 
 #[test]
-fn a_pool_value_that_is_not_supported_yet_says_so() {
-    let said = "spec.namespaceSelector is not supported yet; remove it: the pool then serves every namespace";
-    assert_eq!(
-        wrong(&checked_pool("10.0.0.0/16", "namespaceSelector: {}")),
-        format!("NotYetSupported: {said}")
-    );
-}
-
-#[test]
 fn what_is_supported_is_taken_over() {
     let spec = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 7, port: 8472}}, mtu: 1400, nodeAddress: {cidr: 10.0.0.0/8}}";
     let mode = checked_mode(spec).unwrap();
-    let vxlan = mode.transport.vxlan.unwrap();
-    assert_eq!((vxlan.vni, vxlan.port, mode.mtu), (7, 8472, 1400));
+    let vxlan = VxlanParameters { vni: 7, port: 8472 };
+    assert_eq!((mode.way, mode.mtu), (Way::Vxlan(vxlan), 1400));
     assert_eq!(
         mode.address,
         mode::AddressSource::Cidr("10.0.0.0/8".parse().unwrap())
@@ -90,6 +67,39 @@ fn what_is_supported_is_taken_over() {
             "10.0.7.7/32".parse().unwrap()
         ]
     );
+}
+
+#[test]
+fn every_way_but_the_underlay_is_taken_over() {
+    let overlay = |of: &str| format!("{{mode: overlay, overlay: {{{of}}}}}");
+    let (always, cross) = (EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet);
+    for (spec, way, when) in [
+        ("{mode: host-gw}".to_owned(), Way::Direct, always),
+        (overlay("encapsulation: ipip"), Way::Ipip, always),
+        (
+            overlay("encapsulation: ipip, encapsulateWhen: cross-subnet"),
+            Way::Ipip,
+            cross,
+        ),
+        (
+            overlay("encapsulation: udp"),
+            Way::Udp(UdpParameters { port: 8285 }),
+            always,
+        ),
+        (
+            overlay("encapsulation: udp, udp: {port: 9000}"),
+            Way::Udp(UdpParameters { port: 9000 }),
+            always,
+        ),
+    ] {
+        let mode = checked_mode(&spec).unwrap();
+        assert_eq!((mode.way, mode.encapsulate_when), (way, when), "{spec}");
+        assert_eq!(
+            mode.node_mode(IpFamily::Ipv4).send.way(),
+            Some(way),
+            "{spec}"
+        );
+    }
 }
 
 #[test]
@@ -236,6 +246,98 @@ fn a_second_mode_with_the_same_vni_is_in_conflict() {
 }
 
 #[test]
+fn what_a_node_has_once_goes_to_the_older_mode() {
+    let overlay =
+        |name: &str, of: &str| mode(name, &format!("{{mode: overlay, overlay: {{{of}}}}}"));
+    let cluster = Cluster {
+        modes: vec![
+            at(1, overlay("ipip-1", "encapsulation: ipip")),
+            at(
+                2,
+                overlay(
+                    "ipip-2",
+                    "encapsulation: ipip, encapsulateWhen: cross-subnet",
+                ),
+            ),
+            at(1, overlay("udp-1", "encapsulation: udp")),
+            at(2, overlay("udp-2", "encapsulation: udp")),
+            at(
+                3,
+                overlay(
+                    "vxlan-1",
+                    "encapsulation: vxlan, vxlan: {vni: 1, port: 8285}",
+                ),
+            ),
+            at(
+                3,
+                overlay("vxlan-2", "encapsulation: vxlan, vxlan: {vni: 1}"),
+            ),
+            at(
+                4,
+                overlay("vxlan-3", "encapsulation: vxlan, vxlan: {vni: 3}"),
+            ),
+            at(4, mode("plain-1", "{mode: host-gw}")),
+            at(4, mode("plain-2", "{mode: host-gw}")),
+        ],
+        ..Cluster::default()
+    };
+    let (modes, _) = check_all(&cluster);
+    let said: Vec<String> = modes
+        .values()
+        .filter(|mode| mode.is_err())
+        .map(wrong)
+        .collect();
+    assert_eq!(
+        said,
+        [
+            "Conflict: spec.overlay.encapsulation ipip is that of the older NetworkMode ipip-1; a node has one such link: let the pools name that mode",
+            "Conflict: spec.overlay.udp.port 8285 is that of the older NetworkMode udp-1; choose another, for example 8286",
+            "Conflict: spec.overlay.vxlan.port 8285 is that of the older NetworkMode udp-1; choose another, for example 8286",
+        ]
+    );
+}
+
+#[test]
+fn ipip_is_refused_to_pools_of_ipv6() {
+    let cluster = Cluster {
+        modes: vec![mode(
+            "default",
+            "{mode: overlay, overlay: {encapsulation: ipip}}",
+        )],
+        pools: vec![
+            at(1, pool("four", "10.0.0.0/16", "")),
+            at(2, pool("six", "fd00:10::/64", "")),
+        ],
+        ..Cluster::default()
+    };
+    let (_, pools) = check_all(&cluster);
+    assert!(pools.by_name["four"].is_ok());
+    assert_eq!(
+        wrong(&pools.by_name["six"]),
+        "Invalid: spec.networkMode default has encapsulation ipip, which carries IPv4 only; name a mode with encapsulation vxlan or udp, or of mode host-gw"
+    );
+}
+
+#[test]
+fn udp_needs_the_relay() {
+    let cluster = Cluster {
+        modes: vec![mode(
+            "default",
+            "{mode: overlay, overlay: {encapsulation: udp}}",
+        )],
+        ..Cluster::default()
+    };
+    let mut world = cluster.world();
+    assert!(modes(&world)["default"].is_ok());
+    world.without_udp_relay = true;
+    let said = wrong(&modes(&world)["default"]);
+    assert!(
+        said.starts_with("NotFound: ") && said.contains("udpRelay.enabled"),
+        "{said}"
+    );
+}
+
+#[test]
 fn modes_choose_node_addresses_alike_for_now() {
     let other = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 2}}, nodeAddress: {cidr: 10.0.0.0/8}}";
     let cluster = Cluster {
@@ -251,7 +353,7 @@ fn modes_choose_node_addresses_alike_for_now() {
 #[test]
 fn a_pool_needs_a_mode_that_exists_and_works() {
     let cluster = Cluster {
-        modes: vec![at(1, vxlan("a", 1)), at(1, mode("b", "{mode: host-gw}"))],
+        modes: vec![at(1, vxlan("a", 1)), at(1, mode("b", "{mode: underlay}"))],
         pools: vec![
             at(1, pool("one", "10.1.0.0/16", "")),
             at(1, pool("two", "10.2.0.0/16", "networkMode: b")),
@@ -266,7 +368,7 @@ fn a_pool_needs_a_mode_that_exists_and_works() {
     );
     assert_eq!(
         wrong(&pools.by_name["two"]),
-        "NotYetSupported: NetworkMode b cannot be used: spec.mode host-gw is not supported yet; use overlay"
+        "NotYetSupported: NetworkMode b cannot be used: spec.mode underlay is not supported yet; use overlay or host-gw"
     );
     assert!(pools.by_name["three"].is_ok());
 }

@@ -198,10 +198,12 @@ async fn an_agent_has_no_right_that_is_not_listed_here() {
             own,
             [
                 "list ippools.netweft.io",
+                "list namespaces.",
                 "list nodenetworks.netweft.io",
                 "list nodesubnets.netweft.io",
                 "patch nodenetworks/status.netweft.io",
                 "watch ippools.netweft.io",
+                "watch namespaces.",
                 "watch nodenetworks.netweft.io",
                 "watch nodesubnets.netweft.io",
             ],

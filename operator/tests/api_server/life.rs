@@ -42,6 +42,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     assert!(operator.counts("netweft_operator_leader 1").await.is_some());
 
     let agents = statuses_follow_the_agents(&plane).await;
+    pods_are_told_apart_by_namespace(&admin).await;
     users_are_told(&admin).await;
     events_are_counted(&admin).await;
     node_comes_and_goes(&admin).await;
@@ -98,6 +99,14 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
     .await;
     assert_eq!(pool.finalizers(), [POOL_FINALIZER]);
     agents
+}
+
+/// From when a pool asks for namespaces agents look at them. This one asks for all.
+async fn pods_are_told_apart_by_namespace(admin: &Client) {
+    let pools: Api<IPPool> = Api::all(admin.clone());
+    let patch = Patch::Merge(json!({ "spec": { "namespaceSelector": {} } }));
+    let done = pools.patch("default-v4", &PatchParams::default(), &patch);
+    done.await.unwrap();
 }
 
 /// By conditions and by Events, of every kind that they write.

@@ -74,8 +74,44 @@ pub(super) fn a_dead_api_server_loses_nothing(cluster: &mut Cluster) -> anyhow::
             "--for=condition=Ready",
             "--timeout=5s",
         ])
-    })
-    .map(drop)
+    })?;
+    everybody_hears()
+}
+
+/// Every agent follows an edit again. The agents try every few seconds, but by the address of a Service, and kube-proxy may need
+/// more than half a minute until it hears of its endpoint. The edit changes nothing: it says what was measured.
+fn everybody_hears() -> anyhow::Result<()> {
+    let networks = get(&["nodenetworks"])?;
+    let network = items(&networks).next().context("a NodeNetwork")?;
+    let measured = network
+        .pointer("/status/mtu")
+        .and_then(serde_json::Value::as_u64);
+    let measured = measured.context("a measured MTU")?;
+    for mtu in [measured, 0] {
+        let patch = format!("{{\"spec\":{{\"mtu\":{mtu}}}}}");
+        kubectl(&[
+            "patch",
+            "networkmode",
+            "default",
+            "--type=merge",
+            "-p",
+            &patch,
+        ])?;
+        until("all agents to follow an edit", BACK, || {
+            let networks = get(&["nodenetworks"])?;
+            for network in items(&networks) {
+                let at = |pointer: &str| network.pointer(pointer).cloned();
+                ensure!(
+                    at("/spec/modes/0/mtu") == Some(mtu.into())
+                        && at("/status/observedGeneration") == at("/metadata/generation"),
+                    "{} has not followed",
+                    text(network, "/metadata/name")?
+                );
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// How often the containers of our pods of this name were restarted, all together.

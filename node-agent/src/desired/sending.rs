@@ -1,0 +1,148 @@
+//! How one mode reaches the blocks of other nodes: by a tunnel, or by next hop on a link that both nodes share.
+//!
+//! ```text
+//!   block ─▶ direct, or cross-subnet and on-link?  ── yes ─▶ 10.244.1.0/26 via <the node> dev <uplink>
+//!                       │ no
+//!                       ├─ encapsulated ─▶ route into the tunnel (`tunnel`)
+//!                       └─ host-gw ─▶ no route, and a sentence that says whose and why
+//! ```
+//!
+//! It is decided for each peer and family. A block that cannot be reached is left out: a next hop that is not on the link would
+//! send its packets to a router that has never heard of pods.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
+use netweft_netstate::model::{LinkName, Route, RouteKey, RouteKind, TABLE_MAIN};
+use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+
+use super::tunnel::Tunnel;
+use super::{Desired, fits, pod_mtu};
+use crate::facts::Facts;
+use crate::inputs::{Inputs, RemoteBlock};
+
+/// Add all that `mode` needs on this node.
+pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
+    let Some(way) = mode.send.way().filter(|way| *way != Way::Bgp) else {
+        desired.problems.push(format!(
+            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or use spec.mode overlay or host-gw",
+            mode.name
+        ));
+        return;
+    };
+    let Some(mtu) = pod_mtu(inputs, facts, mode) else {
+        desired.problems.push(format!(
+            "NetworkMode {} is left out: this node has no address for it",
+            mode.name
+        ));
+        return;
+    };
+    desired.problems.extend(too_small(inputs, mode, mtu));
+    let tunnel = match way {
+        Way::Direct | Way::Bgp => None,
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => Tunnel::new(inputs, facts, mode, way, mtu),
+    };
+    if let Some(tunnel) = &tunnel {
+        tunnel.add_to(desired);
+    }
+    let blocks = inputs.remote.iter();
+    let mut withheld = BTreeSet::new();
+    for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
+        let direct = by_next_hop(inputs, facts, mode, block);
+        match (direct, &tunnel) {
+            (Ok((via, dev)), _) => {
+                let (key, route) = direct_route(block, via, dev);
+                desired.kernel.routes.insert(key, route);
+            }
+            (Err(_), Some(tunnel)) => withheld.extend(tunnel.add_block(block, desired).err()),
+            (Err(why), None) => withheld.extend([why]),
+        }
+    }
+    desired.problems.extend(withheld);
+}
+
+/// Whether the blocks of a pool are reached by this mode, and packets of `mtu` bytes are enough for them.
+pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
+    let its_mode = inputs.mode_of(pool);
+    let is_it = its_mode.is_some_and(|its| its.name == mode.name);
+    let known = inputs.pools.get(pool);
+    is_it && known.is_some_and(|pool| fits(pool.cidr, mtu))
+}
+
+/// The next hop to a block and the link it is on.
+///
+/// # Errors
+/// Why packets for the block cannot go there without encapsulation.
+fn by_next_hop(
+    inputs: &Inputs,
+    facts: &Facts,
+    mode: &NodeMode,
+    block: &RemoteBlock,
+) -> Result<(IpAddr, LinkName), String> {
+    let may = match mode.send.way() {
+        Some(Way::Direct) => true,
+        Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => {
+            mode.encapsulate_when == EncapsulateWhen::CrossSubnet
+        }
+        Some(Way::Bgp) | None => false,
+    };
+    if !may {
+        return Err(String::new());
+    }
+    let family = IpFamily::of(block.cidr.addr());
+    let lacking = |node: &str| {
+        format!(
+            "no route to {family} pods of node {}: node {node} has no {family} address, and NetworkMode {} sends by next hop; give the node one, or use an encapsulation",
+            block.node, mode.name
+        )
+    };
+    let ours = inputs.addresses.of(family);
+    let ours = ours.ok_or_else(|| lacking(&inputs.node))?;
+    let peer = block.addresses.of(family);
+    let peer = peer.ok_or_else(|| lacking(&block.node))?;
+    match facts.egress.get(&ours) {
+        Some(egress) if egress.is_on_link(peer) => Ok((peer, egress.link.clone())),
+        found => Err(format!(
+            "no route to pods of node {}: its address {peer} is not on the link of this node's {ours} ({}), and NetworkMode {} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
+            block.node,
+            found.map_or("unknown", |egress| egress.link.as_str()),
+            mode.name
+        )),
+    }
+}
+
+fn direct_route(block: &RemoteBlock, via: IpAddr, dev: LinkName) -> (RouteKey, Route) {
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: block.cidr,
+        metric: METRIC,
+    };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_AGENT,
+        via: Some(via),
+        dev: Some(dev),
+        onlink: false,
+        // The node's own address: answers to it take the same link, and need no route of ours.
+        source: None,
+        mtu: None,
+    };
+    (key, route)
+}
+
+fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
+    let pools = mode.pools.iter();
+    let left_out: Vec<&str> = pools
+        .filter_map(|name| Some((name, inputs.pools.get(name)?)))
+        .filter(|(_, pool)| !fits(pool.cidr, mtu))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    (!left_out.is_empty()).then(|| {
+        format!(
+            "IPPool {} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
+            left_out.join(", "),
+            mode.name
+        )
+    })
+}

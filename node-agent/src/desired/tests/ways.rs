@@ -1,0 +1,362 @@
+//! The ways to other nodes, and which is taken.
+
+use kube::core::Selector;
+use netweft_crds::{EncapsulateWhen, UdpParameters};
+use netweft_netstate::model::LinkName;
+use netweft_udp_relay::config::PeerConfig;
+
+use super::*;
+
+/// The cluster of [`inputs`] with another way; worker-3 is in another subnet.
+fn by(way: Way, when: EncapsulateWhen) -> (Inputs, Facts) {
+    let (mut inputs, facts) = (inputs(), facts());
+    inputs.modes[0].send = way.into();
+    inputs.modes[0].encapsulate_when = when;
+    for block in inputs
+        .remote
+        .iter_mut()
+        .filter(|block| block.node == "worker-3")
+    {
+        block.addresses = addresses("198.51.100.3");
+    }
+    (inputs, facts)
+}
+
+/// The routes to other nodes' blocks in the words of `ip route`.
+fn routes(desired: &Desired) -> Vec<String> {
+    let unicast = |(_, route): &(&RouteKey, &Route)| route.kind == RouteKind::Unicast;
+    let routes = desired.kernel.routes.iter().filter(unicast);
+    routes.map(|(key, route)| format!("{key}{route}")).collect()
+}
+
+fn udp() -> Way {
+    Way::Udp(UdpParameters::default())
+}
+
+fn with_relay(mut facts: Facts, open: bool) -> Facts {
+    facts.tuns.insert("nw-udp8285".parse().unwrap(), open);
+    facts
+}
+
+#[test]
+fn ipip_routes_name_the_other_node_as_next_hop() {
+    let (inputs, facts) = by(Way::Ipip, EncapsulateWhen::Always);
+    let desired = desired(&inputs, &facts);
+    assert_eq!(
+        routes(&desired),
+        [
+            "10.244.0.64/26 via 192.0.2.2 dev nw-ipip onlink src 10.244.0.1",
+            "10.244.0.128/26 via 192.0.2.2 dev nw-ipip onlink src 10.244.0.1",
+            "10.244.1.0/26 via 198.51.100.3 dev nw-ipip onlink src 10.244.0.1",
+        ]
+    );
+    let links: Vec<_> = desired
+        .kernel
+        .links
+        .iter()
+        .map(|(name, link)| format!("{name} {link}"))
+        .collect();
+    assert_eq!(links, ["nw-ipip ipip local 192.0.2.1 mtu 1380 up"]);
+    assert_eq!(desired.plugin.pools[0].mtu, 1380);
+    assert!(desired.kernel.neighbours.is_empty() && desired.kernel.fdb.is_empty());
+    assert_eq!(desired.sysctls["ipv4/conf/nw-ipip/rp_filter"], "2");
+}
+
+#[test]
+fn ipip_leaves_ipv6_out_and_says_so() {
+    let (mut inputs, facts) = both_families(IpFamily::Ipv4);
+    inputs.modes[0].send = Way::Ipip.into();
+    let desired = desired(&inputs, &facts);
+    assert!(
+        routes(&desired)
+            .iter()
+            .all(|route| route.starts_with("10."))
+    );
+    assert_eq!(
+        desired.problems,
+        [
+            "block fd00:10::40/122 of node worker-2 is left out: NetworkMode default has encapsulation ipip, which carries IPv4 in IPv4 only"
+        ]
+    );
+}
+
+#[test]
+fn udp_routes_name_the_relays_link_and_the_relay_the_nodes() {
+    let (inputs, facts) = by(udp(), EncapsulateWhen::Always);
+    let desired = desired(&inputs, &with_relay(facts, true));
+    assert_eq!(
+        routes(&desired),
+        [
+            "10.244.0.64/26 dev nw-udp8285 src 10.244.0.1",
+            "10.244.0.128/26 dev nw-udp8285 src 10.244.0.1",
+            "10.244.1.0/26 dev nw-udp8285 src 10.244.0.1",
+        ]
+    );
+    assert_eq!(desired.plugin.pools[0].mtu, 1372);
+    assert_eq!(desired.waiting_for, Vec::<String>::new());
+    let [tunnel] = desired.udp.tunnels.as_slice() else {
+        panic!("{:?}", desired.udp)
+    };
+    let peer = |address: &str, blocks: &[&str]| PeerConfig {
+        address: address.parse().unwrap(),
+        blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
+    };
+    assert_eq!(
+        (tunnel.port, tunnel.local),
+        (8285, "192.0.2.1".parse().unwrap())
+    );
+    assert_eq!(
+        tunnel.peers,
+        [
+            peer("192.0.2.2", &["10.244.0.64/26", "10.244.0.128/26"]),
+            peer("198.51.100.3", &["10.244.1.0/26"]),
+        ]
+    );
+    desired.udp.check().unwrap();
+}
+
+#[test]
+fn without_the_relay_it_is_named_and_waited_for_but_told_all_the_same() {
+    let (inputs, facts) = by(udp(), EncapsulateWhen::Always);
+    let absent = desired(&inputs, &facts);
+    assert_eq!(routes(&absent), Vec::<String>::new());
+    assert!(absent.kernel.links.is_empty());
+    assert!(
+        absent.waiting_for[0].contains("does not exist")
+            && absent.waiting_for[0].contains("netweft-udp-relay")
+    );
+    assert_eq!(absent.udp.tunnels[0].peers.len(), 2);
+    // One that has just ended comes back: what leads to its link stays.
+    let shut = desired(&inputs, &with_relay(facts, false));
+    assert_eq!(routes(&shut).len(), 3);
+    assert!(shut.waiting_for[0].contains("nobody reads"));
+}
+
+#[test]
+fn udp_over_ipv6_carries_both_families() {
+    let (mut inputs, facts) = both_families(IpFamily::Ipv6);
+    inputs.modes[0].send = udp().into();
+    let desired = desired(&inputs, &with_relay(facts, true));
+    assert_eq!(desired.problems, Vec::<String>::new());
+    assert_eq!(routes(&desired).len(), 4);
+    assert_eq!(desired.plugin.pools[0].mtu, 1400 - 48);
+    let blocks = desired.udp.tunnels[0]
+        .peers
+        .iter()
+        .map(|peer| peer.blocks.len());
+    assert_eq!(blocks.collect::<Vec<_>>(), [3, 1]);
+}
+
+#[test]
+fn host_gw_routes_name_the_next_hop_and_have_no_link_of_ours() {
+    let (inputs, facts) = by(Way::Direct, EncapsulateWhen::Always);
+    let desired = desired(&inputs, &facts);
+    assert_eq!(
+        routes(&desired),
+        [
+            "10.244.0.64/26 via 192.0.2.2 dev uplink1",
+            "10.244.0.128/26 via 192.0.2.2 dev uplink1",
+        ]
+    );
+    assert!(desired.kernel.links.is_empty());
+    assert_eq!(desired.plugin.pools[0].mtu, 1400);
+    assert!(desired.loosen.is_empty());
+}
+
+#[test]
+fn a_peer_that_is_not_on_the_link_is_named_and_never_routed_to_a_stranger() {
+    let (inputs, facts) = by(Way::Direct, EncapsulateWhen::Always);
+    assert_eq!(
+        desired(&inputs, &facts).problems,
+        [
+            "no route to pods of node worker-3: its address 198.51.100.3 is not on the link of this node's 192.0.2.1 (uplink1), and NetworkMode default sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet"
+        ]
+    );
+}
+
+#[test]
+fn a_next_hop_has_the_family_of_the_pods() {
+    let (mut inputs, facts) = both_families(IpFamily::Ipv4);
+    inputs.modes[0].send = Way::Direct.into();
+    let alone = desired(&inputs, &facts).problems;
+    assert!(
+        alone[0].contains("node worker-1 has no IPv6 address"),
+        "{alone:?}"
+    );
+    inputs.addresses.ipv6 = "2001:db8::1".parse().ok();
+    let lonely = desired(&inputs, &facts).problems;
+    assert!(
+        lonely[0].contains("node worker-2 has no IPv6 address"),
+        "{lonely:?}"
+    );
+    for block in &mut inputs.remote {
+        block.addresses.ipv6 = "2001:db8::2".parse().ok();
+    }
+    let mut facts = facts;
+    let uplink = Egress {
+        on_link: ["2001:db8::/64".parse().unwrap()].into(),
+        ..facts.egress.values().next().unwrap().clone()
+    };
+    facts.egress.insert("2001:db8::1".parse().unwrap(), uplink);
+    let both = desired(&inputs, &facts);
+    assert_eq!(both.problems, Vec::<String>::new());
+    assert_eq!(
+        routes(&both)[3],
+        "fd00:10::40/122 via 2001:db8::2 dev uplink1"
+    );
+}
+
+#[test]
+fn cross_subnet_encapsulates_only_what_is_not_on_the_link() {
+    for (way, far) in [
+        (
+            Way::Ipip,
+            "via 198.51.100.3 dev nw-ipip onlink src 10.244.0.1",
+        ),
+        (
+            Way::Vxlan(VxlanParameters::default()),
+            "via 10.244.1.0 dev nw-vx4096 onlink src 10.244.0.1",
+        ),
+        (udp(), "dev nw-udp8285 src 10.244.0.1"),
+    ] {
+        let (inputs, facts) = by(way, EncapsulateWhen::CrossSubnet);
+        let desired = desired(&inputs, &with_relay(facts, true));
+        assert_eq!(
+            routes(&desired),
+            [
+                "10.244.0.64/26 via 192.0.2.2 dev uplink1".to_owned(),
+                "10.244.0.128/26 via 192.0.2.2 dev uplink1".to_owned(),
+                format!("10.244.1.0/26 {far}"),
+            ]
+        );
+        assert_eq!(desired.problems, Vec::<String>::new());
+        // Room for what is encapsulated, whichever way a packet goes.
+        assert!(desired.plugin.pools[0].mtu < 1400);
+        let uplink: LinkName = "uplink1".parse().unwrap();
+        assert_eq!(desired.loosen, [uplink].into());
+    }
+}
+
+/// The cluster of [`inputs`], with a pool of its own for host-gw, of which worker-2 has a block.
+fn side_by_side() -> (Inputs, Facts) {
+    let (mut inputs, facts) = (inputs(), facts());
+    inputs.pools.insert("plain".into(), pool("10.99.0.0/16"));
+    inputs.modes.push(NodeMode {
+        name: "plain".into(),
+        pools: vec!["plain".into()],
+        send: Way::Direct.into(),
+        ..inputs.modes[0].clone()
+    });
+    inputs.remote.push(RemoteBlock {
+        cidr: "10.99.0.64/26".parse().unwrap(),
+        pool: "plain".into(),
+        ..inputs.remote[0].clone()
+    });
+    (inputs, facts)
+}
+
+#[test]
+fn a_block_is_reached_by_the_mode_of_its_own_pool() {
+    let (inputs, facts) = side_by_side();
+    let desired = desired(&inputs, &facts);
+    let routes = routes(&desired);
+    assert!(routes.contains(&"10.99.0.64/26 via 192.0.2.2 dev uplink1".to_owned()));
+    assert_eq!(
+        routes
+            .iter()
+            .filter(|route| route.contains("nw-vx4096"))
+            .count(),
+        3
+    );
+    assert_eq!(
+        desired.loosen.len(),
+        1,
+        "questions and answers between the pools take different ways"
+    );
+    // A packet must fit whichever way it takes.
+    assert_eq!(desired.plugin.pools[0].mtu, 1350);
+}
+
+#[test]
+fn nodes_are_outside_for_encapsulated_pools_only() {
+    let (inputs, facts) = side_by_side();
+    let nft = desired(&inputs, &facts).nft;
+    assert!(nft.contains("elements = { 192.0.2.1/32, 192.0.2.2/32, 192.0.2.3/32 }"));
+    assert!(nft.contains("ip saddr 10.99.0.0/16 ip daddr != @pools_v4 ip daddr != { 192.168.0.0/16 } ip daddr != @nodes_v4 masquerade"));
+    assert!(nft.contains(
+        "ip saddr 10.244.0.0/16 ip daddr != @pools_v4 ip daddr != { 192.168.0.0/16 } masquerade"
+    ));
+}
+
+#[test]
+fn a_node_without_a_block_in_an_encapsulated_pool_borrows_an_address_for_its_tunnel() {
+    let (mut inputs, facts) = side_by_side();
+    inputs.blocks[0] = OwnBlock {
+        cidr: "10.99.0.0/26".parse().unwrap(),
+        pool: "plain".into(),
+    };
+    let desired = desired(&inputs, &facts);
+    let borrowed = AddressKey {
+        link: "nw-vx4096".parse().unwrap(),
+        net: "10.99.0.1/32".parse().unwrap(),
+    };
+    assert!(desired.kernel.addresses.contains_key(&borrowed));
+    let tunnelled: Vec<_> = routes(&desired)
+        .into_iter()
+        .filter(|route| route.contains("nw-vx"))
+        .collect();
+    assert!(
+        tunnelled
+            .iter()
+            .all(|route| route.ends_with("src 10.99.0.1")),
+        "{tunnelled:?}"
+    );
+}
+
+fn by_label(key: &str, value: &str) -> Selector {
+    [(key.to_owned(), value.to_owned())].into_iter().collect()
+}
+
+#[test]
+fn the_plugin_is_told_which_namespaces_a_pool_is_for_and_which_there_are() {
+    let (mut inputs, facts) = side_by_side();
+    let labels = |team: &str| [("team".to_owned(), team.to_owned())].into();
+    inputs.namespaces = [
+        ("shop".to_owned(), labels("a")),
+        ("bank".to_owned(), labels("b")),
+    ]
+    .into();
+    assert_eq!(
+        desired(&inputs, &facts).plugin.namespaces,
+        None,
+        "nobody asks"
+    );
+    inputs.pools.get_mut("plain").unwrap().namespaces = Some(by_label("team", "a"));
+    inputs.serving = vec!["plain".into(), "default-v4".into()];
+    let plugin = desired(&inputs, &facts).plugin;
+    assert_eq!(
+        plugin.namespaces,
+        Some(["bank".to_owned(), "shop".to_owned()].into())
+    );
+    let plain = &plugin.pools[1];
+    assert_eq!(
+        (plain.name.as_str(), plain.blocks.len()),
+        ("plain", 0),
+        "listed although it has no block here"
+    );
+    assert_eq!(plain.namespaces, Some(["shop".to_owned()].into()));
+}
+
+#[test]
+fn pools_for_some_nodes_stand_first() {
+    let (mut inputs, facts) = side_by_side();
+    inputs.serving = vec!["plain".into()];
+    inputs.pools.get_mut("plain").unwrap().some_nodes = true;
+    let names = |inputs: &Inputs| -> Vec<String> {
+        let pools = desired(inputs, &facts).plugin.pools;
+        pools.into_iter().map(|pool| pool.name).collect()
+    };
+    assert_eq!(names(&inputs), ["plain", "default-v4"]);
+    inputs.pools.get_mut("plain").unwrap().some_nodes = false;
+    assert_eq!(names(&inputs), ["default-v4", "plain"]);
+}

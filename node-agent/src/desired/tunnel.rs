@@ -1,0 +1,229 @@
+//! A mode's tunnel on this node: the link, its addresses, and the routes into it. What the kinds of tunnel differ in is in
+//! their own files.
+//!
+//! ```text
+//!   vxlan   10.244.1.0/26 via 10.244.1.0 dev nw-vx4096 onlink src <own>    and neighbour, forwarding entry (`vxlan`)
+//!   ipip    10.244.1.0/26 via 192.0.2.2 dev nw-ipip onlink src <own>       the next hop is the other node
+//!   udp     10.244.1.0/26 dev nw-udp8285 src <own>                         the relay knows the node (`udp.json`)
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_crds::{IpFamily, NodeMode, Way};
+use netweft_netstate::model::{
+    Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey, RouteKind, TABLE_MAIN,
+};
+use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+
+use super::tunnel_address::tunnel_addresses;
+use super::{Desired, fits, sending, udp, vxlan};
+use crate::facts::Facts;
+use crate::inputs::{Inputs, RemoteBlock};
+
+/// The tunnel of one mode.
+pub struct Tunnel<'a> {
+    inputs: &'a Inputs,
+    facts: &'a Facts,
+    mode: &'a NodeMode,
+    way: Way,
+    name: LinkName,
+    local: IpAddr,
+    mtu: u32,
+    sources: Sources<'a>,
+}
+
+impl<'a> Tunnel<'a> {
+    /// The tunnel of `mode`, which sends by `way`; `None` if the node has no address of the outer family, or the way is none.
+    pub fn new(
+        inputs: &'a Inputs,
+        facts: &'a Facts,
+        mode: &'a NodeMode,
+        way: Way,
+        mtu: u32,
+    ) -> Option<Self> {
+        let name = match way {
+            Way::Vxlan(parameters) => vxlan::link_name(parameters),
+            Way::Ipip => "nw-ipip".parse().ok(),
+            Way::Udp(parameters) => udp::link_name(parameters),
+            Way::Direct | Way::Bgp => None,
+        };
+        Some(Self {
+            inputs,
+            facts,
+            mode,
+            way,
+            name: name?,
+            local: inputs.local(mode)?,
+            mtu,
+            sources: Sources::new(inputs, mode, mtu),
+        })
+    }
+
+    /// Add the link with its addresses and settings.
+    pub fn add_to(&self, desired: &mut Desired) {
+        if let Way::Udp(parameters) = self.way {
+            udp::add_tunnel(&self.name, parameters, self.local, &mut desired.udp);
+            // The link is the relay's, who makes it when it has read of it.
+            let relay = self.facts.tuns.get(&self.name);
+            desired.waiting_for.extend(udp::waiting(&self.name, relay));
+            if relay.is_none() {
+                return;
+            }
+        }
+        let Some(kind) = self.link_kind() else {
+            return;
+        };
+        let mac = matches!(self.way, Way::Vxlan(_)).then(|| vxlan::mac(&self.inputs.node));
+        let link = Link {
+            kind,
+            mac,
+            mtu: self.mtu,
+            up: true,
+        };
+        desired.kernel.links.insert(self.name.clone(), link);
+        // On the tunnel even if a bridge has it too: what kube-proxy masquerades on the way into the tunnel takes an address of
+        // the tunnel's link, or any other of the node's if that has none (`inet_select_addr`).
+        for address in self.sources.all() {
+            let key = AddressKey {
+                link: self.name.clone(),
+                net: IpNet::from(address),
+            };
+            desired.kernel.addresses.insert(key, Address::default());
+        }
+        self.settings(desired);
+    }
+
+    /// Add the way to a block.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn add_block(&self, block: &RemoteBlock, desired: &mut Desired) -> Result<(), String> {
+        let family = IpFamily::of(block.cidr.addr());
+        let Some(remote) = block.addresses.of(self.mode.outer_family) else {
+            return Err(format!(
+                "block {} of node {} is left out: that node has no {} address for the tunnels of NetworkMode {}",
+                block.cidr, block.node, self.mode.outer_family, self.mode.name
+            ));
+        };
+        if self.way == Way::Ipip
+            && (family, IpFamily::of(remote)) != (IpFamily::Ipv4, IpFamily::Ipv4)
+        {
+            return Err(format!(
+                "block {} of node {} is left out: NetworkMode {} has encapsulation ipip, which carries IPv4 in IPv4 only",
+                block.cidr, block.node, self.mode.name
+            ));
+        }
+        let via = match self.way {
+            Way::Vxlan(_) => {
+                vxlan::add_endpoint(&self.name, block, remote, &mut desired.kernel);
+                Some(vxlan::next_hop(block))
+            }
+            Way::Ipip => Some(remote),
+            Way::Udp(_) => {
+                udp::add_block(&self.name, block.cidr, remote, &mut desired.udp);
+                None
+            }
+            Way::Direct | Way::Bgp => return Ok(()),
+        };
+        if desired.kernel.links.contains_key(&self.name) {
+            let (key, route) = self.route(block, via, self.sources.of(&block.pool, family));
+            desired.kernel.routes.insert(key, route);
+        }
+        Ok(())
+    }
+
+    fn link_kind(&self) -> Option<LinkKind> {
+        match (self.way, self.local) {
+            (Way::Vxlan(parameters), local) => Some(vxlan::link_kind(parameters, local)),
+            (Way::Ipip, IpAddr::V4(local)) => Some(LinkKind::Ipip { local }),
+            (Way::Udp(_), _) => Some(LinkKind::Tun),
+            (Way::Ipip, IpAddr::V6(_)) | (Way::Direct | Way::Bgp, _) => None,
+        }
+    }
+
+    /// A next hop is given together with `onlink`: on a tunnel nobody can be looked up.
+    fn route(
+        &self,
+        block: &RemoteBlock,
+        via: Option<IpAddr>,
+        source: Option<IpAddr>,
+    ) -> (RouteKey, Route) {
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: block.cidr,
+            metric: METRIC,
+        };
+        let route = Route {
+            kind: RouteKind::Unicast,
+            protocol: PROTOCOL_AGENT,
+            via,
+            dev: Some(self.name.clone()),
+            onlink: via.is_some(),
+            source,
+            mtu: None,
+        };
+        (key, route)
+    }
+
+    /// Link-wide settings.
+    fn settings(&self, desired: &mut Desired) {
+        let name = &self.name;
+        // Answers to what the node sends may come in by another path while a mode changes; the kernel takes the larger
+        // of `all` and the link's own value, and 2 is loose (RFC 3704).
+        let sysctls = &mut desired.sysctls;
+        sysctls.insert(format!("ipv4/conf/{name}/rp_filter"), "2".to_owned());
+        if self.inputs.carries(IpFamily::Ipv6) {
+            sysctls.insert(format!("ipv6/conf/{name}/accept_ra"), "0".to_owned());
+        }
+    }
+}
+
+/// The addresses that the node itself sends from into a tunnel.
+struct Sources<'a> {
+    /// Of the pools that the tunnel carries.
+    own: BTreeMap<&'a str, IpAddr>,
+    /// Of other pools, one for each family that has none of its own here: a node without a block of the tunnel's pools still
+    /// answers and asks, and what comes back must find a tunnel.
+    borrowed: Vec<IpAddr>,
+}
+
+impl<'a> Sources<'a> {
+    fn new(inputs: &'a Inputs, mode: &NodeMode, mtu: u32) -> Self {
+        let all = tunnel_addresses(inputs);
+        let (own, others): (BTreeMap<_, _>, BTreeMap<_, _>) = all
+            .into_iter()
+            .partition(|(pool, _)| sending::carries(inputs, mode, pool, mtu));
+        let encapsulated = |pool: &str| {
+            let way = inputs.mode_of(pool).and_then(|mode| mode.send.way());
+            matches!(way, Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)))
+        };
+        let borrow = |ipv4: bool| {
+            if own
+                .values()
+                .any(|address: &IpAddr| address.is_ipv4() == ipv4)
+            {
+                return None;
+            }
+            let usable = others.iter().filter(|(_, address)| {
+                address.is_ipv4() == ipv4 && fits(IpNet::from(**address), mtu)
+            });
+            // Answers to an address of an encapsulated pool come back encapsulated.
+            let best = usable.min_by_key(|(pool, _)| !encapsulated(pool));
+            best.map(|(_, address)| *address)
+        };
+        let borrowed = [true, false].into_iter().filter_map(borrow).collect();
+        Self { own, borrowed }
+    }
+
+    fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.own.values().chain(&self.borrowed).copied()
+    }
+
+    /// The one for packets to a pool: of the pool itself, else of another that the tunnel carries, else a borrowed one.
+    fn of(&self, pool: &str, family: IpFamily) -> Option<IpAddr> {
+        let own = self.own.get(pool).copied();
+        own.or_else(|| self.all().find(|address| IpFamily::of(*address) == family))
+    }
+}

@@ -1,0 +1,59 @@
+//! The relay's part: which tunnels it keeps, and which node has which block (`udp.json`).
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_crds::UdpParameters;
+use netweft_netstate::model::LinkName;
+use netweft_udp_relay::config::{LINK_PREFIX, PeerConfig, RelayConfig, TunnelConfig};
+
+/// `nw-udp` and the port, at most 11 bytes.
+pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
+    format!("{LINK_PREFIX}{}", parameters.port).parse().ok()
+}
+
+/// Tell the relay of a tunnel, to nobody yet.
+pub fn add_tunnel(
+    link: &LinkName,
+    parameters: UdpParameters,
+    local: IpAddr,
+    config: &mut RelayConfig,
+) {
+    config.tunnels.push(TunnelConfig {
+        link: link.to_string(),
+        port: parameters.port,
+        local,
+        peers: Vec::new(),
+    });
+}
+
+/// Tell the relay which node has a block. Peers are kept in the order of their addresses.
+pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut RelayConfig) {
+    let mut tunnels = config.tunnels.iter_mut();
+    let Some(tunnel) = tunnels.find(|tunnel| tunnel.link == link.as_str()) else {
+        return;
+    };
+    let at = tunnel.peers.partition_point(|peer| peer.address < remote);
+    match tunnel.peers.get_mut(at) {
+        Some(peer) if peer.address == remote => peer.blocks.push(block),
+        Some(_) | None => tunnel.peers.insert(
+            at,
+            PeerConfig {
+                address: remote,
+                blocks: vec![block],
+            },
+        ),
+    }
+}
+
+/// What is missing while the relay has not made its link, or nobody has it open.
+pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<String> {
+    let what = match open {
+        Some(true) => return None,
+        Some(false) => "nobody reads from it",
+        None => "it does not exist",
+    };
+    Some(format!(
+        "link {link} of the relay: {what}; see the pod of DaemonSet netweft-udp-relay on this node"
+    ))
+}
