@@ -1,3 +1,66 @@
 //! The relay of the `udp` overlay.
+//!
+//! ```text
+//!            ┌ queue ─▶ outbound: peer by destination, checksums, cut ──────────▶ socket ┐
+//!   TUN link │                                                                           │ UDP
+//!            └ queue ◀─ inbound: peer's source, whole packet, put together ◀──── socket ┘
+//! ```
+//!
+//! `routes`, `packet`, `checksum`, `segment` and `coalesce` decide and touch nothing; `outbound` and `inbound` are the loops
+//! around them, one thread each; `relay`, `tunnel`, `takeover` and `control` open, start, exchange and hand over, and see no
+//! packet. `sys` has the system calls.
 
-fn main() {}
+mod admin;
+mod args;
+mod checksum;
+mod coalesce;
+mod control;
+mod counters;
+mod inbound;
+mod meet;
+mod metrics;
+mod outbound;
+mod packet;
+mod ready;
+mod relay;
+mod report;
+mod routes;
+mod run;
+mod segment;
+mod shared;
+mod sources;
+mod sys;
+mod takeover;
+#[cfg(test)]
+mod testing;
+mod tunnel;
+mod vnet;
+mod words;
+mod worker;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use args::{Command, LogFormat, Verb};
+
+fn main() -> anyhow::Result<()> {
+    match Command::parse().verb {
+        Verb::Run(args) => {
+            log_to_stderr(args.log_format);
+            run::run(args)
+        }
+        Verb::Ready(args) => ready::ready(&args.run_dir),
+    }
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("NETWEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.with_target(false).with_ansi(terminal).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}

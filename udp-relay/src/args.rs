@@ -1,0 +1,54 @@
+//! Command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Carries packets between this node's udp tunnels and their peers.
+#[derive(Debug, Parser)]
+#[command(name = "netweft-udp-relay", version)]
+pub struct Command {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Do what udp.json says, taking over from the relay that does so now.
+    Run(RunArgs),
+    /// Say whether the relay of this container does what udp.json says; the exit code too.
+    Ready(ReadyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Where udp.json is, and where relays meet.
+    #[arg(long, default_value = "/run/netweft")]
+    pub run_dir: PathBuf,
+    /// Queues of a new tunnel; each has a thread for either direction. By default one for each core, 4 at most. A tunnel
+    /// that is taken over keeps what it has.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub queues: Option<u8>,
+    /// Address and port of /livez and /metrics.
+    #[arg(long, default_value = "127.0.0.1:9472")]
+    pub admin_address: SocketAddr,
+    /// Form of the log.
+    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadyArgs {
+    /// Where relays meet.
+    #[arg(long, default_value = "/run/netweft")]
+    pub run_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, one object a line.
+    Json,
+}

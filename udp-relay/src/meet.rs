@@ -1,0 +1,308 @@
+//! How relays talk: short messages over a socket in the shared directory, at which the relay that serves listens.
+//!
+//! The socket is of the kind that keeps messages apart (`SOCK_SEQPACKET`), and descriptors can go with a message. Only
+//! root is listened to, whatever the file's mode.
+
+use std::fs;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
+    UnixAddr, UnixCredentials, accept4, bind, connect, getsockopt, listen, recv, recvmsg, sendmsg,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+use serde::{Deserialize, Serialize};
+
+use netweft_udp_relay::config::TunnelConfig;
+
+/// Name of the socket in the shared directory.
+pub const SOCKET: &str = "udp-relay.sock";
+/// The version of what is said during a take-over.
+pub const VERSION: u32 = 1;
+/// Nobody is waited for longer than this.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest message, a tunnel without its peers.
+const LENGTH: usize = 4096;
+/// Queues and sockets of one tunnel.
+const DESCRIPTORS: usize = 64;
+
+/// What is said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "kebab-case")]
+pub enum Message {
+    /// A question: are you serving?
+    Ready,
+    /// The answer.
+    Readiness {
+        /// Why not; empty if all is well.
+        failures: Vec<String>,
+    },
+    /// A request: hand your tunnels over.
+    TakeOver {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// A request: keep this connection open, so that I see when you end.
+    Watch,
+    /// A tunnel; its descriptors come along, queues first.
+    Tunnel {
+        /// Without peers.
+        config: TunnelConfig,
+        /// How many of the descriptors are queues.
+        queues: usize,
+    },
+    /// That were all tunnels.
+    End,
+    /// The successor carries packets.
+    Serving,
+    /// The predecessor does not any more.
+    Stopped,
+    /// No.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A connection between two relays, or with `ready`.
+#[derive(Debug)]
+pub struct Connection(OwnedFd);
+
+/// A socket to be connected to.
+#[derive(Debug)]
+pub struct Listener(OwnedFd);
+
+impl Listener {
+    /// Listens at the place in `dir`, from now on instead of whoever did so before.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn bind(dir: &Path) -> io::Result<Self> {
+        let aside = dir.join(format!(".{SOCKET}"));
+        drop(fs::remove_file(&aside));
+        let opened = new_socket(SockFlag::SOCK_NONBLOCK)?;
+        bind(opened.as_raw_fd(), &UnixAddr::new(&aside)?)?;
+        fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
+        listen(&opened, Backlog::new(16)?)?;
+        fs::rename(&aside, path(dir))?;
+        Ok(Self(opened))
+    }
+
+    /// The next connection of root's. Nothing if there is none.
+    ///
+    /// # Errors
+    /// It is somebody else's, or the socket does not work.
+    pub fn accept(&self) -> io::Result<Option<Connection>> {
+        let accepted = match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(None),
+            accepted => accepted?,
+        };
+        let connection = Connection::new(owned(accepted))?;
+        let uid = connection.peer()?.uid();
+        if uid != 0 {
+            return Err(io::Error::other(format!(
+                "user {uid} connected to {SOCKET}; only root may"
+            )));
+        }
+        Ok(Some(connection))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Connection {
+    /// To the relay that serves in `dir`. Nothing if there is none.
+    ///
+    /// # Errors
+    /// It is not root's, or the socket does not work.
+    pub fn open(dir: &Path) -> io::Result<Option<Self>> {
+        let opened = new_socket(SockFlag::empty())?;
+        match connect(opened.as_raw_fd(), &UnixAddr::new(&path(dir))?) {
+            Err(Errno::ENOENT | Errno::ECONNREFUSED) => return Ok(None),
+            connected => connected?,
+        }
+        let connection = Self::new(opened)?;
+        if connection.peer()?.uid() != 0 {
+            return Err(io::Error::other(format!("{SOCKET} is not root's")));
+        }
+        Ok(Some(connection))
+    }
+
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        let patience =
+            TimeVal::milliseconds(i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+        Ok(Self(socket))
+    }
+
+    /// Who is at the other end: of a listener, who began to listen. The process has number 0 if it is not to be seen from
+    /// this PID namespace.
+    ///
+    /// # Errors
+    /// The kernel does not say.
+    pub fn peer(&self) -> io::Result<UnixCredentials> {
+        Ok(getsockopt(&self.0, sockopt::PeerCredentials)?)
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// The other end is gone, or does not listen.
+    pub fn say(&self, message: &Message) -> io::Result<()> {
+        self.say_with(message, &[])
+    }
+
+    /// Says something, and hands descriptors over with it.
+    ///
+    /// # Errors
+    /// The other end is gone, or does not listen.
+    pub fn say_with(&self, message: &Message, descriptors: &[RawFd]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message)?;
+        let rights = [ControlMessage::ScmRights(descriptors)];
+        let control = if descriptors.is_empty() {
+            &[][..]
+        } else {
+            &rights[..]
+        };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &[IoSlice::new(&bytes)],
+            control,
+            flags,
+            None,
+        )?;
+        Ok(())
+    }
+
+    /// Hears something, with descriptors that came along. Nothing if the other end is gone.
+    ///
+    /// # Errors
+    /// Nothing is said in time, or nothing that can be understood.
+    pub fn hear(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        let mut bytes = [0; LENGTH];
+        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let received = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags);
+        let received = match received {
+            Err(Errno::ECONNRESET) => return Ok(None),
+            received => received?,
+        };
+        let (length, mut descriptors) = (received.bytes, Vec::new());
+        for message in received.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(raw) = message {
+                descriptors.extend(raw.into_iter().map(owned));
+            }
+        }
+        match bytes.get(..length) {
+            None | Some([]) => Ok(None),
+            Some(text) => Ok(Some((serde_json::from_slice(text)?, descriptors))),
+        }
+    }
+
+    /// Whether the other end is still there. What it has to say that nobody waits for is passed over.
+    pub fn is_open(&self) -> bool {
+        let mut bytes = [0; LENGTH];
+        loop {
+            match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) => return false,
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Asks, and hears the answer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn ask(&self, message: &Message) -> io::Result<Message> {
+        self.say(message)?;
+        let (answer, _) = self.hear()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok(answer)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn path(dir: &Path) -> PathBuf {
+    dir.join(SOCKET)
+}
+
+fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
+    Ok(socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        flags,
+        None,
+    )?)
+}
+
+fn owned(descriptor: RawFd) -> OwnedFd {
+    #[expect(unsafe_code, reason = "nix hands descriptors out as numbers")]
+    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    descriptor
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_with_their_descriptors_and_the_end_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(Connection::open(dir.path()).unwrap().is_none());
+        let listener = Listener::bind(dir.path()).unwrap();
+        assert!(listener.accept().unwrap().is_none());
+        let here = Connection::open(dir.path()).unwrap().unwrap();
+        let there = listener.accept().unwrap().unwrap();
+        let file = fs::File::open("/dev/null").unwrap();
+        here.say_with(&Message::Watch, &[file.as_raw_fd(), file.as_raw_fd()])
+            .unwrap();
+        here.say(&Message::Ready).unwrap();
+        let (message, descriptors) = there.hear().unwrap().unwrap();
+        assert_eq!((message, descriptors.len()), (Message::Watch, 2));
+        assert_eq!(there.hear().unwrap().unwrap().0, Message::Ready);
+        assert!(there.is_open());
+        drop(here);
+        assert!(!there.is_open());
+        assert!(there.hear().unwrap().is_none());
+        drop(listener);
+        assert!(Connection::open(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_last_listener_is_the_one_that_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Listener::bind(dir.path()).unwrap();
+        let second = Listener::bind(dir.path()).unwrap();
+        let _here = Connection::open(dir.path()).unwrap().unwrap();
+        assert!(first.accept().unwrap().is_none());
+        assert!(second.accept().unwrap().is_some());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let mode = fs::metadata(dir.path().join(SOCKET))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

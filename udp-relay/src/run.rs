@@ -1,0 +1,49 @@
+//! `netweft-udp-relay run`: makes the parts and lets them run.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use anyhow::Context;
+use tracing::info;
+
+use crate::admin;
+use crate::args::RunArgs;
+use crate::control::Control;
+use crate::metrics::Metrics;
+use crate::relay::Relay;
+use crate::sources::Sources;
+use crate::worker::new_event;
+
+/// Threads in either direction of a tunnel, by default.
+const QUEUES: usize = 4;
+
+/// Run until a signal asks to stop. The links stay.
+///
+/// # Errors
+/// The relay cannot start, or no longer wait.
+pub fn run(args: RunArgs) -> anyhow::Result<()> {
+    let RunArgs {
+        run_dir,
+        queues,
+        admin_address,
+        log_format: _,
+    } = args;
+    // Before there are threads, which inherit it.
+    let ended = Arc::new(new_event().context("make an event")?);
+    let sources = Sources::new(Arc::clone(&ended)).context("take signals")?;
+    std::fs::create_dir_all(&run_dir).with_context(|| format!("create {}", run_dir.display()))?;
+    let watched = sources.watch(&run_dir);
+    watched.with_context(|| format!("watch {}", run_dir.display()))?;
+    let metrics = Metrics::new();
+    admin::start(admin_address, metrics.clone()).context("start the HTTP server")?;
+    let queues = queues.map_or_else(default_queues, usize::from);
+    let relay = Relay::new(queues, metrics.clone(), ended);
+    let mut control = Control::start(run_dir, relay, metrics)?;
+    while control.wait(&sources)? {}
+    info!("stopping; links stay, and what they hold waits for the next relay");
+    Ok(())
+}
+
+fn default_queues() -> usize {
+    available_parallelism().map_or(1, usize::from).min(QUEUES)
+}

@@ -1,0 +1,91 @@
+//! Taking tunnels over from the relay that serves, without losing a packet.
+//!
+//! ```text
+//!   successor                          predecessor
+//!      ──────── take over ────────────▶
+//!      ◀── tunnels, with descriptors ──
+//!      (starts; both carry packets)
+//!      ──────── serving ──────────────▶ (stops, keeps all open)
+//!      ◀─────── stopped ───────────────
+//!      (listens)                         ends when told to; or, when the successor ends first, serves again
+//! ```
+//!
+//! Queues and sockets are duplicated, not opened anew: detaching a queue throws away what is in it (`__tun_detach`,
+//! `tun_queue_purge`), and so does closing a socket; here no packet ever belongs to a descriptor that is closed while it
+//! matters. Whoever reads a packet carries it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use tracing::{info, warn};
+
+use netweft_udp_relay::config::TunnelConfig;
+
+use crate::meet::{Connection, Message, VERSION};
+use crate::relay::Relay;
+use crate::tunnel::Tunnel;
+
+/// Asks the relay that serves in `dir`, if there is one, for its tunnels. They carry nothing here yet.
+///
+/// # Errors
+/// There is one, and it does not hand them over; it goes on serving.
+pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
+    let Some(connection) = Connection::open(dir)? else {
+        return Ok(None);
+    };
+    connection.say(&Message::TakeOver { version: VERSION })?;
+    loop {
+        let (message, descriptors) = connection.hear()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match message {
+            Message::Tunnel { config, queues } if queues > 0 && queues < descriptors.len() => {
+                let mut files = descriptors;
+                let sockets = files.split_off(queues);
+                let files = files.into_iter().map(File::from).collect();
+                relay.adopt(Tunnel::of(config, files, sockets));
+            }
+            Message::End => return Ok(Some(connection)),
+            Message::Refused { reason } => return Err(io::Error::other(reason)),
+            other => return Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Tells the predecessor that packets are carried here, and waits until it has stopped. Should it end instead, that will
+/// do as well.
+pub fn confirm(connection: &Connection) {
+    match connection.ask(&Message::Serving) {
+        Ok(Message::Stopped) => info!("taken over"),
+        Ok(other) => warn!(?other, "the predecessor does not say that it has stopped"),
+        Err(error) => warn!(%error, "the predecessor does not say that it has stopped"),
+    }
+}
+
+/// Hands the tunnels over.
+///
+/// # Errors
+/// The successor is gone or does not listen.
+pub fn offer(connection: &Connection, relay: &Relay) -> io::Result<()> {
+    for tunnel in relay.tunnels() {
+        let (queues, sockets) = tunnel.descriptors();
+        let queue_numbers = queues.iter().map(AsRawFd::as_raw_fd);
+        let descriptors: Vec<_> = queue_numbers
+            .chain(sockets.iter().map(AsRawFd::as_raw_fd))
+            .collect();
+        let config = TunnelConfig {
+            peers: Vec::new(),
+            ..tunnel.config().clone()
+        };
+        let message = Message::Tunnel {
+            config,
+            queues: queues.len(),
+        };
+        connection.say_with(&message, &descriptors)?;
+    }
+    connection.say(&Message::End)
+}
+
+fn unexpected(message: &Message) -> io::Error {
+    io::Error::other(format!("unexpected answer {message:?}"))
+}

@@ -1,0 +1,84 @@
+//! `struct virtio_net_hdr`, which stands before every packet on a TUN link with `IFF_VNET_HDR`.
+//!
+//! It says what the kernel has left to do: complete a checksum, cut a packet. Its numbers are in the machine's own byte
+//! order (`tun_is_little_endian`).
+
+/// Length of the header, the kernel's default (`TUNSETVNETHDRSZ`).
+pub const LEN: usize = 10;
+
+/// The checksum has to be completed from `csum_start` on; the field holds the sum of the pseudo header.
+pub const NEEDS_CSUM: u8 = 1;
+/// Not to be cut.
+pub const GSO_NONE: u8 = 0;
+/// TCP over IPv4, to be cut.
+pub const GSO_TCPV4: u8 = 1;
+/// TCP over IPv6, to be cut.
+pub const GSO_TCPV6: u8 = 4;
+/// UDP of either family, to be cut into datagrams.
+pub const GSO_UDP_L4: u8 = 5;
+/// Added to TCP's when the first segment alone has CWR set.
+pub const GSO_ECN: u8 = 0x80;
+
+/// The header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vnet {
+    /// `VIRTIO_NET_HDR_F_…`.
+    pub flags: u8,
+    /// `VIRTIO_NET_HDR_GSO_…`.
+    pub gso_type: u8,
+    /// Length of all headers; a hint.
+    pub hdr_len: u16,
+    /// Payload of each segment.
+    pub gso_size: u16,
+    /// Where the checksum begins.
+    pub csum_start: u16,
+    /// Where its field is, from there.
+    pub csum_offset: u16,
+}
+
+impl Vnet {
+    /// The header at the beginning of what was read from a link, and what follows it.
+    pub fn split(frame: &mut [u8]) -> Option<(Self, &mut [u8])> {
+        let (header, packet) = frame.split_first_chunk_mut::<LEN>()?;
+        let [flags, gso_type, a, b, c, d, e, f, g, h] = *header;
+        let header = Self {
+            flags,
+            gso_type,
+            hdr_len: u16::from_ne_bytes([a, b]),
+            gso_size: u16::from_ne_bytes([c, d]),
+            csum_start: u16::from_ne_bytes([e, f]),
+            csum_offset: u16::from_ne_bytes([g, h]),
+        };
+        Some((header, packet))
+    }
+
+    /// As it is written to a link.
+    pub fn to_bytes(self) -> [u8; LEN] {
+        let [a, b] = self.hdr_len.to_ne_bytes();
+        let [c, d] = self.gso_size.to_ne_bytes();
+        let [e, f] = self.csum_start.to_ne_bytes();
+        let [g, h] = self.csum_offset.to_ne_bytes();
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_read_as_written() {
+        let header = Vnet {
+            flags: 1,
+            gso_type: 2,
+            hdr_len: 0x0304,
+            gso_size: 0x0506,
+            csum_start: 0x0708,
+            csum_offset: 0x090a,
+        };
+        let mut frame = header.to_bytes().to_vec();
+        frame.push(7);
+        assert_eq!(Vnet::split(&mut frame), Some((header, &mut [7][..])));
+        assert_eq!(Vnet::split(&mut [0; LEN - 1]), None);
+    }
+}

@@ -1,0 +1,102 @@
+//! What a tunnel carries, through real kernels at both ends.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod lab;
+
+use lab::{LINK, Lab, traffic};
+
+/// Everything a pod sends, over IPv4 or over IPv6.
+fn carries_everything(outer_v6: bool) {
+    let (lab, _relays) = Lab::running(outer_v6);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    for v6 in [false, true] {
+        let (to, headers) = (two.inner(v6), if v6 { 48 } else { 28 });
+        assert!(one.pings(&to, ""), "v6 {v6}");
+        let fits = one.mtu() - headers;
+        assert!(
+            one.pings(&to, &format!("-M do -s {fits}")),
+            "as long as the MTU, v6 {v6}"
+        );
+        assert!(
+            !one.pings(&to, &format!("-M do -s {}", fits + 1)),
+            "longer, v6 {v6}"
+        );
+        assert!(one.pings(&to, "-s 9000"), "in fragments, v6 {v6}");
+        traffic::udp(one, two, v6);
+        traffic::tcp(one, two, v6, 100 << 20);
+        traffic::tcp(two, one, v6, 30 << 20);
+    }
+    let carried = |name, direction| one.metric(name, &format!("direction=\"{direction}\""));
+    let per_read = carried("packets", "out") / carried("reads", "out");
+    assert!(
+        per_read >= 4,
+        "the kernel hands over packets to be cut: {per_read} packets a read"
+    );
+    let per_write =
+        two.metric("packets", "direction=\"in\"") / two.metric("writes", "direction=\"in\"");
+    assert!(
+        per_write >= 4,
+        "segments are put together: {per_write} packets a write"
+    );
+    for node in &lab.nodes {
+        for reason in [
+            "malformed",
+            "truncated",
+            "too_big",
+            "not_ip",
+            "empty",
+            "link_refused",
+            "send_failed",
+            "uncuttable",
+        ] {
+            assert_eq!(node.drops(reason), 0, "{reason} on node {}", node.number);
+        }
+    }
+}
+
+#[test]
+fn netns_carries_everything_over_ipv4() {
+    carries_everything(false);
+}
+
+#[test]
+fn netns_carries_everything_over_ipv6() {
+    carries_everything(true);
+}
+
+/// The segment's links are smaller than the tunnel assumes: datagrams become fragments, and the kernel will not cut.
+#[test]
+fn netns_what_is_too_long_for_the_segment_goes_in_fragments() {
+    for outer_v6 in [false, true] {
+        let (lab, _relays) = Lab::running(outer_v6);
+        let [one, two] = &lab.nodes[..] else {
+            panic!("two nodes")
+        };
+        for node in &lab.nodes {
+            node.namespace.ip("link set eth0 mtu 1400");
+        }
+        traffic::tcp(one, two, false, 5 << 20);
+        traffic::tcp(one, two, true, 5 << 20);
+        assert!(one.metric("gso_refused", "direction=\"out\"") > 0);
+        assert_eq!(one.drops("send_failed"), 0);
+    }
+}
+
+#[test]
+fn netns_what_is_for_nobody_is_dropped_and_counted() {
+    let (lab, _relays) = Lab::running(false);
+    let one = &lab.nodes[0];
+    one.namespace
+        .ip(&format!("route add 10.99.0.0/24 dev {LINK}"));
+    let before = one.drops("no_peer");
+    assert!(!one.pings("10.99.0.1", ""));
+    assert_eq!(one.drops("no_peer"), before + 1);
+}

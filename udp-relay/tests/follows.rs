@@ -1,0 +1,165 @@
+//! How the relay follows its configuration, and what it does with links.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod lab;
+
+use std::fs;
+use std::time::Duration;
+
+use lab::{LINK, Lab, eventually, traffic};
+use netweft_udp_relay::config::{PeerConfig, RelayConfig};
+use traffic::{Pings, Stream};
+
+#[test]
+fn netns_peers_come_and_go_without_a_packet_lost() {
+    let (lab, _relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let stream = Stream::start(one, two, true, Duration::from_millis(1));
+    let pings = Pings::start(one, &two.inner(false), 3000);
+    for round in 0..100u8 {
+        let mut config = one.config();
+        let others = (0..round).map(|n| PeerConfig {
+            address: [192, 0, 2, 100 + n].into(),
+            blocks: vec![format!("10.245.{n}.0/24").parse().unwrap()],
+        });
+        config.tunnels[0].peers.extend(others);
+        one.configure(&config);
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert_eq!(pings.lost(), 0);
+    assert!(stream.end() > 10 << 20);
+    one.await_log("tunnel changed", 50);
+}
+
+#[test]
+fn netns_a_peer_that_left_is_no_longer_sent_to_nor_heard() {
+    let (lab, _relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let mut config = one.config();
+    config.tunnels[0].peers.clear();
+    one.configure(&config);
+    eventually("no more answers", || !one.pings(&two.inner(false), ""));
+    assert!(one.drops("no_peer") > 0);
+    assert!(!two.pings(&one.inner(false), ""));
+    assert!(one.drops("not_a_peer") > 0);
+    one.configure(&one.config());
+    eventually("answers again", || one.pings(&two.inner(false), ""));
+}
+
+#[test]
+fn netns_another_port_and_address_keep_the_link() {
+    let (lab, _relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let index = one.namespace.index_of(LINK);
+    let (mut first, mut second) = (one.config(), two.config());
+    one.namespace.ip("address add 192.0.2.51/24 dev eth0");
+    first.tunnels[0].local = "192.0.2.51".parse().unwrap();
+    second.tunnels[0].peers[0].address = "192.0.2.51".parse().unwrap();
+    first.tunnels[0].port = 9999;
+    second.tunnels[0].port = 9999;
+    one.configure(&first);
+    two.configure(&second);
+    eventually("pings over the new port", || {
+        one.pings(&two.inner(true), "")
+    });
+    assert_eq!(one.namespace.index_of(LINK), index);
+    traffic::tcp(one, two, false, 5 << 20);
+}
+
+#[test]
+fn netns_a_tunnel_that_leaves_takes_its_link_along() {
+    let (lab, relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    one.configure(&RelayConfig::default());
+    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    RelayConfig::remove(two.dir()).unwrap();
+    eventually("the link is gone", || !two.namespace.has_link(LINK));
+    one.configure(&one.config());
+    eventually("the link is back", || one.namespace.has_link(LINK));
+    // Also what an earlier relay has left, and nothing else.
+    let [first, _second] = relays;
+    first.kill();
+    one.namespace.ip("link add nw-udp1 type bridge");
+    one.configure(&RelayConfig::default());
+    assert!(one.namespace.has_link(LINK));
+    let _relay = one.start();
+    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    assert!(one.namespace.has_link("nw-udp1"));
+}
+
+#[test]
+fn netns_somebody_elses_link_is_not_touched() {
+    let lab = Lab::new(false);
+    let one = &lab.nodes[0];
+    one.namespace.ip(&format!("link add {LINK} type bridge"));
+    one.configure(&one.config());
+    let _relay = one.start();
+    let words =
+        "exists and is no TUN link with several queues; it is not ours: rename or delete it";
+    one.await_log(words, 1);
+    let (ready, why) = one.ready();
+    assert!(!ready && why.contains(words), "{why}");
+    assert!(
+        one.namespace
+            .ip(&format!("-details link show {LINK}"))
+            .contains("bridge")
+    );
+    one.namespace.ip(&format!("link delete {LINK}"));
+    one.await_ready();
+    assert!(
+        one.namespace
+            .ip(&format!("-details link show {LINK}"))
+            .contains("tun type tun")
+    );
+    assert_eq!(one.log().matches(words).count(), 1, "said once");
+}
+
+#[test]
+fn netns_a_link_that_was_deleted_is_made_again() {
+    let (lab, _relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    one.namespace.ip(&format!("link delete {LINK}"));
+    eventually("the link is back", || one.namespace.has_link(LINK));
+    one.await_log("tunnel opened", 2);
+    one.do_as_the_agent();
+    eventually("pings again", || one.pings(&two.inner(false), ""));
+}
+
+#[test]
+fn netns_an_unusable_configuration_changes_nothing_and_is_said() {
+    let (lab, _relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    fs::write(one.dir().join("udp.json"), "{").unwrap();
+    eventually("not ready", || !one.ready().0);
+    assert!(
+        one.ready().1.contains("parse udp.json"),
+        "{}",
+        one.ready().1
+    );
+    assert!(one.pings(&two.inner(false), ""));
+    fs::write(one.dir().join("udp.json"), r#"{"version":9}"#).unwrap();
+    eventually("not ready", || {
+        one.ready().1.contains("has version 9, this relay reads 1")
+    });
+    assert!(one.pings(&two.inner(false), ""));
+    one.configure(&one.config());
+    one.await_ready();
+}

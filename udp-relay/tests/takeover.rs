@@ -1,0 +1,193 @@
+//! Relays that follow each other: by the book, and by force.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
+mod lab;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::{LINK, Lab, eventually, traffic};
+use netweft_udp_relay::config::RelayConfig;
+use traffic::{Pings, Stream};
+
+#[test]
+fn netns_a_successor_takes_over_without_a_packet_lost() {
+    let (lab, relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let [mut serving, _second] = relays;
+    let stream = Stream::start(one, two, false, Duration::from_millis(1));
+    let back = Stream::start(two, one, true, Duration::from_millis(1));
+    let pings = Pings::start(one, &two.inner(true), 8000);
+    for round in 1..=12 {
+        let successor = one.start();
+        one.await_log("a successor serves; standing by", round);
+        one.await_log("serving taken_over=true", round);
+        one.await_ready();
+        serving.stop();
+        serving = successor;
+    }
+    assert_eq!(pings.lost(), 0);
+    assert!(stream.end() > 10 << 20);
+    assert!(back.end() > 10 << 20);
+    assert_eq!(one.drops("link_refused") + one.drops("send_failed"), 0);
+}
+
+#[test]
+fn netns_a_successor_that_dies_is_stood_in_for() {
+    let (lab, relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let [mut first, _second] = relays;
+    let stream = Stream::start(one, two, false, Duration::from_millis(1));
+    for round in 1..=3 {
+        let successor = one.start();
+        one.await_log("a successor serves; standing by", round);
+        one.await_ready();
+        let pings = Pings::start(one, &two.inner(false), 1000);
+        successor.kill();
+        one.await_log("the successor has ended; serving again", round);
+        one.await_ready();
+        // What it had read and not yet passed on has died with it.
+        assert!(pings.lost() <= 5);
+    }
+    assert!(stream.end() > 0);
+    assert!(!first.has_ended());
+    // A third does not come between two.
+    let second = one.start();
+    one.await_log("a successor serves; standing by", 4);
+    one.await_ready();
+    let third = one.start();
+    one.await_log("a successor serves; standing by", 5);
+    one.await_ready();
+    second.kill();
+    one.await_log("another relay serves; standing by", 1);
+    assert!(one.pings(&two.inner(false), ""));
+    third.kill();
+    one.await_log("the successor has ended; serving again", 4);
+    one.await_ready();
+    assert!(one.pings(&two.inner(false), ""));
+}
+
+/// The old one keeps descriptors of what is no longer wanted, which must not hold a link or take datagrams.
+#[test]
+fn netns_changes_after_a_take_over_are_followed_by_both() {
+    let (lab, relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let [_first, _peer] = relays;
+    let successor = one.start();
+    one.await_log("a successor serves; standing by", 1);
+    one.await_ready();
+    for port in [8286, 8285] {
+        for node in &lab.nodes {
+            let mut config = node.config();
+            config.tunnels[0].port = port;
+            node.configure(&config);
+        }
+        eventually("pings by the other port", || {
+            one.pings(&two.inner(false), "")
+        });
+        assert_eq!(Pings::start(two, &one.inner(false), 200).lost(), 0);
+    }
+    one.configure(&RelayConfig::default());
+    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    one.configure(&one.config());
+    eventually("the link is back", || one.namespace.has_link(LINK));
+    one.await_ready();
+    one.do_as_the_agent();
+    eventually("pings again", || one.pings(&two.inner(false), ""));
+    assert_eq!(Pings::start(two, &one.inner(true), 200).lost(), 0);
+    successor.kill();
+    one.await_log("the successor has ended; serving again", 1);
+    one.await_ready();
+    assert!(one.pings(&two.inner(false), ""));
+}
+
+#[test]
+fn netns_a_relay_that_was_killed_leaves_its_link_to_the_next() {
+    let (lab, relays) = Lab::running(false);
+    let [one, two] = &lab.nodes[..] else {
+        panic!("two nodes")
+    };
+    let [first, _second] = relays;
+    let index = one.namespace.index_of(LINK);
+    let routes = |v6: &str| one.namespace.ip(&format!("{v6} route show dev {LINK}"));
+    let bare = |text: String| text.replace(" linkdown", "").replace(" dead", "");
+    let before = (routes("-4"), routes("-6"));
+    first.kill();
+    assert!(!one.ready().0);
+    assert_eq!(
+        (bare(routes("-4")), bare(routes("-6"))),
+        (bare(before.0), bare(before.1))
+    );
+    let next = one.start();
+    one.await_ready();
+    assert_eq!(one.namespace.index_of(LINK), index);
+    for v6 in [false, true] {
+        eventually("pings again", || one.pings(&two.inner(v6), ""));
+    }
+    next.stop();
+    assert!(one.namespace.has_link(LINK));
+    let _last = one.start();
+    one.await_ready();
+    assert_eq!(one.namespace.index_of(LINK), index);
+    eventually("pings again", || one.pings(&two.inner(false), ""));
+}
+
+#[test]
+fn netns_only_root_is_listened_to() {
+    let (lab, _relays) = Lab::running(false);
+    let one = &lab.nodes[0];
+    let socket = one.dir().join("udp-relay.sock");
+    assert_eq!(
+        fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    // As if somebody had opened the door.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    fs::set_permissions(one.dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    // A copy of the program at a place that everybody can reach.
+    let program = one.dir().join("relay");
+    fs::copy(env!("CARGO_BIN_EXE_netweft-udp-relay"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command
+        .arg(&program)
+        .arg("ready")
+        .arg("--run-dir")
+        .arg(one.dir());
+    let output = one.namespace.run(|| command.output().unwrap());
+    assert!(!output.status.success());
+    one.await_log("user 65534 connected to udp-relay.sock; only root may", 1);
+    one.await_ready();
+}
+
+/// A readiness probe of a new container must not be content with the old container's relay.
+#[test]
+fn netns_a_relay_of_another_container_is_not_this_ones() {
+    let (lab, _relays) = Lab::running(false);
+    let one = &lab.nodes[0];
+    let mut command = Command::new("unshare");
+    command
+        .args(["--pid", "--fork"])
+        .arg(env!("CARGO_BIN_EXE_netweft-udp-relay"));
+    command.arg("ready").arg("--run-dir").arg(one.dir());
+    let output = one.namespace.run(|| command.output().unwrap());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        !output.status.success() && text.contains("the relay of another container serves"),
+        "{text}"
+    );
+}
