@@ -2,6 +2,7 @@
 #
 #   docker build --target operator -t netweft/operator .
 #   docker build --target agent -t netweft/agent .
+#   docker build --target udp-relay -t netweft/udp-relay .
 #   docker build --target testbox -t netweft/testbox .       (for tests and the demo only)
 #
 # Programs and bases are stages that an argument can replace by images made elsewhere: e2e/cluster/images.sh does that on
@@ -26,10 +27,10 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --target "$(rustc --print host-tuple)" \
-      --bin netweft-operator --bin netweft-agent --bin netweft --bin netweft-probe \
+      --bin netweft-operator --bin netweft-agent --bin netweft --bin netweft-udp-relay --bin netweft-probe \
     && mkdir /out \
     && cd "target/$(rustc --print host-tuple)/release" \
-    && cp netweft-operator netweft-agent netweft netweft-probe /out/
+    && cp netweft-operator netweft-agent netweft netweft-udp-relay netweft-probe /out/
 
 FROM ${GO_IMAGE} AS portmap-build
 WORKDIR /src
@@ -73,6 +74,10 @@ COPY --from=binaries /netweft-agent /usr/local/bin/netweft-agent
 # The plugins, for the agent to install on its node.
 COPY --from=binaries /netweft /netweft-portmap /opt/netweft/cni/
 ENTRYPOINT ["/usr/local/bin/netweft-agent"]
+
+FROM scratch AS udp-relay
+COPY --from=binaries /netweft-udp-relay /netweft-udp-relay
+ENTRYPOINT ["/netweft-udp-relay"]
 
 FROM ${TESTBOX_BASE} AS testbox
 COPY --from=binaries /netweft-probe /bin/netweft-probe

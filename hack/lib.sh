@@ -54,9 +54,10 @@ build_release() {
 images_into_cluster() {
   local programs tag
   programs=$(mktemp -d)
-  cp "$BIN_DIR"/{netweft-operator,netweft-agent,netweft,netweft-probe} "$programs/"
+  cp "$BIN_DIR"/{netweft-operator,netweft-agent,netweft,netweft-udp-relay,netweft-probe} "$programs/"
   tag=$("$project/e2e/cluster/images.sh" "$programs" | tail -n 1)
   rm -rf "$programs"
-  "$project/e2e/cluster/cluster.sh" load "netweft/operator:$tag" "netweft/agent:$tag" "netweft/testbox:$tag" >&2
+  "$project/e2e/cluster/cluster.sh" load "netweft/operator:$tag" "netweft/agent:$tag" "netweft/udp-relay:$tag" \
+    "netweft/testbox:$tag" >&2
   echo "$tag"
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Make netweft's own images from programs that are built already, by the final stages of the Dockerfile:
 #
-#   images.sh BIN_DIR     BIN_DIR holds static builds of netweft-operator, netweft-agent, netweft and netweft-probe
+#   images.sh BIN_DIR     BIN_DIR holds static builds of netweft-operator, netweft-agent, netweft, netweft-udp-relay
+#                         and netweft-probe
 #
-# The images are netweft/operator:TAG, netweft/agent:TAG and netweft/testbox:TAG in the engine that engine.sh chose.
+# The images are netweft/operator:TAG, netweft/agent:TAG, netweft/udp-relay:TAG and netweft/testbox:TAG in the engine that
+# engine.sh chose.
 # TAG is a hash of all that went in; it is the last line on stdout. What exists is not made again.
 #
 # The programs come as an image of their own. Where no registry is reached, so do the bases of the final stages, made from
@@ -17,7 +19,7 @@ source "$here/versions.sh"
 # shellcheck source=archive.sh
 source "$here/archive.sh"
 
-programs=(netweft-operator netweft-agent netweft netweft-probe)
+programs=(netweft-operator netweft-agent netweft netweft-udp-relay netweft-probe)
 
 # ---- the bases: what the Dockerfile's stages "agent-base" and "testbox-base" make where packages can be installed
 
@@ -118,7 +120,7 @@ engine_variables=$("$here/engine.sh" env)
 eval "$engine_variables"
 choose_bases
 tag=$(hash_of "${programs[@]/#/$bin_dir/}" "$portmap/netweft-portmap" "$repo_dir/Dockerfile" "$bases_hash")
-for image in operator agent testbox; do
+for image in operator agent udp-relay testbox; do
   has_image "netweft/$image:$tag" && continue
   load_bases
   has_image "netweft/binaries:$tag" || import_programs

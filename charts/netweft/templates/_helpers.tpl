@@ -21,7 +21,7 @@ app.kubernetes.io/name: netweft
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Environment that both programs take. */}}
+{{/* Environment of the programs that speak to the API server. */}}
 {{- define "netweft.env" -}}
 {{- with .Values.apiServer }}
 {{- if .host }}
@@ -32,6 +32,11 @@ app.kubernetes.io/component: {{ index . 1 }}
   value: {{ .port | quote }}
 {{- end }}
 {{- end }}
+{{ include "netweft.logEnv" . }}
+{{- end -}}
+
+{{/* Environment of all programs. */}}
+{{- define "netweft.logEnv" -}}
 - name: NETWEFT_LOG
   value: {{ .Values.logging.level | quote }}
 - name: NETWEFT_LOG_FORMAT

@@ -67,6 +67,7 @@ fn values_that_mean_nothing_are_refused() {
         "unknown=1",
         "operator.replica=2",
         "agent.port=0",
+        "udpRelay.queues=17",
         "apiServer.host=192.0.2.1",
         "operator.orphanGrace=ten",
         "operator.leaseDuration=1s",
@@ -103,7 +104,7 @@ fn every_container_has_the_least_privileges() {
             assert_eq!(context["allowPrivilegeEscalation"], false);
             assert_eq!(context["privileged"], Value::Null);
             assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
-            let added = if container["name"] == "agent" {
+            let added = if container["name"] == "agent" || container["name"] == "udp-relay" {
                 serde_json::json!(["NET_ADMIN"])
             } else {
                 Value::Null
@@ -130,6 +131,28 @@ fn only_the_installer_can_write_the_plugins() {
     assert_eq!(writers, ["install"]);
 }
 
+/// Two relays are on a node during an update: a port that the scheduler knows of would keep them apart.
+#[test]
+fn a_new_relay_can_stand_beside_the_old_one() {
+    let objects = rendered(&[]);
+    let relay = of_kind(&objects, "DaemonSet")
+        .into_iter()
+        .find(|set| set["metadata"]["name"] == "netweft-udp-relay")
+        .unwrap();
+    let update = &relay["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(
+        (&update["maxSurge"], &update["maxUnavailable"]),
+        (&1.into(), &0.into())
+    );
+    assert!(
+        containers(relay)
+            .iter()
+            .all(|container| container["ports"].is_null())
+    );
+    let without = rendered(&["--set", "udpRelay.enabled=false"]);
+    assert_eq!(of_kind(&without, "DaemonSet").len(), 1);
+}
+
 #[test]
 fn images_come_from_the_registry_that_is_set() {
     let objects = rendered(&[
@@ -146,15 +169,21 @@ fn images_come_from_the_registry_that_is_set() {
         images,
         [
             "registry.example.org:5000/netweft/operator:t1",
-            "registry.example.org:5000/netweft/agent:t1"
+            "registry.example.org:5000/netweft/agent:t1",
+            "registry.example.org:5000/netweft/udp-relay:t1"
         ]
     );
 }
 
 #[test]
-fn all_programs_take_the_address_of_the_api_server() {
+fn all_programs_with_a_token_take_the_address_of_the_api_server() {
     let objects = rendered(&["--set", "apiServer.host=192.0.2.1,apiServer.port=6443"]);
-    for container in workloads(&objects).into_iter().flat_map(containers) {
+    let has_token = |workload: &&Value| {
+        workload["spec"]["template"]["spec"]["automountServiceAccountToken"] != false
+    };
+    let with_token: Vec<&Value> = workloads(&objects).into_iter().filter(has_token).collect();
+    assert_eq!(with_token.len(), 2, "the operator and the agent");
+    for container in with_token.into_iter().flat_map(containers) {
         let value = |name: &str| {
             let variables = container["env"].as_array().unwrap();
             variables
