@@ -47,8 +47,9 @@ soak: ## the lab again and again for 20 minutes
 	@tests/run.sh soak
 
 .PHONY: bench
-bench: build ## the plugin beside the reference plugins: a table, and bench/results.json
-	@$(env) netweft-bench --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
+bench: build ## the plugin and the udp tunnel beside others: tables, and bench/results*.json
+	@$(env) netweft-bench plugin --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
+	@$(env) netweft-bench tunnel --relay "$$($(env) printenv BIN_DIR)/netweft-udp-relay" --flannel "$$(e2e/cluster/build-tools.sh flannel)/flannel-udp" --json bench/results-tunnel.json
 
 .PHONY: fresh
 fresh: ## the first tier with every cache empty and nothing on PATH but what is declared

@@ -1,37 +1,37 @@
-//! `make bench`: how fast the plugin is, beside the reference plugins and in the same minutes.
+//! `make bench`: how fast things are, beside what others have for the same, and in the same minutes.
 //!
-//! Ratios say something, absolute times only of this machine at this hour. The contenders take turns, sandbox by
-//! sandbox, so that whatever else the machine does hits all alike. Nothing here is a test, and nothing fails for being
-//! slow.
+//! Ratios say something, absolute figures only of this machine at this hour. The contenders take turns, so that whatever
+//! else the machine does hits all alike. Nothing here is a test, and nothing fails for being slow.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::fd::AsRawFd;
+mod load;
+mod namespace;
+mod plugin;
+mod tunnel;
+
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use nix::sched::{CloneFlags, unshare};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// Measures ADD and DEL of the plugin and of the reference plugins.
+/// Measures netweft beside others.
 #[derive(Parser)]
 struct Options {
-    /// Folder with `netweft`, the plugin.
-    #[arg(long)]
-    plugin: PathBuf,
-    /// Folder with `bridge`, `ptp` and `host-local`.
-    #[arg(long)]
-    reference: PathBuf,
-    /// Sandboxes for each contender.
-    #[arg(long, default_value_t = 100)]
-    count: usize,
+    #[command(subcommand)]
+    what: What,
     /// Where to write the figures as JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// ADD and DEL of the plugin and of the reference plugins.
+    Plugin(plugin::Options),
+    /// Throughput of the udp relay, of VXLAN in the kernel and of Flannel's udp backend.
+    Tunnel(tunnel::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,14 +43,19 @@ fn main() -> anyhow::Result<()> {
     // A node of our own: a network namespace without a way out.
     unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
     let scratch = Scratch::new()?;
-    let contenders = contenders(&options, &scratch.0)?;
-    let figures: Vec<Figures> = measure(&contenders, options.count)?;
-    print(&figures);
-    if let Some(path) = &options.json {
-        let list: Vec<Value> = figures.iter().map(Figures::json).collect();
-        fs::write(path, serde_json::to_string_pretty(&list)? + "\n")?;
+    let figures = match &options.what {
+        What::Plugin(options) => plugin::run(options, &scratch.0)?,
+        What::Tunnel(options) => tunnel::run(options, &scratch.0)?,
+    };
+    match &options.json {
+        Some(path) => write(path, &figures),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn write(path: &Path, figures: &[Value]) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(figures)? + "\n";
+    fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 /// A folder that goes with this value.
@@ -68,227 +73,5 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays in the folder for temporary files is not worth an error.
         let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-/// One plugin with its configuration.
-struct Contender {
-    name: &'static str,
-    program: PathBuf,
-    configuration: Value,
-    path: PathBuf,
-}
-
-fn contenders(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Contender>> {
-    let run_dir = scratch.join("run");
-    fs::create_dir(&run_dir)?;
-    let pool = json!({ "name": "bench", "podInterface": "routed", "mtu": 1450, "blocks": ["10.90.0.0/22"] });
-    let node = json!({ "version": 1, "pools": [pool] });
-    fs::write(run_dir.join("node.json"), node.to_string())?;
-    let ours = Contender {
-        name: "netweft",
-        program: options.plugin.join("netweft"),
-        configuration: json!({ "cniVersion": "1.0.0", "name": "ours", "type": "netweft", "runDir": run_dir }),
-        path: options.plugin.clone(),
-    };
-    let reference = |name, kind: &str, subnet: &str, more: Value| {
-        let mut configuration = json!({
-            "cniVersion": "1.0.0", "name": kind, "type": kind,
-            "ipam": { "type": "host-local", "dataDir": scratch.join(kind), "ranges": [[{ "subnet": subnet }]],
-                "routes": [{ "dst": "0.0.0.0/0" }] },
-        });
-        if let (Some(all), Some(more)) = (configuration.as_object_mut(), more.as_object()) {
-            all.extend(more.clone());
-        }
-        Contender {
-            name,
-            program: options.reference.join(kind),
-            configuration,
-            path: options.reference.clone(),
-        }
-    };
-    Ok(vec![
-        ours,
-        reference(
-            "bridge + host-local",
-            "bridge",
-            "10.91.0.0/22",
-            json!({ "bridge": "bench0", "isGateway": true }),
-        ),
-        reference("ptp + host-local", "ptp", "10.92.0.0/22", json!({})),
-    ])
-}
-
-/// What was measured of one contender.
-struct Figures {
-    name: &'static str,
-    add: Vec<Duration>,
-    del: Vec<Duration>,
-    parallel: Duration,
-}
-
-fn measure(contenders: &[Contender], count: usize) -> anyhow::Result<Vec<Figures>> {
-    let mut figures: Vec<Figures> = contenders.iter().map(Figures::new).collect();
-    // The first call of each pays for cold files.
-    let mut sandboxes = Vec::new();
-    for n in 0..=count {
-        for (contender, figures) in contenders.iter().zip(&mut figures) {
-            let sandbox = Sandbox::new(format!("bench-{n}"))?;
-            let took = timed(|| contender.call("ADD", &sandbox))?;
-            if n > 0 {
-                figures.add.push(took);
-            }
-            sandboxes.push(sandbox);
-        }
-    }
-    for (n, some) in sandboxes.chunks(contenders.len()).enumerate() {
-        for ((contender, figures), sandbox) in contenders.iter().zip(&mut figures).zip(some) {
-            let took = timed(|| contender.call("DEL", sandbox))?;
-            if n > 0 {
-                figures.del.push(took);
-            }
-        }
-    }
-    for (contender, figures) in contenders.iter().zip(&mut figures) {
-        figures.parallel = at_once(contender, count)?;
-    }
-    Ok(figures)
-}
-
-fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> {
-    let started = Instant::now();
-    work()?;
-    Ok(started.elapsed())
-}
-
-/// As many ADDs at the same time, until the last has ended; then everything is taken away again.
-fn at_once(contender: &Contender, count: usize) -> anyhow::Result<Duration> {
-    let sandboxes = (0..count)
-        .map(|n| Sandbox::new(format!("parallel-{n}")))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    let took = timed(|| {
-        let running = sandboxes
-            .iter()
-            .map(|sandbox| contender.start("ADD", sandbox))
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        running.into_iter().try_for_each(finish)
-    })?;
-    sandboxes
-        .iter()
-        .try_for_each(|sandbox| contender.call("DEL", sandbox))?;
-    Ok(took)
-}
-
-/// A network namespace that lives as long as this value.
-struct Sandbox {
-    name: String,
-    netns: File,
-}
-
-impl Sandbox {
-    fn new(name: String) -> anyhow::Result<Self> {
-        let make = || {
-            unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
-        };
-        let netns = thread::spawn(make)
-            .join()
-            .map_err(|_| anyhow::anyhow!("the thread that makes a namespace panicked"))?
-            .context("make a network namespace")?;
-        Ok(Self { name, netns })
-    }
-}
-
-impl Contender {
-    fn call(&self, verb: &str, sandbox: &Sandbox) -> anyhow::Result<()> {
-        finish(self.start(verb, sandbox)?)
-    }
-
-    fn start(&self, verb: &str, sandbox: &Sandbox) -> anyhow::Result<Child> {
-        let netns = format!(
-            "/proc/{}/fd/{}",
-            std::process::id(),
-            sandbox.netns.as_raw_fd()
-        );
-        let mut child = Command::new(&self.program)
-            .env_clear()
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", &sandbox.name)
-            .env("CNI_NETNS", netns)
-            .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", &self.path)
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("start {}", self.program.display()))?;
-        let mut input = child.stdin.take().context("a plugin has an input")?;
-        input.write_all(self.configuration.to_string().as_bytes())?;
-        Ok(child)
-    }
-}
-
-fn finish(child: Child) -> anyhow::Result<()> {
-    let output = child.wait_with_output()?;
-    ensure!(
-        output.status.success(),
-        "a plugin failed: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
-impl Figures {
-    fn new(contender: &Contender) -> Self {
-        Self {
-            name: contender.name,
-            add: Vec::new(),
-            del: Vec::new(),
-            parallel: Duration::ZERO,
-        }
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "name": self.name,
-            "addMedianMs": milliseconds(quantile(&self.add, 50)),
-            "addP99Ms": milliseconds(quantile(&self.add, 99)),
-            "delMedianMs": milliseconds(quantile(&self.del, 50)),
-            "delP99Ms": milliseconds(quantile(&self.del, 99)),
-            "parallelAddsMs": milliseconds(self.parallel),
-        })
-    }
-}
-
-fn quantile(times: &[Duration], percent: usize) -> Duration {
-    let mut sorted = times.to_vec();
-    sorted.sort_unstable();
-    let at = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(at).copied().unwrap_or_default()
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    (time.as_secs_f64() * 1e5).round() / 100.0
-}
-
-fn print(figures: &[Figures]) {
-    let first = figures.first().map(|ours| quantile(&ours.add, 50));
-    println!(
-        "milliseconds           ADD median    p99   DEL median    p99   all ADDs at once   ADD, times ours"
-    );
-    for one in figures {
-        let add = quantile(&one.add, 50);
-        println!(
-            "{:22} {:10.2} {:6.2} {:12.2} {:6.2} {:18.0} {:17.1}",
-            one.name,
-            milliseconds(add),
-            milliseconds(quantile(&one.add, 99)),
-            milliseconds(quantile(&one.del, 50)),
-            milliseconds(quantile(&one.del, 99)),
-            milliseconds(one.parallel),
-            add.as_secs_f64() / first.unwrap_or(add).as_secs_f64()
-        );
     }
 }

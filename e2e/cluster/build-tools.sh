@@ -8,6 +8,7 @@
 #   kubectl      kubectl alone, for a machine where nothing else of Kubernetes is built
 #   etcd         etcd etcdctl            containerd   containerd containerd-shim-runc-v2 ctr loopback
 #   coredns      kind      helm      pause          portmap      netweft-portmap
+#   flannel      flannel-udp: Flannel's udp backend, to measure against (needs a C compiler)
 #   cni          cnitool, and the reference plugins bridge, ptp and host-local, to test and to measure against
 #
 # Cold, kubernetes takes about 9 minutes on two cores and all others together 6. Entries lie in $NETWEFT_CACHE.
@@ -51,6 +52,10 @@ build_kind() { go_build "$1"; }
 build_coredns() { go_build "$1"; }
 build_pause() { go_build "$1" '' .; }
 build_cni() { go_build "$1"; }
+build_flannel() { # its proxy is C
+  CGO_ENABLED=1 go_build "$1" '' .
+  mv "$1/flannel" "$1/flannel-udp"
+}
 
 build_containerd() {
   local package=github.com/containerd/containerd/v2

@@ -1,0 +1,146 @@
+//! TCP streams between two pods, and what they cost.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+
+use crate::namespace::Namespace;
+
+/// What one call writes or reads.
+const CHUNK: usize = 256 << 10;
+/// A stream that stands still for so long fails.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The kernel's unit of times in /proc (`USER_HZ`).
+const TICKS: f64 = 100.0;
+
+/// One run.
+#[derive(Clone, Copy)]
+pub struct Load {
+    /// Streams at once.
+    pub streams: u64,
+    /// When the senders stop, at the latest.
+    pub time: Duration,
+    /// When they stop, too, all together.
+    pub bytes: u64,
+}
+
+/// What came of it.
+pub struct Outcome {
+    pub gigabits_per_second: f64,
+    pub cpu_seconds_per_gigabyte: f64,
+}
+
+impl Load {
+    /// Sends from one pod to the other, at `address`. `processes` work for them.
+    pub fn run(
+        &self,
+        from: &Namespace,
+        to: &Namespace,
+        address: Ipv4Addr,
+        processes: &[u32],
+    ) -> anyhow::Result<Outcome> {
+        let listener = to
+            .run(|| Ok(TcpListener::bind((address, 0))?))
+            .context("listen")?;
+        let server = listener.local_addr()?;
+        let before = cpu(processes)?;
+        let started = Instant::now();
+        let received = thread::scope(|scope| {
+            let receiver = scope.spawn(|| receive_all(&listener, self.streams));
+            let sent = from.run(|| self.send_all(server));
+            let received = receiver
+                .join()
+                .map_err(|_| anyhow!("a receiver panicked"))?;
+            sent.and(received)
+        })?;
+        let (took, used) = (started.elapsed().as_secs_f64(), cpu(processes)? - before);
+        let bytes = precise(received);
+        Ok(Outcome {
+            gigabits_per_second: bytes * 8.0 / took / 1e9,
+            cpu_seconds_per_gigabyte: used / (bytes / 1e9),
+        })
+    }
+
+    fn send_all(&self, server: SocketAddr) -> anyhow::Result<()> {
+        let streams = (0..self.streams).map(|_| TcpStream::connect_timeout(&server, PATIENCE));
+        let streams = streams.collect::<Result<Vec<_>, _>>().context("connect")?;
+        let end = Instant::now() + self.time;
+        let share = self.bytes / self.streams;
+        thread::scope(|scope| {
+            let senders: Vec<_> = streams
+                .into_iter()
+                .map(|stream| scope.spawn(move || send(stream, share, end)))
+                .collect();
+            senders
+                .into_iter()
+                .try_for_each(|sender| sender.join().map_err(|_| anyhow!("a sender panicked"))?)
+        })
+    }
+}
+
+fn send(mut stream: TcpStream, bytes: u64, end: Instant) -> anyhow::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let (chunk, mut left) = (vec![0x5a; CHUNK], bytes);
+    while left > 0 && Instant::now() < end {
+        stream.write_all(&chunk).context("send")?;
+        left = left.saturating_sub(CHUNK as u64);
+    }
+    Ok(())
+}
+
+/// Bytes of all streams.
+fn receive_all(listener: &TcpListener, streams: u64) -> anyhow::Result<u64> {
+    thread::scope(|scope| {
+        let mut receivers = Vec::new();
+        for _ in 0..streams {
+            let (stream, _) = listener.accept()?;
+            receivers.push(scope.spawn(move || receive(stream)));
+        }
+        let bytes = receivers.into_iter().map(|receiver| {
+            receiver
+                .join()
+                .map_err(|_| anyhow!("a receiver panicked"))?
+        });
+        bytes.sum()
+    })
+}
+
+fn receive(mut stream: TcpStream) -> anyhow::Result<u64> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let (mut chunk, mut bytes) = (vec![0; CHUNK], 0);
+    loop {
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(bytes),
+            Ok(read) => bytes += read as u64,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("receive"),
+        }
+    }
+}
+
+/// Seconds of CPU of this process and of `processes`, and what the kernel did in interrupts for whomever.
+fn cpu(processes: &[u32]) -> anyhow::Result<f64> {
+    let mut ticks = 0;
+    for process in processes.iter().copied().chain([std::process::id()]) {
+        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name, in parentheses, may hold anything.
+        let fields = text.rsplit_once(')').context("a process has a name")?.1;
+        let times = fields.split_whitespace().skip(11).take(2);
+        ticks += times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    }
+    let text = fs::read_to_string("/proc/stat")?;
+    let all = text.lines().next().context("/proc/stat has a first line")?;
+    let interrupts = all.split_whitespace().skip(6).take(2);
+    ticks += interrupts.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(precise(ticks) / TICKS)
+}
+
+/// Numbers here are far below 2^52.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn precise(number: u64) -> f64 {
+    number as f64
+}
