@@ -104,9 +104,7 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
 /// From when a pool asks for namespaces agents look at them. This one asks for all.
 async fn pods_are_told_apart_by_namespace(admin: &Client) {
     let pools: Api<IPPool> = Api::all(admin.clone());
-    let patch = Patch::Merge(json!({ "spec": { "namespaceSelector": {} } }));
-    let done = pools.patch("default-v4", &PatchParams::default(), &patch);
-    done.await.unwrap();
+    merge(&pools, "default-v4", json!({ "spec": { "namespaceSelector": {} } })).await;
 }
 
 /// By conditions and by Events, of every kind that they write.
