@@ -76,6 +76,8 @@ reasons! {
     ProgrammingFailed,
     /// NodeNetwork: an object of somebody else stands where ours should be.
     ForeignObject,
+    /// NodeNetwork: the node's kernel lacks something; the message says what, what does not work, and what to do.
+    KernelLacksFeature,
 }
 
 /// What one component has to say about one object.

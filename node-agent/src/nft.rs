@@ -1,7 +1,8 @@
 //! Keeping the nft table as it should be.
 //!
 //! The kernel's own listing of our table is remembered when we have loaded it, beside a mark of the text we loaded. As
-//! long as both still hold, nothing is touched; otherwise the whole table is replaced in one transaction.
+//! long as both still hold, nothing is touched; otherwise the whole table is replaced in one transaction. Where no table
+//! is wanted there is none, and nothing is asked of the kernel that it might lack.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,29 @@ pub enum NftError {
     /// The program could not be started or spoken to.
     #[error("run nft")]
     Run(#[source] io::Error),
+    /// The kernel knows no table of the family inet.
+    #[error("this kernel has no nftables family inet")]
+    NoFamily,
     /// The program refused the table.
     #[error("nft refused the table: {0}")]
     Refused(String),
+    /// The program could not tell whether there is a table.
+    #[error("nft cannot list the table: {0}")]
+    Unlisted(String),
     /// The remembered listing could not be written.
     #[error("write {0}")]
     Remember(PathBuf, #[source] io::Error),
+}
+
+/// What it took to have the table as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// It was loaded.
+    Loaded,
+    /// It was taken away.
+    Removed,
 }
 
 /// The table of this node.
@@ -40,14 +58,17 @@ impl Nft {
         }
     }
 
-    /// Make the table `text`; returns whether it had to be loaded.
+    /// Make the table `text`, none if it is empty.
     ///
     /// # Errors
-    /// nft is missing, refuses the text, or the listing cannot be remembered.
-    pub async fn ensure(&self, text: &str) -> Result<bool, NftError> {
+    /// nft is missing, refuses the text, or the listing cannot be remembered; the kernel lacks what it takes.
+    pub async fn ensure(&self, text: &str) -> Result<Change, NftError> {
+        if text.is_empty() {
+            return self.remove().await;
+        }
         let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
         if !remembered.is_empty() && remembered == memory(text, &self.list().await?) {
-            return Ok(false);
+            return Ok(Change::None);
         }
         load(text).await?;
         let listing = self.list().await?;
@@ -55,17 +76,47 @@ impl Nft {
         std::fs::write(&aside, memory(text, &listing))
             .and_then(|()| std::fs::rename(&aside, &self.memory))
             .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
-        Ok(true)
+        Ok(Change::Loaded)
+    }
+
+    async fn remove(&self) -> Result<Change, NftError> {
+        if self.list().await?.is_empty() {
+            return Ok(Change::None);
+        }
+        load("delete table inet netweft\n").await?;
+        Ok(Change::Removed)
     }
 
     /// The kernel's table without counters, empty if there is none.
     async fn list(&self) -> Result<String, NftError> {
-        let output = Command::new("nft")
-            .args(["-s", "list", "table", "inet", "netweft"])
+        let output = nft(&["-s", "list", "table", "inet", "netweft"])
             .output()
-            .await;
-        Ok(String::from_utf8_lossy(&output.map_err(NftError::Run)?.stdout).into_owned())
+            .await
+            .map_err(NftError::Run)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else if said.contains("No such file or directory") || lacks_family(&said) {
+            Ok(String::new())
+        } else {
+            Err(NftError::Unlisted(said.trim().to_owned()))
+        }
     }
+}
+
+/// The program, whose words we read and which therefore speaks English.
+fn nft(arguments: &[&str]) -> Command {
+    let mut command = Command::new("nft");
+    command.args(arguments).env("LC_ALL", "C");
+    command
+}
+
+/// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's
+/// line and not of the table's.
+fn lacks_family(said: &str) -> bool {
+    said.contains("Protocol not supported")
+        || said.contains("Operation not supported\nadd table inet")
+        || said.contains("Operation not supported\nlist table inet")
 }
 
 fn memory(text: &str, listing: &str) -> String {
@@ -75,9 +126,8 @@ fn memory(text: &str, listing: &str) -> String {
 }
 
 async fn load(text: &str) -> Result<(), NftError> {
-    let mut command = Command::new("nft");
+    let mut command = nft(&["-f", "-"]);
     command
-        .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -89,11 +139,27 @@ async fn load(text: &str) -> Result<(), NftError> {
             .map_err(NftError::Run)?;
     }
     let output = child.wait_with_output().await.map_err(NftError::Run)?;
+    let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())
+    } else if lacks_family(&said) {
+        Err(NftError::NoFamily)
     } else {
-        Err(NftError::Refused(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        ))
+        Err(NftError::Refused(said.trim().to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As nft 1.0.6 says it on kernels without the family, without nf_tables, and without a rule's expression.
+    #[test]
+    fn a_family_that_is_missing_is_told_from_a_rule_that_is_refused() {
+        let family = "/dev/stdin:1:1-23: Error: Could not process rule: Operation not supported\nadd table inet netweft\n^^^^^^^^^^^^^^^^^^^^^^^\n/dev/stdin:2:19-25: Error: Could not process rule: No such file or directory\ndelete table inet netweft\n";
+        let nothing = "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported\n";
+        let rule = "/dev/stdin:14:3-44: Error: Could not process rule: Operation not supported\n\t\tip saddr 10.0.0.0/8 masquerade fully-random\n";
+        assert!(lacks_family(family) && lacks_family(nothing));
+        assert!(!lacks_family(rule));
     }
 }

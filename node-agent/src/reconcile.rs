@@ -21,11 +21,11 @@ use netweft_netstate::owner::Owner;
 use netweft_udp_relay::config::RelayConfig;
 use tracing::{debug, error, info, warn};
 
-use crate::desired::{Desired, desired};
+use crate::desired::{Desired, desired, masquerade};
 use crate::facts::Facts;
 use crate::inputs::{Bridged, Inputs, Objects};
 use crate::metrics::Metrics;
-use crate::nft::Nft;
+use crate::nft::{Change, Nft, NftError};
 use crate::pods::{Counts, Pods, Records, Tended};
 use crate::report::Reporter;
 use crate::status::{Outcome, same, status, verdict};
@@ -183,8 +183,11 @@ impl<K: Kernel> Reconciler<K> {
         );
         outcome.failures.extend(parameters.iter().map(|e| chain(e)));
         match self.nft.ensure(&desired.nft).await {
-            Ok(true) => info!("nft table loaded"),
-            Ok(false) => {}
+            Ok(Change::None) => {}
+            Ok(Change::Loaded) => info!("nft table loaded"),
+            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
+            // To try again would not help, and pods reach each other without it.
+            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(&inputs)),
             Err(error) => outcome.failures.push(chain(&error)),
         }
         self.open_for_pods(&desired, &mut outcome);

@@ -16,6 +16,8 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// Objects of others that stand where ours should be, in sentences.
     pub conflicts: Vec<String>,
+    /// What the kernel lacks and what therefore does not work, in sentences; pods work otherwise.
+    pub lacking: Vec<String>,
     /// What only a human can put right and what keeps no pod from working, in sentences.
     pub notes: Vec<String>,
 }
@@ -31,6 +33,9 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     }
     if let Some(message) = sentence(&desired.problems) {
         return Verdict::stalled(Reason::Invalid, message);
+    }
+    if let Some(message) = sentence(&outcome.lacking) {
+        return Verdict::stalled(Reason::KernelLacksFeature, message);
     }
     if !desired.has_blocks() {
         let message = "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
@@ -224,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_outranks_a_conflict_outranks_a_problem() {
+    fn a_failure_outranks_a_conflict_outranks_a_problem_outranks_a_lack() {
         let mut desired = nothing();
         let reason = |desired| verdict(desired, &Outcome::default()).reason;
         assert_eq!(reason(&desired), Reason::Programmed);
@@ -235,9 +240,15 @@ mod tests {
             Reason::Invalid
         );
         let mut outcome = Outcome {
-            conflicts: vec!["c".into()],
+            lacking: vec!["l".into()],
             ..Outcome::default()
         };
+        assert_eq!(
+            verdict(&nothing(), &outcome).reason,
+            Reason::KernelLacksFeature
+        );
+        assert_eq!(verdict(&desired, &outcome).reason, Reason::Invalid);
+        outcome.conflicts.push("c".into());
         assert_eq!(verdict(&desired, &outcome).reason, Reason::ForeignObject);
         outcome.failures.push("f".into());
         assert_eq!(

@@ -1,7 +1,8 @@
 //! The nft table: packets of pods that leave the pools take the node's address. In an overlay other nodes' addresses are outside,
 //! for nobody there may see a pod's; where pods' packets travel plainly, nodes are no more outside than pods.
 //!
-//! A nat chain sees the first packet of a connection only; established traffic passes no rule here.
+//! A nat chain sees the first packet of a connection only; established traffic passes no rule here. Where no pool asks for
+//! it there is no table, so that such a node needs no kernel that has one.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -13,9 +14,12 @@ use netweft_crds::Way;
 use crate::inputs::{Inputs, Pool};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
-/// that is half there. (Adding it first makes the removal legal where there was none.)
+/// that is half there. (Adding it first makes the removal legal where there was none.) Empty if no rule would be in it.
 pub fn render(inputs: &Inputs) -> String {
     let pools = &inputs.pools;
+    if !pools.values().any(|pool| pool.nat_outgoing) {
+        return String::new();
+    }
     let mut text =
         String::from("add table inet netweft\ndelete table inet netweft\ntable inet netweft {\n");
     for family in [Family::V4, Family::V6] {
@@ -42,6 +46,33 @@ pub fn render(inputs: &Inputs) -> String {
     }
     text += "\t}\n}\n";
     text
+}
+
+/// What does not work on a kernel that cannot have the table, in a sentence; `None` if no pod here would need it.
+pub fn missed(inputs: &Inputs) -> Option<String> {
+    let here = |pool: &Pool| {
+        let own = inputs.blocks.iter().map(|block| block.cidr);
+        own.chain(inputs.withdrawn.iter().copied())
+            .any(|block| pool.cidr.contains(&block))
+    };
+    let names: Vec<&str> = inputs
+        .pools
+        .iter()
+        .filter(|(_, pool)| pool.nat_outgoing && here(pool))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if names.is_empty() {
+        return None;
+    }
+    let pools = if names.len() == 1 {
+        "IPPool"
+    } else {
+        "IPPools"
+    };
+    Some(format!(
+        "this kernel has no nftables family inet, so pods of {pools} {} are not masqueraded and reach nothing outside the pools: give the node a kernel with CONFIG_NF_TABLES_INET, or set natOutgoing: false",
+        names.join(", ")
+    ))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@
 //! One file for each way between nodes; they differ by pure functions only.
 
 mod bridge;
-mod masquerade;
+pub mod masquerade;
 mod sending;
 mod tunnel;
 mod tunnel_address;
@@ -34,7 +34,7 @@ use tunnel_address::tunnel_addresses;
 pub struct Desired {
     /// Links, addresses, routes, neighbours and forwarding entries of ours.
     pub kernel: NetworkState,
-    /// The whole nft table, as text for `nft -f`.
+    /// The whole nft table, as text for `nft -f`; empty if there is to be none.
     pub nft: String,
     /// Values by path below `/proc/sys/net`, those of single links included.
     pub sysctls: BTreeMap<String, String>,

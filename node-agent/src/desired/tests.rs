@@ -285,6 +285,37 @@ fn a_pool_without_nat_is_not_masqueraded_but_not_masqueraded_towards_either() {
 }
 
 #[test]
+fn without_masquerading_there_is_no_table() {
+    let mut inputs = inputs();
+    for pool in inputs.pools.values_mut() {
+        pool.nat_outgoing = false;
+    }
+    assert_eq!(desired(&inputs, &facts()).nft, "");
+}
+
+#[test]
+fn what_a_kernel_without_tables_costs_is_said_of_the_pools_of_this_node() {
+    let mut inputs = inputs();
+    let elsewhere = pool("10.9.0.0/16");
+    inputs.pools.insert("elsewhere".into(), elsewhere);
+    let said = masquerade::missed(&inputs).unwrap();
+    assert!(
+        said.contains("pods of IPPool default-v4 are not masqueraded"),
+        "{said}"
+    );
+    // A pod may still be in a block that is being given back.
+    inputs.withdrawn.push("10.9.0.0/26".parse().unwrap());
+    let said = masquerade::missed(&inputs).unwrap();
+    assert!(
+        said.contains("pods of IPPools default-v4, elsewhere are"),
+        "{said}"
+    );
+    inputs.blocks.clear();
+    inputs.withdrawn.clear();
+    assert_eq!(masquerade::missed(&inputs), None);
+}
+
+#[test]
 fn a_transport_this_version_lacks_is_named_and_programs_nothing() {
     let mut inputs = inputs();
     inputs.modes[0].send = Transport::default();

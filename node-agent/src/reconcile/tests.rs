@@ -155,6 +155,28 @@ fn netns_what_others_delete_comes_back() {
 }
 
 #[test]
+fn netns_the_table_goes_when_no_pool_asks_for_it() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let tables = || {
+            let listed = std::process::Command::new("nft")
+                .args(["list", "tables"])
+                .output();
+            String::from_utf8(listed.unwrap().stdout).unwrap()
+        };
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(tables(), "table inet netweft\n");
+        node.objects.pools[0].spec.nat_outgoing = false;
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(tables(), "");
+        assert_eq!(node.ready().0, "True");
+        node.objects.pools[0].spec.nat_outgoing = true;
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(tables(), "table inet netweft\n");
+    });
+}
+
+#[test]
 fn netns_no_pod_is_let_in_before_the_datapath_stands() {
     in_namespace(async || {
         let mut node = fixture();

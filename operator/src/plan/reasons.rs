@@ -68,7 +68,7 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::NoNodeAddress => vec![made(Node("worker-1", false), |cluster| {
             cluster.nodes[0] = node("worker-1", &[]);
         })],
-        Reason::ProgrammingFailed | Reason::ForeignObject => vec![],
+        Reason::ProgrammingFailed | Reason::ForeignObject | Reason::KernelLacksFeature => vec![],
     }
 }
 
