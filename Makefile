@@ -1,5 +1,5 @@
 # Everything that is done with this project, by name. `make help` lists it.
-# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP, CHECKS.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP, OTHER_KERNEL, CHECKS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -10,8 +10,11 @@ POD_INTERFACE ?= routed
 FAMILY ?= 4
 RP_FILTER ?= 0,1,2
 KEEP ?=
+OTHER_KERNEL ?=
 
 env := hack/env.sh
+# Not every kernel has links of the kind ipip. OTHER_KERNEL=1 takes another kernel for the other modes too.
+elsewhere := $(if $(OTHER_KERNEL),e2e/other-kernel/run.sh,$(if $(filter ipip,$(MODE)),e2e/other-kernel/run.sh --unless ipip))
 
 .PHONY: help
 help: ## list the targets
@@ -22,8 +25,9 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1
-	@$(env) netweft-lab --mode $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) --rp-filter $(RP_FILTER) \
+lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+	$(if $(and $(KEEP),$(elsewhere)),$(error KEEP=1 is for labs on this kernel: another one ends with its lab))
+	@$(env) $(elsewhere) netweft-lab --mode $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) --rp-filter $(RP_FILTER) \
 	  $(if $(KEEP),--keep)
 
 .PHONY: e2e

@@ -65,6 +65,10 @@ fn main() -> anyhow::Result<ExitCode> {
         .context("this program is in a folder")?
         .to_owned();
     let binaries = binaries.unwrap_or(here);
+    let masquerading = lab::masquerades()?;
+    if !masquerading {
+        println!("skipped: pods ping other nodes (this kernel cannot masquerade)");
+    }
     let lab = |(families, rp_filter)| Options {
         mode,
         pod_interface: match pod_interface {
@@ -75,6 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
         rp_filter,
         binaries: binaries.clone(),
         pods_per_node: 2,
+        masquerading,
     };
     let each = |families: &Families| rp_filter.iter().map(|value| (*families, *value)).collect();
     let kinds: Vec<Vec<_>> = family.iter().map(each).collect();

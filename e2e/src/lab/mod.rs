@@ -10,7 +10,12 @@
 //! are made by the operator's own core, written as files, carried out by the released agent and plugin binaries. The
 //! segment is a bridge in a namespace of its own without a way out; it drops frames with a pod's address in the outer
 //! header, as an underlay that does not know the pods' network would.
+//!
+//! Where the kernel cannot masquerade, the agents must first say so; then the pools have `natOutgoing: false`, pods do not
+//! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
+//! addresses. The guard lets these pass and nothing else.
 
+mod kernel;
 mod namespace;
 mod node;
 mod objects;
@@ -22,11 +27,12 @@ use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use ipnet::IpNet;
 use netweft_crds::PodInterface;
+use netweft_crds::condition::Reason;
 
 use crate::matrix::{Endpoint, Matrix, Row, targets};
 use crate::run::Run;
@@ -35,6 +41,7 @@ use node::Node;
 use pod::Pod;
 use segment::Segment;
 
+pub use kernel::masquerades;
 pub use objects::{Families, LabMode};
 
 /// What kind of lab.
@@ -52,6 +59,8 @@ pub struct Options {
     pub binaries: PathBuf,
     /// Pods on each node.
     pub pods_per_node: usize,
+    /// Whether pods take their node's address on the way outside: what [`masquerades`] says.
+    pub masquerading: bool,
 }
 
 impl fmt::Display for Options {
@@ -73,7 +82,6 @@ impl fmt::Display for Options {
 
 /// Uplink names differ from node to node: nothing may rely on one.
 const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
-const READY_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A lab that stands.
 pub struct Lab {
@@ -91,7 +99,7 @@ impl Lab {
     /// Anything that does not work, in words; what was built is removed by the next lab.
     pub fn build(options: Options) -> anyhow::Result<Self> {
         let mut run = Run::begin("lab")?;
-        let segment = Segment::make(&mut run, options.families)?;
+        let segment = Segment::make(&mut run, options.families, options.masquerading)?;
         let mut lab = Self {
             run,
             options,
@@ -99,20 +107,22 @@ impl Lab {
             nodes: Vec::new(),
             pods: Vec::new(),
         };
-        for (number, uplink) in (1..).zip(UPLINKS) {
-            let node = Node::make(
-                &mut lab.run,
-                &lab.segment,
-                number,
-                uplink,
-                lab.options.rp_filter,
-            )?;
-            lab.nodes.push(node);
+        let stands = lab.stand_up();
+        if stands.is_err() {
+            eprintln!("{}", lab.agent_logs());
         }
-        lab.write_objects()?;
-        lab.start_agents()?;
-        lab.add_pods()?;
-        Ok(lab)
+        stands.map(|()| lab)
+    }
+
+    fn stand_up(&mut self) -> anyhow::Result<()> {
+        let rp_filter = self.options.rp_filter;
+        for (number, uplink) in (1..).zip(UPLINKS) {
+            let node = Node::make(&mut self.run, &self.segment, number, uplink, rp_filter)?;
+            self.nodes.push(node);
+        }
+        self.write_objects()?;
+        self.start_agents()?;
+        self.add_pods()
     }
 
     fn write_objects(&self) -> anyhow::Result<()> {
@@ -129,6 +139,23 @@ impl Lab {
         objects::write(&folder, &self.options, &nodes).context("write the objects")
     }
 
+    /// Pools that ask for what the kernel cannot do leave pods a network and are named. Then they ask for it no more.
+    fn give_up_masquerading(&self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            node.wait_until_open(
+                "to take pods and to say that it cannot masquerade",
+                |status| {
+                    status.conditions.iter().any(|condition| {
+                        condition.reason == Reason::KernelLacksFeature.as_str()
+                            && condition.message.contains("nftables family inet")
+                            && condition.message.contains("natOutgoing: false")
+                    })
+                },
+            )?;
+        }
+        objects::write_pools(&self.objects_folder(), &self.options, false)
+    }
+
     fn objects_folder(&self) -> PathBuf {
         self.run.folder().join("objects")
     }
@@ -138,9 +165,10 @@ impl Lab {
         for node in &mut self.nodes {
             node.start_agent(&mut self.run, &self.options.binaries, &folder)?;
         }
-        self.nodes
-            .iter()
-            .try_for_each(|node| node.wait_until_ready(READY_DEADLINE))
+        if !self.options.masquerading {
+            self.give_up_masquerading()?;
+        }
+        self.nodes.iter().try_for_each(Node::wait_until_ready)
     }
 
     fn add_pods(&mut self) -> anyhow::Result<()> {
@@ -170,7 +198,8 @@ impl Lab {
         let endpoints: Vec<Endpoint> = of_family().map(|(endpoint, _)| endpoint).collect();
         let mut matrix = Matrix::default();
         for (source, space) in of_family() {
-            let targets = targets(&source, &endpoints);
+            let mut targets = targets(&source, &endpoints);
+            targets.retain(|target| self.finds_back(&source, target));
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
             let answers = space.ping(&self.options.binaries, &addresses)?;
             matrix.add(Row {
@@ -180,6 +209,12 @@ impl Lab {
             })?;
         }
         Ok(matrix)
+    }
+
+    /// Without masquerading another node would answer a pod beside the way that the question took.
+    fn finds_back(&self, source: &Endpoint, target: &Endpoint) -> bool {
+        let on_it = |pod: &Pod| pod.name == source.name && pod.node == target.name;
+        self.options.masquerading || !target.is_node || self.pods.iter().any(on_it)
     }
 
     /// Everybody at every address.
@@ -201,7 +236,7 @@ impl Lab {
             })
     }
 
-    /// A pod reaches a host outside, which sees the node's address and not the pod's.
+    /// A pod reaches a host outside, which sees the node's address and not the pod's; where nobody masquerades, the pod's.
     ///
     /// # Errors
     /// No answer, or the host sees another address.
@@ -215,12 +250,19 @@ impl Lab {
                 .find(|node| node.name == pod.node)
                 .context("a pod has a node")?;
             for server in self.segment.servers() {
+                let node_address = node.address_like(server.ip()).context("a node's address")?;
+                let expected = if self.options.masquerading {
+                    node_address
+                } else {
+                    let own = pod.address_like(server.ip()).context("a pod's address")?;
+                    self.segment.show_outside_the_way(own, node_address)?;
+                    own
+                };
                 for protocol in ["tcp", "udp"] {
                     let seen = pod.space.ask(&self.options.binaries, protocol, server)?;
-                    let expected = node.address_like(server.ip()).context("a node's address")?;
                     anyhow::ensure!(
                         seen.starts_with(&format!("peer={expected} ")),
-                        "{} asked the outside by {protocol}, which saw {seen:?} instead of {}'s address {expected}",
+                        "{} on {} asked the outside by {protocol}, which saw {seen:?} instead of the address {expected}",
                         pod.name,
                         node.name
                     );

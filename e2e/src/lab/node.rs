@@ -87,8 +87,17 @@ impl Node {
     }
 
     /// Wait until the agent says that the node is ready and the runtime could add pods.
-    pub fn wait_until_ready(&self, deadline: Duration) -> anyhow::Result<()> {
-        until(&format!("{} to be ready", self.name), deadline, || {
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        self.wait_until_open("to be ready", |status| is_true(&status.conditions, READY))
+    }
+
+    /// Wait until the runtime could add pods and the agent's status is as `wanted`.
+    pub fn wait_until_open(
+        &self,
+        what: &str,
+        wanted: impl Fn(&NodeNetworkStatus) -> bool,
+    ) -> anyhow::Result<()> {
+        until(&format!("{} {what}", self.name), DEADLINE, || {
             let text = std::fs::read_to_string(self.space.file("/run/netweft/status.yaml"))?;
             let status: NodeNetworkStatus = serde_saphyr::from_str(&text)?;
             let said: Vec<&str> = status
@@ -97,7 +106,7 @@ impl Node {
                 .map(|condition| condition.message.as_str())
                 .collect();
             anyhow::ensure!(
-                is_true(&status.conditions, READY),
+                wanted(&status),
                 "the agent says: {}",
                 said.first().unwrap_or(&"nothing")
             );
@@ -117,4 +126,5 @@ impl Node {
     }
 }
 
+const DEADLINE: Duration = Duration::from_secs(20);
 const CONFLIST: &str = "/run/cni/10-netweft.conflist";

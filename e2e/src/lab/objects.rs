@@ -100,17 +100,8 @@ pub fn write(
     options: &Options,
     nodes: &BTreeMap<String, Vec<IpAddr>>,
 ) -> anyhow::Result<()> {
-    let Options {
-        mode,
-        pod_interface,
-        families,
-        ..
-    } = options;
-    let mode: NetworkMode = user_object("NetworkMode", "default", &mode.spec())?;
-    let pools: Vec<IPPool> = families
-        .pools()
-        .map(|cidr| pool(cidr, *pod_interface))
-        .collect::<anyhow::Result<_>>()?;
+    let mode: NetworkMode = user_object("NetworkMode", "default", &options.mode.spec())?;
+    let pools = pools(options, true)?;
     let nodes: Vec<Node> = nodes
         .iter()
         .map(|(name, addresses)| node(name, addresses))
@@ -126,9 +117,7 @@ pub fn write(
         !plan.subnets.create.is_empty(),
         "the operator's core assigns nothing: {plan:?}"
     );
-    for pool in &pools {
-        write_one(folder, &format!("pool-{}", pool.name_any()), pool)?;
-    }
+    write_pools(folder, options, true)?;
     write_one(folder, "mode", &mode)?;
     for subnet in &plan.subnets.create {
         write_one(folder, &format!("nodesubnet-{}", subnet.name_any()), subnet)?;
@@ -143,13 +132,28 @@ pub fn write(
     Ok(())
 }
 
-fn pool(cidr: IpNet, pod_interface: PodInterface) -> anyhow::Result<IPPool> {
+/// Write the pools once more, with another `natOutgoing`. Nothing of the operator's depends on it.
+pub fn write_pools(folder: &Path, options: &Options, nat_outgoing: bool) -> anyhow::Result<()> {
+    for pool in pools(options, nat_outgoing)? {
+        write_one(folder, &format!("pool-{}", pool.name_any()), &pool)?;
+    }
+    Ok(())
+}
+
+fn pools(options: &Options, nat_outgoing: bool) -> anyhow::Result<Vec<IPPool>> {
+    let pools = options.families.pools();
+    pools
+        .map(|cidr| pool(cidr, options.pod_interface, nat_outgoing))
+        .collect()
+}
+
+fn pool(cidr: IpNet, pod_interface: PodInterface, nat_outgoing: bool) -> anyhow::Result<IPPool> {
     let name = if cidr.addr().is_ipv4() {
         "default-v4"
     } else {
         "default-v6"
     };
-    let spec = json!({ "cidr": cidr, "natOutgoing": true, "networkMode": "default",
+    let spec = json!({ "cidr": cidr, "natOutgoing": nat_outgoing, "networkMode": "default",
         "podInterface": pod_interface });
     user_object("IPPool", name, &spec)
 }

@@ -43,6 +43,12 @@ impl Pod {
             space,
         })
     }
+
+    /// The pod's address of the same family.
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        let same = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
+        self.addresses.iter().find(same).copied()
+    }
 }
 
 /// Call the first plugin of the node's own configuration, the way libcni does.

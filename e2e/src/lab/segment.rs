@@ -38,15 +38,18 @@ pub struct Segment {
     space: Namespace,
     outside: Namespace,
     families: Families,
+    masquerading: bool,
 }
 
 impl Segment {
     /// A bridge in a namespace of its own, with a guard against pods' addresses in outer headers, and a host outside.
-    pub fn make(run: &mut Run, families: Families) -> anyhow::Result<Self> {
+    /// Only this host may meet them, and only where nobody masquerades.
+    pub fn make(run: &mut Run, families: Families, masquerading: bool) -> anyhow::Result<Self> {
         let segment = Self {
             space: Namespace::network(run)?,
             outside: Namespace::network(run)?,
             families,
+            masquerading,
         };
         segment
             .space
@@ -99,18 +102,32 @@ impl Segment {
         Ok(())
     }
 
+    /// Tell the host outside by which node it reaches a pod.
+    pub fn show_outside_the_way(&self, pod: IpAddr, node: IpAddr) -> anyhow::Result<()> {
+        let way = format!("route replace {pod} via {node} dev host0");
+        self.outside.ip(&way).map(drop)
+    }
+
     fn guard(&self) -> anyhow::Result<()> {
         let rule = |pods: IpNet| {
             let header = if pods.addr().is_ipv4() { "ip" } else { "ip6" };
-            ["saddr", "daddr"]
-                .map(|field| format!("{header} {field} {pods} counter name dropped drop\n"))
+            let outside = addresses(self.families, OUTSIDE)
+                .into_iter()
+                .map(|net| net.addr())
+                .find(|address| !self.masquerading && address.is_ipv4() == pods.addr().is_ipv4());
+            [("saddr", "daddr"), ("daddr", "saddr")].map(|(field, other)| {
+                let but = outside.map(|address| format!("{header} {other} != {address} "));
+                let but = but.unwrap_or_default();
+                format!("{header} {field} {pods} {but}counter name dropped drop\n")
+            })
         };
         let rules: String = self.families.pools().flat_map(rule).collect();
+        // Before br_netfilter, where that is loaded: what it takes up at 0 does not come back to chains of that priority.
         let table = format!(
             "table bridge guard {{
                 counter dropped {{ }}
                 chain forward {{
-                    type filter hook forward priority 0;
+                    type filter hook forward priority -200;
                     {rules}
                 }}
             }}"
