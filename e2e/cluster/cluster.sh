@@ -148,6 +148,7 @@ read_env() {
 }
 
 down() {
+  "$here/other-kernel.sh" down
   if "$here/engine.sh" env >/dev/null 2>&1; then
     enter_engine
     remove_nodes

@@ -118,6 +118,18 @@ impl Probes {
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
     pub fn matrix(&self, options: &[&str]) -> anyhow::Result<Matrix> {
+        self.matrix_where(options, |_, _| true)
+    }
+
+    /// The same of the pairs that are wanted, the source first.
+    ///
+    /// # Errors
+    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    pub fn matrix_where(
+        &self,
+        options: &[&str],
+        wanted: impl Fn(&Probe, &Probe) -> bool,
+    ) -> anyhow::Result<Matrix> {
         let pods = self
             .pods
             .iter()
@@ -129,17 +141,21 @@ impl Probes {
                     .map(|probe| (endpoint(probe, true), probe)),
             )
             .collect();
-        let endpoints: Vec<Endpoint> = sources
-            .iter()
-            .map(|(endpoint, _)| endpoint.clone())
-            .collect();
         let mut matrix = Matrix::default();
-        for (source, probe) in sources {
-            let targets = targets(&source, &endpoints);
+        for (source, probe) in &sources {
+            let endpoints: Vec<Endpoint> = sources
+                .iter()
+                .filter(|(_, target)| wanted(probe, target))
+                .map(|(endpoint, _)| endpoint.clone())
+                .collect();
+            let targets = targets(source, &endpoints);
+            if targets.is_empty() {
+                continue;
+            }
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
             let answers = probe.ping(options, &addresses)?;
             matrix.add(Row {
-                source,
+                source: source.clone(),
                 targets,
                 answers,
             })?;

@@ -6,6 +6,7 @@ mod addresses;
 mod faults;
 mod nodes;
 mod objects;
+mod other_kernel;
 mod privileges;
 mod services;
 mod traffic;
@@ -74,6 +75,7 @@ const LIFE: &[Check] = &checks![
     faults::killed_operators_lose_nothing,
     faults::a_dead_api_server_loses_nothing,
     nodes::a_new_node_joins_and_a_deleted_one_is_forgotten,
+    other_kernel::nodes_on_another_kernel_carry_pods,
 ];
 
 /// What takes long.
