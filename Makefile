@@ -13,8 +13,6 @@ KEEP ?=
 OTHER_KERNEL ?=
 
 env := hack/env.sh
-# Not every kernel has links of the kind ipip. OTHER_KERNEL=1 takes another kernel for the other modes too.
-elsewhere := $(if $(OTHER_KERNEL),e2e/other-kernel/run.sh,$(if $(filter ipip,$(MODE)),e2e/other-kernel/run.sh --unless ipip))
 
 .PHONY: help
 help: ## list the targets
@@ -25,10 +23,9 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
-	$(if $(and $(KEEP),$(elsewhere)),$(error KEEP=1 is for labs on this kernel: another one ends with its lab))
-	@$(env) $(elsewhere) netweft-lab --mode $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) --rp-filter $(RP_FILTER) \
-	  $(if $(KEEP),--keep)
+lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|all POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
+	  --rp-filter $(RP_FILTER) $(if $(KEEP),--keep)
 
 .PHONY: e2e
 e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed|bridge CHECKS=basic|life|full

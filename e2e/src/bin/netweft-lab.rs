@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -12,9 +13,9 @@ use netweft_e2e::matrix::Matrix;
 #[derive(Parser)]
 #[command(name = "netweft-lab", version)]
 struct Command {
-    /// How packets travel between nodes.
-    #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
-    mode: LabMode,
+    /// How packets travel between nodes; one lab for each.
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "vxlan")]
+    mode: Vec<LabMode>,
     /// How pods are attached.
     #[arg(long, value_enum, default_value_t = PodInterface::Routed)]
     pod_interface: PodInterface,
@@ -69,39 +70,56 @@ fn main() -> anyhow::Result<ExitCode> {
     if !masquerading {
         println!("skipped: pods ping other nodes (this kernel cannot masquerade)");
     }
-    let lab = |(families, rp_filter)| Options {
-        mode,
-        pod_interface: match pod_interface {
-            PodInterface::Routed => netweft_crds::PodInterface::Routed,
-            PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
-        },
-        families,
-        rp_filter,
-        binaries: binaries.clone(),
-        pods_per_node: 2,
-        masquerading,
+    let pod_interface = match pod_interface {
+        PodInterface::Routed => netweft_crds::PodInterface::Routed,
+        PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
     };
-    let each = |families: &Families| rp_filter.iter().map(|value| (*families, *value)).collect();
-    let kinds: Vec<Vec<_>> = family.iter().map(each).collect();
-    let labs: Vec<Options> = kinds.into_iter().flatten().map(lab).collect();
+    let mut labs = Vec::new();
+    for mode in mode {
+        for families in &family {
+            // One family does not make the other's labs fail.
+            if !mode.carries(*families) && family.len() > 1 {
+                continue;
+            }
+            labs.extend(rp_filter.iter().map(|rp_filter| Options {
+                mode,
+                pod_interface,
+                families: *families,
+                rp_filter: *rp_filter,
+                binaries: binaries.clone(),
+                pods_per_node: 2,
+                masquerading,
+            }));
+        }
+    }
     run(&labs, keep)
 }
 
-/// One lab after the other.
+/// One lab after the other, and a table at the end.
 fn run(labs: &[Options], keep: bool) -> anyhow::Result<ExitCode> {
     let (mut failed, mut reachable, mut pairs) = (0, 0, 0);
+    let mut table = String::new();
     for (n, options) in labs.iter().enumerate() {
-        match lab::run(options, keep && n + 1 == labs.len()) {
+        let started = Instant::now();
+        let outcome = lab::run(options, keep && n + 1 == labs.len());
+        let said = match &outcome {
             Ok(matrices) => {
-                reachable += matrices.iter().map(Matrix::reachable).sum::<usize>();
-                pairs += matrices.iter().map(Matrix::pairs).sum::<usize>();
+                let answered: usize = matrices.iter().map(Matrix::reachable).sum();
+                let asked: usize = matrices.iter().map(Matrix::pairs).sum();
+                (reachable, pairs) = (reachable + answered, pairs + asked);
+                format!("reachable {answered}/{asked} pairs")
             }
             Err(error) => {
                 eprintln!("{options}: {error:#}");
                 failed += 1;
+                "FAILED".to_owned()
             }
-        }
+        };
+        let seconds = started.elapsed().as_secs_f32();
+        let options = options.to_string();
+        table += &format!("lab| {options:60} {said:24} {seconds:5.1} s\n");
     }
+    print!("{table}");
     println!("lab: {} passed, {failed} failed", labs.len() - failed);
     if failed > 0 {
         return Ok(ExitCode::FAILURE);

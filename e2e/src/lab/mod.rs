@@ -8,8 +8,9 @@
 //!
 //! Every node is a network and a mount namespace with a /run of its own, every pod a network namespace. The objects
 //! are made by the operator's own core, written as files, carried out by the released agent and plugin binaries. The
-//! segment is a bridge in a namespace of its own without a way out; it drops frames with a pod's address in the outer
-//! header, as an underlay that does not know the pods' network would.
+//! segment is a bridge in a namespace of its own without a way out; it counts what passes, and drops frames with a pod's
+//! address in the outer header where an underlay that does not know the pods' network would. For modes that look at subnets
+//! node 3 is on a second segment behind a router.
 //!
 //! Where the kernel cannot masquerade, the agents must first say so; then the pools have `natOutgoing: false`, pods do not
 //! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
@@ -21,13 +22,15 @@ mod node;
 mod objects;
 mod pod;
 mod segment;
+mod sizes;
+mod underlay;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -35,11 +38,12 @@ use netweft_crds::PodInterface;
 use netweft_crds::condition::Reason;
 
 use crate::matrix::{Endpoint, Matrix, Row, targets};
+use crate::poll::until;
 use crate::run::Run;
 use namespace::Namespace;
 use node::Node;
 use pod::Pod;
-use segment::Segment;
+use underlay::{Subnet, Underlay};
 
 pub use kernel::masquerades;
 pub use objects::{Families, LabMode};
@@ -80,6 +84,8 @@ impl fmt::Display for Options {
     }
 }
 
+/// How long a moved node may be out of reach.
+const MOVED: Duration = Duration::from_secs(20);
 /// Uplink names differ from node to node: nothing may rely on one.
 const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
 
@@ -87,7 +93,7 @@ const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
 pub struct Lab {
     run: Run,
     options: Options,
-    segment: Segment,
+    underlay: Underlay,
     nodes: Vec<Node>,
     pods: Vec<Pod>,
 }
@@ -99,11 +105,17 @@ impl Lab {
     /// Anything that does not work, in words; what was built is removed by the next lab.
     pub fn build(options: Options) -> anyhow::Result<Self> {
         let mut run = Run::begin("lab")?;
-        let segment = Segment::make(&mut run, options.families, options.masquerading)?;
+        let Options {
+            mode,
+            families,
+            masquerading,
+            ..
+        } = options;
+        let underlay = Underlay::make(&mut run, mode, families, masquerading)?;
         let mut lab = Self {
             run,
             options,
-            segment,
+            underlay,
             nodes: Vec::new(),
             pods: Vec::new(),
         };
@@ -117,26 +129,27 @@ impl Lab {
     fn stand_up(&mut self) -> anyhow::Result<()> {
         let rp_filter = self.options.rp_filter;
         for (number, uplink) in (1..).zip(UPLINKS) {
-            let node = Node::make(&mut self.run, &self.segment, number, uplink, rp_filter)?;
+            let node = Node::make(&mut self.run, &self.underlay, number, uplink, rp_filter)?;
             self.nodes.push(node);
         }
-        self.write_objects()?;
+        // A run that was reaped may have left some.
+        if self.objects_folder().exists() {
+            fs::remove_dir_all(self.objects_folder())?;
+        }
+        self.write_objects(true)?;
         self.start_agents()?;
         self.add_pods()
     }
 
-    fn write_objects(&self) -> anyhow::Result<()> {
+    fn write_objects(&self, nat_outgoing: bool) -> anyhow::Result<()> {
         let folder = self.objects_folder();
-        if folder.exists() {
-            fs::remove_dir_all(&folder)?;
-        }
         fs::create_dir_all(&folder)?;
         let nodes: BTreeMap<String, Vec<IpAddr>> = self
             .nodes
             .iter()
             .map(|node| (node.name.clone(), node.addresses.clone()))
             .collect();
-        objects::write(&folder, &self.options, &nodes).context("write the objects")
+        objects::write(&folder, &self.options, &nodes, nat_outgoing).context("write the objects")
     }
 
     /// Pools that ask for what the kernel cannot do leave pods a network and are named. Then they ask for it no more.
@@ -164,6 +177,9 @@ impl Lab {
         let folder = self.objects_folder();
         for node in &mut self.nodes {
             node.start_agent(&mut self.run, &self.options.binaries, &folder)?;
+            if self.options.mode.needs_relay() {
+                node.start_relay(&mut self.run, &self.options.binaries)?;
+            }
         }
         if !self.options.masquerading {
             self.give_up_masquerading()?;
@@ -241,7 +257,7 @@ impl Lab {
     /// # Errors
     /// No answer, or the host sees another address.
     pub fn check_outside(&mut self) -> anyhow::Result<()> {
-        self.segment
+        self.underlay
             .start_server(&mut self.run, &self.options.binaries)?;
         for pod in &self.pods {
             let node = self
@@ -249,13 +265,13 @@ impl Lab {
                 .iter()
                 .find(|node| node.name == pod.node)
                 .context("a pod has a node")?;
-            for server in self.segment.servers() {
+            for server in self.underlay.servers() {
                 let node_address = node.address_like(server.ip()).context("a node's address")?;
                 let expected = if self.options.masquerading {
                     node_address
                 } else {
                     let own = pod.address_like(server.ip()).context("a pod's address")?;
-                    self.segment.show_outside_the_way(own, node_address)?;
+                    self.underlay.show_outside_the_way(own, node_address)?;
                     own
                 };
                 for protocol in ["tcp", "udp"] {
@@ -272,19 +288,34 @@ impl Lab {
         Ok(())
     }
 
-    /// The segment has dropped nothing so far, and it does drop: one frame that breaks the rule is sent and must be
-    /// missed. (A guard that lets everything pass would prove nothing.)
+    /// Packets took the ways that the mode promises, and the guard that says so does work.
     ///
     /// # Errors
-    /// A packet with a pod's address was on the segment, or the guard does not work.
-    pub fn check_segment(&self) -> anyhow::Result<()> {
-        let dropped = self.segment.dropped()?;
-        anyhow::ensure!(
-            dropped == 0,
-            "{dropped} frames with a pod's address in the outer header were on the segment"
-        );
-        self.segment
-            .prove_guard(self.nodes.first().context("a node")?)
+    /// A packet with a pod's address was where it must not be, none was where it should be, or the guard does not work.
+    pub fn check_ways(&self) -> anyhow::Result<()> {
+        self.underlay.check_ways()?;
+        let first = self.nodes.first().context("a node")?;
+        self.underlay.prove_guard(first)
+    }
+
+    /// Node 2 is unplugged, and plugged in behind the router with other addresses: it is followed, and everybody reaches
+    /// everybody again.
+    ///
+    /// # Errors
+    /// Somebody is not reached within the deadline.
+    pub fn check_move(&mut self) -> anyhow::Result<()> {
+        let node = self.nodes.get_mut(1).context("a second node")?;
+        node.move_to(&self.underlay, Subnet::Far)?;
+        self.write_objects(self.options.masquerading)?;
+        for pool in self.options.families.pools() {
+            let everybody = || {
+                let matrix = self.matrix(pool)?;
+                matrix.check().map(|()| matrix)
+            };
+            let matrix = until("everybody to reach the node that has moved", MOVED, everybody)?;
+            println!("after node-2 has moved to the other subnet\n{matrix}");
+        }
+        Ok(())
     }
 
     /// How to look around.
@@ -357,7 +388,11 @@ fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {
         matrices.push(matrix);
     }
     matrices.iter().try_for_each(Matrix::check)?;
+    lab.check_sizes()?;
     lab.check_outside()?;
-    lab.check_segment()?;
+    lab.check_ways()?;
+    if lab.options.mode.crosses_subnets() {
+        lab.check_move()?;
+    }
     Ok(matrices)
 }

@@ -9,7 +9,7 @@ use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{READY, is_true};
 
 use super::namespace::Namespace;
-use super::segment::{self, Segment};
+use super::underlay::{Subnet, Underlay};
 use crate::poll::until;
 use crate::run::Run;
 
@@ -18,15 +18,18 @@ pub struct Node {
     pub name: String,
     pub addresses: Vec<IpAddr>,
     pub space: Namespace,
+    number: u8,
+    uplink: &'static str,
+    subnet: Subnet,
 }
 
 impl Node {
     /// Node number `number` with an uplink of this name.
     pub fn make(
         run: &mut Run,
-        segment: &Segment,
+        underlay: &Underlay,
         number: u8,
-        uplink: &str,
+        uplink: &'static str,
         rp_filter: u8,
     ) -> anyhow::Result<Self> {
         let space = Namespace::node(run)?;
@@ -36,20 +39,33 @@ impl Node {
                 &rp_filter.to_string(),
             )?;
         }
-        segment.attach(&space, uplink, number)?;
-        // A default route, as every real node has one: what is not routed elsewhere must be seen to leave.
-        for server in segment.servers() {
-            space.ip(&format!(
-                "route add default via {} dev {uplink}",
-                server.ip()
-            ))?;
-        }
-        let addresses = segment::addresses(segment.families(), number);
+        let subnet = underlay.subnet_of(number);
+        let nets = underlay.connect(&space, uplink, subnet, number)?;
         Ok(Self {
             name: format!("node-{number}"),
-            addresses: addresses.iter().map(IpNet::addr).collect(),
+            addresses: nets.iter().map(IpNet::addr).collect(),
             space,
+            number,
+            uplink,
+            subnet,
         })
+    }
+
+    /// Unplug the node and plug it in elsewhere, where it has other addresses.
+    pub fn move_to(&mut self, underlay: &Underlay, subnet: Subnet) -> anyhow::Result<()> {
+        underlay.disconnect(&self.space, self.subnet)?;
+        let nets = underlay.connect(&self.space, self.uplink, subnet, self.number)?;
+        self.addresses = nets.iter().map(IpNet::addr).collect();
+        self.subnet = subnet;
+        Ok(())
+    }
+
+    /// Start the released relay.
+    pub fn start_relay(&self, run: &mut Run, binaries: &Path) -> anyhow::Result<()> {
+        let mut command = self.space.command(binaries.join("netweft-udp-relay"));
+        command.args(["run", "--run-dir", "/run/netweft"]);
+        let log = run.folder().join(format!("{}-relay.log", self.name));
+        self.space.start(run, &mut command, &log).map(drop)
     }
 
     /// The node's address of the same family.

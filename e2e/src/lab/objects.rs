@@ -33,25 +33,83 @@ pub fn unused_pod_address(pool: IpNet) -> IpAddr {
 }
 
 /// How packets travel between the lab's nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum LabMode {
     /// overlay, encapsulation vxlan.
     Vxlan,
+    /// overlay, encapsulation ipip.
+    Ipip,
+    /// overlay, encapsulation udp.
+    Udp,
+    /// host-gw.
+    HostGw,
+    /// overlay, encapsulation vxlan, to other subnets only.
+    VxlanCrossSubnet,
+    /// overlay, encapsulation ipip, to other subnets only.
+    IpipCrossSubnet,
+    /// overlay, encapsulation udp, to other subnets only.
+    UdpCrossSubnet,
 }
 
 impl fmt::Display for LabMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Vxlan => f.write_str("vxlan"),
-        }
+        f.write_str(match self {
+            Self::Vxlan => "vxlan",
+            Self::Ipip => "ipip",
+            Self::Udp => "udp",
+            Self::HostGw => "host-gw",
+            Self::VxlanCrossSubnet => "vxlan-cross-subnet",
+            Self::IpipCrossSubnet => "ipip-cross-subnet",
+            Self::UdpCrossSubnet => "udp-cross-subnet",
+        })
     }
 }
 
 impl LabMode {
     fn spec(self) -> serde_json::Value {
+        let overlay = |encapsulation: &str| {
+            let when = if self.crosses_subnets() {
+                "cross-subnet"
+            } else {
+                "always"
+            };
+            json!({ "mode": "overlay",
+                "overlay": { "encapsulation": encapsulation, "encapsulateWhen": when } })
+        };
         match self {
-            Self::Vxlan => json!({ "mode": "overlay", "overlay": { "encapsulation": "vxlan" } }),
+            Self::Vxlan | Self::VxlanCrossSubnet => overlay("vxlan"),
+            Self::Ipip | Self::IpipCrossSubnet => overlay("ipip"),
+            Self::Udp | Self::UdpCrossSubnet => overlay("udp"),
+            Self::HostGw => json!({ "mode": "host-gw" }),
         }
+    }
+
+    /// Whether nodes on one link send to each other without encapsulation.
+    #[must_use]
+    pub fn is_plain_on_link(self) -> bool {
+        self == Self::HostGw || self.crosses_subnets()
+    }
+
+    /// Whether it is about nodes behind a router.
+    #[must_use]
+    pub fn crosses_subnets(self) -> bool {
+        match self {
+            Self::VxlanCrossSubnet | Self::IpipCrossSubnet | Self::UdpCrossSubnet => true,
+            Self::Vxlan | Self::Ipip | Self::Udp | Self::HostGw => false,
+        }
+    }
+
+    /// Whether the relay has to run on every node.
+    #[must_use]
+    pub fn needs_relay(self) -> bool {
+        matches!(self, Self::Udp | Self::UdpCrossSubnet)
+    }
+
+    /// Whether it carries these families.
+    #[must_use]
+    pub fn carries(self, families: Families) -> bool {
+        let ipip = matches!(self, Self::Ipip | Self::IpipCrossSubnet);
+        !ipip || families == Families::V4
     }
 }
 
@@ -99,9 +157,10 @@ pub fn write(
     folder: &Path,
     options: &Options,
     nodes: &BTreeMap<String, Vec<IpAddr>>,
+    nat_outgoing: bool,
 ) -> anyhow::Result<()> {
     let mode: NetworkMode = user_object("NetworkMode", "default", &options.mode.spec())?;
-    let pools = pools(options, true)?;
+    let pools = pools(options, nat_outgoing)?;
     let nodes: Vec<Node> = nodes
         .iter()
         .map(|(name, addresses)| node(name, addresses))
@@ -117,7 +176,7 @@ pub fn write(
         !plan.subnets.create.is_empty(),
         "the operator's core assigns nothing: {plan:?}"
     );
-    write_pools(folder, options, true)?;
+    write_pools(folder, options, nat_outgoing)?;
     write_one(folder, "mode", &mode)?;
     for subnet in &plan.subnets.create {
         write_one(folder, &format!("nodesubnet-{}", subnet.name_any()), subnet)?;
@@ -192,9 +251,9 @@ fn node(name: &str, addresses: &[IpAddr]) -> Node {
 }
 
 fn write_one(folder: &Path, name: &str, object: &impl Serialize) -> anyhow::Result<()> {
-    fs::write(
-        folder.join(format!("{name}.yaml")),
-        serde_saphyr::to_string(object)?,
-    )
-    .with_context(|| format!("write {name}"))
+    // An agent never sees a file that is half written.
+    let aside = folder.join(format!("{name}.new"));
+    fs::write(&aside, serde_saphyr::to_string(object)?)
+        .and_then(|()| fs::rename(&aside, folder.join(format!("{name}.yaml"))))
+        .with_context(|| format!("write {name}"))
 }

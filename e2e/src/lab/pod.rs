@@ -44,6 +44,15 @@ impl Pod {
         })
     }
 
+    /// The MTU of its link.
+    pub fn mtu(&self) -> anyhow::Result<u32> {
+        let text = self.space.ip("-json link show dev eth0")?;
+        let links: Value = serde_json::from_str(&text)?;
+        let mtu = links.pointer("/0/mtu").and_then(Value::as_u64);
+        mtu.and_then(|mtu| u32::try_from(mtu).ok())
+            .context("a link has an MTU")
+    }
+
     /// The pod's address of the same family.
     pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
         let same = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();

@@ -1,78 +1,62 @@
-//! The link that the nodes share, its guard, and a host on it that is no node.
+//! A link that nodes share, and its guard.
+//!
+//! The guard is a table of nftables' family bridge in the segment's own namespace. It counts what travels plainly and what is
+//! encapsulated, between nodes on the segment and through its ports to elsewhere, and it drops what an underlay would that
+//! has never heard of pods.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Stdio;
 
 use anyhow::Context;
 use ipnet::IpNet;
 
 use super::namespace::Namespace;
-use super::node::Node;
 use super::objects::Families;
 use crate::command::output;
 use crate::run::Run;
 
 /// Bytes of the largest packet. Not the usual 1500: nothing may rely on it.
 pub const MTU: u32 = 1400;
-/// Number of the host outside on the segment.
-const OUTSIDE: u8 = 200;
-/// Port of its server.
-const PORT: u16 = 8080;
 
-/// The addresses of host number `number`, those that are for documentation (RFC 5737, RFC 3849), with the segment's
-/// prefix length.
-pub fn addresses(families: Families, number: u8) -> Vec<IpNet> {
-    let v4 = IpAddr::V4(Ipv4Addr::new(192, 0, 2, number));
-    let v6 = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()));
-    [IpNet::new_assert(v4, 24), IpNet::new_assert(v6, 64)]
-        .into_iter()
-        .filter(|net| families.has(net.addr()))
-        .collect()
+/// What the guard has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Frames with a pod's address in the outer header, where there must be none: dropped.
+    pub dropped: u64,
+    /// Frames with a pod's address in the outer header, between nodes on the segment.
+    pub plain: u64,
+    /// Encapsulated frames between nodes on the segment.
+    pub encapsulated_here: u64,
+    /// Encapsulated frames from or to a port that leads elsewhere.
+    pub encapsulated_there: u64,
 }
 
-/// The shared link.
+/// A shared link.
 pub struct Segment {
     space: Namespace,
-    outside: Namespace,
-    families: Families,
-    masquerading: bool,
 }
 
 impl Segment {
-    /// A bridge in a namespace of its own, with a guard against pods' addresses in outer headers, and a host outside.
-    /// Only this host may meet them, and only where nobody masquerades.
-    pub fn make(run: &mut Run, families: Families, masquerading: bool) -> anyhow::Result<Self> {
+    /// A bridge in a namespace of its own.
+    pub fn make(run: &mut Run) -> anyhow::Result<Self> {
         let segment = Self {
             space: Namespace::network(run)?,
-            outside: Namespace::network(run)?,
-            families,
-            masquerading,
         };
         segment
             .space
             .ip(&format!("link add segment mtu {MTU} type bridge"))?;
         segment.space.ip("link set segment up")?;
-        segment.guard()?;
-        segment.attach(&segment.outside, "host0", OUTSIDE)?;
         Ok(segment)
     }
 
-    /// IP families on the segment.
-    pub fn families(&self) -> Families {
-        self.families
-    }
-
-    /// The servers of the host outside, one address of each family.
-    pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
-        let addresses = addresses(self.families, OUTSIDE).into_iter();
-        addresses.map(|net| SocketAddr::new(net.addr(), PORT))
-    }
-
-    /// Connect a namespace by a link called `name` there, as host number `number`.
-    pub fn attach(&self, space: &Namespace, name: &str, number: u8) -> anyhow::Result<()> {
+    /// Connect a namespace by a link called `name` there that has these addresses. Returns the port's name.
+    pub fn attach(
+        &self,
+        space: &Namespace,
+        name: &str,
+        addresses: &[IpNet],
+    ) -> anyhow::Result<String> {
+        // A namespace has one link to a segment.
         let port = format!("p{}", space.pid());
         self.space.ip(&format!(
             "link add {port} mtu {MTU} type veth peer name {name} mtu {MTU} netns {}",
@@ -80,58 +64,83 @@ impl Segment {
         ))?;
         self.space
             .ip(&format!("link set {port} master segment up"))?;
-        for net in addresses(self.families, number) {
-            // Nobody else has the address, so looking for a duplicate would only cost a second.
-            let nodad = if net.addr().is_ipv6() { "nodad" } else { "" };
-            space.ip(&format!("address add {net} dev {name} {nodad}"))?;
+        for net in addresses {
+            space.ip(&address("add", *net, name))?;
         }
         space.ip(&format!("link set {name} up"))?;
-        Ok(())
+        Ok(port)
     }
 
-    /// Let the host outside answer.
-    pub fn start_server(&self, run: &mut Run, binaries: &Path) -> anyhow::Result<()> {
-        let mut command = self.outside.command(binaries.join("netweft-probe"));
-        command.args(["serve", "--port", &PORT.to_string()]);
-        let log = run.folder().join("outside.log");
-        self.outside.start(run, &mut command, &log)?;
-        for server in self.servers() {
-            let ask = || self.outside.ask(binaries, "tcp", server);
-            crate::poll::until("the server outside", Duration::from_secs(5), ask)?;
-        }
-        Ok(())
+    /// Take a namespace's link away.
+    pub fn detach(&self, space: &Namespace) -> anyhow::Result<()> {
+        self.space
+            .ip(&format!("link delete p{}", space.pid()))
+            .map(drop)
     }
 
-    /// Tell the host outside by which node it reaches a pod.
-    pub fn show_outside_the_way(&self, pod: IpAddr, node: IpAddr) -> anyhow::Result<()> {
-        let way = format!("route replace {pod} via {node} dev host0");
-        self.outside.ip(&way).map(drop)
-    }
-
-    fn guard(&self) -> anyhow::Result<()> {
-        let rule = |pods: IpNet| {
-            let header = if pods.addr().is_ipv4() { "ip" } else { "ip6" };
-            let outside = addresses(self.families, OUTSIDE)
-                .into_iter()
-                .map(|net| net.addr())
-                .find(|address| !self.masquerading && address.is_ipv4() == pods.addr().is_ipv4());
-            [("saddr", "daddr"), ("daddr", "saddr")].map(|(field, other)| {
-                let but = outside.map(|address| format!("{header} {other} != {address} "));
+    /// Put up the guard. `elsewhere` are ports to what is no node; if `plain`, nodes may send to each other with pods' addresses
+    /// in the outer header. `friends` may meet pods' addresses wherever they are.
+    pub fn guard(
+        &self,
+        families: Families,
+        elsewhere: &[String],
+        plain: bool,
+        friends: &[IpNet],
+    ) -> anyhow::Result<()> {
+        let elsewhere = elsewhere.join(", ");
+        let dropped = |pods: IpNet| {
+            let v4 = pods.addr().is_ipv4();
+            let header = if v4 { "ip" } else { "ip6" };
+            let friend = friends.iter().find(|net| net.addr().is_ipv4() == v4);
+            let mut rules = String::new();
+            for (field, other, port) in [
+                ("saddr", "daddr", "iifname"),
+                ("daddr", "saddr", "iifname"),
+                ("saddr", "daddr", "oifname"),
+                ("daddr", "saddr", "oifname"),
+            ] {
+                let but = friend.map(|net| format!("{header} {other} != {} ", net.addr()));
                 let but = but.unwrap_or_default();
-                format!("{header} {field} {pods} {but}counter name dropped drop\n")
-            })
+                let place = if plain {
+                    format!("{port} {{ {elsewhere} }} ")
+                } else {
+                    String::new()
+                };
+                rules += &format!("{place}{header} {field} {pods} {but}counter name dropped drop\n");
+            }
+            for field in ["saddr", "daddr"] {
+                rules += &format!("{header} {field} {pods} counter name plain accept\n");
+            }
+            rules
         };
-        let rules: String = self.families.pools().flat_map(rule).collect();
+        let rules: String = families.pools().map(dropped).collect();
+        let encapsulated: String = ["meta l4proto 4", "udp dport { 4789, 8285 }"]
+            .iter()
+            .map(|what| {
+                format!(
+                    "iifname {{ {elsewhere} }} {what} counter name there accept
+                     oifname {{ {elsewhere} }} {what} counter name there accept
+                     {what} counter name here accept\n"
+                )
+            })
+            .collect();
         // Before br_netfilter, where that is loaded: what it takes up at 0 does not come back to chains of that priority.
-        let table = format!(
+        self.load(&format!(
             "table bridge guard {{
                 counter dropped {{ }}
+                counter plain {{ }}
+                counter here {{ }}
+                counter there {{ }}
                 chain forward {{
                     type filter hook forward priority -200;
                     {rules}
+                    {encapsulated}
                 }}
             }}"
-        );
+        ))
+    }
+
+    fn load(&self, table: &str) -> anyhow::Result<()> {
         let mut child = self
             .space
             .command("nft")
@@ -148,53 +157,39 @@ impl Segment {
         Ok(())
     }
 
-    /// Frames that the guard has dropped.
-    pub fn dropped(&self) -> anyhow::Result<u64> {
+    /// What the guard has seen until now.
+    pub fn seen(&self) -> anyhow::Result<Seen> {
         let json = output(
             self.space
                 .command("nft")
-                .args(["-j", "list", "counter", "bridge", "guard", "dropped"]),
+                .args(["-j", "list", "counters", "table", "bridge", "guard"]),
         )?;
         let value: serde_json::Value = serde_json::from_str(&json)?;
-        let packets = value.pointer("/nftables").and_then(|entries| {
-            entries
-                .as_array()?
-                .iter()
-                .find_map(|entry| entry.pointer("/counter/packets")?.as_u64())
-        });
-        packets.context("nft did not tell the guard's counter")
+        let entries = value.pointer("/nftables").and_then(|list| list.as_array());
+        let count = |name: &str| {
+            let mut counters = entries.into_iter().flatten();
+            let counter = counters.find(|entry| {
+                entry.pointer("/counter/name").and_then(|name| name.as_str()) == Some(name)
+            });
+            let packets = counter.and_then(|entry| entry.pointer("/counter/packets")?.as_u64());
+            packets.with_context(|| format!("nft did not tell the guard's counter {name}"))
+        };
+        Ok(Seen {
+            dropped: count("dropped")?,
+            plain: count("plain")?,
+            encapsulated_here: count("here")?,
+            encapsulated_there: count("there")?,
+        })
     }
+}
 
-    /// Send one packet of each family with a pod's address in the outer header to a node, and see it dropped. It is
-    /// sent by the host outside: a node would masquerade it.
-    pub fn prove_guard(&self, to: &Node) -> anyhow::Result<()> {
-        self.families
-            .pools()
-            .try_for_each(|pool| self.prove_guard_of(pool, to))
-    }
-
-    fn prove_guard_of(&self, pool: IpNet, to: &Node) -> anyhow::Result<()> {
-        let before = self.dropped()?;
-        let pod = super::objects::unused_pod_address(pool);
-        let target = to.address_like(pod).context("a node has the family")?;
-        self.outside.ip(&format!("address add {pod} dev lo"))?;
-        let mut ping: Command = self.outside.command("ping");
-        ping.args([
-            "-c",
-            "1",
-            "-W",
-            "1",
-            "-I",
-            &pod.to_string(),
-            &target.to_string(),
-        ]);
-        let answered = crate::command::run(&mut ping)?.status.success();
-        self.outside.ip(&format!("address delete {pod} dev lo"))?;
-        let dropped = self.dropped()? - before;
-        anyhow::ensure!(
-            !answered && dropped > 0,
-            "the segment's guard let a frame with a pod's address pass"
-        );
-        Ok(())
-    }
+/// The words that give a link an address, or take it away.
+pub fn address(verb: &str, net: IpNet, link: &str) -> String {
+    // Nobody else has the address, so looking for a duplicate would only cost a second.
+    let nodad = if net.addr().is_ipv6() && verb == "add" {
+        " nodad"
+    } else {
+        ""
+    };
+    format!("address {verb} {net} dev {link}{nodad}")
 }
