@@ -125,7 +125,7 @@ fn reserve(
 fn damaged(store: &Store, exhausted: &Exhausted) -> String {
     let records = match exhausted {
         Exhausted::NoAddress(_) => store.list().unwrap_or_default(),
-        Exhausted::NoPool(_) => BTreeMap::new(),
+        Exhausted::NoPool(_) | Exhausted::UnknownNamespace(_) => BTreeMap::new(),
     };
     let damaged = records.iter().filter(|(_, record)| record.is_err());
     let damaged: Vec<String> = damaged.map(|(ip, _)| ip.to_string()).collect();

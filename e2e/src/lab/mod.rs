@@ -312,7 +312,11 @@ impl Lab {
                 let matrix = self.matrix(pool)?;
                 matrix.check().map(|()| matrix)
             };
-            let matrix = until("everybody to reach the node that has moved", MOVED, everybody)?;
+            let matrix = until(
+                "everybody to reach the node that has moved",
+                MOVED,
+                everybody,
+            )?;
             println!("after node-2 has moved to the other subnet\n{matrix}");
         }
         Ok(())

@@ -106,7 +106,8 @@ impl Segment {
                 } else {
                     String::new()
                 };
-                rules += &format!("{place}{header} {field} {pods} {but}counter name dropped drop\n");
+                rules +=
+                    &format!("{place}{header} {field} {pods} {but}counter name dropped drop\n");
             }
             for field in ["saddr", "daddr"] {
                 rules += &format!("{header} {field} {pods} counter name plain accept\n");
@@ -169,7 +170,10 @@ impl Segment {
         let count = |name: &str| {
             let mut counters = entries.into_iter().flatten();
             let counter = counters.find(|entry| {
-                entry.pointer("/counter/name").and_then(|name| name.as_str()) == Some(name)
+                entry
+                    .pointer("/counter/name")
+                    .and_then(|name| name.as_str())
+                    == Some(name)
             });
             let packets = counter.and_then(|entry| entry.pointer("/counter/packets")?.as_u64());
             packets.with_context(|| format!("nft did not tell the guard's counter {name}"))

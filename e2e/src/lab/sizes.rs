@@ -61,7 +61,8 @@ impl Lab {
                 output(command.args(["--payload", payload]))
             };
             // The server may have started only just now.
-            let seen = crate::poll::until("a pod's server", std::time::Duration::from_secs(5), ask)?;
+            let seen =
+                crate::poll::until("a pod's server", std::time::Duration::from_secs(5), ask)?;
             ensure!(
                 seen.starts_with(&format!("peer={own} ")),
                 "{target} was asked by {protocol} from {own} and saw {seen:?}"
@@ -76,7 +77,10 @@ impl Lab {
         let node = node.context("a pod has a node")?;
         let address = from.addresses.first().context("a pod's address")?;
         let route = node.space.ip(&format!("-oneline route get {address}"))?;
-        let link = route.split_whitespace().skip_while(|word| *word != "dev").nth(1);
+        let link = route
+            .split_whitespace()
+            .skip_while(|word| *word != "dev")
+            .nth(1);
         let link = link.context("a route has a link")?;
         let resize = |mtu: u32| {
             node.space.ip(&format!("link set {link} mtu {mtu}"))?;

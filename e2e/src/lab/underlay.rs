@@ -99,11 +99,6 @@ impl Underlay {
         })
     }
 
-    /// IP families of the nodes.
-    pub fn families(&self) -> Families {
-        self.families
-    }
-
     /// Where node number `number` is at first.
     pub fn subnet_of(&self, number: u8) -> Subnet {
         if self.far.is_some() && number == 3 {
@@ -192,7 +187,11 @@ impl Underlay {
             (true, false) => plain > 0 && encapsulated_here == 0 && encapsulated_there == 0,
             (true, true) => plain > 0 && encapsulated_here == 0 && encapsulated_there > 0,
         };
-        anyhow::ensure!(expected, "these are not the ways of {}: {near:?}", self.mode);
+        anyhow::ensure!(
+            expected,
+            "these are not the ways of {}: {near:?}",
+            self.mode
+        );
         Ok(())
     }
 

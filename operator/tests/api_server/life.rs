@@ -104,7 +104,12 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
 /// From when a pool asks for namespaces agents look at them. This one asks for all.
 async fn pods_are_told_apart_by_namespace(admin: &Client) {
     let pools: Api<IPPool> = Api::all(admin.clone());
-    merge(&pools, "default-v4", json!({ "spec": { "namespaceSelector": {} } })).await;
+    merge(
+        &pools,
+        "default-v4",
+        json!({ "spec": { "namespaceSelector": {} } }),
+    )
+    .await;
 }
 
 /// By conditions and by Events, of every kind that they write.
