@@ -31,14 +31,17 @@ pub enum TunnelError {
 }
 
 /// A tunnel, carrying packets or not.
+///
+/// It is taken apart in this order. Closing the last queue can take a while (`unregister_netdevice`), and once the link is
+/// gone another relay may have sockets on the same port, from which these must not take datagrams.
 pub struct Tunnel {
-    config: TunnelConfig,
-    queues: Vec<Arc<File>>,
+    workers: Option<Workers>,
     sockets: Vec<Arc<OwnedFd>>,
+    queues: Vec<Arc<File>>,
+    config: TunnelConfig,
     routes: Arc<Shared<Routes>>,
     mtu: Arc<AtomicUsize>,
     counters: TunnelCounters,
-    workers: Option<Workers>,
 }
 
 impl Tunnel {
