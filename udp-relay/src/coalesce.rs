@@ -438,6 +438,48 @@ mod tests {
         }
     }
 
+    /// Segments that follow each other but for one thing, with right checksums.
+    #[test]
+    fn only_what_agrees_in_everything_is_put_together() {
+        type Change = fn(&mut Packet);
+        let changes: [Change; 11] = [
+            |packet| packet.ack += 1,
+            |packet| packet.window += 1,
+            |packet| packet.options[5] ^= 1,
+            |packet| packet.flags |= flags::ECE,
+            |packet| packet.flags |= flags::FIN,
+            |packet| packet.class ^= 3,
+            |packet| packet.hops -= 1,
+            |packet| packet.seq += 1,
+            |packet| packet.ports[0] += 1,
+            |packet| packet.payload.push(0),
+            |packet| packet.payload.clear(),
+        ];
+        let only_v4: [Change; 3] = [
+            |packet| packet.id += 1,
+            |packet| packet.dont_fragment = false,
+            |packet| packet.ip_options = vec![1; 4],
+        ];
+        let changes = || changes.iter().chain(&only_v4);
+        for first in [Packet::tcp_v4(100, 200), Packet::tcp_v6(100, 200)] {
+            let next = Packet {
+                seq: first.seq + 100,
+                id: first.id + 1,
+                ..first.clone()
+            };
+            let both = |next: &Packet| [first.whole(), next.whole()];
+            assert_eq!(join(&both(&next)).len(), 1, "nothing is different");
+            let count = if first.from.is_ipv4() { 14 } else { 11 };
+            for (number, change) in changes().take(count).enumerate() {
+                let mut next = next.clone();
+                change(&mut next);
+                let joined = join(&both(&next));
+                assert_eq!(joined.len(), 2, "change {number}: {next:?}");
+                assert_eq!(cut(&joined), both(&next));
+            }
+        }
+    }
+
     #[test]
     fn a_packet_of_the_greatest_length_is_made_and_no_longer_one() {
         let packet = Packet {

@@ -116,6 +116,25 @@ impl Packet {
         pseudo(self.from, self.to, if self.udp { 17 } else { 6 }, transport)
     }
 
+    /// Uncut, with its checksum.
+    pub fn whole(&self) -> Vec<u8> {
+        self.segment(0, 0, self.flags, &self.payload)
+    }
+
+    /// A segment as it is sent.
+    fn segment(&self, index: usize, offset: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut transport = self.transport(offset, flags, payload);
+        let mut summed = self.pseudo(transport.len());
+        summed.extend(&transport);
+        let at = self.check_at();
+        let check = match !plain(&summed) {
+            0 => 0xffff,
+            check => check,
+        };
+        transport[at..at + 2].copy_from_slice(&check.to_be_bytes());
+        self.ip(index, &transport)
+    }
+
     const fn check_at(&self) -> usize {
         if self.udp { 6 } else { 16 }
     }
@@ -160,16 +179,7 @@ impl Segmented for Packet {
             if index + 1 < chunks.len() {
                 flags &= !(flags::FIN | flags::PSH);
             }
-            let mut transport = self.transport(index * self.size, flags, chunk);
-            let mut summed = self.pseudo(transport.len());
-            summed.extend(&transport);
-            let at = self.check_at();
-            let check = match !plain(&summed) {
-                0 => 0xffff,
-                check => check,
-            };
-            transport[at..at + 2].copy_from_slice(&check.to_be_bytes());
-            segments.push(self.ip(index, &transport));
+            segments.push(self.segment(index, index * self.size, flags, chunk));
         }
         segments
     }
