@@ -27,8 +27,8 @@ pub const SOCKET: &str = "udp-relay.sock";
 pub const VERSION: u32 = 1;
 /// Nobody is waited for longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(2);
-/// The longest message, a tunnel without its peers.
-const LENGTH: usize = 4096;
+/// The longest message: what is wrong with many tunnels.
+const LENGTH: usize = 1 << 15;
 /// Queues and sockets of one tunnel.
 const DESCRIPTORS: usize = 64;
 

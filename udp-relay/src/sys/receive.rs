@@ -5,8 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Datagrams of one call. More are not more efficient, since each can be 64 KiB.
+/// Entries of one call.
 const MESSAGES: usize = 32;
+/// Entries of one call while they are long: what is received should still be in the processor's cache when it is passed on.
+const LONG_MESSAGES: usize = 4;
+/// From this length on, on average, entries are long.
+const LONG: usize = 8 << 10;
 /// The kernel puts together at most this (`udp_gro_receive_segment`, `GRO_LEGACY_MAX_SIZE`).
 const LENGTH: usize = 1 << 16;
 /// Room for UDP_GRO's control message: a header and an integer, aligned.
@@ -19,6 +23,8 @@ pub struct Receiver {
     vectors: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
+    /// Entries of the next call.
+    room: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -61,6 +67,7 @@ impl Receiver {
             vectors: vec![vector; MESSAGES],
             names: vec![name; MESSAGES],
             controls: vec![Control([0; CONTROL]); MESSAGES],
+            room: MESSAGES,
         }
     }
 
@@ -75,10 +82,8 @@ impl Receiver {
     /// [`io::ErrorKind::WouldBlock`] if there is nothing.
     pub fn receive(&mut self, socket: &OwnedFd) -> io::Result<usize> {
         self.prepare();
-        let (headers, room) = (
-            self.headers.as_mut_ptr(),
-            self.headers.len() as libc::c_uint,
-        );
+        let headers = self.headers.as_mut_ptr();
+        let room = self.room.min(self.headers.len()) as libc::c_uint;
         #[expect(unsafe_code, reason = "nix allocates for every call")]
         // SAFETY: `prepare` has let every header point to a buffer, a name and a control buffer of its own, with their
         // lengths; all of them live as long as `self`, which is borrowed exclusively.
@@ -91,13 +96,20 @@ impl Receiver {
                 std::ptr::null_mut(),
             )
         };
-        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let received = self.headers.iter().take(count);
+        let bytes: usize = received.map(|header| header.msg_len as usize).sum();
+        let are_long = bytes >= count * LONG;
+        self.room = if are_long { LONG_MESSAGES } else { MESSAGES };
+        Ok(count)
     }
 
     fn prepare(&mut self) {
         let parts = self.buffer.chunks_exact_mut(LENGTH).zip(&mut self.vectors);
         let parts = parts.zip(&mut self.names).zip(&mut self.controls);
-        for (header, (((buffer, vector), name), control)) in self.headers.iter_mut().zip(parts) {
+        for (header, (((buffer, vector), name), control)) in
+            self.headers.iter_mut().zip(parts).take(self.room)
+        {
             vector.iov_base = buffer.as_mut_ptr().cast();
             vector.iov_len = LENGTH;
             header.msg_hdr.msg_name = (&raw mut *name).cast();
