@@ -1,0 +1,221 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::packet::check;
+use crate::segment::Cut;
+use crate::testing::{self, Packet, Segmented, verify};
+
+#[derive(Default)]
+struct Frames(Vec<(Vec<u8>, usize)>);
+
+impl Sink for Frames {
+    fn write(&mut self, frame: &[IoSlice<'_>], packets: usize) {
+        let bytes = frame.iter().flat_map(|slice| slice.to_vec()).collect();
+        self.0.push((bytes, packets));
+    }
+}
+
+/// What leaves when these packets come in one receive call, with how many packets each holds.
+fn join(packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>, usize)> {
+    let (mut buffer, mut places) = (Vec::new(), Vec::new());
+    for packet in packets {
+        assert_eq!(check(packet, MAX_PACKET), Ok(()));
+        places.push(buffer.len()..buffer.len() + packet.len());
+        buffer.extend(packet);
+    }
+    let (mut coalescer, mut frames) = (Coalescer::new(), Frames::default());
+    for place in places {
+        coalescer.push(&buffer, place, &mut frames);
+    }
+    coalescer.flush(&buffer, &mut frames);
+    let split = |(mut frame, packets): (Vec<u8>, usize)| {
+        let (vnet, packet) = Vnet::split(&mut frame).unwrap();
+        (vnet, packet.to_vec(), packets)
+    };
+    frames.0.into_iter().map(split).collect()
+}
+
+/// Cuts what left again.
+fn cut(joined: &[(Vnet, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    for (vnet, packet, _) in joined {
+        let Some(cut) = Cut::of(vnet, packet).unwrap() else {
+            packets.push(packet.clone());
+            continue;
+        };
+        for index in 0..cut.count() {
+            let mut segment = vec![0; cut.headers()];
+            cut.write_header(packet, index, &mut segment);
+            segment.extend(&packet[cut.payload(index)]);
+            packets.push(segment);
+        }
+    }
+    packets
+}
+
+fn can_be_one(packet: &Packet) -> bool {
+    !packet.udp
+        && packet.flags & !(flags::ACK | flags::PSH | flags::ECE) == 0
+        && packet.segments().len() > 1
+        && packet.segments().len() <= PIECES
+}
+
+proptest! {
+    #[test]
+    fn what_was_cut_becomes_one_again(packet in testing::packets()) {
+        let joined = join(&packet.segments());
+        prop_assert_eq!(cut(&joined), packet.segments());
+        if can_be_one(&packet) {
+            let (vnet, bytes) = packet.uncut();
+            let vnet = Vnet { hdr_len: joined[0].0.hdr_len, ..vnet };
+            prop_assert_eq!(joined, vec![(vnet, bytes, packet.segments().len())]);
+        }
+    }
+
+    /// Two flows that are mixed, with lost, doubled and exchanged segments.
+    #[test]
+    fn nothing_is_lost_changed_or_put_in_another_order(
+        (a, b) in (testing::packets(), testing::packets()),
+        order in prop::collection::vec((any::<bool>(), 0usize..40), 0..80),
+    ) {
+        let flows = [a.segments(), b.segments()];
+        let pick = |(flow, index): (bool, usize)| {
+            let flow = &flows[usize::from(flow)];
+            flow[index % flow.len()].clone()
+        };
+        let sent: Vec<Vec<u8>> = order.into_iter().map(pick).collect();
+        let received = cut(&join(&sent));
+        for flow in &flows {
+            let of_flow = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                packets.iter().filter(|packet| flow.contains(packet)).cloned().collect()
+            };
+            prop_assert_eq!(of_flow(&received), of_flow(&sent));
+        }
+        prop_assert_eq!(received.len(), sent.len());
+    }
+
+    /// Whatever bit is different in one segment, all come out as they went in; in their order, unless it is another
+    /// flow's now.
+    #[test]
+    fn a_segment_that_differs_is_not_swallowed(packet in testing::packets(), which: usize, bit: usize) {
+        let mut segments = packet.segments();
+        let which = which % segments.len();
+        let bit = bit % (segments[which].len().min(120) * 8);
+        segments[which][bit / 8] ^= 1 << (bit % 8);
+        if check(&segments[which], MAX_PACKET).is_ok() {
+            let mut received = cut(&join(&segments));
+            let at = received.iter().position(|packet| *packet == segments[which]);
+            let at = at.expect("it is there, as it is");
+            let other = received.remove(at);
+            segments.remove(which);
+            prop_assert_eq!(&received, &segments);
+            let flow = |packet: &[u8]| Tcp::of(packet).map(|tcp| {
+                let addresses = if tcp.v4 { 12..20 } else { 8..40 };
+                (packet[tcp.header.start..tcp.header.start + 4].to_vec(), packet[addresses].to_vec())
+            });
+            if segments.first().is_some_and(|first| flow(first) == flow(&other)) {
+                prop_assert_eq!(at, which);
+            }
+        }
+    }
+
+    #[test]
+    fn rubbish_passes_as_it_is(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 40..80), 0..20)) {
+        let fixed = packets.into_iter().map(|mut packet| {
+            let length = packet.len() as u16;
+            packet[0] = 0x45;
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[6..10].copy_from_slice(&[0, 0, 9, 6]);
+            packet
+        });
+        let packets: Vec<Vec<u8>> = fixed.collect();
+        prop_assert_eq!(cut(&join(&packets)), packets);
+    }
+}
+
+/// Segments that follow each other but for one thing, with right checksums.
+#[test]
+fn only_what_agrees_in_everything_is_put_together() {
+    type Change = fn(&mut Packet);
+    let changes: [Change; 11] = [
+        |packet| packet.ack += 1,
+        |packet| packet.window += 1,
+        |packet| packet.options[5] ^= 1,
+        |packet| packet.flags |= flags::ECE,
+        |packet| packet.flags |= flags::FIN,
+        |packet| packet.class ^= 3,
+        |packet| packet.hops -= 1,
+        |packet| packet.seq += 1,
+        |packet| packet.ports[0] += 1,
+        |packet| packet.payload.push(0),
+        |packet| packet.payload.clear(),
+    ];
+    let only_v4: [Change; 3] = [
+        |packet| packet.id += 1,
+        |packet| packet.dont_fragment = false,
+        |packet| packet.ip_options = vec![1; 4],
+    ];
+    let changes = || changes.iter().chain(&only_v4);
+    for first in [Packet::tcp_v4(100, 200), Packet::tcp_v6(100, 200)] {
+        let next = Packet {
+            seq: first.seq + 100,
+            id: first.id + 1,
+            ..first.clone()
+        };
+        let both = |next: &Packet| [first.whole(), next.whole()];
+        assert_eq!(join(&both(&next)).len(), 1, "nothing is different");
+        let count = if first.from.is_ipv4() { 14 } else { 11 };
+        for (number, change) in changes().take(count).enumerate() {
+            let mut next = next.clone();
+            change(&mut next);
+            let joined = join(&both(&next));
+            assert_eq!(joined.len(), 2, "change {number}: {next:?}");
+            assert_eq!(cut(&joined), both(&next));
+        }
+    }
+}
+
+#[test]
+fn a_packet_of_the_greatest_length_is_made_and_no_longer_one() {
+    let packet = Packet {
+        options: Vec::new(),
+        ..Packet::tcp_v4(70_000, 1400)
+    };
+    let segments: Vec<Vec<u8>> = {
+        // Longer than a packet can be, therefore made of two.
+        let first = Packet {
+            payload: packet.payload[..1400 * 46].to_vec(),
+            ..packet.clone()
+        };
+        let rest = Packet {
+            payload: packet.payload[1400 * 46..].to_vec(),
+            seq: packet.seq + 1400 * 46,
+            id: packet.id + 46,
+            ..packet
+        };
+        [first.segments(), rest.segments()].concat()
+    };
+    let joined = join(&segments);
+    assert!(joined.iter().all(|(_, bytes, _)| bytes.len() <= MAX_PACKET));
+    assert_eq!(joined[0].2, 46);
+    assert_eq!(cut(&joined), segments);
+    segments.iter().for_each(|segment| verify(segment));
+}
+
+#[test]
+fn many_flows_take_turns() {
+    let packet = |port| Packet {
+        ports: [port, 80],
+        ..Packet::tcp_v6(300, 100)
+    };
+    let flows: Vec<Vec<Vec<u8>>> = (0..20).map(|port| packet(port).segments()).collect();
+    let mixed: Vec<Vec<u8>> = (0..3)
+        .flat_map(|index| flows.iter().map(move |flow| flow[index].clone()))
+        .collect();
+    let mut received = cut(&join(&mixed));
+    assert_eq!(received.len(), mixed.len());
+    let (mut mixed, by) = (mixed, |packet: &Vec<u8>| packet.clone());
+    received.sort_by_key(by);
+    mixed.sort_by_key(by);
+    assert_eq!(received, mixed);
+}
