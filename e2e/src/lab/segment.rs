@@ -109,6 +109,11 @@ impl Segment {
                 rules +=
                     &format!("{place}{header} {field} {pods} {but}counter name dropped drop\n");
             }
+            if let Some(net) = friend {
+                for field in ["saddr", "daddr"] {
+                    rules += &format!("{header} {field} {} accept\n", net.addr());
+                }
+            }
             for field in ["saddr", "daddr"] {
                 rules += &format!("{header} {field} {pods} counter name plain accept\n");
             }

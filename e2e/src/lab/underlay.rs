@@ -58,6 +58,7 @@ pub struct Underlay {
     near: Segment,
     far: Option<Segment>,
     outside: Namespace,
+    router: Option<Namespace>,
     families: Families,
     mode: LabMode,
 }
@@ -76,24 +77,24 @@ impl Underlay {
         let theirs = addresses(families, Subnet::Near, OUTSIDE);
         let mut elsewhere = vec![near.attach(&outside, "host0", &theirs)?];
         let plain = mode.is_plain_on_link();
-        let far = if mode.crosses_subnets() {
-            let far = Segment::make(run)?;
-            let [port, far_port] = router(run, families, &near, &far)?;
+        let friends = if masquerading { &[][..] } else { &theirs };
+        let (mut far, mut between) = (None, None);
+        if mode.crosses_subnets() {
+            let segment = Segment::make(run)?;
+            let (router, [port, far_port]) = router(run, families, &near, &segment)?;
             elsewhere.push(port);
-            far.guard(families, &[far_port], plain, &[])?;
+            segment.guard(families, &[far_port], plain, friends)?;
             for net in addresses(families, Subnet::Near, ROUTER) {
                 outside.ip(&default_route(net, "host0"))?;
             }
-            Some(far)
-        } else {
-            None
-        };
-        let friends = if masquerading { &[][..] } else { &theirs };
+            (far, between) = (Some(segment), Some(router));
+        }
         near.guard(families, &elsewhere, plain, friends)?;
         Ok(Self {
             near,
             far,
             outside,
+            router: between,
             families,
             mode,
         })
@@ -157,9 +158,24 @@ impl Underlay {
         Ok(())
     }
 
-    /// Tell the host outside by which node it reaches a pod.
+    /// Tell the host outside, and the router between if there is one, by which node a pod is reached.
     pub fn show_outside_the_way(&self, pod: IpAddr, node: IpAddr) -> anyhow::Result<()> {
-        let way = format!("route replace {pod} via {node} dev host0");
+        let on_link = |subnet| {
+            let nets = addresses(self.families, subnet, OUTSIDE);
+            nets.iter().any(|net| net.contains(&node))
+        };
+        if let Some(router) = &self.router {
+            router.ip(&format!("route replace {pod} via {node}"))?;
+        }
+        let next = if on_link(Subnet::Near) {
+            node
+        } else {
+            let routers = addresses(self.families, Subnet::Near, ROUTER).into_iter();
+            let mut routers = routers.map(|net| net.addr());
+            let router = routers.find(|router| router.is_ipv4() == node.is_ipv4());
+            router.context("the router has an address of the family")?
+        };
+        let way = format!("route replace {pod} via {next} dev host0");
         self.outside.ip(&way).map(drop)
     }
 
@@ -225,13 +241,13 @@ impl Underlay {
     }
 }
 
-/// A router between two segments. Returns its port on each.
+/// A router between two segments, and its port on each.
 fn router(
     run: &mut Run,
     families: Families,
     near: &Segment,
     far: &Segment,
-) -> anyhow::Result<[String; 2]> {
+) -> anyhow::Result<(Namespace, [String; 2])> {
     let space = Namespace::network(run)?;
     space.sysctl("net.ipv4.ip_forward", "1")?;
     if families.has(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
@@ -239,7 +255,7 @@ fn router(
     }
     let port = near.attach(&space, "near", &addresses(families, Subnet::Near, ROUTER))?;
     let far_port = far.attach(&space, "far", &addresses(families, Subnet::Far, ROUTER))?;
-    Ok([port, far_port])
+    Ok((space, [port, far_port]))
 }
 
 fn default_route(gateway: IpNet, link: &str) -> String {
