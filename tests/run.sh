@@ -22,7 +22,8 @@ cluster=$project/e2e/cluster/cluster.sh
 stage_setup() {
   need_free_space
   reap_dead_runs
-  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq
+  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq \
+    linux.uml=user-mode-linux modprobe=kmod mkfs.ext4=e2fsprogs
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
   "$project/e2e/cluster/build-tools.sh" portmap cni >/dev/null

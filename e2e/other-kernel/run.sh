@@ -40,7 +40,7 @@ boot() {
   exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child=KILL --mount-proc \
     timeout --kill-after=5 "$seconds" linux.uml "mem=${OTHER_KERNEL_MEMORY:-1G}" \
     rootfstype=hostfs rootflags=/ ro "init=$here/init.sh" "NETWEFT_JOB=$RUN_DIR/job" panic=-1 noreboot \
-    con=null con0=null,fd:1 ssl=null ssl0=null,fd:3 "uml_dir=$RUN_DIR/" umid=kernel \
+    con=null con0=null,fd:1 ssl=null ssl0=null,fd:3 "uml_dir=$RUN_DIR/uml/" umid=kernel \
     3>&1 >"$RUN_DIR/console" 2>&1 </dev/null
 }
 
@@ -56,7 +56,7 @@ run_there() { # CMD...
     unshare=util-linux ip=iproute2
   [[ $(id -u) == 0 ]] || die 'what runs on the other kernel makes namespaces and needs root: use sudo'
   run_begin other-kernel
-  rm -f "$RUN_DIR/ended"
+  rm -rf "${RUN_DIR:?}"/{ended,uml}
   last_words=ended-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
   write_job "$@"
   set +e
