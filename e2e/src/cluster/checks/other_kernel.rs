@@ -12,7 +12,7 @@ use crate::command::output;
 use crate::poll::until;
 
 /// `spec.overlay` of the mode that is checked there, and the link that carries it.
-const OVERLAY: (&str, &str) = ("{encapsulation: vxlan, vxlan: {vni: 4097}}", "nw-vx4097");
+const OVERLAY: (&str, &str) = ("{encapsulation: ipip}", "nw-ipip");
 const NODES: [&str; 2] = ["other-1", "other-2"];
 /// A node there needs a minute if it has a core for itself.
 const UP: Duration = Duration::from_secs(300);
@@ -135,8 +135,13 @@ fn leave(cluster: &mut Cluster) -> anyhow::Result<()> {
         kubectl(&[&delete[..], &[&theirs]].concat())?;
         cluster.probes.forget(node);
     }
+    // Their blocks would be kept for their return, and the pool with them.
+    let subnets = kubectl(&["get", "nodesubnets", "-o", "name"])?;
+    for subnet in subnets.lines().filter(|name| name.contains("/10-245-0-")) {
+        kubectl(&["delete", subnet])?;
+    }
     for object in ["ippool/other-kernel", "networkmode/other-kernel"] {
-        kubectl(&["delete", object, "--ignore-not-found", "--wait=false"])?;
+        kubectl(&["delete", object, "--ignore-not-found", "--timeout=60s"])?;
     }
     ordinary_pool_where("null")
 }
