@@ -15,10 +15,11 @@ use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts};
 use netweft_netstate::diff::diff;
 use netweft_netstate::kernel::Kernel;
-use netweft_netstate::model::{LinkName, NetworkState};
+use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 use netweft_udp_relay::config::RelayConfig;
+use nix::errno::Errno;
 use tracing::{debug, error, info, warn};
 
 use crate::desired::{Desired, desired, masquerade};
@@ -174,12 +175,19 @@ impl<K: Kernel> Reconciler<K> {
         if let Err(error) = self.tell_relay(&desired.udp) {
             outcome.failures.push(chain(&error));
         }
-        self.apply(&difference.ops, &mut outcome).await;
+        let missing = self.apply(&difference.ops, &desired, &mut outcome).await;
+        let mut sysctls = desired.sysctls.clone();
+        let of_missing = |name: &str| {
+            missing
+                .iter()
+                .any(|link| name.contains(&format!("/{link}/")))
+        };
+        sysctls.retain(|name, _| !of_missing(name));
         let parameters = sysctl::ensure(
             &self.paths.sysctl_dir,
             &desired.keep_listening,
             &desired.loosen,
-            &desired.sysctls,
+            &sysctls,
         );
         outcome.failures.extend(parameters.iter().map(|e| chain(e)));
         match self.nft.ensure(&desired.nft).await {
@@ -222,9 +230,16 @@ impl<K: Kernel> Reconciler<K> {
         self.again = again;
     }
 
-    /// Apply the operations in order; what hangs on a link that failed is left for the next time.
-    async fn apply(&self, ops: &[Op], outcome: &mut Outcome) {
+    /// Apply the operations in order; what hangs on a link that failed is left for the next time. Returns the links that this
+    /// kernel cannot have.
+    async fn apply(
+        &self,
+        ops: &[Op],
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) -> BTreeSet<LinkName> {
         let mut broken: BTreeSet<LinkName> = BTreeSet::new();
+        let mut missing = BTreeSet::new();
         for op in ops {
             if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
                 continue;
@@ -236,11 +251,22 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 Err(error) => {
                     error!(error = %chain(&error), "cannot change the kernel, will retry");
-                    outcome.failures.push(chain(&error));
                     broken.extend(op.link().cloned());
+                    let Some((link, sentence)) = lacking(op, &error) else {
+                        outcome.failures.push(chain(&error));
+                        continue;
+                    };
+                    missing.insert(link.clone());
+                    // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
+                    if desired.spare.contains(link) {
+                        outcome.lacking.push(sentence);
+                    } else {
+                        outcome.failures.push(sentence);
+                    }
                 }
             }
         }
+        missing
     }
 
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
@@ -360,6 +386,28 @@ impl<K: Kernel> Reconciler<K> {
         told.map(|told| told.status.clone())
             .or_else(|| network.status.clone())
     }
+}
+
+/// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.
+fn lacking<'a>(
+    op: &'a Op,
+    error: &netweft_netstate::error::Error,
+) -> Option<(&'a LinkName, String)> {
+    let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
+        return None;
+    };
+    let kind = match link.kind {
+        LinkKind::Vxlan(_) => "vxlan",
+        LinkKind::Ipip { .. } => "ipip",
+        LinkKind::Bridge => "bridge",
+        LinkKind::Tun | LinkKind::Veth | LinkKind::Other(_) => return None,
+    };
+    (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
+        let sentence = format!(
+            "this kernel has no links of the kind {kind}, so there is no {name}, and pods that are reached by it are out of reach: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
+        );
+        (name, sentence)
+    })
 }
 
 #[cfg(test)]

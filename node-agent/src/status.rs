@@ -185,6 +185,7 @@ mod tests {
                 namespaces: None,
             },
             loosen: BTreeSet::new(),
+            spare: BTreeSet::new(),
             udp: Default::default(),
             withdrawn: vec![],
             problems: vec![],

@@ -71,7 +71,7 @@ fn netns_a_full_block_names_the_addresses_that_only_damaged_records_keep() {
     assert!(node.add("one", &pods[0]).success);
     assert_eq!(
         node.add("two", &pods[1]).message(),
-        "no free address in blocks 10.244.0.0/30 (pool default); the records of 10.244.0.2 cannot be read and keep their \
+        "no free address in pool default (10.244.0.0/30); the records of 10.244.0.2 cannot be read and keep their \
          addresses: netweft-agent check says why"
     );
 }

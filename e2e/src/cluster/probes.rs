@@ -18,6 +18,8 @@ const PROBE: &str = include_str!("../../manifests/probe.yaml");
 /// One test pod.
 #[derive(Clone, Debug)]
 pub struct Probe {
+    /// Its namespace.
+    pub namespace: String,
     /// Name of the pod.
     pub pod: String,
     /// Its node.
@@ -75,6 +77,25 @@ impl Probes {
         until("the list of test pods", Duration::from_secs(20), Self::list)
     }
 
+    /// A pod on every node, in a namespace that exists.
+    #[must_use]
+    pub fn manifest(namespace: &str, set: &str, image: &str) -> String {
+        let named = PROBE.replace(
+            &format!("namespace: {NAMESPACE}"),
+            &format!("namespace: {namespace}"),
+        );
+        named.replace("NAME", set).replace("IMAGE", image)
+    }
+
+    /// The test pods of a namespace.
+    ///
+    /// # Errors
+    /// They have no node or no address yet.
+    pub fn in_namespace(namespace: &str) -> anyhow::Result<Vec<Probe>> {
+        let all = get(&["pods", "-n", namespace])?;
+        items(&all).map(probe).collect()
+    }
+
     /// See which test pods there are now, after nodes have come: those on all nodes run.
     ///
     /// # Errors
@@ -92,8 +113,7 @@ impl Probes {
     }
 
     fn list() -> anyhow::Result<Self> {
-        let all = get(&["pods", "-n", NAMESPACE])?;
-        let mut probes = items(&all).map(probe).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut probes = Self::in_namespace(NAMESPACE)?;
         probes.sort_by(|a, b| (&a.node, &a.app).cmp(&(&b.node, &b.app)));
         let of = |apps: &[&str]| -> Vec<Probe> {
             probes
@@ -180,6 +200,7 @@ fn wait_for_sets() -> anyhow::Result<()> {
 
 fn probe(pod: &Value) -> anyhow::Result<Probe> {
     Ok(Probe {
+        namespace: text(pod, "/metadata/namespace")?.to_owned(),
         pod: text(pod, "/metadata/name")?.to_owned(),
         node: text(pod, "/spec/nodeName")?.to_owned(),
         address: text(pod, "/status/podIP")?.parse()?,
@@ -219,7 +240,15 @@ impl Probe {
     /// # Errors
     /// It fails.
     pub fn exec_in(&self, container: &str, command: &[&str]) -> anyhow::Result<String> {
-        let mut words = vec!["-n", NAMESPACE, "exec", &self.pod, "-c", container, "--"];
+        let mut words = vec![
+            "-n",
+            &self.namespace,
+            "exec",
+            &self.pod,
+            "-c",
+            container,
+            "--",
+        ];
         words.extend(command);
         kubectl(&words).with_context(|| format!("in {} on {}", self.pod, self.node))
     }

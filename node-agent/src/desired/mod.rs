@@ -42,6 +42,8 @@ pub struct Desired {
     pub keep_listening: BTreeSet<LinkName>,
     /// Links on which packets of pods can come in by another way than answers go out.
     pub loosen: BTreeSet<LinkName>,
+    /// Tunnels that no pod of this node needs for its own address: it only sends into them.
+    pub spare: BTreeSet<LinkName>,
     /// What the relay of encapsulation udp reads.
     pub udp: RelayConfig,
     /// What the plugin reads.
@@ -79,6 +81,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         sysctls: forwarding(inputs),
         keep_listening: keep_listening(inputs, facts),
         loosen: loosen(inputs, facts),
+        spare: BTreeSet::new(),
         udp: RelayConfig::default(),
         plugin,
         withdrawn: inputs.withdrawn.clone(),

@@ -83,6 +83,9 @@ impl<'a> Tunnel<'a> {
             up: true,
         };
         desired.kernel.links.insert(self.name.clone(), link);
+        if self.sources.own.is_empty() {
+            desired.spare.insert(self.name.clone());
+        }
         // On the tunnel even if a bridge has it too: what kube-proxy masquerades on the way into the tunnel takes an address of
         // the tunnel's link, or any other of the node's if that has none (`inet_select_addr`).
         for address in self.sources.all() {

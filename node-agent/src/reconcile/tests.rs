@@ -4,6 +4,7 @@ use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;
 use netweft_crds::condition::READY;
+use netweft_crds::{NodeMode, Way};
 use netweft_netstate::kernel::FakeKernel;
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, NetworkState};
 use netweft_netstate::netns;
@@ -195,6 +196,40 @@ fn netns_no_pod_is_let_in_before_the_datapath_stands() {
         node.kernel().heal();
         assert_eq!(node.reconcile().await, None);
         assert!(node.conflist());
+    });
+}
+
+#[test]
+fn netns_a_kind_of_link_that_only_other_nodes_pods_need_is_named_and_keeps_nobody_out() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let mut pool = node.objects.pools[0].clone();
+        pool.metadata.name = Some("far".into());
+        pool.spec.cidr = "10.99.0.0/16".parse().unwrap();
+        let mut block = node.objects.subnets[1].clone();
+        block.spec.cidr = "10.99.0.0/26".parse().unwrap();
+        block.spec.pool = "far".into();
+        node.objects.pools.push(pool);
+        node.objects.subnets.push(block);
+        let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
+        modes.push(NodeMode {
+            name: "far".into(),
+            pools: vec!["far".into()],
+            send: Way::Ipip.into(),
+            ..modes[0].clone()
+        });
+        let is_ipip =
+            |op: &Op| matches!(op, Op::LinkAdd { name, .. } if name.as_str() == "nw-ipip");
+        node.kernel()
+            .fail_with(move |op| is_ipip(op).then_some(Errno::EOPNOTSUPP));
+        assert_eq!(node.reconcile().await, None, "to try again would not help");
+        assert!(node.conflist(), "its own pods have what they need");
+        let (ready, message) = node.ready();
+        assert_eq!(ready, "False");
+        assert!(
+            message.contains("no links of the kind ipip") && message.contains("modprobe ipip"),
+            "{message}"
+        );
     });
 }
 

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod faults;
+mod modes;
 mod nodes;
 mod objects;
 mod other_kernel;
@@ -62,6 +63,7 @@ const BASIC: &[Check] = &checks![
     services::a_cluster_ip_answers,
     services::a_node_port_answers,
     services::a_host_port_answers,
+    modes::modes_work_side_by_side,
 ];
 
 /// What happens in the life of a cluster.

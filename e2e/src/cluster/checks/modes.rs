@@ -1,0 +1,236 @@
+//! Modes side by side in one cluster, each for the pods of a namespace of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+
+use super::Cluster;
+use super::traffic::expect_peer;
+use crate::cluster::kubectl::{apply, get, kubectl, text};
+use crate::cluster::machine;
+use crate::cluster::probes::{Probe, Probes};
+use crate::poll::until;
+
+/// A mode, its pool, and by which link its routes to other nodes go.
+struct Mode {
+    name: &'static str,
+    spec: &'static str,
+    cidr: &'static str,
+    link: &'static str,
+}
+
+const MODES: [Mode; 3] = [
+    Mode {
+        name: "host-gw",
+        spec: "{mode: host-gw}",
+        cidr: "10.246.0.0/20",
+        link: "eth0",
+    },
+    Mode {
+        name: "udp",
+        spec: "{mode: overlay, overlay: {encapsulation: udp}}",
+        cidr: "10.246.16.0/20",
+        link: "nw-udp8285",
+    },
+    Mode {
+        name: "vxlan-2",
+        spec: "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 2}}}",
+        cidr: "10.246.32.0/20",
+        link: "nw-vx2",
+    },
+];
+
+/// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.
+pub(super) fn modes_work_side_by_side(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let outcome = meet(cluster);
+    let gone = take_away();
+    outcome?;
+    gone
+}
+
+impl Mode {
+    fn namespace(&self) -> String {
+        format!("netweft-e2e-{}", self.name)
+    }
+
+    fn set(&self) -> String {
+        format!("probe-{}", self.name)
+    }
+
+    /// A namespace, its pool and mode, and a pod on every node.
+    fn create(&self, image: &str) -> anyhow::Result<()> {
+        let Self {
+            name, spec, cidr, ..
+        } = self;
+        let namespace = self.namespace();
+        apply(&format!(
+            "
+apiVersion: netweft.io/v1alpha1
+kind: NetworkMode
+metadata: {{name: {name}}}
+spec: {spec}
+---
+apiVersion: netweft.io/v1alpha1
+kind: IPPool
+metadata: {{name: {name}}}
+spec:
+  cidr: {cidr}
+  networkMode: {name}
+  natOutgoing: true
+  namespaceSelector: {{matchLabels: {{netweft-e2e/mode: {name}}}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
+"
+        ))?;
+        apply(&Probes::manifest(&namespace, &self.set(), image))
+    }
+
+    /// Its pods, when they run.
+    fn pods(&self) -> anyhow::Result<Vec<Probe>> {
+        let (namespace, set) = (self.namespace(), format!("daemonset/{}", self.set()));
+        kubectl(&[
+            "-n",
+            &namespace,
+            "rollout",
+            "status",
+            &set,
+            "--timeout=120s",
+        ])
+        .with_context(|| {
+            kubectl(&["get", "pods,nodenetworks", "-A", "-o", "wide"]).unwrap_or_default()
+        })?;
+        let pool: IpNet = self.cidr.parse()?;
+        let pods = Probes::in_namespace(&namespace)?;
+        for pod in &pods {
+            ensure!(
+                pool.contains(&pod.address),
+                "pod {} of namespace {namespace} has {}, which is not of its pool {pool}",
+                pod.pod,
+                pod.address
+            );
+        }
+        Ok(pods)
+    }
+
+    /// Every node sends to the others' blocks by this mode's link.
+    fn check_routes(&self) -> anyhow::Result<()> {
+        let nodes = machine::nodes()?;
+        for node in &nodes {
+            let routes = machine::on(
+                node,
+                &["ip", "route", "show", "proto", "78", "root", self.cidr],
+            )?;
+            let ours = routes.lines().filter(|route| !route.contains("blackhole"));
+            let wanted = format!("dev {} ", self.link);
+            let ways: Vec<&str> = ours.collect();
+            ensure!(
+                ways.len() + 1 == nodes.len() && ways.iter().all(|way| way.contains(&wanted)),
+                "{node} sends to {} by {ways:?}",
+                self.cidr
+            );
+        }
+        Ok(())
+    }
+}
+
+fn meet(cluster: &Cluster) -> anyhow::Result<()> {
+    for mode in &MODES {
+        mode.create(&cluster.image)?;
+    }
+    let mut pods = Vec::new();
+    for mode in &MODES {
+        pods.extend(mode.pods()?);
+    }
+    for mode in &MODES {
+        until(
+            "all nodes to send by the mode",
+            Duration::from_secs(30),
+            || mode.check_routes(),
+        )?;
+    }
+    let everybody = Probes {
+        pods: cluster.probes.pods.iter().chain(&pods).cloned().collect(),
+        nodes: cluster.probes.nodes.clone(),
+        host_port: cluster.probes.host_port.clone(),
+    };
+    let matrix = everybody.matrix(&[])?;
+    println!("{matrix}");
+    matrix.check()?;
+    nobody_is_masqueraded(&everybody.pods)?;
+    have_names_and_services(&pods)
+}
+
+fn nobody_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
+    for from in pods {
+        // One of each mode on another node.
+        let elsewhere = pods.iter().filter(|to| to.node != from.node);
+        let mut seen = std::collections::BTreeSet::new();
+        for to in elsewhere.filter(|to| seen.insert(to.app.clone())) {
+            let server = SocketAddr::new(to.address, 8080);
+            for protocol in ["tcp", "udp"] {
+                let said = from.ask(protocol, server, 1000)?;
+                let what = format!("{} to {} by {protocol}", from.pod, to.pod);
+                expect_peer(&said, from.address, &what)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
+    let service = get(&["service", "cluster-ip", "-n", "netweft-e2e"])?;
+    let address = text(&service, "/spec/clusterIP")?;
+    let server = SocketAddr::new(address.parse()?, 80);
+    for pod in pods {
+        let name = "cluster-ip.netweft-e2e.svc.cluster.local";
+        let answer = pod.exec(&["nslookup", name])?;
+        ensure!(
+            answer.contains(address),
+            "{name} is {answer} to {}",
+            pod.pod
+        );
+        for _ in 0..4 {
+            let seen = pod.ask("tcp", server, 0)?;
+            expect_peer(&seen, pod.address, &format!("{} to the ClusterIP", pod.pod))?;
+        }
+    }
+    Ok(())
+}
+
+fn take_away() -> anyhow::Result<()> {
+    for mode in &MODES {
+        let namespace = mode.namespace();
+        kubectl(&[
+            "delete",
+            "namespace",
+            &namespace,
+            "--ignore-not-found",
+            "--timeout=120s",
+        ])?;
+    }
+    for kind in ["ippool", "networkmode"] {
+        let mut words = vec!["delete", kind, "--ignore-not-found", "--timeout=60s"];
+        words.extend(MODES.iter().map(|mode| mode.name));
+        kubectl(&words)?;
+    }
+    // Nothing of theirs is left on any node.
+    until(
+        "the modes' links and routes to go",
+        Duration::from_secs(30),
+        || {
+            for node in machine::nodes()? {
+                let links = machine::on(&node, &["ip", "-o", "link", "show"])?;
+                let routes = machine::on(&node, &["ip", "route", "show"])?;
+                for mode in MODES.iter().filter(|mode| mode.link != "eth0") {
+                    ensure!(!links.contains(mode.link), "{node} still has {}", mode.link);
+                }
+                ensure!(!routes.contains("10.246."), "{node} still has {routes}");
+            }
+            Ok(())
+        },
+    )
+}
