@@ -28,8 +28,8 @@ lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|â€
 	  --rp-filter $(RP_FILTER) $(if $(KEEP),--keep)
 
 .PHONY: e2e
-e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan POD_INTERFACE=routed|bridge CHECKS=basic|life|full
-	@POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
+e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet POD_INTERFACE=routed|bridge CHECKS=basic|life|full
+	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
 
 .PHONY: build
 build: ## the static release binaries, and the tests
@@ -67,6 +67,10 @@ lint: ## formatting, clippy, dependencies, generated files, shell scripts, chart
 .PHONY: generate
 generate: build ## write what is generated: the chart's CRDs
 	@$(env) crdgen charts/netweft/crds
+
+.PHONY: snapshots
+snapshots: build ## write docs/kernel: what a node looks like in each mode
+	@$(env) hack/snapshots.sh
 
 .PHONY: down
 down: ## take the cluster and the lab away; caches stay

@@ -44,21 +44,42 @@ stage_rust() {
 stage_sweeps() { NETWEFT_SWEEP=all cargo test --release --locked --workspace --test sweep; }
 
 stage_lab() {
-  local code=0
-  "$BIN_DIR/netweft-lab" --family 4,6,46 || code=1
-  "$BIN_DIR/netweft-lab" --family 4,6,46 --pod-interface bridge || code=1
+  local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
+  "${lab[@]}" --family 4,6,46 || code=1
+  "${lab[@]}" --family 4,6,46 --pod-interface bridge || code=1
   # The other modes differ from the first in what is between nodes; a strict filter asks the most of that.
-  "$BIN_DIR/netweft-lab" --mode host-gw,vxlan-cross-subnet --family 4,46 || code=1
-  "$BIN_DIR/netweft-lab" --mode udp,udp-cross-subnet --family 4,6,46 --rp-filter 1 || code=1
+  "${lab[@]}" --mode host-gw,vxlan-cross-subnet --family 4,46 || code=1
+  "${lab[@]}" --mode udp,udp-cross-subnet --family 4,6,46 --rp-filter 1 || code=1
   return "$code"
 }
 
-# By what this kernel may lack; where it has it, these labs are on this one.
-stage_lab_other_kernel() {
-  e2e/other-kernel/run.sh --unless ipip "$BIN_DIR/netweft-lab" --mode ipip,ipip-cross-subnet
+# By what this kernel may lack; where it has it, these labs are on this one. The other is slow: one filter in the first tier.
+stage_lab_other_kernel() { lab_other_kernel --rp-filter 1; }
+
+stage_lab_other_kernel_full() { lab_other_kernel --rp-filter 0,2 && lab_other_kernel --rp-filter 1 --pod-interface bridge; }
+
+lab_other_kernel() { # ARGUMENT...
+  e2e/other-kernel/run.sh --unless ipip "$BIN_DIR/netweft-lab" --snapshots "$project/docs/kernel" \
+    --mode ipip,ipip-cross-subnet "$@"
 }
 
-stage_kind() { suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}"; }
+# MODE=ipip is for nodes that have it: the machines with another kernel, beside nodes without.
+stage_kind() {
+  case ${MODE:-vxlan} in
+    ipip) suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}" vxlan --only nodes_on_another_kernel ;;
+    *) suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}" "${MODE:-vxlan}" ;;
+  esac
+}
+
+# The other modes of one cluster, each in one of its own: what every mode has to pass.
+stage_kind_modes() {
+  local mode code=0
+  for mode in host-gw udp vxlan-cross-subnet; do
+    "$cluster" down
+    suite basic routed "$mode" || code=1
+  done
+  return "$code"
+}
 
 # What is the same for every kind of pod is seen with routed ones.
 stage_kind_bridge() { "$cluster" down && suite basic bridge; }
@@ -73,11 +94,12 @@ stage_kind_oldest() {
   "$cluster" down
 }
 
-suite() { # basic|life|full POD_INTERFACE
+suite() { # basic|life|full POD_INTERFACE [MODE [ARGUMENT...]]
   local tag
   "$cluster" up
   tag=$(images_into_cluster)
-  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --checks "$1" --pod-interface "$2"
+  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --checks "$1" --pod-interface "$2" \
+    --mode "${3:-vxlan}" "${@:4}"
 }
 
 stage_soak_lab() {

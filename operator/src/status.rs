@@ -102,7 +102,7 @@ pub fn plan_peers(view: &View<'_>) -> Vec<StatusChange<BGPPeerStatus>> {
     let changes = view.world.peers.iter().filter_map(|object: &&BGPPeer| {
         let verdict = Verdict::stalled(
             Reason::NotYetSupported,
-            "BGPPeer is not supported yet: no session is made from it; pods of other nodes are reached by NetworkModes of mode overlay",
+            "BGPPeer is not supported yet: no session is made from it; pods of other nodes are reached by NetworkModes of mode overlay or host-gw",
         );
         let status = BGPPeerStatus {
             observed_generation: object.metadata.generation,

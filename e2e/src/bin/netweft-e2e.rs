@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use netweft_e2e::cluster::{Checks, Cluster, Install, Probes, install, run};
 use netweft_e2e::command::{output, words};
+use netweft_e2e::lab::LabMode;
 
 /// Installs netweft on a cluster and shows or checks what it does.
 #[derive(Parser)]
@@ -44,6 +45,9 @@ struct Suite {
     /// Only checks with this in their name.
     #[arg(long, default_value = "")]
     only: String,
+    /// How packets travel: the mode of the examples, changed to this.
+    #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
+    mode: LabMode,
     /// How pods are attached: the pool of the examples, changed to this.
     #[arg(long, default_value = "routed")]
     pod_interface: String,
@@ -56,13 +60,20 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn prepare(target: Target, pod_interface: &str) -> anyhow::Result<Cluster> {
+fn prepare(
+    target: Target,
+    mode: LabMode,
+    pod_interface: &str,
+    direct: bool,
+) -> anyhow::Result<Cluster> {
     let Target { project, tag } = target;
     let image = format!("netweft/testbox:{tag}");
     println!("install the chart and the examples ...");
     let took = install(&Install {
         project: project.clone(),
         tag: tag.clone(),
+        mode,
+        direct,
         pod_interface: pod_interface.to_owned(),
     })?;
     println!(
@@ -74,12 +85,13 @@ fn prepare(target: Target, pod_interface: &str) -> anyhow::Result<Cluster> {
         probes: Probes::create(&image)?,
         image,
         project,
+        mode,
         tag,
     })
 }
 
 fn demo(target: Target) -> anyhow::Result<ExitCode> {
-    let cluster = prepare(target, "routed")?;
+    let cluster = prepare(target, LabMode::Vxlan, "routed", false)?;
     for kinds in [
         "nodes",
         "ippools",
@@ -105,9 +117,10 @@ fn check(suite: Suite) -> anyhow::Result<ExitCode> {
         target,
         checks,
         only,
+        mode,
         pod_interface,
     } = suite;
-    let mut cluster = prepare(target, &pod_interface)?;
+    let mut cluster = prepare(target, mode, &pod_interface, true)?;
     let (passed, failed) = run(&mut cluster, checks, &only);
     println!("kind: {passed} passed, {failed} failed");
     Ok(if failed == 0 {

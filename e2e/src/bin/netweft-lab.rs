@@ -28,6 +28,12 @@ struct Command {
     /// Leave the (last) lab up and say how to enter its nodes.
     #[arg(long)]
     keep: bool,
+    /// Folder with texts of what the kernel should look like: compare.
+    #[arg(long)]
+    snapshots: Option<PathBuf>,
+    /// Do not compare but print what the kernel looks like, for hack/snapshots.sh.
+    #[arg(long, requires = "snapshots")]
+    tell_snapshots: bool,
     /// Folder with the binaries; default: where this program is.
     #[arg(long)]
     binaries: Option<PathBuf>,
@@ -55,6 +61,8 @@ fn main() -> anyhow::Result<ExitCode> {
         family,
         rp_filter,
         keep,
+        snapshots,
+        tell_snapshots,
         binaries,
     } = Command::parse();
     anyhow::ensure!(
@@ -87,6 +95,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 families: *families,
                 rp_filter: *rp_filter,
                 binaries: binaries.clone(),
+                snapshots: snapshots.clone().map(|folder| (folder, tell_snapshots)),
                 pods_per_node: 2,
                 masquerading,
             }));

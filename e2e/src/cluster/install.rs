@@ -9,6 +9,7 @@ use anyhow::Context;
 
 use super::kubectl::{apply, kubectl};
 use crate::command::output;
+use crate::lab::LabMode;
 
 /// What to install.
 pub struct Install {
@@ -16,6 +17,11 @@ pub struct Install {
     pub project: PathBuf,
     /// Tag of the images.
     pub tag: String,
+    /// How packets travel; the example's own is vxlan.
+    pub mode: LabMode,
+    /// Whether operator and agents speak to the API server itself and not by its Service: what is seen after an outage is then
+    /// theirs and not kube-proxy's.
+    pub direct: bool,
     /// `podInterface` of the pool.
     pub pod_interface: String,
 }
@@ -46,6 +52,7 @@ pub fn install(install: &Install) -> anyhow::Result<Duration> {
 
 fn helm_install(install: &Install) -> anyhow::Result<()> {
     let mut helm = Command::new("helm");
+    let api_server = install.direct.then(api_server).transpose()?;
     helm.args(["upgrade", "--install", "netweft"])
         .arg(install.project.join("charts/netweft"));
     helm.args(["--namespace", "netweft-system", "--create-namespace"]);
@@ -59,15 +66,33 @@ fn helm_install(install: &Install) -> anyhow::Result<()> {
         "pools=[]",
     ]);
     helm.args(["--set", "image.pullPolicy=Never"]);
+    if let Some(address) = api_server {
+        let values = format!("apiServer.host={address},apiServer.port=6443");
+        helm.args(["--set", &values]);
+    }
     output(&mut helm).context("install the chart").map(drop)
 }
 
-/// The examples as they are, but for the kind of pods that was asked for.
+/// The address of the first control plane.
+fn api_server() -> anyhow::Result<String> {
+    let path = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
+    let label = "node-role.kubernetes.io/control-plane";
+    kubectl(&["get", "nodes", "-l", label, "-o", path])
+}
+
+/// The examples as they are, but for the mode and the kind of pods that were asked for.
 fn apply_examples(install: &Install) -> anyhow::Result<()> {
     let wanted = format!("podInterface: {}", install.pod_interface);
     for example in ["networkmode.yaml", "ippool.yaml"] {
         let file = install.project.join("examples").join(example);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let text = if example == "networkmode.yaml" && install.mode != LabMode::Vxlan {
+            let object = serde_json::json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NetworkMode",
+                "metadata": { "name": "default" }, "spec": install.mode.spec() });
+            object.to_string()
+        } else {
+            text
+        };
         // The API server refuses pools for a moment after the chart has brought their kind: the policy against overlapping
         // pools looks at all of them, and does not know them yet.
         crate::poll::until(example, Duration::from_secs(30), || {

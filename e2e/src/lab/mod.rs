@@ -23,6 +23,7 @@ mod objects;
 mod pod;
 mod segment;
 mod sizes;
+mod snapshot;
 mod underlay;
 
 use std::collections::BTreeMap;
@@ -61,6 +62,8 @@ pub struct Options {
     pub rp_filter: u8,
     /// Folder with `netweft-agent`, `netweft` and `netweft-probe`.
     pub binaries: PathBuf,
+    /// Folder with what the kernel should look like, and whether to tell how it does instead of comparing.
+    pub snapshots: Option<(PathBuf, bool)>,
     /// Pods on each node.
     pub pods_per_node: usize,
     /// Whether pods take their node's address on the way outside: what [`masquerades`] says.
@@ -392,6 +395,9 @@ fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {
         matrices.push(matrix);
     }
     matrices.iter().try_for_each(Matrix::check)?;
+    if let Some((folder, tell)) = lab.options.snapshots.clone() {
+        lab.check_snapshot(&folder, tell)?;
+    }
     lab.check_sizes()?;
     lab.check_outside()?;
     lab.check_ways()?;

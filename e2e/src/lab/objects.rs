@@ -66,7 +66,9 @@ impl fmt::Display for LabMode {
 }
 
 impl LabMode {
-    fn spec(self) -> serde_json::Value {
+    /// `spec` of a NetworkMode.
+    #[must_use]
+    pub fn spec(self) -> serde_json::Value {
         let overlay = |encapsulation: &str| {
             let when = if self.crosses_subnets() {
                 "cross-subnet"
@@ -97,6 +99,12 @@ impl LabMode {
             Self::VxlanCrossSubnet | Self::IpipCrossSubnet | Self::UdpCrossSubnet => true,
             Self::Vxlan | Self::Ipip | Self::Udp | Self::HostGw => false,
         }
+    }
+
+    /// Whether it is the one that every kind of pod is tried with.
+    #[must_use]
+    pub fn is_first(self) -> bool {
+        self == Self::Vxlan
     }
 
     /// Whether the relay has to run on every node.

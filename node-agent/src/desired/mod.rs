@@ -91,6 +91,10 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     if let Some(mtu) = least_mtu(inputs, facts).or(inputs.bridged.mtu) {
         bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
     }
+    let unknown = inputs.serving.iter();
+    let unknown = unknown.filter(|name| !inputs.pools.contains_key(*name));
+    let unheard = |name| format!("IPPool {name} serves this node and has not been heard of yet");
+    desired.waiting_for.extend(unknown.map(unheard));
     for mode in &inputs.modes {
         sending::add_to(inputs, facts, mode, &mut desired);
     }

@@ -78,8 +78,7 @@ pub(super) fn a_dead_api_server_loses_nothing(cluster: &mut Cluster) -> anyhow::
     everybody_hears()
 }
 
-/// Every agent follows an edit again. The agents try every few seconds, but by the address of a Service, and kube-proxy may need
-/// more than half a minute until it hears of its endpoint. The edit changes nothing: it says what was measured.
+/// Every agent follows an edit again, which changes nothing: it says what was measured.
 fn everybody_hears() -> anyhow::Result<()> {
     let networks = get(&["nodenetworks"])?;
     let network = items(&networks).next().context("a NodeNetwork")?;

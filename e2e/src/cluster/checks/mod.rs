@@ -20,6 +20,7 @@ use clap::ValueEnum;
 
 use super::kubectl::get;
 use super::probes::Probes;
+use crate::lab::LabMode;
 
 /// The cluster under test.
 pub struct Cluster {
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub image: String,
     /// The project's folder.
     pub project: PathBuf,
+    /// How packets travel.
+    pub mode: LabMode,
     /// Tag of all images.
     pub tag: String,
 }

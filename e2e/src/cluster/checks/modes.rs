@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Cluster;
 use super::traffic::expect_peer;
-use crate::cluster::kubectl::{apply, get, kubectl, text};
+use crate::cluster::kubectl::{apply, get, items, kubectl, text};
 use crate::cluster::machine;
 use crate::cluster::probes::{Probe, Probes};
 use crate::poll::until;
@@ -42,6 +42,12 @@ const MODES: [Mode; 3] = [
     },
 ];
 
+/// Those that can stand beside the cluster's own: a UDP port is one mode's only.
+fn beside(cluster: &Cluster) -> impl Iterator<Item = &'static Mode> {
+    let own = cluster.mode.to_string();
+    MODES.iter().filter(move |mode| !own.starts_with(mode.name))
+}
+
 /// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.
 pub(super) fn modes_work_side_by_side(cluster: &mut Cluster) -> anyhow::Result<()> {
     let outcome = meet(cluster);
@@ -59,12 +65,10 @@ impl Mode {
         format!("probe-{}", self.name)
     }
 
-    /// A namespace, its pool and mode, and a pod on every node.
-    fn create(&self, image: &str) -> anyhow::Result<()> {
+    fn declare(&self) -> anyhow::Result<()> {
         let Self {
             name, spec, cidr, ..
         } = self;
-        let namespace = self.namespace();
         apply(&format!(
             "
 apiVersion: netweft.io/v1alpha1
@@ -80,7 +84,15 @@ spec:
   networkMode: {name}
   natOutgoing: true
   namespaceSelector: {{matchLabels: {{netweft-e2e/mode: {name}}}}}
----
+"
+        ))
+    }
+
+    /// A namespace and a pod on every node.
+    fn create_pods(&self, image: &str) -> anyhow::Result<()> {
+        let (namespace, name) = (self.namespace(), self.name);
+        apply(&format!(
+            "
 apiVersion: v1
 kind: Namespace
 metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
@@ -138,14 +150,38 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
 }
 
 fn meet(cluster: &Cluster) -> anyhow::Result<()> {
-    for mode in &MODES {
-        mode.create(&cluster.image)?;
+    beside(cluster).try_for_each(Mode::declare)?;
+    // A pod that comes before its pool is known gets an address of the pool for all.
+    until(
+        "all agents to know the pools",
+        Duration::from_secs(60),
+        || {
+            for network in items(&get(&["nodenetworks"])?) {
+                let at = |pointer: &str| network.pointer(pointer);
+                let pools = at("/spec/pools").and_then(|pools| pools.as_array());
+                let pools = pools.map_or(0, Vec::len);
+                let conditions = at("/status/conditions").and_then(|list| list.as_array());
+                let ready = conditions
+                    .into_iter()
+                    .flatten()
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+                let told = at("/status/observedGeneration") == at("/metadata/generation");
+                ensure!(
+                    ready && told && pools == beside(cluster).count() + 1,
+                    "not yet: {network}"
+                );
+            }
+            Ok(())
+        },
+    )?;
+    for mode in beside(cluster) {
+        mode.create_pods(&cluster.image)?;
     }
     let mut pods = Vec::new();
-    for mode in &MODES {
+    for mode in beside(cluster) {
         pods.extend(mode.pods()?);
     }
-    for mode in &MODES {
+    for mode in beside(cluster) {
         until(
             "all nodes to send by the mode",
             Duration::from_secs(30),

@@ -348,6 +348,16 @@ fn the_plugin_is_told_which_namespaces_a_pool_is_for_and_which_there_are() {
 }
 
 #[test]
+fn a_pool_that_has_not_been_heard_of_is_waited_for() {
+    let (mut inputs, facts) = side_by_side();
+    inputs.serving = vec!["default-v4".into(), "new".into()];
+    assert_eq!(
+        desired(&inputs, &facts).waiting_for,
+        ["IPPool new serves this node and has not been heard of yet"]
+    );
+}
+
+#[test]
 fn pools_for_some_nodes_stand_first() {
     let (mut inputs, facts) = side_by_side();
     inputs.serving = vec!["plain".into()];
