@@ -42,7 +42,11 @@ seed_target() { # FOLDER_OF_TARGETS TARGET
 # that share a directory it would take the one's for the other's.
 forget_other_checkout() { # TARGET
   [[ $(cat "$1/.checkout" 2>/dev/null) != "$project" ]] || return 0
-  find "$1" -path '*/.fingerprint/netweft-*' -prune -exec rm -rf {} +
+  local profile
+  profile=$1/$(rustc --print host-tuple)/release
+  mkdir -p "$profile"
+  # Under cargo's own lock: the other may be building.
+  flock "$profile/.cargo-lock" find "$1" -path '*/.fingerprint/netweft-*' -prune -exec rm -rf {} +
   echo "$project" >"$1/.checkout"
 }
 
