@@ -48,8 +48,9 @@ stage_lab() {
   "${lab[@]}" --family 4,6,46 || code=1
   "${lab[@]}" --family 4,6,46 --pod-interface bridge || code=1
   # The other modes differ from the first in what is between nodes; a strict filter asks the most of that.
-  "${lab[@]}" --mode host-gw,vxlan-cross-subnet --family 4,46 || code=1
-  "${lab[@]}" --mode udp,udp-cross-subnet --family 4,6,46 --rp-filter 1 || code=1
+  "${lab[@]}" --mode host-gw,vxlan-cross-subnet || code=1
+  "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
+  "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
   return "$code"
 }
 

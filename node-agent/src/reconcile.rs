@@ -251,7 +251,9 @@ impl<K: Kernel> Reconciler<K> {
                 }
                 Err(error) => {
                     error!(error = %chain(&error), "cannot change the kernel, will retry");
-                    broken.extend(op.link().cloned());
+                    // On another's link one route does not hang on the next.
+                    let ours = op.link().filter(|link| Owner::agent().owns_link(link));
+                    broken.extend(ours.cloned());
                     let Some((link, sentence)) = lacking(op, &error) else {
                         outcome.failures.push(chain(&error));
                         continue;

@@ -89,6 +89,7 @@ fn main() -> anyhow::Result<ExitCode> {
             if !mode.carries(*families) && family.len() > 1 {
                 continue;
             }
+            let first = rp_filter.first().copied();
             labs.extend(rp_filter.iter().map(|rp_filter| Options {
                 mode,
                 pod_interface,
@@ -96,6 +97,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 rp_filter: *rp_filter,
                 binaries: binaries.clone(),
                 snapshots: snapshots.clone().map(|folder| (folder, tell_snapshots)),
+                sizes: Some(*rp_filter) == first,
                 pods_per_node: 2,
                 masquerading,
             }));

@@ -49,14 +49,15 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
     let blocks = inputs.remote.iter();
     let mut withheld = BTreeSet::new();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
-        let direct = by_next_hop(inputs, facts, mode, block);
-        match (direct, &tunnel) {
-            (Ok((via, dev)), _) => {
+        let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
+        match (plainly, &tunnel) {
+            (Some(Ok((via, dev))), _) => {
                 let (key, route) = direct_route(block, via, dev);
                 desired.kernel.routes.insert(key, route);
             }
-            (Err(_), Some(tunnel)) => withheld.extend(tunnel.add_block(block, desired).err()),
-            (Err(why), None) => withheld.extend([why]),
+            (_, Some(tunnel)) => withheld.extend(tunnel.add_block(block, desired).err()),
+            (Some(Err(why)), None) => withheld.extend([why]),
+            (None, None) => {}
         }
     }
     desired.problems.extend(withheld);
@@ -70,26 +71,27 @@ pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
     is_it && known.is_some_and(|pool| fits(pool.cidr, mtu))
 }
 
-/// The next hop to a block and the link it is on.
-///
-/// # Errors
-/// Why packets for the block cannot go there without encapsulation.
-fn by_next_hop(
-    inputs: &Inputs,
-    facts: &Facts,
-    mode: &NodeMode,
-    block: &RemoteBlock,
-) -> Result<(IpAddr, LinkName), String> {
-    let may = match mode.send.way() {
+/// Whether packets may travel by this mode without encapsulation.
+fn may_be_plain(mode: &NodeMode) -> bool {
+    match mode.send.way() {
         Some(Way::Direct) => true,
         Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => {
             mode.encapsulate_when == EncapsulateWhen::CrossSubnet
         }
         Some(Way::Bgp) | None => false,
-    };
-    if !may {
-        return Err(String::new());
     }
+}
+
+/// The next hop to a block and the link it is on.
+///
+/// # Errors
+/// Why packets for the block cannot go there without encapsulation.
+fn next_hop(
+    inputs: &Inputs,
+    facts: &Facts,
+    mode: &NodeMode,
+    block: &RemoteBlock,
+) -> Result<(IpAddr, LinkName), String> {
     let family = IpFamily::of(block.cidr.addr());
     let lacking = |node: &str| {
         format!(

@@ -6,7 +6,9 @@ use netweft_cni::conf::CONFLIST_FILE;
 use netweft_crds::condition::READY;
 use netweft_crds::{NodeMode, Way};
 use netweft_netstate::kernel::FakeKernel;
-use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, NetworkState};
+use netweft_netstate::model::{
+    Address, AddressKey, Link, LinkKind, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
+};
 use netweft_netstate::netns;
 use nix::errno::Errno;
 use tempfile::TempDir;
@@ -229,6 +231,50 @@ fn netns_a_kind_of_link_that_only_other_nodes_pods_need_is_named_and_keeps_nobod
         assert!(
             message.contains("no links of the kind ipip") && message.contains("modprobe ipip"),
             "{message}"
+        );
+    });
+}
+
+#[test]
+fn netns_a_route_that_fails_does_not_keep_others_from_the_same_uplink() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let mut block = node.objects.subnets[1].clone();
+        block.spec.cidr = "10.244.0.128/26".parse().unwrap();
+        block.spec.node = "three".into();
+        node.objects.subnets.push(block);
+        let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
+        modes[0].send = Way::Direct.into();
+        node.kernel().meddle(|state| {
+            let key = RouteKey {
+                table: TABLE_MAIN,
+                dst: "192.0.2.0/24".parse().unwrap(),
+                metric: 0,
+            };
+            let connected = Route {
+                kind: RouteKind::Unicast,
+                protocol: 2,
+                via: None,
+                dev: Some("ens7".parse().unwrap()),
+                onlink: false,
+                source: None,
+                mtu: None,
+            };
+            state.routes.insert(key, connected);
+        });
+        let first = |op: &Op| matches!(op, Op::RouteAdd { key, .. } if key.dst.to_string() == "10.244.0.64/26");
+        node.kernel()
+            .fail_with(move |op| first(op).then_some(Errno::ENETUNREACH));
+        assert!(node.reconcile().await.is_some());
+        let (_, message) = node.ready();
+        assert!(message.contains("10.244.0.64/26"), "{message}");
+        let state = node.kernel().state();
+        assert!(
+            state
+                .routes
+                .keys()
+                .any(|key| key.dst.to_string() == "10.244.0.128/26"),
+            "the other route is there"
         );
     });
 }
