@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The route finds the next hop, the neighbour its Ethernet address, the forwarding entry the node that has it. The
-//! next hop is the block's own first address, which no pod ever has: it follows from the block alone. The endpoint's
-//! Ethernet address follows from the node's name. So a joining node costs its peers one small object and no exchange.
+//! next hop is the block's own first address, which no pod ever has (in IPv6 a link-local one): it follows from the block and
+//! its node alone. The endpoint's Ethernet address follows from the node's name. So a joining node costs its peers one small object and no exchange.
 
 use std::net::IpAddr;
 
@@ -41,8 +41,19 @@ pub fn link_kind(parameters: VxlanParameters, local: IpAddr) -> LinkKind {
 }
 
 /// The next hop of the route to a block.
+///
+/// In IPv6 the link-local address that follows from the endpoint's Ethernet address (RFC 4291, appendix A): the kernel refuses a
+/// next hop that a route of another link leads to, `onlink` or not (`ip6_route_check_nh_onlink`), and the block's own route does
+/// while it is by next hop.
 pub fn next_hop(block: &RemoteBlock) -> IpAddr {
-    block.cidr.network()
+    if block.cidr.addr().is_ipv4() {
+        return block.cidr.network();
+    }
+    let Mac([a, b, c, d, e, f]) = mac(&block.node);
+    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
+    let interface = [pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
+    let [first, second, third, fourth] = interface;
+    IpAddr::from([0xfe80, 0, 0, 0, first, second, third, fourth])
 }
 
 /// Add what finds the node behind the next hop of its block.
