@@ -19,13 +19,10 @@ use netweft_cni::ipam;
 use netweft_cni::node::BridgeConfig;
 use netweft_cni::pod;
 use netweft_crds::{PodInterface, names};
-use netweft_netstate::model::{
-    Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState, Route, RouteKey, RouteKind,
-    TABLE_MAIN,
-};
-use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState};
+use netweft_netstate::owner::METRIC;
 
-use super::blackhole;
+use super::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
 
 /// The metric of the blackhole behind a bridged block's route.
@@ -80,7 +77,7 @@ pub fn add_to(
         if block.addr().is_ipv6() {
             kernel.addresses.extend([pod::bridge_link_local(&name)]);
         }
-        let (key, route) = direct(&name, block, gateway);
+        let (key, route) = unicast(block, None, name.clone(), Some(gateway));
         kernel.routes.insert(key, route);
         let (key, route) = blackhole(block, METRIC_BEHIND);
         kernel.routes.insert(key, route);
@@ -100,24 +97,6 @@ pub fn config(inputs: &Inputs, blocks: &[&OwnBlock]) -> Option<BridgeConfig> {
 
 fn link_name() -> Option<LinkName> {
     "nw-br0".parse().ok()
-}
-
-fn direct(name: &LinkName, block: IpNet, gateway: IpAddr) -> (RouteKey, Route) {
-    let key = RouteKey {
-        table: TABLE_MAIN,
-        dst: block,
-        metric: METRIC,
-    };
-    let route = Route {
-        kind: RouteKind::Unicast,
-        protocol: PROTOCOL_AGENT,
-        via: None,
-        dev: Some(name.clone()),
-        onlink: false,
-        source: Some(gateway),
-        mtu: None,
-    };
-    (key, route)
 }
 
 /// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two

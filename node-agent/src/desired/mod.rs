@@ -176,6 +176,30 @@ fn fits(net: IpNet, mtu: u32) -> bool {
     net.addr().is_ipv4() || mtu >= 1280
 }
 
+/// A way to a block over a link, by a next hop or straight.
+fn unicast(
+    cidr: IpNet,
+    via: Option<IpAddr>,
+    dev: LinkName,
+    source: Option<IpAddr>,
+) -> (RouteKey, Route) {
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol: PROTOCOL_AGENT,
+        via,
+        dev: Some(dev),
+        onlink: false,
+        source,
+        mtu: None,
+    };
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: cidr,
+        metric: METRIC,
+    };
+    (key, route)
+}
+
 /// An address of one of our blocks that no pod has must not follow the default route.
 fn blackhole(cidr: IpNet, metric: u32) -> (RouteKey, Route) {
     let route = Route {

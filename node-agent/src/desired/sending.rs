@@ -14,11 +14,10 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
-use netweft_netstate::model::{LinkName, Route, RouteKey, RouteKind, TABLE_MAIN};
-use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+use netweft_netstate::model::LinkName;
 
 use super::tunnel::Tunnel;
-use super::{Desired, fits, pod_mtu};
+use super::{Desired, fits, pod_mtu, unicast};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -52,7 +51,8 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
         let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
         match (plainly, &tunnel) {
             (Some(Ok((via, dev))), _) => {
-                let (key, route) = direct_route(block, via, dev);
+                // From the node's own address: answers to it take the same link, and need no route of ours.
+                let (key, route) = unicast(block.cidr, Some(via), dev, None);
                 desired.kernel.routes.insert(key, route);
             }
             (_, Some(tunnel)) => withheld.extend(tunnel.add_block(block, desired).err()),
@@ -112,25 +112,6 @@ fn next_hop(
             mode.name
         )),
     }
-}
-
-fn direct_route(block: &RemoteBlock, via: IpAddr, dev: LinkName) -> (RouteKey, Route) {
-    let key = RouteKey {
-        table: TABLE_MAIN,
-        dst: block.cidr,
-        metric: METRIC,
-    };
-    let route = Route {
-        kind: RouteKind::Unicast,
-        protocol: PROTOCOL_AGENT,
-        via: Some(via),
-        dev: Some(dev),
-        onlink: false,
-        // The node's own address: answers to it take the same link, and need no route of ours.
-        source: None,
-        mtu: None,
-    };
-    (key, route)
 }
 
 fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {

@@ -12,13 +12,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_crds::{IpFamily, NodeMode, Way};
-use netweft_netstate::model::{
-    Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey, RouteKind, TABLE_MAIN,
-};
-use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
+use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey};
 
 use super::tunnel_address::tunnel_addresses;
-use super::{Desired, fits, sending, udp, vxlan};
+use super::{Desired, fits, sending, udp, unicast, vxlan};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -153,20 +150,8 @@ impl<'a> Tunnel<'a> {
         via: Option<IpAddr>,
         source: Option<IpAddr>,
     ) -> (RouteKey, Route) {
-        let key = RouteKey {
-            table: TABLE_MAIN,
-            dst: block.cidr,
-            metric: METRIC,
-        };
-        let route = Route {
-            kind: RouteKind::Unicast,
-            protocol: PROTOCOL_AGENT,
-            via,
-            dev: Some(self.name.clone()),
-            onlink: via.is_some(),
-            source,
-            mtu: None,
-        };
+        let (key, mut route) = unicast(block.cidr, via, self.name.clone(), source);
+        route.onlink = via.is_some();
         (key, route)
     }
 
