@@ -166,5 +166,10 @@ install_packages() {
   DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
 }
 
+# Whether this kernel has tunnels of a kind is tried: its version says nothing about how it was built.
+has_tunnels() { # KIND
+  unshare --net ip link add name try type "$1" local 192.0.2.1 remote 192.0.2.2 2>/dev/null
+}
+
 # shellcheck source=runs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/runs.sh"

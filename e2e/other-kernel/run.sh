@@ -17,11 +17,6 @@ source "$here/../cluster/lib.sh"
 
 seconds=${OTHER_KERNEL_SECONDS:-900}
 
-# Whether this kernel has tunnels of a kind is tried: its version says nothing about how it was built.
-has_tunnels() { # KIND
-  unshare --net ip link add name try type "$1" local 192.0.2.1 remote 192.0.2.2 2>/dev/null
-}
-
 # What the first process there is to run, as a file: a kernel's command line is short and knows no quotes.
 write_job() { # CMD...
   {

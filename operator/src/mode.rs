@@ -42,9 +42,15 @@ impl Mode {
     /// far end of a tunnel that of all the mode's tunnels.
     #[must_use]
     pub fn node_family(&self, inner: IpFamily, outer: IpFamily) -> IpFamily {
+        if self.has_tunnels() { outer } else { inner }
+    }
+
+    /// Whether packets travel, or can travel, in packets between nodes' addresses.
+    #[must_use]
+    pub fn has_tunnels(&self) -> bool {
         match self.way {
-            Way::Direct | Way::Bgp => inner,
-            Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => outer,
+            Way::Direct | Way::Bgp => false,
+            Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => true,
         }
     }
 

@@ -241,7 +241,13 @@ fn judge(
         } else {
             &lacking
         };
-        return (false, Reason::NoSubnet, why.to_owned());
+        let tunnels = view.used_modes().into_values().any(Mode::has_tunnels);
+        let plain = if tunnels {
+            "; without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through"
+        } else {
+            ""
+        };
+        return (false, Reason::NoSubnet, format!("{why}{plain}"));
     }
     let mut pools: Vec<_> = held
         .iter()

@@ -21,7 +21,7 @@ struct Mode {
     link: &'static str,
 }
 
-const MODES: [Mode; 3] = [
+const MODES: [Mode; 4] = [
     Mode {
         name: "host-gw",
         spec: "{mode: host-gw}",
@@ -40,12 +40,33 @@ const MODES: [Mode; 3] = [
         cidr: "10.246.32.0/20",
         link: "nw-vx2",
     },
+    Mode {
+        name: "ipip",
+        spec: "{mode: overlay, overlay: {encapsulation: ipip}}",
+        cidr: "10.246.48.0/20",
+        link: "nw-ipip",
+    },
 ];
 
-/// Those that can stand beside the cluster's own: a UDP port is one mode's only.
+/// Those that can stand beside the cluster's own: a UDP port is one mode's only, and so is ipip, which not every kernel has.
 fn beside(cluster: &Cluster) -> impl Iterator<Item = &'static Mode> {
     let own = cluster.mode.to_string();
-    MODES.iter().filter(move |mode| !own.starts_with(mode.name))
+    let ipip = has_ipip();
+    MODES
+        .iter()
+        .filter(move |mode| !own.starts_with(mode.name) && (ipip || mode.name != "ipip"))
+}
+
+/// Whether the nodes' kernel has it, which is tried. Where not, machines with another kernel carry it (`other_kernel`).
+fn has_ipip() -> bool {
+    let tunnel = "--net ip link add name try type ipip local 192.0.2.1 remote 192.0.2.2";
+    let mut words = vec!["unshare"];
+    words.extend(tunnel.split(' '));
+    let nodes = machine::nodes();
+    nodes.is_ok_and(|nodes| {
+        let tried = nodes.first().map(|node| machine::on(node, &words));
+        tried.is_some_and(|tried| tried.is_ok())
+    })
 }
 
 /// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.

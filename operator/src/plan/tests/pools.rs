@@ -18,9 +18,17 @@ fn a_pool_serves_the_nodes_it_selects() {
     assert_eq!(cluster.blocks("worker-2"), ["10.0.0.0/26"]);
     assert_eq!(
         cluster.node_says("worker-1"),
+        format!("False NoSubnet: no IPPool serves this node; {WITHOUT_TUNNEL_ADDRESS}")
+    );
+    cluster.modes[0] = at(0, mode("default", "{mode: host-gw}"));
+    cluster.settle();
+    assert_eq!(
+        cluster.node_says("worker-1"),
         "False NoSubnet: no IPPool serves this node"
     );
 }
+
+const WITHOUT_TUNNEL_ADDRESS: &str = "without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through";
 
 #[test]
 fn an_exhausted_pool_names_the_nodes_it_cannot_serve() {
@@ -35,7 +43,7 @@ fn an_exhausted_pool_names_the_nodes_it_cannot_serve() {
     );
     assert_eq!(
         cluster.node_says("worker-3"),
-        "False NoSubnet: no block is left in small"
+        format!("False NoSubnet: no block is left in small; {WITHOUT_TUNNEL_ADDRESS}")
     );
 }
 
