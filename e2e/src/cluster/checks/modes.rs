@@ -72,7 +72,7 @@ fn has_ipip() -> bool {
 /// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.
 pub(super) fn modes_work_side_by_side(cluster: &mut Cluster) -> anyhow::Result<()> {
     let outcome = meet(cluster);
-    let gone = take_away();
+    let gone = take_away(cluster);
     outcome?;
     gone
 }
@@ -258,7 +258,7 @@ fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn take_away() -> anyhow::Result<()> {
+fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
     for mode in &MODES {
         let namespace = mode.namespace();
         kubectl(&[
@@ -282,7 +282,7 @@ fn take_away() -> anyhow::Result<()> {
             for node in machine::nodes()? {
                 let links = machine::on(&node, &["ip", "-o", "link", "show"])?;
                 let routes = machine::on(&node, &["ip", "route", "show"])?;
-                for mode in MODES.iter().filter(|mode| mode.link != "eth0") {
+                for mode in beside(cluster).filter(|mode| mode.link != "eth0") {
                     ensure!(!links.contains(mode.link), "{node} still has {}", mode.link);
                 }
                 ensure!(!routes.contains("10.246."), "{node} still has {routes}");

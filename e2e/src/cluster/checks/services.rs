@@ -8,7 +8,8 @@ use anyhow::{Context, ensure};
 use super::Cluster;
 use super::traffic::expect_peer;
 use crate::cluster::kubectl::{get, text};
-use crate::cluster::probes::{Probe, Probes};
+use crate::cluster::probes::Probe;
+use crate::lab::LabMode;
 use crate::poll::until;
 
 pub(super) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -78,10 +79,7 @@ pub(super) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
         for protocol in ["tcp", "udp"] {
             let seen = client.ask(protocol, SocketAddr::new(node.address, 18080), 0)?;
             ensure!(
-                seen.contains(&format!(
-                    "peer={} ",
-                    client_seen_as(client, &cluster.probes)?
-                )),
+                seen.contains(&format!("peer={} ", client_seen_as(client, cluster)?)),
                 "hostPort: {seen:?}"
             );
         }
@@ -89,8 +87,13 @@ pub(super) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How another node sees a client: a pod as its node, since a node is outside the pools.
-fn client_seen_as(client: &Probe, probes: &Probes) -> anyhow::Result<IpAddr> {
-    let node = probes.nodes.iter().find(|node| node.node == client.node);
+/// How another node sees a client: a pod as its node, since a node is outside the pools; where packets travel plainly nodes are
+/// not, and the pod is seen as itself.
+fn client_seen_as(client: &Probe, cluster: &Cluster) -> anyhow::Result<IpAddr> {
+    if cluster.mode == LabMode::HostGw {
+        return Ok(client.address);
+    }
+    let mut nodes = cluster.probes.nodes.iter();
+    let node = nodes.find(|node| node.node == client.node);
     Ok(node.context("a client has a node")?.address)
 }
