@@ -7,7 +7,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{rule, schema};
+use crate::bgp::{Bfd, Filters, GracefulRestart, NextHopMode, SessionFault};
+use crate::{bgp, rule, schema};
 
 /// A BGP session of some nodes with a router or with other nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -40,6 +41,18 @@ use crate::{rule, schema};
         json_path = ".status.conditions[?(@.type=='Ready')].reason"
     ),
     printcolumn(
+        name = "Received",
+        type_ = "integer",
+        json_path = ".status.prefixes.received",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Advertised",
+        type_ = "integer",
+        json_path = ".status.prefixes.advertised",
+        priority = 1
+    ),
+    printcolumn(
         name = "Age",
         type_ = "date",
         json_path = ".metadata.creationTimestamp"
@@ -57,6 +70,7 @@ use crate::{rule, schema};
 #[x_kube(validation = rule::keepalive_before_hold("spec"))]
 #[x_kube(validation = Rule::new("!has(self.ebgpMultihop) || !has(self.ttlSecurity)").message("spec takes at most one of ebgpMultihop (for example 2) and ttlSecurity (for example 1)"))]
 #[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
+#[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: nodes chosen by peerSelector know each other by their node addresses; remove it"))]
 pub struct BGPPeerSpec {
     /// Nodes that have this session; absent: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,8 +82,8 @@ pub struct BGPPeerSpec {
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.peerIP"))]
     pub peer_ip: Option<IpAddr>,
-    /// TCP port of the router.
-    #[serde(default = "default_port")]
+    /// TCP port of the router. Nodes listen on their NetworkMode's `listenPort`.
+    #[serde(default = "bgp::port")]
     #[x_kube(validation = rule::port("spec.peerPort", 179))]
     pub peer_port: u16,
     /// Other nodes as peers.
@@ -92,12 +106,12 @@ pub struct BGPPeerSpec {
     /// TCP MD5 password (RFC 2385).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Password>,
-    /// Address to speak from instead of the node's.
+    /// Address to speak to the router from instead of the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.sourceAddress"))]
     pub source_address: Option<IpAddr>,
-    /// Hops to an eBGP router that is not on the same link; absent: directly connected.
+    /// Hops to an eBGP router that is not on the same link; absent: directly connected, and any number between nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::within("spec.ebgpMultihop", 1, 255, 2))]
     pub ebgp_multihop: Option<u8>,
@@ -106,17 +120,17 @@ pub struct BGPPeerSpec {
     #[x_kube(validation = rule::within("spec.ttlSecurity", 1, 254, 1))]
     pub ttl_security: Option<u8>,
     /// Time without a message after which the session is dead.
-    #[serde(default = "ninety_seconds")]
+    #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
     /// Time between keepalives.
-    #[serde(default = "thirty_seconds")]
+    #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
     /// Time between attempts to connect.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
@@ -126,30 +140,22 @@ pub struct BGPPeerSpec {
     /// Graceful restart (RFC 4724); absent: on, 120s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// Largest number of prefixes taken from the peer.
+    /// Largest number of prefixes taken from the peer; those beyond are left out and named in the status. Absent: 20000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
     pub max_prefixes: Option<u32>,
-}
-
-fn default_port() -> u16 {
-    179
-}
-
-fn seconds(n: u64) -> kube::core::Duration {
-    std::time::Duration::from_secs(n).into()
-}
-
-pub(crate) fn ninety_seconds() -> kube::core::Duration {
-    seconds(90)
-}
-
-pub(crate) fn thirty_seconds() -> kube::core::Duration {
-    seconds(30)
-}
-
-pub(crate) fn five_seconds() -> kube::core::Duration {
-    seconds(5)
+    /// Next hop in what is announced to the peer.
+    #[serde(default)]
+    pub next_hop_mode: NextHopMode,
+    /// Communities added to what is announced to the peer: standard ones (RFC 1997) as `64512:100`, large ones (RFC 8092) as
+    /// `64512:1:2`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::communities")]
+    #[x_kube(validation = rule::communities("spec.communities"))]
+    pub communities: Vec<String>,
+    /// What is taken from the peer and announced to it, where that is not our pools and the node's own blocks.
+    #[serde(default, skip_serializing_if = "Filters::is_empty")]
+    pub filters: Filters,
 }
 
 /// Where a password is.
@@ -171,35 +177,6 @@ pub struct SecretKeyRef {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.password.secretKeyRef.key must be a key of a Secret, for example tor-r1"))]
     pub key: String,
-}
-
-/// Timers of BFD.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Bfd {
-    /// Least time between packets received.
-    #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.bfd.minReceive", "10ms", "60s", "50ms"))]
-    pub min_receive: kube::core::Duration,
-    /// Least time between packets sent.
-    #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.bfd.minTransmit", "10ms", "60s", "50ms"))]
-    pub min_transmit: kube::core::Duration,
-    /// Packets that may be missed.
-    #[x_kube(validation = rule::within("spec.bfd.multiplier", 1, 255, 3))]
-    pub multiplier: u8,
-}
-
-/// Graceful restart of a session.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct GracefulRestart {
-    /// Whether to ask for it.
-    pub enabled: bool,
-    /// How long the peer keeps our routes while we restart.
-    #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("gracefulRestart.restartTime", "1s", "4095s", "120s"))]
-    pub restart_time: kube::core::Duration,
 }
 
 /// What the operator says about a peer.
@@ -240,8 +217,8 @@ pub struct PeerError {
     pub node: String,
     /// Since when.
     pub since: Time,
-    /// One word.
-    pub reason: String,
+    /// Why, in one word.
+    pub reason: SessionFault,
     /// One sentence.
     pub message: String,
 }

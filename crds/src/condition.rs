@@ -58,7 +58,7 @@ reasons! {
     Invalid,
     /// The values are legal, but this version does not implement them.
     NotYetSupported,
-    /// Mode: another mode claims the same tunnel.
+    /// Mode: another mode claims the same tunnel, or BGP. Peer: another peer has the session already.
     Conflict,
     /// Every node carries traffic this way, or: this node's kernel agrees with what is wanted.
     Programmed,
@@ -70,8 +70,14 @@ reasons! {
     SubnetsAssigned,
     /// NodeNetwork: no pool gave the node a block.
     NoSubnet,
-    /// NodeNetwork: the node has no usable address.
+    /// NodeNetwork: the node has no usable address. Peer: none of its nodes has one of the peer's family.
     NoNodeAddress,
+    /// Peer: every chosen node has the session.
+    Established,
+    /// Peer: a session is not established, and is tried again.
+    Establishing,
+    /// Peer: a session that nobody but a human can put right.
+    SessionFailed,
     /// NodeNetwork: something could not be programmed; the message says what, and it is tried again.
     ProgrammingFailed,
     /// NodeNetwork: an object of somebody else stands where ours should be.

@@ -8,6 +8,7 @@
 //!
 //! Types, validation rules, printer columns and names; nothing that acts. `crdgen` prints the schemas as YAML.
 
+mod bgp;
 mod bgp_peer;
 pub mod condition;
 mod ip_pool;
@@ -18,9 +19,12 @@ mod node_subnet;
 mod rule;
 mod schema;
 
+pub use bgp::{
+    Bfd, FilterAction, FilterRule, Filters, GracefulRestart, NextHopMode, NodeBgp, Session,
+    SessionFault, SessionState, SessionStatus,
+};
 pub use bgp_peer::{
-    BGPPeer, BGPPeerSpec, BGPPeerStatus, Bfd, GracefulRestart, Password, PeerError, PeerNodes,
-    Prefixes, SecretKeyRef,
+    BGPPeer, BGPPeerSpec, BGPPeerStatus, Password, PeerError, PeerNodes, Prefixes, SecretKeyRef,
 };
 pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Usage, UsageCount};
 pub use network_mode::{
@@ -30,7 +34,7 @@ pub use network_mode::{
 };
 pub use node_network::{
     BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus,
-    RepairCounts, RouteCounts, Session, SessionStatus, Transport, Way,
+    RepairCounts, RouteCounts, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

@@ -1,7 +1,7 @@
 //! Names that more than one program has to agree on.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -16,6 +16,8 @@ pub const AGENT_FIELD_MANAGER: &str = "netweft-agent";
 pub const POOL_FINALIZER: &str = "netweft.io/in-use";
 /// The `NetworkMode` that a pool uses when it names none.
 pub const DEFAULT_MODE: &str = "default";
+/// The Secret of the release's namespace with the BGP passwords that agents need, by BGPPeer.
+pub const PASSWORDS_SECRET: &str = "netweft-bgp-passwords";
 
 /// Name of the `NodeSubnet` that owns `cidr`: the CIDR with `.`, `:` and `/` as `-`, IPv6 written in full.
 ///
@@ -66,6 +68,20 @@ pub fn bridge_mac(node: &str) -> [u8; 6] {
     mac(&format!("netweft/bridge/{node}"))
 }
 
+/// BGP identifier of a node without an IPv4 address: of SHA-256("netweft/router-id/" + node name + "/" + attempt). It has the form of
+/// the address of one host, 1.0.0.0 to 223.255.255.255: RFC 6286 asks for no more than that it is not 0, but speakers as
+/// old as RFC 4271 (section 6.2) refuse others.
+#[must_use]
+pub fn router_id(node: &str, attempt: u32) -> Ipv4Addr {
+    let digest = Sha256::digest(format!("netweft/router-id/{node}/{attempt}").as_bytes());
+    let mut id = [0; 4];
+    for (to, from) in id.iter_mut().zip(digest.iter()) {
+        *to = *from;
+    }
+    let [first, second, third, fourth] = id;
+    Ipv4Addr::new(first % 223 + 1, second, third, fourth)
+}
+
 fn mac(text: &str) -> [u8; 6] {
     let digest = Sha256::digest(text.as_bytes());
     let mut mac = [2u8; 6];
@@ -106,6 +122,18 @@ mod tests {
             "worker-1",
         ] {
             assert_eq!(node_subnet_cidr(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn router_ids_have_the_form_of_a_hosts_address() {
+        let id = router_id("worker-1", 0);
+        assert_eq!(id, router_id("worker-1", 0));
+        assert_ne!(id, router_id("worker-1", 1));
+        assert_ne!(id, router_id("worker-2", 0));
+        for n in 0..1000 {
+            let first = router_id("worker-1", n).octets()[0];
+            assert!((1..=223).contains(&first), "{first}");
         }
     }
 

@@ -6,8 +6,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::bgp_peer::{GracefulRestart, five_seconds, ninety_seconds, thirty_seconds};
-use crate::{rule, schema};
+use crate::bgp::GracefulRestart;
+use crate::{bgp, rule, schema};
 
 /// How packets between pods of different nodes travel.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -200,6 +200,10 @@ pub struct Underlay {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub as_numbers: Vec<AsNumberRule>,
+    /// TCP port on which the nodes listen.
+    #[serde(default = "bgp::port")]
+    #[x_kube(validation = rule::port("spec.underlay.listenPort", 179))]
+    pub listen_port: u16,
     /// Whether every node has a session with every other.
     #[serde(default = "yes")]
     pub node_to_node_mesh: bool,
@@ -208,23 +212,39 @@ pub struct Underlay {
     #[schemars(length(max = 64))]
     pub route_reflectors: Vec<RouteReflectorRule>,
     /// Time without a message after which a session of the mesh is dead.
-    #[serde(default = "ninety_seconds")]
+    #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
     /// Time between keepalives.
-    #[serde(default = "thirty_seconds")]
+    #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
     /// Time between attempts to connect.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
     /// Graceful restart of the mesh's sessions (RFC 4724).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
+}
+
+impl Default for Underlay {
+    fn default() -> Self {
+        Self {
+            as_number: default_as_number(),
+            as_numbers: Vec::new(),
+            listen_port: bgp::port(),
+            node_to_node_mesh: yes(),
+            route_reflectors: Vec::new(),
+            hold_time: bgp::ninety_seconds(),
+            keepalive_time: bgp::thirty_seconds(),
+            connect_retry_time: bgp::five_seconds(),
+            graceful_restart: None,
+        }
+    }
 }
 
 fn default_as_number() -> u32 {

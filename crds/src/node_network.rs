@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bgp::{NodeBgp, SessionStatus};
 use crate::network_mode::{EncapsulateWhen, UdpParameters, VxlanParameters};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
@@ -71,10 +72,9 @@ pub struct NodeNetworkSpec {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub modes: Vec<NodeMode>,
-    /// The node's BGP sessions.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4096))]
-    pub sessions: Vec<Session>,
+    /// The node's BGP speaker; absent: no NetworkMode of mode underlay is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bgp: Option<NodeBgp>,
 }
 
 /// One NetworkMode as one node carries it out.
@@ -222,30 +222,6 @@ impl std::fmt::Display for Way {
     }
 }
 
-/// A BGP session of the node.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Session {
-    /// Its name: the BGPPeer's, or `mesh-` and the other node's.
-    pub name: String,
-    /// The peer's address.
-    pub peer: IpAddr,
-    /// The peer's TCP port.
-    pub port: u16,
-    /// Our AS number.
-    #[serde(rename = "localAS")]
-    pub local_as: u32,
-    /// The peer's AS number.
-    #[serde(rename = "peerAS")]
-    pub peer_as: u32,
-    /// Key of the password in the agents' Secret.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_key: Option<String>,
-    /// Time without a message after which the session is dead.
-    #[schemars(schema_with = "schema::duration")]
-    pub hold_time: kube::core::Duration,
-}
-
 /// What the agent says about its node, and the operator's condition `Assigned`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -319,20 +295,4 @@ pub struct RepairCounts {
     pub restored: i64,
     /// Addresses, links, routes and neighbours that no pod had any more.
     pub reclaimed: i64,
-}
-
-/// One BGP session.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct SessionStatus {
-    /// Its name.
-    pub name: String,
-    /// Its state (RFC 4271, section 8.2.2).
-    pub state: String,
-    /// Since when.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub since: Option<Time>,
-    /// Prefixes taken.
-    pub received: i64,
-    /// Prefixes announced.
-    pub advertised: i64,
 }

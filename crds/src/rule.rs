@@ -57,6 +57,27 @@ pub fn host(field: &str) -> Rule {
     )))
 }
 
+/// A prefix length of a filter, for prefixes inside its `cidr`; on a struct with both.
+pub fn prefix_length(field: &str, example: u32) -> Rule {
+    Rule::new(format!(
+        "!has(self.{field}) || !isCIDR(self.cidr) || (self.{field} >= cidr(self.cidr).prefixLength() && self.{field} <= (cidr(self.cidr).ip().family() == 4 ? 32 : 128))"
+    ))
+    .message(words(format!(
+        "{field} of a filter must be from the prefix length of its cidr to that of a host (32, in IPv6 128), for example {example} for 10.244.0.0/16"
+    )))
+}
+
+/// BGP communities, standard or large. Their numbers have 16 (RFC 1997) or 32 bits (RFC 8092).
+pub fn communities(field: &str) -> Rule {
+    let number = "(0|[1-9][0-9]{0,9})";
+    Rule::new(format!(
+        "self.all(c, c.matches('^{number}(:{number}){{1,2}}$') && c.split(':').all(n, int(n) <= (c.split(':').size() == 2 ? 65535 : 4294967295)))"
+    ))
+    .message(words(format!(
+        "{field} must be two numbers up to 65535 or three up to 4294967295 with ':' between, for example 64512:100 or 64512:1:2"
+    )))
+}
+
 /// The name of an object.
 pub fn name(field: &str, example: &str) -> Rule {
     Rule::new("self.matches('^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$')").message(words(format!(

@@ -25,6 +25,16 @@ pub fn addresses_or_cidrs(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 256, "items": { "type": "string", "minLength": 2, "maxLength": 43 } })
 }
 
+/// An IP address in text.
+pub fn ip(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 2, "maxLength": 39 })
+}
+
+/// A list of BGP communities in text.
+pub fn communities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 3, "maxLength": 32 } })
+}
+
 /// An optional IP address in text.
 pub fn optional_ip(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 2, "maxLength": 39, "nullable": true })

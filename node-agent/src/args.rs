@@ -42,6 +42,12 @@ pub struct RunArgs {
     /// The node's /proc/sys/net, where it can be written.
     #[arg(long, default_value = "/proc/sys/net")]
     pub sysctl_dir: PathBuf,
+    /// The BIRD that checks what another is told to read: a program and its first arguments, with blanks between.
+    #[arg(long, value_delimiter = ' ', default_value = "bird")]
+    pub bird: Vec<String>,
+    /// Passwords of BGP sessions, a file for each key.
+    #[arg(long, default_value = "/etc/netweft/bgp-passwords")]
+    pub bgp_passwords: PathBuf,
     /// Address and port of /livez, /readyz and /metrics.
     #[arg(long, default_value = "127.0.0.1:9471")]
     pub listen: SocketAddr,

@@ -1,6 +1,7 @@
 //! What only the kernel knows: which links carry the node's addresses, how large their packets may be, who else is on them,
 //! and whether the relay is there.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,6 +19,8 @@ use crate::inputs::Inputs;
 pub struct Facts {
     /// Egress links by node address.
     pub egress: BTreeMap<IpAddr, Egress>,
+    /// Links that lead to BGP peers.
+    pub towards_peers: BTreeSet<LinkName>,
     /// TUN links, and whether a program has them open.
     pub tuns: BTreeMap<LinkName, bool>,
 }
@@ -83,8 +86,17 @@ impl Facts {
             .links
             .iter()
             .filter(|(_, link)| link.kind == LinkKind::Tun);
+        let sessions = || inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
+        let locals = sessions().map(|session| session.local);
+        let peers = sessions().filter_map(|session| towards(actual, session.peer));
         let facts = Self {
-            egress: inputs.addresses.iter().filter_map(found).collect(),
+            egress: inputs
+                .addresses
+                .iter()
+                .chain(locals)
+                .filter_map(found)
+                .collect(),
+            towards_peers: peers.collect(),
             tuns: tuns
                 .map(|(name, _)| (name.clone(), actual.carriers.contains(name)))
                 .collect(),
@@ -111,6 +123,15 @@ fn needed(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
         Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => inputs.local(mode).into_iter().collect(),
         Some(Way::Bgp) | None => vec![],
     }
+}
+
+/// The link over which packets for an address leave: by the longest prefix, and of equal ones the least metric.
+fn towards(actual: &NetworkState, peer: IpAddr) -> Option<LinkName> {
+    let around = actual.routes.iter().filter(|(key, route)| {
+        key.table == TABLE_MAIN && key.dst.contains(&peer) && route.dev.is_some()
+    });
+    let best = around.max_by_key(|(key, _)| (key.dst.prefix_len(), Reverse(key.metric)));
+    best.and_then(|(_, route)| route.dev.clone())
 }
 
 /// What other people's routes of a family say of a link: the prefixes that are on it, and those that are behind a router or
@@ -186,6 +207,7 @@ mod tests {
             withdrawn: vec![],
             remote: vec![],
             pools: BTreeMap::new(),
+            bgp: None,
             bridged: Bridged::default(),
             problems: vec![],
         }

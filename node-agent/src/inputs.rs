@@ -14,8 +14,8 @@ use ipnet::IpNet;
 use kube::core::{Expression, Selector, SelectorExt};
 use netweft_cni::attachment::Attachment;
 use netweft_crds::{
-    IPPool, IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeSubnet, PodInterface, SubnetState,
-    names,
+    IPPool, IpFamily, NodeAddresses, NodeBgp, NodeMode, NodeNetwork, NodeSubnet, PodInterface,
+    SubnetState, Way, names,
 };
 
 /// Labels of namespaces by name.
@@ -57,6 +57,8 @@ pub struct Inputs {
     pub remote: Vec<RemoteBlock>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
+    /// The node's BGP speaker; `None` while BGP is off.
+    pub bgp: Option<NodeBgp>,
     /// What the pods on the node's bridge rely on.
     pub bridged: Bridged,
     /// What could not be used, in sentences.
@@ -121,6 +123,10 @@ pub struct RemoteBlock {
 pub struct Pool {
     /// The whole range.
     pub cidr: IpNet,
+    /// Prefix length of its blocks.
+    pub block_prefix: u8,
+    /// Whether its blocks are kept from BGP.
+    pub unannounced: bool,
     /// Whether pods that leave the pools are masqueraded.
     pub nat_outgoing: bool,
     /// Destinations that are not.
@@ -157,6 +163,7 @@ impl Inputs {
             withdrawn: withdrawn_blocks(node, objects, network),
             remote: remote_blocks(node, objects),
             pools,
+            bgp: network.spec.bgp.clone(),
             bridged,
             problems,
         };
@@ -171,6 +178,16 @@ impl Inputs {
         self.modes
             .iter()
             .find(|mode| mode.pools.iter().any(|name| name == pool))
+    }
+
+    /// Whether a pool's packets are received by way of BGP's routes, or sent.
+    #[must_use]
+    pub fn is_underlay(&self, pool: &str) -> bool {
+        let underlay = |mode: &NodeMode| {
+            let mut ways = mode.accept.iter().chain([&mode.send]);
+            ways.any(|transport| transport.way() == Some(Way::Bgp))
+        };
+        self.mode_of(pool).is_some_and(underlay)
     }
 
     /// The namespaces that a selector chooses.
@@ -259,6 +276,8 @@ fn named_pool(pool: &IPPool, problems: &mut Vec<String>) -> Option<(String, Pool
     }
     let checked = Pool {
         cidr: spec.cidr,
+        block_prefix: spec.block_prefix(),
+        unannounced: spec.disable_bgp_export,
         nat_outgoing: spec.nat_outgoing,
         nat_exclude: spec.nat_outgoing_exclude.iter().map(IpNet::trunc).collect(),
         reserved,

@@ -5,11 +5,12 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`,
+//! `inputs`, `facts`, `desired`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
 //! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
 
 mod admin;
 mod args;
+mod bird;
 mod check;
 mod cni_conf;
 mod desired;

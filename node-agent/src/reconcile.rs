@@ -12,7 +12,7 @@ use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node;
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
 use netweft_netstate::diff::diff;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
@@ -20,8 +20,12 @@ use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 use netweft_udp_relay::config::RelayConfig;
 use nix::errno::Errno;
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::bird::{Link, Observed};
+use crate::desired::bird::learnt;
 use crate::desired::{Desired, desired, masquerade};
 use crate::facts::Facts;
 use crate::inputs::{Bridged, Inputs, Objects};
@@ -29,12 +33,16 @@ use crate::metrics::Metrics;
 use crate::nft::{Change, Nft, NftError};
 use crate::pods::{Counts, Pods, Records, Tended};
 use crate::report::Reporter;
-use crate::status::{Outcome, same, status, verdict};
+use crate::status::{Outcome, same, same_but_for_sessions, status, verdict};
 use crate::words::chain;
 use crate::{cni_conf, sysctl};
 
 /// How long after a failure it is tried again: doubled each time up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How long a status rests after it was told, if only what comes and goes with BGP sessions is news: while hundreds of them come
+/// up, not each is a write.
+const REST: Duration = Duration::from_secs(5);
 
 /// Places on this node.
 #[derive(Clone, Debug)]
@@ -53,6 +61,7 @@ pub struct Reconciler<K> {
     kernel: K,
     pods: Pods,
     nft: Nft,
+    bird: Link,
     paths: Paths,
     reporter: Reporter,
     metrics: Metrics,
@@ -69,6 +78,7 @@ pub struct Reconciler<K> {
 struct Told {
     uid: Option<String>,
     status: NodeNetworkStatus,
+    at: Instant,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -76,9 +86,9 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
+        bird: Link,
         paths: Paths,
-        reporter: Reporter,
-        metrics: Metrics,
+        (reporter, metrics): (Reporter, Metrics),
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
         let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
@@ -87,6 +97,7 @@ impl<K: Kernel> Reconciler<K> {
             kernel,
             pods,
             nft,
+            bird,
             paths,
             reporter,
             metrics,
@@ -113,7 +124,7 @@ impl<K: Kernel> Reconciler<K> {
         let clean = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
                 let verdict = verdict(&desired, &outcome);
-                let told = self.tell(network, &desired, &verdict).await;
+                let told = self.tell(network, &desired, &verdict, outcome.learnt).await;
                 told && outcome.failures.is_empty()
             }
             Err(reason) => {
@@ -132,6 +143,11 @@ impl<K: Kernel> Reconciler<K> {
     pub fn doubt(&mut self) {
         self.told = None;
         self.thorough = true;
+    }
+
+    /// To be told when BIRD's sessions have changed.
+    pub fn sessions(&self) -> watch::Receiver<Observed> {
+        self.bird.changes()
     }
 
     fn retry_after(&mut self, clean: bool) -> Option<Duration> {
@@ -164,7 +180,7 @@ impl<K: Kernel> Reconciler<K> {
         let inputs = Inputs::new(&self.node, objects, network, Bridged::of(readable));
         let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
         let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
-        let desired = desired(&inputs, &facts);
+        let mut desired = desired(&inputs, &facts);
         let difference = diff(&actual, &desired.kernel, &Owner::agent());
         let mut outcome = Outcome::default();
         outcome
@@ -176,6 +192,9 @@ impl<K: Kernel> Reconciler<K> {
             outcome.failures.push(chain(&error));
         }
         let missing = self.apply(&difference.ops, &desired, &mut outcome).await;
+        // Only now, so that a route of ours is there before BIRD takes its own back.
+        self.lead_bird(&inputs, &actual, &mut desired, &mut outcome)
+            .await;
         let mut sysctls = desired.sysctls.clone();
         let of_missing = |name: &str| {
             missing
@@ -201,6 +220,36 @@ impl<K: Kernel> Reconciler<K> {
         self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
         Ok((desired, outcome))
+    }
+
+    /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
+    /// are taken away; while it is on they are BIRD's alone.
+    async fn lead_bird(
+        &self,
+        inputs: &Inputs,
+        actual: &NetworkState,
+        desired: &mut Desired,
+        outcome: &mut Outcome,
+    ) {
+        let observed = self.bird.observed();
+        let remote = inputs.remote.iter();
+        let nodes = remote.flat_map(|block| block.addresses.iter());
+        let nodes = inputs.addresses.iter().chain(nodes);
+        self.bird.want(
+            desired.bird.clone(),
+            nodes.collect::<BTreeSet<_>>().into_iter().collect(),
+        );
+        desired.problems.extend(observed.problems);
+        let left = || learnt(inputs, actual);
+        outcome.learnt = left().count() as i64;
+        if desired.bird.is_none() && observed.released {
+            let gone = left().map(|(key, route)| Op::RouteDelete {
+                key: key.clone(),
+                route: route.clone(),
+            });
+            let gone: Vec<Op> = gone.collect();
+            self.apply(&gone, desired, outcome).await;
+        }
     }
 
     /// The relay knows no more than what it is told here.
@@ -314,7 +363,13 @@ impl<K: Kernel> Reconciler<K> {
             .collect()
     }
 
-    async fn tell(&mut self, network: &NodeNetwork, desired: &Desired, verdict: &Verdict) -> bool {
+    async fn tell(
+        &mut self,
+        network: &NodeNetwork,
+        desired: &Desired,
+        verdict: &Verdict,
+        learnt: i64,
+    ) -> bool {
         let before = self
             .known(network)
             .map(|status| status.conditions)
@@ -326,6 +381,11 @@ impl<K: Kernel> Reconciler<K> {
         let used =
             |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
         let mut status = status(desired, verdict, network.metadata.generation, &before, used);
+        status.routes = status.routes.map(|routes| RouteCounts {
+            bgp: learnt,
+            ..routes
+        });
+        status.sessions = self.bird.observed().sessions;
         let Counts {
             restored,
             reclaimed,
@@ -363,12 +423,17 @@ impl<K: Kernel> Reconciler<K> {
             debug!("status unchanged");
             return true;
         }
+        if let Some(rest) = self.rests(network, &status) {
+            self.again = self.again.into_iter().chain([rest]).min();
+            return true;
+        }
         match self.reporter.tell(&self.node, &status).await {
             Ok(()) => {
                 self.thorough = false;
                 self.told = Some(Told {
                     uid: network.metadata.uid.clone(),
                     status,
+                    at: Instant::now(),
                 });
                 true
             }
@@ -377,6 +442,14 @@ impl<K: Kernel> Reconciler<K> {
                 false
             }
         }
+    }
+
+    /// How long the status may rest, if it may.
+    fn rests(&self, network: &NodeNetwork, status: &NodeNetworkStatus) -> Option<Duration> {
+        let told = self.told.as_ref()?;
+        let minor = told.uid == network.metadata.uid && same_but_for_sessions(&told.status, status);
+        let left = REST.checked_sub(told.at.elapsed())?;
+        (minor && !left.is_zero()).then_some(left)
     }
 
     /// The status as the API server has it: what was told last, since the watch may lag behind it.

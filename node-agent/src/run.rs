@@ -14,6 +14,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::admin;
 use crate::args::RunArgs;
+use crate::bird::{Observed, Places, Watcher};
 use crate::metrics::Metrics;
 use crate::reconcile::{Paths, Reconciler};
 use crate::report::Reporter;
@@ -35,6 +36,8 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         run_dir,
         cni_conf_dir,
         sysctl_dir,
+        bird,
+        bgp_passwords,
         listen,
         log_format: _,
     } = args;
@@ -50,15 +53,21 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let kernel = Rtnl::new().context("open netlink")?;
     let events = Events::new().context("listen to netlink")?;
     let metrics = Metrics::new();
+    let (watcher, bird) = Watcher::new(Places {
+        dir: run_dir.join("bird"),
+        program: bird,
+        passwords: bgp_passwords,
+    });
     let paths = Paths {
         run_dir,
         cni_conf_dir,
         sysctl_dir,
     };
-    let reconciler = Reconciler::new(node, kernel, paths, reporter, metrics.clone());
+    let reconciler = Reconciler::new(node, kernel, bird, paths, (reporter, metrics.clone()));
     tokio::select! {
         served = admin::serve(listen, metrics) => served.with_context(|| format!("serve on {listen}")),
         () = reconcile_forever(reconciler, source, events) => Ok(()),
+        () = watcher.run() => Ok(()),
         () = asked_to_stop() => {
             info!("stopping; the kernel's state stays as it is");
             Ok(())
@@ -68,6 +77,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
 
 async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut events: Events) {
     let mut changes = source.changes();
+    let mut sessions = reconciler.sessions();
     let mut retry = None;
     let mut resync = Instant::now() + RESYNC;
     loop {
@@ -77,7 +87,7 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
                 .await
                 .map(|delay| Instant::now() + delay);
         }
-        let trigger = next_trigger(&mut changes, &mut events, retry, resync).await;
+        let trigger = next_trigger(&mut changes, &mut sessions, &mut events, retry, resync).await;
         debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();
@@ -90,12 +100,14 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
 enum Trigger {
     Objects,
     Kernel,
+    Sessions,
     Retry,
     Resync,
 }
 
 async fn next_trigger(
     changes: &mut watch::Receiver<u64>,
+    sessions: &mut watch::Receiver<Observed>,
     events: &mut Events,
     retry: Option<Instant>,
     resync: Instant,
@@ -103,6 +115,8 @@ async fn next_trigger(
     let trigger = tokio::select! {
         // The sender lives as long as the process; if it ever ended, the timers would go on.
         Ok(()) = changes.changed() => Trigger::Objects,
+        // As well as that of the watcher, which runs beside this loop.
+        Ok(()) = sessions.changed() => Trigger::Sessions,
         heard = events.next() => {
             if let Err(error) = heard {
                 renew(events, &error);

@@ -18,6 +18,8 @@ pub struct Outcome {
     pub conflicts: Vec<String>,
     /// What the kernel lacks and what therefore does not work, in sentences; pods work otherwise.
     pub lacking: Vec<String>,
+    /// Routes that BIRD has put into the kernel.
+    pub learnt: i64,
     /// What only a human can put right and what keeps no pod from working, in sentences.
     pub notes: Vec<String>,
 }
@@ -88,6 +90,18 @@ pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
         ours
     };
     ours(a) == ours(b)
+}
+
+/// Whether two statuses say the same apart from BGP sessions and what is learnt by them, which come in bursts.
+#[must_use]
+pub fn same_but_for_sessions(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
+    let calm = |status: &NodeNetworkStatus| {
+        let mut calm = status.clone();
+        calm.sessions.clear();
+        calm.routes = calm.routes.map(|routes| RouteCounts { bgp: 0, ..routes });
+        calm
+    };
+    same(&calm(a), &calm(b))
 }
 
 /// Every block that pods get addresses from, and every other in which some pod still has one: the operator takes a
@@ -187,6 +201,7 @@ mod tests {
             loosen: BTreeSet::new(),
             spare: BTreeSet::new(),
             udp: Default::default(),
+            bird: None,
             withdrawn: vec![],
             problems: vec![],
             waiting_for: vec![],

@@ -9,7 +9,7 @@ use clap::{ArgAction, Parser, ValueEnum};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netweft-operator", version)]
 pub struct Args {
-    /// Namespace of the lease.
+    /// Namespace of the release: of the lease, and of the Secrets of BGP passwords.
     #[arg(long, env = "POD_NAMESPACE", default_value = "netweft-system")]
     pub namespace: String,
 
@@ -41,6 +41,10 @@ pub struct Args {
     /// Whether the nodes run the relay that encapsulation udp needs; false where the chart does not install it.
     #[arg(long, env = "NETWEFT_UDP_RELAY", default_value_t = true, action = ArgAction::Set)]
     pub udp_relay: bool,
+
+    /// Whether the nodes run BIRD, which mode underlay needs; false where the chart does not install it.
+    #[arg(long, env = "NETWEFT_BIRD", default_value_t = true, action = ArgAction::Set)]
+    pub bird: bool,
 
     /// URL of the API server, for example https://192.0.2.10:6443; by default that of the kubeconfig or the pod.
     #[arg(long, env = "NETWEFT_API_SERVER")]
@@ -118,6 +122,7 @@ mod tests {
         let parse = |flag: &str| Args::try_parse_from(["netweft-operator", flag]).unwrap();
         assert!(parse("--manage-crds=true").manage_crds);
         assert!(!parse("--manage-crds=false").manage_crds);
+        assert!(!parse("--bird=false").bird);
         assert_eq!(parse("--log-format=json").log_format, LogFormat::Json);
     }
 }

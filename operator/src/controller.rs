@@ -18,6 +18,7 @@ use crate::graces::Graces;
 use crate::metrics::Metrics;
 use crate::plan;
 use crate::pulse::Pulse;
+use crate::secrets::Secrets;
 use crate::snapshot::Snapshot;
 use crate::watch::{Guarded, Stores};
 use crate::world::World;
@@ -38,6 +39,8 @@ pub struct Controller {
     pub client: Client,
     /// The local copies, complete.
     pub stores: Stores,
+    /// Copies of the Secrets that BGPPeers name.
+    pub secrets: Secrets,
     /// Notified when a copy has changed.
     pub changed: Arc<Notify>,
     /// Whether this operator leads.
@@ -52,6 +55,8 @@ pub struct Controller {
     pub graces: Graces,
     /// Whether nodes have the relay for encapsulation udp.
     pub udp_relay: bool,
+    /// Whether nodes have BIRD for mode underlay.
+    pub bird: bool,
 }
 
 impl Controller {
@@ -125,8 +130,11 @@ impl Controller {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
         let expired = self.graces.look(snapshot.subnets(), start);
+        self.secrets.follow(snapshot.peers());
         let world = World {
             without_udp_relay: !self.udp_relay,
+            without_bird: !self.bird,
+            secrets: self.secrets.state(),
             ..snapshot.world(expired, Timestamp::now())
         };
         let plan = plan(&world);

@@ -11,6 +11,7 @@
 //! ```
 
 pub mod assign;
+pub mod bgp;
 pub mod blocks;
 mod claims;
 mod kube_proxy;
@@ -38,6 +39,7 @@ mod lead;
 mod metrics;
 mod pulse;
 mod run;
+mod secrets;
 mod snapshot;
 mod telemetry;
 #[cfg(test)]

@@ -7,8 +7,10 @@ use netweft_crds::{
     NodeAddressWord, NodeMode, Overlay, Way,
 };
 
+use crate::bgp::underlay::{self, Underlay};
+
 /// A way between nodes that can be programmed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mode {
     /// Its name.
     pub name: String,
@@ -20,6 +22,8 @@ pub struct Mode {
     pub mtu: u32,
     /// Which of a node's addresses the others send to.
     pub address: AddressSource,
+    /// How nodes speak BGP, in a mode whose way it is.
+    pub underlay: Option<Underlay>,
 }
 
 /// Which of a node's addresses the others send to.
@@ -77,7 +81,7 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
     let NetworkModeSpec {
         mode,
         overlay,
-        underlay: _, // belongs to mode underlay
+        underlay,
         mtu,
         node_address,
     } = spec;
@@ -91,7 +95,11 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
             }
         },
         crds::Mode::HostGw => (Way::Direct, EncapsulateWhen::default()),
-        crds::Mode::Underlay => return not_yet("spec.mode", "underlay", "overlay or host-gw"),
+        crds::Mode::Underlay => (Way::Bgp, EncapsulateWhen::default()),
+    };
+    let underlay = match way {
+        Way::Bgp => Some(underlay::check(&underlay.clone().unwrap_or_default())?),
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) | Way::Direct => None,
     };
     Ok(Mode {
         name: name.to_owned(),
@@ -99,6 +107,7 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
         encapsulate_when,
         mtu: *mtu,
         address: check_address(node_address)?,
+        underlay,
     })
 }
 

@@ -7,9 +7,12 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::{ASSIGNED, Reason, Status};
-use netweft_crds::{IpFamily, NodeAddresses, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet};
+use netweft_crds::{
+    IpFamily, NodeAddresses, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
+};
 
 use crate::assign::Assignment;
+use crate::bgp::Fabric;
 use crate::mode::{AddressSource, Mode};
 use crate::subnets::pods_in;
 use crate::view::View;
@@ -18,7 +21,11 @@ use crate::world::{Changes, News, StatusChange};
 
 /// NodeNetworks to create and to update. Those of nodes that are gone go with their owner, the Node.
 #[must_use]
-pub fn plan_networks(view: &View<'_>, created: &[NodeSubnet]) -> Changes<NodeNetwork> {
+pub fn plan_networks(
+    view: &View<'_>,
+    fabric: Option<&Fabric>,
+    created: &[NodeSubnet],
+) -> Changes<NodeNetwork> {
     let mut new: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
     for subnet in created {
         new.entry(&subnet.spec.node).or_default().push(subnet);
@@ -26,7 +33,7 @@ pub fn plan_networks(view: &View<'_>, created: &[NodeSubnet]) -> Changes<NodeNet
     let mut changes = Changes::default();
     for (name, node) in &view.nodes {
         let new = new.get(name).map_or(&[][..], Vec::as_slice);
-        let spec = spec(view, name, node, new);
+        let spec = spec(view, fabric, name, node, new);
         let owners = vec![owner(node)];
         match view.networks.get(name) {
             None => {
@@ -67,26 +74,25 @@ pub fn plan_assigned(
         .collect()
 }
 
-fn spec(view: &View<'_>, name: &str, node: &Node, new: &[&NodeSubnet]) -> NodeNetworkSpec {
+fn spec(
+    view: &View<'_>,
+    fabric: Option<&Fabric>,
+    name: &str,
+    node: &Node,
+    new: &[&NodeSubnet],
+) -> NodeNetworkSpec {
     let old = view.networks.get(name).map(|network| &network.spec);
     let held = view.subnets.get(name).map_or(&[][..], Vec::as_slice);
     let kept = held.iter().filter(|subnet| !withdrawn(view, subnet));
     let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
+    let modes = modes(view, old);
     NodeNetworkSpec {
-        addresses: addresses(view, node, old),
+        addresses: view.own_addresses(node),
         subnets,
         pools: pools(view, node, held, old),
-        modes: modes(view, old),
-        sessions: Vec::new(),
+        bgp: bgp(fabric, name, &modes, old),
+        modes,
     }
-}
-
-/// The node's addresses; if it states none, the last known ones: they may carry traffic.
-fn addresses(view: &View<'_>, node: &Node, old: Option<&NodeNetworkSpec>) -> NodeAddresses {
-    let last = old.map(|spec| spec.addresses).unwrap_or_default();
-    any_mode(view)
-        .and_then(|mode| view.any_addresses(node, mode))
-        .unwrap_or(last)
 }
 
 /// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an
@@ -105,6 +111,21 @@ fn pools(
     let before = old.into_iter().flat_map(|spec| &spec.pools);
     let pools: BTreeSet<String> = usable.chain(before.filter(stays).cloned()).collect();
     pools.into_iter().collect()
+}
+
+/// The node's BGP speaker. Like the modes: while one that is in trouble is kept for the blocks there are, so is the speaker.
+fn bgp(
+    fabric: Option<&Fabric>,
+    name: &str,
+    modes: &[NodeMode],
+    old: Option<&NodeNetworkSpec>,
+) -> Option<NodeBgp> {
+    let speaker = fabric.and_then(|fabric| fabric.speakers.get(name));
+    let kept = || {
+        let in_use = modes.iter().any(|mode| mode.send.way() == Some(Way::Bgp));
+        old.filter(|_| in_use)?.bgp.clone()
+    };
+    speaker.cloned().or_else(kept)
 }
 
 /// One of the modes in use: all agree on how node addresses are chosen (`validate`).

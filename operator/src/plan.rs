@@ -1,8 +1,8 @@
 //! `plan`: from a complete picture of the cluster to everything that has to be written.
 //!
 //! ```text
-//!   World ─▶ View (validate: pools, modes) ─▶ subnets (assign) ─▶ networks ─▶ statuses
-//!                                                                    └─────▶ Plan
+//!   World ─▶ View (validate: pools, modes) ─▶ subnets (assign), bgp ─▶ networks ─▶ statuses
+//!                                                                         └─────▶ Plan
 //! ```
 //!
 //! Pure, total and deterministic: the order of objects in the world does not matter, and a plan that has been carried
@@ -16,14 +16,17 @@ use netweft_crds::names::POOL_FINALIZER;
 
 use crate::view::View;
 use crate::world::{FinalizerChange, Plan, World};
-use crate::{networks, status, subnets};
+use crate::{bgp, networks, status, subnets};
 
 /// Every difference between the world and what it should be.
 #[must_use]
 pub fn plan(world: &World<'_>) -> Plan {
     let view = View::new(world);
     let (subnets, assignment) = subnets::plan_subnets(&view);
-    let networks = networks::plan_networks(&view, &subnets.create);
+    let peers = bgp::peers(&view);
+    let fabric = bgp::resolve(&view, &peers);
+    let speaking = fabric.as_ref().ok();
+    let networks = networks::plan_networks(&view, speaking, &subnets.create);
     let assigned = networks::plan_assigned(&view, &assignment, &networks);
     let created = subnets.create.iter().map(|subnet| &subnet.spec.pool);
     let in_use: BTreeSet<&String> = world
@@ -39,8 +42,9 @@ pub fn plan(world: &World<'_>) -> Plan {
             .filter_map(|pool| finalizers(pool, &in_use))
             .collect(),
         pool_statuses: status::plan_pools(&view, &assignment),
-        mode_statuses: status::plan_modes(&view),
-        peer_statuses: status::plan_peers(&view),
+        mode_statuses: status::plan_modes(&view, speaking),
+        peer_statuses: bgp::report::plan_peers(&view, &peers, fabric.as_ref()),
+        passwords: bgp::passwords::plan(world, &peers),
         assigned,
         subnets,
         networks,

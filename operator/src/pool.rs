@@ -41,7 +41,7 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         nat_outgoing: _,         // the agents'
         nat_outgoing_exclude: _, // the agents'
         disabled,
-        disable_bgp_export: _, // nothing is announced by BGP yet, so the promise is kept
+        disable_bgp_export: _, // the agents'
         reserved,
         node_selector,
         namespace_selector,
@@ -124,7 +124,11 @@ fn parse_range(text: &str) -> Option<IpNet> {
     address.map(IpNet::from).or_else(|| text.parse().ok())
 }
 
-fn selector(field: &str, selector: LabelSelector) -> Result<Selector, Verdict> {
+/// The selector, if it can be evaluated.
+///
+/// # Errors
+/// What is wrong with `field`.
+pub fn selector(field: &str, selector: LabelSelector) -> Result<Selector, Verdict> {
     Selector::try_from(selector).map_err(|ParseExpressionError(error)| {
         Verdict::stalled(
             Reason::Invalid,

@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
+use crate::secrets::Secrets;
 use crate::watch::Stores;
 use crate::write::Writer;
 use crate::{client, definitions, lead};
@@ -85,16 +86,19 @@ async fn work(
         return Ok(());
     };
     let events = Events::new(client.clone(), args.identity.clone());
+    let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
     let controller = Controller {
         client: client.clone(),
         stores,
+        secrets,
         changed,
         leads: candidate.leads.clone(),
-        writer: Writer::new(client.clone(), health, events),
+        writer: Writer::new(client.clone(), &args.namespace, health, events),
         pulse: health.pulse.clone(),
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace),
         udp_relay: args.udp_relay,
+        bird: args.bird,
     };
     controller.run(stop.clone()).await;
     candidate.resign().await;

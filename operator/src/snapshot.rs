@@ -1,6 +1,6 @@
 //! [`Snapshot`]: what the local copies hold at one moment, as a [`World`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
@@ -52,6 +52,11 @@ impl Snapshot {
         readable(&self.subnets)
     }
 
+    /// The BGPPeers.
+    pub fn peers(&self) -> impl Iterator<Item = &BGPPeer> {
+        readable(&self.peers)
+    }
+
     /// The moment as the core sees it.
     pub fn world(&self, expired: BTreeSet<String>, now: Timestamp) -> World<'_> {
         let users = users(&self.pools, UserKind::Pool)
@@ -68,6 +73,8 @@ impl Snapshot {
             services: readable(&self.services).collect(),
             kube_proxy: readable(&self.kube_proxy).next(),
             without_udp_relay: false,
+            without_bird: false,
+            secrets: BTreeMap::new(),
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,

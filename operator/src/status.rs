@@ -6,14 +6,14 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::core::{Selector, SelectorExt};
 use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
 use netweft_crds::{
-    BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeMode,
-    NodeNetwork, NodeProgress, PeerNodes, Phase, Usage, UsageCount,
+    IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeMode, NodeNetwork, NodeProgress,
+    Phase, Usage, UsageCount,
 };
 
 use crate::assign::Assignment;
+use crate::bgp::Fabric;
 use crate::blocks::{Blocks, address_count};
 use crate::mode::Mode;
 use crate::pool::lenient_reserved;
@@ -22,7 +22,7 @@ use crate::words::{counted, list};
 use crate::world::{News, StatusChange, Unreadable, UserKind};
 
 /// Most nodes that a status names.
-const NAMED: usize = 5;
+pub const NAMED: usize = 5;
 
 /// Statuses of IPPools that differ from what stands there.
 #[must_use]
@@ -58,13 +58,18 @@ pub fn plan_pools(view: &View<'_>, assignment: &Assignment) -> Vec<StatusChange<
 
 /// Statuses of NetworkModes that differ from what stands there.
 #[must_use]
-pub fn plan_modes(view: &View<'_>) -> Vec<StatusChange<NetworkModeStatus>> {
+pub fn plan_modes(
+    view: &View<'_>,
+    fabric: Option<&Fabric>,
+) -> Vec<StatusChange<NetworkModeStatus>> {
     let used = view.used_modes();
     let changes = view.world.modes.iter().filter_map(|object| {
         let (verdict, phase, nodes) = match view.modes.get(&object.name_any())? {
             Err(why) => (why.clone(), None, None),
             Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (verdict, nodes) = progress(view, mode);
+                let (mut verdict, nodes) = progress(view, mode);
+                let of_mode = fabric.filter(|fabric| fabric.mode == mode.name);
+                verdict.message += &of_mode.map(too_many).unwrap_or_default();
                 (verdict, Some(Phase::Stable), Some(nodes))
             }
             Ok(_) => (unused(object), Some(Phase::Stable), None),
@@ -96,55 +101,19 @@ pub fn plan_modes(view: &View<'_>) -> Vec<StatusChange<NetworkModeStatus>> {
         .collect()
 }
 
-/// Statuses of BGPPeers that differ from what stands there.
-#[must_use]
-pub fn plan_peers(view: &View<'_>) -> Vec<StatusChange<BGPPeerStatus>> {
-    let changes = view.world.peers.iter().filter_map(|object: &&BGPPeer| {
-        let verdict = Verdict::stalled(
-            Reason::NotYetSupported,
-            "BGPPeer is not supported yet: no session is made from it; pods of other nodes are reached by NetworkModes of mode overlay or host-gw",
-        );
-        let status = BGPPeerStatus {
-            observed_generation: object.metadata.generation,
-            nodes: peer_nodes(view, object),
-            ..BGPPeerStatus::default()
-        };
-        let change = Change { meta: &object.metadata, verdict, now: view.world.now };
-        change.of(object.status.as_ref(), status, |status| &mut status.conditions)
-    });
-    changes
-        .chain(unreadable(view, UserKind::Peer, |meta, conditions| {
-            BGPPeerStatus {
-                observed_generation: meta.generation,
-                conditions,
-                ..BGPPeerStatus::default()
-            }
-        }))
-        .collect()
-}
-
-/// Nodes that should have the peer's session; none has, for nothing makes it yet.
-fn peer_nodes(view: &View<'_>, peer: &BGPPeer) -> Option<PeerNodes> {
-    let selector = peer.spec.node_selector.clone().unwrap_or_default();
-    let selector = Selector::try_from(selector).ok()?;
-    let chosen = view.nodes.values();
-    let chosen = chosen.filter(|node| selector.matches(node.labels()));
-    Some(PeerNodes {
-        total: i64::try_from(chosen.count()).unwrap_or(i64::MAX),
-        established: 0,
-    })
-}
-
 /// One object's new status in the making.
-struct Change<'a> {
-    meta: &'a ObjectMeta,
-    verdict: Verdict,
-    now: Timestamp,
+pub struct Change<'a> {
+    /// The object.
+    pub meta: &'a ObjectMeta,
+    /// What there is to say about it.
+    pub verdict: Verdict,
+    /// The time of conditions that change.
+    pub now: Timestamp,
 }
 
 impl Change<'_> {
     /// `new` with the conditions of the verdict, unless `old` says the same.
-    fn of<S: Clone + Default + PartialEq>(
+    pub fn of<S: Clone + Default + PartialEq>(
         self,
         old: Option<&S>,
         mut new: S,
@@ -175,7 +144,7 @@ impl Change<'_> {
 
 /// Statuses of objects that cannot be read. What stands there now cannot be read either, so they are written always;
 /// that changes nothing in the API server, because the time is the object's own.
-fn unreadable<'a, S>(
+pub fn unreadable<'a, S>(
     view: &'a View<'_>,
     kind: UserKind,
     status: fn(&ObjectMeta, Vec<Condition>) -> S,
@@ -367,6 +336,18 @@ fn progress(view: &View<'_>, mode: &Mode) -> (Verdict, NodeProgress) {
         Verdict::reconciling(Reason::Programming, message)
     };
     (verdict, nodes)
+}
+
+/// Who has no session because there would be too many.
+fn too_many(fabric: &Fabric) -> String {
+    if fabric.left_out.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; too many nodes for a session between any two: {} lack some; set \
+         spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
+        list(&fabric.left_out, NAMED)
+    )
 }
 
 /// What the agent of a node that is not ready says about the spec as it is now.

@@ -1,6 +1,6 @@
 //! A cluster in memory for tests: it owns the objects of a world and carries out plans as the API server would.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -14,8 +14,12 @@ use netweft_crds::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::bgp::passwords::Secret;
 use crate::plan;
 use crate::world::{Changes, Plan, StatusChange, World};
+
+mod bgp;
+pub use bgp::{labelled, peer, secret, underlay};
 
 /// The cluster.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,8 @@ pub struct Cluster {
     pub networks: Vec<NodeNetwork>,
     pub services: Vec<ServiceCIDR>,
     pub kube_proxy: Option<ConfigMap>,
+    pub secrets: BTreeMap<String, Option<Secret>>,
+    pub without_bird: bool,
     pub expired: BTreeSet<String>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
@@ -123,6 +129,8 @@ impl Cluster {
             networks: self.networks.iter().collect(),
             services: self.services.iter().collect(),
             kube_proxy: self.kube_proxy.as_ref(),
+            secrets: self.secrets.clone(),
+            without_bird: self.without_bird,
             expired: self.expired.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..World::default()
@@ -171,7 +179,9 @@ impl Cluster {
                 .filter(|c| c.type_ != READY)
                 .cloned();
             let ready = condition(READY, "True", "Programmed");
+            let sessions = std::mem::take(&mut status.sessions);
             *status = NodeNetworkStatus {
+                sessions,
                 observed_generation: network.metadata.generation,
                 subnets: network.spec.subnets.iter().map(usage).collect(),
                 links: tunnels.collect(),
@@ -228,6 +238,9 @@ impl Cluster {
         self.pools.retain(|pool| {
             pool.metadata.deletion_timestamp.is_none() || !pool.finalizers().is_empty()
         });
+        if let Some(change) = &plan.passwords {
+            self.keep_passwords(change);
+        }
         let (clock, versions) = (self.clock, &mut self.versions);
         change(
             &mut self.subnets,

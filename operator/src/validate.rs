@@ -51,7 +51,7 @@ pub fn modes(world: &World<'_>) -> Modes {
     for object in oldest_first(&world.modes) {
         let name = object.name_any();
         let result = mode::check(&name, &object.spec)
-            .and_then(|mode| with_relay(mode, world))
+            .and_then(|mode| with_its_program(mode, world))
             .and_then(|mode| unique_tunnel(mode, &mut claims))
             .and_then(|mode| same_addresses(mode, first.as_ref()));
         if let (None, Ok(mode)) = (&first, &result) {
@@ -117,6 +117,8 @@ enum Claim {
     VxlanPort(u16),
     /// A UDP port of the relay's.
     RelayPort(u16),
+    /// The BGP speaker.
+    Bgp,
 }
 
 impl Claim {
@@ -125,14 +127,15 @@ impl Claim {
             Way::Vxlan(vxlan) => vec![Self::Vni(vxlan.vni), Self::VxlanPort(vxlan.port)],
             Way::Ipip => vec![Self::Ipip],
             Way::Udp(udp) => vec![Self::RelayPort(udp.port)],
-            Way::Direct | Way::Bgp => vec![],
+            Way::Bgp => vec![Self::Bgp],
+            Way::Direct => vec![],
         }
     }
 
     fn excludes(self, other: Self) -> bool {
         let port = |claim| match claim {
             Self::VxlanPort(port) | Self::RelayPort(port) => Some(port),
-            Self::Vni(_) | Self::Ipip => None,
+            Self::Vni(_) | Self::Ipip | Self::Bgp => None,
         };
         match (self, other) {
             (Self::VxlanPort(_), Self::VxlanPort(_)) => false,
@@ -147,15 +150,20 @@ impl Claim {
             Self::Vni(vni) => (vni..=0x00ff_ffff).chain(1..vni).map(Self::Vni).find(free),
             Self::VxlanPort(port) => (port..=u16::MAX).map(Self::VxlanPort).find(free),
             Self::RelayPort(port) => (port..=u16::MAX).map(Self::RelayPort).find(free),
-            Self::Ipip => None,
+            Self::Ipip | Self::Bgp => None,
         };
         match found {
             Some(Self::Vni(n)) => format!("choose another, for example {n}"),
             Some(Self::VxlanPort(n) | Self::RelayPort(n)) => {
                 format!("choose another, for example {n}")
             }
-            Some(Self::Ipip) | None => {
-                "a node has one such link: let the pools name that mode".to_owned()
+            Some(Self::Ipip | Self::Bgp) | None => {
+                let has = if self == Self::Bgp {
+                    "speaks BGP in one way"
+                } else {
+                    "has one such link"
+                };
+                format!("a node {has}: let the pools name that mode")
             }
         }
     }
@@ -168,6 +176,7 @@ impl fmt::Display for Claim {
             Self::Ipip => f.write_str("spec.overlay.encapsulation ipip"),
             Self::VxlanPort(port) => write!(f, "spec.overlay.vxlan.port {port}"),
             Self::RelayPort(port) => write!(f, "spec.overlay.udp.port {port}"),
+            Self::Bgp => f.write_str("spec.mode underlay"),
         }
     }
 }
@@ -189,15 +198,18 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
     Ok(mode)
 }
 
-/// The relay is a DaemonSet of its own, which a cluster can do without.
-fn with_relay(mode: Mode, world: &World<'_>) -> Result<Mode, Verdict> {
-    match mode.way {
-        Way::Udp(_) if world.without_udp_relay => Err(Verdict::stalled(
-            Reason::NotFound,
-            "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan",
-        )),
-        Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => Ok(mode),
-    }
+/// The relay and BIRD are DaemonSets of their own, which a cluster can do without.
+fn with_its_program(mode: Mode, world: &World<'_>) -> Result<Mode, Verdict> {
+    let lacking = match mode.way {
+        Way::Udp(_) if world.without_udp_relay => {
+            "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan"
+        }
+        Way::Bgp if world.without_bird => {
+            "spec.mode underlay needs BIRD, which is not installed: set bird.enabled to true in the chart's values, or choose overlay or host-gw"
+        }
+        Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => return Ok(mode),
+    };
+    Err(Verdict::stalled(Reason::NotFound, lacking))
 }
 
 /// A NodeNetwork has one set of node addresses, so all modes have to choose them alike for now.

@@ -98,6 +98,18 @@ impl<'a> View<'a> {
         of_family(IpFamily::Ipv4).or_else(|| of_family(IpFamily::Ipv6))
     }
 
+    /// The addresses that `node` speaks from; if it states none, the last known ones: they may carry traffic.
+    #[must_use]
+    pub fn own_addresses(&self, node: &Node) -> NodeAddresses {
+        let mut modes = self.used_modes().into_values();
+        let stated = modes.find_map(|mode| self.any_addresses(node, mode));
+        let last = || {
+            let network = self.networks.get(node.metadata.name.as_deref()?)?;
+            Some(network.spec.addresses)
+        };
+        stated.or_else(last).unwrap_or_default()
+    }
+
     /// The pools that can be used and are for this node, whether or not it can be given a block now.
     pub fn pools_of<'v>(&'v self, node: &'v Node) -> impl Iterator<Item = &'v Pool> {
         let pools = self.pools.all_usable();

@@ -24,7 +24,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::kube_proxy;
@@ -57,7 +57,7 @@ pub struct Stores {
 impl Stores {
     /// Starts the watches as tasks of `tasks`; they notify `changed`.
     pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
-        let mut follow = Follow { changed, tasks };
+        let mut follow = Follow::new(changed, tasks);
         let proxy = Api::namespaced(client.clone(), kube_proxy::NAMESPACE);
         let by_name = format!("metadata.name={}", kube_proxy::NAME);
         let by_name = watcher::Config::default().fields(&by_name);
@@ -90,7 +90,7 @@ impl Stores {
 }
 
 /// A kind that can be watched.
-trait Watched:
+pub trait Watched:
     Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
 {
 }
@@ -101,12 +101,24 @@ impl<K> Watched for K where
 }
 
 /// What all watches have in common.
-struct Follow<'a> {
+pub struct Follow<'a> {
     changed: &'a Arc<Notify>,
     tasks: &'a mut JoinSet<()>,
+    /// Ends the watch that was started last.
+    pub last: Option<AbortHandle>,
 }
 
-impl Follow<'_> {
+impl<'a> Follow<'a> {
+    /// Watches that are tasks of `tasks` and notify `changed`.
+    pub fn new(changed: &'a Arc<Notify>, tasks: &'a mut JoinSet<()>) -> Self {
+        let last = None;
+        Self {
+            changed,
+            tasks,
+            last,
+        }
+    }
+
     /// A copy of all objects of a cluster-scoped kind.
     fn all<K: Watched + Resource<Scope = ClusterResourceScope>>(
         &mut self,
@@ -119,7 +131,7 @@ impl Follow<'_> {
     }
 
     /// A copy of what `api` lists by `config`: `strip` leaves what is looked at, `differs` tells what matters.
-    fn some<K: Watched>(
+    pub fn some<K: Watched>(
         &mut self,
         api: Api<Guarded<K>>,
         config: watcher::Config,
@@ -144,7 +156,7 @@ impl Follow<'_> {
                 }
             }
         };
-        self.tasks.spawn(follow.instrument(span));
+        self.last = Some(self.tasks.spawn(follow.instrument(span)));
         store
     }
 }
@@ -187,7 +199,8 @@ fn matters<K: Watched>(
     }
 }
 
-fn strip<K: Watched>(object: &mut Guarded<K>) {
+/// Takes away who wrote what, which nobody looks at.
+pub fn strip<K: Watched>(object: &mut Guarded<K>) {
     object.meta_mut().managed_fields = None;
 }
 

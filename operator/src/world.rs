@@ -7,7 +7,7 @@
 //! Both are plain data: a `World` is one complete picture of the cluster, a `Plan` is every difference between that
 //! picture and what should be. A plan for a cluster that is as it should be is empty.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
@@ -18,6 +18,8 @@ use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeNetwork,
     NodeSubnet,
 };
+
+use crate::bgp::passwords::{PasswordChange, Secret};
 
 /// One complete picture of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +42,10 @@ pub struct World<'a> {
     pub kube_proxy: Option<&'a ConfigMap>,
     /// Whether nodes have no relay for encapsulation udp.
     pub without_udp_relay: bool,
+    /// Whether nodes have no BIRD for mode underlay.
+    pub without_bird: bool,
+    /// Secrets of the release's namespace that have been looked for, by name; `None`: there is none of that name.
+    pub secrets: BTreeMap<String, Option<Secret>>,
     /// Objects of users that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
     /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.
@@ -88,6 +94,8 @@ pub struct Plan {
     pub mode_statuses: Vec<StatusChange<NetworkModeStatus>>,
     /// Statuses of BGPPeers.
     pub peer_statuses: Vec<StatusChange<BGPPeerStatus>>,
+    /// The Secret of the agents' BGP passwords.
+    pub passwords: Option<PasswordChange>,
     /// The condition `Assigned` of NodeNetworks.
     pub assigned: Vec<StatusChange<Condition>>,
 }

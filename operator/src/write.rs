@@ -7,26 +7,29 @@
 //! - One write that fails does not stop those that do not depend on it.
 //!
 //! ```text
-//!   finalizers of pools ─▶ NodeSubnets ─▶ NodeNetworks ─▶ statuses ─▶ events
+//!   finalizers of pools ─▶ passwords ─▶ NodeSubnets ─▶ NodeNetworks ─▶ statuses ─▶ events
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ClusterResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
-use netweft_crds::names::{OPERATOR_FIELD_MANAGER, node_subnet_name};
+use netweft_crds::names::{OPERATOR_FIELD_MANAGER, PASSWORDS_SECRET, node_subnet_name};
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use crate::admin::Health;
+use crate::bgp::passwords::{Password, PasswordChange};
 use crate::client::request;
 use crate::error::{Class, RequestError};
 use crate::events::Events;
@@ -40,6 +43,7 @@ const CONCURRENCY: usize = 16;
 /// Writes to the API server.
 pub struct Writer {
     client: Client,
+    namespace: String,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     events: Events,
@@ -56,36 +60,51 @@ pub struct Outcome {
 
 /// An object that all writes here are about.
 trait Written:
-    Resource<DynamicType = (), Scope = ClusterResourceScope>
+    Named
+    + Resource<DynamicType = (), Scope = ClusterResourceScope>
     + Clone
     + Debug
     + DeserializeOwned
     + Serialize
 {
+}
+
+/// A kind that writes are counted by.
+trait Named {
     const KIND: &'static str;
 }
 
-impl Written for IPPool {
+impl Named for IPPool {
     const KIND: &'static str = "IPPool";
 }
-impl Written for NetworkMode {
+impl Named for NetworkMode {
     const KIND: &'static str = "NetworkMode";
 }
-impl Written for BGPPeer {
+impl Named for BGPPeer {
     const KIND: &'static str = "BGPPeer";
 }
-impl Written for NodeSubnet {
+impl Named for NodeSubnet {
     const KIND: &'static str = "NodeSubnet";
 }
-impl Written for NodeNetwork {
+impl Named for NodeNetwork {
     const KIND: &'static str = "NodeNetwork";
 }
+impl Named for Secret {
+    const KIND: &'static str = "Secret";
+}
+impl Written for IPPool {}
+impl Written for NetworkMode {}
+impl Written for BGPPeer {}
+impl Written for NodeSubnet {}
+impl Written for NodeNetwork {}
 
 impl Writer {
-    /// A writer that counts and shows that it lives by `health`, and tells users by `events`.
-    pub fn new(client: Client, health: &Health, events: Events) -> Self {
+    /// A writer that counts and shows that it lives by `health`, and tells users by `events`; what has a namespace is in
+    /// `namespace`.
+    pub fn new(client: Client, namespace: &str, health: &Health, events: Events) -> Self {
         Self {
             client,
+            namespace: namespace.to_owned(),
             metrics: health.metrics.clone(),
             pulse: health.pulse.clone(),
             events,
@@ -97,6 +116,9 @@ impl Writer {
         let mut outcome = Outcome::default();
         let finalizers = each(&plan.finalizers, |change| self.finalize(change)).await;
         outcome.note(&finalizers);
+        if let Some(change) = &plan.passwords {
+            outcome.note(&[self.passwords(change).await]);
+        }
         let missing = self.subnets(&plan.subnets, &mut outcome).await;
         self.networks(&plan.networks, &missing, &mut outcome).await;
         self.statuses(plan, &mut outcome).await;
@@ -234,6 +256,34 @@ impl Writer {
         self.write::<IPPool, _>("finalize", name, request).await
     }
 
+    /// Changes keys of the agents' Secret, or makes it. Keys of others are theirs.
+    async fn passwords(&self, change: &PasswordChange) -> Result<(), RequestError> {
+        let PasswordChange { seen, set, remove } = change;
+        let encoded = |password: &Password| json!(ByteString(password.expose().to_vec()));
+        let set = set.iter().map(|(key, password)| (key, encoded(password)));
+        let removed = remove.iter().map(|key| (key, Value::Null));
+        let data: BTreeMap<_, _> = set.chain(removed).collect();
+        let name = PASSWORDS_SECRET;
+        let params = PatchParams::apply(OPERATOR_FIELD_MANAGER);
+        let api = Api::<Secret>::namespaced(self.client.clone(), &self.namespace);
+        let patch = match seen {
+            Some((uid, version)) => Patch::Merge(json!({
+                "metadata": { "uid": uid, "resourceVersion": version },
+                "data": data,
+            })),
+            // Applying is the one way to create by which a role can say the name.
+            None => Patch::Apply(json!({
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": { "name": name },
+                "type": "Opaque",
+                "data": data,
+            })),
+        };
+        self.write::<Secret, _>("patch", name, api.patch_metadata(name, &params, &patch))
+            .await
+    }
+
     async fn status<K: Written, S: Serialize>(
         &self,
         change: &StatusChange<S>,
@@ -262,7 +312,7 @@ impl Writer {
     }
 
     /// Sends a request, counts it and logs it.
-    async fn write<K: Written, T>(
+    async fn write<K: Named, T>(
         &self,
         verb: &'static str,
         name: &str,

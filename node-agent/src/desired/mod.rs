@@ -6,6 +6,7 @@
 //!
 //! One file for each way between nodes; they differ by pure functions only.
 
+pub mod bird;
 mod bridge;
 pub mod masquerade;
 mod sending;
@@ -27,6 +28,7 @@ use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
 use crate::inputs::{Inputs, OwnBlock};
+use bird::Bird;
 use tunnel_address::tunnel_addresses;
 
 /// The node as it should be.
@@ -46,6 +48,8 @@ pub struct Desired {
     pub spare: BTreeSet<LinkName>,
     /// What the relay of encapsulation udp reads.
     pub udp: RelayConfig,
+    /// What BIRD is to do; `None` while BGP is off.
+    pub bird: Option<Bird>,
     /// What the plugin reads.
     pub plugin: NodeConfig,
     /// Blocks from which no pod gets an address any more, but in which some may still have one.
@@ -83,6 +87,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         loosen: loosen(inputs, facts),
         spare: BTreeSet::new(),
         udp: RelayConfig::default(),
+        bird: bird::bird(inputs, facts),
         plugin,
         withdrawn: inputs.withdrawn.clone(),
         problems,
@@ -133,19 +138,19 @@ fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
 }
 
 /// Links that answers to pods can leave by another way than questions come in: where pools are reached in different ways, or
-/// one mode has two, a packet and its answer take each the way of its destination. A strict reverse path filter would drop it.
+/// one mode has two, a packet and its answer take each the way of its destination, and so they do where BGP has more than one
+/// link to choose from. A strict reverse path filter would drop it.
 fn loosen(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     let way = |mode: &NodeMode| {
-        let direct = mode.send.way() == Some(Way::Direct);
-        (
-            direct,
-            mode.encapsulate_when == EncapsulateWhen::CrossSubnet,
-        )
+        let plain = matches!(mode.send.way(), Some(Way::Direct | Way::Bgp));
+        (plain, mode.encapsulate_when == EncapsulateWhen::CrossSubnet)
     };
     let ways: BTreeSet<_> = inputs.modes.iter().map(way).collect();
-    let one = ways.len() <= 1 && !ways.contains(&(false, true));
     let links = facts.egress.values().map(|egress| egress.link.clone());
-    links.filter(|_| !one).collect()
+    let links: BTreeSet<_> = links.chain(facts.towards_peers.iter().cloned()).collect();
+    let one_link = inputs.bgp.is_none() || links.len() <= 1;
+    let one = ways.len() <= 1 && !ways.contains(&(false, true)) && one_link;
+    if one { BTreeSet::new() } else { links }
 }
 
 /// Bytes of the largest packet of a pod that travels by `mode`; `None` while its egress link is unknown.

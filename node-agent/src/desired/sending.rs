@@ -4,6 +4,7 @@
 //!   block ─▶ direct, or cross-subnet and on-link?  ── yes ─▶ 10.244.1.0/26 via <the node> dev <uplink>
 //!                       │ no
 //!                       ├─ encapsulated ─▶ route into the tunnel (`tunnel`)
+//!                       ├─ underlay ─▶ none of ours: BIRD's, who hears of the block from its node (`bird`)
 //!                       └─ host-gw ─▶ no route, and a sentence that says whose and why
 //! ```
 //!
@@ -23,9 +24,9 @@ use crate::inputs::{Inputs, RemoteBlock};
 
 /// Add all that `mode` needs on this node.
 pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
-    let Some(way) = mode.send.way().filter(|way| *way != Way::Bgp) else {
+    let Some(way) = mode.send.way() else {
         desired.problems.push(format!(
-            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or use spec.mode overlay or host-gw",
+            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or choose another spec.mode",
             mode.name
         ));
         return;

@@ -10,6 +10,8 @@ use crate::inputs::{Bridged, Pool, RemoteBlock};
 fn pool(cidr: &str) -> Pool {
     Pool {
         cidr: cidr.parse().unwrap(),
+        block_prefix: 26,
+        unannounced: false,
         nat_outgoing: true,
         nat_exclude: vec!["192.168.0.0/16".parse().unwrap()],
         reserved: vec![],
@@ -61,6 +63,7 @@ fn inputs() -> Inputs {
             remote("10.244.1.0/26", "worker-3", "192.0.2.3"),
         ],
         pools: BTreeMap::from([("default-v4".to_owned(), pool("10.244.0.0/16"))]),
+        bgp: None,
         bridged: Default::default(),
         problems: vec![],
     }
@@ -74,6 +77,7 @@ fn facts() -> Facts {
         elsewhere: Default::default(),
     };
     Facts {
+        towards_peers: Default::default(),
         tuns: BTreeMap::new(),
         egress: BTreeMap::from([("192.0.2.1".parse().unwrap(), egress)]),
     }

@@ -37,6 +37,8 @@ mod tests {
     fn inputs(blocks: &[&str], reserved: &[&str]) -> Inputs {
         let pool = Pool {
             cidr: "10.244.0.0/16".parse().unwrap(),
+            block_prefix: 26,
+            unannounced: false,
             nat_outgoing: true,
             nat_exclude: vec![],
             reserved: reserved
@@ -62,6 +64,7 @@ mod tests {
             withdrawn: vec![],
             remote: vec![],
             pools: BTreeMap::from([("p".to_owned(), pool)]),
+            bgp: None,
             bridged: Default::default(),
             problems: vec![],
         }

@@ -25,6 +25,7 @@ const OBJECTS: [&str; 4] = [
 struct Fixture {
     reconciler: Reconciler<FakeKernel>,
     objects: Objects,
+    bird: watch::Sender<Observed>,
     dir: TempDir,
 }
 
@@ -77,10 +78,13 @@ fn fixture() -> Fixture {
     }
     let reporter = Reporter::file(&paths.run_dir);
     let kernel = FakeKernel::new(node_state());
-    let reconciler = Reconciler::new("one".into(), kernel, paths, reporter, Metrics::new());
+    let (link, bird) = crate::bird::Link::alone();
+    let told = (reporter, Metrics::new());
+    let reconciler = Reconciler::new("one".into(), kernel, link, paths, told);
     Fixture {
         reconciler,
         objects,
+        bird,
         dir,
     }
 }
@@ -377,5 +381,70 @@ fn netns_a_leak_is_looked_at_again_in_time_and_reported_until_it_is_gone() {
             message.contains("the attachment of address 10.244.0.9 cannot be read"),
             "{message}"
         );
+    });
+}
+
+/// A route that a BIRD has left in the kernel.
+fn birds(dst: &str, metric: u32) -> (RouteKey, Route) {
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: dst.parse().unwrap(),
+        metric,
+    };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol: 12,
+        via: "192.0.2.3".parse().ok(),
+        dev: "ens7".parse().ok(),
+        onlink: false,
+        source: None,
+        mtu: None,
+    };
+    (key, route)
+}
+
+#[test]
+fn netns_what_bird_left_goes_once_it_has_let_go_and_nothing_of_others_does() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let ours = birds("10.244.9.0/26", 78);
+        let another = [birds("10.244.9.64/26", 32), birds("198.51.100.0/24", 78)];
+        node.kernel().meddle(|state| {
+            state.routes.extend([ours.clone()]);
+            state.routes.extend(another.clone());
+        });
+        node.reconcile().await;
+        let there = |node: &Fixture, (key, _): &(RouteKey, Route)| {
+            node.kernel().state().routes.contains_key(key)
+        };
+        assert!(there(&node, &ours), "BIRD may still want it");
+        let counts = status_of(node.dir.path()).routes.unwrap();
+        assert_eq!((counts.tunnel, counts.bgp), (1, 1));
+        node.bird.send_modify(|observed| observed.released = true);
+        node.reconcile().await;
+        assert!(!there(&node, &ours));
+        assert!(another.iter().all(|route| there(&node, route)));
+    });
+}
+
+#[test]
+fn netns_bird_is_told_what_the_operator_says_and_its_routes_are_left_alone() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
+        let network = node.objects.network.as_mut().unwrap();
+        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
+        network.spec.modes[0].send = Way::Bgp.into();
+        network.spec.modes[0].accept = vec![Way::Bgp.into()];
+        let learnt = birds("10.244.0.64/26", 78);
+        node.kernel()
+            .meddle(|state| state.routes.extend([learnt.clone()]));
+        // What was observed before BGP was on must not count.
+        node.bird.send_modify(|observed| observed.released = true);
+        assert_eq!(node.reconcile().await, None);
+        assert!(node.reconciler.bird.wanted().is_some());
+        assert!(node.kernel().state().routes.contains_key(&learnt.0));
+        assert_eq!(node.ready().0, "True", "no session is waited for");
+        assert!(node.conflist());
     });
 }

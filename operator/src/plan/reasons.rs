@@ -5,8 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use netweft_crds::condition::{ASSIGNED, READY, RECONCILING, Reason, STALLED};
+use netweft_crds::{SessionFault, SessionState};
 
-use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, pool, services, vxlan, yaml};
+use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
 use crate::world::{News, Plan};
 
 /// Who says a reason, and what makes him say it.
@@ -52,12 +53,13 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::InUse => vec![made(Pool(POOL, Reconciling), |cluster| {
             cluster.pools[0].metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         })],
-        Reason::NotFound => vec![made(Pool(POOL, Stalled), |cluster| cluster.modes.clear())],
+        Reason::NotFound => not_found(),
         Reason::Invalid => invalid(),
         Reason::NotYetSupported => not_supported(),
-        Reason::Conflict => vec![made(Mode("younger", Stalled), |cluster| {
-            cluster.modes.push(at(9, vxlan("younger", 4096)));
-        })],
+        Reason::Conflict => conflicts(),
+        Reason::Established => vec![made(Peer("tor", Ready), speak)],
+        Reason::Establishing => establishing(),
+        Reason::SessionFailed => session_failed(),
         Reason::Programmed => programmed(),
         Reason::Programming => in_progress(),
         Reason::Unused => vec![made(Mode("spare", Ready), |cluster| {
@@ -65,9 +67,7 @@ fn makers(reason: Reason) -> Vec<Made> {
         })],
         Reason::SubnetsAssigned => subnets_assigned(),
         Reason::NoSubnet => no_subnet(),
-        Reason::NoNodeAddress => vec![made(Node("worker-1", false), |cluster| {
-            cluster.nodes[0] = node("worker-1", &[]);
-        })],
+        Reason::NoNodeAddress => no_node_address(),
         Reason::ProgrammingFailed | Reason::ForeignObject | Reason::KernelLacksFeature => vec![],
     }
 }
@@ -95,22 +95,92 @@ fn overlaps() -> Vec<Made> {
     ]
 }
 
+const BY_LINK: &str = "{mode: host-gw, nodeAddress: {interface: eth1}}";
+
 fn not_supported() -> Vec<Made> {
     vec![
         made(Pool("some", Stalled), |cluster| {
-            let fabric = mode("fabric", "{mode: underlay}");
-            cluster.modes.push(at(9, fabric));
-            let more = "networkMode: fabric";
+            cluster.modes.push(at(9, mode("by-link", BY_LINK)));
+            let more = "networkMode: by-link";
             cluster.pools.push(at(9, pool("some", "10.9.0.0/16", more)));
         }),
-        made(Mode("fabric", Stalled), |cluster| {
-            cluster
-                .modes
-                .push(at(9, mode("fabric", "{mode: underlay}")));
+        made(Mode("by-link", Stalled), |cluster| {
+            cluster.modes.push(at(9, mode("by-link", BY_LINK)));
+        }),
+    ]
+}
+
+const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
+
+/// The pool's mode becomes one that speaks BGP, to a router.
+fn speak(cluster: &mut Cluster) {
+    cluster.modes[0] = mode(MODE, "{mode: underlay, underlay: {nodeToNodeMesh: false}}");
+    cluster.peers.push(at(1, peer("tor", TOR)));
+    cluster.settle();
+    cluster.agents_report(1);
+    cluster.sessions_report(1);
+}
+
+/// And has told so.
+fn established(cluster: &mut Cluster) {
+    speak(cluster);
+    cluster.settle();
+}
+
+fn conflicts() -> Vec<Made> {
+    vec![
+        made(Mode("younger", Stalled), |cluster| {
+            cluster.modes.push(at(9, vxlan("younger", 4096)));
+        }),
+        made(Peer("younger", Stalled), |cluster| {
+            established(cluster);
+            let same = "{peerIP: 10.1.0.254, asNumber: 65002}";
+            cluster.peers.push(at(9, peer("younger", same)));
+        }),
+    ]
+}
+
+fn session_failed() -> Vec<Made> {
+    vec![made(Peer("tor", Stalled), |cluster| {
+        established(cluster);
+        cluster.session_fails("worker-1", "tor", SessionState::Idle, SessionFault::WrongAS);
+    })]
+}
+
+fn establishing() -> Vec<Made> {
+    vec![made(Peer("tor", Reconciling), |cluster| {
+        established(cluster);
+        cluster.session_fails("worker-1", "tor", SessionState::Idle, SessionFault::Lost);
+    })]
+}
+
+fn not_found() -> Vec<Made> {
+    vec![
+        made(Pool(POOL, Stalled), |cluster| cluster.modes.clear()),
+        made(Mode(MODE, Stalled), |cluster| {
+            cluster.modes[0] = mode(MODE, "{mode: underlay}");
+            cluster.without_bird = true;
         }),
         made(Peer("tor", Stalled), |cluster| {
-            let peer = "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001}}";
-            cluster.peers.push(yaml(peer));
+            cluster.peers.push(at(9, peer("tor", TOR)));
+        }),
+        made(Peer("tor", Stalled), |cluster| {
+            established(cluster);
+            cluster.secrets.insert("theirs".to_owned(), None);
+            let at = "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: theirs, key: k}}}";
+            cluster.peers[0].spec = peer("tor", at).spec;
+        }),
+    ]
+}
+
+fn no_node_address() -> Vec<Made> {
+    vec![
+        made(Node("worker-1", false), |cluster| {
+            cluster.nodes[0] = node("worker-1", &[]);
+        }),
+        made(Peer("tor", Stalled), |cluster| {
+            established(cluster);
+            cluster.peers[0].spec.peer_ip = Some("fd01::1".parse().unwrap());
         }),
     ]
 }
@@ -138,6 +208,11 @@ fn invalid() -> Vec<Made> {
         }),
         made(Mode(MODE, Stalled), |cluster| {
             cluster.modes[0].spec.overlay = None;
+        }),
+        made(Peer("tor", Stalled), |cluster| {
+            cluster
+                .peers
+                .push(at(9, peer("tor", "{peerIP: 10.1.0.254}")));
         }),
     ]
 }

@@ -95,7 +95,7 @@ fn the_clusters() -> Vec<Call> {
         "/apis/coordination.k8s.io/v1/namespaces/netweft-system/leases/netweft-operator";
     const PROXY: &str = "/api/v1/namespaces/kube-system/configmaps/kube-proxy";
     const SECRETS: &str = "/api/v1/namespaces/netweft-system/secrets";
-    const SECRET: &str = "/api/v1/namespaces/netweft-system/secrets/bgp-passwords";
+    const SECRET: &str = "/api/v1/namespaces/netweft-system/secrets/netweft-bgp-passwords";
     let labels = json!({ "metadata": { "labels": { "taken": "over" } } });
     vec![
         ("GET", "/api/v1/secrets", Value::Null),

@@ -2,18 +2,18 @@
 //! is used, and none is missing.
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::condition::{READY, is_true};
-use netweft_crds::names::POOL_FINALIZER;
+use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet, SubnetState};
 use serde_json::json;
 
 use crate::agent::Agent;
 use crate::audit::Account;
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{all, create, create_node, delete, delete_definition, eventually, merge};
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};
 
@@ -114,16 +114,21 @@ async fn pods_are_told_apart_by_namespace(admin: &Client) {
 
 /// By conditions and by Events, of every kind that they write.
 async fn users_are_told(admin: &Client) {
+    let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
+    let secret = json!({ "metadata": { "name": "theirs" }, "stringData": { "tor": "a-password" } });
+    create(&secrets, secret).await;
+    let password = json!({ "secretKeyRef": { "name": "theirs", "key": "tor" } });
     let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },
-        "spec": { "peerIP": "10.1.0.254", "asNumber": 65001 } });
+        "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": password } });
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     create(&peers, peer).await;
-    let nodes = eventually("the peer counts its nodes", PATIENCE, async || {
-        peers.get("tor").await.unwrap().status?.nodes
-    });
-    assert_eq!(nodes.await.total, 3);
+    eventually("the password is kept for agents", PATIENCE, async || {
+        let kept = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
+        kept.data?.get("tor").cloned()
+    })
+    .await;
     for (kind, name, reason) in [
-        ("BGPPeer", "tor", "NotYetSupported"),
+        ("BGPPeer", "tor", "NotFound"),
         ("IPPool", "default-v4", "Allocatable"),
         ("NetworkMode", "default", "Programmed"),
         ("NodeNetwork", "worker-1", "SubnetsAssigned"),

@@ -13,6 +13,7 @@ mod admission;
 mod agent;
 mod agent_rights;
 mod audit;
+mod bgp;
 mod chart;
 mod chart_life;
 mod cluster_facts;

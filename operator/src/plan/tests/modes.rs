@@ -1,19 +1,8 @@
-//! Modes and peers: whom they are for, and when they are ready.
+//! Modes: whom they are for, and when they are ready.
 
 use netweft_crds::condition::{READY, is_true};
 
-use crate::testing::{Cluster, at, cluster, condition, vxlan, yaml};
-
-#[test]
-fn a_peer_counts_the_nodes_it_is_for() {
-    let mut cluster = cluster(3);
-    cluster.peers.push(yaml(
-        "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}}",
-    ));
-    cluster.settle();
-    let nodes = cluster.peers[0].status.as_ref().unwrap().nodes.unwrap();
-    assert_eq!((nodes.total, nodes.established), (1, 0));
-}
+use crate::testing::{Cluster, at, cluster, condition, vxlan};
 
 #[test]
 fn a_mode_that_no_pool_uses_any_more_leaves_the_nodes() {

@@ -70,7 +70,9 @@ fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
     let broken: [fn(&mut Cluster); 7] = [
         |cluster| cluster.pools[0].spec.reserved = vec!["ten".to_owned()],
         |cluster| cluster.pools[0].spec.network_mode = "missing".to_owned(),
-        |cluster| cluster.modes[0] = mode("default", "{mode: underlay}"),
+        |cluster| {
+            cluster.modes[0] = mode("default", "{mode: host-gw, nodeAddress: {interface: eth1}}");
+        },
         |cluster| cluster.modes.clear(),
         |cluster| cluster.pools.clear(),
         |cluster| cluster.nodes.push(node("inside", &["10.244.7.7"])),

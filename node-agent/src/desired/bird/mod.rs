@@ -1,0 +1,262 @@
+//! What BIRD is to do, as text: `bird.conf`, but for the passwords, which stand in nothing that is compared, printed or logged.
+//!
+//! ```text
+//!   kernel ──learn──▶ master4, master6 ──▶ kernel (what BGP learnt, metric 78)
+//!   own blocks ──static──▶   │  ▲
+//!                     export ▼  │ import: blocks of others, inside the underlay's pools
+//!                           sessions
+//! ```
+//!
+//! Names of ours begin with `nw_`, those of sessions with `bgp-`: the two cannot meet, nor meet BIRD's own.
+//! Both families are always there: a protocol that is taken away leaves its routes in the kernel (`persist`).
+
+mod filter;
+mod name;
+pub mod password;
+mod session;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use ipnet::IpNet;
+use netweft_crds::{NodeBgp, Session};
+use netweft_netstate::model::{NetworkState, Route, RouteKey, TABLE_MAIN};
+
+use crate::facts::Facts;
+use crate::inputs::Inputs;
+use filter::{inside, lengths};
+use password::Password;
+
+/// Route protocol (`rtm_protocol`) of BIRD, as the kernel numbers it.
+pub const PROTOCOL_BIRD: u8 = 12;
+/// Metric of BIRD's routes; a host's own BIRD has 32 unless told otherwise.
+pub const METRIC_BIRD: u32 = 78;
+/// What the file says while BGP is off. BIRD wants one protocol at least.
+pub const IDLE: &str = concat!(
+    "# Written by netweft-agent: BGP is off on this node.\n",
+    "router id 0.0.0.1;\n",
+    "protocol device nw_device { }\n"
+);
+
+/// One node's speaker.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bird {
+    /// All but the sessions.
+    common: String,
+    /// The sessions in the operator's order.
+    pub sessions: Vec<BirdSession>,
+    /// What is taken from others unless a filter says otherwise.
+    pub taken: Taken,
+}
+
+/// One session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BirdSession {
+    /// As the operator wants it.
+    pub session: Session,
+    /// Its name in BIRD.
+    pub protocol: String,
+    /// What stands between the braces, without the password.
+    body: String,
+}
+
+/// Which prefixes are taken from peers by default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// The pools that travel by BGP, each with the shortest and the longest prefix length that is taken.
+    pub pools: Vec<(IpNet, u8, u8)>,
+    /// The node's own blocks: nothing inside them is ever taken.
+    pub own: Vec<IpNet>,
+}
+
+impl Bird {
+    /// The file: `passwords` by key. A session whose password is not among them is left out, for without it the peer would
+    /// take anybody for us.
+    #[must_use]
+    pub fn render(&self, passwords: &BTreeMap<String, Password>) -> String {
+        let mut text = self.common.clone();
+        for BirdSession {
+            session,
+            protocol,
+            body,
+        } in &self.sessions
+        {
+            let password = match &session.password_key {
+                None => String::new(),
+                Some(key) => match passwords.get(key) {
+                    Some(password) => format!(
+                        "\tauthentication md5;\n\tpassword \"{}\";\n",
+                        password.reveal()
+                    ),
+                    None => continue,
+                },
+            };
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\nprotocol bgp '{protocol}' {{\n{password}{body}}}\n");
+        }
+        text
+    }
+}
+
+/// BIRD's routes into our pools. Those of a BIRD of the host's own have another metric.
+pub fn learnt<'a>(
+    inputs: &'a Inputs,
+    actual: &'a NetworkState,
+) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> {
+    let ours = |key: &RouteKey| {
+        let mut pools = inputs.pools.values();
+        key.table == TABLE_MAIN
+            && key.metric == METRIC_BIRD
+            && pools.any(|pool| pool.cidr.contains(&key.dst))
+    };
+    let routes = actual.routes.iter();
+    routes.filter(move |(key, route)| route.protocol == PROTOCOL_BIRD && ours(key))
+}
+
+/// What BIRD is to do; `None` while BGP is off.
+#[must_use]
+pub fn bird(inputs: &Inputs, facts: &Facts) -> Option<Bird> {
+    let bgp = inputs.bgp.as_ref()?;
+    let sessions = bgp.sessions.iter().map(|session| BirdSession {
+        protocol: name::of(&session.name),
+        body: session::body(bgp, session, is_on_link(facts, session)),
+        session: session.clone(),
+    });
+    let taken = taken(inputs);
+    Some(Bird {
+        common: common(inputs, bgp, &taken),
+        sessions: sessions.collect(),
+        taken,
+    })
+}
+
+fn is_on_link(facts: &Facts, session: &Session) -> bool {
+    let egress = facts.egress.get(&session.local);
+    egress.is_some_and(|egress| egress.is_on_link(session.peer))
+}
+
+fn taken(inputs: &Inputs) -> Taken {
+    let pools = inputs.pools.iter();
+    let pools = pools.filter(|(name, _)| inputs.is_underlay(name));
+    let own = inputs.blocks.iter().map(|block| block.cidr);
+    Taken {
+        pools: pools
+            .map(|(_, pool)| {
+                let (shortest, longest) = lengths(pool.cidr, pool.block_prefix);
+                (pool.cidr, shortest, longest)
+            })
+            .collect(),
+        own: own.chain(inputs.withdrawn.iter().copied()).collect(),
+    }
+}
+
+/// Own blocks that others are to hear of. Of one that the operator has withdrawn too: pods live in it until it is gone.
+fn announced(inputs: &Inputs) -> Vec<IpNet> {
+    let own = inputs.blocks.iter().map(|block| block.cidr);
+    let open = |block: &IpNet| {
+        let mut around = inputs.pools.iter();
+        let pool = around.find(|(_, pool)| pool.cidr.contains(block));
+        pool.is_some_and(|(name, pool)| !pool.unannounced && inputs.is_underlay(name))
+    };
+    own.chain(inputs.withdrawn.iter().copied())
+        .filter(open)
+        .collect()
+}
+
+fn common(inputs: &Inputs, bgp: &NodeBgp, taken: &Taken) -> String {
+    let mut text = format!(
+        "# Written by netweft-agent. What you change here is lost.\n\
+         router id {};\n\
+         log stderr {{ info, remote, warning, error, auth, fatal, bug }};\n\
+         timeformat protocol iso long;\n\
+         \n\
+         protocol device nw_device {{\n\tscan time 10;\n}}\n\
+         \n\
+         # Next hops are looked up in what the node knows without us; what leads to pods has nothing to say about that.\n\
+         protocol direct nw_direct {{\n\tipv4;\n\tipv6;\n\tinterface -\"nw*\", \"*\";\n}}\n",
+        bgp.router_id
+    );
+    if bgp.sessions.iter().any(|session| session.bfd.is_some()) {
+        text += "\nprotocol bfd nw_bfd {\n}\n";
+    }
+    let announced = announced(inputs);
+    for family in [Family::V4, Family::V6] {
+        text += &family_text(inputs, taken, &announced, family);
+    }
+    text
+}
+
+/// What there is once for each family.
+fn family_text(inputs: &Inputs, taken: &Taken, announced: &[IpNet], family: Family) -> String {
+    let (tag, channel) = (family.tag(), family.channel());
+    let of_family = |net: &IpNet| family.holds(net);
+    let all = inputs.pools.values().map(|pool| pool.cidr);
+    let all: Vec<String> = all.filter(of_family).map(|net| format!("{net}+")).collect();
+    let pools = taken.pools.iter().filter(|(net, _, _)| of_family(net));
+    let pools: Vec<String> = pools
+        .map(|(net, shortest, longest)| format!("{net}{{{shortest},{longest}}}"))
+        .collect();
+    let own = taken.own.iter().copied().filter(of_family);
+    let own: Vec<String> = own.map(|net| format!("{net}+")).collect();
+    let mut routes = String::new();
+    for block in announced.iter().filter(|net| of_family(net)) {
+        let _ = writeln!(routes, "\troute {block} unreachable;");
+    }
+    format!(
+        "\nfunction nw_pool_{tag}() -> bool {{\n\treturn {};\n}}\n\
+         function nw_block_{tag}() -> bool {{\n\treturn {};\n}}\n\
+         function nw_inside_own_{tag}() -> bool {{\n\treturn {};\n}}\n\
+         \n\
+         protocol kernel nw_kernel_{tag} {{\n\
+         \tscan time 10;\n\
+         \tmetric {METRIC_BIRD};\n\
+         \tpersist;\n\
+         \tgraceful restart on;\n\
+         \tlearn;\n\
+         \tmerge paths on;\n\
+         \t{channel} {{\n\
+         \t\timport where krt_source != 78 && krt_source != 79 && !nw_pool_{tag}();\n\
+         \t\texport where source = RTS_BGP;\n\
+         \t}};\n\
+         }}\n\
+         \n\
+         protocol static nw_own_{tag} {{\n\t{channel};\n{routes}}}\n",
+        inside(&all),
+        inside(&pools),
+        inside(&own),
+    )
+}
+
+/// A family of addresses, as BIRD's text wants it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    const fn of(ipv4: bool) -> Self {
+        if ipv4 { Self::V4 } else { Self::V6 }
+    }
+
+    fn holds(self, net: &IpNet) -> bool {
+        Self::of(net.addr().is_ipv4()) == self
+    }
+
+    const fn tag(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+        }
+    }
+
+    const fn channel(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

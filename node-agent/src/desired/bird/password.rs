@@ -1,0 +1,94 @@
+//! Passwords of sessions.
+
+use std::fmt;
+
+/// Most bytes the kernel takes (`TCP_MD5SIG_MAXKEYLEN`).
+const LONGEST: usize = 80;
+
+/// A password that can stand in BIRD's text, where a string has no escapes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+/// Why a text cannot be a password, to be read after "the password".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPassword {
+    /// There is nothing in the file.
+    #[error("is empty")]
+    Empty,
+    /// The kernel refuses it.
+    #[error("has more than 80 bytes, which is the most that TCP MD5 takes")]
+    Long,
+    /// BIRD could not read it.
+    #[error("has a double quote or a character that is not printable, which BIRD cannot have")]
+    Unprintable,
+}
+
+impl Password {
+    /// A password as a file has it. An end of line after it is dropped: editors and `echo` add one, and no router takes it.
+    ///
+    /// # Errors
+    /// It cannot be one.
+    pub fn parse(bytes: &[u8]) -> Result<Self, BadPassword> {
+        let text = str::from_utf8(bytes).map_err(|_| BadPassword::Unprintable)?;
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        if text.is_empty() {
+            return Err(BadPassword::Empty);
+        }
+        if text.contains(|c: char| c == '"' || c.is_control()) {
+            return Err(BadPassword::Unprintable);
+        }
+        if text.len() > LONGEST {
+            return Err(BadPassword::Long);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The password itself, for BIRD and nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// A text without it.
+    #[must_use]
+    pub fn mask(&self, text: &str) -> String {
+        text.replace(&self.0, "***")
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_end_of_line_does_not_count() {
+        for text in ["s3cret", "s3cret\n", "s3cret\r\n"] {
+            assert_eq!(Password::parse(text.as_bytes()).unwrap().reveal(), "s3cret");
+        }
+    }
+
+    #[test]
+    fn what_bird_or_the_kernel_cannot_have_is_refused() {
+        let refused = |text: &[u8]| Password::parse(text).unwrap_err();
+        assert_eq!(refused(b"\n"), BadPassword::Empty);
+        for text in [&b"a\"b"[..], b"a\nb", b"a\0b", b"a\n\n", b"\xff"] {
+            assert_eq!(refused(text), BadPassword::Unprintable, "{text:?}");
+        }
+        assert!(Password::parse(&[b'x'; 80]).is_ok());
+        assert_eq!(refused(&[b'x'; 81]), BadPassword::Long);
+    }
+
+    #[test]
+    fn it_is_not_printed() {
+        let password = Password::parse(b"s3cret").unwrap();
+        assert_eq!(format!("{password:?}"), "***");
+        assert_eq!(password.mask("near \"s3cret\""), "near \"***\"");
+    }
+}

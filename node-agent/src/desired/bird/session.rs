@@ -1,0 +1,168 @@
+//! One session's own lines.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use netweft_crds::{Bfd, NextHopMode, NodeBgp, Session};
+
+use super::{Family, filter};
+
+/// The largest TTL: a peer that insists on neighbours hears us if it is one (RFC 5082).
+const ALL_HOPS: u8 = 255;
+/// How many prefixes a peer may announce for each that is taken of it, in all and at least. Those not taken are counted, which
+/// takes memory.
+const ANNOUNCED_PER_TAKEN: u32 = 10;
+const ANNOUNCED_AT_LEAST: u32 = 200_000;
+
+/// What stands between the braces of a session, one line for each statement; `on_link`: the two are neighbours on one link.
+pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
+    let Session {
+        peer,
+        port,
+        local,
+        local_as,
+        peer_as,
+        reflector_client,
+        ..
+    } = session;
+    let mut lines = vec![
+        format!("local {local} port {} as {local_as}", bgp.listen_port),
+        format!("neighbor {peer} port {port} as {peer_as}"),
+    ];
+    lines.extend(reach(session, on_link));
+    lines.extend(timers(session));
+    let restart = &session.graceful_restart;
+    if restart.enabled {
+        lines.push("graceful restart on".to_owned());
+        let time = seconds(restart.restart_time).min(4095);
+        lines.push(format!("graceful restart time {time}"));
+    } else {
+        lines.push("graceful restart off".to_owned());
+    }
+    lines.extend(session.bfd.as_ref().map(bfd));
+    // A cluster identifier and clients are for peers of our own AS (RFC 4456). Routers do without: what they hear carries our router
+    // identifier then, and their sessions stay when the node ceases to reflect.
+    let cluster = bgp.cluster_id.filter(|_| session.node);
+    if let Some(id) = cluster.filter(|_| local_as == peer_as) {
+        lines.push(format!("rr cluster id {id}"));
+        if *reflector_client {
+            lines.push("rr client".to_owned());
+        }
+    }
+    let mut text = String::new();
+    for line in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\t{line};");
+    }
+    text + &channel(bgp, session)
+}
+
+/// How far away the peer may be. Nodes are peers over any number of hops even on one link, so that the two ends need not agree
+/// on whether they are on one: who finds that they are accepts packets of a neighbour only.
+fn reach(session: &Session, on_link: bool) -> Vec<String> {
+    let internal = session.local_as == session.peer_as;
+    let secure = |hops: String| vec![hops, "ttl security on".to_owned()];
+    let multihop = |hops: u8| format!("multihop {hops}");
+    match (session.ttl_security, session.multihop) {
+        (Some(1), _) if !session.node && !internal => secure("direct".to_owned()),
+        (Some(hops), _) => secure(multihop(hops)),
+        (None, None) if session.node && on_link => secure(multihop(1)),
+        (None, Some(hops)) if !session.node => vec![multihop(hops)],
+        (None, _) if session.node || internal => vec![multihop(ALL_HOPS)],
+        (None, _) => vec!["direct".to_owned()],
+    }
+}
+
+fn timers(session: &Session) -> Vec<String> {
+    let hold = seconds(session.hold_time).clamp(3, 65535);
+    let keepalive = seconds(session.keepalive_time).clamp(1, hold);
+    vec![
+        format!("hold time {hold}"),
+        format!("keepalive time {keepalive}"),
+        // BIRD's own default of 5 s is for routers; a node that joins need not wait.
+        "connect delay time 1".to_owned(),
+        format!(
+            "connect retry time {}",
+            seconds(session.connect_retry_time).max(1)
+        ),
+        // Its default of one to five minutes would keep a peer that was put right waiting.
+        "error wait time 2, 10".to_owned(),
+    ]
+}
+
+fn bfd(bfd: &Bfd) -> String {
+    format!(
+        "bfd {{ min rx interval {} ms; min tx interval {} ms; multiplier {}; }}",
+        milliseconds(bfd.min_receive),
+        milliseconds(bfd.min_transmit),
+        bfd.multiplier.max(1)
+    )
+}
+
+/// What is exchanged. A limit that is reached leaves out what is beyond it, and the session as it is.
+fn channel(bgp: &NodeBgp, session: &Session) -> String {
+    let family = Family::of(session.peer.is_ipv4());
+    let tag = family.tag();
+    let taken = session.max_prefixes.max(1);
+    let announced = taken
+        .saturating_mul(ANNOUNCED_PER_TAKEN)
+        .max(ANNOUNCED_AT_LEAST);
+    let next_hop = match session.next_hop_mode {
+        NextHopMode::Auto => "",
+        NextHopMode::Itself => "\t\tnext hop self;\n",
+        NextHopMode::Keep => "\t\tnext hop keep;\n",
+    };
+    let communities = session
+        .communities
+        .iter()
+        .filter_map(|text| community(text));
+    let communities: String = communities.collect();
+    // A reflector tells of what it has heard; BIRD sees to whom (RFC 4456, section 6).
+    let rest = if bgp.cluster_id.is_some() {
+        "accept"
+    } else {
+        "reject"
+    };
+    format!(
+        "\t{channel} {{\n{next_hop}\
+         \t\timport keep filtered on;\n\
+         \t\treceive limit {announced} action block;\n\
+         \t\timport limit {taken} action block;\n\
+         \t\timport filter {{\n\
+         \t\t\tif nw_inside_own_{tag}() then reject;\n{import}\
+         \t\t\tif nw_block_{tag}() then accept;\n\
+         \t\t\treject;\n\
+         \t\t}};\n\
+         \t\texport filter {{\n\
+         \t\t\tif proto != \"nw_own_{tag}\" && source != RTS_BGP then reject;\n{communities}{export}\
+         \t\t\tif proto = \"nw_own_{tag}\" then accept;\n\
+         \t\t\t{rest};\n\
+         \t\t}};\n\
+         \t}};\n",
+        channel = family.channel(),
+        import = filter::rules(&session.filters.import, family),
+        export = filter::rules(&session.filters.export, family),
+    )
+}
+
+/// A standard community (RFC 1997) or a large one (RFC 8092); what is neither is left out.
+fn community(text: &str) -> Option<String> {
+    let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
+    match *numbers? {
+        [a, b] if a.max(b) <= u32::from(u16::MAX) => {
+            Some(format!("\t\t\tbgp_community.add(({a}, {b}));\n"))
+        }
+        [a, b, c] => Some(format!("\t\t\tbgp_large_community.add(({a}, {b}, {c}));\n")),
+        _ => None,
+    }
+}
+
+fn seconds(duration: kube::core::Duration) -> u64 {
+    let duration = Duration::from(duration);
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+fn milliseconds(duration: kube::core::Duration) -> u64 {
+    let least = Duration::from(duration).as_millis().max(1);
+    u64::try_from(least).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,432 @@
+//! The text for BIRD: read by people in `snapshots`, and by the real BIRD.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use netweft_crds::{
+    Bfd, FilterAction, FilterRule, IpFamily, NextHopMode, NodeAddresses, NodeMode, PodInterface,
+    Way,
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::facts::Egress;
+use crate::inputs::{OwnBlock, Pool};
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+fn pool(cidr: &str, block_prefix: u8) -> Pool {
+    Pool {
+        cidr: net(cidr),
+        block_prefix,
+        unannounced: false,
+        nat_outgoing: false,
+        nat_exclude: vec![],
+        reserved: vec![],
+        pod_interface: PodInterface::Routed,
+        disabled: false,
+        some_nodes: false,
+        namespaces: None,
+    }
+}
+
+fn block(cidr: &str, pool: &str) -> OwnBlock {
+    OwnBlock {
+        cidr: net(cidr),
+        pool: pool.into(),
+    }
+}
+
+/// A session of the mesh over IPv4, as the operator writes it.
+fn session(name: &str, peer: &str) -> Session {
+    Session {
+        name: name.into(),
+        bgp_peer: None,
+        peer: peer.parse().unwrap(),
+        port: 179,
+        local: "192.0.2.1".parse().unwrap(),
+        local_as: 64512,
+        peer_as: 64512,
+        node: true,
+        reflector_client: false,
+        password_key: None,
+        hold_time: Duration::from_secs(90).into(),
+        keepalive_time: Duration::from_secs(30).into(),
+        connect_retry_time: Duration::from_secs(5).into(),
+        multihop: None,
+        ttl_security: None,
+        bfd: None,
+        graceful_restart: Default::default(),
+        max_prefixes: 20_000,
+        next_hop_mode: NextHopMode::Auto,
+        communities: vec![],
+        filters: Default::default(),
+    }
+}
+
+fn router(name: &str, peer: &str) -> Session {
+    Session {
+        node: false,
+        bgp_peer: Some(name.into()),
+        peer_as: 65001,
+        ..session(name, peer)
+    }
+}
+
+fn speaker(sessions: Vec<Session>) -> NodeBgp {
+    NodeBgp {
+        as_number: 64512,
+        router_id: "192.0.2.1".parse().unwrap(),
+        listen_port: 179,
+        cluster_id: None,
+        sessions,
+    }
+}
+
+/// A node with a block of each family in the underlay's pools, and one of a pool that travels otherwise.
+fn inputs(bgp: NodeBgp) -> Inputs {
+    let mode = |name: &str, way: Way, pools: &[&str]| NodeMode {
+        name: name.into(),
+        pools: pools.iter().map(ToString::to_string).collect(),
+        accept: vec![way.into()],
+        send: way.into(),
+        outer_family: IpFamily::Ipv4,
+        encapsulate_when: Default::default(),
+        mtu: 0,
+    };
+    let pools = [
+        ("four", pool("10.244.0.0/16", 26)),
+        ("six", pool("fd00:10::/64", 122)),
+        ("tunnelled", pool("10.99.0.0/16", 26)),
+    ];
+    Inputs {
+        node: "worker-1".into(),
+        addresses: NodeAddresses {
+            ipv4: "192.0.2.1".parse().ok(),
+            ipv6: "2001:db8::1".parse().ok(),
+        },
+        modes: vec![
+            mode("default", Way::Bgp, &["four", "six"]),
+            mode("other", Way::Ipip, &["tunnelled"]),
+        ],
+        serving: vec![],
+        namespaces: BTreeMap::new(),
+        blocks: vec![
+            block("10.244.0.0/26", "four"),
+            block("fd00:10::/122", "six"),
+            block("10.99.0.0/26", "tunnelled"),
+        ],
+        withdrawn: vec![],
+        remote: vec![],
+        pools: pools.map(|(name, pool)| (name.to_owned(), pool)).into(),
+        bgp: Some(bgp),
+        bridged: Default::default(),
+        problems: vec![],
+    }
+}
+
+fn facts() -> Facts {
+    let egress = |on_link: &str| Egress {
+        link: "uplink1".parse().unwrap(),
+        mtu: 1400,
+        on_link: [net(on_link)].into(),
+        elsewhere: Default::default(),
+    };
+    let links = [
+        ("192.0.2.1", egress("192.0.2.0/24")),
+        ("2001:db8::1", egress("2001:db8::/64")),
+    ];
+    Facts {
+        egress: links
+            .map(|(ip, egress)| (ip.parse().unwrap(), egress))
+            .into(),
+        ..Facts::default()
+    }
+}
+
+fn text_of(inputs: &Inputs) -> String {
+    let password = Password::parse(b"s3cret # { } ; '").unwrap();
+    let passwords = [("tor-password".to_owned(), password)].into();
+    bird(inputs, &facts()).unwrap().render(&passwords)
+}
+
+/// The lines of one session.
+fn session_text(session: Session) -> String {
+    let text = text_of(&inputs(speaker(vec![session])));
+    text.split("protocol bgp").nth(1).unwrap().to_owned()
+}
+
+/// Whether BIRD reads a text, and its words.
+fn read_by_bird(text: &str) -> Result<(), String> {
+    let folder = std::env::var_os("NETWEFT_BIRD_BIN")
+        .expect("NETWEFT_BIRD_BIN is the folder with bird: run the tests by `make test`, or see e2e/cluster/bird.sh");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bird.conf");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new(PathBuf::from(folder).join("bird"));
+    let output = command.arg("-p").arg("-c").arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(said)
+    }
+}
+
+#[test]
+fn bird_reads_what_a_node_of_a_mesh_gets() {
+    let six = Session {
+        local: "2001:db8::1".parse().unwrap(),
+        ..session("mesh-worker-2-ipv6", "2001:db8::2")
+    };
+    let sessions = vec![
+        session("mesh-worker-2", "192.0.2.2"),
+        six,
+        session("mesh-worker-3", "198.51.100.3"),
+    ];
+    let text = text_of(&inputs(speaker(sessions)));
+    insta::assert_snapshot!(text);
+    read_by_bird(&text).unwrap();
+}
+
+fn rule(action: FilterAction, cidr: &str, lengths: (Option<u8>, Option<u8>)) -> FilterRule {
+    FilterRule {
+        action,
+        cidr: net(cidr),
+        min_length: lengths.0,
+        max_length: lengths.1,
+    }
+}
+
+#[test]
+fn bird_reads_what_a_node_behind_routers_gets() {
+    let mut tor = router("tor-1", "192.0.2.254");
+    tor.password_key = Some("tor-password".into());
+    tor.bfd = Some(Bfd {
+        min_receive: Duration::from_millis(50).into(),
+        min_transmit: Duration::from_millis(100).into(),
+        multiplier: 3,
+    });
+    tor.graceful_restart.enabled = false;
+    tor.communities = vec!["64512:100".into(), "64512:1:2".into()];
+    tor.filters.import = vec![
+        rule(FilterAction::Reject, "10.244.128.0/17", (None, None)),
+        rule(FilterAction::Accept, "0.0.0.0/0", (None, Some(0))),
+        rule(FilterAction::Accept, "::/0", (None, Some(0))),
+    ];
+    tor.filters.export = vec![rule(
+        FilterAction::Reject,
+        "10.244.0.0/16",
+        (Some(20), Some(26)),
+    )];
+    let mut far = router("far", "203.0.113.1");
+    far.multihop = Some(3);
+    far.port = 1790;
+    far.next_hop_mode = NextHopMode::Itself;
+    let mut six = router("tor-6", "2001:db8::fe");
+    six.local = "2001:db8::1".parse().unwrap();
+    six.ttl_security = Some(1);
+    six.next_hop_mode = NextHopMode::Keep;
+    let mut bgp = speaker(vec![tor, far, six]);
+    bgp.listen_port = 1179;
+    let text = text_of(&inputs(bgp));
+    insta::assert_snapshot!(text);
+    read_by_bird(&text).unwrap();
+}
+
+#[test]
+fn bird_reads_what_a_reflector_gets() {
+    let mut client = session("mesh-worker-2", "192.0.2.2");
+    client.reflector_client = true;
+    let mut bgp = speaker(vec![
+        client,
+        session("mesh-other-reflector", "192.0.2.3"),
+        router("tor", "192.0.2.254"),
+    ]);
+    bgp.cluster_id = "10.0.0.250".parse().ok();
+    let text = text_of(&inputs(bgp));
+    insta::assert_snapshot!(text);
+    read_by_bird(&text).unwrap();
+}
+
+#[test]
+fn bird_reads_what_a_node_without_anything_gets_and_what_idles_it() {
+    let mut inputs = inputs(speaker(vec![]));
+    inputs.pools.clear();
+    inputs.blocks.clear();
+    let text = text_of(&inputs);
+    read_by_bird(&text).unwrap();
+    assert!(text.contains("return false;") && !text.contains("protocol bgp"));
+    read_by_bird(IDLE).unwrap();
+    inputs.bgp = None;
+    assert_eq!(bird(&inputs, &facts()), None);
+}
+
+#[test]
+fn a_session_without_its_password_is_left_out() {
+    let mut tor = router("tor-1", "192.0.2.254");
+    tor.password_key = Some("another".into());
+    let text = text_of(&inputs(speaker(vec![tor, router("tor-2", "192.0.2.253")])));
+    assert!(!text.contains("'bgp-tor-1'") && text.contains("'bgp-tor-2'"));
+}
+
+fn announced_by(inputs: &Inputs) -> Vec<String> {
+    let text = text_of(inputs);
+    let lines = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("route "));
+    lines.map(str::to_owned).collect()
+}
+
+#[test]
+fn own_blocks_of_the_underlay_are_announced_unless_the_pool_says_no() {
+    let mut inputs = inputs(speaker(vec![]));
+    let own = ["10.244.0.0/26 unreachable;", "fd00:10::/122 unreachable;"];
+    assert_eq!(announced_by(&inputs), own, "not the tunnelled one");
+    inputs.pools.get_mut("six").unwrap().unannounced = true;
+    assert_eq!(announced_by(&inputs), own[..1]);
+    // Pods live in it until it is gone.
+    inputs.withdrawn = vec![net("10.244.9.0/26"), net("10.99.9.0/26")];
+    assert_eq!(announced_by(&inputs)[1..], ["10.244.9.0/26 unreachable;"]);
+}
+
+#[test]
+fn nothing_inside_own_blocks_is_taken_whatever_filters_say() {
+    let mut tor = router("tor", "192.0.2.254");
+    tor.filters.import = vec![rule(FilterAction::Accept, "0.0.0.0/0", (None, None))];
+    let text = session_text(tor);
+    let own = text.find("nw_inside_own_v4() then reject").unwrap();
+    assert!(own < text.find("0.0.0.0/0{0,32}").unwrap());
+    let mut inputs = inputs(speaker(vec![]));
+    inputs.withdrawn = vec![net("10.244.9.0/26")];
+    assert!(text_of(&inputs).contains("[ 10.244.0.0/26+, 10.99.0.0/26+, 10.244.9.0/26+ ]"));
+}
+
+#[test]
+fn a_pool_of_one_block_is_taken_and_any_other_only_in_parts() {
+    let text_with = |cidr: &str| {
+        let mut inputs = inputs(speaker(vec![]));
+        inputs.pools.insert("four".into(), pool(cidr, 26));
+        text_of(&inputs)
+    };
+    assert!(text_with("10.244.0.0/16").contains("net ~ [ 10.244.0.0/16{17,26} ]"));
+    assert!(text_with("10.244.0.0/26").contains("net ~ [ 10.244.0.0/26{26,26} ]"));
+}
+
+#[test]
+fn how_far_a_peer_may_be_follows_from_who_it_is() {
+    let reach = |session: Session| -> Vec<String> {
+        let text = session_text(session);
+        let lines = text.lines().map(|line| line.trim().trim_end_matches(';'));
+        let words = ["direct", "multihop", "ttl security"];
+        lines
+            .filter(|line| words.iter().any(|word| line.starts_with(word)))
+            .map(str::to_owned)
+            .collect()
+    };
+    let near = || session("mesh-a", "192.0.2.2");
+    let far = || session("mesh-a", "198.51.100.2");
+    assert_eq!(reach(near()), ["multihop 1", "ttl security on"]);
+    assert_eq!(reach(far()), ["multihop 255"]);
+    let other_as = Session {
+        peer_as: 64513,
+        ..near()
+    };
+    assert_eq!(reach(other_as), ["multihop 1", "ttl security on"]);
+    let tor = || router("tor", "192.0.2.254");
+    assert_eq!(reach(tor()), ["direct"]);
+    assert_eq!(
+        reach(Session {
+            multihop: Some(2),
+            ..tor()
+        }),
+        ["multihop 2"]
+    );
+    let secure = |hops| Session {
+        ttl_security: Some(hops),
+        ..tor()
+    };
+    assert_eq!(reach(secure(1)), ["direct", "ttl security on"]);
+    assert_eq!(reach(secure(3)), ["multihop 3", "ttl security on"]);
+    let internal = Session {
+        peer_as: 64512,
+        ..tor()
+    };
+    assert_eq!(reach(internal), ["multihop 255"]);
+}
+
+#[test]
+fn a_rule_that_can_match_nothing_is_left_out_and_none_reaches_around_its_range() {
+    let mut tor = router("tor", "192.0.2.254");
+    tor.filters.export = vec![
+        rule(FilterAction::Accept, "10.0.0.0/8", (Some(4), Some(64))),
+        rule(FilterAction::Accept, "10.1.0.0/16", (None, Some(8))),
+        rule(FilterAction::Accept, "fd00::/8", (None, None)),
+    ];
+    let text = session_text(tor);
+    let rules: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("if net"))
+        .collect();
+    assert_eq!(rules, ["\t\t\tif net ~ [ 10.0.0.0/8{8,32} ] then accept;"]);
+}
+
+#[test]
+fn times_are_rounded_up_to_what_bird_can_have() {
+    let mut tor = router("tor", "192.0.2.254");
+    tor.hold_time = Duration::from_millis(3500).into();
+    tor.keepalive_time = Duration::from_secs(100).into();
+    tor.connect_retry_time = Duration::from_millis(1).into();
+    let text = session_text(tor);
+    for line in ["hold time 4;", "keepalive time 4;", "connect retry time 1;"] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+/// A text without what stands in quotes.
+fn skeleton(text: &str) -> String {
+    let mut bare = String::new();
+    let mut quote = None;
+    for c in text.chars() {
+        match quote {
+            None if c == '"' || c == '\'' => quote = Some(c),
+            None => bare.push(c),
+            Some(end) if c == end => quote = None,
+            Some(_) => {}
+        }
+    }
+    bare
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_string_of_others_breaks_out_of_its_place(
+        name in "\\PC{1,80}|[a-z'\";{}\n\\\\]{1,90}",
+        community in "\\PC{1,20}|[0-9:;)]{1,12}",
+        password in "[ -~]{1,60}|\\PC{1,20}",
+    ) {
+        let render = |name: &str, password: Option<Password>, community: &str| {
+            let mut tor = router(name, "192.0.2.254");
+            tor.password_key = Some("k".into());
+            tor.communities = vec![community.to_owned()];
+            let bird = bird(&inputs(speaker(vec![tor])), &facts()).unwrap();
+            bird.render(&password.into_iter().map(|password| ("k".to_owned(), password)).collect())
+        };
+        // Without a password there is no session, which is for another test.
+        let password = Password::parse(password.as_bytes());
+        prop_assume!(password.is_ok());
+        let text = render(&name, password.ok(), &community);
+        let tame = render("tame", Password::parse(b"tame").ok(), "1:1");
+        let without = |text: &str| -> String {
+            let lines = skeleton(text).lines().map(str::to_owned).collect::<Vec<_>>();
+            lines.into_iter().filter(|line| !line.contains("community.add((")).collect::<Vec<_>>().join("\n")
+        };
+        prop_assert_eq!(without(&text), without(&tame));
+        prop_assert_eq!(read_by_bird(&text), Ok(()));
+    }
+}

@@ -1,0 +1,5 @@
+mod cost;
+mod passwords;
+mod peers;
+mod sessions;
+mod statuses;

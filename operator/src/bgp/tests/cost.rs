@@ -1,0 +1,160 @@
+//! What large clusters cost: sizes of objects and time to plan.
+
+use std::time::{Duration, Instant};
+
+use netweft_crds::NodeNetwork;
+
+use crate::testing::{Cluster, at, labelled, node, peer, underlay};
+
+/// An object in etcd may have 1.5 MiB; half of it is for the status and for who wrote what.
+const ROOM: usize = 700 * 1024;
+
+fn nodes(count: usize) -> Vec<k8s_openapi::api::core::v1::Node> {
+    (0..count)
+        .map(|n| {
+            let address = format!("10.{}.{}.{}", 1 + n / 62500, n / 250 % 250, n % 250 + 1);
+            let name = format!("worker-{n:05}.rack-{}.example.org", n / 40);
+            let created = i64::try_from(n).unwrap();
+            match n {
+                0 | 1 => at(created, labelled(&name, &[&address], "role", "reflector")),
+                _ => at(created, node(&name, &[&address])),
+            }
+        })
+        .collect()
+}
+
+fn size(network: &NodeNetwork) -> usize {
+    serde_json::to_string(network).unwrap().len()
+}
+
+/// The median of five, so that a busy machine does not decide.
+fn time_to_plan(cluster: &Cluster) -> Duration {
+    let mut times: Vec<_> = (0..5)
+        .map(|_| {
+            let start = Instant::now();
+            let _ = cluster.plan();
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    times[2]
+}
+
+const REFLECTORS: &str = "nodeToNodeMesh: false, routeReflectors: [{nodeSelector: {matchLabels: {role: reflector}}, clusterID: 10.0.0.250}]";
+
+#[test]
+fn two_hundred_nodes_behind_two_reflectors() {
+    let mut cluster = underlay(0, REFLECTORS);
+    cluster.nodes = nodes(200);
+    cluster.settle();
+    let sizes: Vec<_> = cluster.networks.iter().map(size).collect();
+    let (clients, reflectors) = (&sizes[2..], &sizes[..2]);
+    assert!(clients.iter().all(|size| *size < 2048), "{clients:?}");
+    assert!(
+        reflectors.iter().all(|size| *size < 100 * 1024),
+        "{reflectors:?}"
+    );
+    let sessions = |n: usize| {
+        cluster.networks[n]
+            .spec
+            .bgp
+            .as_ref()
+            .unwrap()
+            .sessions
+            .len()
+    };
+    assert_eq!(
+        (sessions(0), sessions(1), sessions(2), sessions(199)),
+        (199, 199, 2, 2)
+    );
+    // A node that joins is one session more for each reflector, and nothing to the others.
+    cluster.nodes = nodes(201);
+    let plan = cluster.plan();
+    assert_eq!(
+        (plan.networks.create.len(), plan.networks.update.len()),
+        (1, 2)
+    );
+    let time = time_to_plan(&cluster);
+    assert!(time < Duration::from_millis(500), "{time:?}");
+}
+
+#[test]
+fn a_mesh_of_fifty_nodes() {
+    let mut cluster = underlay(0, "");
+    cluster.nodes = nodes(50);
+    cluster.settle();
+    assert!(
+        cluster
+            .networks
+            .iter()
+            .all(|n| n.spec.bgp.as_ref().unwrap().sessions.len() == 49)
+    );
+    let largest = cluster.networks.iter().map(size).max().unwrap();
+    assert!(largest < 32 * 1024, "{largest}");
+    let time = time_to_plan(&cluster);
+    assert!(time < Duration::from_millis(500), "{time:?}");
+}
+
+#[test]
+fn five_thousand_nodes_with_a_few_routers() {
+    let mut cluster = underlay(0, "nodeToNodeMesh: false");
+    cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
+    cluster.nodes = nodes(5000);
+    for (number, name) in ["spine-1", "spine-2"].iter().enumerate() {
+        let spec = format!(
+            "{{peerIP: 10.100.0.{number}, asNumber: 65001, nodeSelector: {{matchExpressions: [{{key: role, operator: DoesNotExist}}]}}}}"
+        );
+        cluster.peers.push(peer(name, &spec));
+    }
+    let start = Instant::now();
+    let plan = cluster.plan();
+    let time = start.elapsed();
+    let sessions = plan
+        .networks
+        .create
+        .iter()
+        .flat_map(|n| &n.spec.bgp.as_ref().unwrap().sessions);
+    assert_eq!(sessions.count(), 2 * 4998);
+    assert!(time < Duration::from_secs(10), "{time:?}");
+}
+
+/// A mesh that is too large has an end, and says so: the oldest nodes keep theirs.
+#[test]
+fn a_mesh_ends_where_it_would_take_the_api_server_with_it() {
+    let mut cluster = underlay(0, "");
+    cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
+    cluster.nodes = nodes(520);
+    cluster.step();
+    let sessions = |n: usize| {
+        cluster.networks[n]
+            .spec
+            .bgp
+            .as_ref()
+            .unwrap()
+            .sessions
+            .len()
+    };
+    assert_eq!(
+        (sessions(0), sessions(499), sessions(500), sessions(519)),
+        (499, 499, 0, 0)
+    );
+    assert!(cluster.networks.iter().all(|network| size(network) < ROOM));
+    cluster.step();
+    let says = cluster.mode_says("default");
+    let words =
+        "; too many nodes for a session between any two: worker-00500.rack-12.example.org, ";
+    assert!(
+        says.contains(words) && says.contains("use routeReflectors or BGPPeers"),
+        "{says}"
+    );
+}
+
+#[test]
+fn a_reflector_has_an_end_too() {
+    let mut cluster = underlay(0, REFLECTORS);
+    cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
+    cluster.nodes = nodes(2100);
+    cluster.step();
+    let largest = cluster.networks.iter().map(size).max().unwrap();
+    assert!(largest > ROOM / 2 && largest < ROOM, "{largest}");
+}

@@ -1,0 +1,356 @@
+//! What BGPPeers and the NetworkMode say.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::condition::{READY, is_true};
+use netweft_crds::{BGPPeerStatus, SessionFault, SessionState};
+
+use crate::testing::{Cluster, at, mode, node, peer, underlay, vxlan};
+
+const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
+
+fn with_tor(nodes: usize) -> Cluster {
+    let mut cluster = underlay(nodes, "nodeToNodeMesh: false");
+    cluster.peers.push(at(0, peer("tor", TOR)));
+    cluster.settle();
+    cluster.agents_report(0);
+    cluster
+}
+
+fn established(nodes: usize) -> Cluster {
+    let mut cluster = with_tor(nodes);
+    cluster.sessions_report(4);
+    cluster.settle();
+    cluster
+}
+
+fn status(cluster: &Cluster) -> BGPPeerStatus {
+    cluster.peers[0].status.clone().unwrap()
+}
+
+fn fail(cluster: &mut Cluster, node: &str, state: SessionState, fault: SessionFault) {
+    cluster.session_fails(node, "tor", state, fault);
+    cluster.settle();
+}
+
+#[test]
+fn a_peer_is_ready_when_every_chosen_node_has_the_session() {
+    let mut cluster = with_tor(2);
+    assert_eq!(
+        cluster.peer_says("tor"),
+        "False Establishing: 0 of 2 nodes have the session; waiting for worker-1, worker-2"
+    );
+    cluster.sessions_report(4);
+    cluster.settle();
+    assert_eq!(
+        cluster.peer_says("tor"),
+        "True Established: 2 of 2 nodes have the session"
+    );
+    let status = status(&cluster);
+    let (nodes, prefixes) = (status.nodes.unwrap(), status.prefixes.unwrap());
+    assert_eq!((nodes.total, nodes.established), (2, 2));
+    assert_eq!((prefixes.received, prefixes.advertised), (8, 8));
+}
+
+#[test]
+fn the_last_error_of_a_node_is_told_in_words() {
+    let mut cluster = established(3);
+    fail(
+        &mut cluster,
+        "worker-2",
+        SessionState::Active,
+        SessionFault::NoAnswer,
+    );
+    assert_eq!(
+        cluster.peer_says("tor"),
+        "False Establishing: 2 of 3 nodes have the session; worker-2 says: NoAnswer in words"
+    );
+    let status = status(&cluster);
+    assert_eq!(status.nodes.unwrap().established, 2);
+    assert_eq!(status.prefixes.unwrap().received, 8);
+    let error = &status.errors[0];
+    assert_eq!(
+        (error.node.as_str(), error.reason, error.message.as_str()),
+        ("worker-2", SessionFault::NoAnswer, "NoAnswer in words")
+    );
+}
+
+#[test]
+fn what_only_a_human_can_put_right_is_stalled() {
+    for (fault, state, reason) in [
+        (
+            SessionFault::WrongAS,
+            SessionState::Idle,
+            "False SessionFailed",
+        ),
+        (
+            SessionFault::TooManyPrefixes,
+            SessionState::Established,
+            "False SessionFailed",
+        ),
+        (
+            SessionFault::NoRoute,
+            SessionState::Connect,
+            "False Establishing",
+        ),
+        (
+            SessionFault::NoBird,
+            SessionState::Idle,
+            "False Establishing",
+        ),
+        (
+            SessionFault::NoPassword,
+            SessionState::Idle,
+            "False Establishing",
+        ),
+        (
+            SessionFault::Refused,
+            SessionState::Active,
+            "False Establishing",
+        ),
+        (
+            SessionFault::Rejected,
+            SessionState::Idle,
+            "False Establishing",
+        ),
+        (SessionFault::Lost, SessionState::Idle, "False Establishing"),
+        // A router announces more than pods' blocks, as a rule.
+        (
+            SessionFault::PrefixesRefused,
+            SessionState::Established,
+            "True Established",
+        ),
+    ] {
+        let mut cluster = established(2);
+        fail(&mut cluster, "worker-1", state, fault);
+        let says = cluster.peer_says("tor");
+        assert!(says.starts_with(reason), "{fault:?}: {says}");
+        assert!(
+            says.ends_with("worker-1 says: ".to_owned().as_str()) || says.contains("in words"),
+            "{says}"
+        );
+        let stalled = is_true(&status(&cluster).conditions, "Stalled");
+        assert_eq!(stalled, reason.contains("Failed"), "{fault:?}");
+    }
+}
+
+#[test]
+fn the_oldest_errors_are_listed_and_there_are_not_more_than_ten() {
+    let mut cluster = established(12);
+    for network in &mut cluster.networks {
+        let session = &mut network.status.as_mut().unwrap().sessions[0];
+        session.state = SessionState::Idle;
+        session.fault = Some(SessionFault::Lost);
+        let number: i64 = network.metadata.name.as_deref().unwrap()[7..]
+            .parse()
+            .unwrap();
+        session.since = Some(Time(Timestamp::from_second(100 - number).unwrap()));
+    }
+    cluster.settle();
+    let listed: Vec<_> = status(&cluster)
+        .errors
+        .into_iter()
+        .map(|error| error.node)
+        .collect();
+    let expected: Vec<_> = (3..=12).rev().map(|n| format!("worker-{n}")).collect();
+    assert_eq!(listed, expected);
+    assert!(
+        cluster.peer_says("tor").ends_with("(and 11 nodes more)"),
+        "{}",
+        cluster.peer_says("tor")
+    );
+}
+
+/// An agent need not say since when; time alone changes nothing.
+#[test]
+fn an_error_keeps_its_time() {
+    let mut cluster = established(1);
+    fail(
+        &mut cluster,
+        "worker-1",
+        SessionState::Idle,
+        SessionFault::Lost,
+    );
+    let since = status(&cluster).errors[0].since.clone();
+    cluster.clock += 1000;
+    assert!(cluster.plan().is_empty());
+    fail(
+        &mut cluster,
+        "worker-1",
+        SessionState::Idle,
+        SessionFault::NoRoute,
+    );
+    assert!(status(&cluster).errors[0].since > since);
+}
+
+#[test]
+fn what_is_said_of_another_address_does_not_count() {
+    let mut cluster = established(1);
+    cluster.peers[0].spec.peer_ip = Some("10.1.0.253".parse().unwrap());
+    cluster.settle();
+    assert!(!is_true(&status(&cluster).conditions, READY));
+}
+
+#[test]
+fn nodes_as_peers_are_counted_at_both_ends() {
+    let mut cluster = underlay(3, "nodeToNodeMesh: false");
+    let one = "{matchLabels: {kubernetes.io/hostname: worker-1}}";
+    cluster.peers.push(peer(
+        "star",
+        &format!("{{nodeSelector: {one}, peerSelector: {{}}}}"),
+    ));
+    cluster.settle();
+    cluster.agents_report(0);
+    cluster.sessions_report(1);
+    // The one node has two sessions, of which one is down.
+    cluster.session_fails(
+        "worker-1",
+        "star-worker-2",
+        SessionState::Idle,
+        SessionFault::Lost,
+    );
+    cluster.settle();
+    let nodes = status(&cluster).nodes.unwrap();
+    assert_eq!((nodes.total, nodes.established), (3, 2));
+}
+
+#[test]
+fn a_peer_that_cannot_have_sessions_says_why() {
+    let hosts = |name: &str| format!("{{matchLabels: {{kubernetes.io/hostname: {name}}}}}");
+    for (spec, words) in [
+        (
+            format!(
+                "{{peerIP: 10.1.0.254, asNumber: 1, nodeSelector: {}}}",
+                hosts("none")
+            ),
+            "False NotFound: spec.nodeSelector chooses no Node; correct it or label Nodes",
+        ),
+        (
+            format!("{{peerSelector: {}}}", hosts("none")),
+            "False NotFound: spec.peerSelector chooses no Node; correct it or label Nodes",
+        ),
+        (
+            format!(
+                "{{peerSelector: {0}, nodeSelector: {0}}}",
+                hosts("worker-1")
+            ),
+            "False NotFound: spec.nodeSelector and spec.peerSelector choose one and the same Node only; correct it or label Nodes",
+        ),
+        (
+            format!(
+                "{{peerIP: 10.1.0.1, asNumber: 1, nodeSelector: {}}}",
+                hosts("worker-1")
+            ),
+            "False NotFound: the only Node that spec.nodeSelector chooses has the address spec.peerIP itself; correct it or label Nodes",
+        ),
+        (
+            "{peerIP: 'fd00::1', asNumber: 1}".to_owned(),
+            "False NoNodeAddress: no chosen Node has an address of the family that the session takes: worker-1, worker-2",
+        ),
+        (
+            "{peerSelector: {matchExpressions: [{key: a, operator: Near}]}}".to_owned(),
+            "False Invalid: spec.peerSelector: ",
+        ),
+        (
+            "{nodeSelector: {matchExpressions: [{key: a, operator: Near}]}, peerSelector: {}}"
+                .to_owned(),
+            "False Invalid: spec.nodeSelector: ",
+        ),
+        (
+            "{peerIP: 10.1.0.254}".to_owned(),
+            "False Invalid: spec takes either peerIP and asNumber",
+        ),
+    ] {
+        let mut cluster = underlay(2, "");
+        cluster.peers.push(peer("tor", &spec));
+        cluster.settle();
+        let says = cluster.peer_says("tor");
+        assert!(says.starts_with(words), "{spec}: {says}");
+    }
+}
+
+#[test]
+fn nodes_without_an_address_of_the_family_are_named() {
+    let mut cluster = underlay(2, "nodeToNodeMesh: false");
+    cluster.nodes.push(node("dual", &["10.1.0.9", "fd01::9"]));
+    cluster
+        .peers
+        .push(peer("tor", "{peerIP: 'fd01::1', asNumber: 65001}"));
+    cluster.settle();
+    cluster.agents_report(0);
+    cluster.sessions_report(1);
+    cluster.settle();
+    assert_eq!(
+        cluster.peer_says("tor"),
+        "True Established: 1 of 1 node have the session; worker-1, worker-2 has no address of its family"
+    );
+}
+
+#[test]
+fn a_peer_without_speakers_says_what_is_missing() {
+    let says = |cluster: &mut Cluster| {
+        cluster.peers = vec![peer("tor", TOR)];
+        cluster.settle();
+        cluster.peer_says("tor")
+    };
+    let mut none = crate::testing::cluster(1);
+    assert_eq!(
+        says(&mut none),
+        "False NotFound: no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the \
+         spec.networkMode of an IPPool"
+    );
+    none.modes.push(at(1, mode("fabric", "{mode: underlay}")));
+    assert_eq!(
+        says(&mut none),
+        "False NotFound: no node speaks BGP, since no usable IPPool has spec.networkMode fabric"
+    );
+    none.modes[1] = at(
+        1,
+        mode("fabric", "{mode: underlay, nodeAddress: {interface: eth1}}"),
+    );
+    assert!(
+        says(&mut none).starts_with("False NotYetSupported: no node speaks BGP, since NetworkMode fabric cannot be used: spec.nodeAddress"),
+    );
+}
+
+#[test]
+fn of_two_modes_of_mode_underlay_the_older_is_used() {
+    let mut cluster = underlay(2, "asNumber: 64999");
+    cluster.modes.push(at(5, mode("aaa", "{mode: underlay}")));
+    cluster.modes.push(at(6, vxlan("tunnel", 5)));
+    cluster.settle();
+    assert_eq!(
+        cluster.mode_says("aaa"),
+        "False Conflict: spec.mode underlay is that of the older NetworkMode default; a node speaks BGP in one way: let the \
+         pools name that mode"
+    );
+    assert_eq!(
+        cluster.networks[0].spec.bgp.as_ref().unwrap().as_number,
+        64999
+    );
+}
+
+/// Readiness of nodes and of the mode is the kernel's, whatever becomes of sessions.
+#[test]
+fn a_mode_is_ready_without_any_session() {
+    let cluster = with_tor(2);
+    let mut cluster = cluster;
+    cluster.settle();
+    assert_eq!(
+        cluster.mode_says("default"),
+        "True Programmed: 2 of 2 nodes carry traffic"
+    );
+    fail_all(&mut cluster);
+    assert_eq!(
+        cluster.mode_says("default"),
+        "True Programmed: 2 of 2 nodes carry traffic"
+    );
+}
+
+fn fail_all(cluster: &mut Cluster) {
+    cluster.sessions_report(0);
+    for name in ["worker-1", "worker-2"] {
+        cluster.session_fails(name, "tor", SessionState::Idle, SessionFault::NoRoute);
+    }
+    cluster.settle();
+}

@@ -1,0 +1,136 @@
+//! What clusters that speak BGP have besides.
+
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use netweft_crds::condition::READY;
+use netweft_crds::names::PASSWORDS_SECRET;
+use netweft_crds::{BGPPeer, Session, SessionFault, SessionState, SessionStatus};
+
+use super::{Cluster, at, cluster, mode, node, say, yaml};
+use crate::bgp::passwords::{Password, PasswordChange, Secret};
+
+/// A BGPPeer with this spec.
+pub fn peer(name: &str, spec: &str) -> BGPPeer {
+    yaml(&format!(
+        "{{apiVersion: netweft.io/v1alpha1, kind: BGPPeer, metadata: {{name: {name}, generation: 1}}, spec: {spec}}}"
+    ))
+}
+
+/// A Secret with this key.
+pub fn secret(key: &str, password: &str) -> Secret {
+    Secret {
+        keys: [(key.to_owned(), Password::new(password.into()))].into(),
+        ..Secret::default()
+    }
+}
+
+/// A Node with these InternalIPs and this label.
+pub fn labelled(name: &str, addresses: &[&str], key: &str, value: &str) -> Node {
+    let mut node = node(name, addresses);
+    node.labels_mut().insert(key.to_owned(), value.to_owned());
+    node
+}
+
+/// `nodes` Nodes, and a pool in mode underlay with these parameters.
+pub fn underlay(nodes: usize, parameters: &str) -> Cluster {
+    let spec = format!("{{mode: underlay, underlay: {{{parameters}}}}}");
+    Cluster {
+        modes: vec![at(0, mode("default", &spec))],
+        secrets: [(PASSWORDS_SECRET.to_owned(), None)].into(),
+        ..cluster(nodes)
+    }
+}
+
+impl Cluster {
+    /// Every session is established, and so many prefixes come and go in each.
+    pub fn sessions_report(&mut self, prefixes: i64) {
+        for network in &mut self.networks {
+            let sessions = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
+            let said = sessions.map(|session| SessionStatus {
+                name: session.name.clone(),
+                peer: session.peer,
+                state: SessionState::Established,
+                since: None,
+                received: prefixes,
+                advertised: prefixes,
+                refused: 0,
+                fault: None,
+                message: String::new(),
+            });
+            let said = said.collect();
+            network.status.get_or_insert_default().sessions = said;
+        }
+    }
+
+    /// A session of a node has a fault, and is down if `state` is not Established.
+    pub fn session_fails(
+        &mut self,
+        node: &str,
+        name: &str,
+        state: SessionState,
+        fault: SessionFault,
+    ) {
+        let network = self
+            .networks
+            .iter_mut()
+            .find(|n| n.name_any() == node)
+            .unwrap();
+        let sessions = &mut network.status.as_mut().unwrap().sessions;
+        let session = sessions.iter_mut().find(|s| s.name == name).unwrap();
+        session.state = state;
+        session.fault = Some(fault);
+        session.message = format!("{fault:?} in words");
+    }
+
+    /// A node's sessions as `name: local AS local -> AS peer:port` and what else is not as usual.
+    pub fn sessions(&self, node: &str) -> Vec<String> {
+        let network = self.networks.iter().find(|n| n.name_any() == node).unwrap();
+        let sessions = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
+        let shown = |s: &Session| {
+            let client = if s.reflector_client { " client" } else { "" };
+            let hops = s
+                .multihop
+                .map(|hops| format!(" {hops} hops"))
+                .unwrap_or_default();
+            let (name, local, peer) = (&s.name, s.local, s.peer);
+            let (local_as, peer_as, port) = (s.local_as, s.peer_as, s.port);
+            format!("{name}: {local} AS{local_as} -> {peer} {port} AS{peer_as}{client}{hops}")
+        };
+        sessions.map(shown).collect()
+    }
+
+    /// Status, reason and message of a BGPPeer's `Ready`.
+    pub fn peer_says(&self, name: &str) -> String {
+        let peer = self
+            .peers
+            .iter()
+            .find(|peer| peer.name_any() == name)
+            .unwrap();
+        say(&peer.status.as_ref().unwrap().conditions, READY)
+    }
+
+    /// Status, reason and message of a mode's `Ready`.
+    pub fn mode_says(&self, name: &str) -> String {
+        let mode = self
+            .modes
+            .iter()
+            .find(|mode| mode.name_any() == name)
+            .unwrap();
+        say(&mode.status.as_ref().unwrap().conditions, READY)
+    }
+
+    /// Carries out a change of the agents' Secret.
+    pub fn keep_passwords(&mut self, change: &PasswordChange) {
+        let held = self.secrets.get_mut(PASSWORDS_SECRET).unwrap();
+        let seen = held
+            .as_ref()
+            .map(|s| (s.uid.clone(), s.resource_version.clone()));
+        assert_eq!(seen, change.seen, "409");
+        self.versions += 1;
+        let secret = held.get_or_insert_default();
+        secret.uid = Some("uid-passwords".to_owned());
+        secret.resource_version = Some(self.versions.to_string());
+        secret.keys.retain(|key, _| !change.remove.contains(key));
+        secret.keys.extend(change.set.clone());
+    }
+}

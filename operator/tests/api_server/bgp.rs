@@ -1,0 +1,215 @@
+//! BGP as users see it: what a BGPPeer says, what becomes of its password, and what is told of either.
+
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use netweft_crds::condition::READY;
+use netweft_crds::names::PASSWORDS_SECRET;
+use netweft_crds::{BGPPeer, NetworkMode, NodeNetwork};
+use serde_json::{Value, json};
+
+use crate::control_plane::{ControlPlane, NAMESPACE};
+use crate::objects::{all, create, create_node, delete, eventually, merge};
+use crate::operator::{Operator, PATIENCE, until_assigned};
+
+/// How soon a status says what is wrong.
+const SOON: Duration = Duration::from_secs(10);
+const FIRST: &str = "correct-horse-battery";
+const SECOND: &str = "staple-of-another-day";
+
+async fn until_peer_says(admin: &Client, within: Duration, reason: &str, words: &str) {
+    let peers: Api<BGPPeer> = Api::all(admin.clone());
+    let what = format!("the peer says {reason}: {words}");
+    eventually(&what, within, async || {
+        let status = peers.get("tor").await.unwrap().status?;
+        let mut conditions = status.conditions.into_iter();
+        conditions.find(|c| c.type_ == READY && c.reason == reason && c.message.contains(words))
+    })
+    .await;
+}
+
+/// What the agents of the nodes say of a session.
+async fn report(admin: &Client, node: &str, state: &str, fault: Option<&str>) {
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    let mut session = json!({ "name": "tor", "peer": "10.1.0.254", "state": state, "received": 3, "advertised": 1 });
+    if let Some(fault) = fault {
+        session["fault"] = fault.into();
+        session["message"] = "what BIRD says".into();
+    }
+    let patch = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NodeNetwork", "status": { "sessions": [session] } });
+    let params = PatchParams::apply("netweft-agent").force();
+    let patch = Patch::Apply(patch);
+    let written = networks.patch_status(node, &params, &patch);
+    written.await.unwrap();
+}
+
+/// The value of a key of the agents' Secret.
+async fn kept(secrets: &Api<Secret>, key: &str) -> Option<String> {
+    let secret = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
+    let ByteString(value) = secret.data?.remove(key)?;
+    Some(String::from_utf8(value).unwrap())
+}
+
+async fn until_kept(secrets: &Api<Secret>, password: Option<&str>) {
+    let what = "the agents' Secret follows";
+    eventually(what, PATIENCE, async || {
+        (kept(secrets, "tor").await.as_deref() == password).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_says_what_becomes_of_its_sessions_and_its_password() {
+    let plane = ControlPlane::with_chart().await;
+    let admin = plane.admin();
+    for number in 1..=2 {
+        let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
+        create_node(&admin, &name, &address).await;
+    }
+    let operator = Operator::start(&plane, "one", &[]).await;
+    until_assigned(&admin, 2).await;
+    let peers: Api<BGPPeer> = Api::all(admin.clone());
+    let at = json!({ "secretKeyRef": { "name": "theirs", "key": "tor-r1" } });
+    let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },
+        "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": at } });
+    create(&peers, peer).await;
+    until_peer_says(
+        &admin,
+        PATIENCE,
+        "NotFound",
+        "no NetworkMode of mode underlay",
+    )
+    .await;
+    mode_becomes_underlay(&admin).await;
+
+    let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
+    until_peer_says(
+        &admin,
+        SOON,
+        "NotFound",
+        "Secret theirs, which does not exist",
+    )
+    .await;
+    let secret = |key: &str, password: &str| json!({ "metadata": { "name": "theirs" }, "stringData": { key: password } });
+    create(&secrets, secret("other", "x")).await;
+    until_peer_says(
+        &admin,
+        SOON,
+        "NotFound",
+        "the key tor-r1, which Secret theirs",
+    )
+    .await;
+    assert_eq!(kept(&secrets, "tor").await, None);
+    merge(&secrets, "theirs", secret("tor-r1", FIRST)).await;
+    until_peer_says(&admin, SOON, "Establishing", "0 of 2 nodes").await;
+    until_kept(&secrets, Some(FIRST)).await;
+    merge(&secrets, "theirs", secret("tor-r1", SECOND)).await;
+    until_kept(&secrets, Some(SECOND)).await;
+
+    sessions_come_and_go(&admin).await;
+    // Whoever takes the Secret away takes nothing from a session that is up.
+    delete(&secrets, "theirs").await;
+    until_peer_says(&admin, SOON, "NotFound", "Secret theirs").await;
+    assert_eq!(kept(&secrets, "tor").await.as_deref(), Some(SECOND));
+    delete(&peers, "tor").await;
+    until_kept(&secrets, None).await;
+
+    operator.stop();
+    nobody_was_told_the_password(&plane).await;
+    only_these_secrets_were_looked_at(&plane);
+}
+
+async fn mode_becomes_underlay(admin: &Client) {
+    let modes: Api<NetworkMode> = Api::all(admin.clone());
+    let underlay = json!({ "spec": { "mode": "underlay", "overlay": null } });
+    merge(&modes, "default", underlay).await;
+    eventually("every node has its sessions", PATIENCE, async || {
+        let networks = all::<NodeNetwork>(admin).await;
+        let sessions = networks
+            .iter()
+            .filter_map(|network| network.spec.bgp.as_ref());
+        let both = |bgp: &netweft_crds::NodeBgp| {
+            bgp.sessions
+                .iter()
+                .map(|s| s.name.clone())
+                .collect::<Vec<_>>()
+        };
+        let names: Vec<_> = sessions.map(both).collect();
+        (names == [["mesh-worker-2", "tor"], ["mesh-worker-1", "tor"]]).then_some(())
+    })
+    .await;
+}
+
+async fn sessions_come_and_go(admin: &Client) {
+    report(admin, "worker-1", "Established", None).await;
+    report(admin, "worker-2", "Established", None).await;
+    until_peer_says(admin, SOON, "Established", "2 of 2 nodes").await;
+    report(admin, "worker-2", "Idle", Some("WrongAS")).await;
+    let words = "1 of 2 nodes have the session; worker-2 says: what BIRD says";
+    until_peer_says(admin, SOON, "SessionFailed", words).await;
+    let peers: Api<BGPPeer> = Api::all(admin.clone());
+    let status = peers.get("tor").await.unwrap().status.unwrap();
+    assert_eq!(status.errors[0].node, "worker-2");
+    assert_eq!(status.prefixes.unwrap().received, 3);
+    let events: Api<Event> = Api::namespaced(admin.clone(), "default");
+    eventually("a warning is told", PATIENCE, async || {
+        let events = events.list(&ListParams::default()).await.unwrap();
+        let warns = |event: &Event| {
+            event.reason.as_deref() == Some("SessionFailed")
+                && event.type_.as_deref() == Some("Warning")
+        };
+        events.items.into_iter().find(warns)
+    })
+    .await;
+    report(admin, "worker-2", "Established", None).await;
+    until_peer_says(admin, SOON, "Established", "2 of 2 nodes").await;
+}
+
+/// The operator logs all it does, down to `debug`.
+async fn nobody_was_told_the_password(plane: &ControlPlane) {
+    let log = std::fs::read_to_string(plane.dir.path().join("one.log")).unwrap();
+    assert!(
+        log.contains(PASSWORDS_SECRET),
+        "the log is another's:\n{log}"
+    );
+    let admin = plane.admin();
+    let events: Api<Event> = Api::namespaced(admin.clone(), "default");
+    let events = events.list(&ListParams::default()).await.unwrap();
+    assert!(!events.items.is_empty());
+    let networks = all::<NodeNetwork>(&admin).await;
+    let said = serde_json::to_string(&(events.items, networks)).unwrap();
+    for password in [FIRST, SECOND] {
+        let base64 = serde_json::to_string(&ByteString(password.into())).unwrap();
+        for form in [password, base64.trim_matches('"')] {
+            assert!(!log.contains(form), "the log shows {form}");
+            assert!(!said.contains(form), "{said}");
+        }
+    }
+}
+
+fn only_these_secrets_were_looked_at(plane: &ControlPlane) {
+    let log = std::fs::read_to_string(plane.audit_log()).unwrap();
+    let events = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let by_operator = events.filter(|event| {
+        let user = event["user"]["username"].as_str().unwrap_or_default();
+        user.ends_with(":netweft-operator") && event["objectRef"]["resource"] == "secrets"
+    });
+    let mut names: Vec<String> = by_operator
+        .map(|event| {
+            format!(
+                "{} {}",
+                event["objectRef"]["namespace"], event["objectRef"]["name"]
+            )
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    let of = |name: &str| format!("{NAMESPACE:?} {name:?}");
+    assert_eq!(names, [of(PASSWORDS_SECRET), of("theirs")]);
+}
