@@ -3,6 +3,7 @@
 #   docker build --target operator -t netweft/operator .
 #   docker build --target agent -t netweft/agent .
 #   docker build --target udp-relay -t netweft/udp-relay .
+#   docker build --target bird -t netweft/bird:2.20.0 .      (the version of BIRD: bird.image.tag of the chart)
 #   docker build --target testbox -t netweft/testbox .       (for tests and the demo only)
 #
 # Programs and bases are stages that an argument can replace by images made elsewhere: e2e/cluster/images.sh does that on
@@ -11,9 +12,13 @@
 ARG RUST_IMAGE=rust:1.95-bookworm
 ARG GO_IMAGE=golang:1.26-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
+# The first Debian with a BIRD that is new enough (2.19.2).
+ARG BIRD_DEBIAN_IMAGE=debian:forky-slim
 # The stage or image that has the programs at /.
 ARG BINARIES=built
-# The stage or image with nft and what it needs.
+# The stage or image with BIRD.
+ARG BIRD_BASE=bird-base
+# The stage or image with nft and BIRD.
 ARG AGENT_BASE=agent-base
 # The stage or image with busybox and its links.
 ARG TESTBOX_BASE=testbox-base
@@ -46,10 +51,25 @@ FROM ${BINARIES} AS binaries
 
 # ---- bases
 
+FROM ${BIRD_DEBIAN_IMAGE} AS bird-base
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends bird2 systemd-standalone-sysusers \
+    && rm -rf /var/lib/apt/lists/*
+
+# The agent tries what it has written for BIRD on a BIRD of its own, which brings its libraries: nft is not to be of a newer
+# Debian, because what it gives the kernel has to be read by others' nft too. (1.0.6, which kube-proxy may have, dies of a table
+# that 1.1 has made.)
+FROM bird-base AS bird-alone
+RUN mkdir -p /out/lib \
+    && cp /usr/sbin/bird /out/ \
+    && ldd /usr/sbin/bird | awk '$2 == "=>" { print $3 }' | xargs -I{} cp -L {} /out/lib/ \
+    && cp -L "$(ldd /usr/sbin/bird | awk '$1 ~ /^\/.*ld-linux/ { print $1 }')" /out/ld.so
+
 FROM ${DEBIAN_IMAGE} AS agent-base
 RUN apt-get update \
     && apt-get install -y --no-install-recommends nftables \
     && rm -rf /var/lib/apt/lists/*
+COPY --from=bird-alone /out/ /opt/bird/
 
 FROM ${DEBIAN_IMAGE} AS testbox-build
 RUN apt-get update \
@@ -74,6 +94,10 @@ COPY --from=binaries /netweft-agent /usr/local/bin/netweft-agent
 # The plugins, for the agent to install on its node.
 COPY --from=binaries /netweft /netweft-portmap /opt/netweft/cni/
 ENTRYPOINT ["/usr/local/bin/netweft-agent"]
+
+# BIRD as it is, and nothing else.
+FROM ${BIRD_BASE} AS bird
+ENTRYPOINT ["/usr/sbin/bird"]
 
 FROM scratch AS udp-relay
 COPY --from=binaries /netweft-udp-relay /netweft-udp-relay

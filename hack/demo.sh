@@ -12,5 +12,6 @@ fi
 cargo_environment
 with_heartbeat 'build the programs' build_release
 "$project/e2e/cluster/cluster.sh" up
-tag=$(images_into_cluster)
-"$project/e2e/cluster/cluster.sh" exec "$BIN_DIR/netweft-e2e" demo --project "$project" --tag "$tag"
+tags=$(images_into_cluster)
+read -r tag bird_tag <<<"$tags"
+"$project/e2e/cluster/cluster.sh" exec "$BIN_DIR/netweft-e2e" demo --project "$project" --tag "$tag" --bird-tag "$bird_tag"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the namespace lab in some modes, and prints one table.
 #
-#   hack/lab.sh MODE[,MODE...]|all [ARGUMENT OF netweft-lab...]
+#   hack/lab.sh MODE[,MODE...]|all [ARGUMENT OF netweft-lab...]     also fabric (routers) and bgp (what BGP has to bear)
 #
 # Modes with a kind of link that this kernel lacks run on another kernel (e2e/other-kernel). With OTHER_KERNEL=1 all do.
 # netweft-lab is looked for on PATH (hack/env.sh).
@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-all=vxlan,ipip,udp,host-gw,vxlan-cross-subnet,ipip-cross-subnet,udp-cross-subnet
+all=vxlan,ipip,udp,host-gw,vxlan-cross-subnet,ipip-cross-subnet,udp-cross-subnet,underlay
 
 main() {
   local modes=${1:?usage: hack/lab.sh MODE[,MODE...]|all [ARGUMENT...]} mode code=0
@@ -19,6 +19,14 @@ main() {
   for mode in ${modes//,/ }; do
     if [[ $mode == ipip* ]]; then ipip+=("$mode"); else here+=("$mode"); fi
   done
+  if [[ ,$modes, =~ ,(underlay|fabric|bgp), ]]; then
+    NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh")
+    export NETWEFT_BIRD_BIN
+  fi
+  if [[ ,$modes, == *,fabric,* ]]; then
+    NETWEFT_ROUTERS=$("$project/e2e/routers/root.sh")
+    export NETWEFT_ROUTERS
+  fi
   said=$(mktemp)
   trap 'rm -f "$said"' EXIT
   if ((${#here[@]})); then

@@ -54,14 +54,15 @@ build_release() {
   (cd "$project" && cargo build --release --locked --workspace --all-targets)
 }
 
-# Makes the images of the built programs and puts them into the cluster's nodes. Prints their tag.
+# Makes the images of the built programs and puts them into the cluster's nodes. Prints their tag, and that of BIRD's.
 images_into_cluster() {
-  local programs tag
+  local programs tags tag bird_tag
   programs=$(mktemp -d)
   cp "$BIN_DIR"/{netweft-operator,netweft-agent,netweft,netweft-udp-relay,netweft-probe} "$programs/"
-  tag=$("$project/e2e/cluster/images.sh" "$programs" | tail -n 1)
+  tags=$("$project/e2e/cluster/images.sh" "$programs" | tail -n 1)
+  read -r tag bird_tag <<<"$tags"
   rm -rf "$programs"
   "$project/e2e/cluster/cluster.sh" load "netweft/operator:$tag" "netweft/agent:$tag" "netweft/udp-relay:$tag" \
-    "netweft/testbox:$tag" >&2
-  echo "$tag"
+    "netweft/testbox:$tag" "netweft/bird:$bird_tag" >&2
+  echo "$tags"
 }

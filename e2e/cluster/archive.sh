@@ -27,7 +27,7 @@ archive_finish() { # DIR FILE; takes DIR away
 }
 
 # The Debian mirror is the one that this machine's own apt uses.
-debian_sources() { # -> lines for sources.list
+debian_sources() { # RELEASE -> lines for sources.list
   local keyring=/usr/share/keyrings/debian-archive-keyring.gpg uri
   [[ -f $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
   uri=$(debian_uris Debian | head -n 1)
@@ -36,9 +36,11 @@ debian_sources() { # -> lines for sources.list
     uri=$(debian_uris Debian | head -n 1)
   fi
   [[ -n $uri ]] || die "apt on this machine knows no Debian mirror: run apt-get update, or set DEBIAN_MIRROR to the URL of one"
-  echo "deb [signed-by=$keyring] $uri $DEBIAN_RELEASE main"
+  echo "deb [signed-by=$keyring] $uri $1 main"
+  # A release to come has its security updates with the rest.
+  [[ $1 == "$DEBIAN_RELEASE" ]] || return 0
   uri=$(debian_uris Debian-Security | head -n 1)
-  [[ -z $uri ]] || echo "deb [signed-by=$keyring] $uri $DEBIAN_RELEASE-security main"
+  [[ -z $uri ]] || echo "deb [signed-by=$keyring] $uri $1-security main"
 }
 
 debian_uris() { # LABEL
@@ -51,17 +53,28 @@ debian_uris() { # LABEL
     awk -v label="$1" '$1 == label { print $2 }' | sort -u
 }
 
-# debian_root TARGET VARIANT PACKAGE,...: a directory, or a tar if TARGET ends in .tar
+# debian_root TARGET VARIANT PACKAGE,... [RELEASE]: a directory, or a tar if TARGET ends in .tar
 debian_root() {
-  local target=$1 variant=$2 packages=$3 proxy options=() sources
+  local target=$1 variant=$2 packages=$3 release=${4:-$DEBIAN_RELEASE} proxy options=() sources
   [[ $(id -u) == 0 ]] || die "only root can unpack a Debian file system: run this as root"
   proxy=$(apt-config shell PROXY Acquire::http::Proxy | sed -nE "s/^PROXY='(.*)'$/\1/p")
   [[ -z $proxy ]] || options+=(--aptopt="Acquire::http::Proxy \"$proxy\"")
   sources=$(scratch)/sources
-  debian_sources >"$sources"
+  debian_sources "$release" >"$sources"
+  # The indices of a release to come are signed for a week, and a mirror may lag behind. The signature still counts.
+  [[ $release == "$DEBIAN_RELEASE" ]] || options+=(--aptopt='Acquire::Check-Valid-Until "false"')
   # In a mount namespace of its own, so that nothing stays mounted if this is killed.
   unshare --mount mmdebstrap --mode=root --variant="$variant" --include="$packages" "${options[@]}" \
     --aptopt='Acquire::Retries "3"' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' "$DEBIAN_RELEASE" "$target" - <"$sources"
+    --dpkgopt='path-exclude=/usr/share/locale/*' "$release" "$target" - <"$sources"
   rm -r "${sources%/*}"
+  [[ $variant != extract || ! -d $target ]] || merge_usr "$target"
+}
+
+# Packages of newer releases have nothing in /bin and /lib: those are links, which come with a package that is not among them.
+merge_usr() { # ROOT
+  local directory
+  for directory in bin sbin lib lib64; do
+    [[ ! -d $1/usr/$directory || -e $1/$directory ]] || ln -s "usr/$directory" "$1/$directory"
+  done
 }

@@ -52,10 +52,6 @@ version_of() { # COMMAND... -> MAJOR.MINOR.PATCH in what it prints
   "$@" 2>/dev/null | grep -oE 'v[0-9]+\.[0-9]+\.[0-9]+' | head -n 1 | tr -d v
 }
 
-at_least() { # VERSION MINIMUM
-  [[ -n $1 && $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]
-}
-
 # kubectl supports servers one minor version away.
 own_kubectl_fits() {
   local minor

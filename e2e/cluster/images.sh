@@ -4,9 +4,9 @@
 #   images.sh BIN_DIR     BIN_DIR holds static builds of netweft-operator, netweft-agent, netweft, netweft-udp-relay
 #                         and netweft-probe
 #
-# The images are netweft/operator:TAG, netweft/agent:TAG, netweft/udp-relay:TAG and netweft/testbox:TAG in the engine that
-# engine.sh chose.
-# TAG is a hash of all that went in; it is the last line on stdout. What exists is not made again.
+# The images are netweft/operator:TAG, netweft/agent:TAG, netweft/udp-relay:TAG, netweft/testbox:TAG and netweft/bird:BIRD_TAG
+# in the engine that engine.sh chose. TAG is a hash of all that went in, and BIRD_TAG one of BIRD and its image alone: no
+# change of netweft changes it. The last line on stdout is "TAG BIRD_TAG". What exists is not made again.
 #
 # The programs come as an image of their own. Where no registry is reached, so do the bases of the final stages, made from
 # Debian packages: the final stages only copy, so nothing is pulled and nothing is run.
@@ -21,12 +21,14 @@ source "$here/archive.sh"
 
 programs=(netweft-operator netweft-agent netweft netweft-udp-relay netweft-probe)
 
-# ---- the bases: what the Dockerfile's stages "agent-base" and "testbox-base" make where packages can be installed
+# ---- the bases: what the Dockerfile's stages "…-base" make where packages can be installed
 
 agent_base_packages=nftables
 
 make_agent_base() { # ARCHIVE_DIR
   debian_root "$1.agent" extract "$agent_base_packages"
+  mkdir -p "$1.agent/opt"
+  cp -a "$("$here/bird.sh" --alone)" "$1.agent/opt/bird"
   archive_add "$1" "netweft/agent-base:$bases_hash" "$1.agent" '{"Env": ["PATH=/usr/local/bin:/usr/sbin:/usr/bin"]}'
   rm -rf "$1.agent"
 }
@@ -44,6 +46,10 @@ make_testbox_base() { # ARCHIVE_DIR
   rm -rf "$root" "$1.busybox"
 }
 
+make_bird_base() { # ARCHIVE_DIR
+  archive_add "$1" "netweft/bird-base:$bird_tag" "$("$here/bird.sh" --root)" '{"Env": ["PATH=/usr/sbin:/usr/bin"]}'
+}
+
 build_bases() { # ENTRY_DIR
   mkdir "$1/archive"
   with_heartbeat 'make the base of the agent image' make_agent_base "$1/archive"
@@ -51,19 +57,38 @@ build_bases() { # ENTRY_DIR
   archive_finish "$1/archive" "$1/images.tar"
 }
 
-# Sets bases to registry or packages, and bases_hash.
+# Sets bases to registry or packages, bases_hash and bird_tag.
 choose_bases() {
-  local image
+  local image bird=registry
   image=$(sed -n 's/^ARG DEBIAN_IMAGE=//p' "$repo_dir/Dockerfile")
   if [[ $NETWEFT_ENGINE == own ]] && can_have "$image"; then
     bases=registry bases_hash=registry
   else
     bases=packages
-    bases_hash=$(hash_of "$(declare -f make_agent_base make_testbox_base)" "$agent_base_packages" "$here/archive.sh" "$DEBIAN_RELEASE")
+    bird=$(basename "$(dirname "$("$here/bird.sh" --root)")") # the hash that names its cache entry
+    bases_hash=$(hash_of "$(declare -f make_agent_base make_testbox_base)" "$agent_base_packages" "$bird" "$here/archive.sh" \
+      "$DEBIAN_RELEASE")
   fi
+  bird_tag=$(hash_of "$bird" "$(declare -f make_bird_base)" "$(lines_about_bird)")
+}
+
+lines_about_bird() { # of the Dockerfile: those of its stages, and what it takes from elsewhere
+  sed -n '/^ARG BIRD_/p; / AS bird\(-base\)\?$/,/^$/p' "$repo_dir/Dockerfile"
 }
 
 can_have() { has_image "$1" || timeout 20 docker manifest inspect "$1" >/dev/null 2>&1; }
+
+load_bird_base() {
+  local work
+  [[ $bases == packages ]] && ! has_image "netweft/bird-base:$bird_tag" || return 0
+  work=$(scratch)
+  mkdir "$work/archive"
+  make_bird_base "$work/archive"
+  archive_finish "$work/archive" "$work/image.tar"
+  docker load -q -i "$work/image.tar" >&2
+  rm -rf "$work"
+  forget_old netweft/bird-base "$bird_tag"
+}
 
 load_bases() {
   local entry
@@ -92,21 +117,22 @@ import_programs() { # as an image with nothing else in it
 
 # BuildKit leaves out the stages that a target does not need, so the compilers' images are not asked for; and an empty
 # context will do, because the final stages copy from other images only.
-build_image() { # TARGET
+build_image() { # TARGET TAG
   local context arguments=(--build-arg "BINARIES=netweft/binaries:$tag")
   if [[ $bases != registry ]]; then
-    arguments+=(--build-arg "AGENT_BASE=netweft/agent-base:$bases_hash" --build-arg "TESTBOX_BASE=netweft/testbox-base:$bases_hash")
+    arguments+=(--build-arg "AGENT_BASE=netweft/agent-base:$bases_hash" --build-arg "TESTBOX_BASE=netweft/testbox-base:$bases_hash"
+      --build-arg "BIRD_BASE=netweft/bird-base:$bird_tag")
   fi
   context=$(scratch)
-  DOCKER_BUILDKIT=1 docker build --target "$1" --tag "netweft/$1:$tag" --file "$repo_dir/Dockerfile" \
+  DOCKER_BUILDKIT=1 docker build --target "$1" --tag "netweft/$1:$2" --file "$repo_dir/Dockerfile" \
     "${arguments[@]}" "$context"
   rmdir "$context"
 }
 
 # Of tags that look like ours this one and the newest other stay, so that an upgrade test has its previous one. This one
 # is named, since it need not be the newest: an image whose content was built before keeps the date of that build.
-forget_old() { # REPOSITORY
-  docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | sed "/^$tag\$/d" | tail -n +2 |
+forget_old() { # REPOSITORY TAG
+  docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | sed "/^$2\$/d" | tail -n +2 |
     while read -r old; do docker rmi "$1:$old" >/dev/null 2>&1 || true; done
 }
 
@@ -124,8 +150,13 @@ for image in operator agent udp-relay testbox; do
   has_image "netweft/$image:$tag" && continue
   load_bases
   has_image "netweft/binaries:$tag" || import_programs
-  with_heartbeat "build the image netweft/$image:$tag" build_image "$image"
-  forget_old "netweft/$image"
+  with_heartbeat "build the image netweft/$image:$tag" build_image "$image" "$tag"
+  forget_old "netweft/$image" "$tag"
 done
 docker rmi "netweft/binaries:$tag" >/dev/null 2>&1 || true
-echo "$tag"
+if ! has_image "netweft/bird:$bird_tag"; then
+  with_heartbeat 'load the base of the BIRD image' load_bird_base
+  with_heartbeat "build the image netweft/bird:$bird_tag" build_image bird "$bird_tag"
+  forget_old netweft/bird "$bird_tag"
+fi
+echo "$tag $bird_tag"

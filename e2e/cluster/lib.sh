@@ -145,6 +145,10 @@ trim_go_cache() {
 
 # ---- what the machine must have
 
+at_least() { # VERSION MINIMUM
+  [[ -n $1 && $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]
+}
+
 # Nothing is installed outside the cache on a person's machine unless they said so.
 may_install() { [[ ${CI:-} == true || ${NETWEFT_INSTALL:-} == 1 ]]; }
 

@@ -37,3 +37,10 @@ kubernetes_patch() { # MINOR -> v1.N.M
 # The Debian release of the node image and of the images' base. Its systemd (252) still runs on cgroup v1.
 DEBIAN_RELEASE=bookworm
 export DEBIAN_RELEASE
+
+# Where BIRD comes from: the first release of Debian whose own is new enough. Its package asks for something that makes
+# system users, and the second package is the small one that does.
+BIRD_DEBIAN_RELEASE=forky
+BIRD_PACKAGES=bird2,systemd-standalone-sysusers
+BIRD_VERSION_MIN=2.19.2
+export BIRD_DEBIAN_RELEASE BIRD_PACKAGES BIRD_VERSION_MIN

@@ -1,8 +1,10 @@
-{{/* The image of a program: include "netweft.image" (list $ "operator"). */}}
+{{/* The image of a program: include "netweft.image" (list $ "operator"); with a tag of its own: (list $ "bird" "1.0"). */}}
 {{- define "netweft.image" -}}
 {{- $root := index . 0 -}}
 {{- with $root.Values.image -}}
-{{- $name := printf "%s/%s:%s" .repository (index $ 1) (.tag | default $root.Chart.AppVersion) -}}
+{{- $tag := .tag | default $root.Chart.AppVersion -}}
+{{- if gt (len $) 2 }}{{ $tag = index $ 2 }}{{ end -}}
+{{- $name := printf "%s/%s:%s" .repository (index $ 1) $tag -}}
 {{- if .registry }}{{ .registry }}/{{ end }}{{ $name }}
 {{- end -}}
 {{- end -}}

@@ -1,13 +1,14 @@
 //! What the chart renders, and which values it refuses. No control plane is needed.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::control_plane::program;
+use crate::chart_life::copy;
+use crate::control_plane::{CHART, program};
 
-fn helm(arguments: &[&str]) -> Output {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/netweft");
+fn helm(chart: &str, arguments: &[&str]) -> Output {
     let mut helm = Command::new(program("helm"));
     helm.args([
         "template",
@@ -23,7 +24,11 @@ fn helm(arguments: &[&str]) -> Output {
 
 /// The chart's objects with these arguments of helm.
 pub fn rendered(arguments: &[&str]) -> Vec<Value> {
-    let output = helm(arguments);
+    rendered_of(CHART, arguments)
+}
+
+fn rendered_of(chart: &str, arguments: &[&str]) -> Vec<Value> {
+    let output = helm(chart, arguments);
     assert!(
         output.status.success(),
         "{}",
@@ -43,6 +48,13 @@ pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
         .iter()
         .filter(|object| object["kind"] == kind)
         .collect()
+}
+
+fn daemon_set<'a>(objects: &'a [Value], name: &str) -> &'a Value {
+    of_kind(objects, "DaemonSet")
+        .into_iter()
+        .find(|set| set["metadata"]["name"] == name)
+        .unwrap_or_else(|| panic!("no DaemonSet {name}"))
 }
 
 fn containers(workload: &Value) -> Vec<&Value> {
@@ -68,6 +80,8 @@ fn values_that_mean_nothing_are_refused() {
         "operator.replica=2",
         "agent.port=0",
         "udpRelay.queues=17",
+        "bird.image.tag=",
+        "bird.maxUnavailable=0",
         "apiServer.host=192.0.2.1",
         "operator.orphanGrace=ten",
         "operator.leaseDuration=1s",
@@ -75,7 +89,7 @@ fn values_that_mean_nothing_are_refused() {
         "logging.format=xml",
         "pools[0].name=p,pools[0].cidr=10.0.0.0/16",
     ] {
-        let output = helm(&["--set", wrong]);
+        let output = helm(CHART, &["--set", wrong]);
         assert!(!output.status.success(), "{wrong}");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
@@ -103,17 +117,14 @@ fn every_container_has_the_least_privileges() {
             assert_eq!(context["readOnlyRootFilesystem"], true);
             assert_eq!(context["allowPrivilegeEscalation"], false);
             assert_eq!(context["privileged"], Value::Null);
-            assert_eq!(context["capabilities"]["drop"], serde_json::json!(["ALL"]));
-            let added = if container["name"] == "agent" || container["name"] == "udp-relay" {
-                serde_json::json!(["NET_ADMIN"])
-            } else {
-                Value::Null
+            assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
+            let name = container["name"].as_str().unwrap();
+            let added = match name {
+                "agent" | "udp-relay" => json!(["NET_ADMIN"]),
+                "bird" => json!(["NET_ADMIN", "NET_BIND_SERVICE"]),
+                _ => Value::Null,
             };
-            assert_eq!(
-                context["capabilities"]["add"], added,
-                "{}",
-                container["name"]
-            );
+            assert_eq!(context["capabilities"]["add"], added, "{name}");
         }
     }
 }
@@ -135,10 +146,7 @@ fn only_the_installer_can_write_the_plugins() {
 #[test]
 fn a_new_relay_can_stand_beside_the_old_one() {
     let objects = rendered(&[]);
-    let relay = of_kind(&objects, "DaemonSet")
-        .into_iter()
-        .find(|set| set["metadata"]["name"] == "netweft-udp-relay")
-        .unwrap();
+    let relay = daemon_set(&objects, "netweft-udp-relay");
     let update = &relay["spec"]["updateStrategy"]["rollingUpdate"];
     assert_eq!(
         (&update["maxSurge"], &update["maxUnavailable"]),
@@ -149,27 +157,114 @@ fn a_new_relay_can_stand_beside_the_old_one() {
             .iter()
             .all(|container| container["ports"].is_null())
     );
-    let without = rendered(&["--set", "udpRelay.enabled=false"]);
-    assert_eq!(of_kind(&without, "DaemonSet").len(), 1);
+}
+
+/// A port is one BIRD's only, so the old one has to have gone; and it goes without a word to its peers.
+#[test]
+fn a_new_bird_comes_when_the_old_one_has_gone() {
+    let objects = rendered(&[]);
+    let bird = daemon_set(&objects, "netweft-bird");
+    let update = &bird["spec"]["updateStrategy"]["rollingUpdate"];
+    assert_eq!(
+        (&update["maxSurge"], &update["maxUnavailable"]),
+        (&0.into(), &1.into())
+    );
+    let parting = &containers(bird)[0]["lifecycle"]["preStop"]["exec"]["command"];
+    assert!(
+        parting.to_string().ends_with(r#""graceful","restart"]"#),
+        "{parting}"
+    );
+}
+
+/// What has no BIRD or no relay is told so.
+#[test]
+fn bird_and_the_relay_can_be_left_out() {
+    for (value, set, flag) in [
+        ("udpRelay.enabled", "netweft-udp-relay", "--udp-relay"),
+        ("bird.enabled", "netweft-bird", "--bird"),
+    ] {
+        for there in [true, false] {
+            let objects = rendered(&["--set", &format!("{value}={there}")]);
+            let sets = of_kind(&objects, "DaemonSet");
+            let found = sets.iter().any(|found| found["metadata"]["name"] == set);
+            assert_eq!(found, there, "{set}");
+            let operator = of_kind(&objects, "Deployment")[0];
+            let arguments = containers(operator)[0]["args"].to_string();
+            assert!(arguments.contains(&format!("\"{flag}={there}\"")));
+        }
+    }
+}
+
+/// The operator's only right to other Secrets than the agents' goes with BIRD.
+#[test]
+fn without_bird_nobody_reads_users_secrets() {
+    for there in [true, false] {
+        let objects = rendered(&["--set", &format!("bird.enabled={there}")]);
+        let roles = [of_kind(&objects, "Role"), of_kind(&objects, "ClusterRole")].concat();
+        let rules = roles
+            .iter()
+            .flat_map(|role| role["rules"].as_array().unwrap());
+        let of_secrets = rules.filter(|rule| rule["resources"].to_string().contains("secrets"));
+        let mut names: Vec<_> = of_secrets
+            .map(|rule| rule["resourceNames"].clone())
+            .collect();
+        names.retain(|names| *names != json!(["netweft-bgp-passwords"]));
+        assert_eq!(names.len(), usize::from(there), "{names:?}");
+    }
+}
+
+/// A change of a pod template replaces the pods, and with BIRD's every session of its node.
+#[test]
+fn a_new_version_of_netweft_leaves_birds_pods_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let newer = directory.path().join("newer");
+    copy(Path::new(CHART), &newer);
+    let about = newer.join("Chart.yaml");
+    let text = std::fs::read_to_string(&about).unwrap();
+    let bumped = text
+        .replace("\nversion: ", "\nversion: 9")
+        .replace("appVersion: ", "appVersion: 9");
+    assert_eq!(bumped.len(), text.len() + 2);
+    std::fs::write(&about, bumped).unwrap();
+    let newer = newer.to_str().unwrap();
+    let versions = [
+        rendered(&[]),
+        rendered_of(newer, &[]),
+        rendered(&["--set", "image.tag=newer"]),
+    ];
+    let [old, new, tagged] = versions.each_ref().map(|objects| {
+        let template = |name| daemon_set(objects, name)["spec"]["template"].clone();
+        (template("netweft-bird"), template("netweft-agent"))
+    });
+    for (bird, agent) in [new, tagged] {
+        assert_eq!(bird, old.0);
+        assert_ne!(agent, old.1, "this version is not another one");
+    }
+    let other_bird = rendered(&["--set", "bird.image.tag=2.99.0"]);
+    let template = &daemon_set(&other_bird, "netweft-bird")["spec"]["template"];
+    let image = &template["spec"]["containers"][0]["image"];
+    assert_eq!(image, "netweft/bird:2.99.0");
 }
 
 #[test]
 fn images_come_from_the_registry_that_is_set() {
     let objects = rendered(&[
         "--set",
-        "image.registry=registry.example.org:5000,image.tag=t1",
+        "image.registry=registry.example.org:5000,image.tag=t1,bird.image.tag=b1",
     ]);
     let mut images: Vec<_> = workloads(&objects)
         .into_iter()
         .flat_map(containers)
         .map(|c| c["image"].clone())
         .collect();
+    images.sort_by_key(Value::to_string);
     images.dedup();
     assert_eq!(
         images,
         [
-            "registry.example.org:5000/netweft/operator:t1",
             "registry.example.org:5000/netweft/agent:t1",
+            "registry.example.org:5000/netweft/bird:b1",
+            "registry.example.org:5000/netweft/operator:t1",
             "registry.example.org:5000/netweft/udp-relay:t1"
         ]
     );
@@ -214,9 +309,8 @@ fn the_default_objects_stay_and_can_be_left_out() {
 
 #[test]
 fn the_chart_is_lint_free() {
-    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/netweft");
     let output = Command::new(program("helm"))
-        .args(["lint", "--strict", chart])
+        .args(["lint", "--strict", CHART])
         .output()
         .unwrap();
     assert!(

@@ -88,7 +88,8 @@ fn an_older_chart(directory: &Path) -> PathBuf {
     chart
 }
 
-fn copy(from: &Path, to: &Path) {
+/// Copy a folder with all that is in it.
+pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Prints a folder with the routers that the lab's fabric is made of: Debian's FRR, BIRD and GoBGP. Made if it is not there.
+#
+# It is a small Debian in the cache and nothing is installed outside. They are other programs than the nodes', or older ones: what
+# stands in racks is not of our choosing.
+set -euo pipefail
+cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")/../cluster" && pwd)
+# shellcheck source=../cluster/lib.sh
+source "$cluster/lib.sh"
+# shellcheck source=../cluster/versions.sh
+source "$cluster/versions.sh"
+# shellcheck source=../cluster/archive.sh
+source "$cluster/archive.sh"
+
+packages=frr,bird2,gobgpd
+
+make_root() { # ENTRY_DIR
+  local root=$1/root program
+  need_packages 'the routers of the fabric' mmdebstrap=mmdebstrap
+  with_heartbeat "unpack Debian's routers" debian_root "$root" minbase "$packages"
+  # The package manager's own and what its scripts have written about this machine.
+  rm -rf "$root"/var/{cache,lib}/apt "$root"/var/lib/dpkg "$root"/etc/{resolv.conf,hostname}
+  for program in usr/lib/frr/{zebra,bgpd,bfdd} usr/bin/vtysh usr/sbin/{bird,birdc,gobgpd} usr/bin/gobgp; do
+    [[ -x $root/$program || -x $root/${program/sbin/bin} ]] || die "Debian's routers lack $program"
+  done
+}
+
+entry=$(cache_entry routers "$(hash_of "$DEBIAN_RELEASE" "$packages" "${BASH_SOURCE[0]}")" make_root)
+echo "$entry/root"
