@@ -1,5 +1,5 @@
 # Everything that is done with this project, by name. `make help` lists it.
-# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, KEEP, OTHER_KERNEL, CHECKS.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, ROUTERS, KEEP, OTHER_KERNEL, CHECKS.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -9,6 +9,7 @@ MODE ?= vxlan
 POD_INTERFACE ?= routed
 FAMILY ?= 4
 RP_FILTER ?= 0,1,2
+ROUTERS ?= frr
 KEEP ?=
 OTHER_KERNEL ?=
 
@@ -23,12 +24,12 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|all POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
-	  --rp-filter $(RP_FILTER) $(if $(KEEP),--keep)
+	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
 .PHONY: e2e
-e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet POD_INTERFACE=routed|bridge CHECKS=basic|life|full
+e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge CHECKS=basic|life|full
 	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
 
 .PHONY: build

@@ -24,6 +24,7 @@ stage_setup() {
   reap_dead_runs
   need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq \
     linux.uml=user-mode-linux modprobe=kmod mkfs.ext4=e2fsprogs
+  "$project/e2e/cluster/bird.sh" >/dev/null
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
   "$project/e2e/cluster/build-tools.sh" portmap cni >/dev/null
@@ -37,6 +38,7 @@ stage_lint() { hack/lint.sh; }
 # compiling it again.
 stage_rust() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs) NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni) \
+    NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh") \
     cargo test --release --locked --workspace --no-fail-fast
 }
 
@@ -51,7 +53,28 @@ stage_lab() {
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet || code=1
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
+  bgp_programs
+  "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1
+  "${lab[@]}" --mode bgp,fabric --story restarts --routers bird || code=1
   return "$code"
+}
+
+# What BGP takes longer for. (FRR in IPv4: in IPv6 its sessions over the wire that was not cut go down with it.)
+stage_lab_bgp() {
+  local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
+  bgp_programs
+  "${lab[@]}" --mode underlay --family 4,46 --rp-filter 0,2 || code=1
+  "${lab[@]}" --mode underlay --family 4,46 --rp-filter 1 --pod-interface bridge || code=1
+  "${lab[@]}" --mode bgp --family 4,46 || code=1
+  "${lab[@]}" --mode fabric --family 4 --routers frr || code=1
+  "${lab[@]}" --mode fabric --family 46 --routers bird,gobgp || code=1
+  return "$code"
+}
+
+bgp_programs() {
+  NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh")
+  NETWEFT_ROUTERS=$("$project/e2e/routers/root.sh")
+  export NETWEFT_BIRD_BIN NETWEFT_ROUTERS
 }
 
 # By what this kernel may lack; where it has it, these labs are on this one. The other is slow: one filter in the first tier.
@@ -73,10 +96,10 @@ stage_kind() {
   suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}" "$mode" "${only[@]}"
 }
 
-# The other modes of one cluster, each in one of its own: what every mode has to pass.
+# The other modes of one cluster, each in one of its own: what every mode has to pass, and what this one has to besides.
 stage_kind_modes() {
   local mode code=0
-  for mode in host-gw udp vxlan-cross-subnet; do
+  for mode in host-gw udp vxlan-cross-subnet underlay; do
     "$cluster" down
     suite basic routed "$mode" || code=1
   done
@@ -97,11 +120,12 @@ stage_kind_oldest() {
 }
 
 suite() { # basic|life|full POD_INTERFACE [MODE [ARGUMENT...]]
-  local tag
+  local tags tag bird_tag
   "$cluster" up
-  tag=$(images_into_cluster)
-  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --checks "$1" --pod-interface "$2" \
-    --mode "${3:-vxlan}" "${@:4}"
+  tags=$(images_into_cluster)
+  read -r tag bird_tag <<<"$tags"
+  "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --bird-tag "$bird_tag" --checks "$1" \
+    --pod-interface "$2" --mode "${3:-vxlan}" "${@:4}"
 }
 
 stage_soak_lab() {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,8 +14,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// What to send to each target.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Requests to each target.
+    /// Requests to each target, at most.
     pub count: u16,
+    /// Once this is true no more requests are sent.
+    pub enough: Arc<AtomicBool>,
     /// Time between two of them.
     pub interval: Duration,
     /// Time after the last one in which answers count.
@@ -64,7 +68,7 @@ pub fn all(targets: &[IpAddr], request: &Request) -> std::io::Result<Vec<Answer>
 
 fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<Answer> {
     let socket = open(target)?;
-    let expected = Expected {
+    let mut expected = Expected {
         target,
         identifier,
         count: request.count,
@@ -78,13 +82,19 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
         {
             error = Some(failed.to_string());
         }
-        let last = sequence + 1 == request.count;
+        let last = sequence + 1 == request.count || request.enough.load(Ordering::Relaxed);
+        if last {
+            expected.count = sequence + 1;
+        }
         let wait = if last { request.wait } else { request.interval };
         receive(&socket, &expected, Instant::now() + wait, &mut answered)?;
+        if last {
+            break;
+        }
     }
     Ok(Answer {
         target,
-        sent: request.count,
+        sent: expected.count,
         received: answered.len() as u16,
         error,
     })
@@ -227,6 +237,22 @@ mod tests {
         let mut request = reply(7, 2);
         request[20] = 8;
         assert_eq!(expected().sequence_of(&request), None);
+    }
+
+    #[test]
+    fn one_who_has_enough_is_sent_no_more() {
+        let request = |enough| Request {
+            count: 3,
+            enough: Arc::new(AtomicBool::new(enough)),
+            interval: Duration::from_millis(1),
+            wait: Duration::from_millis(1),
+            size: 84,
+            withhold: 3,
+        };
+        let sent =
+            |enough| one("127.0.0.1".parse().unwrap(), 9, &request(enough)).map(|it| it.sent);
+        assert_eq!(sent(true).unwrap(), 1);
+        assert_eq!(sent(false).unwrap(), 3);
     }
 
     #[test]

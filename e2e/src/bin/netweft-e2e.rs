@@ -33,6 +33,9 @@ struct Target {
     /// Tag of the images in the cluster.
     #[arg(long)]
     tag: String,
+    /// Tag of BIRD's image.
+    #[arg(long)]
+    bird_tag: String,
 }
 
 #[derive(Args)]
@@ -66,12 +69,17 @@ fn prepare(
     pod_interface: &str,
     direct: bool,
 ) -> anyhow::Result<Cluster> {
-    let Target { project, tag } = target;
+    let Target {
+        project,
+        tag,
+        bird_tag,
+    } = target;
     let image = format!("netweft/testbox:{tag}");
     println!("install the chart and the examples ...");
     let took = install(&Install {
         project: project.clone(),
         tag: tag.clone(),
+        bird_tag: bird_tag.clone(),
         mode,
         direct,
         pod_interface: pod_interface.to_owned(),
@@ -87,6 +95,7 @@ fn prepare(
         project,
         mode,
         tag,
+        bird_tag,
     })
 }
 

@@ -1,30 +1,44 @@
-//! The namespace lab: three nodes, a shared segment, the released binaries, and the ping matrix in seconds.
+//! The namespace lab: nodes made of namespaces, a shared segment or a fabric, the released binaries, and the ping matrix in seconds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use netweft_e2e::lab::bgp::{self, Story};
+use netweft_e2e::lab::fabric::{self, Routers};
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::matrix::Matrix;
 
-/// Three nodes made of namespaces, two pods each, and who reaches whom.
+/// Nodes made of namespaces, some pods each, and who reaches whom.
 #[derive(Parser)]
 #[command(name = "netweft-lab", version)]
 struct Command {
-    /// How packets travel between nodes; one lab for each.
-    #[arg(long, value_delimiter = ',', value_enum, default_value = "vxlan")]
-    mode: Vec<LabMode>,
+    /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
+    /// "bgp" what BGP has to bear.
+    #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
+    mode: Vec<What>,
     /// How pods are attached.
     #[arg(long, value_enum, default_value_t = PodInterface::Routed)]
     pod_interface: PodInterface,
     /// IP families of nodes and pods: 4, 6, or 46 for both; one lab for each.
     #[arg(long, value_delimiter = ',', value_parser = families, default_value = "4")]
     family: Vec<Families>,
-    /// The nodes' own rp_filter, one lab for each.
+    /// The nodes' own rp_filter, one lab for each; fabrics have the strict one.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2), default_value = "0,1,2")]
     rp_filter: Vec<u8>,
+    /// Whose routers a fabric is made of, one lab for each.
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "frr")]
+    routers: Vec<Routers>,
+    /// What happens in labs of mode bgp, one lab for each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "restarts,edits,hostile"
+    )]
+    story: Vec<Story>,
     /// Leave the (last) lab up and say how to enter its nodes.
     #[arg(long)]
     keep: bool,
@@ -37,12 +51,43 @@ struct Command {
     /// Folder with the binaries; default: where this program is.
     #[arg(long)]
     binaries: Option<PathBuf>,
+    /// Folder with BIRD's programs, for modes that need them: what e2e/cluster/bird.sh prints.
+    #[arg(long, env = "NETWEFT_BIRD_BIN")]
+    bird: Option<PathBuf>,
+    /// Folder with the routers of a fabric: what e2e/routers/root.sh prints.
+    #[arg(long, env = "NETWEFT_ROUTERS")]
+    routers_root: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum PodInterface {
     Routed,
     Bridge,
+}
+
+/// A kind of lab.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// Three nodes and one mode.
+    Mode(LabMode),
+    /// Racks and routers.
+    Fabric,
+    /// Three nodes in a mesh, and what happens to them.
+    Bgp,
+}
+
+fn what(text: &str) -> Result<What, String> {
+    match text {
+        "fabric" => Ok(What::Fabric),
+        "bgp" => Ok(What::Bgp),
+        _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
+            let modes = LabMode::value_variants().iter().map(ToString::to_string);
+            format!(
+                "write fabric, bgp, or one of {}",
+                modes.collect::<Vec<_>>().join(", ")
+            )
+        }),
+    }
 }
 
 fn families(text: &str) -> Result<Families, String> {
@@ -54,17 +99,33 @@ fn families(text: &str) -> Result<Families, String> {
     }
 }
 
+/// A lab to run.
+enum Job {
+    Mode(Options),
+    Fabric(fabric::Options),
+    Bgp(bgp::Options),
+}
+
+impl Job {
+    fn run(&self, keep: bool) -> anyhow::Result<Vec<Matrix>> {
+        match self {
+            Self::Mode(options) => lab::run(options, keep),
+            Self::Fabric(options) => fabric::run(options, keep),
+            Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Mode(options) => options.to_string(),
+            Self::Fabric(options) => options.to_string(),
+            Self::Bgp(options) => options.to_string(),
+        }
+    }
+}
+
 fn main() -> anyhow::Result<ExitCode> {
-    let Command {
-        mode,
-        pod_interface,
-        family,
-        rp_filter,
-        keep,
-        snapshots,
-        tell_snapshots,
-        binaries,
-    } = Command::parse();
+    let command = Command::parse();
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
         "the lab makes network namespaces and needs root: use sudo"
@@ -73,46 +134,90 @@ fn main() -> anyhow::Result<ExitCode> {
         .parent()
         .context("this program is in a folder")?
         .to_owned();
-    let binaries = binaries.unwrap_or(here);
+    let binaries = command.binaries.clone().unwrap_or(here);
     let masquerading = lab::masquerades()?;
     if !masquerading {
         println!("skipped: pods ping other nodes (this kernel cannot masquerade)");
     }
-    let pod_interface = match pod_interface {
-        PodInterface::Routed => netweft_crds::PodInterface::Routed,
-        PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
-    };
-    let mut labs = Vec::new();
-    for mode in mode {
-        for families in &family {
-            // One family does not make the other's labs fail.
-            if !mode.carries(*families) && family.len() > 1 {
-                continue;
+    let mut jobs = Vec::new();
+    for what in &command.mode {
+        for families in &command.family {
+            match what {
+                // One family does not make the other's labs fail.
+                What::Mode(mode) if !mode.carries(*families) && command.family.len() > 1 => {}
+                What::Mode(mode) => {
+                    jobs.extend(command.modes(&binaries, masquerading, *mode, *families));
+                }
+                What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
+                What::Bgp => jobs.extend(command.stories(&binaries, *families)),
             }
-            let first = rp_filter.first().copied();
-            labs.extend(rp_filter.iter().map(|rp_filter| Options {
-                mode,
-                pod_interface,
-                families: *families,
-                rp_filter: *rp_filter,
-                binaries: binaries.clone(),
-                snapshots: snapshots.clone().map(|folder| (folder, tell_snapshots)),
-                sizes: Some(*rp_filter) == first,
-                pods_per_node: 2,
-                masquerading,
-            }));
         }
     }
-    run(&labs, keep)
+    run(&jobs, command.keep)
+}
+
+impl Command {
+    fn modes(
+        &self,
+        binaries: &Path,
+        masquerading: bool,
+        mode: LabMode,
+        families: Families,
+    ) -> Vec<Job> {
+        let pod_interface = match self.pod_interface {
+            PodInterface::Routed => netweft_crds::PodInterface::Routed,
+            PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
+        };
+        let first = self.rp_filter.first();
+        let options = |rp_filter: &u8| Options {
+            mode,
+            pod_interface,
+            families,
+            rp_filter: *rp_filter,
+            binaries: binaries.to_owned(),
+            bird: self.bird.clone(),
+            snapshots: self
+                .snapshots
+                .clone()
+                .map(|folder| (folder, self.tell_snapshots)),
+            sizes: Some(rp_filter) == first,
+            pods_per_node: 2,
+            masquerading,
+        };
+        self.rp_filter.iter().map(options).map(Job::Mode).collect()
+    }
+
+    fn fabrics(&self, binaries: &Path, families: Families) -> anyhow::Result<Vec<Job>> {
+        let root = fabric::root(self.routers_root.as_deref())?;
+        let options = |routers: &Routers| fabric::Options {
+            routers: *routers,
+            families,
+            binaries: binaries.to_owned(),
+            bird: self.bird.clone(),
+            root: root.clone(),
+        };
+        Ok(self.routers.iter().map(options).map(Job::Fabric).collect())
+    }
+
+    fn stories(&self, binaries: &Path, families: Families) -> Vec<Job> {
+        let options = |story: &Story| bgp::Options {
+            story: *story,
+            families,
+            binaries: binaries.to_owned(),
+            bird: self.bird.clone(),
+        };
+        self.story.iter().map(options).map(Job::Bgp).collect()
+    }
 }
 
 /// One lab after the other, and a table at the end.
-fn run(labs: &[Options], keep: bool) -> anyhow::Result<ExitCode> {
+fn run(jobs: &[Job], keep: bool) -> anyhow::Result<ExitCode> {
     let (mut failed, mut reachable, mut pairs) = (0, 0, 0);
     let mut table = String::new();
-    for (n, options) in labs.iter().enumerate() {
+    for (n, job) in jobs.iter().enumerate() {
         let started = Instant::now();
-        let outcome = lab::run(options, keep && n + 1 == labs.len());
+        let outcome = job.run(keep && n + 1 == jobs.len());
+        let name = job.name();
         let said = match &outcome {
             Ok(matrices) => {
                 let answered: usize = matrices.iter().map(Matrix::reachable).sum();
@@ -121,17 +226,16 @@ fn run(labs: &[Options], keep: bool) -> anyhow::Result<ExitCode> {
                 format!("reachable {answered}/{asked} pairs")
             }
             Err(error) => {
-                eprintln!("{options}: {error:#}");
+                eprintln!("{name}: {error:#}");
                 failed += 1;
                 "FAILED".to_owned()
             }
         };
         let seconds = started.elapsed().as_secs_f32();
-        let options = options.to_string();
-        table += &format!("lab| {options:60} {said:24} {seconds:5.1} s\n");
+        table += &format!("lab| {name:60} {said:24} {seconds:5.1} s\n");
     }
     print!("{table}");
-    println!("lab: {} passed, {failed} failed", labs.len() - failed);
+    println!("lab: {} passed, {failed} failed", jobs.len() - failed);
     if failed > 0 {
         return Ok(ExitCode::FAILURE);
     }

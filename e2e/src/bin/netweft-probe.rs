@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -50,9 +52,12 @@ struct PingArgs {
     /// Whom to ping.
     #[arg(required = true)]
     targets: Vec<IpAddr>,
-    /// Pings to each target.
+    /// Pings to each target, at most.
     #[arg(long, default_value_t = 3)]
     count: u16,
+    /// Stop when standard input ends.
+    #[arg(long)]
+    until_eof: bool,
     /// Milliseconds between two pings to a target.
     #[arg(long, default_value_t = 100)]
     interval: u64,
@@ -90,14 +95,25 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
     let PingArgs {
         targets,
         count,
+        until_eof,
         interval,
         wait,
         size,
         withhold,
     } = args;
+    let enough = Arc::new(AtomicBool::new(false));
+    if until_eof {
+        let enough = Arc::clone(&enough);
+        thread::spawn(move || {
+            // Whatever ends it: nobody is there any more who wants pings.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            enough.store(true, Ordering::Relaxed);
+        });
+    }
     let (interval, wait) = (Duration::from_millis(interval), Duration::from_millis(wait));
     let request = Request {
         count,
+        enough,
         interval,
         wait,
         size,

@@ -17,6 +17,8 @@ pub struct Install {
     pub project: PathBuf,
     /// Tag of the images.
     pub tag: String,
+    /// Tag of BIRD's image.
+    pub bird_tag: String,
     /// How packets travel; the example's own is vxlan.
     pub mode: LabMode,
     /// Whether operator and agents speak to the API server itself and not by its Service: what is seen after an outage is then
@@ -59,7 +61,10 @@ fn helm_install(install: &Install) -> anyhow::Result<()> {
     // The examples bring their own mode and pool, as a GitOps pipeline would.
     helm.args([
         "--set",
-        &format!("image.tag={}", install.tag),
+        &format!(
+            "image.tag={},bird.image.tag={}",
+            install.tag, install.bird_tag
+        ),
         "--set-json",
         "networkModes=[]",
         "--set-json",

@@ -34,13 +34,23 @@ pub fn nodes() -> anyhow::Result<Vec<String>> {
     names.collect()
 }
 
+/// The name of a program in /proc/PID/comm, which has 15 characters.
+fn short(name: &str) -> String {
+    name.chars().take(15).collect()
+}
+
+/// Whether a process of this name runs on a node.
+#[must_use]
+pub fn runs(node: &str, name: &str) -> bool {
+    on(node, &["pgrep", "--exact", &short(name)]).is_ok()
+}
+
 /// SIGKILL to every process of this name on a node. Returns how many there were.
 ///
 /// # Errors
 /// The node cannot be entered.
 pub fn kill_all(node: &str, name: &str) -> anyhow::Result<usize> {
-    // The name in /proc/PID/comm has 15 characters.
-    let short: String = name.chars().take(15).collect();
+    let short = short(name);
     let killed =
         run(command(node, "pkill").args(["--signal", "KILL", "--exact", "--count", &short]))?;
     // Without a match pkill prints 0 and leaves with 1.

@@ -16,20 +16,25 @@
 //! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
 //! addresses. The guard lets these pass and nothing else.
 
+pub mod bgp;
+mod bird;
+pub mod fabric;
+mod host_bird;
 mod kernel;
+mod kinds;
+mod meter;
 mod namespace;
 mod node;
 mod objects;
 mod pod;
 mod segment;
+mod site;
 mod sizes;
 mod snapshot;
+mod store;
 mod underlay;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,16 +43,14 @@ use ipnet::IpNet;
 use netweft_crds::PodInterface;
 use netweft_crds::condition::Reason;
 
-use crate::matrix::{Endpoint, Matrix, Row, targets};
+use crate::matrix::{Endpoint, Matrix};
 use crate::poll::until;
-use crate::run::Run;
-use namespace::Namespace;
 use node::Node;
-use pod::Pod;
+use site::Site;
 use underlay::{Subnet, Underlay};
 
 pub use kernel::masquerades;
-pub use objects::{Families, LabMode};
+pub use kinds::{Families, LabMode};
 
 /// What kind of lab.
 #[derive(Clone, Debug)]
@@ -62,6 +65,8 @@ pub struct Options {
     pub rp_filter: u8,
     /// Folder with `netweft-agent`, `netweft` and `netweft-probe`.
     pub binaries: PathBuf,
+    /// Folder with `bird` and `birdc`, for modes that need them.
+    pub bird: Option<PathBuf>,
     /// Folder with what the kernel should look like, and whether to tell how it does instead of comparing.
     pub snapshots: Option<(PathBuf, bool)>,
     /// Whether to try packets of every size, and TCP and UDP. The nodes' own filter has no part in that.
@@ -96,11 +101,9 @@ const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
 
 /// A lab that stands.
 pub struct Lab {
-    run: Run,
+    site: Site,
     options: Options,
     underlay: Underlay,
-    nodes: Vec<Node>,
-    pods: Vec<Pod>,
 }
 
 impl Lab {
@@ -109,57 +112,70 @@ impl Lab {
     /// # Errors
     /// Anything that does not work, in words; what was built is removed by the next lab.
     pub fn build(options: Options) -> anyhow::Result<Self> {
-        let mut run = Run::begin("lab")?;
+        let bird = options.bird.as_deref();
+        let bird = bird.filter(|_| options.mode.needs_bird());
+        let mut site = Site::new(&options.binaries, bird)?;
         let Options {
             mode,
             families,
             masquerading,
             ..
         } = options;
-        let underlay = Underlay::make(&mut run, mode, families, masquerading)?;
+        if mode.needs_bird() {
+            site.bird_programs()?;
+        }
+        let underlay = Underlay::make(&mut site.run, mode, families, masquerading)?;
         let mut lab = Self {
-            run,
+            site,
             options,
             underlay,
-            nodes: Vec::new(),
-            pods: Vec::new(),
         };
         let stands = lab.stand_up();
         if stands.is_err() {
-            eprintln!("{}", lab.agent_logs());
+            eprintln!("{}", lab.site.logs());
         }
         stands.map(|()| lab)
     }
 
     fn stand_up(&mut self) -> anyhow::Result<()> {
-        let rp_filter = self.options.rp_filter;
+        let Options {
+            mode, rp_filter, ..
+        } = self.options;
         for (number, uplink) in (1..).zip(UPLINKS) {
-            let node = Node::make(&mut self.run, &self.underlay, number, uplink, rp_filter)?;
-            self.nodes.push(node);
+            let name = format!("node-{number}");
+            let mut node = Node::make(&mut self.site.run, &name, rp_filter)?;
+            let subnet = self.underlay.subnet_of(number);
+            self.underlay.connect(&mut node, uplink, subnet, number)?;
+            self.site.nodes.push(node);
         }
-        // A run that was reaped may have left some.
-        if self.objects_folder().exists() {
-            fs::remove_dir_all(self.objects_folder())?;
+        self.site.register_nodes();
+        self.site.store.modes = vec![objects::mode(&mode.spec())?];
+        self.ask_for_masquerading(true)?;
+        self.site.start_agents(mode.needs_relay())?;
+        if !self.options.masquerading {
+            self.give_up_masquerading()?;
         }
-        self.write_objects(true)?;
-        self.start_agents()?;
-        self.add_pods()
-    }
-
-    fn write_objects(&self, nat_outgoing: bool) -> anyhow::Result<()> {
-        let folder = self.objects_folder();
-        fs::create_dir_all(&folder)?;
-        let nodes: BTreeMap<String, Vec<IpAddr>> = self
+        self.site
             .nodes
             .iter()
-            .map(|node| (node.name.clone(), node.addresses.clone()))
-            .collect();
-        objects::write(&folder, &self.options, &nodes, nat_outgoing).context("write the objects")
+            .try_for_each(Node::wait_until_ready)?;
+        self.site.add_pods(self.options.pods_per_node)?;
+        self.wait_for_routes()
+    }
+
+    fn ask_for_masquerading(&mut self, nat_outgoing: bool) -> anyhow::Result<()> {
+        let Options {
+            families,
+            pod_interface,
+            ..
+        } = self.options;
+        self.site.store.pools = objects::pools(families, pod_interface, nat_outgoing)?;
+        self.site.settle()
     }
 
     /// Pools that ask for what the kernel cannot do leave pods a network and are named. Then they ask for it no more.
-    fn give_up_masquerading(&self) -> anyhow::Result<()> {
-        for node in &self.nodes {
+    fn give_up_masquerading(&mut self) -> anyhow::Result<()> {
+        for node in &self.site.nodes {
             node.wait_until_open(
                 "to take pods and to say that it cannot masquerade",
                 |status| {
@@ -171,40 +187,17 @@ impl Lab {
                 },
             )?;
         }
-        objects::write_pools(&self.objects_folder(), &self.options, false)
+        self.ask_for_masquerading(false)
     }
 
-    fn objects_folder(&self) -> PathBuf {
-        self.run.folder().join("objects")
-    }
-
-    fn start_agents(&mut self) -> anyhow::Result<()> {
-        let folder = self.objects_folder();
-        for node in &mut self.nodes {
-            node.start_agent(&mut self.run, &self.options.binaries, &folder)?;
-            if self.options.mode.needs_relay() {
-                node.start_relay(&mut self.run, &self.options.binaries)?;
-            }
+    /// A node is ready without a BGP session; the others' blocks are learnt a little later.
+    fn wait_for_routes(&self) -> anyhow::Result<()> {
+        if !self.options.mode.needs_bird() {
+            return Ok(());
         }
-        if !self.options.masquerading {
-            self.give_up_masquerading()?;
-        }
-        self.nodes.iter().try_for_each(Node::wait_until_ready)
-    }
-
-    fn add_pods(&mut self) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            for letter in ('a'..='z').take(self.options.pods_per_node) {
-                let name = format!("{}{letter}", node.name.replace("node-", "pod-"));
-                self.pods.push(Pod::add(
-                    &mut self.run,
-                    node,
-                    &name,
-                    &self.options.binaries,
-                )?);
-            }
-        }
-        Ok(())
+        let others = self.site.nodes.len() - 1;
+        let wanted = others * self.options.families.pools().count();
+        self.site.wait_for_bgp_routes(wanted)
     }
 
     /// Everybody pings everybody, in the family of `pool`.
@@ -212,49 +205,15 @@ impl Lab {
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
     pub fn matrix(&self, pool: IpNet) -> anyhow::Result<Matrix> {
-        let of_family = || {
-            self.sources()
-                .filter(|(endpoint, _)| endpoint.address.is_ipv4() == pool.addr().is_ipv4())
-        };
-        let endpoints: Vec<Endpoint> = of_family().map(|(endpoint, _)| endpoint).collect();
-        let mut matrix = Matrix::default();
-        for (source, space) in of_family() {
-            let mut targets = targets(&source, &endpoints);
-            targets.retain(|target| self.finds_back(&source, target));
-            let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
-            let answers = space.ping(&self.options.binaries, &addresses)?;
-            matrix.add(Row {
-                source,
-                targets,
-                answers,
-            })?;
-        }
-        Ok(matrix)
+        self.site
+            .matrix(pool, |source, target| self.finds_back(source, target))
     }
 
     /// Without masquerading another node would answer a pod beside the way that the question took.
     fn finds_back(&self, source: &Endpoint, target: &Endpoint) -> bool {
-        let on_it = |pod: &Pod| pod.name == source.name && pod.node == target.name;
-        self.options.masquerading || !target.is_node || self.pods.iter().any(on_it)
-    }
-
-    /// Everybody at every address.
-    fn sources(&self) -> impl Iterator<Item = (Endpoint, &Namespace)> {
-        let pods = self.pods.iter();
-        let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.space, false));
-        let nodes = self.nodes.iter();
-        let nodes = nodes.map(|node| (&node.name, &node.addresses, &node.space, true));
-        pods.chain(nodes)
-            .flat_map(|(name, addresses, space, is_node)| {
-                let endpoint = move |address: &IpAddr| Endpoint {
-                    name: name.clone(),
-                    address: *address,
-                    is_node,
-                };
-                addresses
-                    .iter()
-                    .map(move |address| (endpoint(address), space))
-            })
+        let mut pods = self.site.pods.iter();
+        let on_it = pods.any(|pod| pod.name == source.name && pod.node == target.name);
+        self.options.masquerading || !target.is_node || on_it
     }
 
     /// A pod reaches a host outside, which sees the node's address and not the pod's; where nobody masquerades, the pod's.
@@ -263,9 +222,10 @@ impl Lab {
     /// No answer, or the host sees another address.
     pub fn check_outside(&mut self) -> anyhow::Result<()> {
         self.underlay
-            .start_server(&mut self.run, &self.options.binaries)?;
-        for pod in &self.pods {
+            .start_server(&mut self.site.run, &self.options.binaries)?;
+        for pod in &self.site.pods {
             let node = self
+                .site
                 .nodes
                 .iter()
                 .find(|node| node.name == pod.node)
@@ -299,7 +259,7 @@ impl Lab {
     /// A packet with a pod's address was where it must not be, none was where it should be, or the guard does not work.
     pub fn check_ways(&self) -> anyhow::Result<()> {
         self.underlay.check_ways()?;
-        let first = self.nodes.first().context("a node")?;
+        let first = self.site.node(1)?;
         self.underlay.prove_guard(first)
     }
 
@@ -309,9 +269,12 @@ impl Lab {
     /// # Errors
     /// Somebody is not reached within the deadline.
     pub fn check_move(&mut self) -> anyhow::Result<()> {
-        let node = self.nodes.get_mut(1).context("a second node")?;
-        node.move_to(&self.underlay, Subnet::Far)?;
-        self.write_objects(self.options.masquerading)?;
+        let (number, [_, uplink, _]) = (2, UPLINKS);
+        let (node, _) = self.site.node_mut(number.into())?;
+        self.underlay.disconnect(node, Subnet::Near)?;
+        self.underlay.connect(node, uplink, Subnet::Far, number)?;
+        self.site.register_nodes();
+        self.site.settle()?;
         for pool in self.options.families.pools() {
             let everybody = || {
                 let matrix = self.matrix(pool)?;
@@ -326,45 +289,6 @@ impl Lab {
         }
         Ok(())
     }
-
-    /// How to look around.
-    #[must_use]
-    pub fn guide(&self) -> String {
-        let mut text =
-            String::from("The lab stays up until the next one or `make down`. To look around:\n");
-        let nodes = self.nodes.iter().map(|node| (&node.name, &node.space));
-        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
-        for (name, space) in nodes.chain(pods) {
-            text += &format!("  {name:8} {}\n", space.enter_line());
-        }
-        text
-    }
-
-    /// Take everything away.
-    ///
-    /// # Errors
-    /// The log of the run cannot be removed.
-    pub fn tear_down(self) -> anyhow::Result<()> {
-        self.run.end()
-    }
-
-    /// Leave everything up.
-    pub fn keep(self) {
-        drop(self.run);
-    }
-
-    /// What the agents have written to their logs, for a failure.
-    #[must_use]
-    pub fn agent_logs(&self) -> String {
-        let read = |node: &Node| {
-            format!(
-                "--- {}\n{}",
-                node.name,
-                fs::read_to_string(node.agent_log(&self.run)).unwrap_or_default()
-            )
-        };
-        self.nodes.iter().map(read).collect()
-    }
 }
 
 /// Build a lab, print a matrix for each family, check everything else in it.
@@ -377,15 +301,10 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
     let mut lab = Lab::build(options.clone()).context("build the lab")?;
     let outcome = check(&mut lab);
     if outcome.is_err() {
-        eprintln!("{}", lab.agent_logs());
+        eprintln!("{}", lab.site.logs());
     }
     println!("{:.1} s\n", started.elapsed().as_secs_f32());
-    if keep {
-        println!("{}", lab.guide());
-        lab.keep();
-    } else {
-        lab.tear_down()?;
-    }
+    lab.site.end(keep)?;
     outcome
 }
 

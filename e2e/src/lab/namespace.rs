@@ -34,6 +34,21 @@ impl Namespace {
         Self::spawn(run, command, true)
     }
 
+    /// The same for a machine whose files are in `root`: what is mounted there is for a program that is started by chroot.
+    pub fn machine(run: &mut Run, root: &Path) -> anyhow::Result<Self> {
+        let mut command = words("unshare --net --mount --propagation private -- sh -euc");
+        command.arg(
+            "mount -t sysfs sys /sys
+            for folder in run tmp; do mount -t tmpfs -o mode=755 $folder \"$1/$folder\"; done
+            chmod 1777 \"$1/tmp\"
+            mount -t proc proc \"$1/proc\"
+            mount --rbind /dev \"$1/dev\"
+            exec sleep infinity",
+        );
+        command.arg("sh").arg(root);
+        Self::spawn(run, command, true)
+    }
+
     fn spawn(run: &mut Run, mut command: Command, mounts: bool) -> anyhow::Result<Self> {
         let child = detached(&mut command)
             .spawn()

@@ -1,15 +1,16 @@
-//! A node: namespaces, an uplink, the agent.
+//! A node: namespaces, the agent, BIRD.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use anyhow::Context;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{READY, is_true};
 
+use super::bird::Bird;
 use super::namespace::Namespace;
-use super::underlay::{Subnet, Underlay};
 use crate::poll::until;
 use crate::run::Run;
 
@@ -18,20 +19,13 @@ pub struct Node {
     pub name: String,
     pub addresses: Vec<IpAddr>,
     pub space: Namespace,
-    number: u8,
-    uplink: &'static str,
-    subnet: Subnet,
+    agent: Option<Child>,
+    bird: Option<Bird>,
 }
 
 impl Node {
-    /// Node number `number` with an uplink of this name.
-    pub fn make(
-        run: &mut Run,
-        underlay: &Underlay,
-        number: u8,
-        uplink: &'static str,
-        rp_filter: u8,
-    ) -> anyhow::Result<Self> {
+    /// A node that is connected to nothing yet.
+    pub fn make(run: &mut Run, name: &str, rp_filter: u8) -> anyhow::Result<Self> {
         let space = Namespace::node(run)?;
         for scope in ["all", "default"] {
             space.sysctl(
@@ -39,24 +33,32 @@ impl Node {
                 &rp_filter.to_string(),
             )?;
         }
-        let subnet = underlay.subnet_of(number);
-        let nets = underlay.connect(&space, uplink, subnet, number)?;
         Ok(Self {
-            name: format!("node-{number}"),
-            addresses: nets.iter().map(IpNet::addr).collect(),
+            name: name.to_owned(),
+            addresses: Vec::new(),
             space,
-            number,
-            uplink,
-            subnet,
+            agent: None,
+            bird: None,
         })
     }
 
-    /// Unplug the node and plug it in elsewhere, where it has other addresses.
-    pub fn move_to(&mut self, underlay: &Underlay, subnet: Subnet) -> anyhow::Result<()> {
-        underlay.disconnect(&self.space, self.subnet)?;
-        let nets = underlay.connect(&self.space, self.uplink, subnet, self.number)?;
-        self.addresses = nets.iter().map(IpNet::addr).collect();
-        self.subnet = subnet;
+    /// Start BIRD.
+    pub fn start_bird(&mut self, run: &mut Run, programs: &Path) -> anyhow::Result<()> {
+        let bird = Bird::start(run, &self.name, &self.space, programs)?;
+        self.bird = Some(bird);
+        Ok(())
+    }
+
+    /// BIRD, for whoever ends it.
+    pub fn take_bird(&mut self) -> anyhow::Result<Bird> {
+        self.bird.take().context("BIRD runs on the node")
+    }
+
+    /// SIGKILL for the agent.
+    pub fn kill_agent(&mut self) -> anyhow::Result<()> {
+        let mut agent = self.agent.take().context("an agent runs on the node")?;
+        agent.kill()?;
+        agent.wait()?;
         Ok(())
     }
 
@@ -74,12 +76,13 @@ impl Node {
         self.addresses.iter().find(same).copied()
     }
 
-    /// Start the released agent on the folder of objects.
+    /// Start the released agent on the folder of objects; with BIRD's programs it gets their folder and one of passwords.
     pub fn start_agent(
         &mut self,
         run: &mut Run,
         binaries: &Path,
         objects: &Path,
+        bird: Option<&Path>,
     ) -> anyhow::Result<()> {
         let mut command = self.space.command(binaries.join("netweft-agent"));
         command
@@ -92,14 +95,26 @@ impl Node {
                 "--inputs",
             ])
             .arg(objects);
+        if let Some(programs) = bird {
+            command.arg("--bird").arg(programs.join("bird"));
+            command
+                .arg("--bgp-passwords")
+                .arg(run.folder().join(PASSWORDS));
+        }
         let log = self.agent_log(run);
-        self.space.start(run, &mut command, &log)?;
+        self.agent = Some(self.space.start(run, &mut command, &log)?);
         Ok(())
     }
 
     /// Where the agent's words go.
     pub fn agent_log(&self, run: &Run) -> PathBuf {
         run.folder().join(format!("{}.log", self.name))
+    }
+
+    /// What the agent says.
+    pub fn status(&self) -> anyhow::Result<NodeNetworkStatus> {
+        let text = std::fs::read_to_string(self.space.file("/run/netweft/status.yaml"))?;
+        Ok(serde_saphyr::from_str(&text)?)
     }
 
     /// Wait until the agent says that the node is ready and the runtime could add pods.
@@ -114,8 +129,7 @@ impl Node {
         wanted: impl Fn(&NodeNetworkStatus) -> bool,
     ) -> anyhow::Result<()> {
         until(&format!("{} {what}", self.name), DEADLINE, || {
-            let text = std::fs::read_to_string(self.space.file("/run/netweft/status.yaml"))?;
-            let status: NodeNetworkStatus = serde_saphyr::from_str(&text)?;
+            let status = self.status()?;
             let said: Vec<&str> = status
                 .conditions
                 .iter()
@@ -134,6 +148,18 @@ impl Node {
         })
     }
 
+    /// The kernel's routes that BIRD has made, one a line.
+    pub fn bgp_routes(&self) -> anyhow::Result<Vec<String>> {
+        let mut routes = Vec::new();
+        for family in ["-4", "-6"] {
+            let lines = self.space.ip(&format!("{family} route show proto bird"))?;
+            // The host's own BIRD has another metric.
+            let ours = lines.lines().filter(|line| line.contains(" metric 78"));
+            routes.extend(ours.map(|line| line.trim_end().to_owned()));
+        }
+        Ok(routes)
+    }
+
     /// The CNI configuration that the agent has written.
     pub fn conflist(&self) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&std::fs::read_to_string(
@@ -142,5 +168,7 @@ impl Node {
     }
 }
 
+/// Folder of BGP passwords in the run's.
+pub const PASSWORDS: &str = "bgp-passwords";
 const DEADLINE: Duration = Duration::from_secs(20);
 const CONFLIST: &str = "/run/cni/10-netweft.conflist";

@@ -10,8 +10,8 @@ use std::process::Stdio;
 use anyhow::Context;
 use ipnet::IpNet;
 
+use super::kinds::Families;
 use super::namespace::Namespace;
-use super::objects::Families;
 use crate::command::output;
 use crate::run::Run;
 
@@ -144,6 +144,43 @@ impl Segment {
                 }}
             }}"
         ))
+    }
+
+    /// Only count: there is nobody who must not meet pods.
+    pub fn count(&self, families: Families) -> anyhow::Result<()> {
+        let mut rules = String::new();
+        for pods in families.pools() {
+            let header = if pods.addr().is_ipv4() { "ip" } else { "ip6" };
+            for field in ["saddr", "daddr"] {
+                rules += &format!("{header} {field} {pods} counter name plain accept\n");
+            }
+        }
+        // Any tunnel: IP and GRE in IP, VXLAN, Geneve, the relay.
+        for tunnel in [
+            "meta l4proto { 4, 41, 47 }",
+            "udp dport { 4789, 6081, 8285 }",
+        ] {
+            rules += &format!("{tunnel} counter name here accept\n");
+        }
+        self.load(&format!(
+            "table bridge guard {{
+                counter dropped {{ }}
+                counter plain {{ }}
+                counter here {{ }}
+                counter there {{ }}
+                chain forward {{
+                    type filter hook forward priority -200;
+                    {rules}
+                }}
+            }}"
+        ))
+    }
+
+    /// Nothing passes from or to this namespace any more, while its link stays up.
+    pub fn part(&self, space: &Namespace) -> anyhow::Result<()> {
+        self.space
+            .ip(&format!("link set p{} nomaster", space.pid()))
+            .map(drop)
     }
 
     fn load(&self, table: &str) -> anyhow::Result<()> {

@@ -20,9 +20,9 @@ impl Lab {
     /// A packet that fits is lost, or one that does not is not answered.
     pub fn check_sizes(&mut self) -> anyhow::Result<()> {
         self.start_pod_servers()?;
-        let first = self.pods.first().context("a pod")?;
+        let first = self.site.pods.first().context("a pod")?;
         let mtu = first.mtu()?;
-        let others = self.pods.iter().filter(|pod| pod.node != first.node);
+        let others = self.site.pods.iter().filter(|pod| pod.node != first.node);
         for other in others {
             for target in &other.addresses {
                 check_fit(&first.space, *target, mtu)?;
@@ -37,13 +37,13 @@ impl Lab {
     }
 
     fn start_pod_servers(&mut self) -> anyhow::Result<()> {
-        for pod in &self.pods {
+        for pod in &self.site.pods {
             let mut command = pod
                 .space
                 .command(self.options.binaries.join("netweft-probe"));
             command.arg("serve");
-            let log = self.run.folder().join(format!("{}.log", pod.name));
-            pod.space.start(&mut self.run, &mut command, &log)?;
+            let log = self.site.run.folder().join(format!("{}.log", pod.name));
+            pod.space.start(&mut self.site.run, &mut command, &log)?;
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Lab {
 
     /// A pod that believes in a larger MTU than there is gets an answer from its node that says how large a packet may be.
     fn check_too_large(&self, from: &Pod, mtu: u32) -> anyhow::Result<()> {
-        let node = self.nodes.iter().find(|node| node.name == from.node);
+        let node = self.site.nodes.iter().find(|node| node.name == from.node);
         let node = node.context("a pod has a node")?;
         let address = from.addresses.first().context("a pod's address")?;
         let route = node.space.ip(&format!("-oneline route get {address}"))?;
@@ -87,7 +87,7 @@ impl Lab {
             from.space.ip(&format!("link set eth0 mtu {mtu}"))
         };
         resize(mtu + TOO_LARGE)?;
-        let others = self.pods.iter().filter(|pod| pod.node != from.node);
+        let others = self.site.pods.iter().filter(|pod| pod.node != from.node);
         let checked = others
             .flat_map(|pod| &pod.addresses)
             .try_for_each(|target| check_answered(&from.space, *target, mtu));

@@ -9,8 +9,9 @@ use anyhow::{Context, ensure};
 use netweft_crds::PodInterface;
 use serde_json::Value;
 
+use super::Lab;
+use super::kinds::Families;
 use super::node::Node;
-use super::{Families, Lab};
 
 impl Lab {
     /// The snapshot's name and text; `None` for labs of which there is none.
@@ -21,7 +22,7 @@ impl Lab {
         }
         let kind = if routed { "" } else { "-bridge" };
         let name = format!("{}{kind}.txt", self.options.mode);
-        let node = self.nodes.first().context("a node")?;
+        let node = self.site.node(1)?;
         Ok(Some((name, text(node)?)))
     }
 

@@ -15,9 +15,10 @@ use std::time::Duration;
 use anyhow::Context;
 use ipnet::IpNet;
 
+use super::kinds::{Families, LabMode};
 use super::namespace::Namespace;
 use super::node::Node;
-use super::objects::{self, Families, LabMode};
+use super::objects;
 use super::segment::{Seen, Segment};
 use crate::run::Run;
 
@@ -110,26 +111,26 @@ impl Underlay {
     }
 
     /// Connect a node, with a default route as every real node has one: what is not routed elsewhere must be seen to leave.
-    /// Returns its addresses.
     pub fn connect(
         &self,
-        space: &Namespace,
+        node: &mut Node,
         uplink: &str,
         subnet: Subnet,
         number: u8,
-    ) -> anyhow::Result<Vec<IpNet>> {
+    ) -> anyhow::Result<()> {
         let nets = addresses(self.families, subnet, number);
-        self.segment(subnet)?.attach(space, uplink, &nets)?;
+        self.segment(subnet)?.attach(&node.space, uplink, &nets)?;
         let router = if self.far.is_some() { ROUTER } else { OUTSIDE };
         for gateway in addresses(self.families, subnet, router) {
-            space.ip(&default_route(gateway, uplink))?;
+            node.space.ip(&default_route(gateway, uplink))?;
         }
-        Ok(nets)
+        node.addresses = nets.iter().map(IpNet::addr).collect();
+        Ok(())
     }
 
     /// Take a node's uplink away.
-    pub fn disconnect(&self, space: &Namespace, subnet: Subnet) -> anyhow::Result<()> {
-        self.segment(subnet)?.detach(space)
+    pub fn disconnect(&self, node: &Node, subnet: Subnet) -> anyhow::Result<()> {
+        self.segment(subnet)?.detach(&node.space)
     }
 
     fn segment(&self, subnet: Subnet) -> anyhow::Result<&Segment> {
@@ -258,6 +259,6 @@ fn router(
     Ok((space, [port, far_port]))
 }
 
-fn default_route(gateway: IpNet, link: &str) -> String {
+pub fn default_route(gateway: IpNet, link: &str) -> String {
     format!("route add default via {} dev {link}", gateway.addr())
 }

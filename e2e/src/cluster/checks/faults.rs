@@ -114,7 +114,7 @@ fn everybody_hears() -> anyhow::Result<()> {
 }
 
 /// How often the containers of our pods of this name were restarted, all together.
-fn restarts(name: &str) -> anyhow::Result<i64> {
+pub(super) fn restarts(name: &str) -> anyhow::Result<i64> {
     let pods = get(&["pods", "-n", "netweft-system"])?;
     let ours =
         items(&pods).filter(|pod| text(pod, "/metadata/name").is_ok_and(|n| n.starts_with(name)));
@@ -126,7 +126,7 @@ fn restarts(name: &str) -> anyhow::Result<i64> {
 }
 
 /// The programs were started again (so something was really killed) and are ready.
-fn returned(name: &str, before: i64) -> anyhow::Result<()> {
+pub(super) fn returned(name: &str, before: i64) -> anyhow::Result<()> {
     until(&format!("{name} to be back"), BACK, || {
         ensure!(restarts(name)? > before, "{name} was not restarted");
         kubectl(&[

@@ -3,12 +3,15 @@
 //! The order matters: what only looks comes first, what breaks something comes last and leaves things as they were.
 
 mod addresses;
+mod bgp;
 mod faults;
 mod modes;
 mod nodes;
 mod objects;
 mod other_kernel;
 mod privileges;
+mod relay;
+mod rollout;
 mod services;
 mod traffic;
 
@@ -32,8 +35,10 @@ pub struct Cluster {
     pub project: PathBuf,
     /// How packets travel.
     pub mode: LabMode,
-    /// Tag of all images.
+    /// Tag of all images but BIRD's.
     pub tag: String,
+    /// Tag of BIRD's.
+    pub bird_tag: String,
 }
 
 type Check = (&'static str, fn(&mut Cluster) -> anyhow::Result<()>);
@@ -69,6 +74,22 @@ const BASIC: &[Check] = &checks![
     modes::modes_work_side_by_side,
 ];
 
+/// What a cluster of mode underlay has to pass besides.
+const UNDERLAY: &[Check] = &checks![
+    bgp::blocks_are_reached_by_bgp_alone,
+    bgp::a_router_takes_the_place_of_the_mesh,
+    bgp::killed_birds_lose_nothing,
+    bgp::a_rollout_of_bird_loses_nothing,
+    bgp::a_release_leaves_every_session_alone,
+    privileges::every_privilege_of_bird_is_needed,
+];
+
+/// What a cluster with the udp relay has to pass besides.
+const RELAY: &[Check] = &checks![
+    relay::a_rollout_of_the_relay_loses_nothing,
+    privileges::every_privilege_of_the_relay_is_needed,
+];
+
 /// What happens in the life of a cluster.
 const LIFE: &[Check] = &checks![
     objects::bad_objects_are_refused_in_words,
@@ -86,12 +107,26 @@ const LIFE: &[Check] = &checks![
 /// What takes long.
 const FULL: &[Check] = &checks![privileges::every_privilege_of_the_agent_is_needed];
 
+/// What a cluster of this mode has to pass besides.
+fn own(mode: LabMode) -> &'static [Check] {
+    match mode {
+        LabMode::Underlay => UNDERLAY,
+        LabMode::Udp | LabMode::UdpCrossSubnet => RELAY,
+        LabMode::Vxlan
+        | LabMode::Ipip
+        | LabMode::HostGw
+        | LabMode::VxlanCrossSubnet
+        | LabMode::IpipCrossSubnet => &[],
+    }
+}
+
 /// Run the checks that have `only` in their name. Returns how many passed and how many failed; each result is printed.
 #[must_use]
 pub fn run(cluster: &mut Cluster, checks: Checks, only: &str) -> (usize, usize) {
     let (mut passed, mut failed) = (0, 0);
     let kinds = [
         (Checks::Basic, BASIC),
+        (Checks::Basic, own(cluster.mode)),
         (Checks::Life, LIFE),
         (Checks::Full, FULL),
     ];

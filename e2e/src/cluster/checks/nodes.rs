@@ -87,8 +87,12 @@ fn the_runtime_asks_for_the_status(node: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Take the agent from one node, or let it be everywhere.
-pub(super) fn agents_stay_away_from(node: Option<&str>) -> anyhow::Result<()> {
+fn agents_stay_away_from(node: Option<&str>) -> anyhow::Result<()> {
+    stay_away_from("netweft-agent", "netweft-agent", node)
+}
+
+/// Take a DaemonSet's program from one node, or let it be everywhere.
+pub(super) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> anyhow::Result<()> {
     let affinity = node.map_or(Value::Null, |node| {
         serde_json::json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
             "nodeSelectorTerms": [{ "matchExpressions": [
@@ -98,35 +102,23 @@ pub(super) fn agents_stay_away_from(node: Option<&str>) -> anyhow::Result<()> {
     });
     let patch = serde_json::json!({ "spec": { "template": { "spec": { "affinity": affinity } } } });
     let patch = patch.to_string();
-    kubectl(&[
-        "-n",
-        "netweft-system",
-        "patch",
-        "daemonset/netweft-agent",
-        "--type=merge",
-        "-p",
-        &patch,
-    ])?;
-    kubectl(&[
-        "-n",
-        "netweft-system",
-        "rollout",
-        "status",
-        "daemonset/netweft-agent",
-        "--timeout=120s",
-    ])?;
-    until("the agent to be where it should", SOON, || {
+    let set = format!("daemonset/{set}");
+    let system = ["-n", "netweft-system"];
+    kubectl(&[&system[..], &["patch", &set, "--type=merge", "-p", &patch]].concat())?;
+    let status = ["rollout", "status", &set, "--timeout=180s"];
+    kubectl(&[&system[..], &status].concat())?;
+    until(&format!("{set} to be where it should"), SOON, || {
         let all = machine::nodes()?;
         let with: Vec<String> = all
             .iter()
-            .filter(|node| machine::on(node, &["pgrep", "--exact", "netweft-agent"]).is_ok())
+            .filter(|node| machine::runs(node, process))
             .cloned()
             .collect();
         let wanted: Vec<String> = all
             .into_iter()
             .filter(|name| Some(name.as_str()) != node)
             .collect();
-        ensure!(with == wanted, "agents run on {with:?}");
+        ensure!(with == wanted, "{process} runs on {with:?}");
         Ok(())
     })
 }
@@ -213,9 +205,10 @@ fn join(cluster: &Cluster, model: &str, name: &str) -> anyhow::Result<()> {
 
 fn load_images(cluster: &Cluster) -> anyhow::Result<()> {
     let mut load = Command::new(cluster.project.join("e2e/cluster/load-images.sh"));
-    for image in ["operator", "agent", "testbox"] {
+    for image in ["operator", "agent", "udp-relay", "testbox"] {
         load.arg(format!("netweft/{image}:{}", cluster.tag));
     }
+    load.arg(format!("netweft/bird:{}", cluster.bird_tag));
     output(&mut load).map(drop)
 }
 

@@ -32,7 +32,7 @@ pub(super) fn bad_objects_are_refused_in_words(_: &mut Cluster) -> anyhow::Resul
 pub(super) fn what_is_not_supported_says_so(_: &mut Cluster) -> anyhow::Result<()> {
     let name = "not-yet-supported";
     apply(&format!(
-        "apiVersion: netweft.io/v1alpha1\nkind: NetworkMode\nmetadata: {{name: {name}}}\nspec: {{mode: underlay}}\n"
+        "apiVersion: netweft.io/v1alpha1\nkind: NetworkMode\nmetadata: {{name: {name}}}\nspec: {{mode: host-gw, nodeAddress: {{interface: eth0}}}}\n"
     ))?;
     let stalled = kubectl(&[
         "wait",

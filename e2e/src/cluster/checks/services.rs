@@ -90,7 +90,7 @@ pub(super) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
 /// How another node sees a client: a pod as its node, since a node is outside the pools; where packets travel plainly nodes are
 /// not, and the pod is seen as itself.
 fn client_seen_as(client: &Probe, cluster: &Cluster) -> anyhow::Result<IpAddr> {
-    if cluster.mode == LabMode::HostGw {
+    if matches!(cluster.mode, LabMode::HostGw | LabMode::Underlay) {
         return Ok(client.address);
     }
     let mut nodes = cluster.probes.nodes.iter();

@@ -1,0 +1,195 @@
+//! What BGP has to bear: three nodes on one link in a mesh, while things are done to them and by others.
+//!
+//! ```text
+//!   node-1  node-2  node-3   strangers: BIRDs with configurations of their own
+//!   ══╧═══════╧═══════╧═════════════╧═══════  one link
+//! ```
+
+mod edits;
+mod hostile;
+mod restarts;
+mod stranger;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use clap::ValueEnum;
+use netweft_crds::{PodInterface, SessionState};
+use serde_json::{Value, json};
+
+use super::kinds::Families;
+use super::node::Node;
+use super::objects;
+use super::segment::Segment;
+use super::site::Site;
+use super::underlay::{Subnet, addresses, default_route};
+use crate::poll::until;
+use ipnet::IpNet;
+
+/// What happens in a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Story {
+    /// BIRDs and agents end and come back.
+    Restarts,
+    /// The mesh gives way to reflectors, and these to a router, while pods ping.
+    Edits,
+    /// Peers are wrong, silent or lie.
+    Hostile,
+}
+
+impl fmt::Display for Story {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Restarts => "BIRDs and agents end and come back",
+            Self::Edits => "mesh, reflectors, a router",
+            Self::Hostile => "peers that are wrong, silent or lie",
+        })
+    }
+}
+
+/// What kind of lab.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What happens.
+    pub story: Story,
+    /// IP families of nodes and pods.
+    pub families: Families,
+    /// Folder with the released programs.
+    pub binaries: PathBuf,
+    /// Folder with `bird` and `birdc`.
+    pub bird: Option<PathBuf>,
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BGP, {}, {}", self.story, self.families)
+    }
+}
+
+/// How long sessions may take to be as they should.
+const SETTLED: Duration = Duration::from_secs(60);
+const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
+/// Host number of who has the nodes' default route.
+const GATEWAY: u8 = 200;
+
+struct Lab {
+    site: Site,
+    segment: Segment,
+    families: Families,
+}
+
+/// Build a lab, and let things happen.
+///
+/// # Errors
+/// A check that fails; logs have been printed then.
+pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
+    let started = Instant::now();
+    println!("{options}");
+    let mut site = Site::new(&options.binaries, options.bird.as_deref())?;
+    site.bird_programs()?;
+    let segment = Segment::make(&mut site.run)?;
+    let mut lab = Lab {
+        site,
+        segment,
+        families: options.families,
+    };
+    let outcome = lab.stand_up().and_then(|()| match options.story {
+        Story::Restarts => lab.restarts(),
+        Story::Edits => lab.edits(),
+        Story::Hostile => lab.hostile(),
+    });
+    if outcome.is_err() {
+        eprintln!("{}", lab.site.logs());
+    }
+    println!("{:.1} s\n", started.elapsed().as_secs_f32());
+    lab.site.end(keep)?;
+    outcome
+}
+
+impl Lab {
+    fn stand_up(&mut self) -> anyhow::Result<()> {
+        let gateways = addresses(self.families, Subnet::Near, GATEWAY);
+        let gateway = super::namespace::Namespace::network(&mut self.site.run)?;
+        self.segment.attach(&gateway, "host0", &gateways)?;
+        for (number, uplink) in (1..).zip(UPLINKS) {
+            let mut node = Node::make(&mut self.site.run, &format!("node-{number}"), 1)?;
+            let nets = addresses(self.families, Subnet::Near, number);
+            self.segment.attach(&node.space, uplink, &nets)?;
+            for net in &gateways {
+                node.space.ip(&default_route(*net, uplink))?;
+            }
+            node.addresses = nets.iter().map(IpNet::addr).collect();
+            self.site.nodes.push(node);
+        }
+        self.site.register_nodes();
+        self.site.store.pools = objects::pools(self.families, PodInterface::Routed, true)?;
+        self.ask(&json!({}))?;
+        self.site.settle()?;
+        self.site.start_agents(false)?;
+        self.site
+            .nodes
+            .iter()
+            .try_for_each(Node::wait_until_ready)?;
+        self.site.add_pods(1)?;
+        self.wait_until_established()?;
+        self.wait_for_routes()
+    }
+
+    /// The NetworkMode says this about its underlay.
+    fn ask(&mut self, underlay: &Value) -> anyhow::Result<()> {
+        let spec = json!({ "mode": "underlay", "underlay": underlay });
+        self.site.store.modes = vec![objects::mode(&spec)?];
+        Ok(())
+    }
+
+    /// Every node knows the others' blocks.
+    fn wait_for_routes(&self) -> anyhow::Result<()> {
+        let others = self.site.nodes.len() - 1;
+        self.site
+            .wait_for_bgp_routes(others * self.families.pools().count())
+    }
+
+    /// Every node carries out what the operator says now, and has all its sessions.
+    fn wait_until_established(&mut self) -> anyhow::Result<()> {
+        until("all sessions", SETTLED, || {
+            self.site.settle()?;
+            // Agents look every two seconds: what they say may be of before.
+            let established = self.site.established()?;
+            for node in &self.site.nodes {
+                let network = self.site.store.network(&node.name)?;
+                let status = node.status()?;
+                let up = established.get(&node.name).map_or(0, BTreeMap::len);
+                ensure!(
+                    status.observed_generation == network.metadata.generation,
+                    "{} is at generation {:?} of {:?}",
+                    node.name,
+                    status.observed_generation,
+                    network.metadata.generation
+                );
+                let said: BTreeMap<_, _> = status
+                    .sessions
+                    .iter()
+                    .map(|session| (&session.name, session.state))
+                    .collect();
+                let wanted = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
+                ensure!(
+                    up == wanted.clone().count(),
+                    "BIRD of {} has {up} sessions",
+                    node.name
+                );
+                for session in wanted {
+                    ensure!(
+                        said.get(&session.name) == Some(&SessionState::Established),
+                        "{}: {} is not established: {said:?}",
+                        node.name,
+                        session.name
+                    );
+                }
+            }
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! BIRDs and agents end and come back; pods do not notice.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+
+use super::Lab;
+
+/// How long the others are watched after something has ended: BIRD's peers notice at once, and routes that should not have been kept
+/// would go with it.
+const WATCHED: Duration = Duration::from_secs(3);
+
+/// How long is measured before anything is done: all pings are under way then.
+const BEFORE: Duration = Duration::from_millis(500);
+
+impl Lab {
+    /// BIRD is killed, killed again while it recovers, and replaced as an upgrade does; agents are replaced.
+    pub fn restarts(&mut self) -> anyhow::Result<()> {
+        self.metered("BIRD was killed on node 2, and came back", |lab| {
+            lab.kill_bird()?;
+            std::thread::sleep(WATCHED);
+            lab.start_bird()?;
+            lab.wait_until_established()
+        })?;
+        self.metered("BIRD was killed twice in one restart", |lab| {
+            lab.kill_bird()?;
+            lab.start_bird()?;
+            lab.kill_bird()?;
+            lab.start_bird()?;
+            lab.wait_until_established()
+        })?;
+        self.metered("BIRD was replaced on node 2", |lab| {
+            let programs = lab.site.bird_programs()?.to_owned();
+            let (node, _) = lab.site.node_mut(2)?;
+            node.take_bird()?.leave_gracefully(&node.space, &programs)?;
+            std::thread::sleep(WATCHED);
+            lab.start_bird()?;
+            lab.wait_until_established()
+        })?;
+        self.wait_for_routes()?;
+        let before = self.site.established()?;
+        self.metered("all agents were killed, and came back", |lab| {
+            lab.restart_agents()?;
+            lab.wait_until_established()
+        })?;
+        let after = self.site.established()?;
+        ensure!(
+            before == after,
+            "new agents have changed sessions: {before:?}, then {after:?}"
+        );
+        Ok(())
+    }
+
+    /// Pods ping while something is done, and nothing is lost.
+    pub fn metered(
+        &mut self,
+        what: &str,
+        done: impl FnOnce(&mut Self) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let meter = self.site.meter()?;
+        std::thread::sleep(BEFORE);
+        let outcome = done(self);
+        let losses = meter.finish()?;
+        outcome?;
+        losses.check_none(what)
+    }
+
+    fn kill_bird(&mut self) -> anyhow::Result<()> {
+        let (node, _) = self.site.node_mut(2)?;
+        node.take_bird()?.kill()
+    }
+
+    fn start_bird(&mut self) -> anyhow::Result<()> {
+        let programs = self.site.bird_programs()?.to_owned();
+        let (node, run) = self.site.node_mut(2)?;
+        node.start_bird(run, &programs)
+    }
+
+    fn restart_agents(&mut self) -> anyhow::Result<()> {
+        for node in &mut self.site.nodes {
+            node.kill_agent()?;
+        }
+        self.site.start_agents_alone()
+    }
+}

@@ -1,0 +1,120 @@
+//! A machine that is not ours: a router, or a speaker that only reflects.
+
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::ValueEnum;
+
+use super::speaker::Speaker;
+use crate::lab::namespace::Namespace;
+use crate::run::Run;
+
+/// Whose programs the fabric runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Routers {
+    /// FRR in every router.
+    Frr,
+    /// Debian's BIRD in every router.
+    Bird,
+    /// GoBGP in each rack as reflector or route server, and BIRD in the routers: GoBGP has no hand on the kernel's routes of its
+    /// own, and Debian's does not understand Debian's zebra.
+    Gobgp,
+}
+
+impl fmt::Display for Routers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frr => "FRR",
+            Self::Bird => "BIRD",
+            Self::Gobgp => "GoBGP beside BIRD",
+        })
+    }
+}
+
+/// A program that speaks BGP.
+#[derive(Clone, Copy)]
+pub enum Program {
+    Frr,
+    Bird,
+    Gobgp,
+}
+
+/// A machine with a network and a /run of its own, and Debian's routers as its files.
+pub struct Router {
+    /// Its name.
+    pub name: String,
+    /// Its namespaces.
+    pub space: Namespace,
+    root: PathBuf,
+}
+
+impl Router {
+    /// One that is connected to nothing yet and forwards.
+    pub fn make(run: &mut Run, name: &str, root: &Path) -> anyhow::Result<Self> {
+        let space = Namespace::machine(run, root)?;
+        space.sysctl("net.ipv4.ip_forward", "1")?;
+        space.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        Ok(Self {
+            name: name.to_owned(),
+            space,
+            root: root.to_owned(),
+        })
+    }
+
+    /// Let it speak.
+    pub fn start(&self, run: &mut Run, program: Program, speaker: &Speaker) -> anyhow::Result<()> {
+        match program {
+            Program::Frr => self.start_frr(run, speaker),
+            Program::Bird => {
+                self.write("bird.conf", &speaker.bird())?;
+                let words = "/usr/sbin/bird -f -c /run/bird.conf -s /run/bird.ctl";
+                self.daemon(run, "bird", words)
+            }
+            Program::Gobgp => {
+                self.write("gobgpd.conf", &speaker.gobgp())?;
+                self.daemon(run, "gobgpd", "/usr/bin/gobgpd -f /run/gobgpd.conf")
+            }
+        }
+    }
+
+    fn start_frr(&self, run: &mut Run, speaker: &Speaker) -> anyhow::Result<()> {
+        let mut make = self.space.command("chroot");
+        make.arg(&self.root);
+        make.args("install -d -o frr -g frr /run/frr".split(' '));
+        crate::command::output(&mut make)?;
+        for (daemon, text) in [
+            ("zebra", "log stdout\n".to_owned()),
+            ("bfdd", Speaker::frr_bfdd()),
+            ("bgpd", speaker.frr_bgpd()),
+        ] {
+            self.write(&format!("{daemon}.conf"), &text)?;
+            let words = format!("/usr/lib/frr/{daemon} -f /run/{daemon}.conf");
+            self.daemon(run, daemon, &words)?;
+        }
+        Ok(())
+    }
+
+    /// In its own /run, which everybody in there may read.
+    fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        let inside = format!("{}/run/{name}", self.root.display());
+        let file = self.space.file(&inside);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))
+    }
+
+    fn daemon(&self, run: &mut Run, name: &str, words: &str) -> anyhow::Result<()> {
+        let mut command = self.space.command("chroot");
+        command.arg(&self.root).args(words.split(' '));
+        let log = run.folder().join(format!("{}-{name}.log", self.name));
+        self.space.start(run, &mut command, &log).map(drop)
+    }
+
+    /// The kernel's routes of one family, for a failure.
+    pub fn routes(&self, like: IpAddr) -> String {
+        let family = if like.is_ipv4() { "-4" } else { "-6" };
+        let routes = self.space.ip(&format!("{family} route show"));
+        format!("--- {}\n{}", self.name, routes.unwrap_or_default())
+    }
+}

@@ -1,0 +1,273 @@
+//! Nodes with agents and pods, whatever they are connected by, and the objects that tell them what to do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use kube::ResourceExt;
+
+use super::meter::Meter;
+use super::namespace::Namespace;
+use super::node::{Node, PASSWORDS};
+use super::pod::Pod;
+use super::store::Store;
+use super::{bird, objects};
+use crate::matrix::{Endpoint, Matrix, Row, targets};
+use crate::poll::until;
+use crate::run::Run;
+
+/// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
+const ROUTES: Duration = Duration::from_secs(30);
+
+/// All that a lab is made of but what is between the nodes.
+pub struct Site {
+    /// Owner of every process.
+    pub run: Run,
+    /// Folder with the released programs.
+    pub binaries: PathBuf,
+    /// Folder with BIRD's programs, if it is to run on the nodes.
+    pub bird: Option<PathBuf>,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// Their pods.
+    pub pods: Vec<Pod>,
+    /// The objects.
+    pub store: Store,
+}
+
+impl Site {
+    /// One without nodes.
+    pub fn new(binaries: &Path, bird: Option<&Path>) -> anyhow::Result<Self> {
+        let run = Run::begin("lab")?;
+        let store = Store::new(run.folder().join("objects"))?;
+        let passwords = run.folder().join(PASSWORDS);
+        if passwords.exists() {
+            fs::remove_dir_all(&passwords)?;
+        }
+        fs::create_dir(&passwords)?;
+        Ok(Self {
+            run,
+            binaries: binaries.to_owned(),
+            bird: bird.map(Path::to_owned),
+            nodes: Vec::new(),
+            pods: Vec::new(),
+            store,
+        })
+    }
+
+    /// Folder with BIRD's programs.
+    pub fn bird_programs(&self) -> anyhow::Result<&Path> {
+        let programs = self.bird.as_deref();
+        programs.context("BIRD's programs are wanted: --bird \"$(e2e/cluster/bird.sh)\"")
+    }
+
+    /// The key of the agents' Secret has this password.
+    pub fn set_password(&self, key: &str, password: &str) -> anyhow::Result<()> {
+        let file = self.run.folder().join(PASSWORDS).join(key);
+        fs::write(&file, password).with_context(|| format!("write {}", file.display()))
+    }
+
+    /// Node number `number`, counted from 1.
+    pub fn node(&self, number: usize) -> anyhow::Result<&Node> {
+        let node = number.checked_sub(1).and_then(|at| self.nodes.get(at));
+        node.with_context(|| format!("the lab has a node {number}"))
+    }
+
+    /// The same, to be changed, with the run that its programs belong to.
+    pub fn node_mut(&mut self, number: usize) -> anyhow::Result<(&mut Node, &mut Run)> {
+        let at = number.checked_sub(1);
+        let node = at.and_then(|at| self.nodes.get_mut(at));
+        let node = node.with_context(|| format!("the lab has a node {number}"))?;
+        Ok((node, &mut self.run))
+    }
+
+    /// Register the nodes, with their addresses as they are now; labels stay.
+    pub fn register_nodes(&mut self) {
+        let labels: BTreeMap<String, BTreeMap<String, String>> = self
+            .store
+            .nodes
+            .drain(..)
+            .map(|node| (node.name_any(), node.labels().clone()))
+            .collect();
+        let node = |node: &Node| {
+            let labels = labels.get(&node.name).cloned().unwrap_or_default();
+            objects::node(&node.name, &node.addresses, labels)
+        };
+        self.store.nodes = self.nodes.iter().map(node).collect();
+    }
+
+    /// Give a registered node a label.
+    pub fn label(&mut self, node: &str, key: &str, value: &str) {
+        for registered in &mut self.store.nodes {
+            if registered.name_any() == node {
+                let labels = registered.metadata.labels.get_or_insert_default();
+                labels.insert(key.to_owned(), value.to_owned());
+            }
+        }
+    }
+
+    /// Start an agent on every node, BIRD if it is wanted, and the relay if it is.
+    pub fn start_agents(&mut self, relay: bool) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            if let Some(programs) = self.bird.as_deref() {
+                node.start_bird(&mut self.run, programs)?;
+            }
+            if relay {
+                node.start_relay(&mut self.run, &self.binaries)?;
+            }
+        }
+        self.start_agents_alone()
+    }
+
+    /// Start an agent on every node.
+    pub fn start_agents_alone(&mut self) -> anyhow::Result<()> {
+        let bird = self.bird.as_deref();
+        for node in &mut self.nodes {
+            node.start_agent(&mut self.run, &self.binaries, self.store.folder(), bird)?;
+        }
+        Ok(())
+    }
+
+    /// Add pods to every node.
+    pub fn add_pods(&mut self, per_node: usize) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            for letter in ('a'..='z').take(per_node) {
+                let name = format!("{}{letter}", node.name.replace("node-", "pod-"));
+                let pod = Pod::add(&mut self.run, node, &name, &self.binaries)?;
+                self.pods.push(pod);
+            }
+        }
+        Ok(())
+    }
+
+    /// The operator hears what the agents say, and does what it would.
+    pub fn settle(&mut self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            // One that has not said anything yet is not heard.
+            if let Ok(status) = node.status() {
+                self.store.report(&node.name, status);
+            }
+        }
+        self.store.settle()
+    }
+
+    /// Everybody pings everybody who finds back, in the family of `pool`.
+    ///
+    /// # Errors
+    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    pub fn matrix(
+        &self,
+        pool: IpNet,
+        finds_back: impl Fn(&Endpoint, &Endpoint) -> bool,
+    ) -> anyhow::Result<Matrix> {
+        let of_family = || {
+            self.sources()
+                .filter(|(endpoint, _)| endpoint.address.is_ipv4() == pool.addr().is_ipv4())
+        };
+        let endpoints: Vec<Endpoint> = of_family().map(|(endpoint, _)| endpoint).collect();
+        let mut matrix = Matrix::default();
+        for (source, space) in of_family() {
+            let mut targets = targets(&source, &endpoints);
+            targets.retain(|target| finds_back(&source, target));
+            let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
+            let answers = space.ping(&self.binaries, &addresses)?;
+            matrix.add(Row {
+                source,
+                targets,
+                answers,
+            })?;
+        }
+        Ok(matrix)
+    }
+
+    /// Everybody at every address.
+    fn sources(&self) -> impl Iterator<Item = (Endpoint, &Namespace)> {
+        let pods = self.pods.iter();
+        let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.space, false));
+        let nodes = self.nodes.iter();
+        let nodes = nodes.map(|node| (&node.name, &node.addresses, &node.space, true));
+        pods.chain(nodes)
+            .flat_map(|(name, addresses, space, is_node)| {
+                let endpoint = move |address: &IpAddr| Endpoint {
+                    name: name.clone(),
+                    address: *address,
+                    is_node,
+                };
+                addresses
+                    .iter()
+                    .map(move |address| (endpoint(address), space))
+            })
+    }
+
+    /// Pings between all pods of different nodes.
+    pub fn meter(&self) -> anyhow::Result<Meter> {
+        Meter::start(&self.binaries, &self.pods)
+    }
+
+    /// Take everything away, or leave it up and say how to look around.
+    pub fn end(self, keep: bool) -> anyhow::Result<()> {
+        if keep {
+            println!("{}", self.guide());
+            return Ok(());
+        }
+        self.run.end()
+    }
+
+    fn guide(&self) -> String {
+        let mut text =
+            String::from("The lab stays up until the next one or `make down`. To look around:\n");
+        let nodes = self.nodes.iter().map(|node| (&node.name, &node.space));
+        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
+        for (name, space) in nodes.chain(pods) {
+            text += &format!("  {name:8} {}\n", space.enter_line());
+        }
+        text
+    }
+
+    /// Names of the BGPPeers.
+    pub fn peer_names(&self) -> Vec<String> {
+        self.store.peers.iter().map(ResourceExt::name_any).collect()
+    }
+
+    /// All nodes' established sessions, and since when.
+    pub fn established(&self) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {
+        let programs = self.bird_programs()?;
+        let of = |node: &Node| {
+            let sessions = bird::established(&node.space, programs)?;
+            Ok((node.name.clone(), sessions))
+        };
+        self.nodes.iter().map(of).collect()
+    }
+
+    /// Wait until BIRD has given every node's kernel this many routes.
+    pub fn wait_for_bgp_routes(&self, wanted: usize) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            until("routes by BGP", ROUTES, || {
+                let routes = node.bgp_routes()?;
+                ensure!(
+                    routes.len() == wanted,
+                    "{} has {} of {wanted}: {routes:?}",
+                    node.name,
+                    routes.len()
+                );
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What agents and BIRDs have written to their logs, for a failure.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        let read = |node: &Node| {
+            let of_agent = fs::read_to_string(node.agent_log(&self.run)).unwrap_or_default();
+            let of_bird = fs::read_to_string(bird::log(&self.run, &node.name)).unwrap_or_default();
+            format!("--- {}\n{of_agent}{of_bird}", node.name)
+        };
+        self.nodes.iter().map(read).collect()
+    }
+}
