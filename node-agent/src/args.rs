@@ -29,8 +29,8 @@ pub struct RunArgs {
     /// Name of this Node.
     #[arg(long, env = "NODE_NAME")]
     pub node: String,
-    /// Read objects from YAML files in this folder instead of from the API server, and write the status beside the
-    /// plugin's files.
+    /// Read objects from YAML files in this folder, and in one of the Node's name in it, instead of from the API server. A file
+    /// is changed by renaming another over it. The status is written beside the plugin's files.
     #[arg(long)]
     pub inputs: Option<PathBuf>,
     /// Where the agent and the plugin keep what must not outlive a boot.

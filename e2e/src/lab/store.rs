@@ -139,7 +139,14 @@ impl Store {
         );
         self.write_all("pool", &self.pools)?;
         self.write_all("nodesubnet", self.subnets.values())?;
-        self.write_all("nodenetwork", self.networks.values())
+        for (node, network) in &self.networks {
+            let own = self.folder.join(node);
+            if !own.exists() {
+                fs::create_dir(&own)?;
+            }
+            write(&own.join("nodenetwork.yaml"), network)?;
+        }
+        Ok(())
     }
 
     fn write_all<'a, K>(
@@ -150,16 +157,22 @@ impl Store {
     where
         K: Resource + Serialize + 'a,
     {
-        let mut objects = objects.into_iter();
-        objects
-            .try_for_each(|object| self.write_one(&format!("{kind}-{}", object.name_any()), object))
+        for object in objects {
+            let name = format!("{kind}-{}.yaml", object.name_any());
+            write(&self.folder.join(name), object)?;
+        }
+        Ok(())
     }
+}
 
-    fn write_one(&self, name: &str, object: &impl Serialize) -> anyhow::Result<()> {
-        // An agent never sees a file that is half written.
-        let aside = self.folder.join(format!("{name}.new"));
-        fs::write(&aside, serde_saphyr::to_string(object)?)
-            .and_then(|()| fs::rename(&aside, self.folder.join(format!("{name}.yaml"))))
-            .with_context(|| format!("write {name}"))
+/// Every agent reads all files when one has changed, so one that has not is left alone; and never sees half of one.
+fn write(file: &Path, object: &impl Serialize) -> anyhow::Result<()> {
+    let text = serde_saphyr::to_string(object)?;
+    if fs::read_to_string(file).is_ok_and(|before| before == text) {
+        return Ok(());
     }
+    let aside = file.with_extension("new");
+    fs::write(&aside, text)
+        .and_then(|()| fs::rename(&aside, file))
+        .with_context(|| format!("write {}", file.display()))
 }

@@ -1,9 +1,16 @@
-//! Objects from a folder of YAML files, looked at a few times a second: for the namespace lab and for trying things out.
+//! Objects from a folder of YAML files: for the namespace lab and for trying things out.
+//!
+//! What is for one node alone may be in a folder of its name below.
+//!
+//! A file is changed by renaming another over it, so that nobody reads half of one. That changes the folder itself, and
+//! folders are all that is looked at, a few times a second.
 
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt;
@@ -17,6 +24,8 @@ use tracing::warn;
 use crate::inputs::Objects;
 
 const INTERVAL: Duration = Duration::from_millis(200);
+/// A change that is younger may not be the last of its time stamp: older kernels count in ticks of up to 10 ms.
+const SETTLED: Duration = Duration::from_millis(20);
 
 /// A folder that is looked at again and again.
 pub struct Folder {
@@ -29,14 +38,14 @@ impl Folder {
     pub fn start(folder: &Path, node: &str) -> Self {
         let (signal, changes) = watch::channel(0u64);
         let (sender, objects) = watch::channel(None);
-        let (folder, node) = (folder.to_owned(), node.to_owned());
+        let mut reader = Reader::new(folder, node);
         tokio::spawn(async move {
             while !sender.is_closed() {
-                let read = read(&folder, &node);
-                if let Err(error) = &read {
-                    warn!(folder = %folder.display(), %error, "cannot read the folder of objects, will retry");
+                let news = reader.news();
+                if let Err(error) = &news {
+                    warn!(folder = %reader.folder.display(), %error, "cannot read the folder of objects, will retry");
                 }
-                if let Ok(objects) = read
+                if let Ok(Some(objects)) = news
                     && sender.borrow().as_ref() != Some(&objects)
                 {
                     sender.send_replace(Some(objects));
@@ -57,53 +66,127 @@ impl Folder {
     }
 }
 
-#[derive(Deserialize)]
-struct Kind {
-    kind: String,
+/// What was read of a folder until now.
+struct Reader {
+    folder: PathBuf,
+    node: String,
+    /// Times of the last changes of the folder and of the node's own, once nothing more can come under the same times.
+    known: Option<[Option<SystemTime>; 2]>,
+    files: BTreeMap<PathBuf, (Version, Result<Object, String>)>,
 }
 
-/// Read all `*.yaml` of the folder, one object in each; what is not for this agent is passed over.
-fn read(folder: &Path, node: &str) -> io::Result<Objects> {
-    let mut objects = Objects::default();
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<_>>()?;
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "yaml"));
-    files.sort();
-    for file in files {
-        let text = fs::read_to_string(&file)?;
-        if let Err(error) = add(&mut objects, &text, node) {
-            objects
-                .unreadable
-                .push(format!("{} cannot be read: {error}", file.display()));
+/// Inode and time of the last change: another file under the same name has others.
+type Version = (u64, Option<SystemTime>);
+
+/// What is in a file.
+#[derive(Clone)]
+enum Object {
+    Pool(IPPool),
+    Subnet(NodeSubnet),
+    Network(NodeNetwork),
+    Namespace(PartialObjectMeta<Namespace>),
+    /// Nothing for an agent.
+    Other,
+}
+
+impl Reader {
+    fn new(folder: &Path, node: &str) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            node: node.to_owned(),
+            known: None,
+            files: BTreeMap::new(),
         }
     }
-    Ok(objects)
-}
 
-fn add(objects: &mut Objects, text: &str, node: &str) -> Result<(), serde_saphyr::Error> {
-    match parse::<Kind>(text)?.kind.as_str() {
-        "IPPool" => objects.pools.push(parse::<IPPool>(text)?),
-        "NodeSubnet" => objects.subnets.push(parse::<NodeSubnet>(text)?),
-        "Namespace" => {
-            let PartialObjectMeta { metadata, .. } = parse::<PartialObjectMeta<Namespace>>(text)?;
-            let labels = metadata.labels.unwrap_or_default();
-            let name = metadata.name.map(|name| (name, labels));
-            objects.namespaces.extend(name);
+    /// The objects, unless the folders are as they were.
+    fn news(&mut self) -> io::Result<Option<Objects>> {
+        let own = self.folder.join(&self.node);
+        let own = fs::metadata(own).and_then(|own| own.modified());
+        let changed = [Some(fs::metadata(&self.folder)?.modified()?), own.ok()];
+        if self.known == Some(changed) {
+            return Ok(None);
         }
-        "NodeNetwork" => {
-            let network = parse::<NodeNetwork>(text)?;
-            if network.name_any() == node {
-                objects.network = Some(network);
+        let age = |time: &SystemTime| time.elapsed().unwrap_or_default();
+        let settled = changed.iter().flatten().all(|time| age(time) > SETTLED);
+        self.read()?;
+        self.known = settled.then_some(changed);
+        Ok(Some(self.objects()))
+    }
+
+    /// Read all `*.yaml` of both folders that were not read yet, one object in each.
+    fn read(&mut self) -> io::Result<()> {
+        let mut found = yaml(&self.folder)?;
+        match yaml(&self.folder.join(&self.node)) {
+            Ok(own) => found.extend(own),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.files.retain(|file, _| found.contains_key(file));
+        for (file, metadata) in found {
+            let version = (metadata.ino(), metadata.modified().ok());
+            let known = self.files.get(&file);
+            if known.is_none_or(|(known, _)| *known != version) {
+                let text = fs::read_to_string(&file)?;
+                let object = parse(&text).map_err(|error| error.to_string());
+                self.files.insert(file, (version, object));
             }
         }
-        _ => {}
+        Ok(())
     }
-    Ok(())
+
+    /// What there is for this agent.
+    fn objects(&self) -> Objects {
+        let mut objects = Objects::default();
+        for (file, (_, object)) in &self.files {
+            match object.clone() {
+                Ok(Object::Pool(pool)) => objects.pools.push(pool),
+                Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet),
+                Ok(Object::Network(network)) if network.name_any() == self.node => {
+                    objects.network = Some(network);
+                }
+                Ok(Object::Namespace(PartialObjectMeta { metadata, .. })) => {
+                    let labels = metadata.labels.unwrap_or_default();
+                    let name = metadata.name.map(|name| (name, labels));
+                    objects.namespaces.extend(name);
+                }
+                Ok(Object::Network(_) | Object::Other) => {}
+                Err(error) => objects
+                    .unreadable
+                    .push(format!("{} cannot be read: {error}", file.display())),
+            }
+        }
+        objects
+    }
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    serde_saphyr::from_str(text)
+fn yaml(folder: &Path) -> io::Result<BTreeMap<PathBuf, Metadata>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|ending| ending == "yaml") {
+            let metadata = fs::metadata(&path)?;
+            files.insert(path, metadata);
+        }
+    }
+    Ok(files)
+}
+
+fn parse(text: &str) -> Result<Object, serde_saphyr::Error> {
+    #[derive(Deserialize)]
+    struct Kind {
+        kind: String,
+    }
+    fn of<T: DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+        serde_saphyr::from_str(text)
+    }
+    Ok(match of::<Kind>(text)?.kind.as_str() {
+        "IPPool" => Object::Pool(of(text)?),
+        "NodeSubnet" => Object::Subnet(of(text)?),
+        "NodeNetwork" => Object::Network(of(text)?),
+        "Namespace" => Object::Namespace(of(text)?),
+        _ => Object::Other,
+    })
 }
 
 #[cfg(test)]
@@ -121,10 +204,42 @@ mod tests {
         )
         .unwrap();
         fs::write(folder.path().join("c.txt"), "not an object").unwrap();
-        let objects = read(folder.path(), "n").unwrap();
+        let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
         assert_eq!(objects.pools.len(), 1);
         assert_eq!(objects.unreadable.len(), 1);
         assert!(objects.unreadable[0].contains("b.yaml"));
+    }
+
+    #[test]
+    fn a_folder_is_read_again_when_it_has_changed_and_only_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let mut reader = Reader::new(folder, "n");
+        let mut look = || reader.news().unwrap();
+        // Until the change is old enough to be the last of its time.
+        while look().is_some() {
+            std::thread::sleep(SETTLED);
+        }
+        assert_eq!(look(), None);
+        let pool = "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16}\n";
+        fs::write(folder.join("p.new"), pool).unwrap();
+        fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
+        assert_eq!(look().unwrap().pools.len(), 1);
+        fs::write(folder.join("p.new"), pool.replace("244", "245")).unwrap();
+        fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
+        assert!(
+            look().unwrap().pools[0]
+                .spec
+                .cidr
+                .to_string()
+                .contains("245")
+        );
+        fs::create_dir(folder.join("n")).unwrap();
+        fs::write(folder.join("n/q.yaml"), pool.replace("p}", "q}")).unwrap();
+        assert_eq!(look().unwrap().pools.len(), 2);
+        fs::create_dir(folder.join("other")).unwrap();
+        fs::write(folder.join("other/r.yaml"), pool.replace("p}", "r}")).unwrap();
+        assert_eq!(look().unwrap().pools.len(), 2);
     }
 
     #[test]
@@ -136,13 +251,7 @@ mod tests {
             );
             fs::write(folder.path().join(format!("{name}.yaml")), network).unwrap();
         }
-        assert_eq!(
-            read(folder.path(), "n")
-                .unwrap()
-                .network
-                .unwrap()
-                .name_any(),
-            "n"
-        );
+        let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
+        assert_eq!(objects.network.unwrap().name_any(), "n");
     }
 }
