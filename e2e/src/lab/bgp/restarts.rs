@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use anyhow::ensure;
+use serde_json::json;
 
 use super::Lab;
+use crate::lab::objects;
+use crate::lab::underlay::{Subnet, addresses};
+use crate::poll::until;
 
 /// How long the others are watched after something has ended: BIRD's peers notice at once, and routes that should not have been kept
 /// would go with it.
@@ -12,6 +16,11 @@ const WATCHED: Duration = Duration::from_secs(3);
 
 /// How long is measured before anything is done: all pings are under way then.
 const BEFORE: Duration = Duration::from_millis(500);
+
+/// Host number of nobody.
+const SILENT: u8 = 77;
+/// How long it may take until a peer that does not answer is named.
+const SAID: Duration = Duration::from_secs(10);
 
 impl Lab {
     /// BIRD is killed, killed again while it recovers, and replaced as an upgrade does; agents are replaced.
@@ -48,7 +57,33 @@ impl Lab {
             before == after,
             "new agents have changed sessions: {before:?}, then {after:?}"
         );
-        Ok(())
+        self.boot_beside_a_silent_peer()
+    }
+
+    /// A node without routes gets those of peers that speak, though another does not.
+    fn boot_beside_a_silent_peer(&mut self) -> anyhow::Result<()> {
+        for address in addresses(self.families, Subnet::Near, SILENT) {
+            let name = format!("silent-{}", self.site.store.peers.len());
+            let spec = json!({ "peerIP": address.addr(), "asNumber": 64_513 });
+            self.site.store.peers.push(objects::peer(&name, &spec)?);
+        }
+        self.site.settle()?;
+        until("the silent peer's sessions", SAID, || {
+            self.site.settle()?;
+            let status = self.site.store.peer_status("silent-0");
+            ensure!(
+                status.is_some_and(|status| !status.errors.is_empty()),
+                "{status:?}"
+            );
+            Ok(())
+        })?;
+        self.kill_bird()?;
+        let (node, _) = self.site.node_mut(2)?;
+        for family in ["-4", "-6"] {
+            node.space.ip(&format!("{family} route flush proto bird"))?;
+        }
+        self.start_bird()?;
+        self.wait_for_routes()
     }
 
     /// Pods ping while something is done, and nothing is lost.

@@ -31,6 +31,8 @@ use password::Password;
 pub const PROTOCOL_BIRD: u8 = 12;
 /// Metric of BIRD's routes; a host's own BIRD has 32 unless told otherwise.
 pub const METRIC_BIRD: u32 = 78;
+/// How long a BIRD that starts waits for its peers at most, in s: one that lives is back within some `connect retry time`s.
+const RECOVERY: u8 = 20;
 /// What the file says while BGP is off. BIRD wants one protocol at least.
 pub const IDLE: &str = concat!(
     "# Written by netweft-agent: BGP is off on this node.\n",
@@ -169,6 +171,9 @@ fn common(inputs: &Inputs, bgp: &NodeBgp, taken: &Taken) -> String {
          router id {};\n\
          log stderr {{ info, remote, warning, error, auth, fatal, bug }};\n\
          timeformat protocol iso long;\n\
+         # A BIRD that starts gives the kernel nothing before all sessions are up; 240 s, the default, are too long for peers that are not \
+         there.\n\
+         graceful restart wait {RECOVERY};\n\
          \n\
          protocol device nw_device {{\n\tscan time 10;\n}}\n\
          \n\
