@@ -1,12 +1,12 @@
 //! TCP streams between two pods, and what they cost.
 
-use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use netweft_e2e::process;
 
 use crate::namespace::Namespace;
 
@@ -14,8 +14,6 @@ use crate::namespace::Namespace;
 const CHUNK: usize = 256 << 10;
 /// A stream that stands still for so long fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The kernel's unit of times in /proc (`USER_HZ`).
-const TICKS: f64 = 100.0;
 
 /// One run.
 #[derive(Clone, Copy)]
@@ -124,19 +122,9 @@ fn receive(mut stream: TcpStream) -> anyhow::Result<u64> {
 
 /// Seconds of CPU of this process and of `processes`, and what the kernel did in interrupts for whomever.
 fn cpu(processes: &[u32]) -> anyhow::Result<f64> {
-    let mut ticks = 0;
-    for process in processes.iter().copied().chain([std::process::id()]) {
-        let text = fs::read_to_string(format!("/proc/{process}/stat"))?;
-        // The name, in parentheses, may hold anything.
-        let fields = text.rsplit_once(')').context("a process has a name")?.1;
-        let times = fields.split_whitespace().skip(11).take(2);
-        ticks += times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    }
-    let text = fs::read_to_string("/proc/stat")?;
-    let all = text.lines().next().context("/proc/stat has a first line")?;
-    let interrupts = all.split_whitespace().skip(6).take(2);
-    ticks += interrupts.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-    Ok(precise(ticks) / TICKS)
+    let all = processes.iter().copied().chain([std::process::id()]);
+    let used = all.map(process::cpu).sum::<anyhow::Result<Duration>>()?;
+    Ok((used + process::interrupts()?).as_secs_f64())
 }
 
 /// Numbers here are far below 2^52.

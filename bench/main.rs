@@ -3,6 +3,7 @@
 //! Ratios say something, absolute figures only of this machine at this hour. The contenders take turns, so that whatever
 //! else the machine does hits all alike. Nothing here is a test, and nothing fails for being slow.
 
+mod bgp;
 mod load;
 mod namespace;
 mod plugin;
@@ -32,6 +33,8 @@ enum What {
     Plugin(plugin::Options),
     /// Throughput of the udp relay, of VXLAN in the kernel and of Flannel's udp backend.
     Tunnel(tunnel::Options),
+    /// What BGP of many nodes costs, with the agents' configuration of BIRD and with a plain one.
+    Bgp(bgp::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -46,6 +49,7 @@ fn main() -> anyhow::Result<()> {
     let figures = match &options.what {
         What::Plugin(options) => plugin::run(options, &scratch.0)?,
         What::Tunnel(options) => tunnel::run(options, &scratch.0)?,
+        What::Bgp(options) => bgp::run(options)?,
     };
     match &options.json {
         Some(path) => write(path, &figures),

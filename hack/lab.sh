@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the namespace lab in some modes, and prints one table.
 #
-#   hack/lab.sh MODE[,MODE...]|all [ARGUMENT OF netweft-lab...]     also fabric (routers) and bgp (what BGP has to bear)
+#   hack/lab.sh MODE[,MODE...]|all [ARGUMENT OF netweft-lab...]     also fabric (routers), bgp (what BGP has to bear), scale (many nodes)
 #
 # Modes with a kind of link that this kernel lacks run on another kernel (e2e/other-kernel). With OTHER_KERNEL=1 all do.
 # netweft-lab is looked for on PATH (hack/env.sh).
@@ -19,7 +19,7 @@ main() {
   for mode in ${modes//,/ }; do
     if [[ $mode == ipip* ]]; then ipip+=("$mode"); else here+=("$mode"); fi
   done
-  if [[ ,$modes, =~ ,(underlay|fabric|bgp), ]]; then
+  if [[ ,$modes, =~ ,(underlay|fabric|bgp|scale), ]]; then
     NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh")
     export NETWEFT_BIRD_BIN
   fi

@@ -55,7 +55,7 @@ stage_lab() {
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
   bgp_programs
   "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode bgp,fabric --story restarts --routers bird || code=1
+  "${lab[@]}" --mode bgp,fabric,scale --story restarts --routers bird --shape mesh || code=1
   return "$code"
 }
 
@@ -68,6 +68,7 @@ stage_lab_bgp() {
   "${lab[@]}" --mode bgp --family 4,46 || code=1
   "${lab[@]}" --mode fabric --family 4 --routers frr || code=1
   "${lab[@]}" --mode fabric --family 46 --routers bird,gobgp || code=1
+  "${lab[@]}" --mode scale --shape reflectors || code=1
   return "$code"
 }
 

@@ -6,4 +6,5 @@ pub mod lab;
 pub mod matrix;
 pub mod ping;
 pub mod poll;
+pub mod process;
 pub mod run;

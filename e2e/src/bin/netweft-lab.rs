@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::bgp::{self, Story};
 use netweft_e2e::lab::fabric::{self, Routers};
+use netweft_e2e::lab::scale::{self, Author, Shape};
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::matrix::Matrix;
 
@@ -16,7 +17,7 @@ use netweft_e2e::matrix::Matrix;
 #[command(name = "netweft-lab", version)]
 struct Command {
     /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
-    /// "bgp" what BGP has to bear.
+    /// "bgp" what BGP has to bear, "scale" BGP of many nodes.
     #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
     mode: Vec<What>,
     /// How pods are attached.
@@ -39,6 +40,14 @@ struct Command {
         default_value = "restarts,edits,hostile"
     )]
     story: Vec<Story>,
+    /// Who speaks with whom in labs of mode scale, one lab for each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "mesh,reflectors"
+    )]
+    shape: Vec<Shape>,
     /// Leave the (last) lab up and say how to enter its nodes.
     #[arg(long)]
     keep: bool,
@@ -74,16 +83,19 @@ enum What {
     Fabric,
     /// Three nodes in a mesh, and what happens to them.
     Bgp,
+    /// Many nodes.
+    Scale,
 }
 
 fn what(text: &str) -> Result<What, String> {
     match text {
         "fabric" => Ok(What::Fabric),
         "bgp" => Ok(What::Bgp),
+        "scale" => Ok(What::Scale),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, or one of {}",
+                "write fabric, bgp, scale, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -104,6 +116,7 @@ enum Job {
     Mode(Options),
     Fabric(fabric::Options),
     Bgp(bgp::Options),
+    Scale(scale::Options),
 }
 
 impl Job {
@@ -112,6 +125,7 @@ impl Job {
             Self::Mode(options) => lab::run(options, keep),
             Self::Fabric(options) => fabric::run(options, keep),
             Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
+            Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
     }
 
@@ -120,6 +134,7 @@ impl Job {
             Self::Mode(options) => options.to_string(),
             Self::Fabric(options) => options.to_string(),
             Self::Bgp(options) => options.to_string(),
+            Self::Scale(options) => options.to_string(),
         }
     }
 }
@@ -150,6 +165,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 }
                 What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
                 What::Bgp => jobs.extend(command.stories(&binaries, *families)),
+                What::Scale => jobs.extend(command.shapes(&binaries)),
             }
         }
     }
@@ -207,6 +223,16 @@ impl Command {
             bird: self.bird.clone(),
         };
         self.story.iter().map(options).map(Job::Bgp).collect()
+    }
+
+    fn shapes(&self, binaries: &Path) -> Vec<Job> {
+        let options = |shape: &Shape| scale::Options {
+            shape: *shape,
+            author: Author::Agents,
+            binaries: binaries.to_owned(),
+            bird: self.bird.clone(),
+        };
+        self.shape.iter().map(options).map(Job::Scale).collect()
     }
 }
 

@@ -18,7 +18,8 @@ const BASE: &str = "router id 0.0.0.1;
 protocol static nothing { disabled; ipv4; }
 include \"/run/netweft/bird/*.conf\";
 ";
-const FOLDER: &str = "/run/netweft/bird";
+/// Where it reads what it is to do.
+pub const FOLDER: &str = "/run/netweft/bird";
 const SOCKET: &str = "/run/netweft/bird/bird.ctl";
 /// How long BIRD may take to answer, or to end when it is told to.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -36,19 +37,37 @@ impl Bird {
         space: &Namespace,
         programs: &Path,
     ) -> anyhow::Result<Self> {
+        let bird = Self::launch(run, node, space, programs)?;
+        until("BIRD to answer", DEADLINE, || {
+            ask(space, programs, "show status")
+        })
+        .with_context(|| fs::read_to_string(log(run, node)).unwrap_or_default())?;
+        Ok(bird)
+    }
+
+    /// Start it in a node.
+    pub fn launch(
+        run: &mut Run,
+        node: &str,
+        space: &Namespace,
+        programs: &Path,
+    ) -> anyhow::Result<Self> {
         let base = run.folder().join("bird-base.conf");
-        fs::write(&base, BASE)?;
+        // Once: another node's may be reading it.
+        if !base.exists() {
+            fs::write(&base, BASE)?;
+        }
         fs::create_dir_all(space.file(FOLDER))?;
         let mut command = space.command(programs.join("bird"));
         command.arg("-f").arg("-R").arg("-c").arg(base);
         command.args(["-s", SOCKET]);
-        let log = log(run, node);
-        let child = space.start(run, &mut command, &log)?;
-        until("BIRD to answer", DEADLINE, || {
-            ask(space, programs, "show status")
-        })
-        .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        let child = space.start(run, &mut command, &log(run, node))?;
         Ok(Self { child })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// SIGKILL.

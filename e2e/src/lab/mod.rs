@@ -27,6 +27,7 @@ mod namespace;
 mod node;
 mod objects;
 mod pod;
+pub mod scale;
 mod segment;
 mod site;
 mod sizes;

@@ -49,6 +49,19 @@ impl Node {
         Ok(())
     }
 
+    /// Start BIRD, and do not wait for it.
+    pub fn launch_bird(&mut self, run: &mut Run, programs: &Path) -> anyhow::Result<()> {
+        let bird = Bird::launch(run, &self.name, &self.space, programs)?;
+        self.bird = Some(bird);
+        Ok(())
+    }
+
+    /// BIRD's process.
+    pub fn bird_pid(&self) -> anyhow::Result<u32> {
+        let bird = self.bird.as_ref().context("BIRD runs on the node")?;
+        Ok(bird.pid())
+    }
+
     /// BIRD, for whoever ends it.
     pub fn take_bird(&mut self) -> anyhow::Result<Bird> {
         self.bird.take().context("BIRD runs on the node")

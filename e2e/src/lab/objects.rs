@@ -55,7 +55,12 @@ fn pool(cidr: IpNet, pod_interface: PodInterface, nat_outgoing: bool) -> anyhow:
     };
     let spec = json!({ "cidr": cidr, "natOutgoing": nat_outgoing, "networkMode": "default",
         "podInterface": pod_interface });
-    user_object("IPPool", name, &spec)
+    named_pool(name, &spec)
+}
+
+/// A pool.
+pub fn named_pool(name: &str, spec: &Value) -> anyhow::Result<IPPool> {
+    user_object("IPPool", name, spec)
 }
 
 fn user_object<K: serde::de::DeserializeOwned>(

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use kube::ResourceExt;
+use netweft_crds::SessionState;
 
 use super::meter::Meter;
 use super::namespace::Namespace;
@@ -144,6 +145,17 @@ impl Site {
         Ok(())
     }
 
+    /// Add one pod to a node.
+    pub fn add_pod(&mut self, number: usize) -> anyhow::Result<()> {
+        let at = number.checked_sub(1);
+        let node = at.and_then(|at| self.nodes.get(at));
+        let node = node.with_context(|| format!("the lab has a node {number}"))?;
+        let name = format!("pod-{number}a");
+        let pod = Pod::add(&mut self.run, node, &name, &self.binaries)?;
+        self.pods.push(pod);
+        Ok(())
+    }
+
     /// The operator hears what the agents say, and does what it would.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         for node in &self.nodes {
@@ -173,6 +185,9 @@ impl Site {
         for (source, space) in of_family() {
             let mut targets = targets(&source, &endpoints);
             targets.retain(|target| finds_back(&source, target));
+            if targets.is_empty() {
+                continue;
+            }
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
             let answers = space.ping(&self.binaries, &addresses)?;
             matrix.add(Row {
@@ -241,6 +256,47 @@ impl Site {
             Ok((node.name.clone(), sessions))
         };
         self.nodes.iter().map(of).collect()
+    }
+
+    /// Every node carries out what the operator says now, and has all its sessions.
+    pub fn wait_until_established(&mut self, deadline: Duration) -> anyhow::Result<()> {
+        until("all sessions", deadline, || {
+            self.settle()?;
+            // Agents look every two seconds: what they say may be of before.
+            let established = self.established()?;
+            for node in &self.nodes {
+                let network = self.store.network(&node.name)?;
+                let status = node.status()?;
+                let up = established.get(&node.name).map_or(0, BTreeMap::len);
+                ensure!(
+                    status.observed_generation == network.metadata.generation,
+                    "{} is at generation {:?} of {:?}",
+                    node.name,
+                    status.observed_generation,
+                    network.metadata.generation
+                );
+                let said: BTreeMap<_, _> = status
+                    .sessions
+                    .iter()
+                    .map(|session| (&session.name, session.state))
+                    .collect();
+                let wanted = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
+                ensure!(
+                    up == wanted.clone().count(),
+                    "BIRD of {} has {up} sessions",
+                    node.name
+                );
+                for session in wanted {
+                    ensure!(
+                        said.get(&session.name) == Some(&SessionState::Established),
+                        "{}: {} is not established: {said:?}",
+                        node.name,
+                        session.name
+                    );
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Wait until BIRD has given every node's kernel this many routes.

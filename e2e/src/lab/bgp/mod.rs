@@ -10,14 +10,12 @@ mod hostile;
 mod restarts;
 mod stranger;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
 use clap::ValueEnum;
-use netweft_crds::{PodInterface, SessionState};
+use netweft_crds::PodInterface;
 use serde_json::{Value, json};
 
 use super::kinds::Families;
@@ -26,7 +24,6 @@ use super::objects;
 use super::segment::Segment;
 use super::site::Site;
 use super::underlay::{Subnet, addresses, default_route};
-use crate::poll::until;
 use ipnet::IpNet;
 
 /// What happens in a lab.
@@ -154,42 +151,6 @@ impl Lab {
 
     /// Every node carries out what the operator says now, and has all its sessions.
     fn wait_until_established(&mut self) -> anyhow::Result<()> {
-        until("all sessions", SETTLED, || {
-            self.site.settle()?;
-            // Agents look every two seconds: what they say may be of before.
-            let established = self.site.established()?;
-            for node in &self.site.nodes {
-                let network = self.site.store.network(&node.name)?;
-                let status = node.status()?;
-                let up = established.get(&node.name).map_or(0, BTreeMap::len);
-                ensure!(
-                    status.observed_generation == network.metadata.generation,
-                    "{} is at generation {:?} of {:?}",
-                    node.name,
-                    status.observed_generation,
-                    network.metadata.generation
-                );
-                let said: BTreeMap<_, _> = status
-                    .sessions
-                    .iter()
-                    .map(|session| (&session.name, session.state))
-                    .collect();
-                let wanted = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
-                ensure!(
-                    up == wanted.clone().count(),
-                    "BIRD of {} has {up} sessions",
-                    node.name
-                );
-                for session in wanted {
-                    ensure!(
-                        said.get(&session.name) == Some(&SessionState::Established),
-                        "{}: {} is not established: {said:?}",
-                        node.name,
-                        session.name
-                    );
-                }
-            }
-            Ok(())
-        })
+        self.site.wait_until_established(SETTLED)
     }
 }

@@ -1,0 +1,53 @@
+//! What processes have cost, as the kernel tells it.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// The kernel's unit of times in /proc (`USER_HZ`).
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Time on a CPU until now, in user space and in the kernel: fields 14 and 15 of /proc/PID/stat (proc_pid_stat(5)).
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("process {pid} has ended"))?;
+    // The name, in parentheses, may hold anything.
+    let (_, fields) = text.rsplit_once(')').context("a process has a name")?;
+    let times = fields.split_whitespace().skip(11).take(2);
+    let ticks = times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(time(ticks))
+}
+
+/// Time of all CPUs in interrupts until now, for whomever: fields 6 and 7 of the first line of /proc/stat (proc_stat(5)).
+///
+/// # Errors
+/// The kernel tells something else.
+pub fn interrupts() -> anyhow::Result<Duration> {
+    let text = fs::read_to_string("/proc/stat")?;
+    let all = text.lines().next().context("/proc/stat has a first line")?;
+    let times = all.split_whitespace().skip(6).take(2);
+    let ticks = times.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
+    Ok(time(ticks))
+}
+
+/// Memory in KiB: its own, and its share of what others use too (PSS).
+///
+/// # Errors
+/// There is no such process, or it belongs to somebody else.
+pub fn memory(pid: u32) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .with_context(|| format!("process {pid} has ended"))?;
+    let mut words = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next());
+    let kib = words.next().context("the kernel tells no PSS")?;
+    Ok(kib.parse()?)
+}
+
+fn time(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+}
