@@ -33,6 +33,10 @@ pub struct Args {
     #[arg(long, env = "NETWEFT_ORPHAN_GRACE", default_value = "10m", value_parser = parse_duration)]
     pub orphan_grace: Duration,
 
+    /// How long a node keeps an empty block that it can do without, for example 90s, 10m or 1h.
+    #[arg(long, env = "NETWEFT_SURPLUS_DELAY", default_value = "10m", value_parser = parse_duration)]
+    pub surplus_delay: Duration,
+
     /// Whether to apply this version's definitions (CRDs) at start; false where something else does, for example
     /// GitOps.
     #[arg(long, env = "NETWEFT_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]

@@ -82,6 +82,18 @@ impl Blocks {
             .filter_map(|number| self.block(number))
     }
 
+    /// Whether `block` is one of these blocks and free.
+    #[must_use]
+    pub fn is_free(&self, block: &IpNet) -> bool {
+        let Some((first, _)) = offsets(&self.cidr, block) else {
+            return false;
+        };
+        let number = first >> shift(&self.cidr, self.prefix);
+        let mut taken = self.taken.iter();
+        self.block(number) == Some(*block)
+            && !taken.any(|(first, last)| (*first..=*last).contains(&number))
+    }
+
     /// Number of the last block.
     fn last(&self) -> u128 {
         let (first, last) = span(&self.cidr);

@@ -8,13 +8,15 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
-use netweft_crds::NodeSubnet;
+use netweft_crds::{NodeSubnet, SubnetState};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::client::request;
+use crate::freed::Freed;
 use crate::graces::Graces;
+use crate::growth::Growth;
 use crate::metrics::Metrics;
 use crate::plan;
 use crate::pulse::Pulse;
@@ -53,6 +55,10 @@ pub struct Controller {
     pub metrics: Arc<Metrics>,
     /// Of orphaned NodeSubnets.
     pub graces: Graces,
+    /// Of those that their nodes can do without.
+    pub surplus: Graces,
+    /// Blocks that were given back.
+    pub freed: Freed,
     /// Whether nodes have the relay for encapsulation udp.
     pub udp_relay: bool,
     /// Whether nodes have BIRD for mode underlay.
@@ -82,10 +88,10 @@ impl Controller {
                     RETRY.0
                 };
             }
-            let timer = again
-                .into_iter()
-                .chain(self.graces.next(Instant::now()))
-                .min();
+            let now = Instant::now();
+            let graces = [&self.graces, &self.surplus];
+            let graces = graces.into_iter().filter_map(|graces| graces.next(now));
+            let timer = again.into_iter().chain(graces).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -120,6 +126,8 @@ impl Controller {
         info!(leads, "leadership changed");
         self.metrics.leader.set(i64::from(leads));
         self.graces.clear();
+        self.surplus.clear();
+        self.freed.clear();
         if leads {
             self.catch_up_with_predecessor().await;
         }
@@ -129,9 +137,19 @@ impl Controller {
     async fn step(&mut self, planning: &mut Duration) -> bool {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
-        let expired = self.graces.look(snapshot.subnets(), start);
+        let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
+        let expired = self.graces.look(snapshot.subnets(), orphaned, start);
+        let subnets: Vec<_> = snapshot.subnets().collect();
+        let networks: Vec<_> = snapshot.networks().collect();
+        let growth = Growth::look(&subnets, &networks);
+        let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
+        let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
         let world = World {
+            surplus,
+            freed: self
+                .freed
+                .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
             without_udp_relay: !self.udp_relay,
             without_bird: !self.bird,
             secrets: self.secrets.state(),

@@ -1,4 +1,5 @@
-//! [`Graces`]: how long the NodeSubnets of deleted Nodes have been orphaned, as this leader has seen it.
+//! [`Graces`]: how long something has been so with NodeSubnets, as this leader has seen it: that their Node is gone, or that
+//! their node can do without them.
 //!
 //! The times are of the monotonic clock and live in memory: a new leader starts again, so a clock that jumps or a
 //! leader that was away can only keep a block for longer, never give it away too early.
@@ -7,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
-use netweft_crds::{NodeSubnet, SubnetState};
+use netweft_crds::NodeSubnet;
 
-/// Since when this leader has known NodeSubnets to be orphaned.
+/// Since when this leader has known it of which NodeSubnets.
 #[derive(Debug)]
 pub struct Graces {
     grace: Duration,
@@ -32,17 +33,23 @@ impl Graces {
         self.since.clear();
     }
 
-    /// Takes note of what is orphaned at `now`, and names the blocks whose grace has run out.
+    /// Takes note of which of the NodeSubnets it is so at `now`, and names those of which it has been so for the whole grace.
+    /// `None`: that cannot be said now, and what was known stays.
     pub fn look<'a>(
         &mut self,
         subnets: impl Iterator<Item = &'a NodeSubnet>,
+        is_so: impl Fn(&NodeSubnet) -> Option<bool>,
         now: Instant,
     ) -> BTreeSet<String> {
-        let orphaned = subnets.filter(|subnet| subnet.spec.state == SubnetState::Orphaned);
-        let orphaned = orphaned.map(|subnet| (subnet.name_any(), subnet.uid()));
-        let since = orphaned.map(|key| {
-            let since = self.since.get(&key).copied().unwrap_or(now);
-            (key, since)
+        let since = subnets.filter_map(|subnet| {
+            let key = (subnet.name_any(), subnet.uid());
+            let known = self.since.get(&key).copied();
+            let since = match is_so(subnet) {
+                Some(true) => known.unwrap_or(now),
+                Some(false) => return None,
+                None => known?,
+            };
+            Some((key, since))
         });
         self.since = since.collect();
         let expired = self
@@ -66,7 +73,7 @@ impl Graces {
 
 #[cfg(test)]
 mod tests {
-    use netweft_crds::{NodeAddresses, NodeSubnetSpec};
+    use netweft_crds::{NodeAddresses, NodeSubnetSpec, SubnetState};
 
     use super::*;
 
@@ -84,20 +91,21 @@ mod tests {
         spec.into_object()
     }
 
+    fn look(graces: &mut Graces, subnet: &NodeSubnet, now: Instant) -> BTreeSet<String> {
+        let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
+        graces.look([subnet].into_iter(), orphaned, now)
+    }
+
     #[test]
     fn a_block_expires_when_its_grace_has_run_out() {
         let mut graces = Graces::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
-        assert!(graces.look([&orphan].into_iter(), start).is_empty());
+        assert!(look(&mut graces, &orphan, start).is_empty());
         assert_eq!(graces.next(start), Some(GRACE));
-        assert!(
-            graces
-                .look([&orphan].into_iter(), start + GRACE / 2)
-                .is_empty()
-        );
+        assert!(look(&mut graces, &orphan, start + GRACE / 2).is_empty());
         assert_eq!(
-            graces.look([&orphan].into_iter(), start + GRACE),
+            look(&mut graces, &orphan, start + GRACE),
             ["10-244-0-0-26".to_owned()].into()
         );
         assert_eq!(graces.next(start + GRACE), None);
@@ -109,9 +117,9 @@ mod tests {
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
         let active = subnet("10.244.0.0/26", SubnetState::Active);
-        graces.look([&orphan].into_iter(), start);
-        graces.look([&active].into_iter(), start + GRACE / 2);
-        assert!(graces.look([&orphan].into_iter(), start + GRACE).is_empty());
+        look(&mut graces, &orphan, start);
+        look(&mut graces, &active, start + GRACE / 2);
+        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
     }
 
     #[test]
@@ -119,8 +127,21 @@ mod tests {
         let mut graces = Graces::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
-        graces.look([&orphan].into_iter(), start);
+        look(&mut graces, &orphan, start);
         graces.clear();
-        assert!(graces.look([&orphan].into_iter(), start + GRACE).is_empty());
+        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_said_for_a_while_neither_begins_nor_ends_a_grace() {
+        let mut graces = Graces::new(GRACE);
+        let start = Instant::now();
+        let block = subnet("10.244.0.0/26", SubnetState::Active);
+        let mut look = |is_so, now| graces.look([&block].into_iter(), |_| is_so, now).len();
+        assert_eq!(look(None, start), 0);
+        assert_eq!(look(Some(true), start + GRACE), 0);
+        assert_eq!(look(None, start + GRACE * 2), 1);
+        assert_eq!(look(Some(false), start + GRACE * 2), 0);
+        assert_eq!(look(None, start + GRACE * 3), 0);
     }
 }

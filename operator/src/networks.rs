@@ -14,7 +14,7 @@ use netweft_crds::{
 use crate::assign::Assignment;
 use crate::bgp::Fabric;
 use crate::mode::{AddressSource, Mode};
-use crate::subnets::pods_in;
+use crate::subnets::{is_to_go, pods_in};
 use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{Changes, News, StatusChange};
@@ -174,13 +174,13 @@ fn modes(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Vec<NodeMode> {
     modes.into_values().collect()
 }
 
-/// Whether a block of a pool that is going is no longer the node's to hand out from (`subnets`, step 1). Once
-/// withdrawn it stays so, whatever the next status says: else the two steps would chase each other.
+/// Whether a block that is to go is no longer the node's to hand out from (`subnets`, step 1). Once withdrawn it stays so as
+/// long as it is to go, whatever the next status says: else the two steps would chase each other.
 fn withdrawn(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
         return view.pool_is_going(&subnet.spec.pool);
     };
-    view.pool_is_going(&subnet.spec.pool)
+    is_to_go(view, subnet)
         && (!network.spec.subnets.contains(&subnet.spec.cidr)
             || pods_in(subnet, network) == Some(0))
 }
@@ -246,6 +246,7 @@ fn judge(
     let exhausted = assignment
         .exhausted
         .iter()
+        .chain(&assignment.scarce)
         .filter(|(_, nodes)| nodes.contains(&name));
     let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
     let lacking = match exhausted.as_slice() {

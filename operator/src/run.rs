@@ -16,6 +16,7 @@ use crate::admin::{self, Health};
 use crate::args::Args;
 use crate::controller::Controller;
 use crate::events::Events;
+use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
 use crate::pulse::Pulse;
@@ -97,6 +98,8 @@ async fn work(
         pulse: health.pulse.clone(),
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace),
+        surplus: Graces::new(args.surplus_delay),
+        freed: Freed::default(),
         udp_relay: args.udp_relay,
         bird: args.bird,
     };

@@ -52,6 +52,11 @@ impl Snapshot {
         readable(&self.subnets)
     }
 
+    /// The NodeNetworks.
+    pub fn networks(&self) -> impl Iterator<Item = &NodeNetwork> {
+        readable(&self.networks)
+    }
+
     /// The BGPPeers.
     pub fn peers(&self) -> impl Iterator<Item = &BGPPeer> {
         readable(&self.peers)
@@ -78,6 +83,8 @@ impl Snapshot {
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,
+            surplus: BTreeSet::new(),
+            freed: Vec::new(),
             now,
         }
     }

@@ -249,6 +249,16 @@ fn judge_pool(
             ),
         );
     }
+    if let Some(nodes) = assignment.scarce.get(&name) {
+        let nodes: Vec<_> = nodes.iter().collect();
+        return Verdict::stalled(
+            Reason::Exhausted,
+            format!(
+                "no block is left, and addresses run short on {}; create another IPPool",
+                list(&nodes, NAMED)
+            ),
+        );
+    }
     // Blocks are assigned all the same: a cluster has to come up before somebody can repair it.
     if let Some(why) = view.kube_proxy.mismatch(&pool.spec) {
         return Verdict::stalled(Reason::KubeProxyMismatch, why);

@@ -1,7 +1,7 @@
 //! The life of NodeSubnets: created for a node, orphaned when it goes, taken up again when it comes back, deleted
-//! when its grace has run out or its pool is given up.
+//! when its grace has run out, its pool is given up or its node can do without it.
 //!
-//! A pool that is being deleted gives its blocks back in two steps, so that no pod can slip in between:
+//! A node that is there gives blocks back in two steps, so that no pod can slip in between:
 //! 1. when the agent says that no pod has an address of the block, the block leaves `NodeNetwork.spec.subnets`
 //!    (`networks`): from the generation that says so on, the agent hands out none of its addresses;
 //! 2. when the agent has acknowledged that generation and still says that no pod has an address, the NodeSubnet goes.
@@ -11,16 +11,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+use netweft_crds::{BlockUsage, IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
-use crate::assign::{Assignment, Block, Current, assign};
+use crate::assign::{Assignment, Block, Current, Needs, assign};
+use crate::growth::Growth;
 use crate::view::View;
 use crate::world::Changes;
 
 /// What is to be done with NodeSubnets, and what the assignment found out.
 #[must_use]
 pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
-    let assignment = assign(view.pools.all_usable(), &candidates(view), &current(view));
+    let growth = Growth::look(&view.world.subnets, &view.world.networks);
+    let needs = Needs {
+        pools: candidates(view),
+        short: growth.short,
+    };
+    let assignment = assign(view.pools.all_usable(), &needs, &current(view));
     let mut changes = review(view);
     let created = assignment.create.iter();
     changes.create = created
@@ -29,20 +35,36 @@ pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
     (changes, assignment)
 }
 
-/// Pods in the block of `subnet`, by what the node's agent says of its present generation; `None`: not known.
+/// How the block of `subnet` is used, by what the node's agent says of its present generation; `None`: not known.
 #[must_use]
-pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
+pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage> {
     let status = network.status.as_ref()?;
     if status.observed_generation != network.metadata.generation {
         return None;
     }
-    let cidr = &subnet.spec.cidr;
-    match status.subnets.iter().find(|usage| usage.cidr == *cidr) {
-        Some(usage) => Some(usage.used),
+    let cidr = subnet.spec.cidr;
+    match status.subnets.iter().find(|usage| usage.cidr == cidr) {
+        Some(usage) => Some(usage.clone()),
         // The agent reports every block of its spec and every other that still holds a pod.
-        None if network.spec.subnets.contains(cidr) => None,
-        None => Some(0),
+        None if network.spec.subnets.contains(&cidr) => None,
+        None => Some(BlockUsage {
+            cidr,
+            used: 0,
+            free: 0,
+        }),
     }
+}
+
+/// Pods in the block of `subnet`; `None`: not known.
+#[must_use]
+pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
+    usage_of(subnet, network).map(|usage| usage.used)
+}
+
+/// Whether a node that is there shall be without this block.
+#[must_use]
+pub fn is_to_go(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+    view.pool_is_going(&subnet.spec.pool) || view.world.surplus.contains(&subnet.name_any())
 }
 
 /// The pools each node may draw from.
@@ -67,6 +89,7 @@ fn family_of(net: IpNet) -> IpFamily {
 fn current(view: &View<'_>) -> Current {
     let mut current = Current {
         foreign: view.world.unreadable_blocks.clone(),
+        freed: view.world.freed.clone(),
         ..Current::default()
     };
     for NodeSubnetSpec {
@@ -136,12 +159,12 @@ fn expired(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     }
 }
 
-/// Whether a block of a pool that is going can be taken from its live node: step 2 above.
+/// Whether a block that is to go can be taken from its live node: step 2 above.
 fn released(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
         return false;
     };
-    view.pool_is_going(&subnet.spec.pool)
+    is_to_go(view, subnet)
         && !network.spec.subnets.contains(&subnet.spec.cidr)
         && pods_in(subnet, network) == Some(0)
 }

@@ -35,6 +35,8 @@ pub struct Cluster {
     pub secrets: BTreeMap<String, Option<Secret>>,
     pub without_bird: bool,
     pub expired: BTreeSet<String>,
+    pub surplus: BTreeSet<String>,
+    pub freed: Vec<ipnet::IpNet>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
     /// How many versions of objects there have been.
@@ -132,6 +134,8 @@ impl Cluster {
             secrets: self.secrets.clone(),
             without_bird: self.without_bird,
             expired: self.expired.clone(),
+            surplus: self.surplus.clone(),
+            freed: self.freed.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..World::default()
         }
@@ -159,13 +163,13 @@ impl Cluster {
         panic!("does not settle: {:#?}", self.plan());
     }
 
-    /// Every agent reports: nothing out of place, and so many pods in each block.
+    /// Every agent reports: nothing out of place, and so many pods in each block of up to 64 addresses.
     pub fn agents_report(&mut self, pods: i64) {
         for network in &mut self.networks {
             let usage = |cidr: &ipnet::IpNet| BlockUsage {
                 cidr: *cidr,
                 used: pods,
-                free: 0,
+                free: 61 - pods,
             };
             let tunnels = network.spec.subnets.iter().map(|cidr| LinkStatus {
                 name: "nw-vx4096".to_owned(),

@@ -52,6 +52,10 @@ pub struct World<'a> {
     pub unreadable_blocks: BTreeSet<IpNet>,
     /// Names of orphaned NodeSubnets whose grace has run out.
     pub expired: BTreeSet<String>,
+    /// Names of NodeSubnets that have been empty for so long, beside so much room, that their nodes can do without them.
+    pub surplus: BTreeSet<String>,
+    /// Blocks that were given back, the longest ago first, as far as this leader knows.
+    pub freed: Vec<IpNet>,
     /// The time that stands in conditions that change now.
     pub now: Timestamp,
 }

@@ -8,12 +8,15 @@ fn pool(name: &str, cidr: &str, more: &str) -> Pool {
     crate::pool::check(name, &testing::pool(name, cidr, more).spec, false).unwrap()
 }
 
-fn nodes(names: &[&str], pools: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+fn nodes(names: &[&str], pools: &[&str]) -> Needs {
     let pools: BTreeSet<String> = pools.iter().map(|pool| (*pool).to_owned()).collect();
-    names
-        .iter()
-        .map(|name| ((*name).to_owned(), pools.clone()))
-        .collect()
+    let names = names.iter();
+    Needs {
+        pools: names
+            .map(|name| ((*name).to_owned(), pools.clone()))
+            .collect(),
+        short: BTreeMap::new(),
+    }
 }
 
 fn held(blocks: &[(&str, &str, &str)]) -> Current {
@@ -213,4 +216,58 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn nodes_without_a_block_come_before_those_that_run_short() {
+    let pools = [pool("a", "10.0.0.0/24", "")];
+    let current = held(&[("n1", "a", "10.0.0.0/26"), ("n3", "a", "10.0.0.64/26")]);
+    let mut needs = nodes(&["n1", "n2", "n3"], &["a"]);
+    let short = ["n1", "n3"].map(str::to_owned);
+    needs.short = [("a".to_owned(), short.into())].into();
+    let assignment = assign(&pools, &needs, &current);
+    assert_eq!(
+        created(&assignment),
+        ["n2 10.0.0.128/26", "n1 10.0.0.192/26"]
+    );
+    assert!(assignment.exhausted.is_empty());
+    assert_eq!(
+        assignment.scarce,
+        [("a".to_owned(), ["n3".to_owned()].into())].into()
+    );
+}
+
+#[test]
+fn who_runs_short_of_a_pool_that_is_closed_to_it_gets_nothing() {
+    let short = |needs: Needs| Needs {
+        short: [("a".to_owned(), ["n1".to_owned()].into())].into(),
+        ..needs
+    };
+    let current = held(&[("n1", "a", "10.0.0.0/26")]);
+    for (more, allowed) in [("disabled: true", "a"), ("", "b")] {
+        let pools = [pool("a", "10.0.0.0/24", more)];
+        let assignment = assign(&pools, &short(nodes(&["n1"], &[allowed])), &current);
+        assert!(assignment.create.is_empty() && assignment.scarce.is_empty());
+    }
+}
+
+#[test]
+fn the_block_that_was_given_back_the_longest_ago_comes_last_but_for_later_ones() {
+    let pools = [pool("a", "10.0.0.0/24", "")];
+    let current = Current {
+        freed: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]
+            .map(|block| block.parse().unwrap())
+            .into(),
+        ..held(&[("n1", "a", "10.0.0.192/26")])
+    };
+    let assignment = assign(&pools, &nodes(&["n2", "n3", "n4", "n5"], &["a"]), &current);
+    assert_eq!(
+        created(&assignment),
+        ["n2 10.0.0.128/26", "n3 10.0.0.64/26", "n4 10.0.0.0/26"]
+    );
+    assert_eq!(
+        assignment.exhausted["a"],
+        ["n5".to_owned()].into(),
+        "none is given twice"
+    );
 }

@@ -9,6 +9,7 @@ use crate::world::{Unreadable, UserKind};
 
 mod addresses;
 mod deletion;
+mod growth;
 mod modes;
 mod nodes;
 mod pools;

@@ -19,6 +19,7 @@ mod chart_life;
 mod cluster_facts;
 mod control_plane;
 mod gate;
+mod growth;
 mod leaders;
 mod ledger;
 mod life;

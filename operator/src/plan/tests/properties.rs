@@ -7,6 +7,8 @@ use netweft_crds::{NodeNetwork, SubnetState};
 use proptest::prelude::*;
 
 use super::delete_pool;
+use crate::growth::Growth;
+use crate::subnets::pods_in;
 use crate::testing::{Cluster, at, node, pool, vxlan};
 use crate::world::Plan;
 
@@ -19,6 +21,8 @@ enum Happening {
     NewPool(u8, u8),
     DeletePool(u8),
     Report(bool),
+    Fill(u8),
+    Surplus,
     Readdress(u8),
 }
 
@@ -30,11 +34,24 @@ fn happening() -> impl Strategy<Value = Happening> {
         (0_u8..6, 24_u8..=28).prop_map(|(n, block)| Happening::NewPool(n, block)),
         (0_u8..6).prop_map(Happening::DeletePool),
         any::<bool>().prop_map(Happening::Report),
+        (0_u8..62).prop_map(Happening::Fill),
+        Just(Happening::Surplus),
         (0_u8..12).prop_map(Happening::Readdress),
     ]
 }
 
+fn growth_of(cluster: &Cluster) -> Growth {
+    let world = cluster.world();
+    Growth::look(&world.subnets, &world.networks)
+}
+
 fn happen(cluster: &mut Cluster, happening: Happening) {
+    // What is known to be otherwise is forgotten, as a leader does.
+    let growth = growth_of(cluster);
+    let other = cluster.subnets.iter();
+    let other = other.filter(|subnet| growth.is_surplus(subnet) == Some(false));
+    let other: BTreeSet<String> = other.map(ResourceExt::name_any).collect();
+    cluster.surplus.retain(|name| !other.contains(name));
     let named = |n: u8| format!("n{n:02}");
     match happening {
         Happening::Join(n) => {
@@ -52,21 +69,7 @@ fn happen(cluster: &mut Cluster, happening: Happening) {
                 .filter(|s| s.spec.state == SubnetState::Orphaned);
             cluster.expired = orphaned.map(ResourceExt::name_any).collect();
         }
-        Happening::NewPool(n, block) => {
-            if !cluster
-                .pools
-                .iter()
-                .any(|pool| pool.name_any() == format!("p{n}"))
-            {
-                // Some overlap, some are too small.
-                let cidr = format!("10.0.{}.0/{}", n / 2, 23 + n);
-                let cidr = cidr.parse::<ipnet::IpNet>().unwrap().trunc().to_string();
-                cluster.pools.push(at(
-                    cluster.clock,
-                    pool(&format!("p{n}"), &cidr, &format!("blockSize: {block}")),
-                ));
-            }
-        }
+        Happening::NewPool(n, block) => new_pool(cluster, n, block),
         Happening::DeletePool(n) => {
             let held = cluster
                 .pools
@@ -81,6 +84,8 @@ fn happen(cluster: &mut Cluster, happening: Happening) {
             }
         }
         Happening::Report(busy) => cluster.agents_report(i64::from(busy)),
+        Happening::Fill(pods) => cluster.agents_report(i64::from(pods)),
+        Happening::Surplus => cluster.surplus = growth.surplus,
         Happening::Readdress(n) => {
             if let Some(old) = cluster
                 .nodes
@@ -98,6 +103,22 @@ fn happen(cluster: &mut Cluster, happening: Happening) {
         .retain(|network: &NodeNetwork| nodes.contains(&network.name_any()));
 }
 
+fn new_pool(cluster: &mut Cluster, n: u8, block: u8) {
+    if !cluster
+        .pools
+        .iter()
+        .any(|pool| pool.name_any() == format!("p{n}"))
+    {
+        // Some overlap, some are too small.
+        let cidr = format!("10.0.{}.0/{}", n / 2, 23 + n);
+        let cidr = cidr.parse::<ipnet::IpNet>().unwrap().trunc().to_string();
+        cluster.pools.push(at(
+            cluster.clock,
+            pool(&format!("p{n}"), &cidr, &format!("blockSize: {block}")),
+        ));
+    }
+}
+
 proptest! {
     #[test]
     fn whatever_happens_plans_settle_and_take_nothing_from_a_node_that_is_there(
@@ -112,7 +133,16 @@ proptest! {
                 let kept = cluster.pools.iter().any(|pool| {
                     pool.name_any() == gone.spec.pool && pool.metadata.deletion_timestamp.is_none()
                 });
-                prop_assert!(!(there && kept), "{:?}", gone);
+                if there && kept {
+                    prop_assert!(cluster.surplus.contains(&gone.name_any()), "{:?}", gone);
+                    let node = &gone.spec.node;
+                    let network = cluster.networks.iter().find(|network| network.name_any() == *node);
+                    prop_assert_eq!(pods_in(gone, network.unwrap()), Some(0));
+                    let others = cluster.subnets.iter().filter(|subnet| {
+                        (&subnet.spec.node, &subnet.spec.pool) == (node, &gone.spec.pool)
+                    });
+                    prop_assert!(others.count() > 1, "the first is never given back: {:?}", gone);
+                }
                 prop_assert!(there || cluster.expired.contains(&gone.name_any()), "{:?}", gone);
             }
             cluster.settle();

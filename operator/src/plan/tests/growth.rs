@@ -1,0 +1,124 @@
+//! A node gets more blocks, and gives them back.
+
+use netweft_crds::BlockUsage;
+
+use crate::testing::{Cluster, at, cluster, pool};
+
+const NODE: &str = "worker-1";
+
+/// The agent of the first node reports so many pods in its blocks, in their order.
+fn report(cluster: &mut Cluster, pods: &[i64]) {
+    cluster.agents_report(0);
+    let status = cluster.networks[0].status.as_mut().unwrap();
+    for (said, pods) in status.subnets.iter_mut().zip(pods) {
+        (said.used, said.free) = (*pods, 61 - pods);
+    }
+}
+
+fn grown() -> Cluster {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    report(&mut cluster, &[50]);
+    cluster.settle();
+    assert_eq!(
+        cluster.blocks(NODE),
+        ["10.244.0.0/26", "10.244.0.128/26"],
+        "the next one is worker-2's"
+    );
+    cluster
+}
+
+#[test]
+fn a_node_that_runs_short_gets_one_more_block_and_no_other_before_its_agent_has_said_more() {
+    let mut cluster = grown();
+    let shown: Vec<String> = cluster.networks[0]
+        .spec
+        .subnets
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(shown, ["10.244.0.0/26", "10.244.0.128/26"]);
+    report(&mut cluster, &[61, 20]);
+    cluster.settle();
+    assert_eq!(cluster.blocks(NODE).len(), 2, "the second has room");
+    report(&mut cluster, &[61, 48]);
+    cluster.settle();
+    assert_eq!(cluster.blocks(NODE).len(), 3);
+    assert_eq!(cluster.blocks("worker-2").len(), 1);
+}
+
+#[test]
+fn a_pool_that_has_no_more_blocks_says_who_runs_short() {
+    let mut cluster = cluster(1);
+    cluster.pools = vec![at(0, pool("small", "10.244.0.0/26", ""))];
+    cluster.settle();
+    report(&mut cluster, &[50]);
+    cluster.settle();
+    assert_eq!(
+        cluster.pool_says("small"),
+        "False Exhausted: no block is left, and addresses run short on worker-1; create another IPPool"
+    );
+    assert_eq!(
+        cluster.node_says(NODE),
+        "True SubnetsAssigned: 1 subnet of small; no block is left in small"
+    );
+}
+
+#[test]
+fn a_surplus_block_is_given_back_in_two_steps() {
+    let mut cluster = grown();
+    report(&mut cluster, &[10, 0]);
+    cluster.settle();
+    assert_eq!(cluster.blocks(NODE).len(), 2, "not before its time");
+    cluster.surplus = ["10-244-0-128-26".to_owned()].into();
+    cluster.settle();
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 1);
+    assert_eq!(
+        cluster.blocks(NODE).len(),
+        2,
+        "not before the agent has seen that"
+    );
+    report(&mut cluster, &[10]);
+    cluster.settle();
+    assert_eq!(cluster.blocks(NODE), ["10.244.0.0/26"]);
+}
+
+#[test]
+fn a_pod_that_slipped_into_a_surplus_block_gets_it_back() {
+    let mut cluster = grown();
+    report(&mut cluster, &[10, 0]);
+    cluster.surplus = ["10-244-0-128-26".to_owned()].into();
+    cluster.settle();
+    report(&mut cluster, &[10]);
+    cluster.networks[0]
+        .status
+        .as_mut()
+        .unwrap()
+        .subnets
+        .push(BlockUsage {
+            cidr: "10.244.0.128/26".parse().unwrap(),
+            used: 1,
+            free: 0,
+        });
+    cluster.settle();
+    assert_eq!(
+        cluster.blocks(NODE).len(),
+        2,
+        "a live address is never freed"
+    );
+    // Which the next look finds: the block is not surplus any more.
+    cluster.surplus.clear();
+    cluster.settle();
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
+}
+
+#[test]
+fn a_new_leader_that_knows_of_no_surplus_puts_a_withdrawn_block_back() {
+    let mut cluster = grown();
+    report(&mut cluster, &[10, 0]);
+    cluster.surplus = ["10-244-0-128-26".to_owned()].into();
+    cluster.settle();
+    cluster.surplus.clear();
+    cluster.settle();
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
+}
