@@ -8,6 +8,7 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::bgp::{self, Story};
 use netweft_e2e::lab::fabric::{self, Routers};
+use netweft_e2e::lab::growth;
 use netweft_e2e::lab::scale::{self, Author, Shape};
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::matrix::Matrix;
@@ -17,7 +18,7 @@ use netweft_e2e::matrix::Matrix;
 #[command(name = "netweft-lab", version)]
 struct Command {
     /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
-    /// "bgp" what BGP has to bear, "scale" BGP of many nodes.
+    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" a node that fills and empties.
     #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
     mode: Vec<What>,
     /// How pods are attached.
@@ -85,6 +86,8 @@ enum What {
     Bgp,
     /// Many nodes.
     Scale,
+    /// Three nodes and VXLAN, and one of them fills and empties.
+    Growth,
 }
 
 fn what(text: &str) -> Result<What, String> {
@@ -92,10 +95,11 @@ fn what(text: &str) -> Result<What, String> {
         "fabric" => Ok(What::Fabric),
         "bgp" => Ok(What::Bgp),
         "scale" => Ok(What::Scale),
+        "growth" => Ok(What::Growth),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, scale, or one of {}",
+                "write fabric, bgp, scale, growth, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -117,6 +121,7 @@ enum Job {
     Fabric(fabric::Options),
     Bgp(bgp::Options),
     Scale(scale::Options),
+    Growth(Options),
 }
 
 impl Job {
@@ -125,6 +130,7 @@ impl Job {
             Self::Mode(options) => lab::run(options, keep),
             Self::Fabric(options) => fabric::run(options, keep),
             Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
+            Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
     }
@@ -135,6 +141,7 @@ impl Job {
             Self::Fabric(options) => options.to_string(),
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
+            Self::Growth(options) => format!("a node that fills and empties, {options}"),
         }
     }
 }
@@ -161,10 +168,16 @@ fn main() -> anyhow::Result<ExitCode> {
                 // One family does not make the other's labs fail.
                 What::Mode(mode) if !mode.carries(*families) && command.family.len() > 1 => {}
                 What::Mode(mode) => {
-                    jobs.extend(command.modes(&binaries, masquerading, *mode, *families));
+                    let options = command.modes(&binaries, masquerading, *mode, *families);
+                    jobs.extend(options.into_iter().map(Job::Mode));
                 }
                 What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
                 What::Bgp => jobs.extend(command.stories(&binaries, *families)),
+                What::Growth => {
+                    let mode = LabMode::Vxlan;
+                    let options = command.modes(&binaries, masquerading, mode, *families);
+                    jobs.extend(options.into_iter().map(Job::Growth));
+                }
                 What::Scale => jobs.extend(command.shapes(&binaries)),
             }
         }
@@ -179,7 +192,7 @@ impl Command {
         masquerading: bool,
         mode: LabMode,
         families: Families,
-    ) -> Vec<Job> {
+    ) -> Vec<Options> {
         let pod_interface = match self.pod_interface {
             PodInterface::Routed => netweft_crds::PodInterface::Routed,
             PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
@@ -200,7 +213,7 @@ impl Command {
             pods_per_node: 2,
             masquerading,
         };
-        self.rp_filter.iter().map(options).map(Job::Mode).collect()
+        self.rp_filter.iter().map(options).collect()
     }
 
     fn fabrics(&self, binaries: &Path, families: Families) -> anyhow::Result<Vec<Job>> {

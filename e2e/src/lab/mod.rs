@@ -19,6 +19,7 @@
 pub mod bgp;
 mod bird;
 pub mod fabric;
+pub mod growth;
 mod host_bird;
 mod kernel;
 mod kinds;

@@ -44,6 +44,11 @@ impl Pod {
         })
     }
 
+    /// Call the plugin's DEL, as a container runtime would.
+    pub fn delete(&self, node: &Node, binaries: &Path) -> anyhow::Result<()> {
+        call(node, binaries, "DEL", &self.name, &self.space).map(drop)
+    }
+
     /// The MTU of its link.
     pub fn mtu(&self) -> anyhow::Result<u32> {
         let text = self.space.ip("-json link show dev eth0")?;
@@ -114,6 +119,9 @@ fn call(
             String::from_utf8_lossy(&output.stdout),
             String::from_utf8_lossy(&output.stderr)
         );
+    }
+    if output.stdout.is_empty() {
+        return Ok(Value::Null);
     }
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("{verb} for {pod}: read the plugin's result"))

@@ -2,7 +2,7 @@
 //!
 //! All objects lie in memory; those that agents read are files as well. Statuses of agents are brought in by who reads them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use kube::{Resource, ResourceExt};
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, NetworkMode, NodeNetwork, NodeNetworkStatus, NodeSubnet,
 };
+use netweft_operator::growth::Growth;
 use netweft_operator::{Plan, World, plan};
 use serde::Serialize;
 
@@ -32,6 +33,8 @@ pub struct Store {
     pub nodes: Vec<Node>,
     subnets: BTreeMap<String, NodeSubnet>,
     networks: BTreeMap<String, NodeNetwork>,
+    /// Names of NodeSubnets that their nodes can do without.
+    surplus: BTreeSet<String>,
 }
 
 impl Store {
@@ -50,6 +53,7 @@ impl Store {
             nodes: Vec::new(),
             subnets: BTreeMap::new(),
             networks: BTreeMap::new(),
+            surplus: BTreeSet::new(),
         })
     }
 
@@ -80,6 +84,7 @@ impl Store {
     /// Let the operator's core do all that it would, and write what agents read.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         for _ in 0..ROUNDS {
+            self.look_for_surplus();
             let plan = self.plan();
             if !self.carry_out(&plan)? {
                 return self.write();
@@ -88,8 +93,23 @@ impl Store {
         anyhow::bail!("the operator's core still has something to write after {ROUNDS} rounds")
     }
 
+    /// As a leader does, but without waiting for a grace to run out.
+    fn look_for_surplus(&mut self) {
+        let subnets: Vec<_> = self.subnets.values().collect();
+        let networks: Vec<_> = self.networks.values().collect();
+        let growth = Growth::look(&subnets, &networks);
+        for subnet in subnets {
+            match growth.is_surplus(subnet) {
+                Some(true) => self.surplus.insert(subnet.name_any()),
+                Some(false) => self.surplus.remove(&subnet.name_any()),
+                None => false,
+            };
+        }
+    }
+
     fn plan(&self) -> Plan {
         plan(&World {
+            surplus: self.surplus.clone(),
             pools: self.pools.iter().collect(),
             modes: self.modes.iter().collect(),
             peers: self.peers.iter().collect(),

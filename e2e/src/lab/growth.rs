@@ -1,0 +1,123 @@
+//! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+
+use super::pod::Pod;
+use super::{Lab, Options};
+use crate::ping::Answer;
+use crate::poll::until;
+
+/// More than one block of 64 has.
+const CROWD: usize = 70;
+/// How long an agent may take to hear of what has changed, and to say so.
+const HEARD: Duration = Duration::from_secs(20);
+
+/// Build a lab, and let its first node fill and empty while pods ping.
+///
+/// # Errors
+/// A check that fails; the agents' logs have been printed then.
+pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
+    let started = Instant::now();
+    println!("a node that fills and empties, {options}");
+    let mut lab = Lab::build(options.clone()).context("build the lab")?;
+    let outcome = lab.metered();
+    if outcome.is_err() {
+        eprintln!("{}", lab.site.logs());
+    }
+    println!("{:.1} s\n", started.elapsed().as_secs_f32());
+    lab.site.end(keep)?;
+    outcome
+}
+
+impl Lab {
+    fn metered(&mut self) -> anyhow::Result<()> {
+        let meter = self.site.meter()?;
+        let outcome = self.grow_and_shrink();
+        let losses = meter.finish()?;
+        outcome?;
+        losses.check_none("a node got a second block and gave it back")
+    }
+
+    fn grow_and_shrink(&mut self) -> anyhow::Result<()> {
+        let families = self.options.families.pools().count();
+        let crowd = self.crowd()?;
+        let blocks = self.blocks()?;
+        ensure!(
+            blocks.len() == 2 * families,
+            "{CROWD} pods, and the node has {blocks:?}"
+        );
+        self.ping(crowd.last().context("a crowd")?)?;
+        for pod in &crowd {
+            pod.delete(self.site.node(1)?, &self.options.binaries)?;
+        }
+        until("the second block to be given back", HEARD, || {
+            self.site.settle()?;
+            let kept = self.blocks()?;
+            ensure!(kept.len() == families, "the node has {kept:?}");
+            self.no_routes_to(blocks.iter().filter(|block| !kept.contains(block)))
+        })
+    }
+
+    /// No pod has to wait: ADD is asked once for each. The agent has counted one before the next comes.
+    fn crowd(&mut self) -> anyhow::Result<Vec<Pod>> {
+        let before = self.used()?;
+        let mut crowd = Vec::new();
+        for number in 1..=CROWD {
+            let at = self.site.nodes.first().context("a node")?;
+            let name = format!("crowd-{number}");
+            let pod = Pod::add(&mut self.site.run, at, &name, &self.options.binaries)?;
+            let added = i64::try_from(number * pod.addresses.len())?;
+            crowd.push(pod);
+            until("the agent to count a pod", HEARD, || {
+                self.site.settle()?;
+                let used = self.used()?;
+                ensure!(used == before + added, "it counts {used}");
+                Ok(())
+            })?;
+        }
+        Ok(crowd)
+    }
+
+    /// Pods' addresses on the first node.
+    fn used(&self) -> anyhow::Result<i64> {
+        let status = self.site.node(1)?.status()?;
+        Ok(status.subnets.iter().map(|block| block.used).sum())
+    }
+
+    fn blocks(&self) -> anyhow::Result<Vec<IpNet>> {
+        let node = &self.site.node(1)?.name;
+        Ok(self.site.store.network(node)?.spec.subnets.clone())
+    }
+
+    /// Pods of other nodes and `pod`, both ways.
+    fn ping(&self, pod: &Pod) -> anyhow::Result<()> {
+        let binaries = &self.options.binaries;
+        let all = |answers: Vec<Answer>| answers.iter().all(|it| it.received == it.sent);
+        for other in self.site.pods.iter().filter(|it| it.node != pod.node) {
+            let there = other.space.ping(binaries, &pod.addresses)?;
+            let back = pod.space.ping(binaries, &other.addresses)?;
+            ensure!(
+                all(there) && all(back),
+                "{} and {} at {:?} do not reach each other",
+                other.name,
+                pod.name,
+                pod.addresses
+            );
+        }
+        Ok(())
+    }
+
+    fn no_routes_to<'a>(&self, blocks: impl Iterator<Item = &'a IpNet>) -> anyhow::Result<()> {
+        for block in blocks {
+            let family = if block.addr().is_ipv4() { "-4" } else { "-6" };
+            for node in &self.site.nodes {
+                let routes = node.space.ip(&format!("{family} route show {block}"))?;
+                ensure!(routes.is_empty(), "{} still has {routes}", node.name);
+            }
+        }
+        Ok(())
+    }
+}
