@@ -28,8 +28,9 @@ const BIRD: Program = Program {
     ],
     lost: |privilege| {
         Some(match privilege {
-            "the user 0" | "the volume run" | "the volume base" => "control socket",
-            "hostNetwork" | "NET_ADMIN" => "learnt routes",
+            "the user 0" | "the volume run" => "control socket",
+            // Without a configuration BIRD ends, but leaves a socket behind.
+            "hostNetwork" | "NET_ADMIN" | "the volume base" => "learnt routes",
             "NET_BIND_SERVICE" => "listener at the port of BGP",
             _ => return None,
         })
