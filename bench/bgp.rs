@@ -8,6 +8,8 @@ use std::time::Duration;
 use netweft_e2e::lab::scale::{self, Author, Figures, Shape};
 use serde_json::{Value, json};
 
+use crate::numbers::{median, precise, sorted};
+
 /// Measures BGP of 50 nodes in a mesh, and of 200 behind two reflectors.
 #[derive(clap::Args)]
 pub struct Options {
@@ -65,9 +67,7 @@ impl Contender {
     }
 
     fn median(&self, of: impl Fn(&Figures) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.labs.iter().map(of).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+        median(&sorted(self.labs.iter().map(of)))
     }
 
     fn shape(&self) -> &'static str {
@@ -136,10 +136,4 @@ fn kib(figures: &Figures) -> f64 {
 
 fn kib_of_largest(figures: &Figures) -> f64 {
     precise(figures.memory_of_largest)
-}
-
-/// Sizes here are far below 2^52.
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn precise(number: u64) -> f64 {
-    number as f64
 }

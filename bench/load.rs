@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use netweft_e2e::process;
 
 use crate::namespace::Namespace;
+use crate::numbers::precise;
 
 /// What one call writes or reads.
 const CHUNK: usize = 256 << 10;
@@ -125,10 +126,4 @@ fn cpu(processes: &[u32]) -> anyhow::Result<f64> {
     let all = processes.iter().copied().chain([std::process::id()]);
     let used = all.map(process::cpu).sum::<anyhow::Result<Duration>>()?;
     Ok((used + process::interrupts()?).as_secs_f64())
-}
-
-/// Numbers here are far below 2^52.
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-fn precise(number: u64) -> f64 {
-    number as f64
 }

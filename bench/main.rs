@@ -6,6 +6,7 @@
 mod bgp;
 mod load;
 mod namespace;
+mod numbers;
 mod plugin;
 mod tunnel;
 

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::load::{Load, Outcome};
 use crate::namespace::Namespace;
+use crate::numbers::{median, sorted};
 
 /// Measures tunnels.
 #[derive(clap::Args)]
@@ -291,16 +292,6 @@ impl Figures {
             "cpuSecondsPerGigabyte": median(&self.costs()),
         })
     }
-}
-
-fn sorted(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut sorted: Vec<f64> = numbers.collect();
-    sorted.sort_by(f64::total_cmp);
-    sorted
-}
-
-fn median(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
 }
 
 fn print(all: &[Figures]) {

@@ -1,8 +1,9 @@
 //! Running programs: what was run is in every error, with what the program said.
 
+use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 
 /// Run a command to its end and return its standard output.
 ///
@@ -22,6 +23,27 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
         );
     }
     Ok(stdout)
+}
+
+/// Run a command to its end on this input; its words go where ours go.
+///
+/// # Errors
+/// It cannot be started or fails.
+pub fn feed(command: &mut Command, input: &str) -> anyhow::Result<()> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("start {}", line(command)))?;
+    let mut stdin = child.stdin.take().context("a program has an input")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    let status = child.wait()?;
+    ensure!(
+        status.success(),
+        "{} refused its input: {status}",
+        line(command)
+    );
+    Ok(())
 }
 
 /// Run a command to its end, whatever that is.
@@ -56,6 +78,14 @@ fn line(command: &Command) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_is_fed_and_its_refusal_is_an_error() {
+        let say = |script| feed(Command::new("sh").args(["-c", script]), "yes");
+        say("test \"$(cat)\" = yes").unwrap();
+        let error = say("cat >/dev/null; exit 3").unwrap_err().to_string();
+        assert!(error.contains("refused its input"), "{error}");
+    }
 
     #[test]
     fn a_failure_shows_the_command_and_its_words() {

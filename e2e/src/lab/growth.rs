@@ -24,12 +24,7 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
     println!("a node that fills and empties, {options}");
     let mut lab = Lab::build(options.clone()).context("build the lab")?;
     let outcome = lab.metered();
-    if outcome.is_err() {
-        eprintln!("{}", lab.site.logs());
-    }
-    println!("{:.1} s\n", started.elapsed().as_secs_f32());
-    lab.site.end(keep)?;
-    outcome
+    lab.site.conclude(started, outcome, keep)
 }
 
 impl Lab {

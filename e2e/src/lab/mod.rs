@@ -157,10 +157,7 @@ impl Lab {
         if !self.options.masquerading {
             self.give_up_masquerading()?;
         }
-        self.site
-            .nodes
-            .iter()
-            .try_for_each(Node::wait_until_ready)?;
+        self.site.wait_until_ready()?;
         self.site.add_pods(self.options.pods_per_node)?;
         self.wait_for_routes()
     }
@@ -302,12 +299,7 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
     println!("{options}");
     let mut lab = Lab::build(options.clone()).context("build the lab")?;
     let outcome = check(&mut lab);
-    if outcome.is_err() {
-        eprintln!("{}", lab.site.logs());
-    }
-    println!("{:.1} s\n", started.elapsed().as_secs_f32());
-    lab.site.end(keep)?;
-    outcome
+    lab.site.conclude(started, outcome, keep)
 }
 
 fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {

@@ -4,15 +4,12 @@
 //! encapsulated, between nodes on the segment and through its ports to elsewhere, and it drops what an underlay would that
 //! has never heard of pods.
 
-use std::io::Write;
-use std::process::Stdio;
-
 use anyhow::Context;
 use ipnet::IpNet;
 
 use super::kinds::Families;
 use super::namespace::Namespace;
-use crate::command::output;
+use crate::command::{feed, output};
 use crate::run::Run;
 
 /// Bytes of the largest packet. Not the usual 1500: nothing may rely on it.
@@ -130,20 +127,7 @@ impl Segment {
                 )
             })
             .collect();
-        // Before br_netfilter, where that is loaded: what it takes up at 0 does not come back to chains of that priority.
-        self.load(&format!(
-            "table bridge guard {{
-                counter dropped {{ }}
-                counter plain {{ }}
-                counter here {{ }}
-                counter there {{ }}
-                chain forward {{
-                    type filter hook forward priority -200;
-                    {rules}
-                    {encapsulated}
-                }}
-            }}"
-        ))
+        self.load(&(rules + &encapsulated))
     }
 
     /// Only count: there is nobody who must not meet pods.
@@ -162,7 +146,20 @@ impl Segment {
         ] {
             rules += &format!("{tunnel} counter name here accept\n");
         }
-        self.load(&format!(
+        self.load(&rules)
+    }
+
+    /// Nothing passes from or to this namespace any more, while its link stays up.
+    pub fn part(&self, space: &Namespace) -> anyhow::Result<()> {
+        self.space
+            .ip(&format!("link set p{} nomaster", space.pid()))
+            .map(drop)
+    }
+
+    /// The guard's table with these rules.
+    fn load(&self, rules: &str) -> anyhow::Result<()> {
+        // Before br_netfilter, where that is loaded: what it takes up at 0 does not come back to chains of that priority.
+        let table = format!(
             "table bridge guard {{
                 counter dropped {{ }}
                 counter plain {{ }}
@@ -173,31 +170,8 @@ impl Segment {
                     {rules}
                 }}
             }}"
-        ))
-    }
-
-    /// Nothing passes from or to this namespace any more, while its link stays up.
-    pub fn part(&self, space: &Namespace) -> anyhow::Result<()> {
-        self.space
-            .ip(&format!("link set p{} nomaster", space.pid()))
-            .map(drop)
-    }
-
-    fn load(&self, table: &str) -> anyhow::Result<()> {
-        let mut child = self
-            .space
-            .command("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("start nft")?;
-        child
-            .stdin
-            .take()
-            .context("nft has no input")?
-            .write_all(table.as_bytes())?;
-        anyhow::ensure!(child.wait()?.success(), "nft refused the segment's guard");
-        Ok(())
+        );
+        feed(self.space.command("nft").args(["-f", "-"]), &table)
     }
 
     /// What the guard has seen until now.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
@@ -133,6 +133,11 @@ impl Site {
         Ok(())
     }
 
+    /// Every agent says that its node is ready.
+    pub fn wait_until_ready(&self) -> anyhow::Result<()> {
+        self.nodes.iter().try_for_each(Node::wait_until_ready)
+    }
+
     /// Add pods to every node.
     pub fn add_pods(&mut self, per_node: usize) -> anyhow::Result<()> {
         for node in &self.nodes {
@@ -147,11 +152,9 @@ impl Site {
 
     /// Add one pod to a node.
     pub fn add_pod(&mut self, number: usize) -> anyhow::Result<()> {
-        let at = number.checked_sub(1);
-        let node = at.and_then(|at| self.nodes.get(at));
-        let node = node.with_context(|| format!("the lab has a node {number}"))?;
-        let name = format!("pod-{number}a");
-        let pod = Pod::add(&mut self.run, node, &name, &self.binaries)?;
+        let binaries = self.binaries.clone();
+        let (node, run) = self.node_mut(number)?;
+        let pod = Pod::add(run, node, &format!("pod-{number}a"), &binaries)?;
         self.pods.push(pod);
         Ok(())
     }
@@ -223,8 +226,23 @@ impl Site {
         Meter::start(&self.binaries, &self.pods)
     }
 
+    /// The end of a lab that began at `started`: logs if it failed, the time it took, and what [`Site::end`] does.
+    pub fn conclude<T>(
+        self,
+        started: Instant,
+        outcome: anyhow::Result<T>,
+        keep: bool,
+    ) -> anyhow::Result<T> {
+        if outcome.is_err() {
+            eprintln!("{}", self.logs());
+        }
+        println!("{:.1} s\n", started.elapsed().as_secs_f32());
+        self.end(keep)?;
+        outcome
+    }
+
     /// Take everything away, or leave it up and say how to look around.
-    pub fn end(self, keep: bool) -> anyhow::Result<()> {
+    fn end(self, keep: bool) -> anyhow::Result<()> {
         if keep {
             println!("{}", self.guide());
             return Ok(());

@@ -98,12 +98,7 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
         Story::Edits => lab.edits(),
         Story::Hostile => lab.hostile(),
     });
-    if outcome.is_err() {
-        eprintln!("{}", lab.site.logs());
-    }
-    println!("{:.1} s\n", started.elapsed().as_secs_f32());
-    lab.site.end(keep)?;
-    outcome
+    lab.site.conclude(started, outcome, keep)
 }
 
 impl Lab {
@@ -126,10 +121,7 @@ impl Lab {
         self.ask(&json!({}))?;
         self.site.settle()?;
         self.site.start_agents(false)?;
-        self.site
-            .nodes
-            .iter()
-            .try_for_each(Node::wait_until_ready)?;
+        self.site.wait_until_ready()?;
         self.site.add_pods(1)?;
         self.wait_until_established()?;
         self.wait_for_routes()

@@ -82,11 +82,9 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
     };
     let outcome = lab.stand_up().and_then(|()| lab.check());
     if outcome.is_err() {
-        eprintln!("{}{}", lab.site.logs(), lab.fabric.words());
+        eprintln!("{}", lab.fabric.words());
     }
-    println!("{:.1} s\n", started.elapsed().as_secs_f32());
-    lab.site.end(keep)?;
-    outcome
+    lab.site.conclude(started, outcome, keep)
 }
 
 impl Lab {
@@ -110,10 +108,7 @@ impl Lab {
         self.site.settle()?;
         self.start_host_bird()?;
         self.site.start_agents(false)?;
-        self.site
-            .nodes
-            .iter()
-            .try_for_each(Node::wait_until_ready)?;
+        self.site.wait_until_ready()?;
         self.site.add_pods(1)?;
         let others = self.site.nodes.len() - 1;
         let wanted = others * self.options.families.pools().count();

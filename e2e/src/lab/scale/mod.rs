@@ -15,10 +15,8 @@ mod plain;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::Write;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -34,6 +32,7 @@ use super::objects;
 use super::segment::Segment;
 use super::site::Site;
 use super::underlay::{Subnet, addresses};
+use crate::command::feed;
 use crate::matrix::Matrix;
 use crate::poll::until;
 
@@ -115,6 +114,7 @@ struct Lab {
 /// # Errors
 /// Something does not work; logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<(Figures, Matrix)> {
+    let started = Instant::now();
     println!("{options}");
     let mut site = Site::new(&options.binaries, options.bird.as_deref())?;
     site.bird_programs()?;
@@ -125,11 +125,7 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<(Figures, Matrix)> {
         options: options.clone(),
     };
     let outcome = lab.story();
-    if outcome.is_err() {
-        eprintln!("{}", lab.site.logs());
-    }
-    lab.site.end(keep)?;
-    outcome
+    lab.site.conclude(started, outcome, keep)
 }
 
 impl Lab {
@@ -196,13 +192,7 @@ impl Lab {
                     );
                 }
             }
-            let mut command = node.space.command("ip");
-            command.args(["-batch", "-"]).stdin(Stdio::piped());
-            let mut child = command.spawn().context("start ip")?;
-            let mut input = child.stdin.take().context("ip has no input")?;
-            input.write_all(batch.as_bytes())?;
-            drop(input);
-            ensure!(child.wait()?.success(), "ip refused: {batch}");
+            feed(node.space.command("ip").args(["-batch", "-"]), &batch)?;
         }
         Ok(())
     }

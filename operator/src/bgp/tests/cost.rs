@@ -27,6 +27,10 @@ fn size(network: &NodeNetwork) -> usize {
     serde_json::to_string(network).unwrap().len()
 }
 
+fn sessions(network: &NodeNetwork) -> usize {
+    network.spec.bgp.as_ref().unwrap().sessions.len()
+}
+
 /// The median of five, so that a busy machine does not decide.
 fn time_to_plan(cluster: &Cluster) -> Duration {
     let mut times: Vec<_> = (0..5)
@@ -54,15 +58,7 @@ fn two_hundred_nodes_behind_two_reflectors() {
         reflectors.iter().all(|size| *size < 100 * 1024),
         "{reflectors:?}"
     );
-    let sessions = |n: usize| {
-        cluster.networks[n]
-            .spec
-            .bgp
-            .as_ref()
-            .unwrap()
-            .sessions
-            .len()
-    };
+    let sessions = |n: usize| sessions(&cluster.networks[n]);
     assert_eq!(
         (sessions(0), sessions(1), sessions(2), sessions(199)),
         (199, 199, 2, 2)
@@ -87,7 +83,7 @@ fn a_mesh_of_fifty_nodes() {
         cluster
             .networks
             .iter()
-            .all(|n| n.spec.bgp.as_ref().unwrap().sessions.len() == 49)
+            .all(|network| sessions(network) == 49)
     );
     let largest = cluster.networks.iter().map(size).max().unwrap();
     assert!(largest < 32 * 1024, "{largest}");
@@ -125,15 +121,7 @@ fn a_mesh_ends_where_it_would_take_the_api_server_with_it() {
     cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
     cluster.nodes = nodes(520);
     cluster.step();
-    let sessions = |n: usize| {
-        cluster.networks[n]
-            .spec
-            .bgp
-            .as_ref()
-            .unwrap()
-            .sessions
-            .len()
-    };
+    let sessions = |n: usize| sessions(&cluster.networks[n]);
     assert_eq!(
         (sessions(0), sessions(499), sessions(500), sessions(519)),
         (499, 499, 0, 0)
