@@ -60,15 +60,14 @@ stage_lab() {
   return "$code"
 }
 
-# What BGP takes longer for. (FRR in IPv4: in IPv6 its sessions over the wire that was not cut go down with it.)
+# What BGP takes longer for.
 stage_lab_bgp() {
   local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
   bgp_programs
   "${lab[@]}" --mode underlay --family 4,46 --rp-filter 0,2 || code=1
   "${lab[@]}" --mode underlay --family 4,46 --rp-filter 1 --pod-interface bridge || code=1
   "${lab[@]}" --mode bgp --family 4,46 || code=1
-  "${lab[@]}" --mode fabric --family 4 --routers frr || code=1
-  "${lab[@]}" --mode fabric --family 46 --routers bird,gobgp || code=1
+  "${lab[@]}" --mode fabric --family 46 --routers frr,bird,gobgp || code=1
   "${lab[@]}" --mode scale --shape reflectors || code=1
   return "$code"
 }

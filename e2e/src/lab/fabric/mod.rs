@@ -204,6 +204,9 @@ impl Lab {
 
     /// A wire that carries traffic is cut where nobody sees its carrier go.
     fn check_uplink(&self) -> anyhow::Result<()> {
+        until("the routers to watch each other", CONVERGED, || {
+            self.fabric.check_watched(self.options.routers)
+        })?;
         let sessions = self.site.established()?;
         let before = self.fabric.plain_on_wires()?;
         let meter = self.site.meter()?;

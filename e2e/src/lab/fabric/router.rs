@@ -4,12 +4,14 @@ use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
 
 use super::speaker::Speaker;
 use crate::lab::namespace::Namespace;
+use crate::poll::until;
 use crate::run::Run;
 
 /// Whose programs the fabric runs.
@@ -22,6 +24,16 @@ pub enum Routers {
     /// GoBGP in each rack as reflector or route server, and BIRD in the routers: GoBGP has no hand on the kernel's routes of its
     /// own, and Debian's does not understand Debian's zebra.
     Gobgp,
+}
+
+impl Routers {
+    /// What the routers themselves run.
+    pub fn program(self) -> Program {
+        match self {
+            Self::Frr => Program::Frr,
+            Self::Bird | Self::Gobgp => Program::Bird,
+        }
+    }
 }
 
 impl fmt::Display for Routers {
@@ -41,6 +53,9 @@ pub enum Program {
     Bird,
     Gobgp,
 }
+
+/// How long a program may take until it listens.
+const STARTED: Duration = Duration::from_secs(20);
 
 /// A machine with a network and a /run of its own, and Debian's routers as its files.
 pub struct Router {
@@ -85,16 +100,39 @@ impl Router {
         make.arg(&self.root);
         make.args("install -d -o frr -g frr /run/frr".split(' '));
         crate::command::output(&mut make)?;
-        for (daemon, text) in [
-            ("zebra", "log stdout\n".to_owned()),
-            ("bfdd", Speaker::frr_bfdd()),
-            ("bgpd", speaker.frr_bgpd()),
-        ] {
-            self.write(&format!("{daemon}.conf"), &text)?;
-            let words = format!("/usr/lib/frr/{daemon} -f /run/{daemon}.conf");
-            self.daemon(run, daemon, &words)?;
-        }
-        Ok(())
+        self.frr_daemon(run, "zebra", "log stdout\n")?;
+        self.frr_daemon(run, "bfdd", &Speaker::frr_bfdd())?;
+        // bgpd asks for its BFD sessions once, through zebra, which forgets them while bfdd has not introduced itself.
+        until("bfdd to introduce itself to zebra", STARTED, || {
+            let clients = self.inside("vtysh -d zebra -c", &["show zebra client summary"])?;
+            ensure!(clients.contains("bfd"), "{clients}");
+            Ok(())
+        })?;
+        self.frr_daemon(run, "bgpd", &speaker.frr_bgpd())
+    }
+
+    fn frr_daemon(&self, run: &mut Run, daemon: &str, text: &str) -> anyhow::Result<()> {
+        self.write(&format!("{daemon}.conf"), text)?;
+        let words = format!("/usr/lib/frr/{daemon} -f /run/{daemon}.conf");
+        self.daemon(run, daemon, &words)
+    }
+
+    /// How many sessions of BFD are up.
+    pub fn watched(&self, program: Program) -> anyhow::Result<usize> {
+        let (command, question, up) = match program {
+            Program::Frr => ("vtysh -d bfdd -c", "show bfd peers brief", " up"),
+            Program::Bird => ("birdc -s /run/bird.ctl", "show bfd sessions", " Up "),
+            Program::Gobgp => bail!("GoBGP has no BFD"),
+        };
+        let table = self.inside(command, &[question])?;
+        Ok(table.lines().filter(|line| line.contains(up)).count())
+    }
+
+    /// What a program answers in there.
+    fn inside(&self, words: &str, more: &[&str]) -> anyhow::Result<String> {
+        let mut command = self.space.command("chroot");
+        command.arg(&self.root).args(words.split(' ')).args(more);
+        crate::command::output(&mut command)
     }
 
     /// In its own /run, which everybody in there may read.

@@ -17,7 +17,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use ipnet::IpNet;
 use netweft_crds::IpFamily;
 
@@ -172,10 +172,7 @@ impl Fabric {
     }
 
     fn start(&self, run: &mut Run, root: &Path, routers: Routers) -> anyhow::Result<()> {
-        let program = match routers {
-            Routers::Frr => Program::Frr,
-            Routers::Bird | Routers::Gobgp => Program::Bird,
-        };
+        let program = routers.program();
         for (at, rack) in RACKS.iter().enumerate() {
             let mut neighbours = self.ends(rack.number, false);
             if routers == Routers::Gobgp {
@@ -253,6 +250,20 @@ impl Fabric {
             pods: self.families.pools().collect(),
             neighbours,
         }
+    }
+
+    /// Every wire is watched from both ends, in each family. `routers` are what the fabric was made with.
+    pub fn check_watched(&self, routers: Routers) -> anyhow::Result<()> {
+        let wanted = 2 * self.families.pools().count();
+        for router in &self.routers {
+            let watched = router.watched(routers.program())?;
+            ensure!(
+                watched == wanted,
+                "{} watches {watched} of its {wanted} neighbours",
+                router.name
+            );
+        }
+        Ok(())
     }
 
     /// Connect a node to its rack.
