@@ -2,6 +2,8 @@
 //!
 //! It is static, names and paths only. Everything that changes is in [`crate::node::NodeConfig`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -36,9 +38,20 @@ pub struct NetConf {
     /// The result of an earlier plugin, or of ADD.
     #[serde(default)]
     pub prev_result: Option<Value>,
+    /// What the runtime adds for the capabilities that the configuration names.
+    #[serde(default)]
+    pub runtime_config: RuntimeConfig,
     /// GC: the attachments that the runtime still knows.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<ValidAttachment>>,
+}
+
+/// Of the runtime's `runtimeConfig`, what this plugin uses.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct RuntimeConfig {
+    /// The pod's annotations, from runtimes that have this capability (containerd).
+    #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An attachment by its owner, in the words of GC.
@@ -66,15 +79,19 @@ pub fn conflist(run_dir: &str) -> String {
             Plugin {
                 kind: PLUGIN,
                 run_dir: Some(run_dir),
-                capabilities: None,
+                capabilities: Capabilities {
+                    annotations: true,
+                    ..Capabilities::default()
+                },
                 snat: None,
             },
             Plugin {
                 kind: PORTMAP_PLUGIN,
                 run_dir: None,
-                capabilities: Some(Capabilities {
+                capabilities: Capabilities {
                     port_mappings: true,
-                }),
+                    ..Capabilities::default()
+                },
                 snat: Some(true),
             },
         ],
@@ -100,15 +117,21 @@ struct Plugin<'a> {
     kind: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     run_dir: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    capabilities: Option<Capabilities>,
+    capabilities: Capabilities,
     #[serde(skip_serializing_if = "Option::is_none")]
     snat: Option<bool>,
 }
 
-#[derive(Serialize)]
+/// What the runtime is to add to the configuration.
+#[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Capabilities {
+    #[serde(
+        skip_serializing_if = "std::ops::Not::not",
+        rename = "io.kubernetes.cri.pod-annotations"
+    )]
+    annotations: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     port_mappings: bool,
 }
 
@@ -124,7 +147,10 @@ mod tests {
   "plugins": [
     {
       "type": "netweft",
-      "runDir": "/run/netweft"
+      "runDir": "/run/netweft",
+      "capabilities": {
+        "io.kubernetes.cri.pod-annotations": true
+      }
     },
     {
       "type": "netweft-portmap",

@@ -4,6 +4,7 @@
 //! long as the block allows: connections and neighbour entries of its last pod get time to end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -33,57 +34,143 @@ pub enum Exhausted {
     /// No pool on this node is for this pod.
     #[error("no pool on this node gives addresses to pods of namespace {0:?}")]
     NoPool(String),
+    /// The pod asks for a pool that is not for it.
+    #[error(
+        "annotation {POOLS_ANNOTATION} asks for IPPool {asked}, which gives no addresses to this pod: {}",
+        if allowed.is_empty() { "none on this node does; remove the annotation".to_owned() } else { format!("ask for {}", allowed.join(" or ")) }
+    )]
+    NotForThisPod {
+        /// What it asks for.
+        asked: String,
+        /// What it could have asked for.
+        allowed: Vec<String>,
+    },
     /// Every address of a family is taken.
-    #[error("no free address in {0}")]
-    NoAddress(String),
+    #[error("no free address in {}", .0.iter().map(Lack::to_string).collect::<Vec<_>>().join(", and none in "))]
+    NoAddress(Vec<Lack>),
 }
 
-/// Chooses one address of each family that this node has for pods of `namespace`: both or none in dual stack. Pools are
-/// tried in order, as are their blocks. `last` is the address handed out last, by block.
+/// A family in which there is no address for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// The pools that came into question, in words.
+    words: String,
+    /// Those of them that would give addresses if this node had a block.
+    pub without_block: Vec<String>,
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+/// The annotation by which a pod asks for pools: names with commas between them, the preferred first.
+pub const POOLS_ANNOTATION: &str = "netweft.io/pools";
+
+/// Who wants addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asker<'a> {
+    /// The pod's namespace, if the runtime told.
+    pub namespace: Option<&'a str>,
+    /// What the pod says in [`POOLS_ANNOTATION`].
+    pub pools: Option<&'a str>,
+}
+
+impl<'a> Asker<'a> {
+    /// The pools that are asked for, the preferred first.
+    fn asked(&self) -> Vec<&'a str> {
+        let names = self.pools.unwrap_or_default().split(',').map(str::trim);
+        names.filter(|name| !name.is_empty()).collect()
+    }
+}
+
+/// Chooses one address of each family that this node has for a pod: both or none in dual stack. Pools are tried in order, as are
+/// their blocks. `last` is the address handed out last, by block.
 ///
 /// # Errors
 /// [`Exhausted`] if a family has no free address, or there is no family at all.
 pub fn choose<'a>(
     node: &'a NodeConfig,
-    namespace: Option<&str>,
+    asker: Asker<'_>,
     taken: &BTreeSet<IpAddr>,
     last: &BTreeMap<IpNet, IpAddr>,
 ) -> Result<Vec<Choice<'a>>, Exhausted> {
+    let namespace = asker.namespace;
     let known = |names: &BTreeSet<String>| namespace.is_some_and(|name| names.contains(name));
     if !node.namespaces.as_ref().is_none_or(known) {
         return Err(Exhausted::UnknownNamespace(namespace.map(str::to_owned)));
     }
-    let mut choices = Vec::new();
-    for ipv4 in [true, false] {
-        let pools = pools_for(node, namespace, ipv4);
-        if pools.is_empty() {
-            continue;
-        }
-        let free = |pool: &&'a PoolConfig| {
-            let pool = *pool;
-            let blocks = pool.blocks.iter();
-            let mut blocks = blocks.filter(|block| block.addr().is_ipv4() == ipv4);
-            blocks.find_map(|block| {
-                let mut candidates = candidates(*block, &pool.reserved, last.get(block).copied());
-                let ip = candidates.find(|ip| !taken.contains(ip))?;
-                Some(Choice {
-                    ip,
-                    block: *block,
-                    pool,
-                })
-            })
-        };
-        let open = pools.iter().filter(|pool| !pool.disabled);
-        match open.into_iter().find_map(free) {
+    let (mut choices, mut lacks) = (Vec::new(), Vec::new());
+    for pools in candidates_by_family(node, asker)? {
+        let open = || pools.iter().copied().filter(|pool| !pool.disabled);
+        match open().find_map(|pool| free_address(pool, taken, last)) {
             Some(choice) => choices.push(choice),
-            None => return Err(Exhausted::NoAddress(words(&pools))),
+            None => lacks.push(Lack {
+                words: words(&pools),
+                without_block: open()
+                    .filter(|pool| pool.blocks.is_empty())
+                    .map(|pool| pool.name.clone())
+                    .collect(),
+            }),
         }
     }
-    if choices.is_empty() {
+    if !lacks.is_empty() {
+        Err(Exhausted::NoAddress(lacks))
+    } else if choices.is_empty() {
         Err(Exhausted::NoPool(namespace.unwrap_or_default().to_owned()))
     } else {
         Ok(choices)
     }
+}
+
+/// The pools that come into question, for each family that has any. What the pod asks for takes the place of the others of its
+/// family: a choice among those for its namespace, never beyond.
+fn candidates_by_family<'a>(
+    node: &'a NodeConfig,
+    asker: Asker<'_>,
+) -> Result<Vec<Vec<&'a PoolConfig>>, Exhausted> {
+    let of_family = |ipv4| pools_for(node, asker.namespace, ipv4);
+    let mut families = vec![of_family(true), of_family(false)];
+    let asked = asker.asked();
+    let named = |pool: &&PoolConfig, name: &str| pool.name == name;
+    for name in &asked {
+        let mut all = families.iter().flatten();
+        if !all.any(|pool| named(pool, name)) {
+            return Err(Exhausted::NotForThisPod {
+                asked: (*name).to_owned(),
+                allowed: families
+                    .iter()
+                    .flatten()
+                    .map(|pool| pool.name.clone())
+                    .collect(),
+            });
+        }
+    }
+    for pools in &mut families {
+        let wished = asked
+            .iter()
+            .filter_map(|name| pools.iter().find(|pool| named(pool, name)));
+        let wished: Vec<_> = wished.copied().collect();
+        if !wished.is_empty() {
+            *pools = wished;
+        }
+    }
+    families.retain(|pools| !pools.is_empty());
+    Ok(families)
+}
+
+fn free_address<'a>(
+    pool: &'a PoolConfig,
+    taken: &BTreeSet<IpAddr>,
+    last: &BTreeMap<IpNet, IpAddr>,
+) -> Option<Choice<'a>> {
+    pool.blocks.iter().find_map(|block| {
+        let mut candidates = candidates(*block, &pool.reserved, last.get(block).copied());
+        let ip = candidates.find(|ip| !taken.contains(ip))?;
+        let block = *block;
+        Some(Choice { ip, block, pool })
+    })
 }
 
 /// The pools of a family that pods of `namespace` get addresses from. Those that are for this namespace stand before those for
@@ -201,10 +288,17 @@ mod tests {
         }
     }
 
+    fn of(namespace: &str) -> Asker<'_> {
+        Asker {
+            namespace: Some(namespace),
+            pools: None,
+        }
+    }
+
     /// Takes addresses until there are none.
     fn drain(node: &NodeConfig) -> Vec<String> {
         let (mut taken, mut last, mut order) = (BTreeSet::new(), BTreeMap::new(), Vec::new());
-        while let Ok(choices) = choose(node, Some("default"), &taken, &last) {
+        while let Ok(choices) = choose(node, of("default"), &taken, &last) {
             for choice in choices {
                 assert!(taken.insert(choice.ip), "{} twice", choice.ip);
                 last.insert(choice.block, choice.ip);
@@ -245,7 +339,7 @@ mod tests {
         let mut last = BTreeMap::new();
         let mut order = Vec::new();
         for _ in 0..6 {
-            let ip = choose(&node, None, &BTreeSet::new(), &last).unwrap()[0].ip;
+            let ip = choose(&node, Asker::default(), &BTreeSet::new(), &last).unwrap()[0].ip;
             last.insert(block, ip);
             order.push(ip.to_string());
         }
@@ -294,7 +388,13 @@ mod tests {
             ..pool("b", &["10.0.1.0/29"])
         };
         let node = node(vec![only.clone(), disabled.clone()]);
-        let choose = |namespace| choose(&node, namespace, &BTreeSet::new(), &BTreeMap::new());
+        let choose = |namespace| {
+            let asker = Asker {
+                namespace,
+                pools: None,
+            };
+            choose(&node, asker, &BTreeSet::new(), &BTreeMap::new())
+        };
         assert_eq!(choose(Some("web")).unwrap()[0].pool.name, "a");
         assert_eq!(choose(None), Err(Exhausted::NoPool(String::new())));
         let said = choose(Some("db")).unwrap_err().to_string();
@@ -305,7 +405,7 @@ mod tests {
     }
 
     fn first_pool<'a>(node: &'a NodeConfig, namespace: &str) -> Result<&'a str, String> {
-        let choices = choose(node, Some(namespace), &BTreeSet::new(), &BTreeMap::new());
+        let choices = choose(node, of(namespace), &BTreeSet::new(), &BTreeMap::new());
         let choices = choices.map_err(|error| error.to_string())?;
         Ok(choices[0].pool.name.as_str())
     }
@@ -349,7 +449,8 @@ mod tests {
         assert_eq!(first_pool(&node, "db"), Ok("a"));
         let said = first_pool(&node, "new").unwrap_err();
         assert!(said.ends_with("does not know namespace new yet"), "{said}");
-        let nameless = choose(&node, None, &BTreeSet::new(), &BTreeMap::new()).unwrap_err();
+        let nameless =
+            choose(&node, Asker::default(), &BTreeSet::new(), &BTreeMap::new()).unwrap_err();
         assert!(
             nameless.to_string().ends_with("K8S_POD_NAMESPACE"),
             "{nameless}"
@@ -360,9 +461,100 @@ mod tests {
     fn an_exhausted_family_is_named() {
         let taken = ["10.0.0.2".parse().unwrap()].into();
         let node = node(vec![pool("a", &["10.0.0.0/30"])]);
-        let said = choose(&node, None, &taken, &BTreeMap::new())
+        let said = choose(&node, Asker::default(), &taken, &BTreeMap::new())
             .unwrap_err()
             .to_string();
         assert_eq!(said, "no free address in pool a (10.0.0.0/30)");
+    }
+
+    #[test]
+    fn pools_without_a_block_are_told_by_family_and_disabled_ones_not() {
+        let disabled = PoolConfig {
+            disabled: true,
+            ..pool("off", &[])
+        };
+        let of = |name: &str, cidr: &str| PoolConfig {
+            cidr: cidr.parse().ok(),
+            ..pool(name, &[])
+        };
+        let node = node(vec![
+            pool("full", &["10.0.0.0/30"]),
+            PoolConfig {
+                cidr: "10.9.0.0/16".parse().ok(),
+                ..disabled
+            },
+            of("four", "10.1.0.0/16"),
+            of("four-too", "10.2.0.0/16"),
+            of("six", "fd00::/112"),
+        ]);
+        let taken = ["10.0.0.2".parse().unwrap()].into();
+        let error = choose(&node, Asker::default(), &taken, &BTreeMap::new()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no free address in pool full (10.0.0.0/30), pool four (this node has no block of it), pool four-too (this node \
+             has no block of it), and none in pool six (this node has no block of it)"
+        );
+        let Exhausted::NoAddress(lacks) = error else {
+            panic!("{error}");
+        };
+        let lacks: Vec<_> = lacks.into_iter().map(|lack| lack.without_block).collect();
+        assert_eq!(lacks, [vec!["four", "four-too"], vec!["six"]]);
+    }
+
+    /// Names of the pools chosen for a pod of namespace `default` that asks for some.
+    fn asking(node: &NodeConfig, pools: &str) -> Result<Vec<String>, String> {
+        let asker = Asker {
+            pools: Some(pools),
+            ..of("default")
+        };
+        let choices = choose(node, asker, &BTreeSet::new(), &BTreeMap::new());
+        let choices = choices.map_err(|error| error.to_string())?;
+        Ok(choices
+            .iter()
+            .map(|choice| choice.pool.name.clone())
+            .collect())
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_pools_gets_no_other_of_their_family() {
+        let node = node(vec![
+            pool("a", &["10.0.0.0/29"]),
+            pool("b", &["10.0.1.0/29"]),
+            pool("none", &["10.0.2.0/32"]),
+            pool("six", &["fd00::/125"]),
+            pool("six-too", &["fd00::8/125"]),
+        ]);
+        let asking = |pools| asking(&node, pools);
+        assert_eq!(asking(""), Ok(vec!["a".into(), "six".into()]));
+        assert_eq!(asking("b"), Ok(vec!["b".into(), "six".into()]));
+        assert_eq!(asking("six-too, b"), Ok(vec!["b".into(), "six-too".into()]));
+        assert_eq!(asking("b,a"), Ok(vec!["b".into(), "six".into()]));
+        assert_eq!(asking("none,b"), Ok(vec!["b".into(), "six".into()]));
+        assert_eq!(
+            asking("none"),
+            Err("no free address in pool none (10.0.2.0/32)".into())
+        );
+    }
+
+    #[test]
+    fn a_pod_cannot_ask_for_a_pool_of_another_namespace() {
+        let for_namespace = |name: &str, namespace: &str, block: &str| PoolConfig {
+            namespaces: Some([namespace.to_owned()].into()),
+            ..pool(name, &[block])
+        };
+        let web = for_namespace("web", "web", "10.0.1.0/29");
+        let everybody = pool("a", &["10.0.0.0/29"]);
+        let refused = |pools: Vec<PoolConfig>, asked| asking(&node(pools), asked).unwrap_err();
+        assert_eq!(
+            refused(vec![everybody.clone(), web], "a,web"),
+            "annotation netweft.io/pools asks for IPPool web, which gives no addresses to this pod: ask for a"
+        );
+        // Nor leave its own for one that is for all.
+        let own = for_namespace("own", "default", "10.0.1.0/29");
+        assert_eq!(
+            refused(vec![everybody, own], "a"),
+            "annotation netweft.io/pools asks for IPPool a, which gives no addresses to this pod: ask for own"
+        );
+        assert!(refused(vec![], "a").ends_with("none on this node does; remove the annotation"));
     }
 }

@@ -12,5 +12,6 @@ mod file;
 pub mod ipam;
 pub mod node;
 pub mod pod;
+pub mod requests;
 pub mod result;
 pub mod verb;

@@ -33,8 +33,8 @@ pub use network_mode::{
     RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
-    BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus,
-    RepairCounts, RouteCounts, Transport, Way,
+    BlockRequest, BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec,
+    NodeNetworkStatus, RepairCounts, RouteCounts, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

@@ -241,6 +241,10 @@ pub struct NodeNetworkStatus {
     /// Bytes of the largest packet of a new pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// What pods have asked for that found no block of their pools here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub requests: Vec<BlockRequest>,
     /// BGP sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionStatus>,
@@ -263,6 +267,16 @@ pub struct BlockUsage {
     pub used: i64,
     /// Addresses that can be given to pods.
     pub free: i64,
+}
+
+/// Pods wait for a first block of any of these pools.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub struct BlockRequest {
+    /// Names of the IPPools, the preferred first.
+    #[schemars(length(min = 1, max = 64))]
+    pub pools: Vec<String>,
 }
 
 /// One of our links.

@@ -22,6 +22,7 @@ mod nft;
 mod pods;
 mod reconcile;
 mod report;
+mod requests;
 mod run;
 mod source;
 mod status;

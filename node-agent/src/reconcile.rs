@@ -35,7 +35,7 @@ use crate::pods::{Counts, Pods, Records, Tended};
 use crate::report::Reporter;
 use crate::status::{Outcome, same, same_but_for_sessions, status, verdict};
 use crate::words::chain;
-use crate::{cni_conf, sysctl};
+use crate::{cni_conf, requests, sysctl};
 
 /// How long after a failure it is tried again: doubled each time up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -386,6 +386,7 @@ impl<K: Kernel> Reconciler<K> {
             ..routes
         });
         status.sessions = self.bird.observed().sessions;
+        status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
         let Counts {
             restored,
             reclaimed,

@@ -18,6 +18,7 @@ use crate::bird::{Observed, Places, Watcher};
 use crate::metrics::Metrics;
 use crate::reconcile::{Paths, Reconciler};
 use crate::report::Reporter;
+use crate::requests;
 use crate::source::Source;
 
 /// Everything is looked at this often even when nothing seems to have happened: a lost notice must not last.
@@ -58,15 +59,22 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         program: bird,
         passwords: bgp_passwords,
     });
+    let requests = requests::Watch::new(&run_dir);
     let paths = Paths {
         run_dir,
         cni_conf_dir,
         sysctl_dir,
     };
     let reconciler = Reconciler::new(node, kernel, bird, paths, (reporter, metrics.clone()));
+    let notices = Notices {
+        objects: source.changes(),
+        sessions: reconciler.sessions(),
+        kernel: events,
+        requests,
+    };
     tokio::select! {
         served = admin::serve(listen, metrics) => served.with_context(|| format!("serve on {listen}")),
-        () = reconcile_forever(reconciler, source, events) => Ok(()),
+        () = reconcile_forever(reconciler, source, notices) => Ok(()),
         () = watcher.run() => Ok(()),
         () = asked_to_stop() => {
             info!("stopping; the kernel's state stays as it is");
@@ -75,9 +83,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut events: Events) {
-    let mut changes = source.changes();
-    let mut sessions = reconciler.sessions();
+async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut notices: Notices) {
     let mut retry = None;
     let mut resync = Instant::now() + RESYNC;
     loop {
@@ -87,7 +93,7 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
                 .await
                 .map(|delay| Instant::now() + delay);
         }
-        let trigger = next_trigger(&mut changes, &mut sessions, &mut events, retry, resync).await;
+        let trigger = notices.next(retry, resync).await;
         debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();
@@ -101,37 +107,44 @@ enum Trigger {
     Objects,
     Kernel,
     Sessions,
+    Requests,
     Retry,
     Resync,
 }
 
-async fn next_trigger(
-    changes: &mut watch::Receiver<u64>,
-    sessions: &mut watch::Receiver<Observed>,
-    events: &mut Events,
-    retry: Option<Instant>,
-    resync: Instant,
-) -> Trigger {
-    let trigger = tokio::select! {
-        // The sender lives as long as the process; if it ever ended, the timers would go on.
-        Ok(()) = changes.changed() => Trigger::Objects,
-        // As well as that of the watcher, which runs beside this loop.
-        Ok(()) = sessions.changed() => Trigger::Sessions,
-        heard = events.next() => {
-            if let Err(error) = heard {
-                renew(events, &error);
+/// All that tells of changes.
+struct Notices {
+    objects: watch::Receiver<u64>,
+    sessions: watch::Receiver<Observed>,
+    kernel: Events,
+    requests: requests::Watch,
+}
+
+impl Notices {
+    /// Waits for the first that happens.
+    async fn next(&mut self, retry: Option<Instant>, resync: Instant) -> Trigger {
+        let trigger = tokio::select! {
+            // The sender lives as long as the process; if it ever ended, the timers would go on.
+            Ok(()) = self.objects.changed() => Trigger::Objects,
+            // As well as that of the watcher, which runs beside this loop.
+            Ok(()) = self.sessions.changed() => Trigger::Sessions,
+            heard = self.kernel.next() => {
+                if let Err(error) = heard {
+                    renew(&mut self.kernel, &error);
+                }
+                Trigger::Kernel
             }
-            Trigger::Kernel
+            () = self.requests.changed() => Trigger::Requests,
+            () = sleep_until(retry.unwrap_or(resync)) => if retry.is_some() { Trigger::Retry } else { Trigger::Resync },
+            () = sleep_until(resync) => Trigger::Resync,
+        };
+        if matches!(trigger, Trigger::Objects | Trigger::Kernel) {
+            tokio::time::sleep(SETTLE).await;
+            self.objects.mark_unchanged();
+            drain(&mut self.kernel);
         }
-        () = sleep_until(retry.unwrap_or(resync)) => if retry.is_some() { Trigger::Retry } else { Trigger::Resync },
-        () = sleep_until(resync) => Trigger::Resync,
-    };
-    if matches!(trigger, Trigger::Objects | Trigger::Kernel) {
-        tokio::time::sleep(SETTLE).await;
-        changes.mark_unchanged();
-        drain(events);
+        trigger
     }
-    trigger
 }
 
 /// Forget the notices that have come meanwhile: the look that follows answers them.

@@ -71,6 +71,7 @@ pub fn status(
         links: links(&desired.kernel),
         routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
+        requests: Vec::new(),
         sessions: Vec::new(),
         repairs: None,
         conditions: verdict.conditions(generation, before, Timestamp::now()),

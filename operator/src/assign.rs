@@ -1,6 +1,6 @@
 //! `assign`: which node gets which block.
 //!
-//! A node that has no block of a pool gets one, and then each that runs short of addresses; what a node has, it keeps.
+//! Every want (`needs`) is met from the first of its pools that has a block left; what a node has, it keeps.
 //! Blocks that nobody has had go first, the lowest before the others, then the one that was given back the longest ago: what is
 //! left of its last owner, in caches and connections, gets time to end. The API server has the last word: a block is owned
 //! because creating its NodeSubnet succeeded, so an assignment made from an old picture does no harm. Nothing is taken away here
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::blocks::Blocks;
+use crate::needs::{Purpose, Want};
 use crate::pool::Pool;
 
 /// A block of a pool.
@@ -33,72 +34,86 @@ pub struct Current {
     pub freed: Vec<IpNet>,
 }
 
-/// Who may and who must get blocks.
-#[derive(Clone, Debug, Default)]
-pub struct Needs {
-    /// The pools each node may draw from.
-    pub pools: BTreeMap<String, BTreeSet<String>>,
-    /// Nodes that run short of addresses, by pool.
-    pub short: BTreeMap<String, BTreeSet<String>>,
-}
-
 /// What is to be created, and what could not be had.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
     /// New blocks by node.
     pub create: Vec<(String, Block)>,
-    /// Nodes, by pool, that have no block and for which none was left.
+    /// Nodes, by pool, whose first block it could have been and for which none was left in any pool.
     pub exhausted: BTreeMap<String, BTreeSet<String>>,
-    /// Nodes, by pool, that run short of addresses and for which no block was left.
+    /// Nodes, by pool, that run short of addresses and for which no block was left in any pool.
     pub scarce: BTreeMap<String, BTreeSet<String>>,
     /// Free blocks by pool, after this assignment.
     pub free: BTreeMap<String, u128>,
 }
 
-/// Assigns a block of each pool to each node that may draw from it and has none or too few addresses.
-///
-/// `pools` come in the order of their rights.
+/// Meets the wants, the first ones first, as far as there are blocks. `pools` come in the order of preference.
 #[must_use]
 pub fn assign<'a>(
     pools: impl IntoIterator<Item = &'a Pool>,
-    needs: &Needs,
+    wants: &[Want],
     current: &Current,
 ) -> Assignment {
     let mut assignment = Assignment::default();
     let mut occupied: Vec<IpNet> = current.foreign.iter().copied().collect();
     occupied.extend(current.held.values().flatten().map(|block| block.cidr));
+    let mut unmet: Vec<&Want> = wants.iter().collect();
+    let mut given = Given::default();
     for pool in pools {
         let blocks = Blocks::new(pool.cidr, pool.block_prefix, &pool.reserved, &occupied);
         let mut free = rested(&blocks, &current.freed);
         let mut left = blocks.free_count();
-        let mut give = |nodes: BTreeSet<&String>| {
-            let mut without = BTreeSet::new();
-            for node in nodes {
-                let Some(cidr) = free.next() else {
-                    without.insert(node.clone());
-                    continue;
-                };
-                left = left.saturating_sub(1);
-                // Pools that overlap are refused before they come here; should they come, they still share no block.
-                occupied.push(cidr);
-                let pool = pool.name.clone();
-                let block = Block { pool, cidr };
-                assignment.create.push((node.clone(), block));
+        unmet.retain(|want| {
+            if given.meets(want) {
+                return false;
             }
-            without
+            if !want.pools.contains(&pool.name) {
+                return true;
+            }
+            let Some(cidr) = free.next() else {
+                return true;
+            };
+            left = left.saturating_sub(1);
+            // Pools that overlap are refused before they come here; should they come, they still share no block.
+            occupied.push(cidr);
+            given.insert(want, pool);
+            let pool = pool.name.clone();
+            assignment
+                .create
+                .push((want.node.clone(), Block { pool, cidr }));
+            false
+        });
+        assignment.free.insert(pool.name.clone(), left);
+    }
+    for want in unmet.into_iter().filter(|want| !given.meets(want)) {
+        let lacking = match want.purpose {
+            Purpose::First => &mut assignment.exhausted,
+            Purpose::More => &mut assignment.scarce,
+            Purpose::Spare => continue,
         };
-        let exhausted = give(without_block(pool, needs, current));
-        let scarce = give(short(pool, needs));
-        let name = || pool.name.clone();
-        assignment.free.insert(name(), left);
-        if !exhausted.is_empty() {
-            assignment.exhausted.insert(name(), exhausted);
-        }
-        if !scarce.is_empty() {
-            assignment.scarce.insert(name(), scarce);
+        for pool in &want.pools {
+            let nodes = lacking.entry(pool.clone()).or_default();
+            nodes.insert(want.node.clone());
         }
     }
     assignment
+}
+
+/// The blocks that nodes get here, by node and pool.
+#[derive(Default)]
+struct Given<'a>(BTreeSet<(&'a str, &'a str)>);
+
+impl<'a> Given<'a> {
+    fn insert(&mut self, want: &'a Want, pool: &'a Pool) {
+        self.0.insert((&want.node, &pool.name));
+    }
+
+    /// Whether a block that was wanted for something else will do.
+    fn meets(&self, want: &Want) -> bool {
+        let mut pools = want.pools.iter();
+        want.purpose == Purpose::First
+            && pools.any(|pool| self.0.contains(&(want.node.as_str(), pool.as_str())))
+    }
 }
 
 /// Free blocks in the order in which they are to be used.
@@ -106,30 +121,6 @@ fn rested(blocks: &Blocks, freed: &[IpNet]) -> impl Iterator<Item = IpNet> {
     let never_used = blocks.free().filter(|block| !freed.contains(block));
     let given_back = freed.iter().copied().filter(|block| blocks.is_free(block));
     never_used.chain(given_back)
-}
-
-/// Nodes that have no block of the pool and are to get one.
-fn without_block<'n>(pool: &Pool, needs: &'n Needs, current: &Current) -> BTreeSet<&'n String> {
-    let nodes = needs.pools.iter();
-    let nodes = nodes.filter(|(node, pools)| {
-        pool.open && pools.contains(&pool.name) && !holds(current, node, &pool.name)
-    });
-    nodes.map(|(node, _)| node).collect()
-}
-
-/// Nodes that run short of the pool's addresses and are to get more.
-fn short<'n>(pool: &Pool, needs: &'n Needs) -> BTreeSet<&'n String> {
-    let nodes = needs.short.get(&pool.name).into_iter().flatten();
-    let may = |node: &&String| {
-        let pools = needs.pools.get(*node);
-        pool.open && pools.is_some_and(|pools| pools.contains(&pool.name))
-    };
-    nodes.filter(may).collect()
-}
-
-fn holds(current: &Current, node: &str, pool: &str) -> bool {
-    let held = current.held.get(node);
-    held.is_some_and(|blocks| blocks.iter().any(|block| block.pool == pool))
 }
 
 #[cfg(test)]

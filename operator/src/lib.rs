@@ -16,6 +16,7 @@ pub mod blocks;
 mod claims;
 mod kube_proxy;
 pub mod mode;
+mod needs;
 mod networks;
 mod patience;
 mod plan;

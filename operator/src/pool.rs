@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector};
-use netweft_crds::IPPoolSpec;
 use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{IPPoolSpec, IpFamily};
 
 /// A pool from which blocks can be assigned.
 #[derive(Clone, Debug)]
@@ -23,8 +23,20 @@ pub struct Pool {
     pub mode: String,
     /// Nodes that get blocks.
     pub nodes: Selector,
+    /// Whether `nodes` are chosen, and not simply all.
+    pub for_some_nodes: bool,
+    /// Whether it serves the pods of every namespace.
+    pub for_all_namespaces: bool,
     /// Whether new blocks may be assigned; not so in a pool that is disabled or being deleted.
     pub open: bool,
+}
+
+impl Pool {
+    /// Family of its addresses.
+    #[must_use]
+    pub fn family(&self) -> IpFamily {
+        IpFamily::of(self.cidr.addr())
+    }
 }
 
 /// Checks what can be checked without looking at other objects.
@@ -53,8 +65,10 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         ));
     }
     let block_prefix = block_prefix(spec)?;
-    let nodes = node_selector.clone().unwrap_or_default();
-    let nodes = selector("spec.nodeSelector", nodes)?;
+    let nodes = selector(
+        "spec.nodeSelector",
+        node_selector.clone().unwrap_or_default(),
+    )?;
     // The agents evaluate it, who know the namespaces.
     selector(
         "spec.namespaceSelector",
@@ -67,6 +81,8 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         reserved: checked_reserved(cidr, reserved)?,
         mode: network_mode.clone(),
         nodes,
+        for_some_nodes: node_selector.is_some(),
+        for_all_namespaces: namespace_selector.is_none(),
         open: !disabled && !deleting,
     })
 }

@@ -6,15 +6,13 @@
 //!    (`networks`): from the generation that says so on, the agent hands out none of its addresses;
 //! 2. when the agent has acknowledged that generation and still says that no pod has an address, the NodeSubnet goes.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use netweft_crds::{BlockUsage, IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
-use crate::assign::{Assignment, Block, Current, Needs, assign};
+use crate::assign::{Assignment, Block, Current, assign};
 use crate::growth::Growth;
+use crate::needs;
 use crate::view::View;
 use crate::world::Changes;
 
@@ -22,11 +20,8 @@ use crate::world::Changes;
 #[must_use]
 pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
     let growth = Growth::look(&view.world.subnets, &view.world.networks);
-    let needs = Needs {
-        pools: candidates(view),
-        short: growth.short,
-    };
-    let assignment = assign(view.pools.all_usable(), &needs, &current(view));
+    let wants = needs::wants(view, &growth);
+    let assignment = assign(view.pools.by_preference(), &wants, &current(view));
     let mut changes = review(view);
     let created = assignment.create.iter();
     changes.create = created
@@ -67,25 +62,6 @@ pub fn is_to_go(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     view.pool_is_going(&subnet.spec.pool) || view.world.surplus.contains(&subnet.name_any())
 }
 
-/// The pools each node may draw from.
-fn candidates(view: &View<'_>) -> BTreeMap<String, BTreeSet<String>> {
-    let of_node = |node: &Node| -> BTreeSet<String> {
-        let reachable = view.pools_of(node).filter(|pool| {
-            view.mode_of(&pool.name)
-                .is_some_and(|mode| view.addresses(node, mode, family_of(pool.cidr)).is_some())
-        });
-        reachable.map(|pool| pool.name.clone()).collect()
-    };
-    view.nodes
-        .iter()
-        .map(|(name, node)| ((*name).to_owned(), of_node(node)))
-        .collect()
-}
-
-fn family_of(net: IpNet) -> IpFamily {
-    IpFamily::of(net.addr())
-}
-
 fn current(view: &View<'_>) -> Current {
     let mut current = Current {
         foreign: view.world.unreadable_blocks.clone(),
@@ -111,7 +87,11 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
         cidr: block.cidr,
         pool: block.pool.clone(),
         node: node.to_owned(),
-        node_addresses: view.addresses(view.nodes.get(node)?, mode, family_of(block.cidr))?,
+        node_addresses: view.addresses(
+            view.nodes.get(node)?,
+            mode,
+            IpFamily::of(block.cidr.addr()),
+        )?,
         as_number: None,
         state: SubnetState::Active,
     };
@@ -138,7 +118,7 @@ fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubne
     // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
     // carry traffic.
     if let Some(mode) = view.mode_of(&subnet.spec.pool)
-        && let Some(addresses) = view.addresses(node, mode, family_of(subnet.spec.cidr))
+        && let Some(addresses) = view.addresses(node, mode, IpFamily::of(subnet.spec.cidr.addr()))
     {
         wanted.spec.node_addresses = addresses;
     }

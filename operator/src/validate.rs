@@ -40,6 +40,15 @@ impl Pools {
     pub fn all_usable(&self) -> impl Iterator<Item = &Pool> {
         self.by_age.iter().filter_map(|name| self.usable(name))
     }
+
+    /// The pools that can be used, in the order in which pods get addresses of them: those for some nodes before those for all,
+    /// then by name. The plugin goes by the same order.
+    #[must_use]
+    pub fn by_preference(&self) -> Vec<&Pool> {
+        let mut pools: Vec<&Pool> = self.all_usable().collect();
+        pools.sort_by_key(|pool| (!pool.for_some_nodes, &pool.name));
+        pools
+    }
 }
 
 /// Checks the modes.

@@ -27,9 +27,10 @@ use crate::attachment::{Attachment, Locked, Store, UnderWay};
 use crate::conf::NetConf;
 use crate::env::{Owner, Pod};
 use crate::error::PluginError;
-use crate::ipam::{self, Exhausted};
+use crate::ipam::{self, Asker, Exhausted, POOLS_ANNOTATION};
 use crate::node::NodeConfig;
 use crate::pod;
+use crate::requests::Requests;
 use crate::result;
 
 /// How long a link may take to pass packets once both ends are up. The kernel's link watch runs once a second at least.
@@ -108,8 +109,18 @@ fn reserve(
         .taken()
         .map_err(attachments_error("read the attachments", conf))?;
     let mut last = locked.last();
-    let choices = ipam::choose(node, request.pod.namespace.as_deref(), &taken, &last)
-        .map_err(|error| PluginError::TryLater(format!("{error}{}", damaged(store, &error))))?;
+    let asker = Asker {
+        namespace: request.pod.namespace.as_deref(),
+        pools: conf
+            .runtime_config
+            .annotations
+            .get(POOLS_ANNOTATION)
+            .map(String::as_str),
+    };
+    let choices = ipam::choose(node, asker, &taken, &last).map_err(|error| {
+        let more = [damaged(store, &error), ask_for_blocks(conf, &error)].concat();
+        PluginError::TryLater(format!("{error}{more}"))
+    })?;
     let attachment = assemble(request, &choices)?;
     let under_way = locked
         .reserve(&attachment)
@@ -125,7 +136,9 @@ fn reserve(
 fn damaged(store: &Store, exhausted: &Exhausted) -> String {
     let records = match exhausted {
         Exhausted::NoAddress(_) => store.list().unwrap_or_default(),
-        Exhausted::NoPool(_) | Exhausted::UnknownNamespace(_) => BTreeMap::new(),
+        Exhausted::NoPool(_) | Exhausted::UnknownNamespace(_) | Exhausted::NotForThisPod { .. } => {
+            BTreeMap::new()
+        }
     };
     let damaged = records.iter().filter(|(_, record)| record.is_err());
     let damaged: Vec<String> = damaged.map(|(ip, _)| ip.to_string()).collect();
@@ -136,6 +149,27 @@ fn damaged(store: &Store, exhausted: &Exhausted) -> String {
         "; the records of {} cannot be read and keep their addresses: netweft-agent check says why",
         damaged.join(", ")
     )
+}
+
+/// Leaves word that blocks are needed, where those could be what is missing.
+fn ask_for_blocks(conf: &NetConf, exhausted: &Exhausted) -> String {
+    let Exhausted::NoAddress(lacks) = exhausted else {
+        return String::new();
+    };
+    let requests = Requests::new(Path::new(&conf.run_dir));
+    let wanted = lacks.iter().map(|lack| &lack.without_block);
+    let made: Vec<_> = wanted
+        .filter(|pools| !pools.is_empty())
+        .map(|pools| requests.make(pools))
+        .collect();
+    let failed = made.iter().find_map(|made| made.as_ref().err());
+    match (made.len(), failed) {
+        (0, _) => String::new(),
+        (_, None) => "; a block has been asked for, try again".to_owned(),
+        (_, Some(error)) => {
+            format!("; a block cannot be asked for, since the request cannot be written: {error}")
+        }
+    }
 }
 
 fn release(locked: &mut Locked<'_>, attachment: &Attachment) -> std::io::Result<()> {

@@ -18,7 +18,7 @@ use netweft_e2e::matrix::Matrix;
 #[command(name = "netweft-lab", version)]
 struct Command {
     /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
-    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" a node that fills and empties.
+    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" nodes that get blocks and give them back.
     #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
     mode: Vec<What>,
     /// How pods are attached.
@@ -86,7 +86,7 @@ enum What {
     Bgp,
     /// Many nodes.
     Scale,
-    /// Three nodes and VXLAN, and one of them fills and empties.
+    /// Three nodes and VXLAN: one fills and empties, and one has a pod that asks for another pool.
     Growth,
 }
 
@@ -141,7 +141,7 @@ impl Job {
             Self::Fabric(options) => options.to_string(),
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
-            Self::Growth(options) => format!("a node that fills and empties, {options}"),
+            Self::Growth(options) => format!("nodes that get blocks and give them back, {options}"),
         }
     }
 }

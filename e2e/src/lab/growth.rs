@@ -1,17 +1,21 @@
-//! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty.
+//! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty. A pool that is
+//! nobody's first choice gives a block where a pod has asked for it.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
+use serde_json::json;
 
 use super::pod::Pod;
-use super::{Lab, Options};
+use super::{Lab, Options, objects};
 use crate::ping::Answer;
 use crate::poll::until;
 
 /// More than one block of 64 has.
 const CROWD: usize = 70;
+/// A pool that comes after the lab's own.
+const OTHER: &str = "10.247.0.0/24";
 /// How long an agent may take to hear of what has changed, and to say so.
 const HEARD: Duration = Duration::from_secs(20);
 
@@ -21,7 +25,7 @@ const HEARD: Duration = Duration::from_secs(20);
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
     let started = Instant::now();
-    println!("a node that fills and empties, {options}");
+    println!("nodes that get blocks and give them back, {options}");
     let mut lab = Lab::build(options.clone()).context("build the lab")?;
     let outcome = lab.metered();
     lab.site.conclude(started, outcome, keep)
@@ -30,10 +34,48 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
 impl Lab {
     fn metered(&mut self) -> anyhow::Result<()> {
         let meter = self.site.meter()?;
-        let outcome = self.grow_and_shrink();
+        let outcome = self.grow_and_shrink().and_then(|()| self.ask());
         let losses = meter.finish()?;
         outcome?;
-        losses.check_none("a node got a second block and gave it back")
+        losses.check_none("a node got a second block and gave it back, and one of another pool")
+    }
+
+    /// A pod asks for another pool than the first: its first ADD fails and leaves word, the next finds a block. No other node gets one.
+    fn ask(&mut self) -> anyhow::Result<()> {
+        let spec = json!({ "cidr": OTHER, "networkMode": "default", "podInterface": self.options.pod_interface });
+        let other = objects::named_pool("other", &spec)?;
+        self.site.store.pools.push(other);
+        self.site.settle()?;
+        ensure!(
+            self.site.store.blocks_of("other") == 0,
+            "nobody has asked for a block yet"
+        );
+        until("the node to know the pool", HEARD, || {
+            let known = self.site.node(1)?.plugin_knows("other")?;
+            ensure!(known, "it does not");
+            Ok(())
+        })?;
+        let started = Instant::now();
+        let mut tries = 0;
+        let pod = until("a pod of the other pool", HEARD, || {
+            tries += 1;
+            let at = self.site.nodes.first().context("a node")?;
+            let run = &mut self.site.run;
+            let added = Pod::add_of_pool(run, at, "asker", &self.options.binaries, Some("other"));
+            self.site.settle()?;
+            added
+        })?;
+        let took = started.elapsed();
+        println!("an address of a pool without a block here: {tries} tries in {took:.1?}");
+        let pool: IpNet = OTHER.parse()?;
+        ensure!(
+            tries > 1 && pod.addresses.iter().any(|ip| pool.contains(ip)),
+            "after {tries} tries it has {:?}",
+            pod.addresses
+        );
+        let given = self.site.store.blocks_of("other");
+        ensure!(given == 1, "{given} blocks for one pod");
+        until("everybody to reach the pod", HEARD, || self.ping(&pod))
     }
 
     fn grow_and_shrink(&mut self) -> anyhow::Result<()> {

@@ -173,6 +173,14 @@ impl Node {
         Ok(routes)
     }
 
+    /// Whether the plugin has been told of a pool.
+    pub fn plugin_knows(&self, pool: &str) -> anyhow::Result<bool> {
+        let text = std::fs::read_to_string(self.space.file("/run/netweft/node.json"))?;
+        let told: serde_json::Value = serde_json::from_str(&text)?;
+        let mut pools = told["pools"].as_array().into_iter().flatten();
+        Ok(pools.any(|told| told["name"] == pool))
+    }
+
     /// The CNI configuration that the agent has written.
     pub fn conflist(&self) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&std::fs::read_to_string(

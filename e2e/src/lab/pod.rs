@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::namespace::Namespace;
 use super::node::Node;
@@ -24,8 +24,19 @@ pub struct Pod {
 impl Pod {
     /// Make a namespace and call the plugin's ADD on `node`, as a container runtime would.
     pub fn add(run: &mut Run, node: &Node, name: &str, binaries: &Path) -> anyhow::Result<Self> {
+        Self::add_of_pool(run, node, name, binaries, None)
+    }
+
+    /// The same for a pod that asks for a pool.
+    pub fn add_of_pool(
+        run: &mut Run,
+        node: &Node,
+        name: &str,
+        binaries: &Path,
+        pool: Option<&str>,
+    ) -> anyhow::Result<Self> {
         let space = Namespace::network(run)?;
-        let result = call(node, binaries, "ADD", name, &space)?;
+        let result = call(node, binaries, "ADD", name, &space, pool)?;
         let ips = result.get("ips").and_then(Value::as_array);
         let address = |ip: &Value| {
             let text = ip.get("address").and_then(Value::as_str);
@@ -46,7 +57,7 @@ impl Pod {
 
     /// Call the plugin's DEL, as a container runtime would.
     pub fn delete(&self, node: &Node, binaries: &Path) -> anyhow::Result<()> {
-        call(node, binaries, "DEL", &self.name, &self.space).map(drop)
+        call(node, binaries, "DEL", &self.name, &self.space, None).map(drop)
     }
 
     /// The MTU of its link.
@@ -72,6 +83,7 @@ fn call(
     verb: &str,
     pod: &str,
     space: &Namespace,
+    pool: Option<&str>,
 ) -> anyhow::Result<Value> {
     let list = node.conflist()?;
     let mut configuration = list
@@ -83,6 +95,11 @@ fn call(
         .context("the configuration has no plugin")?;
     for key in ["cniVersion", "name"] {
         configuration.insert(key.to_owned(), list.get(key).cloned().unwrap_or_default());
+    }
+    if let Some(pool) = pool {
+        let annotations = json!({ "netweft.io/pools": pool });
+        let config = json!({ "io.kubernetes.cri.pod-annotations": annotations });
+        configuration.insert("runtimeConfig".to_owned(), config);
     }
     let plugin = configuration
         .get("type")

@@ -68,6 +68,12 @@ impl Store {
         network.with_context(|| format!("the operator has made a NodeNetwork for {node}"))
     }
 
+    /// How many blocks of a pool are assigned.
+    pub fn blocks_of(&self, pool: &str) -> usize {
+        let subnets = self.subnets.values();
+        subnets.filter(|subnet| subnet.spec.pool == pool).count()
+    }
+
     /// What the operator says about a BGPPeer.
     pub fn peer_status(&self, name: &str) -> Option<&BGPPeerStatus> {
         let mut peers = self.peers.iter();

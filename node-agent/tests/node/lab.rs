@@ -270,11 +270,28 @@ impl Node {
 
     /// Starts the plugin, perhaps under another program.
     pub fn plugin(&self, under: &[&str], verb: &str, container: &str, netns: &str) -> Child {
+        self.plugin_for(&[], under, verb, container, netns)
+    }
+
+    /// The same for a pod with annotations.
+    pub fn plugin_for(
+        &self,
+        annotations: &[(&str, &str)],
+        under: &[&str],
+        verb: &str,
+        container: &str,
+        netns: &str,
+    ) -> Child {
         let text = fs::read_to_string(self.path("cni/10-netweft.conflist")).unwrap();
         let list: Value = serde_json::from_str(&text).unwrap();
         let mut conf = list["plugins"][0].clone();
         for key in ["cniVersion", "name"] {
             conf[key] = list[key].clone();
+        }
+        for (name, value) in annotations {
+            let capability = "io.kubernetes.cri.pod-annotations";
+            assert_eq!(conf["capabilities"][capability], true);
+            conf["runtimeConfig"][capability][name] = (*value).into();
         }
         let plugin = Path::new(env!("CARGO_BIN_EXE_netweft-agent")).with_file_name("netweft");
         let plugin = plugin.display().to_string();

@@ -13,4 +13,5 @@ mod conditions;
 mod crash;
 mod lab;
 mod repair;
+mod requests;
 mod sweep;

@@ -241,7 +241,7 @@ fn subnets_assigned() -> Vec<Made> {
 
 fn exhausted() -> Vec<Made> {
     vec![made(Pool("small", Stalled), |cluster| {
-        cluster.pools.push(at(9, pool("small", "10.9.0.0/26", "")));
+        cluster.pools.push(at(9, pool("small", "fd00:9::/122", "")));
     })]
 }
 

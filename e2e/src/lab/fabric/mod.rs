@@ -46,7 +46,7 @@ impl fmt::Display for Options {
     }
 }
 
-/// Three packets of BFD, 100 ms apart, may be missed, and then routes have to be changed: 300 ms and some. The bound is generous for
+/// Three packets of BFD, 300 ms apart, may be missed, and then routes have to be changed: 900 ms and some. The bound is generous for
 /// a machine that does other things, and far from what sessions without BFD would take: 90 s.
 const TAKEN_OVER: Duration = Duration::from_secs(5);
 

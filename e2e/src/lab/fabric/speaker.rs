@@ -41,8 +41,9 @@ pub enum Role {
     Reflector,
 }
 
-/// Milliseconds between packets of BFD; three missing ones end a session.
-pub const BFD_INTERVAL: u32 = 100;
+/// Milliseconds between packets of BFD; three missing ones end a session. That is what routers are usually set to, and long enough for
+/// a busy machine not to miss its own packets.
+pub const BFD_INTERVAL: u32 = 300;
 
 impl Speaker {
     fn inside(&self, neighbour: &Neighbour) -> bool {

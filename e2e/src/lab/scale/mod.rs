@@ -280,13 +280,16 @@ impl Lab {
         Ok(matrix)
     }
 
-    /// All nodes get a block of a second pool, which all must take now. No session begins anew for that.
+    /// All nodes get a block of a second pool, which all must take now that the first is closed. No session begins anew for that.
     fn add_pool(&mut self) -> anyhow::Result<figures::Edit> {
         let before = self.site.established()?;
         let started = Instant::now();
         let spec: Value = json!({ "cidr": "10.245.0.0/16", "networkMode": "default" });
         let more = objects::named_pool("more", &spec)?;
         self.site.store.pools.push(more);
+        if let Some(first) = self.site.store.pools.first_mut() {
+            first.spec.disabled = true;
+        }
         self.site.settle()?;
         let settled = started.elapsed();
         self.wait_for_routes(2)?;
