@@ -152,10 +152,30 @@ pub struct IPPoolStatus {
     /// How much of the pool is in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// While the pool is disabled or being deleted: who still has addresses of it; the first of them, if there are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub remaining: Vec<Remaining>,
     /// `Ready`, `Reconciling`, `Stalled`.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// Pods on one node that still have addresses of a pool.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Remaining {
+    /// The node.
+    pub node: String,
+    /// Their namespace.
+    pub namespace: String,
+    /// Who made them, by kind and name, for example `Deployment/web`; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// How many they are.
+    pub pods: i64,
 }
 
 /// How much of a pool is in use.

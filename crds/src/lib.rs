@@ -26,15 +26,15 @@ pub use bgp::{
 pub use bgp_peer::{
     BGPPeer, BGPPeerSpec, BGPPeerStatus, Password, PeerError, PeerNodes, Prefixes, SecretKeyRef,
 };
-pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Usage, UsageCount};
+pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
     NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase,
     RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
-    BlockRequest, BlockUsage, IpFamily, LinkStatus, NodeMode, NodeNetwork, NodeNetworkSpec,
-    NodeNetworkStatus, RepairCounts, RouteCounts, Transport, Way,
+    BlockRequest, BlockUsage, DrainingPod, IpFamily, LinkStatus, NodeMode, NodeNetwork,
+    NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

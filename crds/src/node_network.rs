@@ -245,6 +245,10 @@ pub struct NodeNetworkStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub requests: Vec<BlockRequest>,
+    /// Pods that still have an address of a pool that is disabled or being deleted; the first of them, if there are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub draining: Vec<DrainingPod>,
     /// BGP sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionStatus>,
@@ -277,6 +281,19 @@ pub struct BlockRequest {
     /// Names of the IPPools, the preferred first.
     #[schemars(length(min = 1, max = 64))]
     pub pools: Vec<String>,
+}
+
+/// A pod that keeps an address of a pool which shall be without pods.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+pub struct DrainingPod {
+    /// Name of the IPPool.
+    pub pool: String,
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
 }
 
 /// One of our links.

@@ -137,6 +137,8 @@ pub struct Pool {
     pub pod_interface: PodInterface,
     /// No new addresses.
     pub disabled: bool,
+    /// It shall be without pods: it is disabled or being deleted.
+    pub draining: bool,
     /// Whether it is for some nodes only.
     pub some_nodes: bool,
     /// The namespaces whose pods get addresses, if not all.
@@ -283,6 +285,7 @@ fn named_pool(pool: &IPPool, problems: &mut Vec<String>) -> Option<(String, Pool
         reserved,
         pod_interface: spec.pod_interface,
         disabled: spec.disabled,
+        draining: spec.disabled || pool.metadata.deletion_timestamp.is_some(),
         some_nodes: spec.node_selector.is_some(),
         namespaces: chosen_namespaces(&name, pool, problems),
     };

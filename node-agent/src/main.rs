@@ -14,6 +14,7 @@ mod bird;
 mod check;
 mod cni_conf;
 mod desired;
+mod draining;
 mod facts;
 mod inputs;
 mod install;

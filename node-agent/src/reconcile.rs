@@ -35,7 +35,7 @@ use crate::pods::{Counts, Pods, Records, Tended};
 use crate::report::Reporter;
 use crate::status::{Outcome, same, same_but_for_sessions, status, verdict};
 use crate::words::chain;
-use crate::{cni_conf, requests, sysctl};
+use crate::{cni_conf, draining, requests, sysctl};
 
 /// How long after a failure it is tried again: doubled each time up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -124,8 +124,8 @@ impl<K: Kernel> Reconciler<K> {
         let clean = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
                 let verdict = verdict(&desired, &outcome);
-                let told = self.tell(network, &desired, &verdict, outcome.learnt).await;
-                told && outcome.failures.is_empty()
+                let clean = outcome.failures.is_empty();
+                self.tell(network, &desired, &verdict, outcome).await && clean
             }
             Err(reason) => {
                 warn!(%reason, "cannot sync, will retry");
@@ -182,7 +182,13 @@ impl<K: Kernel> Reconciler<K> {
         let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
         let mut desired = desired(&inputs, &facts);
         let difference = diff(&actual, &desired.kernel, &Owner::agent());
-        let mut outcome = Outcome::default();
+        let readable = records
+            .iter()
+            .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
+        let mut outcome = Outcome {
+            draining: draining::pods(&inputs.pools, readable),
+            ..Outcome::default()
+        };
         outcome
             .conflicts
             .extend(difference.conflicts.iter().map(ToString::to_string));
@@ -368,7 +374,7 @@ impl<K: Kernel> Reconciler<K> {
         network: &NodeNetwork,
         desired: &Desired,
         verdict: &Verdict,
-        learnt: i64,
+        outcome: Outcome,
     ) -> bool {
         let before = self
             .known(network)
@@ -382,10 +388,11 @@ impl<K: Kernel> Reconciler<K> {
             |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
         let mut status = status(desired, verdict, network.metadata.generation, &before, used);
         status.routes = status.routes.map(|routes| RouteCounts {
-            bgp: learnt,
+            bgp: outcome.learnt,
             ..routes
         });
         status.sessions = self.bird.observed().sessions;
+        status.draining = outcome.draining;
         status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
         let Counts {
             restored,

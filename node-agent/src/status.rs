@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use netweft_cni::ipam;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
-use netweft_crds::{BlockUsage, LinkStatus, NodeNetworkStatus, RouteCounts};
+use netweft_crds::{BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, RouteCounts};
 use netweft_netstate::model::{LinkKind, NetworkState};
 
 use crate::desired::Desired;
@@ -22,6 +22,8 @@ pub struct Outcome {
     pub learnt: i64,
     /// What only a human can put right and what keeps no pod from working, in sentences.
     pub notes: Vec<String>,
+    /// Pods that keep pools from being drained.
+    pub draining: Vec<DrainingPod>,
 }
 
 /// The condition's content after a sync.
@@ -72,6 +74,7 @@ pub fn status(
         routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
         requests: Vec::new(),
+        draining: Vec::new(),
         sessions: Vec::new(),
         repairs: None,
         conditions: verdict.conditions(generation, before, Timestamp::now()),

@@ -14,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::client::request;
+use crate::drain;
 use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::growth::Growth;
 use crate::metrics::Metrics;
+use crate::owners::Asked;
 use crate::plan;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
@@ -43,6 +45,8 @@ pub struct Controller {
     pub stores: Stores,
     /// Copies of the Secrets that BGPPeers name.
     pub secrets: Secrets,
+    /// Who made the pods that keep pools from being drained.
+    pub owners: Asked,
     /// Notified when a copy has changed.
     pub changed: Arc<Notify>,
     /// Whether this operator leads.
@@ -145,6 +149,9 @@ impl Controller {
         let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
         let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
+        if self.owners.follow(drain::pods(snapshot.networks())).await {
+            self.changed.notify_one();
+        }
         let world = World {
             surplus,
             freed: self
@@ -153,6 +160,7 @@ impl Controller {
             without_udp_relay: !self.udp_relay,
             without_bird: !self.bird,
             secrets: self.secrets.state(),
+            owners: self.owners.state(),
             ..snapshot.world(expired, Timestamp::now())
         };
         let plan = plan(&world);

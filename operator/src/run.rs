@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
+use crate::owners::Asked;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
 use crate::watch::Stores;
@@ -92,6 +93,7 @@ async fn work(
         client: client.clone(),
         stores,
         secrets,
+        owners: Asked::new(client),
         changed,
         leads: candidate.leads.clone(),
         writer: Writer::new(client.clone(), &args.namespace, health, events),

@@ -80,6 +80,7 @@ impl Snapshot {
             without_udp_relay: false,
             without_bird: false,
             secrets: BTreeMap::new(),
+            owners: BTreeMap::new(),
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,

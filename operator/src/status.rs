@@ -15,6 +15,7 @@ use netweft_crds::{
 use crate::assign::Assignment;
 use crate::bgp::Fabric;
 use crate::blocks::{Blocks, address_count};
+use crate::drain;
 use crate::mode::Mode;
 use crate::pool::lenient_reserved;
 use crate::view::View;
@@ -34,6 +35,7 @@ pub fn plan_pools(view: &View<'_>, assignment: &Assignment) -> Vec<StatusChange<
         let status = IPPoolStatus {
             observed_generation: pool.metadata.generation,
             usage: Some(usage(pool, held)),
+            remaining: drain::remaining(pool, view.networks.values().copied(), &view.world.owners),
             conditions: Vec::new(),
         };
         let change = Change {
@@ -267,9 +269,16 @@ fn judge_pool(
     let free = counted(free, "block");
     if pool.spec.disabled {
         let kept = counted(held.len(), "block");
+        let left = match held.iter().map(|held| held.used).sum::<i64>() {
+            0 => "no pod has an address of it, so it can be deleted".to_owned(),
+            1 => "1 address is in use, see status.remaining".to_owned(),
+            used => format!("{used} addresses are in use, see status.remaining"),
+        };
         return Verdict::ready(
             Reason::Disabled,
-            format!("spec.disabled: no new blocks and addresses; {kept} assigned, {free} free"),
+            format!(
+                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {left}"
+            ),
         );
     }
     Verdict::ready(Reason::Allocatable, format!("{free} free"))
@@ -285,7 +294,7 @@ fn in_use(held: &[Held<'_>]) -> Verdict {
     Verdict::reconciling(
         Reason::InUse,
         format!(
-            "being deleted; kept until {} without pods: waiting for {}",
+            "being deleted; kept until {} without pods, which status.remaining names: waiting for {}",
             if held.len() == 1 {
                 "1 block is".to_owned()
             } else {

@@ -20,6 +20,7 @@ use netweft_crds::{
 };
 
 use crate::bgp::passwords::{PasswordChange, Secret};
+use crate::drain::Owners;
 
 /// One complete picture of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +47,8 @@ pub struct World<'a> {
     pub without_bird: bool,
     /// Secrets of the release's namespace that have been looked for, by name; `None`: there is none of that name.
     pub secrets: BTreeMap<String, Option<Secret>>,
+    /// Who made the pods that keep pools from being drained, as far as known.
+    pub owners: Owners,
     /// Objects of users that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
     /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.

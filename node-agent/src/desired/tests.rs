@@ -17,6 +17,7 @@ fn pool(cidr: &str) -> Pool {
         reserved: vec![],
         pod_interface: PodInterface::Routed,
         disabled: false,
+        draining: false,
         some_nodes: false,
         namespaces: None,
     }

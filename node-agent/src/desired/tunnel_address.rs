@@ -47,6 +47,7 @@ mod tests {
                 .collect(),
             pod_interface: PodInterface::Routed,
             disabled: false,
+            draining: false,
             some_nodes: false,
             namespaces: None,
         };

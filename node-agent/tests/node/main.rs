@@ -11,6 +11,7 @@
 mod check;
 mod conditions;
 mod crash;
+mod draining;
 mod lab;
 mod repair;
 mod requests;

@@ -9,6 +9,7 @@ use crate::world::{Unreadable, UserKind};
 
 mod addresses;
 mod deletion;
+mod draining;
 mod growth;
 mod modes;
 mod needs;

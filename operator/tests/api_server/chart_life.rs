@@ -164,14 +164,14 @@ async fn the_schema_is_the_new_one(admin: &Client) {
 
 async fn until_pools_are_ready(admin: &Client) {
     eventually(
-        "the pools are ready, with a block each",
+        "the pools are ready, and the node has a block of one",
         PATIENCE,
         async || {
             let pools = all::<IPPool>(admin).await;
             let ready = pools.iter().filter_map(|pool| pool.status.as_ref());
             let ready = ready.filter(|status| is_true(&status.conditions, READY));
             let blocks = all::<NodeSubnet>(admin).await.len();
-            (ready.count() == 2 && blocks == 2).then_some(())
+            (ready.count() == 2 && blocks == 1).then_some(())
         },
     )
     .await;

@@ -2,13 +2,13 @@
 //! is used, and none is missing.
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::condition::{READY, is_true};
 use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
-use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet, SubnetState};
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet, Remaining, SubnetState};
 use serde_json::json;
 
 use crate::agent::Agent;
@@ -46,6 +46,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     users_are_told(&admin).await;
     events_are_counted(&admin).await;
     node_comes_and_goes(&admin).await;
+    pool_is_drained(&admin).await;
     pool_is_given_up(&admin, &agents).await;
 
     let account = Account::of(&plane);
@@ -211,6 +212,48 @@ async fn node_comes_and_goes(admin: &Client) {
     // Nothing collects garbage here.
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     delete(&networks, "worker-0").await;
+}
+
+/// In the place of an agent whose node has these pods: the operator asks who made them, and says so.
+async fn pool_is_drained(admin: &Client) {
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
+    create(&accounts, json!({ "metadata": { "name": "default" } })).await;
+    let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
+    create(
+        &pods,
+        json!({ "metadata": { "name": "web-5d4f-x", "labels": { "pod-template-hash": "5d4f" },
+            "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d4f", "uid": "u",
+                "controller": true }] },
+            "spec": { "automountServiceAccountToken": false, "containers": [{ "name": "c", "image": "i" }] } }),
+    )
+    .await;
+    let of = |name: &str| json!({ "pool": "default-v4", "namespace": "default", "name": name });
+    let patch = Patch::Merge(json!({ "status": { "draining": [of("web-5d4f-x"), of("gone")] } }));
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    let parameters = PatchParams::default();
+    networks
+        .patch_status("worker-1", &parameters, &patch)
+        .await
+        .unwrap();
+    let pools: Api<IPPool> = Api::all(admin.clone());
+    let remaining = async || {
+        let pool = pools.get("default-v4").await.unwrap();
+        let remaining = pool.status.unwrap().remaining.into_iter();
+        let line = |entry: Remaining| format!("{} {:?} {}", entry.node, entry.owner, entry.pods);
+        remaining.map(line).collect::<Vec<_>>()
+    };
+    assert_eq!(remaining().await, Vec::<String>::new());
+    merge(
+        &pools,
+        "default-v4",
+        json!({ "spec": { "disabled": true } }),
+    )
+    .await;
+    eventually("the pool says what remains", PATIENCE, async || {
+        let wanted = ["worker-1 None 1", "worker-1 Some(\"Deployment/web\") 1"];
+        (remaining().await == wanted).then_some(())
+    })
+    .await;
 }
 
 async fn pool_is_given_up(admin: &Client, agents: &[Agent]) {

@@ -28,6 +28,7 @@ fn pool(cidr: &str, block_prefix: u8) -> Pool {
         reserved: vec![],
         pod_interface: PodInterface::Routed,
         disabled: false,
+        draining: false,
         some_nodes: false,
         namespaces: None,
     }

@@ -61,7 +61,7 @@ fn a_disabled_pool_keeps_what_it_gave() {
         ),
         (1, 0)
     );
-    let said = "True Disabled: spec.disabled: no new blocks and addresses; 1 block assigned, 1023 blocks free";
+    let said = "True Disabled: spec.disabled: no new blocks and addresses; 1 block assigned, 1023 blocks free; no pod has an address of it, so it can be deleted";
     assert_eq!(cluster.pool_says("default-v4"), said);
 }
 

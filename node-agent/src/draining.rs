@@ -1,0 +1,39 @@
+//! Which pods keep pools from being drained.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use netweft_cni::attachment::Attachment;
+use netweft_crds::DrainingPod;
+
+use crate::inputs::Pool;
+
+/// Most that a status tells of, as the API has it.
+const TOLD: usize = 64;
+
+/// The pods that have an address of a pool that is disabled or being deleted. `records` are all addresses that pods have.
+#[must_use]
+pub fn pods<'a>(
+    pools: &BTreeMap<String, Pool>,
+    records: impl Iterator<Item = (IpAddr, &'a Attachment)>,
+) -> Vec<DrainingPod> {
+    let draining = |name: &str| pools.get(name).is_some_and(|pool| pool.draining);
+    let pods = records.filter_map(|(ip, attachment)| {
+        let mut addresses = attachment.addresses.iter();
+        let address = addresses.find(|address| address.ip == ip)?;
+        let pod = &attachment.pod;
+        draining(&address.pool).then(|| DrainingPod {
+            pool: address.pool.clone(),
+            namespace: pod.namespace.clone().unwrap_or_default(),
+            // What has no name for Kubernetes has one for the runtime.
+            name: pod
+                .name
+                .clone()
+                .unwrap_or_else(|| attachment.owner.container_id.clone()),
+        })
+    });
+    let mut pods: Vec<_> = pods.collect();
+    pods.sort();
+    pods.truncate(TOLD);
+    pods
+}

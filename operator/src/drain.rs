@@ -1,0 +1,114 @@
+//! Who still has addresses of a pool that is disabled or being deleted: what its user has to move before it can go.
+//!
+//! ```text
+//!   agents: pods by name (NodeNetwork.status.draining) ─┐
+//!   API server: their owners, asked pod by pod          ├─▶ IPPool.status.remaining: node, namespace, owner, pods
+//! ```
+//!
+//! Nobody watches pods for it: there can be a hundred thousand of them, and of most pools nobody ever asks.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use netweft_crds::{DrainingPod, IPPool, NodeNetwork, Remaining};
+
+/// Most entries that a status has.
+const LISTED: usize = 64;
+
+/// Who made pods, by namespace and name.
+pub type Owners = BTreeMap<(String, String), String>;
+
+/// Whether a pool shall be without pods.
+#[must_use]
+pub fn is_draining(pool: &IPPool) -> bool {
+    pool.spec.disabled || pool.metadata.deletion_timestamp.is_some()
+}
+
+/// The pods of all nodes that keep pools from being drained.
+pub fn pods<'a>(
+    networks: impl IntoIterator<Item = &'a NodeNetwork>,
+) -> impl Iterator<Item = &'a DrainingPod> {
+    let statuses = networks
+        .into_iter()
+        .filter_map(|network| network.status.as_ref());
+    statuses.flat_map(|status| &status.draining)
+}
+
+/// Who still has addresses of `pool`.
+#[must_use]
+pub fn remaining<'a>(
+    pool: &IPPool,
+    networks: impl IntoIterator<Item = &'a NodeNetwork>,
+    owners: &Owners,
+) -> Vec<Remaining> {
+    if !is_draining(pool) {
+        return Vec::new();
+    }
+    let name = pool.name_any();
+    let mut counts: BTreeMap<(String, &str, Option<&String>), i64> = BTreeMap::new();
+    for network in networks {
+        for pod in pods([network]).filter(|pod| pod.pool == name) {
+            let owner = owners.get(&key(pod));
+            let group = (network.name_any(), pod.namespace.as_str(), owner);
+            *counts.entry(group).or_default() += 1;
+        }
+    }
+    let groups = counts.into_iter().take(LISTED);
+    groups
+        .map(|((node, namespace, owner), pods)| Remaining {
+            node,
+            namespace: namespace.to_owned(),
+            owner: owner.cloned(),
+            pods,
+        })
+        .collect()
+}
+
+/// What a pod is known by.
+#[must_use]
+pub fn key(pod: &DrainingPod) -> (String, String) {
+    (pod.namespace.clone(), pod.name.clone())
+}
+
+/// Who made the pod with this metadata, by kind and name: the pod itself if nobody did. A ReplicaSet's name is its Deployment's and a
+/// hash, which the pod has as a label.
+#[must_use]
+pub fn owner_of(pod: &ObjectMeta) -> String {
+    let owners = pod.owner_references.iter().flatten();
+    let mut controllers = owners.filter(|owner| owner.controller == Some(true));
+    let Some(owner) = controllers.next() else {
+        return format!("Pod/{}", pod.name.as_deref().unwrap_or_default());
+    };
+    let labels = pod.labels.as_ref();
+    let hash = labels.and_then(|labels| labels.get("pod-template-hash"));
+    let deployment = hash.and_then(|hash| owner.name.strip_suffix(&format!("-{hash}")));
+    match deployment {
+        Some(name) if owner.kind == "ReplicaSet" => format!("Deployment/{name}"),
+        _ => format!("{}/{}", owner.kind, owner.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::yaml;
+
+    fn owner(metadata: &str) -> String {
+        owner_of(&yaml::<ObjectMeta>(metadata))
+    }
+
+    #[test]
+    fn an_owner_is_the_controller_or_what_made_it() {
+        assert_eq!(owner("{name: alone}"), "Pod/alone");
+        let by = |kind: &str, name: &str| {
+            format!(
+                "{{name: p, labels: {{pod-template-hash: 5d4f}}, ownerReferences: [{{apiVersion: v1, kind: Other, name: o, uid: u}}, {{apiVersion: apps/v1, kind: {kind}, name: {name}, uid: u, controller: true}}]}}"
+            )
+        };
+        assert_eq!(owner(&by("StatefulSet", "db")), "StatefulSet/db");
+        assert_eq!(owner(&by("ReplicaSet", "web-5d4f")), "Deployment/web");
+        assert_eq!(owner(&by("ReplicaSet", "bare")), "ReplicaSet/bare");
+        assert_eq!(owner(&by("Rollout", "web-5d4f")), "Rollout/web-5d4f");
+    }
+}

@@ -1,0 +1,95 @@
+//! A pool that shall be without pods says whose it still has.
+
+use netweft_crds::{DrainingPod, Remaining};
+
+use crate::testing::{Cluster, cluster};
+
+/// Two nodes that have told of pods, by node, pool, namespace and name.
+fn with(pods: &[(usize, &str, &str, &str)]) -> Cluster {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster.agents_report(0);
+    for (node, pool, namespace, name) in pods {
+        let status = cluster.networks[*node].status.as_mut().unwrap();
+        status.subnets[0].used += 1;
+        status.draining.push(DrainingPod {
+            pool: (*pool).to_owned(),
+            namespace: (*namespace).to_owned(),
+            name: (*name).to_owned(),
+        });
+    }
+    cluster
+}
+
+fn remaining(cluster: &Cluster) -> Vec<String> {
+    let status = cluster.pools[0].status.as_ref().unwrap();
+    let line = |entry: &Remaining| {
+        let owner = entry.owner.as_deref().unwrap_or("?");
+        format!("{} {} {owner} {}", entry.node, entry.namespace, entry.pods)
+    };
+    status.remaining.iter().map(line).collect()
+}
+
+const PODS: [(usize, &str, &str, &str); 5] = [
+    (1, "default-v4", "shop", "web-b"),
+    (0, "default-v4", "shop", "web-a"),
+    (0, "default-v4", "shop", "web-c"),
+    (0, "default-v4", "default", "alone"),
+    (0, "other", "shop", "web-d"),
+];
+
+#[test]
+fn a_disabled_pool_lists_what_remains_by_node_namespace_and_owner() {
+    let mut cluster = with(&PODS);
+    let owner = |namespace: &str, name: &str, owner: &str| {
+        ((namespace.to_owned(), name.to_owned()), owner.to_owned())
+    };
+    cluster.owners = [
+        owner("shop", "web-a", "Deployment/web"),
+        owner("shop", "web-b", "Deployment/web"),
+        owner("shop", "web-c", "Deployment/web"),
+    ]
+    .into();
+    cluster.settle();
+    assert_eq!(remaining(&cluster), Vec::<String>::new(), "it is open");
+    cluster.pools[0].spec.disabled = true;
+    cluster.settle();
+    assert_eq!(
+        remaining(&cluster),
+        [
+            "worker-1 default ? 1",
+            "worker-1 shop Deployment/web 2",
+            "worker-2 shop Deployment/web 1"
+        ]
+    );
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .ends_with("; 5 addresses are in use, see status.remaining")
+    );
+}
+
+#[test]
+fn a_pool_that_is_being_deleted_lists_what_it_waits_for() {
+    let mut cluster = with(&PODS[..1]);
+    super::delete_pool(&mut cluster, "default-v4");
+    cluster.settle();
+    assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remaining names: waiting for worker-1, worker-2"
+    );
+}
+
+#[test]
+fn a_long_list_is_cut() {
+    let names: Vec<String> = (0..100).map(|n| format!("ns-{n:03}")).collect();
+    let pods: Vec<_> = names
+        .iter()
+        .map(|name| (0, "default-v4", name.as_str(), "pod"))
+        .collect();
+    let mut cluster = with(&pods);
+    cluster.pools[0].spec.disabled = true;
+    cluster.settle();
+    assert_eq!(remaining(&cluster).len(), 64);
+}
