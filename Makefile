@@ -29,8 +29,8 @@ lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|â€
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
 .PHONY: e2e
-e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge CHECKS=basic|life|full
-	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) tests/run.sh kind
+e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge FAMILY=4|6|46 CHECKS=basic|life|full
+	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) FAMILY=$(FAMILY) tests/run.sh kind
 
 .PHONY: build
 build: ## the static release binaries, and the tests

@@ -107,8 +107,18 @@ stage_kind_modes() {
   return "$code"
 }
 
-# What is the same for every kind of pod is seen with routed ones.
-stage_kind_bridge() { "$cluster" down && suite basic bridge; }
+# What is the same for every kind of pod is seen with routed ones; and what is the same for both families, with one.
+stage_kind_bridge() { "$cluster" down && FAMILY=46 suite basic bridge; }
+
+stage_kind_families() {
+  local code=0
+  "$cluster" down
+  FAMILY=46 suite basic routed host-gw || code=1
+  "$cluster" down
+  FAMILY=6 suite basic routed || code=1
+  "$cluster" down
+  return "$code"
+}
 
 stage_kind_full() { "$cluster" down && suite full routed; }
 
@@ -120,13 +130,20 @@ stage_kind_oldest() {
   "$cluster" down
 }
 
-suite() { # basic|life|full POD_INTERFACE [MODE [ARGUMENT...]]
-  local tags tag bird_tag
+suite() { # basic|life|full POD_INTERFACE [MODE [ARGUMENT...]], with the IP families of FAMILY: 4, 6, or 46 for both
+  local tags tag bird_tag family=${FAMILY:-4} ip
+  case $family in
+    4) ip=ipv4 ;;
+    6) ip=ipv6 ;;
+    46) ip=dual ;;
+    *) die "FAMILY is '$family'; it can be 4, 6 or 46" ;;
+  esac
+  export NETWEFT_IP_FAMILY=$ip
   "$cluster" up
   tags=$(images_into_cluster)
   read -r tag bird_tag <<<"$tags"
   "$cluster" exec "$BIN_DIR/netweft-e2e" suite --project "$project" --tag "$tag" --bird-tag "$bird_tag" --checks "$1" \
-    --pod-interface "$2" --mode "${3:-vxlan}" "${@:4}"
+    --pod-interface "$2" --mode "${3:-vxlan}" --family "$family" "${@:4}"
 }
 
 stage_soak_lab() {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use netweft_e2e::cluster::{Checks, Cluster, Install, Probes, install, run};
 use netweft_e2e::command::{output, words};
-use netweft_e2e::lab::LabMode;
+use netweft_e2e::lab::{Families, LabMode};
 
 /// Installs netweft on a cluster and shows or checks what it does.
 #[derive(Parser)]
@@ -54,6 +54,9 @@ struct Suite {
     /// How pods are attached: the pool of the examples, changed to this.
     #[arg(long, default_value = "routed")]
     pod_interface: String,
+    /// IP families of the pools, which the cluster must have: of the examples' pools those.
+    #[arg(long, value_enum, default_value_t = Families::V4)]
+    family: Families,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -65,7 +68,7 @@ fn main() -> anyhow::Result<ExitCode> {
 
 fn prepare(
     target: Target,
-    mode: LabMode,
+    (mode, families): (LabMode, Families),
     pod_interface: &str,
     direct: bool,
 ) -> anyhow::Result<Cluster> {
@@ -83,6 +86,7 @@ fn prepare(
         mode,
         direct,
         pod_interface: pod_interface.to_owned(),
+        families,
     })?;
     println!(
         "every node is Ready {:.1} s after `helm install`",
@@ -100,7 +104,7 @@ fn prepare(
 }
 
 fn demo(target: Target) -> anyhow::Result<ExitCode> {
-    let cluster = prepare(target, LabMode::Vxlan, "routed", false)?;
+    let cluster = prepare(target, (LabMode::Vxlan, Families::V4), "routed", false)?;
     for kinds in [
         "nodes",
         "ippools",
@@ -128,8 +132,9 @@ fn check(suite: Suite) -> anyhow::Result<ExitCode> {
         only,
         mode,
         pod_interface,
+        family,
     } = suite;
-    let mut cluster = prepare(target, mode, &pod_interface, true)?;
+    let mut cluster = prepare(target, (mode, family), &pod_interface, true)?;
     let (passed, failed) = run(&mut cluster, checks, &only);
     println!("kind: {passed} passed, {failed} failed");
     Ok(if failed == 0 {

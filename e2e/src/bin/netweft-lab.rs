@@ -25,7 +25,7 @@ struct Command {
     #[arg(long, value_enum, default_value_t = PodInterface::Routed)]
     pod_interface: PodInterface,
     /// IP families of nodes and pods: 4, 6, or 46 for both; one lab for each.
-    #[arg(long, value_delimiter = ',', value_parser = families, default_value = "4")]
+    #[arg(long, value_delimiter = ',', value_enum, default_value = "4")]
     family: Vec<Families>,
     /// The nodes' own rp_filter, one lab for each; fabrics have the strict one.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2), default_value = "0,1,2")]
@@ -103,15 +103,6 @@ fn what(text: &str) -> Result<What, String> {
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
-    }
-}
-
-fn families(text: &str) -> Result<Families, String> {
-    match text {
-        "4" => Ok(Families::V4),
-        "6" => Ok(Families::V6),
-        "46" | "64" => Ok(Families::Both),
-        _ => Err("write 4, 6, or 46 for both".to_owned()),
     }
 }
 

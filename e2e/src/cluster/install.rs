@@ -9,7 +9,7 @@ use anyhow::Context;
 
 use super::kubectl::{apply, kubectl};
 use crate::command::output;
-use crate::lab::LabMode;
+use crate::lab::{Families, LabMode};
 
 /// What to install.
 pub struct Install {
@@ -24,8 +24,10 @@ pub struct Install {
     /// Whether operator and agents speak to the API server itself and not by its Service: what is seen after an outage is then
     /// theirs and not kube-proxy's.
     pub direct: bool,
-    /// `podInterface` of the pool.
+    /// `podInterface` of the pools.
     pub pod_interface: String,
+    /// Which of the examples' pools.
+    pub families: Families,
 }
 
 /// Install the chart and the examples; everything is ready when this returns. Returns how long that took.
@@ -82,13 +84,21 @@ fn helm_install(install: &Install) -> anyhow::Result<()> {
 fn api_server() -> anyhow::Result<String> {
     let path = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
     let label = "node-role.kubernetes.io/control-plane";
-    kubectl(&["get", "nodes", "-l", label, "-o", path])
+    let addresses = kubectl(&["get", "nodes", "-l", label, "-o", path])?;
+    let first = addresses.split_whitespace().next();
+    Ok(first.context("a control plane has an address")?.to_owned())
 }
 
 /// The examples as they are, but for the mode and the kind of pods that were asked for.
 fn apply_examples(install: &Install) -> anyhow::Result<()> {
     let wanted = format!("podInterface: {}", install.pod_interface);
-    for example in ["networkmode.yaml", "ippool.yaml"] {
+    let pools = [("ippool.yaml", true), ("ippool-v6.yaml", false)];
+    let pools = pools.into_iter().filter(|(_, ipv4)| {
+        let mut pools = install.families.pools();
+        pools.any(|pool| pool.addr().is_ipv4() == *ipv4)
+    });
+    let examples = pools.map(|(example, _)| example);
+    for example in ["networkmode.yaml"].into_iter().chain(examples) {
         let file = install.project.join("examples").join(example);
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
         let text = if example == "networkmode.yaml" && install.mode != LabMode::Vxlan {

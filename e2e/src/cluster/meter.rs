@@ -42,7 +42,7 @@ impl Meter {
                 .pods
                 .iter()
                 .filter(|probe| probe.address != from.address);
-            others.map(|probe| probe.address).collect()
+            others.flat_map(|probe| probe.addresses.clone()).collect()
         };
         let pings = probes
             .pods

@@ -24,13 +24,16 @@ pub struct Probe {
     pub pod: String,
     /// Its node.
     pub node: String,
-    /// Its address; the node's for a look from the node.
+    /// The address of it that is meant, at first the one that Kubernetes names first; the node's for a look from the node.
     pub address: IpAddr,
+    /// All its addresses, one of each family at most.
+    pub addresses: Vec<IpAddr>,
     /// Its label `app`.
     pub app: String,
 }
 
 /// All test pods.
+#[derive(Clone)]
 pub struct Probes {
     /// Pods with an address of their own.
     pub pods: Vec<Probe>,
@@ -133,6 +136,25 @@ impl Probes {
         })
     }
 
+    /// The same pods once for each family that they all have an address of, and then that one is meant.
+    #[must_use]
+    pub fn by_family(&self) -> Vec<Self> {
+        let of_family = |ipv4: bool| {
+            let mut probes = self.clone();
+            let Self {
+                pods,
+                nodes,
+                host_port,
+            } = &mut probes;
+            for probe in pods.iter_mut().chain(nodes).chain([host_port]) {
+                let mut addresses = probe.addresses.iter();
+                probe.address = *addresses.find(|address| address.is_ipv4() == ipv4)?;
+            }
+            Some(probes)
+        };
+        [true, false].into_iter().filter_map(of_family).collect()
+    }
+
     /// Everybody pings everybody, as `options` of the probe say.
     ///
     /// # Errors
@@ -204,8 +226,17 @@ fn probe(pod: &Value) -> anyhow::Result<Probe> {
         pod: text(pod, "/metadata/name")?.to_owned(),
         node: text(pod, "/spec/nodeName")?.to_owned(),
         address: text(pod, "/status/podIP")?.parse()?,
+        addresses: addresses(pod)?,
         app: text(pod, "/metadata/labels/app")?.to_owned(),
     })
+}
+
+fn addresses(pod: &Value) -> anyhow::Result<Vec<IpAddr>> {
+    let listed = pod.pointer("/status/podIPs").and_then(Value::as_array);
+    let listed = listed.into_iter().flatten();
+    listed
+        .map(|entry| Ok(text(entry, "/ip")?.parse()?))
+        .collect()
 }
 
 /// `worker2/a` for a pod, `worker2` for a node: kind's names begin with the cluster's, which says nothing here.

@@ -108,14 +108,17 @@ impl LabMode {
     }
 }
 
-/// IP families of the lab's nodes and pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// IP families of nodes and pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Families {
     /// IPv4 alone.
+    #[value(name = "4")]
     V4,
     /// IPv6 alone.
+    #[value(name = "6")]
     V6,
     /// Both, on nodes and in pods.
+    #[value(name = "46")]
     Both,
 }
 

@@ -9,6 +9,7 @@ mod modes;
 mod nodes;
 mod objects;
 mod other_kernel;
+mod pools;
 mod privileges;
 mod relay;
 mod rollout;
@@ -95,6 +96,7 @@ const LIFE: &[Check] = &checks![
     objects::bad_objects_are_refused_in_words,
     objects::what_is_not_supported_says_so,
     addresses::an_address_is_freed_when_its_pod_goes,
+    pools::a_pod_asks_for_a_pool_which_is_drained_and_deleted,
     addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
     nodes::a_node_works_without_its_agent,
     faults::killed_agents_lose_nothing,

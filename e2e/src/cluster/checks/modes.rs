@@ -7,17 +7,18 @@ use anyhow::{Context, ensure};
 use ipnet::IpNet;
 
 use super::Cluster;
+use super::services::cluster_ip;
 use super::traffic::expect_peer;
 use crate::cluster::kubectl::{apply, get, items, kubectl, text};
 use crate::cluster::machine;
 use crate::cluster::probes::{Probe, Probes};
 use crate::poll::until;
 
-/// A mode, its pool, and by which link its routes to other nodes go.
+/// A mode, its pools, and by which link its routes to other nodes go.
 struct Mode {
     name: &'static str,
     spec: &'static str,
-    cidr: &'static str,
+    cidrs: &'static [&'static str],
     link: &'static str,
 }
 
@@ -25,25 +26,25 @@ const MODES: [Mode; 4] = [
     Mode {
         name: "host-gw",
         spec: "{mode: host-gw}",
-        cidr: "10.246.0.0/20",
+        cidrs: &["10.246.0.0/20", "fd00:10:246::/64"],
         link: "eth0",
     },
     Mode {
         name: "udp",
         spec: "{mode: overlay, overlay: {encapsulation: udp}}",
-        cidr: "10.246.16.0/20",
+        cidrs: &["10.246.16.0/20", "fd00:10:246:1::/64"],
         link: "nw-udp8285",
     },
     Mode {
         name: "vxlan-2",
         spec: "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 2}}}",
-        cidr: "10.246.32.0/20",
+        cidrs: &["10.246.32.0/20", "fd00:10:246:2::/64"],
         link: "nw-vx2",
     },
     Mode {
         name: "ipip",
         spec: "{mode: overlay, overlay: {encapsulation: ipip}}",
-        cidr: "10.246.48.0/20",
+        cidrs: &["10.246.48.0/20"],
         link: "nw-ipip",
     },
 ];
@@ -86,27 +87,46 @@ impl Mode {
         format!("probe-{}", self.name)
     }
 
-    fn declare(&self) -> anyhow::Result<()> {
-        let Self {
-            name, spec, cidr, ..
-        } = self;
+    /// Its pools of the families that the cluster's pods have: name and range.
+    fn pools(&self, cluster: &Cluster) -> Vec<(String, IpNet)> {
+        let families = cluster.probes.by_family();
+        let has = |pool: &IpNet| {
+            let mut pods = families.iter().flat_map(|probes| probes.pods.first());
+            pods.any(|pod| pod.address.is_ipv4() == pool.addr().is_ipv4())
+        };
+        let ranges = self.cidrs.iter().filter_map(|cidr| cidr.parse().ok());
+        let named = ranges.filter(has).map(|pool: IpNet| {
+            let family = if pool.addr().is_ipv4() { "" } else { "-v6" };
+            (format!("{}{family}", self.name), pool)
+        });
+        named.collect()
+    }
+
+    fn declare(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        let Self { name, spec, .. } = self;
         apply(&format!(
             "
 apiVersion: netweft.io/v1alpha1
 kind: NetworkMode
 metadata: {{name: {name}}}
 spec: {spec}
----
+"
+        ))?;
+        for (pool, cidr) in self.pools(cluster) {
+            apply(&format!(
+                "
 apiVersion: netweft.io/v1alpha1
 kind: IPPool
-metadata: {{name: {name}}}
+metadata: {{name: {pool}}}
 spec:
   cidr: {cidr}
   networkMode: {name}
   natOutgoing: true
   namespaceSelector: {{matchLabels: {{netweft-e2e/mode: {name}}}}}
 "
-        ))
+            ))?;
+        }
+        Ok(())
     }
 
     /// A namespace and a pod on every node.
@@ -123,7 +143,7 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
     }
 
     /// Its pods, when they run.
-    fn pods(&self) -> anyhow::Result<Vec<Probe>> {
+    fn pods(&self, cluster: &Cluster) -> anyhow::Result<Vec<Probe>> {
         let (namespace, set) = (self.namespace(), format!("daemonset/{}", self.set()));
         kubectl(&[
             "-n",
@@ -136,42 +156,47 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
         .with_context(|| {
             kubectl(&["get", "pods,nodenetworks", "-A", "-o", "wide"]).unwrap_or_default()
         })?;
-        let pool: IpNet = self.cidr.parse()?;
         let pods = Probes::in_namespace(&namespace)?;
-        for pod in &pods {
+        for (pod, (_, pool)) in pods
+            .iter()
+            .flat_map(|pod| self.pools(cluster).into_iter().map(move |pool| (pod, pool)))
+        {
             ensure!(
-                pool.contains(&pod.address),
-                "pod {} of namespace {namespace} has {}, which is not of its pool {pool}",
+                pod.addresses.iter().any(|address| pool.contains(address)),
+                "pod {} of namespace {namespace} has {:?}, none of which is of its pool {pool}",
                 pod.pod,
-                pod.address
+                pod.addresses
             );
         }
         Ok(pods)
     }
 
     /// Every node sends to the others' blocks by this mode's link.
-    fn check_routes(&self) -> anyhow::Result<()> {
+    fn check_routes(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let nodes = machine::nodes()?;
         for node in &nodes {
-            let routes = machine::on(
-                node,
-                &["ip", "route", "show", "proto", "78", "root", self.cidr],
-            )?;
-            let ours = routes.lines().filter(|route| !route.contains("blackhole"));
-            let wanted = format!("dev {} ", self.link);
-            let ways: Vec<&str> = ours.collect();
-            ensure!(
-                ways.len() + 1 == nodes.len() && ways.iter().all(|way| way.contains(&wanted)),
-                "{node} sends to {} by {ways:?}",
-                self.cidr
-            );
+            for (_, pool) in self.pools(cluster) {
+                let family = if pool.addr().is_ipv4() { "-4" } else { "-6" };
+                let range = pool.to_string();
+                let words = ["ip", family, "route", "show", "proto", "78", "root", &range];
+                let routes = machine::on(node, &words)?;
+                let ours = routes.lines().filter(|route| !route.contains("blackhole"));
+                let wanted = format!("dev {} ", self.link);
+                let ways: Vec<&str> = ours.collect();
+                ensure!(
+                    ways.len() + 1 == nodes.len() && ways.iter().all(|way| way.contains(&wanted)),
+                    "{node} sends to {pool} by {ways:?}"
+                );
+            }
         }
         Ok(())
     }
 }
 
 fn meet(cluster: &Cluster) -> anyhow::Result<()> {
-    beside(cluster).try_for_each(Mode::declare)?;
+    beside(cluster).try_for_each(|mode| mode.declare(cluster))?;
+    let own = cluster.probes.by_family().len();
+    let declared: usize = beside(cluster).map(|mode| mode.pools(cluster).len()).sum();
     // A pod that comes before its pool is known gets an address of the pool for all.
     until(
         "all agents to know the pools",
@@ -188,25 +213,31 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
                     .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
                 let told = at("/status/observedGeneration") == at("/metadata/generation");
                 ensure!(
-                    ready && told && pools == beside(cluster).count() + 1,
+                    ready && told && pools == declared + own,
                     "not yet: {network}"
                 );
             }
             Ok(())
         },
     )?;
+    let subnets = get(&["nodesubnets"])?;
+    for subnet in items(&subnets) {
+        let pool = text(subnet, "/spec/pool")?;
+        let asked = pool.starts_with("default-");
+        ensure!(asked, "nobody has asked for {subnet}");
+    }
     for mode in beside(cluster) {
         mode.create_pods(&cluster.image)?;
     }
     let mut pods = Vec::new();
     for mode in beside(cluster) {
-        pods.extend(mode.pods()?);
+        pods.extend(mode.pods(cluster)?);
     }
     for mode in beside(cluster) {
         until(
             "all nodes to send by the mode",
             Duration::from_secs(30),
-            || mode.check_routes(),
+            || mode.check_routes(cluster),
         )?;
     }
     let everybody = Probes {
@@ -214,10 +245,12 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
         nodes: cluster.probes.nodes.clone(),
         host_port: cluster.probes.host_port.clone(),
     };
-    let matrix = everybody.matrix(&[])?;
-    println!("{matrix}");
-    matrix.check()?;
-    nobody_is_masqueraded(&everybody.pods)?;
+    for everybody in everybody.by_family() {
+        let matrix = everybody.matrix(&[])?;
+        println!("{matrix}");
+        matrix.check()?;
+        nobody_is_masqueraded(&everybody.pods)?;
+    }
     have_names_and_services(&pods)
 }
 
@@ -239,14 +272,13 @@ fn nobody_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
 }
 
 fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
-    let service = get(&["service", "cluster-ip", "-n", "netweft-e2e"])?;
-    let address = text(&service, "/spec/clusterIP")?;
-    let server = SocketAddr::new(address.parse()?, 80);
     for pod in pods {
+        let server = SocketAddr::new(cluster_ip(pod.address)?, 80);
+        let address = server.ip().to_string();
         let name = "cluster-ip.netweft-e2e.svc.cluster.local";
         let answer = pod.exec(&["nslookup", name])?;
         ensure!(
-            answer.contains(address),
+            answer.contains(&address),
             "{name} is {answer} to {}",
             pod.pod
         );
@@ -271,7 +303,11 @@ fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
     }
     for kind in ["ippool", "networkmode"] {
         let mut words = vec!["delete", kind, "--ignore-not-found", "--timeout=60s"];
-        words.extend(MODES.iter().map(|mode| mode.name));
+        let names: Vec<String> = MODES
+            .iter()
+            .flat_map(|mode| [mode.name.to_owned(), format!("{}-v6", mode.name)])
+            .collect();
+        words.extend(names.iter().map(String::as_str));
         kubectl(&words)?;
     }
     // Nothing of theirs is left on any node.
@@ -281,11 +317,15 @@ fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
         || {
             for node in machine::nodes()? {
                 let links = machine::on(&node, &["ip", "-o", "link", "show"])?;
-                let routes = machine::on(&node, &["ip", "route", "show"])?;
+                let routes =
+                    ["-4", "-6"].map(|family| machine::on(&node, &["ip", family, "route", "show"]));
+                let [v4, v6] = routes;
+                let routes = v4? + &v6?;
                 for mode in beside(cluster).filter(|mode| mode.link != "eth0") {
                     ensure!(!links.contains(mode.link), "{node} still has {}", mode.link);
                 }
-                ensure!(!routes.contains("10.246."), "{node} still has {routes}");
+                let ours = ["10.246.", "fd00:10:246:"].map(|begin| routes.contains(begin));
+                ensure!(ours == [false, false], "{node} still has {routes}");
             }
             Ok(())
         },

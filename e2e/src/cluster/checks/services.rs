@@ -4,25 +4,49 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 
 use super::Cluster;
 use super::traffic::expect_peer;
-use crate::cluster::kubectl::{get, text};
-use crate::cluster::probes::Probe;
+use crate::cluster::kubectl::get;
+use crate::cluster::probes::{Probe, Probes};
 use crate::lab::LabMode;
 use crate::poll::until;
 
-pub(super) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+/// The Service's addresses, one of each family of the cluster.
+fn cluster_ips() -> anyhow::Result<Vec<IpAddr>> {
     let service = get(&["service", "cluster-ip", "-n", "netweft-e2e"])?;
-    let address = text(&service, "/spec/clusterIP")?;
+    let listed = service
+        .pointer("/spec/clusterIPs")
+        .and_then(Value::as_array);
+    let texts = listed.into_iter().flatten().filter_map(Value::as_str);
+    texts.map(|text| Ok(text.parse()?)).collect()
+}
+
+/// The Service's address of the same family.
+pub(super) fn cluster_ip(like: IpAddr) -> anyhow::Result<IpAddr> {
+    let mut addresses = cluster_ips()?.into_iter();
+    let address = addresses.find(|address| address.is_ipv4() == like.is_ipv4());
+    address.with_context(|| format!("the Service has no address like {like}"))
+}
+
+pub(super) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let addresses = cluster_ips()?;
+    let families = cluster.probes.by_family().len();
+    ensure!(
+        addresses.len() == families,
+        "the Service has {addresses:?} and pods have {families} families"
+    );
     for pod in &cluster.probes.pods {
         let name = "cluster-ip.netweft-e2e.svc.cluster.local";
         until("DNS", Duration::from_secs(60), || {
             let answer = pod.exec(&["nslookup", name])?;
-            ensure!(
-                answer.contains(address),
-                "{name} is not {address} but: {answer}"
-            );
+            for address in &addresses {
+                ensure!(
+                    answer.contains(&address.to_string()),
+                    "{name} is not {address} but: {answer}"
+                );
+            }
             Ok(())
         })?;
     }
@@ -30,22 +54,16 @@ pub(super) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
 }
 
 pub(super) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let service = get(&["service", "cluster-ip", "-n", "netweft-e2e"])?;
-    let server = SocketAddr::new(text(&service, "/spec/clusterIP")?.parse()?, 80);
-    for client in cluster
-        .probes
-        .pods
-        .iter()
-        .filter(|probe| probe.app == "probe-a")
-    {
-        for protocol in ["tcp", "udp"] {
-            for _ in 0..6 {
-                let seen = client.ask(protocol, server, 0)?;
-                expect_peer(
-                    &seen,
-                    client.address,
-                    &format!("{protocol} {} to the ClusterIP", client.pod),
-                )?;
+    for probes in cluster.probes.by_family() {
+        let clients = probes.pods.iter();
+        for client in clients.filter(|probe| probe.app == "probe-a") {
+            let server = SocketAddr::new(cluster_ip(client.address)?, 80);
+            for protocol in ["tcp", "udp"] {
+                for _ in 0..6 {
+                    let seen = client.ask(protocol, server, 0)?;
+                    let what = format!("{protocol} {} to {server}", client.pod);
+                    expect_peer(&seen, client.address, &what)?;
+                }
             }
         }
     }
@@ -53,35 +71,34 @@ pub(super) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> 
 }
 
 pub(super) fn a_node_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
-    for client in cluster.probes.nodes.iter().chain(&cluster.probes.pods) {
-        for node in &cluster.probes.nodes {
-            client.ask("tcp", SocketAddr::new(node.address, 30880), 0)?;
+    for probes in cluster.probes.by_family() {
+        for client in probes.nodes.iter().chain(&probes.pods) {
+            for node in &probes.nodes {
+                client.ask("tcp", SocketAddr::new(node.address, 30880), 0)?;
+            }
         }
     }
     Ok(())
 }
 
 pub(super) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let node = cluster
-        .probes
-        .nodes
-        .iter()
-        .find(|node| node.node == cluster.probes.host_port.node)
-        .context("the pod has a node")?;
-    let elsewhere = |probe: &&Probe| probe.node != cluster.probes.host_port.node;
-    for client in cluster
-        .probes
-        .nodes
-        .iter()
-        .filter(elsewhere)
-        .chain(cluster.probes.pods.iter().filter(elsewhere))
-    {
+    let mode = cluster.mode;
+    let mut families = cluster.probes.by_family().into_iter();
+    families.try_for_each(|probes| host_port_answers(&probes, mode))
+}
+
+fn host_port_answers(probes: &Probes, mode: LabMode) -> anyhow::Result<()> {
+    let there = &probes.host_port.node;
+    let mut nodes = probes.nodes.iter();
+    let node = nodes.find(|node| node.node == *there);
+    let server = SocketAddr::new(node.context("the pod has a node")?.address, 18080);
+    let all = probes.nodes.iter().chain(&probes.pods);
+    for client in all.filter(|probe| probe.node != *there) {
+        let wanted = client_seen_as(client, probes, mode)?;
         for protocol in ["tcp", "udp"] {
-            let seen = client.ask(protocol, SocketAddr::new(node.address, 18080), 0)?;
-            ensure!(
-                seen.contains(&format!("peer={} ", client_seen_as(client, cluster)?)),
-                "hostPort: {seen:?}"
-            );
+            let seen = client.ask(protocol, server, 0)?;
+            let what = format!("{protocol} {} to the hostPort {server}", client.pod);
+            expect_peer(&seen, wanted, &what)?;
         }
     }
     Ok(())
@@ -89,11 +106,11 @@ pub(super) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
 
 /// How another node sees a client: a pod as its node, since a node is outside the pools; where packets travel plainly nodes are
 /// not, and the pod is seen as itself.
-fn client_seen_as(client: &Probe, cluster: &Cluster) -> anyhow::Result<IpAddr> {
-    if matches!(cluster.mode, LabMode::HostGw | LabMode::Underlay) {
+fn client_seen_as(client: &Probe, probes: &Probes, mode: LabMode) -> anyhow::Result<IpAddr> {
+    if matches!(mode, LabMode::HostGw | LabMode::Underlay) {
         return Ok(client.address);
     }
-    let mut nodes = cluster.probes.nodes.iter();
+    let mut nodes = probes.nodes.iter();
     let node = nodes.find(|node| node.node == client.node);
     Ok(node.context("a client has a node")?.address)
 }

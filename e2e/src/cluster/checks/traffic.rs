@@ -1,44 +1,52 @@
 //! Packets between pods, nodes and the outside.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 use super::Cluster;
+use crate::cluster::probes::Probe;
 use crate::command::output;
-use crate::matrix::Matrix;
 use crate::poll::until;
 
 pub(super) fn every_pair_pings(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let matrix = cluster.probes.matrix(&[])?;
-    println!("{matrix}");
-    matrix.check()
+    for probes in cluster.probes.by_family() {
+        let matrix = probes.matrix(&[])?;
+        println!("{matrix}");
+        matrix.check()?;
+    }
+    Ok(())
 }
 
 /// Packets of exactly the pods' MTU, which no router on the way may cut (a raw socket sets DF on what fits the link).
 pub(super) fn packets_as_large_as_the_mtu_pass(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mtu = cluster.pod_mtu()?;
-    let matrix: Matrix = cluster.probes.matrix(&["--size", &mtu.to_string()])?;
-    println!("packets of {mtu} bytes\n{matrix}");
-    matrix.check()
+    for probes in cluster.probes.by_family() {
+        let matrix = probes.matrix(&["--size", &mtu.to_string()])?;
+        println!("packets of {mtu} bytes\n{matrix}");
+        matrix.check()?;
+    }
+    Ok(())
 }
 
 pub(super) fn the_server_sees_the_pods_own_address(cluster: &mut Cluster) -> anyhow::Result<()> {
-    for client in &cluster.probes.pods {
-        for server in &cluster.probes.pods {
+    for probes in cluster.probes.by_family() {
+        for (client, server) in pairs(&probes.pods) {
             for protocol in ["tcp", "udp"] {
                 let seen = client.ask(protocol, SocketAddr::new(server.address, 8080), 1000)?;
-                expect_peer(
-                    &seen,
-                    client.address,
-                    &format!("{protocol} {} to {}", client.pod, server.pod),
-                )?;
+                let what = format!("{protocol} {} to {}", client.pod, server.pod);
+                expect_peer(&seen, client.address, &what)?;
             }
         }
     }
     Ok(())
+}
+
+fn pairs(pods: &[Probe]) -> impl Iterator<Item = (&Probe, &Probe)> {
+    let all = pods.iter();
+    all.flat_map(move |client| pods.iter().map(move |server| (client, server)))
 }
 
 pub(super) fn expect_peer(seen: &str, address: IpAddr, what: &str) -> anyhow::Result<()> {
@@ -50,9 +58,7 @@ pub(super) fn expect_peer(seen: &str, address: IpAddr, what: &str) -> anyhow::Re
 }
 
 /// A container on kind's network that is no node.
-struct Outside {
-    server: SocketAddr,
-}
+struct Outside;
 
 impl Outside {
     const NAME: &str = "netweft-outside";
@@ -74,12 +80,19 @@ impl Outside {
             "--port",
             "8080",
         ]))?;
-        let format = "{{.NetworkSettings.Networks.kind.IPAddress}}";
-        let address =
-            output(Command::new("docker").args(["inspect", "--format", format, Self::NAME]))?;
-        Ok(Self {
-            server: SocketAddr::new(address.trim().parse()?, 8080),
-        })
+        Ok(Self)
+    }
+
+    /// Its server, at its address of a family.
+    fn server(&self, like: IpAddr) -> anyhow::Result<SocketAddr> {
+        let format = if like.is_ipv4() {
+            "{{.NetworkSettings.Networks.kind.IPAddress}}"
+        } else {
+            "{{.NetworkSettings.Networks.kind.GlobalIPv6Address}}"
+        };
+        let inspect = ["inspect", "--format", format, Self::NAME];
+        let address = output(Command::new("docker").args(inspect))?;
+        Ok(SocketAddr::new(address.trim().parse()?, 8080))
     }
 
     fn remove() {
@@ -96,21 +109,18 @@ impl Drop for Outside {
 
 pub(super) fn the_outside_sees_the_nodes_address(cluster: &mut Cluster) -> anyhow::Result<()> {
     let outside = Outside::start(&cluster.image)?;
-    for pod in &cluster.probes.pods {
-        let node = cluster
-            .probes
-            .nodes
-            .iter()
-            .find(|node| node.node == pod.node)
-            .context("a pod has a node")?;
-        for protocol in ["tcp", "udp"] {
-            let ask = || pod.ask(protocol, outside.server, 0);
-            let seen = until("the host outside", Duration::from_secs(10), ask)?;
-            expect_peer(
-                &seen,
-                node.address,
-                &format!("{protocol} {} to the outside", pod.pod),
-            )?;
+    for probes in cluster.probes.by_family() {
+        for pod in &probes.pods {
+            let mut nodes = probes.nodes.iter();
+            let node = nodes.find(|node| node.node == pod.node);
+            let node = node.context("a pod has a node")?;
+            let server = outside.server(pod.address)?;
+            for protocol in ["tcp", "udp"] {
+                let ask = || pod.ask(protocol, server, 0);
+                let seen = until("the host outside", Duration::from_secs(10), ask)?;
+                let what = format!("{protocol} {} to the outside", pod.pod);
+                expect_peer(&seen, node.address, &what)?;
+            }
         }
     }
     Ok(())
@@ -118,25 +128,32 @@ pub(super) fn the_outside_sees_the_nodes_address(cluster: &mut Cluster) -> anyho
 
 pub(super) fn a_pods_containers_share_one_stack(cluster: &mut Cluster) -> anyhow::Result<()> {
     let pod = cluster.probes.pods.first().context("a pod")?;
-    let local: SocketAddr = ([127, 0, 0, 1], 8080).into();
-    let asked = pod.exec_in(
-        "second",
-        &["netweft-probe", "ask", "tcp", &local.to_string()],
-    )?;
-    expect_peer(
-        &asked,
-        local.ip(),
-        "the second container asks the first at localhost",
-    )?;
+    for address in &pod.addresses {
+        let localhost: IpAddr = if address.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        };
+        let server = SocketAddr::new(localhost, 8080).to_string();
+        let asked = pod.exec_in("second", &["netweft-probe", "ask", "tcp", &server])?;
+        expect_peer(
+            &asked,
+            localhost,
+            "the second container asks the first at localhost",
+        )?;
+    }
     let addresses =
         |container| pod.exec_in(container, &["ip", "-o", "address", "show", "dev", "eth0"]);
     ensure!(
         addresses("probe")? == addresses("second")?,
         "the containers see different addresses"
     );
-    ensure!(
-        addresses("probe")?.contains(&pod.address.to_string()),
-        "the pod does not see its own address"
-    );
+    let seen = addresses("probe")?;
+    for address in &pod.addresses {
+        ensure!(
+            seen.contains(&address.to_string()),
+            "the pod does not see its own address {address}, but {seen}"
+        );
+    }
     Ok(())
 }
