@@ -177,8 +177,9 @@ impl Node {
     pub fn plugin_knows(&self, pool: &str) -> anyhow::Result<bool> {
         let text = std::fs::read_to_string(self.space.file("/run/netweft/node.json"))?;
         let told: serde_json::Value = serde_json::from_str(&text)?;
-        let mut pools = told["pools"].as_array().into_iter().flatten();
-        Ok(pools.any(|told| told["name"] == pool))
+        let pools = told.get("pools").and_then(|pools| pools.as_array());
+        let mut names = pools.into_iter().flatten().map(|told| told.get("name"));
+        Ok(names.any(|name| name.is_some_and(|name| name == pool)))
     }
 
     /// The CNI configuration that the agent has written.

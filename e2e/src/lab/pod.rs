@@ -36,7 +36,12 @@ impl Pod {
         pool: Option<&str>,
     ) -> anyhow::Result<Self> {
         let space = Namespace::network(run)?;
-        let result = call(node, binaries, "ADD", name, &space, pool)?;
+        let sandbox = Sandbox {
+            pod: name,
+            space: &space,
+            pool,
+        };
+        let result = call(node, binaries, "ADD", &sandbox)?;
         let ips = result.get("ips").and_then(Value::as_array);
         let address = |ip: &Value| {
             let text = ip.get("address").and_then(Value::as_str);
@@ -57,7 +62,12 @@ impl Pod {
 
     /// Call the plugin's DEL, as a container runtime would.
     pub fn delete(&self, node: &Node, binaries: &Path) -> anyhow::Result<()> {
-        call(node, binaries, "DEL", &self.name, &self.space, None).map(drop)
+        let sandbox = Sandbox {
+            pod: &self.name,
+            space: &self.space,
+            pool: None,
+        };
+        call(node, binaries, "DEL", &sandbox).map(drop)
     }
 
     /// The MTU of its link.
@@ -76,15 +86,17 @@ impl Pod {
     }
 }
 
+/// What a container runtime knows of a pod.
+struct Sandbox<'a> {
+    pod: &'a str,
+    space: &'a Namespace,
+    /// The pool that it asks for by annotation.
+    pool: Option<&'a str>,
+}
+
 /// Call the first plugin of the node's own configuration, the way libcni does.
-fn call(
-    node: &Node,
-    binaries: &Path,
-    verb: &str,
-    pod: &str,
-    space: &Namespace,
-    pool: Option<&str>,
-) -> anyhow::Result<Value> {
+fn call(node: &Node, binaries: &Path, verb: &str, sandbox: &Sandbox<'_>) -> anyhow::Result<Value> {
+    let Sandbox { pod, space, pool } = sandbox;
     let list = node.conflist()?;
     let mut configuration = list
         .pointer("/plugins/0")

@@ -268,31 +268,33 @@ impl Node {
         found
     }
 
-    /// Starts the plugin, perhaps under another program.
-    pub fn plugin(&self, under: &[&str], verb: &str, container: &str, netns: &str) -> Child {
-        self.plugin_for(&[], under, verb, container, netns)
-    }
-
-    /// The same for a pod with annotations.
-    pub fn plugin_for(
-        &self,
-        annotations: &[(&str, &str)],
-        under: &[&str],
-        verb: &str,
-        container: &str,
-        netns: &str,
-    ) -> Child {
+    /// What the runtime tells the plugin.
+    fn configuration(&self) -> Value {
         let text = fs::read_to_string(self.path("cni/10-netweft.conflist")).unwrap();
         let list: Value = serde_json::from_str(&text).unwrap();
         let mut conf = list["plugins"][0].clone();
         for key in ["cniVersion", "name"] {
             conf[key] = list[key].clone();
         }
-        for (name, value) in annotations {
-            let capability = "io.kubernetes.cri.pod-annotations";
-            assert_eq!(conf["capabilities"][capability], true);
-            conf["runtimeConfig"][capability][name] = (*value).into();
-        }
+        conf
+    }
+
+    /// Starts the plugin, perhaps under another program.
+    pub fn plugin(&self, under: &[&str], verb: &str, container: &str, netns: &str) -> Child {
+        self.start_plugin(under, &self.configuration(), [verb, container, netns])
+    }
+
+    /// Starts ADD for a pod with this annotation.
+    pub fn add_annotated(&self, annotation: (&str, &str), container: &str, netns: &str) -> Child {
+        let mut conf = self.configuration();
+        let capability = "io.kubernetes.cri.pod-annotations";
+        assert_eq!(conf["capabilities"][capability], true);
+        conf["runtimeConfig"][capability][annotation.0] = annotation.1.into();
+        self.start_plugin(&[], &conf, ["ADD", container, netns])
+    }
+
+    fn start_plugin(&self, under: &[&str], conf: &Value, call: [&str; 3]) -> Child {
+        let [verb, container, netns] = call;
         let plugin = Path::new(env!("CARGO_BIN_EXE_netweft-agent")).with_file_name("netweft");
         let plugin = plugin.display().to_string();
         let words: Vec<&str> = under.iter().copied().chain([plugin.as_str()]).collect();

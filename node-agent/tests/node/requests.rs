@@ -25,8 +25,7 @@ fn wait_for_generation(node: &Node, generation: i64) {
 
 fn add(node: &Node, asked: &str) -> Result<Pod, String> {
     let space = Namespace::new();
-    let annotations = [("netweft.io/pools", asked)];
-    let added = node.plugin_for(&annotations, &[], "ADD", "one", &space.path());
+    let added = node.add_annotated(("netweft.io/pools", asked), "one", &space.path());
     Pod::of("one", space, added)
 }
 

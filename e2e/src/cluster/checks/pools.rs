@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use ipnet::IpNet;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Cluster;
 use super::addresses::pod_address;
@@ -32,9 +32,10 @@ spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
     ))?;
     until("all agents to know the pool", TOLD, || {
         for network in items(&get(&["nodenetworks"])?) {
-            let pools = network["spec"]["pools"].as_array().into_iter().flatten();
-            let known = pools.into_iter().any(|pool| pool == POOL);
-            let told = network["status"]["observedGeneration"] == network["metadata"]["generation"];
+            let at = |pointer: &str| network.pointer(pointer);
+            let pools = at("/spec/pools").and_then(Value::as_array);
+            let known = pools.is_some_and(|pools| pools.iter().any(|pool| pool == POOL));
+            let told = at("/status/observedGeneration") == at("/metadata/generation");
             ensure!(known && told, "not yet: {network}");
         }
         Ok(())
@@ -105,14 +106,15 @@ fn drain() -> anyhow::Result<()> {
     kubectl(&["patch", "ippool", POOL, "--type=merge", "-p", patch])?;
     until("the pool to say whose pod remains", TOLD, || {
         let pool = get(&["ippool", POOL])?;
-        let remaining = &pool["status"]["remaining"];
-        let first = &remaining[0];
+        let remaining = pool.pointer("/status/remaining");
+        let entries = remaining.and_then(Value::as_array).map_or(0, Vec::len);
+        let said = |pointer: &str| remaining.and_then(|remaining| remaining.pointer(pointer));
         ensure!(
-            first["owner"] == "StatefulSet/asker"
-                && first["namespace"] == "netweft-e2e"
-                && first["pods"] == 1
-                && remaining.as_array().map(Vec::len) == Some(1),
-            "it says {remaining}"
+            entries == 1
+                && said("/0/owner") == Some(&json!("StatefulSet/asker"))
+                && said("/0/namespace") == Some(&json!("netweft-e2e"))
+                && said("/0/pods") == Some(&json!(1)),
+            "it says {remaining:?}"
         );
         Ok(())
     })?;
@@ -121,19 +123,20 @@ fn drain() -> anyhow::Result<()> {
         let pool = get(&["ippool", POOL])?;
         let reconciling = condition(&pool, "Reconciling");
         let reason = reconciling.and_then(|condition| text(condition, "/reason").ok());
-        ensure!(reason == Some("InUse"), "it says {}", pool["status"]);
+        ensure!(reason == Some("InUse"), "it says {:?}", pool.get("status"));
         Ok(())
     })
 }
 
 fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
-    let mut conditions = object["status"]["conditions"].as_array()?.iter();
+    let conditions = object.pointer("/status/conditions")?;
+    let mut conditions = conditions.as_array()?.iter();
     conditions.find(|condition| condition["type"] == type_)
 }
 
 /// How many blocks of the pool nodes have.
 fn blocks() -> anyhow::Result<usize> {
     let subnets = get(&["nodesubnets"])?;
-    let of_pool = items(&subnets).filter(|subnet| subnet["spec"]["pool"] == POOL);
-    Ok(of_pool.count())
+    let of_pool = |subnet: &&Value| text(subnet, "/spec/pool").is_ok_and(|pool| pool == POOL);
+    Ok(items(&subnets).filter(of_pool).count())
 }
