@@ -42,6 +42,8 @@ macro_rules! reasons {
 reasons! {
     /// Pool: new blocks can be assigned from it.
     Allocatable,
+    /// Pool: new blocks can be assigned from it, but few are left.
+    NearlyExhausted,
     /// Pool: `disabled` is set; what is assigned stays.
     Disabled,
     /// Pool: no free block is left for some node.

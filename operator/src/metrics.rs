@@ -1,4 +1,4 @@
-//! Metrics. Every label has a fixed set of values.
+//! Metrics. Every label has a fixed set of values, or is the name of a pool.
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
@@ -7,6 +7,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use kube::ResourceExt;
+use netweft_crds::{IPPool, Usage};
 
 /// Everything the operator measures.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Metrics {
     pub last_success: Gauge,
     /// Objects in the last plan's world, by kind.
     pub objects: Family<ObjectLabels, Gauge>,
+    blocks: Family<ShareLabels, Gauge>,
+    addresses: Family<ShareLabels, Gauge>,
 }
 
 /// What a write was and what came of it.
@@ -54,6 +59,22 @@ pub struct ObjectLabels {
     pub kind: &'static str,
 }
 
+/// A part of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShareLabels {
+    pool: String,
+    share: Share,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+enum Share {
+    /// What there is.
+    total,
+    /// What is assigned to nodes, or given to pods.
+    used,
+}
+
 impl Metrics {
     /// All metrics at their beginning.
     #[must_use]
@@ -63,6 +84,8 @@ impl Metrics {
         let writes = Family::default();
         let last_success = Gauge::default();
         let objects = Family::default();
+        let blocks = Family::default();
+        let addresses = Family::default();
         let mut registry = Registry::with_prefix("netweft_operator");
         registry.register(
             "leader",
@@ -83,6 +106,8 @@ impl Metrics {
             last_success.clone(),
         );
         registry.register("objects", "Objects seen", objects.clone());
+        registry.register("pool_blocks", "Blocks of a pool", blocks.clone());
+        registry.register("pool_addresses", "Addresses of a pool", addresses.clone());
         Self {
             registry,
             leader,
@@ -90,6 +115,8 @@ impl Metrics {
             writes,
             last_success,
             objects,
+            blocks,
+            addresses,
         }
     }
 
@@ -110,6 +137,26 @@ impl Metrics {
             .inc();
     }
 
+    /// Sets how much of each pool is in use, as their statuses say. What stood there before is forgotten.
+    pub fn used<'a>(&self, pools: impl IntoIterator<Item = &'a IPPool>) {
+        self.blocks.clear();
+        self.addresses.clear();
+        for pool in pools {
+            let usage = pool.status.as_ref().and_then(|status| status.usage);
+            let Some(Usage { blocks, addresses }) = usage else {
+                continue;
+            };
+            for (family, count) in [(&self.blocks, blocks), (&self.addresses, addresses)] {
+                for (share, value) in [(Share::total, count.total), (Share::used, count.used)] {
+                    let pool = pool.name_any();
+                    family
+                        .get_or_create(&ShareLabels { pool, share })
+                        .set(value);
+                }
+            }
+        }
+    }
+
     /// Sets how many objects of a kind there are.
     pub fn seen(&self, kind: &'static str, count: usize) {
         self.objects
@@ -127,12 +174,21 @@ impl Default for Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::yaml;
 
     #[test]
     fn names_carry_prefix_and_unit() {
         let metrics = Metrics::new();
         metrics.wrote("NodeSubnet", "create", WriteResult::done);
         metrics.seen("Node", 3);
+        let pool = |name: &str| {
+            let status = "{usage: {blocks: {total: 4, used: 2}, addresses: {total: 256, used: 7}}}";
+            yaml::<IPPool>(&format!(
+                "{{metadata: {{name: {name}}}, spec: {{cidr: 10.0.0.0/24}}, status: {status}}}"
+            ))
+        };
+        metrics.used([&pool("gone")]);
+        metrics.used([&pool("p")]);
         let text = metrics.text().unwrap();
         for line in [
             "netweft_operator_leader 0",
@@ -140,8 +196,13 @@ mod tests {
             "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"create\",result=\"done\"} 1",
             "netweft_operator_last_success_timestamp_seconds 0",
             "netweft_operator_objects{kind=\"Node\"} 3",
+            "netweft_operator_pool_blocks{pool=\"p\",share=\"total\"} 4",
+            "netweft_operator_pool_blocks{pool=\"p\",share=\"used\"} 2",
+            "netweft_operator_pool_addresses{pool=\"p\",share=\"total\"} 256",
+            "netweft_operator_pool_addresses{pool=\"p\",share=\"used\"} 7",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("gone"), "{text}");
     }
 }

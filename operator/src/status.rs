@@ -131,7 +131,8 @@ impl Change<'_> {
             .iter()
             .filter_map(|new| before.iter().find(|old| old.type_ == new.type_));
         *conditions(&mut own) = kept.cloned().collect();
-        let warning = self.verdict.state == State::Stalled;
+        let warning =
+            self.verdict.state == State::Stalled || self.verdict.reason == Reason::NearlyExhausted;
         let ready = after.iter().find(|condition| condition.type_ == READY);
         let news = ready.and_then(|ready| News::of(&before, ready, warning));
         *conditions(&mut new) = after;
@@ -265,11 +266,11 @@ fn judge_pool(
     if let Some(why) = view.kube_proxy.mismatch(&pool.spec) {
         return Verdict::stalled(Reason::KubeProxyMismatch, why);
     }
-    let free = assignment.free.get(&name).copied().unwrap_or_default();
-    let free = counted(free, "block");
+    let left = assignment.free.get(&name).copied().unwrap_or_default();
+    let free = counted(left, "block");
     if pool.spec.disabled {
         let kept = counted(held.len(), "block");
-        let left = match held.iter().map(|held| held.used).sum::<i64>() {
+        let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
             0 => "no pod has an address of it, so it can be deleted".to_owned(),
             1 => "1 address is in use, see status.remaining".to_owned(),
             used => format!("{used} addresses are in use, see status.remaining"),
@@ -277,8 +278,16 @@ fn judge_pool(
         return Verdict::ready(
             Reason::Disabled,
             format!(
-                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {left}"
+                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {remaining}"
             ),
+        );
+    }
+    // Less than a fifth: so that there is time to do something before the pool is spent.
+    let all = usage(pool, held).blocks.total;
+    if saturated(left).saturating_mul(5) < all {
+        return Verdict::ready(
+            Reason::NearlyExhausted,
+            format!("only {free} free: create another IPPool before they are spent"),
         );
     }
     Verdict::ready(Reason::Allocatable, format!("{free} free"))

@@ -44,6 +44,9 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::Allocatable => vec![made(Pool("new", Ready), |cluster| {
             cluster.pools.push(at(9, pool("new", "10.9.0.0/16", "")));
         })],
+        Reason::NearlyExhausted => vec![made(Pool("spent", Ready), |cluster| {
+            cluster.pools.push(at(9, pool("spent", "fd00:9::/121", "")));
+        })],
         Reason::Disabled => vec![made(Pool(POOL, Ready), |cluster| {
             cluster.pools[0].spec.disabled = true;
         })],
@@ -336,7 +339,10 @@ fn every_reason_is_made_and_told() {
                         let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
                         assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
                     }
-                    (*state == Ready, *state == Stalled)
+                    (
+                        *state == Ready,
+                        *state == Stalled || reason == Reason::NearlyExhausted,
+                    )
                 }
                 Node(_, assigned) => (*assigned, !*assigned),
             };

@@ -143,7 +143,7 @@ fn when_the_first_pool_is_spent_the_next_serves_before_a_pod_has_to_ask() {
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.22.0.0/26"]);
     assert_eq!(
         cluster.pool_says("a"),
-        "True Allocatable: 0 blocks free",
+        "True NearlyExhausted: only 0 blocks free: create another IPPool before they are spent",
         "the other has enough"
     );
 }
@@ -160,7 +160,7 @@ fn a_pool_that_runs_short_while_another_serves_the_same_pods_grows_but_does_not_
     );
     shorten(&mut cluster, "10.22");
     assert_eq!(cluster.blocks(NODE).len(), 3);
-    assert!(cluster.pool_says("b").starts_with("True Allocatable"));
+    assert!(cluster.pool_says("b").starts_with("True NearlyExhausted"));
 }
 
 #[test]

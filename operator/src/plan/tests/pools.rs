@@ -48,6 +48,23 @@ fn an_exhausted_pool_names_the_nodes_it_cannot_serve() {
 }
 
 #[test]
+fn a_pool_says_so_while_there_is_time_to_make_another() {
+    let says = |nodes: usize| {
+        let mut cluster = cluster(nodes);
+        // Ten blocks.
+        let reserved = "reserved: [10.0.2.128/25, 10.0.3.0/24]";
+        cluster.pools[0] = at(0, pool("ten", "10.0.0.0/22", reserved));
+        let plan = cluster.plan();
+        let told = plan.pool_statuses[0].news.clone().unwrap();
+        cluster.settle();
+        (cluster.pool_says("ten"), told.warning)
+    };
+    assert_eq!(says(8).0, "True Allocatable: 2 blocks free");
+    let few = "only 1 block free: create another IPPool before they are spent";
+    assert_eq!(says(9), (format!("True NearlyExhausted: {few}"), true));
+}
+
+#[test]
 fn a_disabled_pool_keeps_what_it_gave() {
     let mut cluster = cluster(1);
     cluster.settle();
