@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use netweft_crds::NodeSubnet;
 
+/// Name, UID and resource version of a NodeSubnet.
+type Version = (String, Option<String>, Option<String>);
+
 /// Since when this leader has known it of which NodeSubnets.
 #[derive(Debug)]
 pub struct Graces {
     grace: Duration,
-    /// By name and UID: a new NodeSubnet of an old name begins anew.
-    since: BTreeMap<(String, Option<String>), Instant>,
+    /// A new NodeSubnet of an old name begins anew, and so does one that was written to: between two looks somebody else may
+    /// have taken it up and let go of it again.
+    since: BTreeMap<Version, Instant>,
 }
 
 impl Graces {
@@ -42,7 +46,7 @@ impl Graces {
         now: Instant,
     ) -> BTreeSet<String> {
         let since = subnets.filter_map(|subnet| {
-            let key = (subnet.name_any(), subnet.uid());
+            let key = (subnet.name_any(), subnet.uid(), subnet.resource_version());
             let known = self.since.get(&key).copied();
             let since = match is_so(subnet) {
                 Some(true) => known.unwrap_or(now),
@@ -56,7 +60,7 @@ impl Graces {
             .since
             .iter()
             .filter(|(_, since)| now.saturating_duration_since(**since) >= self.grace);
-        expired.map(|((name, _), _)| name.clone()).collect()
+        expired.map(|((name, ..), _)| name.clone()).collect()
     }
 
     /// How long until the next grace runs out; `None`: none is running.
@@ -120,6 +124,19 @@ mod tests {
         look(&mut graces, &orphan, start);
         look(&mut graces, &active, start + GRACE / 2);
         assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
+    }
+
+    /// Another leader did both while this one was stopped: it comes back to an orphan that it seems to know.
+    #[test]
+    fn a_node_that_came_back_and_went_again_while_nobody_looked_starts_the_grace_again() {
+        let mut graces = Graces::new(GRACE);
+        let start = Instant::now();
+        let mut orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
+        orphan.metadata.resource_version = Some("5".to_owned());
+        look(&mut graces, &orphan, start);
+        orphan.metadata.resource_version = Some("7".to_owned());
+        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
+        assert_eq!(look(&mut graces, &orphan, start + GRACE * 2).len(), 1);
     }
 
     #[test]
