@@ -78,4 +78,6 @@ fn finalizers(pool: &IPPool, in_use: &BTreeSet<&String>) -> Option<FinalizerChan
 #[cfg(test)]
 mod reasons;
 #[cfg(test)]
+mod scale;
+#[cfg(test)]
 mod tests;
