@@ -138,12 +138,9 @@ fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
 /// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
 /// running traffic, the node goes on doing for it what it did.
 fn modes(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Vec<NodeMode> {
-    let held = view.world.subnets.iter();
-    let mut pools: BTreeSet<&str> = held.map(|subnet| subnet.spec.pool.as_str()).collect();
-    pools.extend(view.pools.all_usable().map(|pool| pool.name.as_str()));
-    let (clear, trouble): (Vec<&str>, Vec<&str>) = pools
-        .into_iter()
-        .partition(|pool| view.mode_of(pool).is_some());
+    let pools = view.pools_in_use.iter().copied();
+    let (clear, trouble): (Vec<&str>, Vec<&str>) =
+        pools.partition(|pool| view.mode_of(pool).is_some());
     let resolved = clear.into_iter().filter_map(|pool| {
         let mode = view.mode_of(pool)?;
         Some((pool, mode.node_mode(view.outer_family(mode))))

@@ -105,7 +105,7 @@ pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
 /// The objects in the order of their rights.
 pub fn oldest_first<'a, K: Resource>(objects: &[&'a K]) -> Vec<&'a K> {
     let mut sorted = objects.to_vec();
-    sorted.sort_by_key(|object| age_key(*object));
+    sorted.sort_by_cached_key(|object| age_key(*object));
     sorted
 }
 

@@ -1,6 +1,6 @@
 //! [`View`]: the world, checked and indexed; what the steps of a plan look things up in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use k8s_openapi::api::core::v1::Node;
@@ -31,6 +31,8 @@ pub struct View<'a> {
     pub networks: BTreeMap<&'a str, &'a NodeNetwork>,
     /// NodeSubnets by node, oldest first.
     pub subnets: BTreeMap<&'a str, Vec<&'a NodeSubnet>>,
+    /// Pools that can be used or have blocks, by name.
+    pub pools_in_use: BTreeSet<&'a str>,
     /// How kube-proxy tells pods' packets.
     pub kube_proxy: KubeProxy,
     outer_families: BTreeMap<String, IpFamily>,
@@ -47,12 +49,17 @@ impl<'a> View<'a> {
             subnets.entry(&subnet.spec.node).or_default().push(subnet);
         }
         let outer_families = outer_families(world, &modes);
+        let pool_objects = by_name(&world.pools);
+        let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
+        let usable = pool_objects.keys().copied();
+        let usable = usable.filter(|name| pools.usable(name).is_some());
         Self {
+            pools_in_use: held.chain(usable).collect(),
             world,
             outer_families,
             modes,
             pools,
-            pool_objects: by_name(&world.pools),
+            pool_objects,
             nodes: by_name(&world.nodes),
             networks: by_name(&world.networks),
             subnets,
