@@ -1,0 +1,272 @@
+//! Planted breaches: each has to be found, and what is in order has not.
+
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netweft_crds::{NodeAddresses, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+use serde_json::json;
+
+use super::{Book, Change, Rules};
+use crate::objects::object;
+
+mod order;
+mod settled;
+
+const GRACE: Duration = Duration::from_secs(10);
+const LAG: Duration = Duration::from_secs(1);
+
+/// A book with a clock.
+struct Story {
+    book: Book,
+    now: Instant,
+}
+
+fn net(cidr: &str) -> IpNet {
+    cidr.parse().unwrap()
+}
+
+fn subnet(cidr: &str, node: &str, state: SubnetState) -> NodeSubnet {
+    let spec = NodeSubnetSpec {
+        cidr: net(cidr),
+        pool: "p".to_owned(),
+        node: node.to_owned(),
+        node_addresses: NodeAddresses {
+            ipv4: "192.0.2.1".parse().ok(),
+            ipv6: None,
+        },
+        as_number: None,
+        state,
+    };
+    let mut subnet = spec.into_object();
+    subnet.metadata.uid = Some("one".to_owned());
+    subnet
+}
+
+fn network(node: &str, blocks: &[&str]) -> NodeNetwork {
+    object(json!({
+        "apiVersion": "netweft.io/v1alpha1", "kind": "NodeNetwork",
+        "metadata": { "name": node, "uid": "n", "ownerReferences": [
+            { "apiVersion": "v1", "kind": "Node", "name": node, "uid": "u" }] },
+        "spec": { "subnets": blocks },
+    }))
+}
+
+impl Story {
+    fn begin(rules: Rules) -> Self {
+        let pools = [("p".to_owned(), net("10.0.0.0/24"))].into();
+        let rules = Rules {
+            lag: LAG,
+            look: LAG,
+            pools,
+            ..rules
+        };
+        Self {
+            book: Book::new(rules),
+            now: Instant::now(),
+        }
+    }
+
+    fn with_grace() -> Self {
+        Self::begin(Rules {
+            grace: Some(GRACE),
+            ..Rules::default()
+        })
+    }
+
+    fn is(&mut self, cidr: &str, node: &str) {
+        self.sees(&subnet(cidr, node, SubnetState::Active));
+    }
+
+    fn orphaned(&mut self, cidr: &str, node: &str) {
+        self.sees(&subnet(cidr, node, SubnetState::Orphaned));
+    }
+
+    fn sees(&mut self, subnet: &NodeSubnet) {
+        self.book.subnet(&Change::Is(subnet), self.now);
+    }
+
+    fn gone(&mut self, cidr: &str, node: &str) {
+        let subnet = subnet(cidr, node, SubnetState::Orphaned);
+        self.book.subnet(&Change::Gone(&subnet), self.now);
+    }
+
+    fn lists(&mut self, node: &str, blocks: &[&str]) {
+        let network = network(node, blocks);
+        self.book.network(&Change::Is(&network), self.now);
+    }
+
+    fn comes(&mut self, node: &str) {
+        self.book
+            .node_comes(node, net("192.0.2.1/32").addr(), self.now);
+        self.book.node_is(node, Some("u".to_owned()));
+    }
+
+    fn goes(&mut self, node: &str) {
+        self.book.node_goes(node, self.now);
+    }
+
+    fn later(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    /// The one breach says this.
+    fn breach(&self, words: &str) {
+        let breaches = self.book.breaches();
+        assert_eq!(breaches.len(), 1, "{breaches:?}");
+        assert!(breaches[0].contains(words), "{breaches:?}");
+    }
+
+    fn is_in_order(&self) {
+        assert_eq!(self.book.breaches(), [""; 0]);
+    }
+
+    fn unsettled(&self) -> Vec<String> {
+        self.book.unsettled(|_| 1, false)
+    }
+}
+
+#[test]
+fn blocks_that_share_addresses_are_found_whichever_is_the_larger_and_whichever_came_first() {
+    for [first, second] in [
+        ["10.0.0.64/26", "10.0.0.64/26"],
+        ["10.0.0.64/26", "10.0.0.96/27"],
+        ["10.0.0.96/27", "10.0.0.64/26"],
+        ["10.0.0.64/27", "10.0.0.64/26"],
+        ["10.0.0.64/26", "10.0.0.64/27"],
+    ] {
+        let mut story = Story::with_grace();
+        // By other names, as no API server would let them be.
+        for (number, (cidr, node)) in [
+            ("10.0.0.0/27", "a"),
+            (first, "b"),
+            ("10.0.0.192/27", "c"),
+            (second, "d"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut subnet = subnet(cidr, node, SubnetState::Active);
+            subnet.metadata.name = Some(number.to_string());
+            story.sees(&subnet);
+        }
+        story.breach("of d shares addresses with");
+    }
+    let mut story = Story::with_grace();
+    for cidr in ["10.0.0.0/26", "10.0.0.128/26", "10.0.0.64/26"] {
+        story.is(cidr, "a");
+    }
+    story.is_in_order();
+}
+
+#[test]
+fn a_block_outside_its_pool_or_of_a_pool_that_nobody_knows_is_found() {
+    let mut story = Story::with_grace();
+    story.is("10.0.1.0/26", "a");
+    story.breach("does not lie in its pool p");
+    let mut story = Story::with_grace();
+    let mut other = subnet("10.0.0.0/26", "a", SubnetState::Active);
+    other.spec.pool = "q".to_owned();
+    story.sees(&other);
+    story.breach("does not lie in its pool q");
+}
+
+#[test]
+fn a_block_that_changes_its_node_its_pool_its_range_or_its_identity_is_found() {
+    let changes: [fn(&mut NodeSubnet); 4] = [
+        |subnet| subnet.spec.node = "b".to_owned(),
+        |subnet| subnet.spec.pool = "q".to_owned(),
+        |subnet| subnet.spec.cidr = net("10.0.0.0/27"),
+        |subnet| subnet.metadata.uid = Some("two".to_owned()),
+    ];
+    for change in changes {
+        let mut story = Story::with_grace();
+        story.is("10.0.0.0/26", "a");
+        let mut changed = subnet("10.0.0.0/26", "a", SubnetState::Active);
+        change(&mut changed);
+        story.sees(&changed);
+        story.breach("10-0-0-0-26 was Held");
+    }
+    let mut story = Story::with_grace();
+    story.is("10.0.0.0/26", "a");
+    story.orphaned("10.0.0.0/26", "a");
+    story.is("10.0.0.0/26", "a");
+    story.is_in_order();
+}
+
+#[test]
+fn a_block_that_is_deleted_before_the_grace_of_its_last_orphaning_is_over_is_found() {
+    let deleted_after = |grace: Duration| {
+        let mut story = Story::with_grace();
+        story.is("10.0.0.0/26", "a");
+        story.orphaned("10.0.0.0/26", "a");
+        story.later(GRACE);
+        story.is("10.0.0.0/26", "a");
+        story.orphaned("10.0.0.0/26", "a");
+        story.later(grace / 2);
+        story.orphaned("10.0.0.0/26", "a");
+        story.later(grace / 2);
+        story.gone("10.0.0.0/26", "a");
+        story
+    };
+    deleted_after(Duration::ZERO).breach("after it was orphaned");
+    deleted_after(GRACE - LAG * 2).breach("after it was orphaned");
+    deleted_after(GRACE).is_in_order();
+}
+
+#[test]
+fn an_active_block_goes_only_when_its_node_is_there_has_no_pod_in_it_and_may_hand_out_none() {
+    let of_node = |lists: &[&str], pods: i64| {
+        let mut story = Story::with_grace();
+        story.comes("a");
+        story.is("10.0.0.0/26", "a");
+        story.lists("a", &["10.0.0.0/26"]);
+        story.lists("a", lists);
+        story.book.uses("a", net("10.0.0.0/26"), pods);
+        story.gone("10.0.0.0/26", "a");
+        story
+    };
+    of_node(&[], 1).breach("has pods in it");
+    of_node(&["10.0.0.0/26"], 0).breach("may hand out from it");
+    of_node(&[], 0).is_in_order();
+
+    let mut story = Story::with_grace();
+    story.comes("a");
+    story.is("10.0.0.0/26", "a");
+    story.goes("a");
+    story.later(LAG * 2);
+    story.gone("10.0.0.0/26", "a");
+    story.breach("which is gone, without a grace");
+}
+
+#[test]
+fn a_block_with_pods_that_a_nodenetwork_loses_is_found() {
+    let mut story = Story::with_grace();
+    story.comes("a");
+    story.lists("a", &["10.0.0.0/26", "10.0.0.64/26"]);
+    story.lists("a", &["10.0.0.0/26"]);
+    story.is_in_order();
+    story.book.uses("a", net("10.0.0.0/26"), 1);
+    story.lists("a", &[]);
+    story.breach("a may no longer use 10.0.0.0/26");
+}
+
+#[test]
+fn where_nothing_is_ever_taken_back_every_loss_is_found() {
+    let mut story = Story::begin(Rules::default());
+    story.orphaned("10.0.0.0/26", "a");
+    story.later(GRACE * 1000);
+    story.gone("10.0.0.0/26", "a");
+    story.breach("10.0.0.0/26 was taken from a");
+    let mut story = Story::begin(Rules::default());
+    story.lists("a", &["10.0.0.0/26"]);
+    let network = network("a", &[]);
+    story.book.network(&Change::Gone(&network), story.now);
+    story.breach("a may no longer use 10.0.0.0/26");
+}
+
+#[test]
+fn events_that_nobody_saw_are_a_breach() {
+    let mut story = Story::with_grace();
+    story.book.blind("NodeSubnet");
+    story.breach("not every event was seen");
+}
