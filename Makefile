@@ -1,5 +1,5 @@
 # Everything that is done with this project, by name. `make help` lists it.
-# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, ROUTERS, KEEP, OTHER_KERNEL, CHECKS.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, ROUTERS, KEEP, OTHER_KERNEL, CHECKS, NODES, SEED.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,6 +12,8 @@ RP_FILTER ?= 0,1,2
 ROUTERS ?= frr
 KEEP ?=
 OTHER_KERNEL ?=
+NODES ?= 5000
+SEED ?= 1
 
 env := hack/env.sh
 
@@ -53,6 +55,10 @@ bench: build ## the plugin, the udp tunnel and BGP of many nodes beside others: 
 	@$(env) netweft-bench plugin --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
 	@$(env) netweft-bench tunnel --relay "$$($(env) printenv BIN_DIR)/netweft-udp-relay" --flannel "$$(e2e/cluster/build-tools.sh flannel)/flannel-udp" --json bench/results-tunnel.json
 	@$(env) netweft-bench bgp --binaries "$$($(env) printenv BIN_DIR)" --bird "$$(e2e/cluster/bird.sh)" --json bench/results-bgp.json
+
+.PHONY: sim
+sim: build ## two operators and so many Nodes that exist for a real API server only, which come and go while leaders are killed: NODES=5000 SEED=1; a table, and bench/results-sim.json
+	@hack/sim.sh $(NODES) $(SEED)
 
 .PHONY: fresh
 fresh: ## the first tier with every cache empty and nothing on PATH but what is declared

@@ -66,3 +66,14 @@ images_into_cluster() {
     "netweft/testbox:$tag" "netweft/bird:$bird_tag" >&2
   echo "$tags"
 }
+
+# etcd, kube-apiserver and helm side by side, as the tests want them.
+kubernetes_programs() {
+  local directory
+  directory=$NETWEFT_CACHE/control-plane
+  mkdir -p "$directory"
+  local built
+  built=$("$project/e2e/cluster/build-tools.sh" kubernetes etcd helm)
+  while read -r built; do ln -sf "$built"/* "$directory/"; done <<<"$built"
+  echo "$directory"
+}

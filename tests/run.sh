@@ -155,17 +155,6 @@ stage_soak_lab() {
   echo "soak: $rounds rounds"
 }
 
-# etcd, kube-apiserver and helm side by side, as the tests want them.
-kubernetes_programs() {
-  local directory
-  directory=$NETWEFT_CACHE/control-plane
-  mkdir -p "$directory"
-  local built
-  built=$("$project/e2e/cluster/build-tools.sh" kubernetes etcd helm)
-  while read -r built; do ln -sf "$built"/* "$directory/"; done <<<"$built"
-  echo "$directory"
-}
-
 # ---- running stages
 
 stages_of() { # TIER...

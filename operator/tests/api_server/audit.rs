@@ -1,7 +1,9 @@
 //! What was asked of the API server and by whom, by its audit log; and whether what the chart's roles grant was used.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Formatter};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 
 use serde_json::Value;
 
@@ -76,6 +78,34 @@ impl Account {
         let unused = granted.difference(&self.done);
         unused.map(ToString::to_string).collect()
     }
+}
+
+/// How often an account asked for what, whatever the answer. A watch counts once, when it begins.
+pub fn calls(plane: &ControlPlane, account: &str) -> BTreeMap<String, u64> {
+    let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
+    let mut calls = BTreeMap::new();
+    for log in plane.audit_logs() {
+        let lines = BufReader::new(File::open(log).unwrap()).lines();
+        let own = lines
+            .map_while(Result::ok)
+            .filter(|line| line.contains(&user));
+        // The last line may be half written.
+        for event in own.filter_map(|line| serde_json::from_str::<Value>(&line).ok()) {
+            let begins = event["stage"] == "ResponseStarted";
+            if event["user"]["username"] != *user || begins != (event["verb"] == "watch") {
+                continue;
+            }
+            let of = |key: &str| event["objectRef"][key].as_str().unwrap_or_default();
+            let subresource = [of("resource"), of("subresource")].join("/");
+            let call = format!(
+                "{} {}",
+                event["verb"].as_str().unwrap(),
+                subresource.trim_end_matches('/')
+            );
+            *calls.entry(call).or_default() += 1;
+        }
+    }
+    calls
 }
 
 /// What a request that succeeded was, in the words of roles: those with and without its namespace and name.

@@ -157,6 +157,17 @@ impl ControlPlane {
         self.dir.path().join("audit.log")
     }
 
+    /// The same with those that it began anew after, the API server does so every 100 MB.
+    pub fn audit_logs(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.dir.path()).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        let is_audit_log = |path: &PathBuf| {
+            let name = path.file_name().unwrap().to_string_lossy();
+            name.starts_with("audit") && name.ends_with(".log")
+        };
+        paths.filter(is_audit_log).collect()
+    }
+
     /// A kubeconfig of the one who may do everything.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.kubeconfig(&self.url, ADMIN_TOKEN)

@@ -26,3 +26,4 @@ mod life;
 mod objects;
 mod operator;
 mod refused;
+mod simulation;

@@ -1,0 +1,49 @@
+//! [`Random`]: numbers that look like chance and are the same for the same seed (SplitMix64).
+
+/// A sequence of numbers.
+pub struct Random(u64);
+
+impl Random {
+    /// The sequence of `seed`.
+    pub fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next of 64 bits.
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// One of the numbers below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        let limit = u64::try_from(limit.max(1)).unwrap();
+        usize::try_from(self.next() % limit).unwrap()
+    }
+
+    /// Takes `count` of `items` out, as many as there are at most.
+    pub fn take<T>(&mut self, items: &mut Vec<T>, count: usize) -> Vec<T> {
+        let count = count.min(items.len());
+        (0..count)
+            .map(|_| items.swap_remove(self.below(items.len())))
+            .collect()
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_choice_and_nothing_is_chosen_twice() {
+    let choice = |seed| {
+        let mut items: Vec<usize> = (0..50).collect();
+        let mut taken = Random::of(seed).take(&mut items, 20);
+        let order = taken.clone();
+        taken.append(&mut items);
+        taken.sort_unstable();
+        assert_eq!(taken, (0..50).collect::<Vec<_>>());
+        order
+    };
+    assert_eq!(choice(1), choice(1));
+    assert_ne!(choice(1), choice(2));
+}
