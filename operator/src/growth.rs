@@ -96,14 +96,21 @@ impl<'a> Share<'a> {
                 free: usage.free,
             })
         };
-        let blocks = blocks.iter().map(used).collect::<Option<_>>()?;
+        let mut blocks = blocks.iter().map(used).collect::<Option<Vec<_>>>()?;
+        // An empty block that the NodeNetwork does not list is on its way to the node, or from it: what has just been given is
+        // not to be given once more.
+        let whole = whole(&blocks);
+        let listed = |block: &Used<'_>| network.spec.subnets.contains(&block.subnet.spec.cidr);
+        for block in &mut blocks {
+            if block.used == 0 && !listed(block) {
+                block.free = whole;
+            }
+        }
         Some(Self { blocks })
     }
 
-    /// Addresses of a whole block: reserved ones may make some blocks smaller.
     fn block(&self) -> i64 {
-        let sizes = self.blocks.iter().map(|block| block.used + block.free);
-        sizes.max().unwrap_or_default()
+        whole(&self.blocks)
     }
 
     fn free(&self) -> i64 {
@@ -127,6 +134,12 @@ impl<'a> Share<'a> {
         }
         surplus
     }
+}
+
+/// Addresses of a whole block: reserved ones may make some blocks smaller.
+fn whole(blocks: &[Used<'_>]) -> i64 {
+    let sizes = blocks.iter().map(|block| block.used + block.free);
+    sizes.max().unwrap_or_default()
 }
 
 #[cfg(test)]

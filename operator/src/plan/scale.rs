@@ -9,7 +9,7 @@ fn planning(nodes: usize) -> Duration {
     let mut cluster = cluster(nodes);
     // A block of each family for every node.
     cluster.pools = vec![
-        pool("v4", "10.64.0.0/13", ""),
+        pool("v4", "10.64.0.0/12", ""),
         pool("v6", "fd00:10:64::/64", ""),
     ];
     cluster.settle();
@@ -24,9 +24,11 @@ fn planning(nodes: usize) -> Duration {
     tries.min().unwrap()
 }
 
+/// Twenty times as slow is measured, since little of what is looked at is in the processor's caches then; one quadratic step
+/// made it more than fifty.
 #[test]
-fn four_times_as_many_nodes_make_a_plan_no_more_than_eight_times_as_slow() {
-    let (few, many) = (planning(400), planning(1600));
-    println!("400 nodes: {few:?}, 1600 nodes: {many:?}");
-    assert!(many < few * 8, "400 nodes: {few:?}, 1600 nodes: {many:?}");
+fn ten_times_as_many_nodes_do_not_make_a_plan_forty_times_as_slow() {
+    let (few, many) = (planning(500), planning(5000));
+    println!("500 nodes: {few:?}, 5,000 nodes: {many:?}");
+    assert!(many < few * 40, "500 nodes: {few:?}, 5,000 nodes: {many:?}");
 }

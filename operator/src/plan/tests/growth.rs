@@ -47,6 +47,21 @@ fn a_node_that_runs_short_gets_one_more_block_and_no_other_before_its_agent_has_
     assert_eq!(cluster.blocks("worker-2").len(), 1);
 }
 
+/// As when the NodeSubnet has been created and the write to the NodeNetwork was refused, since the agent had just told its status.
+#[test]
+fn a_block_that_its_node_has_not_been_told_of_counts_as_free() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    report(&mut cluster, &[50]);
+    let untold = cluster.networks.clone();
+    cluster.step();
+    assert_eq!(cluster.blocks(NODE).len(), 2);
+    cluster.networks = untold;
+    cluster.settle();
+    assert_eq!(cluster.blocks(NODE).len(), 2);
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
+}
+
 #[test]
 fn a_pool_that_has_no_more_blocks_says_who_runs_short() {
     let mut cluster = cluster(1);
