@@ -1,14 +1,15 @@
 //! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty. A pool that is
-//! nobody's first choice gives a block where a pod has asked for it.
+//! nobody's first choice gives a block where a pod has asked for it. A cluster of one family gets the other.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use ipnet::IpNet;
 use serde_json::json;
 
 use super::pod::Pod;
-use super::{Lab, Options, objects};
+use super::{Families, Lab, Options, objects};
 use crate::ping::Answer;
 use crate::poll::until;
 
@@ -34,10 +35,13 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
 impl Lab {
     fn metered(&mut self) -> anyhow::Result<()> {
         let meter = self.site.meter()?;
-        let outcome = self.grow_and_shrink().and_then(|()| self.ask());
+        let outcome = self
+            .grow_and_shrink()
+            .and_then(|()| self.ask())
+            .and_then(|()| self.second_family());
         let losses = meter.finish()?;
         outcome?;
-        losses.check_none("a node got a second block and gave it back, and one of another pool")
+        losses.check_none("nodes got blocks, gave some back, and got some of other pools")
     }
 
     /// A pod asks for another pool than the first: its first ADD fails and leaves word, the next finds a block. No other node gets one.
@@ -98,6 +102,50 @@ impl Lab {
         })
     }
 
+    /// A cluster of one family gets a pool of the other: new pods have both and reach each other by both, and are reached by those
+    /// that were there.
+    fn second_family(&mut self) -> anyhow::Result<()> {
+        if self.options.families != Families::V4 {
+            return Ok(());
+        }
+        let spec = json!({ "cidr": objects::POOL_V6, "networkMode": "default", "podInterface": self.options.pod_interface });
+        let six = objects::named_pool("six", &spec)?;
+        self.site.store.pools.push(six);
+        self.site.settle()?;
+        let binaries = self.options.binaries.clone();
+        let mut pods = Vec::new();
+        for number in [1, 2] {
+            let pod = until("a pod with both families", HEARD, || {
+                self.site.settle()?;
+                let at = self.site.nodes.get(number - 1).context("a node")?;
+                let name = format!("both-{number}");
+                let pod = Pod::add(&mut self.site.run, at, &name, &binaries)?;
+                if pod.addresses.len() != 2 {
+                    pod.delete(at, &binaries)?;
+                    bail!("it has {:?}", pod.addresses);
+                }
+                Ok(pod)
+            })?;
+            pods.push(pod);
+        }
+        let [one, two] = &pods[..] else {
+            bail!("two pods were started");
+        };
+        until("both to reach each other by both", HEARD, || {
+            let there = one.space.ping(&binaries, &two.addresses)?;
+            let back = two.space.ping(&binaries, &one.addresses)?;
+            ensure!(all(&there) && all(&back), "{there:?} and {back:?}");
+            Ok(())
+        })?;
+        let old = self.site.pods.iter().filter(|old| old.node != one.node);
+        for old in old {
+            let four = one.addresses.iter().copied().filter(IpAddr::is_ipv4);
+            let answers = old.space.ping(&binaries, &four.collect::<Vec<_>>())?;
+            ensure!(all(&answers), "{} does not reach {}", old.name, one.name);
+        }
+        Ok(())
+    }
+
     /// No pod has to wait: ADD is asked once for each. The agent has counted one before the next comes.
     fn crowd(&mut self) -> anyhow::Result<Vec<Pod>> {
         let before = self.used()?;
@@ -132,12 +180,11 @@ impl Lab {
     /// Pods of other nodes and `pod`, both ways.
     fn ping(&self, pod: &Pod) -> anyhow::Result<()> {
         let binaries = &self.options.binaries;
-        let all = |answers: Vec<Answer>| answers.iter().all(|it| it.received == it.sent);
         for other in self.site.pods.iter().filter(|it| it.node != pod.node) {
             let there = other.space.ping(binaries, &pod.addresses)?;
             let back = pod.space.ping(binaries, &other.addresses)?;
             ensure!(
-                all(there) && all(back),
+                all(&there) && all(&back),
                 "{} and {} at {:?} do not reach each other",
                 other.name,
                 pod.name,
@@ -157,4 +204,8 @@ impl Lab {
         }
         Ok(())
     }
+}
+
+fn all(answers: &[Answer]) -> bool {
+    answers.iter().all(|it| it.received == it.sent)
 }

@@ -220,16 +220,14 @@ impl Simulation {
         #[expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
         let memory = self.pair.memory().await as f64;
         self.figures.note("MiB of the leader at most", memory);
-        #[expect(clippy::cast_precision_loss, reason = "it is small")]
-        let most = self.ledger.with(|book| book.most()) as f64;
-        self.figures
-            .note("blocks of a node in a pool at most", most);
+        let most = self.ledger.with(|book| book.most());
         self.figures.print();
         if let Some(file) = std::env::var_os("NETWEFT_SIM_JSON") {
             let mut figures = self.figures.json();
             figures["seed"] = seed.into();
             std::fs::write(file, format!("{figures:#}\n")).unwrap();
         }
+        assert_eq!(most, 2, "blocks of a node in a pool at most");
         // What was checked has to have been there.
         let given = self.ledger.with(|book| book.given());
         assert!(given > 2 * self.size, "only {given} blocks were given");
