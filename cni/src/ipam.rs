@@ -102,9 +102,9 @@ pub fn choose<'a>(
         return Err(Exhausted::UnknownNamespace(namespace.map(str::to_owned)));
     }
     let (mut choices, mut lacks) = (Vec::new(), Vec::new());
-    for pools in candidates_by_family(node, asker)? {
+    for (ipv4, pools) in candidates_by_family(node, asker)? {
         let open = || pools.iter().copied().filter(|pool| !pool.disabled);
-        match open().find_map(|pool| free_address(pool, taken, last)) {
+        match open().find_map(|pool| free_address(pool, ipv4, taken, last)) {
             Some(choice) => choices.push(choice),
             None => lacks.push(Lack {
                 words: words(&pools),
@@ -124,30 +124,30 @@ pub fn choose<'a>(
     }
 }
 
-/// The pools that come into question, for each family that has any. What the pod asks for takes the place of the others of its
+/// The pools that come into question, for each family (IPv4: true) that has any. What the pod asks for takes the place of the others of its
 /// family: a choice among those for its namespace, never beyond.
 fn candidates_by_family<'a>(
     node: &'a NodeConfig,
     asker: Asker<'_>,
-) -> Result<Vec<Vec<&'a PoolConfig>>, Exhausted> {
-    let of_family = |ipv4| pools_for(node, asker.namespace, ipv4);
+) -> Result<Vec<(bool, Vec<&'a PoolConfig>)>, Exhausted> {
+    let of_family = |ipv4| (ipv4, pools_for(node, asker.namespace, ipv4));
     let mut families = vec![of_family(true), of_family(false)];
     let asked = asker.asked();
     let named = |pool: &&PoolConfig, name: &str| pool.name == name;
     for name in &asked {
-        let mut all = families.iter().flatten();
+        let mut all = families.iter().flat_map(|(_, pools)| pools);
         if !all.any(|pool| named(pool, name)) {
             return Err(Exhausted::NotForThisPod {
                 asked: (*name).to_owned(),
                 allowed: families
                     .iter()
-                    .flatten()
+                    .flat_map(|(_, pools)| pools)
                     .map(|pool| pool.name.clone())
                     .collect(),
             });
         }
     }
-    for pools in &mut families {
+    for (_, pools) in &mut families {
         let wished = asked
             .iter()
             .filter_map(|name| pools.iter().find(|pool| named(pool, name)));
@@ -156,16 +156,19 @@ fn candidates_by_family<'a>(
             *pools = wished;
         }
     }
-    families.retain(|pools| !pools.is_empty());
+    families.retain(|(_, pools)| !pools.is_empty());
     Ok(families)
 }
 
 fn free_address<'a>(
     pool: &'a PoolConfig,
+    ipv4: bool,
     taken: &BTreeSet<IpAddr>,
     last: &BTreeMap<IpNet, IpAddr>,
 ) -> Option<Choice<'a>> {
-    pool.blocks.iter().find_map(|block| {
+    let blocks = pool.blocks.iter();
+    let mut of_family = blocks.filter(|block| block.addr().is_ipv4() == ipv4);
+    of_family.find_map(|block| {
         let mut candidates = candidates(*block, &pool.reserved, last.get(block).copied());
         let ip = candidates.find(|ip| !taken.contains(ip))?;
         let block = *block;
@@ -361,6 +364,12 @@ mod tests {
             drain(&node(pools)),
             ["10.0.0.2", "10.0.1.1", "10.0.1.2", "10.0.2.1", "10.0.2.2"]
         );
+    }
+
+    #[test]
+    fn a_pool_with_blocks_of_both_families_gives_an_address_of_each() {
+        let order = drain(&node(vec![pool("a", &["10.0.0.0/30", "fd00::/126"])]));
+        assert_eq!(order, ["10.0.0.2", "fd00::1"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::namespace::Namespace;
 use super::node::Node;
 use super::objects;
 use super::segment::{Seen, Segment};
+use crate::poll::until;
 use crate::run::Run;
 
 /// Number of the host outside.
@@ -28,6 +29,8 @@ const OUTSIDE: u8 = 200;
 const ROUTER: u8 = 254;
 /// Port of the outside's server.
 const PORT: u16 = 8080;
+/// How long a frame may take to be sent.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,7 +157,7 @@ impl Underlay {
         self.outside.start(run, &mut command, &log)?;
         for server in self.servers() {
             let ask = || self.outside.ask(binaries, "tcp", server);
-            crate::poll::until("the server outside", Duration::from_secs(5), ask)?;
+            until("the server outside", Duration::from_secs(5), ask)?;
         }
         Ok(())
     }
@@ -231,9 +234,15 @@ impl Underlay {
         let mut ping: Command = self.outside.command("ping");
         ping.args(["-c", "1", "-W", "1", "-I"]);
         ping.args([pod.to_string(), target.to_string()]);
-        let answered = crate::command::run(&mut ping)?.status.success();
+        let mut answered = false;
+        // A neighbour may have to be found first.
+        let dropped = until("a frame to come to the guard", PATIENCE, || {
+            answered |= crate::command::run(&mut ping)?.status.success();
+            let dropped = self.near.seen()?.dropped - before;
+            anyhow::ensure!(answered || dropped > 0, "none has");
+            Ok(dropped)
+        })?;
         self.outside.ip(&format!("address delete {pod} dev lo"))?;
-        let dropped = self.near.seen()?.dropped - before;
         anyhow::ensure!(
             !answered && dropped > 0,
             "the segment's guard let a frame with a pod's address pass"
