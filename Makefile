@@ -30,6 +30,10 @@ lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|â€
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
+.PHONY: migrate
+migrate: build ## change from every mode to every other while everybody talks to everybody, and what that cost: FAMILY=4|6|46 POD_INTERFACE=routed RP_FILTER=1
+	@$(env) hack/migrate.sh --family $(FAMILY) --pod-interface $(POD_INTERFACE) --rp-filter $(RP_FILTER)
+
 .PHONY: e2e
 e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge FAMILY=4|6|46 CHECKS=basic|life|full
 	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) FAMILY=$(FAMILY) tests/run.sh kind

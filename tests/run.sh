@@ -55,8 +55,21 @@ stage_lab() {
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
   "${lab[@]}" --mode growth --family 4,46 --rp-filter 1 || code=1
   bgp_programs
+  "${lab[@]}" --mode migrate --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1
   "${lab[@]}" --mode bgp,fabric,scale --story restarts --routers bird --shape mesh || code=1
+  return "$code"
+}
+
+# From every mode to every other; the first tier has a ring of them.
+stage_lab_migrate() {
+  local code=0
+  bgp_programs
+  "$BIN_DIR/netweft-lab" --mode migrate --tour all --rp-filter 1 || code=1
+  "$BIN_DIR/netweft-lab" --mode migrate --family 4,6 --pod-interface bridge --rp-filter 0 || code=1
+  e2e/other-kernel/run.sh --unless ipip "$BIN_DIR/netweft-lab" --mode migrate --tour all --rp-filter 1 \
+    --interval 50 \
+    --between ipip,vxlan,host-gw,ipip-cross-subnet || code=1
   return "$code"
 }
 

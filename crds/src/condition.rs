@@ -66,6 +66,12 @@ reasons! {
     Programmed,
     /// Waiting for nodes to follow.
     Programming,
+    /// Mode: it changes, and every node learns to receive the new way and tries it.
+    Preparing,
+    /// Mode: it changes, and nodes begin to send the new way.
+    Switching,
+    /// Mode: it has changed, and nodes take the old way away.
+    Retiring,
     /// Nothing uses the object yet.
     Unused,
     /// NodeNetwork: the node has its blocks.

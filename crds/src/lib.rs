@@ -29,12 +29,12 @@ pub use bgp_peer::{
 pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
-    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase,
+    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase, Rollout,
     RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
     BlockRequest, BlockUsage, DrainingPod, IpFamily, LinkStatus, NodeMode, NodeNetwork,
-    NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, Transport, Way,
+    NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, StandbyStatus, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

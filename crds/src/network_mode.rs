@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,62 @@ pub struct NetworkModeSpec {
     /// Which of a node's addresses the others send to.
     #[serde(default)]
     pub node_address: NodeAddressSource,
+
+    /// How an edit of this mode, or of a pool's `networkMode` to this one, is carried out.
+    #[serde(default)]
+    pub rollout: Rollout,
+}
+
+/// How a change of the way between nodes is carried out. No packet is lost in any case.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rollout {
+    /// Nodes that begin to send the new way at the same time: a number, or a part of all nodes in percent.
+    #[serde(default = "default_at_once")]
+    #[schemars(schema_with = "schema::number_or_percent")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^([1-9]|[1-9][0-9]|100)%$')").message("spec.rollout.atOnce must be a number of nodes, 1 or more, or a percentage from 1% to 100%, for example 10%"))]
+    pub at_once: IntOrString,
+    /// A Node that has not been Ready for so long is not waited for; it is named, and follows when it comes back.
+    #[serde(default = "default_progress_deadline")]
+    #[schemars(schema_with = "schema::duration")]
+    #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
+    pub progress_deadline: kube::core::Duration,
+}
+
+impl Default for Rollout {
+    fn default() -> Self {
+        Self {
+            at_once: default_at_once(),
+            progress_deadline: default_progress_deadline(),
+        }
+    }
+}
+
+impl Rollout {
+    /// How many of `nodes` may switch at the same time: 1 at least.
+    #[must_use]
+    pub fn at_once(&self, nodes: usize) -> usize {
+        let many = match &self.at_once {
+            IntOrString::Int(number) => usize::try_from(*number).unwrap_or_default(),
+            IntOrString::String(text) => {
+                let percent = text
+                    .strip_suffix('%')
+                    .and_then(|part| part.parse::<usize>().ok());
+                nodes
+                    .saturating_mul(percent.unwrap_or_default().min(100))
+                    .div_ceil(100)
+            }
+        };
+        many.max(1)
+    }
+}
+
+fn default_at_once() -> IntOrString {
+    IntOrString::String("10%".to_owned())
+}
+
+fn default_progress_deadline() -> kube::core::Duration {
+    std::time::Duration::from_mins(10).into()
 }
 
 /// The three ways between nodes.
@@ -342,8 +399,10 @@ pub struct NetworkModeStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// The phases of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// The phases of a change, in their order.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 pub enum Phase {
     /// Every node learns to receive the new way.
     Preparing,

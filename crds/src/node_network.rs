@@ -77,22 +77,28 @@ pub struct NodeNetworkSpec {
     pub bgp: Option<NodeBgp>,
 }
 
-/// One NetworkMode as one node carries it out.
+/// One way between nodes. A NetworkMode is one, and while it changes more than one: the way that is sent by, and those that stand by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMode {
     /// Name of the NetworkMode.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The IPPools whose blocks are reached this way. They stand here and are not looked up in the pools, so that an
+    /// The IPPools to whose blocks packets are sent this way. They stand here and are not looked up in the pools, so that an
     /// edit of a pool's `networkMode` takes effect when the operator says so, node by node.
     #[serde(default)]
     #[schemars(length(max = 1024))]
     pub pools: Vec<String>,
-    /// Ways in which packets are received.
+    /// The IPPools whose packets are received this way as well, while the way to them changes. Everything that sending takes is
+    /// there, behind what is in use.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub standby: Vec<String>,
+    /// Ways in which packets are received: `send`, for agents of versions that ask for it.
+    #[serde(default)]
     #[schemars(length(max = 8))]
     pub accept: Vec<Transport>,
-    /// The way in which packets are sent.
+    /// The way.
     pub send: Transport,
     /// Family of the node addresses that tunnels run between: one for the whole mode, whatever the tunnels carry.
     #[serde(default)]
@@ -210,6 +216,27 @@ impl From<Way> for Transport {
     }
 }
 
+impl NodeMode {
+    /// Whether packets travel the same way by both, whatever the NetworkModes are called and whomever they are for.
+    #[must_use]
+    pub fn same_way(&self, other: &Self) -> bool {
+        let key = |mode: &Self| {
+            (
+                mode.send,
+                mode.outer_family,
+                mode.encapsulate_when,
+                mode.mtu,
+            )
+        };
+        key(self) == key(other)
+    }
+
+    /// The pools to which there is this way, in use or standing by.
+    pub fn all_pools(&self) -> impl Iterator<Item = &String> {
+        self.pools.iter().chain(&self.standby)
+    }
+}
+
 impl std::fmt::Display for Way {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -249,6 +276,10 @@ pub struct NodeNetworkStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub draining: Vec<DrainingPod>,
+    /// What came of trying the ways that stand by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub standby: Vec<StandbyStatus>,
     /// BGP sessions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sessions: Vec<SessionStatus>,
@@ -271,6 +302,26 @@ pub struct BlockUsage {
     pub used: i64,
     /// Addresses that can be given to pods.
     pub free: i64,
+}
+
+/// A way that stands by, tried by echo requests to other nodes' addresses in their blocks. Where there are many nodes a part of them
+/// is asked, each node another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StandbyStatus {
+    /// Name of the NetworkMode.
+    pub mode: String,
+    /// The way: vxlan, ipip, udp, host-gw or underlay.
+    #[schemars(length(max = 16))]
+    pub way: String,
+    /// Nodes that are asked.
+    pub asked: i64,
+    /// Those of them that have not answered yet, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub silent: Vec<String>,
+    /// Why one of them was not even asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Pods wait for a first block of any of these pools.

@@ -45,6 +45,11 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 2, "maxLength": 16 })
 }
 
+/// A number, or a percentage in text.
+pub fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 4 })
+}
+
 /// A label selector; Kubernetes' own schema of it has no bounds.
 pub fn selector(_: &mut SchemaGenerator) -> Schema {
     selector_schema(false)

@@ -8,3 +8,4 @@ pub mod ping;
 pub mod poll;
 pub mod process;
 pub mod run;
+pub mod talk;

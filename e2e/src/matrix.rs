@@ -149,6 +149,7 @@ mod tests {
                 target: target.address,
                 sent: 3,
                 received,
+                gap: 0,
                 error: None,
             };
             let answers = targets.iter().map(answer).collect();

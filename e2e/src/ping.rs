@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, ppoll};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -37,6 +39,9 @@ pub struct Answer {
     pub sent: u16,
     /// Different requests answered.
     pub received: u16,
+    /// Most requests in a row that were not.
+    #[serde(default)]
+    pub gap: u16,
     /// Why a request could not be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -96,8 +101,21 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
         target,
         sent: expected.count,
         received: answered.len() as u16,
+        gap: longest_gap(&answered, expected.count),
         error,
     })
+}
+
+/// Most numbers in a row below `count` that are not in `answered`.
+fn longest_gap(answered: &BTreeSet<u16>, count: u16) -> u16 {
+    let ends = answered.iter().copied().chain([count]);
+    let mut next = 0;
+    let gaps = ends.map(|end| {
+        let gap = end.saturating_sub(next);
+        next = end.saturating_add(1);
+        gap
+    });
+    gaps.max().unwrap_or_default()
 }
 
 /// Which answers count.
@@ -115,6 +133,7 @@ fn open(target: IpAddr) -> std::io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
     // Connected: only packets from the target are delivered.
     socket.connect(&SocketAddr::new(target, 0).into())?;
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
@@ -131,14 +150,16 @@ fn receive(
         if left.is_zero() {
             return Ok(());
         }
-        socket.set_read_timeout(Some(left))?;
+        // A socket's own time limit is counted in ticks of the kernel's clock, which are longer than some intervals.
+        let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+        if ppoll(&mut ready, Some(left.into()), None)? == 0 {
+            return Ok(());
+        }
         match socket.read(&mut buffer) {
             Ok(read) => {
                 answered.extend(expected.sequence_of(buffer.get(..read).unwrap_or_default()));
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                return Ok(());
-            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             // An ICMP error for an earlier request is reported on the socket once; the request counts as lost.
             Err(_) => {}
         }
@@ -237,6 +258,16 @@ mod tests {
         let mut request = reply(7, 2);
         request[20] = 8;
         assert_eq!(expected().sequence_of(&request), None);
+    }
+
+    #[test]
+    fn the_longest_gap_is_found_wherever_it_is() {
+        let gap = |answered: &[u16]| longest_gap(&answered.iter().copied().collect(), 5);
+        assert_eq!(gap(&[0, 1, 2, 3, 4]), 0);
+        assert_eq!(gap(&[2, 4]), 2);
+        assert_eq!(gap(&[0]), 4);
+        assert_eq!(gap(&[0, 4]), 3);
+        assert_eq!(gap(&[]), 5);
     }
 
     #[test]

@@ -83,13 +83,9 @@ fn change_link(
     up: Option<bool>,
 ) -> Result<(), Errno> {
     let link = state.links.get_mut(name).ok_or(Errno::ENODEV)?;
-    let (old, new) = (link.mtu, mtu.unwrap_or(link.mtu));
-    link.mtu = new;
+    link.mtu = mtu.unwrap_or(link.mtu);
     link.mac = mac.or(link.mac);
     link.up = up.unwrap_or(link.up);
-    if old != new {
-        resize_routes(state, name, old, new);
-    }
     if mac.is_some() || up == Some(false) {
         state.neighbours.retain(|key, _| key.link != *name);
     }
@@ -112,21 +108,6 @@ fn set_port(state: &mut NetworkState, link: &LinkName, port: &Port) -> Result<()
     }
     state.ports.insert(link.clone(), port.clone());
     Ok(())
-}
-
-/// IPv6 routes with an MTU of their own follow the link's where they cannot keep it or had the same
-/// (`rt6_mtu_change_route`).
-fn resize_routes(state: &mut NetworkState, link: &LinkName, old: u32, new: u32) {
-    let on_link = |route: &Route| route.dev.as_ref() == Some(link);
-    for (_, route) in state
-        .routes
-        .iter_mut()
-        .filter(|(key, route)| key.dst.addr().is_ipv6() && on_link(route))
-    {
-        route.mtu = route
-            .mtu
-            .map(|mtu| if mtu >= new || mtu == old { new } else { mtu });
-    }
 }
 
 fn drop_link(state: &mut NetworkState, name: &LinkName) {

@@ -220,7 +220,7 @@ pub struct Route {
     pub onlink: bool,
     /// Preferred source address of locally made packets.
     pub source: Option<IpAddr>,
-    /// Route MTU (`RTAX_MTU`), unset for the link's.
+    /// Route MTU (`RTAX_MTU`; locked in IPv6), unset for the link's.
     pub mtu: Option<u32>,
 }
 

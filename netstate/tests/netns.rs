@@ -220,8 +220,8 @@ fn netns_what_is_applied_is_read_back_and_heals() {
             ("neighbour delete 10.244.1.1 dev nw-vx", 1),
             // With the last IPv4 address all that is IPv4 goes; the IPv6 route only loses its source.
             ("address flush dev nw-vx", 5),
-            // The kernel takes the MTU of the IPv6 route down, but not up again.
-            ("link set nw-vx mtu 1280", 2),
+            // The MTU of the IPv6 route is locked and stays.
+            ("link set nw-vx mtu 1280", 1),
             ("link set nw-vx address 02:00:00:00:00:99", 3),
             // Everything on it but the forwarding entry and the IPv4 address.
             ("link set nw-vx down", 6),

@@ -12,6 +12,7 @@ use netweft_netstate::model::{
 };
 use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
+use crate::desired::bird::learnt;
 use crate::inputs::Inputs;
 
 /// What was found.
@@ -21,6 +22,8 @@ pub struct Facts {
     pub egress: BTreeMap<IpAddr, Egress>,
     /// Links that lead to BGP peers.
     pub towards_peers: BTreeSet<LinkName>,
+    /// Other nodes' blocks to which BIRD has a route, and by which link; `None`: by more than one.
+    pub learnt: BTreeMap<IpNet, Option<LinkName>>,
     /// TUN links, and whether a program has them open.
     pub tuns: BTreeMap<LinkName, bool>,
 }
@@ -97,6 +100,9 @@ impl Facts {
                 .filter_map(found)
                 .collect(),
             towards_peers: peers.collect(),
+            learnt: learnt(inputs, actual)
+                .map(|(key, route)| (key.dst, route.dev.clone()))
+                .collect(),
             tuns: tuns
                 .map(|(name, _)| (name.clone(), actual.carriers.contains(name)))
                 .collect(),
@@ -192,6 +198,7 @@ mod tests {
             name: "default".into(),
             pools: vec![],
             accept: vec![],
+            standby: vec![],
             send: way.into(),
             outer_family,
             encapsulate_when: EncapsulateWhen::default(),

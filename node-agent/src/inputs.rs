@@ -174,7 +174,7 @@ impl Inputs {
         inputs
     }
 
-    /// The mode by which a pool's blocks are reached, if this node carries it out.
+    /// The mode by which packets are sent to a pool's blocks, if this node carries it out.
     #[must_use]
     pub fn mode_of(&self, pool: &str) -> Option<&NodeMode> {
         self.modes
@@ -182,14 +182,17 @@ impl Inputs {
             .find(|mode| mode.pools.iter().any(|name| name == pool))
     }
 
+    /// All ways by which a pool's blocks are or can be reached.
+    pub fn modes_to(&self, pool: &str) -> impl Iterator<Item = &NodeMode> {
+        let to = move |mode: &&NodeMode| mode.all_pools().any(|name| name == pool);
+        self.modes.iter().filter(to)
+    }
+
     /// Whether a pool's packets are received by way of BGP's routes, or sent.
     #[must_use]
     pub fn is_underlay(&self, pool: &str) -> bool {
-        let underlay = |mode: &NodeMode| {
-            let mut ways = mode.accept.iter().chain([&mode.send]);
-            ways.any(|transport| transport.way() == Some(Way::Bgp))
-        };
-        self.mode_of(pool).is_some_and(underlay)
+        let mut modes = self.modes_to(pool);
+        modes.any(|mode| mode.send.way() == Some(Way::Bgp))
     }
 
     /// The namespaces that a selector chooses.

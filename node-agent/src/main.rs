@@ -21,6 +21,7 @@ mod install;
 mod metrics;
 mod nft;
 mod pods;
+mod prober;
 mod reconcile;
 mod report;
 mod requests;

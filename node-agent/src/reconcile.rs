@@ -32,6 +32,7 @@ use crate::inputs::{Bridged, Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::{Change, Nft, NftError};
 use crate::pods::{Counts, Pods, Records, Tended};
+use crate::prober::{Answers, Trials};
 use crate::report::Reporter;
 use crate::status::{Outcome, same, same_but_for_sessions, status, verdict};
 use crate::words::chain;
@@ -62,6 +63,7 @@ pub struct Reconciler<K> {
     pods: Pods,
     nft: Nft,
     bird: Link,
+    trials: Trials,
     paths: Paths,
     reporter: Reporter,
     metrics: Metrics,
@@ -86,7 +88,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
-        bird: Link,
+        (bird, trials): (Link, Trials),
         paths: Paths,
         (reporter, metrics): (Reporter, Metrics),
     ) -> Self {
@@ -98,6 +100,7 @@ impl<K: Kernel> Reconciler<K> {
             pods,
             nft,
             bird,
+            trials,
             paths,
             reporter,
             metrics,
@@ -148,6 +151,11 @@ impl<K: Kernel> Reconciler<K> {
     /// To be told when BIRD's sessions have changed.
     pub fn sessions(&self) -> watch::Receiver<Observed> {
         self.bird.changes()
+    }
+
+    /// To be told when ways that stand by have been tried.
+    pub fn trials(&self) -> watch::Receiver<Answers> {
+        self.trials.changes()
     }
 
     fn retry_after(&mut self, clean: bool) -> Option<Duration> {
@@ -223,6 +231,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(&inputs)),
             Err(error) => outcome.failures.push(chain(&error)),
         }
+        self.try_ways(&desired, &mut outcome);
         self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
         Ok((desired, outcome))
@@ -256,6 +265,16 @@ impl<K: Kernel> Reconciler<K> {
             let gone: Vec<Op> = gone.collect();
             self.apply(&gone, desired, outcome).await;
         }
+    }
+
+    /// Ask others by the ways that stand by.
+    fn try_ways(&self, desired: &Desired, outcome: &mut Outcome) {
+        if !desired.trials.is_empty()
+            && let Err(error) = sysctl::allow_echo(&self.paths.sysctl_dir)
+        {
+            outcome.failures.push(chain(&error));
+        }
+        self.trials.want(&desired.trials);
     }
 
     /// The relay knows no more than what it is told here.
@@ -392,6 +411,11 @@ impl<K: Kernel> Reconciler<K> {
             ..routes
         });
         status.sessions = self.bird.observed().sessions;
+        let Answers { answered, problem } = self.trials.answers();
+        let trials = desired.trials.iter();
+        status.standby = trials
+            .map(|trial| trial.status(&answered, problem.as_deref()))
+            .collect();
         status.draining = outcome.draining;
         status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
         let Counts {

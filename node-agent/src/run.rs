@@ -16,6 +16,7 @@ use crate::admin;
 use crate::args::RunArgs;
 use crate::bird::{Observed, Places, Watcher};
 use crate::metrics::Metrics;
+use crate::prober::{Answers, Prober};
 use crate::reconcile::{Paths, Reconciler};
 use crate::report::Reporter;
 use crate::requests;
@@ -46,8 +47,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let (source, reporter) = match inputs {
         Some(folder) => (Source::files(&folder, &node), Reporter::file(&run_dir)),
         None => {
-            let config = Config::infer().await.context("find the API server")?;
-            let client = Client::try_from(config).context("make a client of the API server")?;
+            let client = client().await?;
             (Source::api(&client, &node), Reporter::api(client))
         }
     };
@@ -59,16 +59,24 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         program: bird,
         passwords: bgp_passwords,
     });
+    let (prober, trials) = Prober::new();
     let requests = requests::Watch::new(&run_dir);
     let paths = Paths {
         run_dir,
         cni_conf_dir,
         sysctl_dir,
     };
-    let reconciler = Reconciler::new(node, kernel, bird, paths, (reporter, metrics.clone()));
+    let reconciler = Reconciler::new(
+        node,
+        kernel,
+        (bird, trials),
+        paths,
+        (reporter, metrics.clone()),
+    );
     let notices = Notices {
         objects: source.changes(),
         sessions: reconciler.sessions(),
+        trials: reconciler.trials(),
         kernel: events,
         requests,
     };
@@ -76,11 +84,17 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         served = admin::serve(listen, metrics) => served.with_context(|| format!("serve on {listen}")),
         () = reconcile_forever(reconciler, source, notices) => Ok(()),
         () = watcher.run() => Ok(()),
+        () = prober.run() => Ok(()),
         () = asked_to_stop() => {
             info!("stopping; the kernel's state stays as it is");
             Ok(())
         }
     }
+}
+
+async fn client() -> anyhow::Result<Client> {
+    let config = Config::infer().await.context("find the API server")?;
+    Client::try_from(config).context("make a client of the API server")
 }
 
 async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut notices: Notices) {
@@ -107,6 +121,7 @@ enum Trigger {
     Objects,
     Kernel,
     Sessions,
+    Trials,
     Requests,
     Retry,
     Resync,
@@ -116,6 +131,7 @@ enum Trigger {
 struct Notices {
     objects: watch::Receiver<u64>,
     sessions: watch::Receiver<Observed>,
+    trials: watch::Receiver<Answers>,
     kernel: Events,
     requests: requests::Watch,
 }
@@ -128,6 +144,7 @@ impl Notices {
             Ok(()) = self.objects.changed() => Trigger::Objects,
             // As well as that of the watcher, which runs beside this loop.
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
+            Ok(()) = self.trials.changed() => Trigger::Trials,
             heard = self.kernel.next() => {
                 if let Err(error) = heard {
                     renew(&mut self.kernel, &error);

@@ -73,6 +73,24 @@ fn loosen_filter(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
     ensure_one(&path, "2").map_err(|source| not_set(path, "2", source))
 }
 
+/// Lets the group of this process ask by ICMP echo without a capability, as most distributions do for everybody.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn allow_echo(root: &Path) -> Result<(), SysctlError> {
+    let path = root.join("ipv4/ping_group_range");
+    let group = nix::unistd::getegid().as_raw();
+    let range = std::fs::read_to_string(&path).unwrap_or_default();
+    let mut ends = range.split_whitespace().map(str::parse::<u32>);
+    if let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next())
+        && (first..=last).contains(&group)
+    {
+        return Ok(());
+    }
+    let value = format!("{group} {group}");
+    ensure_one(&path, &value).map_err(|source| not_set(path, &value, source))
+}
+
 /// A link that listens unless it forwards (1) listens in any case (2); one that does not listen (0) goes on so.
 fn listen_on(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
     let path = root.join(format!("ipv6/conf/{link}/accept_ra"));
@@ -117,6 +135,24 @@ mod tests {
         assert_eq!(errors.len(), 1);
         assert!(errors[0].to_string().contains("a/missing to 1"));
         assert_eq!(std::fs::read_to_string(root.path().join("b")).unwrap(), "1");
+    }
+
+    #[test]
+    fn who_may_ask_already_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("ipv4/ping_group_range");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let group = nix::unistd::getegid().as_raw();
+        let own = format!("{group} {group}");
+        for (before, after) in [
+            ("1\t0", own.as_str()),
+            ("0\t2147483647", "0\t2147483647"),
+            ("", own.as_str()),
+        ] {
+            std::fs::write(&file, before).unwrap();
+            allow_echo(root.path()).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
+        }
     }
 
     #[test]

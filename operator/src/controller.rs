@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::absences::Absences;
 use crate::client::request;
 use crate::drain;
 use crate::freed::Freed;
@@ -61,6 +62,8 @@ pub struct Controller {
     pub graces: Graces,
     /// Of those that their nodes can do without.
     pub surplus: Graces,
+    /// Nodes that are not Ready.
+    pub absences: Absences,
     /// Blocks that were given back.
     pub freed: Freed,
     /// Whether nodes have the relay for encapsulation udp.
@@ -95,7 +98,8 @@ impl Controller {
             let now = Instant::now();
             let graces = [&self.graces, &self.surplus];
             let graces = graces.into_iter().filter_map(|graces| graces.next(now));
-            let timer = again.into_iter().chain(graces).min();
+            let absence = self.absences.next(&self.deadlines(), now);
+            let timer = again.into_iter().chain(graces).chain(absence).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -131,6 +135,7 @@ impl Controller {
         self.metrics.leader.set(i64::from(leads));
         self.graces.clear();
         self.surplus.clear();
+        self.absences.clear();
         self.freed.clear();
         if leads {
             self.catch_up_with_predecessor().await;
@@ -154,6 +159,7 @@ impl Controller {
         }
         let world = World {
             surplus,
+            not_ready: self.absences.look(snapshot.nodes(), start),
             freed: self
                 .freed
                 .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
@@ -176,6 +182,15 @@ impl Controller {
             self.metrics.last_success.set(Timestamp::now().as_second());
         }
         outcome.failed
+    }
+
+    /// How long changes wait for nodes that are not Ready.
+    fn deadlines(&self) -> Vec<Duration> {
+        let modes = self.stores.modes.state();
+        let modes = modes.iter().filter_map(|mode| mode.0.as_ref().ok());
+        modes
+            .map(|mode| mode.spec.rollout.progress_deadline.into())
+            .collect()
     }
 
     fn count(&self, world: &World<'_>) {

@@ -13,6 +13,7 @@
 pub mod assign;
 pub mod bgp;
 pub mod blocks;
+mod change;
 mod claims;
 mod kube_proxy;
 pub mod mode;
@@ -28,6 +29,7 @@ pub mod view;
 mod words;
 pub mod world;
 
+mod absences;
 mod admin;
 pub mod args;
 mod client;

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
     self as crds, EncapsulateWhen, Encapsulation, IpFamily, NetworkModeSpec, NodeAddressSource,
-    NodeAddressWord, NodeMode, Overlay, Way,
+    NodeAddressWord, NodeMode, Overlay, Rollout, Way,
 };
 
 use crate::bgp::underlay::{self, Underlay};
@@ -24,6 +24,8 @@ pub struct Mode {
     pub address: AddressSource,
     /// How nodes speak BGP, in a mode whose way it is.
     pub underlay: Option<Underlay>,
+    /// How a change to this mode is carried out.
+    pub rollout: Rollout,
 }
 
 /// Which of a node's addresses the others send to.
@@ -64,6 +66,7 @@ impl Mode {
         NodeMode {
             name: self.name.clone(),
             pools: Vec::new(),
+            standby: Vec::new(),
             accept: vec![self.way.into()],
             send: self.way.into(),
             outer_family,
@@ -84,6 +87,7 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
         underlay,
         mtu,
         node_address,
+        rollout,
     } = spec;
     let (way, encapsulate_when) = match mode {
         crds::Mode::Overlay => match overlay {
@@ -108,6 +112,7 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
         mtu: *mtu,
         address: check_address(node_address)?,
         underlay,
+        rollout: rollout.clone(),
     })
 }
 

@@ -13,6 +13,7 @@ use netweft_crds::{
 
 use crate::assign::Assignment;
 use crate::bgp::Fabric;
+use crate::change::Ways;
 use crate::mode::{AddressSource, Mode};
 use crate::subnets::{is_to_go, pods_in};
 use crate::view::View;
@@ -23,6 +24,7 @@ use crate::world::{Changes, News, StatusChange};
 #[must_use]
 pub fn plan_networks(
     view: &View<'_>,
+    ways: &Ways<'_>,
     fabric: Option<&Fabric>,
     created: &[NodeSubnet],
 ) -> Changes<NodeNetwork> {
@@ -33,7 +35,7 @@ pub fn plan_networks(
     let mut changes = Changes::default();
     for (name, node) in &view.nodes {
         let new = new.get(name).map_or(&[][..], Vec::as_slice);
-        let spec = spec(view, fabric, name, node, new);
+        let spec = spec(view, modes(view, ways, name), fabric, node, new);
         let owners = vec![owner(node)];
         match view.networks.get(name) {
             None => {
@@ -76,21 +78,27 @@ pub fn plan_assigned(
 
 fn spec(
     view: &View<'_>,
+    modes: Vec<NodeMode>,
     fabric: Option<&Fabric>,
-    name: &str,
     node: &Node,
     new: &[&NodeSubnet],
 ) -> NodeNetworkSpec {
-    let old = view.networks.get(name).map(|network| &network.spec);
-    let held = view.subnets.get(name).map_or(&[][..], Vec::as_slice);
+    let name = node.name_any();
+    let old = view
+        .networks
+        .get(name.as_str())
+        .map(|network| &network.spec);
+    let held = view
+        .subnets
+        .get(name.as_str())
+        .map_or(&[][..], Vec::as_slice);
     let kept = held.iter().filter(|subnet| !withdrawn(view, subnet));
     let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
-    let modes = modes(view, old);
     NodeNetworkSpec {
         addresses: view.own_addresses(node),
         subnets,
         pools: pools(view, node, held, old),
-        bgp: bgp(fabric, name, &modes, old),
+        bgp: bgp(fabric, &name, &modes, old),
         modes,
     }
 }
@@ -133,42 +141,55 @@ fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
     view.used_modes().into_values().next()
 }
 
-/// What the node does for each mode in use, and for which pools.
+/// The ways that the node has, and for which pools.
 ///
 /// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
 /// running traffic, the node goes on doing for it what it did.
-fn modes(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Vec<NodeMode> {
-    let pools = view.pools_in_use.iter().copied();
-    let (clear, trouble): (Vec<&str>, Vec<&str>) =
-        pools.partition(|pool| view.mode_of(pool).is_some());
-    let resolved = clear.into_iter().filter_map(|pool| {
-        let mode = view.mode_of(pool)?;
-        Some((pool, mode.node_mode(view.outer_family(mode))))
-    });
-    let before = |pool: &str| {
-        let modes = old.into_iter().flat_map(|spec| &spec.modes);
-        modes
-            .clone()
-            .find(|mode| mode.pools.iter().any(|name| name == pool))
-    };
-    let kept = trouble.into_iter().filter_map(|pool| {
-        let mode = before(pool)?.clone();
-        Some((
-            pool,
-            NodeMode {
+fn modes(view: &View<'_>, ways: &Ways<'_>, node: &str) -> Vec<NodeMode> {
+    let old = view.networks.get(node);
+    let old = || old.into_iter().flat_map(|network| &network.spec.modes);
+    let mut modes: Vec<NodeMode> = Vec::new();
+    let mut add = |way: &NodeMode, pool: &str, standby: bool| {
+        let known = |mode: &NodeMode| mode.name == way.name && mode.same_way(way);
+        let at = modes.iter().position(known).unwrap_or_else(|| {
+            modes.push(NodeMode {
                 pools: Vec::new(),
-                ..mode
-            },
-        ))
-    });
-    let mut modes: BTreeMap<String, NodeMode> = BTreeMap::new();
-    // What is resolved comes first: a mode that some pools still have in its old form is entered once, in its new one.
-    for (pool, mode) in resolved.chain(kept) {
-        let mode = modes.entry(mode.name.clone()).or_insert(mode);
-        mode.pools.push(pool.to_owned());
-        mode.pools.sort();
+                standby: Vec::new(),
+                ..way.clone()
+            });
+            modes.len() - 1
+        });
+        if let Some(mode) = modes.get_mut(at) {
+            let list = if standby {
+                &mut mode.standby
+            } else {
+                &mut mode.pools
+            };
+            list.push(pool.to_owned());
+        }
+    };
+    for pool in view.pools_in_use.iter().copied() {
+        match ways.get(pool) {
+            Some(change) => {
+                change
+                    .send(node)
+                    .into_iter()
+                    .for_each(|way| add(way, pool, false));
+                change.standby(node).for_each(|way| add(way, pool, true));
+            }
+            None => {
+                let has = |list: &[String]| list.iter().any(|name| name == pool);
+                old()
+                    .filter(|mode| has(&mode.pools))
+                    .for_each(|mode| add(mode, pool, false));
+                old()
+                    .filter(|mode| has(&mode.standby))
+                    .for_each(|mode| add(mode, pool, true));
+            }
+        }
     }
-    modes.into_values().collect()
+    modes.sort_by(|one, other| one.name.cmp(&other.name));
+    modes
 }
 
 /// Whether a block that is to go is no longer the node's to hand out from (`subnets`, step 1). Once withdrawn it stays so as

@@ -1,7 +1,7 @@
 //! `plan`: from a complete picture of the cluster to everything that has to be written.
 //!
 //! ```text
-//!   World ─▶ View (validate: pools, modes) ─▶ subnets (assign), bgp ─▶ networks ─▶ statuses
+//!   World ─▶ View (validate: pools, modes) ─▶ subnets (assign), bgp, change ─▶ networks ─▶ statuses
 //!                                                                         └─────▶ Plan
 //! ```
 //!
@@ -16,7 +16,7 @@ use netweft_crds::names::POOL_FINALIZER;
 
 use crate::view::View;
 use crate::world::{FinalizerChange, Plan, World};
-use crate::{bgp, networks, status, subnets};
+use crate::{bgp, change, networks, status, subnets};
 
 /// Every difference between the world and what it should be.
 #[must_use]
@@ -26,7 +26,8 @@ pub fn plan(world: &World<'_>) -> Plan {
     let peers = bgp::peers(&view);
     let fabric = bgp::resolve(&view, &peers);
     let speaking = fabric.as_ref().ok();
-    let networks = networks::plan_networks(&view, speaking, &subnets.create);
+    let ways = change::ways(&view);
+    let networks = networks::plan_networks(&view, &ways, speaking, &subnets.create);
     let assigned = networks::plan_assigned(&view, &assignment, &networks);
     let created = subnets.create.iter().map(|subnet| &subnet.spec.pool);
     let in_use: BTreeSet<&String> = world
@@ -42,7 +43,7 @@ pub fn plan(world: &World<'_>) -> Plan {
             .filter_map(|pool| finalizers(pool, &in_use))
             .collect(),
         pool_statuses: status::plan_pools(&view, &assignment),
-        mode_statuses: status::plan_modes(&view, speaking),
+        mode_statuses: status::plan_modes(&view, &ways, speaking),
         peer_statuses: bgp::report::plan_peers(&view, &peers, fabric.as_ref()),
         passwords: bgp::passwords::plan(world, &peers),
         assigned,

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::absences::Absences;
 use crate::admin::{self, Health};
 use crate::args::Args;
 use crate::controller::Controller;
@@ -101,6 +102,7 @@ async fn work(
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace),
         surplus: Graces::new(args.surplus_delay),
+        absences: Absences::default(),
         freed: Freed::default(),
         udp_relay: args.udp_relay,
         bird: args.bird,

@@ -47,6 +47,11 @@ impl Snapshot {
         }
     }
 
+    /// The Nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        readable(&self.nodes)
+    }
+
     /// The NodeSubnets.
     pub fn subnets(&self) -> impl Iterator<Item = &NodeSubnet> {
         readable(&self.subnets)
@@ -85,6 +90,7 @@ impl Snapshot {
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,
             surplus: BTreeSet::new(),
+            not_ready: BTreeMap::new(),
             freed: Vec::new(),
             now,
         }

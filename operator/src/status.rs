@@ -8,19 +8,20 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
 use netweft_crds::{
-    IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeMode, NodeNetwork, NodeProgress,
-    Phase, Usage, UsageCount,
+    IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeNetwork, Phase, Usage, UsageCount,
 };
 
 use crate::assign::Assignment;
 use crate::bgp::Fabric;
 use crate::blocks::{Blocks, address_count};
+use crate::change::Ways;
 use crate::drain;
-use crate::mode::Mode;
 use crate::pool::lenient_reserved;
 use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{News, StatusChange, Unreadable, UserKind};
+
+mod progress;
 
 /// Most nodes that a status names.
 pub const NAMED: usize = 5;
@@ -62,26 +63,30 @@ pub fn plan_pools(view: &View<'_>, assignment: &Assignment) -> Vec<StatusChange<
 #[must_use]
 pub fn plan_modes(
     view: &View<'_>,
+    ways: &Ways<'_>,
     fabric: Option<&Fabric>,
 ) -> Vec<StatusChange<NetworkModeStatus>> {
     let used = view.used_modes();
     let changes = view.world.modes.iter().filter_map(|object| {
-        let (verdict, phase, nodes) = match view.modes.get(&object.name_any())? {
-            Err(why) => (why.clone(), None, None),
+        let (verdict, status) = match view.modes.get(&object.name_any())? {
+            Err(why) => (why.clone(), NetworkModeStatus::default()),
             Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (mut verdict, nodes) = progress(view, mode);
+                let (mut verdict, status) = progress::progress(view, ways, object, mode);
                 let of_mode = fabric.filter(|fabric| fabric.mode == mode.name);
                 verdict.message += &of_mode.map(too_many).unwrap_or_default();
-                (verdict, Some(Phase::Stable), Some(nodes))
+                (verdict, status)
             }
-            Ok(_) => (unused(object), Some(Phase::Stable), None),
+            Ok(_) => {
+                let status = NetworkModeStatus {
+                    phase: Some(Phase::Stable),
+                    ..NetworkModeStatus::default()
+                };
+                (unused(object), status)
+            }
         };
         let status = NetworkModeStatus {
             observed_generation: object.metadata.generation,
-            phase,
-            from: None,
-            nodes,
-            conditions: Vec::new(),
+            ..status
         };
         let change = Change {
             meta: &object.metadata,
@@ -322,50 +327,6 @@ fn unused(object: &NetworkMode) -> Verdict {
     )
 }
 
-fn progress(view: &View<'_>, mode: &Mode) -> (Verdict, NodeProgress) {
-    let wanted = mode.node_mode(view.outer_family(mode));
-    let carries = |name: &str| {
-        let network = view.networks.get(name);
-        // For which pools is part of the spec's generation, so that `acknowledged` covers it.
-        let as_wanted = |mode: &NodeMode| {
-            *mode
-                == NodeMode {
-                    pools: mode.pools.clone(),
-                    ..wanted.clone()
-                }
-        };
-        network.is_some_and(|n| n.spec.modes.iter().any(as_wanted) && acknowledged(n))
-    };
-    let waiting: Vec<_> = view
-        .nodes
-        .keys()
-        .copied()
-        .filter(|name| !carries(name))
-        .collect();
-    let (total, left) = (view.nodes.len(), waiting.len());
-    let done = total.saturating_sub(left);
-    let nodes = NodeProgress {
-        total: i64::try_from(total).unwrap_or(i64::MAX),
-        done: i64::try_from(done).unwrap_or(i64::MAX),
-        waiting_for: waiting
-            .iter()
-            .take(NAMED)
-            .map(|name| (*name).to_owned())
-            .collect(),
-    };
-    let message = format!("{done} of {} carry traffic", counted(total, "node"));
-    let verdict = if waiting.is_empty() {
-        Verdict::ready(Reason::Programmed, message)
-    } else {
-        let mut message = format!("{message}; waiting for {}", list(&waiting, NAMED));
-        if let Some((name, said)) = waiting.iter().find_map(|name| complaint(view, name)) {
-            message += &format!("; {name} says: {said}");
-        }
-        Verdict::reconciling(Reason::Programming, message)
-    };
-    (verdict, nodes)
-}
-
 /// Who has no session because there would be too many.
 fn too_many(fabric: &Fabric) -> String {
     if fabric.left_out.is_empty() {
@@ -378,20 +339,8 @@ fn too_many(fabric: &Fabric) -> String {
     )
 }
 
-/// What the agent of a node that is not ready says about the spec as it is now.
-fn complaint<'a>(view: &View<'a>, name: &'a str) -> Option<(&'a str, String)> {
-    let network = view.networks.get(name)?;
-    let status = network.status.as_ref()?;
-    let ready = status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == READY)?;
-    let current = status.observed_generation == network.metadata.generation;
-    (current && ready.status != "True").then(|| (name, ready.message.clone()))
-}
-
 /// Whether the node's agent says that its kernel agrees with the spec as it is now.
-fn acknowledged(network: &NodeNetwork) -> bool {
+pub fn acknowledged(network: &NodeNetwork) -> bool {
     network.status.as_ref().is_some_and(|status| {
         status.observed_generation == network.metadata.generation
             && is_true(&status.conditions, READY)

@@ -1,6 +1,7 @@
 //! A cluster in memory for tests: it owns the objects of a world and carries out plans as the API server would.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
@@ -10,7 +11,7 @@ use kube::{Resource, ResourceExt};
 use netweft_crds::condition::READY;
 use netweft_crds::{
     BGPPeer, BlockUsage, IPPool, IpFamily, LinkStatus, NetworkMode, NodeNetwork, NodeNetworkStatus,
-    NodeSubnet,
+    NodeSubnet, StandbyStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -37,6 +38,7 @@ pub struct Cluster {
     pub without_bird: bool,
     pub expired: BTreeSet<String>,
     pub surplus: BTreeSet<String>,
+    pub not_ready: BTreeMap<String, Duration>,
     pub freed: Vec<ipnet::IpNet>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
@@ -137,6 +139,7 @@ impl Cluster {
             without_bird: self.without_bird,
             expired: self.expired.clone(),
             surplus: self.surplus.clone(),
+            not_ready: self.not_ready.clone(),
             freed: self.freed.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..World::default()
@@ -194,6 +197,43 @@ impl Cluster {
                 conditions: assigned.chain([ready]).collect(),
                 ..NodeNetworkStatus::default()
             };
+        }
+    }
+
+    /// The first mode gets another spec.
+    pub fn edit_mode(&mut self, spec: &str) {
+        let old = &mut self.modes[0];
+        old.spec = mode("edited", spec).spec;
+    }
+
+    /// Every agent reports, and that it gets no answer from `silent` by what stands by.
+    pub fn agents_try(&mut self, silent: &[&str]) {
+        self.agents_report(0);
+        for network in &mut self.networks {
+            let own = network.name_any();
+            let others = silent.iter().filter(|name| **name != own);
+            let silent: Vec<String> = others.map(|name| (*name).to_owned()).collect();
+            let standby = network
+                .spec
+                .modes
+                .iter()
+                .filter(|mode| !mode.standby.is_empty());
+            let tried = standby.map(|mode| StandbyStatus {
+                mode: mode.name.clone(),
+                way: mode.send.way().unwrap().to_string(),
+                asked: 1,
+                silent: silent.clone(),
+                message: None,
+            });
+            network.status.get_or_insert_default().standby = tried.collect();
+        }
+    }
+
+    /// Agents carry out and try what they are told, until a change is over.
+    pub fn follow(&mut self) {
+        for _ in 0..self.nodes.len() + 5 {
+            self.settle();
+            self.agents_try(&[]);
         }
     }
 

@@ -12,7 +12,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeCondition, NodeStatus};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ClusterResourceScope, DeserializeGuard};
@@ -218,9 +218,21 @@ fn strip_node(object: &mut Guarded<Node>) {
     };
     if let DeserializeGuard(Ok(node)) = object {
         node.spec = None;
-        let addresses = node.status.take().and_then(|status| status.addresses);
+        let status = node.status.take().unwrap_or_default();
+        // Without the heartbeat's time: a heartbeat is not a change.
+        let ready = status
+            .conditions
+            .into_iter()
+            .flatten()
+            .filter(|it| it.type_ == "Ready");
+        let ready = ready.map(|NodeCondition { type_, status, .. }| NodeCondition {
+            type_,
+            status,
+            ..NodeCondition::default()
+        });
         node.status = Some(NodeStatus {
-            addresses,
+            addresses: status.addresses,
+            conditions: Some(ready.collect()),
             ..NodeStatus::default()
         });
     }

@@ -8,6 +8,7 @@
 //! picture and what should be. A plan for a cluster that is as it should be is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
@@ -57,6 +58,8 @@ pub struct World<'a> {
     pub expired: BTreeSet<String>,
     /// Names of NodeSubnets that have been empty for so long, beside so much room, that their nodes can do without them.
     pub surplus: BTreeSet<String>,
+    /// Nodes that are not Ready, and for how long this leader has seen that.
+    pub not_ready: BTreeMap<String, Duration>,
     /// Blocks that were given back, the longest ago first, as far as this leader knows.
     pub freed: Vec<IpNet>,
     /// The time that stands in conditions that change now.

@@ -2,13 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::bgp::{self, Story};
 use netweft_e2e::lab::fabric::{self, Routers};
 use netweft_e2e::lab::growth;
+use netweft_e2e::lab::migrate::{self, Tour};
 use netweft_e2e::lab::scale::{self, Author, Shape};
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::matrix::Matrix;
@@ -18,7 +19,8 @@ use netweft_e2e::matrix::Matrix;
 #[command(name = "netweft-lab", version)]
 struct Command {
     /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
-    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" nodes that get blocks and give them back.
+    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" nodes that get blocks and give them back, "migrate" changes
+    /// from mode to mode.
     #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
     mode: Vec<What>,
     /// How pods are attached.
@@ -49,6 +51,20 @@ struct Command {
         default_value = "mesh,reflectors"
     )]
     shape: Vec<Shape>,
+    /// The modes that labs of mode migrate change to and from.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "vxlan,udp,host-gw,vxlan-cross-subnet,underlay,udp-cross-subnet"
+    )]
+    between: Vec<LabMode>,
+    /// Every ordered pair of these, or a ring.
+    #[arg(long, value_enum, default_value = "ring")]
+    tour: Tour,
+    /// Milliseconds between two pings of a pair in labs of mode migrate.
+    #[arg(long, default_value_t = 1)]
+    interval: u64,
     /// Leave the (last) lab up and say how to enter its nodes.
     #[arg(long)]
     keep: bool,
@@ -88,6 +104,8 @@ enum What {
     Scale,
     /// Three nodes and VXLAN: one fills and empties, and one has a pod that asks for another pool.
     Growth,
+    /// Three nodes that change from mode to mode.
+    Migrate,
 }
 
 fn what(text: &str) -> Result<What, String> {
@@ -96,10 +114,11 @@ fn what(text: &str) -> Result<What, String> {
         "bgp" => Ok(What::Bgp),
         "scale" => Ok(What::Scale),
         "growth" => Ok(What::Growth),
+        "migrate" => Ok(What::Migrate),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, scale, growth, or one of {}",
+                "write fabric, bgp, scale, growth, migrate, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -113,6 +132,7 @@ enum Job {
     Bgp(bgp::Options),
     Scale(scale::Options),
     Growth(Options),
+    Migrate(Options, migrate::Plan),
 }
 
 impl Job {
@@ -122,6 +142,7 @@ impl Job {
             Self::Fabric(options) => fabric::run(options, keep),
             Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
             Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
+            Self::Migrate(options, plan) => migrate::run(options, plan, keep).map(|()| Vec::new()),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
     }
@@ -133,6 +154,7 @@ impl Job {
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
             Self::Growth(options) => format!("nodes that get blocks and give them back, {options}"),
+            Self::Migrate(options, _) => format!("changes of the mode, {options}"),
         }
     }
 }
@@ -169,6 +191,9 @@ fn main() -> anyhow::Result<ExitCode> {
                     let options = command.modes(&binaries, masquerading, mode, *families);
                     jobs.extend(options.into_iter().map(Job::Growth));
                 }
+                What::Migrate => {
+                    jobs.extend(command.migrations(&binaries, masquerading, *families));
+                }
                 What::Scale => jobs.extend(command.shapes(&binaries)),
             }
         }
@@ -202,9 +227,33 @@ impl Command {
                 .map(|folder| (folder, self.tell_snapshots)),
             sizes: Some(rp_filter) == first,
             pods_per_node: 2,
+            later: Vec::new(),
             masquerading,
         };
         self.rp_filter.iter().map(options).collect()
+    }
+
+    fn migrations(&self, binaries: &Path, masquerading: bool, families: Families) -> Vec<Job> {
+        let modes: Vec<LabMode> = self
+            .between
+            .iter()
+            .copied()
+            .filter(|mode| mode.carries(families))
+            .collect();
+        let plan = migrate::Plan {
+            modes,
+            tour: self.tour,
+            interval: Duration::from_millis(self.interval),
+        };
+        let options = self.modes(binaries, masquerading, LabMode::Vxlan, families);
+        let migration = |options: Options| {
+            let options = Options {
+                pods_per_node: 1,
+                ..options
+            };
+            Job::Migrate(options, plan.clone())
+        };
+        options.into_iter().map(migration).collect()
     }
 
     fn fabrics(&self, binaries: &Path, families: Families) -> anyhow::Result<Vec<Job>> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use netweft_e2e::ping::{self, Request};
+use netweft_e2e::talk::{self, Pace};
 
 /// Pings, serves and asks.
 #[derive(Parser)]
@@ -38,6 +39,16 @@ enum Verb {
         /// Bytes to send along and to get back.
         #[arg(long, default_value_t = 0)]
         payload: usize,
+    },
+    /// Talk to such servers by TCP until standard input ends: over one connection each, and by one connection after the other. One
+    /// JSON line for each of the former, then for each of the latter.
+    Talk {
+        /// Whom, as address:port.
+        #[arg(required = true)]
+        servers: Vec<SocketAddr>,
+        /// Milliseconds between two chunks, and between two connections.
+        #[arg(long, default_value_t = 5)]
+        pause: u64,
     },
 }
 
@@ -88,7 +99,49 @@ fn main() -> anyhow::Result<()> {
             server,
             payload,
         } => ask_udp(server, payload),
+        Verb::Talk { servers, pause } => talk(&servers, Duration::from_millis(pause)),
     }
+}
+
+/// Becomes true when standard input ends: nobody is there any more who wants this to go on.
+fn end_of_input() -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&ended);
+    thread::spawn(move || {
+        // Whatever ends it.
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        flag.store(true, Ordering::Relaxed);
+    });
+    ended
+}
+
+/// One of the two ways to talk.
+type Talk = fn(SocketAddr, &Pace<'_>) -> talk::Talked;
+
+fn talk(servers: &[SocketAddr], pause: Duration) -> anyhow::Result<()> {
+    let enough = end_of_input();
+    let talks: [Talk; 2] = [talk::stream, talk::knock];
+    let pace = Pace {
+        enough: &enough,
+        pause,
+    };
+    let talked: Vec<_> = thread::scope(|scope| {
+        let pace = &pace;
+        let start = |(talk, server): (Talk, SocketAddr)| scope.spawn(move || talk(server, pace));
+        let pairs = talks
+            .iter()
+            .flat_map(|talk| servers.iter().map(|server| (*talk, *server)));
+        let threads: Vec<_> = pairs.map(start).collect();
+        threads
+            .into_iter()
+            .map(thread::ScopedJoinHandle::join)
+            .collect()
+    });
+    for talked in talked {
+        let talked = talked.map_err(|_| anyhow::anyhow!("a talking thread panicked"))?;
+        println!("{}", serde_json::to_string(&talked)?);
+    }
+    Ok(())
 }
 
 fn ping(args: PingArgs) -> anyhow::Result<()> {
@@ -101,15 +154,11 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
         size,
         withhold,
     } = args;
-    let enough = Arc::new(AtomicBool::new(false));
-    if until_eof {
-        let enough = Arc::clone(&enough);
-        thread::spawn(move || {
-            // Whatever ends it: nobody is there any more who wants pings.
-            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-            enough.store(true, Ordering::Relaxed);
-        });
-    }
+    let enough = if until_eof {
+        end_of_input()
+    } else {
+        Arc::default()
+    };
     let (interval, wait) = (Duration::from_millis(interval), Duration::from_millis(wait));
     let request = Request {
         count,

@@ -24,6 +24,7 @@ mod host_bird;
 mod kernel;
 mod kinds;
 mod meter;
+pub mod migrate;
 mod namespace;
 mod node;
 mod objects;
@@ -34,6 +35,7 @@ mod site;
 mod sizes;
 mod snapshot;
 mod store;
+mod talk;
 mod underlay;
 
 use std::fmt;
@@ -75,8 +77,16 @@ pub struct Options {
     pub sizes: bool,
     /// Pods on each node.
     pub pods_per_node: usize,
+    /// Modes that it is changed to afterwards: their programs run from the beginning, and packets may travel plainly.
+    pub later: Vec<LabMode>,
     /// Whether pods take their node's address on the way outside: what [`masquerades`] says.
     pub masquerading: bool,
+}
+
+impl Options {
+    fn some_mode(&self, so: fn(LabMode) -> bool) -> bool {
+        so(self.mode) || self.later.iter().any(|mode| so(*mode))
+    }
 }
 
 impl fmt::Display for Options {
@@ -115,7 +125,8 @@ impl Lab {
     /// Anything that does not work, in words; what was built is removed by the next lab.
     pub fn build(options: Options) -> anyhow::Result<Self> {
         let bird = options.bird.as_deref();
-        let bird = bird.filter(|_| options.mode.needs_bird());
+        let needs_bird = options.some_mode(LabMode::needs_bird);
+        let bird = bird.filter(|_| needs_bird);
         let mut site = Site::new(&options.binaries, bird)?;
         let Options {
             mode,
@@ -123,10 +134,15 @@ impl Lab {
             masquerading,
             ..
         } = options;
-        if mode.needs_bird() {
+        if needs_bird {
             site.bird_programs()?;
         }
-        let underlay = Underlay::make(&mut site.run, mode, families, masquerading)?;
+        let underlay = if options.later.is_empty() {
+            mode
+        } else {
+            LabMode::HostGw
+        };
+        let underlay = Underlay::make(&mut site.run, underlay, families, masquerading)?;
         let mut lab = Self {
             site,
             options,
@@ -153,7 +169,8 @@ impl Lab {
         self.site.register_nodes();
         self.site.store.modes = vec![objects::mode(&mode.spec())?];
         self.ask_for_masquerading(true)?;
-        self.site.start_agents(mode.needs_relay())?;
+        let relay = self.options.some_mode(LabMode::needs_relay);
+        self.site.start_agents(relay)?;
         if !self.options.masquerading {
             self.give_up_masquerading()?;
         }

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use netweft_crds::SessionState;
 
-use super::meter::Meter;
+use super::meter::{self, Meter};
 use super::namespace::Namespace;
 use super::node::{Node, PASSWORDS};
 use super::pod::Pod;
@@ -150,6 +150,20 @@ impl Site {
         Ok(())
     }
 
+    /// A server in every pod, and on every node if `nodes`.
+    pub fn start_servers(&mut self, nodes: bool) -> anyhow::Result<()> {
+        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
+        let of_nodes = self.nodes.iter().filter(|_| nodes);
+        let of_nodes = of_nodes.map(|node| (&node.name, &node.space));
+        for (name, space) in pods.chain(of_nodes) {
+            let mut command = space.command(self.binaries.join("netweft-probe"));
+            command.arg("serve");
+            let log = self.run.folder().join(format!("{name}-server.log"));
+            space.start(&mut self.run, &mut command, &log)?;
+        }
+        Ok(())
+    }
+
     /// Add one pod to a node.
     pub fn add_pod(&mut self, number: usize) -> anyhow::Result<()> {
         let binaries = self.binaries.clone();
@@ -223,7 +237,7 @@ impl Site {
 
     /// Pings between all pods of different nodes.
     pub fn meter(&self) -> anyhow::Result<Meter> {
-        Meter::start(&self.binaries, &self.pods)
+        Meter::start(&self.binaries, &self.pods, meter::INTERVAL)
     }
 
     /// The end of a lab that began at `started`: logs if it failed, the time it took, and what [`Site::end`] does.

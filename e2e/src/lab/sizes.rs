@@ -19,7 +19,7 @@ impl Lab {
     /// # Errors
     /// A packet that fits is lost, or one that does not is not answered.
     pub fn check_sizes(&mut self) -> anyhow::Result<()> {
-        self.start_pod_servers()?;
+        self.site.start_servers(false)?;
         let first = self.site.pods.first().context("a pod")?;
         let mtu = first.mtu()?;
         let others = self.site.pods.iter().filter(|pod| pod.node != first.node);
@@ -33,18 +33,6 @@ impl Lab {
             self.check_too_large(first, mtu)?;
         }
         println!("packets of 64 to {mtu} bytes pass, larger ones are answered");
-        Ok(())
-    }
-
-    fn start_pod_servers(&mut self) -> anyhow::Result<()> {
-        for pod in &self.site.pods {
-            let mut command = pod
-                .space
-                .command(self.options.binaries.join("netweft-probe"));
-            command.arg("serve");
-            let log = self.site.run.folder().join(format!("{}.log", pod.name));
-            pod.space.start(&mut self.site.run, &mut command, &log)?;
-        }
         Ok(())
     }
 

@@ -74,6 +74,16 @@ impl Store {
         subnets.filter(|subnet| subnet.spec.pool == pool).count()
     }
 
+    /// Give the mode that all pools use another spec. What the operator says about it stays.
+    pub fn edit_mode(&mut self, spec: &serde_json::Value) -> anyhow::Result<()> {
+        let edited = super::objects::mode(spec)?;
+        let mode = self.modes.first_mut().context("there is a mode")?;
+        mode.spec = edited.spec;
+        let generation = mode.metadata.generation.unwrap_or_default();
+        mode.metadata.generation = Some(generation + 1);
+        Ok(())
+    }
+
     /// What the operator says about a BGPPeer.
     pub fn peer_status(&self, name: &str) -> Option<&BGPPeerStatus> {
         let mut peers = self.peers.iter();
@@ -146,6 +156,12 @@ impl Store {
             network.metadata.uid = Some(format!("lab-{name}"));
             self.networks.insert(name, network);
         }
+        for change in &plan.mode_statuses {
+            let mut modes = self.modes.iter_mut();
+            if let Some(mode) = modes.find(|mode| mode.name_any() == change.name) {
+                mode.status = Some(change.status.clone());
+            }
+        }
         for change in &plan.peer_statuses {
             let mut peers = self.peers.iter_mut();
             if let Some(peer) = peers.find(|peer| peer.name_any() == change.name) {
@@ -154,6 +170,7 @@ impl Store {
         }
         Ok(plan.subnets != <_>::default()
             || plan.networks != <_>::default()
+            || !plan.mode_statuses.is_empty()
             || !plan.peer_statuses.is_empty())
     }
 

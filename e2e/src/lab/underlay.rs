@@ -215,6 +215,14 @@ impl Underlay {
         Ok(())
     }
 
+    /// What has been seen on the first segment until now.
+    ///
+    /// # Errors
+    /// The guard does not tell.
+    pub fn seen(&self) -> anyhow::Result<Seen> {
+        self.near.seen()
+    }
+
     /// The guard does drop: one packet of each family with a pod's address in the outer header is sent to a node and must be missed.
     /// It is sent by the host outside: a node would masquerade it. (A guard that lets everything pass would prove nothing.)
     ///

@@ -15,9 +15,6 @@ pub(super) struct Losses<'a> {
     deleted: BTreeSet<&'a LinkName>,
     /// Links that get another MAC, by which the kernel drops their neighbours, permanent ones too (`neigh_changeaddr`).
     readdressed: BTreeSet<&'a LinkName>,
-    /// Links that get another MTU, by which the kernel changes the MTU of IPv6 routes on them that have one of their own
-    /// (`rt6_mtu_change_route`).
-    resized: BTreeSet<&'a LinkName>,
     /// Links that have no IPv4 address for a moment or for good after having had one. The kernel then drops all IPv4
     /// routes and neighbours on them (`fib_disable_ip`).
     disabled: BTreeSet<&'a LinkName>,
@@ -32,7 +29,6 @@ impl<'a> Losses<'a> {
             recreated: BTreeSet::new(),
             deleted: BTreeSet::new(),
             readdressed: BTreeSet::new(),
-            resized: BTreeSet::new(),
             disabled: BTreeSet::new(),
             interrupted: BTreeSet::new(),
         };
@@ -51,9 +47,6 @@ impl<'a> Losses<'a> {
             }
             if link.mac.is_some() && link.mac != found.mac {
                 losses.readdressed.insert(name);
-            }
-            if link.mtu != found.mtu {
-                losses.resized.insert(name);
             }
         }
         losses.addresses(actual, desired, owner);
@@ -112,12 +105,7 @@ impl<'a> Losses<'a> {
     pub(super) fn route(&self, key: &RouteKey, route: &Route) -> bool {
         let on =
             |links: &BTreeSet<&LinkName>| route.dev.as_ref().is_some_and(|dev| links.contains(dev));
-        let family = if key.dst.addr().is_ipv4() {
-            on(&self.disabled)
-        } else {
-            route.mtu.is_some() && on(&self.resized)
-        };
-        family
+        (key.dst.addr().is_ipv4() && on(&self.disabled))
             || route
                 .source
                 .is_some_and(|source| self.interrupted.contains(&source))

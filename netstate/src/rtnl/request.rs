@@ -233,8 +233,20 @@ fn route_message(
         _ => RouteAttribute::Gateway(via.into()),
     }));
     attributes.extend(source.map(|source| RouteAttribute::PrefSource(source.into())));
-    attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
+    attributes.extend(mtu.map(|mtu| RouteAttribute::Metrics(mtu_metrics(dst, mtu))));
     message
+}
+
+/// In IPv6 forwarded packets are held to a route's MTU only if it is locked (`ip6_dst_mtu_maybe_forward`). In IPv4 they always are
+/// (`ip_dst_mtu_maybe_forward`), and locked it would keep the node itself from discovering a smaller one.
+fn mtu_metrics(dst: IpAddr, mtu: u32) -> Vec<RouteMetric> {
+    /// `RTAX_MTU`
+    const MTU: u32 = 2;
+    let mut metrics = vec![RouteMetric::Mtu(mtu)];
+    if dst.is_ipv6() {
+        metrics.push(RouteMetric::Lock(1 << MTU));
+    }
+    metrics
 }
 
 fn neighbour_message(index: u32, ip: IpAddr, neighbour: Option<&Neighbour>) -> NeighbourMessage {

@@ -8,8 +8,10 @@
 
 pub mod bird;
 mod bridge;
+mod home;
 pub mod masquerade;
 mod sending;
+pub mod trial;
 mod tunnel;
 mod tunnel_address;
 mod udp;
@@ -29,7 +31,11 @@ use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, OwnBlock};
 use bird::Bird;
+use trial::Trial;
 use tunnel_address::tunnel_addresses;
+
+/// Metric of routes that stand by, while the way to a block changes: behind those in use, BIRD's included.
+const METRIC_STANDBY: u32 = bird::METRIC_BIRD + 10;
 
 /// The node as it should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +50,8 @@ pub struct Desired {
     pub keep_listening: BTreeSet<LinkName>,
     /// Links on which packets of pods can come in by another way than answers go out.
     pub loosen: BTreeSet<LinkName>,
+    /// Ways that stand by and are to be tried.
+    pub trials: Vec<Trial>,
     /// Tunnels that no pod of this node needs for its own address: it only sends into them.
     pub spare: BTreeSet<LinkName>,
     /// What the relay of encapsulation udp reads.
@@ -85,6 +93,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         sysctls: forwarding(inputs),
         keep_listening: keep_listening(inputs, facts),
         loosen: loosen(inputs, facts),
+        trials: Vec::new(),
         spare: BTreeSet::new(),
         udp: RelayConfig::default(),
         bird: bird::bird(inputs, facts),
@@ -95,6 +104,9 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     };
     if let Some(mtu) = least_mtu(inputs, facts).or(inputs.bridged.mtu) {
         bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
+    }
+    if let Some(mtu) = least_mtu(inputs, facts) {
+        home::add_to(inputs, mtu, &mut desired.kernel);
     }
     let unknown = inputs.serving.iter();
     let unknown = unknown.filter(|name| !inputs.pools.contains_key(*name));

@@ -15,10 +15,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
-use netweft_netstate::model::LinkName;
+use netweft_netstate::model::{LinkName, Route, RouteKey};
 
+use super::trial::Trial;
 use super::tunnel::Tunnel;
-use super::{Desired, fits, pod_mtu, unicast};
+use super::{Desired, METRIC_STANDBY, fits, pod_mtu, unicast};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -46,30 +47,79 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
     if let Some(tunnel) = &tunnel {
         tunnel.add_to(desired);
     }
-    let blocks = inputs.remote.iter();
     let mut withheld = BTreeSet::new();
+    let mut trial = Trial::new(mode);
+    let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
         let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
-        match (plainly, &tunnel) {
-            (Some(Ok((via, dev))), _) => {
-                // From the node's own address: answers to it take the same link, and need no route of ours.
-                let (key, route) = unicast(block.cidr, Some(via), dev, None);
+        let way = match (plainly, &tunnel) {
+            // From the node's own address: answers to it take the same link, and need no route of ours.
+            (Some(Ok((via, dev))), _) => Ok(Some(unicast(block.cidr, Some(via), dev, None))),
+            (_, Some(tunnel)) => tunnel.way_to(block, desired),
+            (Some(Err(why)), None) => Err(why),
+            (None, None) => Ok(None),
+        };
+        if !mode.pools.contains(&block.pool) {
+            let link = stand_by(inputs, facts, (mode, block), way, desired);
+            trial.add(inputs, block, link);
+            continue;
+        }
+        match way {
+            Ok(Some((key, route))) => {
+                let mtu = lowered(inputs, facts, block, mtu);
+                let route = Route { mtu, ..route };
                 desired.kernel.routes.insert(key, route);
             }
-            (_, Some(tunnel)) => withheld.extend(tunnel.add_block(block, desired).err()),
-            (Some(Err(why)), None) => withheld.extend([why]),
-            (None, None) => {}
+            Ok(None) => {}
+            Err(why) => withheld.extend([why]),
         }
     }
     desired.problems.extend(withheld);
+    desired.trials.extend(trial.for_some_of(&inputs.node));
 }
 
-/// Whether the blocks of a pool are reached by this mode, and packets of `mtu` bytes are enough for them.
+/// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
+/// the link that it leads to; `None`: more than one.
+///
+/// # Errors
+/// Why the block cannot be reached by it.
+fn stand_by(
+    inputs: &Inputs,
+    facts: &Facts,
+    (mode, block): (&NodeMode, &RemoteBlock),
+    way: Result<Option<(RouteKey, Route)>, String>,
+    desired: &mut Desired,
+) -> Result<Option<LinkName>, String> {
+    if let Some((key, route)) = way? {
+        let at = inputs.modes.iter().position(|it| it == mode);
+        let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
+        let metric = METRIC_STANDBY + at;
+        let link = route.dev.clone();
+        desired
+            .kernel
+            .routes
+            .insert(RouteKey { metric, ..key }, route);
+        return Ok(link);
+    }
+    let mut learnt = facts.learnt.iter();
+    let learnt = learnt.find(|(net, _)| net.contains(&block.cidr));
+    match learnt.filter(|_| mode.send.way() == Some(Way::Bgp)) {
+        Some((_, link)) => Ok(link.clone()),
+        None => Err(format!("there is no route to {}", block.cidr)),
+    }
+}
+
+/// Before nodes send by a way with less room, packets that would not fit are answered by "too large" on the way in use.
+fn lowered(inputs: &Inputs, facts: &Facts, block: &RemoteBlock, mtu: u32) -> Option<u32> {
+    let ways = inputs.modes_to(&block.pool);
+    let least = ways.filter_map(|mode| pod_mtu(inputs, facts, mode)).min();
+    least.filter(|least| *least < mtu && fits(block.cidr, *least))
+}
+
+/// Whether the blocks of a pool are or can be reached by this mode, and packets of `mtu` bytes are enough for them.
 pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
-    let its_mode = inputs.mode_of(pool);
-    let is_it = its_mode.is_some_and(|its| its.name == mode.name);
     let known = inputs.pools.get(pool);
-    is_it && known.is_some_and(|pool| fits(pool.cidr, mtu))
+    mode.all_pools().any(|name| name == pool) && known.is_some_and(|pool| fits(pool.cidr, mtu))
 }
 
 /// Whether packets may travel by this mode without encapsulation.
@@ -116,7 +166,7 @@ fn next_hop(
 }
 
 fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
-    let pools = mode.pools.iter();
+    let pools = mode.all_pools();
     let left_out: Vec<&str> = pools
         .filter_map(|name| Some((name, inputs.pools.get(name)?)))
         .filter(|(_, pool)| !fits(pool.cidr, mtu))

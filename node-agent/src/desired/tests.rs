@@ -36,6 +36,7 @@ fn inputs() -> Inputs {
         name: "default".into(),
         pools: vec!["default-v4".into()],
         accept: vec![vxlan],
+        standby: vec![],
         send: vxlan,
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
@@ -78,6 +79,7 @@ fn facts() -> Facts {
         elsewhere: Default::default(),
     };
     Facts {
+        learnt: BTreeMap::new(),
         towards_peers: Default::default(),
         tuns: BTreeMap::new(),
         egress: BTreeMap::from([("192.0.2.1".parse().unwrap(), egress)]),
@@ -486,4 +488,5 @@ fn nft_accepts_the_table() {
     assert!(child.wait().unwrap().success());
 }
 
+mod standby;
 mod ways;

@@ -79,10 +79,16 @@ impl<'a> Tunnel<'a> {
             mtu: self.mtu,
             up: true,
         };
-        desired.kernel.links.insert(self.name.clone(), link);
-        if self.sources.own.is_empty() {
+        // Two ways can be by the same tunnel, and differ in whom they send through it, or in the MTU.
+        let known = desired.kernel.links.get(&self.name);
+        let mtu = known.map_or(self.mtu, |known| known.mtu.min(self.mtu));
+        if !self.sources.own.is_empty() {
+            desired.spare.remove(&self.name);
+        } else if known.is_none() {
             desired.spare.insert(self.name.clone());
         }
+        let link = Link { mtu, ..link };
+        desired.kernel.links.insert(self.name.clone(), link);
         // On the tunnel even if a bridge has it too: what kube-proxy masquerades on the way into the tunnel takes an address of
         // the tunnel's link, or any other of the node's if that has none (`inet_select_addr`).
         for address in self.sources.all() {
@@ -95,11 +101,15 @@ impl<'a> Tunnel<'a> {
         self.settings(desired);
     }
 
-    /// Add the way to a block.
+    /// Add what leads to a block, and give the route into the tunnel; `None` while the tunnel's link is not there.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn add_block(&self, block: &RemoteBlock, desired: &mut Desired) -> Result<(), String> {
+    pub fn way_to(
+        &self,
+        block: &RemoteBlock,
+        desired: &mut Desired,
+    ) -> Result<Option<(RouteKey, Route)>, String> {
         let family = IpFamily::of(block.cidr.addr());
         let Some(remote) = block.addresses.of(self.mode.outer_family) else {
             return Err(format!(
@@ -125,13 +135,11 @@ impl<'a> Tunnel<'a> {
                 udp::add_block(&self.name, block.cidr, remote, &mut desired.udp);
                 None
             }
-            Way::Direct | Way::Bgp => return Ok(()),
+            Way::Direct | Way::Bgp => return Ok(None),
         };
-        if desired.kernel.links.contains_key(&self.name) {
-            let (key, route) = self.route(block, via, self.sources.of(&block.pool, family));
-            desired.kernel.routes.insert(key, route);
-        }
-        Ok(())
+        let there = desired.kernel.links.contains_key(&self.name);
+        let source = self.sources.of(&block.pool, family);
+        Ok(there.then(|| self.route(block, via, source)))
     }
 
     fn link_kind(&self) -> Option<LinkKind> {

@@ -19,6 +19,13 @@ pub fn add_tunnel(
     local: IpAddr,
     config: &mut RelayConfig,
 ) {
+    if config
+        .tunnels
+        .iter()
+        .any(|tunnel| tunnel.link == link.as_str())
+    {
+        return;
+    }
     config.tunnels.push(TunnelConfig {
         link: link.to_string(),
         port: parameters.port,
@@ -35,7 +42,11 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
     };
     let at = tunnel.peers.partition_point(|peer| peer.address < remote);
     match tunnel.peers.get_mut(at) {
-        Some(peer) if peer.address == remote => peer.blocks.push(block),
+        Some(peer) if peer.address == remote => {
+            if !peer.blocks.contains(&block) {
+                peer.blocks.push(block);
+            }
+        }
         Some(_) | None => tunnel.peers.insert(
             at,
             PeerConfig {

@@ -19,9 +19,16 @@ use netweft_netstate::model::{
 
 use crate::inputs::RemoteBlock;
 
-/// `nw-vx` and the VNI, at most 13 bytes.
+/// `nw-vx` and the VNI, at most 13 bytes; with another port than the usual one `nw-v`, the VNI, `p` and the port in hexadecimal digits, at
+/// most 15: while the port of a mode changes a node has both.
 pub fn link_name(parameters: VxlanParameters) -> Option<LinkName> {
-    format!("nw-vx{}", parameters.vni).parse().ok()
+    let VxlanParameters { vni, port } = parameters;
+    let name = if port == VxlanParameters::default().port {
+        format!("nw-vx{vni}")
+    } else {
+        format!("nw-v{vni:x}p{port:x}")
+    };
+    name.parse().ok()
 }
 
 /// The Ethernet address of a node's endpoint.

@@ -79,8 +79,9 @@ fn fixture() -> Fixture {
     let reporter = Reporter::file(&paths.run_dir);
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
+    let (trials, _) = Trials::alone();
     let told = (reporter, Metrics::new());
-    let reconciler = Reconciler::new("one".into(), kernel, link, paths, told);
+    let reconciler = Reconciler::new("one".into(), kernel, (link, trials), paths, told);
     Fixture {
         reconciler,
         objects,

@@ -15,4 +15,5 @@ mod draining;
 mod lab;
 mod repair;
 mod requests;
+mod standby;
 mod sweep;

@@ -65,6 +65,9 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::SessionFailed => session_failed(),
         Reason::Programmed => programmed(),
         Reason::Programming => in_progress(),
+        Reason::Preparing => vec![made(Mode(MODE, Reconciling), change)],
+        Reason::Switching => vec![made(Mode(MODE, Reconciling), switch)],
+        Reason::Retiring => vec![made(Mode(MODE, Reconciling), retire)],
         Reason::Unused => vec![made(Mode("spare", Ready), |cluster| {
             cluster.modes.push(at(9, vxlan("spare", 5)));
         })],
@@ -111,6 +114,25 @@ fn not_supported() -> Vec<Made> {
             cluster.modes.push(at(9, mode("by-link", BY_LINK)));
         }),
     ]
+}
+
+/// The mode is edited.
+fn change(cluster: &mut Cluster) {
+    cluster.edit_mode("{mode: host-gw, rollout: {atOnce: 100%}}");
+}
+
+/// And every agent has tried the new way.
+fn switch(cluster: &mut Cluster) {
+    change(cluster);
+    cluster.settle();
+    cluster.agents_try(&[]);
+}
+
+/// And all send it.
+fn retire(cluster: &mut Cluster) {
+    switch(cluster);
+    cluster.settle();
+    cluster.agents_try(&[]);
 }
 
 const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
@@ -224,6 +246,8 @@ fn programmed() -> Vec<Made> {
     vec![made(Mode("next", Ready), |cluster| {
         cluster.modes.push(at(9, vxlan("next", 5)));
         cluster.pools[0].spec.network_mode = "next".to_owned();
+        cluster.follow();
+        cluster.networks[0].status = None;
         cluster.settle();
         cluster.agents_report(1);
     })]

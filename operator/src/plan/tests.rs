@@ -8,6 +8,7 @@ use crate::testing::{Cluster, at, cluster, condition, node, pool, vxlan, yaml};
 use crate::world::{Unreadable, UserKind};
 
 mod addresses;
+mod changes;
 mod deletion;
 mod draining;
 mod growth;

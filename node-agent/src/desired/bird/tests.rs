@@ -93,6 +93,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
         name: name.into(),
         pools: pools.iter().map(ToString::to_string).collect(),
         accept: vec![way.into()],
+        standby: vec![],
         send: way.into(),
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),

@@ -178,7 +178,7 @@ fn without_a_mode_of_mode_underlay_in_use_no_node_speaks_bgp() {
     cluster.settle();
     cluster.modes.push(at(1, vxlan("tunnel", 5)));
     cluster.pools[0].spec.network_mode = "tunnel".to_owned();
-    cluster.settle();
+    cluster.follow();
     assert!(
         cluster
             .networks

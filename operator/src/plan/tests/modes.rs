@@ -10,7 +10,7 @@ fn a_mode_that_no_pool_uses_any_more_leaves_the_nodes() {
     cluster.modes.push(at(1, vxlan("next", 5)));
     cluster.settle();
     cluster.pools[0].spec.network_mode = "next".to_owned();
-    cluster.settle();
+    cluster.follow();
     let names: Vec<_> = cluster.networks[0]
         .spec
         .modes
@@ -42,8 +42,7 @@ fn a_mode_is_ready_when_every_node_has_acknowledged() {
     cluster.modes[0] = vxlan("default", 9);
     cluster.settle();
     assert!(!ready(&cluster));
-    cluster.agents_report(0);
-    cluster.settle();
+    cluster.follow();
     assert!(ready(&cluster));
     cluster.networks[3].status.as_mut().unwrap().conditions =
         vec![condition(READY, "False", "ProgrammingFailed")];

@@ -1,0 +1,292 @@
+//! The way between nodes changes while everybody talks to everybody: no ping may be lost, and no TCP connection.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use netweft_crds::Phase;
+
+use super::meter::{Losses, Meter};
+use super::talk::{Streams, Talks};
+use super::{Lab, LabMode, Options};
+use crate::matrix::Matrix;
+use crate::poll::until;
+
+/// How long a change may take.
+const CHANGED: Duration = Duration::from_secs(40);
+
+/// What is changed into what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Tour {
+    /// Each mode once, and back to the first.
+    Ring,
+    /// Every ordered pair.
+    All,
+}
+
+/// The modes of a lab, and how they are walked through.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The modes.
+    pub modes: Vec<LabMode>,
+    /// In which order.
+    pub tour: Tour,
+    /// Time between two pings of a pair.
+    pub interval: Duration,
+}
+
+/// Build a lab, and walk through the modes.
+///
+/// # Errors
+/// A check that fails; the agents' logs have been printed then.
+pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let Plan {
+        modes,
+        tour,
+        interval,
+    } = plan;
+    let order: Vec<usize> = match *tour {
+        Tour::Ring => (0..modes.len()).chain([0]).collect(),
+        Tour::All => circuit(modes.len()),
+    };
+    let order: Vec<LabMode> = order
+        .into_iter()
+        .filter_map(|at| modes.get(at).copied())
+        .collect();
+    let first = *order.first().context("a tour begins somewhere")?;
+    let options = Options {
+        mode: first,
+        later: order.clone(),
+        ..options.clone()
+    };
+    println!("changes of the mode, {options}");
+    let mut lab = Lab::build(options).context("build the lab")?;
+    let outcome = lab.tour(&order, *interval);
+    lab.site.conclude(started, outcome, keep)
+}
+
+/// Every ordered pair of so many things once, one after the other.
+fn circuit(count: usize) -> Vec<usize> {
+    // Hierholzer: from where there is no way left to go on, back to where there is.
+    let mut left: Vec<Vec<usize>> = (0..count)
+        .map(|from| (0..count).filter(|to| *to != from).collect())
+        .collect();
+    let (mut path, mut circuit) = (vec![0], Vec::new());
+    while let Some(at) = path.last() {
+        match left.get_mut(*at).and_then(Vec::pop) {
+            Some(next) => path.push(next),
+            None => circuit.extend(path.pop()),
+        }
+    }
+    circuit.reverse();
+    circuit
+}
+
+/// What one change cost.
+struct Cell {
+    from: LabMode,
+    to: LabMode,
+    took: Duration,
+    losses: Losses,
+    streams: Streams,
+}
+
+impl Lab {
+    fn tour(&mut self, order: &[LabMode], interval: Duration) -> anyhow::Result<()> {
+        self.site.start_servers(true)?;
+        let mut cells = Vec::new();
+        for pair in order.windows(2) {
+            let [from, to] = pair else { continue };
+            let cell = self.change(*from, *to, interval);
+            cells.push(cell.with_context(|| format!("from {from} to {to}"))?);
+        }
+        print!("{}", table(&cells));
+        let clean = |cell: &&Cell| cell.losses.pairs.is_empty() && cell.streams.dead.is_empty();
+        let dirty: Vec<&Cell> = cells.iter().filter(|cell| !clean(cell)).collect();
+        for Cell {
+            from,
+            to,
+            losses,
+            streams,
+            ..
+        } in &dirty
+        {
+            println!("from {from} to {to}: {losses}; {streams}");
+        }
+        ensure!(
+            dirty.is_empty(),
+            "{} of {} changes cost something",
+            dirty.len(),
+            cells.len()
+        );
+        Ok(())
+    }
+
+    fn change(&mut self, from: LabMode, to: LabMode, interval: Duration) -> anyhow::Result<Cell> {
+        let meter = Meter::start(&self.site.binaries, &self.site.pods, interval)?;
+        let talks = Talks::start(&self.site, interval, self.options.masquerading)?;
+        std::thread::sleep(Duration::from_millis(300));
+        let started = Instant::now();
+        self.site.store.edit_mode(&to.spec())?;
+        let changed = self.follow();
+        let took = started.elapsed();
+        std::thread::sleep(Duration::from_millis(300));
+        let losses = meter.finish()?;
+        let streams = talks.finish()?;
+        println!(
+            "{from} to {to}: {:.1} s, {losses}; {streams}",
+            took.as_secs_f32()
+        );
+        changed?;
+        self.nothing_old_is_left(to)?;
+        self.travels_by(to)?;
+        Ok(Cell {
+            from,
+            to,
+            took,
+            losses,
+            streams,
+        })
+    }
+
+    /// The operator walks through all phases, one after the other.
+    fn follow(&mut self) -> anyhow::Result<()> {
+        let mut seen = Vec::new();
+        until("the change to be over", CHANGED, || {
+            self.site.settle()?;
+            let mode = self.site.store.modes.first().context("there is a mode")?;
+            let status = mode.status.as_ref().context("a status")?;
+            let phase = status.phase.context("a phase")?;
+            if seen.last() != Some(&phase) {
+                seen.push(phase);
+            }
+            let said = status
+                .conditions
+                .iter()
+                .map(|it| it.message.as_str())
+                .next();
+            ensure!(
+                phase == Phase::Stable,
+                "{phase:?}: {}",
+                said.unwrap_or_default()
+            );
+            Ok(())
+        })?;
+        let all = [
+            Phase::Preparing,
+            Phase::Switching,
+            Phase::Retiring,
+            Phase::Stable,
+        ];
+        ensure!(seen == all, "the phases were {seen:?}");
+        Ok(())
+    }
+
+    /// Links, routes and sessions are those of the mode.
+    fn nothing_old_is_left(&self, mode: LabMode) -> anyhow::Result<()> {
+        let link = match mode {
+            LabMode::Vxlan | LabMode::VxlanCrossSubnet => "nw-vx4096",
+            LabMode::Ipip | LabMode::IpipCrossSubnet => "nw-ipip",
+            LabMode::Udp | LabMode::UdpCrossSubnet => "nw-udp8285",
+            LabMode::HostGw | LabMode::Underlay => "nw-own",
+        };
+        for node in &self.site.nodes {
+            until("what is old to be gone", Duration::from_secs(10), || {
+                let text = node.space.ip("-json link show")?;
+                let links: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+                let names = links.iter().filter_map(|link| link.get("ifname")?.as_str());
+                let ours: BTreeSet<&str> = names.filter(|name| name.starts_with("nw-")).collect();
+                ensure!(ours == [link].into(), "{} has {ours:?}", node.name);
+                for family in ["-4", "-6"] {
+                    let routes = node.space.ip(&format!("{family} route show"))?;
+                    let mut old = routes.lines().filter(|line| {
+                        let bird = line.contains("proto bird") && mode != LabMode::Underlay;
+                        let lowered = line.contains("proto 78") && line.contains(" mtu ");
+                        bird || lowered
+                            || ["88", "89", "90"]
+                                .iter()
+                                .any(|n| line.contains(&format!(" metric {n}")))
+                    });
+                    ensure!(old.next().is_none(), "{} still has {routes}", node.name);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Everybody reaches everybody, encapsulated or plainly as the mode says.
+    fn travels_by(&self, mode: LabMode) -> anyhow::Result<()> {
+        let before = self.underlay.seen()?;
+        let pools = self.options.families.pools();
+        let matrices: Vec<Matrix> = pools
+            .map(|pool| self.matrix(pool))
+            .collect::<anyhow::Result<_>>()?;
+        matrices.iter().try_for_each(Matrix::check)?;
+        let after = self.underlay.seen()?;
+        let plain = after.plain - before.plain;
+        let encapsulated = after.encapsulated_here - before.encapsulated_here;
+        let expected = if mode.is_plain_on_link() {
+            encapsulated == 0 && plain > 0
+        } else {
+            encapsulated > 0 && plain == 0
+        };
+        ensure!(
+            expected,
+            "{mode}: {plain} frames were plain and {encapsulated} encapsulated"
+        );
+        ensure!(
+            after.dropped == 0,
+            "{} frames were where nobody knows pods",
+            after.dropped
+        );
+        Ok(())
+    }
+}
+
+/// From the rows to the columns: pings lost, the longest time without an answer, connections that died.
+fn table(cells: &[Cell]) -> String {
+    let modes: BTreeSet<LabMode> = cells.iter().flat_map(|cell| [cell.from, cell.to]).collect();
+    let mut text = format!("{:20}", "from \\ to");
+    for to in &modes {
+        text += &format!(" {:>20}", to.to_string());
+    }
+    text += "\n";
+    for from in &modes {
+        text += &format!("{:20}", from.to_string());
+        for to in &modes {
+            let cell = cells
+                .iter()
+                .find(|cell| (cell.from, cell.to) == (*from, *to));
+            let said = cell.map_or_else(String::new, |cell| {
+                let (lost, longest) = (cell.losses.lost(), cell.losses.longest().as_millis());
+                let took = cell.took.as_secs_f32();
+                format!(
+                    "{lost} {longest} ms {} {took:.1} s",
+                    cell.streams.dead.len()
+                )
+            });
+            text += &format!(" {said:>20}");
+        }
+        text += "\n";
+    }
+    text + "each cell: pings lost, longest gap, TCP connections that died, time the change took\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_circuit_has_every_ordered_pair_once() {
+        for count in [2, 3, 6] {
+            let circuit = circuit(count);
+            let pairs: BTreeSet<(usize, usize)> =
+                circuit.windows(2).map(|pair| (pair[0], pair[1])).collect();
+            assert_eq!(pairs.len(), count * (count - 1));
+            assert_eq!(circuit.len(), pairs.len() + 1);
+            assert_eq!(circuit.first(), circuit.last());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where the node's address in its blocks is while no tunnel holds it: on a bridge without ports.
+//!
+//! What the node itself has sent into a tunnel has this address for its source. When the mode changes to one without tunnels and the
+//! tunnel goes, its connections go on; and others ask for it to see whether they reach this node. (A dummy link would do as
+//! well; kernels that have bridges are more.)
+
+use ipnet::IpNet;
+use netweft_crds::{PodInterface, Way, names};
+use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState};
+
+use super::tunnel_address::tunnel_addresses;
+use crate::inputs::Inputs;
+
+/// Add the link, if there is an address to hold. Bridged pods' pools have theirs on the pods' bridge.
+pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
+    let Ok(name) = "nw-own".parse::<LinkName>() else {
+        return;
+    };
+    let plain = |pool: &str| {
+        let mut modes = inputs.modes_to(pool);
+        modes.any(|mode| matches!(mode.send.way(), Some(Way::Direct | Way::Bgp)))
+    };
+    let routed = |pool: &str| {
+        let pool = inputs.pools.get(pool);
+        pool.is_some_and(|pool| pool.pod_interface == PodInterface::Routed)
+    };
+    for (pool, address) in tunnel_addresses(inputs) {
+        if plain(pool) && routed(pool) {
+            let link = Link {
+                kind: LinkKind::Bridge,
+                mac: Some(Mac(names::bridge_mac(&inputs.node))),
+                mtu,
+                up: true,
+            };
+            kernel.links.insert(name.clone(), link);
+            let key = AddressKey {
+                link: name.clone(),
+                net: IpNet::from(address),
+            };
+            kernel.addresses.insert(key, Address::default());
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Ways that stand by while a mode changes.
+
+use netweft_crds::{EncapsulateWhen, Transport, UdpParameters, VxlanParameters};
+
+use super::*;
+
+/// The cluster of [`inputs`], where another way stands by.
+fn with(way: Way) -> Inputs {
+    let mut inputs = inputs();
+    let mut other = inputs.modes[0].clone();
+    other.send = way.into();
+    other.standby = std::mem::take(&mut other.pools);
+    inputs.modes.push(other);
+    inputs
+}
+
+/// The routes to one block.
+fn routes(desired: &Desired) -> Vec<String> {
+    let block: IpNet = "10.244.0.64/26".parse().unwrap();
+    let to = desired
+        .kernel
+        .routes
+        .iter()
+        .filter(|(key, _)| key.dst == block);
+    to.map(|(key, route)| format!("{} {route}", key.metric))
+        .collect()
+}
+
+#[test]
+fn a_way_that_stands_by_is_behind_the_one_in_use_and_has_a_smaller_mtu_come_first() {
+    let desired = desired(&with(Way::Direct), &facts());
+    assert_eq!(
+        routes(&desired),
+        [
+            "20  via 10.244.0.64 dev nw-vx4096 onlink src 10.244.0.1",
+            "89  via 192.0.2.2 dev uplink1",
+        ]
+    );
+    assert_eq!(desired.plugin.pools[0].mtu, 1350);
+    let mut back = with(Way::Direct);
+    let [vxlan, direct] = &mut back.modes[..] else {
+        panic!("two ways");
+    };
+    std::mem::swap(&mut vxlan.pools, &mut direct.pools);
+    std::mem::swap(&mut vxlan.standby, &mut direct.standby);
+    let desired = super::desired(&back, &facts());
+    assert_eq!(
+        routes(&desired),
+        [
+            "20  via 192.0.2.2 dev uplink1 mtu 1350",
+            "88  via 10.244.0.64 dev nw-vx4096 onlink src 10.244.0.1",
+        ]
+    );
+    assert_eq!(desired.plugin.pools[0].mtu, 1350);
+}
+
+#[test]
+fn where_a_plain_way_is_or_may_come_the_nodes_address_has_a_home_without_a_tunnel() {
+    let homes = |inputs: &Inputs| {
+        let desired = desired(inputs, &facts());
+        let own = desired.kernel.addresses.keys();
+        own.filter(|key| key.link.as_str() == "nw-own")
+            .map(|key| key.net.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(homes(&inputs()), [""; 0]);
+    assert_eq!(homes(&with(Way::Direct)), ["10.244.0.1/32"]);
+    let mut bridged = with(Way::Direct);
+    bridged
+        .pools
+        .values_mut()
+        .for_each(|pool| pool.pod_interface = PodInterface::Bridge);
+    assert_eq!(homes(&bridged), [""; 0], "it is on the pods' bridge");
+}
+
+#[test]
+fn two_ways_by_one_tunnel_share_it_and_the_smaller_mtu() {
+    let mut inputs = with(Way::Vxlan(VxlanParameters::default()));
+    inputs.modes[1].mtu = 1300;
+    inputs.modes[1].encapsulate_when = EncapsulateWhen::CrossSubnet;
+    let desired = desired(&inputs, &facts());
+    let links: Vec<String> = desired
+        .kernel
+        .links
+        .iter()
+        .map(|(name, link)| format!("{name} {}", link.mtu))
+        .collect();
+    assert_eq!(links, ["nw-vx4096 1300"]);
+    assert_eq!(routes(&desired).len(), 2);
+}
+
+#[test]
+fn tunnels_of_one_vni_and_two_ports_are_two_links() {
+    let other = VxlanParameters {
+        vni: 0x00ff_ffff,
+        port: 65535,
+    };
+    let desired = desired(&with(Way::Vxlan(other)), &facts());
+    let names: Vec<String> = desired
+        .kernel
+        .links
+        .keys()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(names, ["nw-vffffffpffff", "nw-vx4096"]);
+}
+
+#[test]
+fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
+    let desired = desired(&with(Way::Udp(UdpParameters::default())), &facts());
+    assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
+    assert_eq!(routes(&desired).len(), 1, "there is no link yet");
+    assert!(!desired.waiting_for.is_empty());
+    assert!(desired.trials[0].targets["worker-2"].why_not.is_some());
+}
+
+#[test]
+fn every_other_node_is_asked_from_an_address_of_the_pool() {
+    let desired = desired(&with(Way::Direct), &facts());
+    let trial = &desired.trials[0];
+    let names: Vec<&String> = trial.targets.keys().collect();
+    assert_eq!(names, ["worker-2", "worker-3"]);
+    let questions = &trial.targets["worker-2"].questions;
+    let asked: Vec<String> = questions
+        .iter()
+        .map(|it| format!("{} {} {}", it.link, it.from.unwrap(), it.to))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            "uplink1 10.244.0.1 10.244.0.65",
+            "uplink1 10.244.0.1 10.244.0.129"
+        ]
+    );
+    let nobody = trial.status(&BTreeSet::new(), Some("why"));
+    assert_eq!(
+        (nobody.asked, nobody.silent.len(), nobody.message.as_deref()),
+        (2, 2, Some("why"))
+    );
+    // One of its two blocks is its oldest.
+    let answered: BTreeSet<_> = questions.iter().take(1).cloned().collect();
+    assert_eq!(trial.status(&answered, None).silent, ["worker-3"]);
+}
+
+#[test]
+fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
+    let mut inputs = with(Way::Direct);
+    let first = inputs.remote[0].clone();
+    inputs.remote = (0..40_u8)
+        .map(|n| RemoteBlock {
+            cidr: format!("10.244.9.{n}/32").parse().unwrap(),
+            node: format!("peer-{n}"),
+            ..first.clone()
+        })
+        .collect();
+    let asked = |node: &str| {
+        let mut inputs = inputs.clone();
+        inputs.node = node.to_owned();
+        let trials = desired(&inputs, &facts()).trials;
+        trials[0].targets.keys().cloned().collect::<BTreeSet<_>>()
+    };
+    assert_eq!(asked("one").len(), 16);
+    assert_eq!(asked("one"), asked("one"));
+    assert_ne!(asked("one"), asked("two"));
+}
+
+#[test]
+fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
+    let inputs = with(Way::Bgp);
+    let mut facts = facts();
+    let trial = |facts: &Facts| desired(&inputs, facts).trials[0].clone();
+    let bgp: Transport = Way::Bgp.into();
+    assert_eq!(trial(&facts).send, bgp);
+    assert_eq!(
+        trial(&facts)
+            .status(&BTreeSet::new(), None)
+            .message
+            .unwrap(),
+        "there is no route to 10.244.0.128/26"
+    );
+    for block in ["10.244.0.64/26", "10.244.0.128/26", "10.244.1.0/26"] {
+        facts.learnt.insert(block.parse().unwrap(), None);
+    }
+    assert!(
+        trial(&facts)
+            .status(&BTreeSet::new(), None)
+            .silent
+            .is_empty()
+    );
+}

@@ -1,0 +1,81 @@
+//! A way that stands by: what it takes is there behind the way in use, and who answers by it is told.
+
+use super::lab::{FAMILIES, Families, Namespace, Node, ROUTED, network, until};
+
+/// The mode's way stays VXLAN; in generation 2 host-gw stands by.
+fn declare(node: &Node, families: Families, generation: i64) {
+    let (blocks, names): (&[&str], _) = match families {
+        Families::Ipv4 => (&["10.244.0.0/22"], "routed"),
+        Families::Ipv6 => (&["fd00:244::/118"], "routed-six"),
+        Families::Both => (&["10.244.0.0/22", "fd00:244::/118"], "routed, routed-six"),
+    };
+    let blocks: Vec<String> = blocks.iter().map(|block| (*block).to_owned()).collect();
+    let text = network(ROUTED.of(families), &blocks, &[names.to_owned()]);
+    let text = text.replace("generation: 1", &format!("generation: {generation}"));
+    let beside = format!(", {{name: default, standby: [{names}], send: {{direct: {{}}}}}}]}}");
+    let text = if generation == 2 {
+        text.replace("]}", &beside)
+    } else {
+        text
+    };
+    node.declare("network.yaml", &text);
+}
+
+/// Node two, as far as it answers: on the other end of the uplink, with the addresses of its blocks.
+fn peer(node: &Node, families: Families) -> Namespace {
+    let peer = Namespace::new();
+    node.namespace
+        .ip(&format!("link set far0 netns {}", peer.path()));
+    peer.ip("link set lo up");
+    peer.ip("link set far0 addrgenmode none up");
+    if families != Families::Ipv6 {
+        peer.ip("address add 192.0.2.2/24 dev far0");
+        peer.ip("address add 10.244.4.1/32 dev lo");
+        peer.ip("route add 10.244.0.0/22 via 192.0.2.1");
+    }
+    if families != Families::Ipv4 {
+        // Neighbours are asked for from these: the questions' own source is on another link.
+        node.namespace.ip("address add fe80::1:1/64 dev ens7 nodad");
+        peer.ip("address add fe80::1:2/64 dev far0 nodad");
+        peer.ip("address add 2001:db8::2/64 dev far0 nodad");
+        peer.ip("address add fd00:244::401/128 dev lo");
+        peer.ip("route add fd00:244::/118 via 2001:db8::1");
+    }
+    peer
+}
+
+#[test]
+fn netns_a_way_that_stands_by_is_tried_and_who_does_not_answer_is_named() {
+    for families in FAMILIES {
+        let node = Node::ready(ROUTED.of(families));
+        let _peer = peer(&node, families);
+        assert!(node.status().unwrap().standby.is_empty());
+        declare(&node, families, 2);
+        until("one to answer", || {
+            let status = node.status()?;
+            let told = status.standby.first().ok_or("nothing is told")?;
+            let silent = told.silent.join(",");
+            (told.asked == 2 && silent == "three")
+                .then_some(())
+                .ok_or(format!("{told:?}"))
+        });
+        let block = match families {
+            Families::Ipv6 => "-6 route show fd00:244::400/118",
+            Families::Ipv4 | Families::Both => "-4 route show 10.244.4.0/22",
+        };
+        let routes = node.namespace.ip(block);
+        let routes: Vec<&str> = routes.lines().collect();
+        assert_eq!(routes.len(), 2, "{routes:?}");
+        assert!(routes[0].contains("dev nw-vx4096") && routes[0].contains("metric 20"));
+        assert!(routes[1].contains("dev ens7") && routes[1].contains("metric 89"));
+        declare(&node, families, 3);
+        until("nothing to be told of any more", || {
+            let status = node.status()?;
+            (status.observed_generation == Some(3) && status.standby.is_empty())
+                .then_some(())
+                .ok_or(format!("{status:?}"))
+        });
+        let routes = node.namespace.ip(block);
+        assert_eq!(routes.lines().count(), 1, "{routes}");
+    }
+}

@@ -1,0 +1,424 @@
+//! Changes of the way between nodes.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use netweft_crds::{NodeMode, Phase, Way};
+
+use crate::testing::{Cluster, at, cluster, mode, vxlan};
+
+/// A settled cluster whose mode is edited to host-gw.
+fn changing(nodes: usize) -> Cluster {
+    let mut cluster = cluster(nodes);
+    cluster.settle();
+    cluster.agents_report(0);
+    cluster.settle();
+    cluster.edit_mode("{mode: host-gw}");
+    cluster
+}
+
+/// What each node sends by, and what stands by.
+fn ways(cluster: &Cluster) -> Vec<String> {
+    let of = |modes: &[NodeMode], list: fn(&NodeMode) -> &Vec<String>| {
+        let chosen = modes.iter().filter(|mode| !list(mode).is_empty());
+        chosen
+            .map(|mode| mode.send.way().unwrap().to_string())
+            .collect::<Vec<_>>()
+            .join("+")
+    };
+    let nodes = cluster.networks.iter().map(|network| {
+        let modes = &network.spec.modes;
+        let standby = of(modes, |mode| &mode.standby);
+        let slash = if standby.is_empty() { "" } else { "/" };
+        format!("{}{slash}{standby}", of(modes, |mode| &mode.pools))
+    });
+    nodes.collect()
+}
+
+fn phase(cluster: &Cluster) -> Phase {
+    cluster.modes[0].status.as_ref().unwrap().phase.unwrap()
+}
+
+fn says(cluster: &Cluster) -> String {
+    let status = cluster.modes[0].status.as_ref().unwrap();
+    let ready = status
+        .conditions
+        .iter()
+        .find(|it| it.type_ == "Ready")
+        .unwrap();
+    format!("{}: {}", ready.reason, ready.message)
+}
+
+#[test]
+fn a_mode_changes_in_phases_and_node_by_node() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(phase(&cluster), Phase::Preparing);
+    let from = cluster.modes[0]
+        .status
+        .as_ref()
+        .unwrap()
+        .from
+        .clone()
+        .unwrap();
+    assert_eq!(
+        serde_json::to_string(&from).unwrap(),
+        r#"{"mode":"overlay","encapsulation":"vxlan"}"#
+    );
+    // The agents have what it takes, but not yet tried it.
+    cluster.agents_report(0);
+    cluster.settle();
+    assert_eq!(
+        (phase(&cluster), ways(&cluster)[0].as_str()),
+        (Phase::Preparing, "vxlan/host-gw")
+    );
+    cluster.agents_try(&[]);
+    for switched in 1..=3 {
+        cluster.settle();
+        assert_eq!(phase(&cluster), Phase::Switching);
+        let expected = |n| {
+            if n < switched {
+                "host-gw/vxlan"
+            } else {
+                "vxlan/host-gw"
+            }
+        };
+        assert_eq!(ways(&cluster), (0..3).map(expected).collect::<Vec<_>>());
+        assert!(says(&cluster).contains(&format!(
+            "from vxlan to host-gw: {} of 3 nodes",
+            switched - 1
+        )));
+        cluster.agents_try(&[]);
+    }
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    assert_eq!(phase(&cluster), Phase::Retiring);
+    cluster.agents_report(0);
+    cluster.settle();
+    assert_eq!(phase(&cluster), Phase::Stable);
+    assert!(cluster.modes[0].status.as_ref().unwrap().from.is_none());
+    assert_eq!(says(&cluster), "Programmed: 3 of 3 nodes carry traffic");
+}
+
+#[test]
+fn no_node_sends_the_new_way_while_one_gets_no_answer() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    cluster.agents_try(&["worker-3"]);
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(
+        says(&cluster),
+        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer by host-gw from worker-3"
+    );
+    // Nodes that are not there any more are not heard either.
+    cluster.agents_try(&["worker-9"]);
+    cluster.settle();
+    assert_eq!(phase(&cluster), Phase::Switching);
+}
+
+#[test]
+fn a_node_that_does_not_acknowledge_holds_the_change_and_is_named() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    // worker-1 is told to switch, and says nothing: neither does the next switch, nor is the old way taken from anybody.
+    let silent = cluster.networks[0].status.clone();
+    for _ in 0..3 {
+        cluster.agents_try(&[]);
+        cluster.networks[0].status = silent.clone();
+        cluster.settle();
+    }
+    assert_eq!(
+        ways(&cluster),
+        ["host-gw/vxlan", "vxlan/host-gw", "vxlan/host-gw"]
+    );
+    assert_eq!(
+        cluster.modes[0]
+            .status
+            .as_ref()
+            .unwrap()
+            .nodes
+            .as_ref()
+            .unwrap()
+            .waiting_for[0],
+        "worker-1"
+    );
+}
+
+#[test]
+fn a_node_that_is_not_ready_for_too_long_is_passed_over_and_named() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    let away = cluster.networks[2].status.clone();
+    let step = |cluster: &mut Cluster| {
+        cluster.agents_try(&["worker-3"]);
+        cluster.networks[2].status = away.clone();
+        cluster.settle();
+    };
+    step(&mut cluster);
+    assert_eq!(phase(&cluster), Phase::Preparing);
+    cluster
+        .not_ready
+        .insert("worker-3".to_owned(), Duration::from_secs(599));
+    step(&mut cluster);
+    assert_eq!(phase(&cluster), Phase::Preparing);
+    cluster
+        .not_ready
+        .insert("worker-3".to_owned(), Duration::from_secs(600));
+    step(&mut cluster);
+    assert_eq!(
+        ways(&cluster),
+        ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
+    );
+    assert!(
+        says(&cluster).ends_with("not waited for, because their Nodes are not Ready: worker-3"),
+        "{}",
+        says(&cluster)
+    );
+    step(&mut cluster);
+    step(&mut cluster);
+    // When it comes back it sends nothing old.
+    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    step(&mut cluster);
+    assert_eq!(phase(&cluster), Phase::Stable);
+}
+
+/// The last writes of a change come one by one, and one of them may fail.
+#[test]
+fn a_node_from_which_the_old_way_was_taken_does_not_get_it_back_because_another_still_has_it() {
+    let mut cluster = changing(3);
+    for _ in 0..4 {
+        cluster.settle();
+        cluster.agents_try(&[]);
+    }
+    let before = cluster.networks[2].clone();
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    cluster.networks[2] = before;
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+}
+
+#[test]
+fn a_node_that_cannot_does_not_switch_though_others_have() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    assert_eq!(ways(&cluster)[0], "host-gw/vxlan");
+    cluster.agents_try(&[]);
+    cluster.networks[1].status.as_mut().unwrap().standby[0].silent = vec!["worker-3".to_owned()];
+    cluster.settle();
+    assert_eq!(
+        ways(&cluster),
+        ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
+    );
+}
+
+#[test]
+fn an_edit_that_is_taken_back_walks_back_the_same_way() {
+    let mut cluster = changing(2);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    assert_eq!(ways(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/host-gw", "vxlan/host-gw"]);
+    cluster.agents_try(&[]);
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan"; 2]);
+}
+
+#[test]
+fn an_edit_during_a_change_keeps_every_way_that_a_node_may_send_by() {
+    let mut cluster = changing(2);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: udp}}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["host-gw/udp+vxlan", "vxlan/udp+host-gw"]);
+    assert_eq!(phase(&cluster), Phase::Preparing);
+}
+
+#[test]
+fn a_node_that_joins_does_as_the_others_do() {
+    let mut cluster = changing(2);
+    cluster.settle();
+    cluster
+        .nodes
+        .push(crate::testing::node("worker-3", &["10.1.0.3"]));
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    // Nobody waits for it before its agent has said anything.
+    let silent = cluster.networks[2].status.clone();
+    cluster.agents_try(&["worker-3"]);
+    cluster.networks[2].status = silent;
+    cluster.settle();
+    assert_eq!(
+        ways(&cluster),
+        ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
+    );
+}
+
+#[test]
+fn a_pool_that_names_another_mode_changes_alike() {
+    let mut cluster = cluster(2);
+    cluster.modes.push(at(
+        1,
+        mode("next", "{mode: host-gw, rollout: {atOnce: 100%}}"),
+    ));
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    cluster.pools[0].spec.network_mode = "next".to_owned();
+    cluster.settle();
+    let names = |cluster: &Cluster| -> Vec<String> {
+        let modes = cluster.networks[0].spec.modes.iter();
+        modes
+            .map(|mode| format!("{} {}/{}", mode.name, mode.pools.len(), mode.standby.len()))
+            .collect()
+    };
+    assert_eq!(names(&cluster), ["default 1/0", "next 0/1"]);
+    cluster.agents_try(&[]);
+    cluster.settle();
+    assert_eq!(names(&cluster), ["default 0/1", "next 1/0"]);
+    assert_eq!(ways(&cluster), ["host-gw/vxlan"; 2], "all at once");
+    cluster.agents_try(&[]);
+    cluster.settle();
+    assert_eq!(names(&cluster), ["next 1/0"]);
+}
+
+#[test]
+fn ways_that_cannot_be_had_together_change_at_once() {
+    let mut cluster = cluster(2);
+    cluster.modes[0] = at(
+        0,
+        mode(
+            "default",
+            "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {port: 8285}}}",
+        ),
+    );
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: udp}}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["udp"; 2]);
+}
+
+#[test]
+fn every_edit_of_the_way_is_a_change_and_no_other_is() {
+    for (spec, change) in [
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {port: 4790}}}",
+            true,
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 7}}}",
+            true,
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan, encapsulateWhen: cross-subnet}}",
+            true,
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan}, mtu: 1300}",
+            true,
+        ),
+        (
+            "{mode: overlay, overlay: {encapsulation: vxlan}, rollout: {atOnce: 1}}",
+            false,
+        ),
+    ] {
+        let mut cluster = cluster(1);
+        cluster.settle();
+        cluster.agents_try(&[]);
+        cluster.settle();
+        cluster.edit_mode(spec);
+        cluster.settle();
+        assert_eq!(phase(&cluster) == Phase::Preparing, change, "{spec}");
+    }
+}
+
+#[test]
+fn so_many_nodes_switch_at_once() {
+    for (at_once, expected) in [
+        (IntOrString::Int(2), 2),
+        (IntOrString::String("30%".to_owned()), 3),
+        (IntOrString::String("1%".to_owned()), 1),
+    ] {
+        let mut cluster = changing(10);
+        cluster.modes[0].spec.rollout.at_once = at_once.clone();
+        cluster.settle();
+        cluster.agents_try(&[]);
+        cluster.settle();
+        let switched = ways(&cluster)
+            .iter()
+            .filter(|it| it.starts_with("host-gw"))
+            .count();
+        assert_eq!(switched, expected, "{at_once:?}");
+    }
+}
+
+#[test]
+fn a_speaker_stays_while_a_node_may_send_by_its_routes() {
+    let mut cluster = cluster(2);
+    cluster.modes[0] = at(0, mode("default", "{mode: underlay}"));
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["underlay/vxlan"; 2]);
+    assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_some()));
+    for _ in 0..3 {
+        cluster.agents_try(&[]);
+        cluster.settle();
+    }
+    assert_eq!(ways(&cluster), ["vxlan"; 2]);
+    assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_none()));
+}
+
+#[test]
+fn a_way_back_is_there_from_the_beginning_of_a_change_to_bgp() {
+    let mut cluster = changing(2);
+    cluster.edit_mode("{mode: underlay}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/underlay"; 2]);
+    assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_some()));
+    let direct = Way::Bgp;
+    assert!(
+        cluster.networks[0]
+            .spec
+            .modes
+            .iter()
+            .any(|it| it.send.way() == Some(direct))
+    );
+}
+
+/// Two edits of two modes at the same time do not disturb each other.
+#[test]
+fn each_mode_changes_by_itself() {
+    let mut cluster = cluster(2);
+    cluster.modes.push(at(1, vxlan("other", 7)));
+    let mut other = at(1, crate::testing::pool("other", "10.9.0.0/16", ""));
+    other.spec.network_mode = "other".to_owned();
+    cluster.pools.push(other);
+    cluster.settle();
+    cluster.agents_try(&[]);
+    cluster.settle();
+    cluster.edit_mode("{mode: host-gw}");
+    cluster.settle();
+    assert_eq!(phase(&cluster), Phase::Preparing);
+    assert_eq!(
+        cluster.modes[1].status.as_ref().unwrap().phase,
+        Some(Phase::Stable)
+    );
+}
