@@ -245,7 +245,16 @@ fn service(node: &Node, address: &str, pod: &str) {
 
 /// Whether a connection from `from` to `to` is answered by a listener in `server`.
 fn connects(from: &Namespace, to: &str, server: &Namespace) -> bool {
-    let listener = server.run(|| std::net::TcpListener::bind("0.0.0.0:8080").unwrap());
+    // A child that another test has forked holds the last listener until it executes its program.
+    let bind = || std::net::TcpListener::bind("0.0.0.0:8080");
+    let mut tries = 0..100;
+    let listener = loop {
+        match server.run(bind) {
+            Ok(listener) => break listener,
+            Err(error) => assert!(tries.next().is_some(), "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
     listener.set_nonblocking(true).unwrap();
     let to = to.parse().unwrap();
     from.run(|| {
