@@ -86,7 +86,7 @@ impl<'a> Change<'a> {
             .map(|name| Stand::look(view, name, pool, mode, &target))
             .collect();
         let mut ways = vec![target];
-        for way in nodes.iter().flat_map(|node| &node.ways) {
+        for way in nodes.iter().flat_map(Stand::ways) {
             let known = ways.iter().any(|known| known.same_way(way));
             let excluded = ways.first().is_some_and(|target| exclude(target, way));
             if !known && !excluded {
@@ -106,28 +106,25 @@ impl<'a> Change<'a> {
             waiting: of(|node| !node.settled && !node.absent),
             passed_over,
         };
-        if change.ways.len() == 1 {
-            change.phase = Phase::Stable;
-        } else if nodes
-            .iter()
-            .all(|node| node.settled || node.absent || node.is_through())
-        {
-            change.phase = Phase::Retiring;
-        } else {
-            let at_once = mode.rollout.at_once(nodes.len());
-            change.go_on(&nodes, at_once, &|silent| view.nodes.contains_key(silent));
+        let through = |node: &Stand<'_>| node.settled || node.absent || node.is_through();
+        if change.ways.len() > 1 {
+            if nodes.iter().all(through) {
+                change.phase = Phase::Retiring;
+            } else {
+                change.go_on(&nodes, mode.rollout.at_once(nodes.len()));
+            }
         }
         change
     }
 
     /// Decides who sends by what.
-    fn go_on(&mut self, nodes: &[Stand<'a>], at_once: usize, exists: &dyn Fn(&str) -> bool) {
+    fn go_on(&mut self, nodes: &[Stand<'a>], at_once: usize) {
         let waited_for: BTreeSet<&str> = nodes
             .iter()
             .filter(|node| !node.absent && !node.is_new)
             .map(|node| node.name)
             .collect();
-        let counts = |silent: &str| exists(silent) && waited_for.contains(silent);
+        let counts = |silent: &str| waited_for.contains(silent);
         let unprepared = nodes
             .iter()
             .filter(|node| waited_for.contains(node.name) && !node.is_prepared(&counts));
@@ -161,11 +158,7 @@ impl<'a> Change<'a> {
                 continue;
             }
             // One that has nothing yet does as the others do.
-            let sends = node
-                .ways
-                .first()
-                .filter(|_| node.sends)
-                .and_then(|way| self.position(way));
+            let sends = node.sends.and_then(|way| self.position(way));
             self.sends.insert(node.name, sends.unwrap_or(usual));
         }
     }
@@ -173,8 +166,8 @@ impl<'a> Change<'a> {
     /// The way that most nodes send by which do not send the new way.
     fn usual_way(&self, nodes: &[Stand<'a>]) -> usize {
         let mut counts = vec![0_usize; self.ways.len()];
-        let others = nodes.iter().filter(|node| node.sends && !node.sends_target);
-        for way in others.filter_map(|node| self.position(node.ways.first()?)) {
+        let others = nodes.iter().filter(|node| !node.sends_target);
+        for way in others.filter_map(|node| self.position(node.sends?)) {
             if let Some(count) = counts.get_mut(way) {
                 *count += 1;
             }
@@ -196,9 +189,10 @@ impl<'a> Change<'a> {
 /// Where one node stands.
 struct Stand<'a> {
     name: &'a str,
-    /// What it sends by first, if it `sends`, then what stands by.
-    ways: Vec<&'a NodeMode>,
-    sends: bool,
+    /// What it sends by.
+    sends: Option<&'a NodeMode>,
+    /// What stands by.
+    standby: Vec<&'a NodeMode>,
     sends_target: bool,
     /// It sends the way that is asked for, and its agent has said so.
     settled: bool,
@@ -224,8 +218,8 @@ impl<'a> Stand<'a> {
         let acknowledged = network.is_some_and(acknowledged);
         Self {
             name,
-            ways: sends.into_iter().chain(standby).collect(),
-            sends: sends.is_some(),
+            sends,
+            standby: standby.collect(),
             sends_target,
             settled: sends_target && acknowledged,
             acknowledged,
@@ -240,7 +234,11 @@ impl<'a> Stand<'a> {
 
     /// Whether it has only the way that is asked for: the others were taken from it when all nodes sent that one, or it is new.
     fn is_through(&self) -> bool {
-        self.sends_target && self.ways.len() == 1
+        self.sends_target && self.standby.is_empty()
+    }
+
+    fn ways(&self) -> impl Iterator<Item = &'a NodeMode> {
+        self.sends.into_iter().chain(self.standby.iter().copied())
     }
 
     /// Whether it could send the way that is asked for: it says that all is there, and of the nodes that count every one it asked has

@@ -60,13 +60,7 @@ pub fn add_to(
     let Some(name) = link_name().filter(|_| !gateways.is_empty()) else {
         return;
     };
-    let link = Link {
-        kind: LinkKind::Bridge,
-        mac: Some(Mac(names::bridge_mac(&inputs.node))),
-        mtu,
-        up: true,
-    };
-    kernel.links.insert(name.clone(), link);
+    kernel.links.insert(name.clone(), link(inputs, mtu));
     for (block, gateway) in gateways {
         let net = IpNet::new(gateway, block.prefix_len()).unwrap_or(block);
         let key = AddressKey {
@@ -83,6 +77,16 @@ pub fn add_to(
         kernel.routes.insert(key, route);
     }
     sysctls.extend(parameters(&name));
+}
+
+/// A bridge of this node.
+pub fn link(inputs: &Inputs, mtu: u32) -> Link {
+    Link {
+        kind: LinkKind::Bridge,
+        mac: Some(Mac(names::bridge_mac(&inputs.node))),
+        mtu,
+        up: true,
+    }
 }
 
 /// What pods of this pool have to know of the bridge.

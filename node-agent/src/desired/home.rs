@@ -5,9 +5,10 @@
 //! well; kernels that have bridges are more.)
 
 use ipnet::IpNet;
-use netweft_crds::{PodInterface, Way, names};
-use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState};
+use netweft_crds::{PodInterface, Way};
+use netweft_netstate::model::{Address, AddressKey, LinkName, NetworkState};
 
+use super::bridge;
 use super::tunnel_address::tunnel_addresses;
 use crate::inputs::Inputs;
 
@@ -26,13 +27,7 @@ pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
     };
     for (pool, address) in tunnel_addresses(inputs) {
         if plain(pool) && routed(pool) {
-            let link = Link {
-                kind: LinkKind::Bridge,
-                mac: Some(Mac(names::bridge_mac(&inputs.node))),
-                mtu,
-                up: true,
-            };
-            kernel.links.insert(name.clone(), link);
+            kernel.links.insert(name.clone(), bridge::link(inputs, mtu));
             let key = AddressKey {
                 link: name.clone(),
                 net: IpNet::from(address),
