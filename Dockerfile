@@ -37,15 +37,15 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cd "target/$(rustc --print host-tuple)/release" \
     && cp netweft-operator netweft-agent netweft netweft-udp-relay netweft-probe /out/
 
-FROM ${GO_IMAGE} AS portmap-build
+FROM ${GO_IMAGE} AS chained-build
 WORKDIR /src
-COPY cni/portmap/ .
+COPY cni/chained/ .
 RUN CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags="-s -w" -o /out/ tool \
-    && mv /out/portmap /out/netweft-portmap
+    && for plugin in bandwidth portmap; do mv "/out/$plugin" "/out/netweft-$plugin"; done
 
 FROM scratch AS built
 COPY --from=rust-build /out/ /
-COPY --from=portmap-build /out/ /
+COPY --from=chained-build /out/ /
 
 FROM ${BINARIES} AS binaries
 
@@ -92,7 +92,7 @@ ENTRYPOINT ["/netweft-operator"]
 FROM ${AGENT_BASE} AS agent
 COPY --from=binaries /netweft-agent /usr/local/bin/netweft-agent
 # The plugins, for the agent to install on its node.
-COPY --from=binaries /netweft /netweft-portmap /opt/netweft/cni/
+COPY --from=binaries /netweft /netweft-bandwidth /netweft-portmap /opt/netweft/cni/
 ENTRYPOINT ["/usr/local/bin/netweft-agent"]
 
 # BIRD as it is, and nothing else.

@@ -27,7 +27,7 @@ stage_setup() {
   "$project/e2e/cluster/bird.sh" >/dev/null
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
-  "$project/e2e/cluster/build-tools.sh" portmap cni >/dev/null
+  "$project/e2e/cluster/build-tools.sh" chained cni >/dev/null
 }
 
 stage_build() { build_release; }

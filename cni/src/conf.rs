@@ -13,6 +13,8 @@ pub const NETWORK: &str = "netweft";
 pub const PLUGIN: &str = "netweft";
 /// Name of the chained plugin for host ports, ours by name so that the host's is never replaced.
 pub const PORTMAP_PLUGIN: &str = "netweft-portmap";
+/// Name of the chained plugin that limits the rates of pods that ask for it, named likewise.
+pub const BANDWIDTH_PLUGIN: &str = "netweft-bandwidth";
 /// Name of the configuration file in the runtime's configuration directory.
 pub const CONFLIST_FILE: &str = "10-netweft.conflist";
 /// Where state is shared with the agent unless configured otherwise.
@@ -94,6 +96,15 @@ pub fn conflist(run_dir: &str) -> String {
                 },
                 snat: Some(true),
             },
+            Plugin {
+                kind: BANDWIDTH_PLUGIN,
+                run_dir: None,
+                capabilities: Capabilities {
+                    bandwidth: true,
+                    ..Capabilities::default()
+                },
+                snat: None,
+            },
         ],
     };
     // Maps with string keys and no floats: there is nothing that JSON could not hold.
@@ -107,7 +118,7 @@ pub fn conflist(run_dir: &str) -> String {
 struct Conflist<'a> {
     cni_version: &'a str,
     name: &'a str,
-    plugins: [Plugin<'a>; 2],
+    plugins: [Plugin<'a>; 3],
 }
 
 #[derive(Serialize)]
@@ -133,6 +144,8 @@ struct Capabilities {
     annotations: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     port_mappings: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bandwidth: bool,
 }
 
 #[cfg(test)]
@@ -158,6 +171,12 @@ mod tests {
         "portMappings": true
       },
       "snat": true
+    },
+    {
+      "type": "netweft-bandwidth",
+      "capabilities": {
+        "bandwidth": true
+      }
     }
   ]
 }

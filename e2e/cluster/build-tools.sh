@@ -7,7 +7,8 @@
 #                version KUBERNETES_VERSION (default 1.37)
 #   kubectl      kubectl alone, for a machine where nothing else of Kubernetes is built
 #   etcd         etcd etcdctl            containerd   containerd containerd-shim-runc-v2 ctr loopback
-#   coredns      kind      helm      pause          portmap      netweft-portmap
+#   coredns      kind      helm      pause
+#   chained      netweft-portmap netweft-bandwidth: the plugins that are chained after ours
 #   flannel      flannel-udp: Flannel's udp backend, to measure against (needs a C compiler)
 #   cni          cnitool, and the reference plugins bridge, ptp and host-local, to test and to measure against
 #
@@ -72,16 +73,16 @@ build_helm() {
   go_build "$1" "$(version_flags "$(module_version . helm.sh/helm/v4)" helm.sh/helm/v4/internal/version.version)"
 }
 
-build_portmap() {
-  local utils=github.com/containernetworking/plugins/pkg/utils/buildversion
+build_chained() {
+  local plugin utils=github.com/containernetworking/plugins/pkg/utils/buildversion
   go_build "$1" "$(version_flags "$(module_version . github.com/containernetworking/plugins)" "$utils.BuildVersion")"
-  mv "$1/portmap" "$1/netweft-portmap"
+  for plugin in portmap bandwidth; do mv "$1/$plugin" "$1/netweft-$plugin"; done
 }
 
 module_of() { # NAME -> directory of its go.mod
   case $1 in
     kubernetes | kubectl) kubernetes_module "$KUBERNETES_VERSION" ;;
-    portmap) echo "$repo_dir/cni/portmap" ;;
+    chained) echo "$repo_dir/cni/chained" ;;
     *) echo "$here/tools/$1" ;;
   esac
 }

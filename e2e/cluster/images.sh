@@ -110,7 +110,7 @@ has_image() { docker image inspect "$1" >/dev/null 2>&1; }
 import_programs() { # as an image with nothing else in it
   local root
   root=$(scratch)
-  install -m 755 "${programs[@]/#/$bin_dir/}" "$portmap/netweft-portmap" "$root/"
+  install -m 755 "${programs[@]/#/$bin_dir/}" "$chained"/netweft-* "$root/"
   tar -C "$root" --owner=0 --group=0 -c . | docker import - "netweft/binaries:$tag" >/dev/null
   rm -rf "$root"
 }
@@ -141,11 +141,11 @@ bin_dir=$(realpath "$1")
 for program in "${programs[@]}"; do
   [[ -x $bin_dir/$program ]] || die "$bin_dir/$program is missing: build the Rust programs first"
 done
-portmap=$("$here/build-tools.sh" portmap)
+chained=$("$here/build-tools.sh" chained)
 engine_variables=$("$here/engine.sh" env)
 eval "$engine_variables"
 choose_bases
-tag=$(hash_of "${programs[@]/#/$bin_dir/}" "$portmap/netweft-portmap" "$repo_dir/Dockerfile" "$bases_hash")
+tag=$(hash_of "${programs[@]/#/$bin_dir/}" "$chained"/netweft-* "$repo_dir/Dockerfile" "$bases_hash")
 for image in operator agent udp-relay testbox; do
   has_image "netweft/$image:$tag" && continue
   load_bases

@@ -3,6 +3,7 @@
 //! The order matters: what only looks comes first, what breaks something comes last and leaves things as they were.
 
 mod addresses;
+mod bandwidth;
 mod bgp;
 mod faults;
 mod modes;
@@ -97,6 +98,7 @@ const LIFE: &[Check] = &checks![
     objects::what_is_not_supported_says_so,
     addresses::an_address_is_freed_when_its_pod_goes,
     pools::a_pod_asks_for_a_pool_which_is_drained_and_deleted,
+    bandwidth::a_pod_that_asks_is_limited_in_its_rate,
     addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
     nodes::a_node_works_without_its_agent,
     faults::killed_agents_lose_nothing,
