@@ -50,7 +50,8 @@ pub(super) fn a_pod_that_asks_is_limited_in_its_rate(cluster: &mut Cluster) -> a
 fn slows_down(from: &str, to: &str, address: &str) -> anyhow::Result<()> {
     // What listens ends the connection when its own input ends.
     let _sink = Running::start(to, "sleep 180 | nc -l -p 7000 >/dev/null")?;
-    let pour = format!("for i in $(seq 100); do nc {address} 7000 </dev/zero && break; sleep 0.1; done");
+    let pour =
+        format!("for i in $(seq 100); do nc {address} 7000 </dev/zero && break; sleep 0.1; done");
     let _source = Running::start(from, &pour)?;
     let mut fastest = 0;
     until("the rate to hold", ENOUGH, || {
@@ -97,7 +98,10 @@ impl<'a> Running<'a> {
             script,
         ];
         let mut command = Command::new("kubectl");
-        let quiet = command.args(words).stdout(Stdio::null()).stderr(Stdio::null());
+        let quiet = command
+            .args(words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let child = quiet.spawn().context("start kubectl")?;
         Ok(Self { pod, child })
     }
