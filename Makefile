@@ -26,7 +26,7 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
@@ -55,10 +55,11 @@ soak: ## the lab again and again for 20 minutes
 	@tests/run.sh soak
 
 .PHONY: bench
-bench: build ## the plugin, the udp tunnel and BGP of many nodes beside others: tables, and bench/results*.json
+bench: build ## the plugin, the udp tunnel and BGP of many nodes beside others, and how soon drift is put right: tables, and bench/results*.json
 	@$(env) netweft-bench plugin --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
 	@$(env) netweft-bench tunnel --relay "$$($(env) printenv BIN_DIR)/netweft-udp-relay" --flannel "$$(e2e/cluster/build-tools.sh flannel)/flannel-udp" --json bench/results-tunnel.json
 	@$(env) netweft-bench bgp --binaries "$$($(env) printenv BIN_DIR)" --bird "$$(e2e/cluster/bird.sh)" --json bench/results-bgp.json
+	@$(env) netweft-bench drift --agent "$$($(env) printenv BIN_DIR)/netweft-agent" --json bench/results-drift.json
 
 .PHONY: sim
 sim: build ## two operators and so many Nodes that exist for a real API server only, which come and go while leaders are killed: NODES=5000 SEED=1; a table, and bench/results-sim.json

@@ -4,6 +4,7 @@
 //! else the machine does hits all alike. Nothing here is a test, and nothing fails for being slow.
 
 mod bgp;
+mod drift;
 mod load;
 mod namespace;
 mod numbers;
@@ -36,6 +37,8 @@ enum What {
     Tunnel(tunnel::Options),
     /// What BGP of many nodes costs, with the agents' configuration of BIRD and with a plain one.
     Bgp(bgp::Options),
+    /// How long it takes until what others have changed on a node is put right.
+    Drift(drift::Options),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         What::Plugin(options) => plugin::run(options, &scratch.0)?,
         What::Tunnel(options) => tunnel::run(options, &scratch.0)?,
         What::Bgp(options) => bgp::run(options)?,
+        What::Drift(options) => drift::run(options, &scratch.0)?,
     };
     match &options.json {
         Some(path) => write(path, &figures),

@@ -46,11 +46,15 @@ impl Namespace {
 
     /// `ip` inside.
     pub fn ip(&self, arguments: &str) -> anyhow::Result<()> {
-        let mut command = Command::new("ip");
-        command.args(arguments.split_whitespace());
-        let output = self.run(|| Ok(command.output()?))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "ip {arguments}: {said}");
-        Ok(())
+        self.run(|| ip(arguments))
     }
+}
+
+/// `ip` where the calling thread is.
+pub fn ip(arguments: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("ip");
+    let output = command.args(arguments.split_whitespace()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {arguments}: {said}");
+    Ok(())
 }

@@ -24,6 +24,13 @@ pub const CNI_VERSION: &str = "1.1.0";
 /// The versions of the specification that are accepted, oldest first.
 pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", CNI_VERSION];
 
+/// Whether a runtime reads a file of this name in its configuration directory (`libcni.ConfFiles`).
+#[must_use]
+pub fn is_read_by_runtimes(name: &str) -> bool {
+    let mut endings = [".conf", ".conflist", ".json"].iter();
+    endings.any(|ending| name.ends_with(ending))
+}
+
 /// What the plugin reads from standard input. Fields that it does not know or use are passed over.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -90,6 +90,8 @@ reasons! {
     ProgrammingFailed,
     /// NodeNetwork: an object of somebody else stands where ours should be.
     ForeignObject,
+    /// NodeNetwork: what is ours is changed by somebody else again and again; the message says what and by whom.
+    Contested,
     /// NodeNetwork: the node's kernel lacks something; the message says what, what does not work, and what to do.
     KernelLacksFeature,
 }

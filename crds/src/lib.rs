@@ -33,8 +33,9 @@ pub use network_mode::{
     RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
-    BlockRequest, BlockUsage, DrainingPod, IpFamily, LinkStatus, NodeMode, NodeNetwork,
-    NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, StandbyStatus, Transport, Way,
+    BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,
+    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, StandbyStatus,
+    Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

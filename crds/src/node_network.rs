@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -286,6 +286,9 @@ pub struct NodeNetworkStatus {
     /// What the agent has put right for pods since it started; brought up to date about once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repairs: Option<RepairCounts>,
+    /// What somebody else had changed on the node and the agent has put right.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftStatus>,
     /// `Assigned` (the operator's), `Ready`, `Reconciling`, `Stalled` (the agent's).
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
@@ -368,6 +371,20 @@ pub struct RouteCounts {
     pub direct: i64,
     /// Learnt by BGP.
     pub bgp: i64,
+}
+
+/// What of ours somebody else had changed: links, addresses, routes, neighbours, forwarding entries, the nft table, kernel
+/// parameters, files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DriftStatus {
+    /// How often something was put right since the agent started.
+    pub repairs: i64,
+    /// When that was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Time>,
+    /// What was found then and what was wanted, and who had changed it, where the kernel says so.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
 }
 
 /// What was put right for pods.

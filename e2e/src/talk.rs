@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes sent at a time: more than one packet has.
 const CHUNK: usize = 16 * 1024;
-/// Without an answer for so long a connection is dead.
-const DEAD: Duration = Duration::from_secs(4);
+/// Without an answer for so long a connection is dead. TCP's own attempts, each after twice the time of the one before, have
+/// been six by then (RFC 6298).
+const DEAD: Duration = Duration::from_secs(15);
 
 /// What became of the connections to one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

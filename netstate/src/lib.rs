@@ -17,3 +17,4 @@ pub mod netns;
 pub mod op;
 pub mod owner;
 pub mod rtnl;
+pub mod subject;

@@ -8,7 +8,6 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, TokioSocket};
 use nix::sched::{CloneFlags, setns, unshare};
 use tokio::runtime::Handle;
@@ -70,13 +69,14 @@ pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(error)
 }
 
-/// A netlink socket that talks to `netns`, or to the caller's namespace, registered with the current runtime.
-pub(crate) fn socket(netns: Option<BorrowedFd<'_>>) -> Result<TokioSocket, Error> {
+/// A netlink socket of a protocol (`NETLINK_…`) that talks to `netns`, or to the caller's namespace, registered with the
+/// current runtime.
+pub(crate) fn socket(protocol: isize, netns: Option<BorrowedFd<'_>>) -> Result<TokioSocket, Error> {
     let what = "open a netlink socket";
     let runtime = Handle::current();
     let open = || {
         let _entered = runtime.enter();
-        TokioSocket::new(NETLINK_ROUTE)
+        TokioSocket::new(protocol)
     };
     let opened = match netns {
         Some(netns) => run_in(netns, what, open)?,

@@ -22,6 +22,7 @@ use netweft_netstate::netns;
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::{METRIC, Owner, PROTOCOL_AGENT};
 use netweft_netstate::rtnl::{Rtnl, VethPair};
+use netweft_netstate::subject::Subject;
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -582,7 +583,7 @@ fn netns_changes_are_announced_and_resolution_is_not() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
-        let mut events = Events::new().unwrap();
+        let mut events = Events::new("netweft").unwrap();
         let announced = async |events: &mut Events| {
             let wait = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
             let announced = wait.is_ok();
@@ -630,10 +631,77 @@ fn netns_changes_are_announced_and_resolution_is_not() {
     });
 }
 
+/// Runs a program to its end; returns its number.
+fn run(line: &str) -> u32 {
+    let mut words = line.split(' ');
+    let mut child = Command::new(words.next().unwrap())
+        .args(words)
+        .spawn()
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "{line}");
+    child.id()
+}
+
+#[test]
+fn netns_who_touched_what_is_remembered() {
+    in_netns(|| async {
+        let mut events = Events::new("netweft").unwrap();
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        let route = Subject::Route("10.9.0.0/24".parse().unwrap());
+        let neighbour = Subject::Neighbour("10.168.0.7".parse().unwrap());
+        let mac = "lladdr 02:00:00:00:00:07";
+        for (line, subject) in [
+            ("ip route add 10.9.0.0/24 dev up0", route.clone()),
+            ("ip route del 10.9.0.0/24 dev up0", route),
+            (
+                "ip address add 10.0.0.1/32 dev up0",
+                Subject::Address("10.0.0.1/32".parse().unwrap()),
+            ),
+            (
+                "ip address del 10.0.0.1/32 dev up0",
+                Subject::Address("10.0.0.1/32".parse().unwrap()),
+            ),
+            (
+                &format!("ip neighbour add 10.168.0.7 {mac} dev up0 nud permanent"),
+                neighbour,
+            ),
+            (
+                "nft add table inet netweft",
+                Subject::Table("netweft".into()),
+            ),
+            (
+                "nft delete table inet netweft",
+                Subject::Table("netweft".into()),
+            ),
+        ] {
+            while tokio::time::timeout(Duration::from_millis(20), events.next())
+                .await
+                .is_ok()
+            {}
+            events.take_touched();
+            let process = run(line);
+            let waited = tokio::time::timeout(Duration::from_secs(5), async {
+                while !events.touched().contains_key(&subject) {
+                    events.next().await.unwrap();
+                }
+            });
+            waited
+                .await
+                .unwrap_or_else(|_| panic!("{line}: {:?}", events.touched()));
+            let writer = events.take_touched().remove(&subject).unwrap();
+            assert_eq!(writer.process(), Some(process), "{line}");
+        }
+        run("nft add table inet other");
+        let silence = tokio::time::timeout(Duration::from_millis(100), events.next()).await;
+        assert!(silence.is_err(), "other tables are nobody's business here");
+    });
+}
+
 #[test]
 fn netns_an_overrun_is_announced_once_and_the_subscription_goes_on() {
     in_netns(|| async {
-        let mut events = Events::new().unwrap();
+        let mut events = Events::new("netweft").unwrap();
         ip("link add nw-br type bridge");
         ip("link set nw-br up");
         // More messages than the socket's buffer holds.

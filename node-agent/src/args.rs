@@ -19,9 +19,23 @@ pub enum Verb {
     Run(RunArgs),
     /// Put the CNI plugins where the container runtime looks for them.
     Install(InstallArgs),
-    /// Say what of pods on this node has leaked or is missing, one sentence a line. The exit code is their number, 100 at
-    /// most; above, it could not look.
+    /// Say what of pods on this node has leaked or is missing, and, with the Node's name, what else on it is not as it should be,
+    /// one sentence a line. The exit code is their number, 100 at most; above, it could not look.
     Check(CheckArgs),
+}
+
+/// Places on a node.
+#[derive(Clone, Debug, Args)]
+pub struct Paths {
+    /// Where the agent and the plugin keep what must not outlive a boot.
+    #[arg(long, default_value = "/run/netweft")]
+    pub run_dir: PathBuf,
+    /// Where the container runtime reads its network configuration.
+    #[arg(long, env = "NETWEFT_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// The node's /proc/sys/net, where it can be written.
+    #[arg(long, env = "NETWEFT_SYSCTL_DIR", default_value = "/proc/sys/net")]
+    pub sysctl_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -33,15 +47,8 @@ pub struct RunArgs {
     /// is changed by renaming another over it. The status is written beside the plugin's files.
     #[arg(long)]
     pub inputs: Option<PathBuf>,
-    /// Where the agent and the plugin keep what must not outlive a boot.
-    #[arg(long, default_value = "/run/netweft")]
-    pub run_dir: PathBuf,
-    /// Where the container runtime reads its network configuration.
-    #[arg(long, default_value = "/etc/cni/net.d")]
-    pub cni_conf_dir: PathBuf,
-    /// The node's /proc/sys/net, where it can be written.
-    #[arg(long, default_value = "/proc/sys/net")]
-    pub sysctl_dir: PathBuf,
+    #[command(flatten)]
+    pub paths: Paths,
     /// The BIRD that checks what another is told to read: a program and its first arguments, with blanks between.
     #[arg(long, value_delimiter = ' ', default_value = "bird")]
     pub bird: Vec<String>,
@@ -58,9 +65,14 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Where the agent and the plugin keep what must not outlive a boot.
-    #[arg(long, default_value = "/run/netweft")]
-    pub run_dir: PathBuf,
+    /// Name of this Node. Without it only the pods' part is looked at, which takes no objects.
+    #[arg(long, env = "NODE_NAME")]
+    pub node: Option<String>,
+    /// Read objects from YAML files in this folder instead of from the API server, as `run` does.
+    #[arg(long)]
+    pub inputs: Option<PathBuf>,
+    #[command(flatten)]
+    pub paths: Paths,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,11 @@
-//! `netweft-agent check`: whether records, kernel and `node.json` of this node agree. Looks and changes nothing.
+//! `netweft-agent check`: whether this node is as it should be. Looks and changes nothing.
 //!
-//! It says what it finds in sentences, one a line, and leaves with their number: 0 is a node on which nothing has leaked
-//! and no pod lacks anything on the host's side. An ADD under way is nothing to report.
+//! That is whether records, kernel and `node.json` agree about pods, and, where the Node's name and its objects can be had, whether
+//! kernel, nft table, parameters and files are what the agent would make of them (`whole.rs`): it is the same computation, done by
+//! another process.
+//!
+//! It says what it finds in sentences, one a line, and leaves with their number: 0 is a node on which nothing has leaked and
+//! nothing is out of place. An ADD under way is nothing to report.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,8 +21,13 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::rtnl::Rtnl;
 
+use crate::args::CheckArgs;
 use crate::pods::{Records, Survey, Suspect, under_way};
 use crate::words::chain;
+
+mod whole;
+
+use whole::Whole;
 
 /// Exit codes above say other things than a number of problems.
 const MOST: usize = 100;
@@ -30,11 +39,22 @@ const PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// It could not look.
-pub async fn run(run_dir: &Path) -> anyhow::Result<ExitCode> {
-    let mut found = look(run_dir).await?;
+pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let whole = match &args.node {
+        Some(node) => Some(Whole::open(node, args).await?),
+        None => None,
+    };
+    let look = async || {
+        let mut found = look(&args.paths.run_dir).await?;
+        if let Some(whole) = &whole {
+            found.extend(whole.problems().await?);
+        }
+        Ok::<_, anyhow::Error>(found)
+    };
+    let mut found = look().await?;
     if !found.is_empty() {
         tokio::time::sleep(PAUSE).await;
-        let still = look(run_dir).await?;
+        let still = look().await?;
         found.retain(|problem| still.contains(problem));
     }
     for problem in &found {

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use netweft_cni::conf::CONFLIST_FILE;
+use netweft_cni::conf::{CONFLIST_FILE, is_read_by_runtimes};
 
 /// The configuration could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
-    // libcni reads *.conf, *.conflist and *.json: a file aside must have none of these endings.
+    // A file that runtimes do not read.
     let aside = dir.join(format!(".{CONFLIST_FILE}.new"));
     let write = || {
         fs::create_dir_all(dir)?;
@@ -47,13 +47,8 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
 pub fn in_front(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let read = |name: &String| {
-        [".conf", ".conflist", ".json"]
-            .iter()
-            .any(|ending| name.ends_with(ending))
-    };
     let mut names: Vec<String> = names
-        .filter(read)
+        .filter(|name| is_read_by_runtimes(name))
         .filter(|name| name.as_str() < CONFLIST_FILE)
         .collect();
     names.sort();

@@ -13,8 +13,10 @@ mod args;
 mod bird;
 mod check;
 mod cni_conf;
+mod compare;
 mod desired;
 mod draining;
+mod drift;
 mod facts;
 mod inputs;
 mod install;
@@ -29,6 +31,8 @@ mod run;
 mod source;
 mod status;
 mod sysctl;
+mod teller;
+mod watch;
 mod words;
 
 use std::process::ExitCode;
@@ -55,7 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Verb::Check(args) => {
             log_to_stderr(LogFormat::Text);
-            let looked = runtime()?.block_on(check::run(&args.run_dir));
+            let looked = runtime()?.block_on(check::run(&args));
             Ok(looked.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
                 ExitCode::from(CANNOT_LOOK)

@@ -22,6 +22,7 @@ struct Inner {
     operations: Family<[(&'static str, &'static str); 1], Counter>,
     restored: Family<[(&'static str, &'static str); 1], Counter>,
     reclaimed: Family<[(&'static str, &'static str); 1], Counter>,
+    drifted: Family<[(&'static str, &'static str); 1], Counter>,
     last_success: Gauge<f64, AtomicU64>,
     ready: AtomicBool,
 }
@@ -33,7 +34,8 @@ impl Metrics {
         let mut registry = Registry::with_prefix("netweft_agent");
         let (syncs, operations, last_success) =
             (Family::default(), Family::default(), Gauge::default());
-        let (restored, reclaimed) = (Family::default(), Family::default());
+        let (restored, reclaimed, drifted) =
+            (Family::default(), Family::default(), Family::default());
         registry.register(
             "syncs",
             "Comparisons of the kernel with what it should be, by result",
@@ -54,6 +56,11 @@ impl Metrics {
             "What no pod had any more and was taken back, by kind",
             Family::clone(&reclaimed),
         );
+        registry.register(
+            "drift_repairs",
+            "What somebody else had changed and was put right, by the kind of repair",
+            Family::clone(&drifted),
+        );
         let help = "When everything was last found or put in place";
         registry.register_with_unit(
             "last_success_timestamp",
@@ -69,6 +76,7 @@ impl Metrics {
                 operations,
                 restored,
                 reclaimed,
+                drifted,
                 last_success,
                 ready,
             }),
@@ -102,6 +110,11 @@ impl Metrics {
     /// Something that no pod had any more has been taken back.
     pub fn reclaimed(&self, kind: &'static str) {
         self.inner.reclaimed.get_or_create(&[("kind", kind)]).inc();
+    }
+
+    /// Something that somebody else had changed has been put right.
+    pub fn drifted(&self, kind: &'static str) {
+        self.inner.drifted.get_or_create(&[("kind", kind)]).inc();
     }
 
     /// The node can take pods.

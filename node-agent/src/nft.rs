@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+/// The table's name, of the family inet.
+pub const TABLE: &str = "netweft";
+
 /// Why the table is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
@@ -37,8 +40,11 @@ pub enum NftError {
 pub enum Change {
     /// Nothing.
     None,
-    /// It was loaded.
-    Loaded,
+    /// It was loaded, in the place of another or where there was none.
+    Loaded {
+        /// Whether there was another.
+        replaced: bool,
+    },
     /// It was taken away.
     Removed,
 }
@@ -67,7 +73,8 @@ impl Nft {
             return self.remove().await;
         }
         let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
-        if !remembered.is_empty() && remembered == memory(text, &self.list().await?) {
+        let found = self.list().await?;
+        if !remembered.is_empty() && remembered == memory(text, &found) {
             return Ok(Change::None);
         }
         load(text).await?;
@@ -76,7 +83,23 @@ impl Nft {
         std::fs::write(&aside, memory(text, &listing))
             .and_then(|()| std::fs::rename(&aside, &self.memory))
             .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
-        Ok(Change::Loaded)
+        Ok(Change::Loaded {
+            replaced: !found.is_empty(),
+        })
+    }
+
+    /// Whether the table is `text` as it was loaded, or there is none if that is empty.
+    ///
+    /// # Errors
+    /// nft is missing or cannot tell.
+    pub async fn is(&self, text: &str) -> Result<bool, NftError> {
+        let found = self.list().await?;
+        let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
+        Ok(if text.is_empty() {
+            found.is_empty()
+        } else {
+            remembered == memory(text, &found)
+        })
     }
 
     async fn remove(&self) -> Result<Change, NftError> {

@@ -1,60 +1,48 @@
-//! The loop: something may have changed ─▶ inputs ─▶ desired ─▶ read ─▶ diff ─▶ apply ─▶ status.
+//! The loop: something may have changed ─▶ inputs ─▶ desired ─▶ read ─▶ diff ─▶ drift? ─▶ apply ─▶ status.
 //!
 //! Guarantees: nothing is written before every object has been heard of; correct objects are not touched; one failure
 //! does not stop unrelated work; the container runtime's configuration is written last, after the first sync without a
 //! failure. Assumptions: nobody else writes what is ours by name or protocol number.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
-use netweft_netstate::diff::diff;
+use netweft_netstate::events::Touched;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
+use netweft_netstate::subject::Subject;
 use netweft_udp_relay::config::RelayConfig;
 use nix::errno::Errno;
 use tokio::sync::watch;
-use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
+use crate::args::Paths;
 use crate::bird::{Link, Observed};
+use crate::compare::Comparison;
 use crate::desired::bird::learnt;
-use crate::desired::{Desired, desired, masquerade};
-use crate::facts::Facts;
-use crate::inputs::{Bridged, Inputs, Objects};
+use crate::desired::{Desired, masquerade};
+use crate::drift::{Difference, Drifts, Judgement, TABLE};
+use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::{Change, Nft, NftError};
 use crate::pods::{Counts, Pods, Records, Tended};
 use crate::prober::{Answers, Trials};
-use crate::report::Reporter;
-use crate::status::{Outcome, same, same_but_for_sessions, status, verdict};
+use crate::status::{Outcome, status, verdict};
+use crate::sysctl::{self, Ensured};
+use crate::teller::Telling;
 use crate::words::chain;
-use crate::{cni_conf, draining, requests, sysctl};
+use crate::{cni_conf, draining, requests};
 
 /// How long after a failure it is tried again: doubled each time up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// How long a status rests after it was told, if only what comes and goes with BGP sessions is news: while hundreds of them come
-/// up, not each is a write.
-const REST: Duration = Duration::from_secs(5);
-
-/// Places on this node.
-#[derive(Clone, Debug)]
-pub struct Paths {
-    /// The plugin's state.
-    pub run_dir: PathBuf,
-    /// The container runtime's configuration.
-    pub cni_conf_dir: PathBuf,
-    /// `/proc/sys/net`.
-    pub sysctl_dir: PathBuf,
-}
 
 /// One node and what keeps it as it should be.
 pub struct Reconciler<K> {
@@ -65,22 +53,13 @@ pub struct Reconciler<K> {
     bird: Link,
     trials: Trials,
     paths: Paths,
-    reporter: Reporter,
+    telling: Telling,
     metrics: Metrics,
-    told: Option<Told>,
-    /// Whether the next status is told even if only its counts are news.
-    thorough: bool,
+    drifts: Drifts,
     waiting: bool,
     failures: u32,
     /// When to look again although nothing failed.
     again: Option<Duration>,
-}
-
-/// The status last told, and of which object (a Node that is deleted and comes back has a new one).
-struct Told {
-    uid: Option<String>,
-    status: NodeNetworkStatus,
-    at: Instant,
 }
 
 impl<K: Kernel> Reconciler<K> {
@@ -90,7 +69,7 @@ impl<K: Kernel> Reconciler<K> {
         kernel: K,
         (bird, trials): (Link, Trials),
         paths: Paths,
-        (reporter, metrics): (Reporter, Metrics),
+        (telling, metrics): (Telling, Metrics),
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
         let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
@@ -102,10 +81,9 @@ impl<K: Kernel> Reconciler<K> {
             bird,
             trials,
             paths,
-            reporter,
+            telling,
+            drifts: Drifts::new(metrics.clone()),
             metrics,
-            told: None,
-            thorough: false,
             again: None,
             waiting: false,
             failures: 0,
@@ -124,28 +102,52 @@ impl<K: Kernel> Reconciler<K> {
             return None;
         };
         self.waiting = false;
-        let clean = match self.sync(objects, network).await {
+        self.drifts.begin(Instant::now());
+        let settled = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
-                let verdict = verdict(&desired, &outcome);
                 let clean = outcome.failures.is_empty();
-                self.tell(network, &desired, &verdict, outcome).await && clean
+                let verdict = verdict(&desired, &outcome);
+                self.tell(network, &desired, &verdict, outcome);
+                clean.then_some(desired)
             }
             Err(reason) => {
                 warn!(%reason, "cannot sync, will retry");
-                self.tell_reason(network, &reason).await;
-                false
+                self.tell_reason(network, &reason);
+                None
             }
         };
+        let clean = settled.is_some();
+        self.drifts.end(settled);
         self.metrics.synced(clean);
         let retry = self.retry_after(clean);
-        retry.into_iter().chain(self.again.take()).min()
+        let drift = self.drifts.again(Instant::now());
+        let soonest = retry.into_iter().chain(self.again.take()).chain(drift);
+        soonest.min()
     }
 
     /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
     /// date.
-    pub fn doubt(&mut self) {
-        self.told = None;
-        self.thorough = true;
+    pub fn doubt(&self) {
+        self.telling.doubt();
+    }
+
+    /// To be told who touched what in the kernel, before the sync that puts it right.
+    pub fn heard(&mut self, touched: Touched) {
+        self.drifts.heard(touched);
+    }
+
+    /// The kernel parameters that the node was last settled with.
+    pub fn parameters(&self) -> BTreeSet<PathBuf> {
+        let settled = self.drifts.settled().into_iter();
+        let names = settled.flat_map(|it| {
+            let loosened = it
+                .loosen
+                .iter()
+                .map(|link| sysctl::rp_filter(link.as_str()));
+            let listening = it.keep_listening.iter().map(sysctl::accept_ra);
+            it.sysctls.keys().cloned().chain(loosened).chain(listening)
+        });
+        names.map(|name| self.paths.sysctl_dir.join(name)).collect()
     }
 
     /// To be told when BIRD's sessions have changed.
@@ -184,12 +186,13 @@ impl<K: Kernel> Reconciler<K> {
                 self.paths.run_dir.display()
             )
         })?;
-        let readable = records.values().filter_map(|record| record.as_ref().ok());
-        let inputs = Inputs::new(&self.node, objects, network, Bridged::of(readable));
-        let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
-        let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
-        let mut desired = desired(&inputs, &facts);
-        let difference = diff(&actual, &desired.kernel, &Owner::agent());
+        let given = (objects, network);
+        let Comparison {
+            inputs,
+            actual,
+            mut desired,
+            difference,
+        } = Comparison::make(&self.node, given, &records, &self.kernel).await?;
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
@@ -205,36 +208,99 @@ impl<K: Kernel> Reconciler<K> {
         if let Err(error) = self.tell_relay(&desired.udp) {
             outcome.failures.push(chain(&error));
         }
-        let missing = self.apply(&difference.ops, &desired, &mut outcome).await;
+        let links = self
+            .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
+            .await;
         // Only now, so that a route of ours is there before BIRD takes its own back.
         self.lead_bird(&inputs, &actual, &mut desired, &mut outcome)
             .await;
-        let mut sysctls = desired.sysctls.clone();
-        let of_missing = |name: &str| {
-            missing
-                .iter()
-                .any(|link| name.contains(&format!("/{link}/")))
-        };
-        sysctls.retain(|name, _| !of_missing(name));
-        let parameters = sysctl::ensure(
-            &self.paths.sysctl_dir,
-            &desired.keep_listening,
-            &desired.loosen,
-            &sysctls,
-        );
-        outcome.failures.extend(parameters.iter().map(|e| chain(e)));
-        match self.nft.ensure(&desired.nft).await {
-            Ok(Change::None) => {}
-            Ok(Change::Loaded) => info!("nft table loaded"),
-            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
-            // To try again would not help, and pods reach each other without it.
-            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(&inputs)),
-            Err(error) => outcome.failures.push(chain(&error)),
-        }
+        self.set_parameters(&desired, &links, &mut outcome);
+        self.load_table(&inputs, &desired, &mut outcome).await;
         self.try_ways(&desired, &mut outcome);
         self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
+        outcome.fights = self.drifts.fights();
         Ok((desired, outcome))
+    }
+
+    /// Does what is to be done now.
+    async fn apply_difference(
+        &mut self,
+        ops: &[Op],
+        actual: &NetworkState,
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) -> Links {
+        let now = Instant::now();
+        let Judgement { drift, held } = self.drifts.judge(ops, actual, &desired.kernel, now);
+        let due = ops.iter().enumerate().filter(|(at, _)| !held.contains(at));
+        let (places, due): (Vec<usize>, Vec<Op>) = due.map(|(at, op)| (at, op.clone())).unzip();
+        let Applied { done, missing } = self.apply(&due, desired, outcome).await;
+        for (nth, op) in due.iter().enumerate() {
+            let difference = places.get(nth).and_then(|at| drift.get(at));
+            if let Some(difference) = difference
+                && done.contains(&nth)
+            {
+                self.drifts.repaired(op, difference, now);
+            }
+        }
+        let of_links = due
+            .iter()
+            .filter(|op| matches!(op.subject(), Subject::Link(_)));
+        let touched = of_links.filter_map(Op::link).cloned().collect();
+        Links { missing, touched }
+    }
+
+    fn set_parameters(&mut self, desired: &Desired, links: &Links, outcome: &mut Outcome) {
+        let now = Instant::now();
+        let was = |it: &Desired, name: &str| looked_after(it, name);
+        let mut wanted = desired.sysctls.clone();
+        wanted.retain(|name, _| {
+            !is_of(name, &links.missing) && !self.drifts.has_to_wait(&parameter(name), now)
+        });
+        let Ensured { errors, set } = sysctl::ensure(
+            &self.paths.sysctl_dir,
+            &desired.keep_listening,
+            &desired.loosen,
+            &wanted,
+        );
+        outcome.failures.extend(errors.iter().map(|e| chain(e)));
+        for (name, found, wanted) in set {
+            let settled = self.drifts.settled();
+            if settled.is_some_and(|it| was(it, &name)) && !is_of(&name, &links.touched) {
+                let difference = Difference { found, wanted };
+                let what = parameter(&name);
+                self.drifts
+                    .thing_repaired("sysctl", &what, &difference, now);
+            }
+        }
+    }
+
+    async fn load_table(&mut self, inputs: &Inputs, desired: &Desired, outcome: &mut Outcome) {
+        let now = Instant::now();
+        let mut settled = self.drifts.settled().into_iter();
+        let was = settled.any(|settled| settled.nft == desired.nft);
+        if was && self.drifts.has_to_wait(TABLE, now) {
+            return;
+        }
+        match self.nft.ensure(&desired.nft).await {
+            Ok(Change::None) => {}
+            Ok(Change::Loaded { replaced }) => {
+                info!("nft table loaded");
+                if was {
+                    let found = if replaced { "another" } else { "none" };
+                    let difference = Difference {
+                        found: found.to_owned(),
+                        wanted: "as it was loaded".to_owned(),
+                    };
+                    self.drifts.table_repaired(&difference, now);
+                }
+            }
+            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
+            // To try again would not help, and pods reach each other without it.
+            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
+            Err(error) => outcome.failures.push(chain(&error)),
+        }
     }
 
     /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
@@ -263,7 +329,7 @@ impl<K: Kernel> Reconciler<K> {
                 route: route.clone(),
             });
             let gone: Vec<Op> = gone.collect();
-            self.apply(&gone, desired, outcome).await;
+            drop(self.apply(&gone, desired, outcome).await);
         }
     }
 
@@ -291,7 +357,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     async fn tend_pods(&mut self, records: &Records, actual: &NetworkState, outcome: &mut Outcome) {
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         let Tended {
             failures,
             conflicts,
@@ -304,17 +370,11 @@ impl<K: Kernel> Reconciler<K> {
         self.again = again;
     }
 
-    /// Apply the operations in order; what hangs on a link that failed is left for the next time. Returns the links that this
-    /// kernel cannot have.
-    async fn apply(
-        &self,
-        ops: &[Op],
-        desired: &Desired,
-        outcome: &mut Outcome,
-    ) -> BTreeSet<LinkName> {
+    /// Apply the operations in order; what hangs on a link that failed is left for the next time.
+    async fn apply(&self, ops: &[Op], desired: &Desired, outcome: &mut Outcome) -> Applied {
         let mut broken: BTreeSet<LinkName> = BTreeSet::new();
-        let mut missing = BTreeSet::new();
-        for op in ops {
+        let mut applied = Applied::default();
+        for (nth, op) in ops.iter().enumerate() {
             if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
                 continue;
             }
@@ -322,6 +382,7 @@ impl<K: Kernel> Reconciler<K> {
                 Ok(()) => {
                     info!(%op, "kernel changed");
                     self.metrics.applied(op.kind());
+                    applied.done.insert(nth);
                 }
                 Err(error) => {
                     error!(error = %chain(&error), "cannot change the kernel, will retry");
@@ -332,7 +393,7 @@ impl<K: Kernel> Reconciler<K> {
                         outcome.failures.push(chain(&error));
                         continue;
                     };
-                    missing.insert(link.clone());
+                    applied.missing.insert(link.clone());
                     // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
                     if desired.spare.contains(link) {
                         outcome.lacking.push(sentence);
@@ -342,18 +403,22 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
         }
-        missing
+        applied
     }
 
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
     /// fails later: that is a condition, not a reason to refuse pods.
-    fn open_for_pods(&self, desired: &Desired, outcome: &mut Outcome) {
+    fn open_for_pods(&mut self, desired: &Desired, outcome: &mut Outcome) {
         let first = !self.paths.run_dir.join(node::FILE).exists();
         if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
             return;
         }
         match desired.plugin.write(&self.paths.run_dir) {
-            Ok(true) => info!("blocks for new pods written"),
+            Ok(true) => {
+                info!("blocks for new pods written");
+                let was = |settled: &Desired| settled.plugin == desired.plugin;
+                self.file_written(&self.paths.run_dir.join(node::FILE), was);
+            }
             Ok(false) => {}
             Err(error) => {
                 let file = self.paths.run_dir.join(node::FILE);
@@ -367,11 +432,25 @@ impl<K: Kernel> Reconciler<K> {
         ) {
             Ok(true) => {
                 info!(dir = %self.paths.cni_conf_dir.display(), "CNI configuration written, the node can take pods");
+                self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
             }
             Ok(false) => {}
             Err(error) => outcome.failures.push(chain(&error)),
         }
         self.metrics.ready();
+    }
+
+    /// A file has been written; if it was right before, somebody else has changed it.
+    fn file_written(&mut self, file: &Path, was_right: impl Fn(&Desired) -> bool) {
+        if self.drifts.settled().is_some_and(was_right) {
+            let what = format!("file {}", file.display());
+            let difference = Difference {
+                found: "none or another".to_owned(),
+                wanted: "as it was written".to_owned(),
+            };
+            let now = Instant::now();
+            self.drifts.thing_repaired("file", &what, &difference, now);
+        }
     }
 
     fn foreign_configurations(&self) -> Vec<String> {
@@ -388,13 +467,7 @@ impl<K: Kernel> Reconciler<K> {
             .collect()
     }
 
-    async fn tell(
-        &mut self,
-        network: &NodeNetwork,
-        desired: &Desired,
-        verdict: &Verdict,
-        outcome: Outcome,
-    ) -> bool {
+    fn tell(&self, network: &NodeNetwork, desired: &Desired, verdict: &Verdict, outcome: Outcome) {
         let before = self
             .known(network)
             .map(|status| status.conditions)
@@ -418,6 +491,7 @@ impl<K: Kernel> Reconciler<K> {
             .collect();
         status.draining = outcome.draining;
         status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
+        status.drift = self.drifts.status();
         let Counts {
             restored,
             reclaimed,
@@ -426,73 +500,69 @@ impl<K: Kernel> Reconciler<K> {
             restored: i64::try_from(restored).unwrap_or(i64::MAX),
             reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
         });
-        self.tell_status(network, status).await
+        self.want_told(network, status);
     }
 
     /// Nothing could be looked at or changed: keep what was said of links and addresses, and say why.
-    async fn tell_reason(&mut self, network: &NodeNetwork, reason: &str) {
+    fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
         let before = self.known(network).unwrap_or_default();
         let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
         let now = k8s_openapi::jiff::Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
-        self.tell_status(
-            network,
-            NodeNetworkStatus {
-                conditions,
-                ..before
-            },
-        )
-        .await;
-    }
-
-    /// Tell the status if it is news. Returns whether the API server knows it.
-    async fn tell_status(&mut self, network: &NodeNetwork, status: NodeNetworkStatus) -> bool {
-        let thorough = self.thorough;
-        let news = |known: NodeNetworkStatus| {
-            !same(&known, &status) || (thorough && known.repairs != status.repairs)
+        let status = NodeNetworkStatus {
+            conditions,
+            ..before
         };
-        if !self.known(network).is_none_or(news) {
-            debug!("status unchanged");
-            return true;
-        }
-        if let Some(rest) = self.rests(network, &status) {
-            self.again = self.again.into_iter().chain([rest]).min();
-            return true;
-        }
-        match self.reporter.tell(&self.node, &status).await {
-            Ok(()) => {
-                self.thorough = false;
-                self.told = Some(Told {
-                    uid: network.metadata.uid.clone(),
-                    status,
-                    at: Instant::now(),
-                });
-                true
-            }
-            Err(error) => {
-                warn!(error = %chain(&error), "cannot tell the status, will retry");
-                false
-            }
-        }
+        self.want_told(network, status);
     }
 
-    /// How long the status may rest, if it may.
-    fn rests(&self, network: &NodeNetwork, status: &NodeNetworkStatus) -> Option<Duration> {
-        let told = self.told.as_ref()?;
-        let minor = told.uid == network.metadata.uid && same_but_for_sessions(&told.status, status);
-        let left = REST.checked_sub(told.at.elapsed())?;
-        (minor && !left.is_zero()).then_some(left)
+    fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
+        let uid = network.metadata.uid.as_deref();
+        self.telling.want(uid, network.status.as_ref(), status);
     }
 
-    /// The status as the API server has it: what was told last, since the watch may lag behind it.
+    /// The status as it stands, or soon will.
     fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
-        let told = self
-            .told
-            .as_ref()
-            .filter(|told| told.uid == network.metadata.uid);
-        told.map(|told| told.status.clone())
-            .or_else(|| network.status.clone())
+        let uid = network.metadata.uid.as_deref();
+        self.telling.known(uid, network.status.as_ref())
     }
+}
+
+/// What came of operations.
+#[derive(Default)]
+struct Applied {
+    /// Those that were done, by their places.
+    done: BTreeSet<usize>,
+    /// Links that this kernel cannot have.
+    missing: BTreeSet<LinkName>,
+}
+
+/// What has become of links.
+struct Links {
+    /// Those that this kernel cannot have.
+    missing: BTreeSet<LinkName>,
+    /// Those with which something was done; a new one has the kernel's own parameters.
+    touched: BTreeSet<LinkName>,
+}
+
+/// Whether a kernel parameter is one of these links'.
+fn is_of(name: &str, links: &BTreeSet<LinkName>) -> bool {
+    let mut links = links.iter();
+    links.any(|link| name.contains(&format!("/{link}/")))
+}
+
+/// A kernel parameter in words.
+fn parameter(name: &str) -> String {
+    format!("parameter net/{name}")
+}
+
+/// Whether a node that is so looks after a kernel parameter.
+fn looked_after(desired: &Desired, name: &str) -> bool {
+    let mut loosened = desired.loosen.iter();
+    let mut listening = desired.keep_listening.iter();
+    desired.sysctls.contains_key(name)
+        || loosened.any(|link| sysctl::rp_filter(link.as_str()) == name)
+        || listening.any(|link| sysctl::accept_ra(link) == name)
 }
 
 /// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use kube::{Client, Config};
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
+use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -16,16 +16,22 @@ use crate::admin;
 use crate::args::RunArgs;
 use crate::bird::{Observed, Places, Watcher};
 use crate::metrics::Metrics;
+use crate::nft;
 use crate::prober::{Answers, Prober};
-use crate::reconcile::{Paths, Reconciler};
+use crate::reconcile::Reconciler;
 use crate::report::Reporter;
-use crate::requests;
 use crate::source::Source;
+use crate::teller::Teller;
+use crate::watch::Watch;
 
 /// Everything is looked at this often even when nothing seems to have happened: a lost notice must not last.
 const RESYNC: Duration = Duration::from_secs(60);
-/// Notices come in bursts; one look answers them all.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Notices come in bursts; one look answers them all. What has drifted is put right after no longer than this, when all was
+/// quiet before.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The least time between a look and the next, and how many times as long as the look has kept the CPU: while things go on
+/// happening, looking takes at most a quarter of one.
+const REST: (Duration, u32) = (Duration::from_millis(20), 3);
 
 /// Run until a signal asks to stop. What is in the kernel stays there.
 ///
@@ -35,24 +41,18 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         node,
         inputs,
-        run_dir,
-        cni_conf_dir,
-        sysctl_dir,
+        paths,
         bird,
         bgp_passwords,
         listen,
         log_format: _,
     } = args;
-    std::fs::create_dir_all(&run_dir).with_context(|| format!("create {}", run_dir.display()))?;
-    let (source, reporter) = match inputs {
-        Some(folder) => (Source::files(&folder, &node), Reporter::file(&run_dir)),
-        None => {
-            let client = client().await?;
-            (Source::api(&client, &node), Reporter::api(client))
-        }
-    };
+    let run_dir = &paths.run_dir;
+    std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
+    let (source, client) = Source::open(inputs.as_deref(), &node).await?;
+    let reporter = client.map_or_else(|| Reporter::file(run_dir), Reporter::api);
     let kernel = Rtnl::new().context("open netlink")?;
-    let events = Events::new().context("listen to netlink")?;
+    let events = Events::new(nft::TABLE).context("listen to netlink")?;
     let metrics = Metrics::new();
     let (watcher, bird) = Watcher::new(Places {
         dir: run_dir.join("bird"),
@@ -60,29 +60,26 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         passwords: bgp_passwords,
     });
     let (prober, trials) = Prober::new();
-    let requests = requests::Watch::new(&run_dir);
-    let paths = Paths {
-        run_dir,
-        cni_conf_dir,
-        sysctl_dir,
-    };
+    let files = Watch::new(run_dir, &paths.cni_conf_dir);
+    let (telling, teller) = Teller::new(node.clone(), reporter);
     let reconciler = Reconciler::new(
         node,
         kernel,
         (bird, trials),
         paths,
-        (reporter, metrics.clone()),
+        (telling, metrics.clone()),
     );
     let notices = Notices {
         objects: source.changes(),
         sessions: reconciler.sessions(),
         trials: reconciler.trials(),
         kernel: events,
-        requests,
+        files,
     };
     tokio::select! {
         served = admin::serve(listen, metrics) => served.with_context(|| format!("serve on {listen}")),
         () = reconcile_forever(reconciler, source, notices) => Ok(()),
+        () = teller.run() => Ok(()),
         () = watcher.run() => Ok(()),
         () = prober.run() => Ok(()),
         () = asked_to_stop() => {
@@ -92,22 +89,27 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer().await.context("find the API server")?;
-    Client::try_from(config).context("make a client of the API server")
-}
-
 async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut notices: Notices) {
     let mut retry = None;
     let mut resync = Instant::now() + RESYNC;
     loop {
+        let worked = cpu_time();
         if let Some(objects) = source.snapshot() {
             retry = reconciler
                 .reconcile(&objects)
                 .await
                 .map(|delay| Instant::now() + delay);
+            notices.files.follow(reconciler.parameters());
         }
+        let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
         let trigger = notices.next(retry, resync).await;
+        // At once, while the writers live.
+        reconciler.heard(notices.kernel.take_touched());
+        if trigger.comes_in_bursts() {
+            sleep_until(rested.max(Instant::now() + SETTLE)).await;
+            notices.drain();
+        }
+        reconciler.heard(notices.kernel.take_touched());
         debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();
@@ -116,15 +118,26 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
     }
 }
 
+/// What this thread, which does everything, has had of the CPU.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
     Objects,
     Kernel,
     Sessions,
     Trials,
-    Requests,
+    Files,
     Retry,
     Resync,
+}
+
+impl Trigger {
+    fn comes_in_bursts(self) -> bool {
+        matches!(self, Self::Objects | Self::Kernel | Self::Files)
+    }
 }
 
 /// All that tells of changes.
@@ -133,13 +146,13 @@ struct Notices {
     sessions: watch::Receiver<Observed>,
     trials: watch::Receiver<Answers>,
     kernel: Events,
-    requests: requests::Watch,
+    files: Watch,
 }
 
 impl Notices {
     /// Waits for the first that happens.
     async fn next(&mut self, retry: Option<Instant>, resync: Instant) -> Trigger {
-        let trigger = tokio::select! {
+        tokio::select! {
             // The sender lives as long as the process; if it ever ended, the timers would go on.
             Ok(()) = self.objects.changed() => Trigger::Objects,
             // As well as that of the watcher, which runs beside this loop.
@@ -151,27 +164,22 @@ impl Notices {
                 }
                 Trigger::Kernel
             }
-            () = self.requests.changed() => Trigger::Requests,
+            () = self.files.changed() => Trigger::Files,
             () = sleep_until(retry.unwrap_or(resync)) => if retry.is_some() { Trigger::Retry } else { Trigger::Resync },
             () = sleep_until(resync) => Trigger::Resync,
-        };
-        if matches!(trigger, Trigger::Objects | Trigger::Kernel) {
-            tokio::time::sleep(SETTLE).await;
-            self.objects.mark_unchanged();
-            drain(&mut self.kernel);
         }
-        trigger
     }
-}
 
-/// Forget the notices that have come meanwhile: the look that follows answers them.
-fn drain(events: &mut Events) {
-    const AT_MOST: usize = 10_000;
-    for _ in 0..AT_MOST {
-        match events.next().now_or_never() {
-            Some(Ok(())) => {}
-            Some(Err(error)) => return renew(events, &error),
-            None => return,
+    /// Forget the notices that have come meanwhile: the look that follows answers them.
+    fn drain(&mut self) {
+        const AT_MOST: usize = 10_000;
+        self.objects.mark_unchanged();
+        for _ in 0..AT_MOST {
+            match self.kernel.next().now_or_never() {
+                Some(Ok(())) => {}
+                Some(Err(error)) => return renew(&mut self.kernel, &error),
+                None => return,
+            }
         }
     }
 }
@@ -179,7 +187,7 @@ fn drain(events: &mut Events) {
 /// A broken subscription is replaced; until that succeeds the resync looks.
 fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
     warn!(error = %broken, "netlink subscription broken, making a new one");
-    match Events::new() {
+    match Events::new(nft::TABLE) {
         Ok(renewed) => *events = renewed,
         Err(error) => error!(%error, "cannot listen to netlink"),
     }

@@ -9,7 +9,8 @@ mod patience;
 
 use std::path::Path;
 
-use kube::Client;
+use anyhow::Context;
+use kube::{Client, Config};
 use tokio::sync::watch;
 
 use crate::inputs::Objects;
@@ -23,16 +24,17 @@ pub enum Source {
 }
 
 impl Source {
-    /// Watch the API server for `node`.
-    #[must_use]
-    pub fn api(client: &Client, node: &str) -> Self {
-        Self::Api(api::Watches::start(client, node))
-    }
-
-    /// Watch a folder for `node`.
-    #[must_use]
-    pub fn files(folder: &Path, node: &str) -> Self {
-        Self::Files(files::Folder::start(folder, node))
+    /// Watch a folder for `node`, or, without one, the API server, of which a client is returned.
+    ///
+    /// # Errors
+    /// Nothing says where the API server is.
+    pub async fn open(folder: Option<&Path>, node: &str) -> anyhow::Result<(Self, Option<Client>)> {
+        if let Some(folder) = folder {
+            return Ok((Self::Files(files::Folder::start(folder, node)), None));
+        }
+        let config = Config::infer().await.context("find the API server")?;
+        let client = Client::try_from(config).context("make a client of the API server")?;
+        Ok((Self::Api(api::Watches::start(&client, node)), Some(client)))
     }
 
     /// Signals that the snapshot may differ from the one before.

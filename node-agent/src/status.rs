@@ -16,6 +16,8 @@ pub struct Outcome {
     pub failures: Vec<String>,
     /// Objects of others that stand where ours should be, in sentences.
     pub conflicts: Vec<String>,
+    /// What is ours and somebody else changes again and again, in sentences.
+    pub fights: Vec<String>,
     /// What the kernel lacks and what therefore does not work, in sentences; pods work otherwise.
     pub lacking: Vec<String>,
     /// Routes that BIRD has put into the kernel.
@@ -34,6 +36,9 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     }
     if let Some(message) = sentence(&outcome.conflicts) {
         return Verdict::stalled(Reason::ForeignObject, message);
+    }
+    if let Some(message) = sentence(&outcome.fights) {
+        return Verdict::stalled(Reason::Contested, message);
     }
     if let Some(message) = sentence(&desired.problems) {
         return Verdict::stalled(Reason::Invalid, message);
@@ -78,6 +83,7 @@ pub fn status(
         standby: Vec::new(),
         sessions: Vec::new(),
         repairs: None,
+        drift: None,
         conditions: verdict.conditions(generation, before, Timestamp::now()),
     }
 }
@@ -97,13 +103,15 @@ pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     ours(a) == ours(b)
 }
 
-/// Whether two statuses say the same apart from BGP sessions and what is learnt by them, which come in bursts.
+/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with what is learnt by them, and what
+/// others do to the kernel.
 #[must_use]
-pub fn same_but_for_sessions(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
+pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     let calm = |status: &NodeNetworkStatus| {
         let mut calm = status.clone();
         calm.sessions.clear();
         calm.routes = calm.routes.map(|routes| RouteCounts { bgp: 0, ..routes });
+        calm.drift = None;
         calm
     };
     same(&calm(a), &calm(b))
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_outranks_a_conflict_outranks_a_problem_outranks_a_lack() {
+    fn a_failure_outranks_a_conflict_outranks_a_fight_outranks_a_problem_outranks_a_lack() {
         let mut desired = nothing();
         let reason = |desired| verdict(desired, &Outcome::default()).reason;
         assert_eq!(reason(&desired), Reason::Programmed);
@@ -270,6 +278,8 @@ mod tests {
             Reason::KernelLacksFeature
         );
         assert_eq!(verdict(&desired, &outcome).reason, Reason::Invalid);
+        outcome.fights.push("f".into());
+        assert_eq!(verdict(&desired, &outcome).reason, Reason::Contested);
         outcome.conflicts.push("c".into());
         assert_eq!(verdict(&desired, &outcome).reason, Reason::ForeignObject);
         outcome.failures.push("f".into());

@@ -27,50 +27,94 @@ pub enum SysctlError {
     NoBridgeNetfilter(PathBuf),
 }
 
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Ensured {
+    /// What could not be set.
+    pub errors: Vec<SysctlError>,
+    /// What was set: path below the root, value before, value now.
+    pub set: Vec<(String, String, String)>,
+}
+
+impl Ensured {
+    /// Sets one parameter; what could not be is an error of `explain`.
+    fn one(
+        &mut self,
+        root: &Path,
+        name: &str,
+        value: &str,
+        explain: impl FnOnce(PathBuf, io::Error) -> SysctlError,
+    ) {
+        let path = root.join(name);
+        match ensure_one(&path, value) {
+            Ok(None) => {}
+            Ok(Some(found)) => self.set.push((name.to_owned(), found, value.to_owned())),
+            Err(source) => self.errors.push(explain(path, source)),
+        }
+    }
+}
+
 /// Set those of `wanted` (values by path below `root`) that differ. One failure does not stop the others.
 ///
-/// Links of `keep_listening` come first: when forwarding is switched on the kernel drops the default routes that it has
+/// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when forwarding is switched on the kernel drops the default routes that it has
 /// learnt from router advertisements, unless the link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
 pub fn ensure(
     root: &Path,
     keep_listening: &BTreeSet<LinkName>,
     loosen: &BTreeSet<LinkName>,
     wanted: &BTreeMap<String, String>,
-) -> Vec<SysctlError> {
-    let loosened = loosen
-        .iter()
-        .filter_map(|link| loosen_filter(root, link).err());
-    let listening = keep_listening
-        .iter()
-        .filter_map(|link| listen_on(root, link).err());
+) -> Ensured {
+    let mut ensured = Ensured::default();
+    for name in keep_listening.iter().map(accept_ra) {
+        // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
+        if value(root, &name) == "1" {
+            ensured.one(root, &name, "2", |path, source| not_set(path, "2", source));
+        }
+    }
+    for link in loosen.iter().filter(|link| is_strict(root, link)) {
+        ensured.one(root, &rp_filter(link.as_str()), "2", |path, source| {
+            not_set(path, "2", source)
+        });
+    }
     // A kernel without IPv6 has none of its parameters and needs none.
-    let needed = |name: &&String| !name.starts_with("ipv6/") || root.join("ipv6").exists();
-    let names = wanted.keys().filter(needed);
-    let set = names.filter_map(|name| {
-        let (path, value) = (root.join(name), wanted.get(name)?);
-        let source = ensure_one(&path, value).err()?;
-        let absent = source.kind() == io::ErrorKind::NotFound;
-        Some(if absent && name.starts_with("bridge/") {
-            SysctlError::NoBridgeNetfilter(path)
-        } else {
-            not_set(path, value, source)
-        })
-    });
-    listening.chain(loosened).chain(set).collect()
+    let needed = |name: &str| !name.starts_with("ipv6/") || root.join("ipv6").exists();
+    for (name, value) in wanted.iter().filter(|(name, _)| needed(name)) {
+        ensured.one(root, name, value, |path, source| {
+            let absent = source.kind() == io::ErrorKind::NotFound;
+            if absent && name.starts_with("bridge/") {
+                SysctlError::NoBridgeNetfilter(path)
+            } else {
+                not_set(path, value, source)
+            }
+        });
+    }
+    ensured
+}
+
+/// The path of a link's `accept_ra`.
+#[must_use]
+pub fn accept_ra(link: &LinkName) -> String {
+    format!("ipv6/conf/{link}/accept_ra")
+}
+
+/// The path of a link's reverse path filter.
+#[must_use]
+pub fn rp_filter(link: &str) -> String {
+    format!("ipv4/conf/{link}/rp_filter")
+}
+
+/// What stands there, empty if nothing does.
+fn value(root: &Path, name: &str) -> String {
+    let text = std::fs::read_to_string(root.join(name)).unwrap_or_default();
+    text.trim().to_owned()
 }
 
 /// A reverse path filter that is strict (1) becomes loose (2, RFC 3704); one that is off stays so. The kernel takes the larger
 /// of the link's value and that of `all` (`IN_DEV_RPFILTER`), so the link's own is enough.
-fn loosen_filter(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
-    let path = |name: &str| root.join(format!("ipv4/conf/{name}/rp_filter"));
-    let value = |name: &str| std::fs::read_to_string(path(name)).unwrap_or_default();
-    let strict = ["all", link.as_str()].map(|name| value(name).trim() == "1");
-    let loose = ["all", link.as_str()].map(|name| value(name).trim() == "2");
-    if !strict.contains(&true) || loose.contains(&true) {
-        return Ok(());
-    }
-    let path = path(link.as_str());
-    ensure_one(&path, "2").map_err(|source| not_set(path, "2", source))
+fn is_strict(root: &Path, link: &LinkName) -> bool {
+    let values = ["all", link.as_str()].map(|name| value(root, &rp_filter(name)));
+    let has = |wanted: &str| values.iter().any(|value| value == wanted);
+    has("1") && !has("2")
 }
 
 /// Lets the group of this process ask by ICMP echo without a capability, as most distributions do for everybody.
@@ -88,19 +132,9 @@ pub fn allow_echo(root: &Path) -> Result<(), SysctlError> {
         return Ok(());
     }
     let value = format!("{group} {group}");
-    ensure_one(&path, &value).map_err(|source| not_set(path, &value, source))
-}
-
-/// A link that listens unless it forwards (1) listens in any case (2); one that does not listen (0) goes on so.
-fn listen_on(root: &Path, link: &LinkName) -> Result<(), SysctlError> {
-    let path = root.join(format!("ipv6/conf/{link}/accept_ra"));
-    match std::fs::read_to_string(&path) {
-        Ok(found) if found.trim() == "1" => {
-            ensure_one(&path, "2").map_err(|source| not_set(path, "2", source))
-        }
-        // A link without IPv6 has learnt nothing.
-        Ok(_) | Err(_) => Ok(()),
-    }
+    ensure_one(&path, &value)
+        .map(drop)
+        .map_err(|source| not_set(path, &value, source))
 }
 
 fn not_set(path: PathBuf, value: &str, source: io::Error) -> SysctlError {
@@ -112,14 +146,15 @@ fn not_set(path: PathBuf, value: &str, source: io::Error) -> SysctlError {
     }
 }
 
-fn ensure_one(path: &Path, value: &str) -> io::Result<()> {
-    let found = std::fs::read_to_string(path)?;
-    if found.trim() == value {
-        return Ok(());
+/// Returns what stood there if it was something else.
+fn ensure_one(path: &Path, value: &str) -> io::Result<Option<String>> {
+    let found = std::fs::read_to_string(path)?.trim().to_owned();
+    if found == value {
+        return Ok(None);
     }
     std::fs::write(path, value)?;
-    info!(parameter = %path.display(), from = found.trim(), to = value, "kernel parameter set");
-    Ok(())
+    info!(parameter = %path.display(), from = found, to = value, "kernel parameter set");
+    Ok(Some(found))
 }
 
 #[cfg(test)]
@@ -131,8 +166,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("b"), "0\n").unwrap();
         let wanted = BTreeMap::from([("a/missing".into(), "1".into()), ("b".into(), "1".into())]);
-        let errors = ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted);
+        let Ensured { errors, set } =
+            ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted);
         assert_eq!(errors.len(), 1);
+        assert_eq!(set, [("b".into(), "0".into(), "1".into())]);
         assert!(errors[0].to_string().contains("a/missing to 1"));
         assert_eq!(std::fs::read_to_string(root.path().join("b")).unwrap(), "1");
     }
@@ -169,7 +206,8 @@ mod tests {
             &links.into(),
             &BTreeSet::new(),
             &BTreeMap::new(),
-        );
+        )
+        .errors;
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(std::fs::read_to_string(file("eth0")).unwrap(), "2");
         assert_eq!(std::fs::read_to_string(file("eth1")).unwrap(), "0\n");
@@ -185,7 +223,7 @@ mod tests {
                 std::fs::write(file(link), value).unwrap();
             }
             let links = ["eth0".parse().unwrap()].into();
-            let errors = ensure(root.path(), &BTreeSet::new(), &links, &BTreeMap::new());
+            let errors = ensure(root.path(), &BTreeSet::new(), &links, &BTreeMap::new()).errors;
             assert!(errors.is_empty(), "{errors:?}");
             std::fs::read_to_string(file("eth0")).unwrap()
         };
@@ -198,33 +236,14 @@ mod tests {
     #[test]
     fn what_a_module_would_bring_is_named_and_ipv6_is_not_missed() {
         let root = tempfile::tempdir().unwrap();
-        let wanted = |name: &str| BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-        let errors = ensure(
-            root.path(),
-            &BTreeSet::new(),
-            &BTreeSet::new(),
-            &wanted("bridge/bridge-nf-call-iptables"),
-        );
-        assert!(errors[0].to_string().contains("modprobe br_netfilter"));
-        assert!(
-            ensure(
-                root.path(),
-                &BTreeSet::new(),
-                &BTreeSet::new(),
-                &wanted("ipv6/conf/x/accept_ra")
-            )
-            .is_empty()
-        );
+        let errors = |name: &str| {
+            let wanted = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+            ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted).errors
+        };
+        let missing = errors("bridge/bridge-nf-call-iptables");
+        assert!(missing[0].to_string().contains("modprobe br_netfilter"));
+        assert!(errors("ipv6/conf/x/accept_ra").is_empty());
         std::fs::create_dir(root.path().join("ipv6")).unwrap();
-        assert_eq!(
-            ensure(
-                root.path(),
-                &BTreeSet::new(),
-                &BTreeSet::new(),
-                &wanted("ipv6/conf/x/accept_ra")
-            )
-            .len(),
-            1
-        );
+        assert_eq!(errors("ipv6/conf/x/accept_ra").len(), 1);
     }
 }

@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 use crate::absences::Absences;
 use crate::client::request;
 use crate::drain;
+use crate::drifts::Drifts;
 use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::growth::Growth;
@@ -64,6 +65,8 @@ pub struct Controller {
     pub surplus: Graces,
     /// Nodes that are not Ready.
     pub absences: Absences,
+    /// What agents have put right.
+    pub drifts: Drifts,
     /// Blocks that were given back.
     pub freed: Freed,
     /// Whether nodes have the relay for encapsulation udp.
@@ -99,7 +102,9 @@ impl Controller {
             let graces = [&self.graces, &self.surplus];
             let graces = graces.into_iter().filter_map(|graces| graces.next(now));
             let absence = self.absences.next(&self.deadlines(), now);
-            let timer = again.into_iter().chain(graces).chain(absence).min();
+            let tale = self.drifts.next(now);
+            let timers = again.into_iter().chain(graces).chain(absence);
+            let timer = timers.chain(tale).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -136,6 +141,7 @@ impl Controller {
         self.graces.clear();
         self.surplus.clear();
         self.absences.clear();
+        self.drifts.clear();
         self.freed.clear();
         if leads {
             self.catch_up_with_predecessor().await;
@@ -177,6 +183,8 @@ impl Controller {
             debug!("nothing to do");
         }
         let outcome = self.writer.carry_out(&plan).await;
+        let tales = self.drifts.look(snapshot.networks(), start);
+        self.writer.tell(&tales).await;
         self.catch_up(outcome.created).await;
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());

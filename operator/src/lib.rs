@@ -36,6 +36,7 @@ mod client;
 mod controller;
 mod definitions;
 mod drain;
+mod drifts;
 mod error;
 mod events;
 mod freed;

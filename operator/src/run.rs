@@ -16,6 +16,7 @@ use crate::absences::Absences;
 use crate::admin::{self, Health};
 use crate::args::Args;
 use crate::controller::Controller;
+use crate::drifts::Drifts;
 use crate::events::Events;
 use crate::freed::Freed;
 use crate::graces::Graces;
@@ -103,6 +104,7 @@ async fn work(
         graces: Graces::new(args.orphan_grace),
         surplus: Graces::new(args.surplus_delay),
         absences: Absences::default(),
+        drifts: Drifts::default(),
         freed: Freed::default(),
         udp_relay: args.udp_relay,
         bird: args.bird,

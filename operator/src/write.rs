@@ -31,6 +31,7 @@ use tracing::{debug, info, warn};
 use crate::admin::Health;
 use crate::bgp::passwords::{Password, PasswordChange};
 use crate::client::request;
+use crate::drifts::Tale;
 use crate::error::{Class, RequestError};
 use crate::events::Events;
 use crate::metrics::{Metrics, WriteResult};
@@ -123,6 +124,14 @@ impl Writer {
         self.networks(&plan.networks, &missing, &mut outcome).await;
         self.statuses(plan, &mut outcome).await;
         outcome
+    }
+
+    /// Tells users what agents have put right.
+    pub async fn tell(&self, tales: &[Tale]) {
+        each(tales, |Tale { name, uid, news }| {
+            self.events.tell::<NodeNetwork>(name, uid.as_deref(), news)
+        })
+        .await;
     }
 
     /// Writes NodeSubnets; returns the names of those that are not the plan's, whatever the reason.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::bgp::{self, Story};
+use netweft_e2e::lab::drift;
 use netweft_e2e::lab::fabric::{self, Routers};
 use netweft_e2e::lab::growth;
 use netweft_e2e::lab::migrate::{self, Tour};
@@ -106,6 +107,8 @@ enum What {
     Growth,
     /// Three nodes that change from mode to mode.
     Migrate,
+    /// Three nodes and VXLAN: somebody tampers with one.
+    Drift,
 }
 
 fn what(text: &str) -> Result<What, String> {
@@ -115,10 +118,11 @@ fn what(text: &str) -> Result<What, String> {
         "scale" => Ok(What::Scale),
         "growth" => Ok(What::Growth),
         "migrate" => Ok(What::Migrate),
+        "drift" => Ok(What::Drift),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, scale, growth, migrate, or one of {}",
+                "write fabric, bgp, scale, growth, migrate, drift, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -132,6 +136,7 @@ enum Job {
     Bgp(bgp::Options),
     Scale(scale::Options),
     Growth(Options),
+    Drift(Options),
     Migrate(Options, migrate::Plan),
 }
 
@@ -142,6 +147,7 @@ impl Job {
             Self::Fabric(options) => fabric::run(options, keep),
             Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
             Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
+            Self::Drift(options) => drift::run(options, keep).map(|()| Vec::new()),
             Self::Migrate(options, plan) => migrate::run(options, plan, keep).map(|()| Vec::new()),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
@@ -154,6 +160,7 @@ impl Job {
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
             Self::Growth(options) => format!("nodes that get blocks and give them back, {options}"),
+            Self::Drift(options) => format!("a node that somebody tampers with, {options}"),
             Self::Migrate(options, _) => format!("changes of the mode, {options}"),
         }
     }
@@ -186,10 +193,15 @@ fn main() -> anyhow::Result<ExitCode> {
                 }
                 What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
                 What::Bgp => jobs.extend(command.stories(&binaries, *families)),
-                What::Growth => {
+                What::Growth | What::Drift => {
                     let mode = LabMode::Vxlan;
                     let options = command.modes(&binaries, masquerading, mode, *families);
-                    jobs.extend(options.into_iter().map(Job::Growth));
+                    let job = if matches!(what, What::Drift) {
+                        Job::Drift
+                    } else {
+                        Job::Growth
+                    };
+                    jobs.extend(options.into_iter().map(job));
                 }
                 What::Migrate => {
                     jobs.extend(command.migrations(&binaries, masquerading, *families));

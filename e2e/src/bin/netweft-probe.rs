@@ -83,7 +83,7 @@ struct PingArgs {
     withhold: u16,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 fn main() -> anyhow::Result<()> {
     match Command::parse().verb {

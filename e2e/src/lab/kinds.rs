@@ -67,6 +67,17 @@ impl LabMode {
         }
     }
 
+    /// The tunnel's link, if there is a tunnel.
+    #[must_use]
+    pub fn link(self) -> Option<&'static str> {
+        match self {
+            Self::Vxlan | Self::VxlanCrossSubnet => Some("nw-vx4096"),
+            Self::Ipip | Self::IpipCrossSubnet => Some("nw-ipip"),
+            Self::Udp | Self::UdpCrossSubnet => Some("nw-udp8285"),
+            Self::HostGw | Self::Underlay => None,
+        }
+    }
+
     /// Whether nodes on one link send to each other without encapsulation.
     #[must_use]
     pub fn is_plain_on_link(self) -> bool {

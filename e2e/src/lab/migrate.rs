@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use netweft_crds::Phase;
+use netweft_crds::{Phase, PodInterface};
 
 use super::meter::{Losses, Meter};
 use super::talk::{Streams, Talks};
@@ -140,6 +140,7 @@ impl Lab {
         );
         changed?;
         self.nothing_old_is_left(to)?;
+        self.site.is_as_wanted()?;
         self.travels_by(to)?;
         Ok(Cell {
             from,
@@ -185,19 +186,17 @@ impl Lab {
 
     /// Links, routes and sessions are those of the mode.
     fn nothing_old_is_left(&self, mode: LabMode) -> anyhow::Result<()> {
-        let link = match mode {
-            LabMode::Vxlan | LabMode::VxlanCrossSubnet => "nw-vx4096",
-            LabMode::Ipip | LabMode::IpipCrossSubnet => "nw-ipip",
-            LabMode::Udp | LabMode::UdpCrossSubnet => "nw-udp8285",
-            LabMode::HostGw | LabMode::Underlay => "nw-own",
-        };
+        let bridged = self.options.pod_interface == PodInterface::Bridge;
+        let link = mode.link().or((!bridged).then_some("nw-own"));
+        let pods = bridged.then_some("nw-br0");
+        let wanted: BTreeSet<&str> = link.into_iter().chain(pods).collect();
         for node in &self.site.nodes {
             until("what is old to be gone", Duration::from_secs(10), || {
                 let text = node.space.ip("-json link show")?;
                 let links: Vec<serde_json::Value> = serde_json::from_str(&text)?;
                 let names = links.iter().filter_map(|link| link.get("ifname")?.as_str());
                 let ours: BTreeSet<&str> = names.filter(|name| name.starts_with("nw-")).collect();
-                ensure!(ours == [link].into(), "{} has {ours:?}", node.name);
+                ensure!(ours == wanted, "{} has {ours:?}", node.name);
                 for family in ["-4", "-6"] {
                     let routes = node.space.ip(&format!("{family} route show"))?;
                     let mut old = routes.lines().filter(|line| {

@@ -18,6 +18,7 @@
 
 pub mod bgp;
 mod bird;
+pub mod drift;
 pub mod fabric;
 pub mod growth;
 mod host_bird;
@@ -333,6 +334,7 @@ fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {
     if lab.options.sizes {
         lab.check_sizes()?;
     }
+    lab.site.is_as_wanted()?;
     lab.check_outside()?;
     lab.check_ways()?;
     if lab.options.mode.crosses_subnets() {

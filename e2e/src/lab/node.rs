@@ -119,6 +119,22 @@ impl Node {
         Ok(())
     }
 
+    /// Nothing is out of place, as the agent's own check sees it.
+    pub fn check(&self, binaries: &Path, objects: &Path) -> anyhow::Result<()> {
+        let mut command = self.space.command(binaries.join("netweft-agent"));
+        let places = ["--node", &self.name, "--cni-conf-dir", "/run/cni"];
+        command
+            .arg("check")
+            .args(places)
+            .arg("--inputs")
+            .arg(objects);
+        let output = command.output().context("start netweft-agent")?;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        anyhow::ensure!(output.status.success(), "{}", said.trim());
+        Ok(())
+    }
+
     /// Where the agent's words go.
     pub fn agent_log(&self, run: &Run) -> PathBuf {
         run.folder().join(format!("{}.log", self.name))

@@ -23,6 +23,8 @@ use crate::run::Run;
 
 /// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
 const ROUTES: Duration = Duration::from_secs(30);
+/// How long a node may be other than its agent wants it; it takes tens of milliseconds.
+const RIGHT: Duration = Duration::from_secs(10);
 
 /// All that a lab is made of but what is between the nodes.
 pub struct Site {
@@ -238,6 +240,16 @@ impl Site {
     /// Pings between all pods of different nodes.
     pub fn meter(&self) -> anyhow::Result<Meter> {
         Meter::start(&self.binaries, &self.pods, meter::INTERVAL)
+    }
+
+    /// Every node is what its agent would make of the objects, in the words of another process of the agent's program.
+    pub fn is_as_wanted(&self) -> anyhow::Result<()> {
+        let (binaries, objects) = (&self.binaries, self.store.folder());
+        for node in &self.nodes {
+            let what = format!("{} to be as it should be", node.name);
+            until(&what, RIGHT, || node.check(binaries, objects))?;
+        }
+        Ok(())
     }
 
     /// The end of a lab that began at `started`: logs if it failed, the time it took, and what [`Site::end`] does.

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use futures::StreamExt;
 use futures::stream::Stream;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, TokioSocket};
 use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -58,7 +59,7 @@ impl Rtnl {
     /// # Panics
     /// Outside of a tokio runtime, which runs the connection.
     pub fn new() -> Result<Self, Error> {
-        netns::socket(None).and_then(Self::over)
+        netns::socket(NETLINK_ROUTE, None).and_then(Self::over)
     }
 
     /// Connects to another network namespace and stays connected to it.
@@ -69,7 +70,7 @@ impl Rtnl {
     /// # Panics
     /// Outside of a tokio runtime, which runs the connection.
     pub fn in_netns(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        netns::socket(Some(netns)).and_then(Self::over)
+        netns::socket(NETLINK_ROUTE, Some(netns)).and_then(Self::over)
     }
 
     fn over(mut socket: TokioSocket) -> Result<Self, Error> {

@@ -14,6 +14,8 @@ use nix::errno::Errno;
 use tempfile::TempDir;
 
 use super::*;
+use crate::report::Reporter;
+use crate::teller::Teller;
 
 const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
@@ -24,6 +26,8 @@ const OBJECTS: [&str; 4] = [
 
 struct Fixture {
     reconciler: Reconciler<FakeKernel>,
+    teller: Teller,
+    hours: u32,
     objects: Objects,
     bird: watch::Sender<Observed>,
     dir: TempDir,
@@ -76,14 +80,16 @@ fn fixture() -> Fixture {
         std::fs::create_dir_all(parameter.parent().unwrap()).unwrap();
         std::fs::write(parameter, "0\n").unwrap();
     }
-    let reporter = Reporter::file(&paths.run_dir);
+    let (telling, teller) = Teller::new("one".into(), Reporter::file(&paths.run_dir));
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
     let (trials, _) = Trials::alone();
-    let told = (reporter, Metrics::new());
+    let told = (telling, Metrics::new());
     let reconciler = Reconciler::new("one".into(), kernel, (link, trials), paths, told);
     Fixture {
         reconciler,
+        teller,
+        hours: 0,
         objects,
         bird,
         dir,
@@ -92,7 +98,13 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     async fn reconcile(&mut self) -> Option<Duration> {
-        self.reconciler.reconcile(&self.objects).await
+        let again = self.reconciler.reconcile(&self.objects).await;
+        // Every time late enough for what may rest.
+        self.hours += 1;
+        let late = Duration::from_secs(3600) * self.hours;
+        let now = tokio::time::Instant::now();
+        self.teller.step(now + late).await;
+        again
     }
 
     fn conflist(&self) -> bool {

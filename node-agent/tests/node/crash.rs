@@ -3,51 +3,9 @@
 //! The released agent runs under strace, which kills it on entering its K-th `sendto` or `sendmsg`: after K-1 requests have
 //! reached the kernel. Every K is a run of its own on a new node.
 
-use std::fs;
-
-use netweft_netstate::model::NetworkState;
-
 use super::lab::{BOTH, BRIDGED, Families, Node, Pools, until};
+use super::picture::picture;
 use super::sweep::children;
-
-/// Everything that the agent makes.
-#[derive(Debug, PartialEq)]
-struct Picture {
-    kernel: NetworkState,
-    nft: String,
-    plugin: String,
-    parameters: Vec<String>,
-}
-
-fn picture(node: &Node) -> Picture {
-    let mut kernel = node.namespace.state();
-    // Resolution goes on by itself, and the uplink's address is its namespace's own.
-    kernel.neighbours.retain(|_, neighbour| neighbour.permanent);
-    kernel
-        .links
-        .retain(|name, _| !["ens7", "far0"].contains(&name.as_str()));
-    let nft = node.namespace.command("nft -s list ruleset").stdout;
-    let read = |name: &str| {
-        let found = node.namespace.command(&format!("cat /proc/sys/net/{name}"));
-        format!("{name} {}", String::from_utf8(found.stdout).unwrap().trim())
-    };
-    Picture {
-        kernel,
-        nft: String::from_utf8(nft).unwrap(),
-        plugin: fs::read_to_string(node.path("run/node.json")).unwrap(),
-        parameters: [
-            "ipv4/ip_forward",
-            "ipv6/conf/all/forwarding",
-            "ipv4/conf/nw-br0/rp_filter",
-            "ipv4/conf/nw-vx4096/rp_filter",
-            "ipv6/conf/nw-br0/accept_ra",
-            "ipv6/conf/nw-vx4096/accept_ra",
-            "bridge/bridge-nf-call-iptables",
-        ]
-        .map(read)
-        .into(),
-    }
-}
 
 /// Starts an agent that is killed at its request number `at`. Says whether it was before it was done.
 fn killed_at(node: &Node, at: usize) -> bool {

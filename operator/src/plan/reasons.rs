@@ -74,7 +74,10 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::SubnetsAssigned => subnets_assigned(),
         Reason::NoSubnet => no_subnet(),
         Reason::NoNodeAddress => no_node_address(),
-        Reason::ProgrammingFailed | Reason::ForeignObject | Reason::KernelLacksFeature => vec![],
+        Reason::ProgrammingFailed
+        | Reason::ForeignObject
+        | Reason::Contested
+        | Reason::KernelLacksFeature => vec![],
     }
 }
 

@@ -64,10 +64,28 @@ pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
 pub trait Kind: Clone + Debug + DeserializeOwned + Serialize {}
 impl<K: Clone + Debug + DeserializeOwned + Serialize> Kind for K {}
 
-/// Creates an object.
+/// Creates an object. An API server that has just learnt of an admission policy refuses what the policy is about until it has
+/// listed the policy's parameters.
 pub async fn create<K: Kind>(api: &Api<K>, value: Value) {
-    let created = api.create(&PostParams::default(), &object(value)).await;
-    created.unwrap();
+    let object = object(value);
+    let end = Instant::now() + Duration::from_secs(30);
+    loop {
+        let created = api.create(&PostParams::default(), &object).await;
+        match created {
+            Err(error)
+                if error
+                    .to_string()
+                    .contains("not yet synced to use for admission")
+                    && Instant::now() < end =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            created => {
+                created.unwrap();
+                return;
+            }
+        }
+    }
 }
 
 /// Merges `patch` into an object.

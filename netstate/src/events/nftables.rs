@@ -1,0 +1,136 @@
+//! Notices of nf_tables (`nf_tables_commit`): of each change of a transaction, and then of the transaction.
+
+use super::{Heard, Port};
+use crate::subject::Subject;
+
+/// `NFNLGRP_NFTABLES`, as `bind` wants it.
+pub(super) const GROUPS: u32 = 1 << (7 - 1);
+
+/// `NFNL_SUBSYS_NFTABLES`
+const SUBSYSTEM: u16 = 10;
+/// `NFT_MSG_NEWGEN`: the transaction, whose first attribute is no table.
+const GENERATION: u16 = 15;
+/// The first attribute of all other messages: the table's name (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, …).
+const TABLE: u16 = 1;
+/// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`
+const HEADERS: (usize, usize) = (16, 4);
+
+/// Whether it is about a table called `table`. What cannot be read concerns us.
+pub(super) fn hear(mut datagram: &[u8], table: &str) -> Heard {
+    let mut heard = Heard::default();
+    while !datagram.is_empty() {
+        let Some(message) = Message::read(datagram) else {
+            heard.concerns_us = true;
+            return heard;
+        };
+        if message.is_about(table) {
+            heard.concerns_us = true;
+            let subject = Subject::Table(table.to_owned());
+            heard.touched.push((subject, message.port));
+        }
+        let length = message.length.next_multiple_of(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    heard
+}
+
+/// A message's header and what follows `nfgenmsg`.
+struct Message<'a> {
+    length: usize,
+    kind: u16,
+    port: Port,
+    attributes: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// `None` if it is cut short.
+    fn read(datagram: &'a [u8]) -> Option<Self> {
+        let length = number(datagram, 0)? as usize;
+        let port = Port(number(datagram, 12)?);
+        let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
+        let attributes = datagram.get(HEADERS.0 + HEADERS.1..length)?;
+        Some(Self {
+            length,
+            kind,
+            port,
+            attributes,
+        })
+    }
+
+    fn is_about(&self, table: &str) -> bool {
+        if self.kind >> 8 != SUBSYSTEM || self.kind & 0xff == GENERATION {
+            return false;
+        }
+        let mut left = self.attributes;
+        while let (Some(length), Some(kind)) = (half(left, 0), half(left, 2)) {
+            let length = usize::from(length);
+            let value = left.get(4..length).unwrap_or_default();
+            if kind == TABLE {
+                return value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes();
+            }
+            left = left
+                .get(length.max(4).next_multiple_of(4)..)
+                .unwrap_or_default();
+        }
+        false
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at + 4)?;
+    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A message of a kind with one attribute.
+    fn message(kind: u16, attribute: u16, value: &[u8]) -> Vec<u8> {
+        let mut attributes = Vec::new();
+        attributes.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
+        attributes.extend(attribute.to_ne_bytes());
+        attributes.extend(value);
+        attributes.resize(attributes.len().next_multiple_of(4), 0);
+        let length = u32::try_from(20 + attributes.len()).unwrap();
+        let mut bytes = length.to_ne_bytes().to_vec();
+        bytes.extend((SUBSYSTEM << 8 | kind).to_ne_bytes());
+        bytes.extend([0; 6]);
+        bytes.extend(77_u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(attributes);
+        bytes
+    }
+
+    #[test]
+    fn only_tables_of_the_name_concern_us() {
+        let ours = message(2, TABLE, b"netweft\0");
+        let datagram = [message(6, TABLE, b"kube-proxy\0"), ours].concat();
+        let heard = hear(&datagram, "netweft");
+        assert!(heard.concerns_us);
+        let subject = Subject::Table("netweft".to_owned());
+        assert_eq!(heard.touched, [(subject, Port(77))]);
+        for other in [
+            message(2, TABLE, b"netweft2\0"),
+            message(6, TABLE, b"kube-proxy\0"),
+            message(GENERATION, TABLE, b"netweft\0"),
+            message(6, 2, b"netweft\0"),
+        ] {
+            assert_eq!(hear(&other, "netweft"), Heard::default());
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_concerns_us() {
+        let whole = message(2, TABLE, b"kube-proxy\0");
+        for end in 1..whole.len() {
+            let (short, _) = whole.split_at(end);
+            assert!(hear(short, "netweft").concerns_us, "{end}");
+        }
+    }
+}

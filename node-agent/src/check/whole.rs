@@ -1,0 +1,119 @@
+//! Whether the node is what the agent would make of its objects.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use netweft_cni::attachment::Store;
+use netweft_cni::conf::{self, CONFLIST_FILE};
+use netweft_cni::node::NodeConfig;
+use netweft_netstate::rtnl::Rtnl;
+
+use crate::args::{CheckArgs, Paths};
+use crate::compare::Comparison;
+use crate::desired::Desired;
+use crate::inputs::Objects;
+use crate::nft::Nft;
+use crate::source::Source;
+use crate::words::chain;
+
+/// How long the objects may take to be heard of.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A node, its objects and its places.
+pub struct Whole {
+    node: String,
+    source: Source,
+    paths: Paths,
+}
+
+impl Whole {
+    /// Learns of the objects.
+    ///
+    /// # Errors
+    /// Nothing says where the API server is.
+    pub async fn open(node: &str, args: &CheckArgs) -> anyhow::Result<Self> {
+        let (source, _) = Source::open(args.inputs.as_deref(), node).await?;
+        Ok(Self {
+            node: node.to_owned(),
+            source,
+            paths: args.paths.clone(),
+        })
+    }
+
+    /// What is not as it should be, in sentences.
+    ///
+    /// # Errors
+    /// The objects cannot be had, or the node cannot be looked at.
+    pub async fn problems(&self) -> anyhow::Result<Vec<String>> {
+        let objects = self.objects().await?;
+        let Some(network) = &objects.network else {
+            bail!("there is no NodeNetwork {}", self.node);
+        };
+        let records = Store::new(&self.paths.run_dir).list()?;
+        let given = (&objects, network);
+        let compared = Comparison::make(&self.node, given, &records, &Rtnl::new()?).await;
+        let compared = compared.map_err(anyhow::Error::msg)?;
+        let difference = compared.difference;
+        let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));
+        let conflicts = difference.conflicts.iter().map(ToString::to_string);
+        let mut problems: Vec<String> = undone.chain(conflicts).collect();
+        problems.extend(self.parameters(&compared.desired));
+        problems.extend(self.files(&compared.desired));
+        match Nft::new(&self.paths.run_dir)
+            .is(&compared.desired.nft)
+            .await
+        {
+            Ok(true) => {}
+            Ok(false) => {
+                problems.push("The nft table inet netweft is not what it should be.".into());
+            }
+            Err(error) => problems.push(format!(
+                "The nft table cannot be looked at: {}.",
+                chain(&error)
+            )),
+        }
+        Ok(problems)
+    }
+
+    async fn objects(&self) -> anyhow::Result<Objects> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(objects) = self.source.snapshot() {
+                return Ok(objects);
+            }
+            if Instant::now() >= end {
+                bail!("the objects cannot be had within {PATIENCE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn parameters<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = String> + 'a {
+        let wanted = desired.sysctls.iter();
+        wanted.filter_map(|(name, wanted)| {
+            let found = std::fs::read_to_string(self.paths.sysctl_dir.join(name)).ok()?;
+            let found = found.trim();
+            (found != wanted)
+                .then(|| format!("Parameter net/{name} is {found} and should be {wanted}."))
+        })
+    }
+
+    fn files(&self, desired: &Desired) -> Vec<String> {
+        let mut problems = Vec::new();
+        match NodeConfig::read(&self.paths.run_dir) {
+            Ok(found) if found == desired.plugin => {}
+            Ok(_) => problems.push("node.json is not what it should be.".to_owned()),
+            Err(error) => problems.push(format!("node.json cannot be used: {}.", chain(&error))),
+        }
+        let conflist = self.paths.cni_conf_dir.join(CONFLIST_FILE);
+        let wanted = conf::conflist(&self.paths.run_dir.to_string_lossy());
+        let found = std::fs::read_to_string(&conflist)
+            .with_context(|| format!("read {}", conflist.display()));
+        match found {
+            Ok(found) if found == wanted => {}
+            Ok(_) => problems.push(format!("{} is not what it should be.", conflist.display())),
+            Err(error) => problems.push(format!("The runtime has no configuration: {error:#}.")),
+        }
+        problems
+    }
+}

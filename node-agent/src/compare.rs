@@ -1,0 +1,51 @@
+//! The node as it is beside the node as it should be.
+
+use netweft_crds::NodeNetwork;
+use netweft_netstate::diff::{Diff, diff};
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::owner::Owner;
+
+use crate::desired::{Desired, desired};
+use crate::facts::Facts;
+use crate::inputs::{Bridged, Inputs, Objects};
+use crate::pods::Records;
+use crate::words::chain;
+
+/// What is, what should be, and what lies between.
+pub struct Comparison {
+    /// What concerns this node.
+    pub inputs: Inputs,
+    /// The kernel.
+    pub actual: NetworkState,
+    /// The node as it should be.
+    pub desired: Desired,
+    /// What turns the first into the second.
+    pub difference: Diff,
+}
+
+impl Comparison {
+    /// Compares now.
+    ///
+    /// # Errors
+    /// The kernel cannot be read, or lacks what everything else rests on; in a sentence.
+    pub async fn make(
+        node: &str,
+        (objects, network): (&Objects, &NodeNetwork),
+        records: &Records,
+        kernel: &impl Kernel,
+    ) -> Result<Self, String> {
+        let readable = records.values().filter_map(|record| record.as_ref().ok());
+        let inputs = Inputs::new(node, objects, network, Bridged::of(readable));
+        let actual = kernel.read().await.map_err(|error| chain(&error))?;
+        let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
+        let desired = desired(&inputs, &facts);
+        let difference = diff(&actual, &desired.kernel, &Owner::agent());
+        Ok(Self {
+            inputs,
+            actual,
+            desired,
+            difference,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Who changes what is ours again and again, and how long to wait before it is put right once more. Pure: the clock is the
+//! caller's.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// What has been left alone for so long is no longer fought over.
+const QUIET: Duration = Duration::from_secs(60);
+/// So many times in a row a thing is put right at once.
+const AT_ONCE: u32 = 20;
+/// So many times it is put right at [`PACE`], which is a minute of it; after that ever more slowly.
+const PACED: u32 = 600;
+/// Time between two repairs of one thing that is fought over: a tenth of what a repair may take still feels like at once.
+const PACE: Duration = Duration::from_millis(100);
+/// The longest time between two.
+const SLOWEST: Duration = Duration::from_secs(10);
+
+/// What has been put right lately, by its name.
+#[derive(Debug, Default)]
+pub struct Fights(BTreeMap<String, Fight>);
+
+#[derive(Debug)]
+struct Fight {
+    times: u32,
+    last: Instant,
+    by: Option<String>,
+}
+
+impl Fight {
+    fn pause(&self) -> Duration {
+        match self.times {
+            ..AT_ONCE => Duration::ZERO,
+            AT_ONCE..PACED => PACE,
+            PACED.. => PACE
+                .saturating_mul(1 << (self.times - PACED).min(10))
+                .min(SLOWEST),
+        }
+    }
+}
+
+impl Fights {
+    /// Forgets what has been quiet.
+    pub fn look(&mut self, now: Instant) {
+        self.0
+            .retain(|_, fight| now.saturating_duration_since(fight.last) < QUIET);
+    }
+
+    /// `what` has just been put right, and `by` had changed it, as far as that is known.
+    pub fn note(&mut self, what: &str, by: Option<&str>, now: Instant) {
+        let fight = self.0.entry(what.to_owned()).or_insert(Fight {
+            times: 0,
+            last: now,
+            by: None,
+        });
+        fight.times = fight.times.saturating_add(1);
+        fight.last = now;
+        if by.is_some() {
+            fight.by = by.map(str::to_owned);
+        }
+    }
+
+    /// How long `what` has to wait before it is put right again; `None`: not at all.
+    #[must_use]
+    pub fn wait(&self, what: &str, now: Instant) -> Option<Duration> {
+        let fight = self.0.get(what)?;
+        let due = fight.last + fight.pause();
+        (due > now).then(|| due - now)
+    }
+
+    /// What is fought over, in sentences.
+    #[must_use]
+    pub fn sentences(&self) -> Vec<String> {
+        let fights = self.0.iter().filter(|(_, fight)| fight.times >= AT_ONCE);
+        let sentence = |(what, fight): (&String, &Fight)| {
+            let by = fight
+                .by
+                .as_deref()
+                .unwrap_or("somebody whom the kernel does not name");
+            format!(
+                "{what} is changed again and again by {by} and has been put right {} times in a row: find out why and stop that",
+                fight.times
+            )
+        };
+        fights.map(sentence).collect()
+    }
+
+    /// When the first of them will be over if nothing more happens.
+    #[must_use]
+    pub fn over(&self, now: Instant) -> Option<Duration> {
+        let fights = self.0.values().filter(|fight| fight.times >= AT_ONCE);
+        fights
+            .map(|fight| (fight.last + QUIET).saturating_duration_since(now))
+            .min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHAT: &str = "route 10.244.1.0/26";
+
+    fn fought(times: u32) -> (Fights, Instant) {
+        let (mut fights, now) = (Fights::default(), Instant::now());
+        for _ in 0..times {
+            fights.note(WHAT, Some("process 42 (ip)"), now);
+        }
+        (fights, now)
+    }
+
+    #[test]
+    fn the_first_times_do_not_wait_and_the_later_ever_longer() {
+        let wait = |times| {
+            let (fights, now) = fought(times);
+            fights.wait(WHAT, now)
+        };
+        assert_eq!(wait(0), None);
+        assert_eq!(wait(AT_ONCE - 1), None);
+        assert_eq!(wait(AT_ONCE), Some(PACE));
+        assert_eq!(wait(PACED - 1), Some(PACE));
+        assert_eq!(wait(PACED + 1), Some(PACE * 2));
+        assert_eq!(wait(u32::MAX), Some(SLOWEST));
+        let (fights, now) = fought(AT_ONCE);
+        assert_eq!(fights.wait(WHAT, now + PACE), None);
+        assert_eq!(fights.wait("link nw-ipip", now), None);
+    }
+
+    #[test]
+    fn a_fight_is_told_of_with_who_was_last_known_and_ends_when_it_is_quiet() {
+        let (mut fights, now) = fought(AT_ONCE - 1);
+        assert_eq!(fights.sentences(), Vec::<String>::new());
+        fights.note(WHAT, None, now);
+        let [sentence] = fights.sentences().try_into().unwrap();
+        assert!(sentence.contains(WHAT), "{sentence}");
+        assert!(
+            sentence.contains("process 42 (ip)") && sentence.contains("20 times"),
+            "{sentence}"
+        );
+        assert_eq!(fights.over(now), Some(QUIET));
+        fights.look(now + QUIET / 2);
+        assert_eq!(fights.sentences().len(), 1);
+        fights.look(now + QUIET);
+        assert_eq!(fights.sentences(), Vec::<String>::new());
+        assert_eq!(fights.over(now), None);
+    }
+}

@@ -1,0 +1,270 @@
+//! Which operations put right what somebody else has changed. Pure.
+
+use std::collections::BTreeMap;
+
+use netweft_netstate::model::{LinkName, NetworkState};
+use netweft_netstate::op::Op;
+
+/// What was found and what was wanted, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What there was.
+    pub found: String,
+    /// What should have been there.
+    pub wanted: String,
+}
+
+/// Of what `ops` do, what was right when the node was last `settled`: by the place in `ops`. What hangs on a link that has
+/// to be made or mended first is no drift of its own.
+#[must_use]
+pub fn drift(
+    ops: &[Op],
+    settled: &NetworkState,
+    actual: &NetworkState,
+    desired: &NetworkState,
+) -> BTreeMap<usize, Difference> {
+    let mended: Vec<&LinkName> = ops.iter().filter_map(link_of).collect();
+    let hangs =
+        |op: &Op| link_of(op).is_none() && op.link().is_some_and(|link| mended.contains(&link));
+    let states = States {
+        settled,
+        actual,
+        desired,
+    };
+    let own = ops.iter().enumerate().filter(|(_, op)| !hangs(op));
+    own.filter_map(|(at, op)| Some((at, states.difference(op)?)))
+        .collect()
+}
+
+/// Whether `op` can only succeed when `first` has been done: what is on a link, and a route with an address for its source.
+#[must_use]
+pub fn needs(op: &Op, first: &Op) -> bool {
+    match (op, first) {
+        (
+            _,
+            Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } | Op::LinkChange { name, .. },
+        ) => op.link() == Some(name),
+        (
+            Op::RouteAdd { route, .. } | Op::RouteReplace { route, .. },
+            Op::AddressAdd { key, .. } | Op::AddressReplace { key, .. },
+        ) => route.source == Some(key.net.addr()),
+        _ => false,
+    }
+}
+
+/// The link that an operation makes, mends or takes away.
+fn link_of(op: &Op) -> Option<&LinkName> {
+    match op {
+        Op::LinkAdd { name, .. }
+        | Op::LinkRecreate { name, .. }
+        | Op::LinkChange { name, .. }
+        | Op::LinkDelete { name } => Some(name),
+        _ => None,
+    }
+}
+
+struct States<'a> {
+    settled: &'a NetworkState,
+    actual: &'a NetworkState,
+    desired: &'a NetworkState,
+}
+
+impl States<'_> {
+    fn difference(&self, op: &Op) -> Option<Difference> {
+        match op {
+            Op::LinkAdd { name, .. }
+            | Op::LinkRecreate { name, .. }
+            | Op::LinkChange { name, .. }
+            | Op::LinkDelete { name } => {
+                self.of(|state| state.links.get(name), ToString::to_string)
+            }
+            Op::PortReplace { link, .. } | Op::PortDelete { link } => {
+                self.of(|state| state.ports.get(link), ToString::to_string)
+            }
+            Op::AddressAdd { key, .. }
+            | Op::AddressReplace { key, .. }
+            | Op::AddressDelete { key } => self.of(
+                |state| state.addresses.get(key),
+                |address| {
+                    let scope = if address.link_scope { "link" } else { "global" };
+                    format!("dev {} scope {scope}", key.link)
+                },
+            ),
+            Op::RouteAdd { key, .. }
+            | Op::RouteReplace { key, .. }
+            | Op::RouteDelete { key, .. } => {
+                self.of(|state| state.routes.get(key), ToString::to_string)
+            }
+            Op::NeighbourReplace { key, .. } | Op::NeighbourDelete { key } => self.of(
+                |state| state.neighbours.get(key),
+                |neighbour| {
+                    let mac = neighbour
+                        .mac
+                        .map_or("none".to_owned(), |mac| mac.to_string());
+                    format!("dev {} lladdr {mac}", key.link)
+                },
+            ),
+            Op::FdbReplace { key, .. } | Op::FdbDelete { key, .. } => self.of(
+                |state| state.fdb.get(key),
+                |remote| format!("dev {} dst {remote}", key.link),
+            ),
+        }
+    }
+
+    /// The difference in one thing, if it was wanted just so when the node was settled.
+    fn of<T: PartialEq>(
+        &self,
+        get: impl for<'s> Fn(&'s NetworkState) -> Option<&'s T>,
+        words: impl Fn(&T) -> String,
+    ) -> Option<Difference> {
+        let wanted = get(self.desired);
+        let in_words =
+            |thing: Option<&T>| thing.map_or("none".to_owned(), |it| words(it).trim().to_owned());
+        (get(self.settled) == wanted).then(|| Difference {
+            found: in_words(get(self.actual)),
+            wanted: in_words(wanted),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_netstate::diff::diff;
+    use netweft_netstate::model::{
+        Address, AddressKey, Link, LinkKind, Route, RouteKey, RouteKind, TABLE_MAIN,
+    };
+    use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
+
+    use super::*;
+
+    fn link(mtu: u32) -> Link {
+        Link {
+            kind: LinkKind::Bridge,
+            mac: None,
+            mtu,
+            up: true,
+        }
+    }
+
+    fn route(state: &mut NetworkState, dst: &str, dev: Option<&str>) {
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: dst.parse().unwrap(),
+            metric: 20,
+        };
+        let route = Route {
+            kind: dev.map_or(RouteKind::Blackhole, |_| RouteKind::Unicast),
+            protocol: PROTOCOL_AGENT,
+            via: None,
+            dev: dev.map(|dev| dev.parse().unwrap()),
+            onlink: false,
+            source: None,
+            mtu: None,
+        };
+        state.routes.insert(key, route);
+    }
+
+    /// A link with a route, and a blackhole.
+    fn node() -> NetworkState {
+        let mut state = NetworkState::default();
+        state.links.insert("nw-x".parse().unwrap(), link(1400));
+        route(&mut state, "10.1.0.0/26", Some("nw-x"));
+        route(&mut state, "10.0.0.0/26", None);
+        state
+    }
+
+    /// What is said, with the operation.
+    fn said(settled: &NetworkState, actual: &NetworkState, desired: &NetworkState) -> Vec<String> {
+        let ops = diff(actual, desired, &Owner::agent()).ops;
+        let drift = drift(&ops, settled, actual, desired);
+        let said = drift.iter().map(|(at, Difference { found, wanted })| {
+            let what = ops[*at].subject();
+            format!("{what}: {found} / {wanted}")
+        });
+        said.collect()
+    }
+
+    fn after(change: impl FnOnce(&mut NetworkState)) -> NetworkState {
+        let mut state = node();
+        change(&mut state);
+        state
+    }
+
+    #[test]
+    fn what_is_gone_changed_or_new_is_drift() {
+        let said = |actual: &NetworkState| said(&node(), actual, &node());
+        assert_eq!(
+            said(&after(|state| state.routes.clear())),
+            [
+                "route 10.0.0.0/26: none / blackhole",
+                "route 10.1.0.0/26: none / dev nw-x",
+            ]
+        );
+        let other_mtu = |state: &mut NetworkState| {
+            state.links.insert("nw-x".parse().unwrap(), link(9000));
+        };
+        assert_eq!(
+            said(&after(other_mtu)),
+            ["link nw-x: bridge mtu 9000 up / bridge mtu 1400 up"]
+        );
+        assert_eq!(
+            said(&after(|state| route(state, "10.9.0.0/26", None))),
+            ["route 10.9.0.0/26: blackhole / none"]
+        );
+    }
+
+    #[test]
+    fn what_hangs_on_a_lost_link_is_not_said_beside_it() {
+        let empty = NetworkState::default();
+        let blackhole = after(|state| {
+            state.links.clear();
+            state.routes.retain(|_, route| route.dev.is_none());
+        });
+        let said = said(&node(), &blackhole, &node());
+        assert_eq!(said, ["link nw-x: none / bridge mtu 1400 up"]);
+        assert_ne!(blackhole, empty);
+    }
+
+    #[test]
+    fn what_needs_a_link_or_an_address_waits_with_it() {
+        let desired = after(|state| {
+            let key = AddressKey {
+                link: "nw-x".parse().unwrap(),
+                net: "10.0.0.1/32".parse().unwrap(),
+            };
+            state.addresses.insert(key, Address::default());
+            for route in state.routes.values_mut() {
+                route.source = route.dev.as_ref().map(|_| "10.0.0.1".parse().unwrap());
+            }
+        });
+        let ops = diff(&NetworkState::default(), &desired, &Owner::agent()).ops;
+        let waiting = |first: fn(&Op) -> bool| -> Vec<String> {
+            let first = ops.iter().find(|op| first(op)).unwrap();
+            let waiting = ops.iter().filter(|op| needs(op, first));
+            waiting.map(|op| op.subject().to_string()).collect()
+        };
+        let link = waiting(|op| matches!(op, Op::LinkAdd { .. }));
+        assert_eq!(
+            link,
+            ["link nw-x", "address 10.0.0.1/32", "route 10.1.0.0/26"]
+        );
+        let address = waiting(|op| matches!(op, Op::AddressAdd { .. }));
+        assert_eq!(address, ["route 10.1.0.0/26"]);
+    }
+
+    #[test]
+    fn what_is_wanted_otherwise_than_before_is_no_drift() {
+        let before = node();
+        let wider = after(|state| {
+            state.links.insert("nw-x".parse().unwrap(), link(9000));
+            route(state, "10.2.0.0/26", Some("nw-x"));
+        });
+        assert_eq!(said(&before, &before, &wider), Vec::<String>::new());
+        assert_eq!(said(&wider, &wider, &before), Vec::<String>::new());
+        let both = after(|state| state.routes.retain(|_, route| route.dev.is_some()));
+        assert_eq!(
+            said(&before, &both, &wider),
+            ["route 10.0.0.0/26: none / blackhole"]
+        );
+    }
+}

@@ -1,0 +1,257 @@
+//! What somebody else changes on this node and the agent puts right: recognised, named, counted, and not fought over
+//! without end.
+//!
+//! ```text
+//!   netlink ──who touched what──▶ heard ─┐
+//!   diff ──operations──▶ judge ──────────┼─▶ done now, or waits ──▶ repaired ──▶ status, log, metrics
+//!   the last clean sync ──▶ settled ─────┘
+//! ```
+//!
+//! Drift is what was right after the last sync without a failure, is wanted as it was wanted then, and is right no more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::DriftStatus;
+use netweft_netstate::events::{Port, Touched};
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::op::Op;
+use netweft_netstate::subject::Subject;
+use tracing::warn;
+
+use crate::desired::Desired;
+use crate::metrics::Metrics;
+use crate::nft;
+
+mod fights;
+mod kernel;
+
+use fights::Fights;
+pub use kernel::Difference;
+
+/// The name of nft's table, in the words of nft.
+pub const TABLE: &str = "nft table inet netweft";
+
+/// Memory of what was right, who touched what, and what has been put right.
+pub struct Drifts {
+    settled: Option<Desired>,
+    touched: BTreeMap<Subject, String>,
+    fights: Fights,
+    metrics: Metrics,
+    count: i64,
+    /// What was put right in the last sync that had to, in sentences.
+    last: Option<(Timestamp, Vec<String>)>,
+    /// Whether nothing has been put right in this sync yet.
+    fresh: bool,
+    /// How long the first waits that was left as it is in this sync.
+    waits: Option<Duration>,
+}
+
+/// What is to become of operations, by their places.
+#[derive(Debug, Default)]
+pub struct Judgement {
+    /// Those that put right what somebody else has changed.
+    pub drift: BTreeMap<usize, Difference>,
+    /// Those that wait, because they have been done too often.
+    pub held: BTreeSet<usize>,
+}
+
+impl Drifts {
+    /// Nothing is settled yet.
+    #[must_use]
+    pub fn new(metrics: Metrics) -> Self {
+        Self {
+            settled: None,
+            touched: BTreeMap::new(),
+            fights: Fights::default(),
+            metrics,
+            count: 0,
+            last: None,
+            fresh: true,
+            waits: None,
+        }
+    }
+
+    /// Remembers who touched what. To be told soon: a process is known by its name while it lives.
+    pub fn heard(&mut self, touched: Touched) {
+        let named = touched
+            .into_iter()
+            .filter_map(|(subject, port)| Some((subject, who(port)?)));
+        self.touched.extend(named);
+    }
+
+    /// A sync begins.
+    pub fn begin(&mut self, now: Instant) {
+        self.fights.look(now);
+        self.fresh = true;
+        self.waits = None;
+    }
+
+    /// What the node was like when it was last settled.
+    #[must_use]
+    pub fn settled(&self) -> Option<&Desired> {
+        self.settled.as_ref()
+    }
+
+    /// What is to become of the operations that turn `actual` into `desired`.
+    pub fn judge(
+        &mut self,
+        ops: &[Op],
+        actual: &NetworkState,
+        desired: &NetworkState,
+        now: Instant,
+    ) -> Judgement {
+        let Some(settled) = &self.settled else {
+            return Judgement::default();
+        };
+        let drift = kernel::drift(ops, &settled.kernel, actual, desired);
+        let held: BTreeSet<usize> = drift
+            .keys()
+            .copied()
+            .filter(|at| {
+                let what = ops.get(*at).map(|op| op.subject().to_string());
+                what.is_some_and(|what| self.has_to_wait(&what, now))
+            })
+            .collect();
+        let left: Vec<&Op> = held.iter().filter_map(|at| ops.get(*at)).collect();
+        let hangs = |op: &Op| left.iter().any(|left| kernel::needs(op, left));
+        let hanging = ops.iter().enumerate().filter(|(_, op)| hangs(op));
+        let hanging: Vec<usize> = hanging.map(|(at, _)| at).collect();
+        let held = hanging.into_iter().chain(held).collect();
+        Judgement { drift, held }
+    }
+
+    /// Whether `what` has been put right too often to be put right now.
+    pub fn has_to_wait(&mut self, what: &str, now: Instant) -> bool {
+        let wait = self.fights.wait(what, now);
+        self.waits = self.waits.into_iter().chain(wait).min();
+        wait.is_some()
+    }
+
+    /// An operation has been done that puts right what somebody else has changed.
+    pub fn repaired(&mut self, op: &Op, difference: &Difference, now: Instant) {
+        self.put_right(&op.subject(), &op.subject().to_string(), difference, now);
+        self.metrics.drifted(op.kind());
+    }
+
+    /// The nft table has been put right.
+    pub fn table_repaired(&mut self, difference: &Difference, now: Instant) {
+        self.put_right(
+            &Subject::Table(nft::TABLE.to_owned()),
+            TABLE,
+            difference,
+            now,
+        );
+        self.metrics.drifted("nft");
+    }
+
+    /// A kernel parameter or a file has been put right, of which nobody tells who changed it.
+    pub fn thing_repaired(
+        &mut self,
+        kind: &'static str,
+        what: &str,
+        difference: &Difference,
+        now: Instant,
+    ) {
+        self.record(what, difference, None, now);
+        self.metrics.drifted(kind);
+    }
+
+    fn put_right(&mut self, subject: &Subject, what: &str, difference: &Difference, now: Instant) {
+        let by = self.touched.get(subject).cloned();
+        self.record(what, difference, by.as_deref(), now);
+    }
+
+    fn record(&mut self, what: &str, difference: &Difference, by: Option<&str>, now: Instant) {
+        let Difference { found, wanted } = difference;
+        warn!(
+            what,
+            found, wanted, by, "put right what somebody else had changed"
+        );
+        self.fights.note(what, by, now);
+        self.count += 1;
+        let by = by.map(|by| format!(", by {by}")).unwrap_or_default();
+        let sentence = format!("{what} (found: {found}; wanted: {wanted}{by})");
+        match &mut self.last {
+            Some((_, sentences)) if !self.fresh => sentences.push(sentence),
+            last => *last = Some((Timestamp::now(), vec![sentence])),
+        }
+        self.fresh = false;
+    }
+
+    /// A sync has ended, without a failure if there is a `settled` state. Who touched what before it is no longer asked.
+    pub fn end(&mut self, settled: Option<Desired>) {
+        self.settled = settled;
+        self.touched.clear();
+    }
+
+    /// When to look again: something waits, or a fight may be over.
+    #[must_use]
+    pub fn again(&self, now: Instant) -> Option<Duration> {
+        self.waits.into_iter().chain(self.fights.over(now)).min()
+    }
+
+    /// What is fought over, in sentences.
+    #[must_use]
+    pub fn fights(&self) -> Vec<String> {
+        self.fights.sentences()
+    }
+
+    /// For the node's status; `None` while nothing has drifted.
+    #[must_use]
+    pub fn status(&self) -> Option<DriftStatus> {
+        const SHOWN: usize = 3;
+        let (at, what) = self.last.as_ref()?;
+        let shown: Vec<&str> = what.iter().take(SHOWN).map(String::as_str).collect();
+        let mut message = shown.join("; ");
+        if what.len() > SHOWN {
+            message += &format!("; and {} more", what.len() - SHOWN);
+        }
+        Some(DriftStatus {
+            repairs: self.count,
+            last: Some(Time(*at)),
+            message,
+        })
+    }
+}
+
+/// A process in words. The number is that of the writer's own PID namespace, so its name can be looked up only by an agent
+/// that shares one with others.
+fn who(port: Port) -> Option<String> {
+    let process = port.process()?;
+    let own = std::process::id();
+    if process == own {
+        return None;
+    }
+    let alone = own == 1;
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+    Some(match name {
+        Ok(name) if !alone => format!("process {process} ({})", name.trim()),
+        _ => format!("process {process}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_writer_is_named_while_it_lives_and_we_are_not() {
+        assert_eq!(who(Port(std::process::id())), None);
+        assert_eq!(who(Port(0)), None);
+        let sleeper = std::process::Command::new("sleep").arg("60").spawn();
+        let mut sleeper = sleeper.unwrap();
+        let id = sleeper.id();
+        // It has its name once it has been executed.
+        let named = || who(Port(id)).unwrap() == format!("process {id} (sleep)");
+        assert!((0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            named()
+        }));
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert_eq!(who(Port(id)).unwrap(), format!("process {id}"));
+    }
+}

@@ -1,0 +1,229 @@
+//! Notice of files that change under the agent: what it has written for others and what pods ask for, the runtime's network
+//! configurations, kernel parameters.
+//!
+//! What has happened is looked up; that something has is all there is to learn here. What the agent itself writes is noticed
+//! too, and costs one look that finds nothing to do. Parameters are noticed when somebody writes them by the same `/proc` (the
+//! host's); of forwarding and filters netlink tells besides, whoever writes them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use netweft_cni::{conf, node, requests};
+use netweft_udp_relay::config;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use crate::words::chain;
+
+/// What becomes of a file whose content may be another: it is put into place, taken away, or written where it is.
+const CONTENT: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
+    .union(AddWatchFlags::IN_MOVED_FROM)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_CLOSE_WRITE);
+
+/// Tells when a file has changed.
+pub struct Watch {
+    changed: Arc<Notify>,
+    places: Option<Arc<Places>>,
+    parameters: BTreeSet<PathBuf>,
+}
+
+struct Places {
+    inotify: Inotify,
+    kinds: Mutex<HashMap<WatchDescriptor, Kind>>,
+}
+
+/// Which events of a place count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// What pods ask for: every file.
+    Requests,
+    /// What is shared with the plugin and the relay: the files that the agent writes for them.
+    Shared,
+    /// The runtime's network configurations: what it would read.
+    Configurations,
+    /// One kernel parameter.
+    Parameter,
+}
+
+impl Kind {
+    fn counts(self, name: Option<&OsStr>) -> bool {
+        let name = name.and_then(OsStr::to_str).unwrap_or_default();
+        match self {
+            Self::Requests | Self::Parameter => true,
+            Self::Shared => [node::FILE, config::FILE].contains(&name),
+            Self::Configurations => conf::is_read_by_runtimes(name),
+        }
+    }
+}
+
+impl Watch {
+    /// A watch on the directory shared with the plugin, and on that of the runtime's configurations. If it cannot be had, the
+    /// regular look has to do.
+    #[must_use]
+    pub fn new(run_dir: &Path, cni_conf_dir: &Path) -> Self {
+        let changed = Arc::new(Notify::new());
+        let asked = run_dir.join(requests::DIR);
+        let dirs = [
+            (asked.as_path(), AddWatchFlags::IN_MOVED_TO, Kind::Requests),
+            (run_dir, CONTENT, Kind::Shared),
+            (cni_conf_dir, CONTENT, Kind::Configurations),
+        ];
+        let places = Places::watch(&dirs, Arc::clone(&changed));
+        let unwatched = |error: &io::Error| {
+            warn!(error = %chain(error), "cannot watch files; looking once a minute");
+        };
+        Self {
+            changed,
+            places: places.inspect_err(unwatched).ok(),
+            parameters: BTreeSet::new(),
+        }
+    }
+
+    /// Waits until a file has changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Watches these kernel parameters from now on; others that have been watched may be for longer.
+    pub fn follow(&mut self, parameters: BTreeSet<PathBuf>) {
+        let Some(places) = &self.places else { return };
+        for parameter in parameters.difference(&self.parameters) {
+            // One that is not there (any more) is the next look's business.
+            let _ = places.add(parameter, AddWatchFlags::IN_MODIFY, Kind::Parameter);
+        }
+        self.parameters = parameters;
+    }
+}
+
+impl Places {
+    /// Listens on a thread that ends with the process.
+    fn watch(dirs: &[(&Path, AddWatchFlags, Kind)], changed: Arc<Notify>) -> io::Result<Arc<Self>> {
+        let places = Arc::new(Self {
+            inotify: Inotify::init(InitFlags::IN_CLOEXEC)?,
+            kinds: Mutex::default(),
+        });
+        for (dir, events, kind) in dirs {
+            std::fs::create_dir_all(dir)?;
+            places.add(dir, *events, *kind)?;
+        }
+        let listening = Arc::clone(&places);
+        let listen = move || {
+            while let Ok(events) = listening.inotify.read_events() {
+                if events.iter().any(|event| listening.counts(event)) {
+                    changed.notify_one();
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("files".to_owned());
+        thread.spawn(listen)?;
+        Ok(places)
+    }
+
+    fn add(&self, path: &Path, events: AddWatchFlags, kind: Kind) -> io::Result<()> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.insert(self.inotify.add_watch(path, events)?, kind);
+        Ok(())
+    }
+
+    fn counts(&self, event: &InotifyEvent) -> bool {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+            kinds.remove(&event.wd);
+            return false;
+        }
+        // What has overflowed may have been anything.
+        let kind = kinds.get(&event.wd);
+        kind.is_none_or(|kind| kind.counts(event.name.as_deref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use netweft_cni::requests::Requests;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Fixture {
+        watch: Watch,
+        run: TempDir,
+        cni: TempDir,
+    }
+
+    fn fixture() -> Fixture {
+        let (run, cni) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let watch = Watch::new(run.path(), cni.path());
+        Fixture { watch, run, cni }
+    }
+
+    impl Fixture {
+        async fn hears(&self, act: impl FnOnce(&Self)) -> bool {
+            let quiet = Duration::from_millis(50);
+            while tokio::time::timeout(quiet, self.watch.changed())
+                .await
+                .is_ok()
+            {}
+            act(self);
+            let heard = self.watch.changed();
+            tokio::time::timeout(quiet * 2, heard).await.is_ok()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_pods_ask_for_is_heard_of() {
+        let it = fixture();
+        let ask = |it: &Fixture| {
+            let requests = Requests::new(it.run.path());
+            requests.make(&["a".to_owned()]).unwrap();
+        };
+        assert!(it.hears(ask).await);
+        assert!(!it.hears(|_| {}).await);
+        assert!(it.hears(ask).await);
+    }
+
+    #[tokio::test]
+    async fn files_for_others_are_heard_of_and_the_rest_is_not() {
+        let it = fixture();
+        for name in [node::FILE, config::FILE] {
+            assert!(
+                it.hears(|it| fs::write(it.run.path().join(name), "x").unwrap())
+                    .await
+            );
+            assert!(
+                it.hears(|it| fs::remove_file(it.run.path().join(name)).unwrap())
+                    .await
+            );
+        }
+        let ours = |it: &Fixture| it.cni.path().join(conf::CONFLIST_FILE);
+        assert!(it.hears(|it| fs::write(ours(it), "{}").unwrap()).await);
+        let away = |it: &Fixture| fs::rename(ours(it), it.cni.path().join("x.bak")).unwrap();
+        assert!(it.hears(away).await);
+        let foreign = |it: &Fixture| fs::write(it.cni.path().join("05-other.conf"), "").unwrap();
+        assert!(it.hears(foreign).await, "one that may sort in front");
+        let rest = |it: &Fixture| {
+            fs::write(it.run.path().join("status.yaml"), "x").unwrap();
+            fs::write(it.cni.path().join("readme.txt"), "x").unwrap();
+        };
+        assert!(!it.hears(rest).await);
+    }
+
+    #[tokio::test]
+    async fn parameters_that_are_followed_are_heard_of() {
+        let mut it = fixture();
+        let parameter = it.run.path().join("ip_forward");
+        fs::write(&parameter, "1").unwrap();
+        let write = |_: &Fixture| fs::write(it.run.path().join("ip_forward"), "0").unwrap();
+        assert!(!it.hears(write).await);
+        let missing = it.run.path().join("missing");
+        it.watch.follow([parameter.clone(), missing].into());
+        assert!(it.hears(|_| fs::write(&parameter, "0").unwrap()).await);
+    }
+}
