@@ -5,6 +5,8 @@
 mod addresses;
 mod bandwidth;
 mod bgp;
+mod change;
+mod drift;
 mod faults;
 mod modes;
 mod nodes;
@@ -101,6 +103,8 @@ const LIFE: &[Check] = &checks![
     bandwidth::a_pod_that_asks_is_limited_in_its_rate,
     addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
     nodes::a_node_works_without_its_agent,
+    drift::what_others_change_is_put_right_and_told,
+    change::a_change_of_the_mode_loses_nothing,
     faults::killed_agents_lose_nothing,
     faults::killed_operators_lose_nothing,
     faults::a_dead_api_server_loses_nothing,
