@@ -26,7 +26,7 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift, faults; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 

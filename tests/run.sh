@@ -54,7 +54,7 @@ stage_lab() {
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
   "${lab[@]}" --mode growth --family 4,46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode drift --family 46 --rp-filter 1 || code=1
+  "${lab[@]}" --mode drift,faults --family 46 --rp-filter 1 || code=1
   bgp_programs
   "${lab[@]}" --mode migrate --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1

@@ -213,6 +213,7 @@ impl Controller {
         } = world;
         self.metrics.seen("IPPool", pools.len());
         self.metrics.used(pools.iter().copied());
+        self.metrics.changing(modes.iter().copied());
         self.metrics.seen("NetworkMode", modes.len());
         self.metrics.seen("BGPPeer", peers.len());
         self.metrics.seen("Node", nodes.len());

@@ -9,7 +9,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use kube::ResourceExt;
-use netweft_crds::{IPPool, Usage};
+use netweft_crds::{IPPool, NetworkMode, Usage};
 
 /// Everything the operator measures.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Metrics {
     pub objects: Family<ObjectLabels, Gauge>,
     blocks: Family<ShareLabels, Gauge>,
     addresses: Family<ShareLabels, Gauge>,
+    phases: Family<PhaseLabels, Gauge>,
+    nodes: Family<ProgressLabels, Gauge>,
 }
 
 /// What a write was and what came of it.
@@ -75,6 +77,29 @@ enum Share {
     used,
 }
 
+/// A mode that is in a phase of its change.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    mode: String,
+    phase: String,
+}
+
+/// The nodes that are to carry a mode, or those that do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ProgressLabels {
+    mode: String,
+    nodes: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[expect(non_camel_case_types, reason = "the variants are the label's values")]
+enum Progress {
+    /// All.
+    total,
+    /// Those that carry the traffic as it is wanted.
+    done,
+}
+
 impl Metrics {
     /// All metrics at their beginning.
     #[must_use]
@@ -86,6 +111,7 @@ impl Metrics {
         let objects = Family::default();
         let blocks = Family::default();
         let addresses = Family::default();
+        let (phases, nodes) = (Family::default(), Family::default());
         let mut registry = Registry::with_prefix("netweft_operator");
         registry.register(
             "leader",
@@ -108,6 +134,16 @@ impl Metrics {
         registry.register("objects", "Objects seen", objects.clone());
         registry.register("pool_blocks", "Blocks of a pool", blocks.clone());
         registry.register("pool_addresses", "Addresses of a pool", addresses.clone());
+        registry.register(
+            "mode_phase",
+            "1 for the phase that a mode's change is in",
+            phases.clone(),
+        );
+        registry.register(
+            "mode_nodes",
+            "Nodes that are to carry a mode, and those that do",
+            nodes.clone(),
+        );
         Self {
             registry,
             leader,
@@ -117,6 +153,8 @@ impl Metrics {
             objects,
             blocks,
             addresses,
+            phases,
+            nodes,
         }
     }
 
@@ -157,6 +195,34 @@ impl Metrics {
         }
     }
 
+    /// Sets how far the modes are that are in use.
+    pub fn changing<'a>(&self, modes: impl IntoIterator<Item = &'a NetworkMode>) {
+        self.phases.clear();
+        self.nodes.clear();
+        for mode in modes {
+            let status = mode.status.as_ref();
+            if let Some(phase) = status.and_then(|status| status.phase) {
+                let labels = PhaseLabels {
+                    mode: mode.name_any(),
+                    phase: format!("{phase:?}"),
+                };
+                self.phases.get_or_create(&labels).set(1);
+            }
+            let Some(progress) = status.and_then(|status| status.nodes.as_ref()) else {
+                continue;
+            };
+            for (nodes, value) in [
+                (Progress::total, progress.total),
+                (Progress::done, progress.done),
+            ] {
+                let mode = mode.name_any();
+                self.nodes
+                    .get_or_create(&ProgressLabels { mode, nodes })
+                    .set(value);
+            }
+        }
+    }
+
     /// Sets how many objects of a kind there are.
     pub fn seen(&self, kind: &'static str, count: usize) {
         self.objects
@@ -189,6 +255,14 @@ mod tests {
         };
         metrics.used([&pool("gone")]);
         metrics.used([&pool("p")]);
+        let mode = |phase: &str| {
+            let status = format!("{{phase: {phase}, nodes: {{total: 3, done: 1}}}}");
+            yaml::<NetworkMode>(&format!(
+                "{{metadata: {{name: m}}, spec: {{mode: host-gw}}, status: {status}}}"
+            ))
+        };
+        metrics.changing([&mode("Preparing")]);
+        metrics.changing([&mode("Switching")]);
         let text = metrics.text().unwrap();
         for line in [
             "netweft_operator_leader 0",
@@ -196,6 +270,9 @@ mod tests {
             "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"create\",result=\"done\"} 1",
             "netweft_operator_last_success_timestamp_seconds 0",
             "netweft_operator_objects{kind=\"Node\"} 3",
+            "netweft_operator_mode_phase{mode=\"m\",phase=\"Switching\"} 1",
+            "netweft_operator_mode_nodes{mode=\"m\",nodes=\"total\"} 3",
+            "netweft_operator_mode_nodes{mode=\"m\",nodes=\"done\"} 1",
             "netweft_operator_pool_blocks{pool=\"p\",share=\"total\"} 4",
             "netweft_operator_pool_blocks{pool=\"p\",share=\"used\"} 2",
             "netweft_operator_pool_addresses{pool=\"p\",share=\"total\"} 256",
@@ -204,5 +281,6 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
         assert!(!text.contains("gone"), "{text}");
+        assert!(!text.contains("Preparing"), "{text}");
     }
 }

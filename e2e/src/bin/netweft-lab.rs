@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::bgp::{self, Story};
 use netweft_e2e::lab::drift;
 use netweft_e2e::lab::fabric::{self, Routers};
+use netweft_e2e::lab::faults;
 use netweft_e2e::lab::growth;
 use netweft_e2e::lab::migrate::{self, Tour};
 use netweft_e2e::lab::scale::{self, Author, Shape};
@@ -109,6 +110,8 @@ enum What {
     Migrate,
     /// Three nodes and VXLAN: somebody tampers with one.
     Drift,
+    /// The same: agents die, a node joins, one is booted.
+    Faults,
 }
 
 fn what(text: &str) -> Result<What, String> {
@@ -119,10 +122,11 @@ fn what(text: &str) -> Result<What, String> {
         "growth" => Ok(What::Growth),
         "migrate" => Ok(What::Migrate),
         "drift" => Ok(What::Drift),
+        "faults" => Ok(What::Faults),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, scale, growth, migrate, drift, or one of {}",
+                "write fabric, bgp, scale, growth, migrate, drift, faults, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -137,6 +141,7 @@ enum Job {
     Scale(scale::Options),
     Growth(Options),
     Drift(Options),
+    Faults(Options),
     Migrate(Options, migrate::Plan),
 }
 
@@ -148,6 +153,7 @@ impl Job {
             Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
             Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
             Self::Drift(options) => drift::run(options, keep).map(|()| Vec::new()),
+            Self::Faults(options) => faults::run(options, keep).map(|()| Vec::new()),
             Self::Migrate(options, plan) => migrate::run(options, plan, keep).map(|()| Vec::new()),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
@@ -161,6 +167,7 @@ impl Job {
             Self::Scale(options) => options.to_string(),
             Self::Growth(options) => format!("nodes that get blocks and give them back, {options}"),
             Self::Drift(options) => format!("a node that somebody tampers with, {options}"),
+            Self::Faults(options) => format!("what befalls nodes and agents, {options}"),
             Self::Migrate(options, _) => format!("changes of the mode, {options}"),
         }
     }
@@ -193,13 +200,13 @@ fn main() -> anyhow::Result<ExitCode> {
                 }
                 What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
                 What::Bgp => jobs.extend(command.stories(&binaries, *families)),
-                What::Growth | What::Drift => {
+                What::Growth | What::Drift | What::Faults => {
                     let mode = LabMode::Vxlan;
                     let options = command.modes(&binaries, masquerading, mode, *families);
-                    let job = if matches!(what, What::Drift) {
-                        Job::Drift
-                    } else {
-                        Job::Growth
+                    let job = match what {
+                        What::Drift => Job::Drift,
+                        What::Faults => Job::Faults,
+                        _ => Job::Growth,
                     };
                     jobs.extend(options.into_iter().map(job));
                 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
+use super::load::Cost;
 use super::meter::Losses;
-use super::talk::Talks;
 use super::{Lab, Options};
 use crate::command::output;
 
@@ -16,8 +16,6 @@ use crate::command::output;
 const STORM: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(100));
 /// Pings of a pair that one small harm may cost, 10 ms each.
 const BUDGET: u64 = 3;
-/// Between two chunks of a connection, and between two connections: the agent shall not have to fight for the CPU.
-const TALK: Duration = Duration::from_millis(50);
 /// The node on which it happens.
 const VICTIM: usize = 1;
 
@@ -72,7 +70,7 @@ impl Lab {
         let stranger = self.stranger()?;
         self.storm()?;
         for harm in BIG {
-            let (took, losses) = self.under_load(|lab| {
+            let (took, losses) = self.tampered(|lab| {
                 lab.harm(harm)?;
                 let harmed = Instant::now();
                 lab.site.is_as_wanted()?;
@@ -89,7 +87,7 @@ impl Lab {
     }
 
     fn storm(&mut self) -> anyhow::Result<()> {
-        let (harms, losses) = self.under_load(|lab| {
+        let (harms, losses) = self.tampered(|lab| {
             let began = Instant::now();
             let mut harms = 0;
             for harm in SMALL.iter().cycle() {
@@ -117,19 +115,16 @@ impl Lab {
         Ok(())
     }
 
-    /// Does something while everybody talks; no connection may die.
-    fn under_load<T>(
+    /// Tampers while everybody talks; no connection may be reset.
+    fn tampered<T>(
         &mut self,
         act: impl FnOnce(&mut Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<(T, Losses)> {
-        let meter = self.site.meter()?;
-        let talks = Talks::start(&self.site, TALK, self.options.masquerading)?;
-        std::thread::sleep(Duration::from_millis(300));
-        let done = act(self);
-        std::thread::sleep(Duration::from_millis(300));
-        let losses = meter.finish()?;
-        let streams = talks.finish()?;
-        let done = done?;
+        let Cost {
+            done,
+            losses,
+            streams,
+        } = self.under_load(act)?;
         // Where each tenth of a second takes some packets, TCP may have to wait for longer than anybody waits for it.
         let slow = |why: &str| why.contains("timed out") || why.contains("no answer");
         let mut dead = streams.dead.iter().filter(|(_, _, why)| !slow(why));

@@ -24,6 +24,12 @@ pub enum Tour {
     All,
 }
 
+/// The node that says nothing for a while.
+const SILENT: usize = 3;
+/// How long a change is held, and how long it may take until the operator says by whom.
+const HELD: Duration = Duration::from_secs(3);
+const HEARD: Duration = Duration::from_secs(1);
+
 /// The modes of a lab, and how they are walked through.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -102,6 +108,9 @@ impl Lab {
             cells.push(cell.with_context(|| format!("from {from} to {to}"))?);
         }
         print!("{}", table(&cells));
+        if let [first, second, ..] = *order {
+            self.hold_and_revert(first, second)?;
+        }
         let clean = |cell: &&Cell| cell.losses.pairs.is_empty() && cell.streams.dead.is_empty();
         let dirty: Vec<&Cell> = cells.iter().filter(|cell| !clean(cell)).collect();
         for Cell {
@@ -151,27 +160,58 @@ impl Lab {
         })
     }
 
+    /// A change waits for a node that says nothing, names it, and goes on when it is back. Edited back in the midst of switching, it
+    /// ends where it began.
+    fn hold_and_revert(&mut self, mode: LabMode, other: LabMode) -> anyhow::Result<()> {
+        let cost = self.under_load(|lab| {
+            lab.site.node_mut(SILENT)?.0.kill_agent()?;
+            lab.site.store.edit_mode(&other.spec())?;
+            let held = Instant::now();
+            while held.elapsed() < HELD {
+                let (phase, said) = lab.look()?;
+                let named = said.contains(&format!("node-{SILENT}"));
+                let waits = phase == Phase::Preparing && named;
+                ensure!(waits || held.elapsed() < HEARD, "{phase:?}: {said}");
+            }
+            lab.site.start_agent(SILENT)?;
+            lab.wait_for(Phase::Switching)?;
+            lab.site.store.edit_mode(&mode.spec())?;
+            lab.wait_for(Phase::Stable)
+        })?;
+        ensure!(cost.streams.dead.is_empty(), "{}", cost.streams);
+        let what = format!("to {other}, held by a node that said nothing, and back");
+        cost.losses.check_none(&what)?;
+        self.nothing_old_is_left(mode)?;
+        self.site.is_as_wanted()?;
+        self.travels_by(mode)
+    }
+
+    /// The operator's core does what it would, and says how far the change is.
+    fn look(&mut self) -> anyhow::Result<(Phase, String)> {
+        self.site.settle()?;
+        let mode = self.site.store.modes.first().context("there is a mode")?;
+        let status = mode.status.as_ref().context("a status")?;
+        let said = status.conditions.first().map(|it| it.message.clone());
+        Ok((status.phase.context("a phase")?, said.unwrap_or_default()))
+    }
+
+    fn wait_for(&mut self, wanted: Phase) -> anyhow::Result<()> {
+        until(&format!("the phase {wanted:?}"), CHANGED, || {
+            let (phase, said) = self.look()?;
+            ensure!(phase == wanted, "{phase:?}: {said}");
+            Ok(())
+        })
+    }
+
     /// The operator walks through all phases, one after the other.
     fn follow(&mut self) -> anyhow::Result<()> {
         let mut seen = Vec::new();
         until("the change to be over", CHANGED, || {
-            self.site.settle()?;
-            let mode = self.site.store.modes.first().context("there is a mode")?;
-            let status = mode.status.as_ref().context("a status")?;
-            let phase = status.phase.context("a phase")?;
+            let (phase, said) = self.look()?;
             if seen.last() != Some(&phase) {
                 seen.push(phase);
             }
-            let said = status
-                .conditions
-                .iter()
-                .map(|it| it.message.as_str())
-                .next();
-            ensure!(
-                phase == Phase::Stable,
-                "{phase:?}: {}",
-                said.unwrap_or_default()
-            );
+            ensure!(phase == Phase::Stable, "{phase:?}: {said}");
             Ok(())
         })?;
         let all = [

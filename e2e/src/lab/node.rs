@@ -67,6 +67,12 @@ impl Node {
         self.bird.take().context("BIRD runs on the node")
     }
 
+    /// The agent's process.
+    pub fn agent_pid(&self) -> anyhow::Result<u32> {
+        let agent = self.agent.as_ref().context("an agent runs on the node")?;
+        Ok(agent.id())
+    }
+
     /// SIGKILL for the agent.
     pub fn kill_agent(&mut self) -> anyhow::Result<()> {
         let mut agent = self.agent.take().context("an agent runs on the node")?;

@@ -1,6 +1,6 @@
 //! Nodes with agents and pods, whatever they are connected by, and the objects that tell them what to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,8 @@ pub struct Site {
     pub pods: Vec<Pod>,
     /// The objects.
     pub store: Store,
+    /// Namespaces that have a server, by their holders.
+    serving: BTreeSet<u32>,
 }
 
 impl Site {
@@ -59,6 +61,7 @@ impl Site {
             nodes: Vec::new(),
             pods: Vec::new(),
             store,
+            serving: BTreeSet::new(),
         })
     }
 
@@ -135,6 +138,14 @@ impl Site {
         Ok(())
     }
 
+    /// Start the agent of node number `number`.
+    pub fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
+        let (binaries, bird) = (self.binaries.clone(), self.bird.clone());
+        let objects = self.store.folder().to_owned();
+        let (node, run) = self.node_mut(number)?;
+        node.start_agent(run, &binaries, &objects, bird.as_deref())
+    }
+
     /// Every agent says that its node is ready.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         self.nodes.iter().try_for_each(Node::wait_until_ready)
@@ -152,12 +163,15 @@ impl Site {
         Ok(())
     }
 
-    /// A server in every pod, and on every node if `nodes`.
+    /// A server in every pod, and on every node if `nodes`, where there is none yet.
     pub fn start_servers(&mut self, nodes: bool) -> anyhow::Result<()> {
         let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
         let of_nodes = self.nodes.iter().filter(|_| nodes);
         let of_nodes = of_nodes.map(|node| (&node.name, &node.space));
         for (name, space) in pods.chain(of_nodes) {
+            if !self.serving.insert(space.pid()) {
+                continue;
+            }
             let mut command = space.command(self.binaries.join("netweft-probe"));
             command.arg("serve");
             let log = self.run.folder().join(format!("{name}-server.log"));

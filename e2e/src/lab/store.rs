@@ -68,6 +68,11 @@ impl Store {
         network.with_context(|| format!("the operator has made a NodeNetwork for {node}"))
     }
 
+    /// How many blocks are assigned.
+    pub fn blocks(&self) -> usize {
+        self.subnets.len()
+    }
+
     /// How many blocks of a pool are assigned.
     pub fn blocks_of(&self, pool: &str) -> usize {
         let subnets = self.subnets.values();

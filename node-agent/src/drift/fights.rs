@@ -101,11 +101,13 @@ mod tests {
     const WHAT: &str = "route 10.244.1.0/26";
 
     fn fought(times: u32) -> (Fights, Instant) {
-        let (mut fights, now) = (Fights::default(), Instant::now());
-        for _ in 0..times {
-            fights.note(WHAT, Some("process 42 (ip)"), now);
-        }
-        (fights, now)
+        let now = Instant::now();
+        let fight = Fight {
+            times,
+            last: now,
+            by: Some("process 42 (ip)".to_owned()),
+        };
+        (Fights([(WHAT.to_owned(), fight)].into()), now)
     }
 
     #[test]
