@@ -27,6 +27,7 @@ mod prober;
 mod reconcile;
 mod report;
 mod requests;
+mod retry;
 mod run;
 mod source;
 mod status;

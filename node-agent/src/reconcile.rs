@@ -11,38 +11,34 @@ use std::time::{Duration, Instant};
 use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node;
-use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
+use netweft_crds::NodeNetwork;
 use netweft_netstate::events::Touched;
 use netweft_netstate::kernel::Kernel;
-use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
+use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
-use netweft_netstate::owner::Owner;
-use netweft_netstate::subject::Subject;
 use netweft_udp_relay::config::RelayConfig;
-use nix::errno::Errno;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::args::Paths;
 use crate::bird::{Link, Observed};
 use crate::compare::Comparison;
+use crate::desired::Desired;
 use crate::desired::bird::learnt;
-use crate::desired::{Desired, masquerade};
-use crate::drift::{Difference, Drifts, Judgement, TABLE};
+use crate::drift::{Difference, Drifts};
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
-use crate::nft::{Change, Nft, NftError};
-use crate::pods::{Counts, Pods, Records, Tended};
+use crate::nft::Nft;
+use crate::pods::{Pods, Records, Tended};
 use crate::prober::{Answers, Trials};
-use crate::status::{Outcome, status, verdict};
-use crate::sysctl::{self, Ensured};
+use crate::retry::Retry;
+use crate::status::{Outcome, verdict};
 use crate::teller::Telling;
 use crate::words::chain;
-use crate::{cni_conf, draining, requests};
+use crate::{cni_conf, draining, sysctl};
 
-/// How long after a failure it is tried again: doubled each time up to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+mod apply;
+mod tell;
 
 /// One node and what keeps it as it should be.
 pub struct Reconciler<K> {
@@ -57,7 +53,7 @@ pub struct Reconciler<K> {
     metrics: Metrics,
     drifts: Drifts,
     waiting: bool,
-    failures: u32,
+    retry: Retry,
     /// When to look again although nothing failed.
     again: Option<Duration>,
 }
@@ -86,7 +82,7 @@ impl<K: Kernel> Reconciler<K> {
             metrics,
             again: None,
             waiting: false,
-            failures: 0,
+            retry: Retry::default(),
         }
     }
 
@@ -119,7 +115,12 @@ impl<K: Kernel> Reconciler<K> {
         let clean = settled.is_some();
         self.drifts.end(settled);
         self.metrics.synced(clean);
-        let retry = self.retry_after(clean);
+        let retry = if clean {
+            self.retry.succeeded();
+            None
+        } else {
+            Some(self.retry.failed())
+        };
         let drift = self.drifts.again(Instant::now());
         let soonest = retry.into_iter().chain(self.again.take()).chain(drift);
         soonest.min()
@@ -139,14 +140,7 @@ impl<K: Kernel> Reconciler<K> {
     /// The kernel parameters that the node was last settled with.
     pub fn parameters(&self) -> BTreeSet<PathBuf> {
         let settled = self.drifts.settled().into_iter();
-        let names = settled.flat_map(|it| {
-            let loosened = it
-                .loosen
-                .iter()
-                .map(|link| sysctl::rp_filter(link.as_str()));
-            let listening = it.keep_listening.iter().map(sysctl::accept_ra);
-            it.sysctls.keys().cloned().chain(loosened).chain(listening)
-        });
+        let names = settled.flat_map(Desired::parameters);
         names.map(|name| self.paths.sysctl_dir.join(name)).collect()
     }
 
@@ -158,20 +152,6 @@ impl<K: Kernel> Reconciler<K> {
     /// To be told when ways that stand by have been tried.
     pub fn trials(&self) -> watch::Receiver<Answers> {
         self.trials.changes()
-    }
-
-    fn retry_after(&mut self, clean: bool) -> Option<Duration> {
-        self.failures = if clean {
-            0
-        } else {
-            self.failures.saturating_add(1)
-        };
-        (!clean).then(|| {
-            RETRY
-                .0
-                .saturating_mul(1 << (self.failures - 1).min(10))
-                .min(RETRY.1)
-        })
     }
 
     /// Bring kernel, nft table and files in line. An error means that nothing was changed.
@@ -223,86 +203,6 @@ impl<K: Kernel> Reconciler<K> {
         Ok((desired, outcome))
     }
 
-    /// Does what is to be done now.
-    async fn apply_difference(
-        &mut self,
-        ops: &[Op],
-        actual: &NetworkState,
-        desired: &Desired,
-        outcome: &mut Outcome,
-    ) -> Links {
-        let now = Instant::now();
-        let Judgement { drift, held } = self.drifts.judge(ops, actual, &desired.kernel, now);
-        let due = ops.iter().enumerate().filter(|(at, _)| !held.contains(at));
-        let (places, due): (Vec<usize>, Vec<Op>) = due.map(|(at, op)| (at, op.clone())).unzip();
-        let Applied { done, missing } = self.apply(&due, desired, outcome).await;
-        for (nth, op) in due.iter().enumerate() {
-            let difference = places.get(nth).and_then(|at| drift.get(at));
-            if let Some(difference) = difference
-                && done.contains(&nth)
-            {
-                self.drifts.repaired(op, difference, now);
-            }
-        }
-        let of_links = due
-            .iter()
-            .filter(|op| matches!(op.subject(), Subject::Link(_)));
-        let touched = of_links.filter_map(Op::link).cloned().collect();
-        Links { missing, touched }
-    }
-
-    fn set_parameters(&mut self, desired: &Desired, links: &Links, outcome: &mut Outcome) {
-        let now = Instant::now();
-        let was = |it: &Desired, name: &str| looked_after(it, name);
-        let mut wanted = desired.sysctls.clone();
-        wanted.retain(|name, _| {
-            !is_of(name, &links.missing) && !self.drifts.has_to_wait(&parameter(name), now)
-        });
-        let Ensured { errors, set } = sysctl::ensure(
-            &self.paths.sysctl_dir,
-            &desired.keep_listening,
-            &desired.loosen,
-            &wanted,
-        );
-        outcome.failures.extend(errors.iter().map(|e| chain(e)));
-        for (name, found, wanted) in set {
-            let settled = self.drifts.settled();
-            if settled.is_some_and(|it| was(it, &name)) && !is_of(&name, &links.touched) {
-                let difference = Difference { found, wanted };
-                let what = parameter(&name);
-                self.drifts
-                    .thing_repaired("sysctl", &what, &difference, now);
-            }
-        }
-    }
-
-    async fn load_table(&mut self, inputs: &Inputs, desired: &Desired, outcome: &mut Outcome) {
-        let now = Instant::now();
-        let mut settled = self.drifts.settled().into_iter();
-        let was = settled.any(|settled| settled.nft == desired.nft);
-        if was && self.drifts.has_to_wait(TABLE, now) {
-            return;
-        }
-        match self.nft.ensure(&desired.nft).await {
-            Ok(Change::None) => {}
-            Ok(Change::Loaded { replaced }) => {
-                info!("nft table loaded");
-                if was {
-                    let found = if replaced { "another" } else { "none" };
-                    let difference = Difference {
-                        found: found.to_owned(),
-                        wanted: "as it was loaded".to_owned(),
-                    };
-                    self.drifts.table_repaired(&difference, now);
-                }
-            }
-            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
-            // To try again would not help, and pods reach each other without it.
-            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
-            Err(error) => outcome.failures.push(chain(&error)),
-        }
-    }
-
     /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
     /// are taken away; while it is on they are BIRD's alone.
     async fn lead_bird(
@@ -329,7 +229,7 @@ impl<K: Kernel> Reconciler<K> {
                 route: route.clone(),
             });
             let gone: Vec<Op> = gone.collect();
-            drop(self.apply(&gone, desired, outcome).await);
+            drop(self.apply(gone.iter().enumerate(), desired, outcome).await);
         }
     }
 
@@ -368,42 +268,6 @@ impl<K: Kernel> Reconciler<K> {
         outcome.conflicts.extend(conflicts);
         outcome.notes.extend(notes);
         self.again = again;
-    }
-
-    /// Apply the operations in order; what hangs on a link that failed is left for the next time.
-    async fn apply(&self, ops: &[Op], desired: &Desired, outcome: &mut Outcome) -> Applied {
-        let mut broken: BTreeSet<LinkName> = BTreeSet::new();
-        let mut applied = Applied::default();
-        for (nth, op) in ops.iter().enumerate() {
-            if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
-                continue;
-            }
-            match self.kernel.apply(op).await {
-                Ok(()) => {
-                    info!(%op, "kernel changed");
-                    self.metrics.applied(op.kind());
-                    applied.done.insert(nth);
-                }
-                Err(error) => {
-                    error!(error = %chain(&error), "cannot change the kernel, will retry");
-                    // On another's link one route does not hang on the next.
-                    let ours = op.link().filter(|link| Owner::agent().owns_link(link));
-                    broken.extend(ours.cloned());
-                    let Some((link, sentence)) = lacking(op, &error) else {
-                        outcome.failures.push(chain(&error));
-                        continue;
-                    };
-                    applied.missing.insert(link.clone());
-                    // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
-                    if desired.spare.contains(link) {
-                        outcome.lacking.push(sentence);
-                    } else {
-                        outcome.failures.push(sentence);
-                    }
-                }
-            }
-        }
-        applied
     }
 
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
@@ -466,125 +330,6 @@ impl<K: Kernel> Reconciler<K> {
             .map(sentence)
             .collect()
     }
-
-    fn tell(&self, network: &NodeNetwork, desired: &Desired, verdict: &Verdict, outcome: Outcome) {
-        let before = self
-            .known(network)
-            .map(|status| status.conditions)
-            .unwrap_or_default();
-        let taken = self.pods.taken().unwrap_or_else(|error| {
-            warn!(error = %chain(&error), "cannot list the pods' addresses");
-            BTreeSet::new()
-        });
-        let used =
-            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
-        let mut status = status(desired, verdict, network.metadata.generation, &before, used);
-        status.routes = status.routes.map(|routes| RouteCounts {
-            bgp: outcome.learnt,
-            ..routes
-        });
-        status.sessions = self.bird.observed().sessions;
-        let Answers { answered, problem } = self.trials.answers();
-        let trials = desired.trials.iter();
-        status.standby = trials
-            .map(|trial| trial.status(&answered, problem.as_deref()))
-            .collect();
-        status.draining = outcome.draining;
-        status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
-        status.drift = self.drifts.status();
-        let Counts {
-            restored,
-            reclaimed,
-        } = self.pods.counts();
-        status.repairs = Some(RepairCounts {
-            restored: i64::try_from(restored).unwrap_or(i64::MAX),
-            reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
-        });
-        self.want_told(network, status);
-    }
-
-    /// Nothing could be looked at or changed: keep what was said of links and addresses, and say why.
-    fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
-        let before = self.known(network).unwrap_or_default();
-        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
-        let now = k8s_openapi::jiff::Timestamp::now();
-        let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
-        let status = NodeNetworkStatus {
-            conditions,
-            ..before
-        };
-        self.want_told(network, status);
-    }
-
-    fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
-        let uid = network.metadata.uid.as_deref();
-        self.telling.want(uid, network.status.as_ref(), status);
-    }
-
-    /// The status as it stands, or soon will.
-    fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
-        let uid = network.metadata.uid.as_deref();
-        self.telling.known(uid, network.status.as_ref())
-    }
-}
-
-/// What came of operations.
-#[derive(Default)]
-struct Applied {
-    /// Those that were done, by their places.
-    done: BTreeSet<usize>,
-    /// Links that this kernel cannot have.
-    missing: BTreeSet<LinkName>,
-}
-
-/// What has become of links.
-struct Links {
-    /// Those that this kernel cannot have.
-    missing: BTreeSet<LinkName>,
-    /// Those with which something was done; a new one has the kernel's own parameters.
-    touched: BTreeSet<LinkName>,
-}
-
-/// Whether a kernel parameter is one of these links'.
-fn is_of(name: &str, links: &BTreeSet<LinkName>) -> bool {
-    let mut links = links.iter();
-    links.any(|link| name.contains(&format!("/{link}/")))
-}
-
-/// A kernel parameter in words.
-fn parameter(name: &str) -> String {
-    format!("parameter net/{name}")
-}
-
-/// Whether a node that is so looks after a kernel parameter.
-fn looked_after(desired: &Desired, name: &str) -> bool {
-    let mut loosened = desired.loosen.iter();
-    let mut listening = desired.keep_listening.iter();
-    desired.sysctls.contains_key(name)
-        || loosened.any(|link| sysctl::rp_filter(link.as_str()) == name)
-        || listening.any(|link| sysctl::accept_ra(link) == name)
-}
-
-/// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.
-fn lacking<'a>(
-    op: &'a Op,
-    error: &netweft_netstate::error::Error,
-) -> Option<(&'a LinkName, String)> {
-    let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
-        return None;
-    };
-    let kind = match link.kind {
-        LinkKind::Vxlan(_) => "vxlan",
-        LinkKind::Ipip { .. } => "ipip",
-        LinkKind::Bridge => "bridge",
-        LinkKind::Tun | LinkKind::Veth | LinkKind::Other(_) => return None,
-    };
-    (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
-        let sentence = format!(
-            "this kernel has no links of the kind {kind}, so there is no {name}, and pods that are reached by it are out of reach: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
-        );
-        (name, sentence)
-    })
 }
 
 #[cfg(test)]

@@ -177,7 +177,7 @@ fn count(n: usize, noun: &str) -> String {
 }
 
 /// The first sentences and how many more there are: a condition is read by people.
-fn sentence(problems: &[String]) -> Option<String> {
+pub fn sentence(problems: &[String]) -> Option<String> {
     const SHOWN: usize = 3;
     if problems.is_empty() {
         return None;

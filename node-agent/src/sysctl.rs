@@ -37,27 +37,28 @@ pub struct Ensured {
 }
 
 impl Ensured {
-    /// Sets one parameter; what could not be is an error of `explain`.
-    fn one(
-        &mut self,
-        root: &Path,
-        name: &str,
-        value: &str,
-        explain: impl FnOnce(PathBuf, io::Error) -> SysctlError,
-    ) {
+    fn one(&mut self, root: &Path, name: &str, value: &str) {
         let path = root.join(name);
         match ensure_one(&path, value) {
             Ok(None) => {}
             Ok(Some(found)) => self.set.push((name.to_owned(), found, value.to_owned())),
-            Err(source) => self.errors.push(explain(path, source)),
+            Err(source) => {
+                let absent = source.kind() == io::ErrorKind::NotFound;
+                self.errors.push(if absent && name.starts_with("bridge/") {
+                    SysctlError::NoBridgeNetfilter(path)
+                } else {
+                    not_set(path, value, source)
+                });
+            }
         }
     }
 }
 
 /// Set those of `wanted` (values by path below `root`) that differ. One failure does not stop the others.
 ///
-/// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when forwarding is switched on the kernel drops the default routes that it has
-/// learnt from router advertisements, unless the link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
+/// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
+/// forwarding is switched on the kernel drops the default routes that it has learnt from router advertisements, unless the
+/// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
 pub fn ensure(
     root: &Path,
     keep_listening: &BTreeSet<LinkName>,
@@ -68,25 +69,16 @@ pub fn ensure(
     for name in keep_listening.iter().map(accept_ra) {
         // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
         if value(root, &name) == "1" {
-            ensured.one(root, &name, "2", |path, source| not_set(path, "2", source));
+            ensured.one(root, &name, "2");
         }
     }
     for link in loosen.iter().filter(|link| is_strict(root, link)) {
-        ensured.one(root, &rp_filter(link.as_str()), "2", |path, source| {
-            not_set(path, "2", source)
-        });
+        ensured.one(root, &rp_filter(link.as_str()), "2");
     }
     // A kernel without IPv6 has none of its parameters and needs none.
     let needed = |name: &str| !name.starts_with("ipv6/") || root.join("ipv6").exists();
     for (name, value) in wanted.iter().filter(|(name, _)| needed(name)) {
-        ensured.one(root, name, value, |path, source| {
-            let absent = source.kind() == io::ErrorKind::NotFound;
-            if absent && name.starts_with("bridge/") {
-                SysctlError::NoBridgeNetfilter(path)
-            } else {
-                not_set(path, value, source)
-            }
-        });
+        ensured.one(root, name, value);
     }
     ensured
 }

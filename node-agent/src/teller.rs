@@ -12,11 +12,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use crate::report::Reporter;
+use crate::retry::Retry;
 use crate::status::{same, same_but_for_bursts};
 use crate::words::chain;
-
-/// How long after a failure it is tried again: doubled each time up to the last.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
 /// kernel): while hundreds of them come, not each is a write.
@@ -88,7 +86,7 @@ pub struct Teller {
     reporter: Reporter,
     wanted: watch::Receiver<Wanted>,
     told: Option<(Wanted, Instant)>,
-    failures: u32,
+    retry: Retry,
 }
 
 impl Teller {
@@ -100,7 +98,7 @@ impl Teller {
             reporter,
             wanted,
             told: None,
-            failures: 0,
+            retry: Retry::default(),
         };
         (Telling { wanted: sender }, teller)
     }
@@ -122,7 +120,7 @@ impl Teller {
         let status = wanted.status.clone()?;
         if !self.is_news(&wanted, &status) {
             debug!("status unchanged");
-            self.failures = 0;
+            self.retry.succeeded();
             return None;
         }
         if let Some(rested) = self.rests(&wanted, &status, now) {
@@ -131,14 +129,12 @@ impl Teller {
         match self.reporter.tell(&self.node, &status).await {
             Ok(()) => {
                 self.told = Some((wanted, now));
-                self.failures = 0;
+                self.retry.succeeded();
                 None
             }
             Err(error) => {
                 warn!(error = %chain(&error), "cannot tell the status, will retry");
-                let pause = RETRY.0.saturating_mul(1 << self.failures.min(10));
-                self.failures = self.failures.saturating_add(1);
-                Some(now + pause.min(RETRY.1))
+                Some(now + self.retry.failed())
             }
         }
     }
@@ -172,6 +168,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::retry::RETRY;
 
     struct Fixture {
         telling: Telling,

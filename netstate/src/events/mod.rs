@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
 
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
@@ -74,23 +73,8 @@ impl Events {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(table: &str) -> Result<Self, Error> {
-        Self::subscribe(table, None)
-    }
-
-    /// Subscribes in another network namespace.
-    ///
-    /// # Errors
-    /// [`Error::Namespace`] if it cannot be entered, [`Error::Connection`] if no socket can be made.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn in_netns(table: &str, netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        Self::subscribe(table, Some(netns))
-    }
-
-    fn subscribe(table: &str, netns: Option<BorrowedFd<'_>>) -> Result<Self, Error> {
         let bound = |protocol, groups| {
-            let mut socket = netns::socket(protocol, netns)?;
+            let mut socket = netns::socket(protocol, None)?;
             let address = SocketAddr::new(0, groups);
             socket.socket_mut().bind(&address).map_err(disconnected)?;
             Ok(socket)

@@ -24,6 +24,7 @@ use netweft_netstate::owner::METRIC;
 
 use super::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
+use crate::sysctl;
 
 /// The metric of the blackhole behind a bridged block's route.
 const METRIC_BEHIND: u32 = METRIC + 10;
@@ -108,8 +109,8 @@ fn link_name() -> Option<LinkName> {
 /// somebody it never asked (`br_nf_pre_routing`).
 fn parameters(name: &LinkName) -> [(String, String); 4] {
     [
-        (format!("ipv4/conf/{name}/rp_filter"), "2".to_owned()),
-        (format!("ipv6/conf/{name}/accept_ra"), "0".to_owned()),
+        (sysctl::rp_filter(name.as_str()), "2".to_owned()),
+        (sysctl::accept_ra(name), "0".to_owned()),
         ("bridge/bridge-nf-call-iptables".to_owned(), "1".to_owned()),
         ("bridge/bridge-nf-call-ip6tables".to_owned(), "1".to_owned()),
     ]

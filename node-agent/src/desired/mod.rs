@@ -30,6 +30,7 @@ use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
 use crate::inputs::{Inputs, OwnBlock};
+use crate::sysctl;
 use bird::Bird;
 use trial::Trial;
 use tunnel_address::tunnel_addresses;
@@ -73,6 +74,20 @@ impl Desired {
     #[must_use]
     pub fn has_blocks(&self) -> bool {
         self.plugin.pools.iter().any(|pool| !pool.blocks.is_empty())
+    }
+
+    /// The kernel parameters that are looked after, by their paths below `/proc/sys/net`.
+    pub fn parameters(&self) -> impl Iterator<Item = String> {
+        let loosened = self
+            .loosen
+            .iter()
+            .map(|link| sysctl::rp_filter(link.as_str()));
+        let listening = self.keep_listening.iter().map(sysctl::accept_ra);
+        self.sysctls
+            .keys()
+            .cloned()
+            .chain(loosened)
+            .chain(listening)
     }
 }
 

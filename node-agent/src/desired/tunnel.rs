@@ -18,6 +18,7 @@ use super::tunnel_address::tunnel_addresses;
 use super::{Desired, fits, sending, udp, unicast, vxlan};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
+use crate::sysctl;
 
 /// The tunnel of one mode.
 pub struct Tunnel<'a> {
@@ -169,9 +170,9 @@ impl<'a> Tunnel<'a> {
         // Answers to what the node sends may come in by another path while a mode changes; the kernel takes the larger
         // of `all` and the link's own value, and 2 is loose (RFC 3704).
         let sysctls = &mut desired.sysctls;
-        sysctls.insert(format!("ipv4/conf/{name}/rp_filter"), "2".to_owned());
+        sysctls.insert(sysctl::rp_filter(name.as_str()), "2".to_owned());
         if self.inputs.carries(IpFamily::Ipv6) {
-            sysctls.insert(format!("ipv6/conf/{name}/accept_ra"), "0".to_owned());
+            sysctls.insert(sysctl::accept_ra(name), "0".to_owned());
         }
     }
 }

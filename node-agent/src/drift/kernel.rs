@@ -53,7 +53,8 @@ pub fn needs(op: &Op, first: &Op) -> bool {
 }
 
 /// The link that an operation makes, mends or takes away.
-fn link_of(op: &Op) -> Option<&LinkName> {
+#[must_use]
+pub fn link_of(op: &Op) -> Option<&LinkName> {
     match op {
         Op::LinkAdd { name, .. }
         | Op::LinkRecreate { name, .. }

@@ -24,12 +24,13 @@ use tracing::warn;
 use crate::desired::Desired;
 use crate::metrics::Metrics;
 use crate::nft;
+use crate::status::sentence;
 
 mod fights;
 mod kernel;
 
 use fights::Fights;
-pub use kernel::Difference;
+pub use kernel::{Difference, link_of};
 
 /// The name of nft's table, in the words of nft.
 pub const TABLE: &str = "nft table inet netweft";
@@ -202,17 +203,11 @@ impl Drifts {
     /// For the node's status; `None` while nothing has drifted.
     #[must_use]
     pub fn status(&self) -> Option<DriftStatus> {
-        const SHOWN: usize = 3;
         let (at, what) = self.last.as_ref()?;
-        let shown: Vec<&str> = what.iter().take(SHOWN).map(String::as_str).collect();
-        let mut message = shown.join("; ");
-        if what.len() > SHOWN {
-            message += &format!("; and {} more", what.len() - SHOWN);
-        }
         Some(DriftStatus {
             repairs: self.count,
             last: Some(Time(*at)),
-            message,
+            message: sentence(what)?,
         })
     }
 }

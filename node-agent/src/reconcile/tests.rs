@@ -4,10 +4,11 @@ use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;
 use netweft_crds::condition::READY;
-use netweft_crds::{NodeMode, Way};
+use netweft_crds::{NodeMode, NodeNetworkStatus, Way};
 use netweft_netstate::kernel::FakeKernel;
 use netweft_netstate::model::{
-    Address, AddressKey, Link, LinkKind, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
+    Address, AddressKey, Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind,
+    TABLE_MAIN,
 };
 use netweft_netstate::netns;
 use nix::errno::Errno;
@@ -15,6 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::report::Reporter;
+use crate::retry::RETRY;
 use crate::teller::Teller;
 
 const OBJECTS: [&str; 4] = [

@@ -1,0 +1,195 @@
+//! Making kernel, parameters and nft table as they should be, and knowing what of it was drift.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::Owner;
+use nix::errno::Errno;
+use tracing::{error, info};
+
+use super::Reconciler;
+use crate::desired::{Desired, masquerade};
+use crate::drift::{Difference, Judgement, TABLE, link_of};
+use crate::inputs::Inputs;
+use crate::nft::{Change, NftError};
+use crate::status::Outcome;
+use crate::sysctl::{self, Ensured};
+use crate::words::chain;
+
+impl<K: Kernel> Reconciler<K> {
+    /// Does what is to be done now.
+    pub(super) async fn apply_difference(
+        &mut self,
+        ops: &[Op],
+        actual: &NetworkState,
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) -> Links {
+        let now = Instant::now();
+        let Judgement { drift, held } = self.drifts.judge(ops, actual, &desired.kernel, now);
+        let due = || ops.iter().enumerate().filter(|(at, _)| !held.contains(at));
+        let Applied { done, missing } = self.apply(due(), desired, outcome).await;
+        for at in done {
+            if let (Some(op), Some(difference)) = (ops.get(at), drift.get(&at)) {
+                self.drifts.repaired(op, difference, now);
+            }
+        }
+        let touched = due().filter_map(|(_, op)| link_of(op)).cloned().collect();
+        Links { missing, touched }
+    }
+
+    pub(super) fn set_parameters(
+        &mut self,
+        desired: &Desired,
+        links: &Links,
+        outcome: &mut Outcome,
+    ) {
+        let now = Instant::now();
+        let mut wanted = desired.sysctls.clone();
+        wanted.retain(|name, _| {
+            !is_of(name, &links.missing) && !self.drifts.has_to_wait(&parameter(name), now)
+        });
+        let Ensured { errors, set } = sysctl::ensure(
+            &self.paths.sysctl_dir,
+            &desired.keep_listening,
+            &desired.loosen,
+            &wanted,
+        );
+        outcome.failures.extend(errors.iter().map(|e| chain(e)));
+        for (name, found, wanted) in set {
+            let was = |settled: &Desired| settled.parameters().any(|it| it == name);
+            if self.drifts.settled().is_some_and(was) && !is_of(&name, &links.touched) {
+                let difference = Difference { found, wanted };
+                let what = parameter(&name);
+                self.drifts
+                    .thing_repaired("sysctl", &what, &difference, now);
+            }
+        }
+    }
+
+    pub(super) async fn load_table(
+        &mut self,
+        inputs: &Inputs,
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) {
+        let now = Instant::now();
+        let mut settled = self.drifts.settled().into_iter();
+        let was = settled.any(|settled| settled.nft == desired.nft);
+        if was && self.drifts.has_to_wait(TABLE, now) {
+            return;
+        }
+        match self.nft.ensure(&desired.nft).await {
+            Ok(Change::None) => {}
+            Ok(Change::Loaded { replaced }) => {
+                info!("nft table loaded");
+                if was {
+                    let found = if replaced { "another" } else { "none" };
+                    let difference = Difference {
+                        found: found.to_owned(),
+                        wanted: "as it was loaded".to_owned(),
+                    };
+                    self.drifts.table_repaired(&difference, now);
+                }
+            }
+            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
+            // To try again would not help, and pods reach each other without it.
+            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
+            Err(error) => outcome.failures.push(chain(&error)),
+        }
+    }
+
+    /// Apply operations, which come with their places, in order; what hangs on a link that failed is left for the next time.
+    pub(super) async fn apply<'o>(
+        &self,
+        ops: impl Iterator<Item = (usize, &'o Op)>,
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) -> Applied {
+        let mut broken: BTreeSet<LinkName> = BTreeSet::new();
+        let mut applied = Applied::default();
+        for (at, op) in ops {
+            if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
+                continue;
+            }
+            match self.kernel.apply(op).await {
+                Ok(()) => {
+                    info!(%op, "kernel changed");
+                    self.metrics.applied(op.kind());
+                    applied.done.push(at);
+                }
+                Err(error) => {
+                    error!(error = %chain(&error), "cannot change the kernel, will retry");
+                    // On another's link one route does not hang on the next.
+                    let ours = op.link().filter(|link| Owner::agent().owns_link(link));
+                    broken.extend(ours.cloned());
+                    let Some((link, sentence)) = lacking(op, &error) else {
+                        outcome.failures.push(chain(&error));
+                        continue;
+                    };
+                    applied.missing.insert(link.clone());
+                    // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
+                    if desired.spare.contains(link) {
+                        outcome.lacking.push(sentence);
+                    } else {
+                        outcome.failures.push(sentence);
+                    }
+                }
+            }
+        }
+        applied
+    }
+}
+
+/// What came of operations.
+#[derive(Default)]
+pub(super) struct Applied {
+    /// Those that were done, by their places.
+    done: Vec<usize>,
+    /// Links that this kernel cannot have.
+    missing: BTreeSet<LinkName>,
+}
+
+/// What has become of links.
+pub(super) struct Links {
+    /// Those that this kernel cannot have.
+    missing: BTreeSet<LinkName>,
+    /// Those with which something was done; a new one has the kernel's own parameters.
+    touched: BTreeSet<LinkName>,
+}
+
+/// Whether a kernel parameter is one of these links'.
+fn is_of(name: &str, links: &BTreeSet<LinkName>) -> bool {
+    let mut links = links.iter();
+    links.any(|link| name.contains(&format!("/{link}/")))
+}
+
+/// A kernel parameter in words.
+fn parameter(name: &str) -> String {
+    format!("parameter net/{name}")
+}
+
+/// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.
+fn lacking<'a>(
+    op: &'a Op,
+    error: &netweft_netstate::error::Error,
+) -> Option<(&'a LinkName, String)> {
+    let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
+        return None;
+    };
+    let kind = match link.kind {
+        LinkKind::Vxlan(_) => "vxlan",
+        LinkKind::Ipip { .. } => "ipip",
+        LinkKind::Bridge => "bridge",
+        LinkKind::Tun | LinkKind::Veth | LinkKind::Other(_) => return None,
+    };
+    (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
+        let sentence = format!(
+            "this kernel has no links of the kind {kind}, so there is no {name}, and pods that are reached by it are out of reach: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
+        );
+        (name, sentence)
+    })
+}

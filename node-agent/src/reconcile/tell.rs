@@ -1,0 +1,85 @@
+//! What the teller is to tell.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
+use netweft_netstate::kernel::Kernel;
+use tracing::warn;
+
+use super::Reconciler;
+use crate::desired::Desired;
+use crate::pods::Counts;
+use crate::prober::Answers;
+use crate::requests;
+use crate::status::{Outcome, status};
+use crate::words::chain;
+
+impl<K: Kernel> Reconciler<K> {
+    pub(super) fn tell(
+        &self,
+        network: &NodeNetwork,
+        desired: &Desired,
+        verdict: &Verdict,
+        outcome: Outcome,
+    ) {
+        let before = self
+            .known(network)
+            .map(|status| status.conditions)
+            .unwrap_or_default();
+        let taken = self.pods.taken().unwrap_or_else(|error| {
+            warn!(error = %chain(&error), "cannot list the pods' addresses");
+            BTreeSet::new()
+        });
+        let used =
+            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
+        let mut status = status(desired, verdict, network.metadata.generation, &before, used);
+        status.routes = status.routes.map(|routes| RouteCounts {
+            bgp: outcome.learnt,
+            ..routes
+        });
+        status.sessions = self.bird.observed().sessions;
+        let Answers { answered, problem } = self.trials.answers();
+        let trials = desired.trials.iter();
+        status.standby = trials
+            .map(|trial| trial.status(&answered, problem.as_deref()))
+            .collect();
+        status.draining = outcome.draining;
+        status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
+        status.drift = self.drifts.status();
+        let Counts {
+            restored,
+            reclaimed,
+        } = self.pods.counts();
+        status.repairs = Some(RepairCounts {
+            restored: i64::try_from(restored).unwrap_or(i64::MAX),
+            reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
+        });
+        self.want_told(network, status);
+    }
+
+    /// Nothing could be looked at or changed: keep what was said of links and addresses, and say why.
+    pub(super) fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
+        let before = self.known(network).unwrap_or_default();
+        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
+        let now = Timestamp::now();
+        let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
+        let status = NodeNetworkStatus {
+            conditions,
+            ..before
+        };
+        self.want_told(network, status);
+    }
+
+    fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
+        let uid = network.metadata.uid.as_deref();
+        self.telling.want(uid, network.status.as_ref(), status);
+    }
+
+    /// The status as it stands, or soon will.
+    fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
+        let uid = network.metadata.uid.as_deref();
+        self.telling.known(uid, network.status.as_ref())
+    }
+}
