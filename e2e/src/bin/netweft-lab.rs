@@ -165,10 +165,10 @@ impl Job {
             Self::Fabric(options) => options.to_string(),
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
-            Self::Growth(options) => format!("nodes that get blocks and give them back, {options}"),
-            Self::Drift(options) => format!("a node that somebody tampers with, {options}"),
-            Self::Faults(options) => format!("what befalls nodes and agents, {options}"),
-            Self::Migrate(options, _) => format!("changes of the mode, {options}"),
+            Self::Growth(options) => growth::about(options),
+            Self::Drift(options) => drift::about(options),
+            Self::Faults(options) => faults::about(options),
+            Self::Migrate(options, _) => migrate::about(options),
         }
     }
 }

@@ -47,6 +47,11 @@ pub fn apply(manifest: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Run `kubectl patch` on an object that is named by words, with what is merged into it.
+pub fn merge(object: &[&str], patch: &str) -> anyhow::Result<()> {
+    kubectl(&[&["patch"], object, &["--type=merge", "-p", patch]].concat()).map(drop)
+}
+
 /// The objects of a list.
 pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()

@@ -69,14 +69,7 @@ impl Probes {
                 .replace("WORKER", text(worker, "/metadata/name")?),
         )?;
         wait_for_sets()?;
-        kubectl(&[
-            "-n",
-            NAMESPACE,
-            "wait",
-            "pod/host-port",
-            "--for=condition=Ready",
-            "--timeout=60s",
-        ])?;
+        wait_for_pod("host-port")?;
         until("the list of test pods", Duration::from_secs(20), Self::list)
     }
 
@@ -204,6 +197,15 @@ impl Probes {
         }
         Ok(matrix)
     }
+}
+
+/// Wait until one of the test pods is ready.
+///
+/// # Errors
+/// It does not become so.
+pub fn wait_for_pod(name: &str) -> anyhow::Result<()> {
+    let ready = ["--for=condition=Ready", "--timeout=60s"];
+    kubectl(&[&["-n", NAMESPACE, "wait", "pod", name][..], &ready].concat()).map(drop)
 }
 
 fn wait_for_sets() -> anyhow::Result<()> {

@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
-use super::load::Cost;
+use super::load::{CALM, Cost};
 use super::meter::Losses;
-use super::{Lab, Options};
+use super::{Lab, Options, story};
 use crate::command::output;
 
 /// How long the storm lasts, and the time between two of its harms.
@@ -54,11 +54,13 @@ const STRANGER: [&str; 4] = [
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    let started = Instant::now();
-    println!("a node that somebody tampers with, {options}");
-    let mut lab = Lab::build(options.clone()).context("build the lab")?;
-    let outcome = lab.suffer();
-    lab.site.conclude(started, outcome, keep)
+    story(options.clone(), &about(options), keep, Lab::suffer)
+}
+
+/// What the lab is about.
+#[must_use]
+pub fn about(options: &Options) -> String {
+    format!("a node that somebody tampers with, {options}")
 }
 
 impl Lab {
@@ -80,7 +82,7 @@ impl Lab {
         }
         ensure!(
             self.stranger()? == stranger,
-            "what is a stranger's has changed from\\n{stranger}to\\n{}",
+            "what is a stranger's has changed from\n{stranger}to\n{}",
             self.stranger()?
         );
         Ok(())
@@ -91,7 +93,8 @@ impl Lab {
             let began = Instant::now();
             let mut harms = 0;
             for harm in SMALL.iter().cycle() {
-                lab.harm(harm)?;
+                // One that finds nothing to take away, because the agent has yet to put it back, is none.
+                let _ = lab.harm(harm);
                 harms += 1;
                 let next = began + STORM.1 * harms;
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
@@ -124,7 +127,8 @@ impl Lab {
             done,
             losses,
             streams,
-        } = self.under_load(act)?;
+        } = self.under_load(&CALM, act)?;
+        let done = done?;
         // Where each tenth of a second takes some packets, TCP may have to wait for longer than anybody waits for it.
         let slow = |why: &str| why.contains("timed out") || why.contains("no answer");
         let mut dead = streams.dead.iter().filter(|(_, _, why)| !slow(why));
@@ -132,15 +136,12 @@ impl Lab {
         Ok((done, losses))
     }
 
-    /// A harm in words of the shell; one that finds nothing to take away, because the agent has yet to put it back, is none.
+    /// A harm in words of the shell.
     fn harm(&self, harm: &str) -> anyhow::Result<()> {
         let link = self.options.mode.link().unwrap_or("nw-own");
         let script = harm.replace("LINK", link);
         let space = &self.site.node(VICTIM)?.space;
-        let storm = SMALL.contains(&harm);
-        let done = output(space.command("sh").args(["-c", &script]));
-        done.map(drop)
-            .or_else(|error| if storm { Ok(()) } else { Err(error) })
+        output(space.command("sh").args(["-c", &script])).map(drop)
     }
 
     /// All that is the stranger's.

@@ -7,11 +7,11 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::load::Cost;
+use super::load::{CALM, Cost};
 use super::node::Node;
 use super::pod::Pod;
 use super::underlay::{Subnet, addresses};
-use super::{Lab, Options, objects};
+use super::{Lab, Options, objects, story};
 use crate::command::output;
 use crate::poll::until;
 
@@ -35,54 +35,54 @@ const BOOT: &str = "for link in $(ip -o link show | sed -n 's/^[0-9]*: \\(nw[^:@
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    let started = Instant::now();
-    println!("what befalls nodes and agents, {options}");
-    let mut lab = Lab::build(options.clone()).context("build the lab")?;
-    let outcome = lab.endure();
-    lab.site.conclude(started, outcome, keep)
+    story(options.clone(), &about(options), keep, Lab::endure)
+}
+
+/// What the lab is about.
+#[must_use]
+pub fn about(options: &Options) -> String {
+    format!("what befalls nodes and agents, {options}")
 }
 
 impl Lab {
     fn endure(&mut self) -> anyhow::Result<()> {
         self.site.start_servers(true)?;
-        self.costs_nothing("agents were killed every 200 ms", Self::kill_agents)?;
-        self.costs_nothing("a node joined", Self::join)?;
+        self.costs_nothing("agents were killed every 200 ms", None, Self::kill_agents)?;
+        self.costs_nothing("a node joined", None, Self::join)?;
         self.costs_nothing(
             "an agent stood still while nodes came and went",
+            None,
             Self::stand_still,
         )?;
         let last = self.site.nodes.last().context("a node")?.name.clone();
         // Its pods end with it.
         self.site.pods.retain(|pod| pod.node != last);
-        self.costs_nothing("a node was booted", Self::boot)
+        self.costs_nothing("a node was booted", Some(&last), Self::boot)
     }
 
-    /// Does something, after which every node is as it should be, everybody reaches everybody and nothing has been lost.
+    /// Does something, after which every node is as it should be, everybody reaches everybody and nothing has been lost. What a node
+    /// had open itself may end when it is `booted`.
     fn costs_nothing(
         &mut self,
         what: &str,
+        booted: Option<&str>,
         deed: impl FnOnce(&mut Self) -> anyhow::Result<Duration>,
     ) -> anyhow::Result<()> {
-        let cost = self.under_load(|lab| {
+        let cost = self.under_load(&CALM, |lab| {
             let took = deed(lab)?;
             lab.site.is_as_wanted()?;
-            Ok(took)
-        });
+            anyhow::Ok(took)
+        })?;
         let Cost {
             done,
             losses,
             streams,
-        } = cost.with_context(|| what.to_owned())?;
+        } = cost;
+        let done = done.with_context(|| what.to_owned())?;
         losses.check_none(&format!("{what} ({done:.1?})"))?;
-        let booted = |name: &str| {
-            self.site
-                .nodes
-                .get(usize::from(JOINS.0 - 1))
-                .is_some_and(|it| it.name == name)
-        };
         let mut dead = streams.dead.iter();
-        // What a node had open itself may end with its boot.
-        ensure!(dead.all(|(from, _, _)| booted(from)), "{what}: {streams}");
+        let may_end = |from: &str| booted == Some(from);
+        ensure!(dead.all(|(from, _, _)| may_end(from)), "{what}: {streams}");
         for pool in self.options.families.pools() {
             self.matrix(pool)?
                 .check()

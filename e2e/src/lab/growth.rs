@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::pod::Pod;
-use super::{Families, Lab, Options, objects};
+use super::{Families, Lab, Options, objects, story};
 use crate::ping::Answer;
 use crate::poll::until;
 
@@ -25,11 +25,13 @@ const HEARD: Duration = Duration::from_secs(20);
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    let started = Instant::now();
-    println!("nodes that get blocks and give them back, {options}");
-    let mut lab = Lab::build(options.clone()).context("build the lab")?;
-    let outcome = lab.metered();
-    lab.site.conclude(started, outcome, keep)
+    story(options.clone(), &about(options), keep, Lab::metered)
+}
+
+/// What the lab is about.
+#[must_use]
+pub fn about(options: &Options) -> String {
+    format!("nodes that get blocks and give them back, {options}")
 }
 
 impl Lab {

@@ -3,11 +3,23 @@
 use std::time::Duration;
 
 use super::Lab;
-use super::meter::Losses;
+use super::meter::{self, Losses, Meter};
 use super::talk::{Streams, Talks};
 
-/// Between two chunks of a connection, and between two connections: what is tested shall not have to fight for the CPU.
-const PAUSE: Duration = Duration::from_millis(50);
+/// How often everybody talks.
+pub struct Pace {
+    /// Between two pings of a pair.
+    pub pings: Duration,
+    /// Between two chunks of a connection, and between two connections.
+    pub talks: Duration,
+}
+
+/// What is tested does not have to fight for the CPU.
+pub const CALM: Pace = Pace {
+    pings: meter::INTERVAL,
+    talks: Duration::from_millis(50),
+};
+
 /// Before and after: all is under way then.
 const AROUND: Duration = Duration::from_millis(300);
 
@@ -25,20 +37,21 @@ impl Lab {
     /// Does something under load. There are servers.
     ///
     /// # Errors
-    /// The deed fails, or the load cannot be measured.
+    /// The load cannot be measured.
     pub fn under_load<T>(
         &mut self,
-        deed: impl FnOnce(&mut Self) -> anyhow::Result<T>,
+        pace: &Pace,
+        deed: impl FnOnce(&mut Self) -> T,
     ) -> anyhow::Result<Cost<T>> {
-        let meter = self.site.meter()?;
-        let talks = Talks::start(&self.site, PAUSE, self.options.masquerading)?;
+        let meter = Meter::start(&self.site.binaries, &self.site.pods, pace.pings)?;
+        let talks = Talks::start(&self.site, pace.talks, self.options.masquerading)?;
         std::thread::sleep(AROUND);
         let done = deed(self);
         std::thread::sleep(AROUND);
         let losses = meter.finish()?;
         let streams = talks.finish()?;
         Ok(Cost {
-            done: done?,
+            done,
             losses,
             streams,
         })

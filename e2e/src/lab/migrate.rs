@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use netweft_crds::{Phase, PodInterface};
 
-use super::meter::{Losses, Meter};
-use super::talk::{Streams, Talks};
-use super::{Lab, LabMode, Options};
+use super::load::{CALM, Cost, Pace};
+use super::meter::Losses;
+use super::talk::Streams;
+use super::{Lab, LabMode, Options, story};
 use crate::matrix::Matrix;
 use crate::poll::until;
 
@@ -46,7 +47,6 @@ pub struct Plan {
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
-    let started = Instant::now();
     let Plan {
         modes,
         tour,
@@ -66,10 +66,14 @@ pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
         later: order.clone(),
         ..options.clone()
     };
-    println!("changes of the mode, {options}");
-    let mut lab = Lab::build(options).context("build the lab")?;
-    let outcome = lab.tour(&order, *interval);
-    lab.site.conclude(started, outcome, keep)
+    let about = about(&options);
+    story(options, &about, keep, |lab| lab.tour(&order, *interval))
+}
+
+/// What the lab is about.
+#[must_use]
+pub fn about(options: &Options) -> String {
+    format!("changes of the mode, {options}")
 }
 
 /// Every ordered pair of so many things once, one after the other.
@@ -133,16 +137,21 @@ impl Lab {
     }
 
     fn change(&mut self, from: LabMode, to: LabMode, interval: Duration) -> anyhow::Result<Cell> {
-        let meter = Meter::start(&self.site.binaries, &self.site.pods, interval)?;
-        let talks = Talks::start(&self.site, interval, self.options.masquerading)?;
-        std::thread::sleep(Duration::from_millis(300));
-        let started = Instant::now();
-        self.site.store.edit_mode(&to.spec())?;
-        let changed = self.follow();
-        let took = started.elapsed();
-        std::thread::sleep(Duration::from_millis(300));
-        let losses = meter.finish()?;
-        let streams = talks.finish()?;
+        let pace = Pace {
+            pings: interval,
+            talks: interval,
+        };
+        let cost = self.under_load(&pace, |lab| {
+            let started = Instant::now();
+            let edited = lab.site.store.edit_mode(&to.spec());
+            let changed = edited.and_then(|()| lab.follow());
+            (changed, started.elapsed())
+        })?;
+        let Cost {
+            done: (changed, took),
+            losses,
+            streams,
+        } = cost;
         println!(
             "{from} to {to}: {:.1} s, {losses}; {streams}",
             took.as_secs_f32()
@@ -163,7 +172,7 @@ impl Lab {
     /// A change waits for a node that says nothing, names it, and goes on when it is back. Edited back in the midst of switching, it
     /// ends where it began.
     fn hold_and_revert(&mut self, mode: LabMode, other: LabMode) -> anyhow::Result<()> {
-        let cost = self.under_load(|lab| {
+        let cost = self.under_load(&CALM, |lab| {
             lab.site.node_mut(SILENT)?.0.kill_agent()?;
             lab.site.store.edit_mode(&other.spec())?;
             let held = Instant::now();
@@ -178,6 +187,7 @@ impl Lab {
             lab.site.store.edit_mode(&mode.spec())?;
             lab.wait_for(Phase::Stable)
         })?;
+        cost.done?;
         ensure!(cost.streams.dead.is_empty(), "{}", cost.streams);
         let what = format!("to {other}, held by a node that said nothing, and back");
         cost.losses.check_none(&what)?;

@@ -310,16 +310,26 @@ impl Lab {
     }
 }
 
+/// Build a lab, let something happen in it, and take it away.
+fn story<T>(
+    options: Options,
+    about: &str,
+    keep: bool,
+    happens: impl FnOnce(&mut Lab) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let started = Instant::now();
+    println!("{about}");
+    let mut lab = Lab::build(options).context("build the lab")?;
+    let outcome = happens(&mut lab);
+    lab.site.conclude(started, outcome, keep)
+}
+
 /// Build a lab, print a matrix for each family, check everything else in it.
 ///
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
-    let started = Instant::now();
-    println!("{options}");
-    let mut lab = Lab::build(options.clone()).context("build the lab")?;
-    let outcome = check(&mut lab);
-    lab.site.conclude(started, outcome, keep)
+    story(options.clone(), &options.to_string(), keep, check)
 }
 
 fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {

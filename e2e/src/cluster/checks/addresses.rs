@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use super::Cluster;
 use crate::cluster::kubectl::{apply, get, items, kubectl, text};
 use crate::cluster::machine;
+use crate::cluster::probes::wait_for_pod;
 use crate::cluster::residue::{Residue, check_leaks};
 use crate::poll::until;
 
@@ -98,16 +99,7 @@ spec:
     readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}
 "
     ))?;
-    kubectl(&[
-        "-n",
-        "netweft-e2e",
-        "wait",
-        "pod",
-        name,
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ])
-    .map(drop)
+    wait_for_pod(name)
 }
 
 /// Delete a pod and wait until the API server knows it no more.

@@ -8,6 +8,7 @@ use anyhow::{Context, ensure};
 use super::Cluster;
 use super::addresses::{pod_address, stop_pod};
 use crate::cluster::kubectl::{apply, kubectl};
+use crate::cluster::probes::wait_for_pod;
 use crate::cluster::residue::Residue;
 use crate::poll::until;
 
@@ -28,15 +29,7 @@ pub(super) fn a_pod_that_asks_is_limited_in_its_rate(cluster: &mut Cluster) -> a
         .replace("IMAGE", &cluster.image)
         .replace("RATE", RATE.0);
     apply(&manifest)?;
-    kubectl(&[
-        "-n",
-        "netweft-e2e",
-        "wait",
-        "pod",
-        LIMITED,
-        "--for=condition=Ready",
-        "--timeout=60s",
-    ])?;
+    wait_for_pod(LIMITED)?;
     let address = pod_address(LIMITED)?;
     slows_down(&other.pod, LIMITED, &address).context("to the pod")?;
     slows_down(LIMITED, &other.pod, &other.address.to_string()).context("from the pod")?;

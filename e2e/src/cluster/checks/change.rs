@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use netweft_crds::condition::READY;
+use netweft_crds::{NetworkMode, Phase};
 
 use super::Cluster;
-use crate::cluster::kubectl::{get, kubectl, text};
+use crate::cluster::kubectl::{get, merge};
 use crate::cluster::machine;
 use crate::cluster::meter::Meter;
 use crate::poll::until;
@@ -35,27 +37,21 @@ pub(super) fn a_change_of_the_mode_loses_nothing(cluster: &mut Cluster) -> anyho
 
 /// Edit the mode, and wait until all nodes have followed.
 fn edit(patch: &str) -> anyhow::Result<()> {
-    kubectl(&[
-        "patch",
-        "networkmode",
-        "default",
-        "--type=merge",
-        "-p",
-        patch,
-    ])?;
+    merge(&["networkmode", "default"], patch)?;
     until("all nodes to follow", CHANGED, || {
-        let mode = get(&["networkmode", "default"])?;
-        let generation = mode.pointer("/metadata/generation");
-        let conditions = mode.pointer("/status/conditions");
-        let conditions = conditions.and_then(serde_json::Value::as_array);
-        let mut conditions = conditions.into_iter().flatten();
-        let followed = conditions.any(|it| {
-            text(it, "/type").is_ok_and(|name| name == "Ready")
-                && text(it, "/status").is_ok_and(|status| status == "True")
-                && it.get("observedGeneration") == generation
-        });
-        let phase = text(&mode, "/status/phase")?;
-        ensure!(followed && phase == "Stable", "{phase}: {conditions:?}");
+        let mode: NetworkMode = serde_json::from_value(get(&["networkmode", "default"])?)?;
+        let status = mode.status.context("a status")?;
+        let mut conditions = status.conditions.iter();
+        let ready = conditions.find(|it| it.type_ == READY);
+        let ready = ready.context("a condition Ready")?;
+        ensure!(
+            ready.status == "True"
+                && ready.observed_generation == mode.metadata.generation
+                && status.phase == Some(Phase::Stable),
+            "{:?}: {}",
+            status.phase,
+            ready.message
+        );
         Ok(())
     })
 }
@@ -63,10 +59,7 @@ fn edit(patch: &str) -> anyhow::Result<()> {
 /// The agent's routes with a next hop on the first node, in all families.
 fn route_to_others() -> anyhow::Result<String> {
     let nodes = machine::nodes()?;
-    let mut text = String::new();
-    for node in nodes.iter().take(1) {
-        let script = "ip route show proto 78; ip -6 route show proto 78";
-        text += &machine::on(node, &["sh", "-c", &format!("({script}) | grep -w via")])?;
-    }
-    Ok(text)
+    let node = nodes.first().context("a node")?;
+    let script = "(ip route show proto 78; ip -6 route show proto 78) | grep -w via";
+    machine::on(node, &["sh", "-c", script])
 }

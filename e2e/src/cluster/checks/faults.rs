@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 use super::Cluster;
-use crate::cluster::kubectl::{get, items, kubectl, text};
+use crate::cluster::kubectl::{get, items, kubectl, merge, text};
 use crate::cluster::machine;
 use crate::cluster::meter::Meter;
 use crate::poll::until;
@@ -88,14 +88,7 @@ fn everybody_hears() -> anyhow::Result<()> {
     let measured = measured.context("a measured MTU")?;
     for mtu in [measured, 0] {
         let patch = format!("{{\"spec\":{{\"mtu\":{mtu}}}}}");
-        kubectl(&[
-            "patch",
-            "networkmode",
-            "default",
-            "--type=merge",
-            "-p",
-            &patch,
-        ])?;
+        merge(&["networkmode", "default"], &patch)?;
         until("all agents to follow an edit", BACK, || {
             let networks = get(&["nodenetworks"])?;
             for network in items(&networks) {

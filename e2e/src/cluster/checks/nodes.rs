@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::Cluster;
 use super::addresses::{pod_address, start_pod, stop_pod};
 use super::traffic::expect_peer;
-use crate::cluster::kubectl::{get, items, kubectl, text};
+use crate::cluster::kubectl::{get, items, kubectl, merge, text};
 use crate::cluster::machine;
 use crate::cluster::probes::Probe;
 use crate::command::output;
@@ -104,7 +104,7 @@ pub(super) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> an
     let patch = patch.to_string();
     let set = format!("daemonset/{set}");
     let system = ["-n", "netweft-system"];
-    kubectl(&[&system[..], &["patch", &set, "--type=merge", "-p", &patch]].concat())?;
+    merge(&[&system[..], &[&set]].concat(), &patch)?;
     let status = ["rollout", "status", &set, "--timeout=180s"];
     kubectl(&[&system[..], &status].concat())?;
     until(&format!("{set} to be where it should"), SOON, || {

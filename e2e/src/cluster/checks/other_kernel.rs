@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::Cluster;
-use crate::cluster::kubectl::{apply, kubectl};
+use crate::cluster::kubectl::{apply, kubectl, merge};
 use crate::cluster::probes::Probe;
 use crate::command::output;
 use crate::poll::until;
@@ -57,7 +57,7 @@ spec:
 fn ordinary_pool_where(expressions: &str) -> anyhow::Result<()> {
     let patch = format!(r#"{{"spec": {{"nodeSelector": {{"matchExpressions": {expressions}}}}}}}"#);
     let pool = "ippool/default-v4";
-    kubectl(&["patch", pool, "--type=merge", "-p", &patch]).map(drop)
+    merge(&[pool], &patch)
 }
 
 fn machines(cluster: &Cluster) -> Command {

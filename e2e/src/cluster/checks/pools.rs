@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Cluster;
 use super::addresses::pod_address;
-use crate::cluster::kubectl::{apply, get, items, kubectl, text};
+use crate::cluster::kubectl::{apply, get, items, kubectl, merge, text};
 use crate::poll::until;
 
 const POOL: &str = "asked-for";
@@ -103,7 +103,7 @@ spec:
 /// Close the pool and ask for its deletion: it stays while the pod does, and names its owner.
 fn drain() -> anyhow::Result<()> {
     let patch = "{\"spec\":{\"disabled\":true}}";
-    kubectl(&["patch", "ippool", POOL, "--type=merge", "-p", patch])?;
+    merge(&["ippool", POOL], patch)?;
     until("the pool to say whose pod remains", TOLD, || {
         let pool = get(&["ippool", POOL])?;
         let remaining = pool.pointer("/status/remaining");

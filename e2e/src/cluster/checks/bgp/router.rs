@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 
 use super::{MESH, Wanted, converged};
 use crate::cluster::checks::Cluster;
-use crate::cluster::kubectl::{apply, get, items, kubectl, text};
+use crate::cluster::kubectl::{apply, get, items, kubectl, merge, text};
 use crate::cluster::machine;
 use crate::cluster::meter::Meter;
 use crate::command::output;
@@ -91,15 +91,7 @@ fn ready() -> anyhow::Result<()> {
 
 fn mesh(on: bool) -> anyhow::Result<()> {
     let patch = format!(r#"{{"spec":{{"underlay":{{"nodeToNodeMesh":{on}}}}}}}"#);
-    kubectl(&[
-        "patch",
-        "networkmode",
-        "default",
-        "--type=merge",
-        "-p",
-        &patch,
-    ])
-    .map(drop)
+    merge(&["networkmode", "default"], &patch)
 }
 
 fn give_up() -> anyhow::Result<()> {
