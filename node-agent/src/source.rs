@@ -5,12 +5,10 @@
 
 mod api;
 mod files;
-mod patience;
 
 use std::path::Path;
 
-use anyhow::Context;
-use kube::{Client, Config};
+use kube::Client;
 use tokio::sync::watch;
 
 use crate::inputs::Objects;
@@ -32,8 +30,7 @@ impl Source {
         if let Some(folder) = folder {
             return Ok((Self::Files(files::Folder::start(folder, node)), None));
         }
-        let config = Config::infer().await.context("find the API server")?;
-        let client = Client::try_from(config).context("make a client of the API server")?;
+        let client = netweft_client::connect(None).await?;
         Ok((Self::Api(api::Watches::start(&client, node)), Some(client)))
     }
 

@@ -19,7 +19,6 @@ mod kube_proxy;
 pub mod mode;
 mod needs;
 mod networks;
-mod patience;
 mod plan;
 pub mod pool;
 mod status;

@@ -26,7 +26,7 @@ use crate::pulse::Pulse;
 use crate::secrets::Secrets;
 use crate::watch::Stores;
 use crate::write::Writer;
-use crate::{client, definitions, lead};
+use crate::{definitions, lead};
 
 /// How long the end may take.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -39,7 +39,7 @@ const HANGING: Duration = Duration::from_secs(120);
 /// When it cannot even begin: no port, no way to reach an API server. What fails later is tried again.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
-    let client = client::connect(args.api_server.as_deref()).await?;
+    let client = netweft_client::connect(args.api_server.as_deref()).await?;
     let metrics = Arc::new(Metrics::new());
     let health = Health {
         synced: Arc::new(AtomicBool::new(false)),
@@ -86,9 +86,7 @@ async fn work(
     }
     health.synced.store(true, Ordering::Relaxed);
     info!("all objects listed");
-    let Some(candidate) = stop.run_until_cancelled(lead::stand(client, args)).await else {
-        return Ok(());
-    };
+    let candidate = lead::stand(client, args);
     let events = Events::new(client.clone(), args.identity.clone());
     let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
     let controller = Controller {

@@ -21,6 +21,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use netweft_client::Patience;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -28,7 +29,6 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
 use crate::kube_proxy;
-use crate::patience::Patience;
 
 /// An object, or what could be read of it.
 pub type Guarded<K> = DeserializeGuard<K>;

@@ -9,12 +9,12 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use netweft_client::Patience;
 use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tracing::{Instrument, debug, info_span, warn};
 
-use super::patience::Patience;
 use crate::inputs::{Namespaces, Objects};
 
 /// The stores behind the watches.

@@ -126,5 +126,8 @@ pub fn assigned(networks: &[NodeNetwork]) -> usize {
 pub async fn leader(client: &Client) -> Option<String> {
     let leases: Api<Lease> = Api::namespaced(client.clone(), NAMESPACE);
     let lease = leases.get_opt("netweft-operator").await.unwrap()?;
-    lease.spec?.holder_identity
+    lease
+        .spec?
+        .holder_identity
+        .filter(|holder| !holder.is_empty())
 }

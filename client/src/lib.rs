@@ -1,0 +1,90 @@
+//! How operator and agent reach the API server, and go on reaching it: over a network that loses hosts without a word, under a clock
+//! that somebody sets.
+//!
+//! # Guarantees
+//! - A connection to a host that has vanished is given up within [`GIVEN_UP`], a watch that only listens among them.
+//! - The token is the one in the file when a request is sent. (The library's own reader keeps it until a time of day, for hours if the
+//!   clock is put back.)
+
+mod patience;
+mod token;
+
+use std::time::Duration;
+
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::retry::RetryPolicy;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::{Client, Config};
+use tower::retry::RetryLayer;
+use tower::{BoxError, ServiceBuilder};
+
+pub use patience::Patience;
+use token::TokenFile;
+
+/// How long a connection may take to be made.
+const CONNECT: Duration = Duration::from_secs(5);
+/// When a silent host is asked for a sign of life, how often then, and how often in vain.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// For how long a host may be silent.
+pub const GIVEN_UP: Duration = Duration::from_secs(30);
+
+/// There is no way to an API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Neither a kubeconfig nor a service account says where it is.
+    #[error("find out how to reach the API server")]
+    Unknown(#[from] kube::config::InferConfigError),
+    /// Not a URL.
+    #[error("{0} is no URL of an API server, write for example https://192.0.2.10:6443")]
+    NoUrl(String),
+    /// What is said of certificates or credentials cannot be used.
+    #[error("make a client for the API server")]
+    Unusable(#[from] kube::Error),
+}
+
+/// A client by kubeconfig or by the pod's service account, for the API server at `url` if that is given.
+///
+/// # Errors
+/// It is not known where the API server is, or who asks.
+pub async fn connect(url: Option<&str>) -> Result<Client, ConnectError> {
+    let mut config = Config::infer().await?;
+    if let Some(url) = url {
+        let parsed = url.parse();
+        config.cluster_url = parsed.map_err(|_| ConnectError::NoUrl(url.to_owned()))?;
+    }
+    Ok(client(config)?)
+}
+
+/// A client with this configuration.
+///
+/// # Errors
+/// Certificates or credentials cannot be used.
+pub fn client(mut config: Config) -> Result<Client, kube::Error> {
+    let token = match config.auth_info.token {
+        None => config.auth_info.token_file.take().map(TokenFile::new),
+        Some(_) => None,
+    };
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_connect_timeout(Some(CONNECT));
+    let (after, every, times) = KEEPALIVE;
+    connector.set_keepalive(Some(after));
+    connector.set_keepalive_interval(Some(every));
+    connector.set_keepalive_retries(Some(times));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_request(move |request: http::Request<Body>| match &token {
+            Some(token) => token.add_to(request),
+            None => request,
+        })
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
