@@ -102,6 +102,17 @@ pub struct Locked<'a> {
     lock: Flock<File>,
 }
 
+impl Attachment {
+    /// The pod if its runtime named it, else the container.
+    #[must_use]
+    pub fn who(&self) -> String {
+        match (&self.pod.namespace, &self.pod.name) {
+            (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
+            _ => format!("container {}", self.owner.container_id),
+        }
+    }
+}
+
 impl Store {
     /// The store in the directory shared by agent and plugin.
     #[must_use]

@@ -22,13 +22,17 @@ pub enum Verb {
     /// Say what of pods on this node has leaked or is missing, and, with the Node's name, what else on it is not as it should be,
     /// one sentence a line. The exit code is their number, 100 at most; above, it could not look.
     Check(CheckArgs),
+    /// Take all that is netweft's off this node, once its other programs are gone: links, routes, the nft table, files, plugins, and
+    /// set kernel parameters to what they were. Waits for pods that have an address of netweft's. The exit code is 0 if nothing is
+    /// left.
+    Clean(CleanArgs),
 }
 
 /// Places on a node.
 #[derive(Clone, Debug, Args)]
 pub struct Paths {
     /// Where the agent and the plugin keep what must not outlive a boot.
-    #[arg(long, default_value = "/run/netweft")]
+    #[arg(long, env = "NETWEFT_RUN_DIR", default_value = "/run/netweft")]
     pub run_dir: PathBuf,
     /// Where the container runtime reads its network configuration.
     #[arg(long, env = "NETWEFT_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
@@ -73,6 +77,24 @@ pub struct CheckArgs {
     pub inputs: Option<PathBuf>,
     #[command(flatten)]
     pub paths: Paths,
+}
+
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    #[command(flatten)]
+    pub paths: Paths,
+    /// Where the container runtime looks for plugins.
+    #[arg(long, env = "NETWEFT_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// Do not wait for pods: they are cut off.
+    #[arg(long)]
+    pub force: bool,
+    /// Change nothing, say what there is, one sentence a line.
+    #[arg(long, conflicts_with_all = ["force", "stay"])]
+    pub dry_run: bool,
+    /// Try until the node is clean, and end only when told to.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 #[derive(Debug, Args)]

@@ -118,7 +118,7 @@ impl Check<'_> {
         if !attachment.addresses.iter().any(|address| address.ip == ip) {
             problems.push(format!(
                 "The attachment stored for {ip} is that of {}.",
-                who(attachment)
+                attachment.who()
             ));
         }
         let local = self
@@ -129,7 +129,7 @@ impl Check<'_> {
         problems.extend(local.map(|key| {
             format!(
                 "Address {ip} of {} is also one of the node's link {}.",
-                who(attachment),
+                attachment.who(),
                 key.link
             )
         }));
@@ -138,7 +138,7 @@ impl Check<'_> {
         {
             problems.push(format!(
                 "Address {ip} of {} is in no block of this node.",
-                who(attachment)
+                attachment.who()
             ));
         }
         problems
@@ -155,7 +155,7 @@ impl Check<'_> {
                 format!(
                     "Address {} of {} is not recorded as taken.",
                     address.ip,
-                    who(attachment)
+                    attachment.who()
                 )
             })
             .collect();
@@ -165,14 +165,14 @@ impl Check<'_> {
                 problems.extend(
                     found
                         .iter()
-                        .map(|found| format!("For {}: {found}.", who(attachment))),
+                        .map(|found| format!("For {}: {found}.", attachment.who())),
                 );
             }
         } else {
             problems.push(format!(
                 "Link {} of {} is gone, but its addresses are still taken.",
                 attachment.host_link,
-                who(attachment)
+                attachment.who()
             ));
         }
         problems
@@ -194,14 +194,6 @@ impl Check<'_> {
 fn blocks(node: &NodeConfig) -> impl Iterator<Item = &ipnet::IpNet> {
     let handed_out = node.pools.iter().flat_map(|pool| &pool.blocks);
     handed_out.chain(&node.withdrawn)
-}
-
-/// The pod if its runtime named it, else the container.
-fn who(attachment: &Attachment) -> String {
-    match (&attachment.pod.namespace, &attachment.pod.name) {
-        (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
-        _ => format!("container {}", attachment.owner.container_id),
-    }
 }
 
 fn leak(suspect: &Suspect) -> Option<String> {

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use netweft_cni::conf::{CONFLIST_FILE, is_read_by_runtimes};
 
+/// What it is called while it is written: a name that runtimes do not read.
+pub const ASIDE: &str = ".10-netweft.conflist.new";
+
 /// The configuration could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[error("write {path}")]
@@ -26,8 +29,7 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
-    // A file that runtimes do not read.
-    let aside = dir.join(format!(".{CONFLIST_FILE}.new"));
+    let aside = dir.join(ASIDE);
     let write = || {
         fs::create_dir_all(dir)?;
         let mut file = fs::File::create(&aside)?;
@@ -45,11 +47,18 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
 /// Configurations of others that the runtime would take instead of ours, since it takes the first by name.
 #[must_use]
 pub fn in_front(dir: &Path) -> Vec<String> {
+    let mut names = others(dir);
+    names.retain(|name| name.as_str() < CONFLIST_FILE);
+    names
+}
+
+/// Configurations of others, in the order in which the runtime prefers them.
+#[must_use]
+pub fn others(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     let mut names: Vec<String> = names
-        .filter(|name| is_read_by_runtimes(name))
-        .filter(|name| name.as_str() < CONFLIST_FILE)
+        .filter(|name| is_read_by_runtimes(name) && name != CONFLIST_FILE)
         .collect();
     names.sort();
     names

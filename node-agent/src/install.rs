@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use tracing::info;
 
+/// What follows a plugin's name while it is written, before the writer's process id.
+const ASIDE: &str = ".new-";
+
 /// A plugin could not be installed.
 #[derive(Debug, thiserror::Error)]
 #[error("install {file}")]
@@ -48,7 +51,7 @@ fn copy(source: &Path, target: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let mut aside = target.as_os_str().to_owned();
-    aside.push(format!(".new-{}", std::process::id()));
+    aside.push(format!("{ASIDE}{}", std::process::id()));
     let aside = PathBuf::from(aside);
     let written = write_synced(&aside, &bytes, wanted).and_then(|()| fs::rename(&aside, target));
     if written.is_err() {
@@ -56,6 +59,13 @@ fn copy(source: &Path, target: &Path) -> io::Result<bool> {
         let _ = fs::remove_file(&aside);
     }
     written.map(|()| true)
+}
+
+/// Whether `found` is what a plugin is called while it is written.
+pub fn is_aside(plugin: &str, found: &str) -> bool {
+    let rest = found.strip_prefix(plugin);
+    let writer = rest.and_then(|rest| rest.strip_prefix(ASIDE));
+    writer.is_some_and(|writer| writer.parse::<u32>().is_ok())
 }
 
 fn write_synced(path: &Path, bytes: &[u8], mode: fs::Permissions) -> io::Result<()> {

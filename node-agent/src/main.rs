@@ -9,9 +9,11 @@
 //! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
 
 mod admin;
+mod alone;
 mod args;
 mod bird;
 mod check;
+mod clean;
 mod cni_conf;
 mod compare;
 mod desired;
@@ -57,6 +59,10 @@ fn main() -> anyhow::Result<ExitCode> {
             log_to_stderr(args.log_format);
             runtime()?.block_on(run::run(args))?;
             Ok(ExitCode::SUCCESS)
+        }
+        Verb::Clean(args) => {
+            log_to_stderr(LogFormat::Text);
+            runtime()?.block_on(clean::run(&args))
         }
         Verb::Check(args) => {
             log_to_stderr(LogFormat::Text);

@@ -33,9 +33,10 @@ use crate::pods::{Pods, Records, Tended};
 use crate::prober::{Answers, Trials};
 use crate::retry::Retry;
 use crate::status::{Outcome, verdict};
+use crate::sysctl::Parameters;
 use crate::teller::Telling;
 use crate::words::chain;
-use crate::{cni_conf, draining, sysctl};
+use crate::{cni_conf, draining};
 
 mod apply;
 mod tell;
@@ -236,7 +237,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Ask others by the ways that stand by.
     fn try_ways(&self, desired: &Desired, outcome: &mut Outcome) {
         if !desired.trials.is_empty()
-            && let Err(error) = sysctl::allow_echo(&self.paths.sysctl_dir)
+            && let Err(error) = Parameters::new(&self.paths).allow_echo()
         {
             outcome.failures.push(chain(&error));
         }

@@ -13,8 +13,9 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin;
+use crate::alone::Alone;
 use crate::args::RunArgs;
-use crate::bird::{Observed, Places, Watcher};
+use crate::bird::{self, Observed, Places, Watcher};
 use crate::metrics::Metrics;
 use crate::nft;
 use crate::prober::{Answers, Prober};
@@ -49,13 +50,14 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
+    let _alone = Alone::in_time(run_dir).await?;
     let (source, client) = Source::open(inputs.as_deref(), &node).await?;
     let reporter = client.map_or_else(|| Reporter::file(run_dir), Reporter::api);
     let kernel = Rtnl::new().context("open netlink")?;
     let events = Events::new(nft::TABLE).context("listen to netlink")?;
     let metrics = Metrics::new();
     let (watcher, bird) = Watcher::new(Places {
-        dir: run_dir.join("bird"),
+        dir: run_dir.join(bird::DIR),
         program: bird,
         passwords: bgp_passwords,
     });
@@ -193,7 +195,8 @@ fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
     }
 }
 
-async fn asked_to_stop() {
+/// Waits for SIGTERM or SIGINT.
+pub async fn asked_to_stop() {
     let wait = async |kind| match signal(kind) {
         Ok(mut stream) => stream.recv().await.unwrap_or(()),
         Err(_) => std::future::pending().await,

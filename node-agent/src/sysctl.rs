@@ -7,6 +7,11 @@ use std::path::{Path, PathBuf};
 use netweft_netstate::model::LinkName;
 use tracing::info;
 
+use crate::args::Paths;
+pub use originals::{Original, Originals};
+
+mod originals;
+
 /// A parameter could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
@@ -17,6 +22,16 @@ pub enum SysctlError {
         path: PathBuf,
         /// What it should be.
         value: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// What stood there could not be remembered, so nothing was set.
+    #[error("remember that {path} was {was}, to put it back when netweft goes")]
+    Remember {
+        /// The parameter.
+        path: PathBuf,
+        /// What stands there.
+        was: String,
         /// The cause.
         source: io::Error,
     },
@@ -36,51 +51,103 @@ pub struct Ensured {
     pub set: Vec<(String, String, String)>,
 }
 
-impl Ensured {
-    fn one(&mut self, root: &Path, name: &str, value: &str) {
-        let path = root.join(name);
-        match ensure_one(&path, value) {
-            Ok(None) => {}
-            Ok(Some(found)) => self.set.push((name.to_owned(), found, value.to_owned())),
-            Err(source) => {
-                let absent = source.kind() == io::ErrorKind::NotFound;
-                self.errors.push(if absent && name.starts_with("bridge/") {
-                    SysctlError::NoBridgeNetfilter(path)
-                } else {
-                    not_set(path, value, source)
-                });
-            }
-        }
-    }
+/// The parameters of a node.
+#[derive(Debug)]
+pub struct Parameters {
+    root: PathBuf,
+    originals: Originals,
 }
 
-/// Set those of `wanted` (values by path below `root`) that differ. One failure does not stop the others.
-///
-/// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
-/// forwarding is switched on the kernel drops the default routes that it has learnt from router advertisements, unless the
-/// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
-pub fn ensure(
-    root: &Path,
-    keep_listening: &BTreeSet<LinkName>,
-    loosen: &BTreeSet<LinkName>,
-    wanted: &BTreeMap<String, String>,
-) -> Ensured {
-    let mut ensured = Ensured::default();
-    for name in keep_listening.iter().map(accept_ra) {
-        // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
-        if value(root, &name) == "1" {
-            ensured.one(root, &name, "2");
+impl Parameters {
+    /// Those of the node with these places.
+    #[must_use]
+    pub fn new(paths: &Paths) -> Self {
+        Self {
+            root: paths.sysctl_dir.clone(),
+            originals: Originals::new(&paths.run_dir),
         }
     }
-    for link in loosen.iter().filter(|link| is_strict(root, link)) {
-        ensured.one(root, &rp_filter(link.as_str()), "2");
+
+    /// Set those of `wanted` (values by path below the root) that differ. One failure does not stop the others.
+    ///
+    /// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
+    /// forwarding is switched on the kernel drops the default routes that it has learnt from router advertisements, unless the
+    /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
+    pub fn ensure(
+        &self,
+        keep_listening: &BTreeSet<LinkName>,
+        loosen: &BTreeSet<LinkName>,
+        wanted: &BTreeMap<String, String>,
+    ) -> Ensured {
+        let mut ensured = Ensured::default();
+        for name in keep_listening.iter().map(accept_ra) {
+            // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
+            if value(&self.root, &name) == "1" {
+                self.one(&name, "2", &mut ensured);
+            }
+        }
+        for link in loosen.iter().filter(|link| is_strict(&self.root, link)) {
+            self.one(&rp_filter(link.as_str()), "2", &mut ensured);
+        }
+        // A kernel without IPv6 has none of its parameters and needs none.
+        let needed = |name: &str| !name.starts_with("ipv6/") || self.root.join("ipv6").exists();
+        for (name, value) in wanted.iter().filter(|(name, _)| needed(name)) {
+            self.one(name, value, &mut ensured);
+        }
+        ensured
     }
-    // A kernel without IPv6 has none of its parameters and needs none.
-    let needed = |name: &str| !name.starts_with("ipv6/") || root.join("ipv6").exists();
-    for (name, value) in wanted.iter().filter(|(name, _)| needed(name)) {
-        ensured.one(root, name, value);
+
+    fn one(&self, name: &str, value: &str, ensured: &mut Ensured) {
+        match self.set(name, value) {
+            Ok(None) => {}
+            Ok(Some(found)) => ensured.set.push((name.to_owned(), found, value.to_owned())),
+            Err(error) => ensured.errors.push(error),
+        }
     }
-    ensured
+
+    /// Lets the group of this process ask by ICMP echo without a capability, as most distributions do for everybody.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn allow_echo(&self) -> Result<(), SysctlError> {
+        const NAME: &str = "ipv4/ping_group_range";
+        let group = nix::unistd::getegid().as_raw();
+        let range = value(&self.root, NAME);
+        let mut ends = range.split_whitespace().map(str::parse::<u32>);
+        if let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next())
+            && (first..=last).contains(&group)
+        {
+            return Ok(());
+        }
+        self.set(NAME, &format!("{group}\t{group}")).map(drop)
+    }
+
+    /// Returns what stood there if it was something else.
+    fn set(&self, name: &str, value: &str) -> Result<Option<String>, SysctlError> {
+        let path = self.root.join(name);
+        let not_set = |source: io::Error| {
+            let absent = source.kind() == io::ErrorKind::NotFound;
+            if absent && name.starts_with("bridge/") {
+                return SysctlError::NoBridgeNetfilter(path.clone());
+            }
+            SysctlError::Set {
+                path: path.clone(),
+                value: value.to_owned(),
+                source,
+            }
+        };
+        let was = std::fs::read_to_string(&path).map_err(not_set)?;
+        let was = was.trim().to_owned();
+        if was == value {
+            return Ok(None);
+        }
+        if let Err(source) = self.originals.note(name, &was, value) {
+            return Err(SysctlError::Remember { path, was, source });
+        }
+        std::fs::write(&path, value).map_err(not_set)?;
+        info!(parameter = %path.display(), from = was, to = value, "kernel parameter set");
+        Ok(Some(was))
+    }
 }
 
 /// The path of a link's `accept_ra`.
@@ -109,57 +176,26 @@ fn is_strict(root: &Path, link: &LinkName) -> bool {
     has("1") && !has("2")
 }
 
-/// Lets the group of this process ask by ICMP echo without a capability, as most distributions do for everybody.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn allow_echo(root: &Path) -> Result<(), SysctlError> {
-    let path = root.join("ipv4/ping_group_range");
-    let group = nix::unistd::getegid().as_raw();
-    let range = std::fs::read_to_string(&path).unwrap_or_default();
-    let mut ends = range.split_whitespace().map(str::parse::<u32>);
-    if let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next())
-        && (first..=last).contains(&group)
-    {
-        return Ok(());
-    }
-    let value = format!("{group} {group}");
-    ensure_one(&path, &value)
-        .map(drop)
-        .map_err(|source| not_set(path, &value, source))
-}
-
-fn not_set(path: PathBuf, value: &str, source: io::Error) -> SysctlError {
-    let value = value.to_owned();
-    SysctlError::Set {
-        path,
-        value,
-        source,
-    }
-}
-
-/// Returns what stood there if it was something else.
-fn ensure_one(path: &Path, value: &str) -> io::Result<Option<String>> {
-    let found = std::fs::read_to_string(path)?.trim().to_owned();
-    if found == value {
-        return Ok(None);
-    }
-    std::fs::write(path, value)?;
-    info!(parameter = %path.display(), from = found, to = value, "kernel parameter set");
-    Ok(Some(found))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// With the parameters' root for the run directory too.
+    fn parameters(root: &tempfile::TempDir) -> Parameters {
+        Parameters {
+            root: root.path().to_owned(),
+            originals: Originals::new(root.path()),
+        }
+    }
 
     #[test]
     fn only_what_differs_is_written_and_failures_do_not_stop_the_rest() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("b"), "0\n").unwrap();
         let wanted = BTreeMap::from([("a/missing".into(), "1".into()), ("b".into(), "1".into())]);
+        let parameters = parameters(&root);
         let Ensured { errors, set } =
-            ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted);
+            parameters.ensure(&BTreeSet::new(), &BTreeSet::new(), &wanted);
         assert_eq!(errors.len(), 1);
         assert_eq!(set, [("b".into(), "0".into(), "1".into())]);
         assert!(errors[0].to_string().contains("a/missing to 1"));
@@ -172,14 +208,14 @@ mod tests {
         let file = root.path().join("ipv4/ping_group_range");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let group = nix::unistd::getegid().as_raw();
-        let own = format!("{group} {group}");
+        let own = format!("{group}\t{group}");
         for (before, after) in [
             ("1\t0", own.as_str()),
             ("0\t2147483647", "0\t2147483647"),
             ("", own.as_str()),
         ] {
             std::fs::write(&file, before).unwrap();
-            allow_echo(root.path()).unwrap();
+            parameters(&root).allow_echo().unwrap();
             assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
         }
     }
@@ -193,13 +229,8 @@ mod tests {
             std::fs::write(file(link), value).unwrap();
         }
         let links = ["eth0", "eth1", "no-ipv6"].map(|link| link.parse().unwrap());
-        let errors = ensure(
-            root.path(),
-            &links.into(),
-            &BTreeSet::new(),
-            &BTreeMap::new(),
-        )
-        .errors;
+        let ensured = parameters(&root).ensure(&links.into(), &BTreeSet::new(), &BTreeMap::new());
+        let errors = ensured.errors;
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(std::fs::read_to_string(file("eth0")).unwrap(), "2");
         assert_eq!(std::fs::read_to_string(file("eth1")).unwrap(), "0\n");
@@ -215,7 +246,8 @@ mod tests {
                 std::fs::write(file(link), value).unwrap();
             }
             let links = ["eth0".parse().unwrap()].into();
-            let errors = ensure(root.path(), &BTreeSet::new(), &links, &BTreeMap::new()).errors;
+            let ensured = parameters(&root).ensure(&BTreeSet::new(), &links, &BTreeMap::new());
+            let errors = ensured.errors;
             assert!(errors.is_empty(), "{errors:?}");
             std::fs::read_to_string(file("eth0")).unwrap()
         };
@@ -226,11 +258,29 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_remembered_is_not_set() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a"), "0\n").unwrap();
+        let parameters = Parameters {
+            root: root.path().to_owned(),
+            originals: Originals::new(Path::new("/nonexistent")),
+        };
+        let wanted = BTreeMap::from([("a".into(), "1".into())]);
+        let ensured = parameters.ensure(&BTreeSet::new(), &BTreeSet::new(), &wanted);
+        assert!(ensured.errors[0].to_string().contains("/a was 0"));
+        assert_eq!(
+            std::fs::read_to_string(root.path().join("a")).unwrap(),
+            "0\n"
+        );
+    }
+
+    #[test]
     fn what_a_module_would_bring_is_named_and_ipv6_is_not_missed() {
         let root = tempfile::tempdir().unwrap();
         let errors = |name: &str| {
             let wanted = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            ensure(root.path(), &BTreeSet::new(), &BTreeSet::new(), &wanted).errors
+            let (nobody, parameters) = (BTreeSet::new(), parameters(&root));
+            parameters.ensure(&nobody, &nobody, &wanted).errors
         };
         let missing = errors("bridge/bridge-nf-call-iptables");
         assert!(missing[0].to_string().contains("modprobe br_netfilter"));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 /// The cluster operator of netweft: assigns blocks of pod addresses to nodes and tells every node what to do.
 #[derive(Clone, Debug, Parser)]
@@ -61,6 +61,18 @@ pub struct Args {
     /// How it is logged.
     #[arg(long, env = "NETWEFT_LOG_FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
+
+    /// What to do instead of operating.
+    #[command(subcommand)]
+    pub instead: Option<Instead>,
+}
+
+/// What else the program can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Instead {
+    /// Take away what would be in the way when no operator runs any more: the finalizers of IPPools, the lease, the Secret of BGP
+    /// passwords for the agents. Waits until no operator leads.
+    Clean,
 }
 
 /// How log lines look.

@@ -15,6 +15,7 @@ pub mod bgp;
 pub mod blocks;
 mod change;
 mod claims;
+mod clean;
 mod kube_proxy;
 pub mod mode;
 mod needs;
@@ -54,6 +55,7 @@ mod testing;
 mod watch;
 mod write;
 
+pub use clean::clean;
 pub use plan::plan;
 pub use run::run;
 pub use telemetry::init as init_logging;

@@ -1,12 +1,15 @@
 //! The cluster operator's program.
 
 use clap::Parser;
-use netweft_operator::args::Args;
-use netweft_operator::{init_logging, run};
+use netweft_operator::args::{Args, Instead};
+use netweft_operator::{clean, init_logging, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     init_logging(&args)?;
-    run(args).await
+    match args.instead {
+        None => run(args).await,
+        Some(Instead::Clean) => clean(args).await,
+    }
 }

@@ -2,5 +2,8 @@
 //!
 //! The relay itself is the program `netweft-udp-relay`.
 
+/// Name of the socket in the shared directory at which the relay that serves listens.
+pub const SOCKET: &str = "udp-relay.sock";
+
 pub mod config;
 mod file;

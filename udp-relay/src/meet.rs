@@ -19,10 +19,9 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use serde::{Deserialize, Serialize};
 
+use netweft_udp_relay::SOCKET;
 use netweft_udp_relay::config::TunnelConfig;
 
-/// Name of the socket in the shared directory.
-pub const SOCKET: &str = "udp-relay.sock";
 /// The version of what is said during a take-over.
 pub const VERSION: u32 = 1;
 /// Nobody is waited for longer than this.

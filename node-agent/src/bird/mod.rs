@@ -15,4 +15,9 @@ mod reply;
 mod verdict;
 mod watcher;
 
+/// Name of the directory below the run directory that is shared with BIRD.
+pub const DIR: &str = "bird";
+/// Name of the socket in it over which BIRD takes commands.
+pub const SOCKET: &str = "bird.ctl";
+
 pub use watcher::{Link, Observed, Places, Watcher};

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use super::SOCKET;
 use super::control::{Control, ControlError};
 use super::file::File;
 use super::protocols::{self, Seen};
@@ -222,7 +223,7 @@ impl Watcher {
             Ok(_) => None,
             Err(error) => Some(chain(&error)),
         };
-        let socket = self.places.dir.join("bird.ctl");
+        let socket = self.places.dir.join(SOCKET);
         let seen = async {
             let mut control = Control::connect(&socket).await?;
             if problem.is_none() && self.taken.as_deref() != Some(text) {
@@ -275,7 +276,7 @@ impl Watcher {
 
     async fn name_refused(&self, protocol: &str, taken: &Taken, nodes: &[IpAddr]) -> String {
         let asked = async {
-            let control = Control::connect(&self.places.dir.join("bird.ctl")).await?;
+            let control = Control::connect(&self.places.dir.join(SOCKET)).await?;
             let command = format!("show route filtered protocol '{protocol}'");
             control.ask_briefly(&command, LINES).await
         };

@@ -16,7 +16,7 @@ use crate::drift::{Difference, Judgement, TABLE, link_of};
 use crate::inputs::Inputs;
 use crate::nft::{Change, NftError};
 use crate::status::Outcome;
-use crate::sysctl::{self, Ensured};
+use crate::sysctl::{Ensured, Parameters};
 use crate::words::chain;
 
 impl<K: Kernel> Reconciler<K> {
@@ -52,12 +52,8 @@ impl<K: Kernel> Reconciler<K> {
         wanted.retain(|name, _| {
             !is_of(name, &links.missing) && !self.drifts.has_to_wait(&parameter(name), now)
         });
-        let Ensured { errors, set } = sysctl::ensure(
-            &self.paths.sysctl_dir,
-            &desired.keep_listening,
-            &desired.loosen,
-            &wanted,
-        );
+        let Ensured { errors, set } =
+            Parameters::new(&self.paths).ensure(&desired.keep_listening, &desired.loosen, &wanted);
         outcome.failures.extend(errors.iter().map(|e| chain(e)));
         for (name, found, wanted) in set {
             let was = |settled: &Desired| settled.parameters().any(|it| it == name);

@@ -9,6 +9,7 @@
 )]
 
 mod check;
+mod clean;
 mod conditions;
 mod crash;
 mod draining;

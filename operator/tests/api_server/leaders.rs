@@ -15,7 +15,9 @@ use crate::chart;
 use crate::control_plane::ControlPlane;
 use crate::gate::Gate;
 use crate::ledger::Ledger;
-use crate::objects::{all, any, create_node, delete, eventually, merge, object};
+use crate::objects::{
+    all, any, create_node, delete, eventually, forbid_no_deletion, merge, object,
+};
 use crate::operator::{Operator, PATIENCE, assigned, leader, owners, until_assigned};
 
 /// Another takes over soon.
@@ -209,6 +211,7 @@ async fn settled_at(admin: &Client, nodes: usize) -> Option<()> {
 
 /// The chart's default objects as they were first applied, and nothing else.
 async fn fresh_cluster(admin: &Client) {
+    forbid_no_deletion(admin).await;
     let pools: Api<IPPool> = Api::all(admin.clone());
     let none = json!({ "metadata": { "finalizers": null } });
     for pool in all::<IPPool>(admin).await {
@@ -246,8 +249,9 @@ where
 {
     let api: Api<K> = Api::all(admin.clone());
     let (how, which) = (DeleteParams::default(), ListParams::default());
-    api.delete_collection(&how, &which).await.unwrap();
     eventually("they are gone", PATIENCE, async || {
+        // Refused as long as the policy that forbids it is remembered.
+        drop(api.delete_collection(&how, &which).await);
         all::<K>(admin).await.is_empty().then_some(())
     })
     .await;

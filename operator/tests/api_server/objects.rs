@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding;
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
@@ -54,9 +55,13 @@ pub async fn applied_for_good(client: &Client, value: &Value) {
         .unwrap();
 }
 
-/// Objects of the kind of `value`.
+/// Objects of the kind of `value`, of ours unless it says otherwise.
 pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("netweft.io", "v1alpha1", value["kind"].as_str().unwrap());
+    let of = value["apiVersion"]
+        .as_str()
+        .unwrap_or("netweft.io/v1alpha1");
+    let (group, version) = of.split_once('/').unwrap();
+    let gvk = GroupVersionKind::gvk(group, version, value["kind"].as_str().unwrap());
     Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk))
 }
 
@@ -171,19 +176,46 @@ pub async fn eventually<T>(
 
 /// Makes the agents' roles a mistake: by them, an agent may do everything.
 pub async fn give_everything_to_the_agents(admin: &Client) {
+    give_everything_to(admin, "netweft-agent").await;
+}
+
+/// Makes a service account an administrator, and the account if there is none.
+pub async fn give_everything_to(admin: &Client, account: &str) {
+    let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), NAMESPACE);
+    let new = object(json!({ "metadata": { "name": account } }));
+    drop(accounts.create(&PostParams::default(), &new).await);
     let binding = json!({
         "metadata": { "name": "mistake" },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
-        "subjects": [{ "kind": "ServiceAccount", "name": "netweft-agent", "namespace": NAMESPACE }],
+        "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": NAMESPACE }],
     });
     let bindings: Api<ClusterRoleBinding> = Api::all(admin.clone());
     create(&bindings, binding).await;
 }
 
+/// The definitions of all kinds.
+pub fn definitions(admin: &Client) -> Api<CustomResourceDefinition> {
+    Api::all(admin.clone())
+}
+
+/// Lets an administrator delete what the network needs: takes away what forbids it.
+pub async fn forbid_no_deletion(admin: &Client) {
+    let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(admin.clone());
+    let params = DeleteParams::default();
+    drop(bindings.delete("netweft-records", &params).await);
+}
+
 /// Deletes a definition and waits until it is gone: one that is about to go could still be applied to.
 pub async fn delete_definition(admin: &Client, name: &str) {
-    let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
-    delete(&definitions, name).await;
+    forbid_no_deletion(admin).await;
+    let definitions = definitions(admin);
+    eventually("deleting is allowed", Duration::from_secs(30), async || {
+        definitions
+            .delete(name, &DeleteParams::default())
+            .await
+            .ok()
+    })
+    .await;
     eventually(
         "the definition is gone",
         Duration::from_secs(60),

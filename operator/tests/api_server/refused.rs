@@ -2,7 +2,7 @@
 //!
 //! A file is one refusal. Its first line is `# refused: ` and words of the refusal: the field, and a value that is
 //! legal. The last of its documents is refused; those before it are created first, and if one of them has its name, it
-//! is an update. A document with a status and no spec is written to the status. A line `# by: ` names an author other
+//! is an update. A document with a status and no spec is written to the status, one with neither is a deletion. A line `# by: ` names an author other
 //! than the administrator: `the agent of NODE`, or `an agent of no node`; either may do everything by its roles, so that
 //! what refuses is the policy.
 
@@ -52,6 +52,7 @@ async fn every_rule_refuses_an_object_of_tests_refused() {
     give_everything_to_the_agents(&admin).await;
     let unbound = token(&admin, "netweft-agent", None).await;
     let bound = token(&admin, "netweft-agent", Some("refused-node")).await;
+    let operator = plane.client(&token(&admin, "netweft-operator", None).await);
     let (mut refusals, mut problems) = (Vec::new(), Vec::new());
     for case in cases() {
         let author = match &case.author {
@@ -62,7 +63,7 @@ async fn every_rule_refuses_an_object_of_tests_refused() {
                 plane.client(&bound)
             }
         };
-        match refusal(&admin, &author, &case).await {
+        match refusal([&admin, &operator], &author, &case).await {
             Ok(refusal) => refusals.push(refusal),
             Err(problem) => problems.push(format!("{}: {problem}", case.file)),
         }
@@ -73,7 +74,11 @@ async fn every_rule_refuses_an_object_of_tests_refused() {
 }
 
 /// What is said to the case's last document; policies and rights take effect a moment after they are written.
-async fn refusal(admin: &Client, author: &Client, case: &Case) -> Result<Refusal, String> {
+async fn refusal(
+    [admin, operator]: [&Client; 2],
+    author: &Client,
+    case: &Case,
+) -> Result<Refusal, String> {
     for object in &case.before {
         let api = any(admin, object);
         let new = self::object(object.clone());
@@ -91,7 +96,13 @@ async fn refusal(admin: &Client, author: &Client, case: &Case) -> Result<Refusal
     });
     let answer = tokio::time::timeout(PATIENCE / 2, asked).await;
     for object in &case.before {
-        let api = any(admin, object);
+        // Which nobody else may delete.
+        let by = if object["kind"] == "NodeSubnet" {
+            operator
+        } else {
+            admin
+        };
+        let api = any(by, object);
         let gone = api.delete(name(object), &DeleteParams::default()).await;
         gone.unwrap_or_else(|error| panic!("{}: {error}", case.file));
     }
@@ -119,6 +130,13 @@ async fn ask(author: &Client, case: &Case) -> Option<Status> {
         };
         api.patch_status(name, &params, &Patch::Apply(&case.last))
             .await
+    } else if case.last.get("spec").is_none() {
+        let params = DeleteParams {
+            dry_run: true,
+            ..DeleteParams::default()
+        };
+        let deleted = api.delete(name, &params).await;
+        deleted.map(|_| object(case.last.clone()))
     } else if case.before.iter().find(of_same_name).is_some() {
         let mut new: kube::core::DynamicObject = object(case.last.clone());
         let old = api.get(name).await.unwrap();

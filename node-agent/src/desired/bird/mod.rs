@@ -105,14 +105,18 @@ pub fn learnt<'a>(
     inputs: &'a Inputs,
     actual: &'a NetworkState,
 ) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> {
-    let ours = |key: &RouteKey| {
+    let in_pools = |key: &RouteKey| {
         let mut pools = inputs.pools.values();
-        key.table == TABLE_MAIN
-            && key.metric == METRIC_BIRD
-            && pools.any(|pool| pool.cidr.contains(&key.dst))
+        pools.any(|pool| pool.cidr.contains(&key.dst))
     };
     let routes = actual.routes.iter();
-    routes.filter(move |(key, route)| route.protocol == PROTOCOL_BIRD && ours(key))
+    routes.filter(move |(key, route)| is_birds(key, route) && in_pools(key))
+}
+
+/// Whether it is one of our BIRD's.
+#[must_use]
+pub fn is_birds(key: &RouteKey, route: &Route) -> bool {
+    route.protocol == PROTOCOL_BIRD && key.table == TABLE_MAIN && key.metric == METRIC_BIRD
 }
 
 /// What BIRD is to do; `None` while BGP is off.

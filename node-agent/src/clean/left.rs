@@ -1,0 +1,26 @@
+//! What of the kernel's state is netweft's. Pure.
+
+use netweft_netstate::diff::diff;
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::Owner;
+
+use crate::desired::bird::is_birds;
+
+/// What makes a state without anything of ours: a node that is to have nothing.
+pub fn leftovers(actual: &NetworkState) -> Vec<Op> {
+    let nothing = NetworkState::default();
+    let owners = [Owner::plugin(), Owner::agent()];
+    let ours = owners
+        .iter()
+        .flat_map(|owner| diff(actual, &nothing, owner).ops);
+    let birds = actual
+        .routes
+        .iter()
+        .filter(|(key, route)| is_birds(key, route));
+    let birds = birds.map(|(key, route)| Op::RouteDelete {
+        key: key.clone(),
+        route: route.clone(),
+    });
+    ours.chain(birds).collect()
+}

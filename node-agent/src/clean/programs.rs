@@ -1,0 +1,51 @@
+//! Programs that would put back what is taken away.
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use crate::bird;
+
+/// Those that listen in the run directory, in sentences.
+pub fn running(run_dir: &Path) -> Vec<String> {
+    let sockets = [
+        ("BIRD", run_dir.join(bird::DIR).join(bird::SOCKET)),
+        ("The udp relay", run_dir.join(netweft_udp_relay::SOCKET)),
+    ];
+    let running = sockets.iter().filter(|(_, socket)| is_listened_at(socket));
+    running
+        .map(|(program, _)| format!("{program} runs on this node: uninstall netweft first."))
+        .collect()
+}
+
+/// A socket whose owner has ended refuses. Any other answer, that it is of another kind among them (`unix_find_other`), is given
+/// for somebody.
+fn is_listened_at(socket: &Path) -> bool {
+    match UnixStream::connect(socket) {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixDatagram, UnixListener};
+
+    use super::*;
+
+    #[test]
+    fn who_listens_is_known_whatever_the_socket_and_whoever_has_ended_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join(bird::DIR).join(bird::SOCKET);
+        std::fs::create_dir(dir.path().join(bird::DIR)).unwrap();
+        assert_eq!(running(dir.path()), Vec::<String>::new());
+        let bird = UnixListener::bind(socket).unwrap();
+        let relay = UnixDatagram::bind(dir.path().join(netweft_udp_relay::SOCKET)).unwrap();
+        assert_eq!(running(dir.path()).len(), 2);
+        drop((bird, relay));
+        assert_eq!(running(dir.path()), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,110 @@
+//! What stood in the node's own parameters before they were set, so that `clean` can put it back. It is kept beside what else must
+//! not outlive a boot, for the parameters do not either.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use netweft_netstate::model::LinkName;
+use netweft_netstate::owner::Owner;
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the run directory.
+const FILE: &str = "parameters.json";
+
+/// One parameter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Original {
+    /// What stood there.
+    pub was: String,
+    /// What was written instead.
+    pub set: String,
+}
+
+/// The file.
+#[derive(Debug)]
+pub struct Originals {
+    file: PathBuf,
+}
+
+impl Originals {
+    /// The file in `run_dir`.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        let file = run_dir.join(FILE);
+        Self { file }
+    }
+
+    /// By path below `/proc/sys/net`.
+    ///
+    /// # Errors
+    /// The file cannot be read. That there is none is no error.
+    pub fn list(&self) -> io::Result<BTreeMap<String, Original>> {
+        match fs::read(&self.file) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// To be called before `set` is written where `was` stands. Only the first time counts. Links of ours take their parameters
+    /// with them.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn note(&self, name: &str, was: &str, set: &str) -> io::Result<()> {
+        if is_of_our_link(name) {
+            return Ok(());
+        }
+        let mut all = self.list()?;
+        let was = all.get(name).map_or(was, |known| &known.was).to_owned();
+        let set = set.to_owned();
+        let known = Original { was, set };
+        if all.get(name) == Some(&known) {
+            return Ok(());
+        }
+        all.insert(name.to_owned(), known);
+        let aside = self.file.with_extension("new");
+        fs::write(&aside, serde_json::to_vec(&all)?)?;
+        fs::rename(&aside, &self.file)
+    }
+}
+
+fn is_of_our_link(name: &str) -> bool {
+    let mut parts = name.split('/').skip_while(|part| *part != "conf").skip(1);
+    let link = parts.next().and_then(|link| link.parse::<LinkName>().ok());
+    let ours = |link: &LinkName| Owner::agent().owns_link(link) || Owner::plugin().owns_link(link);
+    link.is_some_and(|link| ours(&link))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_is_remembered_and_those_of_our_links_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let originals = Originals::new(dir.path());
+        assert_eq!(originals.list().unwrap(), BTreeMap::new());
+        for (name, was, set) in [
+            ("ipv4/ip_forward", "0", "1"),
+            ("ipv4/conf/nw-vx4096/rp_filter", "0", "2"),
+            ("ipv4/conf/nw0123456789a/rp_filter", "0", "2"),
+            ("ipv4/conf/eth0/rp_filter", "1", "2"),
+            // Somebody has changed it, and it was put right.
+            ("ipv4/ip_forward", "7", "1"),
+        ] {
+            originals.note(name, was, set).unwrap();
+        }
+        let original = |was: &str, set: &str| Original {
+            was: was.to_owned(),
+            set: set.to_owned(),
+        };
+        let expected = [
+            ("ipv4/ip_forward".to_owned(), original("0", "1")),
+            ("ipv4/conf/eth0/rp_filter".to_owned(), original("1", "2")),
+        ];
+        assert_eq!(originals.list().unwrap(), expected.into());
+    }
+}

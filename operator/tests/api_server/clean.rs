@@ -1,0 +1,111 @@
+//! What is left at the API server when netweft goes.
+
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
+use netweft_crds::{IPPool, NodeSubnet};
+use serde_json::json;
+
+use crate::control_plane::{CHART, ControlPlane, NAMESPACE, Process};
+use crate::objects::{all, create_node, delete, eventually, merge, token};
+use crate::operator::{Operator, PATIENCE, until_assigned};
+
+/// As the chart's Job does it, with the Job's rights.
+async fn clean(plane: &ControlPlane) -> Process {
+    let token = token(&plane.admin(), "netweft-cleanup", None).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netweft-operator"));
+    command.env("KUBECONFIG", plane.kubeconfig(plane.url(), &token));
+    command.args(["--namespace", NAMESPACE, "--identity", "cleanup"]);
+    command.args(["--lease-duration", "2s", "clean"]);
+    Process::start(&mut command, &plane.dir.path().join("clean.log"))
+}
+
+#[tokio::test]
+async fn nothing_is_in_the_way_of_whoever_takes_the_definitions_away() {
+    let plane = ControlPlane::with_chart().await;
+    let admin = plane.admin();
+    create_node(&admin, "worker-1", "10.1.0.1").await;
+    let operator = Operator::start(&plane, "one", &["--lease-duration", "2s"]).await;
+    until_assigned(&admin, 1).await;
+    let pools: Api<IPPool> = Api::all(admin.clone());
+    let both = json!({ "metadata": { "finalizers": [POOL_FINALIZER, "example.org/theirs"] } });
+    merge(&pools, "default-v4", both).await;
+    let leases: Api<Lease> = Api::namespaced(admin.clone(), NAMESPACE);
+    let passwords =
+        json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": PASSWORDS_SECRET } });
+    let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
+    crate::objects::create(&secrets, passwords).await;
+    // There is no kubelet that could run the Job.
+    plane.helm(&[
+        "upgrade",
+        "netweft",
+        CHART,
+        "--set",
+        "cleanup.enabled=true",
+        "--no-hooks",
+    ]);
+    let mut cleaning = clean(&plane).await;
+    // Whoever leads goes on, if he still can: the release's upgrade has taken his rights.
+    cleaning.wait(Duration::from_secs(60));
+    let pool = pools.get("default-v4").await.unwrap();
+    assert_eq!(pool.finalizers(), ["example.org/theirs"]);
+    assert!(leases.get_opt("netweft-operator").await.unwrap().is_none());
+    assert!(secrets.get_opt(PASSWORDS_SECRET).await.unwrap().is_none());
+    assert_eq!(
+        all::<NodeSubnet>(&admin).await.len(),
+        1,
+        "what is known of nodes is for who comes next"
+    );
+    operator.stop();
+
+    let none = json!({ "metadata": { "finalizers": null } });
+    merge(&pools, "default-v4", none).await;
+    let definitions = crate::objects::definitions(&admin);
+    for definition in netweft_crds::definitions() {
+        delete(&definitions, &definition.name_any()).await;
+    }
+    eventually("the definitions are gone", PATIENCE, async || {
+        let left = definitions
+            .list_metadata(&kube::api::ListParams::default())
+            .await;
+        let left = left.unwrap().into_iter();
+        let ours = left.filter(|one| one.name_any().ends_with(".netweft.io"));
+        (ours.count() == 0).then_some(())
+    })
+    .await;
+    // Once more, when there is nothing to clean.
+    let mut again = clean(&plane).await;
+    again.wait(Duration::from_secs(60));
+}
+
+#[tokio::test]
+async fn a_leader_is_waited_for() {
+    let plane = ControlPlane::with_chart().await;
+    let admin = plane.admin();
+    create_node(&admin, "worker-1", "10.1.0.1").await;
+    let mut operator = Operator::start(&plane, "one", &["--lease-duration", "2s"]).await;
+    until_assigned(&admin, 1).await;
+    crate::objects::give_everything_to(&admin, "netweft-cleanup").await;
+    let pools: Api<IPPool> = Api::all(admin.clone());
+    let mut cleaning = clean(&plane).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(cleaning.runs());
+    assert_eq!(
+        pools.get("default-v4").await.unwrap().finalizers(),
+        [POOL_FINALIZER]
+    );
+    operator.process.kill();
+    cleaning.wait(Duration::from_secs(60));
+    assert!(
+        pools
+            .get("default-v4")
+            .await
+            .unwrap()
+            .finalizers()
+            .is_empty()
+    );
+}
