@@ -19,10 +19,20 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts one on a node that has this address and, by their records, so many pods in `block`.
+    /// Starts one on a node that has this address and, by their records, these pods.
     pub async fn start(plane: &ControlPlane, node: &str, address: &str, pods: &[String]) -> Self {
+        Self::start_by(plane, plane.url(), (node, address), pods).await
+    }
+
+    /// The same, of one that goes to the API server by `url`.
+    pub async fn start_by(
+        plane: &ControlPlane,
+        url: &str,
+        (node, address): (&str, &str),
+        pods: &[String],
+    ) -> Self {
         let token = token(&plane.admin(), "netweft-agent", Some(node)).await;
-        let kubeconfig = plane.kubeconfig(plane.url(), &token);
+        let kubeconfig = plane.kubeconfig(url, &token);
         let dir = tempfile::tempdir().unwrap();
         let attachments = dir.path().join("run/attachments");
         fs::create_dir_all(&attachments).unwrap();
@@ -32,7 +42,8 @@ impl Agent {
         }
         let log = plane.dir.path().join(format!("agent-{node}.log"));
         let mut command = command(node, &kubeconfig, dir.path());
-        let server = plane.url().trim_start_matches("https://").to_owned();
+        let (_, server) = url.split_once("://").unwrap();
+        let server = server.to_owned();
         let address = address.to_owned();
         // Network namespaces are a thread's own.
         let started = std::thread::spawn(move || {

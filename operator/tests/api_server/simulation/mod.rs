@@ -15,7 +15,7 @@ mod figures;
 mod nodes;
 mod operators;
 mod pools;
-mod random;
+pub mod random;
 mod wire;
 
 use std::str::FromStr;
