@@ -13,6 +13,7 @@ use netweft_e2e::lab::faults;
 use netweft_e2e::lab::growth;
 use netweft_e2e::lab::migrate::{self, Tour};
 use netweft_e2e::lab::scale::{self, Author, Shape};
+use netweft_e2e::lab::trouble;
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::matrix::Matrix;
 
@@ -67,6 +68,9 @@ struct Command {
     /// Milliseconds between two pings of a pair in labs of mode migrate.
     #[arg(long, default_value_t = 1)]
     interval: u64,
+    /// In labs of mode trouble, set the machine's clock forth and back by days: where nobody else lives by it.
+    #[arg(long)]
+    set_clock: bool,
     /// Leave the (last) lab up and say how to enter its nodes.
     #[arg(long)]
     keep: bool,
@@ -112,6 +116,8 @@ enum What {
     Drift,
     /// The same: agents die, a node joins, one is booted.
     Faults,
+    /// Three nodes: one gets another uplink, another address, another time.
+    Trouble,
 }
 
 fn what(text: &str) -> Result<What, String> {
@@ -123,10 +129,11 @@ fn what(text: &str) -> Result<What, String> {
         "migrate" => Ok(What::Migrate),
         "drift" => Ok(What::Drift),
         "faults" => Ok(What::Faults),
+        "trouble" => Ok(What::Trouble),
         _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
             let modes = LabMode::value_variants().iter().map(ToString::to_string);
             format!(
-                "write fabric, bgp, scale, growth, migrate, drift, faults, or one of {}",
+                "write fabric, bgp, scale, growth, migrate, drift, faults, trouble, or one of {}",
                 modes.collect::<Vec<_>>().join(", ")
             )
         }),
@@ -142,6 +149,7 @@ enum Job {
     Growth(Options),
     Drift(Options),
     Faults(Options),
+    Trouble(Options, bool),
     Migrate(Options, migrate::Plan),
 }
 
@@ -154,6 +162,9 @@ impl Job {
             Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
             Self::Drift(options) => drift::run(options, keep).map(|()| Vec::new()),
             Self::Faults(options) => faults::run(options, keep).map(|()| Vec::new()),
+            Self::Trouble(options, may_set_clock) => {
+                trouble::run(options, *may_set_clock, keep).map(|()| Vec::new())
+            }
             Self::Migrate(options, plan) => migrate::run(options, plan, keep).map(|()| Vec::new()),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
@@ -168,6 +179,7 @@ impl Job {
             Self::Growth(options) => growth::about(options),
             Self::Drift(options) => drift::about(options),
             Self::Faults(options) => faults::about(options),
+            Self::Trouble(options, _) => trouble::about(options),
             Self::Migrate(options, _) => migrate::about(options),
         }
     }
@@ -209,6 +221,12 @@ fn main() -> anyhow::Result<ExitCode> {
                         _ => Job::Growth,
                     };
                     jobs.extend(options.into_iter().map(job));
+                }
+                What::Trouble => {
+                    let mode = LabMode::Vxlan;
+                    let options = command.modes(&binaries, masquerading, mode, *families);
+                    let trouble = |options| Job::Trouble(options, command.set_clock);
+                    jobs.extend(options.into_iter().map(trouble));
                 }
                 What::Migrate => {
                     jobs.extend(command.migrations(&binaries, masquerading, *families));

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::load::{CALM, Cost};
+use super::load::Sufferer;
 use super::node::Node;
 use super::pod::Pod;
 use super::underlay::{Subnet, addresses};
@@ -47,48 +47,27 @@ pub fn about(options: &Options) -> String {
 impl Lab {
     fn endure(&mut self) -> anyhow::Result<()> {
         self.site.start_servers(true)?;
-        self.costs_nothing("agents were killed every 200 ms", None, Self::kill_agents)?;
-        self.costs_nothing("a node joined", None, Self::join)?;
-        self.costs_nothing(
+        let nobody = Sufferer::Nobody;
+        self.costs("agents were killed every 200 ms", nobody, Self::kill_agents)?;
+        self.costs("a node joined", nobody, Self::join)?;
+        self.costs(
             "an agent stood still while nodes came and went",
-            None,
+            nobody,
             Self::stand_still,
         )?;
+        self.costs(
+            "a node went while an agent was away",
+            nobody,
+            Self::go_unseen,
+        )?;
         let last = self.site.nodes.last().context("a node")?.name.clone();
-        // Its pods end with it.
+        // Its pods end with it, and what it had open itself.
         self.site.pods.retain(|pod| pod.node != last);
-        self.costs_nothing("a node was booted", Some(&last), Self::boot)
-    }
-
-    /// Does something, after which every node is as it should be, everybody reaches everybody and nothing has been lost. What a node
-    /// had open itself may end when it is `booted`.
-    fn costs_nothing(
-        &mut self,
-        what: &str,
-        booted: Option<&str>,
-        deed: impl FnOnce(&mut Self) -> anyhow::Result<Duration>,
-    ) -> anyhow::Result<()> {
-        let cost = self.under_load(&CALM, |lab| {
-            let took = deed(lab)?;
-            lab.site.is_as_wanted()?;
-            anyhow::Ok(took)
-        })?;
-        let Cost {
-            done,
-            losses,
-            streams,
-        } = cost;
-        let done = done.with_context(|| what.to_owned())?;
-        losses.check_none(&format!("{what} ({done:.1?})"))?;
-        let mut dead = streams.dead.iter();
-        let may_end = |from: &str| booted == Some(from);
-        ensure!(dead.all(|(from, _, _)| may_end(from)), "{what}: {streams}");
-        for pool in self.options.families.pools() {
-            self.matrix(pool)?
-                .check()
-                .with_context(|| what.to_owned())?;
-        }
-        Ok(())
+        self.costs(
+            "a node was booted",
+            Sufferer::Connections(&last),
+            Self::boot,
+        )
     }
 
     fn kill_agents(&mut self) -> anyhow::Result<Duration> {
@@ -153,6 +132,23 @@ impl Lab {
         self.site.store.nodes.truncate(own);
         self.site.settle()?;
         Ok(continued.elapsed())
+    }
+
+    /// A node is deleted that an agent knows of when it ends, and does not hear of any more when it begins.
+    fn go_unseen(&mut self) -> anyhow::Result<Duration> {
+        let nets = addresses(self.options.families, Subnet::Near, PASSERS.start);
+        let nets: Vec<_> = nets.iter().map(ipnet::IpNet::addr).collect();
+        let passer = objects::node("passer", &nets, Default::default());
+        self.site.store.nodes.push(passer);
+        self.site.settle()?;
+        self.site.is_as_wanted()?;
+        self.site.node_mut(1)?.0.kill_agent()?;
+        self.site.store.nodes.pop();
+        self.site.settle()?;
+        let began = Instant::now();
+        self.site.start_agent(1)?;
+        self.site.is_as_wanted()?;
+        Ok(began.elapsed())
     }
 
     /// The last node loses all that a boot takes. It takes no pod before its agent is back, and no address is left from before.

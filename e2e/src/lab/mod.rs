@@ -39,6 +39,7 @@ mod sizes;
 mod snapshot;
 mod store;
 mod talk;
+pub mod trouble;
 mod underlay;
 
 use std::fmt;

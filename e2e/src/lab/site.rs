@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use super::namespace::Namespace;
 use super::node::{Node, PASSWORDS};
 use super::pod::Pod;
 use super::store::Store;
+use super::talk::PORT;
 use super::{bird, objects};
 use crate::matrix::{Endpoint, Matrix, Row, targets};
 use crate::poll::until;
@@ -23,6 +24,8 @@ use crate::run::Run;
 
 /// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
 const ROUTES: Duration = Duration::from_secs(30);
+/// How long a server may take to listen.
+const LISTENS: Duration = Duration::from_secs(10);
 /// How long a node may be other than its agent wants it; it takes tens of milliseconds.
 const RIGHT: Duration = Duration::from_secs(10);
 
@@ -163,8 +166,10 @@ impl Site {
         Ok(())
     }
 
-    /// A server in every pod, and on every node if `nodes`, where there is none yet.
+    /// A server in every pod, and on every node if `nodes`, where there is none yet; they listen when this returns.
     pub fn start_servers(&mut self, nodes: bool) -> anyhow::Result<()> {
+        let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+        let mut started = Vec::new();
         let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
         let of_nodes = self.nodes.iter().filter(|_| nodes);
         let of_nodes = of_nodes.map(|node| (&node.name, &node.space));
@@ -176,6 +181,12 @@ impl Site {
             command.arg("serve");
             let log = self.run.folder().join(format!("{name}-server.log"));
             space.start(&mut self.run, &mut command, &log)?;
+            started.push(space);
+        }
+        for space in started {
+            until("a server", LISTENS, || {
+                space.ask(&self.binaries, "tcp", here)
+            })?;
         }
         Ok(())
     }

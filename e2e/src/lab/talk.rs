@@ -13,7 +13,7 @@ use super::site::Site;
 use crate::talk::Talked;
 
 /// Port of the servers.
-const PORT: u16 = 8080;
+pub const PORT: u16 = 8080;
 /// Least pause between two chunks and two connections: the load is bounded.
 const TALK: Duration = Duration::from_millis(5);
 

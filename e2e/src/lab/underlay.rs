@@ -123,11 +123,21 @@ impl Underlay {
     ) -> anyhow::Result<()> {
         let nets = addresses(self.families, subnet, number);
         self.segment(subnet)?.attach(&node.space, uplink, &nets)?;
+        node.addresses = nets.iter().map(IpNet::addr).collect();
+        self.show_the_way_out(node, uplink, subnet)
+    }
+
+    /// Give a node its default routes.
+    pub fn show_the_way_out(
+        &self,
+        node: &Node,
+        uplink: &str,
+        subnet: Subnet,
+    ) -> anyhow::Result<()> {
         let router = if self.far.is_some() { ROUTER } else { OUTSIDE };
         for gateway in addresses(self.families, subnet, router) {
             node.space.ip(&default_route(gateway, uplink))?;
         }
-        node.addresses = nets.iter().map(IpNet::addr).collect();
         Ok(())
     }
 
@@ -277,5 +287,5 @@ fn router(
 }
 
 pub fn default_route(gateway: IpNet, link: &str) -> String {
-    format!("route add default via {} dev {link}", gateway.addr())
+    format!("route replace default via {} dev {link}", gateway.addr())
 }
