@@ -98,6 +98,8 @@ pub struct Node {
     pools: Pools,
     dir: TempDir,
     agent: Option<Child>,
+    /// Whether the runtime takes the plugin from the folder that `install` fills, and not the one that was built.
+    pub installed: bool,
 }
 
 impl Node {
@@ -120,6 +122,7 @@ impl Node {
             pools,
             dir,
             agent: None,
+            installed: false,
         };
         fs::create_dir(node.path("objects")).unwrap();
         for (name, text) in objects(pools) {
@@ -295,7 +298,11 @@ impl Node {
 
     fn start_plugin(&self, under: &[&str], conf: &Value, call: [&str; 3]) -> Child {
         let [verb, container, netns] = call;
-        let plugin = Path::new(env!("CARGO_BIN_EXE_netweft-agent")).with_file_name("netweft");
+        let plugin = if self.installed {
+            self.path("bin/netweft")
+        } else {
+            built_plugin()
+        };
         let plugin = plugin.display().to_string();
         let words: Vec<&str> = under.iter().copied().chain([plugin.as_str()]).collect();
         let arguments = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}");
@@ -317,6 +324,19 @@ impl Node {
         let mut input = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, conf.to_string().as_bytes()).unwrap();
         child
+    }
+
+    /// Puts the plugins of a folder where the runtime is to take them from.
+    pub fn install(&self, from: &Path) {
+        let install = Command::new(env!("CARGO_BIN_EXE_netweft-agent"))
+            .arg("install")
+            .arg("--from")
+            .arg(from)
+            .arg("--to")
+            .arg(self.path("bin"))
+            .output()
+            .unwrap();
+        assert!(install.status.success(), "{install:?}");
     }
 
     pub fn add(&self, container: &str) -> Pod {
@@ -356,6 +376,12 @@ impl Node {
         });
         started.elapsed()
     }
+}
+
+/// The plugin as it was built.
+pub fn built_plugin() -> PathBuf {
+    let beside = Path::new(env!("CARGO_BIN_EXE_netweft-agent"));
+    beside.with_file_name("netweft")
 }
 
 impl Drop for Node {
