@@ -54,11 +54,20 @@ stage_lab() {
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
   "${lab[@]}" --mode growth --family 4,46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode drift,faults --family 46 --rp-filter 1 || code=1
   bgp_programs
   "${lab[@]}" --mode migrate --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1
   "${lab[@]}" --mode bgp,fabric,scale --story restarts --routers bird --shape mesh || code=1
+  return "$code"
+}
+
+# What nodes endure: somebody who tampers, agents that die, nodes that come, go and are booted, links and addresses that change; and, where
+# it is nobody else's, the clock.
+stage_lab_endures() {
+  local code=0
+  "$BIN_DIR/netweft-lab" --mode drift,faults,trouble --family 46 --rp-filter 1 || code=1
+  e2e/other-kernel/run.sh "$BIN_DIR/netweft-lab" --mode trouble --set-clock --rp-filter 1 --interval 100 ||
+    code=1
   return "$code"
 }
 
@@ -104,11 +113,11 @@ lab_other_kernel() { # ARGUMENT...
 
 # Where this kernel has no ipip, MODE=ipip is for nodes that have it: machines with another kernel, beside nodes without.
 stage_kind() {
-  local mode=${MODE:-vxlan} only=()
+  local mode=${MODE:-vxlan} checks=${CHECKS:-life} only=()
   if [[ $mode == ipip ]] && ! has_tunnels ipip; then
-    mode=vxlan only=(--only nodes_on_another_kernel)
+    mode=vxlan checks=full only=(--only nodes_on_another_kernel)
   fi
-  suite "${CHECKS:-life}" "${POD_INTERFACE:-routed}" "$mode" "${only[@]}"
+  suite "$checks" "${POD_INTERFACE:-routed}" "$mode" "${only[@]}"
 }
 
 # The other modes of one cluster, each in one of its own: what every mode has to pass, and what this one has to besides.
@@ -134,9 +143,30 @@ stage_kind_families() {
   return "$code"
 }
 
-stage_kind_full() { "$cluster" down && suite full routed; }
+stage_kind_full() {
+  "$cluster" down
+  # The plugins of another network, for the nodes when ours has gone.
+  NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni)
+  export NETWEFT_CNI_BIN
+  suite full routed
+}
 
 stage_kind_bridge_full() { "$cluster" down && suite life bridge; }
+
+# From the commit before to this one, and back.
+stage_kind_upgrade() {
+  local old tag bird_tag checkout old_tag old_bird_tag mode code=0
+  for mode in vxlan underlay; do
+    "$cluster" down
+    "$cluster" up
+    old=$(e2e/cluster/previous.sh | tail -n 1)
+    read -r checkout old_tag old_bird_tag <<<"$old"
+    read -r tag bird_tag <<<"$(images_into_cluster | tail -n 1)"
+    "$cluster" exec "$BIN_DIR/netweft-e2e" upgrade --project "$project" --tag "$tag" --bird-tag "$bird_tag" --mode "$mode" \
+      --old-project "$checkout" --old-tag "$old_tag" --old-bird-tag "$old_bird_tag" || code=1
+  done
+  return "$code"
+}
 
 stage_kind_oldest() {
   "$cluster" down

@@ -268,6 +268,9 @@ pub struct NodeNetworkStatus {
     /// Bytes of the largest packet of a new pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// Bytes of the largest packet that the links with the node's addresses take.
+    #[serde(default, rename = "linkMTU", skip_serializing_if = "Option::is_none")]
+    pub link_mtu: Option<u32>,
     /// What pods have asked for that found no block of their pools here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

@@ -49,6 +49,10 @@ pub struct NodeSubnetSpec {
     /// The node's AS number where it differs from its mode's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub as_number: Option<u32>,
+    /// Bytes of the largest packet that the node's links to the others take, where other nodes' links take larger ones.
+    #[serde(default, rename = "linkMTU", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 68, max = 65535))]
+    pub link_mtu: Option<u32>,
     /// Whether the node is there.
     pub state: SubnetState,
 }

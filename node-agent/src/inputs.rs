@@ -116,6 +116,8 @@ pub struct RemoteBlock {
     pub node: String,
     /// Where to send packets for it.
     pub addresses: NodeAddresses,
+    /// Bytes of the largest packet that its node takes, where that is less than others do.
+    pub link_mtu: Option<u32>,
 }
 
 /// What the agent needs of a pool.
@@ -360,6 +362,7 @@ fn remote_blocks(node: &str, objects: &Objects) -> Vec<RemoteBlock> {
             pool: subnet.spec.pool.clone(),
             node: subnet.spec.node.clone(),
             addresses: subnet.spec.node_addresses,
+            link_mtu: subnet.spec.link_mtu,
         })
         .collect();
     blocks.sort_by_key(|block| block.cidr);

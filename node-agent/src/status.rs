@@ -78,6 +78,7 @@ pub fn status(
         links: links(&desired.kernel),
         routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
+        link_mtu: desired.link_mtu,
         requests: Vec::new(),
         draining: Vec::new(),
         standby: Vec::new(),
@@ -201,6 +202,7 @@ mod tests {
 
     fn without_pools() -> Desired {
         Desired {
+            link_mtu: None,
             kernel: NetworkState::default(),
             nft: String::new(),
             sysctls: BTreeMap::new(),

@@ -90,6 +90,7 @@ mod tests {
             node: "worker-1".to_owned(),
             node_addresses: NodeAddresses::default(),
             as_number: None,
+            link_mtu: None,
             state,
         };
         spec.into_object()

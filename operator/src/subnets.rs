@@ -93,6 +93,7 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
             IpFamily::of(block.cidr.addr()),
         )?,
         as_number: None,
+        link_mtu: None,
         state: SubnetState::Active,
     };
     Some(spec.into_object())
@@ -101,10 +102,11 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
 /// What has to be done with the NodeSubnets that exist.
 fn review(view: &View<'_>) -> Changes<NodeSubnet> {
     let mut changes = Changes::default();
+    let most = most_that_links_take(view);
     for subnet in view.subnets.values().flatten() {
         match view.nodes.get(subnet.spec.node.as_str()) {
             Some(_) if released(view, subnet) => changes.delete.push((*subnet).clone()),
-            Some(node) => changes.update.extend(active(view, subnet, node)),
+            Some(node) => changes.update.extend(active(view, subnet, (node, most))),
             None if expired(view, subnet) => changes.delete.push((*subnet).clone()),
             None => changes.update.extend(orphaned(subnet)),
         }
@@ -112,7 +114,14 @@ fn review(view: &View<'_>) -> Changes<NodeSubnet> {
     changes
 }
 
-fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubnet> {
+/// Bytes of the largest packet that any node's links take, as far as agents have said.
+fn most_that_links_take(view: &View<'_>) -> u32 {
+    let networks = view.nodes.keys().filter_map(|node| view.networks.get(node));
+    let mtus = networks.filter_map(|network| network.status.as_ref()?.link_mtu);
+    mtus.max().unwrap_or_default()
+}
+
+fn active(view: &View<'_>, subnet: &NodeSubnet, (node, most): (&Node, u32)) -> Option<NodeSubnet> {
     let mut wanted = subnet.clone();
     wanted.spec.state = SubnetState::Active;
     // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
@@ -121,6 +130,11 @@ fn active(view: &View<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubne
         && let Some(addresses) = view.addresses(node, mode, IpFamily::of(subnet.spec.cidr.addr()))
     {
         wanted.spec.node_addresses = addresses;
+    }
+    // Only where it is less: in a cluster of equals no agent hears of it.
+    let network = view.networks.get(subnet.spec.node.as_str());
+    if let Some(mtu) = network.and_then(|network| network.status.as_ref()?.link_mtu) {
+        wanted.spec.link_mtu = (mtu < most).then_some(mtu);
     }
     (wanted.spec != subnet.spec).then_some(wanted)
 }

@@ -65,7 +65,7 @@ struct Command {
     /// Every ordered pair of these, or a ring.
     #[arg(long, value_enum, default_value = "ring")]
     tour: Tour,
-    /// Milliseconds between two pings of a pair in labs of mode migrate.
+    /// Milliseconds between two pings of a pair in labs of mode migrate; in those of modes faults and trouble 10 at least.
     #[arg(long, default_value_t = 1)]
     interval: u64,
     /// In labs of mode trouble, set the machine's clock forth and back by days: where nobody else lives by it.
@@ -264,6 +264,7 @@ impl Command {
                 .map(|folder| (folder, self.tell_snapshots)),
             sizes: Some(rp_filter) == first,
             pods_per_node: 2,
+            pings: Duration::from_millis(self.interval.max(10)),
             later: Vec::new(),
             masquerading,
         };

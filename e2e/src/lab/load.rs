@@ -65,7 +65,11 @@ impl Lab {
             Sufferer::Nobody => BTreeSet::new(),
             Sufferer::Links(node) | Sufferer::Connections(node) => self.addresses_on(node)?,
         };
-        let cost = self.under_load(&CALM, |lab| {
+        let pace = Pace {
+            pings: self.options.pings,
+            talks: self.options.pings * 5,
+        };
+        let cost = self.under_load(&pace, |lab| {
             let took = deed(lab)?;
             lab.site.is_as_wanted()?;
             anyhow::Ok(took)

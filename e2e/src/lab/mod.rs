@@ -81,6 +81,8 @@ pub struct Options {
     pub sizes: bool,
     /// Pods on each node.
     pub pods_per_node: usize,
+    /// Time between two pings of a pair while something befalls nodes.
+    pub pings: Duration,
     /// Modes that it is changed to afterwards: their programs run from the beginning, and packets may travel plainly.
     pub later: Vec<LabMode>,
     /// Whether pods take their node's address on the way outside: what [`masquerades`] says.

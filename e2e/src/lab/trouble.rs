@@ -89,6 +89,9 @@ impl Lab {
             Ok(())
         })?;
         let took = began.elapsed();
+        // The others hear of it.
+        self.site.settle()?;
+        self.site.is_as_wanted()?;
         self.large_packets_pass()?;
         Ok(took)
     }

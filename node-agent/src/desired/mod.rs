@@ -29,7 +29,7 @@ use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
-use crate::inputs::{Inputs, OwnBlock};
+use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
 use crate::sysctl;
 use bird::Bird;
 use trial::Trial;
@@ -63,6 +63,8 @@ pub struct Desired {
     pub plugin: NodeConfig,
     /// Blocks from which no pod gets an address any more, but in which some may still have one.
     pub withdrawn: Vec<IpNet>,
+    /// Bytes of the largest packet that the links with the node's addresses take.
+    pub link_mtu: Option<u32>,
     /// What is left out and why, in sentences.
     pub problems: Vec<String>,
     /// What cannot be programmed before another program has done its part, in sentences.
@@ -114,6 +116,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         bird: bird::bird(inputs, facts),
         plugin,
         withdrawn: inputs.withdrawn.clone(),
+        link_mtu: link_mtu(facts),
         problems,
         waiting_for: Vec::new(),
     };
@@ -186,20 +189,44 @@ pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
     if mode.mtu != 0 {
         return Some(mode.mtu);
     }
-    let direct = || facts.egress.values().map(|egress| egress.mtu).min();
-    let encapsulated = |overhead: u32| {
-        let egress = facts.egress.get(&inputs.local(mode)?)?;
-        Some(egress.mtu.saturating_sub(overhead))
+    let link_mtu = match mode.send.way()? {
+        Way::Direct | Way::Bgp => link_mtu(facts)?,
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => facts.egress.get(&inputs.local(mode)?)?.mtu,
     };
+    Some(link_mtu.saturating_sub(overhead(mode)?))
+}
+
+/// The same of packets to a block whose node says how large a packet it takes.
+#[must_use]
+pub fn pod_mtu_to(
+    inputs: &Inputs,
+    facts: &Facts,
+    mode: &NodeMode,
+    block: &RemoteBlock,
+) -> Option<u32> {
+    let own = pod_mtu(inputs, facts, mode)?;
+    let taken = block.link_mtu.unwrap_or(u32::MAX);
+    Some(own.min(taken.saturating_sub(overhead(mode)?)))
+}
+
+/// Bytes that `mode` adds to a pod's packet.
+fn overhead(mode: &NodeMode) -> Option<u32> {
     let v4 = mode.outer_family == IpFamily::Ipv4;
-    match mode.send.way()? {
+    Some(match mode.send.way()? {
         // Outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
-        Way::Vxlan(_) => encapsulated(if v4 { 50 } else { 70 }),
+        Way::Vxlan(_) if v4 => 50,
+        Way::Vxlan(_) => 70,
         // Outer IP header (RFC 2003, section 3).
-        Way::Ipip => encapsulated(20),
-        Way::Udp(_) => encapsulated(if v4 { OVERHEAD_V4 } else { OVERHEAD_V6 }),
-        Way::Direct | Way::Bgp => direct(),
-    }
+        Way::Ipip => 20,
+        Way::Udp(_) if v4 => OVERHEAD_V4,
+        Way::Udp(_) => OVERHEAD_V6,
+        Way::Direct | Way::Bgp => 0,
+    })
+}
+
+/// Bytes of the largest packet that the links with the node's addresses take.
+fn link_mtu(facts: &Facts) -> Option<u32> {
+    facts.egress.values().map(|egress| egress.mtu).min()
 }
 
 /// Whether packets of `mtu` bytes are enough for the family of `net`: IPv6 asks for 1280 (RFC 8200, section 5), and the

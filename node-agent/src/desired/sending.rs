@@ -19,7 +19,7 @@ use netweft_netstate::model::{LinkName, Route, RouteKey};
 
 use super::trial::Trial;
 use super::tunnel::Tunnel;
-use super::{Desired, METRIC_STANDBY, fits, pod_mtu, unicast};
+use super::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -109,10 +109,13 @@ fn stand_by(
     }
 }
 
-/// Before nodes send by a way with less room, packets that would not fit are answered by "too large" on the way in use.
+/// Before nodes send by a way with less room, and where the other node's link takes less, packets that would not fit are answered by "too
+/// large" on the way in use: on the link they would be lost without a word.
 fn lowered(inputs: &Inputs, facts: &Facts, block: &RemoteBlock, mtu: u32) -> Option<u32> {
     let ways = inputs.modes_to(&block.pool);
-    let least = ways.filter_map(|mode| pod_mtu(inputs, facts, mode)).min();
+    let least = ways
+        .filter_map(|mode| pod_mtu_to(inputs, facts, mode, block))
+        .min();
     least.filter(|least| *least < mtu && fits(block.cidr, *least))
 }
 

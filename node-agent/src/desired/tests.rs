@@ -47,6 +47,7 @@ fn inputs() -> Inputs {
         pool: "default-v4".into(),
         node: node.into(),
         addresses: addresses(address),
+        link_mtu: None,
     };
     Inputs {
         node: "worker-1".into(),
@@ -217,6 +218,22 @@ fn an_mtu_that_is_set_is_taken_as_it_is() {
 #[test]
 fn a_measured_mtu_leaves_room_for_the_encapsulation() {
     assert_eq!(desired(&inputs(), &facts()).plugin.pools[0].mtu, 1350);
+}
+
+#[test]
+fn packets_are_kept_from_a_node_that_does_not_take_them() {
+    let mut inputs = inputs();
+    assert_eq!(desired(&inputs, &facts()).link_mtu, Some(1400));
+    let small = inputs.remote[0].cidr;
+    inputs.remote[0].link_mtu = Some(1300);
+    inputs.remote[1].link_mtu = Some(9000);
+    let routes = desired(&inputs, &facts()).kernel.routes;
+    let mtu_to = |net: IpNet| {
+        let mut found = routes.iter().filter(|(key, _)| key.dst == net);
+        found.next().unwrap().1.mtu
+    };
+    assert_eq!(mtu_to(small), Some(1250));
+    assert_eq!(mtu_to(inputs.remote[1].cidr), None);
 }
 
 #[test]

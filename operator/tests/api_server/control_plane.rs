@@ -1,5 +1,6 @@
 //! A control plane of one etcd and one kube-apiserver on loopback, with the chart installed by helm.
 
+use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -209,13 +210,16 @@ impl ControlPlane {
     }
 }
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, of those that the kernel gives to nobody (`ip_local_port_range`): a program that starts a moment
+/// later finds it free.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    loop {
+        let chance = RandomState::new().hash_one(());
+        let port = 20_000 + u16::try_from(chance % 12_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn start_etcd(dir: &Path, url: &str) -> Process {

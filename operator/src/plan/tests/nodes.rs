@@ -1,5 +1,7 @@
 //! Nodes that join, leave, come back and lose their addresses.
 
+use std::collections::BTreeMap;
+
 use kube::ResourceExt;
 use netweft_crds::SubnetState;
 
@@ -110,4 +112,37 @@ fn a_recreated_node_owns_its_network_again() {
     cluster.nodes[0].metadata.uid = Some("another".to_owned());
     cluster.settle();
     assert_eq!(cluster.networks[0].owner_references()[0].uid, "another");
+}
+
+#[test]
+fn a_node_that_takes_smaller_packets_is_told_of_and_equals_cost_nothing() {
+    let mut cluster = cluster(3);
+    cluster.settle();
+    let told = |cluster: &Cluster| {
+        let subnets = cluster.subnets.iter();
+        let told = subnets.map(|subnet| (subnet.spec.node.clone(), subnet.spec.link_mtu));
+        told.collect::<BTreeMap<_, _>>()
+    };
+    let say = |cluster: &mut Cluster, mtus: [Option<u32>; 3]| {
+        for (network, mtu) in cluster.networks.iter_mut().zip(mtus) {
+            network.status.get_or_insert_default().link_mtu = mtu;
+        }
+        cluster.settle();
+    };
+    say(&mut cluster, [Some(1500); 3]);
+    assert!(told(&cluster).values().all(Option::is_none));
+    say(&mut cluster, [Some(1500), Some(1400), Some(1500)]);
+    let names: Vec<String> = told(&cluster).into_keys().collect();
+    let of = |cluster: &Cluster| {
+        names
+            .iter()
+            .map(|name| told(cluster)[name])
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(of(&cluster), [None, Some(1400), None]);
+    // Who says nothing for a while is what he was.
+    say(&mut cluster, [Some(1500), None, Some(1500)]);
+    assert_eq!(of(&cluster), [None, Some(1400), None]);
+    say(&mut cluster, [Some(1500); 3]);
+    assert_eq!(of(&cluster), [None; 3]);
 }

@@ -35,6 +35,7 @@ fn subnet(cidr: &str, node: &str, state: SubnetState) -> NodeSubnet {
             ipv6: None,
         },
         as_number: None,
+        link_mtu: None,
         state,
     };
     let mut subnet = spec.into_object();
