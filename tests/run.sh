@@ -43,7 +43,11 @@ stage_rust() {
 }
 
 # What the first tier tries in strides.
-stage_sweeps() { NETWEFT_SWEEP=all cargo test --release --locked --workspace --test sweep; }
+stage_sweeps() {
+  export NETWEFT_SWEEP=all
+  cargo test --release --locked --workspace --test sweep
+  cargo test --release --locked --workspace --test node killed_at_any_request_for_two_hundred
+}
 
 stage_lab() {
   local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)

@@ -22,6 +22,7 @@ use crate::nft::{Change, Nft};
 use crate::run::asked_to_stop;
 
 mod files;
+mod host_ports;
 mod left;
 mod parameters;
 mod pods;
@@ -165,6 +166,7 @@ impl<'a> Cleaner<'a> {
         if self.nft.ensure("").await? == Change::Removed {
             println!("Done: nft table inet netweft removed.");
         }
+        host_ports::remove(&self.args.paths.cni_conf_dir).await?;
         parameters::put_back(&self.args.paths)?;
         self.files.remove_rest().context("remove files")
     }
@@ -176,6 +178,7 @@ impl<'a> Cleaner<'a> {
         if !self.nft.is("").await? {
             left.push("There is the nft table inet netweft.".to_owned());
         }
+        left.extend(host_ports::left(&self.args.paths.cni_conf_dir).await?);
         left.extend(parameters::changed(&self.args.paths)?);
         left.extend(self.files.left()?);
         Ok(left)

@@ -112,18 +112,27 @@ impl Nft {
 
     /// The kernel's table without counters, empty if there is none.
     async fn list(&self) -> Result<String, NftError> {
-        let output = nft(&["-s", "list", "table", "inet", "netweft"])
-            .output()
-            .await
-            .map_err(NftError::Run)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() {
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-        } else if said.contains("No such file or directory") || lacks_family(&said) {
-            Ok(String::new())
-        } else {
-            Err(NftError::Unlisted(said.trim().to_owned()))
-        }
+        listing(&["-s", "list", "table", "inet", TABLE]).await
+    }
+}
+
+/// Any table with its handles, empty if there is none.
+///
+/// # Errors
+/// nft is missing or cannot tell.
+pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
+    listing(&["-a", "list", "table", family, table]).await
+}
+
+async fn listing(arguments: &[&str]) -> Result<String, NftError> {
+    let output = nft(arguments).output().await.map_err(NftError::Run)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else if said.contains("No such file or directory") || lacks_family(&said) {
+        Ok(String::new())
+    } else {
+        Err(NftError::Unlisted(said.trim().to_owned()))
     }
 }
 
@@ -139,7 +148,7 @@ fn nft(arguments: &[&str]) -> Command {
 fn lacks_family(said: &str) -> bool {
     said.contains("Protocol not supported")
         || said.contains("Operation not supported\nadd table inet")
-        || said.contains("Operation not supported\nlist table inet")
+        || said.contains("Operation not supported\nlist table ")
 }
 
 fn memory(text: &str, listing: &str) -> String {
@@ -148,7 +157,11 @@ fn memory(text: &str, listing: &str) -> String {
     format!("# loaded from {mark}\n{listing}")
 }
 
-async fn load(text: &str) -> Result<(), NftError> {
+/// Carries out a script.
+///
+/// # Errors
+/// nft is missing or refuses.
+pub async fn load(text: &str) -> Result<(), NftError> {
     let mut command = nft(&["-f", "-"]);
     command
         .stdin(Stdio::piped())

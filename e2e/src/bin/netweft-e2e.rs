@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use netweft_e2e::cluster::{Checks, Cluster, Install, Probes, install, run};
+use netweft_e2e::cluster::{
+    Checks, Cluster, Install, Probes, Residue, install, is_installed, run, upgrade,
+};
 use netweft_e2e::command::{output, words};
 use netweft_e2e::lab::{Families, LabMode};
 
@@ -23,6 +25,8 @@ enum Verb {
     Demo(Target),
     /// Install and check.
     Suite(Suite),
+    /// Install the version before, upgrade, downgrade, upgrade half.
+    Upgrade(Upgrade),
 }
 
 #[derive(Args)]
@@ -36,6 +40,24 @@ struct Target {
     /// Tag of BIRD's image.
     #[arg(long)]
     bird_tag: String,
+}
+
+#[derive(Args)]
+struct Upgrade {
+    #[command(flatten)]
+    target: Target,
+    /// The project's folder as it was before.
+    #[arg(long)]
+    old_project: PathBuf,
+    /// Tag of the images before.
+    #[arg(long)]
+    old_tag: String,
+    /// Tag of BIRD's image before.
+    #[arg(long)]
+    old_bird_tag: String,
+    /// How packets travel.
+    #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
+    mode: LabMode,
 }
 
 #[derive(Args)]
@@ -63,31 +85,38 @@ fn main() -> anyhow::Result<ExitCode> {
     match Command::parse().verb {
         Verb::Demo(target) => demo(target),
         Verb::Suite(suite) => check(suite),
+        Verb::Upgrade(versions) => change_version(versions),
     }
 }
 
-fn prepare(
-    target: Target,
-    (mode, families): (LabMode, Families),
-    pod_interface: &str,
-    direct: bool,
-) -> anyhow::Result<Cluster> {
+/// What is installed of a version.
+fn version(target: Target, mode: LabMode, families: Families) -> Install {
     let Target {
         project,
         tag,
         bird_tag,
     } = target;
-    let image = format!("netweft/testbox:{tag}");
-    println!("install the chart and the examples ...");
-    let took = install(&Install {
-        project: project.clone(),
-        tag: tag.clone(),
-        bird_tag: bird_tag.clone(),
+    Install {
+        project,
+        tag,
+        bird_tag,
         mode,
-        direct,
-        pod_interface: pod_interface.to_owned(),
+        direct: true,
+        pod_interface: "routed".to_owned(),
         families,
-    })?;
+    }
+}
+
+/// Installs it, and starts the test pods from the image of the version `tag`.
+fn prepare(version: &Install, tag: &str) -> anyhow::Result<Cluster> {
+    let image = format!("netweft/testbox:{tag}");
+    let before = if is_installed() {
+        None
+    } else {
+        Some(Residue::bare()?)
+    };
+    println!("install the chart and the examples ...");
+    let took = install(version)?;
     println!(
         "every node is Ready {:.1} s after `helm install`",
         took.as_secs_f32()
@@ -96,15 +125,51 @@ fn prepare(
     Ok(Cluster {
         probes: Probes::create(&image)?,
         image,
-        project,
+        project: version.project.clone(),
+        mode: version.mode,
+        tag: version.tag.clone(),
+        bird_tag: version.bird_tag.clone(),
+        before,
+    })
+}
+
+fn change_version(versions: Upgrade) -> anyhow::Result<ExitCode> {
+    let Upgrade {
+        target,
+        old_project,
+        old_tag,
+        old_bird_tag,
         mode,
-        tag,
-        bird_tag,
+    } = versions;
+    let old = Target {
+        project: old_project,
+        tag: old_tag,
+        bird_tag: old_bird_tag,
+    };
+    let (old, new) = (
+        version(old, mode, Families::V4),
+        version(target, mode, Families::V4),
+    );
+    let cluster = prepare(&old, &new.tag)?;
+    let outcome = upgrade(&cluster, &old, &new);
+    if let Err(error) = &outcome {
+        println!("{error:#}");
+    }
+    let (passed, failed) = if outcome.is_ok() { (1, 0) } else { (0, 1) };
+    println!("kind: {passed} passed, {failed} failed");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
 
 fn demo(target: Target) -> anyhow::Result<ExitCode> {
-    let cluster = prepare(target, (LabMode::Vxlan, Families::V4), "routed", false)?;
+    let version = Install {
+        direct: false,
+        ..version(target, LabMode::Vxlan, Families::V4)
+    };
+    let cluster = prepare(&version, &version.tag)?;
     for kinds in [
         "nodes",
         "ippools",
@@ -134,7 +199,11 @@ fn check(suite: Suite) -> anyhow::Result<ExitCode> {
         pod_interface,
         family,
     } = suite;
-    let mut cluster = prepare(target, (mode, family), &pod_interface, true)?;
+    let version = Install {
+        pod_interface,
+        ..version(target, mode, family)
+    };
+    let mut cluster = prepare(&version, &version.tag)?;
     let (passed, failed) = run(&mut cluster, checks, &only);
     println!("kind: {passed} passed, {failed} failed");
     Ok(if failed == 0 {

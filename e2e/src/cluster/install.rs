@@ -54,7 +54,17 @@ pub fn install(install: &Install) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-fn helm_install(install: &Install) -> anyhow::Result<()> {
+/// Whether netweft is on the cluster, or was.
+#[must_use]
+pub fn is_installed() -> bool {
+    kubectl(&["get", "crd", "ippools.netweft.io"]).is_ok()
+}
+
+/// Install the chart, or upgrade to it.
+///
+/// # Errors
+/// helm fails.
+pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     let mut helm = Command::new("helm");
     let api_server = install.direct.then(api_server).transpose()?;
     helm.args(["upgrade", "--install", "netweft"])

@@ -10,7 +10,10 @@ mod machine;
 mod meter;
 mod probes;
 mod residue;
+mod upgrade;
 
 pub use checks::{Checks, Cluster, run};
-pub use install::{Install, install};
+pub use install::{Install, install, is_installed};
 pub use probes::Probes;
+pub use residue::Residue;
+pub use upgrade::upgrade;

@@ -9,7 +9,7 @@ use super::machine;
 
 /// Everything on every node that pods leave traces in, as text by node and kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Residue(BTreeMap<(String, &'static str), Vec<String>>);
+pub struct Residue(Found);
 
 /// What is looked at, and how. Only what does not change by itself: no counters, no resolved neighbours.
 const LOOKS: [(&str, &str); 7] = [
@@ -29,13 +29,33 @@ const LOOKS: [(&str, &str); 7] = [
         "neighbours",
         "ip neighbour show nud permanent; bridge fdb show | grep permanent",
     ),
-    ("namespaces", "ls /run/netns"),
+    ("namespaces", "ls /run/netns 2>/dev/null || true"),
     (
         "files",
         "find /run/netweft /etc/cni/net.d /opt/cni/bin -type f",
     ),
     ("results", "ls /var/lib/cni/results 2>/dev/null || true"),
 ];
+
+/// What is looked at besides on a node that netweft may not be on. kube-proxy's tables are its own business.
+const BARE_LOOKS: [(&str, &str); 4] = [
+    ("rules", "ip rule; ip -6 rule"),
+    (
+        "nft",
+        "nft list tables | grep -v kube-proxy | while read -r table; do nft -s list $table; done",
+    ),
+    (
+        "files",
+        "find /run/netweft* /etc/cni /opt/cni 2>/dev/null || true",
+    ),
+    (
+        "parameters",
+        "cd /proc/sys/net; grep -H . */ip_forward */conf/*/forwarding */conf/*/rp_filter */conf/*/accept_ra */ping_group_range bridge/* 2>/dev/null || true",
+    ),
+];
+
+/// The kinds of things of which both lists have a look; the latter's counts.
+const REPLACED: &str = "files";
 
 impl Residue {
     /// Look at all nodes.
@@ -45,12 +65,23 @@ impl Residue {
     pub fn look() -> anyhow::Result<Self> {
         let mut found = BTreeMap::new();
         for node in machine::nodes()? {
-            for (kind, script) in LOOKS {
-                let text = machine::on(&node, &["sh", "-c", script])?;
-                found.insert((node.clone(), kind), sorted(&text));
-            }
+            look_at(&node, &LOOKS, &mut found)?;
             let rules = in_agent(&node, &["nft", "--stateless", "list", "ruleset"])?;
             found.insert((node.clone(), "nft"), sorted(&rules));
+        }
+        Ok(Self(found))
+    }
+
+    /// Look at all nodes, with nothing but what is on them without netweft.
+    ///
+    /// # Errors
+    /// A node cannot be looked at.
+    pub fn bare() -> anyhow::Result<Self> {
+        let mut found = BTreeMap::new();
+        for node in machine::nodes()? {
+            let looks = LOOKS.iter().filter(|(kind, _)| *kind != REPLACED);
+            let looks: Vec<_> = looks.chain(&BARE_LOOKS).copied().collect();
+            look_at(&node, &looks, &mut found)?;
         }
         Ok(Self(found))
     }
@@ -70,6 +101,20 @@ impl Residue {
         ensure!(differences.is_empty(), "{}", differences.join("\n  "));
         Ok(())
     }
+}
+
+type Found = BTreeMap<(String, &'static str), Vec<String>>;
+
+fn look_at(
+    node: &str,
+    looks: &[(&'static str, &'static str)],
+    found: &mut Found,
+) -> anyhow::Result<()> {
+    for (kind, script) in looks {
+        let text = machine::on(node, &["sh", "-c", script])?;
+        found.insert((node.to_owned(), kind), sorted(&text));
+    }
+    Ok(())
 }
 
 /// Run a program of the agent's image in the agent's pod on a node.

@@ -82,7 +82,14 @@ fn inhabited(mut node: Node) -> (Node, Before) {
     ] {
         node.namespace.ip(line);
     }
-    node.namespace.command("nft add table inet other");
+    for line in [
+        "add table inet other",
+        "add table ip nat",
+        "add chain ip nat PREROUTING { type nat hook prerouting priority dstnat ; }",
+        "add rule ip nat PREROUTING ip daddr 172.31.0.9 counter",
+    ] {
+        node.namespace.command(&format!("nft {line}"));
+    }
     for name in PARAMETERS {
         node.namespace.run(|| {
             // Some kernels have no bridge of this kind.
@@ -152,6 +159,16 @@ fn is_as_it_was_before(pools: Pools) {
     let (mut node, before) = inhabited(Node::new(pools));
     waits(&node, "An agent runs on this node");
     node.kill_agent();
+    // As the chained plugin leaves it.
+    for line in [
+        "add table ip nat",
+        "add chain ip nat PREROUTING { type nat hook prerouting priority dstnat ; }",
+        "add chain ip nat CNI-HOSTPORT-DNAT",
+        "add rule ip nat PREROUTING fib daddr type local jump CNI-HOSTPORT-DNAT",
+        "add table ip6 cni_hostport",
+    ] {
+        node.namespace.command(&format!("nft {line}"));
+    }
     // As another mode, an older agent and BIRD have left it.
     for line in [
         "link add nw-br7 type bridge",

@@ -3,7 +3,7 @@
 //! The released agent runs under strace, which kills it on entering its K-th `sendto` or `sendmsg`: after K-1 requests have
 //! reached the kernel. Every K is a run of its own on a new node.
 
-use super::lab::{BOTH, BRIDGED, Families, Node, Pools, until};
+use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, until};
 use super::picture::picture;
 use super::sweep::children;
 
@@ -43,38 +43,67 @@ fn killed_at(node: &Node, at: usize) -> bool {
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have() {
-    is_killed_at_each(BOTH);
+    is_killed_at_each(|| Node::new(BOTH), 1, 30);
 }
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_ipv6() {
-    is_killed_at_each(BOTH.of(Families::Ipv6));
+    is_killed_at_each(|| Node::new(BOTH.of(Families::Ipv6)), 1, 30);
 }
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_both_families() {
-    is_killed_at_each(BRIDGED.of(Families::Both));
+    is_killed_at_each(|| Node::new(BRIDGED.of(Families::Both)), 1, 30);
 }
 
-fn is_killed_at_each(pools: Pools) {
-    let undisturbed = picture(&Node::ready(pools));
-    assert_eq!(undisturbed.kernel.fdb.len(), 2);
+/// In strides, unless all of it is asked for.
+#[test]
+fn netns_killed_at_any_request_for_two_hundred_nodes_the_agent_ends_where_it_would_have() {
+    let all = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
+    let stride = if all { 1 } else { 71 };
+    is_killed_at_each(among_two_hundred, stride, 600);
+}
+
+/// A node that shares its pool with 199 others.
+fn among_two_hundred() -> Node {
+    let node = Node::new(ROUTED);
+    for number in 4..=200_u8 {
+        let (third, fourth) = (12 + number / 4, number % 4 * 64);
+        let subnet = format!(
+            "kind: NodeSubnet\nmetadata: {{name: routed-{number}}}\nspec: {{cidr: \"10.244.{third}.{fourth}/26\", pool: routed, \
+             node: node-{number}, nodeAddresses: {{ipv4: 192.0.2.{number}}}, state: Active}}"
+        );
+        node.declare(&format!("subnet-routed-{number}.yaml"), &subnet);
+    }
+    node
+}
+
+/// At every request of so many, and there are so many at least.
+fn is_killed_at_each(make: impl Fn() -> Node, stride: usize, least: usize) {
+    let ready = |node: &mut Node| {
+        node.start();
+        node.wait_until_ready();
+    };
+    let mut node = make();
+    ready(&mut node);
+    let undisturbed = picture(&node);
+    assert!(undisturbed.kernel.fdb.len() >= 2);
+    drop(node);
     let mut at = 1;
     loop {
-        let mut node = Node::new(pools);
+        let mut node = make();
         if !killed_at(&node, at) {
             break;
         }
-        node.start();
-        node.wait_until_ready();
+        ready(&mut node);
         assert_eq!(
             picture(&node),
             undisturbed,
             "killed at request {at}\n{}",
             node.log()
         );
-        at += 1;
+        at += stride;
     }
     println!("a sync is done before request {at}");
-    assert!(at > 30, "a sync of two pools takes more than {at} requests");
+    assert!(at > least, "a sync takes more than {at} requests");
 }

@@ -22,6 +22,8 @@ fn helm(chart: &str, arguments: &[&str]) -> Output {
     .unwrap()
 }
 
+const CLEANUP: [&str; 2] = ["--set", "cleanup.enabled=true"];
+
 /// The chart's objects with these arguments of helm.
 pub fn rendered(arguments: &[&str]) -> Vec<Value> {
     rendered_of(CHART, arguments)
@@ -69,6 +71,7 @@ fn workloads(objects: &[Value]) -> Vec<&Value> {
     [
         of_kind(objects, "Deployment"),
         of_kind(objects, "DaemonSet"),
+        of_kind(objects, "Job"),
     ]
     .concat()
 }
@@ -101,7 +104,7 @@ fn values_that_mean_nothing_are_refused() {
 
 #[test]
 fn every_container_has_the_least_privileges() {
-    let objects = rendered(&[]);
+    let objects = [rendered(&[]), rendered(&CLEANUP)].concat();
     for workload in workloads(&objects) {
         let pod = &workload["spec"]["template"]["spec"];
         assert_eq!(
@@ -119,14 +122,37 @@ fn every_container_has_the_least_privileges() {
             assert_eq!(context["privileged"], Value::Null);
             assert_eq!(context["capabilities"]["drop"], json!(["ALL"]));
             let name = container["name"].as_str().unwrap();
+            let of_nodes = workload["kind"] == "DaemonSet";
             let added = match name {
                 "agent" | "udp-relay" => json!(["NET_ADMIN"]),
+                "clean" if of_nodes => json!(["NET_ADMIN"]),
                 "bird" => json!(["NET_ADMIN", "NET_BIND_SERVICE"]),
                 _ => Value::Null,
             };
             assert_eq!(context["capabilities"]["add"], added, "{name}");
         }
     }
+}
+
+#[test]
+fn what_cleans_comes_in_the_place_of_everything_else() {
+    let objects = rendered(&CLEANUP);
+    let names = objects.iter().map(|object| &object["metadata"]["name"]);
+    assert!(names.clone().all(|name| name == "netweft-cleanup"));
+    assert_eq!(names.count(), 7);
+    let args = |objects: &[Value]| {
+        let set = daemon_set(objects, "netweft-cleanup");
+        containers(set)[0]["args"].clone()
+    };
+    assert_eq!(args(&objects), json!(["clean", "--stay"]));
+    let forced = rendered(&[&CLEANUP[..], &["--set", "cleanup.force=true"]].concat());
+    assert_eq!(args(&forced), json!(["clean", "--stay", "--force"]));
+    let usual = rendered(&[]);
+    assert!(
+        usual
+            .iter()
+            .all(|object| object["metadata"]["name"] != "netweft-cleanup")
+    );
 }
 
 #[test]

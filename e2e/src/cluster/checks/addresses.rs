@@ -83,7 +83,7 @@ pub(super) fn a_hundred_pods_come_and_go_and_nothing_is_left(
 }
 
 /// Start a pod on a node and wait until it is ready.
-pub(super) fn start_pod(name: &str, node: &str, image: &str) -> anyhow::Result<()> {
+pub fn start_pod(name: &str, node: &str, image: &str) -> anyhow::Result<()> {
     apply(&format!(
         "apiVersion: v1
 kind: Pod
@@ -103,7 +103,7 @@ spec:
 }
 
 /// Delete a pod and wait until the API server knows it no more.
-pub(super) fn stop_pod(name: &str) -> anyhow::Result<()> {
+pub fn stop_pod(name: &str) -> anyhow::Result<()> {
     kubectl(&["-n", "netweft-e2e", "delete", "pod", name, "--timeout=60s"]).map(drop)
 }
 

@@ -1,8 +1,9 @@
 //! What must be true of a cluster with netweft.
 //!
-//! The order matters: what only looks comes first, what breaks something comes last and leaves things as they were.
+//! The order matters: what only looks comes first, what breaks something comes last and leaves things as they were; the last takes
+//! netweft away.
 
-mod addresses;
+pub(super) mod addresses;
 mod bandwidth;
 mod bgp;
 mod change;
@@ -15,9 +16,10 @@ mod other_kernel;
 mod pools;
 mod privileges;
 mod relay;
-mod rollout;
+pub(super) mod rollout;
 mod services;
 mod traffic;
+mod uninstall;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -27,6 +29,7 @@ use clap::ValueEnum;
 
 use super::kubectl::get;
 use super::probes::Probes;
+use super::residue::Residue;
 use crate::lab::LabMode;
 
 /// The cluster under test.
@@ -43,6 +46,8 @@ pub struct Cluster {
     pub tag: String,
     /// Tag of BIRD's.
     pub bird_tag: String,
+    /// The nodes before netweft was installed; `None` where it was there already.
+    pub before: Option<Residue>,
 }
 
 type Check = (&'static str, fn(&mut Cluster) -> anyhow::Result<()>);
@@ -75,7 +80,6 @@ const BASIC: &[Check] = &checks![
     services::a_cluster_ip_answers,
     services::a_node_port_answers,
     services::a_host_port_answers,
-    modes::modes_work_side_by_side,
 ];
 
 /// What a cluster of mode underlay has to pass besides.
@@ -96,6 +100,7 @@ const RELAY: &[Check] = &checks![
 
 /// What happens in the life of a cluster.
 const LIFE: &[Check] = &checks![
+    modes::modes_work_side_by_side,
     objects::bad_objects_are_refused_in_words,
     objects::what_is_not_supported_says_so,
     addresses::an_address_is_freed_when_its_pod_goes,
@@ -109,11 +114,14 @@ const LIFE: &[Check] = &checks![
     faults::killed_operators_lose_nothing,
     faults::a_dead_api_server_loses_nothing,
     nodes::a_new_node_joins_and_a_deleted_one_is_forgotten,
-    other_kernel::nodes_on_another_kernel_carry_pods,
 ];
 
 /// What takes long.
-const FULL: &[Check] = &checks![privileges::every_privilege_of_the_agent_is_needed];
+const FULL: &[Check] = &checks![
+    other_kernel::nodes_on_another_kernel_carry_pods,
+    privileges::every_privilege_of_the_agent_is_needed,
+    uninstall::what_is_uninstalled_leaves_pods_alone_and_nodes_clean,
+];
 
 /// What a cluster of this mode has to pass besides.
 fn own(mode: LabMode) -> &'static [Check] {

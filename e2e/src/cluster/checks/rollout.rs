@@ -24,13 +24,13 @@ pub(super) fn replace(set: &str) -> anyhow::Result<()> {
 }
 
 /// Wait until workloads are what they should be.
-pub(super) fn wait_for(workloads: &str) -> anyhow::Result<()> {
+pub fn wait_for(workloads: &str) -> anyhow::Result<()> {
     let status = ["rollout", "status", workloads, "--timeout=180s"];
     kubectl(&[&SYSTEM[..], &status].concat()).map(drop)
 }
 
 /// The pods of a component by their nodes, without those that are going.
-pub(super) fn pods(component: &str) -> anyhow::Result<BTreeMap<String, String>> {
+pub fn pods(component: &str) -> anyhow::Result<BTreeMap<String, String>> {
     let label = format!("app.kubernetes.io/component={component}");
     let list = get(&[&["pods"], &SYSTEM[..], &["-l", &label]].concat())?;
     let going = "/metadata/deletionTimestamp";
