@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::DefaultBackoff;
 
-/// The library's waits, none longer than [`Patience::LONGEST`].
+/// The library's waits, none longer than a few seconds.
 ///
 /// Left alone they grow to a minute, and an outage of the API server costs two of them: the first answer after it is as a
 /// rule that the watch has to begin anew. For so long a node would not hear of a neighbour that joins.

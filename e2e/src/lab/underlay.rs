@@ -27,6 +27,8 @@ use crate::run::Run;
 const OUTSIDE: u8 = 200;
 /// Number of the router on each segment.
 const ROUTER: u8 = 254;
+/// The Ethernet address of two nodes on different segments.
+const TWINS: &str = "02:00:00:00:00:99";
 /// Port of the outside's server.
 const PORT: u16 = 8080;
 /// How long a frame may take to be sent.
@@ -123,6 +125,11 @@ impl Underlay {
     ) -> anyhow::Result<()> {
         let nets = addresses(self.families, subnet, number);
         self.segment(subnet)?.attach(&node.space, uplink, &nets)?;
+        if self.far.is_some() && self.subnet_of(number) == subnet && [1, 3].contains(&number) {
+            // On two segments that may be: nothing may be made of a node's own Ethernet address. (Its machine-id all nodes share.)
+            let twin = format!("link set {uplink} address {TWINS}");
+            node.space.ip(&twin)?;
+        }
         node.addresses = nets.iter().map(IpNet::addr).collect();
         self.show_the_way_out(node, uplink, subnet)
     }
