@@ -18,7 +18,7 @@ use super::residue::in_agent;
 use crate::poll::until;
 
 /// How long everything may take to be replaced, node by node.
-const REPLACED: Duration = Duration::from_secs(150);
+const REPLACED: Duration = Duration::from_secs(75);
 /// How long nodes of both versions live side by side.
 const MIXED: Duration = Duration::from_secs(20);
 /// How many pods come and go meanwhile at least.
@@ -119,6 +119,7 @@ fn under_load(
     let meter = Meter::start(&cluster.probes, REPLACED)?;
     let node = &cluster.probes.pods.last().context("a pod")?.node;
     let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut took = Duration::ZERO;
     let outcome = thread::scope(|scope| {
         let comers = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
@@ -129,7 +130,8 @@ fn under_load(
             anyhow::Ok(())
         });
         let outcome = deed();
-        println!("  {what} took {:.0} s", began.elapsed().as_secs_f32());
+        took = began.elapsed();
+        println!("  {what} took {:.0} s", took.as_secs_f32());
         let enough = until("pods to come and go", Duration::from_secs(120), || {
             let count = count.load(Ordering::Relaxed);
             ensure!(count >= COMERS || comers.is_finished(), "{count} have");
@@ -144,6 +146,7 @@ fn under_load(
             .and(came.context("a pod that came and went"))
     });
     meter.finish().with_context(|| what.to_owned())?;
+    ensure!(took < REPLACED, "{what} took longer than the pings");
     outcome.with_context(|| what.to_owned())
 }
 
