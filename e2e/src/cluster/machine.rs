@@ -50,9 +50,17 @@ pub fn runs(node: &str, name: &str) -> bool {
 /// # Errors
 /// The node cannot be entered.
 pub fn kill_all(node: &str, name: &str) -> anyhow::Result<usize> {
+    signal_all(node, name, "KILL")
+}
+
+/// A signal to every process of this name on a node. Returns how many there were.
+///
+/// # Errors
+/// The node cannot be entered.
+pub fn signal_all(node: &str, name: &str, signal: &str) -> anyhow::Result<usize> {
     let short = short(name);
     let killed =
-        run(command(node, "pkill").args(["--signal", "KILL", "--exact", "--count", &short]))?;
+        run(command(node, "pkill").args(["--signal", signal, "--exact", "--count", &short]))?;
     // Without a match pkill prints 0 and leaves with 1.
     let count = String::from_utf8_lossy(&killed.stdout);
     count.trim().parse().with_context(|| {

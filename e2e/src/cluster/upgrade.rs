@@ -11,7 +11,7 @@ use super::checks::Cluster;
 use super::checks::addresses::{start_pod, stop_pod};
 use super::checks::rollout::{pods, wait_for};
 use super::install::{Install, helm_install};
-use super::kubectl::{get, items, kubectl, merge, text};
+use super::kubectl::{get, items, kubectl, text};
 use super::machine;
 use super::meter::Meter;
 use super::residue::in_agent;
@@ -86,27 +86,35 @@ fn change(cluster: &Cluster, to: &Install, what: &str) -> anyhow::Result<()> {
     all_is_well(what)
 }
 
-/// Half of the nodes stay with the old version.
+/// Whoever replaces the programs stands still as soon as one agent is new: the others stay with the old version for a while.
 fn half(cluster: &Cluster, to: &Install) -> anyhow::Result<()> {
+    const REPLACER: &str = "kube-controller-manager";
+    let nodes = machine::nodes()?;
+    let signal = |signal| {
+        let reached = nodes
+            .iter()
+            .map(|node| machine::signal_all(node, REPLACER, signal));
+        let reached: usize = reached.sum::<anyhow::Result<usize>>()?;
+        ensure!(reached == 1, "{reached} controller managers run");
+        Ok(())
+    };
+    let new =
+        || Ok::<_, anyhow::Error>(tags("agent")?.iter().filter(|tag| **tag == to.tag).count());
     under_load(cluster, "half an upgrade", || {
         helm_install(to)?;
-        for set in ["netweft-agent", "netweft-udp-relay"] {
-            let stay =
-                r#"{"spec": {"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}}}"#;
-            merge(&["-n", "netweft-system", "daemonset", set], stay)?;
-        }
+        until("an agent of the new version", REPLACED, || {
+            ensure!(new()? > 0, "there is none");
+            Ok(())
+        })?;
+        signal("STOP")?;
         thread::sleep(MIXED);
+        let new = new();
+        signal("CONT")?;
+        let (new, all) = (new?, nodes.len());
+        println!("  {new} of {all} agents were of the new version");
+        ensure!(new < all, "no agent was of the old version");
         Ok(())
-    })?;
-    let tags = tags("agent")?;
-    let new = tags.iter().filter(|tag| **tag == to.tag).count();
-    println!("  {new} of {} agents are of the new version", tags.len());
-    ensure!(new < tags.len(), "no agent is of the old version");
-    for set in ["netweft-agent", "netweft-udp-relay"] {
-        let go_on = r#"{"spec": {"updateStrategy": {"type": "RollingUpdate"}}}"#;
-        merge(&["-n", "netweft-system", "daemonset", set], go_on)?;
-    }
-    Ok(())
+    })
 }
 
 /// Pods ping and others come and go.
