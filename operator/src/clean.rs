@@ -5,17 +5,18 @@
 use anyhow::Context;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams};
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::IPPool;
-use netweft_crds::names::{OPERATOR_FIELD_MANAGER, PASSWORDS_SECRET, POOL_FINALIZER};
-use serde_json::json;
+use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
 use tracing::info;
 
 use crate::args::Args;
 use crate::client::request;
 use crate::error::{Cause, RequestError};
 use crate::lead;
+use crate::world::FinalizerChange;
+use crate::write::set_finalizers;
 
 /// Cleans, as soon as no operator leads.
 ///
@@ -53,15 +54,15 @@ async fn finalizers(client: &Client) -> anyhow::Result<bool> {
         if finalizers.len() == pool.finalizers().len() {
             continue;
         }
-        let metadata = json!({ "uid": pool.uid(), "resourceVersion": pool.resource_version(), "finalizers": finalizers });
-        let patch = Patch::Merge(json!({ "metadata": metadata }));
-        let params = PatchParams {
-            field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
+        let change = FinalizerChange {
+            uid: pool.uid(),
+            resource_version: pool.resource_version(),
+            name: name.clone(),
+            finalizers,
         };
-        let sent = api.patch_metadata(&name, &params, &patch);
+        let sent = set_finalizers(client, &change);
         match request("finalize", "IPPool", &name, sent).await {
-            Ok(_) => info!(pool = name, "finalizer removed"),
+            Ok(()) => info!(pool = name, "finalizer removed"),
             Err(error) if error.class() == crate::error::Class::Stale => all = false,
             Err(error) => return Err(error.into()),
         }

@@ -247,22 +247,9 @@ impl Writer {
     }
 
     async fn finalize(&self, change: &FinalizerChange) -> Result<(), RequestError> {
-        let FinalizerChange {
-            name,
-            uid,
-            resource_version,
-            finalizers,
-        } = change;
-        let metadata =
-            json!({ "uid": uid, "resourceVersion": resource_version, "finalizers": finalizers });
-        let patch = Patch::Merge(json!({ "metadata": metadata }));
-        let params = PatchParams {
-            field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let api = Api::<IPPool>::all(self.client.clone());
-        let request = api.patch_metadata(name, &params, &patch);
-        self.write::<IPPool, _>("finalize", name, request).await
+        let request = set_finalizers(&self.client, change);
+        self.write::<IPPool, _>("finalize", &change.name, request)
+            .await
     }
 
     /// Changes keys of the agents' Secret, or makes it. Keys of others are theirs.
@@ -357,6 +344,28 @@ impl Outcome {
             .filter_map(|result| result.as_ref().err())
             .any(|error| error.class() == Class::Failed);
     }
+}
+
+/// Gives a pool its finalizers, unless it has changed since it was looked at.
+///
+/// # Errors
+/// The API server refuses.
+pub async fn set_finalizers(client: &Client, change: &FinalizerChange) -> Result<(), kube::Error> {
+    let FinalizerChange {
+        name,
+        uid,
+        resource_version,
+        finalizers,
+    } = change;
+    let metadata =
+        json!({ "uid": uid, "resourceVersion": resource_version, "finalizers": finalizers });
+    let patch = Patch::Merge(json!({ "metadata": metadata }));
+    let params = PatchParams {
+        field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let api = Api::<IPPool>::all(client.clone());
+    api.patch_metadata(name, &params, &patch).await.map(drop)
 }
 
 fn post() -> PostParams {

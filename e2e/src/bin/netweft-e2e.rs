@@ -156,12 +156,17 @@ fn change_version(versions: Upgrade) -> anyhow::Result<ExitCode> {
         println!("{error:#}");
     }
     let (passed, failed) = if outcome.is_ok() { (1, 0) } else { (0, 1) };
+    Ok(sum_up(passed, failed))
+}
+
+/// Says in the words that tests/run.sh counts how many checks passed and failed.
+fn sum_up(passed: usize, failed: usize) -> ExitCode {
     println!("kind: {passed} passed, {failed} failed");
-    Ok(if failed == 0 {
+    if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
-    })
+    }
 }
 
 fn demo(target: Target) -> anyhow::Result<ExitCode> {
@@ -205,12 +210,7 @@ fn check(suite: Suite) -> anyhow::Result<ExitCode> {
     };
     let mut cluster = prepare(&version, &version.tag)?;
     let (passed, failed) = run(&mut cluster, checks, &only);
-    println!("kind: {passed} passed, {failed} failed");
-    Ok(if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(sum_up(passed, failed))
 }
 
 const GUIDE: &str = "

@@ -106,7 +106,11 @@ impl Lab {
         self.everybody_is_reached(what)
     }
 
-    fn everybody_is_reached(&self, what: &str) -> anyhow::Result<()> {
+    /// In every family.
+    ///
+    /// # Errors
+    /// Somebody is not, after `what` was done.
+    pub fn everybody_is_reached(&self, what: &str) -> anyhow::Result<()> {
         let mut pools = self.options.families.pools();
         let matrix = pools.try_for_each(|pool| self.matrix(pool)?.check());
         matrix.with_context(|| what.to_owned())

@@ -141,10 +141,8 @@ impl Lab {
 
     fn until_everybody_is_reached(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        until("everybody to be reached", BACK, || {
-            let mut pools = self.options.families.pools();
-            pools.try_for_each(|pool| self.matrix(pool)?.check())
-        })?;
+        let what = "everybody to be reached";
+        until(what, BACK, || self.everybody_is_reached(what))?;
         Ok(began.elapsed())
     }
 

@@ -44,10 +44,7 @@ impl Gate {
             answered: watch::Sender::new(0),
         });
         let router = Router::new().fallback(pass).with_state(counts.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let (url, server) = serve(router).await;
         Self {
             url,
             counts,
@@ -70,6 +67,15 @@ impl Gate {
     pub fn open(&self) {
         self.counts.limit.send_replace(usize::MAX);
     }
+}
+
+/// Serves on loopback as long as the set lives; returns where.
+pub async fn serve(router: Router) -> (String, JoinSet<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut server = JoinSet::new();
+    server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, server)
 }
 
 async fn pass(State(counts): State<Arc<Counts>>, request: Request) -> Response {

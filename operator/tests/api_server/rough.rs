@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::control_plane::ControlPlane;
-use crate::gate::forward;
+use crate::gate::{forward, serve};
 use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};
@@ -54,10 +54,7 @@ impl Rough {
             failed: AtomicUsize::new(0),
         });
         let router = Router::new().fallback(pass).with_state(road.clone());
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let (url, server) = serve(router).await;
         Self {
             url,
             road,
