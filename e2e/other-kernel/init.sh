@@ -17,9 +17,14 @@ mount -t tmpfs -o mode=755 run /run
 # Not below /run, which the lab's nodes cover with their own.
 mkdir -m 1777 /dev/shm/tmp
 export TMPDIR=/dev/shm/tmp NETWEFT_CACHE=/dev/shm/cache
-mount --bind /usr/lib/uml/modules /lib/modules
+# The kernel's own modules. A machine whose kernel has none may have no /lib/modules to cover.
+mkdir -p /dev/shm/kernel/lib
+ln -s /usr/lib/uml/modules /dev/shm/kernel/lib/modules
+printf '#!/bin/sh\nexec modprobe --dirname /dev/shm/kernel "$@"\n' >/dev/shm/kernel/modprobe
+chmod +x /dev/shm/kernel/modprobe
+echo /dev/shm/kernel/modprobe >/proc/sys/kernel/modprobe
 # What a node has at boot. Everything else is loaded by the kernel when it is first asked for.
-modprobe -a ipv6 br_netfilter
+/dev/shm/kernel/modprobe -a ipv6 br_netfilter
 ip link set lo up
 
 exec {line}>/dev/ttyS0
