@@ -5,8 +5,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Puts `bytes` at `path`, replacing what was there: written beside it, flushed, renamed.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Puts `bytes` at `path`, replacing what was there: written beside it, flushed, renamed. Mode 0600.
+///
+/// # Errors
+/// It cannot be written; what was there is still there.
+pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let (aside, _) = write_aside(path, bytes)?;
     fs::rename(&aside, path).inspect_err(|_| drop(fs::remove_file(&aside)))?;
     sync_dir(path)
@@ -33,8 +36,9 @@ pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, Fil
     Ok((aside, file))
 }
 
-/// Whether `found` is a name that [`write_aside`] gives to a file that is to become `name`.
-pub(crate) fn is_aside(name: &str, found: &str) -> bool {
+/// Whether `found` is what a file that is to become `name` is called while it is written.
+#[must_use]
+pub fn is_aside(name: &str, found: &str) -> bool {
     let rest = found
         .strip_prefix('.')
         .and_then(|rest| rest.strip_prefix(name));

@@ -8,7 +8,7 @@ pub mod attachment;
 pub mod conf;
 pub mod env;
 pub mod error;
-mod file;
+pub mod file;
 pub mod ipam;
 pub mod node;
 pub mod pod;

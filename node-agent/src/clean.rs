@@ -9,6 +9,7 @@
 //! ours keep everything until they are gone, unless it is forced. It can be stopped and begun again at any point, and says that the
 //! node is clean only after it has looked.
 
+use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -51,6 +52,7 @@ pub async fn run(args: &CleanArgs) -> anyhow::Result<ExitCode> {
     }
     if !args.stay {
         let outcome = cleaner.clean().await?;
+        println!("{outcome}");
         return Ok(code(outcome.is_clean()));
     }
     tokio::select! {
@@ -78,17 +80,15 @@ enum Outcome {
 
 impl Outcome {
     fn is_clean(&self) -> bool {
+        matches!(self, Self::Clean)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Clean => {
-                println!("Nothing of netweft is left on this node.");
-                true
-            }
-            Self::Waits(reasons) => {
-                for reason in reasons {
-                    println!("{reason}");
-                }
-                false
-            }
+            Self::Clean => f.write_str("Nothing of netweft is left on this node."),
+            Self::Waits(reasons) => f.write_str(&reasons.join("\n")),
         }
     }
 }
@@ -115,17 +115,15 @@ impl<'a> Cleaner<'a> {
         let mut said = String::new();
         loop {
             let (text, clean) = match self.clean().await {
-                Ok(Outcome::Clean) => (String::new(), true),
-                Ok(Outcome::Waits(reasons)) => (reasons.join("\n"), false),
+                Ok(outcome) => (outcome.to_string(), outcome.is_clean()),
                 Err(error) => (format!("Will try again: {error:#}"), false),
             };
-            if clean {
-                println!("Nothing of netweft is left on this node.");
-                return std::future::pending().await;
-            }
             if text != said {
                 println!("{text}");
                 said = text;
+            }
+            if clean {
+                return std::future::pending().await;
             }
             tokio::time::sleep(AGAIN).await;
         }

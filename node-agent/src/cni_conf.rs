@@ -4,13 +4,11 @@
 //! what changes from boot to boot is in the plugin's own file below the run directory.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use netweft_cni::conf::{CONFLIST_FILE, is_read_by_runtimes};
-
-/// What it is called while it is written: a name that runtimes do not read.
-pub const ASIDE: &str = ".10-netweft.conflist.new";
+use netweft_cni::file;
 
 /// The configuration could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +27,11 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
-    let aside = dir.join(ASIDE);
-    let write = || {
-        fs::create_dir_all(dir)?;
-        let mut file = fs::File::create(&aside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&aside, &path)
-    };
-    write().map_err(|source| ConfError {
-        path: path.clone(),
-        source,
-    })?;
-    Ok(true)
+    let written = fs::create_dir_all(dir).and_then(|()| file::replace(&path, text.as_bytes()));
+    match written {
+        Ok(()) => Ok(true),
+        Err(source) => Err(ConfError { path, source }),
+    }
 }
 
 /// Configurations of others that the runtime would take instead of ours, since it takes the first by name.

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use netweft_cni::file;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -79,9 +80,7 @@ impl Nft {
         }
         load(text).await?;
         let listing = self.list().await?;
-        let aside = self.memory.with_extension("new");
-        std::fs::write(&aside, memory(text, &listing))
-            .and_then(|()| std::fs::rename(&aside, &self.memory))
+        file::replace(&self.memory, memory(text, &listing).as_bytes())
             .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
         Ok(Change::Loaded {
             replaced: !found.is_empty(),

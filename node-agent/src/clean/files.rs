@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netweft_cni::conf::{BANDWIDTH_PLUGIN, CONFLIST_FILE, PLUGIN, PORTMAP_PLUGIN};
-use netweft_cni::node;
+use netweft_cni::{file, node};
 
 use crate::args::CleanArgs;
-use crate::{cni_conf, install};
+use crate::install;
 
 /// Where they are.
 pub struct Files {
@@ -67,7 +67,7 @@ impl Files {
 
     fn configurations(&self) -> io::Result<Vec<PathBuf>> {
         named(&self.conf_dir, |name| {
-            name == CONFLIST_FILE || name == cni_conf::ASIDE
+            name == CONFLIST_FILE || file::is_aside(CONFLIST_FILE, name)
         })
     }
 
@@ -129,7 +129,7 @@ mod tests {
         let theirs = ["conf/20-other.conflist", "bin/bridge", "bin/netweft-notes"];
         let ours = [
             "conf/10-netweft.conflist",
-            "conf/.10-netweft.conflist.new",
+            "conf/.10-netweft.conflist.77",
             "bin/netweft",
             "bin/netweft.new-77",
             "bin/netweft-portmap",

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use netweft_cni::file;
 use netweft_netstate::model::LinkName;
 use netweft_netstate::owner::Owner;
 use serde::{Deserialize, Serialize};
@@ -65,9 +66,7 @@ impl Originals {
             return Ok(());
         }
         all.insert(name.to_owned(), known);
-        let aside = self.file.with_extension("new");
-        fs::write(&aside, serde_json::to_vec(&all)?)?;
-        fs::rename(&aside, &self.file)
+        file::replace(&self.file, &serde_json::to_vec(&all)?)
     }
 }
 
