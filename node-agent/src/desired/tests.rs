@@ -430,6 +430,14 @@ fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
             .reserved
             .contains(&"10.244.0.9/32".parse().unwrap())
     );
+    let on_tunnel = AddressKey {
+        link: "nw-vx4096".parse().unwrap(),
+        net: "10.244.0.9/32".parse().unwrap(),
+    };
+    assert!(
+        first.kernel.addresses.contains_key(&on_tunnel),
+        "the node sends from where pods answer"
+    );
     // Nothing is left but the pods.
     inputs.blocks.clear();
     inputs.modes.clear();

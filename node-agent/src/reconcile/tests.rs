@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;
+use netweft_cni::node::NodeConfig;
 use netweft_crds::condition::READY;
 use netweft_crds::{NodeMode, NodeNetworkStatus, Way};
 use netweft_netstate::kernel::FakeKernel;
@@ -306,9 +307,12 @@ fn netns_a_later_failure_does_not_turn_pods_away() {
         node.kernel().meddle(|state| state.fdb.clear());
         node.kernel()
             .fail_with(|op| matches!(op, Op::FdbReplace { .. }).then_some(Errno::EBUSY));
+        node.objects.pools[0].spec.disabled = true;
         assert!(node.reconcile().await.is_some());
         assert_eq!(node.ready().0, "False");
         assert!(node.conflist());
+        let plugin = NodeConfig::read(&node.dir.path().join("run")).unwrap();
+        assert!(plugin.pools[0].disabled, "the plugin is told all the same");
     });
 }
 

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::lab::{BRIDGED, FAMILIES, Node, ROUTED, network};
+use super::lab::{BRIDGED, FAMILIES, Node, ROUTED, network, until};
 
 /// The block of another node, by family.
 const REMOTE: [&str; 2] = ["10.244.4.0/22", "fd00:244::400/118"];
@@ -209,12 +209,21 @@ fn netns_a_block_that_is_another_nodes_is_left_out_and_named_until_it_is_ours() 
         node.path("objects/subnet-routed-one.yaml"),
         node.path("own"),
     );
+    let another = fs::read_to_string(&own).unwrap();
+    let another = another.replace("node: one", "node: two");
+    let another = another.replace("ipv4: 192.0.2.1", "ipv4: 192.0.2.2");
     fs::rename(&own, &aside).unwrap();
+    let said = "block 10.244.0.0/22 is left out: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node";
     node.start();
-    assert_eq!(
-        node.wait_until_it_says("Invalid"),
-        "block 10.244.0.0/22 is left out: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node"
-    );
+    assert_eq!(node.wait_until_it_says("Invalid"), said, "nobody's");
+    fs::write(node.path("another"), another).unwrap();
+    fs::rename(node.path("another"), &own).unwrap();
+    until("the block's packets to go to the other node", || {
+        let route = node.namespace.ip("route show 10.244.0.0/22");
+        route.contains("dev nw-vx4096").then_some(()).ok_or(route)
+    });
+    assert_eq!(node.wait_until_it_says("Invalid"), said, "another's");
+    assert!(!node.path("cni/10-netweft.conflist").exists());
     fs::rename(aside, own).unwrap();
     node.wait_until_ready();
 }

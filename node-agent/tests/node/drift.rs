@@ -123,17 +123,22 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
     for (harm, what) in harms {
         // The agent's own repair is heard of too, and the look that answers it must not be what finds the next harm.
         std::thread::sleep(QUIET);
-        let told = repairs(node).len();
+        let before_it = repairs(node).len();
         let started = Instant::now();
         shell(node, harm);
         until(harm, || {
-            let (now, told) = (picture(node), repairs(node).split_off(told));
+            let (now, told) = (picture(node), repairs(node).split_off(before_it));
             let said = told.iter().any(|line| line.contains(what));
             (now == before && said)
                 .then_some(())
                 .ok_or_else(|| format!("{what}: {told:#?}\n{now:#?}\n{before:#?}"))
         });
         slowest = slowest.max((started.elapsed(), harm));
+        if what.starts_with("link ") {
+            let told = repairs(node).split_off(before_it);
+            let parameters = told.iter().any(|line| line.contains("parameter "));
+            assert!(!parameters, "a new link has the kernel's own: {told:#?}");
+        }
     }
     println!("the slowest repair: {slowest:?}");
     assert!(slowest.0 < SOON, "{slowest:?}: nobody has heard of it");
