@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod command;
 pub mod lab;
 pub mod matrix;
+pub mod meter;
 pub mod ping;
 pub mod poll;
 pub mod process;

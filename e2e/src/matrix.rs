@@ -150,6 +150,7 @@ mod tests {
                 sent: 3,
                 received,
                 gap: 0,
+                pause: 0,
                 error: None,
             };
             let answers = targets.iter().map(answer).collect();

@@ -42,6 +42,9 @@ pub struct Answer {
     /// Most requests in a row that were not.
     #[serde(default)]
     pub gap: u16,
+    /// Milliseconds between two requests at most.
+    #[serde(default)]
+    pub pause: u64,
     /// Why a request could not be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -80,7 +83,11 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
     };
     let mut answered = BTreeSet::new();
     let mut error = None;
+    let (mut pause, mut before) = (Duration::ZERO, Instant::now());
     for sequence in 0..request.count {
+        let now = Instant::now();
+        pause = pause.max(now - before);
+        before = now;
         if sequence >= request.withhold
             && let Err(failed) =
                 socket.send(&echo_request(target, identifier, sequence, request.size))
@@ -102,6 +109,7 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
         sent: expected.count,
         received: answered.len() as u16,
         gap: longest_gap(&answered, expected.count),
+        pause: u64::try_from(pause.as_millis()).unwrap_or(u64::MAX),
         error,
     })
 }

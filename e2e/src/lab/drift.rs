@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::load::{CALM, Cost};
-use super::meter::Losses;
 use super::{Lab, Options, story};
 use crate::command::output;
+use crate::meter::Losses;
 
 /// How long the storm lasts, and the time between two of its harms.
 const STORM: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(100));

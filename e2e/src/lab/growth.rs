@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::pod::Pod;
 use super::{Families, Lab, Options, objects, story};
+use crate::meter::INTERVAL;
 use crate::ping::Answer;
 use crate::poll::until;
 
@@ -36,7 +37,7 @@ pub fn about(options: &Options) -> String {
 
 impl Lab {
     fn metered(&mut self) -> anyhow::Result<()> {
-        let meter = self.site.meter()?;
+        let meter = self.site.meter(INTERVAL)?;
         let outcome = self
             .grow_and_shrink()
             .and_then(|()| self.ask())

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::Lab;
-use super::meter::{self, Losses, Meter};
 use super::talk::{Streams, Talks};
+use crate::meter::{self, Losses};
 
 /// How often everybody talks.
 pub struct Pace {
@@ -135,7 +135,7 @@ impl Lab {
         pace: &Pace,
         deed: impl FnOnce(&mut Self) -> T,
     ) -> anyhow::Result<Cost<T>> {
-        let meter = Meter::start(&self.site.binaries, &self.site.pods, pace.pings)?;
+        let meter = self.site.meter(pace.pings)?;
         let talks = Talks::start(&self.site, pace.talks, self.options.masquerading)?;
         std::thread::sleep(AROUND);
         let done = deed(self);

@@ -7,10 +7,10 @@ use anyhow::{Context, ensure};
 use netweft_crds::{Phase, PodInterface};
 
 use super::load::{CALM, Cost, Pace};
-use super::meter::Losses;
 use super::talk::Streams;
 use super::{Lab, LabMode, Options, story};
 use crate::matrix::Matrix;
+use crate::meter::Losses;
 use crate::poll::until;
 
 /// How long a change may take.

@@ -262,7 +262,7 @@ impl Lab {
                     own
                 };
                 for protocol in ["tcp", "udp"] {
-                    let seen = pod.space.ask(&self.options.binaries, protocol, server)?;
+                    let seen = pod.space.ask(&self.options.binaries, protocol, server, 0)?;
                     anyhow::ensure!(
                         seen.starts_with(&format!("peer={expected} ")),
                         "{} on {} asked the outside by {protocol}, which saw {seen:?} instead of the address {expected}",

@@ -140,18 +140,17 @@ impl Namespace {
             .collect()
     }
 
-    /// Ask a probe's server from inside.
+    /// Ask a probe's server from inside; it has to return so many bytes.
     pub fn ask(
         &self,
         binaries: &Path,
         protocol: &str,
         server: SocketAddr,
+        payload: usize,
     ) -> anyhow::Result<String> {
-        output(self.command(binaries.join("netweft-probe")).args([
-            "ask",
-            protocol,
-            &server.to_string(),
-        ]))
+        let mut command = self.command(binaries.join("netweft-probe"));
+        command.args(["ask", protocol, &server.to_string()]);
+        output(command.args(["--payload", &payload.to_string()]))
     }
 
     /// How a person enters it.

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use kube::ResourceExt;
 use netweft_crds::SessionState;
 
-use super::meter::{self, Meter};
+use super::meter;
 use super::namespace::Namespace;
 use super::node::{Node, PASSWORDS};
 use super::pod::Pod;
@@ -19,6 +19,7 @@ use super::store::Store;
 use super::talk::PORT;
 use super::{bird, objects};
 use crate::matrix::{Endpoint, Matrix, Row, targets};
+use crate::meter::Pings;
 use crate::poll::until;
 use crate::run::Run;
 
@@ -185,7 +186,7 @@ impl Site {
         }
         for space in started {
             until("a server", LISTENS, || {
-                space.ask(&self.binaries, "tcp", here)
+                space.ask(&self.binaries, "tcp", here, 0)
             })?;
         }
         Ok(())
@@ -263,8 +264,8 @@ impl Site {
     }
 
     /// Pings between all pods of different nodes.
-    pub fn meter(&self) -> anyhow::Result<Meter> {
-        Meter::start(&self.binaries, &self.pods, meter::INTERVAL)
+    pub fn meter(&self, interval: Duration) -> anyhow::Result<Pings> {
+        meter::start(&self.binaries, &self.pods, interval)
     }
 
     /// Every node is what its agent would make of the objects, in the words of another process of the agent's program.

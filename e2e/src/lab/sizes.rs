@@ -1,6 +1,7 @@
 //! Packets of every size: what fits the pod's MTU passes unfragmented, and what does not is answered and never lost in silence.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use netweft_crds::PodInterface;
@@ -8,7 +9,9 @@ use netweft_crds::PodInterface;
 use super::Lab;
 use super::namespace::Namespace;
 use super::pod::Pod;
-use crate::command::{output, run};
+use super::talk::PORT;
+use crate::command::run;
+use crate::poll::until;
 
 /// Bytes by which both ends of a pod's link are made larger than they should be.
 const TOO_LARGE: u32 = 8;
@@ -39,18 +42,11 @@ impl Lab {
     /// The server sees the pod's own address, and gets and returns what does not fit one packet.
     fn check_streams(&self, from: &Pod, target: IpAddr) -> anyhow::Result<()> {
         let own = from.address_like(target).context("a pod's address")?;
-        for (protocol, payload) in [("udp", "18"), ("udp", "1200"), ("tcp", "1000000")] {
-            let ask = || {
-                let mut command = from
-                    .space
-                    .command(self.options.binaries.join("netweft-probe"));
-                command.args(["ask", protocol]);
-                command.arg(std::net::SocketAddr::new(target, 8080).to_string());
-                output(command.args(["--payload", payload]))
-            };
+        let (binaries, server) = (&self.options.binaries, SocketAddr::new(target, PORT));
+        for (protocol, payload) in [("udp", 18), ("udp", 1200), ("tcp", 1_000_000)] {
+            let ask = || from.space.ask(binaries, protocol, server, payload);
             // The server may have started only just now.
-            let seen =
-                crate::poll::until("a pod's server", std::time::Duration::from_secs(5), ask)?;
+            let seen = until("a pod's server", Duration::from_secs(5), ask)?;
             ensure!(
                 seen.starts_with(&format!("peer={own} ")),
                 "{target} was asked by {protocol} from {own} and saw {seen:?}"

@@ -30,7 +30,7 @@ const SMALLER: u32 = 1350;
 /// How long a node may be out of reach that has got another uplink or another address; it takes a second.
 const BACK: Duration = Duration::from_secs(30);
 /// Bytes that take many packets as large as they may be.
-const LARGE: &str = "60000";
+const LARGE: usize = 60_000;
 /// How far the clock jumps.
 const JUMP: TimeSpec = TimeSpec::new(48 * 3600, 0);
 
@@ -104,9 +104,7 @@ impl Lab {
         for (from, to) in [(from, to), (to, from)] {
             for ip in &to.addresses {
                 let server = SocketAddr::new(*ip, PORT);
-                let mut ask = from.space.command(self.site.binaries.join("netweft-probe"));
-                ask.args(["ask", "tcp", &server.to_string(), "--payload", LARGE]);
-                output(&mut ask)?;
+                from.space.ask(&self.site.binaries, "tcp", server, LARGE)?;
             }
         }
         Ok(())

@@ -173,7 +173,7 @@ impl Underlay {
         let log = run.folder().join("outside.log");
         self.outside.start(run, &mut command, &log)?;
         for server in self.servers() {
-            let ask = || self.outside.ask(binaries, "tcp", server);
+            let ask = || self.outside.ask(binaries, "tcp", server, 0);
             until("the server outside", Duration::from_secs(5), ask)?;
         }
         Ok(())

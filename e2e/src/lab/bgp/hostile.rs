@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{GATEWAY, Lab};
 use crate::lab::objects;
 use crate::lab::underlay::{Subnet, addresses};
+use crate::meter::INTERVAL;
 use crate::poll::until;
 
 /// Within ten seconds the status is to say what is wrong; a machine that does other things gets more.
@@ -58,7 +59,7 @@ impl Lab {
         let cases = self.cases()?;
         let sessions = self.site.established()?;
         let routes = self.routes()?;
-        let meter = self.site.meter()?;
+        let meter = self.site.meter(INTERVAL)?;
         let begun = Instant::now();
         for (number, case) in (100..).zip(&cases) {
             self.meet(number, case)?;

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::Lab;
 use crate::lab::objects;
 use crate::lab::underlay::{Subnet, addresses};
+use crate::meter::INTERVAL;
 use crate::poll::until;
 
 /// How long the others are watched after something has ended: BIRD's peers notice at once, and routes that should not have been kept
@@ -92,7 +93,7 @@ impl Lab {
         what: &str,
         done: impl FnOnce(&mut Self) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let meter = self.site.meter()?;
+        let meter = self.site.meter(INTERVAL)?;
         std::thread::sleep(BEFORE);
         let outcome = done(self);
         let losses = meter.finish()?;

@@ -16,6 +16,7 @@ use super::node::Node;
 use super::site::Site;
 use super::{host_bird, objects};
 use crate::matrix::Matrix;
+use crate::meter::INTERVAL;
 use crate::poll::until;
 use netweft_crds::PodInterface;
 use topology::{Fabric, RACKS};
@@ -209,7 +210,7 @@ impl Lab {
         })?;
         let sessions = self.site.established()?;
         let before = self.fabric.plain_on_wires()?;
-        let meter = self.site.meter()?;
+        let meter = self.site.meter(INTERVAL)?;
         let busy = until("traffic on an uplink", TAKEN_OVER, || {
             let busy = self.fabric.busy_uplinks(&before)?;
             busy.first().copied().context("no uplink carries anything")
