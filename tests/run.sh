@@ -61,7 +61,7 @@ stage_lab() {
   bgp_programs
   "${lab[@]}" --mode migrate --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 4,6,46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode bgp,fabric,scale --story restarts --routers bird --shape mesh || code=1
+  "${lab[@]}" --mode bgp,fabric,scale --story restarts,recoveries --routers bird --shape mesh || code=1
   return "$code"
 }
 

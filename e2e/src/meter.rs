@@ -24,7 +24,7 @@ const STARVED: Duration = Duration::from_secs(2);
 pub struct Pace {
     /// Time between two requests of a pair.
     pub interval: Duration,
-    /// Requests to each target; `None`: until [`Pings::stop`].
+    /// Requests to each target; `None`: until [`Pings::finish`].
     pub count: Option<u16>,
 }
 

@@ -6,7 +6,8 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::owner::Owner;
 
-use crate::desired::{Desired, desired};
+use crate::bird::StandIns;
+use crate::desired::{Desired, bird, desired};
 use crate::facts::Facts;
 use crate::inputs::{Bridged, Inputs, Objects};
 use crate::pods::Records;
@@ -34,12 +35,15 @@ impl Comparison {
         (objects, network): (&Objects, &NodeNetwork),
         records: &Records,
         kernel: &impl Kernel,
+        stand_ins: StandIns,
     ) -> Result<Self, String> {
         let readable = records.values().filter_map(|record| record.as_ref().ok());
         let inputs = Inputs::new(node, objects, network, Bridged::of(readable));
         let actual = kernel.read().await.map_err(|error| chain(&error))?;
         let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
-        let desired = desired(&inputs, &facts);
+        let mut desired = desired(&inputs, &facts);
+        let stand_ins = bird::stand_ins(&inputs, &actual, stand_ins);
+        desired.kernel.routes.extend(stand_ins);
         let difference = diff(&actual, &desired.kernel, &Owner::agent());
         Ok(Self {
             inputs,

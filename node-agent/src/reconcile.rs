@@ -21,10 +21,10 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::args::Paths;
-use crate::bird::{Link, Observed};
+use crate::bird::{Link, Observed, Restarts};
 use crate::compare::Comparison;
 use crate::desired::Desired;
-use crate::desired::bird::learnt;
+use crate::desired::bird::{METRIC_STAND_IN, learnt};
 use crate::drift::{Difference, Drifts};
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
@@ -49,6 +49,7 @@ pub struct Reconciler<K> {
     nft: Nft,
     bird: Link,
     trials: Trials,
+    restarts: Restarts,
     paths: Paths,
     telling: Telling,
     metrics: Metrics,
@@ -77,6 +78,7 @@ impl<K: Kernel> Reconciler<K> {
             nft,
             bird,
             trials,
+            restarts: Restarts::new(Instant::now()),
             paths,
             telling,
             drifts: Drifts::new(metrics.clone()),
@@ -168,12 +170,13 @@ impl<K: Kernel> Reconciler<K> {
             )
         })?;
         let given = (objects, network);
+        let stand_ins = self.restarts.look(&self.bird.observed(), Instant::now());
         let Comparison {
             inputs,
             actual,
             mut desired,
             difference,
-        } = Comparison::make(&self.node, given, &records, &self.kernel).await?;
+        } = Comparison::make(&self.node, given, &records, &self.kernel, stand_ins).await?;
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
@@ -200,6 +203,11 @@ impl<K: Kernel> Reconciler<K> {
         self.try_ways(&desired, &mut outcome);
         self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
+        let mut routes = desired.kernel.routes.keys();
+        if routes.any(|key| key.metric == METRIC_STAND_IN) {
+            let over = self.restarts.over(Instant::now());
+            self.again = self.again.into_iter().chain([over]).min();
+        }
         outcome.fights = self.drifts.fights();
         Ok((desired, outcome))
     }

@@ -8,6 +8,7 @@ use netweft_crds::{BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, Route
 use netweft_netstate::model::{LinkKind, NetworkState};
 
 use crate::desired::Desired;
+use crate::desired::bird::METRIC_STAND_IN;
 
 /// How a sync went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -160,7 +161,8 @@ fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
 /// Routes to other nodes' blocks: into a link of ours, or to a next hop on another's. (Own blocks' are on the bridge.)
 fn routes(kernel: &NetworkState) -> RouteCounts {
     let mut counts = RouteCounts::default();
-    for route in kernel.routes.values() {
+    let lasting = kernel.routes.iter();
+    for (_, route) in lasting.filter(|(key, _)| key.metric != METRIC_STAND_IN) {
         let dev = route.dev.as_ref().map(|dev| kernel.links.get(dev));
         match dev.map(|link| link.map(|link| &link.kind)) {
             None | Some(Some(LinkKind::Bridge | LinkKind::Veth | LinkKind::Other(_))) => {}

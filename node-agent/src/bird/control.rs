@@ -90,6 +90,15 @@ impl Control {
         Ok(reply)
     }
 
+    /// Waits until the other end hangs up, as a BIRD that ends does and no other.
+    pub async fn ended(&mut self) {
+        self.stream.get_mut().set_limit(LONGEST);
+        let mut unasked = Vec::new();
+        while matches!(self.stream.read_until(b'\n', &mut unasked).await, Ok(1..)) {
+            unasked.clear();
+        }
+    }
+
     async fn answer(&mut self) -> Result<Reply, ControlError> {
         self.stream.get_mut().set_limit(LONGEST);
         let mut reply = Reply::default();

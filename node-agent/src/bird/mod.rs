@@ -5,13 +5,14 @@
 //!   reconciler ◀──Observed─────────┘   every two seconds while BGP is on
 //! ```
 //!
-//! A task of its own, so that a BIRD that hangs holds nothing up. `verdict`, `protocols` and `reply` decide and touch
+//! A task of its own, so that a BIRD that hangs holds nothing up. `verdict`, `protocols`, `reply` and `restarts` decide and touch
 //! nothing; `control`, `file` and `watcher` touch and decide nothing.
 
 mod control;
 mod file;
 mod protocols;
 mod reply;
+mod restarts;
 mod verdict;
 mod watcher;
 
@@ -20,4 +21,5 @@ pub const DIR: &str = "bird";
 /// Name of the socket in it over which BIRD takes commands.
 pub const SOCKET: &str = "bird.ctl";
 
+pub use restarts::{Restarts, StandIns};
 pub use watcher::{Link, Observed, Places, Watcher};

@@ -56,6 +56,10 @@ pub struct Observed {
     pub problems: Vec<String>,
     /// Whether BIRD has nothing to do with the kernel's routes any more: it idles, or there is none.
     pub released: bool,
+    /// Whether there is none, while one is wanted.
+    pub absent: bool,
+    /// How many have been met, one after the other.
+    pub met: u64,
 }
 
 /// The reconciler's end.
@@ -110,6 +114,9 @@ pub struct Watcher {
     observed: watch::Sender<Observed>,
     places: Places,
     file: File,
+    /// The conversation with the BIRD that was met last, as long as it lives.
+    line: Option<Control>,
+    met: u64,
     /// The text that BIRD has taken, as far as we know.
     taken: Option<String>,
     /// Since when each session has been in its state.
@@ -129,6 +136,8 @@ impl Watcher {
             observed,
             file: File::new(&places.dir, &places.program),
             places,
+            line: None,
+            met: 0,
             taken: None,
             since: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -155,6 +164,7 @@ impl Watcher {
             }
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
+                () = ended(&mut self.line) => {}
                 () = sleep(POLL), if busy => {}
             }
         }
@@ -193,6 +203,8 @@ impl Watcher {
             sessions: self.sessions(bird, &passwords, &seen, &refused),
             problems: problem.map(mask).into_iter().collect(),
             released: false,
+            absent: seen.is_err(),
+            met: self.met,
         }
     }
 
@@ -200,6 +212,7 @@ impl Watcher {
     async fn idle(&mut self) -> Observed {
         let mut observed = Observed {
             released: true,
+            met: self.met,
             ..Observed::default()
         };
         self.since.clear();
@@ -225,7 +238,16 @@ impl Watcher {
         };
         let socket = self.places.dir.join(SOCKET);
         let seen = async {
-            let mut control = Control::connect(&socket).await?;
+            let mut control = match self.line.take() {
+                Some(line) => line,
+                None => {
+                    let control = Control::connect(&socket).await?;
+                    // What another was told this one does not know.
+                    self.taken = None;
+                    self.met += 1;
+                    control
+                }
+            };
             if problem.is_none() && self.taken.as_deref() != Some(text) {
                 problem = configure(&mut control).await?;
                 if problem.is_none() {
@@ -235,13 +257,10 @@ impl Watcher {
             // A moment as a number, wherever the node's clock thinks it is.
             control.ask("timeformat \"%s\"").await?;
             let reply = control.ask("show protocols all").await?;
+            self.line = Some(control);
             Ok(protocols::sessions(&reply))
         };
         let seen = seen.await;
-        if seen.is_err() {
-            // Whoever answers next may be another.
-            self.taken = None;
-        }
         (problem, seen)
     }
 
@@ -368,6 +387,15 @@ fn log_change(known: Option<&SessionStatus>, status: &SessionStatus) {
     if was != established(status) || known.is_some_and(|known| known.fault != status.fault) {
         info!(session = %name, %peer, ?state, reason = %message, "BGP session changed");
     }
+}
+
+/// Waits until the BIRD that was met last has ended.
+async fn ended(line: &mut Option<Control>) {
+    match line {
+        Some(control) => control.ended().await,
+        None => std::future::pending().await,
+    }
+    *line = None;
 }
 
 /// Tells BIRD to read its configuration. Returns why it did not take it.

@@ -9,6 +9,7 @@ use netweft_cni::node::NodeConfig;
 use netweft_netstate::rtnl::Rtnl;
 
 use crate::args::{CheckArgs, Paths};
+use crate::bird::StandIns;
 use crate::compare::Comparison;
 use crate::desired::Desired;
 use crate::inputs::Objects;
@@ -51,7 +52,9 @@ impl Whole {
         };
         let records = Store::new(&self.paths.run_dir).list()?;
         let given = (&objects, network);
-        let compared = Comparison::make(&self.node, given, &records, &Rtnl::new()?).await;
+        // Whether some are to stand in for BIRD's routes only the agent knows.
+        let kept = StandIns::Kept;
+        let compared = Comparison::make(&self.node, given, &records, &Rtnl::new()?, kept).await;
         let compared = compared.map_err(anyhow::Error::msg)?;
         let difference = compared.difference;
         let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));

@@ -467,3 +467,55 @@ fn netns_bird_is_told_what_the_operator_says_and_its_routes_are_left_alone() {
         assert!(node.conflist());
     });
 }
+
+/// The kernel's routes behind BIRD's.
+fn stand_ins(node: &Fixture) -> Vec<(String, Option<String>)> {
+    let routes = node.kernel().state().routes;
+    let ours = routes
+        .iter()
+        .filter(|(key, route)| key.metric == 79 && route.protocol == 78);
+    ours.map(|(key, route)| (key.dst.to_string(), route.via.map(|via| via.to_string())))
+        .collect()
+}
+
+#[test]
+fn netns_while_a_bird_begins_its_routes_have_others_behind_them() {
+    in_namespace(async || {
+        let mut node = fixture();
+        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
+        let network = node.objects.network.as_mut().unwrap();
+        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
+        network.spec.modes[0].send = Way::Bgp.into();
+        network.spec.modes[0].accept = vec![Way::Bgp.into()];
+        let ours = birds("10.244.0.64/26", 78);
+        let others = birds("198.51.100.0/24", 78);
+        let gone = |state: &mut NetworkState| drop(state.routes.remove(&ours.0));
+        node.kernel()
+            .meddle(|state| state.routes.extend([ours.clone(), others.clone()]));
+        node.bird.send_modify(|observed| observed.met = 1);
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(stand_ins(&node), []);
+        let before = status_of(node.dir.path()).routes.unwrap();
+        // It is killed.
+        node.bird.send_modify(|observed| observed.absent = true);
+        assert!(node.reconcile().await.is_some(), "to take them away again");
+        let there = [("10.244.0.64/26".to_owned(), Some("192.0.2.3".to_owned()))];
+        assert_eq!(stand_ins(&node), there);
+        assert_eq!(status_of(node.dir.path()).routes.unwrap(), before);
+        // Another begins, and takes away what it has not heard of yet.
+        node.bird.send_modify(|observed| {
+            observed.absent = false;
+            observed.met = 2;
+        });
+        node.reconcile().await;
+        node.kernel().meddle(gone);
+        node.reconcile().await;
+        assert_eq!(stand_ins(&node), there);
+        assert_eq!(status_of(node.dir.path()).drift, None);
+        // BGP is switched off.
+        let network = node.objects.network.as_mut().unwrap();
+        network.spec.bgp = None;
+        node.reconcile().await;
+        assert_eq!(stand_ins(&node), []);
+    });
+}

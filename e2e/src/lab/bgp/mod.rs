@@ -31,6 +31,8 @@ use ipnet::IpNet;
 pub enum Story {
     /// BIRDs and agents end and come back.
     Restarts,
+    /// BIRDs that begin at the same time, neither of which can tell the other what it knows.
+    Recoveries,
     /// The mesh gives way to reflectors, and these to a router, while pods ping.
     Edits,
     /// Peers are wrong, silent or lie.
@@ -41,6 +43,7 @@ impl fmt::Display for Story {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Restarts => "BIRDs and agents end and come back",
+            Self::Recoveries => "two BIRDs recover at the same time",
             Self::Edits => "mesh, reflectors, a router",
             Self::Hostile => "peers that are wrong, silent or lie",
         })
@@ -95,6 +98,7 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
     };
     let outcome = lab.stand_up().and_then(|()| match options.story {
         Story::Restarts => lab.restarts(),
+        Story::Recoveries => lab.recoveries(),
         Story::Edits => lab.edits(),
         Story::Hostile => lab.hostile(),
     });

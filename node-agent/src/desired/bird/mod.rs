@@ -21,7 +21,9 @@ use std::fmt::Write;
 use ipnet::IpNet;
 use netweft_crds::{NodeBgp, Session};
 use netweft_netstate::model::{NetworkState, Route, RouteKey, TABLE_MAIN};
+use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
+use crate::bird::StandIns;
 use crate::facts::Facts;
 use crate::inputs::Inputs;
 use filter::{inside, lengths};
@@ -31,6 +33,8 @@ use password::Password;
 pub const PROTOCOL_BIRD: u8 = 12;
 /// Metric of BIRD's routes; a host's own BIRD has 32 unless told otherwise.
 pub const METRIC_BIRD: u32 = 78;
+/// Metric of the routes that stand in for BIRD's, right behind them.
+pub const METRIC_STAND_IN: u32 = METRIC_BIRD + 1;
 /// How long a BIRD that starts waits for its peers at most, in s: one that lives is back within some `connect retry time`s.
 const RECOVERY: u8 = 20;
 /// What the file says while BGP is off. BIRD wants one protocol at least.
@@ -111,6 +115,40 @@ pub fn learnt<'a>(
     };
     let routes = actual.routes.iter();
     routes.filter(move |(key, route)| is_birds(key, route) && in_pools(key))
+}
+
+/// The routes that stand in for BIRD's. Not for those with more than one next hop.
+#[must_use]
+pub fn stand_ins(
+    inputs: &Inputs,
+    actual: &NetworkState,
+    stand_ins: StandIns,
+) -> BTreeMap<RouteKey, Route> {
+    if inputs.bgp.is_none() || stand_ins == StandIns::Gone {
+        return BTreeMap::new();
+    }
+    let in_pools = |key: &RouteKey| {
+        let mut pools = inputs.pools.values();
+        pools.any(|pool| pool.cidr.contains(&key.dst))
+    };
+    let there = actual.routes.iter().filter(|(key, route)| {
+        key.metric == METRIC_STAND_IN && Owner::agent().owns_route(route) && in_pools(key)
+    });
+    let kept = there.map(|(key, route)| (key.clone(), route.clone()));
+    let made = learnt(inputs, actual).filter(|(_, route)| route.dev.is_some());
+    let made = made.filter(|_| stand_ins == StandIns::Made);
+    let made = made.map(|(key, route)| {
+        let key = RouteKey {
+            metric: METRIC_STAND_IN,
+            ..key.clone()
+        };
+        let route = Route {
+            protocol: PROTOCOL_AGENT,
+            ..route.clone()
+        };
+        (key, route)
+    });
+    kept.chain(made).collect()
 }
 
 /// Whether it is one of our BIRD's.
