@@ -109,12 +109,13 @@ pub fn learnt<'a>(
     inputs: &'a Inputs,
     actual: &'a NetworkState,
 ) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> {
-    let in_pools = |key: &RouteKey| {
-        let mut pools = inputs.pools.values();
-        pools.any(|pool| pool.cidr.contains(&key.dst))
-    };
     let routes = actual.routes.iter();
-    routes.filter(move |(key, route)| is_birds(key, route) && in_pools(key))
+    routes.filter(move |(key, route)| is_birds(key, route) && is_in_pools(inputs, key))
+}
+
+fn is_in_pools(inputs: &Inputs, key: &RouteKey) -> bool {
+    let mut pools = inputs.pools.values();
+    pools.any(|pool| pool.cidr.contains(&key.dst))
 }
 
 /// The routes that stand in for BIRD's. Not for those with more than one next hop.
@@ -122,32 +123,30 @@ pub fn learnt<'a>(
 pub fn stand_ins(
     inputs: &Inputs,
     actual: &NetworkState,
-    stand_ins: StandIns,
+    what: StandIns,
 ) -> BTreeMap<RouteKey, Route> {
-    if inputs.bgp.is_none() || stand_ins == StandIns::Gone {
+    if inputs.bgp.is_none() || what == StandIns::Gone {
         return BTreeMap::new();
     }
-    let in_pools = |key: &RouteKey| {
-        let mut pools = inputs.pools.values();
-        pools.any(|pool| pool.cidr.contains(&key.dst))
-    };
     let there = actual.routes.iter().filter(|(key, route)| {
-        key.metric == METRIC_STAND_IN && Owner::agent().owns_route(route) && in_pools(key)
+        let ours = key.metric == METRIC_STAND_IN && Owner::agent().owns_route(route);
+        ours && is_in_pools(inputs, key)
     });
     let kept = there.map(|(key, route)| (key.clone(), route.clone()));
-    let made = learnt(inputs, actual).filter(|(_, route)| route.dev.is_some());
-    let made = made.filter(|_| stand_ins == StandIns::Made);
-    let made = made.map(|(key, route)| {
-        let key = RouteKey {
-            metric: METRIC_STAND_IN,
-            ..key.clone()
-        };
-        let route = Route {
-            protocol: PROTOCOL_AGENT,
-            ..route.clone()
-        };
-        (key, route)
-    });
+    let plain = learnt(inputs, actual).filter(|(_, route)| route.dev.is_some());
+    let made = plain
+        .filter(|_| what == StandIns::Made)
+        .map(|(key, route)| {
+            let key = RouteKey {
+                metric: METRIC_STAND_IN,
+                ..key.clone()
+            };
+            let route = Route {
+                protocol: PROTOCOL_AGENT,
+                ..route.clone()
+            };
+            (key, route)
+        });
     kept.chain(made).collect()
 }
 
