@@ -135,10 +135,11 @@ fn leave(cluster: &mut Cluster) -> anyhow::Result<()> {
         kubectl(&[&delete[..], &[&theirs]].concat())?;
         cluster.probes.forget(node);
     }
-    // Their blocks would be kept for their return, and the pool with them.
+    // Their blocks would be kept for their return, and the pool with them; nobody but the operator may delete them before.
+    let operator = "--as=system:serviceaccount:netweft-system:netweft-operator";
     let subnets = kubectl(&["get", "nodesubnets", "-o", "name"])?;
     for subnet in subnets.lines().filter(|name| name.contains("/10-245-0-")) {
-        kubectl(&["delete", subnet])?;
+        kubectl(&["delete", subnet, operator])?;
     }
     for object in ["ippool/other-kernel", "networkmode/other-kernel"] {
         kubectl(&["delete", object, "--ignore-not-found", "--timeout=60s"])?;
