@@ -8,6 +8,7 @@ use netweft_crds::{
     Bfd, FilterAction, FilterRule, IpFamily, NextHopMode, NodeAddresses, NodeMode, PodInterface,
     Way,
 };
+use netweft_netstate::model::RouteKind;
 use proptest::prelude::*;
 
 use super::*;
@@ -265,6 +266,47 @@ fn bird_reads_what_a_node_without_anything_gets_and_what_idles_it() {
     read_by_bird(IDLE).unwrap();
     inputs.bgp = None;
     assert_eq!(bird(&inputs, &facts()), None);
+}
+
+fn route(dst: &str, (protocol, metric): (u8, u32), dev: Option<&str>) -> (RouteKey, Route) {
+    let key = RouteKey {
+        table: TABLE_MAIN,
+        dst: net(dst),
+        metric,
+    };
+    let route = Route {
+        kind: RouteKind::Unicast,
+        protocol,
+        via: "192.0.2.3".parse().ok(),
+        dev: dev.map(|dev| dev.parse().unwrap()),
+        onlink: false,
+        source: None,
+        mtu: None,
+    };
+    (key, route)
+}
+
+#[test]
+fn routes_into_pools_with_one_next_hop_are_stood_in_for_until_none_is_to_be_left() {
+    let birds = (PROTOCOL_BIRD, METRIC_BIRD);
+    let stand_in = |dst| route(dst, (PROTOCOL_AGENT, METRIC_STAND_IN), Some("uplink1"));
+    let earlier = stand_in("10.244.1.0/26");
+    let actual = NetworkState {
+        routes: BTreeMap::from([
+            earlier.clone(),
+            stand_in("198.51.100.0/26"),
+            route("10.244.2.0/26", birds, Some("uplink1")),
+            route("10.244.3.0/26", birds, None),
+            route("198.51.100.0/24", birds, Some("uplink1")),
+        ]),
+        ..NetworkState::default()
+    };
+    let inputs = inputs(speaker(vec![]));
+    let all = |what| stand_ins(&inputs, &actual, what);
+    let made = [earlier.clone(), stand_in("10.244.2.0/26")];
+    assert_eq!(all(StandIns::Made), made.into());
+    assert_eq!(all(StandIns::Kept), [earlier].into());
+    assert_eq!(all(StandIns::Gone), [].into());
 }
 
 #[test]
