@@ -30,12 +30,13 @@ enum Verb {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
-    /// Ask such a server, and print what it answers.
+    /// Ask such servers one after the other, and print what they answer, a line for each.
     Ask {
         /// How.
         protocol: Protocol,
         /// Whom, as address:port.
-        server: SocketAddr,
+        #[arg(required = true)]
+        servers: Vec<SocketAddr>,
         /// Bytes to send along and to get back.
         #[arg(long, default_value_t = 0)]
         payload: usize,
@@ -90,15 +91,16 @@ fn main() -> anyhow::Result<()> {
         Verb::Ping(args) => ping(args),
         Verb::Serve { port } => serve(port),
         Verb::Ask {
-            protocol: Protocol::Tcp,
-            server,
+            protocol,
+            servers,
             payload,
-        } => ask_tcp(server, payload),
-        Verb::Ask {
-            protocol: Protocol::Udp,
-            server,
-            payload,
-        } => ask_udp(server, payload),
+        } => {
+            let ask = match protocol {
+                Protocol::Tcp => ask_tcp,
+                Protocol::Udp => ask_udp,
+            };
+            servers.iter().try_for_each(|server| ask(*server, payload))
+        }
         Verb::Talk { servers, pause } => talk(&servers, Duration::from_millis(pause)),
     }
 }

@@ -298,23 +298,27 @@ impl Probe {
             .collect()
     }
 
-    /// Ask a probe's server: `peer=… own=…`, the addresses that the server saw.
+    /// Ask probes' servers, one after the other: of each `peer=… own=…`, the addresses that it saw.
     ///
     /// # Errors
-    /// No answer.
+    /// One does not answer.
     pub fn ask(
         &self,
         protocol: &str,
-        server: SocketAddr,
+        servers: &[SocketAddr],
         payload: usize,
-    ) -> anyhow::Result<String> {
-        self.exec(&[
-            "netweft-probe",
-            "ask",
-            protocol,
-            &server.to_string(),
-            "--payload",
-            &payload.to_string(),
-        ])
+    ) -> anyhow::Result<Vec<String>> {
+        let payload = payload.to_string();
+        let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let mut command = vec!["netweft-probe", "ask", protocol, "--payload", &payload];
+        command.extend(servers.iter().map(String::as_str));
+        let said = self.exec(&command)?;
+        let answers: Vec<String> = said.lines().map(str::to_owned).collect();
+        anyhow::ensure!(
+            answers.len() == servers.len(),
+            "{} asked {servers:?} and got {answers:?}",
+            self.pod
+        );
+        Ok(answers)
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use super::Cluster;
 use super::services::cluster_ip;
-use super::traffic::expect_peer;
+use super::traffic::{is_seen_as, server};
 use crate::cluster::kubectl::{apply, get, items, kubectl, text};
 use crate::cluster::machine;
 use crate::cluster::probes::{Probe, Probes};
@@ -258,23 +258,18 @@ fn nobody_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
     for from in pods {
         // One of each mode on another node.
         let elsewhere = pods.iter().filter(|to| to.node != from.node);
-        let mut seen = std::collections::BTreeSet::new();
-        for to in elsewhere.filter(|to| seen.insert(to.app.clone())) {
-            let server = SocketAddr::new(to.address, 8080);
-            for protocol in ["tcp", "udp"] {
-                let said = from.ask(protocol, server, 1000)?;
-                let what = format!("{} to {} by {protocol}", from.pod, to.pod);
-                expect_peer(&said, from.address, &what)?;
-            }
-        }
+        let mut modes = std::collections::BTreeSet::new();
+        let each = elsewhere.filter(|to| modes.insert(to.app.clone()));
+        let servers: Vec<SocketAddr> = each.map(server).collect();
+        is_seen_as(from.address, from, &servers, 1000)?;
     }
     Ok(())
 }
 
 fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
     for pod in pods {
-        let server = SocketAddr::new(cluster_ip(pod.address)?, 80);
-        let address = server.ip().to_string();
+        let service = SocketAddr::new(cluster_ip(pod.address)?, 80);
+        let address = service.ip().to_string();
         let name = "cluster-ip.netweft-e2e.svc.cluster.local";
         let answer = pod.exec(&["nslookup", name])?;
         ensure!(
@@ -282,10 +277,7 @@ fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
             "{name} is {answer} to {}",
             pod.pod
         );
-        for _ in 0..4 {
-            let seen = pod.ask("tcp", server, 0)?;
-            expect_peer(&seen, pod.address, &format!("{} to the ClusterIP", pod.pod))?;
-        }
+        is_seen_as(pod.address, pod, &[service; 4], 0)?;
     }
     Ok(())
 }

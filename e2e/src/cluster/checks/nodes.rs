@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::addresses::{pod_address, start_pod, stop_pod};
-use super::traffic::expect_peer;
+use super::traffic::is_seen_as;
 use crate::cluster::kubectl::{get, items, kubectl, merge, text};
 use crate::cluster::machine;
 use crate::cluster::probes::Probe;
@@ -37,11 +37,7 @@ fn a_pod_comes_and_goes(client: &Probe, node: &str, image: &str) -> anyhow::Resu
     start_pod(name, node, image)?;
     let address = pod_address(name)?;
     let server = SocketAddr::new(address.parse()?, 8080);
-    expect_peer(
-        &client.ask("tcp", server, 1000)?,
-        client.address,
-        "a pod that was started without an agent",
-    )?;
+    is_seen_as(client.address, client, &[server], 1000)?;
     stop_pod(name)?;
     until("its address to be free", SOON, || {
         let records = machine::on(node, &["ls", "/run/netweft/attachments"])?;

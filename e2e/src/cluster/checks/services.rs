@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use super::Cluster;
-use super::traffic::expect_peer;
+use super::traffic::is_seen_as;
 use crate::cluster::kubectl::get;
 use crate::cluster::probes::{Probe, Probes};
 use crate::lab::LabMode;
@@ -57,14 +57,8 @@ pub(super) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> 
     for probes in cluster.probes.by_family() {
         let clients = probes.pods.iter();
         for client in clients.filter(|probe| probe.app == "probe-a") {
-            let server = SocketAddr::new(cluster_ip(client.address)?, 80);
-            for protocol in ["tcp", "udp"] {
-                for _ in 0..6 {
-                    let seen = client.ask(protocol, server, 0)?;
-                    let what = format!("{protocol} {} to {server}", client.pod);
-                    expect_peer(&seen, client.address, &what)?;
-                }
-            }
+            let service = SocketAddr::new(cluster_ip(client.address)?, 80);
+            is_seen_as(client.address, client, &[service; 6], 0)?;
         }
     }
     Ok(())
@@ -72,10 +66,11 @@ pub(super) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> 
 
 pub(super) fn a_node_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
     for probes in cluster.probes.by_family() {
+        let nodes = probes.nodes.iter();
+        let ports = nodes.map(|node| SocketAddr::new(node.address, 30880));
+        let ports: Vec<SocketAddr> = ports.collect();
         for client in probes.nodes.iter().chain(&probes.pods) {
-            for node in &probes.nodes {
-                client.ask("tcp", SocketAddr::new(node.address, 30880), 0)?;
-            }
+            client.ask("tcp", &ports, 0)?;
         }
     }
     Ok(())
@@ -95,11 +90,7 @@ fn host_port_answers(probes: &Probes, mode: LabMode) -> anyhow::Result<()> {
     let all = probes.nodes.iter().chain(&probes.pods);
     for client in all.filter(|probe| probe.node != *there) {
         let wanted = client_seen_as(client, probes, mode)?;
-        for protocol in ["tcp", "udp"] {
-            let seen = client.ask(protocol, server, 0)?;
-            let what = format!("{protocol} {} to the hostPort {server}", client.pod);
-            expect_peer(&seen, wanted, &what)?;
-        }
+        is_seen_as(wanted, client, &[server], 0)?;
     }
     Ok(())
 }

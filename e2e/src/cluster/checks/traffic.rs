@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::Cluster;
-use crate::cluster::probes::Probe;
+use crate::cluster::probes::{Probe, Probes};
 use crate::command::output;
 use crate::poll::until;
 
@@ -32,24 +32,38 @@ pub(super) fn packets_as_large_as_the_mtu_pass(cluster: &mut Cluster) -> anyhow:
 }
 
 pub(super) fn the_server_sees_the_pods_own_address(cluster: &mut Cluster) -> anyhow::Result<()> {
-    for probes in cluster.probes.by_family() {
-        for (client, server) in pairs(&probes.pods) {
-            for protocol in ["tcp", "udp"] {
-                let seen = client.ask(protocol, SocketAddr::new(server.address, 8080), 1000)?;
-                let what = format!("{protocol} {} to {}", client.pod, server.pod);
-                expect_peer(&seen, client.address, &what)?;
-            }
+    for Probes { pods, .. } in cluster.probes.by_family() {
+        let servers: Vec<SocketAddr> = pods.iter().map(server).collect();
+        for client in &pods {
+            is_seen_as(client.address, client, &servers, 1000)?;
         }
     }
     Ok(())
 }
 
-fn pairs(pods: &[Probe]) -> impl Iterator<Item = (&Probe, &Probe)> {
-    let all = pods.iter();
-    all.flat_map(move |client| pods.iter().map(move |server| (client, server)))
+/// Where a test pod serves.
+pub(super) fn server(pod: &Probe) -> SocketAddr {
+    SocketAddr::new(pod.address, 8080)
 }
 
-pub(super) fn expect_peer(seen: &str, address: IpAddr, what: &str) -> anyhow::Result<()> {
+/// All servers answer the client by TCP and by UDP, and it is at this address that they see it.
+pub(super) fn is_seen_as(
+    address: IpAddr,
+    client: &Probe,
+    servers: &[SocketAddr],
+    payload: usize,
+) -> anyhow::Result<()> {
+    for protocol in ["tcp", "udp"] {
+        let seen = client.ask(protocol, servers, payload)?;
+        for (server, seen) in servers.iter().zip(&seen) {
+            let what = format!("{protocol} {} to {server}", client.pod);
+            expect_peer(seen, address, &what)?;
+        }
+    }
+    Ok(())
+}
+
+fn expect_peer(seen: &str, address: IpAddr, what: &str) -> anyhow::Result<()> {
     ensure!(
         seen.starts_with(&format!("peer={address} ")),
         "{what}: the server saw {seen:?} instead of {address}"
@@ -115,12 +129,9 @@ pub(super) fn the_outside_sees_the_nodes_address(cluster: &mut Cluster) -> anyho
             let node = nodes.find(|node| node.node == pod.node);
             let node = node.context("a pod has a node")?;
             let server = outside.server(pod.address)?;
-            for protocol in ["tcp", "udp"] {
-                let ask = || pod.ask(protocol, server, 0);
-                let seen = until("the host outside", Duration::from_secs(10), ask)?;
-                let what = format!("{protocol} {} to the outside", pod.pod);
-                expect_peer(&seen, node.address, &what)?;
-            }
+            until("the host outside", Duration::from_secs(10), || {
+                is_seen_as(node.address, pod, &[server], 0)
+            })?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use anyhow::{Context, ensure};
 use super::Cluster;
 use super::addresses::{pod_address, start_pod, stop_pod};
 use super::rollout::{SYSTEM, wait_for};
-use super::traffic::expect_peer;
+use super::traffic::is_seen_as;
 use crate::cluster::kubectl::kubectl;
 use crate::cluster::machine;
 use crate::cluster::meter::Meter;
@@ -78,12 +78,7 @@ fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> 
     }
     start_pod("left-alone", node, &cluster.image)?;
     let server = SocketAddr::new(pod_address("left-alone")?.parse()?, 8080);
-    let answer = client.ask("tcp", server, 1000)?;
-    expect_peer(
-        &answer,
-        client.address,
-        "a pod that was started without netweft",
-    )?;
+    is_seen_as(client.address, client, &[server], 1000)?;
     stop_pod("left-alone")?;
 
     release.helm(&["install"], &[])?;
