@@ -13,72 +13,24 @@
     reason = "a test may panic"
 )]
 
+#[path = "lab/bridged.rs"]
+mod bridged;
+#[expect(dead_code, reason = "the other tests use the rest of it")]
 mod lab;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
+use bridged::{BRIDGE, BRIDGE_MAC, bridged, left, node_with_bridge};
 use lab::{Answer, Namespace, Node, pool, skipped};
-use netweft_cni::ipam;
-use netweft_cni::node::{BridgeConfig, PodInterface, PoolConfig};
+use netweft_cni::node::PoolConfig;
 use serde_json::json;
-
-/// The bridge, which the agent would make.
-const BRIDGE: &str = "nw-br0";
-const BRIDGE_MAC: &str = "02:00:00:00:00:0b";
 
 const DUAL: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
-/// A pool of bridged pods. The first usable address of each block is its gateway.
-fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
-    let mut pool = pool(name, blocks);
-    let first = |block: &IpNet| ipam::usable(*block, &[]).next().unwrap();
-    let gateways = pool.blocks.iter().map(|block| (*block, first(block)));
-    let bridge = BridgeConfig {
-        link: BRIDGE.parse().unwrap(),
-        mac: BRIDGE_MAC.parse().unwrap(),
-        gateways: gateways.collect(),
-    };
-    pool.reserved = bridge.gateways.values().copied().map(IpNet::from).collect();
-    pool.pod_interface = PodInterface::Bridge;
-    pool.bridge = Some(bridge);
-    pool
-}
-
-/// A node with a bridge as the agent makes it, and these blocks in one pool.
-fn node_with_bridge(blocks: &[&str]) -> Node {
-    let node = Node::new(&[]);
-    let ip = |line: String| node.namespace.ip(&line);
-    ip(format!(
-        "link add {BRIDGE} mtu 1350 address {BRIDGE_MAC} type bridge"
-    ));
-    ip(format!("link set {BRIDGE} addrgenmode none up"));
-    ip(format!("address add fe80::1/64 dev {BRIDGE} nodad"));
-    let pool = bridged("default", blocks);
-    for (block, gateway) in &pool.bridge.as_ref().unwrap().gateways {
-        let length = block.prefix_len();
-        ip(format!(
-            "address add {gateway}/{length} dev {BRIDGE} nodad noprefixroute"
-        ));
-        ip(format!(
-            "route add {block} dev {BRIDGE} src {gateway} proto 78 metric 20"
-        ));
-    }
-    node.configure(&[pool]);
-    node
-}
-
 fn host_link(answer: &Answer) -> &str {
     answer.json["interfaces"][1]["name"].as_str().unwrap()
-}
-
-/// What is on the node besides the bridge itself.
-fn left(node: &Node) -> Vec<String> {
-    let mut found = node.leftovers();
-    found.retain(|line| !line.contains(BRIDGE));
-    found
 }
 
 #[test]

@@ -31,9 +31,13 @@ struct Runtime {
 
 impl Runtime {
     fn new(node: Node) -> Self {
+        Self::of_version(node, "1.1.0")
+    }
+
+    fn of_version(node: Node, version: &str) -> Self {
         let (conf_dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let list = json!({
-            "cniVersion": "1.1.0",
+            "cniVersion": version,
             "name": "netweft",
             "plugins": [{ "type": "netweft", "runDir": node.run_dir() }],
         });
@@ -119,6 +123,26 @@ fn netns_the_reference_runtime_attaches_checks_and_detaches() {
 }
 
 #[test]
+fn netns_the_reference_runtime_gets_along_with_older_versions() {
+    if skipped() {
+        return;
+    }
+    for version in ["0.3.1", "0.4.0", "1.0.0"] {
+        let pod = Namespace::new();
+        let runtime = Runtime::of_version(Node::new(&BLOCKS), version);
+        let result: Value = serde_json::from_str(&runtime.succeeds("add", &pod)).unwrap();
+        assert_eq!(result["cniVersion"], json!(version));
+        if version != "0.3.1" {
+            runtime.succeeds("check", &pod);
+            runtime.node.namespace.ip("route delete 10.244.0.1");
+            runtime.fails("check", &pod);
+        }
+        runtime.succeeds("del", &pod);
+        assert_eq!(runtime.node.leftovers(), Vec::<String>::new(), "{version}");
+    }
+}
+
+#[test]
 fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached() {
     if skipped() {
         return;
@@ -129,8 +153,9 @@ fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached(
     runtime.node.namespace.ip(foreign);
     let before = runtime.node.leftovers();
     assert!(runtime.fails("add", &pod).contains("EEXIST"));
-    assert_eq!(runtime.node.leftovers(), before);
     assert!(!pod.ip("link show").contains("eth0"));
+    runtime.succeeds("del", &pod);
+    assert_eq!(runtime.node.leftovers(), before);
 }
 
 /// It knows of no valid attachment, so it detaches all it remembers; then it calls GC without any list, which is not the

@@ -1,8 +1,8 @@
 //! SIGKILL at every system call of ADD and of DEL: whatever is left, DEL finds it.
 //!
 //! The plugin is traced (ptrace(2)), all its threads together, and killed at the n-th stop: every system call makes two,
-//! one on the way in and one on the way out. Every n is tried with `NETWEFT_SWEEP=all`, else every 17th of ADD and
-//! every 3rd of DEL: an odd stride meets both sides.
+//! one on the way in and one on the way out. Every n is tried with `NETWEFT_SWEEP=all`, else some: an odd
+//! stride meets both sides.
 
 #![expect(
     clippy::expect_used,
@@ -11,6 +11,8 @@
     reason = "a test may panic"
 )]
 
+#[path = "lab/bridged.rs"]
+mod bridged;
 #[expect(dead_code, reason = "the other tests use the rest of it")]
 mod lab;
 
@@ -22,6 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use bridged::{left, node_with_bridge};
 use lab::{Namespace, Node, environment, skipped};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
@@ -108,47 +111,65 @@ fn follow(pid: Pid, last: Option<usize>) -> Traced {
 
 #[test]
 fn netns_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_find() {
-    if skipped() {
-        return;
+    if !skipped() {
+        add_killed(&Node::new(&BLOCKS), 17);
     }
-    let node = Node::new(&BLOCKS);
+}
+
+#[test]
+fn netns_add_to_a_bridge_killed_at_any_system_call_leaves_nothing_that_del_does_not_find() {
+    if !skipped() {
+        add_killed(&node_with_bridge(&BLOCKS), 41);
+    }
+}
+
+fn add_killed(node: &Node, short: usize) {
     let pod = Namespace::new();
-    let whole = traced(&node, "ADD", &pod, None);
+    let whole = traced(node, "ADD", &pod, None);
     assert!(whole.success && whole.stops > 100, "{} stops", whole.stops);
     assert!(node.del("one", &pod.path()).success);
     let mut cut = 0;
-    for last in (1..=whole.stops).step_by(stride(17)) {
+    for last in (1..=whole.stops).step_by(stride(short)) {
         let pod = Namespace::new();
-        traced(&node, "ADD", &pod, Some(last));
-        cut += usize::from(!node.leftovers().is_empty());
+        traced(node, "ADD", &pod, Some(last));
+        cut += usize::from(!left(node).is_empty());
         assert!(node.del("one", &pod.path()).success, "after stop {last}");
-        assert_eq!(visible(&node), Vec::<String>::new(), "after stop {last}");
+        assert_eq!(visible(node), Vec::<String>::new(), "after stop {last}");
         assert!(!pod.ip("link show").contains("eth0"), "after stop {last}");
         let again = node.add("one", &pod);
         assert!(again.success, "after stop {last}: {again:?}");
         assert!(node.del("one", &pod.path()).success);
-        assert_eq!(node.leftovers(), Vec::<String>::new(), "after stop {last}");
+        assert_eq!(left(node), Vec::<String>::new(), "after stop {last}");
     }
     assert!(cut > 9, "only {cut} were cut in the middle");
 }
 
 #[test]
 fn netns_del_killed_at_any_system_call_is_finished_by_the_next() {
-    if skipped() {
-        return;
+    if !skipped() {
+        del_killed(&Node::new(&BLOCKS), 3);
     }
-    let node = Node::new(&BLOCKS);
+}
+
+#[test]
+fn netns_del_from_a_bridge_killed_at_any_system_call_is_finished_by_the_next() {
+    if !skipped() {
+        del_killed(&node_with_bridge(&BLOCKS), 5);
+    }
+}
+
+fn del_killed(node: &Node, short: usize) {
     let pod = Namespace::new();
     assert!(node.add("one", &pod).success);
-    let whole = traced(&node, "DEL", &pod, None);
+    let whole = traced(node, "DEL", &pod, None);
     assert!(whole.success && whole.stops > 50, "{} stops", whole.stops);
     let mut cut = 0;
-    for last in (1..=whole.stops).step_by(stride(3)) {
+    for last in (1..=whole.stops).step_by(stride(short)) {
         let pod = Namespace::new();
         assert!(node.add("one", &pod).success, "before stop {last}");
-        let before = node.leftovers().len();
-        traced(&node, "DEL", &pod, Some(last));
-        let after = node.leftovers();
+        let before = left(node).len();
+        traced(node, "DEL", &pod, Some(last));
+        let after = left(node);
         cut += usize::from(!after.is_empty() && after.len() < before);
         // An address is free only when its link has gone.
         assert!(
@@ -157,14 +178,14 @@ fn netns_del_killed_at_any_system_call_is_finished_by_the_next() {
             "after stop {last}: {after:?}"
         );
         assert!(node.del("one", &pod.path()).success, "after stop {last}");
-        assert_eq!(visible(&node), Vec::<String>::new(), "after stop {last}");
+        assert_eq!(visible(node), Vec::<String>::new(), "after stop {last}");
     }
     assert!(cut > 9, "only {cut} were cut in the middle");
 }
 
 /// What is left but for a file that a killed writer had begun beside: the next writer removes it.
 fn visible(node: &Node) -> Vec<String> {
-    let mut left = node.leftovers();
+    let mut left = left(node);
     left.retain(|line| !line.starts_with('.'));
     left
 }

@@ -1,5 +1,5 @@
-//! What the plugin says when the kernel does not let it clean up: code 101, ours, for DEL and GC. It runs without the
-//! capability to change links.
+//! What the plugin says when it is not let clean up: code 101, ours, for DEL and GC. It runs without the capability to change
+//! links, or where a record cannot be removed.
 
 #![expect(
     clippy::expect_used,
@@ -11,31 +11,19 @@
 #[expect(dead_code, reason = "the other tests use the rest of it")]
 mod lab;
 
-use std::io::Write;
-use std::process::{Command, Stdio};
-
 use lab::{Answer, Namespace, Node, environment, skipped};
 use serde_json::{Value, json};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
 fn powerless(node: &Node, verb: &str, container: &str, conf: &Value) -> Answer {
-    let mut child = node.namespace.run(|| {
-        Command::new("setpriv")
-            .args(["--bounding-set", "-net_admin"])
-            .arg(env!("CARGO_BIN_EXE_netweft"))
-            .env("CNI_COMMAND", verb)
-            .envs(environment(container, ""))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("setpriv, of util-linux")
-    });
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(conf.to_string().as_bytes()).unwrap();
-    drop(input);
-    Answer::of(&child.wait_with_output().unwrap())
+    let through = ["setpriv", "--bounding-set", "-net_admin"];
+    node.raw_through(
+        &through,
+        verb,
+        &environment(container, ""),
+        &conf.to_string(),
+    )
 }
 
 /// Says which link stays and why, and takes nothing from the pod.
@@ -75,6 +63,38 @@ fn netns_gc_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
     let mut conf = node.conf();
     conf["cni.dev/valid-attachments"] = json!([]);
     keeps(&node, &powerless(&node, "GC", "one", &conf), link);
+    assert!(node.raw("GC", &[], &conf.to_string()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
+
+/// CNI 1.1, "GC": "plugins should continue after an error, and report it".
+#[test]
+fn netns_gc_that_cannot_free_one_address_frees_the_others() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&BLOCKS[..1]);
+    let pods = [Namespace::new(), Namespace::new(), Namespace::new()];
+    for (container, pod) in ["a", "b", "c"].iter().zip(&pods) {
+        assert!(node.add(container, pod).success);
+    }
+    let mut conf = node.conf();
+    conf["cni.dev/valid-attachments"] = json!([]);
+    // unlink(2): EBUSY where something is mounted on it.
+    let record = node.attachments().join("10.244.0.2");
+    let script = "mount --bind \"$0\" \"$0\" && exec \"$@\"";
+    let through = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        record.to_str().unwrap(),
+    ];
+    let refused = node.raw_through(&through, "GC", &[], &conf.to_string());
+    assert_eq!(refused.code(), 101);
+    assert!(refused.message().contains("busy"), "{refused:?}");
+    assert_eq!(node.leftovers(), ["10.244.0.2"]);
     assert!(node.raw("GC", &[], &conf.to_string()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }

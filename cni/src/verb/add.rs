@@ -51,14 +51,14 @@ pub(super) fn add(
             "prevResult: this plugin must be the first of its chain".to_owned(),
         ));
     }
-    let node = NodeConfig::read(Path::new(&conf.run_dir)).map_err(PluginError::Node)?;
+    // A node that is not set up gets no files from us.
+    node_config(conf)?;
     refuse_host_namespace(&netns_path)?;
     let netns = netns::open(Path::new(&netns_path))?;
     let store = store(conf);
     let (attachment, _under_way) = reserve(
         conf,
         &store,
-        &node,
         Request {
             owner,
             netns_path,
@@ -97,14 +97,19 @@ fn refuse_host_namespace(path: &str) -> Result<(), PluginError> {
     }
 }
 
+fn node_config(conf: &NetConf) -> Result<NodeConfig, PluginError> {
+    NodeConfig::read(Path::new(&conf.run_dir)).map_err(PluginError::Node)
+}
+
 /// Chooses addresses and writes them down as taken.
 fn reserve(
     conf: &NetConf,
     store: &Store,
-    node: &NodeConfig,
     request: Request,
 ) -> Result<(Attachment, UnderWay), PluginError> {
     let mut locked = lock(store)?;
+    // Not before: blocks may have been taken away while this waited.
+    let node = node_config(conf)?;
     let taken = store
         .taken()
         .map_err(attachments_error("read the attachments", conf))?;
@@ -117,7 +122,7 @@ fn reserve(
             .get(POOLS_ANNOTATION)
             .map(String::as_str),
     };
-    let choices = ipam::choose(node, asker, &taken, &last).map_err(|error| {
+    let choices = ipam::choose(&node, asker, &taken, &last).map_err(|error| {
         let more = [damaged(store, &error), ask_for_blocks(conf, &error)].concat();
         PluginError::TryLater(format!("{error}{more}"))
     })?;

@@ -12,6 +12,7 @@
 )]
 
 mod full;
+#[expect(dead_code, reason = "the other tests use the rest of it")]
 #[path = "../lab/mod.rs"]
 mod lab;
 mod litter;

@@ -216,15 +216,20 @@ impl Node {
 
     /// Starts the plugin with this environment on top of the verb and hands it its input.
     pub fn start(&self, verb: &str, environment: &[(&str, &str)], input: &str) -> Child {
-        let mut child = self.spawn(verb, environment);
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        child
+        fed(self.spawn(verb, environment), input)
     }
 
     /// Starts the plugin, which waits for its input.
     pub fn spawn(&self, verb: &str, environment: &[(&str, &str)]) -> Child {
+        self.spawn_through(&[], verb, environment)
+    }
+
+    /// Starts the plugin by another program, which gets it as its last argument.
+    fn spawn_through(&self, through: &[&str], verb: &str, environment: &[(&str, &str)]) -> Child {
+        let words = [through, &[env!("CARGO_BIN_EXE_netweft")]].concat();
         self.namespace.run(|| {
-            Command::new(env!("CARGO_BIN_EXE_netweft"))
+            Command::new(words[0])
+                .args(&words[1..])
                 .env_clear()
                 .env("CNI_COMMAND", verb)
                 .env("CNI_PATH", "/opt/cni/bin")
@@ -238,12 +243,19 @@ impl Node {
     }
 
     pub fn raw(&self, verb: &str, environment: &[(&str, &str)], input: &str) -> Answer {
-        Answer::of(
-            &self
-                .start(verb, environment, input)
-                .wait_with_output()
-                .unwrap(),
-        )
+        self.raw_through(&[], verb, environment, input)
+    }
+
+    /// Runs the plugin by another program.
+    pub fn raw_through(
+        &self,
+        through: &[&str],
+        verb: &str,
+        environment: &[(&str, &str)],
+        input: &str,
+    ) -> Answer {
+        let child = fed(self.spawn_through(through, verb, environment), input);
+        Answer::of(&child.wait_with_output().unwrap())
     }
 
     pub fn call(&self, verb: &str, container: &str, netns: &str, conf: &Value) -> Answer {
@@ -263,6 +275,12 @@ impl Node {
         conf["prevResult"] = result.json.clone();
         self.call("CHECK", container, &pod.path(), &conf)
     }
+}
+
+fn fed(mut child: Child, input: &str) -> Child {
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
+    child
 }
 
 /// What a runtime sets for a pod's first link.

@@ -1,0 +1,58 @@
+//! A node with a bridge, as the agent makes it.
+
+use ipnet::IpNet;
+use netweft_cni::ipam;
+use netweft_cni::node::{BridgeConfig, PodInterface, PoolConfig};
+
+use super::lab::{Node, pool};
+
+/// The bridge, which the agent would make.
+pub const BRIDGE: &str = "nw-br0";
+pub const BRIDGE_MAC: &str = "02:00:00:00:00:0b";
+
+/// A pool of bridged pods. The first usable address of each block is its gateway.
+pub fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
+    let mut pool = pool(name, blocks);
+    let first = |block: &IpNet| ipam::usable(*block, &[]).next().unwrap();
+    let gateways = pool.blocks.iter().map(|block| (*block, first(block)));
+    let bridge = BridgeConfig {
+        link: BRIDGE.parse().unwrap(),
+        mac: BRIDGE_MAC.parse().unwrap(),
+        gateways: gateways.collect(),
+    };
+    pool.reserved = bridge.gateways.values().copied().map(IpNet::from).collect();
+    pool.pod_interface = PodInterface::Bridge;
+    pool.bridge = Some(bridge);
+    pool
+}
+
+/// A node with a bridge as the agent makes it, and these blocks in one pool.
+pub fn node_with_bridge(blocks: &[&str]) -> Node {
+    let node = Node::new(&[]);
+    let ip = |line: String| node.namespace.ip(&line);
+    ip(format!(
+        "link add {BRIDGE} mtu 1350 address {BRIDGE_MAC} type bridge"
+    ));
+    ip(format!("link set {BRIDGE} addrgenmode none up"));
+    ip(format!("address add fe80::1/64 dev {BRIDGE} nodad"));
+    let pool = bridged("default", blocks);
+    for (block, gateway) in &pool.bridge.as_ref().unwrap().gateways {
+        let length = block.prefix_len();
+        ip(format!(
+            "address add {gateway}/{length} dev {BRIDGE} nodad noprefixroute"
+        ));
+        ip(format!(
+            "route add {block} dev {BRIDGE} src {gateway} proto 78 metric 20"
+        ));
+    }
+    node.configure(&[pool]);
+    node
+}
+
+/// What is on the node besides the bridge itself and its blocks' routes, which are the agent's.
+pub fn left(node: &Node) -> Vec<String> {
+    let mut found = node.leftovers();
+    let agents = [format!(": {BRIDGE}:"), format!("dev {BRIDGE} proto 78")];
+    found.retain(|line| !agents.iter().any(|it| line.contains(it)));
+    found
+}

@@ -1,0 +1,310 @@
+//! What ADD makes, and that it makes all of it or nothing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use netweft_cni::node::PoolConfig;
+use serde_json::Value;
+
+use super::DUAL;
+use super::lab::{Answer, Namespace, Node, environment, pool, skipped};
+
+#[test]
+fn netns_pods_and_their_node_reach_each_other_in_both_families() {
+    if skipped() {
+        return;
+    }
+    // One pool per family.
+    let node = Node::without_config();
+    node.configure(&[pool("four", &DUAL[..1]), pool("six", &DUAL[1..])]);
+    let (one, two) = (Namespace::new(), Namespace::new());
+    let (first, second) = (node.add("one", &one), node.add("two", &two));
+    assert_eq!(first.ips(), ["10.244.0.1", "fd00:244::1"]);
+    assert_eq!(second.ips(), ["10.244.0.2", "fd00:244::2"]);
+    for ip in first.ips().into_iter().chain(second.ips()) {
+        assert!(node.namespace.pings(&ip), "node to {ip}");
+        assert!(one.pings(&ip), "one to {ip}");
+        assert!(two.pings(&ip), "two to {ip}");
+    }
+    for ip in ["192.0.2.1", "2001:db8::1"] {
+        assert!(one.pings(ip), "one to its node's {ip}");
+    }
+    for (container, pod, answer) in [("one", &one, &first), ("two", &two, &second)] {
+        assert!(node.check(container, pod, answer).success);
+        for _ in 0..3 {
+            assert!(node.del(container, &pod.path()).success);
+        }
+        assert!(!pod.ip("link show").contains("eth0"));
+    }
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
+
+/// The kernel gives the end that came up first its queue when its link watch runs, which it puts off when it ran lately.
+#[test]
+fn netns_the_first_packet_after_add_arrives() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/24"]);
+    for round in 0..40 {
+        let pod = Namespace::new();
+        let ips = node.add("one", &pod).ips();
+        assert!(node.namespace.pings(&ips[0]), "round {round}");
+        assert!(node.del("one", &pod.path()).success);
+    }
+}
+
+#[test]
+fn netns_links_have_the_settings_that_matter() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    // As some runtimes leave it.
+    pod.set("net/ipv6/conf/default/disable_ipv6", "1");
+    let answer = node.add("one", &pod);
+    let host_link = answer.json["interfaces"][0]["name"].as_str().unwrap();
+    let host = node
+        .namespace
+        .ip(&format!("-details link show dev {host_link}"));
+    assert!(
+        host.contains("mtu 1350") && host.contains("addrgenmode none"),
+        "{host}"
+    );
+    let addresses =
+        |namespace: &Namespace, link: &str| namespace.ip(&format!("address show dev {link}"));
+    assert!(!addresses(&node.namespace, host_link).contains("inet"));
+    assert!(
+        pod.ip("-details link show dev eth0")
+            .contains("addrgenmode none")
+    );
+    let inside = addresses(&pod, "eth0");
+    for word in [
+        "mtu 1350",
+        "inet 10.244.0.1/32 scope global eth0",
+        "inet6 fd00:244::1/128 scope global nodad",
+    ] {
+        assert!(
+            inside.contains(word) && !inside.contains("fe80"),
+            "{inside}"
+        );
+    }
+    let value = |namespace: &Namespace, path: String| {
+        namespace.run(|| std::fs::read_to_string(path).unwrap())
+    };
+    let conf =
+        |family: &str, link: &str, name: &str| format!("/proc/sys/net/{family}/conf/{link}/{name}");
+    assert_eq!(
+        value(&node.namespace, conf("ipv4", host_link, "rp_filter")),
+        "2\n"
+    );
+    assert_eq!(
+        value(&node.namespace, conf("ipv6", host_link, "accept_ra")),
+        "0\n"
+    );
+    assert_eq!(value(&pod, conf("ipv6", "eth0", "accept_ra")), "0\n");
+    assert!(
+        pod.ip("route show")
+            .starts_with("default via 169.254.1.1 dev eth0")
+    );
+    assert!(pod.ip("link show dev lo").contains("LOOPBACK,UP"));
+}
+
+#[test]
+fn netns_a_second_add_of_the_same_link_is_refused_and_the_first_lives() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    let first = node.add("one", &pod);
+    let before = node.leftovers();
+    // The same owner, then another container in the same sandbox.
+    for container in ["one", "two"] {
+        let again = node.add(container, &pod);
+        assert!(
+            again.code() == 4
+                && again
+                    .message()
+                    .starts_with("CNI_IFNAME: eth0 already exists"),
+            "{again:?}"
+        );
+    }
+    assert_eq!(node.leftovers(), before);
+    assert!(node.namespace.pings(&first.ips()[0]));
+    assert!(node.check("one", &pod, &first).success);
+}
+
+#[test]
+fn netns_a_failure_halfway_is_undone() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
+    node.namespace
+        .ip("route add blackhole 10.244.0.1/32 metric 20 proto 4");
+    let before = node.leftovers();
+    let refused = node.add("one", &pod);
+    assert!(
+        refused.code() == 11 && refused.message().contains("EEXIST"),
+        "{refused:?}"
+    );
+    assert_eq!(node.leftovers(), before);
+    assert!(!pod.ip("link show").contains("eth0"));
+    assert!(node.del("one", &pod.path()).success);
+    assert_eq!(node.leftovers(), before);
+    // The next attempt gets the next address.
+    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.2", "fd00:244::2"]);
+}
+
+#[test]
+fn netns_a_full_block_is_refused_at_once_and_leaves_nothing() {
+    if skipped() {
+        return;
+    }
+    let node = Node::without_config();
+    node.configure(&[PoolConfig {
+        reserved: vec!["10.244.0.1/32".parse().unwrap()],
+        ..pool("p", &["10.244.0.0/30"])
+    }]);
+    let pods = [Namespace::new(), Namespace::new()];
+    assert_eq!(node.add("one", &pods[0]).ips(), ["10.244.0.2"]);
+    let before = node.leftovers();
+    let refused = node.add("two", &pods[1]);
+    let said = (refused.code(), refused.message());
+    assert_eq!(said, (11, "no free address in pool p (10.244.0.0/30)"));
+    assert_eq!(node.leftovers(), before);
+    assert!(!pods[1].ip("link show").contains("eth0"));
+    // What a runtime does after a failure.
+    assert!(node.del("two", &pods[1].path()).success);
+    assert_eq!(node.leftovers(), before);
+    assert!(node.del("one", "").success);
+    assert_eq!(node.add("two", &pods[1]).ips(), ["10.244.0.2"]);
+}
+
+#[test]
+fn netns_a_hundred_at_once_get_a_hundred_addresses_and_give_them_back() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/25", "fd00:244::/121"]);
+    let pods: Vec<(String, Namespace)> = (0..100)
+        .map(|n| (format!("pod-{n}"), Namespace::new()))
+        .collect();
+    let together = |verb: &str| {
+        let conf = node.conf().to_string();
+        let start = |(name, pod): &(String, Namespace)| {
+            node.start(verb, &environment(name, &pod.path()), &conf)
+        };
+        let children: Vec<_> = pods.iter().map(start).collect();
+        children
+            .into_iter()
+            .map(|child| child.wait_with_output().unwrap())
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        let mut ips = BTreeSet::new();
+        for output in together("ADD") {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{said}");
+            let result: Value = serde_json::from_str(&said).unwrap();
+            ips.extend(
+                result["ips"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .map(|ip| ip["address"].to_string()),
+            );
+        }
+        assert_eq!(ips.len(), 200);
+        assert_eq!(node.records().len(), 200);
+        assert!(together("DEL").iter().all(|output| output.status.success()));
+        assert_eq!(node.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn netns_a_stopped_holder_of_the_lock_does_not_hang_add() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    let store = netweft_cni::attachment::Store::new(node.run_dir());
+    let held = store.lock(Duration::ZERO).unwrap();
+    let refused = node.add("one", &pod);
+    assert!(
+        refused.code() == 11 && refused.message().contains("lock"),
+        "{refused:?}"
+    );
+    drop(held);
+    assert!(node.add("one", &pod).success);
+}
+
+#[test]
+fn netns_a_killed_add_leaves_nothing_that_del_does_not_find() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let conf = node.conf().to_string();
+    let mut cut = 0;
+    for step in 0..80_u64 {
+        let pod = Namespace::new();
+        let mut child = node.start("ADD", &environment("one", &pod.path()), &conf);
+        std::thread::sleep(Duration::from_micros(step * 100));
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        cut += u32::from(!output.status.success() && !node.leftovers().is_empty());
+        assert!(node.del("one", &pod.path()).success);
+        let hidden = |name: &String| !name.starts_with('.');
+        assert_eq!(
+            node.records()
+                .into_iter()
+                .filter(hidden)
+                .collect::<Vec<_>>(),
+            Vec::<String>::new()
+        );
+        assert!(!pod.ip("link show").contains("eth0"));
+        let answer = node.add("one", &pod);
+        assert!(
+            node.namespace.pings(&answer.ips()[0]),
+            "after a kill at step {step}"
+        );
+        assert!(node.del("one", &pod.path()).success);
+        assert_eq!(node.leftovers(), Vec::<String>::new());
+    }
+    assert!(cut >= 3, "only {cut} of 80 were cut in the middle");
+}
+
+/// The agent takes blocks away, and `netweft-agent clean` all of them.
+#[test]
+fn netns_add_that_waits_for_the_lock_chooses_from_what_there_is_then() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    let store = netweft_cni::attachment::Store::new(node.run_dir());
+    let held = store.lock(Duration::ZERO).unwrap();
+    let conf = node.conf().to_string();
+    let waiting = node.start("ADD", &environment("one", &pod.path()), &conf);
+    let lock = node.run_dir().join("lock");
+    while !has_open(waiting.id(), &lock) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    node.configure(&[pool("default", &["10.244.9.0/29"])]);
+    drop(held);
+    let answer = Answer::of(&waiting.wait_with_output().unwrap());
+    assert_eq!(answer.ips(), ["10.244.9.1"]);
+}
+
+fn has_open(process: u32, path: &Path) -> bool {
+    let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let mut targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    targets.any(|target| target == path)
+}

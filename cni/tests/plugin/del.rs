@@ -1,0 +1,123 @@
+//! What DEL and GC take away, and what they leave.
+
+use serde_json::json;
+
+use super::DUAL;
+use super::lab::{Namespace, Node, pool, skipped};
+
+#[test]
+fn netns_del_succeeds_whatever_is_missing() {
+    if skipped() {
+        return;
+    }
+    let node = Node::without_config();
+    let gone = "/run/netns/gone";
+    for netns in [gone, ""] {
+        assert!(node.del("never-added", netns).success);
+    }
+    assert_eq!(node.records(), Vec::<String>::new());
+    node.configure(&[pool("p", &["10.244.0.0/29"])]);
+    let mut conf = node.conf();
+    conf["prevResult"] = json!({});
+    for (container, netns) in [("one", gone), ("two", "")] {
+        let pod = Namespace::new();
+        assert!(node.add(container, &pod).success);
+        // The sandbox ends, and with it the pod's end of the link.
+        drop(pod);
+        assert!(node.call("DEL", container, netns, &conf).success);
+        assert_eq!(node.leftovers(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn netns_del_finds_a_link_without_a_record_and_a_record_without_a_link() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pod = Namespace::new();
+    let answer = node.add("one", &pod);
+    for ip in answer.ips() {
+        std::fs::remove_file(node.attachments().join(ip)).unwrap();
+    }
+    assert!(node.del("one", &pod.path()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+    let answer = node.add("one", &pod);
+    let link = answer.json["interfaces"][0]["name"].as_str().unwrap();
+    node.namespace.ip(&format!("link delete {link}"));
+    assert!(node.del("one", &pod.path()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
+
+#[test]
+fn netns_del_of_an_old_sandbox_leaves_the_new_one_its_address() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/30"]);
+    let old = Namespace::new();
+    assert_eq!(node.add("old", &old).ips(), ["10.244.0.1"]);
+    assert!(node.del("old", &old.path()).success);
+    let pods = [Namespace::new(), Namespace::new()];
+    let last =
+        [node.add("a", &pods[0]), node.add("b", &pods[1])].map(|answer| answer.ips()[0].clone());
+    assert_eq!(
+        last,
+        ["10.244.0.2", "10.244.0.1"],
+        "a freed address rests while it can"
+    );
+    assert!(node.del("old", &old.path()).success);
+    assert_eq!(node.records(), ["10.244.0.1", "10.244.0.2"]);
+    assert!(node.namespace.pings("10.244.0.1"));
+}
+
+#[test]
+fn netns_a_record_that_nobody_can_read_keeps_its_address() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/30"]);
+    std::fs::create_dir(node.attachments()).unwrap();
+    std::fs::write(node.attachments().join("10.244.0.1"), "").unwrap();
+    let pod = Namespace::new();
+    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.2"]);
+    assert!(node.del("one", &pod.path()).success);
+    assert_eq!(node.records(), ["10.244.0.1"]);
+}
+
+#[test]
+fn netns_gc_removes_what_the_runtime_does_not_know() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&DUAL);
+    let pods = [Namespace::new(), Namespace::new(), Namespace::new()];
+    let answers: Vec<_> = ["a", "b", "c"]
+        .iter()
+        .zip(&pods)
+        .map(|(name, pod)| node.add(name, pod))
+        .collect();
+    // A link without a record, and a record without a link.
+    std::fs::remove_file(node.attachments().join("10.244.0.2")).unwrap();
+    std::fs::remove_file(node.attachments().join("fd00:244::2")).unwrap();
+    node.namespace.ip(&format!(
+        "link delete {}",
+        answers[2].json["interfaces"][0]["name"].as_str().unwrap()
+    ));
+    assert_eq!(
+        node.raw("GC", &[], &node.conf().to_string()).code(),
+        7,
+        "without the list"
+    );
+    let mut conf = node.conf();
+    conf["cni.dev/valid-attachments"] = json!([{ "containerID": "a", "ifname": "eth0" }]);
+    for _ in 0..2 {
+        assert!(node.raw("GC", &[], &conf.to_string()).success);
+        assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
+        assert!(node.check("a", &pods[0], &answers[0]).success);
+        assert!(!pods[1].ip("link show").contains("eth0"));
+    }
+    conf["cni.dev/valid-attachments"] = json!([]);
+    assert!(node.raw("GC", &[], &conf.to_string()).success);
+    assert_eq!(node.leftovers(), Vec::<String>::new());
+}
