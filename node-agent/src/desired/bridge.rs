@@ -26,6 +26,8 @@ use super::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
 use crate::sysctl;
 
+/// The bridge's name.
+pub const NAME: &str = "nw-br0";
 /// The metric of the blackhole behind a bridged block's route.
 const METRIC_BEHIND: u32 = METRIC + 10;
 
@@ -101,7 +103,7 @@ pub fn config(inputs: &Inputs, blocks: &[&OwnBlock]) -> Option<BridgeConfig> {
 }
 
 fn link_name() -> Option<LinkName> {
-    "nw-br0".parse().ok()
+    NAME.parse().ok()
 }
 
 /// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two

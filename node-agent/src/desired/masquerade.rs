@@ -9,8 +9,9 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::Way;
+use netweft_crds::{PodInterface, Way};
 
+use super::bridge;
 use crate::inputs::{Inputs, Pool};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
@@ -160,8 +161,14 @@ fn set(name: &str, family: Family, ranges: &[IpNet]) -> String {
 fn rule(pool: &Pool, nodes_spared: bool) -> String {
     let family = Family::of(&pool.cidr);
     let header = family.header();
-    let mut text = format!(
-        "\t\t{header} saddr {} {header} daddr != @{}",
+    let mut text = String::from("\t\t");
+    if pool.pod_interface == PodInterface::Bridge {
+        // What goes from port to port leaves nothing, though groups are outside the pools (`br_nf_post_routing`).
+        let _ = write!(text, "oifname != \"{}\" ", bridge::NAME);
+    }
+    let _ = write!(
+        text,
+        "{header} saddr {} {header} daddr != @{}",
         pool.cidr,
         family.set_name()
     );

@@ -513,5 +513,6 @@ fn nft_accepts_the_table() {
     assert!(child.wait().unwrap().success());
 }
 
+mod mirrored;
 mod standby;
 mod ways;

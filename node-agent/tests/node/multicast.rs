@@ -1,0 +1,50 @@
+//! What bridged pods say to all others on the bridge at once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use super::lab::{BRIDGED, Families, Node, Pod};
+
+const PORT: u16 = 5353;
+
+/// Sends to a group from one pod, and says from whom another hears it.
+fn heard(from: &Pod, by: &Pod, group: IpAddr) -> IpAddr {
+    let listener = by.space.run(|| {
+        let any: IpAddr = match group {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, PORT)).unwrap();
+        match group {
+            IpAddr::V4(group) => socket.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(group) => socket.join_multicast_v6(&group, 0),
+        }
+        .unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        socket
+    });
+    let own = from
+        .addresses
+        .iter()
+        .find(|ip| ip.is_ipv4() == group.is_ipv4());
+    from.space.run(|| {
+        let socket = UdpSocket::bind((*own.unwrap(), 0)).unwrap();
+        socket
+            .send_to(b"hello", SocketAddr::new(group, PORT))
+            .unwrap();
+    });
+    listener.recv_from(&mut [0; 16]).unwrap().1.ip()
+}
+
+/// Groups are outside the pools, yet these packets do not leave the node.
+#[test]
+fn netns_a_bridged_pod_that_speaks_to_a_group_is_heard_under_its_own_address() {
+    let node = Node::ready(BRIDGED.of(Families::Both));
+    let (one, two) = (node.add("one"), node.add("two"));
+    for group in ["224.0.0.251", "ff02::fb"] {
+        let group: IpAddr = group.parse().unwrap();
+        assert!(one.addresses.contains(&heard(&one, &two, group)), "{group}");
+    }
+}
