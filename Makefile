@@ -47,7 +47,7 @@ test: ## the first tier of tests, with all set-up: what CI runs
 	@tests/run.sh test
 
 .PHONY: test-full
-test-full: ## the first tier, and the suite on the oldest Kubernetes that is supported
+test-full: ## the first tier, then every other family, mode, fault, upgrade and the oldest Kubernetes: 2.5 hours
 	@tests/run.sh full
 
 .PHONY: soak

@@ -91,18 +91,19 @@ impl Lab {
     fn storm(&mut self) -> anyhow::Result<()> {
         let (harms, losses) = self.tampered(|lab| {
             let began = Instant::now();
-            let mut harms = 0;
+            let (mut tries, mut harms) = (0, 0);
             for harm in SMALL.iter().cycle() {
                 // One that finds nothing to take away, because the agent has yet to put it back, is none.
-                let _ = lab.harm(harm);
-                harms += 1;
-                let next = began + STORM.1 * harms;
+                harms += u32::from(lab.harm(harm).is_ok());
+                tries += 1;
+                let next = began + STORM.1 * tries;
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
                 if began.elapsed() >= STORM.0 {
                     break;
                 }
             }
             lab.site.is_as_wanted()?;
+            ensure!(harms > tries / 2, "only {harms} of {tries} harms did any");
             Ok(harms)
         })?;
         println!("{harms} small harms in {:?}: {losses}", STORM.0);

@@ -50,7 +50,7 @@ async fn nothing_is_in_the_way_of_whoever_takes_the_definitions_away() {
     ]);
     let mut cleaning = clean(&plane).await;
     // Whoever leads goes on, if he still can: the release's upgrade has taken his rights.
-    cleaning.wait(Duration::from_secs(60));
+    assert!(cleaning.wait(Duration::from_secs(60)).success());
     let pool = pools.get("default-v4").await.unwrap();
     assert_eq!(pool.finalizers(), ["example.org/theirs"]);
     assert!(leases.get_opt("netweft-operator").await.unwrap().is_none());
@@ -79,7 +79,7 @@ async fn nothing_is_in_the_way_of_whoever_takes_the_definitions_away() {
     .await;
     // Once more, when there is nothing to clean.
     let mut again = clean(&plane).await;
-    again.wait(Duration::from_secs(60));
+    assert!(again.wait(Duration::from_secs(60)).success());
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_leader_is_waited_for() {
         [POOL_FINALIZER]
     );
     operator.process.kill();
-    cleaning.wait(Duration::from_secs(60));
+    assert!(cleaning.wait(Duration::from_secs(60)).success());
     assert!(
         pools
             .get("default-v4")

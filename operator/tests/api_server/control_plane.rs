@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
@@ -60,9 +60,12 @@ impl Process {
     }
 
     /// Waits for the end.
-    pub fn wait(&mut self, patience: Duration) {
+    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
-        while self.runs() {
+        loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                return status;
+            }
             assert!(
                 Instant::now() < deadline,
                 "still running after {patience:?}"

@@ -12,7 +12,7 @@ use crate::poll::until;
 
 const BACK: Duration = Duration::from_secs(120);
 /// How long the API server is away.
-const OUTAGE: Duration = Duration::from_secs(20);
+const OUTAGE: Duration = Duration::from_secs(30);
 
 pub(super) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = restarts("netweft-agent")?;

@@ -69,8 +69,17 @@ pub(super) fn a_node_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
         let nodes = probes.nodes.iter();
         let ports = nodes.map(|node| SocketAddr::new(node.address, 30880));
         let ports: Vec<SocketAddr> = ports.collect();
+        let behind = probes.pods.iter().filter(|pod| pod.app == "probe-b");
+        let behind: Vec<String> = behind.map(|pod| format!("own={}", pod.address)).collect();
         for client in probes.nodes.iter().chain(&probes.pods) {
-            client.ask("tcp", &ports, 0)?;
+            for said in client.ask("tcp", &ports, 0)? {
+                ensure!(
+                    behind.iter().any(|own| said.ends_with(own)),
+                    "behind the NodePort is none of its pods: {} heard {said:?}",
+                    client.pod
+                );
+            }
+            client.ask("udp", &ports, 0)?;
         }
     }
     Ok(())

@@ -20,13 +20,24 @@ pub(super) fn every_pair_pings(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packets of exactly the pods' MTU, which no router on the way may cut (a raw socket sets DF on what fits the link).
+/// Packets of exactly the pods' MTU, which no router on the way may cut (a raw socket sets DF on what fits the link). So large is a
+/// datagram's packet on its way too; with what the server says before it, it comes back in two.
 pub(super) fn packets_as_large_as_the_mtu_pass(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mtu = cluster.pod_mtu()?;
     for probes in cluster.probes.by_family() {
         let matrix = probes.matrix(&["--size", &mtu.to_string()])?;
         println!("packets of {mtu} bytes\n{matrix}");
         matrix.check()?;
+        let servers: Vec<SocketAddr> = probes.pods.iter().map(server).collect();
+        for client in &probes.pods {
+            let headers = if client.address.is_ipv4() {
+                20 + 8
+            } else {
+                40 + 8
+            };
+            let payload = usize::try_from(mtu)? - headers;
+            is_seen_as(client.address, client, &servers, payload)?;
+        }
     }
     Ok(())
 }
