@@ -5,7 +5,7 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
+//! `inputs`, `facts`, `desired`, `unowned`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
 //! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
 
 mod admin;
@@ -35,6 +35,7 @@ mod source;
 mod status;
 mod sysctl;
 mod teller;
+mod unowned;
 mod watch;
 mod words;
 

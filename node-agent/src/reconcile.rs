@@ -40,6 +40,7 @@ use crate::{cni_conf, draining};
 
 mod apply;
 mod tell;
+mod unowned;
 
 /// One node and what keeps it as it should be.
 pub struct Reconciler<K> {
@@ -95,10 +96,10 @@ impl<K: Kernel> Reconciler<K> {
         let Some(network) = &objects.network else {
             // Also when the Node object is deleted under a running node: its pods keep their network.
             if !self.waiting {
-                info!(node = %self.node, "there is no NodeNetwork of this name, nothing is changed");
+                info!(node = %self.node, "there is no NodeNetwork of this name, the kernel is left as it is");
             }
             self.waiting = true;
-            return None;
+            return self.give_up_lost_blocks(objects);
         };
         self.waiting = false;
         self.drifts.begin(Instant::now());

@@ -20,6 +20,8 @@ use crate::report::Reporter;
 use crate::retry::RETRY;
 use crate::teller::Teller;
 
+mod unowned;
+
 const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
     "kind: NodeSubnet\nmetadata: {name: 10-244-0-0-26}\nspec: {cidr: 10.244.0.0/26, pool: p, node: one, nodeAddresses: {ipv4: 192.0.2.1}, state: Active}",
@@ -131,6 +133,14 @@ impl Fixture {
 
 fn status_of(dir: &Path) -> NodeNetworkStatus {
     serde_saphyr::from_str(&std::fs::read_to_string(dir.join("run/status.yaml")).unwrap()).unwrap()
+}
+
+/// From now on `node.json` stays as it is, as on a full disk: the file that is to take its place cannot be made.
+fn hinder_node_json(node: &Fixture) -> PathBuf {
+    let aside = format!("run/.{}.{}", node::FILE, std::process::id());
+    let aside = node.dir.path().join(aside);
+    std::fs::create_dir(&aside).unwrap();
+    aside
 }
 
 /// In a network namespace of its own, so that nft touches no table of the machine.

@@ -22,3 +22,4 @@ mod repair;
 mod requests;
 mod standby;
 mod sweep;
+mod unowned;

@@ -1,0 +1,122 @@
+//! What a node without a NodeNetwork may still hand out: its Node was deleted, a moment ago or for good, or is not there yet.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use netweft_cni::node::NodeConfig;
+
+use crate::inputs::Objects;
+
+/// Of what `node` hands out from, what it goes on with while it has no NodeNetwork: the blocks that a NodeSubnet still says are its
+/// own, an `Orphaned` one as well, since nobody else gets such a block. Without a NodeSubnet a block can be another node's at any
+/// moment.
+///
+/// An object that cannot be read can be the NodeNetwork, or the NodeSubnet of any block: then nothing is known, and all stays.
+#[must_use]
+pub fn without_lost_blocks(node: &str, objects: &Objects, offered: &NodeConfig) -> NodeConfig {
+    let mut left = offered.clone();
+    if objects.network.is_some() || !objects.unreadable.is_empty() {
+        return left;
+    }
+    let subnets = objects.subnets.iter().map(|subnet| &subnet.spec);
+    let own = subnets.filter(|spec| spec.node == node);
+    let own: BTreeSet<IpNet> = own.map(|spec| spec.cidr).collect();
+    for pool in &mut left.pools {
+        pool.blocks.retain(|block| own.contains(block));
+    }
+    left.withdrawn.retain(|block| own.contains(block));
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_cni::node::{PodInterface, PoolConfig};
+    use netweft_crds::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
+
+    use super::*;
+
+    const BLOCKS: [&str; 2] = ["10.244.0.0/26", "10.244.0.64/26"];
+    const WITHDRAWN: &str = "10.244.0.128/26";
+
+    fn offered() -> NodeConfig {
+        NodeConfig {
+            version: 1,
+            pools: vec![PoolConfig {
+                name: "p".into(),
+                cidr: None,
+                pod_interface: PodInterface::Routed,
+                bridge: None,
+                mtu: 1400,
+                blocks: BLOCKS.map(|block| block.parse().unwrap()).into(),
+                reserved: vec![],
+                namespaces: None,
+                disabled: false,
+            }],
+            withdrawn: vec![WITHDRAWN.parse().unwrap()],
+            namespaces: None,
+        }
+    }
+
+    fn subnet(cidr: &str, node: &str, state: SubnetState) -> NodeSubnet {
+        let spec = NodeSubnetSpec {
+            cidr: cidr.parse().unwrap(),
+            pool: "p".into(),
+            node: node.into(),
+            node_addresses: NodeAddresses::default(),
+            as_number: None,
+            link_mtu: None,
+            state,
+        };
+        spec.into_object()
+    }
+
+    /// What is left with these objects.
+    fn left(objects: &Objects) -> Vec<String> {
+        let left = without_lost_blocks("one", objects, &offered());
+        let blocks = left.pools.iter().flat_map(|pool| &pool.blocks);
+        blocks
+            .chain(&left.withdrawn)
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn what_no_node_subnet_says_is_the_nodes_own_is_not_handed_out() {
+        let mut objects = Objects::default();
+        assert_eq!(left(&objects), Vec::<String>::new());
+        objects.subnets = vec![
+            subnet(BLOCKS[0], "two", SubnetState::Active),
+            subnet(BLOCKS[1], "one", SubnetState::Active),
+        ];
+        assert_eq!(left(&objects), [BLOCKS[1]], "the first is another's now");
+    }
+
+    #[test]
+    fn what_is_kept_for_a_node_that_was_deleted_a_moment_ago_stays() {
+        for state in [SubnetState::Active, SubnetState::Orphaned] {
+            let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
+            let objects = Objects {
+                subnets: all.map(|cidr| subnet(cidr, "one", state)).into(),
+                ..Objects::default()
+            };
+            assert_eq!(left(&objects), all);
+        }
+    }
+
+    #[test]
+    fn all_stays_while_something_cannot_be_read_and_with_a_node_network() {
+        let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
+        let unreadable = Objects {
+            unreadable: vec!["NodeSubnet x cannot be read".into()],
+            ..Objects::default()
+        };
+        assert_eq!(left(&unreadable), all);
+        let network =
+            "{apiVersion: netweft.io/v1alpha1, kind: NodeNetwork, metadata: {name: one}, spec: {}}";
+        let with_network = Objects {
+            network: Some(serde_saphyr::from_str(network).unwrap()),
+            ..Objects::default()
+        };
+        assert_eq!(left(&with_network), all);
+    }
+}
