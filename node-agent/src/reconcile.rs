@@ -164,12 +164,8 @@ impl<K: Kernel> Reconciler<K> {
         objects: &Objects,
         network: &NodeNetwork,
     ) -> Result<(Desired, Outcome), String> {
-        let records = self.pods.records().map_err(|error| {
-            format!(
-                "read the attachments in {}: {error}",
-                self.paths.run_dir.display()
-            )
-        })?;
+        let records = self.pods.records();
+        let records = records.map_err(|error| self.unreadable(&error))?;
         let given = (objects, network);
         let stand_ins = self.restarts.look(&self.bird.observed(), Instant::now());
         let Comparison {
@@ -202,8 +198,11 @@ impl<K: Kernel> Reconciler<K> {
         self.set_parameters(&desired, &links, &mut outcome);
         self.load_table(&inputs, &desired, &mut outcome).await;
         self.try_ways(&desired, &mut outcome);
-        self.open_for_pods(&desired, &mut outcome);
+        let told = self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
+        if told {
+            self.count_addresses(&mut outcome);
+        }
         let mut routes = desired.kernel.routes.keys();
         if routes.any(|key| key.metric == METRIC_STAND_IN) {
             let over = self.restarts.over(Instant::now());
@@ -280,12 +279,26 @@ impl<K: Kernel> Reconciler<K> {
         self.again = again;
     }
 
+    /// Which addresses pods have, now that they can get new ones of the spec's blocks only.
+    fn count_addresses(&self, outcome: &mut Outcome) {
+        match self.pods.taken() {
+            Ok(taken) => outcome.taken = Some(taken),
+            Err(error) => outcome.failures.push(self.unreadable(&error)),
+        }
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> String {
+        let dir = self.paths.run_dir.display();
+        format!("read the attachments in {dir}: {error}")
+    }
+
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
-    /// fails later: that is a condition, not a reason to refuse pods.
-    fn open_for_pods(&mut self, desired: &Desired, outcome: &mut Outcome) {
+    /// fails later: that is a condition, not a reason to refuse pods. Says whether the plugin gives addresses of the spec's blocks
+    /// only.
+    fn open_for_pods(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
         let first = !self.paths.run_dir.join(node::FILE).exists();
         if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
-            return;
+            return true;
         }
         match desired.plugin.write(&self.paths.run_dir) {
             Ok(true) => {
@@ -297,7 +310,8 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => {
                 let file = self.paths.run_dir.join(node::FILE);
                 let failure = format!("write {}: {error}", file.display());
-                return outcome.failures.push(failure);
+                outcome.failures.push(failure);
+                return false;
             }
         }
         match cni_conf::ensure(
@@ -312,6 +326,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => outcome.failures.push(chain(&error)),
         }
         self.metrics.ready();
+        true
     }
 
     /// A file has been written; if it was right before, somebody else has changed it.

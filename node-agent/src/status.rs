@@ -1,6 +1,9 @@
 //! What the agent says about its node.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use netweft_cni::ipam;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
@@ -27,6 +30,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Pods that keep pools from being drained.
     pub draining: Vec<DrainingPod>,
+    /// The addresses that pods have. `None`: that is not known, or pods can still get others than those of the spec.
+    pub taken: Option<BTreeSet<IpAddr>>,
 }
 
 /// The condition's content after a sync.
@@ -65,17 +70,23 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     Verdict::ready(Reason::Programmed, message)
 }
 
-/// The status after a sync. `used` tells how many addresses of a block pods have.
+/// The status after a sync. `taken` are the addresses that pods have. Where that is not known the generation is not acknowledged,
+/// and what was said of blocks `before` stands: the operator deletes a NodeSubnet that is not in the spec and of which it is told
+/// nothing.
 pub fn status(
     desired: &Desired,
     verdict: &Verdict,
     generation: Option<i64>,
-    before: &[Condition],
-    used: impl Fn(ipnet::IpNet) -> i64,
+    before: NodeNetworkStatus,
+    taken: Option<&BTreeSet<IpAddr>>,
 ) -> NodeNetworkStatus {
+    let (generation, subnets) = match taken {
+        Some(taken) => (generation, blocks(desired, taken)),
+        None => (before.observed_generation, before.subnets),
+    };
     NodeNetworkStatus {
         observed_generation: generation,
-        subnets: blocks(desired, used),
+        subnets,
         links: links(&desired.kernel),
         routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
@@ -86,7 +97,7 @@ pub fn status(
         sessions: Vec::new(),
         repairs: None,
         drift: None,
-        conditions: verdict.conditions(generation, before, Timestamp::now()),
+        conditions: verdict.conditions(generation, &before.conditions, Timestamp::now()),
     }
 }
 
@@ -121,7 +132,8 @@ pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool
 
 /// Every block that pods get addresses from, and every other in which some pod still has one: the operator takes a
 /// block back only when it is told of none.
-fn blocks(desired: &Desired, used: impl Fn(ipnet::IpNet) -> i64) -> Vec<BlockUsage> {
+fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
+    let used = |block: IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
     let pools = &desired.plugin.pools;
     let pairs = pools
         .iter()
@@ -195,7 +207,7 @@ pub fn sentence(problems: &[String]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeMap;
 
     use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig};
     use netweft_crds::RepairCounts;
@@ -242,10 +254,17 @@ mod tests {
         desired
     }
 
+    /// The status of generation 2, after one that said nothing.
+    fn told(desired: &Desired, taken: &[&str]) -> NodeNetworkStatus {
+        let verdict = Verdict::ready(Reason::Programmed, "m");
+        let taken: BTreeSet<IpAddr> = taken.iter().map(|ip| ip.parse().unwrap()).collect();
+        let before = NodeNetworkStatus::default();
+        status(desired, &verdict, Some(2), before, Some(&taken))
+    }
+
     #[test]
     fn what_pods_can_have_is_free_but_for_first_last_and_reserved() {
-        let verdict = Verdict::ready(Reason::Programmed, "m");
-        let status = status(&nothing(), &verdict, Some(1), &[], |_| 2);
+        let status = told(&nothing(), &["10.244.0.2", "10.244.0.3", "10.244.9.2"]);
         assert_eq!((status.subnets[0].used, status.subnets[0].free), (2, 59));
     }
 
@@ -253,13 +272,22 @@ mod tests {
     fn a_withdrawn_block_is_told_of_while_a_pod_is_in_it() {
         let mut desired = nothing();
         desired.withdrawn.push("10.244.9.0/26".parse().unwrap());
-        let verdict = Verdict::ready(Reason::Programmed, "m");
-        let told = |used: i64| {
-            status(&desired, &verdict, Some(1), &[], |_| used)
-                .subnets
-                .len()
-        };
-        assert_eq!((told(0), told(1)), (1, 2));
+        let blocks = |taken: &[&str]| told(&desired, taken).subnets.len();
+        assert_eq!((blocks(&[]), blocks(&["10.244.9.2"])), (1, 2));
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_while_it_is_not_known_what_pods_have() {
+        let mut before = told(&nothing(), &["10.244.0.2"]);
+        before.observed_generation = Some(1);
+        let mut withdrawn = without_pools();
+        withdrawn.withdrawn = nothing().plugin.pools[0].blocks.clone();
+        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, "m");
+        let status = status(&withdrawn, &verdict, Some(2), before.clone(), None);
+        assert_eq!(status.observed_generation, Some(1));
+        assert_eq!(status.subnets, before.subnets);
+        let mut conditions = status.conditions.iter();
+        assert!(conditions.all(|condition| condition.observed_generation == Some(1)));
     }
 
     #[test]
@@ -315,8 +343,7 @@ mod tests {
 
     #[test]
     fn the_operators_condition_does_not_count_as_a_change() {
-        let verdict = Verdict::ready(Reason::Programmed, "m");
-        let ours = status(&nothing(), &verdict, Some(1), &[], |_| 0);
+        let ours = told(&nothing(), &[]);
         let mut stored = ours.clone();
         let mut assigned = stored.conditions[0].clone();
         assigned.type_ = ASSIGNED.into();

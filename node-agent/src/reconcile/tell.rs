@@ -1,12 +1,9 @@
 //! What the teller is to tell.
 
-use std::collections::BTreeSet;
-
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
 use netweft_netstate::kernel::Kernel;
-use tracing::warn;
 
 use super::Reconciler;
 use crate::desired::Desired;
@@ -14,7 +11,6 @@ use crate::pods::Counts;
 use crate::prober::Answers;
 use crate::requests;
 use crate::status::{Outcome, status};
-use crate::words::chain;
 
 impl<K: Kernel> Reconciler<K> {
     pub(super) fn tell(
@@ -24,17 +20,9 @@ impl<K: Kernel> Reconciler<K> {
         verdict: &Verdict,
         outcome: Outcome,
     ) {
-        let before = self
-            .known(network)
-            .map(|status| status.conditions)
-            .unwrap_or_default();
-        let taken = self.pods.taken().unwrap_or_else(|error| {
-            warn!(error = %chain(&error), "cannot list the pods' addresses");
-            BTreeSet::new()
-        });
-        let used =
-            |block: ipnet::IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
-        let mut status = status(desired, verdict, network.metadata.generation, &before, used);
+        let before = self.known(network).unwrap_or_default();
+        let (generation, taken) = (network.metadata.generation, outcome.taken.as_ref());
+        let mut status = status(desired, verdict, generation, before, taken);
         status.routes = status.routes.map(|routes| RouteCounts {
             bgp: outcome.learnt,
             ..routes

@@ -20,6 +20,7 @@ use crate::report::Reporter;
 use crate::retry::RETRY;
 use crate::teller::Teller;
 
+mod acknowledged;
 mod unowned;
 
 const OBJECTS: [&str; 4] = [
