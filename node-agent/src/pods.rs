@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Guarantees: nothing is done on a look that was not taken under the plugin's own lock; an ADD under way is left alone; a
-//! link is never made, and never deleted while it has a record; an address is never freed while its link is there.
+//! link is never made, and never deleted while it has a record; an address is never freed while its link is there; of a block
+//! that was taken from the node no address is missed.
 //! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
 
 mod survey;
@@ -19,6 +20,7 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use netweft_cni::attachment::{Attachment, Locked, Store};
 use netweft_cni::env;
 use netweft_netstate::diff::Diff;
@@ -37,13 +39,15 @@ use suspicion::Suspicions;
 /// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// When to look again after the lock was taken or a link went away under our hands.
-const AGAIN: Duration = Duration::from_millis(100);
+pub const AGAIN: Duration = Duration::from_millis(100);
 
 /// The node's pods.
 pub struct Pods {
     store: Store,
     metrics: Metrics,
     suspicions: Suspicions,
+    /// Every block that an ADD may be choosing from; `None`: not known, as of what an agent before this one has offered.
+    offered: Option<BTreeSet<IpNet>>,
     /// What has been logged already and still holds.
     noted: BTreeSet<String>,
     counts: Counts,
@@ -79,6 +83,7 @@ impl Pods {
             store,
             metrics,
             suspicions: Suspicions::default(),
+            offered: None,
             noted: BTreeSet::new(),
             counts: Counts::default(),
         }
@@ -92,12 +97,27 @@ impl Pods {
         self.store.list()
     }
 
-    /// The addresses that have a record, without the lock.
+    /// The addresses that have a record, once no others than those of the blocks that are `offered` now can come to have one. `None` if
+    /// those blocks are not known.
+    ///
+    /// The plugin learns under its lock what it may choose from, and writes its record before it lets go of it. So when a block is offered
+    /// no more and the lock has been had since, whoever chose from that block has a record.
     ///
     /// # Errors
-    /// The directory cannot be read.
-    pub fn taken(&self) -> io::Result<BTreeSet<IpAddr>> {
-        self.store.taken()
+    /// [`io::ErrorKind::WouldBlock`] if somebody else keeps the lock; else why it cannot be had, or the directory not be read.
+    pub fn taken(
+        &mut self,
+        offered: Option<BTreeSet<IpNet>>,
+    ) -> io::Result<Option<BTreeSet<IpAddr>>> {
+        let before = self.offered.take();
+        let Some(offered) = offered else {
+            return Ok(None);
+        };
+        if before.is_none_or(|before| !before.is_subset(&offered)) {
+            drop(self.store.lock(PATIENCE)?);
+        }
+        self.offered = Some(offered);
+        self.store.taken().map(Some)
     }
 
     /// What has been done so far.

@@ -5,9 +5,11 @@
 //! failure. Assumptions: nobody else writes what is ours by name or protocol number.
 
 use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node;
@@ -29,7 +31,7 @@ use crate::drift::{Difference, Drifts};
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
-use crate::pods::{Pods, Records, Tended};
+use crate::pods::{AGAIN, Pods, Records, Tended};
 use crate::prober::{Answers, Trials};
 use crate::retry::Retry;
 use crate::status::{Outcome, verdict};
@@ -200,9 +202,7 @@ impl<K: Kernel> Reconciler<K> {
         self.try_ways(&desired, &mut outcome);
         let told = self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
-        if told {
-            self.count_addresses(&mut outcome);
-        }
+        self.count_addresses(told.then(|| desired.offered()), &mut outcome);
         let mut routes = desired.kernel.routes.keys();
         if routes.any(|key| key.metric == METRIC_STAND_IN) {
             let over = self.restarts.over(Instant::now());
@@ -253,7 +253,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// The relay knows no more than what it is told here.
-    fn tell_relay(&self, config: &RelayConfig) -> std::io::Result<()> {
+    fn tell_relay(&self, config: &RelayConfig) -> io::Result<()> {
         let told = if config.tunnels.is_empty() {
             RelayConfig::remove(&self.paths.run_dir)?
         } else {
@@ -279,15 +279,20 @@ impl<K: Kernel> Reconciler<K> {
         self.again = again;
     }
 
-    /// Which addresses pods have, now that they can get new ones of the spec's blocks only.
-    fn count_addresses(&self, outcome: &mut Outcome) {
-        match self.pods.taken() {
-            Ok(taken) => outcome.taken = Some(taken),
+    /// Which addresses pods have, now that they can get new ones of these blocks only.
+    fn count_addresses(&mut self, offered: Option<BTreeSet<IpNet>>, outcome: &mut Outcome) {
+        match self.pods.taken(offered) {
+            Ok(taken) => outcome.taken = taken,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                let dir = self.paths.run_dir.display();
+                outcome.notes.push(format!("another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"));
+                self.again = self.again.into_iter().chain([AGAIN]).min();
+            }
             Err(error) => outcome.failures.push(self.unreadable(&error)),
         }
     }
 
-    fn unreadable(&self, error: &std::io::Error) -> String {
+    fn unreadable(&self, error: &io::Error) -> String {
         let dir = self.paths.run_dir.display();
         format!("read the attachments in {dir}: {error}")
     }

@@ -78,6 +78,13 @@ impl Desired {
         self.plugin.pools.iter().any(|pool| !pool.blocks.is_empty())
     }
 
+    /// The blocks that new pods get addresses of.
+    #[must_use]
+    pub fn offered(&self) -> BTreeSet<IpNet> {
+        let pools = self.plugin.pools.iter();
+        pools.flat_map(|pool| pool.blocks.iter().copied()).collect()
+    }
+
     /// The kernel parameters that are looked after, by their paths below `/proc/sys/net`.
     pub fn parameters(&self) -> impl Iterator<Item = String> {
         let loosened = self

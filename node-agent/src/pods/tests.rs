@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use super::suspicion::GRACE;
 use super::*;
 
+mod count;
+
 struct Fixture {
     pods: Pods,
     kernel: FakeKernel,

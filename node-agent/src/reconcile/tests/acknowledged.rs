@@ -74,3 +74,32 @@ fn netns_a_change_is_not_acknowledged_while_pods_addresses_cannot_be_listed() {
         says(&node, 5, &[]);
     });
 }
+
+/// It has read what it may choose from, holds the lock, and has no record yet.
+#[test]
+fn netns_a_block_is_not_given_back_while_an_add_may_be_choosing_from_it() {
+    const SECOND: &str = "10.244.0.128/26";
+    in_namespace(async || {
+        let mut node = fixture();
+        let mut second = node.objects.subnets[0].clone();
+        second.spec.cidr = SECOND.parse().unwrap();
+        node.objects.subnets.push(second);
+        leave(&mut node, &[FIRST.0, SECOND]);
+        node.reconcile().await;
+        says(&node, 5, &[FIRST, (SECOND, 0)]);
+        let store = Store::new(&node.dir.path().join("run"));
+        let mut add = store.lock(Duration::ZERO).unwrap();
+        leave(&mut node, &[FIRST.0]);
+        node.objects.network.as_mut().unwrap().metadata.generation = Some(6);
+        assert_eq!(node.reconcile().await, Some(AGAIN));
+        says(&node, 5, &[FIRST, (SECOND, 0)]);
+        let (ready, message) = node.ready();
+        assert_eq!(ready, "True");
+        assert!(message.contains("run/lock"), "{message}");
+        let pod = crate::pods::tests::attachment("one", &["10.244.0.130"]);
+        drop(add.reserve(&pod).unwrap());
+        drop(add);
+        node.reconcile().await;
+        says(&node, 6, &[FIRST, (SECOND, 1)]);
+    });
+}

@@ -1,0 +1,66 @@
+//! What has to be waited for before the addresses of pods are counted.
+
+use super::*;
+
+const ONE: &str = "10.0.0.0/26";
+const OTHER: &str = "10.0.0.64/26";
+
+impl Fixture {
+    /// What is counted when `node.json` has these blocks.
+    fn count(&mut self, blocks: &[&str]) -> io::Result<Option<BTreeSet<IpAddr>>> {
+        let offered = blocks.iter().map(|block| block.parse().unwrap()).collect();
+        self.pods.taken(Some(offered))
+    }
+
+    /// Whether somebody who keeps the lock is waited for.
+    fn waits(&mut self, blocks: &[&str]) -> bool {
+        match self.count(blocks) {
+            Ok(taken) => {
+                assert!(taken.is_some());
+                false
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                true
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_may_be_choosing_from_a_block_that_is_offered_no_more_is_waited_for() {
+    let mut node = fixture();
+    assert_eq!(node.count(&[ONE, OTHER]).unwrap(), Some(BTreeSet::new()));
+    let store = node.store();
+    let mut add = store.lock(Duration::ZERO).unwrap();
+    assert!(!node.waits(&[ONE, OTHER]));
+    assert!(node.waits(&[ONE]));
+    assert!(node.waits(&[ONE]), "though nothing has changed since");
+    drop(add.reserve(&attachment("one", &["10.0.0.66"])).unwrap());
+    drop(add);
+    let taken = BTreeSet::<IpAddr>::from(["10.0.0.66".parse().unwrap()]);
+    assert_eq!(node.count(&[ONE]).unwrap(), Some(taken));
+}
+
+#[test]
+fn nobody_is_waited_for_when_a_block_is_added() {
+    let mut node = fixture();
+    assert!(!node.waits(&[ONE]));
+    let store = node.store();
+    let _add = store.lock(Duration::ZERO).unwrap();
+    assert!(!node.waits(&[ONE, OTHER]));
+    assert!(node.waits(&[OTHER]));
+}
+
+#[test]
+fn what_was_offered_before_the_agent_began_or_is_not_known_may_be_any_block() {
+    let mut node = fixture();
+    let store = node.store();
+    let add = store.lock(Duration::ZERO).unwrap();
+    assert!(node.waits(&[ONE]));
+    drop(add);
+    assert!(!node.waits(&[ONE]));
+    assert_eq!(node.pods.taken(None).unwrap(), None);
+    let _add = store.lock(Duration::ZERO).unwrap();
+    assert!(node.waits(&[ONE]));
+}
