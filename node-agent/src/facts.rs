@@ -10,7 +10,7 @@ use netweft_crds::{IpFamily, NodeMode, Way};
 use netweft_netstate::model::{
     LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
-use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
+use netweft_netstate::owner::{Owner, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
 use crate::desired::bird::learnt;
 use crate::inputs::Inputs;
@@ -24,6 +24,8 @@ pub struct Facts {
     pub towards_peers: BTreeSet<LinkName>,
     /// Other nodes' blocks to which BIRD has a route, and by which link; `None`: by more than one.
     pub learnt: BTreeMap<IpNet, Option<LinkName>>,
+    /// Links of others that can hear routers, if they do.
+    pub listening: BTreeSet<LinkName>,
     /// TUN links, and whether a program has them open.
     pub tuns: BTreeMap<LinkName, bool>,
 }
@@ -103,6 +105,7 @@ impl Facts {
             learnt: learnt(inputs, actual)
                 .map(|(key, route)| (key.dst, route.dev.clone()))
                 .collect(),
+            listening: listening(actual),
             tuns: tuns
                 .map(|(name, _)| (name.clone(), actual.carriers.contains(name)))
                 .collect(),
@@ -116,6 +119,19 @@ impl Facts {
             None => Ok(facts),
         }
     }
+}
+
+/// The links of others. A bridge's port hears nothing itself; where others' containers are, such links come and go.
+fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
+    let ours = |name: &LinkName| Owner::agent().owns_link(name) || Owner::plugin().owns_link(name);
+    let is_port = |name: &LinkName| {
+        let port = actual.ports.get(name);
+        let master = port.and_then(|port| actual.links.get(&port.master));
+        master.is_some_and(|master| master.kind == LinkKind::Bridge)
+    };
+    let links = actual.links.keys();
+    let others = links.filter(|name| name.as_str() != "lo" && !ours(name) && !is_port(name));
+    others.cloned().collect()
 }
 
 /// The node's addresses without which a mode cannot be carried out.
@@ -164,23 +180,24 @@ fn ways(actual: &NetworkState, link: &LinkName, ipv4: bool) -> (BTreeSet<IpNet>,
 #[cfg(test)]
 mod tests {
     use netweft_crds::{EncapsulateWhen, NodeAddresses};
-    use netweft_netstate::model::{Address, AddressKey, Link};
+    use netweft_netstate::model::{Address, AddressKey, Link, Port};
 
     use super::*;
     use crate::inputs::Bridged;
 
+    fn link(kind: LinkKind) -> Link {
+        Link {
+            kind,
+            mac: None,
+            mtu: 1400,
+            up: true,
+        }
+    }
+
     fn state() -> NetworkState {
         let mut state = NetworkState::default();
         let name: LinkName = "uplink7".parse().unwrap();
-        state.links.insert(
-            name.clone(),
-            Link {
-                kind: LinkKind::Veth,
-                mac: None,
-                mtu: 1400,
-                up: true,
-            },
-        );
+        state.links.insert(name.clone(), link(LinkKind::Veth));
         let key = AddressKey {
             link: name,
             net: "192.0.2.1/24".parse().unwrap(),
@@ -233,6 +250,35 @@ mod tests {
         let facts = Facts::measure(&state(), &inputs).unwrap();
         let egress = &facts.egress[&"192.0.2.1".parse::<IpAddr>().unwrap()];
         assert_eq!((egress.link.as_str(), egress.mtu), ("uplink7", 1400));
+    }
+
+    #[test]
+    fn every_link_of_others_can_hear_routers_but_ports_of_bridges() {
+        let mut state = state();
+        for (name, kind) in [
+            ("lo", LinkKind::Other(String::new())),
+            ("ens8", LinkKind::Other(String::new())),
+            ("bond0", LinkKind::Other("bond".into())),
+            ("nw-br0", LinkKind::Bridge),
+            ("nw0123456789a", LinkKind::Veth),
+            ("others-br0", LinkKind::Bridge),
+            ("others-port", LinkKind::Veth),
+            ("others-slave", LinkKind::Veth),
+        ] {
+            state.links.insert(name.parse().unwrap(), link(kind));
+        }
+        for (name, master) in [("others-port", "others-br0"), ("others-slave", "bond0")] {
+            let port = Port {
+                master: master.parse().unwrap(),
+                hairpin: false,
+            };
+            state.ports.insert(name.parse().unwrap(), port);
+        }
+        let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        let found = Facts::measure(&state, &inputs).unwrap().listening;
+        let found: Vec<&str> = found.iter().map(LinkName::as_str).collect();
+        let expected = ["bond0", "ens8", "others-br0", "others-slave", "uplink7"];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -12,6 +12,9 @@ pub use originals::{Original, Originals};
 
 mod originals;
 
+/// Whether IPv6 is forwarded on all links.
+pub const FORWARDING_V6: &str = "ipv6/conf/all/forwarding";
+
 /// A parameter could not be set.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
@@ -72,7 +75,8 @@ impl Parameters {
     ///
     /// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
     /// forwarding is switched on the kernel drops the default routes that it has learnt from router advertisements, unless the
-    /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`).
+    /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`). Links that appear later are told so as well. But where the node forwarded
+    /// before, such links do not listen, and do not begin to.
     pub fn ensure(
         &self,
         keep_listening: &BTreeSet<LinkName>,
@@ -80,9 +84,10 @@ impl Parameters {
         wanted: &BTreeMap<String, String>,
     ) -> Ensured {
         let mut ensured = Ensured::default();
+        let listens = !self.forwarded_before();
         for name in keep_listening.iter().map(accept_ra) {
             // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
-            if value(&self.root, &name) == "1" {
+            if listens && value(&self.root, &name) == "1" {
                 self.one(&name, "2", &mut ensured);
             }
         }
@@ -95,6 +100,15 @@ impl Parameters {
             self.one(name, value, &mut ensured);
         }
         ensured
+    }
+
+    /// Whether the node forwards IPv6 without netweft's doing.
+    fn forwarded_before(&self) -> bool {
+        let switched_on = || {
+            let originals = self.originals.list();
+            originals.is_ok_and(|originals| originals.contains_key(FORWARDING_V6))
+        };
+        value(&self.root, FORWARDING_V6) == "1" && !switched_on()
     }
 
     fn one(&self, name: &str, value: &str, ensured: &mut Ensured) {
@@ -234,6 +248,31 @@ mod tests {
         assert!(errors.is_empty(), "{errors:?}");
         assert_eq!(std::fs::read_to_string(file("eth0")).unwrap(), "2");
         assert_eq!(std::fs::read_to_string(file("eth1")).unwrap(), "0\n");
+    }
+
+    /// The first link is there when forwarding is switched on, the second comes later.
+    #[test]
+    fn links_listen_in_spite_of_our_forwarding_and_not_where_the_node_forwarded_before() {
+        for (before, after) in [("0", "2"), ("1", "1")] {
+            let root = tempfile::tempdir().unwrap();
+            let path = |name: &str| root.path().join(name);
+            let write = |name: &str, value: &str| {
+                std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+                std::fs::write(path(name), value).unwrap();
+            };
+            write(FORWARDING_V6, before);
+            let wanted = BTreeMap::from([(FORWARDING_V6.to_owned(), "1".to_owned())]);
+            for link in ["eth0", "eth1"] {
+                let name = format!("ipv6/conf/{link}/accept_ra");
+                write(&name, "1");
+                let links = [link.parse().unwrap()].into();
+                let ensured = parameters(&root).ensure(&links, &BTreeSet::new(), &wanted);
+                let set: Vec<_> = ensured.set.into_iter().map(|(name, ..)| name).collect();
+                assert_eq!(set.first() == Some(&name), before == "0", "{set:?}");
+                assert_eq!(std::fs::read_to_string(path(&name)).unwrap(), after);
+                assert_eq!(std::fs::read_to_string(path(FORWARDING_V6)).unwrap(), "1");
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Kernel parameters as they were before.
 //!
-//! Whether the node forwards at all is put back only where nobody else's pods need it.
+//! Whether the node forwards at all is put back only where nobody else's pods need it, and with it whether its links listen to routers
+//! although it forwards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -48,9 +49,10 @@ fn ours(paths: &Paths) -> anyhow::Result<BTreeMap<String, Original>> {
     Ok(originals)
 }
 
-/// Whether pods of any network need it.
+/// Whether pods of any network need it, or the node itself while such pods are forwarded.
 fn is_shared(name: &str) -> bool {
-    name.ends_with("forward") || name.ends_with("forwarding") || name.starts_with("bridge/")
+    let ends = ["forward", "forwarding", "/accept_ra"];
+    ends.iter().any(|end| name.ends_with(end)) || name.starts_with("bridge/")
 }
 
 #[cfg(test)]
@@ -67,6 +69,7 @@ mod tests {
             for (name, was, set) in [
                 ("ipv4/ip_forward", "0", "1"),
                 ("ipv4/conf/eth0/rp_filter", "1", "2"),
+                ("ipv6/conf/eth0/accept_ra", "1", "2"),
                 ("ipv6/conf/gone/accept_ra", "1", "2"),
             ] {
                 Originals::new(node.0.path()).note(name, was, set).unwrap();
@@ -74,6 +77,7 @@ mod tests {
             for (name, now) in [
                 ("ipv4/ip_forward", "1\n"),
                 ("ipv4/conf/eth0/rp_filter", "2\n"),
+                ("ipv6/conf/eth0/accept_ra", "2\n"),
             ] {
                 let path = node.path(name);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -94,8 +98,13 @@ mod tests {
             }
         }
 
-        fn values(&self) -> [String; 2] {
-            ["ipv4/ip_forward", "ipv4/conf/eth0/rp_filter"].map(|name| {
+        fn values(&self) -> [String; 3] {
+            let names = [
+                "ipv4/ip_forward",
+                "ipv4/conf/eth0/rp_filter",
+                "ipv6/conf/eth0/accept_ra",
+            ];
+            names.map(|name| {
                 let text = fs::read_to_string(self.path(name)).unwrap();
                 text.trim().to_owned()
             })
@@ -105,9 +114,9 @@ mod tests {
     #[test]
     fn they_are_what_they_were_and_links_that_are_gone_are_no_error() {
         let node = Node::new();
-        assert_eq!(changed(&node.paths()).unwrap().len(), 2);
+        assert_eq!(changed(&node.paths()).unwrap().len(), 3);
         put_back(&node.paths()).unwrap();
-        assert_eq!(node.values(), ["0", "1"]);
+        assert_eq!(node.values(), ["0", "1", "1"]);
         assert_eq!(changed(&node.paths()).unwrap(), Vec::<String>::new());
     }
 
@@ -116,15 +125,15 @@ mod tests {
         let node = Node::new();
         fs::write(node.path("ipv4/conf/eth0/rp_filter"), "0").unwrap();
         put_back(&node.paths()).unwrap();
-        assert_eq!(node.values(), ["0", "0"]);
+        assert_eq!(node.values(), ["0", "0", "1"]);
     }
 
     #[test]
-    fn another_networks_pods_go_on_being_forwarded() {
+    fn another_networks_pods_go_on_being_forwarded_and_links_listen_meanwhile() {
         let node = Node::new();
         fs::create_dir(node.path("cni")).unwrap();
         fs::write(node.path("cni/20-other.conflist"), "{}").unwrap();
         put_back(&node.paths()).unwrap();
-        assert_eq!(node.values(), ["1", "1"]);
+        assert_eq!(node.values(), ["1", "1", "2"]);
     }
 }

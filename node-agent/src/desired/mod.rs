@@ -153,7 +153,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
 fn forwarding(inputs: &Inputs) -> BTreeMap<String, String> {
     let switches = [
         (IpFamily::Ipv4, "ipv4/ip_forward"),
-        (IpFamily::Ipv6, "ipv6/conf/all/forwarding"),
+        (IpFamily::Ipv6, sysctl::FORWARDING_V6),
     ];
     let used = switches
         .into_iter()
@@ -162,16 +162,15 @@ fn forwarding(inputs: &Inputs) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Links that would lose what routers have told them once IPv6 is forwarded, unless they are told to go on listening.
+/// Links that would lose what routers have told them once IPv6 is forwarded, unless they are told to go on listening. Forwarding
+/// is the whole node's: the kernel drops on every link what it has learnt there (`rt6_purge_dflt_routers`) and then believes no
+/// advertisement (`ipv6_accept_ra`), and the default route can be on another link than the node's address.
 fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
-    if !inputs.carries(IpFamily::Ipv6) {
-        return BTreeSet::new();
+    if inputs.carries(IpFamily::Ipv6) {
+        facts.listening.clone()
+    } else {
+        BTreeSet::new()
     }
-    facts
-        .egress
-        .values()
-        .map(|egress| egress.link.clone())
-        .collect()
 }
 
 /// Links that answers to pods can leave by another way than questions come in: where pools are reached in different ways, or

@@ -80,6 +80,7 @@ fn facts() -> Facts {
         elsewhere: Default::default(),
     };
     Facts {
+        listening: ["uplink1".parse().unwrap()].into(),
         learnt: BTreeMap::new(),
         towards_peers: Default::default(),
         tuns: BTreeMap::new(),

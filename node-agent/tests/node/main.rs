@@ -16,6 +16,7 @@ mod draining;
 mod drift;
 mod install;
 mod lab;
+mod listening;
 mod multicast;
 mod picture;
 mod repair;
