@@ -15,6 +15,9 @@ use netweft_netstate::owner::{Owner, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 use crate::desired::bird::learnt;
 use crate::inputs::Inputs;
 
+/// The loopback link: it has addresses of nodes that are reached by several links, and takes packets of 65536 bytes, which no other can.
+const LOOPBACK: &str = "lo";
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -77,7 +80,11 @@ impl Facts {
                 .keys()
                 .find(|key| key.net.addr() == address)?;
             let link = key.link.clone();
-            let mtu = actual.links.get(&link)?.mtu;
+            let mtu = match link.as_str() {
+                LOOPBACK => mtu_towards_others(actual, inputs),
+                _ => None,
+            };
+            let mtu = mtu.or_else(|| Some(actual.links.get(&link)?.mtu))?;
             let (on_link, elsewhere) = ways(actual, &link, address.is_ipv4());
             let egress = Egress {
                 link,
@@ -130,8 +137,21 @@ fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
         master.is_some_and(|master| master.kind == LinkKind::Bridge)
     };
     let links = actual.links.keys();
-    let others = links.filter(|name| name.as_str() != "lo" && !ours(name) && !is_port(name));
+    let others = links.filter(|name| name.as_str() != LOOPBACK && !ours(name) && !is_port(name));
     others.cloned().collect()
+}
+
+/// Bytes of the largest packet on the way to other nodes and BGP peers, for a node whose address is on none of its uplinks.
+fn mtu_towards_others(actual: &NetworkState, inputs: &Inputs) -> Option<u32> {
+    let sessions = inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
+    let nodes = inputs
+        .remote
+        .iter()
+        .flat_map(|block| block.addresses.iter());
+    let others: BTreeSet<IpAddr> = sessions.map(|session| session.peer).chain(nodes).collect();
+    let links = others.iter().filter_map(|other| towards(actual, *other));
+    let mtus = links.filter_map(|link| Some(actual.links.get(&link)?.mtu));
+    mtus.min()
 }
 
 /// The node's addresses without which a mode cannot be carried out.
@@ -183,7 +203,7 @@ mod tests {
     use netweft_netstate::model::{Address, AddressKey, Link, Port};
 
     use super::*;
-    use crate::inputs::Bridged;
+    use crate::inputs::{Bridged, RemoteBlock};
 
     fn link(kind: LinkKind) -> Link {
         Link {
@@ -279,6 +299,48 @@ mod tests {
         let found: Vec<&str> = found.iter().map(LinkName::as_str).collect();
         let expected = ["bond0", "ens8", "others-br0", "others-slave", "uplink7"];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_mtu_of_an_address_on_the_loopback_is_that_of_the_way_to_the_others() {
+        let mut state = state();
+        let loopback: LinkName = "lo".parse().unwrap();
+        let large = Link {
+            mtu: 65536,
+            ..link(LinkKind::Other(String::new()))
+        };
+        state.links.insert(loopback.clone(), large);
+        let key = AddressKey {
+            link: loopback,
+            net: "198.51.100.1/32".parse().unwrap(),
+        };
+        state.addresses.insert(key, Address::default());
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: "0.0.0.0/0".parse().unwrap(),
+            metric: 0,
+        };
+        let route = Route {
+            kind: RouteKind::Unicast,
+            protocol: 4,
+            via: "192.0.2.254".parse().ok(),
+            dev: "uplink7".parse().ok(),
+            onlink: false,
+            source: None,
+            mtu: None,
+        };
+        state.routes.insert(key, route);
+        let mut inputs = inputs(addresses("198.51.100.1", ""), IpFamily::Ipv4);
+        inputs.remote.push(RemoteBlock {
+            cidr: "10.244.0.64/26".parse().unwrap(),
+            pool: "p".into(),
+            node: "other".into(),
+            addresses: addresses("198.51.100.2", ""),
+            link_mtu: None,
+        });
+        let facts = Facts::measure(&state, &inputs).unwrap();
+        let mtus: Vec<u32> = facts.egress.values().map(|egress| egress.mtu).collect();
+        assert_eq!(mtus, [1400]);
     }
 
     #[test]
