@@ -1,5 +1,7 @@
 //! [`Mode`]: a NetworkMode whose values have been checked, one mode at a time.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
@@ -35,6 +37,17 @@ pub enum AddressSource {
     InternalIp,
     /// The first address in this range.
     Cidr(IpNet),
+}
+
+impl AddressSource {
+    /// Whether it can choose this address, if a Node states it.
+    #[must_use]
+    pub fn takes(self, address: IpAddr) -> bool {
+        match self {
+            Self::InternalIp => true,
+            Self::Cidr(range) => range.contains(&address),
+        }
+    }
 }
 
 impl Mode {

@@ -1,5 +1,6 @@
 //! [`View`]: the world, checked and indexed; what the steps of a plan look things up in.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -48,7 +49,8 @@ impl<'a> View<'a> {
         for subnet in oldest_first(&world.subnets) {
             subnets.entry(&subnet.spec.node).or_default().push(subnet);
         }
-        let outer_families = outer_families(world, &modes);
+        let networks = by_name(&world.networks);
+        let outer_families = outer_families(world, &modes, &networks);
         let pool_objects = by_name(&world.pools);
         let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
         let usable = pool_objects.keys().copied();
@@ -61,7 +63,7 @@ impl<'a> View<'a> {
             pools,
             pool_objects,
             nodes: by_name(&world.nodes),
-            networks: by_name(&world.networks),
+            networks,
             subnets,
             kube_proxy: world.kube_proxy.map(KubeProxy::of).unwrap_or_default(),
         }
@@ -141,32 +143,83 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
         .collect()
 }
 
-/// IPv4 where the oldest Node that states an address has one of it, else IPv6: so one odd Node cannot change the whole
-/// cluster's. While no Node states any, it stays what it was.
-fn outer_families(world: &World<'_>, modes: &Modes) -> BTreeMap<String, IpFamily> {
+/// The family of each mode's tunnels, as far as there is one.
+fn outer_families(
+    world: &World<'_>,
+    modes: &Modes,
+    networks: &BTreeMap<&str, &NodeNetwork>,
+) -> BTreeMap<String, IpFamily> {
     let nodes = oldest_first(&world.nodes);
-    let family = |mode: &Mode| {
-        if !mode.carries(IpFamily::Ipv6) {
-            return Some(IpFamily::Ipv4);
-        }
+    let modes = modes.values().flatten();
+    modes
+        .filter_map(|mode| Some((mode.name.clone(), outer_family(mode, &nodes, networks)?)))
+        .collect()
+}
+
+/// The family in use, as long as a Node has an address of it: a link has tunnels of one family, so that all nodes change at once
+/// (`change`), and a Node that goes must not make them. Else IPv4 where the oldest Node that states an address has one of it, else
+/// IPv6: so one odd Node does not choose for the whole cluster. While no Node states any, it stays what it was.
+fn outer_family(
+    mode: &Mode,
+    nodes: &[&Node],
+    networks: &BTreeMap<&str, &NodeNetwork>,
+) -> Option<IpFamily> {
+    if !mode.carries(IpFamily::Ipv6) {
+        return Some(IpFamily::Ipv4);
+    }
+    let in_use = families_in_use(mode, networks);
+    let has = |node: &Node, family| {
+        let addresses = last_addresses(node, mode.address, networks);
+        addresses.of(family).is_some()
+    };
+    let mut still = in_use.iter().copied();
+    let still = still.find(|family| nodes.iter().any(|node| has(node, *family)));
+    let by_age = || {
         let mut stated = nodes
             .iter()
             .filter_map(|node| node_addresses(node, mode.address).iter().next());
-        let before = || {
-            let mut old = world
-                .networks
-                .iter()
-                .flat_map(|network| &network.spec.modes);
-            old.find(|old| old.name == mode.name)
-                .map(|old| old.outer_family)
-        };
-        stated.next().map(IpFamily::of).or_else(before)
+        stated.next().map(IpFamily::of)
     };
-    modes
-        .values()
-        .flatten()
-        .filter_map(|mode| Some((mode.name.clone(), family(mode)?)))
-        .collect()
+    still.or_else(by_age).or(in_use.first().copied())
+}
+
+/// The families that nodes are told for a mode, that of most first; more than one is half a change.
+fn families_in_use(mode: &Mode, networks: &BTreeMap<&str, &NodeNetwork>) -> Vec<IpFamily> {
+    let ways = networks.values().flat_map(|network| &network.spec.modes);
+    let ways: Vec<_> = ways.filter(|way| way.name == mode.name).collect();
+    let count = |family: &IpFamily| {
+        ways.iter()
+            .filter(|way| way.outer_family == *family)
+            .count()
+    };
+    let mut families = vec![IpFamily::Ipv4, IpFamily::Ipv6];
+    families.retain(|family| count(family) > 0);
+    families.sort_by_key(|family| Reverse(count(family)));
+    families
+}
+
+/// The addresses of `node` that `source` chooses; of a Node that states none such, the last known ones that it could choose.
+fn last_addresses(
+    node: &Node,
+    source: AddressSource,
+    networks: &BTreeMap<&str, &NodeNetwork>,
+) -> NodeAddresses {
+    let stated = node_addresses(node, source);
+    if stated != NodeAddresses::default() {
+        return stated;
+    }
+    let network = node
+        .metadata
+        .name
+        .as_deref()
+        .and_then(|name| networks.get(name));
+    let last = network
+        .map(|network| network.spec.addresses)
+        .unwrap_or_default();
+    NodeAddresses {
+        ipv4: last.ipv4.filter(|address| source.takes((*address).into())),
+        ipv6: last.ipv6.filter(|address| source.takes((*address).into())),
+    }
 }
 
 /// The addresses of `node` that `source` chooses; empty if the node states none such.
@@ -177,9 +230,9 @@ fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
             ipv4: stated(node, &["InternalIP"]).find_map(ipv4),
             ipv6: stated(node, &["InternalIP"]).find_map(ipv6),
         },
-        AddressSource::Cidr(range) => {
+        AddressSource::Cidr(_) => {
             let address =
-                stated(node, &["InternalIP", "ExternalIP"]).find(|address| range.contains(address));
+                stated(node, &["InternalIP", "ExternalIP"]).find(|address| source.takes(*address));
             NodeAddresses {
                 ipv4: address.and_then(ipv4),
                 ipv6: address.and_then(ipv6),

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use netweft_crds::IpFamily;
 
-use crate::testing::{at, cluster, mode, node, pool};
+use crate::testing::{Cluster, at, cluster, mode, node, pool};
 
 #[test]
 fn the_mode_chooses_among_a_nodes_addresses() {
@@ -70,14 +70,92 @@ fn a_cluster_without_ipv4_has_its_tunnels_over_ipv6() {
             .iter()
             .position(|node| node.name_any() == node_without);
         cluster.nodes[at_age.unwrap()].status = None;
+        cluster.settle();
+        assert_eq!(
+            cluster.outer_families(),
+            [IpFamily::Ipv6; 3],
+            "{node_without} has gone silent"
+        );
+    }
+}
+
+/// Three Nodes of IPv4, and one of IPv6 that is older than all of them but one.
+fn with_an_odd_one() -> Cluster {
+    let mut cluster = cluster(0);
+    let nodes = [
+        ("first", "10.1.0.1"),
+        ("odd", "fd00::2"),
+        ("third", "10.1.0.3"),
+        ("fourth", "10.1.0.4"),
+    ];
+    for (second, (name, address)) in (0..).zip(nodes) {
+        cluster.nodes.push(at(second, node(name, &[address])));
     }
     cluster.settle();
-    assert!(
-        cluster
-            .outer_families()
-            .iter()
-            .all(|family| *family == IpFamily::Ipv6)
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 4]);
+    cluster
+}
+
+/// The Node goes, and with it its NodeNetwork.
+fn leave(cluster: &mut Cluster, name: &str) {
+    cluster.nodes.retain(|node| node.name_any() != name);
+    let networks = &mut cluster.networks;
+    networks.retain(|network| network.name_any() != name);
+    cluster.settle();
+}
+
+#[test]
+fn a_node_that_goes_does_not_move_the_others_tunnels_to_the_other_family() {
+    let mut cluster = with_an_odd_one();
+    leave(&mut cluster, "first");
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
+    let said = "False NoNodeAddress: the Node states no IPv4 address of type InternalIP in status.addresses";
+    assert_eq!(cluster.node_says("odd"), said);
+    leave(&mut cluster, "third");
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
+}
+
+#[test]
+fn the_family_changes_when_no_node_has_an_address_of_it_any_more() {
+    let mut cluster = with_an_odd_one();
+    leave(&mut cluster, "first");
+    cluster.nodes[1] = at(2, node("third", &["fd00::3"]));
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
+    cluster.nodes[2] = at(3, node("fourth", &["fd00::4"]));
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
+}
+
+#[test]
+fn a_range_of_the_other_family_is_followed_although_one_node_has_no_address_in_it() {
+    let mut cluster = cluster(2);
+    cluster.nodes[0] = node("worker-1", &["10.1.0.1", "fd00::1"]);
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
+    cluster.edit_mode(
+        "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 4096}}, nodeAddress: {cidr: 'fd00::/16'}}",
     );
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 2]);
+}
+
+#[test]
+fn where_some_nodes_have_been_told_another_family_that_of_most_stays() {
+    let mut cluster = cluster(3);
+    for (n, old) in (1..).zip(&mut cluster.nodes) {
+        let (ipv4, ipv6) = (format!("10.1.0.{n}"), format!("fd00::{n}"));
+        *old = node(&format!("worker-{n}"), &[&ipv4, &ipv6]);
+    }
+    cluster.settle();
+    cluster.networks[0].spec.modes[0].outer_family = IpFamily::Ipv6;
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
+    for network in &mut cluster.networks[1..] {
+        network.spec.modes[0].outer_family = IpFamily::Ipv6;
+    }
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
 }
 
 #[test]
