@@ -158,6 +158,7 @@ mod tests {
             let mut more = first.spec.clone();
             more.cidr = format!("10.244.{n}.0/26").parse().unwrap();
             let mut more = more.into_object();
+            more.metadata.uid = Some(format!("more-{n}"));
             more.metadata.creation_timestamp = first.metadata.creation_timestamp.clone();
             cluster.subnets.push(more);
         }

@@ -15,7 +15,7 @@ use crate::assign::Assignment;
 use crate::bgp::Fabric;
 use crate::change::Ways;
 use crate::mode::{AddressSource, Mode};
-use crate::subnets::{is_to_go, pods_in};
+use crate::subnets::is_withdrawn;
 use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{Changes, News, StatusChange};
@@ -92,7 +92,7 @@ fn spec(
         .subnets
         .get(name.as_str())
         .map_or(&[][..], Vec::as_slice);
-    let kept = held.iter().filter(|subnet| !withdrawn(view, subnet));
+    let kept = held.iter().filter(|subnet| !is_withdrawn(view, subnet));
     let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
     NodeNetworkSpec {
         addresses: view.own_addresses(node),
@@ -190,17 +190,6 @@ fn modes(view: &View<'_>, ways: &Ways<'_>, node: &str) -> Vec<NodeMode> {
     }
     modes.sort_by(|one, other| one.name.cmp(&other.name));
     modes
-}
-
-/// Whether a block that is to go is no longer the node's to hand out from (`subnets`, step 1). Once withdrawn it stays so as
-/// long as it is to go, whatever the next status says: else the two steps would chase each other.
-fn withdrawn(view: &View<'_>, subnet: &NodeSubnet) -> bool {
-    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
-        return view.pool_is_going(&subnet.spec.pool);
-    };
-    is_to_go(view, subnet)
-        && (!network.spec.subnets.contains(&subnet.spec.cidr)
-            || pods_in(subnet, network) == Some(0))
 }
 
 fn owner(node: &Node) -> OwnerReference {

@@ -5,6 +5,11 @@
 //! 1. when the agent says that no pod has an address of the block, the block leaves `NodeNetwork.spec.subnets`
 //!    (`networks`): from the generation that says so on, the agent hands out none of its addresses;
 //! 2. when the agent has acknowledged that generation and still says that no pod has an address, the NodeSubnet goes.
+//!
+//! A block that comes back from between the two is given as a new one is: its NodeSubnet is written, which then says after which
+//! generation of the NodeNetwork that was, and only then the NodeNetwork. So a delete that a leader decided on before it was
+//! deposed is refused: it is about another version. And until the NodeNetwork has gone on from that generation the block does
+//! not go again: a write that names it may be on its way.
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -15,6 +20,10 @@ use crate::growth::Growth;
 use crate::needs;
 use crate::view::View;
 use crate::world::Changes;
+
+/// Annotation of a NodeSubnet: the last generation of its NodeNetwork that did not name the block. There is none if it was given
+/// before the NodeNetwork was there.
+const GIVEN_AFTER: &str = "netweft.io/given-after";
 
 /// What is to be done with NodeSubnets, and what the assignment found out.
 #[must_use]
@@ -56,10 +65,54 @@ pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
     usage_of(subnet, network).map(|usage| usage.used)
 }
 
-/// Whether a node that is there shall be without this block.
+/// Whether a block that is to go is no longer the node's to hand out from: step 1 above. Once withdrawn it stays so as long as it
+/// is to go, whatever the next status says: else the two steps would chase each other.
 #[must_use]
-pub fn is_to_go(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+pub fn is_withdrawn(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
+        return view.pool_is_going(&subnet.spec.pool);
+    };
+    is_to_go(view, subnet)
+        && !is_on_its_way(subnet, network)
+        && (!is_named(subnet, network) || pods_in(subnet, network) == Some(0))
+}
+
+/// Whether a node that is there shall be without this block.
+fn is_to_go(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     view.pool_is_going(&subnet.spec.pool) || view.world.surplus.contains(&subnet.name_any())
+}
+
+fn is_named(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
+    network.spec.subnets.contains(&subnet.spec.cidr)
+}
+
+/// Whether a write that makes the NodeNetwork name the block may be under way.
+fn is_on_its_way(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
+    let given = subnet.annotations().get(GIVEN_AFTER);
+    !is_named(subnet, network) && given.is_some() && given == given_after(network).as_ref()
+}
+
+/// What [`GIVEN_AFTER`] says of a block that is given now.
+fn given_after(network: &NodeNetwork) -> Option<String> {
+    network
+        .metadata
+        .generation
+        .map(|generation| generation.to_string())
+}
+
+/// Says in the NodeSubnet of a block that its NodeNetwork does not name yet when it was given.
+fn give(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
+    match network.and_then(given_after) {
+        Some(generation) => {
+            let annotations = subnet.annotations_mut();
+            annotations.insert(GIVEN_AFTER.to_owned(), generation);
+        }
+        None => {
+            if let Some(annotations) = &mut subnet.metadata.annotations {
+                annotations.remove(GIVEN_AFTER);
+            }
+        }
+    }
 }
 
 fn current(view: &View<'_>) -> Current {
@@ -83,6 +136,7 @@ fn current(view: &View<'_>) -> Current {
 
 fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> {
     let mode = view.mode_of(&block.pool)?;
+    let network = view.networks.get(node).copied();
     let spec = NodeSubnetSpec {
         cidr: block.cidr,
         pool: block.pool.clone(),
@@ -96,7 +150,9 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
         link_mtu: None,
         state: SubnetState::Active,
     };
-    Some(spec.into_object())
+    let mut subnet = spec.into_object();
+    give(&mut subnet, network);
+    Some(subnet)
 }
 
 /// What has to be done with the NodeSubnets that exist.
@@ -132,11 +188,15 @@ fn active(view: &View<'_>, subnet: &NodeSubnet, (node, most): (&Node, u32)) -> O
         wanted.spec.node_addresses = addresses;
     }
     // Only where it is less: in a cluster of equals no agent hears of it.
-    let network = view.networks.get(subnet.spec.node.as_str());
+    let network = view.networks.get(subnet.spec.node.as_str()).copied();
     if let Some(mtu) = network.and_then(|network| network.status.as_ref()?.link_mtu) {
         wanted.spec.link_mtu = (mtu < most).then_some(mtu);
     }
-    (wanted.spec != subnet.spec).then_some(wanted)
+    let named = network.is_some_and(|network| is_named(subnet, network));
+    if !named && !is_withdrawn(view, subnet) {
+        give(&mut wanted, network);
+    }
+    (wanted != *subnet).then_some(wanted)
 }
 
 fn orphaned(subnet: &NodeSubnet) -> Option<NodeSubnet> {
@@ -158,7 +218,5 @@ fn released(view: &View<'_>, subnet: &NodeSubnet) -> bool {
     let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
         return false;
     };
-    is_to_go(view, subnet)
-        && !network.spec.subnets.contains(&subnet.spec.cidr)
-        && pods_in(subnet, network) == Some(0)
+    is_withdrawn(view, subnet) && !is_named(subnet, network) && pods_in(subnet, network) == Some(0)
 }

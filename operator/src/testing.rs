@@ -19,7 +19,9 @@ use crate::bgp::passwords::Secret;
 use crate::plan;
 use crate::world::{Changes, Plan, StatusChange, World};
 
+mod api;
 mod bgp;
+pub use api::{answering, refusal};
 pub use bgp::{labelled, peer, secret, underlay};
 
 /// The cluster.

@@ -2,7 +2,7 @@
 //!
 //! # Guarantees
 //! - A block is owned because creating its NodeSubnet succeeded. No NodeNetwork is written that names a block whose
-//!   NodeSubnet could not be created.
+//!   NodeSubnet could not be created, or not be changed: another may be about to delete it.
 //! - Every update and delete carries the UID and resource version that the plan looked at.
 //! - One write that fails does not stop those that do not depend on it.
 //!
@@ -140,26 +140,22 @@ impl Writer {
         changes: &Changes<NodeSubnet>,
         outcome: &mut Outcome,
     ) -> BTreeSet<String> {
-        let mut missing = BTreeSet::new();
         let created = each(&changes.create, |subnet| self.create(subnet)).await;
+        let updated = each(&changes.update, |subnet| self.replace(subnet)).await;
+        let deleted = each(&changes.delete, |subnet| self.delete(subnet)).await;
+        for results in [&created, &updated, &deleted] {
+            outcome.note(results);
+        }
         for (subnet, result) in changes.create.iter().zip(&created) {
-            let name = subnet.name_any();
-            match result {
-                Ok(()) => {
-                    outcome.created.insert(name);
-                }
-                Err(error) => {
-                    if error.already_exists() {
-                        outcome.created.insert(name.clone());
-                    }
-                    missing.insert(name);
-                }
+            let failure = result.as_ref().err();
+            if failure.is_none_or(RequestError::already_exists) {
+                outcome.created.insert(subnet.name_any());
             }
         }
-        outcome.note(&created);
-        outcome.note(&each(&changes.update, |subnet| self.replace(subnet)).await);
-        outcome.note(&each(&changes.delete, |subnet| self.delete(subnet)).await);
-        missing
+        let writes = changes.create.iter().zip(&created);
+        let writes = writes.chain(changes.update.iter().zip(&updated));
+        let missing = writes.filter(|(_, result)| result.is_err());
+        missing.map(|(subnet, _)| subnet.name_any()).collect()
     }
 
     async fn networks(
@@ -385,3 +381,6 @@ where
         .collect()
         .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 use crate::control_plane::ControlPlane;
+use crate::gate::Gate;
+use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};
 
@@ -81,4 +83,59 @@ async fn a_node_gets_a_second_block_and_gives_it_back_when_it_has_been_surplus_f
     })
     .await;
     assert_eq!(until_blocks(&networks, 1).await, first);
+}
+
+/// Its leader is stopped with the delete under way. The next one knows of no surplus, and the block is handed out from again when the
+/// delete arrives.
+#[tokio::test]
+async fn a_block_that_came_back_is_not_taken_by_a_delete_that_comes_late() {
+    let plane = ControlPlane::with_chart().await;
+    let admin = plane.admin();
+    create_node(&admin, NODE, "10.1.0.1").await;
+    // A lease that is over soon; and what is empty goes at once.
+    let soon = ["--lease-duration", "2s"];
+    let hasty = [soon[0], soon[1], "--surplus-delay", "0s"];
+    let operator = Operator::start(&plane, "zero", &hasty).await;
+    until_assigned(&admin, 1).await;
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    until_blocks(&networks, 1).await;
+    report(&networks, &[50]).await;
+    let both = until_blocks(&networks, 2).await;
+    report(&networks, &[10, 0]).await;
+    until_blocks(&networks, 1).await;
+    operator.stop();
+    report(&networks, &[10]).await;
+
+    let gate = Gate::open_for(&plane, 0).await;
+    let first = Operator::start_by(&plane, &gate.url, "first", &hasty).await;
+    eventually("the delete is under way", PATIENCE, async || {
+        (gate.held() == 1).then_some(())
+    })
+    .await;
+    first.process.signal("STOP");
+    let ledger = Ledger::begin(&admin).await;
+    let _second = Operator::start(&plane, "second", &soon).await;
+    assert_eq!(until_blocks(&networks, 2).await, both);
+    report(&networks, &[10, 1]).await;
+
+    gate.open();
+    eventually("it has arrived", PATIENCE, async || {
+        (gate.answered() >= 1).then_some(())
+    })
+    .await;
+    first.process.signal("CONT");
+    eventually("it came too late", PATIENCE, async || {
+        let metrics = first.get("/metrics").await?;
+        let stale =
+            "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"delete\",result=\"stale\"}";
+        metrics.contains(stale).then_some(())
+    })
+    .await;
+    eventually("the first has stepped down", PATIENCE, async || {
+        first.counts("netweft_operator_leader 0").await
+    })
+    .await;
+    assert_eq!(until_blocks(&networks, 2).await, both);
+    assert_eq!(owned(&admin).await, 2);
+    assert_eq!(ledger.breaches(), [""; 0]);
 }

@@ -72,6 +72,27 @@ fn an_old_acknowledgement_gives_no_block_back() {
     assert_eq!(cluster.networks[0].spec.subnets.len(), 1);
 }
 
+/// A leader has created it and was deposed, and what it wrote to the NodeNetwork may still come.
+#[test]
+fn a_block_that_its_node_may_be_about_to_hear_of_is_named_and_withdrawn_before_it_goes() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.agents_report(50);
+    let untold = cluster.networks.clone();
+    cluster.step();
+    assert_eq!(cluster.subnets.len(), 2);
+    cluster.networks = untold;
+    delete_pool(&mut cluster, "default-v4");
+    let plan = cluster.step();
+    assert!(plan.subnets.delete.is_empty());
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
+    for _ in 0..2 {
+        cluster.agents_report(0);
+        cluster.settle();
+    }
+    assert!(cluster.subnets.is_empty() && cluster.pools.is_empty());
+}
+
 #[test]
 fn a_pool_being_deleted_gives_no_new_blocks() {
     let mut cluster = cluster(1);

@@ -1,6 +1,6 @@
 //! A node gets more blocks, and gives them back.
 
-use netweft_crds::BlockUsage;
+use netweft_crds::{BlockUsage, NodeSubnet};
 
 use crate::testing::{Cluster, at, cluster, pool};
 
@@ -127,13 +127,65 @@ fn a_pod_that_slipped_into_a_surplus_block_gets_it_back() {
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }
 
-#[test]
-fn a_new_leader_that_knows_of_no_surplus_puts_a_withdrawn_block_back() {
+/// The second block is withdrawn, and its leader is about to delete it.
+fn withdrawn() -> (Cluster, NodeSubnet) {
     let mut cluster = grown();
     report(&mut cluster, &[10, 0]);
     cluster.surplus = ["10-244-0-128-26".to_owned()].into();
     cluster.settle();
+    report(&mut cluster, &[10]);
+    let mut deleted = cluster.plan().subnets.delete;
+    assert_eq!(deleted.len(), 1);
+    (cluster, deleted.remove(0))
+}
+
+#[test]
+fn a_new_leader_that_knows_of_no_surplus_puts_a_withdrawn_block_back() {
+    let (mut cluster, _) = withdrawn();
     cluster.surplus.clear();
+    cluster.settle();
+    assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
+}
+
+/// The API server deletes only the version that was looked at.
+#[test]
+fn a_block_that_comes_back_is_not_the_one_that_a_deposed_leader_deletes() {
+    let (mut cluster, deleted) = withdrawn();
+    cluster.surplus.clear();
+    let plan = cluster.step();
+    // NodeSubnets are written before NodeNetworks.
+    assert_eq!(plan.networks.update[0].spec.subnets.len(), 2);
+    let mut subnets = cluster.subnets.iter();
+    let back = subnets.find(|subnet| subnet.metadata.uid == deleted.metadata.uid);
+    assert_ne!(
+        back.unwrap().metadata.resource_version,
+        deleted.metadata.resource_version
+    );
+    assert!(cluster.plan().subnets.update.is_empty(), "once is enough");
+}
+
+/// As when every write to the NodeNetwork is refused, since the agent has just told its status.
+#[test]
+fn a_block_that_comes_back_is_written_once_for_each_generation_that_does_not_name_it() {
+    let (mut cluster, _) = withdrawn();
+    cluster.surplus.clear();
+    let untold = cluster.networks.clone();
+    cluster.step();
+    cluster.networks = untold;
+    assert!(cluster.plan().subnets.update.is_empty());
+    *cluster.networks[0].metadata.generation.as_mut().unwrap() += 1;
+    assert_eq!(cluster.plan().subnets.update.len(), 1);
+}
+
+/// Somebody has deleted the NodeNetworks: the next ones name what the old ones did not.
+#[test]
+fn a_block_that_comes_back_is_written_to_before_a_new_network_names_it() {
+    let (mut cluster, deleted) = withdrawn();
+    cluster.surplus.clear();
+    cluster.networks.clear();
+    let written = cluster.step().subnets.update;
+    let written: Vec<_> = written.iter().map(|subnet| subnet.spec.cidr).collect();
+    assert_eq!(written, [deleted.spec.cidr]);
     cluster.settle();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }
