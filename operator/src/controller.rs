@@ -21,7 +21,7 @@ use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::growth::Growth;
 use crate::metrics::Metrics;
-use crate::owners::Asked;
+use crate::owners::{Asked, Next};
 use crate::plan;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
@@ -160,7 +160,8 @@ impl Controller {
         let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
         let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
-        if self.owners.follow(drain::pods(snapshot.networks())).await {
+        let owners = self.owners.follow(drain::pods(snapshot.networks())).await;
+        if owners == Next::AtOnce {
             self.changed.notify_one();
         }
         let world = World {
@@ -189,7 +190,7 @@ impl Controller {
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());
         }
-        outcome.failed
+        outcome.failed || owners == Next::Later
     }
 
     /// How long changes wait for nodes that are not Ready.

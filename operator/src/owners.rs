@@ -15,6 +15,17 @@ use crate::drain::{self, Owners};
 /// Most pods that are asked about before a plan, all together; the others are asked about before the next.
 const AT_ONCE: usize = 64;
 
+/// When to ask about more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// All is known.
+    Nothing,
+    /// There are more than can be asked about together.
+    AtOnce,
+    /// Some answers are missing: to ask for them at once would only press an API server in trouble.
+    Later,
+}
+
 /// What has been learnt.
 pub struct Asked {
     client: Client,
@@ -31,9 +42,8 @@ impl Asked {
         }
     }
 
-    /// Asks about those of `pods` that are new, and forgets all others. Returns whether there are more to ask about. Where there was no
-    /// answer it is asked again the next time.
-    pub async fn follow(&mut self, pods: impl Iterator<Item = &DrainingPod>) -> bool {
+    /// Asks about those of `pods` that are new, and forgets all others. Where there was no answer it is asked again the next time.
+    pub async fn follow(&mut self, pods: impl Iterator<Item = &DrainingPod>) -> Next {
         let mut before = std::mem::take(&mut self.known);
         let mut new = BTreeSet::new();
         for key in pods.map(drain::key) {
@@ -44,7 +54,7 @@ impl Asked {
                 None => drop(new.insert(key)),
             }
         }
-        let more = new.len() > AT_ONCE;
+        let (unknown, known) = (new.len(), self.known.len());
         let questions = new
             .into_iter()
             .take(AT_ONCE)
@@ -62,7 +72,11 @@ impl Asked {
                 Err(error) => warn!(error = error.chain(), "a pod's owner is not known"),
             }
         }
-        more
+        match self.known.len() - known {
+            answers if answers == unknown => Next::Nothing,
+            answers if answers > 0 && unknown > AT_ONCE => Next::AtOnce,
+            _ => Next::Later,
+        }
     }
 
     /// What is known.
@@ -71,5 +85,54 @@ impl Asked {
         known
             .filter_map(|(key, owner)| Some((key.clone(), owner.clone()?)))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::StatusCode;
+
+    use super::*;
+    use crate::testing::{answering, refusal};
+
+    fn pods(count: usize) -> Vec<DrainingPod> {
+        let pod = |n: usize| DrainingPod {
+            pool: "default-v4".to_owned(),
+            namespace: "shop".to_owned(),
+            name: format!("web-{n:03}"),
+        };
+        (0..count).map(pod).collect()
+    }
+
+    #[tokio::test]
+    async fn more_pods_than_are_asked_about_together_are_asked_about_one_plan_after_the_other() {
+        let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
+        let mut asked = Asked::new(&client.await);
+        let pods = pods(AT_ONCE + 1);
+        assert_eq!(asked.follow(pods.iter()).await, Next::AtOnce);
+        assert_eq!(asked.follow(pods.iter()).await, Next::Nothing);
+        assert_eq!(asked.follow(pods.iter()).await, Next::Nothing);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_refuses_to_answer_is_not_asked_again_at_once() {
+        let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
+        let mut asked = Asked::new(&client.await);
+        assert_eq!(asked.follow(pods(AT_ONCE + 1).iter()).await, Next::Later);
+        assert_eq!(asked.follow(pods(1).iter()).await, Next::Later);
+    }
+
+    #[tokio::test]
+    async fn one_that_fails_now_and_then_is_asked_on_while_it_answers() {
+        let client = answering(|path| {
+            if path.ends_with('0') {
+                refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
+            } else {
+                refusal(StatusCode::NOT_FOUND, "NotFound")
+            }
+        });
+        let mut asked = Asked::new(&client.await);
+        assert_eq!(asked.follow(pods(2 * AT_ONCE).iter()).await, Next::AtOnce);
+        assert_eq!(asked.follow(pods(2).iter()).await, Next::Later);
     }
 }
