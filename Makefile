@@ -19,7 +19,7 @@ env := hack/env.sh
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## a kind cluster with netweft, and who pings whom in it
@@ -35,7 +35,7 @@ migrate: build ## change from every mode to every other while everybody talks to
 	@$(env) hack/migrate.sh --family $(FAMILY) --pod-interface $(POD_INTERFACE) --rp-filter $(RP_FILTER)
 
 .PHONY: e2e
-e2e: ## the suite on the kind cluster (made if it is not there): MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge FAMILY=4|6|46 CHECKS=basic|life|full
+e2e: ## the suite on the kind cluster (made if it is not there), which goes afterwards: MODE=vxlan|ipip|udp|host-gw|vxlan-cross-subnet|underlay POD_INTERFACE=routed|bridge FAMILY=4|6|46 CHECKS=basic|life|full
 	@MODE=$(MODE) POD_INTERFACE=$(POD_INTERFACE) FAMILY=$(FAMILY) tests/run.sh kind
 
 .PHONY: build
