@@ -292,9 +292,10 @@ fn netns_add_that_waits_for_the_lock_chooses_from_what_there_is_then() {
     let store = netweft_cni::attachment::Store::new(node.run_dir());
     let held = store.lock(Duration::ZERO).unwrap();
     let conf = node.conf().to_string();
-    let waiting = node.start("ADD", &environment("one", &pod.path()), &conf);
+    let mut waiting = node.start("ADD", &environment("one", &pod.path()), &conf);
     let lock = node.run_dir().join("lock");
     while !has_open(waiting.id(), &lock) {
+        assert!(waiting.try_wait().unwrap().is_none(), "it does not wait");
         std::thread::sleep(Duration::from_millis(1));
     }
     node.configure(&[pool("default", &["10.244.9.0/29"])]);
