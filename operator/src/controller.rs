@@ -21,7 +21,7 @@ use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::growth::Growth;
 use crate::metrics::Metrics;
-use crate::owners::{Asked, Next};
+use crate::owners::Asked;
 use crate::plan;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
@@ -103,8 +103,9 @@ impl Controller {
             let graces = graces.into_iter().filter_map(|graces| graces.next(now));
             let absence = self.absences.next(&self.deadlines(), now);
             let tale = self.drifts.next(now);
+            let owners = self.owners.due().filter(|_| leads);
             let timers = again.into_iter().chain(graces).chain(absence);
-            let timer = timers.chain(tale).min();
+            let timer = timers.chain(tale).chain(owners).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -160,8 +161,7 @@ impl Controller {
         let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
         let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
-        let owners = self.owners.follow(drain::pods(snapshot.networks())).await;
-        if owners == Next::AtOnce {
+        if self.owners.follow(drain::pods(snapshot.networks())).await {
             self.changed.notify_one();
         }
         let world = World {
@@ -190,7 +190,7 @@ impl Controller {
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());
         }
-        outcome.failed || owners == Next::Later
+        outcome.failed
     }
 
     /// How long changes wait for nodes that are not Ready.

@@ -2,6 +2,7 @@
 //! they do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
@@ -15,22 +16,16 @@ use crate::drain::{self, Owners};
 /// Most pods that are asked about before a plan, all together; the others are asked about before the next.
 const AT_ONCE: usize = 64;
 
-/// When to ask about more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
-    /// All is known.
-    Nothing,
-    /// There are more than can be asked about together.
-    AtOnce,
-    /// Some answers are missing: to ask for them at once would only press an API server in trouble.
-    Later,
-}
+/// When those of whom nothing was heard are asked about again, if no plan comes before: at once would only press an API server in trouble.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// What has been learnt.
 pub struct Asked {
     client: Client,
     /// `None`: the pod is not there any more.
     known: BTreeMap<(String, String), Option<String>>,
+    /// Whether nothing was heard of some.
+    unanswered: bool,
 }
 
 impl Asked {
@@ -39,11 +34,13 @@ impl Asked {
         Self {
             client: client.clone(),
             known: BTreeMap::new(),
+            unanswered: false,
         }
     }
 
     /// Asks about those of `pods` that are new, and forgets all others. Where there was no answer it is asked again the next time.
-    pub async fn follow(&mut self, pods: impl Iterator<Item = &DrainingPod>) -> Next {
+    /// Returns whether there are more, and it is worth while to ask about them at once.
+    pub async fn follow(&mut self, pods: impl Iterator<Item = &DrainingPod>) -> bool {
         let mut before = std::mem::take(&mut self.known);
         let mut new = BTreeSet::new();
         for key in pods.map(drain::key) {
@@ -72,11 +69,16 @@ impl Asked {
                 Err(error) => warn!(error = error.chain(), "a pod's owner is not known"),
             }
         }
-        match self.known.len() - known {
-            answers if answers == unknown => Next::Nothing,
-            answers if answers > 0 && unknown > AT_ONCE => Next::AtOnce,
-            _ => Next::Later,
-        }
+        let answers = self.known.len() - known;
+        let more = answers > 0 && unknown > AT_ONCE;
+        self.unanswered = !more && answers < unknown;
+        more
+    }
+
+    /// How long until it has to be asked again.
+    #[must_use]
+    pub fn due(&self) -> Option<Duration> {
+        self.unanswered.then_some(PAUSE)
     }
 
     /// What is known.
@@ -109,17 +111,20 @@ mod tests {
         let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
         let mut asked = Asked::new(&client.await);
         let pods = pods(AT_ONCE + 1);
-        assert_eq!(asked.follow(pods.iter()).await, Next::AtOnce);
-        assert_eq!(asked.follow(pods.iter()).await, Next::Nothing);
-        assert_eq!(asked.follow(pods.iter()).await, Next::Nothing);
+        assert!(asked.follow(pods.iter()).await);
+        assert!(!asked.follow(pods.iter()).await);
+        assert!(!asked.follow(pods.iter()).await);
+        assert_eq!(asked.due(), None);
     }
 
     #[tokio::test]
     async fn an_api_server_that_refuses_to_answer_is_not_asked_again_at_once() {
         let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
         let mut asked = Asked::new(&client.await);
-        assert_eq!(asked.follow(pods(AT_ONCE + 1).iter()).await, Next::Later);
-        assert_eq!(asked.follow(pods(1).iter()).await, Next::Later);
+        for count in [AT_ONCE + 1, 1] {
+            assert!(!asked.follow(pods(count).iter()).await);
+            assert_eq!(asked.due(), Some(PAUSE));
+        }
     }
 
     #[tokio::test]
@@ -132,7 +137,8 @@ mod tests {
             }
         });
         let mut asked = Asked::new(&client.await);
-        assert_eq!(asked.follow(pods(2 * AT_ONCE).iter()).await, Next::AtOnce);
-        assert_eq!(asked.follow(pods(2).iter()).await, Next::Later);
+        assert!(asked.follow(pods(2 * AT_ONCE).iter()).await);
+        assert!(!asked.follow(pods(2).iter()).await);
+        assert_eq!(asked.due(), Some(PAUSE));
     }
 }
