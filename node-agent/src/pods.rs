@@ -39,7 +39,7 @@ use suspicion::Suspicions;
 /// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
 const PATIENCE: Duration = Duration::from_millis(5);
 /// When to look again after the lock was taken or a link went away under our hands.
-pub const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// The node's pods.
 pub struct Pods {

@@ -31,7 +31,7 @@ use crate::drift::{Difference, Drifts};
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
-use crate::pods::{AGAIN, Pods, Records, Tended};
+use crate::pods::{Pods, Records, Tended};
 use crate::prober::{Answers, Trials};
 use crate::retry::Retry;
 use crate::status::{Outcome, verdict};
@@ -43,6 +43,9 @@ use crate::{cni_conf, draining};
 mod apply;
 mod tell;
 mod unowned;
+
+/// When to look again whether the plugin's lock can be had.
+const LOCKED: Duration = Duration::from_secs(1);
 
 /// One node and what keeps it as it should be.
 pub struct Reconciler<K> {
@@ -286,7 +289,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let dir = self.paths.run_dir.display();
                 outcome.notes.push(format!("another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"));
-                self.again = self.again.into_iter().chain([AGAIN]).min();
+                self.again = self.again.into_iter().chain([LOCKED]).min();
             }
             Err(error) => outcome.failures.push(self.unreadable(&error)),
         }

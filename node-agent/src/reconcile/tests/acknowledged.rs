@@ -91,7 +91,7 @@ fn netns_a_block_is_not_given_back_while_an_add_may_be_choosing_from_it() {
         let mut add = store.lock(Duration::ZERO).unwrap();
         leave(&mut node, &[FIRST.0]);
         node.objects.network.as_mut().unwrap().metadata.generation = Some(6);
-        assert_eq!(node.reconcile().await, Some(AGAIN));
+        assert_eq!(node.reconcile().await, Some(LOCKED));
         says(&node, 5, &[FIRST, (SECOND, 0)]);
         let (ready, message) = node.ready();
         assert_eq!(ready, "True");
