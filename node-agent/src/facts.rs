@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netweft_crds::{IpFamily, NodeMode, Way};
 use netweft_netstate::model::{
-    LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
+    Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
@@ -17,6 +17,11 @@ use crate::inputs::Inputs;
 
 /// The loopback link: it has addresses of nodes that are reached by several links, and takes packets of 65536 bytes, which no other can.
 const LOOPBACK: &str = "lo";
+
+/// Kinds of links (`IFLA_INFO_KIND`) that lead out of a machine; hardware has none.
+const UPLINKS: [&str; 4] = ["", "bond", "team", "vlan"];
+/// Who made a route that came by a router advertisement (`RTPROT_RA`).
+const PROTOCOL_RA: u8 = 9;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub struct Facts {
     pub towards_peers: BTreeSet<LinkName>,
     /// Other nodes' blocks to which BIRD has a route, and by which link; `None`: by more than one.
     pub learnt: BTreeMap<IpNet, Option<LinkName>>,
-    /// Links of others that can hear routers, if they do.
+    /// Links that hear routers, if they listen.
     pub listening: BTreeSet<LinkName>,
     /// TUN links, and whether a program has them open.
     pub tuns: BTreeMap<LinkName, bool>,
@@ -81,7 +86,7 @@ impl Facts {
                 .find(|key| key.net.addr() == address)?;
             let link = key.link.clone();
             let mtu = match link.as_str() {
-                LOOPBACK => mtu_towards_others(actual, inputs),
+                LOOPBACK => mtu_beside_loopback(actual, inputs),
                 _ => None,
             };
             let mtu = mtu.or_else(|| Some(actual.links.get(&link)?.mtu))?;
@@ -128,30 +133,37 @@ impl Facts {
     }
 }
 
-/// The links of others. A bridge's port hears nothing itself; where others' containers are, such links come and go.
+/// The links that hear routers: hardware, what is stacked on it, and whatever has a route from a router. Not those towards containers and
+/// virtual machines, which could give the node a default route.
 fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
-    let ours = |name: &LinkName| Owner::agent().owns_link(name) || Owner::plugin().owns_link(name);
-    let is_port = |name: &LinkName| {
-        let port = actual.ports.get(name);
-        let master = port.and_then(|port| actual.links.get(&port.master));
-        master.is_some_and(|master| master.kind == LinkKind::Bridge)
+    let is_uplink = |name: &LinkName, link: &Link| match &link.kind {
+        LinkKind::Other(kind) => name.as_str() != LOOPBACK && UPLINKS.contains(&kind.as_str()),
+        _ => false,
     };
-    let links = actual.links.keys();
-    let others = links.filter(|name| name.as_str() != LOOPBACK && !ours(name) && !is_port(name));
-    others.cloned().collect()
+    let links = actual.links.iter();
+    let uplinks = links.filter(|(name, link)| is_uplink(name, link));
+    let routes = actual.routes.values();
+    let told = routes.filter(|route| route.protocol == PROTOCOL_RA);
+    let told = told.filter_map(|route| route.dev.as_ref());
+    uplinks.map(|(name, _)| name).chain(told).cloned().collect()
 }
 
-/// Bytes of the largest packet on the way to other nodes and BGP peers, for a node whose address is on none of its uplinks.
-fn mtu_towards_others(actual: &NetworkState, inputs: &Inputs) -> Option<u32> {
+/// Bytes of the largest packet that leaves a node whose address is on none of its uplinks: on the way to other nodes and BGP peers, or where
+/// that is more than one link, or nobody is known yet, by any link with an address.
+fn mtu_beside_loopback(actual: &NetworkState, inputs: &Inputs) -> Option<u32> {
     let sessions = inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
     let nodes = inputs
         .remote
         .iter()
         .flat_map(|block| block.addresses.iter());
     let others: BTreeSet<IpAddr> = sessions.map(|session| session.peer).chain(nodes).collect();
-    let links = others.iter().filter_map(|other| towards(actual, *other));
-    let mtus = links.filter_map(|link| Some(actual.links.get(&link)?.mtu));
-    mtus.min()
+    let towards = others.iter().filter_map(|other| towards(actual, *other));
+    let mtu = |link: LinkName| Some(actual.links.get(&link)?.mtu);
+    let own = |name: &LinkName| Owner::agent().owns_link(name) || Owner::plugin().owns_link(name);
+    let addressed = actual.addresses.keys().map(|key| key.link.clone());
+    let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !own(name));
+    let least = towards.filter_map(mtu).min();
+    least.or_else(|| addressed.filter_map(mtu).min())
 }
 
 /// The node's addresses without which a mode cannot be carried out.
@@ -200,7 +212,7 @@ fn ways(actual: &NetworkState, link: &LinkName, ipv4: bool) -> (BTreeSet<IpNet>,
 #[cfg(test)]
 mod tests {
     use netweft_crds::{EncapsulateWhen, NodeAddresses};
-    use netweft_netstate::model::{Address, AddressKey, Link, Port};
+    use netweft_netstate::model::{Address, AddressKey};
 
     use super::*;
     use crate::inputs::{Bridged, RemoteBlock};
@@ -273,32 +285,29 @@ mod tests {
     }
 
     #[test]
-    fn every_link_of_others_can_hear_routers_but_ports_of_bridges() {
+    fn hardware_and_what_routers_have_told_of_hears_routers_and_no_link_of_guests() {
         let mut state = state();
+        let other = |kind: &str| LinkKind::Other(kind.to_owned());
         for (name, kind) in [
-            ("lo", LinkKind::Other(String::new())),
-            ("ens8", LinkKind::Other(String::new())),
-            ("bond0", LinkKind::Other("bond".into())),
+            ("lo", other("")),
+            ("ens8", other("")),
+            ("bond0", other("bond")),
+            ("ens8.7", other("vlan")),
+            ("bwp0", other("ifb")),
+            ("tap0", LinkKind::Tun),
             ("nw-br0", LinkKind::Bridge),
             ("nw0123456789a", LinkKind::Veth),
-            ("others-br0", LinkKind::Bridge),
-            ("others-port", LinkKind::Veth),
-            ("others-slave", LinkKind::Veth),
+            ("guests0", LinkKind::Bridge),
+            ("told0", LinkKind::Bridge),
         ] {
             state.links.insert(name.parse().unwrap(), link(kind));
         }
-        for (name, master) in [("others-port", "others-br0"), ("others-slave", "bond0")] {
-            let port = Port {
-                master: master.parse().unwrap(),
-                hairpin: false,
-            };
-            state.ports.insert(name.parse().unwrap(), port);
-        }
+        let (key, route) = default_by("told0", PROTOCOL_RA);
+        state.routes.insert(key, route);
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
         let found = Facts::measure(&state, &inputs).unwrap().listening;
         let found: Vec<&str> = found.iter().map(LinkName::as_str).collect();
-        let expected = ["bond0", "ens8", "others-br0", "others-slave", "uplink7"];
-        assert_eq!(found, expected);
+        assert_eq!(found, ["bond0", "ens8", "ens8.7", "told0"]);
     }
 
     #[test]
@@ -315,21 +324,10 @@ mod tests {
             net: "198.51.100.1/32".parse().unwrap(),
         };
         state.addresses.insert(key, Address::default());
-        let key = RouteKey {
-            table: TABLE_MAIN,
-            dst: "0.0.0.0/0".parse().unwrap(),
-            metric: 0,
+        let mtus = |state: &NetworkState, inputs: &Inputs| -> Vec<u32> {
+            let facts = Facts::measure(state, inputs).unwrap();
+            facts.egress.values().map(|egress| egress.mtu).collect()
         };
-        let route = Route {
-            kind: RouteKind::Unicast,
-            protocol: 4,
-            via: "192.0.2.254".parse().ok(),
-            dev: "uplink7".parse().ok(),
-            onlink: false,
-            source: None,
-            mtu: None,
-        };
-        state.routes.insert(key, route);
         let mut inputs = inputs(addresses("198.51.100.1", ""), IpFamily::Ipv4);
         inputs.remote.push(RemoteBlock {
             cidr: "10.244.0.64/26".parse().unwrap(),
@@ -338,9 +336,16 @@ mod tests {
             addresses: addresses("198.51.100.2", ""),
             link_mtu: None,
         });
-        let facts = Facts::measure(&state, &inputs).unwrap();
-        let mtus: Vec<u32> = facts.egress.values().map(|egress| egress.mtu).collect();
-        assert_eq!(mtus, [1400]);
+        // By more than one link, or by none: by whatever has an address.
+        assert_eq!(mtus(&state, &inputs), [1400]);
+        let jumbo = Link {
+            mtu: 9000,
+            ..link(LinkKind::Veth)
+        };
+        state.links.insert("uplink8".parse().unwrap(), jumbo);
+        let (key, route) = default_by("uplink8", 4);
+        state.routes.insert(key, route);
+        assert_eq!(mtus(&state, &inputs), [9000]);
     }
 
     #[test]
@@ -353,6 +358,24 @@ mod tests {
         assert_eq!(Facts::measure(&state(), &other).unwrap().egress.len(), 1);
         let needed = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv6);
         assert!(Facts::measure(&state(), &needed).is_err());
+    }
+
+    fn default_by(dev: &str, protocol: u8) -> (RouteKey, Route) {
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: "0.0.0.0/0".parse().unwrap(),
+            metric: 0,
+        };
+        let route = Route {
+            kind: RouteKind::Unicast,
+            protocol,
+            via: "192.0.2.254".parse().ok(),
+            dev: dev.parse().ok(),
+            onlink: false,
+            source: None,
+            mtu: None,
+        };
+        (key, route)
     }
 
     fn egress_with(routes: &[(&str, Option<&str>, &str)]) -> Egress {

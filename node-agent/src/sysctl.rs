@@ -84,10 +84,15 @@ impl Parameters {
         wanted: &BTreeMap<String, String>,
     ) -> Ensured {
         let mut ensured = Ensured::default();
-        let listens = !self.forwarded_before();
-        for name in keep_listening.iter().map(accept_ra) {
-            // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
-            if listens && value(&self.root, &name) == "1" {
+        // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
+        let listen = |name: &String| value(&self.root, name) == "1";
+        let listen: Vec<String> = keep_listening
+            .iter()
+            .map(accept_ra)
+            .filter(listen)
+            .collect();
+        if !listen.is_empty() && !self.forwarded_before() {
+            for name in listen {
                 self.one(&name, "2", &mut ensured);
             }
         }

@@ -166,11 +166,11 @@ fn forwarding(inputs: &Inputs) -> BTreeMap<String, String> {
 /// is the whole node's: the kernel drops on every link what it has learnt there (`rt6_purge_dflt_routers`) and then believes no
 /// advertisement (`ipv6_accept_ra`), and the default route can be on another link than the node's address.
 fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
-    if inputs.carries(IpFamily::Ipv6) {
-        facts.listening.clone()
-    } else {
-        BTreeSet::new()
+    if !inputs.carries(IpFamily::Ipv6) {
+        return BTreeSet::new();
     }
+    let own = facts.egress.values().map(|egress| &egress.link);
+    own.chain(&facts.listening).cloned().collect()
 }
 
 /// Links that answers to pods can leave by another way than questions come in: where pools are reached in different ways, or

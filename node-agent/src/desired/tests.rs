@@ -80,7 +80,7 @@ fn facts() -> Facts {
         elsewhere: Default::default(),
     };
     Facts {
-        listening: ["uplink1".parse().unwrap()].into(),
+        listening: ["uplink2".parse().unwrap()].into(),
         learnt: BTreeMap::new(),
         towards_peers: Default::default(),
         tuns: BTreeMap::new(),
@@ -161,7 +161,8 @@ fn one_tunnel_carries_both_families() {
     assert_eq!(desired.kernel.fdb.len(), 2);
     assert_eq!(desired.sysctls["ipv6/conf/all/forwarding"], "1");
     assert_eq!(desired.sysctls["ipv6/conf/nw-vx4096/accept_ra"], "0");
-    assert_eq!(desired.keep_listening, ["uplink1".parse().unwrap()].into());
+    let listening = ["uplink1", "uplink2"].map(|link| link.parse().unwrap());
+    assert_eq!(desired.keep_listening, listening.into());
 }
 
 #[test]

@@ -30,11 +30,10 @@ impl Before {
 }
 
 /// Those that the agent sets on this node.
-const PARAMETERS: [&str; 5] = [
+const PARAMETERS: [&str; 4] = [
     "ipv4/ip_forward",
     "ipv6/conf/all/forwarding",
     "ipv6/conf/ens7/accept_ra",
-    "ipv6/conf/strange0/accept_ra",
     "bridge/bridge-nf-call-iptables",
 ];
 
