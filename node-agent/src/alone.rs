@@ -28,7 +28,7 @@ impl Alone {
     ///
     /// # Errors
     /// The file cannot be made or locked.
-    pub fn now(run_dir: &Path) -> io::Result<Option<Self>> {
+    fn now(run_dir: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(run_dir.join(FILE))?;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::rtnl::Rtnl;
+use tokio::time::timeout;
 
 use crate::alone::Alone;
 use crate::args::CleanArgs;
@@ -34,6 +35,8 @@ use left::leftovers;
 
 /// How often to look while something has to go first.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long an agent that has just ended can still seem to be there: a child that it was starting has its lock until it executes its program.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Exit code while something is in the way or left.
 const NOT_CLEAN: u8 = 1;
 
@@ -132,13 +135,11 @@ impl<'a> Cleaner<'a> {
     async fn clean(&self) -> anyhow::Result<Outcome> {
         let run_dir = &self.args.paths.run_dir;
         let alone = if run_dir.exists() {
-            let alone =
-                Alone::now(run_dir).with_context(|| format!("lock {}", run_dir.display()))?;
-            let Some(alone) = alone else {
+            let Ok(alone) = timeout(MOMENT, Alone::in_time(run_dir)).await else {
                 let reason = "An agent runs on this node: uninstall netweft first.";
                 return Ok(Outcome::Waits(vec![reason.to_owned()]));
             };
-            Some(alone)
+            Some(alone?)
         } else {
             None
         };

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use netweft_netstate::model::NetworkState;
+use nix::fcntl::{Flock, FlockArg};
 
 use super::lab::{BOTH, BRIDGED, Families, Node, Pools, ROUTED};
 
@@ -205,6 +207,21 @@ fn is_as_it_was_before(pools: Pools) {
     assert_eq!((said.as_str(), code), ("", Some(0)));
     assert_eq!(clean(&node, &[]).1, Some(0), "again");
     look(&node).is(&before, "");
+}
+
+#[test]
+fn netns_an_agent_that_ends_in_a_moment_is_waited_for() {
+    let mut node = Node::ready(ROUTED);
+    node.kill_agent();
+    let file = fs::File::create(node.path("run/agent.lock")).unwrap();
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(500));
+        drop(lock);
+    });
+    let (said, code) = clean(&node, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    ending.join().unwrap();
 }
 
 #[test]
