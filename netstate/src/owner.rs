@@ -12,6 +12,12 @@ pub const PROTOCOL_PLUGIN: u8 = 79;
 /// Metric of the agent's and the plugin's routes, explicit because unset means 0 in IPv4 and 1024 in IPv6.
 pub const METRIC: u32 = 20;
 
+/// Whether a link of this name is any program's of ours.
+#[must_use]
+pub fn is_our_link(name: &LinkName) -> bool {
+    Owner::agent().owns_link(name) || Owner::plugin().owns_link(name)
+}
+
 /// A program of ours and the kernel objects that are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(Program);

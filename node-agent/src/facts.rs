@@ -10,7 +10,7 @@ use netweft_crds::{IpFamily, NodeMode, Way};
 use netweft_netstate::model::{
     Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
-use netweft_netstate::owner::{Owner, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
+use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
 
 use crate::desired::bird::learnt;
 use crate::inputs::Inputs;
@@ -85,11 +85,8 @@ impl Facts {
                 .keys()
                 .find(|key| key.net.addr() == address)?;
             let link = key.link.clone();
-            let mtu = match link.as_str() {
-                LOOPBACK => mtu_beside_loopback(actual, inputs),
-                _ => None,
-            };
-            let mtu = mtu.or_else(|| Some(actual.links.get(&link)?.mtu))?;
+            let beside = (link.as_str() == LOOPBACK).then(|| mtu_beside_loopback(actual, inputs));
+            let mtu = beside.flatten().unwrap_or(actual.links.get(&link)?.mtu);
             let (on_link, elsewhere) = ways(actual, &link, address.is_ipv4());
             let egress = Egress {
                 link,
@@ -136,12 +133,9 @@ impl Facts {
 /// The links that hear routers: hardware, what is stacked on it, and whatever has a route from a router. Not those towards containers and
 /// virtual machines, which could give the node a default route.
 fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
-    let is_uplink = |name: &LinkName, link: &Link| match &link.kind {
-        LinkKind::Other(kind) => name.as_str() != LOOPBACK && UPLINKS.contains(&kind.as_str()),
-        _ => false,
-    };
+    let leads_out = |link: &Link| matches!(&link.kind, LinkKind::Other(kind) if UPLINKS.contains(&kind.as_str()));
     let links = actual.links.iter();
-    let uplinks = links.filter(|(name, link)| is_uplink(name, link));
+    let uplinks = links.filter(|(name, link)| name.as_str() != LOOPBACK && leads_out(link));
     let routes = actual.routes.values();
     let told = routes.filter(|route| route.protocol == PROTOCOL_RA);
     let told = told.filter_map(|route| route.dev.as_ref());
@@ -159,9 +153,8 @@ fn mtu_beside_loopback(actual: &NetworkState, inputs: &Inputs) -> Option<u32> {
     let others: BTreeSet<IpAddr> = sessions.map(|session| session.peer).chain(nodes).collect();
     let towards = others.iter().filter_map(|other| towards(actual, *other));
     let mtu = |link: LinkName| Some(actual.links.get(&link)?.mtu);
-    let own = |name: &LinkName| Owner::agent().owns_link(name) || Owner::plugin().owns_link(name);
     let addressed = actual.addresses.keys().map(|key| key.link.clone());
-    let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !own(name));
+    let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !is_our_link(name));
     let least = towards.filter_map(mtu).min();
     least.or_else(|| addressed.filter_map(mtu).min())
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use netweft_cni::file;
 use netweft_netstate::model::LinkName;
-use netweft_netstate::owner::Owner;
+use netweft_netstate::owner::is_our_link;
 use serde::{Deserialize, Serialize};
 
 /// Name of the file in the run directory.
@@ -73,8 +73,7 @@ impl Originals {
 fn is_of_our_link(name: &str) -> bool {
     let mut parts = name.split('/').skip_while(|part| *part != "conf").skip(1);
     let link = parts.next().and_then(|link| link.parse::<LinkName>().ok());
-    let ours = |link: &LinkName| Owner::agent().owns_link(link) || Owner::plugin().owns_link(link);
-    link.is_some_and(|link| ours(&link))
+    link.is_some_and(|link| is_our_link(&link))
 }
 
 #[cfg(test)]
