@@ -67,7 +67,7 @@ fn netns_gc_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }
 
-/// CNI 1.1, "GC": "plugins should continue after an error, and report it".
+/// CNI 1.1, "GC": after an error a plugin goes on with the rest, and reports it.
 #[test]
 fn netns_gc_that_cannot_free_one_address_frees_the_others() {
     if skipped() {

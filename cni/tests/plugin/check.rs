@@ -131,7 +131,7 @@ fn netns_check_needs_the_record_and_the_result() {
     );
 }
 
-/// CNI 1.1, "CHECK": "plugins later in the chain may have changed the result and the sandbox".
+/// CNI 1.1, "CHECK": plugins later in the chain may have changed the sandbox.
 #[test]
 fn netns_check_lets_pass_what_later_plugins_added_or_changed() {
     if skipped() {
