@@ -5,11 +5,12 @@
 //!   reconciler ◀──Observed─────────┘   every two seconds while BGP is on
 //! ```
 //!
-//! A task of its own, so that a BIRD that hangs holds nothing up. `verdict`, `protocols`, `reply` and `restarts` decide and touch
-//! nothing; `control`, `file` and `watcher` touch and decide nothing.
+//! A task of its own, so that a BIRD that hangs holds nothing up. `past`, `verdict`, `protocols`, `reply` and `restarts` decide and
+//! touch nothing; `control`, `file` and `watcher` touch and decide nothing.
 
 mod control;
 mod file;
+mod past;
 mod protocols;
 mod reply;
 mod restarts;

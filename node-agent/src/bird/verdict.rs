@@ -135,6 +135,9 @@ enum Complaint {
     PortTaken,
 }
 
+/// What BIRD puts before `: ` and the C library's words for what became of a connection.
+const SOCKET: &str = "Socket";
+
 /// BIRD's words for what went wrong (`bgp_last_errmsg`, and the C library's for sockets).
 const COMPLAINTS: &[(&str, Complaint)] = &[
     ("Bad peer AS", Complaint::PeerAs),
@@ -156,6 +159,19 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
     ("No listening socket", Complaint::PortTaken),
 ];
 
+/// Whether one of both does not want the session as it is, and said why: it will be so at each attempt.
+#[must_use]
+pub fn is_refusal(session: &Session, error: &str) -> bool {
+    use SessionFault::{Rejected, WrongAS};
+    !error.starts_with(SOCKET) && matches!(explain(session, error).0, Rejected | WrongAS)
+}
+
+/// Whether the peer ended the connection and said nothing.
+#[must_use]
+pub fn is_bare_end(session: &Session, error: &str) -> bool {
+    error.starts_with(SOCKET) && explain(session, error).0 == SessionFault::Rejected
+}
+
 /// What went wrong, with advice.
 fn explain(session: &Session, error: &str) -> Fault {
     let (class, words) = error.split_once(": ").unwrap_or(("", error));
@@ -171,7 +187,7 @@ fn explain(session: &Session, error: &str) -> Fault {
         ..
     } = session;
     let message = match class {
-        "Socket" => format!(
+        SOCKET => format!(
             "{peer} ends the connection ({words}): see whether it knows {local} (AS {local_as}) as a neighbour"
         ),
         "Received" => format!("{peer} says: {words}"),

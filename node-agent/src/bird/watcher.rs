@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::SOCKET;
 use super::control::{Control, ControlError};
 use super::file::File;
+use super::past::Past;
 use super::protocols::{self, Seen};
 use super::verdict;
 use crate::desired::bird::password::Password;
@@ -119,8 +120,8 @@ pub struct Watcher {
     met: u64,
     /// The text that BIRD has taken, as far as we know.
     taken: Option<String>,
-    /// Since when each session has been in its state.
-    since: BTreeMap<String, (SessionState, Instant)>,
+    /// What each session has been through.
+    pasts: BTreeMap<String, Past>,
     /// Which prefixes are not taken, by session, and how many there were when that was asked.
     refused: BTreeMap<String, (i64, String)>,
 }
@@ -139,7 +140,7 @@ impl Watcher {
             line: None,
             met: 0,
             taken: None,
-            since: BTreeMap::new(),
+            pasts: BTreeMap::new(),
             refused: BTreeMap::new(),
         };
         let link = Link {
@@ -215,7 +216,7 @@ impl Watcher {
             met: self.met,
             ..Observed::default()
         };
-        self.since.clear();
+        self.pasts.clear();
         self.refused.clear();
         if self.file.exists() {
             let (problem, seen) = self.carry_out(IDLE).await;
@@ -321,7 +322,7 @@ impl Watcher {
         refused: &BTreeMap<String, String>,
     ) -> Vec<SessionStatus> {
         let before = self.observed.borrow().sessions.clone();
-        let mut since = BTreeMap::new();
+        let mut pasts = BTreeMap::new();
         let mut told = Vec::new();
         for BirdSession {
             session, protocol, ..
@@ -341,9 +342,13 @@ impl Watcher {
                 (_, Ok(seen)) => match seen.get(protocol) {
                     None => verdict::absent(session, None),
                     Some(seen) => {
-                        let stuck = self.stuck(protocol, seen, &mut since);
+                        let past = self.pasts.remove(protocol);
+                        let past = Past::after(past, session, seen, Instant::now());
                         let refused = refused.get(protocol).map_or("", String::as_str);
-                        verdict::status(session, seen, stuck, refused)
+                        let status =
+                            verdict::status(session, &past.recall(seen), past.stuck(), refused);
+                        pasts.insert(protocol.clone(), past);
+                        status
                     }
                 },
             };
@@ -352,25 +357,8 @@ impl Watcher {
             log_change(known, &status);
             told.push(status);
         }
-        self.since = since;
+        self.pasts = pasts;
         told
-    }
-
-    /// How long a session has been in its state.
-    fn stuck(
-        &self,
-        protocol: &str,
-        seen: &Seen,
-        since: &mut BTreeMap<String, (SessionState, Instant)>,
-    ) -> Duration {
-        let now = Instant::now();
-        let state = seen.state.unwrap_or(SessionState::Idle);
-        let known = self.since.get(protocol);
-        let begun = known
-            .filter(|(before, _)| *before == state)
-            .map_or(now, |(_, begun)| *begun);
-        since.insert(protocol.to_owned(), (state, begun));
-        now.duration_since(begun)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Peers that are wrong, silent or lie: the status says so, and nobody else suffers.
 
 use std::fmt::Write;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -15,6 +16,8 @@ use crate::poll::until;
 
 /// Within ten seconds the status is to say what is wrong; a machine that does other things gets more.
 const SAID: Duration = Duration::from_secs(60);
+/// How long it is to be said from then on: a refusal is seen anew only once a minute, for seconds.
+const KEPT: Duration = Duration::from_secs(15);
 /// Our AS number.
 const OURS: u32 = 64_512;
 /// The strangers'.
@@ -64,15 +67,7 @@ impl Lab {
         for (number, case) in (100..).zip(&cases) {
             self.meet(number, case)?;
         }
-        let told: anyhow::Result<()> = cases.iter().try_for_each(|case| {
-            let message = until(case.name, SAID, || self.told(case))?;
-            println!(
-                "{:5.1} s  {}: {message}",
-                begun.elapsed().as_secs_f32(),
-                case.name
-            );
-            Ok(())
-        });
+        let told = self.all_told(&cases, begun);
         let losses = meter.finish()?;
         told?;
         losses.check_none("while peers were wrong, silent or lied")?;
@@ -180,6 +175,23 @@ impl Lab {
         }
         self.site.store.peers.push(objects::peer(case.name, &spec)?);
         self.site.settle()
+    }
+
+    /// Every case is said as it should be, and goes on being said, whatever the peer does between two attempts.
+    fn all_told(&mut self, cases: &[Case], begun: Instant) -> anyhow::Result<()> {
+        for case in cases {
+            let message = until(case.name, SAID, || self.told(case))?;
+            let seconds = begun.elapsed().as_secs_f32();
+            println!("{seconds:5.1} s  {}: {message}", case.name);
+        }
+        let told = Instant::now();
+        while told.elapsed() < KEPT {
+            sleep(Duration::from_secs(1));
+            for case in cases {
+                self.told(case).context("it was said before")?;
+            }
+        }
+        Ok(())
     }
 
     /// What the BGPPeer's status says, if that is right.
