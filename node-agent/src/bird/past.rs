@@ -15,13 +15,22 @@ const STANDS: Duration = Duration::from_mins(10);
 /// A session up to the last look at it.
 #[derive(Clone, Debug)]
 pub struct Past {
-    session: Session,
     state: SessionState,
     /// Since when it has been in that state.
     since: Instant,
-    /// The last refusal that had a reason, and when that was seen last.
-    refusal: Option<(String, Instant)>,
+    refusal: Option<Refusal>,
     looked: Instant,
+}
+
+/// A refusal that had a reason.
+#[derive(Clone, Debug)]
+struct Refusal {
+    /// What was refused.
+    session: Session,
+    /// BIRD's words.
+    reason: String,
+    /// When they were seen last.
+    seen: Instant,
 }
 
 impl Past {
@@ -34,17 +43,20 @@ impl Past {
             .filter(|before| before.state == state)
             .map_or(looked, |before| before.since);
         let error = seen.last_error.as_ref();
-        let refusal = match error.filter(|error| is_refusal(session, error)) {
+        let refusal = match error.filter(|error| is_refusal(error)) {
             _ if state == SessionState::Established => None,
-            Some(error) => Some((error.clone(), looked)),
+            Some(error) => Some(Refusal {
+                session: session.clone(),
+                reason: error.clone(),
+                seen: looked,
+            }),
             // What another session was refused for says nothing of this one.
             None => before
-                .filter(|before| before.session == *session)
                 .and_then(|before| before.refusal)
-                .filter(|(_, said)| looked.duration_since(*said) < STANDS),
+                .filter(|refusal| refusal.session == *session)
+                .filter(|refusal| looked.duration_since(refusal.seen) < STANDS),
         };
         Self {
-            session: session.clone(),
             state,
             since,
             refusal,
@@ -61,12 +73,11 @@ impl Past {
     /// What BIRD sees, with the reason of the refusal that it has forgotten.
     #[must_use]
     pub fn recall(&self, seen: &Seen) -> Seen {
-        let bare = |error: &String| is_bare_end(&self.session, error);
         let mut seen = seen.clone();
-        if let Some((reason, _)) = &self.refusal
-            && seen.last_error.as_ref().is_some_and(bare)
+        if let Some(refusal) = &self.refusal
+            && seen.last_error.as_deref().is_some_and(is_bare_end)
         {
-            seen.last_error = Some(reason.clone());
+            seen.last_error = Some(refusal.reason.clone());
         }
         seen
     }

@@ -135,8 +135,8 @@ enum Complaint {
     PortTaken,
 }
 
-/// What BIRD puts before `: ` and the C library's words for what became of a connection.
-const SOCKET: &str = "Socket";
+/// BIRD's class for what became of a connection, in the C library's words.
+const CONNECTION: &str = "Socket";
 
 /// BIRD's words for what went wrong (`bgp_last_errmsg`, and the C library's for sockets).
 const COMPLAINTS: &[(&str, Complaint)] = &[
@@ -161,24 +161,39 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
 
 /// Whether one of both does not want the session as it is, and said why: it will be so at each attempt.
 #[must_use]
-pub fn is_refusal(session: &Session, error: &str) -> bool {
-    use SessionFault::{Rejected, WrongAS};
-    !error.starts_with(SOCKET) && matches!(explain(session, error).0, Rejected | WrongAS)
+pub fn is_refusal(error: &str) -> bool {
+    let (class, words) = parts(error);
+    let advised = complaint(words);
+    class != CONNECTION
+        && matches!(
+            advised,
+            None | Some(Complaint::PeerAs | Complaint::PortTaken)
+        )
 }
 
 /// Whether the peer ended the connection and said nothing.
 #[must_use]
-pub fn is_bare_end(session: &Session, error: &str) -> bool {
-    error.starts_with(SOCKET) && explain(session, error).0 == SessionFault::Rejected
+pub fn is_bare_end(error: &str) -> bool {
+    let (class, words) = parts(error);
+    class == CONNECTION && complaint(words).is_none()
+}
+
+/// The class that BIRD puts before `: `, and the words behind it.
+fn parts(error: &str) -> (&str, &str) {
+    error.split_once(": ").unwrap_or(("", error))
+}
+
+fn complaint(words: &str) -> Option<Complaint> {
+    let known = COMPLAINTS.iter().find(|(known, _)| words.contains(known));
+    known.map(|(_, complaint)| *complaint)
 }
 
 /// What went wrong, with advice.
 fn explain(session: &Session, error: &str) -> Fault {
-    let (class, words) = error.split_once(": ").unwrap_or(("", error));
-    let theirs = class == "Received";
-    let known = COMPLAINTS.iter().find(|(known, _)| words.contains(known));
-    if let Some((_, complaint)) = known {
-        return advise(session, *complaint, words, theirs);
+    let (class, words) = parts(error);
+    if let Some(complaint) = complaint(words) {
+        let theirs = class == "Received";
+        return advise(session, complaint, words, theirs);
     }
     let Session {
         peer,
@@ -187,7 +202,7 @@ fn explain(session: &Session, error: &str) -> Fault {
         ..
     } = session;
     let message = match class {
-        SOCKET => format!(
+        CONNECTION => format!(
             "{peer} ends the connection ({words}): see whether it knows {local} (AS {local_as}) as a neighbour"
         ),
         "Received" => format!("{peer} says: {words}"),
