@@ -216,6 +216,16 @@ fn words(pools: &[&PoolConfig]) -> String {
     pools.iter().map(of_pool).collect::<Vec<_>>().join(", ")
 }
 
+/// The node's own address in a block: the one after the network address. It is the address of tunnel interfaces and the
+/// gateway of bridged pods. The position is fixed: the address depends on nothing but the block, so that every node
+/// computes the same one, and no pod gets it. `None` for a block without room for it (IPv4 /31 and /32, IPv6 /128).
+#[must_use]
+pub fn tunnel_address(block: IpNet) -> Option<IpAddr> {
+    let number = number(block.network()).checked_add(1)?;
+    let address = address(number, block.addr().is_ipv4())?;
+    (number < end(block)).then_some(address)
+}
+
 /// The addresses of a block that a pod can have.
 pub fn usable(block: IpNet, reserved: &[IpNet]) -> impl Iterator<Item = IpAddr> {
     candidates(block, reserved, None)
@@ -224,29 +234,23 @@ pub fn usable(block: IpNet, reserved: &[IpNet]) -> impl Iterator<Item = IpAddr> 
 /// The usable addresses of a block, round from the one after `last`.
 ///
 /// Never the first, which is the block's own name: tunnels use it as a next hop, and IPv6 as the subnet-router anycast
-/// address. In IPv4 never the last either, which other systems take for a broadcast.
+/// address. Never the second, which is the node's ([`tunnel_address`]). In IPv4 never the last either, which other systems take
+/// for a broadcast.
 fn candidates(
     block: IpNet,
     reserved: &[IpNet],
     last: Option<IpAddr>,
 ) -> impl Iterator<Item = IpAddr> {
-    let first = number(block.network()) + 1;
-    let end = number(block.broadcast()).saturating_add(u128::from(block.addr().is_ipv6()));
+    let first = number(block.network()).saturating_add(2);
+    let end = end(block);
     let start = last
         .filter(|last| block.contains(last))
         .map_or(first, |last| number(last) + 1)
         .clamp(first, end.max(first));
-    let back = move |number| {
-        if block.addr().is_ipv4() {
-            ipv4(number)
-        } else {
-            Some(IpAddr::V6(number.into()))
-        }
-    };
     let free = move |ip: &IpAddr| !reserved.iter().any(|net| net.contains(ip));
     (start..end)
         .chain(first..start.min(end))
-        .filter_map(back)
+        .filter_map(move |number| address(number, block.addr().is_ipv4()))
         .filter(free)
 }
 
@@ -257,10 +261,18 @@ fn number(ip: IpAddr) -> u128 {
     }
 }
 
-fn ipv4(number: u128) -> Option<IpAddr> {
-    u32::try_from(number)
-        .ok()
-        .map(|number| IpAddr::V4(number.into()))
+fn address(number: u128, ipv4: bool) -> Option<IpAddr> {
+    if ipv4 {
+        let number = u32::try_from(number).ok()?;
+        Some(IpAddr::V4(number.into()))
+    } else {
+        Some(IpAddr::V6(number.into()))
+    }
+}
+
+/// The number after the last address of a block that can be used.
+fn end(block: IpNet) -> u128 {
+    number(block.broadcast()).saturating_add(u128::from(block.addr().is_ipv6()))
 }
 
 #[cfg(test)]
@@ -276,7 +288,7 @@ mod tests {
             bridge: None,
             mtu: 1350,
             blocks: blocks.iter().map(|block| block.parse().unwrap()).collect(),
-            reserved: vec!["10.0.0.1/32".parse().unwrap()],
+            reserved: vec![],
             namespaces: None,
             disabled: false,
         }
@@ -315,13 +327,15 @@ mod tests {
     fn a_block_gives_all_but_its_ends_and_the_reserved() {
         let expected: Vec<String> = (2..7).map(|n| format!("10.0.0.{n}")).collect();
         assert_eq!(drain(&node(vec![pool("a", &["10.0.0.0/29"])])), expected);
-        let expected: Vec<String> = (1..8).map(|n| format!("fd00::{n}")).collect();
+        let expected: Vec<String> = (2..8).map(|n| format!("fd00::{n}")).collect();
         assert_eq!(drain(&node(vec![pool("a", &["fd00::/125"])])), expected);
         for tiny in [
             "10.0.0.8/31",
             "10.0.0.8/32",
+            "fd00::8/127",
             "fd00::8/128",
             "255.255.255.255/32",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128",
         ] {
             assert_eq!(
                 drain(&node(vec![pool("a", &[tiny])])),
@@ -331,8 +345,25 @@ mod tests {
         }
         assert_eq!(
             drain(&node(vec![pool("a", &["255.255.255.252/30"])])),
-            ["255.255.255.253", "255.255.255.254"]
+            ["255.255.255.254"]
         );
+    }
+
+    #[test]
+    fn tunnel_address_is_the_one_after_the_network_address() {
+        let of = |block: &str| tunnel_address(block.parse().unwrap()).map(|ip| ip.to_string());
+        for (block, address) in [
+            ("10.0.0.64/26", Some("10.0.0.65")),
+            ("10.0.0.8/30", Some("10.0.0.9")),
+            ("10.0.0.8/31", None),
+            ("255.255.255.255/32", None),
+            ("fd00::40/122", Some("fd00::41")),
+            ("fd00::8/127", Some("fd00::9")),
+            ("fd00::8/128", None),
+            ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff/128", None),
+        ] {
+            assert_eq!(of(block).as_deref(), address, "{block}");
+        }
     }
 
     #[test]
@@ -360,16 +391,13 @@ mod tests {
             pool("a", &["10.0.0.0/30", "10.0.1.0/30"]),
             pool("b", &["10.0.2.0/30"]),
         ];
-        assert_eq!(
-            drain(&node(pools)),
-            ["10.0.0.2", "10.0.1.1", "10.0.1.2", "10.0.2.1", "10.0.2.2"]
-        );
+        assert_eq!(drain(&node(pools)), ["10.0.0.2", "10.0.1.2", "10.0.2.2"]);
     }
 
     #[test]
     fn a_pool_with_blocks_of_both_families_gives_an_address_of_each() {
         let order = drain(&node(vec![pool("a", &["10.0.0.0/30", "fd00::/126"])]));
-        assert_eq!(order, ["10.0.0.2", "fd00::1"]);
+        assert_eq!(order, ["10.0.0.2", "fd00::2"]);
     }
 
     #[test]
@@ -378,12 +406,7 @@ mod tests {
             pool("four", &["10.0.0.0/29"]),
             pool("six", &["fd00::/126"]),
         ]));
-        assert_eq!(
-            order,
-            [
-                "10.0.0.2", "fd00::1", "10.0.0.3", "fd00::2", "10.0.0.4", "fd00::3"
-            ]
-        );
+        assert_eq!(order, ["10.0.0.2", "fd00::2", "10.0.0.3", "fd00::3"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netweft_netstate::model::{LinkName, Mac};
 use serde::{Deserialize, Serialize};
 
-use crate::file;
+use crate::{file, ipam};
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "node.json";
@@ -117,6 +117,23 @@ impl PoolConfig {
 }
 
 impl NodeConfig {
+    /// The tunnel address of each block.
+    pub fn tunnel_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let blocks = self.pools.iter().flat_map(|pool| &pool.blocks);
+        blocks.copied().filter_map(ipam::tunnel_address)
+    }
+
+    /// The bridge's address in each block.
+    pub fn gateways(&self) -> impl Iterator<Item = (IpNet, IpAddr)> {
+        let bridges = self.pools.iter().filter_map(|pool| pool.bridge.as_ref());
+        bridges.flat_map(|bridge| {
+            bridge
+                .gateways
+                .iter()
+                .map(|(block, gateway)| (*block, *gateway))
+        })
+    }
+
     /// Reads `node.json` in `dir`.
     ///
     /// # Errors

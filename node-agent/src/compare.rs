@@ -9,8 +9,7 @@ use netweft_netstate::owner::Owner;
 use crate::bird::StandIns;
 use crate::desired::{Desired, bird, desired};
 use crate::facts::Facts;
-use crate::inputs::{Bridged, Inputs, Objects};
-use crate::pods::Records;
+use crate::inputs::{Inputs, Objects, PodState};
 use crate::words::chain;
 
 /// What is, what should be, and what lies between.
@@ -33,18 +32,22 @@ impl Comparison {
     pub async fn make(
         node: &str,
         (objects, network): (&Objects, &NodeNetwork),
-        records: &Records,
+        pods: PodState,
         kernel: &impl Kernel,
         stand_ins: StandIns,
     ) -> Result<Self, String> {
-        let readable = records.values().filter_map(|record| record.as_ref().ok());
-        let inputs = Inputs::new(node, objects, network, Bridged::of(readable));
+        let mut inputs = Inputs::new(node, objects, network, pods);
         let actual = kernel.read().await.map_err(|error| chain(&error))?;
+        let owner = Owner::agent();
+        let ours = actual.addresses.keys();
+        for key in ours.filter(|key| owner.owns_address(key)) {
+            inputs.pods.unsettled.remove(&key.net.addr());
+        }
         let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
         let mut desired = desired(&inputs, &facts);
         let stand_ins = bird::stand_ins(&inputs, &actual, stand_ins);
         desired.kernel.routes.extend(stand_ins);
-        let difference = diff(&actual, &desired.kernel, &Owner::agent());
+        let difference = diff(&actual, &desired.kernel, &owner);
         Ok(Self {
             inputs,
             actual,

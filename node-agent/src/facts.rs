@@ -208,7 +208,7 @@ mod tests {
     use netweft_netstate::model::{Address, AddressKey};
 
     use super::*;
-    use crate::inputs::{Bridged, RemoteBlock};
+    use crate::inputs::{PodState, RemoteBlock};
 
     fn link(kind: LinkKind) -> Link {
         Link {
@@ -257,7 +257,7 @@ mod tests {
             remote: vec![],
             pools: BTreeMap::new(),
             bgp: None,
-            bridged: Bridged::default(),
+            pods: PodState::default(),
             problems: vec![],
         }
     }

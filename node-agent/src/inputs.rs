@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Objects {IPPool*, NodeSubnet*, own NodeNetwork} ──Inputs::new──▶ Inputs {own blocks, peers' blocks, pools, modes}
-//!   attachments ──Bridged::of──▶ Inputs.bridged
+//!   attachments, node.json ──PodState::of──▶ Inputs.pods
 //! ```
 //!
 //! What cannot be used becomes a sentence in `problems`; the rest goes on.
@@ -12,11 +12,13 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use kube::core::{Expression, Selector, SelectorExt};
-use netweft_cni::attachment::Attachment;
+use netweft_cni::node::NodeConfig;
 use netweft_crds::{
     IPPool, IpFamily, NodeAddresses, NodeBgp, NodeMode, NodeNetwork, NodeSubnet, PodInterface,
     SubnetState, Way, names,
 };
+
+use crate::pods::{Hold, Records};
 
 /// Labels of namespaces by name.
 pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
@@ -59,40 +61,70 @@ pub struct Inputs {
     pub pools: BTreeMap<String, Pool>,
     /// The node's BGP speaker; `None` while BGP is off.
     pub bgp: Option<NodeBgp>,
-    /// What the pods on the node's bridge rely on.
-    pub bridged: Bridged,
+    /// What the node's pods have, and hold the node to.
+    pub pods: PodState,
     /// What could not be used, in sentences.
     pub problems: Vec<String>,
 }
 
-/// What the pods on the bridge have been told and cannot be told anew.
+/// What the node's pods have, and what they have been told and cannot be told anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Bridged {
-    /// Their gateways by block.
+pub struct PodState {
+    /// The addresses that pods have. None of them is put on an interface of the node.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The node's own addresses that an ADD may give to a pod. None of them is left on an interface.
+    pub contested: BTreeSet<IpAddr>,
+    /// The node's own addresses that only an ADD under way may give to a pod. None of them is put on an interface that does not
+    /// have it already.
+    pub unsettled: BTreeSet<IpAddr>,
+    /// The gateways of bridged pods by block.
     pub gateways: BTreeMap<IpNet, IpAddr>,
-    /// The least of their MTUs in bytes.
-    pub mtu: Option<u32>,
+    /// The gateways that `node.json` gives to new bridged pods, by block: an ADD under way may be using them.
+    pub offered_gateways: BTreeMap<IpNet, IpAddr>,
+    /// The least MTU of bridged pods in bytes.
+    pub bridge_mtu: Option<u32>,
 }
 
-impl Bridged {
-    /// Gathers it from the records of all pods.
+impl PodState {
+    /// Whether no pod has the address or may be getting it.
     #[must_use]
-    pub fn of<'a>(attachments: impl IntoIterator<Item = &'a Attachment>) -> Self {
-        let mut bridged = Self::default();
-        for attachment in attachments {
-            for gateway in attachment
-                .addresses
-                .iter()
-                .filter_map(|address| address.gateway)
-            {
-                bridged.gateways.insert(gateway.trunc(), gateway.addr());
-                let least = bridged
-                    .mtu
-                    .map_or(attachment.mtu, |mtu| mtu.min(attachment.mtu));
-                bridged.mtu = Some(least);
+    pub fn leave(&self, address: &IpAddr) -> bool {
+        let taken = [&self.addresses, &self.contested, &self.unsettled];
+        taken.iter().all(|taken| !taken.contains(address))
+    }
+
+    /// Gathers it from the records of all pods, those that cannot be read included, and from what the plugin reads. `hold` says
+    /// of the node's own addresses whether they can become a pod's.
+    #[must_use]
+    pub fn of(
+        records: &Records,
+        config: Option<&NodeConfig>,
+        hold: impl Fn(IpAddr) -> Hold,
+    ) -> Self {
+        let mut state = Self {
+            addresses: records.keys().copied().collect(),
+            offered_gateways: config.into_iter().flat_map(NodeConfig::gateways).collect(),
+            ..Self::default()
+        };
+        for attachment in records.values().filter_map(|record| record.as_ref().ok()) {
+            let addresses = attachment.addresses.iter();
+            for gateway in addresses.filter_map(|address| address.gateway) {
+                state.gateways.insert(gateway.trunc(), gateway.addr());
+                let mtu = state.bridge_mtu.unwrap_or(attachment.mtu);
+                state.bridge_mtu = Some(mtu.min(attachment.mtu));
             }
         }
-        bridged
+        let tunnels = config.into_iter().flat_map(NodeConfig::tunnel_addresses);
+        let gateways = [&state.gateways, &state.offered_gateways];
+        let gateways = gateways.into_iter().flat_map(BTreeMap::values).copied();
+        for address in tunnels.chain(gateways).collect::<BTreeSet<_>>() {
+            match hold(address) {
+                Hold::Open => state.contested.insert(address),
+                Hold::Reserved => state.unsettled.insert(address),
+                Hold::Settled => false,
+            };
+        }
+        state
     }
 }
 
@@ -150,7 +182,7 @@ pub struct Pool {
 impl Inputs {
     /// Join the objects into inputs for `node`. `network` is the node's own part in `objects`.
     #[must_use]
-    pub fn new(node: &str, objects: &Objects, network: &NodeNetwork, bridged: Bridged) -> Self {
+    pub fn new(node: &str, objects: &Objects, network: &NodeNetwork, pods: PodState) -> Self {
         let mut problems = objects.unreadable.clone();
         let pools = objects
             .pools
@@ -168,7 +200,7 @@ impl Inputs {
             remote: remote_blocks(node, objects),
             pools,
             bgp: network.spec.bgp.clone(),
-            bridged,
+            pods,
             problems,
         };
         inputs.drop_blocks_without_pool();

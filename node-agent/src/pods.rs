@@ -10,6 +10,7 @@
 //! that was taken from the node no address is missed.
 //! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
 
+mod reservations;
 mod survey;
 mod suspicion;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use netweft_cni::attachment::{Attachment, Locked, Store};
 use netweft_cni::env;
+use netweft_cni::node::NodeConfig;
 use netweft_netstate::diff::Diff;
 use netweft_netstate::error::Error;
 use netweft_netstate::kernel::Kernel;
@@ -31,8 +33,10 @@ use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tracing::{error, info, warn};
 
+use crate::inputs::PodState;
 use crate::metrics::Metrics;
 use crate::words::chain;
+pub use reservations::{Hold, Reservations};
 pub use survey::{Records, Survey, Suspect};
 use suspicion::Suspicions;
 
@@ -46,6 +50,7 @@ pub struct Pods {
     store: Store,
     metrics: Metrics,
     suspicions: Suspicions,
+    reservations: Reservations,
     /// Every block that an ADD may be choosing from; `None`: not known, as of what an agent before this one has offered.
     offered: Option<BTreeSet<IpNet>>,
     /// What has been logged already and still holds.
@@ -83,18 +88,24 @@ impl Pods {
             store,
             metrics,
             suspicions: Suspicions::default(),
+            reservations: Reservations::default(),
             offered: None,
             noted: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
 
-    /// All records, without the lock.
+    /// All records, and what follows from them for the node. `config` is the present `node.json`, read before.
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn records(&self) -> io::Result<Records> {
-        self.store.list()
+    pub fn state(&mut self, config: Option<&NodeConfig>) -> io::Result<(Records, PodState)> {
+        let store = &self.store;
+        let locked = |patience| store.lock(patience).is_ok();
+        self.reservations.look(config, PATIENCE, locked);
+        let records = store.list()?;
+        let state = PodState::of(&records, config, |ip| self.reservations.hold(ip));
+        Ok((records, state))
     }
 
     /// The addresses that have a record, once no others than those of the blocks that are `offered` now can come to have one. `None` if

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use netweft_cni::attachment::Store;
 use netweft_cni::conf;
-use netweft_cni::node;
+use netweft_cni::node::{self, NodeConfig};
 use netweft_crds::NodeNetwork;
 use netweft_netstate::events::Touched;
 use netweft_netstate::kernel::Kernel;
@@ -169,8 +169,11 @@ impl<K: Kernel> Reconciler<K> {
         objects: &Objects,
         network: &NodeNetwork,
     ) -> Result<(Desired, Outcome), String> {
-        let records = self.pods.records();
-        let records = records.map_err(|error| self.unreadable(&error))?;
+        let config = NodeConfig::read(&self.paths.run_dir).ok();
+        let (records, pods) = self
+            .pods
+            .state(config.as_ref())
+            .map_err(|error| self.unreadable(&error))?;
         let given = (objects, network);
         let stand_ins = self.restarts.look(&self.bird.observed(), Instant::now());
         let Comparison {
@@ -178,7 +181,7 @@ impl<K: Kernel> Reconciler<K> {
             actual,
             mut desired,
             difference,
-        } = Comparison::make(&self.node, given, &records, &self.kernel, stand_ins).await?;
+        } = Comparison::make(&self.node, given, pods, &self.kernel, stand_ins).await?;
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
@@ -191,6 +194,7 @@ impl<K: Kernel> Reconciler<K> {
             .extend(difference.conflicts.iter().map(ToString::to_string));
         outcome.conflicts.extend(self.foreign_configurations());
         outcome.failures.extend(desired.waiting_for.iter().cloned());
+        outcome.notes.append(&mut desired.notes);
         if let Err(error) = self.tell_relay(&desired.udp) {
             outcome.failures.push(chain(&error));
         }

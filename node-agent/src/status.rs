@@ -234,6 +234,7 @@ mod tests {
             bird: None,
             withdrawn: vec![],
             problems: vec![],
+            notes: vec![],
             waiting_for: vec![],
         }
     }

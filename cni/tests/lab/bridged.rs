@@ -10,10 +10,10 @@ use super::lab::{Node, pool};
 pub const BRIDGE: &str = "nw-br0";
 pub const BRIDGE_MAC: &str = "02:00:00:00:00:0b";
 
-/// A pool of bridged pods. The first usable address of each block is its gateway.
+/// A pool of bridged pods. The tunnel address of each block is its gateway.
 pub fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
     let mut pool = pool(name, blocks);
-    let first = |block: &IpNet| ipam::usable(*block, &[]).next().unwrap();
+    let first = |block: &IpNet| ipam::tunnel_address(*block).unwrap();
     let gateways = pool.blocks.iter().map(|block| (*block, first(block)));
     let bridge = BridgeConfig {
         link: BRIDGE.parse().unwrap(),

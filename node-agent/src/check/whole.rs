@@ -12,8 +12,9 @@ use crate::args::{CheckArgs, Paths};
 use crate::bird::StandIns;
 use crate::compare::Comparison;
 use crate::desired::Desired;
-use crate::inputs::Objects;
+use crate::inputs::{Objects, PodState};
 use crate::nft::Nft;
+use crate::pods::Hold;
 use crate::source::Source;
 use crate::words::chain;
 
@@ -50,11 +51,13 @@ impl Whole {
         let Some(network) = &objects.network else {
             bail!("there is no NodeNetwork {}", self.node);
         };
+        let config = NodeConfig::read(&self.paths.run_dir).ok();
         let records = Store::new(&self.paths.run_dir).list()?;
+        let pods = PodState::of(&records, config.as_ref(), |_| Hold::Settled);
         let given = (&objects, network);
         // Whether some are to stand in for BIRD's routes only the agent knows.
         let kept = StandIns::Kept;
-        let compared = Comparison::make(&self.node, given, &records, &Rtnl::new()?, kept).await;
+        let compared = Comparison::make(&self.node, given, pods, &Rtnl::new()?, kept).await;
         let compared = compared.map_err(anyhow::Error::msg)?;
         let difference = compared.difference;
         let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));

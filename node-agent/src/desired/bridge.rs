@@ -23,7 +23,7 @@ use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac
 use netweft_netstate::owner::METRIC;
 
 use super::{blackhole, unicast};
-use crate::inputs::{Inputs, OwnBlock};
+use crate::inputs::{Inputs, OwnBlock, PodState};
 use crate::sysctl;
 
 /// The bridge's name.
@@ -37,17 +37,31 @@ pub fn gateways(inputs: &Inputs) -> BTreeMap<IpNet, IpAddr> {
         .blocks
         .iter()
         .filter_map(|block| Some((block.cidr, gateway(inputs, block)?)));
-    own.chain(inputs.bridged.gateways.clone()).collect()
+    let used = inputs.pods.gateways.iter();
+    let used = used.filter(|(_, gateway)| inputs.pods.leave(gateway));
+    own.chain(used.map(|(block, gateway)| (*block, *gateway)))
+        .collect()
 }
 
-/// The bridge's address in an own block; `None` for a routed pool's, or one without an address to give.
+/// The bridge's address in an own block; `None` for a routed pool's, or one without room for it.
+///
+/// It is the tunnel address. An earlier version chose another where `spec.reserved` covered that one: the block keeps it as long
+/// as the node has the block or a pod in it, since an ADD under way may be about to name it.
 pub fn gateway(inputs: &Inputs, block: &OwnBlock) -> Option<IpAddr> {
     let pool = inputs.pools.get(&block.pool)?;
     match pool.pod_interface {
         PodInterface::Routed => None,
         PodInterface::Bridge => {
-            let used = inputs.bridged.gateways.get(&block.cidr).copied();
-            used.or_else(|| ipam::usable(block.cidr, &pool.reserved).next())
+            let PodState {
+                gateways,
+                offered_gateways,
+                ..
+            } = &inputs.pods;
+            let known = gateways
+                .get(&block.cidr)
+                .or(offered_gateways.get(&block.cidr));
+            let gateway = known.copied().or_else(|| ipam::tunnel_address(block.cidr));
+            gateway.filter(|gateway| inputs.pods.leave(gateway))
         }
     }
 }

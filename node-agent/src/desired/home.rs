@@ -4,15 +4,18 @@
 //! tunnel goes, its connections go on; and others ask for it to see whether they reach this node. (A dummy link would do as
 //! well; kernels that have bridges are more.)
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
-use netweft_crds::{PodInterface, Way};
+use netweft_crds::Way;
 use netweft_netstate::model::{Address, AddressKey, LinkName, NetworkState};
 
 use super::bridge;
 use super::tunnel_address::tunnel_addresses;
 use crate::inputs::Inputs;
 
-/// Add the link, if there is an address to hold. Bridged pods' pools have theirs on the pods' bridge.
+/// Add the link, if there is an address to hold that is not on the pods' bridge.
 pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
     let Ok(name) = "nw-own".parse::<LinkName>() else {
         return;
@@ -21,12 +24,9 @@ pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
         let mut modes = inputs.modes_to(pool);
         modes.any(|mode| matches!(mode.send.way(), Some(Way::Direct | Way::Bgp)))
     };
-    let routed = |pool: &str| {
-        let pool = inputs.pools.get(pool);
-        pool.is_some_and(|pool| pool.pod_interface == PodInterface::Routed)
-    };
+    let on_bridge: BTreeSet<IpAddr> = bridge::gateways(inputs).into_values().collect();
     for (pool, address) in tunnel_addresses(inputs) {
-        if plain(pool) && routed(pool) {
+        if plain(pool) && !on_bridge.contains(&address) {
             kernel.links.insert(name.clone(), bridge::link(inputs, mtu));
             let key = AddressKey {
                 link: name.clone(),

@@ -29,11 +29,10 @@ use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
-use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
+use crate::inputs::{Inputs, OwnBlock, PodState, RemoteBlock};
 use crate::sysctl;
 use bird::Bird;
 use trial::Trial;
-use tunnel_address::tunnel_addresses;
 
 /// Metric of routes that stand by, while the way to a block changes: behind those in use, BIRD's included.
 const METRIC_STANDBY: u32 = bird::METRIC_BIRD + 10;
@@ -67,6 +66,8 @@ pub struct Desired {
     pub link_mtu: Option<u32>,
     /// What is left out and why, in sentences.
     pub problems: Vec<String>,
+    /// What only an administrator can change and what keeps no pod from working, in sentences.
+    pub notes: Vec<String>,
     /// What cannot be programmed before another program has done its part, in sentences.
     pub waiting_for: Vec<String>,
 }
@@ -125,9 +126,10 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         withdrawn: inputs.withdrawn.clone(),
         link_mtu: link_mtu(facts),
         problems,
+        notes: tunnel_address::taken(inputs),
         waiting_for: Vec::new(),
     };
-    if let Some(mtu) = least_mtu(inputs, facts).or(inputs.bridged.mtu) {
+    if let Some(mtu) = least_mtu(inputs, facts).or(inputs.pods.bridge_mtu) {
         bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
     }
     if let Some(mtu) = least_mtu(inputs, facts) {
@@ -296,7 +298,6 @@ fn least_mtu(inputs: &Inputs, facts: &Facts) -> Option<u32> {
 /// One without a block here is listed too: pods that are meant for it wait, and get no address of another.
 fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
     let mtu = least_mtu(inputs, facts);
-    let tunnels = tunnel_addresses(inputs);
     let mut pools: BTreeMap<&str, Vec<&OwnBlock>> = BTreeMap::new();
     pools.extend(
         inputs
@@ -318,8 +319,10 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
                 PodInterface::Routed => (PluginInterface::Routed, None),
                 PodInterface::Bridge => (PluginInterface::Bridge, bridge::config(inputs, &blocks)),
             };
-            let gateways = bridge.iter().flat_map(|bridge| bridge.gateways.values());
-            let own: BTreeSet<IpAddr> = gateways.chain(tunnels.get(name)).copied().collect();
+            let own: BTreeSet<IpAddr> = blocks
+                .iter()
+                .flat_map(|block| own_addresses(inputs, block))
+                .collect();
             reserved.extend(own.into_iter().map(IpNet::from));
             let config = PoolConfig {
                 name: name.to_owned(),
@@ -342,6 +345,19 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         (all_nodes, &one.name).cmp(&(all_nodes_too, &other.name))
     });
     described.into_iter().map(|(_, config)| config).collect()
+}
+
+/// The node's own addresses in a block: the gateways that pods name, also if the pool is not bridged any more, and the tunnel
+/// address. The plugin knows the last itself; one of an earlier version, which may run while the node is updated, does not.
+fn own_addresses(inputs: &Inputs, block: &OwnBlock) -> impl Iterator<Item = IpAddr> {
+    let PodState {
+        gateways,
+        offered_gateways,
+        ..
+    } = &inputs.pods;
+    let gateways = [gateways, offered_gateways].into_iter();
+    let gateways = gateways.filter_map(move |gateways| gateways.get(&block.cidr).copied());
+    gateways.chain(ipam::tunnel_address(block.cidr))
 }
 
 /// Where pools are chosen by namespace, a pod of one that nobody has told of yet must wait.

@@ -5,7 +5,7 @@ use netweft_netstate::model::{AddressKey, LinkKind};
 
 use super::*;
 use crate::facts::Egress;
-use crate::inputs::{Bridged, Pool, RemoteBlock};
+use crate::inputs::{Pool, RemoteBlock};
 
 fn pool(cidr: &str) -> Pool {
     Pool {
@@ -67,7 +67,7 @@ fn inputs() -> Inputs {
         ],
         pools: BTreeMap::from([("default-v4".to_owned(), pool("10.244.0.0/16"))]),
         bgp: None,
-        bridged: Default::default(),
+        pods: Default::default(),
         problems: vec![],
     }
 }
@@ -414,13 +414,14 @@ fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_it_too() {
 fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
     let mut inputs = bridge_inputs();
     let keep = |block: &str, gateway: &str| (block.parse().unwrap(), gateway.parse().unwrap());
-    inputs.bridged = Bridged {
+    inputs.pods = PodState {
         gateways: [
             keep("10.244.0.0/26", "10.244.0.9"),
             keep("10.99.0.0/26", "10.99.0.1"),
         ]
         .into(),
-        mtu: Some(1250),
+        bridge_mtu: Some(1250),
+        ..PodState::default()
     };
     let first = desired(&inputs, &facts());
     let kept = ["10.99.0.1/26", "10.244.0.9/26", "10.244.7.1/26"];
@@ -434,11 +435,11 @@ fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
     );
     let on_tunnel = AddressKey {
         link: "nw-vx4096".parse().unwrap(),
-        net: "10.244.0.9/32".parse().unwrap(),
+        net: "10.244.0.1/32".parse().unwrap(),
     };
     assert!(
         first.kernel.addresses.contains_key(&on_tunnel),
-        "the node sends from where pods answer"
+        "other nodes expect the tunnel address"
     );
     // Nothing is left but the pods.
     inputs.blocks.clear();
@@ -517,4 +518,5 @@ fn nft_accepts_the_table() {
 
 mod mirrored;
 mod standby;
+mod tunnel_addresses;
 mod ways;

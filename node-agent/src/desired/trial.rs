@@ -65,15 +65,12 @@ impl Trial {
         link: Result<Option<LinkName>, String>,
     ) {
         let target = self.targets.entry(block.node.clone()).or_default();
-        let Some(pool) = inputs.pools.get(&block.pool) else {
-            return;
-        };
         match link {
             Ok(Some(link)) => {
                 let family = block.cidr.addr().is_ipv4();
                 let mut own = tunnel_addresses(inputs).into_values();
                 let from = own.find(|address| address.is_ipv4() == family);
-                let to = ipam::usable(block.cidr, &pool.reserved).next();
+                let to = ipam::tunnel_address(block.cidr);
                 let question = to.map(|to| Question { link, from, to });
                 target.questions.extend(question);
             }

@@ -107,7 +107,7 @@ impl Fixture {
     }
 
     async fn tend(&mut self) -> Tended {
-        let records = self.pods.records().unwrap();
+        let records = self.pods.state(None).unwrap().0;
         let actual = self.kernel.state();
         self.pods
             .tend(&self.kernel, &records, &actual, self.now)
@@ -245,7 +245,7 @@ async fn a_link_that_came_between_the_looks_keeps_its_address() {
     node.tend().await;
     node.now += GRACE;
     // The first impression is old: the link is there by the time of the second look.
-    let records = node.pods.records().unwrap();
+    let records = node.pods.state(None).unwrap().0;
     let before = node.kernel.state();
     let link = pod::host_state(&one).links;
     node.kernel.meddle(|state| state.links.extend(link));

@@ -23,4 +23,5 @@ mod repair;
 mod requests;
 mod standby;
 mod sweep;
+mod tunnel_address;
 mod unowned;

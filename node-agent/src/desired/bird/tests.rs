@@ -126,7 +126,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
         remote: vec![],
         pools: pools.map(|(name, pool)| (name.to_owned(), pool)).into(),
         bgp: Some(bgp),
-        bridged: Default::default(),
+        pods: Default::default(),
         problems: vec![],
     }
 }
