@@ -15,7 +15,11 @@ OTHER_KERNEL ?=
 NODES ?= 5000
 SEED ?= 1
 
+comma := ,
 env := hack/env.sh
+# Every target names all that this machine lacks before anything slow starts (hack/requirements).
+require := hack/require.sh
+build = $(env) cargo build --release --locked --workspace --all-targets
 
 .PHONY: help
 help: ## list the targets
@@ -26,12 +30,16 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: build ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift, faults; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+lab: ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift, faults; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+	@$(require) lab $(addprefix lab-,$(subst $(comma), ,$(MODE))) $(if $(OTHER_KERNEL),other-kernel)
+	@$(build)
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
 .PHONY: migrate
-migrate: build ## change from every mode to every other while everybody talks to everybody, and what that cost: FAMILY=4|6|46 POD_INTERFACE=routed RP_FILTER=1
+migrate: ## change from every mode to every other while everybody talks to everybody, and what that cost: FAMILY=4|6|46 POD_INTERFACE=routed RP_FILTER=1
+	@$(require) migrate
+	@$(build)
 	@$(env) hack/migrate.sh --family $(FAMILY) --pod-interface $(POD_INTERFACE) --rp-filter $(RP_FILTER)
 
 .PHONY: e2e
@@ -40,7 +48,8 @@ e2e: ## the suite on the kind cluster (made if it is not there), which goes afte
 
 .PHONY: build
 build: ## the static release binaries, and the tests
-	@$(env) cargo build --release --locked --workspace --all-targets
+	@$(require) build
+	@$(build)
 
 .PHONY: test
 test: ## the first tier of tests, with all set-up: what CI runs
@@ -55,14 +64,18 @@ soak: ## the lab again and again for 20 minutes
 	@tests/run.sh soak
 
 .PHONY: bench
-bench: build ## the plugin, the udp tunnel and BGP of many nodes beside others, and how soon drift is put right: tables, and bench/results*.json
+bench: ## the plugin, the udp tunnel and BGP of many nodes beside others, and how soon drift is put right: tables, and bench/results*.json
+	@$(require) bench
+	@$(build)
 	@$(env) netweft-bench plugin --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
 	@$(env) netweft-bench tunnel --relay "$$($(env) printenv BIN_DIR)/netweft-udp-relay" --flannel "$$(e2e/cluster/build-tools.sh flannel)/flannel-udp" --json bench/results-tunnel.json
 	@$(env) netweft-bench bgp --binaries "$$($(env) printenv BIN_DIR)" --bird "$$(e2e/cluster/bird.sh)" --json bench/results-bgp.json
 	@$(env) netweft-bench drift --agent "$$($(env) printenv BIN_DIR)/netweft-agent" --json bench/results-drift.json
 
 .PHONY: sim
-sim: build ## two operators and so many Nodes that exist for a real API server only, which come and go while leaders are killed: NODES=5000 SEED=1; a table, and bench/results-sim.json
+sim: ## two operators and so many Nodes that exist for a real API server only, which come and go while leaders are killed: NODES=5000 SEED=1; a table, and bench/results-sim.json
+	@$(require) sim
+	@$(build)
 	@hack/sim.sh $(NODES) $(SEED)
 
 .PHONY: fresh
@@ -71,6 +84,7 @@ fresh: ## the first tier with every cache empty and nothing on PATH but what is 
 
 .PHONY: fmt
 fmt: ## format
+	@$(require) fmt
 	@$(env) cargo fmt --all
 
 .PHONY: lint
@@ -78,11 +92,15 @@ lint: ## formatting, clippy, dependencies, generated files, shell scripts, chart
 	@hack/lint.sh
 
 .PHONY: generate
-generate: build ## write what is generated: the chart's CRDs
+generate: ## write what is generated: the chart's CRDs
+	@$(require) generate
+	@$(build)
 	@$(env) crdgen charts/netweft/crds
 
 .PHONY: snapshots
-snapshots: build ## write docs/kernel: what a node looks like in each mode
+snapshots: ## write docs/kernel: what a node looks like in each mode
+	@$(require) snapshots
+	@$(build)
 	@$(env) hack/snapshots.sh
 
 .PHONY: down

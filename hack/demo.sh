@@ -5,10 +5,7 @@ set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# A machine of root's without docker is one that was made for this: what is missing is installed.
-if [[ $(id -u) == 0 && -z ${NETWEFT_INSTALL:-} ]] && ! docker info >/dev/null 2>&1; then
-  export NETWEFT_INSTALL=1
-fi
+require demo
 cargo_environment
 with_heartbeat 'build the programs' build_release
 "$project/e2e/cluster/cluster.sh" up

@@ -9,7 +9,7 @@ source "$project/e2e/cluster/lib.sh"
 # file, compiler and set of flags: within one, cargo knows itself what is stale; between them nothing is shared, and the
 # two used last are kept.
 cargo_environment() {
-  command -v cargo >/dev/null || die "cargo is not on PATH: install the Rust that Cargo.toml names (rust-version), or newer"
+  require rust-toolchain
   local kind=$NETWEFT_CACHE/cargo target
   target=$kind/$(hash_of "$project/Cargo.lock" "$project/.cargo/config.toml" "$(rustc -vV)" "${RUSTFLAGS:-}")
   if [[ ! -d $target ]]; then

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What must hold of the sources themselves: formatting, clippy, dependencies and their directions, generated files, shell
-# scripts, the chart. Every step runs, in a condition, so that each has to end with what it stands for; the exit code says whether all held. The last line counts them.
+# What must hold of the sources themselves: formatting, clippy, dependencies and their directions, generated files, what targets
+# require, shell scripts, the chart. Every step runs, in a condition, so that each has to end with what it stands for; the exit code says whether all held. The last line counts them.
 set -uo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+require lint
 set +e
 cargo_environment
 cd "$project" || exit 1
@@ -35,8 +36,8 @@ generated() {
     return 1
   fi
 }
+requirements() { tests/requirements.sh; }
 shell_scripts() {
-  need_packages 'checking shell scripts' shellcheck=shellcheck
   git ls-files -z '*.sh' .ci/run e2e/cluster/oci-runtime-shim | xargs -0 shellcheck -x
 }
 chart() {
@@ -49,7 +50,7 @@ stands_alone() { # nothing refers to a place outside the project or to a machine
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated shell_scripts chart stands_alone; do
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok

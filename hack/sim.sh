@@ -5,6 +5,7 @@
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+require sim
 cargo_environment
 cd "$project"
 NETWEFT_KUBE_BIN=$(kubernetes_programs)

@@ -24,8 +24,6 @@ unset NETWEFT_SKIP_NETNS
 stage_setup() {
   need_free_space
   reap_dead_runs
-  need_packages 'the tests' nft=nftables ip=iproute2 ping=iputils-ping unshare=util-linux strace=strace jq=jq \
-    linux.uml=user-mode-linux modprobe=kmod mkfs.ext4=e2fsprogs
   "$project/e2e/cluster/bird.sh" >/dev/null
   kubernetes_programs >/dev/null
   "$project/e2e/cluster/engine.sh" up
@@ -295,6 +293,8 @@ main() {
     soak) mapfile -t stages < <(stages_of soak) ;;
     *) mapfile -t stages < <(printf '%s\n' setup build "$1" | awk '!seen[$0]++') ;;
   esac
+  # Before anything slow: all that any of the stages needs.
+  require "${stages[@]/#/stage-}"
   passed=0 failed=0 skipped=0
   logs=$(mktemp -d)
   # Only CI has a limit.

@@ -29,13 +29,7 @@ archive_finish() { # DIR FILE; takes DIR away
 # The Debian mirror is the one that this machine's own apt uses.
 debian_sources() { # RELEASE -> lines for sources.list
   local keyring=/usr/share/keyrings/debian-archive-keyring.gpg uri
-  [[ -f $keyring ]] || die "$keyring is missing: install debian-archive-keyring"
   uri=$(debian_uris Debian | head -n 1)
-  if [[ -z $uri ]] && may_install; then
-    apt-get update >&2 # apt learns which of its sources is Debian from their indices
-    uri=$(debian_uris Debian | head -n 1)
-  fi
-  [[ -n $uri ]] || die "apt on this machine knows no Debian mirror: run apt-get update, or set DEBIAN_MIRROR to the URL of one"
   echo "deb [signed-by=$keyring] $uri $1 main"
   # A release to come has its security updates with the rest.
   [[ $1 == "$DEBIAN_RELEASE" ]] || return 0
@@ -43,20 +37,10 @@ debian_sources() { # RELEASE -> lines for sources.list
   [[ -z $uri ]] || echo "deb [signed-by=$keyring] $uri $1-security main"
 }
 
-debian_uris() { # LABEL
-  if [[ -n ${DEBIAN_MIRROR:-} ]]; then
-    [[ $1 != Debian ]] || echo "$DEBIAN_MIRROR"
-    return
-  fi
-  # shellcheck disable=SC2016 # apt's own placeholders
-  apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' |
-    awk -v label="$1" '$1 == label { print $2 }' | sort -u
-}
-
 # debian_root TARGET VARIANT PACKAGE,... [RELEASE]: a directory, or a tar if TARGET ends in .tar
 debian_root() {
   local target=$1 variant=$2 packages=$3 release=${4:-$DEBIAN_RELEASE} proxy options=() sources
-  [[ $(id -u) == 0 ]] || die "only root can unpack a Debian file system: run this as root"
+  require debian-root
   proxy=$(apt-config shell PROXY Acquire::http::Proxy | sed -nE "s/^PROXY='(.*)'$/\1/p")
   [[ -z $proxy ]] || options+=(--aptopt="Acquire::http::Proxy \"$proxy\"")
   sources=$(scratch)/sources

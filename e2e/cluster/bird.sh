@@ -28,6 +28,7 @@ PROGRAM
 
 build_bird() { # ENTRY_DIR
   local program version
+  require debian-root
   with_heartbeat "fetch BIRD from Debian's $BIRD_DEBIAN_RELEASE" \
     debian_root "$1/system" extract "$BIRD_PACKAGES" "$BIRD_DEBIAN_RELEASE"
   mkdir "$1/bin"
@@ -63,7 +64,6 @@ case ${1:-} in
   -h | --help) usage; exit ;;
   *) usage; exit 1 ;;
 esac
-need_packages 'fetching BIRD' mmdebstrap=mmdebstrap
 entry=$(cache_entry bird "$(hash_of "$(declare -f start_program stand_alone build_bird)" "$here/archive.sh" "$BIRD_DEBIAN_RELEASE" \
   "$BIRD_PACKAGES" "$BIRD_VERSION_MIN")" build_bird)
 echo "$entry/$part"

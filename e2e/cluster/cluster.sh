@@ -15,7 +15,7 @@
 #   NETWEFT_IP_FAMILY    ipv4 (default), ipv6 or dual
 #   NETWEFT_POD_SUBNET   pods' addresses as the control plane knows them (default 10.244.0.0/16, fd00:10:244::/56)
 #   NETWEFT_WORKERS      number of workers (default 2)
-#   NETWEFT_CACHE, NETWEFT_INSTALL   see lib.sh
+#   NETWEFT_CACHE, NETWEFT_INSTALL   see lib.sh and requirements.sh
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh

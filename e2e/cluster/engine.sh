@@ -37,9 +37,7 @@ has_sys_resource() { # the bounding set of this shell; capability 24
 # ---- start
 
 start_private() {
-  [[ $(id -u) == 0 ]] || die "no container engine answers ('docker info' fails) and only root can start a private one:" \
-    "start docker, or add yourself to its group, or run this as root"
-  need_packages 'a private container engine' dockerd=docker.io jq=jq ip=iproute2 iptables=iptables nsenter=util-linux
+  require private-engine
   # Where a service manager runs, installing the package has started the machine's own engine.
   if answers; then return; fi
   need_free_space

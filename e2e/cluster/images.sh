@@ -93,7 +93,7 @@ load_bird_base() {
 load_bases() {
   local entry
   [[ $bases == packages ]] || return 0
-  need_packages 'making the base images' mmdebstrap=mmdebstrap jq=jq
+  require image-archives
   entry=$(cache_entry image-bases "$bases_hash" build_bases)
   if ! has_image "netweft/agent-base:$bases_hash" || ! has_image "netweft/testbox-base:$bases_hash"; then
     docker load -q -i "$entry/images.tar" >&2

@@ -127,7 +127,7 @@ keep_newest_two() { # DIR
 
 # One module cache and one build cache for all Go builds, so that a second Kubernetes version or tool is cheap.
 go_environment() {
-  command -v go >/dev/null || die "go is not on PATH: install the Go release that e2e/cluster/tools/*/go.mod name, or newer"
+  require go
   export GOMODCACHE=$NETWEFT_CACHE/go/mod GOCACHE=$NETWEFT_CACHE/go/build
   export GOFLAGS='-mod=readonly -trimpath -buildvcs=false' GOTOOLCHAIN=local CGO_ENABLED=0 GOWORK=off
   mkdir -p "$GOMODCACHE" "$GOCACHE"
@@ -149,31 +149,7 @@ at_least() { # VERSION MINIMUM
   [[ -n $1 && $(printf '%s\n' "$2" "$1" | sort -V | head -n 1) == "$2" ]]
 }
 
-# Nothing is installed outside the cache on a person's machine unless they said so.
-may_install() { [[ ${CI:-} == true || ${NETWEFT_INSTALL:-} == 1 ]]; }
-
-need_packages() { # WHY COMMAND=PACKAGE...
-  local why=$1 pair missing=()
-  shift
-  for pair in "$@"; do
-    command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
-  done
-  ((${#missing[@]})) || return 0
-  may_install || die "$why needs these packages: ${missing[*]}. Install them, or let this script do it: NETWEFT_INSTALL=1"
-  [[ $(id -u) == 0 ]] || die "$why needs these packages, and only root can install them: ${missing[*]}"
-  command -v apt-get >/dev/null || die "$why needs these packages, and there is no apt-get to install them: ${missing[*]}"
-  with_heartbeat "install ${missing[*]}" install_packages "${missing[@]}"
-}
-
-install_packages() {
-  apt-get update
-  DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
-}
-
-# Whether this kernel has tunnels of a kind is tried: its version says nothing about how it was built.
-has_tunnels() { # KIND
-  unshare --net ip link add name try type "$1" local 192.0.2.1 remote 192.0.2.2 2>/dev/null
-}
-
+# shellcheck source=requirements.sh
+source "$(dirname "${BASH_SOURCE[0]}")/requirements.sh"
 # shellcheck source=runs.sh
 source "$(dirname "${BASH_SOURCE[0]}")/runs.sh"

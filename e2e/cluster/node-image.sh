@@ -183,6 +183,6 @@ case ${1:-} in -h | --help) usage; exit ;; esac
 find_programs
 hash=$(image_hash)
 name=netweft/node:$hash
-need_packages 'building a node image' mmdebstrap=mmdebstrap jq=jq
+require image-archives
 entry=$(cache_entry "node-image-$KUBERNETES_VERSION" "$hash" build_image)
 echo "$entry/image.tar"

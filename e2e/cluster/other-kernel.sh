@@ -144,7 +144,7 @@ provide_kube_proxy() {
 up() { # IMAGE...
   local disks images number=0 name
   (($#)) || die 'say which images the workers are to have'
-  need_packages 'workers on another kernel' linux.uml=user-mode-linux mkfs.ext4=e2fsprogs ip=iproute2 jq=jq
+  require other-kernel-nodes
   disks=$(cache_entry other-kernel-root "$(hash_of "$(docker inspect --format '{{.Image}}' "$model")" \
     "$(declare -f export_root make_root_disk)" "$here/other-kernel/first.sh" "$(ls "$kernel_modules")")" make_root_disk)
   down

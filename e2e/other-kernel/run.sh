@@ -9,7 +9,7 @@
 # hangs or ends without a word is a failure, and its last words are shown.
 #
 # Variables: OTHER_KERNEL_SECONDS (limit, 900), OTHER_KERNEL_MEMORY (1G), NETWEFT_CACHE, NETWEFT_INSTALL (see
-# e2e/cluster/lib.sh)
+# e2e/cluster/requirements.sh)
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../cluster/lib.sh
@@ -47,9 +47,7 @@ listen() {
 
 run_there() { # CMD...
   local code
-  need_packages 'a kernel with links that this one lacks (user-mode Linux)' linux.uml=user-mode-linux modprobe=kmod \
-    unshare=util-linux ip=iproute2
-  [[ $(id -u) == 0 ]] || die 'what runs on the other kernel makes namespaces and needs root: use sudo'
+  require other-kernel
   run_begin other-kernel
   rm -rf "${RUN_DIR:?}"/{ended,uml}
   last_words=ended-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')

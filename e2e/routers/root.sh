@@ -16,7 +16,7 @@ packages=frr,bird2,gobgpd
 
 make_root() { # ENTRY_DIR
   local root=$1/root program
-  need_packages 'the routers of the fabric' mmdebstrap=mmdebstrap
+  require debian-root
   with_heartbeat "unpack Debian's routers" debian_root "$root" minbase "$packages"
   # The package manager's own and what its scripts have written about this machine.
   rm -rf "$root"/var/{cache,lib}/apt "$root"/var/lib/dpkg "$root"/etc/{resolv.conf,hostname}
