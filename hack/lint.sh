@@ -43,7 +43,8 @@ shell_scripts() {
 chart() {
   local helm
   helm=$(e2e/cluster/build-tools.sh helm)/helm
-  "$helm" lint --strict charts/netweft && "$helm" template netweft charts/netweft --namespace netweft-system >/dev/null
+  "$helm" lint --strict charts/netweft --set image.repository=netweft &&
+    "$helm" template netweft charts/netweft --namespace netweft-system --set image.repository=netweft >/dev/null
 }
 stands_alone() { # nothing refers to a place outside the project or to a machine
   ! git grep -nIE '\.\./shared|(^|[^A-Za-z0-9_.-])/(work|farm)/|/root/' -- . ':!*.lock' ':!go.sum' ':!hack/lint.sh'

@@ -2,6 +2,9 @@
 {{- define "netweft.image" -}}
 {{- $root := index . 0 -}}
 {{- with $root.Values.image -}}
+{{- if not .repository }}
+{{- fail "image.repository is empty, and no images of netweft are published: build them (see Dockerfile), push them to a registry that the nodes reach, and say where they are, for example with --set image.registry=registry.example.org,image.repository=netweft" }}
+{{- end -}}
 {{- $tag := .tag | default $root.Chart.AppVersion -}}
 {{- if gt (len $) 2 }}{{ $tag = index $ 2 }}{{ end -}}
 {{- $name := printf "%s/%s:%s" .repository (index $ 1) $tag -}}

@@ -74,7 +74,7 @@ pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     helm.args([
         "--set",
         &format!(
-            "image.tag={},bird.image.tag={}",
+            "image.repository=netweft,image.tag={},bird.image.tag={}",
             install.tag, install.bird_tag
         ),
         "--set-json",

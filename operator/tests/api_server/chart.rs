@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use crate::chart_life::copy;
-use crate::control_plane::{CHART, program};
+use crate::control_plane::{CHART, IMAGES, program};
 
 fn helm(chart: &str, arguments: &[&str]) -> Output {
     let mut helm = Command::new(program("helm"));
@@ -17,6 +17,7 @@ fn helm(chart: &str, arguments: &[&str]) -> Output {
         "--namespace",
         "netweft-system",
     ])
+    .args(IMAGES)
     .args(arguments)
     .output()
     .unwrap()
@@ -296,6 +297,24 @@ fn images_come_from_the_registry_that_is_set() {
     );
 }
 
+/// An image of the default registry under a name that nobody has taken yet could be anybody's.
+#[test]
+fn without_an_image_repository_nothing_is_rendered() {
+    for arguments in [&[][..], &CLEANUP[..]] {
+        let arguments = [arguments, &["--set", "image.repository="]].concat();
+        let output = helm(CHART, &arguments);
+        assert!(!output.status.success(), "{arguments:?}");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("image.repository is empty, and no images of netweft are published"),
+            "{said}"
+        );
+    }
+    let values = std::fs::read_to_string(Path::new(CHART).join("values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&values).unwrap();
+    assert_eq!(values["image"]["repository"], "");
+}
+
 #[test]
 fn all_programs_with_a_token_take_the_address_of_the_api_server() {
     let objects = rendered(&["--set", "apiServer.host=192.0.2.1,apiServer.port=6443"]);
@@ -337,6 +356,7 @@ fn the_default_objects_stay_and_can_be_left_out() {
 fn the_chart_is_lint_free() {
     let output = Command::new(program("helm"))
         .args(["lint", "--strict", CHART])
+        .args(IMAGES)
         .output()
         .unwrap();
     assert!(

@@ -16,6 +16,8 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 pub const NAMESPACE: &str = "netweft-system";
 /// The chart's directory.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/netweft");
+/// A value that the chart asks for; nothing pulls the images.
+pub const IMAGES: [&str; 2] = ["--set", "image.repository=netweft"];
 const ADMIN_TOKEN: &str = "admin-of-this-test";
 
 /// A child that does not outlive its owner.
@@ -117,10 +119,13 @@ impl ControlPlane {
         plane
     }
 
-    /// Runs helm on the release's namespace; returns what it says.
+    /// Runs helm on the release's namespace, an installation or upgrade with [`IMAGES`]; returns what it says.
     pub fn helm(&self, arguments: &[&str]) -> String {
         let mut helm = Command::new(program("helm"));
         helm.args(arguments).args(["--namespace", NAMESPACE]);
+        if matches!(arguments, ["install" | "upgrade", ..]) {
+            helm.args(IMAGES);
+        }
         let output = helm.env("KUBECONFIG", self.admin_kubeconfig()).output();
         let output = output.unwrap();
         let said = [output.stdout, output.stderr].concat();
