@@ -44,6 +44,13 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 
+/// The annotation that keeps Argo CD from deleting an object that it manages: a definition takes all its objects with it. Helm
+/// keeps the definitions of a chart by itself.
+const KEPT_BY_ARGO_CD: (&str, &str) = (
+    "argocd.argoproj.io/sync-options",
+    "Prune=false,Delete=false",
+);
+
 /// The definitions of all our kinds, in the order in which a reader wants to meet them.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
@@ -54,6 +61,11 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         NodeSubnet::crd(),
         NodeNetwork::crd(),
     ];
+    for definition in &mut definitions {
+        let (key, value) = KEPT_BY_ARGO_CD;
+        let annotations = definition.metadata.annotations.get_or_insert_default();
+        annotations.insert(key.to_owned(), value.to_owned());
+    }
     for version in definitions
         .iter_mut()
         .flat_map(|definition| &mut definition.spec.versions)
@@ -92,6 +104,15 @@ mod tests {
         let text = serde_json::to_string(&definitions()).unwrap();
         assert!(!text.contains("\"format\":\"uint") && !text.contains("\"format\":\"ip\""));
         assert!(text.contains("\"minimum\":0"), "the bound itself stays");
+    }
+
+    #[test]
+    fn argo_cd_deletes_no_definition() {
+        for definition in definitions() {
+            let annotations = definition.metadata.annotations.unwrap();
+            let options = &annotations["argocd.argoproj.io/sync-options"];
+            assert_eq!(options, "Prune=false,Delete=false");
+        }
     }
 
     #[test]

@@ -26,6 +26,13 @@ app.kubernetes.io/name: netweft
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* Annotations of objects that running pods have their network by: the end of the release, or of their entry in its values, does not
+delete them. Argo CD reads its own annotation only: it prunes and deletes what Helm keeps. */}}
+{{- define "netweft.keep" -}}
+helm.sh/resource-policy: keep
+argocd.argoproj.io/sync-options: Prune=false,Delete=false
+{{- end -}}
+
 {{/* Environment of the programs that speak to the API server. */}}
 {{- define "netweft.env" -}}
 {{- with .Values.apiServer }}

@@ -343,10 +343,11 @@ fn the_default_objects_stay_and_can_be_left_out() {
     for kind in ["NetworkMode", "IPPool"] {
         let found = of_kind(&objects, kind);
         assert_eq!(found.len(), 1);
-        assert_eq!(
-            found[0]["metadata"]["annotations"]["helm.sh/resource-policy"],
-            "keep"
-        );
+        let annotations = &found[0]["metadata"]["annotations"];
+        assert_eq!(annotations["helm.sh/resource-policy"], "keep");
+        // Argo CD prunes what Helm keeps, unless it is told.
+        let options = &annotations["argocd.argoproj.io/sync-options"];
+        assert_eq!(options, "Prune=false,Delete=false");
     }
     let objects = rendered(&["--set-json", "pools=[]", "--set-json", "networkModes=[]"]);
     assert!(of_kind(&objects, "NetworkMode").is_empty() && of_kind(&objects, "IPPool").is_empty());
