@@ -70,13 +70,13 @@ struct Suite {
     /// Only checks with this in their name.
     #[arg(long, default_value = "")]
     only: String,
-    /// How packets travel: the mode of the examples, changed to this.
+    /// How packets travel: the mode of e2e/manifests, changed to this.
     #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
     mode: LabMode,
-    /// How pods are attached: the pool of the examples, changed to this.
+    /// How pods are attached: the pools of e2e/manifests, changed to this.
     #[arg(long, default_value = "routed")]
     pod_interface: String,
-    /// IP families of the pools, which the cluster must have: of the examples' pools those.
+    /// IP families of the pools, which the cluster must have: of the pools of e2e/manifests those.
     #[arg(long, value_enum, default_value_t = Families::V4)]
     family: Families,
 }
@@ -115,7 +115,7 @@ fn prepare(version: &Install, tag: &str) -> anyhow::Result<Cluster> {
     } else {
         Some(Residue::bare()?)
     };
-    println!("install the chart and the examples ...");
+    println!("install the chart, a NetworkMode and an IPPool ...");
     let took = install(version)?;
     println!(
         "every node is Ready {:.1} s after `helm install`",

@@ -1,6 +1,6 @@
 //! Installing netweft as the README says: `helm install`, `kubectl apply`, wait.
+//! The mode and the pools are the suite's own (`e2e/manifests`).
 
-use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -19,25 +19,25 @@ pub struct Install {
     pub tag: String,
     /// Tag of BIRD's image.
     pub bird_tag: String,
-    /// How packets travel; the example's own is vxlan.
+    /// How packets travel; the manifest's own is vxlan.
     pub mode: LabMode,
     /// Whether operator and agents speak to the API server itself and not by its Service: what is seen after an outage is then
     /// theirs and not kube-proxy's.
     pub direct: bool,
     /// `podInterface` of the pools.
     pub pod_interface: String,
-    /// Which of the examples' pools.
+    /// Which of the pools.
     pub families: Families,
 }
 
-/// Install the chart and the examples; everything is ready when this returns. Returns how long that took.
+/// Install the chart, the mode and the pools; everything is ready when this returns. Returns how long that took.
 ///
 /// # Errors
 /// helm or kubectl fail, or something does not become ready.
 pub fn install(install: &Install) -> anyhow::Result<Duration> {
     let started = Instant::now();
     helm_install(install)?;
-    apply_examples(install)?;
+    apply_objects(install)?;
     wait("nodes", "condition=Ready")?;
     let took = started.elapsed();
     for kind in ["nodenetworks", "ippools", "networkmodes"] {
@@ -70,7 +70,7 @@ pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     helm.args(["upgrade", "--install", "netweft"])
         .arg(install.project.join("charts/netweft"));
     helm.args(["--namespace", "netweft-system", "--create-namespace"]);
-    // The examples bring their own mode and pool, as a GitOps pipeline would.
+    // Mode and pools come by kubectl, as by a GitOps pipeline.
     helm.args([
         "--set",
         &format!(
@@ -99,30 +99,33 @@ fn api_server() -> anyhow::Result<String> {
     Ok(first.context("a control plane has an address")?.to_owned())
 }
 
-/// The examples as they are, but for the mode and the kind of pods that were asked for.
-fn apply_examples(install: &Install) -> anyhow::Result<()> {
+const NETWORK_MODE: &str = include_str!("../../manifests/networkmode.yaml");
+const POOL_IPV4: &str = include_str!("../../manifests/ippool.yaml");
+const POOL_IPV6: &str = include_str!("../../manifests/ippool-v6.yaml");
+
+/// The mode and the pools, with the mode and the kind of pods that were asked for.
+fn apply_objects(install: &Install) -> anyhow::Result<()> {
     let wanted = format!("podInterface: {}", install.pod_interface);
-    let pools = [("ippool.yaml", true), ("ippool-v6.yaml", false)];
+    let mode = if install.mode == LabMode::Vxlan {
+        NETWORK_MODE.to_owned()
+    } else {
+        let object = serde_json::json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NetworkMode",
+            "metadata": { "name": "default" }, "spec": install.mode.spec() });
+        object.to_string()
+    };
+    let pools = [(POOL_IPV4, true), (POOL_IPV6, false)];
     let pools = pools.into_iter().filter(|(_, ipv4)| {
         let mut pools = install.families.pools();
         pools.any(|pool| pool.addr().is_ipv4() == *ipv4)
     });
-    let examples = pools.map(|(example, _)| example);
-    for example in ["networkmode.yaml"].into_iter().chain(examples) {
-        let file = install.project.join("examples").join(example);
-        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let text = if example == "networkmode.yaml" && install.mode != LabMode::Vxlan {
-            let object = serde_json::json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NetworkMode",
-                "metadata": { "name": "default" }, "spec": install.mode.spec() });
-            object.to_string()
-        } else {
-            text
-        };
+    let pools = pools.map(|(pool, _)| pool.replace("podInterface: routed", &wanted));
+    for object in std::iter::once(mode).chain(pools) {
         // The API server refuses pools for a moment after the chart has brought their kind: the policy against overlapping
         // pools looks at all of them, and does not know them yet.
-        crate::poll::until(example, Duration::from_secs(30), || {
-            apply(&text.replace("podInterface: routed", &wanted))
-                .context("apply the examples; after another kind of pods run `make down` first")
+        crate::poll::until("the mode and the pools", Duration::from_secs(30), || {
+            apply(&object).context(
+                "apply the mode and the pools; after another kind of pods run `make down` first",
+            )
         })?;
     }
     Ok(())

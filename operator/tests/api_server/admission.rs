@@ -1,5 +1,7 @@
 //! What is accepted when it is written; `refused` has the rest.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -7,7 +9,7 @@ use netweft_crds::{IPPool, NodeNetwork};
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
-use crate::objects::{applied, object, verdict};
+use crate::objects::{applied, object, token, verdict};
 
 fn pool(spec: &Value) -> Value {
     json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "IPPool", "metadata": { "name": "new" }, "spec": spec })
@@ -41,6 +43,12 @@ fn accepted_pools() -> Vec<Value> {
             "nodeSelector": { "matchExpressions": [{ "key": "gpu", "operator": "DoesNotExist" }] },
             "namespaceSelector": { "matchExpressions": [{ "key": "team", "operator": "NotIn", "values": ["a"] }] } }),
         ),
+    ]
+}
+
+/// What the operator writes.
+fn accepted_subnets() -> Vec<Value> {
+    vec![
         subnet("10-244-3-64-26", "10.244.3.64/26"),
         subnet(
             "fd00-0000-0000-0000-0000-0000-0000-0040-122",
@@ -88,7 +96,11 @@ async fn what_is_legal_is_accepted() {
     for good in accepted() {
         assert_eq!(verdict(&admin, good.clone()).await, Ok(()), "{good}");
     }
-    samples_are_accepted(&admin).await;
+    let operator = plane.client(&token(&admin, "netweft-operator", None).await);
+    for good in [accepted_subnets(), documented_records()].concat() {
+        assert_eq!(verdict(&operator, good.clone()).await, Ok(()), "{good}");
+    }
+    examples_are_accepted(&admin).await;
     // What may change still can, the policy against overlap notwithstanding.
     let pools: Api<IPPool> = Api::all(admin);
     let patch = Patch::Merge(json!({ "spec": { "natOutgoing": false, "blockSize": 26 } }));
@@ -98,39 +110,60 @@ async fn what_is_legal_is_accepted() {
         .unwrap();
 }
 
-/// What stands in `examples/` is what users copy: every object is accepted as it is, on top of the chart's
-/// defaults.
-async fn samples_are_accepted(admin: &Client) {
+/// What stands in `examples/` is what users apply: every object is accepted as it is, on top of the chart's defaults, and changes
+/// nothing that is there.
+async fn examples_are_accepted(admin: &Client) {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
-    let mut kinds = Vec::new();
+    let mut kinds = BTreeSet::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        for sample in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
-            assert_eq!(
-                applied(admin, sample.clone()).await,
-                Ok(()),
-                "{}: {sample}",
+        for example in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+            let name = example["metadata"]["name"].as_str().unwrap();
+            assert!(name.starts_with("example-"), "{}", path.display());
+            let (kind, spec) = (example["kind"].as_str().unwrap(), &example["spec"]);
+            // It has to do with namespaces and nodes that have the example's label, and with no other.
+            let selector = match kind {
+                "IPPool" => Some(&spec["namespaceSelector"]["matchLabels"]),
+                "BGPPeer" => Some(&spec["nodeSelector"]["matchLabels"]),
+                _ => None,
+            };
+            assert!(
+                selector.is_none_or(|labels| labels["netweft.io/example"].is_string()),
+                "{}",
                 path.display()
             );
-            kinds.push(sample["kind"].as_str().unwrap().to_owned());
+            kinds.insert(kind.to_owned());
+            assert_eq!(
+                applied(admin, example.clone()).await,
+                Ok(()),
+                "{}: {example}",
+                path.display()
+            );
         }
     }
-    kinds.sort();
-    kinds.dedup();
     assert_eq!(
-        kinds,
-        [
-            "BGPPeer",
-            "IPPool",
-            "NetworkMode",
-            "NodeNetwork",
-            "NodeSubnet"
-        ]
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["BGPPeer", "IPPool", "NetworkMode"]
     );
+}
+
+/// The objects that `docs/records.md` explains.
+fn documented_records() -> Vec<Value> {
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/records.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let blocks = text
+        .split("```")
+        .filter_map(|block| block.strip_prefix("yaml\n"));
+    let records: Vec<Value> = blocks
+        .map(|block| serde_saphyr::from_str(block).unwrap())
+        .collect();
+    let kinds: Vec<_> = records.iter().map(|record| &record["kind"]).collect();
+    assert_eq!(kinds, ["NodeSubnet", "NodeNetwork"]);
+    records
 }
 
 #[tokio::test]

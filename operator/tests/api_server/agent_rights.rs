@@ -156,7 +156,8 @@ fn status() -> Value {
 async fn an_agent_can_write_its_own_status_and_nothing_else() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
-    objects_to_attack(&admin).await;
+    let operator = plane.client(&token(&admin, "netweft-operator", None).await);
+    objects_to_attack(&admin, &operator).await;
     for (own, other) in [("worker-1", "worker-2"), ("worker-2", "worker-1")] {
         let agent = plane.client(&token(&admin, "netweft-agent", Some(own)).await);
         eventually("the policy is in force", PATIENCE, async || {
@@ -233,7 +234,7 @@ async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
 }
 
 /// So that what is forbidden would else succeed.
-async fn objects_to_attack(admin: &Client) {
+async fn objects_to_attack(admin: &Client, operator: &Client) {
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     for (node, address) in NODES {
         create_node(admin, node, address).await;
@@ -246,7 +247,8 @@ async fn objects_to_attack(admin: &Client) {
             .await
             .unwrap();
     }
-    let subnets: Api<NodeSubnet> = Api::all(admin.clone());
+    // Which nobody else may create.
+    let subnets: Api<NodeSubnet> = Api::all(operator.clone());
     let subnet = object(
         json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NodeSubnet",
         "metadata": { "name": "10-244-0-0-26" },

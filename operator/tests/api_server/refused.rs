@@ -79,8 +79,16 @@ async fn refusal(
     author: &Client,
     case: &Case,
 ) -> Result<Refusal, String> {
+    // Nobody else may create or delete NodeSubnets.
+    let writer = |object: &Value| {
+        if object["kind"] == "NodeSubnet" {
+            operator
+        } else {
+            admin
+        }
+    };
     for object in &case.before {
-        let api = any(admin, object);
+        let api = any(writer(object), object);
         let new = self::object(object.clone());
         let created = api.create(&PostParams::default(), &new).await;
         created.unwrap_or_else(|error| panic!("{}: {error}", case.file));
@@ -96,13 +104,7 @@ async fn refusal(
     });
     let answer = tokio::time::timeout(PATIENCE / 2, asked).await;
     for object in &case.before {
-        // Which nobody else may delete.
-        let by = if object["kind"] == "NodeSubnet" {
-            operator
-        } else {
-            admin
-        };
-        let api = any(by, object);
+        let api = any(writer(object), object);
         let gone = api.delete(name(object), &DeleteParams::default()).await;
         gone.unwrap_or_else(|error| panic!("{}: {error}", case.file));
     }
