@@ -87,6 +87,7 @@ fn values_that_mean_nothing_are_refused() {
         "bird.image.tag=",
         "bird.maxUnavailable=0",
         "apiServer.host=192.0.2.1",
+        "resourceQuota.enabled=maybe",
         "operator.orphanGrace=ten",
         "operator.leaseDuration=1s",
         "image.pullPolicy=Sometimes",
@@ -138,7 +139,10 @@ fn every_container_has_the_least_privileges() {
 #[test]
 fn what_cleans_comes_in_the_place_of_everything_else() {
     let objects = rendered(&CLEANUP);
-    let names = objects.iter().map(|object| &object["metadata"]["name"]);
+    let of_cleanup = objects
+        .iter()
+        .filter(|object| object["kind"] != "ResourceQuota");
+    let names = of_cleanup.map(|object| &object["metadata"]["name"]);
     assert!(names.clone().all(|name| name == "netweft-cleanup"));
     assert_eq!(names.count(), 7);
     let args = |objects: &[Value]| {
@@ -154,6 +158,31 @@ fn what_cleans_comes_in_the_place_of_everything_else() {
             .iter()
             .all(|object| object["metadata"]["name"] != "netweft-cleanup")
     );
+}
+
+/// API servers that limit the critical classes create such pods only where a quota names the class.
+#[test]
+fn a_quota_admits_the_pods_of_the_critical_classes() {
+    for more in [&[][..], &CLEANUP[..]] {
+        let objects = rendered(more);
+        let quotas = of_kind(&objects, "ResourceQuota");
+        let [quota] = quotas.as_slice() else {
+            panic!("{quotas:?}");
+        };
+        assert_eq!(quota["metadata"]["namespace"], "netweft-system");
+        let scope = &quota["spec"]["scopeSelector"]["matchExpressions"][0];
+        assert_eq!(
+            (&scope["scopeName"], &scope["operator"]),
+            (&"PriorityClass".into(), &"In".into())
+        );
+        for workload in workloads(&objects) {
+            let class = &workload["spec"]["template"]["spec"]["priorityClassName"];
+            let classes = scope["values"].as_array().unwrap();
+            assert!(class.is_null() || classes.contains(class), "{class}");
+        }
+        let none = rendered(&[more, &["--set", "resourceQuota.enabled=false"]].concat());
+        assert!(of_kind(&none, "ResourceQuota").is_empty());
+    }
 }
 
 #[test]
