@@ -41,7 +41,7 @@ FROM ${GO_IMAGE} AS chained-build
 WORKDIR /src
 COPY cni/chained/ .
 RUN CGO_ENABLED=0 go build -mod=readonly -trimpath -ldflags="-s -w" -o /out/ tool \
-    && for plugin in bandwidth portmap; do mv "/out/$plugin" "/out/netweft-$plugin"; done
+    && for plugin in bandwidth loopback portmap; do mv "/out/$plugin" "/out/netweft-$plugin"; done
 
 FROM scratch AS built
 COPY --from=rust-build /out/ /
@@ -92,7 +92,7 @@ ENTRYPOINT ["/netweft-operator"]
 FROM ${AGENT_BASE} AS agent
 COPY --from=binaries /netweft-agent /usr/local/bin/netweft-agent
 # The plugins, for the agent to install on its node.
-COPY --from=binaries /netweft /netweft-bandwidth /netweft-portmap /opt/netweft/cni/
+COPY --from=binaries /netweft /netweft-bandwidth /netweft-loopback /netweft-portmap /opt/netweft/cni/
 ENTRYPOINT ["/usr/local/bin/netweft-agent"]
 
 # BIRD as it is, and nothing else.

@@ -15,6 +15,10 @@ pub const PLUGIN: &str = "netweft";
 pub const PORTMAP_PLUGIN: &str = "netweft-portmap";
 /// Name of the chained plugin that limits the rates of pods that ask for it, named likewise.
 pub const BANDWIDTH_PLUGIN: &str = "netweft-bandwidth";
+/// Name of the copy of the plugin `loopback` that comes with netweft.
+pub const LOOPBACK_PLUGIN: &str = "netweft-loopback";
+/// Name by which containerd and CRI-O call the plugin that sets up `lo` of a pod.
+pub const RUNTIME_LOOPBACK: &str = "loopback";
 /// Name of the configuration file in the runtime's configuration directory.
 pub const CONFLIST_FILE: &str = "10-netweft.conflist";
 /// Where state is shared with the agent unless configured otherwise.

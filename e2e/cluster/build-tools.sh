@@ -8,7 +8,7 @@
 #   kubectl      kubectl alone, for a machine where nothing else of Kubernetes is built
 #   etcd         etcd etcdctl            containerd   containerd containerd-shim-runc-v2 ctr loopback
 #   coredns      kind      helm      pause
-#   chained      netweft-portmap netweft-bandwidth: the plugins that are chained after ours
+#   chained      netweft-portmap netweft-bandwidth: the plugins that are chained after ours; and netweft-loopback
 #   flannel      flannel-udp: Flannel's udp backend, to measure against (needs a C compiler)
 #   cni          cnitool, and the reference plugins bridge, ptp and host-local, to test and to measure against
 #
@@ -76,7 +76,7 @@ build_helm() {
 build_chained() {
   local plugin utils=github.com/containernetworking/plugins/pkg/utils/buildversion
   go_build "$1" "$(version_flags "$(module_version . github.com/containernetworking/plugins)" "$utils.BuildVersion")"
-  for plugin in portmap bandwidth; do mv "$1/$plugin" "$1/netweft-$plugin"; done
+  for plugin in portmap bandwidth loopback; do mv "$1/$plugin" "$1/netweft-$plugin"; done
 }
 
 module_of() { # NAME -> directory of its go.mod

@@ -4,7 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use netweft_cni::conf::{BANDWIDTH_PLUGIN, CONFLIST_FILE, PLUGIN, PORTMAP_PLUGIN};
+use netweft_cni::conf::{
+    BANDWIDTH_PLUGIN, CONFLIST_FILE, LOOPBACK_PLUGIN, PLUGIN, PORTMAP_PLUGIN, RUNTIME_LOOPBACK,
+};
 use netweft_cni::{file, node};
 
 use crate::args::CleanArgs;
@@ -72,10 +74,13 @@ impl Files {
     }
 
     fn plugins(&self) -> io::Result<Vec<PathBuf>> {
-        let ours = [PLUGIN, PORTMAP_PLUGIN, BANDWIDTH_PLUGIN];
+        let ours = [PLUGIN, PORTMAP_PLUGIN, BANDWIDTH_PLUGIN, LOOPBACK_PLUGIN];
+        let loopback = self.bin_dir.join(RUNTIME_LOOPBACK);
+        let linked = install::is_loopback_link(&loopback);
         named(&self.bin_dir, |name| {
             let mut ours = ours.iter();
             ours.any(|plugin| name == *plugin || install::is_aside(plugin, name))
+                || linked && name == RUNTIME_LOOPBACK
         })
     }
 }
@@ -110,6 +115,8 @@ fn remove(file: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -134,6 +141,7 @@ mod tests {
             "bin/netweft.new-77",
             "bin/netweft-portmap",
             "bin/netweft-bandwidth",
+            "bin/netweft-loopback",
             "run/node.json",
             "run/attachments/10.0.0.1",
         ];
@@ -142,14 +150,22 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        assert_eq!(files.left().unwrap().len(), 7);
+        let loopback = dir.path().join("bin/loopback");
+        symlink("netweft-loopback", &loopback).unwrap();
+        assert_eq!(files.left().unwrap().len(), 9);
         files.close().unwrap();
         files.remove_rest().unwrap();
         assert_eq!(files.left().unwrap(), Vec::<String>::new());
+        assert!(!loopback.is_symlink());
         for name in theirs {
             assert!(dir.path().join(name).exists(), "{name}");
         }
         files.close().unwrap();
         files.remove_rest().unwrap();
+        // The host's own.
+        fs::write(&loopback, "").unwrap();
+        assert_eq!(files.left().unwrap(), Vec::<String>::new());
+        files.remove_rest().unwrap();
+        assert!(loopback.exists());
     }
 }

@@ -111,9 +111,15 @@ fn inhabited(mut node: Node) -> (Node, Before) {
         fs::write(path, file).unwrap();
     }
     let before = look(&node);
-    for plugin in ["netweft", "netweft-portmap", "netweft-bandwidth"] {
+    for plugin in [
+        "netweft",
+        "netweft-portmap",
+        "netweft-bandwidth",
+        "netweft-loopback",
+    ] {
         fs::write(node.path("bin").join(plugin), plugin).unwrap();
     }
+    std::os::unix::fs::symlink("netweft-loopback", node.path("bin/loopback")).unwrap();
     node.start();
     node.wait_until_ready();
     (node, before)
@@ -197,6 +203,7 @@ fn is_as_it_was_before(pools: Pools) {
         "ip_forward is 1 and was 0",
         "10-netweft.conflist",
         "bin/netweft-portmap",
+        "bin/loopback",
     ] {
         assert!(said.contains(thing), "{thing} in {said}");
     }
