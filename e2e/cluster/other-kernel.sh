@@ -15,6 +15,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh
 source "$here/lib.sh"
+# shellcheck source=../other-kernel/uml.sh
+source "$here/../other-kernel/uml.sh"
 
 names=(other-1 other-2)
 cluster=${NETWEFT_CLUSTER:-netweft}
@@ -98,10 +100,10 @@ write_machine() { # NUMBER NAME DIR
     sed 's/^cgroupDriver: .*/cgroupDriver: cgroupfs/; s/^cgroupRoot: .*/cgroupRoot: \//' >"$3/kubelet.yaml"
 }
 
-boot() { # NAME DIR ROOT_DISK IMAGE_DISK TAP
+boot() { # NAME DIR ROOT_DISK IMAGE_DISK TAP, with the caller's library
   local outer inner tries
   setsid unshare --mount --pid --fork --kill-child=KILL --mount-proc \
-    linux.uml mem=2G root=/dev/ubda rw init=/first.sh "NETWEFT_MACHINE=$2" panic=-1 noreboot \
+    env "LD_PRELOAD=$library" linux.uml mem=2G root=/dev/ubda rw init=/first.sh "NETWEFT_MACHINE=$2" panic=-1 noreboot \
     "ubd0=$2/root.cow,$3" "ubd1=$2/images.cow,$4" "vec0:transport=tap,ifname=$5,depth=128,gro=1" \
     con=null con0=null,fd:1 "uml_dir=$2/" umid=kernel </dev/null >"$2/console" 2>&1 &
   outer=$!
@@ -142,9 +144,10 @@ provide_kube_proxy() {
 # ---- the commands
 
 up() { # IMAGE...
-  local disks images number=0 name
+  local disks images number=0 name library
   (($#)) || die 'say which images the workers are to have'
   require other-kernel-nodes
+  library=$(uml_library)
   disks=$(cache_entry other-kernel-root "$(hash_of "$(docker inspect --format '{{.Image}}' "$model")" \
     "$(declare -f export_root make_root_disk)" "$here/other-kernel/first.sh" "$(ls "$kernel_modules")")" make_root_disk)
   down

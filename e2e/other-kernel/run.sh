@@ -14,6 +14,8 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../cluster/lib.sh
 source "$here/../cluster/lib.sh"
+# shellcheck source=uml.sh
+source "$here/uml.sh"
 
 seconds=${OTHER_KERNEL_SECONDS:-900}
 
@@ -33,7 +35,7 @@ write_job() { # CMD...
 boot() {
   run_log process "$BASHPID" "$(process_start_time "$BASHPID")"
   exec setpriv --pdeathsig KILL unshare --mount --pid --fork --kill-child=KILL --mount-proc \
-    timeout --kill-after=5 "$seconds" linux.uml "mem=${OTHER_KERNEL_MEMORY:-1G}" \
+    timeout --kill-after=5 "$seconds" env "LD_PRELOAD=$library" linux.uml "mem=${OTHER_KERNEL_MEMORY:-1G}" \
     rootfstype=hostfs rootflags=/ ro "init=$here/init.sh" "NETWEFT_JOB=$RUN_DIR/job" panic=-1 noreboot \
     con=null con0=null,fd:1 ssl=null ssl0=null,fd:3 "uml_dir=$RUN_DIR/uml/" umid=kernel \
     3>&1 >"$RUN_DIR/console" 2>&1 </dev/null
@@ -46,8 +48,9 @@ listen() {
 }
 
 run_there() { # CMD...
-  local code
+  local code library
   require other-kernel
+  library=$(uml_library)
   run_begin other-kernel
   rm -rf "${RUN_DIR:?}"/{ended,uml}
   last_words=ended-$(od -An -N8 -tx8 /dev/urandom | tr -d ' ')
