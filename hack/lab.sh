@@ -19,7 +19,7 @@ main() {
   for mode in ${modes//,/ }; do
     if [[ $mode == ipip* ]]; then ipip+=("$mode"); else here+=("$mode"); fi
   done
-  if [[ ,$modes, =~ ,(underlay|fabric|bgp|scale), ]]; then
+  if [[ ,$modes, =~ ,(underlay|fabric|bgp|scale|migrate), ]]; then
     NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh")
     export NETWEFT_BIRD_BIN
   fi
