@@ -155,6 +155,17 @@ pub enum LinkKind {
     Other(String),
 }
 
+impl LinkKind {
+    /// Whether packets leave by this link encapsulated.
+    #[must_use]
+    pub const fn is_tunnel(&self) -> bool {
+        match self {
+            Self::Vxlan(_) | Self::Ipip { .. } | Self::Tun => true,
+            Self::Veth | Self::Bridge | Self::Other(_) => false,
+        }
+    }
+}
+
 /// That a link is a port of another (`IFLA_MASTER`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {

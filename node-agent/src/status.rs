@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use netweft_cni::ipam;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
 use netweft_crds::{BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, RouteCounts};
-use netweft_netstate::model::{LinkKind, NetworkState};
+use netweft_netstate::model::NetworkState;
 
 use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
@@ -177,10 +177,8 @@ fn routes(kernel: &NetworkState) -> RouteCounts {
     for (_, route) in lasting.filter(|(key, _)| key.metric != METRIC_STAND_IN) {
         let dev = route.dev.as_ref().map(|dev| kernel.links.get(dev));
         match dev.map(|link| link.map(|link| &link.kind)) {
-            None | Some(Some(LinkKind::Bridge | LinkKind::Veth | LinkKind::Other(_))) => {}
-            Some(Some(LinkKind::Vxlan(_) | LinkKind::Ipip { .. } | LinkKind::Tun)) => {
-                counts.tunnel += 1;
-            }
+            Some(Some(kind)) if kind.is_tunnel() => counts.tunnel += 1,
+            None | Some(Some(_)) => {}
             Some(None) => counts.direct += 1,
         }
     }

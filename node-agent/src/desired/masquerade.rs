@@ -1,8 +1,12 @@
 //! The nft table: packets of pods that leave the pools take the node's address. In an overlay other nodes' addresses are outside,
 //! for nobody there may see a pod's; where pods' packets travel plainly, nodes are no more outside than pods.
 //!
+//! What the node itself sends into a tunnel from an address that is not the tunnel's takes the tunnel's address. The kernel
+//! chooses the source of a packet to a ClusterIP by the route to the ClusterIP, and kube-proxy changes the destination later. The
+//! answer to another source would leave the pod's node beside the tunnel, where a strict reverse path filter or the network drops it.
+//!
 //! A nat chain sees the first packet of a connection only; established traffic passes no rule here. Where no pool asks for
-//! it there is no table, so that such a node needs no kernel that has one.
+//! masquerading and there is no tunnel there is no table, so that such a node needs no kernel that has one.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -10,15 +14,17 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_crds::{PodInterface, Way};
+use netweft_netstate::model::LinkName;
 
 use super::bridge;
 use crate::inputs::{Inputs, Pool};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
 /// that is half there. (Adding it first makes the removal legal where there was none.) Empty if no rule would be in it.
-pub fn render(inputs: &Inputs) -> String {
+pub fn render<'a>(inputs: &Inputs, tunnels: impl IntoIterator<Item = &'a LinkName>) -> String {
     let pools = &inputs.pools;
-    if !pools.values().any(|pool| pool.nat_outgoing) {
+    let mut tunnels = tunnels.into_iter().peekable();
+    if !pools.values().any(|pool| pool.nat_outgoing) && tunnels.peek().is_none() {
         return String::new();
     }
     let mut text =
@@ -44,6 +50,12 @@ pub fn render(inputs: &Inputs) -> String {
         let spared =
             is_plain(inputs, name) && nodes.iter().any(|node| family.holds(&IpNet::from(*node)));
         text += &rule(pool, spared);
+    }
+    for tunnel in tunnels {
+        let carried = [Family::V4, Family::V6].into_iter();
+        for family in carried.filter(|family| pools.values().any(|pool| family.holds(&pool.cidr))) {
+            text += &from_the_node(tunnel, family);
+        }
     }
     text += "\t}\n}\n";
     text
@@ -187,6 +199,14 @@ fn rule(pool: &Pool, nodes_spared: bool) -> String {
     }
     text += " masquerade fully-random\n";
     text
+}
+
+fn from_the_node(tunnel: &LinkName, family: Family) -> String {
+    format!(
+        "\t\toifname \"{tunnel}\" {} saddr != @{} fib saddr type local masquerade fully-random\n",
+        family.header(),
+        family.set_name()
+    )
 }
 
 fn list(nets: &[IpNet]) -> String {

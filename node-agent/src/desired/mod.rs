@@ -114,7 +114,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     problems.extend(mixed(&plugin));
     let mut desired = Desired {
         kernel: NetworkState::default(),
-        nft: masquerade::render(inputs),
+        nft: String::new(),
         sysctls: forwarding(inputs),
         keep_listening: keep_listening(inputs, facts),
         loosen: loosen(inputs, facts),
@@ -148,6 +148,11 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         // Not in the place of a bridged block's way to the bridge.
         desired.kernel.routes.entry(key).or_insert(route);
     }
+    let links = desired.kernel.links.iter();
+    let tunnels = links
+        .filter(|(_, link)| link.kind.is_tunnel())
+        .map(|(name, _)| name);
+    desired.nft = masquerade::render(inputs, tunnels);
     desired
 }
 

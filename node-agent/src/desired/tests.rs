@@ -313,8 +313,23 @@ fn a_pool_without_nat_is_not_masqueraded_but_not_masqueraded_towards_either() {
 }
 
 #[test]
-fn without_masquerading_there_is_no_table() {
+fn tunnel_address_replaces_other_sources_of_the_node_in_a_tunnel() {
     let mut inputs = inputs();
+    for nat_outgoing in [true, false] {
+        for pool in inputs.pools.values_mut() {
+            pool.nat_outgoing = nat_outgoing;
+        }
+        let nft = desired(&inputs, &facts()).nft;
+        let rule = "oifname \"nw-vx4096\" ip saddr != @pools_v4 fib saddr type local masquerade";
+        assert!(nft.contains(rule), "{nft}");
+        assert!(!nft.contains("ip6 saddr"), "no pool of IPv6: {nft}");
+    }
+}
+
+#[test]
+fn without_masquerading_and_tunnels_there_is_no_table() {
+    let mut inputs = inputs();
+    inputs.modes[0].send = Way::Direct.into();
     for pool in inputs.pools.values_mut() {
         pool.nat_outgoing = false;
     }

@@ -189,7 +189,7 @@ fn netns_what_others_delete_comes_back() {
 }
 
 #[test]
-fn netns_the_table_goes_when_no_pool_asks_for_it() {
+fn netns_the_table_goes_when_neither_a_pool_nor_a_tunnel_asks_for_it() {
     in_namespace(async || {
         let mut node = fixture();
         let tables = || {
@@ -202,8 +202,12 @@ fn netns_the_table_goes_when_no_pool_asks_for_it() {
         assert_eq!(tables(), "table inet netweft\n");
         node.objects.pools[0].spec.nat_outgoing = false;
         assert_eq!(node.reconcile().await, None);
-        assert_eq!(tables(), "");
+        assert_eq!(tables(), "table inet netweft\n");
         assert_eq!(node.ready().0, "True");
+        let network = node.objects.network.as_mut().unwrap();
+        network.spec.modes[0].send = Way::Direct.into();
+        assert_eq!(node.reconcile().await, None);
+        assert_eq!(tables(), "");
         node.objects.pools[0].spec.nat_outgoing = true;
         assert_eq!(node.reconcile().await, None);
         assert_eq!(tables(), "table inet netweft\n");
