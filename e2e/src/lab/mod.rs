@@ -51,6 +51,7 @@ use ipnet::IpNet;
 use netweft_crds::PodInterface;
 use netweft_crds::condition::Reason;
 
+use crate::command;
 use crate::matrix::{Endpoint, Matrix};
 use crate::poll::until;
 use node::Node;
@@ -275,6 +276,29 @@ impl Lab {
         Ok(())
     }
 
+    /// Pods answer also what a node sends from the address of its uplink, as a program in the host's network does to a Service: the
+    /// kernel chooses that source before kube-proxy chooses the pod.
+    ///
+    /// # Errors
+    /// A pod that does not answer, or ping cannot be run.
+    pub fn check_uplink_sources(&self) -> anyhow::Result<()> {
+        for node in &self.site.nodes {
+            let others = self.site.pods.iter().filter(|pod| pod.node != node.name);
+            for (pod, address) in
+                others.flat_map(|pod| pod.addresses.iter().map(move |ip| (pod, ip)))
+            {
+                let source = node.address_like(*address).context("a node's address")?;
+                let mut ping = node.space.command("ping");
+                ping.args(["-n", "-c", "1", "-W", "2", "-I"]);
+                ping.args([source.to_string(), address.to_string()]);
+                command::output(&mut ping).with_context(|| {
+                    format!("{} does not answer {} from {source}", pod.name, node.name)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Packets took the ways that the mode promises, and the guard that says so does work.
     ///
     /// # Errors
@@ -351,6 +375,9 @@ fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {
     }
     lab.site.is_as_wanted()?;
     lab.check_outside()?;
+    if lab.options.masquerading {
+        lab.check_uplink_sources()?;
+    }
     lab.check_ways()?;
     if lab.options.mode.crosses_subnets() {
         lab.check_move()?;
