@@ -1,6 +1,7 @@
 //! What can go wrong in this crate.
 
 use std::io;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -39,6 +40,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The kernel took a request and gave no answer.
+    #[error("{what}: no answer from the kernel within {patience:?}")]
+    Slow {
+        /// What was tried.
+        what: String,
+        /// How long an answer may take.
+        patience: Duration,
+    },
     /// A network namespace could not be entered.
     #[error("enter network namespace to {what}")]
     Namespace {
@@ -71,7 +80,7 @@ impl Error {
                 | Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN | Errno::ENETUNREACH | Errno::EHOSTUNREACH
                 | Errno::EADDRNOTAVAIL | Errno::ENOENT | Errno::ESRCH | Errno::EEXIST
             ),
-            Self::Interrupted { .. } | Self::Connection { .. } => true,
+            Self::Interrupted { .. } | Self::Connection { .. } | Self::Slow { .. } => true,
             Self::Namespace { .. } | Self::Unsupported { .. } => false,
         }
     }
@@ -83,6 +92,7 @@ impl Error {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Interrupted { .. }
             | Self::Connection { .. }
+            | Self::Slow { .. }
             | Self::Namespace { .. }
             | Self::Unsupported { .. } => None,
         }

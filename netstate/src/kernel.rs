@@ -23,6 +23,11 @@ pub trait Kernel {
     /// # Errors
     /// When the kernel refuses; the error names the operation.
     fn apply(&self, op: &Op) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Whether requests can reach the kernel. A connection that has ended does not come back.
+    fn is_connected(&self) -> bool {
+        true
+    }
 }
 
 /// A fold of operations over a [`NetworkState`] that accepts and cascades what the kernel does.

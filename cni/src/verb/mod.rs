@@ -151,7 +151,7 @@ fn lock(store: &Store) -> Result<crate::attachment::Locked<'_>, PluginError> {
 /// Runs the netlink part of a verb on this thread.
 fn block_on<T, E: From<PluginError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build();
     runtime
         .map_err(io_error("start the runtime"))?

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use futures::StreamExt;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR, NetlinkPayload};
 use nix::errno::Errno;
 use rtnetlink::packet_route::address::AddressMessage;
@@ -12,7 +11,7 @@ use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::decode::{self, Names};
-use super::{Failure, Rtnl};
+use super::{Failure, Rtnl, next};
 use crate::error::Error;
 use crate::model::{NetworkState, Port, Route, RouteKey};
 use crate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
@@ -177,7 +176,7 @@ async fn dump_once(
     let mut answers = rtnl.send(request.clone(), NLM_F_DUMP)?;
     let mut messages = Vec::new();
     let mut interrupted = false;
-    while let Some(answer) = answers.next().await {
+    while let Some(answer) = next(&mut answers).await? {
         interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
         match answer.payload {
             NetlinkPayload::InnerMessage(message) => messages.push(message),

@@ -14,9 +14,12 @@
 //! - Without forwarded acknowledgements the end of an answer and the end of the connection look the same.
 //! - A name is resolved to an index as late as possible: a link can be recreated under the same name.
 //! - The extended acknowledgement's text is not parsed, so an error carries the operation and the number.
+//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. [`PATIENCE`] therefore bounds lost answers only:
+//!   a thread that waits for the lock cannot be interrupted, and its owner has to be watched from another thread.
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::Stream;
@@ -27,6 +30,8 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, State};
 use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::kernel::Kernel;
@@ -42,9 +47,14 @@ mod request;
 pub(crate) use decode::is_permanent;
 pub use link::VethPair;
 
+/// How long the kernel may take for the next message of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A connection to the kernel's network state in one network namespace.
 pub struct Rtnl {
     handle: rtnetlink::Handle,
+    /// Reads the socket. Without it every request fails.
+    connection: JoinHandle<()>,
     /// A netlink socket runs one dump at a time and answers a second with `EBUSY` (`__netlink_dump_start`).
     dumping: Mutex<()>,
     interruptions: AtomicU64,
@@ -57,7 +67,7 @@ impl Rtnl {
     /// [`Error::Connection`] if no socket can be made.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, which runs the connection.
+    /// Outside of a tokio runtime with I/O and time, which runs the connection.
     pub fn new() -> Result<Self, Error> {
         netns::socket(NETLINK_ROUTE, None).and_then(Self::over)
     }
@@ -68,7 +78,7 @@ impl Rtnl {
     /// [`Error::Namespace`] if it cannot be entered, [`Error::Connection`] if no socket can be made.
     ///
     /// # Panics
-    /// Outside of a tokio runtime, which runs the connection.
+    /// Outside of a tokio runtime with I/O and time, which runs the connection.
     pub fn in_netns(netns: BorrowedFd<'_>) -> Result<Self, Error> {
         netns::socket(NETLINK_ROUTE, Some(netns)).and_then(Self::over)
     }
@@ -89,9 +99,10 @@ impl Rtnl {
         connection.set_forward_done(true);
         connection.set_forward_ack(true);
         // Ends with the last handle, that is with this value.
-        tokio::spawn(connection);
+        let connection = tokio::spawn(connection);
         Ok(Self {
             handle,
+            connection,
             dumping: Mutex::new(()),
             interruptions: AtomicU64::new(0),
         })
@@ -153,7 +164,7 @@ impl Rtnl {
     /// Sends one request and waits for its acknowledgement. `flags` come on top of `NLM_F_REQUEST` and `NLM_F_ACK`.
     async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
         let mut answers = self.send(message, NLM_F_ACK | flags)?;
-        while let Some(answer) = answers.next().await {
+        while let Some(answer) = next(&mut answers).await? {
             if let NetlinkPayload::Error(error) = answer.payload {
                 return error.code.map_or(Ok(()), |code| {
                     Err(Failure::Errno(Errno::from_raw(-code.get())))
@@ -167,7 +178,7 @@ impl Rtnl {
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + use<>, Failure> {
+    ) -> Result<impl Stream<Item = Answer> + use<>, Failure> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;
         self.handle
@@ -184,7 +195,7 @@ impl Rtnl {
     async fn link(&self, name: &LinkName) -> Result<LinkMessage, Failure> {
         let mut answers = self.send(link::get(name), NLM_F_ACK)?;
         let mut found = None;
-        while let Some(answer) = answers.next().await {
+        while let Some(answer) = next(&mut answers).await? {
             match answer.payload {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                     found = Some(link);
@@ -202,7 +213,29 @@ impl Rtnl {
     }
 }
 
+type Answer = NetlinkMessage<RouteNetlinkMessage>;
+
+/// The next message of an answer; `None` if the connection has ended.
+async fn next(
+    answers: &mut (impl Stream<Item = Answer> + Unpin),
+) -> Result<Option<Answer>, Failure> {
+    next_within(PATIENCE, answers).await
+}
+
+async fn next_within(
+    patience: Duration,
+    answers: &mut (impl Stream<Item = Answer> + Unpin),
+) -> Result<Option<Answer>, Failure> {
+    timeout(patience, answers.next())
+        .await
+        .map_err(|_| Failure::Slow)
+}
+
 impl Kernel for Rtnl {
+    fn is_connected(&self) -> bool {
+        !self.connection.is_finished()
+    }
+
     async fn read(&self) -> Result<NetworkState, Error> {
         dump::read(self).await
     }
@@ -222,6 +255,7 @@ impl Kernel for Rtnl {
 enum Failure {
     Errno(Errno),
     Disconnected,
+    Slow,
     Unsupported(&'static str),
 }
 
@@ -233,7 +267,28 @@ impl Failure {
                 what,
                 source: std::io::ErrorKind::NotConnected.into(),
             },
+            Self::Slow => Error::Slow {
+                what,
+                patience: PATIENCE,
+            },
             Self::Unsupported(why) => Error::Unsupported { what, why },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_is_given_up_and_the_error_names_the_request() {
+        let mut silent = futures::stream::pending();
+        let failure = next_within(Duration::from_millis(1), &mut silent).await;
+        let error = failure.unwrap_err().into_error("read routes".to_owned());
+        assert_eq!(
+            error.to_string(),
+            "read routes: no answer from the kernel within 10s"
+        );
+        assert!(error.is_retryable());
     }
 }
