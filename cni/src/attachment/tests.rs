@@ -57,6 +57,26 @@ fn a_record_stands_under_all_its_addresses_or_none() {
     );
 }
 
+/// Names can be added to a directory that may only be appended to, and none can be taken away.
+#[test]
+fn a_record_that_stands_is_told_though_its_first_name_cannot_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let mut locked = store.lock(Duration::ZERO).unwrap();
+    let append_only = |flag: &str| {
+        let mut chattr = std::process::Command::new("chattr");
+        let done = chattr.arg(flag).arg(store.dir()).status().unwrap();
+        assert!(done.success(), "chattr {flag}: this test needs root");
+    };
+    append_only("+a");
+    let reserved = locked.reserve(&attachment("one", &["10.0.0.1"]));
+    append_only("-a");
+    drop(reserved.unwrap());
+    assert_eq!(store.taken().unwrap().len(), 1);
+    drop(locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap());
+    assert_eq!(store.names().unwrap().len(), 2, "it is swept");
+}
+
 #[test]
 fn only_the_owner_can_give_back_and_it_can_do_so_twice() {
     let dir = tempfile::tempdir().unwrap();
