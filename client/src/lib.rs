@@ -3,6 +3,7 @@
 //!
 //! # Guarantees
 //! - A connection to a host that has vanished is given up within [`GIVEN_UP`], a watch that only listens among them.
+//! - An API server that takes a request and does not begin to answer is given up within [`ANSWER`].
 //! - The token is the one in the file when a request is sent. (The library's own reader keeps it until a time of day, for hours if the
 //!   clock is put back.)
 
@@ -27,6 +28,8 @@ use token::TokenFile;
 const CONNECT: Duration = Duration::from_secs(5);
 /// When a silent host is asked for a sign of life, how often then, and how often in vain.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// How long the API server may take until its answer begins; its own limit (`--request-timeout`) is as long.
+pub const ANSWER: Duration = Duration::from_secs(60);
 /// For how long a host may be silent.
 pub const GIVEN_UP: Duration = Duration::from_secs(30);
 
@@ -42,6 +45,29 @@ pub enum ConnectError {
     /// What is said of certificates or credentials cannot be used.
     #[error("make a client for the API server")]
     Unusable(#[from] kube::Error),
+}
+
+/// What somebody can do about a request that failed, to be put behind the error; empty if nothing is known.
+#[must_use]
+pub fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let io = error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NetworkUnreachable) {
+            return "; this node has no route to the API server's address, which is that of the Service kubernetes unless told otherwise: give the node a default route, or set the chart's values apiServer.host and apiServer.port to an address and port of the API server that the node reaches";
+        }
+        cause = error.source();
+    }
+    ""
+}
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, BoxError>>,
+) -> Result<T, BoxError> {
+    let answered = tokio::time::timeout(limit, answer).await;
+    answered
+        .map_err(|_| BoxError::from(format!("no answer from the API server within {limit:?}")))?
 }
 
 /// A client by kubeconfig or by the pod's service account, for the API server at `url` if that is given.
@@ -84,7 +110,38 @@ pub fn client(mut config: Config) -> Result<Client, kube::Error> {
             Some(token) => token.add_to(request),
             None => request,
         })
+        .map_future(|answer| within(ANSWER, answer))
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_begin_is_given_up() {
+        let silent = std::future::pending::<Result<(), BoxError>>();
+        let error = within(Duration::from_millis(1), silent).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no answer from the API server within 1ms"
+        );
+    }
+
+    #[test]
+    fn a_node_without_a_route_to_the_api_server_is_told_of_the_way_out() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("client error (Connect)")]
+        struct Connect(#[source] io::Error);
+        // ENETUNREACH, ECONNREFUSED
+        for (number, advised) in [(101, true), (111, false)] {
+            let error = Connect(io::Error::from_raw_os_error(number));
+            let advised_of = advice(&error).contains("apiServer.host and apiServer.port");
+            assert_eq!(advised_of, advised);
+        }
+    }
 }
