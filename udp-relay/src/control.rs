@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use netweft_udp_relay::config::RelayConfig;
+use netweft_udp_relay::heartbeat::BEAT;
 use tracing::{info, warn};
 
 use crate::meet::{Connection, Listener, Message, VERSION};
@@ -149,7 +150,10 @@ impl Control {
             successor.into_iter().collect(),
             self.predecessors.iter().map(AsFd::as_fd).collect(),
         ];
-        let until = deadline.map_or(self.look_at, |deadline| deadline.min(self.look_at));
+        // Now and then in any case, to show that the loop comes round.
+        let beat = Instant::now() + BEAT;
+        let until = deadline.map_or(beat, |deadline| deadline.min(beat));
+        let until = until.min(self.look_at);
         let [signal, change, ended, listener, successor, predecessor] = readable(groups, until)?;
         Ok(Happened {
             signal,
@@ -166,7 +170,9 @@ impl Control {
     fn follow(&mut self) {
         match RelayConfig::read(&self.dir) {
             Ok(config) => {
-                self.bad = None;
+                if self.bad.take().is_some() {
+                    info!("the configuration can be used again");
+                }
                 match &self.role {
                     Role::Serving {
                         successor: Some(_), ..

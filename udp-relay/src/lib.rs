@@ -7,3 +7,4 @@ pub const SOCKET: &str = "udp-relay.sock";
 
 pub mod config;
 mod file;
+pub mod heartbeat;

@@ -74,6 +74,11 @@ impl Relay {
                 );
             }
         }
+        for link in self.failures.keys() {
+            if !failures.contains_key(link) {
+                info!(link, "the tunnel is as it should be again");
+            }
+        }
         self.failures = failures;
     }
 

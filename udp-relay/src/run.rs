@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::Context;
+use netweft_udp_relay::heartbeat::Heartbeat;
 use tracing::info;
 
 use crate::admin;
@@ -14,6 +16,8 @@ use crate::relay::Relay;
 use crate::sources::Sources;
 use crate::worker::new_event;
 
+/// A round of the control loop takes milliseconds; the longest, one of many tunnels that cannot be opened, some seconds.
+const STALL: Duration = Duration::from_secs(60);
 /// Threads in either direction of a tunnel, by default.
 const QUEUES: usize = 4;
 
@@ -35,11 +39,16 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let watched = sources.watch(&run_dir);
     watched.with_context(|| format!("watch {}", run_dir.display()))?;
     let metrics = Metrics::new();
-    admin::start(admin_address, metrics.clone()).context("start the HTTP server")?;
+    let heartbeat = Arc::new(Heartbeat::new(STALL));
+    admin::start(admin_address, metrics.clone(), Arc::clone(&heartbeat))
+        .context("start the HTTP server")?;
     let queues = queues.map_or_else(default_queues, usize::from);
     let relay = Relay::new(queues, metrics.clone(), ended);
     let mut control = Control::start(run_dir, relay, metrics)?;
-    while control.wait(&sources)? {}
+    heartbeat.beat();
+    while control.wait(&sources)? {
+        heartbeat.beat();
+    }
     info!("stopping; links stay, and what they hold waits for the next relay");
     Ok(())
 }
