@@ -94,6 +94,8 @@ reasons! {
     Contested,
     /// NodeNetwork: the node's kernel lacks something; the message says what, what does not work, and what to do.
     KernelLacksFeature,
+    /// NodeNetwork: the agent's main loop hangs, so the node follows no change; a restart of the agent ends it.
+    AgentStalled,
 }
 
 /// What one component has to say about one object.

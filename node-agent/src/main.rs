@@ -19,13 +19,16 @@ mod compare;
 mod desired;
 mod draining;
 mod drift;
+mod episodes;
 mod facts;
+mod health;
 mod inputs;
 mod install;
 mod metrics;
 mod nft;
 mod pods;
 mod prober;
+mod program;
 mod reconcile;
 mod report;
 mod requests;
@@ -76,7 +79,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// One thread is enough for one node, and costs the least memory.
+/// One thread is enough for what waits most of the time, and costs the least memory.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,7 +1,7 @@
-//! Numbers for /metrics and the answers of /livez and /readyz.
+//! Numbers for /metrics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
@@ -24,11 +24,10 @@ struct Inner {
     reclaimed: Family<[(&'static str, &'static str); 1], Counter>,
     drifted: Family<[(&'static str, &'static str); 1], Counter>,
     last_success: Gauge<f64, AtomicU64>,
-    ready: AtomicBool,
 }
 
 impl Metrics {
-    /// All counts at zero, not ready.
+    /// All counts at zero.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("netweft_agent");
@@ -68,7 +67,6 @@ impl Metrics {
             Unit::Seconds,
             Gauge::clone(&last_success),
         );
-        let ready = AtomicBool::new(false);
         Self {
             inner: Arc::new(Inner {
                 registry,
@@ -78,7 +76,6 @@ impl Metrics {
                 reclaimed,
                 drifted,
                 last_success,
-                ready,
             }),
         }
     }
@@ -115,17 +112,6 @@ impl Metrics {
     /// Something that somebody else had changed has been put right.
     pub fn drifted(&self, kind: &'static str) {
         self.inner.drifted.get_or_create(&[("kind", kind)]).inc();
-    }
-
-    /// The node can take pods.
-    pub fn ready(&self) {
-        self.inner.ready.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether the node can take pods.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.inner.ready.load(Ordering::Relaxed)
     }
 
     /// All numbers in the OpenMetrics text format.

@@ -6,22 +6,26 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Output;
+use std::time::Duration;
 
 use netweft_cni::file;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+
+use crate::program::{self, ProgramError};
 
 /// The table's name, of the family inet.
 pub const TABLE: &str = "netweft";
+/// How long nft may take. It reads all tables of the node, which are thousands of rules where kube-proxy has many Services.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the table is not as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// The program could not be started or spoken to.
-    #[error("run nft")]
-    Run(#[source] io::Error),
+    /// The program could not be run to its end.
+    #[error(transparent)]
+    Run(#[from] ProgramError),
     /// The kernel knows no table of the family inet.
     #[error("this kernel has no nftables family inet")]
     NoFamily,
@@ -124,7 +128,7 @@ pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
 }
 
 async fn listing(arguments: &[&str]) -> Result<String, NftError> {
-    let output = nft(arguments).output().await.map_err(NftError::Run)?;
+    let output = nft(arguments, "").await?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -135,11 +139,11 @@ async fn listing(arguments: &[&str]) -> Result<String, NftError> {
     }
 }
 
-/// The program, whose words we read and which therefore speaks English.
-fn nft(arguments: &[&str]) -> Command {
+async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
     let mut command = Command::new("nft");
-    command.args(arguments).env("LC_ALL", "C");
-    command
+    command.args(arguments);
+    let name = format!("nft {}", arguments.join(" "));
+    program::run(&name, command, input.as_bytes(), LIMIT).await
 }
 
 /// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's
@@ -161,19 +165,7 @@ fn memory(text: &str, listing: &str) -> String {
 /// # Errors
 /// nft is missing or refuses.
 pub async fn load(text: &str) -> Result<(), NftError> {
-    let mut command = nft(&["-f", "-"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(NftError::Run)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin
-            .write_all(text.as_bytes())
-            .await
-            .map_err(NftError::Run)?;
-    }
-    let output = child.wait_with_output().await.map_err(NftError::Run)?;
+    let output = nft(&["-f", "-"], text).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())

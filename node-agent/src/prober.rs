@@ -1,7 +1,8 @@
 //! The task: ask the questions of trials by ICMP echo (RFC 792, RFC 4443) until each is answered.
 //!
 //! A question is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
-//! in use; the answer comes by whatever way its sender uses. Needs CAP_NET_RAW, while there is something to ask.
+//! in use; the answer comes by whatever way its sender uses. The sockets can do nothing but echo, and need no capability where
+//! `net.ipv4.ping_group_range` includes the agent's group.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};

@@ -19,20 +19,21 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
 use netweft_udp_relay::config::RelayConfig;
-use tokio::sync::watch;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::args::Paths;
-use crate::bird::{Link, Observed, Restarts};
+use crate::bird::{Link, Restarts};
 use crate::compare::Comparison;
 use crate::desired::Desired;
 use crate::desired::bird::{METRIC_STAND_IN, learnt};
 use crate::drift::{Difference, Drifts};
+use crate::episodes::Episodes;
+use crate::health::Health;
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
 use crate::pods::{Pods, Records, Tended};
-use crate::prober::{Answers, Trials};
+use crate::prober::Trials;
 use crate::retry::Retry;
 use crate::status::{Outcome, verdict};
 use crate::sysctl::Parameters;
@@ -59,6 +60,8 @@ pub struct Reconciler<K> {
     paths: Paths,
     telling: Telling,
     metrics: Metrics,
+    health: Health,
+    episodes: Episodes,
     drifts: Drifts,
     waiting: bool,
     retry: Retry,
@@ -73,7 +76,7 @@ impl<K: Kernel> Reconciler<K> {
         kernel: K,
         (bird, trials): (Link, Trials),
         paths: Paths,
-        (telling, metrics): (Telling, Metrics),
+        (telling, metrics, health): (Telling, Metrics, Health),
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
         let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
@@ -89,6 +92,8 @@ impl<K: Kernel> Reconciler<K> {
             telling,
             drifts: Drifts::new(metrics.clone()),
             metrics,
+            health,
+            episodes: Episodes::default(),
             again: None,
             waiting: false,
             retry: Retry::default(),
@@ -104,19 +109,26 @@ impl<K: Kernel> Reconciler<K> {
                 info!(node = %self.node, "there is no NodeNetwork of this name, the kernel is left as it is");
             }
             self.waiting = true;
+            self.health.worked_well();
             return self.give_up_lost_blocks(objects);
         };
         self.waiting = false;
+        let uid = network.metadata.uid.as_deref();
+        self.telling.met(uid, network.status.as_ref());
         self.drifts.begin(Instant::now());
         let settled = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
                 let clean = outcome.failures.is_empty();
+                if !outcome.own_failure {
+                    self.health.worked_well();
+                }
+                self.episodes.are(outcome.faults(&desired));
                 let verdict = verdict(&desired, &outcome);
                 self.tell(network, &desired, &verdict, outcome);
                 clean.then_some(desired)
             }
             Err(reason) => {
-                warn!(%reason, "cannot sync, will retry");
+                self.episodes.is(&reason);
                 self.tell_reason(network, &reason);
                 None
             }
@@ -153,14 +165,9 @@ impl<K: Kernel> Reconciler<K> {
         names.map(|name| self.paths.sysctl_dir.join(name)).collect()
     }
 
-    /// To be told when BIRD's sessions have changed.
-    pub fn sessions(&self) -> watch::Receiver<Observed> {
-        self.bird.changes()
-    }
-
-    /// To be told when ways that stand by have been tried.
-    pub fn trials(&self) -> watch::Receiver<Answers> {
-        self.trials.changes()
+    /// Whether the kernel can still be asked.
+    pub fn is_connected(&self) -> bool {
+        self.kernel.is_connected()
     }
 
     /// Bring kernel, nft table and files in line. An error means that nothing was changed.
@@ -196,7 +203,7 @@ impl<K: Kernel> Reconciler<K> {
         outcome.failures.extend(desired.waiting_for.iter().cloned());
         outcome.notes.append(&mut desired.notes);
         if let Err(error) = self.tell_relay(&desired.udp) {
-            outcome.failures.push(chain(&error));
+            outcome.fail(chain(&error));
         }
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
@@ -295,7 +302,7 @@ impl<K: Kernel> Reconciler<K> {
                 outcome.notes.push(format!("another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"));
                 self.again = self.again.into_iter().chain([LOCKED]).min();
             }
-            Err(error) => outcome.failures.push(self.unreadable(&error)),
+            Err(error) => outcome.fail(self.unreadable(&error)),
         }
     }
 
@@ -322,7 +329,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => {
                 let file = self.paths.run_dir.join(node::FILE);
                 let failure = format!("write {}: {error}", file.display());
-                outcome.failures.push(failure);
+                outcome.fail(failure);
                 return false;
             }
         }
@@ -335,9 +342,9 @@ impl<K: Kernel> Reconciler<K> {
                 self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
             }
             Ok(false) => {}
-            Err(error) => outcome.failures.push(chain(&error)),
+            Err(error) => outcome.fail(chain(&error)),
         }
-        self.metrics.ready();
+        self.health.opened();
         true
     }
 

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use futures::FutureExt;
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
+use netweft_udp_relay::heartbeat::BEAT;
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin;
 use crate::alone::Alone;
 use crate::args::RunArgs;
 use crate::bird::{self, Observed, Places, Watcher};
+use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::nft;
 use crate::prober::{Answers, Prober};
@@ -37,8 +39,21 @@ const REST: (Duration, u32) = (Duration::from_millis(20), 3);
 /// Run until a signal asks to stop. What is in the kernel stays there.
 ///
 /// # Errors
-/// The agent cannot start, or its HTTP server fails.
+/// The agent cannot start, or a part of it has ended.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        // First, so that signals are taken before anything is waited for: to PID 1 the kernel delivers none that it does not take.
+        () = asked_to_stop() => {
+            info!("stopping; the kernel's state stays as it is");
+            Ok(())
+        }
+        ended = serve(args) => ended,
+    }
+}
+
+/// Starts all parts. Every one of them works until the process ends, so the end of one is an error.
+async fn serve(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         node,
         inputs,
@@ -50,51 +65,79 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
-    let _alone = Alone::in_time(run_dir).await?;
-    let (source, client) = Source::open(inputs.as_deref(), &node).await?;
+    let alone = Alone::in_time(run_dir).await?;
+    let (mut source, client) = Source::open(inputs.as_deref(), &node).await?;
+    let mut ends = source.ends();
     let reporter = client.map_or_else(|| Reporter::file(run_dir), Reporter::api);
-    let kernel = Rtnl::new().context("open netlink")?;
-    let events = Events::new(nft::TABLE).context("listen to netlink")?;
-    let metrics = Metrics::new();
-    let (watcher, bird) = Watcher::new(Places {
+    let (metrics, health) = (Metrics::new(), Health::new());
+    let (watcher, link) = Watcher::new(Places {
         dir: run_dir.join(bird::DIR),
         program: bird,
         passwords: bgp_passwords,
     });
     let (prober, trials) = Prober::new();
-    let files = Watch::new(run_dir, &paths.cni_conf_dir);
-    let (telling, teller) = Teller::new(node.clone(), reporter);
-    let reconciler = Reconciler::new(
-        node,
-        kernel,
-        (bird, trials),
-        paths,
-        (telling, metrics.clone()),
-    );
-    let notices = Notices {
-        objects: source.changes(),
-        sessions: reconciler.sessions(),
-        trials: reconciler.trials(),
-        kernel: events,
-        files,
-    };
+    let (telling, teller) = Teller::new(node.clone(), reporter, health.clone());
+    let (counts, beats) = (metrics.clone(), health.clone());
+    let main_loop = on_own_thread(async move || {
+        // Held by the thread that changes the node, so that the next agent waits for its end.
+        let _alone = alone;
+        let kernel = Rtnl::new().context("open netlink")?;
+        let notices = Notices {
+            objects: source.changes(),
+            sessions: link.changes(),
+            trials: trials.changes(),
+            kernel: Events::new(nft::TABLE).context("listen to netlink")?,
+            files: Watch::new(&paths.run_dir, &paths.cni_conf_dir),
+        };
+        let told = (telling, counts, beats.clone());
+        let reconciler = Reconciler::new(node, kernel, (link, trials), paths, told);
+        reconcile_forever(reconciler, source, notices, beats).await
+    });
     tokio::select! {
-        served = admin::serve(listen, metrics) => served.with_context(|| format!("serve on {listen}")),
-        () = reconcile_forever(reconciler, source, notices) => Ok(()),
-        () = teller.run() => Ok(()),
-        () = watcher.run() => Ok(()),
-        () = prober.run() => Ok(()),
-        () = asked_to_stop() => {
-            info!("stopping; the kernel's state stays as it is");
-            Ok(())
+        served = admin::serve(listen, metrics, health) => {
+            served.with_context(|| format!("serve on {listen}"))?;
+            bail!("the HTTP server has ended")
         }
+        ended = main_loop => ended,
+        () = teller.run() => bail!("the task that writes the status has ended"),
+        () = watcher.run() => bail!("the task that watches BIRD has ended"),
+        () = prober.run() => bail!("the task that tries ways that stand by has ended"),
+        what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
     }
 }
 
-async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut notices: Notices) {
+/// Runs the main loop on a thread of its own: a system call that hangs, for example one that waits for the kernel's RTNL lock, must
+/// not keep the others from telling that it does.
+fn on_own_thread<W>(work: W) -> impl Future<Output = anyhow::Result<()>>
+where
+    W: AsyncFnOnce() -> anyhow::Result<()> + Send + 'static,
+{
+    let (ending, ended) = oneshot::channel();
+    let run = move || {
+        let runtime = crate::runtime().context("make a runtime for the main loop");
+        let done = runtime.and_then(|runtime| runtime.block_on(work()));
+        // Nobody waits while the process ends.
+        let _ = ending.send(done);
+    };
+    let thread = std::thread::Builder::new().name("main-loop".to_owned());
+    let started = thread.spawn(run).context("start the main loop");
+    async move {
+        started?;
+        // The panic itself has been logged.
+        ended.await.context("the main loop has panicked")?
+    }
+}
+
+async fn reconcile_forever(
+    mut reconciler: Reconciler<Rtnl>,
+    source: Source,
+    mut notices: Notices,
+    health: Health,
+) -> anyhow::Result<()> {
     let mut retry = None;
     let mut resync = Instant::now() + RESYNC;
     loop {
+        health.beat();
         let worked = cpu_time();
         if let Some(objects) = source.snapshot() {
             retry = reconciler
@@ -103,8 +146,16 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
                 .map(|delay| Instant::now() + delay);
             notices.files.follow(reconciler.parameters());
         }
+        if !reconciler.is_connected() {
+            bail!("the netlink connection has broken");
+        }
         let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
-        let trigger = notices.next(retry, resync).await;
+        let trigger = loop {
+            tokio::select! {
+                trigger = notices.next(retry, resync) => break trigger,
+                () = sleep(BEAT) => health.beat(),
+            }
+        };
         // At once, while the writers live.
         reconciler.heard(notices.kernel.take_touched());
         if trigger.comes_in_bursts() {
@@ -120,7 +171,7 @@ async fn reconcile_forever(mut reconciler: Reconciler<Rtnl>, source: Source, mut
     }
 }
 
-/// What this thread, which does everything, has had of the CPU.
+/// What this thread has had of the CPU.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
@@ -179,8 +230,11 @@ impl Notices {
         for _ in 0..AT_MOST {
             match self.kernel.next().now_or_never() {
                 Some(Ok(())) => {}
-                Some(Err(error)) => return renew(&mut self.kernel, &error),
-                None => return,
+                Some(Err(error)) => {
+                    renew(&mut self.kernel, &error);
+                    break;
+                }
+                None => break,
             }
         }
     }

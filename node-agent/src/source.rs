@@ -4,14 +4,29 @@
 //! every kind has been heard of completely, so that nothing is swept which has merely not arrived yet.
 
 mod api;
+mod changes;
 mod files;
 
 use std::path::Path;
 
 use kube::Client;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use crate::inputs::Objects;
+
+/// Tells of the end of a task, also of one that panics.
+struct Ending {
+    what: String,
+    ends: UnboundedSender<String>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // Nobody listens while the process ends.
+        let _ = self.ends.send(std::mem::take(&mut self.what));
+    }
+}
 
 /// A source of objects.
 pub enum Source {
@@ -32,6 +47,15 @@ impl Source {
         }
         let client = netweft_client::connect(None).await?;
         Ok((Self::Api(api::Watches::start(&client, node)), Some(client)))
+    }
+
+    /// Tells what is no longer watched, since the task has ended. None should, for as long as the source is there. To be taken once.
+    #[must_use]
+    pub fn ends(&mut self) -> UnboundedReceiver<String> {
+        match self {
+            Self::Api(watches) => watches.ends(),
+            Self::Files(folder) => folder.ends(),
+        }
     }
 
     /// Signals that the snapshot may differ from the one before.

@@ -18,6 +18,8 @@ use crate::desired::bird::METRIC_STAND_IN;
 pub struct Outcome {
     /// What could not be programmed, in sentences; it is tried again.
     pub failures: Vec<String>,
+    /// Whether one of the failures has its cause on this node, whatever other nodes and the objects are like.
+    pub own_failure: bool,
     /// Objects of others that stand where ours should be, in sentences.
     pub conflicts: Vec<String>,
     /// What is ours and somebody else changes again and again, in sentences.
@@ -32,6 +34,25 @@ pub struct Outcome {
     pub draining: Vec<DrainingPod>,
     /// The addresses that pods have. `None`: that is not known, or pods can still get others than those of the spec.
     pub taken: Option<BTreeSet<IpAddr>>,
+}
+
+impl Outcome {
+    /// A step has failed for a cause on this node.
+    pub fn fail(&mut self, failure: String) {
+        self.failures.push(failure);
+        self.own_failure = true;
+    }
+
+    /// All that is not as it should be, in sentences. Who changes what is ours is told with each repair.
+    pub fn faults(&self, desired: &Desired) -> Vec<String> {
+        let groups = [
+            &self.failures,
+            &self.conflicts,
+            &desired.problems,
+            &self.lacking,
+        ];
+        groups.into_iter().flatten().cloned().collect()
+    }
 }
 
 /// The condition's content after a sync.

@@ -133,12 +133,16 @@ impl Parameters {
         let group = nix::unistd::getegid().as_raw();
         let range = value(&self.root, NAME);
         let mut ends = range.split_whitespace().map(str::parse::<u32>);
-        if let (Some(Ok(first)), Some(Ok(last))) = (ends.next(), ends.next())
-            && (first..=last).contains(&group)
-        {
-            return Ok(());
-        }
-        self.set(NAME, &format!("{group}\t{group}")).map(drop)
+        let (first, last) = match (ends.next(), ends.next()) {
+            (Some(Ok(first)), Some(Ok(last))) if (first..=last).contains(&group) => return Ok(()),
+            // Nobody loses what others were allowed.
+            (Some(Ok(first)), Some(Ok(last))) if first <= last => {
+                (first.min(group), last.max(group))
+            }
+            // Nobody may ask (`1 0`).
+            _ => (group, group),
+        };
+        self.set(NAME, &format!("{first}\t{last}")).map(drop)
     }
 
     /// Returns what stood there if it was something else.
@@ -222,14 +226,19 @@ mod tests {
     }
 
     #[test]
-    fn who_may_ask_already_is_left_alone() {
+    fn who_may_ask_already_is_left_alone_and_the_range_is_only_widened() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("ipv4/ping_group_range");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         let group = nix::unistd::getegid().as_raw();
         let own = format!("{group}\t{group}");
+        let (above, wider) = (
+            format!("{}\t{}", group + 1000, group + 2000),
+            format!("{group}\t{}", group + 2000),
+        );
         for (before, after) in [
             ("1\t0", own.as_str()),
+            (above.as_str(), wider.as_str()),
             ("0\t2147483647", "0\t2147483647"),
             ("", own.as_str()),
         ] {

@@ -2,15 +2,21 @@
 //!
 //! ```text
 //!   Reconciler ──want──▶ the newest status ──news? rested?──▶ Reporter
+//!   Health ──stalled?──▶ Ready False with what else was said last
 //! ```
 
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use netweft_crds::NodeNetworkStatus;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_udp_relay::heartbeat::BEAT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tracing::{debug, warn};
+use tracing::debug;
 
+use crate::episodes::Episodes;
+use crate::health::Health;
 use crate::report::Reporter;
 use crate::retry::Retry;
 use crate::status::{same, same_but_for_bursts};
@@ -23,6 +29,8 @@ const REST: Duration = Duration::from_secs(5);
 /// A status to tell.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
+    /// Whether there is an object that has a status.
+    exists: bool,
     /// Of which object: a Node that is deleted and comes back has a new one.
     uid: Option<String>,
     /// What is to be told; none before the first sync.
@@ -53,6 +61,23 @@ impl Telling {
         ours.or(seen).cloned()
     }
 
+    /// The main loop has met an object that was last seen to have this status. Until something is wanted told of it nothing is, unless
+    /// the loop hangs.
+    pub fn met(&self, uid: Option<&str>, seen: Option<&NodeNetworkStatus>) {
+        self.wanted.send_if_modified(|wanted| {
+            if !wanted.exists || wanted.uid.as_deref() != uid {
+                *wanted = Wanted {
+                    exists: true,
+                    uid: uid.map(str::to_owned),
+                    status: None,
+                    seen: seen.cloned(),
+                    doubts: wanted.doubts,
+                };
+            }
+            false
+        });
+    }
+
     /// From now on this is to be told.
     pub fn want(
         &self,
@@ -62,6 +87,7 @@ impl Telling {
     ) {
         self.wanted.send_if_modified(|wanted| {
             let new = Wanted {
+                exists: true,
                 uid: uid.map(str::to_owned),
                 status: Some(status),
                 seen: seen.cloned(),
@@ -84,21 +110,27 @@ impl Telling {
 pub struct Teller {
     node: String,
     reporter: Reporter,
+    health: Health,
     wanted: watch::Receiver<Wanted>,
     told: Option<(Wanted, Instant)>,
     retry: Retry,
+    stalls: Episodes,
+    untold: Episodes,
 }
 
 impl Teller {
     /// One for `node`, who has told nothing yet, and where to put what is to be told.
-    pub fn new(node: String, reporter: Reporter) -> (Telling, Self) {
+    pub fn new(node: String, reporter: Reporter, health: Health) -> (Telling, Self) {
         let (sender, wanted) = watch::channel(Wanted::default());
         let teller = Self {
             node,
             reporter,
+            health,
             wanted,
             told: None,
             retry: Retry::default(),
+            stalls: Episodes::default(),
+            untold: Episodes::default(),
         };
         (Telling { wanted: sender }, teller)
     }
@@ -106,17 +138,25 @@ impl Teller {
     /// Tells, for as long as there is somebody who wants something told.
     pub async fn run(mut self) {
         loop {
-            let again = self.step(Instant::now()).await;
+            let now = Instant::now();
+            let again = self.step(now).await;
+            // Whether the loop hangs nobody tells.
+            let look = again.into_iter().chain([now + BEAT]).min();
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                () = sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {}
+                () = sleep_until(look.unwrap_or(now)) => {}
             }
         }
     }
 
     /// Tells the newest status if that is news and has rested by `now`. Returns when to try again.
     pub async fn step(&mut self, now: Instant) -> Option<Instant> {
-        let wanted = self.wanted.borrow_and_update().clone();
+        let mut wanted = self.wanted.borrow_and_update().clone();
+        let stalled = self.health.stalled().map(|_| self.stalled());
+        if let Some(verdict) = &stalled {
+            wanted.status = self.doubtful(&wanted, verdict);
+        }
+        self.stalls.are(stalled.map(|verdict| verdict.message));
         let status = wanted.status.clone()?;
         if !self.is_news(&wanted, &status) {
             debug!("status unchanged");
@@ -128,15 +168,43 @@ impl Teller {
         }
         match self.reporter.tell(&self.node, &status).await {
             Ok(()) => {
+                self.untold.are([]);
                 self.told = Some((wanted, now));
                 self.retry.succeeded();
                 None
             }
             Err(error) => {
-                warn!(error = %chain(&error), "cannot tell the status, will retry");
+                let advice = netweft_client::advice(&error);
+                self.untold.are([chain(&error) + advice]);
                 Some(now + self.retry.failed())
             }
         }
+    }
+
+    /// What there is to say of a loop that hangs.
+    fn stalled(&self) -> Verdict {
+        let limit = self.health.limit().as_secs();
+        let message = format!(
+            "the agent's main loop has not come round for more than {limit} s, so this node follows no change; the kubelet restarts the agent. If this comes again, see the agent's log, and whether `ip link` or `nft list ruleset` hangs on the node"
+        );
+        Verdict::reconciling(Reason::AgentStalled, message)
+    }
+
+    /// What was said last, if anything, but Ready no more.
+    fn doubtful(&self, wanted: &Wanted, verdict: &Verdict) -> Option<NodeNetworkStatus> {
+        if !wanted.exists {
+            return None;
+        }
+        let said = wanted.status.clone().or_else(|| wanted.seen.clone());
+        let mut status = said.unwrap_or_default();
+        let told = self.told.as_ref().map(|(told, _)| told);
+        let told = told.filter(|told| told.uid == wanted.uid);
+        let told = told.and_then(|told| told.status.as_ref());
+        // What was told last tells since when.
+        let before = &told.unwrap_or(&status).conditions;
+        let conditions = verdict.conditions(status.observed_generation, before, Timestamp::now());
+        status.conditions = conditions;
+        Some(status)
     }
 
     fn is_news(&self, wanted: &Wanted, status: &NodeNetworkStatus) -> bool {
@@ -170,19 +238,26 @@ mod tests {
     use super::*;
     use crate::retry::RETRY;
 
+    /// How long the loop may take in these tests.
+    const LIMIT: Duration = Duration::from_millis(100);
+
     struct Fixture {
         telling: Telling,
         teller: Teller,
+        health: Health,
         dir: TempDir,
         now: Instant,
     }
 
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
-        let (telling, teller) = Teller::new("one".into(), Reporter::file(dir.path()));
+        let health = Health::with_limits(LIMIT, Duration::MAX);
+        let reporter = Reporter::file(dir.path());
+        let (telling, teller) = Teller::new("one".into(), reporter, health.clone());
         Fixture {
             telling,
             teller,
+            health,
             dir,
             now: Instant::now(),
         }
@@ -200,6 +275,46 @@ mod tests {
             self.teller.step(self.now).await;
             file.exists()
         }
+    }
+
+    /// Ready's status and reason, as written.
+    fn ready_in(dir: &TempDir) -> (String, String) {
+        let text = std::fs::read_to_string(dir.path().join("status.yaml")).unwrap();
+        let status: NodeNetworkStatus = serde_saphyr::from_str(&text).unwrap();
+        let mut conditions = status.conditions.into_iter();
+        let ready = conditions.find(|it| it.type_ == "Ready").unwrap();
+        assert_eq!(status.mtu, Some(1400), "the rest stands");
+        (ready.status, ready.reason)
+    }
+
+    #[tokio::test]
+    async fn while_the_loop_hangs_the_node_is_not_ready_and_afterwards_it_is_again() {
+        let mut it = fixture();
+        let ready = Verdict::ready(Reason::Programmed, "well");
+        let mut status = with_mtu(1400);
+        status.conditions = ready.conditions(Some(1), &[], Timestamp::now());
+        it.health.beat();
+        it.want(&status);
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("True".into(), "Programmed".into()));
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("False".into(), "AgentStalled".into()));
+        assert!(!it.tells().await, "once");
+        it.health.beat();
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("True".into(), "Programmed".into()));
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_hangs_in_its_first_round_is_told_with_what_the_api_server_has() {
+        let mut it = fixture();
+        it.health.beat();
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(!it.tells().await, "there is no object yet");
+        it.telling.met(Some("u"), Some(&with_mtu(1400)));
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("False".into(), "AgentStalled".into()));
     }
 
     fn with_mtu(mtu: u32) -> NodeNetworkStatus {

@@ -9,10 +9,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use netweft_cni::{conf, node, requests};
 use netweft_udp_relay::config;
+use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 use tokio::sync::Notify;
 use tracing::warn;
@@ -27,7 +29,9 @@ const CONTENT: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
 
 /// Tells when a file has changed.
 pub struct Watch {
-    changed: Arc<Notify>,
+    run_dir: PathBuf,
+    cni_conf_dir: PathBuf,
+    /// `None` while it cannot be had; the regular look has to do.
     places: Option<Arc<Places>>,
     parameters: BTreeSet<PathBuf>,
 }
@@ -35,6 +39,9 @@ pub struct Watch {
 struct Places {
     inotify: Inotify,
     kinds: Mutex<HashMap<WatchDescriptor, Kind>>,
+    changed: Notify,
+    /// The thread that reads has ended.
+    ended: AtomicBool,
 }
 
 /// Which events of a place count.
@@ -66,27 +73,39 @@ impl Watch {
     /// regular look has to do.
     #[must_use]
     pub fn new(run_dir: &Path, cni_conf_dir: &Path) -> Self {
-        let changed = Arc::new(Notify::new());
-        let asked = run_dir.join(requests::DIR);
-        let dirs = [
-            (asked.as_path(), AddWatchFlags::IN_MOVED_TO, Kind::Requests),
-            (run_dir, CONTENT, Kind::Shared),
-            (cni_conf_dir, CONTENT, Kind::Configurations),
-        ];
-        let places = Places::watch(&dirs, Arc::clone(&changed));
-        let unwatched = |error: &io::Error| {
-            warn!(error = %chain(error), "cannot watch files; looking once a minute");
-        };
-        Self {
-            changed,
-            places: places.inspect_err(unwatched).ok(),
+        let mut watch = Self {
+            run_dir: run_dir.to_owned(),
+            cni_conf_dir: cni_conf_dir.to_owned(),
+            places: None,
             parameters: BTreeSet::new(),
+        };
+        watch.begin();
+        watch
+    }
+
+    /// Waits until a file has changed. Cancelling loses nothing.
+    pub async fn changed(&mut self) {
+        let Some(places) = &self.places else {
+            return std::future::pending().await;
+        };
+        places.changed.notified().await;
+        if places.ended.load(Ordering::Acquire) {
+            self.begin();
         }
     }
 
-    /// Waits until a file has changed.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    fn begin(&mut self) {
+        self.parameters.clear();
+        let asked = self.run_dir.join(requests::DIR);
+        let dirs = [
+            (asked.as_path(), AddWatchFlags::IN_MOVED_TO, Kind::Requests),
+            (self.run_dir.as_path(), CONTENT, Kind::Shared),
+            (self.cni_conf_dir.as_path(), CONTENT, Kind::Configurations),
+        ];
+        let unwatched = |error: &io::Error| {
+            warn!(error = %chain(error), "cannot watch files; looking once a minute");
+        };
+        self.places = Places::watch(&dirs).inspect_err(unwatched).ok();
     }
 
     /// Watches these kernel parameters from now on; others that have been watched may be for longer.
@@ -101,27 +120,44 @@ impl Watch {
 }
 
 impl Places {
-    /// Listens on a thread that ends with the process.
-    fn watch(dirs: &[(&Path, AddWatchFlags, Kind)], changed: Arc<Notify>) -> io::Result<Arc<Self>> {
+    /// Listens on a thread.
+    fn watch(dirs: &[(&Path, AddWatchFlags, Kind)]) -> io::Result<Arc<Self>> {
         let places = Arc::new(Self {
             inotify: Inotify::init(InitFlags::IN_CLOEXEC)?,
             kinds: Mutex::default(),
+            changed: Notify::new(),
+            ended: AtomicBool::new(false),
         });
         for (dir, events, kind) in dirs {
             std::fs::create_dir_all(dir)?;
             places.add(dir, *events, *kind)?;
         }
-        let listening = Arc::clone(&places);
-        let listen = move || {
-            while let Ok(events) = listening.inotify.read_events() {
-                if events.iter().any(|event| listening.counts(event)) {
-                    changed.notify_one();
-                }
-            }
-        };
         let thread = std::thread::Builder::new().name("files".to_owned());
-        thread.spawn(listen)?;
+        let ending = Ending(Arc::clone(&places));
+        thread.spawn(move || {
+            let error = ending.0.listen(|inotify| inotify.read_events());
+            warn!(
+                error = error.desc(),
+                "the watch on files is broken, making a new one"
+            );
+        })?;
         Ok(places)
+    }
+
+    /// Tells of events until they cannot be read, and why that is.
+    fn listen(&self, read: impl Fn(&Inotify) -> nix::Result<Vec<InotifyEvent>>) -> Errno {
+        loop {
+            match read(&self.inotify) {
+                Ok(events) => {
+                    // All are looked at: a watch that is over is forgotten.
+                    if events.iter().filter(|event| self.counts(event)).count() > 0 {
+                        self.changed.notify_one();
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return error,
+            }
+        }
     }
 
     fn add(&self, path: &Path, events: AddWatchFlags, kind: Kind) -> io::Result<()> {
@@ -139,6 +175,16 @@ impl Places {
         // What has overflowed may have been anything.
         let kind = kinds.get(&event.wd);
         kind.is_none_or(|kind| kind.counts(event.name.as_deref()))
+    }
+}
+
+/// Tells of the end of the thread, also if it panics.
+struct Ending(Arc<Places>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Release);
+        self.0.changed.notify_one();
     }
 }
 
@@ -165,7 +211,7 @@ mod tests {
     }
 
     impl Fixture {
-        async fn hears(&self, act: impl FnOnce(&Self)) -> bool {
+        async fn hears(&mut self, act: impl FnOnce(&Self)) -> bool {
             let quiet = Duration::from_millis(50);
             while tokio::time::timeout(quiet, self.watch.changed())
                 .await
@@ -179,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_pods_ask_for_is_heard_of() {
-        let it = fixture();
+        let mut it = fixture();
         let ask = |it: &Fixture| {
             let requests = Requests::new(it.run.path());
             requests.make(&["a".to_owned()]).unwrap();
@@ -191,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_for_others_are_heard_of_and_the_rest_is_not() {
-        let it = fixture();
+        let mut it = fixture();
         for name in [node::FILE, config::FILE] {
             assert!(
                 it.hears(|it| fs::write(it.run.path().join(name), "x").unwrap())
@@ -216,11 +262,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_interrupted_read_ends_no_watch_and_one_that_is_broken_is_replaced() {
+        let mut it = fixture();
+        let old = Arc::clone(it.watch.places.as_ref().unwrap());
+        let errors = std::cell::RefCell::new(vec![Errno::EIO, Errno::EINTR]);
+        let read = |_: &Inotify| Err(errors.borrow_mut().pop().unwrap());
+        assert_eq!(old.listen(read), Errno::EIO);
+        drop(Ending(Arc::clone(&old)));
+        it.watch.changed().await;
+        assert!(!Arc::ptr_eq(&old, it.watch.places.as_ref().unwrap()));
+        let file = |it: &Fixture| fs::write(it.run.path().join(node::FILE), "x").unwrap();
+        assert!(it.hears(file).await);
+    }
+
+    #[tokio::test]
     async fn parameters_that_are_followed_are_heard_of() {
         let mut it = fixture();
         let parameter = it.run.path().join("ip_forward");
         fs::write(&parameter, "1").unwrap();
-        let write = |_: &Fixture| fs::write(it.run.path().join("ip_forward"), "0").unwrap();
+        let write = |it: &Fixture| fs::write(it.run.path().join("ip_forward"), "0").unwrap();
         assert!(!it.hears(write).await);
         let missing = it.run.path().join("missing");
         it.watch.follow([parameter.clone(), missing].into());

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::time::timeout;
+
+use crate::program::{self, ProgramError};
 
 /// BIRD reads every name that ends in `.conf`, and no other.
 const NAME: &str = "bird.conf";
@@ -22,11 +22,8 @@ pub enum FileError {
     #[error("write {0}")]
     Write(PathBuf, #[source] io::Error),
     /// BIRD could not be asked.
-    #[error("run {0} -p")]
-    Run(String, #[source] io::Error),
-    /// BIRD took too long.
-    #[error("{0} -p has not ended within {PATIENCE:?}")]
-    Slow(String),
+    #[error(transparent)]
+    Run(#[from] ProgramError),
     /// BIRD would not read it.
     #[error("BIRD refuses its configuration, so it keeps the last one: {0}")]
     Refused(String),
@@ -97,22 +94,13 @@ impl File {
     }
 
     async fn check(&self, file: &Path) -> Result<(), FileError> {
+        let name = format!("{} -p", self.program.join(" "));
         let (program, first) = self.program.split_first().ok_or_else(|| {
-            FileError::Run(String::new(), io::Error::from(io::ErrorKind::NotFound))
+            ProgramError::Run(name.clone(), io::Error::from(io::ErrorKind::NotFound))
         })?;
         let mut command = Command::new(program);
-        command
-            .args(first)
-            .arg("-p")
-            .arg("-c")
-            .arg(file)
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .kill_on_drop(true);
-        let output = timeout(PATIENCE, command.output()).await;
-        let output = output
-            .map_err(|_| FileError::Slow(self.program.join(" ")))?
-            .map_err(|error| FileError::Run(self.program.join(" "), error))?;
+        command.args(first).arg("-p").arg("-c").arg(file);
+        let output = program::run(&name, command, &[], PATIENCE).await?;
         if output.status.success() {
             return Ok(());
         }

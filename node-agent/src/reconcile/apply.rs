@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use netweft_netstate::error::Error;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{LinkKind, LinkName, NetworkState};
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 use nix::errno::Errno;
-use tracing::{error, info};
+use tracing::{debug, info};
 
 use super::Reconciler;
 use crate::desired::{Desired, masquerade};
@@ -54,7 +55,9 @@ impl<K: Kernel> Reconciler<K> {
         });
         let Ensured { errors, set } =
             Parameters::new(&self.paths).ensure(&desired.keep_listening, &desired.loosen, &wanted);
-        outcome.failures.extend(errors.iter().map(|e| chain(e)));
+        for error in &errors {
+            outcome.fail(chain(error));
+        }
         for (name, found, wanted) in set {
             let was = |settled: &Desired| settled.parameters().any(|it| it == name);
             if self.drifts.settled().is_some_and(was) && !is_of(&name, &links.touched) {
@@ -94,7 +97,7 @@ impl<K: Kernel> Reconciler<K> {
             Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
             // To try again would not help, and pods reach each other without it.
             Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
-            Err(error) => outcome.failures.push(chain(&error)),
+            Err(error) => outcome.fail(chain(&error)),
         }
     }
 
@@ -118,7 +121,12 @@ impl<K: Kernel> Reconciler<K> {
                     applied.done.push(at);
                 }
                 Err(error) => {
-                    error!(error = %chain(&error), "cannot change the kernel, will retry");
+                    debug!(error = %chain(&error), "cannot change the kernel, will retry");
+                    if matches!(error, Error::Slow { .. }) {
+                        // The rest would take as long each.
+                        outcome.fail(chain(&error));
+                        break;
+                    }
                     // On another's link one route does not hang on the next.
                     let ours = op.link().filter(|link| Owner::agent().owns_link(link));
                     broken.extend(ours.cloned());
@@ -169,10 +177,7 @@ fn parameter(name: &str) -> String {
 }
 
 /// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.
-fn lacking<'a>(
-    op: &'a Op,
-    error: &netweft_netstate::error::Error,
-) -> Option<(&'a LinkName, String)> {
+fn lacking<'a>(op: &'a Op, error: &Error) -> Option<(&'a LinkName, String)> {
     let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
         return None;
     };

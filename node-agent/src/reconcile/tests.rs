@@ -14,8 +14,10 @@ use netweft_netstate::model::{
 use netweft_netstate::netns;
 use nix::errno::Errno;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::*;
+use crate::bird::Observed;
 use crate::report::Reporter;
 use crate::retry::RETRY;
 use crate::teller::Teller;
@@ -86,11 +88,13 @@ fn fixture() -> Fixture {
         std::fs::create_dir_all(parameter.parent().unwrap()).unwrap();
         std::fs::write(parameter, "0\n").unwrap();
     }
-    let (telling, teller) = Teller::new("one".into(), Reporter::file(&paths.run_dir));
+    let health = Health::new();
+    let reporter = Reporter::file(&paths.run_dir);
+    let (telling, teller) = Teller::new("one".into(), reporter, health.clone());
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
     let (trials, _) = Trials::alone();
-    let told = (telling, Metrics::new());
+    let told = (telling, Metrics::new(), health);
     let reconciler = Reconciler::new("one".into(), kernel, (link, trials), paths, told);
     Fixture {
         reconciler,

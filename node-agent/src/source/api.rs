@@ -1,21 +1,23 @@
 //! Objects from the API server: one watch for each kind.
 
 use std::fmt::Debug;
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use netweft_client::Patience;
 use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, info_span};
 
+use super::{Ending, changes};
 use crate::inputs::{Namespaces, Objects};
 
 /// The stores behind the watches.
@@ -28,13 +30,19 @@ pub struct Watches {
     namespaces: OnceLock<Store<PartialObjectMeta<Namespace>>>,
     signal: Signal,
     changes: watch::Receiver<u64>,
+    ends: Option<UnboundedReceiver<String>>,
 }
 
 impl Watches {
     /// Start the watches; they end with the process.
     pub fn start(client: &Client, node: &str) -> Self {
         let (signal, changes) = watch::channel(0);
-        let signal = Signal::new(signal);
+        let (ends, ended) = unbounded_channel();
+        let signal = Signal::new(Hub {
+            changes: signal,
+            ends,
+            runtime: Handle::current(),
+        });
         let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
         Self {
             pools: start(
@@ -52,7 +60,12 @@ impl Watches {
             namespaces: OnceLock::new(),
             signal,
             changes,
+            ends: Some(ended),
         }
+    }
+
+    pub fn ends(&mut self) -> UnboundedReceiver<String> {
+        self.ends.take().unwrap_or_else(|| unbounded_channel().1)
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -104,7 +117,15 @@ impl Watches {
     }
 }
 
-type Signal = Arc<watch::Sender<u64>>;
+/// What all watches share.
+struct Hub {
+    changes: watch::Sender<u64>,
+    ends: UnboundedSender<String>,
+    /// The one that they began in: a watch that is begun later, from another thread, must not depend on that thread.
+    runtime: Handle,
+}
+
+type Signal = Arc<Hub>;
 
 /// A kind that can be watched without one malformed object stopping the watch.
 trait Watchable:
@@ -139,93 +160,19 @@ fn follow<K>(
         object.managed_fields_mut().clear();
         object.annotations_mut().clear();
     });
-    let followed = signal_changes(writer, events, signal.clone());
-    tokio::spawn(followed.instrument(info_span!("watch", kind)));
-}
-
-/// Statuses change with every pod that starts anywhere, and no node goes by them.
-async fn signal_changes<K>(
-    writer: reflector::store::Writer<K>,
-    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
-    signal: Signal,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
-{
-    let changes = Arc::new(Mutex::new(Changes::new(writer.as_reader())));
-    let noted = Arc::clone(&changes);
-    let events = events.inspect(move |event| {
-        if let Ok(event) = event {
-            lock(&noted).note(event);
-        }
-    });
-    let mut events = pin!(reflector::reflector(writer, events));
-    while let Some(event) = events.next().await {
-        match event {
-            // A list counts once, when it is complete.
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-            Ok(event) => {
-                let changed = lock(&changes).take();
-                debug!(?event, changed, "heard");
-                if changed {
-                    signal.send_modify(|version| *version = version.wrapping_add(1));
-                }
-            }
-            Err(error) => warn!(%error, "watch interrupted, will retry"),
-        }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Whether what has been heard since the last time is more than statuses. Events are noted before the store has them.
-struct Changes<K: Resource<DynamicType = ()> + 'static> {
-    before: Store<K>,
-    changed: bool,
-    /// Objects of the list under way that are the same as before.
-    kept: usize,
-}
-
-impl<K: Resource<DynamicType = ()> + Clone + 'static> Changes<K> {
-    fn new(before: Store<K>) -> Self {
-        Self {
-            before,
-            // The first list counts, also an empty one.
-            changed: true,
-            kept: 0,
-        }
-    }
-
-    fn note(&mut self, event: &watcher::Event<K>) {
-        match event {
-            watcher::Event::Init => self.kept = 0,
-            watcher::Event::InitApply(object) if self.is_known(object) => self.kept += 1,
-            watcher::Event::Apply(object) if self.is_known(object) => {}
-            watcher::Event::InitApply(_) | watcher::Event::Apply(_) | watcher::Event::Delete(_) => {
-                self.changed = true;
-            }
-            // One that was deleted while the watch was interrupted is not in the list.
-            watcher::Event::InitDone => self.changed |= self.kept < self.before.len(),
-        }
-    }
-
-    /// Whether nothing of the object has changed but its status or annotations. The API server counts changes of the spec in
-    /// `metadata.generation`; Namespaces have none, and matter by their labels.
-    fn is_known(&self, object: &K) -> bool {
-        let known = self.before.get(&ObjectRef::from_obj(object));
-        known.is_some_and(|known| {
-            let [known, now] = [known.meta(), object.meta()];
-            known.uid == now.uid
-                && known.generation == now.generation
-                && known.deletion_timestamp == now.deletion_timestamp
-                && known.labels == now.labels
-        })
-    }
-
-    fn take(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
+    let hub = signal.clone();
+    let ending = Ending {
+        what: format!("objects of the kind {kind}"),
+        ends: signal.ends.clone(),
+    };
+    let watched = kind.to_owned();
+    let task = async move {
+        let _ending = ending;
+        changes::follow(&watched, writer, events, &hub.changes).await;
+    };
+    signal
+        .runtime
+        .spawn(task.instrument(info_span!("watch", kind)));
 }
 
 fn ready<K>(store: &Store<K>) -> bool
@@ -257,69 +204,4 @@ fn readable<K: Watchable>(
     objects.sort_by_key(ResourceExt::name_any);
     unreadable.sort();
     objects
-}
-
-#[cfg(test)]
-mod tests {
-    use futures::stream;
-    use kube::runtime::watcher::Event;
-
-    use super::*;
-
-    fn pool(name: &str, generation: i64, status: &str) -> IPPool {
-        let text = format!(
-            "metadata: {{name: {name}, uid: u, generation: {generation}, resourceVersion: '{status}'}}\nspec: {{cidr: 10.0.0.0/16}}"
-        );
-        serde_saphyr::from_str(&format!(
-            "apiVersion: netweft.io/v1alpha1\nkind: IPPool\n{text}"
-        ))
-        .unwrap()
-    }
-
-    fn listed(pools: &[IPPool]) -> Vec<Event<IPPool>> {
-        let objects = pools.iter().cloned().map(Event::InitApply);
-        let begin = [Event::Init].into_iter().chain(objects);
-        begin.chain([Event::InitDone]).collect()
-    }
-
-    /// How often the agent is woken by these events.
-    async fn wakes(events: Vec<Event<IPPool>>) -> u64 {
-        let (signal, changes) = watch::channel(0);
-        let (_store, writer) = reflector::store();
-        let events = stream::iter(events.into_iter().map(Ok));
-        signal_changes(writer, events, Signal::new(signal)).await;
-        *changes.borrow()
-    }
-
-    #[tokio::test]
-    async fn changes_of_a_status_wake_nobody() {
-        let first = listed(&[pool("a", 1, "1"), pool("b", 1, "2")]);
-        assert_eq!(wakes(first.clone()).await, 1);
-        assert_eq!(wakes(listed(&[])).await, 1, "an empty list");
-        let with = |more: Vec<Event<IPPool>>| first.iter().cloned().chain(more).collect();
-        let more = |more| async { wakes(with(more)).await - 1 };
-        assert_eq!(more(vec![Event::Apply(pool("a", 1, "3"))]).await, 0);
-        assert_eq!(more(vec![Event::Apply(pool("a", 2, "3"))]).await, 1);
-        assert_eq!(more(vec![Event::Apply(pool("c", 1, "3"))]).await, 1);
-        assert_eq!(more(vec![Event::Delete(pool("a", 1, "3"))]).await, 1);
-        let mut deleted = pool("a", 1, "3");
-        deleted.metadata.deletion_timestamp = serde_json::from_str("\"2026-01-01T00:00:00Z\"").ok();
-        assert_eq!(more(vec![Event::Apply(deleted)]).await, 1);
-        let mut labelled = pool("a", 1, "3");
-        labelled.labels_mut().insert("a".into(), "b".into());
-        assert_eq!(more(vec![Event::Apply(labelled)]).await, 1);
-    }
-
-    #[tokio::test]
-    async fn a_list_anew_wakes_only_if_something_is_another() {
-        let first = [pool("a", 1, "1"), pool("b", 1, "2")];
-        let again = |second: &[IPPool]| {
-            let events: Vec<_> = listed(&first).into_iter().chain(listed(second)).collect();
-            async { wakes(events).await - 1 }
-        };
-        assert_eq!(again(&[pool("a", 1, "8"), pool("b", 1, "9")]).await, 0);
-        assert_eq!(again(&[pool("a", 1, "1")]).await, 1, "one is gone");
-        assert_eq!(again(&[pool("a", 1, "1"), pool("c", 1, "2")]).await, 1);
-        assert_eq!(again(&[pool("a", 1, "1"), pool("b", 2, "3")]).await, 1);
-    }
 }

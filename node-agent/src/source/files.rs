@@ -18,9 +18,11 @@ use kube::core::PartialObjectMeta;
 use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
-use tracing::warn;
 
+use super::Ending;
+use crate::episodes::Episodes;
 use crate::inputs::Objects;
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -31,6 +33,7 @@ const SETTLED: Duration = Duration::from_millis(20);
 pub struct Folder {
     changes: watch::Receiver<u64>,
     objects: watch::Receiver<Option<Objects>>,
+    ends: Option<UnboundedReceiver<String>>,
 }
 
 impl Folder {
@@ -39,12 +42,16 @@ impl Folder {
         let (signal, changes) = watch::channel(0u64);
         let (sender, objects) = watch::channel(None);
         let mut reader = Reader::new(folder, node);
+        let (ends, ended) = unbounded_channel();
         tokio::spawn(async move {
+            let what = format!("the folder {}", reader.folder.display());
+            let _ending = Ending { what, ends };
+            let mut episodes = Episodes::default();
             while !sender.is_closed() {
                 let news = reader.news();
-                if let Err(error) = &news {
-                    warn!(folder = %reader.folder.display(), %error, "cannot read the folder of objects, will retry");
-                }
+                let folder = reader.folder.display();
+                let unread = |error| format!("read the folder of objects {folder}: {error}");
+                episodes.are(news.as_ref().err().map(unread));
                 if let Ok(Some(objects)) = news
                     && sender.borrow().as_ref() != Some(&objects)
                 {
@@ -54,7 +61,15 @@ impl Folder {
                 tokio::time::sleep(INTERVAL).await;
             }
         });
-        Self { changes, objects }
+        Self {
+            changes,
+            objects,
+            ends: Some(ended),
+        }
+    }
+
+    pub fn ends(&mut self) -> UnboundedReceiver<String> {
+        self.ends.take().unwrap_or_else(|| unbounded_channel().1)
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {

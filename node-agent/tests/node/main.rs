@@ -19,6 +19,7 @@ mod lab;
 mod listening;
 mod multicast;
 mod picture;
+mod programs;
 mod repair;
 mod requests;
 mod standby;

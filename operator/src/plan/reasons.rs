@@ -77,7 +77,8 @@ fn makers(reason: Reason) -> Vec<Made> {
         Reason::ProgrammingFailed
         | Reason::ForeignObject
         | Reason::Contested
-        | Reason::KernelLacksFeature => vec![],
+        | Reason::KernelLacksFeature
+        | Reason::AgentStalled => vec![],
     }
 }
 
