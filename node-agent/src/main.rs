@@ -21,6 +21,7 @@ mod draining;
 mod drift;
 mod episodes;
 mod facts;
+mod firewall;
 mod health;
 mod inputs;
 mod install;

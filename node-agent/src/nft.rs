@@ -127,6 +127,20 @@ pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
     listing(&["-a", "list", "table", family, table]).await
 }
 
+/// What nft prints as JSON (libnftables-json(5)).
+///
+/// # Errors
+/// nft is missing or cannot tell.
+pub async fn list_json(arguments: &[&str]) -> Result<String, NftError> {
+    let arguments = [&["-j", "-t"], arguments].concat();
+    let listed = listing(&arguments).await?;
+    Ok(if listed.is_empty() {
+        r#"{"nftables": []}"#.to_owned()
+    } else {
+        listed
+    })
+}
+
 async fn listing(arguments: &[&str]) -> Result<String, NftError> {
     let output = nft(arguments, "").await?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -28,6 +28,7 @@ use crate::desired::Desired;
 use crate::desired::bird::{METRIC_STAND_IN, learnt};
 use crate::drift::{Difference, Drifts};
 use crate::episodes::Episodes;
+use crate::firewall::Findings;
 use crate::health::Health;
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
@@ -56,6 +57,7 @@ pub struct Reconciler<K> {
     nft: Nft,
     bird: Link,
     trials: Trials,
+    firewall: Findings,
     restarts: Restarts,
     paths: Paths,
     telling: Telling,
@@ -74,7 +76,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
-        (bird, trials): (Link, Trials),
+        (bird, trials, firewall): (Link, Trials, Findings),
         paths: Paths,
         (telling, metrics, health): (Telling, Metrics, Health),
     ) -> Self {
@@ -87,6 +89,7 @@ impl<K: Kernel> Reconciler<K> {
             nft,
             bird,
             trials,
+            firewall,
             restarts: Restarts::new(Instant::now()),
             paths,
             telling,
@@ -202,6 +205,7 @@ impl<K: Kernel> Reconciler<K> {
         outcome.conflicts.extend(self.foreign_configurations());
         outcome.failures.extend(desired.waiting_for.iter().cloned());
         outcome.notes.append(&mut desired.notes);
+        outcome.notes.extend(self.firewall.borrow().iter().cloned());
         if let Err(error) = self.tell_relay(&desired.udp) {
             outcome.fail(chain(&error));
         }

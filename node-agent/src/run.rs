@@ -17,6 +17,7 @@ use crate::admin;
 use crate::alone::Alone;
 use crate::args::RunArgs;
 use crate::bird::{self, Observed, Places, Watcher};
+use crate::firewall::{Findings, Firewall};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::nft;
@@ -76,6 +77,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         passwords: bgp_passwords,
     });
     let (prober, trials) = Prober::new();
+    let (firewall, findings) = Firewall::new();
     let (telling, teller) = Teller::new(node.clone(), reporter, health.clone());
     let (counts, beats) = (metrics.clone(), health.clone());
     let main_loop = on_own_thread(async move || {
@@ -86,11 +88,12 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
             objects: source.changes(),
             sessions: link.changes(),
             trials: trials.changes(),
+            firewall: findings.clone(),
             kernel: Events::new(nft::TABLE).context("listen to netlink")?,
             files: Watch::new(&paths.run_dir, &paths.cni_conf_dir),
         };
         let told = (telling, counts, beats.clone());
-        let reconciler = Reconciler::new(node, kernel, (link, trials), paths, told);
+        let reconciler = Reconciler::new(node, kernel, (link, trials, findings), paths, told);
         reconcile_forever(reconciler, source, notices, beats).await
     });
     tokio::select! {
@@ -102,6 +105,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         () = teller.run() => bail!("the task that writes the status has ended"),
         () = watcher.run() => bail!("the task that watches BIRD has ended"),
         () = prober.run() => bail!("the task that tries ways that stand by has ended"),
+        () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
         what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
     }
 }
@@ -182,6 +186,7 @@ enum Trigger {
     Kernel,
     Sessions,
     Trials,
+    Firewall,
     Files,
     Retry,
     Resync,
@@ -198,6 +203,7 @@ struct Notices {
     objects: watch::Receiver<u64>,
     sessions: watch::Receiver<Observed>,
     trials: watch::Receiver<Answers>,
+    firewall: Findings,
     kernel: Events,
     files: Watch,
 }
@@ -211,6 +217,7 @@ impl Notices {
             // As well as that of the watcher, which runs beside this loop.
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
             Ok(()) = self.trials.changed() => Trigger::Trials,
+            Ok(()) = self.firewall.changed() => Trigger::Firewall,
             heard = self.kernel.next() => {
                 if let Err(error) = heard {
                     renew(&mut self.kernel, &error);

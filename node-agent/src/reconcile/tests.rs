@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::bird::Observed;
+use crate::firewall::Firewall;
 use crate::report::Reporter;
 use crate::retry::RETRY;
 use crate::teller::Teller;
@@ -94,8 +95,9 @@ fn fixture() -> Fixture {
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
     let (trials, _) = Trials::alone();
+    let (_, firewall) = Firewall::new();
     let told = (telling, Metrics::new(), health);
-    let reconciler = Reconciler::new("one".into(), kernel, (link, trials), paths, told);
+    let reconciler = Reconciler::new("one".into(), kernel, (link, trials, firewall), paths, told);
     Fixture {
         reconciler,
         teller,

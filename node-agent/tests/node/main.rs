@@ -14,6 +14,7 @@ mod conditions;
 mod crash;
 mod draining;
 mod drift;
+mod firewall;
 mod install;
 mod lab;
 mod listening;

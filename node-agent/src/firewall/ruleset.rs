@@ -1,0 +1,335 @@
+//! What a ruleset in nft's JSON (libnftables-json(5)) does with the first packet of a pod's connection. Pure.
+//!
+//! Only what a packet of any pod is known to have is looked at: a link of the node that begins with `nw` on one side, and a new
+//! connection. A rule that asks for more is passed over, so a drop for some packets only is not found, and neither is an accept.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+/// How the names of all links begin that pods' packets come in by or leave by: pods' own, tunnels and the bridge.
+const LINK_PREFIX: &str = "nw";
+/// How often a chain may lead to another. The kernel has a limit of its own (`NFT_JUMP_STACK_SIZE`).
+const DEPTH: usize = 16;
+
+/// A chain at the forward hook that can drop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// The table's name.
+    pub table: String,
+    name: String,
+    drops_by_policy: bool,
+}
+
+/// One table: its chains and their rules, each a list of statements.
+#[derive(Debug, Default)]
+pub struct Table(BTreeMap<String, Vec<Vec<Value>>>);
+
+/// What is known of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Packet {
+    /// A pod has sent it.
+    FromPod,
+    /// It is for a pod.
+    ToPod,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Accept,
+    Drop,
+    Return,
+}
+
+impl BaseChain {
+    /// The base chains of others at the forward hook, of what `nft -j list chains` prints.
+    ///
+    /// # Errors
+    /// The text is not nft's JSON.
+    pub fn at_forward(text: &str) -> Result<Vec<Self>, String> {
+        let text_of = |chain: &Value, key: &str| chain.get(key)?.as_str().map(str::to_owned);
+        let base = |chain: &Value| {
+            let forwards =
+                text_of(chain, "type")? == "filter" && text_of(chain, "hook")? == "forward";
+            let base = Self {
+                family: text_of(chain, "family")?,
+                table: text_of(chain, "table")?,
+                name: text_of(chain, "name")?,
+                drops_by_policy: text_of(chain, "policy").is_some_and(|policy| policy == "drop"),
+            };
+            let routed = matches!(base.family.as_str(), "ip" | "ip6" | "inet");
+            (forwards && routed).then_some(base)
+        };
+        let objects = objects(text)?;
+        let chains = objects.iter().filter_map(|object| object.get("chain"));
+        Ok(chains.filter_map(base).collect())
+    }
+
+    /// What the administrator has to know and to do.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let Self {
+            family,
+            table,
+            name,
+            ..
+        } = self;
+        // iptables-nft keeps its rules in these tables, and its own rules are best changed with it.
+        let iptables = match (family.as_str(), table.as_str(), name.as_str()) {
+            ("ip", "filter", "FORWARD") => Some("iptables"),
+            ("ip6", "filter", "FORWARD") => Some("ip6tables"),
+            _ => None,
+        };
+        let allow = |iptables: &str, side: &str| {
+            format!("{iptables} -I FORWARD -{side} {}+ -j ACCEPT", LINK_PREFIX)
+        };
+        let insert = |side: &str| {
+            format!(
+                "nft insert rule {family} {table} {name} {side}name '\"{}*\"' accept",
+                LINK_PREFIX
+            )
+        };
+        let [from, to] = match iptables {
+            Some(iptables) => [allow(iptables, "i"), allow(iptables, "o")],
+            None => [insert("iif"), insert("oif")],
+        };
+        format!(
+            "chain {name} of the nftables table {family} {table} drops packets that the node forwards, and no rule that netweft can read accepts those of pods, so pods may reach nobody: allow them with `{from}` and `{to}`, and in the configuration of the program that made the chain"
+        )
+    }
+}
+
+impl Table {
+    /// Of what `nft -j list table` prints.
+    ///
+    /// # Errors
+    /// The text is not nft's JSON.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut chains: BTreeMap<String, Vec<Vec<Value>>> = BTreeMap::new();
+        for object in objects(text)? {
+            let Some(rule) = object.get("rule") else {
+                continue;
+            };
+            let chain = rule.get("chain").and_then(Value::as_str);
+            let statements = rule.get("expr").and_then(Value::as_array);
+            if let (Some(chain), Some(statements)) = (chain, statements) {
+                chains
+                    .entry(chain.to_owned())
+                    .or_default()
+                    .push(statements.clone());
+            }
+        }
+        Ok(Self(chains))
+    }
+
+    /// Whether packets from pods or to pods end here, as far as is known.
+    #[must_use]
+    pub fn drops_pods(&self, base: &BaseChain) -> bool {
+        [Packet::FromPod, Packet::ToPod].into_iter().any(|packet| {
+            match self.verdict(&base.name, packet, DEPTH) {
+                Some(Verdict::Accept) => false,
+                Some(Verdict::Drop) => true,
+                Some(Verdict::Return) | None => base.drops_by_policy,
+            }
+        })
+    }
+
+    /// The verdict of a chain's rules; `None`: the packet passes all of them.
+    fn verdict(&self, chain: &str, packet: Packet, depth: usize) -> Option<Verdict> {
+        let rules = self.0.get(chain).filter(|_| depth > 0)?;
+        for rule in rules {
+            match self.verdict_of_rule(rule, packet, depth) {
+                None => {}
+                decided => return decided,
+            }
+        }
+        None
+    }
+
+    /// The verdict of one rule; `None`: the packet goes on to the next.
+    fn verdict_of_rule(&self, rule: &[Value], packet: Packet, depth: usize) -> Option<Verdict> {
+        for statement in rule {
+            let (kind, value) = statement.as_object()?.iter().next()?;
+            match kind.as_str() {
+                "match" if packet.surely_matches(value) => {}
+                "counter" | "log" | "comment" => {}
+                "accept" => return Some(Verdict::Accept),
+                "drop" | "reject" => return Some(Verdict::Drop),
+                "return" => return Some(Verdict::Return),
+                "jump" | "goto" => {
+                    let target = value.get("target")?.as_str()?;
+                    let verdict = self.verdict(target, packet, depth - 1);
+                    let ended = kind == "goto";
+                    return match verdict {
+                        Some(Verdict::Accept | Verdict::Drop) => verdict,
+                        Some(Verdict::Return) | None => ended.then_some(Verdict::Return),
+                    };
+                }
+                // Anything else, a match of the legacy iptables for one (`xt`), may or may not hold.
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
+impl Packet {
+    /// Whether a match holds for every such packet.
+    fn surely_matches(self, test: &Value) -> bool {
+        let equal = test
+            .get("op")
+            .and_then(Value::as_str)
+            .is_some_and(|op| matches!(op, "==" | "in"));
+        let (Some(left), Some(right)) = (test.get("left"), test.get("right")) else {
+            return false;
+        };
+        let key = |kind: &str| {
+            left.get(kind)
+                .and_then(|it| it.get("key"))
+                .and_then(Value::as_str)
+        };
+        let side = match self {
+            Self::FromPod => "iifname",
+            Self::ToPod => "oifname",
+        };
+        let holds = |right: &Value| match (key("meta"), key("ct"), right.as_str()) {
+            (Some(name), _, Some(pattern)) if name == side => covers(pattern),
+            (_, Some("state"), Some(state)) => state == "new",
+            _ => false,
+        };
+        let any = right.get("set").unwrap_or(right).as_array();
+        equal && any.map_or_else(|| holds(right), |some| some.iter().any(holds))
+    }
+}
+
+/// Whether a pattern of link names is that of all pods' links.
+fn covers(pattern: &str) -> bool {
+    let prefix = pattern.strip_suffix('*');
+    prefix.is_some_and(|prefix| LINK_PREFIX.starts_with(prefix))
+}
+
+fn objects(text: &str) -> Result<Vec<Value>, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let objects = value.get("nftables").and_then(Value::as_array).cloned();
+    objects.ok_or_else(|| "nft printed no list `nftables`".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table whose base chain has this policy and these rules, each a list of statements.
+    fn drops(policy: &str, rules: &str) -> bool {
+        drops_with(policy, &[("FORWARD", rules)])
+    }
+
+    fn drops_with(policy: &str, chains: &[(&str, &str)]) -> bool {
+        let listed = format!(
+            r#"{{"nftables": [{{"metainfo": {{"json_schema_version": 1}}}},
+                {{"chain": {{"family": "ip", "table": "nat", "name": "POSTROUTING", "type": "nat", "hook": "postrouting", "prio": 100, "policy": "accept"}}}},
+                {{"chain": {{"family": "bridge", "table": "filter", "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": "drop"}}}},
+                {{"chain": {{"family": "ip", "table": "filter", "name": "FORWARD", "type": "filter", "hook": "forward", "prio": 0, "policy": "{policy}"}}}}]}}"#
+        );
+        let bases = BaseChain::at_forward(&listed).unwrap();
+        assert_eq!(bases.len(), 1, "{bases:?}");
+        let rules = chains.iter().flat_map(|(chain, rules)| {
+            let rules: Vec<Value> = serde_json::from_str(&format!("[{rules}]")).unwrap();
+            let rule = |expr| serde_json::json!({"rule": {"family": "ip", "table": "filter", "chain": chain, "expr": expr}});
+            rules.into_iter().map(rule).collect::<Vec<_>>()
+        });
+        let table = serde_json::json!({ "nftables": rules.collect::<Vec<_>>() });
+        Table::parse(&table.to_string())
+            .unwrap()
+            .drops_pods(&bases[0])
+    }
+
+    fn link(side: &str, name: &str) -> String {
+        format!(
+            r#"{{"match": {{"op": "==", "left": {{"meta": {{"key": "{side}"}}}}, "right": "{name}"}}}}, {{"counter": {{"packets": 0, "bytes": 0}}}}"#
+        )
+    }
+
+    const ESTABLISHED: &str = r#"[{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}]"#;
+
+    #[test]
+    fn policy_drop_without_a_rule_for_pods_drops_pods() {
+        assert!(drops("drop", ""));
+        assert!(drops("drop", ESTABLISHED), "not the first packet");
+        assert!(!drops("accept", ESTABLISHED));
+        let docker = format!("[{}, {{\"accept\": null}}]", link("iifname", "docker0"));
+        assert!(drops("drop", &docker));
+        let legacy = r#"[{"xt": {"type": "match", "name": "comment"}}, {"accept": null}]"#;
+        assert!(
+            drops("drop", legacy),
+            "what is not understood accepts nothing"
+        );
+    }
+
+    #[test]
+    fn rules_that_accept_both_directions_of_pods_end_the_finding() {
+        let accept = |side| format!("[{}, {{\"accept\": null}}]", link(side, "nw*"));
+        let both = [accept("iifname"), accept("oifname")].join(", ");
+        assert!(!drops("drop", &both));
+        assert!(drops("drop", &accept("iifname")), "packets to pods");
+        assert!(drops("drop", &accept("oifname")), "packets from pods");
+        let jump = r#"[{"jump": {"target": "DOCKER-USER"}}]"#;
+        assert!(!drops_with(
+            "drop",
+            &[("FORWARD", jump), ("DOCKER-USER", &both)]
+        ));
+        assert!(!drops("drop", r#"[{"counter": {}}, {"accept": null}]"#));
+    }
+
+    #[test]
+    fn rule_that_drops_everything_counts_as_the_policy() {
+        let reject = r#"[{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]"#;
+        assert!(drops("accept", &format!("{ESTABLISHED}, {reject}")));
+        assert!(!drops(
+            "accept",
+            &format!("[{}, {{\"drop\": null}}]", link("iifname", "eth0"))
+        ));
+        let goto = r#"[{"goto": {"target": "end"}}]"#;
+        assert!(drops_with("accept", &[("FORWARD", goto), ("end", reject)]));
+        assert!(!drops_with(
+            "accept",
+            &[("FORWARD", goto), ("end", r#"[{"return": null}]"#)]
+        ));
+    }
+
+    #[test]
+    fn loop_of_chains_ends() {
+        let jump = |to: &str| format!(r#"[{{"jump": {{"target": "{to}"}}}}]"#);
+        assert!(drops_with(
+            "drop",
+            &[("FORWARD", &jump("a")), ("a", &jump("FORWARD"))]
+        ));
+    }
+
+    #[test]
+    fn sentence_names_chain_and_commands() {
+        let base = |family: &str, name: &str| BaseChain {
+            family: family.into(),
+            table: "filter".into(),
+            name: name.into(),
+            drops_by_policy: true,
+        };
+        let said = base("ip", "FORWARD").sentence();
+        assert!(
+            said.starts_with("chain FORWARD of the nftables table ip filter drops packets"),
+            "{said}"
+        );
+        assert!(
+            said.contains(
+                "`iptables -I FORWARD -i nw+ -j ACCEPT` and `iptables -I FORWARD -o nw+ -j ACCEPT`"
+            ),
+            "{said}"
+        );
+        let said = base("inet", "forward").sentence();
+        assert!(
+            said.contains("`nft insert rule inet filter forward iifname '\"nw*\"' accept`"),
+            "{said}"
+        );
+    }
+}
