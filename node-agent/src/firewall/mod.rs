@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::episodes::Episodes;
 use crate::nft;
 use crate::words::chain;
-use ruleset::{BaseChain, Table};
+use ruleset::{BaseChain, Rules};
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -73,9 +73,15 @@ async fn read() -> Result<Vec<String>, String> {
     let chains = BaseChain::at_forward(&chains.map_err(|error| chain(&error))?)?;
     let mut found = BTreeSet::new();
     for base in chains {
-        let table = nft::list_json(&["list", "table", &base.family, &base.table]).await;
-        let table = Table::parse(&table.map_err(|error| chain(&error))?)?;
-        if table.drops_pods(&base) {
+        // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
+        let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
+        let drops = async |what: &[&str]| {
+            let listed = nft::list_json(what).await.map_err(|error| chain(&error))?;
+            Ok::<_, String>(Rules::parse(&listed)?.drops_pods(&base))
+        };
+        if drops(&["list", "chain", family, table, name]).await?
+            && drops(&["list", "table", family, table]).await?
+        {
             found.insert(base.sentence());
         }
     }

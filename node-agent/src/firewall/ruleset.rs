@@ -19,13 +19,14 @@ pub struct BaseChain {
     pub family: String,
     /// The table's name.
     pub table: String,
-    name: String,
+    /// The chain's name.
+    pub name: String,
     drops_by_policy: bool,
 }
 
-/// One table: its chains and their rules, each a list of statements.
+/// The rules of a table, or of one chain of it: each is a list of statements.
 #[derive(Debug, Default)]
-pub struct Table(BTreeMap<String, Vec<Vec<Value>>>);
+pub struct Rules(BTreeMap<String, Vec<Vec<Value>>>);
 
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,8 +102,8 @@ impl BaseChain {
     }
 }
 
-impl Table {
-    /// Of what `nft -j list table` prints.
+impl Rules {
+    /// Of what `nft -j list table` prints, or `list chain`.
     ///
     /// # Errors
     /// The text is not nft's JSON.
@@ -167,7 +168,8 @@ impl Table {
                         Some(Verdict::Return) | None => ended.then_some(Verdict::Return),
                     };
                 }
-                // Anything else, a match of the legacy iptables for one (`xt`), may or may not hold.
+                "xt" if value.get("name").and_then(Value::as_str) == Some("comment") => {}
+                // Anything else, another match of iptables for one (`xt`), may or may not hold.
                 _ => return None,
             }
         }
@@ -239,8 +241,8 @@ mod tests {
             let rule = |expr| serde_json::json!({"rule": {"family": "ip", "table": "filter", "chain": chain, "expr": expr}});
             rules.into_iter().map(rule).collect::<Vec<_>>()
         });
-        let table = serde_json::json!({ "nftables": rules.collect::<Vec<_>>() });
-        Table::parse(&table.to_string())
+        let listed = serde_json::json!({ "nftables": rules.collect::<Vec<_>>() });
+        Rules::parse(&listed.to_string())
             .unwrap()
             .drops_pods(&bases[0])
     }
@@ -260,9 +262,9 @@ mod tests {
         assert!(!drops("accept", ESTABLISHED));
         let docker = format!("[{}, {{\"accept\": null}}]", link("iifname", "docker0"));
         assert!(drops("drop", &docker));
-        let legacy = r#"[{"xt": {"type": "match", "name": "comment"}}, {"accept": null}]"#;
+        let mark = r#"[{"xt": {"type": "match", "name": "connmark"}}, {"accept": null}]"#;
         assert!(
-            drops("drop", legacy),
+            drops("drop", mark),
             "what is not understood accepts nothing"
         );
     }
@@ -279,7 +281,9 @@ mod tests {
             "drop",
             &[("FORWARD", jump), ("DOCKER-USER", &both)]
         ));
-        assert!(!drops("drop", r#"[{"counter": {}}, {"accept": null}]"#));
+        let comment =
+            r#"[{"xt": {"type": "match", "name": "comment"}}, {"counter": {}}, {"accept": null}]"#;
+        assert!(!drops("drop", comment));
     }
 
     #[test]
