@@ -96,7 +96,8 @@ pub struct Rollout {
     #[schemars(schema_with = "schema::number_or_percent")]
     #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^([1-9]|[1-9][0-9]|100)%$')").message("spec.rollout.atOnce must be a number of nodes, 1 or more, or a percentage from 1% to 100%, for example 10%"))]
     pub at_once: IntOrString,
-    /// A Node that has not been Ready for so long is not waited for; it is named, and follows when it comes back.
+    /// A Node that has not been Ready for so long, or whose agent has acknowledged nothing for so long, is not waited for; it is named, and
+    /// follows when it comes back.
     #[serde(default = "default_progress_deadline")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]

@@ -1,4 +1,4 @@
-//! [`Absences`]: which Nodes are not Ready, and for how long this leader has seen that.
+//! [`Absences`]: for how long this leader has seen that Nodes are not Ready, or that agents do not acknowledge.
 //!
 //! The times are of the monotonic clock and live in memory: a new leader starts again, so it can only wait longer for a node.
 
@@ -7,12 +7,32 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
+use netweft_crds::NodeNetwork;
 
-/// Since when this leader has known it of which Nodes.
+/// Name and UID of a Node or NodeNetwork, and the generation that the agent has acknowledged last: an object that comes back under
+/// an old name is another, and an agent that has acknowledged something since is alive.
+pub type Absent = (String, Option<String>, Option<i64>);
+
+/// Since when this leader has known it of which nodes.
 #[derive(Debug, Default)]
 pub struct Absences {
-    /// By name and UID: a Node that comes back under an old name is another.
-    since: BTreeMap<(String, Option<String>), Instant>,
+    since: BTreeMap<Absent, Instant>,
+}
+
+/// The Nodes that are not Ready.
+pub fn not_ready<'a>(nodes: impl Iterator<Item = &'a Node>) -> impl Iterator<Item = Absent> {
+    let absent = nodes.filter(|node| !is_ready(node));
+    absent.map(|node| (node.name_any(), node.uid(), None))
+}
+
+/// The NodeNetworks whose generation no agent has acknowledged.
+pub fn silent<'a>(networks: impl Iterator<Item = &'a NodeNetwork>) -> impl Iterator<Item = Absent> {
+    networks.filter_map(|network| {
+        let status = network.status.as_ref();
+        let observed = status.and_then(|status| status.observed_generation);
+        let lags = observed.is_none() || observed != network.metadata.generation;
+        lags.then(|| (network.name_any(), network.uid(), observed))
+    })
 }
 
 impl Absences {
@@ -21,25 +41,24 @@ impl Absences {
         self.since.clear();
     }
 
-    /// Takes note of the Nodes that are not Ready at `now`, and tells for how long they have not been.
-    pub fn look<'a>(
+    /// Takes note of who is absent at `now`, and returns for how long each has been, by name.
+    pub fn look(
         &mut self,
-        nodes: impl Iterator<Item = &'a Node>,
+        absent: impl Iterator<Item = Absent>,
         now: Instant,
     ) -> BTreeMap<String, Duration> {
-        let absent = nodes.filter(|node| !is_ready(node)).map(|node| {
-            let key = (node.name_any(), node.uid());
+        let absent = absent.map(|key| {
             let since = self.since.get(&key).copied().unwrap_or(now);
             (key, since)
         });
         self.since = absent.collect();
         let absent = self.since.iter();
         absent
-            .map(|((name, _), since)| (name.clone(), now.saturating_duration_since(*since)))
+            .map(|((name, ..), since)| (name.clone(), now.saturating_duration_since(*since)))
             .collect()
     }
 
-    /// How long until the next of them has not been Ready for one of `deadlines`; `None`: all that could have, have.
+    /// How long until the next of them has been absent for one of `deadlines`; `None`: all that could have, have.
     #[must_use]
     pub fn next(&self, deadlines: &[Duration], now: Instant) -> Option<Duration> {
         let absent = self
@@ -80,7 +99,7 @@ mod tests {
         let second = Duration::from_secs(1);
         let deadlines = [second * 5, second * 60];
         let mut look = |node: &Node, at| {
-            let absent = absences.look([node].into_iter(), at);
+            let absent = absences.look(not_ready([node].into_iter()), at);
             (absent.get("one").copied(), absences.next(&deadlines, at))
         };
         assert_eq!(look(&node("a", "True"), start), (None, None));
@@ -96,5 +115,38 @@ mod tests {
         let other = node("b", "False");
         assert_eq!(look(&other, start + second * 8).0, Some(Duration::ZERO));
         assert_eq!(look(&node("b", "True"), start + second * 9), (None, None));
+    }
+
+    fn network(generation: i64, observed: Option<i64>) -> NodeNetwork {
+        let status = observed.map(|it| format!("observedGeneration: {it}"));
+        yaml(&format!(
+            "{{metadata: {{name: one, uid: u, generation: {generation}}}, spec: {{}}, status: {{{}}}}}",
+            status.unwrap_or_default()
+        ))
+    }
+
+    #[test]
+    fn an_agent_is_silent_until_it_acknowledges_something() {
+        let mut absences = Absences::default();
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let mut look = |generation, observed, at| {
+            let network = network(generation, observed);
+            let absent = silent([&network].into_iter());
+            absences.look(absent, at).get("one").copied()
+        };
+        assert_eq!(look(1, None, start), Some(Duration::ZERO));
+        // Specs that change meanwhile are no word of the agent.
+        assert_eq!(look(2, None, start + second), Some(second));
+        assert_eq!(look(2, Some(2), start + second * 2), None);
+        assert_eq!(look(3, Some(2), start + second * 3), Some(Duration::ZERO));
+        assert_eq!(look(4, Some(2), start + second * 5), Some(second * 2));
+        // It is behind, and alive.
+        assert_eq!(look(5, Some(4), start + second * 6), Some(Duration::ZERO));
+        // A new leader counts anew.
+        absences.clear();
+        let network = network(1, None);
+        let look = absences.look(silent([&network].into_iter()), start + second * 9);
+        assert_eq!(look["one"], Duration::ZERO);
     }
 }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::core::{ParseExpressionError, Selector};
 
 /// The cluster operator of netweft: assigns blocks of pod addresses to nodes and tells every node what to do.
 #[derive(Clone, Debug, Parser)]
@@ -36,6 +38,11 @@ pub struct Args {
     /// How long a node keeps an empty block that it can do without, for example 90s, 10m or 1h.
     #[arg(long, env = "NETWEFT_SURPLUS_DELAY", default_value = "10m", value_parser = parse_duration)]
     pub surplus_delay: Duration,
+
+    /// Labels of the Nodes on which the agent runs, as a LabelSelector in JSON, for example
+    /// {"matchLabels": {"kubernetes.io/os": "linux"}}; empty: all Nodes.
+    #[arg(long, env = "NETWEFT_AGENT_NODES", default_value = "{}", value_parser = parse_selector)]
+    pub agent_nodes: Selector,
 
     /// Whether to apply this version's definitions (CRDs) at start; false where something else does, for example
     /// GitOps.
@@ -109,9 +116,45 @@ fn parse_lease_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
+fn parse_selector(text: &str) -> Result<Selector, String> {
+    let wrong = |why: String| {
+        format!(
+            "{text:?} is not a LabelSelector in JSON: {why}; write for example {{\"matchLabels\": {{\"kubernetes.io/os\": \"linux\"}}}}"
+        )
+    };
+    let selector: LabelSelector =
+        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
+    Selector::try_from(selector).map_err(|ParseExpressionError(why)| wrong(why))
+}
+
 #[cfg(test)]
 mod tests {
+    use kube::core::SelectorExt;
+
     use super::*;
+
+    #[test]
+    fn nodes_of_agents_are_chosen_by_a_label_selector() {
+        let chooses = |selector: &str, labels: &[(&str, &str)]| {
+            let labels = labels.iter();
+            let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            parse_selector(selector).unwrap().matches(&labels.collect())
+        };
+        assert!(chooses("{}", &[]));
+        let linux = r#"{"matchLabels": {"os": "linux"},
+            "matchExpressions": [{"key": "type", "operator": "NotIn", "values": ["kwok"]}]}"#;
+        assert!(chooses(linux, &[("os", "linux")]));
+        assert!(!chooses(linux, &[("os", "windows")]));
+        assert!(!chooses(linux, &[("os", "linux"), ("type", "kwok")]));
+        for wrong in [
+            "",
+            "os=linux",
+            r#"{"matchExpressions": [{"key": "os", "operator": "Is"}]}"#,
+        ] {
+            let error = parse_selector(wrong).unwrap_err();
+            assert!(error.contains("is not a LabelSelector in JSON"), "{error}");
+        }
+    }
 
     #[test]
     fn durations_have_a_unit() {

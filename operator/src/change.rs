@@ -20,7 +20,7 @@ use netweft_crds::{
 
 use crate::mode::Mode;
 use crate::status::acknowledged;
-use crate::view::View;
+use crate::view::{Absence, View};
 use crate::words::list;
 
 /// How the blocks of one pool are reached.
@@ -36,8 +36,8 @@ pub struct Change<'a> {
     pub unsettled: BTreeSet<&'a str>,
     /// Nodes that the phase waits for.
     pub waiting: BTreeSet<&'a str>,
-    /// Nodes that were not Ready for too long to be waited for.
-    pub passed_over: BTreeSet<&'a str>,
+    /// Nodes that do not carry the pool's traffic the way that is asked for and are not waited for, and why.
+    pub passed_over: BTreeMap<&'a str, Absence>,
 }
 
 /// All pools in use whose mode can be used, by name.
@@ -97,16 +97,19 @@ impl<'a> Change<'a> {
             let chosen = nodes.iter().filter(|node| choose(node));
             chosen.map(|node| node.name).collect::<BTreeSet<_>>()
         };
-        let passed_over = of(|node| node.absent);
+        let passed_over = nodes.iter().filter(|node| !node.settled);
+        let passed_over = passed_over.filter_map(|node| Some((node.name, node.absence?)));
+        let passed_over = passed_over.collect();
         let mut change = Self {
             phase: Phase::Stable,
             ways,
             sends: BTreeMap::new(),
             unsettled: of(|node| !node.settled),
-            waiting: of(|node| !node.settled && !node.absent),
+            waiting: of(|node| !node.settled && node.absence.is_none()),
             passed_over,
         };
-        let through = |node: &Stand<'_>| node.settled || node.absent || node.is_through();
+        let through =
+            |node: &Stand<'_>| node.settled || node.absence.is_some() || node.is_through();
         if change.ways.len() > 1 {
             if nodes.iter().all(through) {
                 change.phase = Phase::Retiring;
@@ -121,7 +124,7 @@ impl<'a> Change<'a> {
     fn go_on(&mut self, nodes: &[Stand<'a>], at_once: usize) {
         let waited_for: BTreeSet<&str> = nodes
             .iter()
-            .filter(|node| !node.absent && !node.is_new)
+            .filter(|node| node.absence.is_none() && !node.is_new)
             .map(|node| node.name)
             .collect();
         let counts = |silent: &str| waited_for.contains(silent);
@@ -200,8 +203,8 @@ struct Stand<'a> {
     acknowledged: bool,
     /// Its agent has never said anything: nothing is sent to its pods, for it has none.
     is_new: bool,
-    /// It is not waited for.
-    absent: bool,
+    /// Why it is not waited for, if it is not.
+    absence: Option<Absence>,
     /// Nodes that it gets no answer from by the way that is asked for; `None`: it has not tried.
     silent: Option<Vec<&'a str>>,
 }
@@ -213,7 +216,6 @@ impl<'a> Stand<'a> {
         let has = |list: &[String]| list.iter().any(|it| it == pool);
         let sends = modes.iter().find(|mode| has(&mode.pools));
         let standby = modes.iter().filter(|mode| has(&mode.standby));
-        let absent = view.world.not_ready.get(name);
         let sends_target = sends.is_some_and(|way| way.same_way(target));
         let acknowledged = network.is_some_and(acknowledged);
         Self {
@@ -223,11 +225,8 @@ impl<'a> Stand<'a> {
             sends_target,
             settled: sends_target && acknowledged,
             acknowledged,
-            is_new: network.is_none_or(|network| {
-                let status = network.status.as_ref();
-                status.is_none_or(|status| status.observed_generation.is_none())
-            }),
-            absent: absent.is_some_and(|time| *time >= mode.rollout.progress_deadline.into()),
+            is_new: !view.has_spoken(name),
+            absence: view.absence(name, mode),
             silent: network.and_then(|network| silent(network, target)),
         }
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
+use kube::core::Selector;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::{NodeSubnet, SubnetState};
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::absences::Absences;
+use crate::absences::{self, Absences};
 use crate::client::request;
 use crate::drain;
 use crate::drifts::Drifts;
@@ -65,6 +66,10 @@ pub struct Controller {
     pub surplus: Graces,
     /// Nodes that are not Ready.
     pub absences: Absences,
+    /// Nodes whose agent has not acknowledged its NodeNetwork.
+    pub silences: Absences,
+    /// Labels of the Nodes on which the agent is to run.
+    pub agent_nodes: Selector,
     /// What agents have put right.
     pub drifts: Drifts,
     /// Blocks that were given back.
@@ -101,7 +106,9 @@ impl Controller {
             let now = Instant::now();
             let graces = [&self.graces, &self.surplus];
             let graces = graces.into_iter().filter_map(|graces| graces.next(now));
-            let absence = self.absences.next(&self.deadlines(), now);
+            let deadlines = self.deadlines();
+            let absences = [&self.absences, &self.silences].into_iter();
+            let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
             let tale = self.drifts.next(now);
             let owners = self.owners.due().filter(|_| leads);
             let timers = again.into_iter().chain(graces).chain(absence);
@@ -142,6 +149,7 @@ impl Controller {
         self.graces.clear();
         self.surplus.clear();
         self.absences.clear();
+        self.silences.clear();
         self.drifts.clear();
         self.freed.clear();
         if leads {
@@ -166,7 +174,13 @@ impl Controller {
         }
         let world = World {
             surplus,
-            not_ready: self.absences.look(snapshot.nodes(), start),
+            not_ready: self
+                .absences
+                .look(absences::not_ready(snapshot.nodes()), start),
+            silent: self
+                .silences
+                .look(absences::silent(snapshot.networks()), start),
+            agent_nodes: self.agent_nodes.clone(),
             freed: self
                 .freed
                 .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),

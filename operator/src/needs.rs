@@ -3,7 +3,8 @@
 //! A node has one block of each family before any pod asks: of the pools for every namespace, or of any if there are none such. It
 //! is what makes the first pod start at once, and holds the address that the node sends from into tunnels. Of every other pool
 //! a node gets its first block when a pod that needs it has been turned away (`NodeNetwork.status.requests`): a pool for a few
-//! pods does not spend a block on each node. Whoever has blocks and runs short of addresses gets more (`growth`).
+//! pods does not spend a block on each node. A node on which no agent has ever spoken gets no further block once that has been so for
+//! as long as a change waits for a node. Whoever has blocks and runs short of addresses gets more (`growth`).
 
 use std::collections::BTreeSet;
 
@@ -156,9 +157,11 @@ impl<'a> Wanting<'a> {
 /// The pools of which the node can be given blocks now.
 fn open_pools<'a>(view: &'a View<'a>, node: &'a Node) -> Vec<&'a Pool> {
     let pools = view.pools_of(node).filter(|pool| pool.open);
+    let name = node.metadata.name.as_deref().unwrap_or_default();
     let reachable = pools.filter(|pool| {
-        view.mode_of(&pool.name)
-            .is_some_and(|mode| view.addresses(node, mode, pool.family()).is_some())
+        view.mode_of(&pool.name).is_some_and(|mode| {
+            !view.lacks_agent(name, mode) && view.addresses(node, mode, pool.family()).is_some()
+        })
     });
     reachable.collect()
 }

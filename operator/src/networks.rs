@@ -20,7 +20,7 @@ use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{Changes, News, StatusChange};
 
-/// NodeNetworks to create and to update. Those of nodes that are gone go with their owner, the Node.
+/// NodeNetworks to create, to update and to delete. Those of nodes that are gone go with their owner, the Node.
 #[must_use]
 pub fn plan_networks(
     view: &View<'_>,
@@ -52,6 +52,10 @@ pub fn plan_networks(
             Some(_) => {}
         }
     }
+    // A Node that is there and is not netweft's any more.
+    let networks = view.networks.iter();
+    let foreign = networks.filter(|(name, _)| view.without_agent.contains(**name));
+    changes.delete = foreign.map(|(_, network)| (*network).clone()).collect();
     changes
 }
 
@@ -265,7 +269,10 @@ fn judge(
         .get(name.as_str())
         .map_or(&[][..], Vec::as_slice);
     if held.is_empty() {
-        let why = if lacking.is_empty() {
+        let why = if any_mode(view).is_some_and(|mode| view.lacks_agent(&name, mode)) {
+            "no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector \
+             of the chart's values leave the node out"
+        } else if lacking.is_empty() {
             "no IPPool serves this node"
         } else {
             &lacking

@@ -102,6 +102,8 @@ async fn work(
         graces: Graces::new(args.orphan_grace),
         surplus: Graces::new(args.surplus_delay),
         absences: Absences::default(),
+        silences: Absences::default(),
+        agent_nodes: args.agent_nodes.clone(),
         drifts: Drifts::default(),
         freed: Freed::default(),
         udp_relay: args.udp_relay,

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
+use kube::core::Selector;
 use netweft_crds::names::node_subnet_cidr;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 
@@ -78,6 +79,7 @@ impl Snapshot {
             modes: readable(&self.modes).collect(),
             peers: readable(&self.peers).collect(),
             nodes: readable(&self.nodes).chain(&self.bare_nodes).collect(),
+            agent_nodes: Selector::default(),
             subnets: readable(&self.subnets).collect(),
             networks: readable(&self.networks).collect(),
             services: readable(&self.services).collect(),
@@ -91,6 +93,7 @@ impl Snapshot {
             expired,
             surplus: BTreeSet::new(),
             not_ready: BTreeMap::new(),
+            silent: BTreeMap::new(),
             freed: Vec::new(),
             now,
         }

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
+use kube::core::Selector;
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::READY;
 use netweft_crds::{
@@ -41,6 +42,8 @@ pub struct Cluster {
     pub expired: BTreeSet<String>,
     pub surplus: BTreeSet<String>,
     pub not_ready: BTreeMap<String, Duration>,
+    pub silent: BTreeMap<String, Duration>,
+    pub agent_nodes: Selector,
     pub freed: Vec<ipnet::IpNet>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
@@ -142,6 +145,8 @@ impl Cluster {
             expired: self.expired.clone(),
             surplus: self.surplus.clone(),
             not_ready: self.not_ready.clone(),
+            silent: self.silent.clone(),
+            agent_nodes: self.agent_nodes.clone(),
             freed: self.freed.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..World::default()

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::core::SelectorExt;
@@ -26,8 +27,10 @@ pub struct View<'a> {
     pub pools: Pools,
     /// Pools as they are written, by name.
     pub pool_objects: BTreeMap<&'a str, &'a IPPool>,
-    /// Nodes by name.
+    /// Nodes that are netweft's, by name: those on which the agent is to run, and those that have a block.
     pub nodes: BTreeMap<&'a str, &'a Node>,
+    /// Names of the other Nodes.
+    pub without_agent: BTreeSet<&'a str>,
     /// NodeNetworks by name.
     pub networks: BTreeMap<&'a str, &'a NodeNetwork>,
     /// NodeSubnets by node, oldest first.
@@ -50,7 +53,8 @@ impl<'a> View<'a> {
             subnets.entry(&subnet.spec.node).or_default().push(subnet);
         }
         let networks = by_name(&world.networks);
-        let outer_families = outer_families(world, &modes, &networks);
+        let (nodes, without_agent) = split(world, &subnets);
+        let outer_families = outer_families(&nodes, &modes, &networks);
         let pool_objects = by_name(&world.pools);
         let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
         let usable = pool_objects.keys().copied();
@@ -62,7 +66,8 @@ impl<'a> View<'a> {
             modes,
             pools,
             pool_objects,
-            nodes: by_name(&world.nodes),
+            nodes,
+            without_agent,
             networks,
             subnets,
             kube_proxy: world.kube_proxy.map(KubeProxy::of).unwrap_or_default(),
@@ -125,6 +130,33 @@ impl<'a> View<'a> {
         pools.filter(|pool| pool.nodes.matches(node.labels()))
     }
 
+    /// Why a change of `mode` does not wait for `node`, if it does not.
+    #[must_use]
+    pub fn absence(&self, node: &str, mode: &Mode) -> Option<Absence> {
+        let deadline: Duration = mode.rollout.progress_deadline.into();
+        let is_over = |time: Option<&Duration>| time.is_some_and(|time| *time >= deadline);
+        if is_over(self.world.not_ready.get(node)) {
+            return Some(Absence::NotReady);
+        }
+        is_over(self.world.silent.get(node)).then_some(Absence::Silent)
+    }
+
+    /// Whether an agent of `node` has ever acknowledged anything.
+    #[must_use]
+    pub fn has_spoken(&self, node: &str) -> bool {
+        let network = self.networks.get(node);
+        let status = network.and_then(|network| network.status.as_ref());
+        status.is_some_and(|status| status.observed_generation.is_some())
+    }
+
+    /// Whether the node most likely has no agent: none has ever spoken, for as long as a change of `mode` waits for one.
+    #[must_use]
+    pub fn lacks_agent(&self, node: &str, mode: &Mode) -> bool {
+        let silent = self.world.silent.get(node);
+        let silent = silent.is_some_and(|time| *time >= mode.rollout.progress_deadline.into());
+        silent && !self.has_spoken(node)
+    }
+
     /// Whether the pool is being deleted, or is not there any more.
     #[must_use]
     pub fn pool_is_going(&self, name: &str) -> bool {
@@ -136,6 +168,33 @@ impl<'a> View<'a> {
     }
 }
 
+/// Why a node is not waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// Its Node has not been Ready for too long.
+    NotReady,
+    /// Its agent has not acknowledged the NodeNetwork for too long, or there is no agent.
+    Silent,
+}
+
+/// The Nodes that are netweft's, and the names of the others. A Node with a block stays netweft's whatever its labels: its pods may
+/// have addresses of the block.
+fn split<'a>(
+    world: &World<'a>,
+    subnets: &BTreeMap<&str, Vec<&NodeSubnet>>,
+) -> (BTreeMap<&'a str, &'a Node>, BTreeSet<&'a str>) {
+    let mut nodes = by_name(&world.nodes);
+    let mut others = BTreeSet::new();
+    nodes.retain(|name, node| {
+        let ours = world.agent_nodes.matches(node.labels()) || subnets.contains_key(name);
+        if !ours {
+            others.insert(*name);
+        }
+        ours
+    });
+    (nodes, others)
+}
+
 fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
     let named = objects.iter().copied();
     named
@@ -145,11 +204,12 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
 
 /// The family of each mode's tunnels, as far as there is one.
 fn outer_families(
-    world: &World<'_>,
+    nodes: &BTreeMap<&str, &Node>,
     modes: &Modes,
     networks: &BTreeMap<&str, &NodeNetwork>,
 ) -> BTreeMap<String, IpFamily> {
-    let nodes = oldest_first(&world.nodes);
+    let nodes: Vec<&Node> = nodes.values().copied().collect();
+    let nodes = oldest_first(&nodes);
     let modes = modes.values().flatten();
     modes
         .filter_map(|mode| Some((mode.name.clone(), outer_family(mode, &nodes, networks)?)))

@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
+use kube::core::Selector;
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeNetwork,
     NodeSubnet,
@@ -34,6 +35,8 @@ pub struct World<'a> {
     pub peers: Vec<&'a BGPPeer>,
     /// All Nodes; names, labels and `status.addresses` are looked at.
     pub nodes: Vec<&'a Node>,
+    /// Labels of the Nodes on which the agent is to run; empty: of all.
+    pub agent_nodes: Selector,
     /// All NodeSubnets.
     pub subnets: Vec<&'a NodeSubnet>,
     /// All NodeNetworks.
@@ -60,6 +63,8 @@ pub struct World<'a> {
     pub surplus: BTreeSet<String>,
     /// Nodes that are not Ready, and for how long this leader has seen that.
     pub not_ready: BTreeMap<String, Duration>,
+    /// Nodes whose agent has not acknowledged the present spec of the NodeNetwork, and for how long this leader has seen that.
+    pub silent: BTreeMap<String, Duration>,
     /// Blocks that were given back, the longest ago first, as far as this leader knows.
     pub freed: Vec<IpNet>,
     /// The time that stands in conditions that change now.

@@ -33,6 +33,28 @@ helm.sh/resource-policy: keep
 argocd.argoproj.io/sync-options: Prune=false,Delete=false
 {{- end -}}
 
+{{/* Nodes of virtual kubelets, Fargate and KWOK: they have no kernel that an agent could program. */}}
+{{- define "netweft.noKernel" -}}
+- {key: type, operator: NotIn, values: [virtual-kubelet, kwok]}
+- {key: eks.amazonaws.com/compute-type, operator: NotIn, values: [fargate]}
+{{- end -}}
+
+{{/* Affinity of the DaemonSets that need a kernel. */}}
+{{- define "netweft.kernelAffinity" -}}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            {{- include "netweft.noKernel" . | nindent 12 }}
+{{- end -}}
+
+{{/* The Nodes on which the agent runs, for the operator: a LabelSelector in JSON. */}}
+{{- define "netweft.agentNodes" -}}
+{{- $expressions := include "netweft.noKernel" . | fromYamlArray -}}
+{{- dict "matchLabels" (.Values.agent.nodeSelector | default dict) "matchExpressions" $expressions | toJson -}}
+{{- end -}}
+
 {{/* Environment of the programs that speak to the API server. */}}
 {{- define "netweft.env" -}}
 {{- with .Values.apiServer }}

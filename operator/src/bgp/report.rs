@@ -105,7 +105,12 @@ impl Tally<'_> {
 /// By peer. Only nodes that a peer has a session on are counted.
 fn tallies<'a>(view: &View<'a>, fabric: &'a Fabric) -> BTreeMap<&'a str, Tally<'a>> {
     let mut tallies: BTreeMap<&str, Tally<'_>> = BTreeMap::new();
+    let mode = view.modes.get(&fabric.mode);
+    let mode = mode.and_then(|mode| mode.as_ref().ok());
     for (node, bgp) in &fabric.speakers {
+        if mode.is_some_and(|mode| view.lacks_agent(node, mode)) {
+            continue;
+        }
         let wanted = bgp.sessions.iter();
         let wanted = wanted.filter_map(|session| Some((session, session.bgp_peer.as_deref()?)));
         let network = view.networks.get(node.as_str());

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use netweft_crds::{NodeAddresses, names};
 
@@ -29,7 +30,8 @@ pub struct Speaker<'a> {
 
 /// All nodes as speakers, oldest first.
 pub fn speakers<'a>(view: &View<'a>, underlay: &Underlay) -> Vec<Speaker<'a>> {
-    let nodes = oldest_first(&view.world.nodes).into_iter();
+    let nodes: Vec<&Node> = view.nodes.values().copied().collect();
+    let nodes = oldest_first(&nodes).into_iter();
     let mut speakers: Vec<_> = nodes
         .filter_map(|node| {
             Some(Speaker {

@@ -1,6 +1,6 @@
 //! How far the nodes are with a mode, and with a change of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::condition::{READY, Reason, Verdict};
 use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
@@ -8,7 +8,7 @@ use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodePr
 use super::NAMED;
 use crate::change::{Change, Ways, in_words, obstacle, summary};
 use crate::mode::Mode;
-use crate::view::View;
+use crate::view::{Absence, View};
 use crate::words::{counted, list};
 
 /// What is seen of all pools of a mode together.
@@ -23,8 +23,8 @@ struct Seen<'v> {
     unsettled: BTreeSet<&'v str>,
     /// Nodes that the phase waits for.
     waiting: BTreeSet<&'v str>,
-    /// Nodes that it does not.
-    passed_over: BTreeSet<&'v str>,
+    /// Nodes that it does not, and why.
+    passed_over: BTreeMap<&'v str, Absence>,
 }
 
 impl<'v> Seen<'v> {
@@ -40,7 +40,11 @@ impl<'v> Seen<'v> {
             change: from.map(change).unwrap_or_default(),
             unsettled: together(changes.iter().map(|it| &it.unsettled)),
             waiting: together(alike.map(|it| &it.waiting)),
-            passed_over: together(changes.iter().map(|it| &it.passed_over)),
+            passed_over: changes
+                .iter()
+                .flat_map(|it| &it.passed_over)
+                .map(|(name, why)| (*name, *why))
+                .collect(),
         };
         if phase == Phase::Stable {
             // The old way has left the specs, and some nodes have yet to say that it has left them.
@@ -50,7 +54,7 @@ impl<'v> Seen<'v> {
                     seen.phase = Phase::Retiring;
                     seen.from.clone_from(&before.from);
                 }
-                Some(_) | None => seen.waiting.clone_from(&seen.unsettled),
+                Some(_) | None => {}
             }
         }
         seen
@@ -76,10 +80,24 @@ impl<'v> Seen<'v> {
         if let Some(said) = names.iter().find_map(|name| complaint(view, name)) {
             text += &format!("; {said}");
         }
-        if self.phase != Phase::Stable && !self.passed_over.is_empty() {
-            let names: Vec<&str> = self.passed_over.iter().copied().collect();
+        for (why, because) in [
+            (Absence::NotReady, "their Nodes are not Ready"),
+            (
+                Absence::Silent,
+                "no agent there has acknowledged its NodeNetwork within spec.rollout.progressDeadline",
+            ),
+        ] {
+            let names = self.passed_over.iter().filter(|(_, of)| **of == why);
+            let names: Vec<&str> = names.map(|(name, _)| *name).collect();
+            if !names.is_empty() {
+                let names = list(&names, NAMED);
+                text += &format!("; not waited for, because {because}: {names}");
+            }
+        }
+        if !view.without_agent.is_empty() {
+            let names: Vec<&str> = view.without_agent.iter().copied().collect();
             let names = list(&names, NAMED);
-            text += &format!("; not waited for, because their Nodes are not Ready: {names}");
+            text += &format!("; no agent runs by agent.nodeSelector on {names}");
         }
         text
     }
@@ -108,7 +126,9 @@ pub fn progress(
         Phase::Retiring => Reason::Retiring,
         Phase::Stable => Reason::Programming,
     };
-    let verdict = if seen.phase == Phase::Stable && seen.waiting.is_empty() {
+    // Where nobody is waited for because nobody says anything, nothing is known to work.
+    let works = done > 0 || total == 0;
+    let verdict = if seen.phase == Phase::Stable && seen.waiting.is_empty() && works {
         Verdict::ready(Reason::Programmed, message)
     } else {
         Verdict::reconciling(reason, message)

@@ -78,6 +78,23 @@ fn workloads(objects: &[Value]) -> Vec<&Value> {
 }
 
 #[test]
+fn the_operator_is_told_on_which_nodes_agents_run() {
+    let objects = rendered(&["--set", "agent.nodeSelector.disk=ssd"]);
+    let operator = of_kind(&objects, "Deployment")[0];
+    let arguments = containers(operator)[0]["args"].as_array().unwrap();
+    let mut arguments = arguments.iter().filter_map(Value::as_str);
+    let nodes = arguments.find_map(|argument| argument.strip_prefix("--agent-nodes="));
+    let nodes: Value = serde_json::from_str(nodes.unwrap()).unwrap();
+    let agents = &daemon_set(&objects, "netweft-agent")["spec"]["template"]["spec"];
+    assert_eq!(nodes["matchLabels"], agents["nodeSelector"]);
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let terms = &agents["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"];
+    assert_eq!(terms.as_array().unwrap().len(), 1);
+    assert_eq!(nodes["matchExpressions"], terms[0]["matchExpressions"]);
+    assert_eq!(nodes["matchLabels"]["disk"], "ssd");
+}
+
+#[test]
 fn values_that_mean_nothing_are_refused() {
     for wrong in [
         "unknown=1",

@@ -27,7 +27,8 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
         let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
         create_node(&admin, &name, &address).await;
     }
-    let operator = Operator::start(&plane, "one", &["--orphan-grace", "3s"]).await;
+    let linux = r#"--agent-nodes={"matchExpressions": [{"key": "os", "operator": "NotIn", "values": ["other"]}]}"#;
+    let operator = Operator::start(&plane, "one", &["--orphan-grace", "3s", linux]).await;
     let networks = until_assigned(&admin, 3).await;
     let owners = owners(&admin).await;
     assert!(
@@ -46,6 +47,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     users_are_told(&admin).await;
     events_are_counted(&admin).await;
     node_comes_and_goes(&admin).await;
+    node_without_an_agent_is_left_alone(&admin).await;
     pool_is_drained(&admin).await;
     pool_is_given_up(&admin, &agents).await;
 
@@ -212,6 +214,30 @@ async fn node_comes_and_goes(admin: &Client) {
     // Nothing collects garbage here.
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     delete(&networks, "worker-0").await;
+}
+
+/// What the operator knows of a Node that is none of its agents' any more goes, if the node has no block.
+async fn node_without_an_agent_is_left_alone(admin: &Client) {
+    let nodes: Api<Node> = Api::all(admin.clone());
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    // It states no address, and so it gets no block.
+    create(&nodes, json!({ "metadata": { "name": "other" } })).await;
+    eventually("the Node has a NodeNetwork", PATIENCE, async || {
+        networks.get_opt("other").await.unwrap()
+    })
+    .await;
+    let labels = json!({ "metadata": { "labels": { "os": "other" } } });
+    merge(&nodes, "other", labels).await;
+    eventually("the NodeNetwork is deleted", PATIENCE, async || {
+        networks
+            .get_opt("other")
+            .await
+            .unwrap()
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    delete(&nodes, "other").await;
 }
 
 /// In the place of an agent whose node has these pods: the operator asks who made them, and says so.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt;
 use netweft_crds::{NodeMode, Phase, Way};
 
-use crate::testing::{Cluster, at, cluster, mode, vxlan};
+use crate::testing::{Cluster, at, cluster, mode, node, vxlan};
 
 /// A settled cluster whose mode is edited to host-gw.
 fn changing(nodes: usize) -> Cluster {
@@ -264,6 +265,91 @@ fn a_node_that_joins_does_as_the_others_do() {
     assert_eq!(
         ways(&cluster),
         ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
+    );
+}
+
+/// A cluster of three with a fourth Node on which no agent ever speaks.
+fn with_a_mute_node() -> Cluster {
+    let mut cluster = cluster(3);
+    cluster.nodes.push(node("mute", &["10.9.9.9"]));
+    cluster
+}
+
+/// All agents carry out what they are told, but for that of `mute`, which there is none of.
+fn all_but_mute_follow(cluster: &mut Cluster) {
+    for _ in 0..10 {
+        cluster.settle();
+        cluster.agents_try(&["mute"]);
+        for network in &mut cluster.networks {
+            if network.name_any() == "mute" {
+                network.status = None;
+            }
+        }
+    }
+    cluster.settle();
+}
+
+#[test]
+fn a_node_without_an_agent_holds_neither_mode_nor_change() {
+    let mut cluster = with_a_mute_node();
+    all_but_mute_follow(&mut cluster);
+    assert_eq!(
+        says(&cluster),
+        "Programming: 3 of 4 nodes carry traffic; waiting for mute"
+    );
+    let too_long = Duration::from_secs(600);
+    cluster.silent.insert("mute".to_owned(), too_long);
+    all_but_mute_follow(&mut cluster);
+    let named = "Programmed: 3 of 4 nodes carry traffic; not waited for, because no agent there has acknowledged its NodeNetwork within spec.rollout.progressDeadline: mute";
+    assert_eq!(says(&cluster), named);
+    cluster.edit_mode("{mode: host-gw}");
+    all_but_mute_follow(&mut cluster);
+    assert_eq!(
+        (phase(&cluster), says(&cluster).as_str()),
+        (Phase::Stable, named)
+    );
+    assert_eq!(ways(&cluster), ["host-gw"; 4]);
+    // An agent that comes after all is waited for like any other.
+    cluster.silent.clear();
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
+    cluster.follow();
+    assert_eq!(says(&cluster), "Programmed: 4 of 4 nodes carry traffic");
+}
+
+#[test]
+fn an_agent_that_fell_silent_holds_a_change_until_the_deadline() {
+    let mut cluster = changing(3);
+    cluster.settle();
+    let last_word = cluster.networks[2].status.clone();
+    let follow = |cluster: &mut Cluster| {
+        for _ in 0..6 {
+            cluster.agents_try(&["worker-3"]);
+            cluster.networks[2].status.clone_from(&last_word);
+            cluster.settle();
+        }
+    };
+    let silent = |seconds| (String::from("worker-3"), Duration::from_secs(seconds));
+    cluster.silent.extend([silent(599)]);
+    follow(&mut cluster);
+    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    cluster.silent.extend([silent(600)]);
+    follow(&mut cluster);
+    assert_eq!(
+        (phase(&cluster), ways(&cluster)),
+        (Phase::Stable, vec!["host-gw".to_owned(); 3])
+    );
+}
+
+#[test]
+fn a_mode_that_no_agent_carries_is_not_ready() {
+    let mut cluster = cluster(1);
+    cluster.settle();
+    cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
+    cluster.settle();
+    assert!(
+        says(&cluster).starts_with("Programming: 0 of 1 node carry traffic; not waited for"),
+        "{}",
+        says(&cluster)
     );
 }
 

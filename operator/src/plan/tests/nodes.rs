@@ -1,11 +1,13 @@
 //! Nodes that join, leave, come back and lose their addresses.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kube::ResourceExt;
+use kube::core::Selector;
 use netweft_crds::SubnetState;
 
-use crate::testing::{Cluster, at, cluster, node};
+use crate::testing::{Cluster, at, cluster, labelled, node, pool};
 
 fn states(cluster: &Cluster) -> Vec<SubnetState> {
     cluster
@@ -145,4 +147,78 @@ fn a_node_that_takes_smaller_packets_is_told_of_and_equals_cost_nothing() {
     assert_eq!(of(&cluster), [None, Some(1400), None]);
     say(&mut cluster, [Some(1500); 3]);
     assert_eq!(of(&cluster), [None; 3]);
+}
+
+fn linux() -> Selector {
+    [("os", "linux")].into_iter().collect()
+}
+
+fn mode_says(cluster: &Cluster) -> String {
+    let status = cluster.modes[0].status.as_ref().unwrap();
+    let ready = status.conditions.iter().find(|it| it.type_ == "Ready");
+    ready.unwrap().message.clone()
+}
+
+#[test]
+fn a_node_that_the_agent_is_not_for_gets_nothing_and_is_named() {
+    let mut cluster = cluster(0);
+    cluster.agent_nodes = linux();
+    cluster.nodes = vec![
+        labelled("worker-1", &["10.1.0.1"], "os", "linux"),
+        // Neither its address nor its age counts.
+        at(0, labelled("windows", &["fd00::1"], "os", "windows")),
+    ];
+    cluster.settle();
+    cluster.agents_report(0);
+    cluster.settle();
+    assert_eq!(cluster.networks.len(), 1);
+    assert!(cluster.blocks("windows").is_empty());
+    assert_eq!(
+        mode_says(&cluster),
+        "1 of 1 node carry traffic; no agent runs by agent.nodeSelector on windows"
+    );
+}
+
+#[test]
+fn a_node_that_the_agent_leaves_keeps_its_blocks() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster.agents_report(1);
+    cluster.settle();
+    let (subnets, networks) = (cluster.subnets.clone(), cluster.networks.len());
+    cluster.agent_nodes = linux();
+    cluster.settle();
+    assert_eq!(
+        (cluster.subnets, cluster.networks.len()),
+        (subnets, networks)
+    );
+}
+
+#[test]
+fn a_network_without_blocks_goes_when_the_agent_leaves() {
+    let mut cluster = cluster(1);
+    cluster.pools[0].spec.disabled = true;
+    cluster.settle();
+    assert_eq!(cluster.networks.len(), 1);
+    cluster.agent_nodes = linux();
+    cluster.settle();
+    assert_eq!(cluster.networks.len(), 0);
+}
+
+#[test]
+fn a_node_without_an_agent_for_too_long_gets_no_block() {
+    let mut cluster = cluster(1);
+    let pools = std::mem::take(&mut cluster.pools);
+    cluster.settle();
+    cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
+    cluster.pools = pools;
+    cluster.pools.push(at(1, pool("v6", "fd00:10::/64", "")));
+    cluster.settle();
+    assert!(cluster.blocks("worker-1").is_empty());
+    let said = cluster.node_says("worker-1");
+    assert!(said.starts_with("False NoSubnet: no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector of the chart's values leave the node out"), "{said}");
+    // The agent has been heard of, even if it is behind.
+    cluster.agents_report(0);
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-1").len(), 2);
 }
