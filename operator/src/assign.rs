@@ -2,7 +2,8 @@
 //!
 //! Every want (`needs`) is met from the first of its pools that has a block left; what a node has, it keeps.
 //! Blocks that nobody has had go first, the lowest before the others, then the one that was given back the longest ago: what is
-//! left of its last owner, in caches and connections, gets time to end. The API server has the last word: a block is owned
+//! left of its last owner, in caches and connections, gets time to end. Where none is left, blocks whose Node is gone are reclaimed, the
+//! longest orphaned first. The API server has the last word: a block is owned
 //! because creating its NodeSubnet succeeded, so an assignment made from an old picture does no harm. Nothing is taken away here
 //! (`subnets`).
 
@@ -28,10 +29,12 @@ pub struct Block {
 pub struct Current {
     /// Blocks by node, those of nodes that are gone included.
     pub held: BTreeMap<String, BTreeSet<Block>>,
-    /// Blocks whose owner is not known.
+    /// Blocks whose owner is not known, and addresses that are none of pods.
     pub foreign: BTreeSet<IpNet>,
     /// Blocks that were given back, the longest ago first.
     pub freed: Vec<IpNet>,
+    /// Blocks of nodes that are gone which can be reclaimed, the longest orphaned first.
+    pub orphans: Vec<Block>,
 }
 
 /// What is to be created, and what could not be had.
@@ -39,6 +42,8 @@ pub struct Current {
 pub struct Assignment {
     /// New blocks by node.
     pub create: Vec<(String, Block)>,
+    /// Blocks of nodes that are gone, to be taken for wants that nothing else can meet.
+    pub reclaim: BTreeSet<IpNet>,
     /// Nodes, by pool, whose first block it could have been and for which none was left in any pool.
     pub exhausted: BTreeMap<String, BTreeSet<String>>,
     /// Nodes, by pool, that run short of addresses and for which no block was left in any pool.
@@ -91,6 +96,15 @@ pub fn assign<'a>(
             Purpose::More => &mut assignment.scarce,
             Purpose::Spare => continue,
         };
+        let mut orphans = current.orphans.iter();
+        let reclaim = &mut assignment.reclaim;
+        let orphan =
+            orphans.find(|it| want.pools.contains(&it.pool) && !reclaim.contains(&it.cidr));
+        if let Some(orphan) = orphan {
+            // The want is met by the plan that sees the block free.
+            reclaim.insert(orphan.cidr);
+            continue;
+        }
         for pool in &want.pools {
             let nodes = lacking.entry(pool.clone()).or_default();
             nodes.insert(want.node.clone());

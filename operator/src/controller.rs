@@ -16,6 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::absences::{self, Absences};
 use crate::client::request;
+use crate::counts::Counts;
 use crate::drain;
 use crate::drifts::Drifts;
 use crate::freed::Freed;
@@ -70,6 +71,8 @@ pub struct Controller {
     pub silences: Absences,
     /// Labels of the Nodes on which the agent is to run.
     pub agent_nodes: Selector,
+    /// When counts of pools were written.
+    pub counts: Counts,
     /// What agents have put right.
     pub drifts: Drifts,
     /// Blocks that were given back.
@@ -110,9 +113,10 @@ impl Controller {
             let absences = [&self.absences, &self.silences].into_iter();
             let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
             let tale = self.drifts.next(now);
+            let counts = self.counts.next(now).filter(|_| leads);
             let owners = self.owners.due().filter(|_| leads);
             let timers = again.into_iter().chain(graces).chain(absence);
-            let timer = timers.chain(tale).chain(owners).min();
+            let timer = timers.chain(tale).chain(counts).chain(owners).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -150,6 +154,7 @@ impl Controller {
         self.surplus.clear();
         self.absences.clear();
         self.silences.clear();
+        self.counts.clear();
         self.drifts.clear();
         self.freed.clear();
         if leads {
@@ -174,6 +179,8 @@ impl Controller {
         }
         let world = World {
             surplus,
+            reclaimable: self.graces.reclaimable(start),
+            counted_lately: self.counts.lately(start),
             not_ready: self
                 .absences
                 .look(absences::not_ready(snapshot.nodes()), start),
@@ -197,6 +204,7 @@ impl Controller {
         if plan.is_empty() {
             debug!("nothing to do");
         }
+        self.counts.note(&plan, start);
         let outcome = self.writer.carry_out(&plan).await;
         let tales = self.drifts.look(snapshot.networks(), start);
         self.writer.tell(&tales).await;

@@ -17,6 +17,8 @@ type Version = (String, Option<String>, Option<String>);
 #[derive(Debug)]
 pub struct Graces {
     grace: Duration,
+    /// From when on a NodeSubnet can be reclaimed before its grace has run out.
+    least: Duration,
     /// A new NodeSubnet of an old name begins anew, and so does one that was written to: between two looks somebody else may
     /// have taken it up and let go of it again.
     since: BTreeMap<Version, Instant>,
@@ -28,8 +30,26 @@ impl Graces {
     pub fn new(grace: Duration) -> Self {
         Self {
             grace,
+            least: grace,
             since: BTreeMap::new(),
         }
+    }
+
+    /// The same, after `least` of the grace a NodeSubnet is reclaimable.
+    #[must_use]
+    pub fn reclaimable_after(self, least: Duration) -> Self {
+        let least = least.min(self.grace);
+        Self { least, ..self }
+    }
+
+    /// Names of those of which it has been so for long enough to reclaim them, the longest first.
+    #[must_use]
+    pub fn reclaimable(&self, now: Instant) -> Vec<String> {
+        let since = self.since.iter();
+        let long = since.filter(|(_, since)| now.saturating_duration_since(**since) >= self.least);
+        let mut long: Vec<_> = long.map(|((name, ..), since)| (since, name)).collect();
+        long.sort();
+        long.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
     /// Forgets everything: somebody else leads.
@@ -63,12 +83,12 @@ impl Graces {
         expired.map(|((name, ..), _)| name.clone()).collect()
     }
 
-    /// How long until the next grace runs out; `None`: none is running.
+    /// How long until the next grace runs out, or one has run for so long that the NodeSubnet can be reclaimed; `None`: none is running.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
-        let left = self.since.values().map(|since| {
-            self.grace
-                .saturating_sub(now.saturating_duration_since(*since))
+        let left = self.since.values().flat_map(|since| {
+            let so_far = now.saturating_duration_since(*since);
+            [self.least, self.grace].map(|end| end.saturating_sub(so_far))
         });
         // One that has run out was in the plan already; its turn comes again with the retry of a failed write.
         left.filter(|left| !left.is_zero()).min()
@@ -114,6 +134,22 @@ mod tests {
             ["10-244-0-0-26".to_owned()].into()
         );
         assert_eq!(graces.next(start + GRACE), None);
+    }
+
+    #[test]
+    fn the_longest_orphaned_can_be_reclaimed_first() {
+        let least = GRACE / 10;
+        let mut graces = Graces::new(GRACE).reclaimable_after(least);
+        let start = Instant::now();
+        let [one, other] =
+            ["10.244.0.64/26", "10.244.0.0/26"].map(|cidr| subnet(cidr, SubnetState::Orphaned));
+        look(&mut graces, &one, start);
+        let orphaned = |_: &NodeSubnet| Some(true);
+        graces.look([&one, &other].into_iter(), orphaned, start + least / 2);
+        assert_eq!(graces.next(start + least / 2), Some(least / 2));
+        assert_eq!(graces.reclaimable(start + least), ["10-244-0-64-26"]);
+        let both = ["10-244-0-64-26", "10-244-0-0-26"];
+        assert_eq!(graces.reclaimable(start + least * 2), both);
     }
 
     #[test]

@@ -1,24 +1,21 @@
 //! NodeNetworks: what each node is to do, resolved into one object, and the condition `Assigned`.
 
+mod assigned;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use netweft_crds::condition::{ASSIGNED, Reason, Status};
-use netweft_crds::{
-    IpFamily, NodeAddresses, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
-};
+use netweft_crds::{NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way};
 
-use crate::assign::Assignment;
+pub use self::assigned::plan_assigned;
 use crate::bgp::Fabric;
 use crate::change::Ways;
-use crate::mode::{AddressSource, Mode};
 use crate::subnets::is_withdrawn;
 use crate::view::View;
-use crate::words::{counted, list};
-use crate::world::{Changes, News, StatusChange};
+use crate::world::Changes;
 
 /// NodeNetworks to create, to update and to delete. Those of nodes that are gone go with their owner, the Node.
 #[must_use]
@@ -57,27 +54,6 @@ pub fn plan_networks(
     let foreign = networks.filter(|(name, _)| view.without_agent.contains(**name));
     changes.delete = foreign.map(|(_, network)| (*network).clone()).collect();
     changes
-}
-
-/// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
-/// when it is: the condition names the generation it is about.
-#[must_use]
-pub fn plan_assigned(
-    view: &View<'_>,
-    assignment: &Assignment,
-    pending: &Changes<NodeNetwork>,
-) -> Vec<StatusChange<Condition>> {
-    let pending: BTreeSet<_> = pending.update.iter().map(ResourceExt::name_any).collect();
-    let settled = view
-        .networks
-        .iter()
-        .filter(|(name, _)| !pending.contains(**name));
-    settled
-        .filter_map(|(name, network)| {
-            let node = view.nodes.get(name)?;
-            assigned(view, assignment, network, node)
-        })
-        .collect()
 }
 
 fn spec(
@@ -140,11 +116,6 @@ fn bgp(
     speaker.cloned().or_else(kept)
 }
 
-/// One of the modes in use: all agree on how node addresses are chosen (`validate`).
-fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
-    view.used_modes().into_values().next()
-}
-
 /// The ways that the node has, and for which pools.
 ///
 /// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
@@ -204,108 +175,4 @@ fn owner(node: &Node) -> OwnerReference {
         uid: node.uid().unwrap_or_default(),
         ..OwnerReference::default()
     }
-}
-
-fn assigned(
-    view: &View<'_>,
-    assignment: &Assignment,
-    network: &NodeNetwork,
-    node: &Node,
-) -> Option<StatusChange<Condition>> {
-    let blocks_in_sight = view.subnets.contains_key(network.name_any().as_str());
-    if !blocks_in_sight && !network.spec.subnets.is_empty() {
-        // Its NodeSubnets have been written, and the watch has yet to say so.
-        return None;
-    }
-    let (status, reason, message) = judge(view, assignment, network, node);
-    let before = network
-        .status
-        .as_ref()
-        .map_or(&[][..], |status| &status.conditions);
-    let old = before.iter().find(|condition| condition.type_ == ASSIGNED);
-    let status = Status {
-        type_: ASSIGNED,
-        status,
-        reason,
-        message: &message,
-    };
-    let condition = status.condition(network.metadata.generation, before, view.world.now);
-    if old == Some(&condition) {
-        return None;
-    }
-    Some(StatusChange {
-        name: network.name_any(),
-        uid: network.uid(),
-        news: News::of(before, &condition, condition.status != "True"),
-        status: condition,
-    })
-}
-
-fn judge(
-    view: &View<'_>,
-    assignment: &Assignment,
-    network: &NodeNetwork,
-    node: &Node,
-) -> (bool, Reason, String) {
-    let name = node.name_any();
-    if let Some(mode) = any_mode(view)
-        && view.any_addresses(node, mode).is_none()
-    {
-        let message = no_address(mode, view.outer_family(mode), network.spec.addresses);
-        return (false, Reason::NoNodeAddress, message);
-    }
-    let exhausted = assignment
-        .exhausted
-        .iter()
-        .chain(&assignment.scarce)
-        .filter(|(_, nodes)| nodes.contains(&name));
-    let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
-    let lacking = match exhausted.as_slice() {
-        [] => String::new(),
-        pools => format!("no block is left in {}", list(pools, 5)),
-    };
-    let held = view
-        .subnets
-        .get(name.as_str())
-        .map_or(&[][..], Vec::as_slice);
-    if held.is_empty() {
-        let why = if any_mode(view).is_some_and(|mode| view.lacks_agent(&name, mode)) {
-            "no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector \
-             of the chart's values leave the node out"
-        } else if lacking.is_empty() {
-            "no IPPool serves this node"
-        } else {
-            &lacking
-        };
-        let tunnels = view.used_modes().into_values().any(Mode::has_tunnels);
-        let plain = if tunnels {
-            "; without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through"
-        } else {
-            ""
-        };
-        return (false, Reason::NoSubnet, format!("{why}{plain}"));
-    }
-    let mut pools: Vec<_> = held
-        .iter()
-        .map(|subnet| subnet.spec.pool.as_str())
-        .collect();
-    pools.sort_unstable();
-    pools.dedup();
-    let mut message = format!("{} of {}", counted(held.len(), "subnet"), list(&pools, 5));
-    if !lacking.is_empty() {
-        message = format!("{message}; {lacking}");
-    }
-    (true, Reason::SubnetsAssigned, message)
-}
-
-fn no_address(mode: &Mode, family: IpFamily, last: NodeAddresses) -> String {
-    let wanted = match mode.address {
-        AddressSource::InternalIp => "of type InternalIP".to_owned(),
-        AddressSource::Cidr(range) => format!("inside {range}"),
-    };
-    let kept = match last.of(family) {
-        Some(address) => format!("; the last one, {address}, stays in use"),
-        None => String::new(),
-    };
-    format!("the Node states no {family} address {wanted} in status.addresses{kept}")
 }

@@ -16,6 +16,7 @@ use crate::absences::Absences;
 use crate::admin::{self, Health};
 use crate::args::Args;
 use crate::controller::Controller;
+use crate::counts::Counts;
 use crate::drifts::Drifts;
 use crate::events::Events;
 use crate::freed::Freed;
@@ -30,6 +31,8 @@ use crate::{definitions, lead};
 
 /// How long the end may take.
 const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a Node that was deleted by mistake has to register again before its blocks are given to others, where no block is left.
+const RECLAIM: Duration = Duration::from_secs(30);
 /// A loop that has not come round for so long hangs. Every request it waits for is given up long before.
 const HANGING: Duration = Duration::from_secs(120);
 
@@ -99,11 +102,12 @@ async fn work(
         writer: Writer::new(client.clone(), &args.namespace, health, events),
         pulse: health.pulse.clone(),
         metrics: health.metrics.clone(),
-        graces: Graces::new(args.orphan_grace),
+        graces: Graces::new(args.orphan_grace).reclaimable_after(RECLAIM),
         surplus: Graces::new(args.surplus_delay),
         absences: Absences::default(),
         silences: Absences::default(),
         agent_nodes: args.agent_nodes.clone(),
+        counts: Counts::default(),
         drifts: Drifts::default(),
         freed: Freed::default(),
         udp_relay: args.udp_relay,

@@ -91,6 +91,8 @@ impl Snapshot {
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired,
+            reclaimable: Vec::new(),
+            counted_lately: BTreeSet::new(),
             surplus: BTreeSet::new(),
             not_ready: BTreeMap::new(),
             silent: BTreeMap::new(),

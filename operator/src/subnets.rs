@@ -1,5 +1,6 @@
 //! The life of NodeSubnets: created for a node, orphaned when it goes, taken up again when it comes back, deleted
-//! when its grace has run out, its pool is given up or its node can do without it.
+//! when its grace has run out, its pool is given up or its node can do without it; and, where no other block is left for a node, before its
+//! grace has run out.
 //!
 //! A node that is there gives blocks back in two steps, so that no pod can slip in between:
 //! 1. when the agent says that no pod has an address of the block, the block leaves `NodeNetwork.spec.subnets`
@@ -11,11 +12,15 @@
 //! deposed is refused: it is about another version. And until the NodeNetwork has gone on from that generation the block does
 //! not go again: a write that names it may be on its way.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
 use netweft_crds::{BlockUsage, IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
 use crate::assign::{Assignment, Block, Current, assign};
+use crate::claims;
 use crate::growth::Growth;
 use crate::needs;
 use crate::view::View;
@@ -32,6 +37,17 @@ pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
     let wants = needs::wants(view, &growth);
     let assignment = assign(view.pools.by_preference(), &wants, &current(view));
     let mut changes = review(view);
+    let reclaimed = view.world.subnets.iter().filter(|subnet| {
+        let known = || {
+            changes
+                .delete
+                .iter()
+                .any(|gone| gone.meta() == subnet.meta())
+        };
+        assignment.reclaim.contains(&subnet.spec.cidr) && !known()
+    });
+    let reclaimed: Vec<_> = reclaimed.map(|subnet| (*subnet).clone()).collect();
+    changes.delete.extend(reclaimed);
     let created = assignment.create.iter();
     changes.create = created
         .filter_map(|(node, block)| new_subnet(view, node, block))
@@ -116,8 +132,10 @@ fn give(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
 }
 
 fn current(view: &View<'_>) -> Current {
+    let nodes = claims::addresses_of_nodes(view.world).map(|(_, address)| IpNet::from(address));
+    let foreign = view.world.unreadable_blocks.iter().copied();
     let mut current = Current {
-        foreign: view.world.unreadable_blocks.clone(),
+        foreign: foreign.chain(nodes).collect(),
         freed: view.world.freed.clone(),
         ..Current::default()
     };
@@ -131,7 +149,33 @@ fn current(view: &View<'_>) -> Current {
         };
         current.held.entry(node.clone()).or_default().insert(block);
     }
+    current.orphans = orphans(view);
     current
+}
+
+/// Blocks that can be reclaimed: their Nodes are gone, and the other nodes have been told.
+fn orphans(view: &View<'_>) -> Vec<Block> {
+    let reclaimable = view.world.reclaimable.iter().enumerate();
+    let order: BTreeMap<&str, usize> = reclaimable.map(|(n, name)| (name.as_str(), n)).collect();
+    let nodes: BTreeSet<&str> = view
+        .nodes
+        .keys()
+        .chain(&view.without_agent)
+        .copied()
+        .collect();
+    let subnets = view.world.subnets.iter().filter(|subnet| {
+        subnet.spec.state == SubnetState::Orphaned && !nodes.contains(subnet.spec.node.as_str())
+    });
+    let ordered = subnets.filter_map(|subnet| {
+        let place = order.get(subnet.metadata.name.as_deref()?)?;
+        let block = Block {
+            pool: subnet.spec.pool.clone(),
+            cidr: subnet.spec.cidr,
+        };
+        Some((*place, block))
+    });
+    let ordered: BTreeMap<usize, Block> = ordered.collect();
+    ordered.into_values().collect()
 }
 
 fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> {

@@ -2,7 +2,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
@@ -12,6 +11,7 @@ use netweft_crds::{IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
 use crate::kube_proxy::KubeProxy;
 use crate::mode::{AddressSource, Mode};
+use crate::node_address::{Choice, Choices};
 use crate::pool::Pool;
 use crate::validate::{self, Modes, Pools, oldest_first};
 use crate::world::World;
@@ -39,6 +39,7 @@ pub struct View<'a> {
     pub pools_in_use: BTreeSet<&'a str>,
     /// How kube-proxy tells pods' packets.
     pub kube_proxy: KubeProxy,
+    choices: Choices<'a>,
     outer_families: BTreeMap<String, IpFamily>,
 }
 
@@ -54,7 +55,11 @@ impl<'a> View<'a> {
         }
         let networks = by_name(&world.networks);
         let (nodes, without_agent) = split(world, &subnets);
-        let outer_families = outer_families(&nodes, &modes, &networks);
+        // All modes that can be used choose alike (`validate`).
+        let source = modes.values().flatten().next().map(|mode| mode.address);
+        let choices = source.map(|source| Choices::new(world, &nodes, &networks, source));
+        let choices = choices.unwrap_or_default();
+        let outer_families = outer_families(&nodes, &modes, &choices, &networks);
         let pool_objects = by_name(&world.pools);
         let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
         let usable = pool_objects.keys().copied();
@@ -62,6 +67,7 @@ impl<'a> View<'a> {
         Self {
             pools_in_use: held.chain(usable).collect(),
             world,
+            choices,
             outer_families,
             modes,
             pools,
@@ -96,11 +102,17 @@ impl<'a> View<'a> {
         found.copied().unwrap_or_default()
     }
 
-    /// Where the others send packets for `node` by `mode` to pods of family `inner`; `None` if the node states no address of
+    /// The addresses that were chosen for a node.
+    #[must_use]
+    pub fn choice(&self, node: &str) -> Option<&Choice> {
+        self.choices.of(node)
+    }
+
+    /// Where the others send packets for `node` by `mode` to pods of family `inner`; `None` if the node has no address of
     /// the family it takes.
     #[must_use]
     pub fn addresses(&self, node: &Node, mode: &Mode, inner: IpFamily) -> Option<NodeAddresses> {
-        let addresses = node_addresses(node, mode.address);
+        let addresses = self.choice(node.metadata.name.as_deref()?)?.addresses;
         let family = mode.node_family(inner, self.outer_family(mode));
         addresses.of(family).map(|_| addresses)
     }
@@ -112,14 +124,15 @@ impl<'a> View<'a> {
         of_family(IpFamily::Ipv4).or_else(|| of_family(IpFamily::Ipv6))
     }
 
-    /// The addresses that `node` speaks from; if it states none, the last known ones: they may carry traffic.
+    /// The addresses that `node` speaks from; if it states none, the last known ones that no other node uses: they may carry traffic.
     #[must_use]
     pub fn own_addresses(&self, node: &Node) -> NodeAddresses {
         let mut modes = self.used_modes().into_values();
         let stated = modes.find_map(|mode| self.any_addresses(node, mode));
         let last = || {
-            let network = self.networks.get(node.metadata.name.as_deref()?)?;
-            Some(network.spec.addresses)
+            let name = node.metadata.name.as_deref()?;
+            let network = self.networks.get(name)?;
+            Some(self.choices.not_of_others(name, network.spec.addresses))
         };
         stated.or_else(last).unwrap_or_default()
     }
@@ -206,13 +219,17 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
 fn outer_families(
     nodes: &BTreeMap<&str, &Node>,
     modes: &Modes,
+    choices: &Choices<'_>,
     networks: &BTreeMap<&str, &NodeNetwork>,
 ) -> BTreeMap<String, IpFamily> {
     let nodes: Vec<&Node> = nodes.values().copied().collect();
     let nodes = oldest_first(&nodes);
     let modes = modes.values().flatten();
     modes
-        .filter_map(|mode| Some((mode.name.clone(), outer_family(mode, &nodes, networks)?)))
+        .filter_map(|mode| {
+            let family = outer_family(mode, &nodes, choices, networks)?;
+            Some((mode.name.clone(), family))
+        })
         .collect()
 }
 
@@ -222,6 +239,7 @@ fn outer_families(
 fn outer_family(
     mode: &Mode,
     nodes: &[&Node],
+    choices: &Choices<'_>,
     networks: &BTreeMap<&str, &NodeNetwork>,
 ) -> Option<IpFamily> {
     if !mode.carries(IpFamily::Ipv6) {
@@ -229,16 +247,18 @@ fn outer_family(
     }
     let in_use = families_in_use(mode, networks);
     let has = |node: &Node, family| {
-        let addresses = last_addresses(node, mode.address, networks);
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let addresses = last_addresses(name, mode.address, choices, networks);
         addresses.of(family).is_some()
     };
     let mut still = in_use.iter().copied();
     let still = still.find(|family| nodes.iter().any(|node| has(node, *family)));
     let by_age = || {
-        let mut stated = nodes
-            .iter()
-            .filter_map(|node| node_addresses(node, mode.address).iter().next());
-        stated.next().map(IpFamily::of)
+        let mut chosen = nodes.iter().filter_map(|node| {
+            let choice = choices.of(node.metadata.name.as_deref()?)?;
+            choice.addresses.iter().next()
+        });
+        chosen.next().map(IpFamily::of)
     };
     still.or_else(by_age).or(in_use.first().copied())
 }
@@ -258,73 +278,21 @@ fn families_in_use(mode: &Mode, networks: &BTreeMap<&str, &NodeNetwork>) -> Vec<
     families
 }
 
-/// The addresses of `node` that `source` chooses; of a Node that states none such, the last known ones that it could choose.
+/// The addresses that were chosen for a node; where none could be, the last known ones that `source` could choose.
 fn last_addresses(
-    node: &Node,
+    name: &str,
     source: AddressSource,
+    choices: &Choices<'_>,
     networks: &BTreeMap<&str, &NodeNetwork>,
 ) -> NodeAddresses {
-    let stated = node_addresses(node, source);
-    if stated != NodeAddresses::default() {
-        return stated;
+    let chosen = choices.of(name).map(|choice| choice.addresses);
+    if let Some(chosen) = chosen.filter(|it| *it != NodeAddresses::default()) {
+        return chosen;
     }
-    let network = node
-        .metadata
-        .name
-        .as_deref()
-        .and_then(|name| networks.get(name));
-    let last = network
-        .map(|network| network.spec.addresses)
-        .unwrap_or_default();
+    let last = networks.get(name).map(|network| network.spec.addresses);
+    let last = choices.not_of_others(name, last.unwrap_or_default());
     NodeAddresses {
         ipv4: last.ipv4.filter(|address| source.takes((*address).into())),
         ipv6: last.ipv6.filter(|address| source.takes((*address).into())),
-    }
-}
-
-/// The addresses of `node` that `source` chooses; empty if the node states none such.
-#[must_use]
-fn node_addresses(node: &Node, source: AddressSource) -> NodeAddresses {
-    match source {
-        AddressSource::InternalIp => NodeAddresses {
-            ipv4: stated(node, &["InternalIP"]).find_map(ipv4),
-            ipv6: stated(node, &["InternalIP"]).find_map(ipv6),
-        },
-        AddressSource::Cidr(_) => {
-            let address =
-                stated(node, &["InternalIP", "ExternalIP"]).find(|address| source.takes(*address));
-            NodeAddresses {
-                ipv4: address.and_then(ipv4),
-                ipv6: address.and_then(ipv6),
-            }
-        }
-    }
-}
-
-/// The addresses of `node` that have one of these types, by type first.
-pub fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
-    let addresses = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten());
-    types.iter().flat_map(move |type_| {
-        let of_type = addresses
-            .clone()
-            .filter(move |address| address.type_ == *type_);
-        of_type.filter_map(|address| address.address.parse().ok())
-    })
-}
-
-fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
-    match address {
-        IpAddr::V4(address) => Some(address),
-        IpAddr::V6(_) => None,
-    }
-}
-
-fn ipv6(address: IpAddr) -> Option<Ipv6Addr> {
-    match address {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(address) => Some(address),
     }
 }

@@ -59,6 +59,10 @@ pub struct World<'a> {
     pub unreadable_blocks: BTreeSet<IpNet>,
     /// Names of orphaned NodeSubnets whose grace has run out.
     pub expired: BTreeSet<String>,
+    /// Names of orphaned NodeSubnets that can be reclaimed where no other block is left, the longest orphaned first.
+    pub reclaimable: Vec<String>,
+    /// Pools whose counts were written a moment ago: a change of nothing else waits.
+    pub counted_lately: BTreeSet<String>,
     /// Names of NodeSubnets that have been empty for so long, beside so much room, that their nodes can do without them.
     pub surplus: BTreeSet<String>,
     /// Nodes that are not Ready, and for how long this leader has seen that.

@@ -97,7 +97,7 @@ fn overlaps() -> Vec<Made> {
                 .push(at(9, pool("younger", "10.244.9.0/24", "")));
         }),
         made(Pool(POOL, Stalled), |cluster| {
-            cluster.nodes.push(node("inside", &["10.244.9.9"]));
+            cluster.pools[0].spec.cidr = "10.1.0.0/16".parse().unwrap();
         }),
         made(Pool(POOL, Stalled), |cluster| {
             cluster.services.push(services("more", "10.244.0.0/20"));
@@ -206,6 +206,10 @@ fn no_node_address() -> Vec<Made> {
     vec![
         made(Node("worker-1", false), |cluster| {
             cluster.nodes[0] = node("worker-1", &[]);
+        }),
+        made(Pool("v6", Stalled), |cluster| {
+            cluster.modes[0] = mode(MODE, "{mode: host-gw}");
+            cluster.pools.push(at(9, pool("v6", "fd00:9::/64", "")));
         }),
         made(Peer("tor", Stalled), |cluster| {
             established(cluster);

@@ -50,12 +50,16 @@ async fn a_pool_follows_what_becomes_of_kube_proxy_services_and_nodes() {
     until_pool_says(&admin, "Overlap", "10.244.128.0/20 (ServiceCIDR more)").await;
     // No more blocks; what was given stays.
     let before = owners(&admin).await;
-    create_node(&admin, "worker-3", "10.244.7.7").await;
-    until_pool_says(&admin, "Overlap", "Node worker-3 (10.244.7.7)").await;
+    create_node(&admin, "worker-3", "10.1.0.3").await;
+    operator.until_at_rest().await;
     assert_eq!(owners(&admin).await, before);
     delete(&ranges, "more").await;
+    until_assigned(&admin, 3).await;
+    // A Node with an address of pods' costs nobody else anything.
+    create_node(&admin, "worker-4", "10.244.7.7").await;
+    until_pool_says(&admin, "Allocatable", "Node worker-4 (10.244.7.7)").await;
     let nodes: Api<Node> = Api::all(admin.clone());
-    delete(&nodes, "worker-3").await;
+    delete(&nodes, "worker-4").await;
     until_pool_says(&admin, "Allocatable", "").await;
 }
 

@@ -1,5 +1,7 @@
 //! Which of a node's addresses tunnels run between.
 
+use std::time::Duration;
+
 use kube::ResourceExt;
 use netweft_crds::IpFamily;
 
@@ -178,4 +180,198 @@ fn two_pools_give_a_node_a_block_of_each_family() {
     let usage = cluster.pools[1].status.as_ref().unwrap().usage.unwrap();
     assert_eq!((usage.blocks.total, usage.blocks.used), (1 << 58, 2));
     assert_eq!(usage.addresses.total, i64::MAX);
+}
+
+#[test]
+fn an_address_that_is_still_stated_is_kept_in_any_order() {
+    let mut cluster = cluster(2);
+    cluster.nodes[0] = node(
+        "worker-1",
+        &["10.1.0.1", "192.168.3.4", "fd00::1", "fd00::2"],
+    );
+    cluster.settle();
+    let before = (cluster.networks.clone(), cluster.subnets.clone());
+    cluster.nodes[0] = node(
+        "worker-1",
+        &["fd00::2", "192.168.3.4", "fd00::1", "10.1.0.1"],
+    );
+    assert!(cluster.plan().is_empty());
+    // The order counts again when the address in use is not stated any more, or not allowed.
+    cluster.nodes[0] = node("worker-1", &["172.16.0.1", "192.168.3.4"]);
+    cluster.settle();
+    assert_ne!(
+        (&cluster.networks, &cluster.subnets),
+        (&before.0, &before.1)
+    );
+    let addresses = |cluster: &Cluster| cluster.networks[0].spec.addresses;
+    assert_eq!(
+        addresses(&cluster).ipv4,
+        Some("172.16.0.1".parse().unwrap())
+    );
+    cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 4096}}, nodeAddress: {cidr: 192.168.0.0/16}}");
+    cluster.settle();
+    assert_eq!(
+        addresses(&cluster).ipv4,
+        Some("192.168.3.4".parse().unwrap())
+    );
+}
+
+const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+
+#[test]
+fn nodes_that_state_one_address_are_named_and_one_uses_it() {
+    for spec in [
+        "{mode: overlay, overlay: {encapsulation: vxlan}}",
+        "{mode: host-gw}",
+        "{mode: underlay}",
+    ] {
+        let mut cluster = cluster(0);
+        cluster.modes[0] = at(0, mode("default", spec));
+        cluster.nodes = vec![
+            at(5, node("a", &["10.0.2.15"])),
+            at(3, node("b", &["10.0.2.15"])),
+            at(4, node("c", &["10.0.2.16"])),
+        ];
+        cluster.settle();
+        assert_eq!(
+            cluster.node_says("a"),
+            format!(
+                "False NoNodeAddress: the Node states no usable IPv4 address of type InternalIP in status.addresses: 10.0.2.15 is that of Node b; {REMEDY}"
+            )
+        );
+        assert_eq!(
+            cluster.node_says("b"),
+            format!(
+                "True SubnetsAssigned: 1 subnet of default-v4; the same address is stated by Node a (10.0.2.15), which cannot use it; {REMEDY}"
+            )
+        );
+        assert_eq!(
+            cluster.node_says("c"),
+            "True SubnetsAssigned: 1 subnet of default-v4"
+        );
+        assert!(cluster.blocks("a").is_empty());
+        assert!(
+            cluster
+                .pool_says("default-v4")
+                .starts_with("True Allocatable")
+        );
+        // It has another one to use.
+        cluster.nodes[0] = node("a", &["10.0.2.15", "10.1.0.1"]);
+        cluster.settle();
+        assert_eq!(
+            cluster
+                .networks
+                .iter()
+                .find(|it| it.name_any() == "a")
+                .unwrap()
+                .spec
+                .addresses
+                .ipv4,
+            Some("10.1.0.1".parse().unwrap())
+        );
+        assert!(cluster.node_says("a").starts_with("True SubnetsAssigned"));
+    }
+}
+
+#[test]
+fn a_node_keeps_its_address_from_a_younger_and_an_older_one() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    let before = cluster.clone();
+    cluster.nodes.push(at(0, node("a", &["10.1.0.1"])));
+    cluster.settle();
+    assert_eq!(cluster.subnets, before.subnets);
+    assert_eq!(cluster.networks[0].spec, before.networks[0].spec);
+    // The one that has it goes.
+    leave(&mut cluster, "worker-1");
+    assert!(cluster.node_says("a").starts_with("True SubnetsAssigned"));
+}
+
+#[test]
+fn a_machine_with_a_new_name_has_its_address_at_once() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster
+        .not_ready
+        .insert("worker-1".to_owned(), Duration::ZERO);
+    cluster.nodes.push(node("renamed", &["10.1.0.1"]));
+    cluster.settle();
+    assert!(cluster.node_says("renamed").starts_with("True SubnetsAssigned: 1 subnet of default-v4; the same address is stated by Node worker-1 (10.1.0.1)"), "{}", cluster.node_says("renamed"));
+    assert_eq!(cluster.blocks("worker-1").len(), 1);
+    // It keeps it when the old Node is Ready again.
+    cluster.not_ready.clear();
+    cluster.settle();
+    assert!(cluster.node_says("renamed").starts_with("True"));
+    assert!(
+        cluster
+            .node_says("worker-1")
+            .starts_with("False NoNodeAddress")
+    );
+}
+
+#[test]
+fn an_address_that_nobody_can_send_to_is_left_out() {
+    for wrong in [
+        "127.0.0.1",
+        "169.254.7.7",
+        "fe80::1",
+        "::1",
+        "0.0.0.0",
+        "ff02::1",
+    ] {
+        let mut cluster = cluster(1);
+        cluster.nodes[0] = node("worker-1", &[wrong, "10.1.0.1"]);
+        cluster.settle();
+        let addresses: Vec<String> = cluster.networks[0]
+            .spec
+            .addresses
+            .iter()
+            .map(|it| it.to_string())
+            .collect();
+        assert_eq!(addresses, ["10.1.0.1"], "{wrong}");
+    }
+}
+
+#[test]
+fn a_family_that_the_address_source_leaves_out_is_named() {
+    let mut cluster = cluster(2);
+    cluster.modes[0] = at(
+        0,
+        mode(
+            "default",
+            "{mode: host-gw, nodeAddress: {cidr: 10.0.0.0/8}}",
+        ),
+    );
+    cluster
+        .pools
+        .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
+    for (n, old) in (1..).zip(&mut cluster.nodes) {
+        *old = node(
+            &format!("worker-{n}"),
+            &[&format!("10.1.0.{n}"), &format!("fd00::{n}")],
+        );
+    }
+    cluster.settle();
+    assert_eq!(
+        cluster.node_says("worker-1"),
+        "True SubnetsAssigned: 1 subnet of default-v4; no block of default-v6, whose packets need an IPv6 address of the node: the node has no IPv6 address inside 10.0.0.0/8 (spec.nodeAddress.cidr) in status.addresses"
+    );
+    assert_eq!(
+        cluster.pool_says("default-v6"),
+        "False NoNodeAddress: no block is assigned: NetworkMode default sends to IPv6 addresses of nodes, and no Node that this pool serves has one that spec.nodeAddress of the NetworkMode chooses; let kubelet state one (--node-ip), or correct spec.nodeAddress"
+    );
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+    // Tunnels carry both families over either.
+    cluster.edit_mode(
+        "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {cidr: 10.0.0.0/8}}",
+    );
+    cluster.follow();
+    assert_eq!(
+        cluster.node_says("worker-1"),
+        "True SubnetsAssigned: 2 subnets of default-v4, default-v6"
+    );
 }

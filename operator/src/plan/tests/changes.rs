@@ -252,9 +252,7 @@ fn an_edit_during_a_change_keeps_every_way_that_a_node_may_send_by() {
 fn a_node_that_joins_does_as_the_others_do() {
     let mut cluster = changing(2);
     cluster.settle();
-    cluster
-        .nodes
-        .push(crate::testing::node("worker-3", &["10.1.0.3"]));
+    cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     cluster.settle();
     assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
     // Nobody waits for it before its agent has said anything.

@@ -1,5 +1,8 @@
 //! Which nodes a pool serves, and what it says when it cannot.
 
+use kube::ResourceExt;
+use netweft_crds::NodeSubnet;
+
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, pool, services, yaml};
 
 #[test]
@@ -84,7 +87,7 @@ fn a_disabled_pool_keeps_what_it_gave() {
 
 #[test]
 fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
-    let broken: [fn(&mut Cluster); 7] = [
+    let broken: [fn(&mut Cluster); 6] = [
         |cluster| cluster.pools[0].spec.reserved = vec!["ten".to_owned()],
         |cluster| cluster.pools[0].spec.network_mode = "missing".to_owned(),
         |cluster| {
@@ -92,7 +95,6 @@ fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
         },
         |cluster| cluster.modes.clear(),
         |cluster| cluster.pools.clear(),
-        |cluster| cluster.nodes.push(node("inside", &["10.244.7.7"])),
         |cluster| cluster.services = vec![services("kubernetes", "10.244.128.0/20")],
     ];
     for (number, break_it) in broken.into_iter().enumerate() {
@@ -123,16 +125,18 @@ fn specs(cluster: &Cluster) -> Vec<netweft_crds::NodeNetworkSpec> {
 
 #[test]
 fn a_pool_that_covers_nodes_or_services_says_which() {
-    let mut cluster = cluster(2);
-    cluster.nodes.push(node("inside", &["10.244.7.7"]));
+    let mut cluster = cluster(0);
+    cluster.nodes = ["10.244.7.7", "10.244.7.8", "10.1.0.3"]
+        .map(|address| node(&format!("at-{address}"), &[address]))
+        .into();
     cluster.services = vec![services("kubernetes", "10.96.0.0/16")];
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False Overlap: spec.cidr 10.244.0.0/16 covers the address of Node inside (10.244.7.7): no new blocks are \
-         assigned; create a pool with a range outside and delete this one"
+        "False Overlap: spec.cidr 10.244.0.0/16 covers the address of Node at-10.244.7.7 (10.244.7.7), \
+         Node at-10.244.7.8 (10.244.7.8): no new blocks are assigned; create a pool with a range outside and delete this one"
     );
-    cluster.nodes.pop();
+    cluster.nodes.remove(0);
     cluster.settle();
     assert!(
         cluster
@@ -149,19 +153,147 @@ fn a_pool_that_covers_nodes_or_services_says_which() {
 }
 
 #[test]
+fn a_pool_over_an_address_in_use_is_at_fault() {
+    let mut cluster = cluster(3);
+    cluster.settle();
+    cluster
+        .pools
+        .push(at(9, pool("over", "10.1.0.0/30", "blockSize: 30")));
+    cluster.nodes.push(node("worker-4", &["10.2.0.1"]));
+    cluster.nodes.push(node("worker-5", &["10.2.0.2"]));
+    cluster.nodes.push(node("worker-6", &["10.2.0.3"]));
+    cluster.settle();
+    let said = cluster.pool_says("over");
+    assert!(
+        said.starts_with(
+            "False Overlap: spec.cidr 10.1.0.0/30 covers the address of Node worker-1 (10.1.0.1)"
+        ),
+        "{said}"
+    );
+    assert_eq!(
+        cluster.node_says("worker-1"),
+        "True SubnetsAssigned: 1 subnet of default-v4"
+    );
+}
+
+#[test]
+fn an_address_of_a_node_inside_a_pool_costs_that_node_only() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    // The address lies in the block that would be next.
+    cluster.nodes.push(node("inside", &["10.244.0.130"]));
+    cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    cluster.settle();
+    assert!(cluster.blocks("inside").is_empty());
+    assert_eq!(cluster.blocks("worker-3"), ["10.244.0.192/26"]);
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "True Allocatable: 1020 blocks free; Node inside (10.244.0.130) states an address inside spec.cidr, whose block is assigned to nobody: correct the Node"
+    );
+    assert_eq!(
+        cluster.node_says("inside"),
+        format!(
+            "False NoNodeAddress: the Node states no usable IPv4 address of type InternalIP in status.addresses: 10.244.0.130 is inside spec.cidr of IPPool default-v4; {ADDRESS_REMEDY}"
+        )
+    );
+}
+
+const ADDRESS_REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+
+#[test]
 fn an_external_address_of_a_node_is_not_for_pods_either() {
-    let mut cluster = cluster(1);
+    let mut cluster = cluster(2);
     let addresses =
-        "[{type: InternalIP, address: 10.1.0.9}, {type: ExternalIP, address: 10.244.7.7}]";
+        "[{type: InternalIP, address: 10.1.0.9}, {type: ExternalIP, address: 10.244.0.7}]";
     cluster.nodes.push(yaml(&format!(
-        "{{metadata: {{name: outside}}, status: {{addresses: {addresses}}}}}"
+        "{{metadata: {{name: outside, uid: o}}, status: {{addresses: {addresses}}}}}"
     )));
     cluster.settle();
+    assert_eq!(cluster.blocks("outside"), ["10.244.0.64/26"]);
     assert!(
         cluster
             .pool_says("default-v4")
-            .contains("Node outside (10.244.7.7)")
+            .contains("Node outside (10.244.0.7)")
     );
+}
+
+/// Four blocks, all of Nodes that are gone.
+fn of_orphans() -> Cluster {
+    let mut cluster = cluster(4);
+    cluster.pools[0] = at(0, pool("default-v4", "10.244.0.0/24", "blockSize: 26"));
+    cluster.settle();
+    cluster.nodes = (5..=8)
+        .map(|n| node(&format!("worker-{n}"), &[&format!("10.1.0.{n}")]))
+        .collect();
+    cluster.networks.clear();
+    cluster.settle();
+    cluster
+}
+
+#[test]
+fn an_exhausted_pool_counts_the_blocks_of_deleted_nodes() {
+    assert_eq!(
+        of_orphans().pool_says("default-v4"),
+        "False Exhausted: no block is left for worker-5, worker-6, worker-7, worker-8; 4 blocks of deleted Nodes kept for \
+         operator.orphanGrace, or until no other is left; create another IPPool"
+    );
+}
+
+#[test]
+fn orphans_are_reclaimed_when_no_block_is_left_the_oldest_first() {
+    let mut cluster = of_orphans();
+    cluster.reclaimable = ["10-244-0-128-26", "10-244-0-0-26"]
+        .map(str::to_owned)
+        .into();
+    let others = cluster.nodes.split_off(1);
+    let plan = cluster.step();
+    assert_eq!(
+        plan.subnets.delete[0].spec.cidr.to_string(),
+        "10.244.0.128/26"
+    );
+    assert_eq!(plan.subnets.delete.len(), 1);
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-5"), ["10.244.0.128/26"]);
+    cluster.nodes.extend(others);
+    cluster.settle();
+    let given: Vec<_> = (5..=8)
+        .flat_map(|n| cluster.blocks(&format!("worker-{n}")))
+        .collect();
+    assert_eq!(given.len(), 2);
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("False Exhausted: no block is left for worker-7, worker-8; 2 blocks of")
+    );
+    // One that goes anyway is no reason to take another.
+    cluster.reclaimable = ["10-244-0-64-26", "10-244-0-192-26"]
+        .map(str::to_owned)
+        .into();
+    cluster.expired = ["10-244-0-64-26".to_owned()].into();
+    cluster.nodes.pop();
+    cluster.networks.pop();
+    let plan = cluster.step();
+    assert_eq!(plan.subnets.delete.len(), 1, "{:?}", plan.subnets.delete);
+}
+
+#[test]
+fn no_orphan_is_reclaimed_whose_node_is_there_or_while_a_block_is_free() {
+    let mut cluster = of_orphans();
+    cluster.reclaimable = cluster.subnets.iter().map(ResourceExt::name_any).collect();
+    cluster.nodes.push(node("worker-1", &["10.1.0.1"]));
+    let plan = cluster.step();
+    let own = |it: &NodeSubnet| it.spec.node == "worker-1";
+    assert_eq!(
+        (
+            plan.subnets.delete.iter().filter(|it| own(it)).count(),
+            plan.subnets.delete.len()
+        ),
+        (0, 3)
+    );
+    let mut roomy = of_orphans();
+    roomy.pools.push(at(1, pool("more", "10.9.0.0/16", "")));
+    roomy.reclaimable = roomy.subnets.iter().map(ResourceExt::name_any).collect();
+    assert!(roomy.step().subnets.delete.is_empty());
 }
 
 #[test]
