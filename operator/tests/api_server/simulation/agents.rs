@@ -73,6 +73,12 @@ impl Agents {
         }));
     }
 
+    /// This node has so many pods now.
+    pub fn have(&self, number: usize, count: i64) {
+        let mut pods = self.shared.pods.lock().unwrap();
+        pods.insert(name(number), count);
+    }
+
     /// How many blocks of each pool a node is to have.
     pub fn wanted(&self) -> impl Fn(&str) -> usize + use<> {
         let pods = self.shared.pods.lock().unwrap().clone();

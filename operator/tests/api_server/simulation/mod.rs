@@ -14,6 +14,7 @@ mod churn;
 mod figures;
 mod nodes;
 mod operators;
+mod pods;
 mod pools;
 pub mod random;
 mod wire;
@@ -71,6 +72,7 @@ async fn many_nodes_come_go_and_return_while_leaders_die_and_every_block_has_one
     let mut simulation = Simulation::begin(size, seed, fates.len()).await;
     simulation.join_all().await;
     simulation.acknowledge().await;
+    simulation.pods().await;
     for (number, fate) in fates.into_iter().enumerate() {
         simulation.round(number, fate).await;
     }
