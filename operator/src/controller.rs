@@ -23,7 +23,7 @@ use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::growth::Growth;
 use crate::metrics::Metrics;
-use crate::owners::Asked;
+use crate::owners::Lookup;
 use crate::plan;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
@@ -50,7 +50,7 @@ pub struct Controller {
     /// Copies of the Secrets that BGPPeers name.
     pub secrets: Secrets,
     /// Who made the pods that keep pools from being drained.
-    pub owners: Asked,
+    pub owners: Lookup,
     /// Notified when a copy has changed.
     pub changed: Arc<Notify>,
     /// Whether this operator leads.
@@ -114,9 +114,8 @@ impl Controller {
             let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
             let tale = self.drifts.next(now);
             let counts = self.counts.next(now).filter(|_| leads);
-            let owners = self.owners.due().filter(|_| leads);
             let timers = again.into_iter().chain(graces).chain(absence);
-            let timer = timers.chain(tale).chain(counts).chain(owners).min();
+            let timer = timers.chain(tale).chain(counts).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -159,6 +158,9 @@ impl Controller {
         self.freed.clear();
         if leads {
             self.catch_up_with_predecessor().await;
+        } else {
+            self.owners.follow([].iter());
+            self.metrics.forget();
         }
     }
 
@@ -174,9 +176,7 @@ impl Controller {
         let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
         let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
-        if self.owners.follow(drain::pods(snapshot.networks())).await {
-            self.changed.notify_one();
-        }
+        self.owners.follow(drain::pods(snapshot.networks()));
         let world = World {
             surplus,
             reclaimable: self.graces.reclaimable(start),
@@ -207,7 +207,7 @@ impl Controller {
         self.counts.note(&plan, start);
         let outcome = self.writer.carry_out(&plan).await;
         let tales = self.drifts.look(snapshot.networks(), start);
-        self.writer.tell(&tales).await;
+        self.writer.tell(&tales);
         self.catch_up(outcome.created).await;
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());

@@ -1,5 +1,7 @@
 //! Metrics. Every label has a fixed set of values, or is the name of a pool.
 
+use std::sync::{Mutex, MutexGuard};
+
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -15,6 +17,8 @@ use netweft_crds::{IPPool, NetworkMode, Usage};
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// Held while several series change together: a scrape sees all of the old ones or all of the new ones.
+    together: Mutex<()>,
     /// 1 while this operator leads.
     pub leader: Gauge,
     /// How long a plan takes to make.
@@ -146,6 +150,7 @@ impl Metrics {
         );
         Self {
             registry,
+            together: Mutex::new(()),
             leader,
             plan_seconds,
             writes,
@@ -163,6 +168,7 @@ impl Metrics {
     /// # Errors
     /// None that a String could give.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let _together = self.together();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
@@ -177,6 +183,7 @@ impl Metrics {
 
     /// Sets how much of each pool is in use, as their statuses say. What stood there before is forgotten.
     pub fn used<'a>(&self, pools: impl IntoIterator<Item = &'a IPPool>) {
+        let _together = self.together();
         self.blocks.clear();
         self.addresses.clear();
         for pool in pools {
@@ -197,6 +204,7 @@ impl Metrics {
 
     /// Sets how far the modes are that are in use.
     pub fn changing<'a>(&self, modes: impl IntoIterator<Item = &'a NetworkMode>) {
+        let _together = self.together();
         self.phases.clear();
         self.nodes.clear();
         for mode in modes {
@@ -223,6 +231,24 @@ impl Metrics {
         }
     }
 
+    /// Forgets what only the leader knows: somebody else leads, and what this operator knew would stand beside what that one knows.
+    pub fn forget(&self) {
+        let _together = self.together();
+        self.last_success.set(0);
+        self.objects.clear();
+        self.blocks.clear();
+        self.addresses.clear();
+        self.phases.clear();
+        self.nodes.clear();
+    }
+
+    fn together(&self) -> MutexGuard<'_, ()> {
+        // It guards no value that could be half changed for good.
+        self.together
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Sets how many objects of a kind there are.
     pub fn seen(&self, kind: &'static str, count: usize) {
         self.objects
@@ -241,6 +267,44 @@ impl Default for Metrics {
 mod tests {
     use super::*;
     use crate::testing::yaml;
+
+    fn a_pool() -> IPPool {
+        let status = "{usage: {blocks: {total: 4, used: 2}, addresses: {total: 256, used: 7}}}";
+        yaml(&format!(
+            "{{metadata: {{name: p}}, spec: {{cidr: 10.0.0.0/24}}, status: {status}}}"
+        ))
+    }
+
+    #[test]
+    fn a_scrape_finds_a_pool_whenever_it_looks() {
+        let (metrics, pool) = (Metrics::new(), a_pool());
+        metrics.used([&pool]);
+        std::thread::scope(|scope| {
+            let updates = scope.spawn(|| (0..20_000).for_each(|_| metrics.used([&pool])));
+            while !updates.is_finished() {
+                let text = metrics.text().unwrap();
+                for line in ["blocks", "addresses"] {
+                    let line = format!("netweft_operator_pool_{line}{{pool=\"p\",share=\"used\"}}");
+                    assert!(text.contains(&line), "{line} is not in\n{text}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn one_that_leads_no_more_tells_nothing_of_pools_and_modes() {
+        let metrics = Metrics::new();
+        metrics.used([&a_pool()]);
+        metrics.seen("Node", 3);
+        metrics.last_success.set(7);
+        metrics.forget();
+        let text = metrics.text().unwrap();
+        assert!(
+            !text.contains("pool=") && !text.contains("kind=\"Node\""),
+            "{text}"
+        );
+        assert!(text.contains("netweft_operator_last_success_timestamp_seconds 0"));
+    }
 
     #[test]
     fn names_carry_prefix_and_unit() {

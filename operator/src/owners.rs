@@ -1,26 +1,99 @@
-//! [`Asked`]: who made the pods that keep pools from being drained, asked of the API server for one pod after the other and only while
-//! they do.
+//! [`Owners`](crate::drain::Owners): who made the pods that keep pools from being drained, asked of the API server for one pod after
+//! the other and only while they do.
+//!
+//! A task of its own asks, so that an API server that is slow to answer delays no plan.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use netweft_crds::DrainingPod;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::client::request;
 use crate::drain::{self, Owners};
 
-/// Most pods that are asked about before a plan, all together; the others are asked about before the next.
+/// Most pods that are asked about at a time, all together; the others follow.
 const AT_ONCE: usize = 64;
 
-/// When those of whom nothing was heard are asked about again, if no plan comes before: at once would only press an API server in trouble.
+/// When those of whom nothing was heard are asked about again: at once would only press an API server in trouble.
 const PAUSE: Duration = Duration::from_secs(30);
 
+/// Namespace and name of a pod.
+type Pods = BTreeSet<(String, String)>;
+
+/// Asks for owners, and what is known of them.
+pub struct Lookup {
+    pods: watch::Sender<Pods>,
+    owners: watch::Receiver<Owners>,
+}
+
+impl Lookup {
+    /// Starts the task as one of `tasks`; it notifies `changed` when more is known. It ends with the [`Lookup`].
+    pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+        let (pods, asked) = watch::channel(Pods::new());
+        let (told, owners) = watch::channel(Owners::new());
+        tasks.spawn(ask(Asked::new(client), asked, told, changed.clone()));
+        Self { pods, owners }
+    }
+
+    /// From now on these pods' owners are of interest, and no others'.
+    pub fn follow<'a>(&self, pods: impl Iterator<Item = &'a DrainingPod>) {
+        let pods = pods.map(drain::key).collect();
+        self.pods.send_if_modified(|old| {
+            let new = *old != pods;
+            if new {
+                *old = pods;
+            }
+            new
+        });
+    }
+
+    /// What is known.
+    pub fn state(&self) -> Owners {
+        self.owners.borrow().clone()
+    }
+}
+
+async fn ask(
+    mut asked: Asked,
+    mut pods: watch::Receiver<Pods>,
+    told: watch::Sender<Owners>,
+    changed: Arc<Notify>,
+) {
+    loop {
+        let wanted = pods.borrow_and_update().clone();
+        let more = asked.follow(wanted).await;
+        let state = asked.state();
+        let new = told.send_if_modified(|old| {
+            let new = *old != state;
+            if new {
+                *old = state;
+            }
+            new
+        });
+        if new {
+            changed.notify_one();
+        }
+        if more {
+            continue;
+        }
+        tokio::select! {
+            result = pods.changed() => if result.is_err() {
+                return;
+            },
+            () = tokio::time::sleep(PAUSE), if asked.unanswered => {}
+        }
+    }
+}
+
 /// What has been learnt.
-pub struct Asked {
+struct Asked {
     client: Client,
     /// `None`: the pod is not there any more.
     known: BTreeMap<(String, String), Option<String>>,
@@ -30,7 +103,7 @@ pub struct Asked {
 
 impl Asked {
     /// Nothing yet.
-    pub fn new(client: &Client) -> Self {
+    fn new(client: &Client) -> Self {
         Self {
             client: client.clone(),
             known: BTreeMap::new(),
@@ -40,14 +113,13 @@ impl Asked {
 
     /// Asks about those of `pods` that are new, and forgets all others. Where there was no answer it is asked again the next time.
     /// Returns whether there are more, and it is worth while to ask about them at once.
-    pub async fn follow(&mut self, pods: impl Iterator<Item = &DrainingPod>) -> bool {
+    async fn follow(&mut self, pods: Pods) -> bool {
         let mut before = std::mem::take(&mut self.known);
         let mut new = BTreeSet::new();
-        for key in pods.map(drain::key) {
+        // The names are an agent's words.
+        for key in pods.into_iter().filter(is_name) {
             match before.remove(&key) {
                 Some(owner) => drop(self.known.insert(key, owner)),
-                // One pod may have addresses of two such pools.
-                None if self.known.contains_key(&key) => {}
                 None => drop(new.insert(key)),
             }
         }
@@ -75,14 +147,8 @@ impl Asked {
         more
     }
 
-    /// How long until it has to be asked again.
-    #[must_use]
-    pub fn due(&self) -> Option<Duration> {
-        self.unanswered.then_some(PAUSE)
-    }
-
     /// What is known.
-    pub fn state(&self) -> Owners {
+    fn state(&self) -> Owners {
         let known = self.known.iter();
         known
             .filter_map(|(key, owner)| Some((key.clone(), owner.clone()?)))
@@ -90,40 +156,55 @@ impl Asked {
     }
 }
 
+/// Whether both can be parts of a URL's path: names of Kubernetes (RFC 1123, section 2.1) can.
+fn is_name((namespace, name): &(String, String)) -> bool {
+    let is_part = |text: &str| {
+        let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-.".contains(&c);
+        !text.is_empty() && text.bytes().all(legal) && !text.starts_with('.')
+    };
+    is_part(namespace) && is_part(name)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use axum::http::StatusCode;
 
     use super::*;
-    use crate::testing::{answering, refusal};
+    use crate::testing::{answering, hanging, refusal};
 
-    fn pods(count: usize) -> Vec<DrainingPod> {
-        let pod = |n: usize| DrainingPod {
-            pool: "default-v4".to_owned(),
-            namespace: "shop".to_owned(),
-            name: format!("web-{n:03}"),
-        };
+    fn pods(count: usize) -> Pods {
+        let pod = |n: usize| ("shop".to_owned(), format!("web-{n:03}"));
         (0..count).map(pod).collect()
     }
 
-    #[tokio::test]
-    async fn more_pods_than_are_asked_about_together_are_asked_about_one_plan_after_the_other() {
-        let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
-        let mut asked = Asked::new(&client.await);
-        let pods = pods(AT_ONCE + 1);
-        assert!(asked.follow(pods.iter()).await);
-        assert!(!asked.follow(pods.iter()).await);
-        assert!(!asked.follow(pods.iter()).await);
-        assert_eq!(asked.due(), None);
+    fn draining(namespace: &str, name: &str) -> DrainingPod {
+        DrainingPod {
+            pool: "default-v4".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 
     #[tokio::test]
-    async fn an_api_server_that_refuses_to_answer_is_not_asked_again_at_once() {
+    async fn more_pods_than_are_asked_about_together_follow() {
+        let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
+        let mut asked = Asked::new(&client.await);
+        let pods = pods(AT_ONCE + 1);
+        assert!(asked.follow(pods.clone()).await);
+        assert!(!asked.follow(pods.clone()).await);
+        assert!(!asked.follow(pods).await);
+        assert!(!asked.unanswered);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_refuses_is_not_asked_again_at_once() {
         let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
         let mut asked = Asked::new(&client.await);
         for count in [AT_ONCE + 1, 1] {
-            assert!(!asked.follow(pods(count).iter()).await);
-            assert_eq!(asked.due(), Some(PAUSE));
+            assert!(!asked.follow(pods(count)).await);
+            assert!(asked.unanswered);
         }
     }
 
@@ -137,8 +218,47 @@ mod tests {
             }
         });
         let mut asked = Asked::new(&client.await);
-        assert!(asked.follow(pods(2 * AT_ONCE).iter()).await);
-        assert!(!asked.follow(pods(2).iter()).await);
-        assert_eq!(asked.due(), Some(PAUSE));
+        assert!(asked.follow(pods(2 * AT_ONCE)).await);
+        assert!(!asked.follow(pods(2)).await);
+        assert!(asked.unanswered);
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_does_not_answer_holds_nobody_up() {
+        let (client, changed, mut tasks) =
+            (hanging().await, Arc::new(Notify::new()), JoinSet::new());
+        let lookup = Lookup::start(&client, &changed, &mut tasks);
+        lookup.follow([draining("shop", "web")].iter());
+        assert_eq!(lookup.state(), Owners::new());
+        tokio::task::yield_now().await;
+        lookup.follow([].iter());
+        assert_eq!(lookup.state(), Owners::new());
+    }
+
+    #[tokio::test]
+    async fn what_is_learnt_is_told_and_only_names_are_asked_about() {
+        let paths = Arc::new(Mutex::new(Vec::new()));
+        let log = paths.clone();
+        let client = answering(move |path| {
+            log.lock().unwrap().push(path.to_owned());
+            let pod = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "web"}}"#;
+            (StatusCode::OK, pod.to_owned())
+        });
+        let (client, changed, mut tasks) = (client.await, Arc::new(Notify::new()), JoinSet::new());
+        let lookup = Lookup::start(&client, &changed, &mut tasks);
+        let pods = [
+            draining("shop", "web"),
+            draining("../../nodes", "web"),
+            draining("shop", ".."),
+            draining("shop", "web?watch"),
+            draining("", "web"),
+        ];
+        lookup.follow(pods.iter());
+        changed.notified().await;
+        let owner = (("shop".to_owned(), "web".to_owned()), "Pod/web".to_owned());
+        assert_eq!(lookup.state(), [owner].into());
+        assert_eq!(*paths.lock().unwrap(), ["/api/v1/namespaces/shop/pods/web"]);
+        drop(lookup);
+        assert!(tasks.join_next().await.unwrap().is_ok());
     }
 }

@@ -22,7 +22,7 @@ use crate::events::Events;
 use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
-use crate::owners::Asked;
+use crate::owners::Lookup;
 use crate::pulse::Pulse;
 use crate::secrets::Secrets;
 use crate::watch::Stores;
@@ -50,13 +50,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics: metrics.clone(),
     };
     let listener = admin::listen(args.listen).await?;
-    let admin = tokio::spawn(admin::serve(listener, health.clone(), stop.clone()));
+    let mut admin = tokio::spawn(admin::serve(listener, health.clone(), stop.clone()));
     let mut work = std::pin::pin!(work(&args, &client, &health, &stop));
     let result = tokio::select! {
+        // Told to stop, the admin server ends too: that is in order.
+        biased;
         result = &mut work => result,
         () = stop.cancelled() => {
             // What is being written is written, and the lease given back; but not if nobody answers.
             tokio::time::timeout(FAREWELL, work).await.unwrap_or(Ok(()))
+        }
+        ended = &mut admin => {
+            ended.context("the admin server (--listen) ended")?;
+            anyhow::bail!("the admin server (--listen) ended; its log line says why");
         }
     };
     stop.cancel();
@@ -81,8 +87,8 @@ async fn work(
         return Ok(());
     }
     let changed = Arc::new(Notify::new());
-    let mut watches = JoinSet::new();
-    let stores = Stores::start(client, &changed, &mut watches);
+    let mut tasks = JoinSet::new();
+    let stores = Stores::start(client, &changed, &mut tasks);
     match stop.run_until_cancelled(stores.wait_until_complete()).await {
         None => return Ok(()),
         Some(complete) => complete.context("list all objects")?,
@@ -90,13 +96,13 @@ async fn work(
     health.synced.store(true, Ordering::Relaxed);
     info!("all objects listed");
     let candidate = lead::stand(client, args);
-    let events = Events::new(client.clone(), args.identity.clone());
+    let events = Events::start(client, args.identity.clone(), &mut tasks);
     let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
     let controller = Controller {
         client: client.clone(),
         stores,
         secrets,
-        owners: Asked::new(client),
+        owners: Lookup::start(client, &changed, &mut tasks),
         changed,
         leads: candidate.leads.clone(),
         writer: Writer::new(client.clone(), &args.namespace, health, events),
@@ -113,11 +119,28 @@ async fn work(
         udp_relay: args.udp_relay,
         bird: args.bird,
     };
-    controller.run(stop.clone()).await;
+    let result = beside(&mut tasks, controller.run(stop.clone())).await;
     candidate.resign().await;
-    watches.shutdown().await;
+    tasks.shutdown().await;
+    result?;
     anyhow::ensure!(stop.is_cancelled(), "the lease is no longer looked after");
     Ok(())
+}
+
+/// Runs `main` to its end.
+///
+/// # Errors
+/// One of `tasks`, all of which are to last as long, has ended before: the program had better be started again.
+async fn beside(tasks: &mut JoinSet<()>, main: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::select! {
+        // What ends in the same moment because `main` has ended is in order.
+        biased;
+        () = main => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(()) => anyhow::bail!("a background task ended"),
+            Err(error) => Err(anyhow::Error::new(error).context("a background task ended")),
+        },
+    }
 }
 
 fn stop_on_signal() -> anyhow::Result<CancellationToken> {
@@ -134,4 +157,24 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
         token.cancel();
     });
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_ends_or_panics_ends_the_program() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pending());
+        assert!(beside(&mut tasks, ready(())).await.is_ok());
+        tasks.spawn(ready(()));
+        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        assert_eq!(error.to_string(), "a background task ended");
+        tasks.spawn(async { panic!("as the test says") });
+        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        assert!(format!("{error:#}").contains("panicked"), "{error:#}");
+    }
 }

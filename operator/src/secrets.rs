@@ -63,8 +63,14 @@ impl Secrets {
                 self.copies.insert(name, copy);
             }
         }
-        // What has been ended is forgotten.
-        while self.watches.try_join_next().is_some() {}
+        // What has been ended is forgotten; a watch ends by itself only if it panics.
+        while let Some(ended) = self.watches.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
     }
 
     /// What has been looked at, by name.

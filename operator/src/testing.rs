@@ -22,7 +22,7 @@ use crate::world::{Changes, Plan, StatusChange, World};
 
 mod api;
 mod bgp;
-pub use api::{answering, refusal};
+pub use api::{answering, hanging, refusal};
 pub use bgp::{labelled, peer, secret, underlay};
 
 /// The cluster.

@@ -127,11 +127,10 @@ impl Writer {
     }
 
     /// Tells users what agents have put right.
-    pub async fn tell(&self, tales: &[Tale]) {
-        each(tales, |Tale { name, uid, news }| {
-            self.events.tell::<NodeNetwork>(name, uid.as_deref(), news)
-        })
-        .await;
+    pub fn tell(&self, tales: &[Tale]) {
+        for Tale { name, uid, news } in tales {
+            self.events.tell::<NodeNetwork>(name, uid.as_deref(), news);
+        }
     }
 
     /// Writes NodeSubnets; returns the names of those that are not the plan's, whatever the reason.
@@ -298,7 +297,7 @@ impl Writer {
         self.write::<K, _>("status", name, api.patch_status(name, &params, &patch))
             .await?;
         if let Some(news) = news {
-            self.events.tell::<K>(name, uid.as_deref(), news).await;
+            self.events.tell::<K>(name, uid.as_deref(), news);
         }
         Ok(())
     }

@@ -24,6 +24,21 @@ where
     Client::try_from(config).unwrap()
 }
 
+/// A client of a server on loopback that takes every request and answers none.
+pub async fn hanging() -> Client {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    let mut config = Config::new(url.parse().unwrap());
+    config.root_cert = Some(Vec::new());
+    Client::try_from(config).unwrap()
+}
+
 /// The answer of an API server that refuses.
 pub fn refusal(code: StatusCode, reason: &str) -> (StatusCode, String) {
     let status = Status::failure("as the test says", reason).with_code(code.as_u16());

@@ -3,6 +3,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use tokio::task::JoinSet;
 
 use super::*;
 use crate::testing::{answering, cluster, node, refusal};
@@ -13,7 +14,7 @@ fn writer(client: Client) -> Writer {
         pulse: Arc::new(Pulse::new(Duration::from_secs(60))),
         metrics: Arc::new(Metrics::new()),
     };
-    let events = Events::new(client.clone(), None);
+    let events = Events::start(&client, None, &mut JoinSet::new());
     Writer::new(client, "default", &health, events)
 }
 

@@ -29,3 +29,4 @@ mod operator;
 mod refused;
 mod rough;
 mod simulation;
+mod slow;

@@ -1,0 +1,57 @@
+//! An API server that answers slowly what only reports wait for delays nothing else.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use netweft_crds::NodeNetwork;
+use serde_json::json;
+
+use crate::control_plane::ControlPlane;
+use crate::gate::{forward, serve};
+use crate::objects::{create_node, eventually};
+use crate::operator::{Operator, PATIENCE, until_assigned};
+
+/// Questions about pods, and Events, are taken and never answered.
+async fn answer(State(client): State<Client>, request: Request) -> Response {
+    let path = request.uri().path();
+    if path.contains("/pods/") || path.ends_with("/events") {
+        return pending().await;
+    }
+    forward(&client, request).await
+}
+
+#[tokio::test]
+async fn slow_answers_about_pods_and_events_delay_no_plan() {
+    let plane = ControlPlane::with_chart().await;
+    let admin = plane.admin();
+    create_node(&admin, "worker-1", "10.1.0.1").await;
+    let router = Router::new().fallback(answer);
+    let (url, _server) = serve(router.with_state(plane.client_of_anybody())).await;
+    let operator = Operator::start_by(&plane, &url, "one", &[]).await;
+    until_assigned(&admin, 1).await;
+    let pods = ["a", "b"].map(|name| json!({ "pool": "p", "namespace": "default", "name": name }));
+    let patch = Patch::Merge(json!({ "status": { "draining": pods } }));
+    let networks: Api<NodeNetwork> = Api::all(admin.clone());
+    let params = PatchParams::default();
+    let said = networks.patch_status("worker-1", &params, &patch).await;
+    said.unwrap();
+    // By now it is asking who made them.
+    operator.until_at_rest().await;
+    let begun = Instant::now();
+    create_node(&admin, "worker-2", "10.1.0.2").await;
+    eventually("the next node has its block", PATIENCE, async || {
+        let network = networks.get_opt("worker-2").await.unwrap()?;
+        (!network.spec.subnets.is_empty()).then_some(())
+    })
+    .await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
