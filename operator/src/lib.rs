@@ -11,6 +11,7 @@
 //! ```
 
 pub mod assign;
+mod availability;
 pub mod bgp;
 pub mod blocks;
 mod change;

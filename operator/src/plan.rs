@@ -16,7 +16,7 @@ use netweft_crds::names::POOL_FINALIZER;
 
 use crate::view::View;
 use crate::world::{FinalizerChange, Plan, World};
-use crate::{bgp, change, networks, status, subnets};
+use crate::{availability, bgp, change, networks, status, subnets};
 
 /// Every difference between the world and what it should be.
 #[must_use]
@@ -46,6 +46,7 @@ pub fn plan(world: &World<'_>) -> Plan {
         mode_statuses: status::plan_modes(&view, &ways, speaking),
         peer_statuses: bgp::report::plan_peers(&view, &peers, fabric.as_ref()),
         passwords: bgp::passwords::plan(world, &peers),
+        network_up: availability::plan(&view),
         assigned,
         subnets,
         networks,

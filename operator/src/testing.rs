@@ -283,6 +283,18 @@ impl Cluster {
         say(&network.status.as_ref().unwrap().conditions, "Assigned")
     }
 
+    /// Steps until there is nothing left to do but to tell Nodes that their network is there.
+    pub fn settle_but_for_conditions_of_nodes(&mut self) {
+        for _ in 0..10 {
+            let mut plan = self.step();
+            plan.network_up.clear();
+            if plan.is_empty() {
+                return;
+            }
+        }
+        panic!("does not settle: {:#?}", self.plan());
+    }
+
     fn carry_out(&mut self, plan: &Plan) {
         for change in &plan.finalizers {
             let pool = self

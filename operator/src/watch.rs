@@ -28,6 +28,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::availability::NETWORK_UNAVAILABLE;
 use crate::kube_proxy;
 
 /// An object, or what could be read of it.
@@ -220,19 +221,19 @@ fn strip_node(object: &mut Guarded<Node>) {
         node.spec = None;
         let status = node.status.take().unwrap_or_default();
         // Without the heartbeat's time: a heartbeat is not a change.
-        let ready = status
+        let conditions = status
             .conditions
             .into_iter()
             .flatten()
-            .filter(|it| it.type_ == "Ready");
-        let ready = ready.map(|NodeCondition { type_, status, .. }| NodeCondition {
+            .filter(|it| ["Ready", NETWORK_UNAVAILABLE].contains(&it.type_.as_str()));
+        let conditions = conditions.map(|NodeCondition { type_, status, .. }| NodeCondition {
             type_,
             status,
             ..NodeCondition::default()
         });
         node.status = Some(NodeStatus {
             addresses: status.addresses,
-            conditions: Some(ready.collect()),
+            conditions: Some(conditions.collect()),
             ..NodeStatus::default()
         });
     }

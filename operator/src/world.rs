@@ -21,6 +21,7 @@ use netweft_crds::{
     NodeSubnet,
 };
 
+use crate::availability::NetworkUp;
 use crate::bgp::passwords::{PasswordChange, Secret};
 use crate::drain::Owners;
 
@@ -115,6 +116,8 @@ pub struct Plan {
     pub peer_statuses: Vec<StatusChange<BGPPeerStatus>>,
     /// The Secret of the agents' BGP passwords.
     pub passwords: Option<PasswordChange>,
+    /// Nodes whose condition `NetworkUnavailable` is to be cleared.
+    pub network_up: Vec<NetworkUp>,
     /// The condition `Assigned` of NodeNetworks.
     pub assigned: Vec<StatusChange<Condition>>,
 }

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Node, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::ClusterResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -29,6 +30,7 @@ use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
 use crate::admin::Health;
+use crate::availability::{NETWORK_UNAVAILABLE, NetworkUp};
 use crate::bgp::passwords::{Password, PasswordChange};
 use crate::client::request;
 use crate::drifts::Tale;
@@ -90,6 +92,9 @@ impl Named for NodeSubnet {
 impl Named for NodeNetwork {
     const KIND: &'static str = "NodeNetwork";
 }
+impl Named for Node {
+    const KIND: &'static str = "Node";
+}
 impl Named for Secret {
     const KIND: &'static str = "Secret";
 }
@@ -123,6 +128,7 @@ impl Writer {
         let missing = self.subnets(&plan.subnets, &mut outcome).await;
         self.networks(&plan.networks, &missing, &mut outcome).await;
         self.statuses(plan, &mut outcome).await;
+        outcome.note(&each(&plan.network_up, |up| self.network_up(up)).await);
         outcome
     }
 
@@ -300,6 +306,30 @@ impl Writer {
             self.events.tell::<K>(name, uid.as_deref(), news);
         }
         Ok(())
+    }
+
+    /// Clears the condition `NetworkUnavailable` of a Node, and touches no other.
+    async fn network_up(&self, up: &NetworkUp) -> Result<(), RequestError> {
+        let NetworkUp { node, uid, since } = up;
+        let since = Time(*since);
+        let patch = Patch::Strategic(json!({
+            "metadata": { "uid": uid },
+            "status": { "conditions": [{
+                "type": NETWORK_UNAVAILABLE,
+                "status": "False",
+                "reason": "NetweftIsUp",
+                "message": "netweft has programmed the node's pod network",
+                "lastHeartbeatTime": since,
+                "lastTransitionTime": since,
+            }] },
+        }));
+        let params = PatchParams {
+            field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = Api::<Node>::all(self.client.clone());
+        let sent = api.patch_status(node, &params, &patch);
+        self.write::<Node, _>("status", node, sent).await
     }
 
     /// Sends a request, counts it and logs it.

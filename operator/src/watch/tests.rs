@@ -9,11 +9,17 @@ fn guarded(value: serde_json::Value) -> Guarded<Node> {
 }
 
 fn a_node(version: &str, address: &str) -> Guarded<Node> {
+    let condition = |type_: &str| {
+        let beat = format!("2026-01-01T00:00:0{version}Z");
+        json!({ "type": type_, "status": "True", "lastHeartbeatTime": beat })
+    };
+    let conditions = ["Ready", "NetworkUnavailable", "DiskPressure"].map(condition);
     guarded(json!({
         "metadata": { "name": "n", "resourceVersion": version, "managedFields": [{}], "annotations": { "a": "b" },
             "labels": { "l": "v" } },
         "spec": { "podCIDR": "10.0.0.0/24" },
-        "status": { "addresses": [{ "type": "InternalIP", "address": address }], "images": [{ "names": ["big"] }] },
+        "status": { "addresses": [{ "type": "InternalIP", "address": address }], "images": [{ "names": ["big"] }],
+            "conditions": conditions },
     }))
 }
 
@@ -44,6 +50,9 @@ fn a_node_is_reduced_to_what_is_looked_at() {
         (status.images, status.addresses.unwrap()[0].address.as_str()),
         (None, "10.1.0.1")
     );
+    let conditions = status.conditions.unwrap();
+    let kept: Vec<&str> = conditions.iter().map(|it| it.type_.as_str()).collect();
+    assert_eq!(kept, ["Ready", "NetworkUnavailable"]);
 }
 
 #[test]

@@ -43,6 +43,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     assert!(operator.counts("netweft_operator_leader 1").await.is_some());
 
     let agents = statuses_follow_the_agents(&plane).await;
+    node_is_available(&admin).await;
     pods_are_told_apart_by_namespace(&admin).await;
     users_are_told(&admin).await;
     events_are_counted(&admin).await;
@@ -102,6 +103,30 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
     .await;
     assert_eq!(pool.finalizers(), [POOL_FINALIZER]);
     agents
+}
+
+/// A cloud provider says that a Node has no network, and the operator that it has.
+async fn node_is_available(admin: &Client) {
+    let nodes: Api<Node> = Api::all(admin.clone());
+    let condition = |type_: &str| json!({ "type": type_, "status": "True", "reason": "Test", "message": "as the test says" });
+    let conditions = ["NetworkUnavailable", "Other"].map(condition);
+    let patch = Patch::Strategic(json!({ "status": { "conditions": conditions } }));
+    let parameters = PatchParams::default();
+    nodes
+        .patch_status("worker-1", &parameters, &patch)
+        .await
+        .unwrap();
+    eventually("the Node is available", PATIENCE, async || {
+        let conditions = nodes.get("worker-1").await.unwrap().status?.conditions?;
+        let status = |type_: &str| {
+            let found = conditions.iter().find(|it| it.type_ == type_);
+            found.map(|it| (it.status.clone(), it.reason.clone().unwrap_or_default()))
+        };
+        assert_eq!(status("Other").unwrap().0, "True");
+        (status("NetworkUnavailable")? == ("False".to_owned(), "NetweftIsUp".to_owned()))
+            .then_some(())
+    })
+    .await;
 }
 
 /// From when a pool asks for namespaces agents look at them. This one asks for all.
