@@ -6,14 +6,18 @@
 //!
 //! | mode | a pod's packet |
 //! |---|---|
-//! | `ClusterCIDR`, the default | comes from `clusterCIDR`, the first of each family; none: nothing is masqueraded |
+//! | `ClusterCIDR`, the default | comes from `clusterCIDR`, the first of each family; none: not known |
 //! | `NodeCIDR` | comes from `Node.spec.podCIDR`, which is not ours |
 //! | `BridgeInterface` | comes in by that link |
 //! | `InterfaceNamePrefix` | comes in by a link whose name begins so |
+//!
+//! A kube-proxy that knows no pods' packets masquerades none, also not those that a node itself sends to a Service. These have the
+//! address of the uplink then, and the answer of an endpoint on another node comes back by another link than they left by: a
+//! strict reverse path filter drops it.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
-use netweft_crds::{IPPoolSpec, PodInterface};
+use netweft_crds::{IPPoolSpec, IpFamily, PodInterface};
 use serde::Deserialize;
 
 /// Namespace of the ConfigMap, as kubeadm writes it.
@@ -30,8 +34,10 @@ const BRIDGE: &str = "nw-br0";
 /// How kube-proxy tells packets of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KubeProxy {
-    /// Not known, or not at all.
+    /// There is no ConfigMap: on k3s, RKE2, Talos and managed clusters, and where something else serves Services.
     #[default]
+    Absent,
+    /// The ConfigMap does not say.
     Unknown,
     /// By source.
     ClusterCidr(Vec<IpNet>),
@@ -70,6 +76,7 @@ impl KubeProxy {
     #[must_use]
     pub fn of(config: &ConfigMap) -> Self {
         let text = config.data.as_ref().and_then(|data| data.get(KEY));
+        let text = text.filter(|text| !text.trim().is_empty());
         let read: Option<Configuration> = text.and_then(|text| serde_saphyr::from_str(text).ok());
         let Some(Configuration {
             detect_local_mode,
@@ -103,15 +110,15 @@ impl KubeProxy {
             PodInterface::Bridge => BRIDGE,
         };
         let by = match self {
-            Self::Unknown => return None,
+            Self::Absent | Self::Unknown => return None,
             Self::ClusterCidr(cidrs) => {
-                let range = cidrs
-                    .iter()
-                    .find(|cidr| cidr.addr().is_ipv4() == pool.cidr.addr().is_ipv4())?;
-                if range.contains(&pool.cidr) {
-                    return None;
+                let mut ranges = cidrs.iter();
+                let range = ranges.find(|cidr| cidr.addr().is_ipv4() == pool.cidr.addr().is_ipv4());
+                match range {
+                    None => return Some(knows_no_pods(pool)),
+                    Some(range) if range.contains(&pool.cidr) => return None,
+                    Some(range) => format!("clusterCIDR {range}"),
                 }
-                format!("clusterCIDR {range}")
             }
             Self::NodeCidr => "the Nodes' podCIDR (detectLocalMode NodeCIDR)".to_owned(),
             Self::Bridge(name) if pool.pod_interface == PodInterface::Bridge && name == BRIDGE => {
@@ -122,12 +129,40 @@ impl KubeProxy {
             Self::NamePrefix(prefix) => format!("interfaceNamePrefix {prefix}"),
         };
         Some(format!(
-            "kube-proxy knows pods by {by} and masquerades what those of {} send to Services; write detectLocalMode: \
-             InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} into {KEY} of ConfigMap {NAMESPACE}/{NAME} \
-             and restart kube-proxy",
-            pool.cidr
+            "kube-proxy knows pods by {by} and masquerades what those of {} send to Services; {}",
+            pool.cidr,
+            remedy()
         ))
     }
+
+    /// What could not be checked for a pool, and what its user can look at.
+    #[must_use]
+    pub fn unchecked(&self, pool: &IPPoolSpec) -> Option<String> {
+        (*self == Self::Absent).then(|| {
+            format!(
+                "not checked whether kube-proxy knows its pods, for there is no ConfigMap {NAMESPACE}/{NAME}: if kube-proxy runs, its \
+                 clusterCIDR has to contain {}, or its detectLocalMode be InterfaceNamePrefix with {PODS_PREFIX}",
+                pool.cidr
+            )
+        })
+    }
+}
+
+fn knows_no_pods(pool: &IPPoolSpec) -> String {
+    let family = IpFamily::of(pool.cidr.addr());
+    format!(
+        "kube-proxy has no {family} clusterCIDR to know pods of {} by, and masquerades nothing that nodes send to Services: where reverse \
+         path filters are strict, they get no answer from endpoints on other nodes; {}",
+        pool.cidr,
+        remedy()
+    )
+}
+
+fn remedy() -> String {
+    format!(
+        "write detectLocalMode: InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} into {KEY} of ConfigMap \
+         {NAMESPACE}/{NAME} and restart kube-proxy"
+    )
 }
 
 #[cfg(test)]
@@ -157,10 +192,6 @@ mod tests {
         for known in [
             "{clusterCIDR: 10.244.0.0/16}",
             "{detectLocalMode: ClusterCIDR, clusterCIDR: 'fd00::/48,10.0.0.0/8'}",
-            // Without a range of the family there is nothing to tell by, and nothing is masqueraded.
-            "{clusterCIDR: ''}",
-            "{detectLocalMode: ClusterCIDR, clusterCIDR: null}",
-            "{clusterCIDR: 'fd00::/48'}",
         ] {
             assert_eq!(says(known, &routed()), None, "{known}");
         }
@@ -170,6 +201,33 @@ mod tests {
         ] {
             assert!(says(foreign, &routed()).is_some(), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_kube_proxy_without_a_range_of_the_family_knows_no_pods() {
+        for nothing in [
+            "{clusterCIDR: ''}",
+            "{mode: iptables}",
+            "{detectLocalMode: '', clusterCIDR: ''}",
+            "{detectLocalMode: ClusterCIDR, clusterCIDR: null}",
+            "{clusterCIDR: 'fd00::/48'}",
+        ] {
+            let said = says(nothing, &routed()).unwrap_or_default();
+            let begins = "kube-proxy has no IPv4 clusterCIDR to know pods of 10.244.0.0/16 by";
+            assert!(said.starts_with(begins), "{nothing}: {said}");
+        }
+    }
+
+    #[test]
+    fn only_a_missing_config_map_leaves_something_unchecked() {
+        let said = KubeProxy::Absent.unchecked(&routed()).unwrap();
+        assert!(
+            said.contains("no ConfigMap kube-system/kube-proxy"),
+            "{said}"
+        );
+        assert_eq!(KubeProxy::Absent.mismatch(&routed()), None);
+        assert_eq!(KubeProxy::Unknown.unchecked(&routed()), None);
+        assert_eq!(KubeProxy::NodeCidr.unchecked(&routed()), None);
     }
 
     #[test]

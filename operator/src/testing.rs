@@ -125,6 +125,9 @@ pub fn cluster(nodes: usize) -> Cluster {
                 )
             })
             .collect(),
+        kube_proxy: Some(kube_proxy(
+            "{detectLocalMode: InterfaceNamePrefix, detectLocal: {interfaceNamePrefix: nw}}",
+        )),
         clock: 1,
         ..Cluster::default()
     }

@@ -1,6 +1,6 @@
 //! What IPPools are told about themselves: how much of them is in use, and whether they give blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
@@ -125,27 +125,8 @@ fn judge_pool(
     if let Some(Err(why)) = view.pools.by_name.get(&name) {
         return why.clone();
     }
-    if let Some(nodes) = assignment.exhausted.get(&name) {
-        let nodes: Vec<_> = nodes.iter().collect();
-        return Verdict::stalled(
-            Reason::Exhausted,
-            format!(
-                "no block is left for {}{}; create another IPPool",
-                list(&nodes, NAMED),
-                orphans(held)
-            ),
-        );
-    }
-    if let Some(nodes) = assignment.scarce.get(&name) {
-        let nodes: Vec<_> = nodes.iter().collect();
-        return Verdict::stalled(
-            Reason::Exhausted,
-            format!(
-                "no block is left, and addresses run short on {}{}; create another IPPool",
-                list(&nodes, NAMED),
-                orphans(held)
-            ),
-        );
+    if let Some(why) = spent(assignment, &name, held) {
+        return why;
     }
     if let Some(why) = without_family(view, &name) {
         return Verdict::stalled(Reason::NoNodeAddress, why);
@@ -156,7 +137,13 @@ fn judge_pool(
     }
     let left = assignment.free.get(&name).copied().unwrap_or_default();
     let free = counted(left, "block");
-    let besides = format!("{}{}", orphans(held), strangers(view, pool));
+    let unchecked = view.kube_proxy.unchecked(&pool.spec);
+    let unchecked = unchecked.map_or_else(String::new, |it| format!("; {it}"));
+    let besides = format!(
+        "{}{}{unchecked}",
+        orphans(held, "kept for operator.orphanGrace"),
+        strangers(view, pool)
+    );
     if pool.spec.disabled {
         let kept = counted(held.len(), "block");
         let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
@@ -182,14 +169,33 @@ fn judge_pool(
     Verdict::ready(Reason::Allocatable, format!("{free} free{besides}"))
 }
 
-/// How many blocks are kept for the return of their Nodes.
-fn orphans(held: &[Held<'_>]) -> String {
+/// Whom no block is left for.
+fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdict> {
+    let named = |nodes: &BTreeSet<String>| {
+        let nodes: Vec<_> = nodes.iter().collect();
+        list(&nodes, NAMED)
+    };
+    let first = assignment.exhausted.get(pool);
+    let first = first.map(|nodes| format!("no block is left for {}", named(nodes)));
+    let more = || {
+        let nodes = named(assignment.scarce.get(pool)?);
+        Some(format!(
+            "no block is left, and addresses run short on {nodes}"
+        ))
+    };
+    let why = first.or_else(more)?;
+    let besides = orphans(held, "about to be reclaimed");
+    Some(Verdict::stalled(
+        Reason::Exhausted,
+        format!("{why}{besides}; create another IPPool"),
+    ))
+}
+
+/// How many blocks are those of Nodes that are gone, and what becomes of them.
+fn orphans(held: &[Held<'_>], what: &str) -> String {
     match held.iter().filter(|held| held.orphaned).count() {
         0 => String::new(),
-        count => format!(
-            "; {} of deleted Nodes kept for operator.orphanGrace, or until no other is left",
-            counted(count, "block")
-        ),
+        count => format!("; {} of deleted Nodes {what}", counted(count, "block")),
     }
 }
 
@@ -214,6 +220,9 @@ fn strangers(view: &View<'_>, pool: &IPPool) -> String {
 /// Why no Node that the pool serves can have a block of it though they have addresses: all of the other family.
 fn without_family(view: &View<'_>, name: &str) -> Option<String> {
     let (pool, mode) = (view.pools.usable(name)?, view.mode_of(name)?);
+    if !pool.open {
+        return None;
+    }
     let family = pool.family();
     let served = |node: &&&Node| view.pools_of(node).any(|own| own.name == pool.name);
     let mut nodes = view.nodes.values().filter(served).peekable();

@@ -127,7 +127,7 @@ fn a_request_that_no_pool_can_meet_is_told_of() {
     ask(&mut cluster, &["web"]);
     assert_eq!(
         cluster.pool_says("web"),
-        "False Exhausted: no block is left for worker-1; 1 block of deleted Nodes kept for operator.orphanGrace, or until no other is left; create another IPPool"
+        "False Exhausted: no block is left for worker-1; 1 block of deleted Nodes about to be reclaimed; create another IPPool"
     );
     assert_eq!(
         cluster.node_says(NODE),

@@ -162,6 +162,7 @@ fn a_pool_over_an_address_in_use_is_at_fault() {
     cluster.nodes.push(node("worker-4", &["10.2.0.1"]));
     cluster.nodes.push(node("worker-5", &["10.2.0.2"]));
     cluster.nodes.push(node("worker-6", &["10.2.0.3"]));
+    cluster.nodes.push(node("worker-7", &["10.1.0.0"]));
     cluster.settle();
     let said = cluster.pool_says("over");
     assert!(
@@ -170,10 +171,12 @@ fn a_pool_over_an_address_in_use_is_at_fault() {
         ),
         "{said}"
     );
-    assert_eq!(
-        cluster.node_says("worker-1"),
-        "True SubnetsAssigned: 1 subnet of default-v4"
-    );
+    for node in ["worker-1", "worker-7"] {
+        assert_eq!(
+            cluster.node_says(node),
+            "True SubnetsAssigned: 1 subnet of default-v4"
+        );
+    }
 }
 
 #[test]
@@ -234,8 +237,8 @@ fn of_orphans() -> Cluster {
 fn an_exhausted_pool_counts_the_blocks_of_deleted_nodes() {
     assert_eq!(
         of_orphans().pool_says("default-v4"),
-        "False Exhausted: no block is left for worker-5, worker-6, worker-7, worker-8; 4 blocks of deleted Nodes kept for \
-         operator.orphanGrace, or until no other is left; create another IPPool"
+        "False Exhausted: no block is left for worker-5, worker-6, worker-7, worker-8; 4 blocks of deleted Nodes about to be \
+         reclaimed; create another IPPool"
     );
 }
 
@@ -277,7 +280,7 @@ fn orphans_are_reclaimed_when_no_block_is_left_the_oldest_first() {
 }
 
 #[test]
-fn no_orphan_is_reclaimed_whose_node_is_there_or_while_a_block_is_free() {
+fn no_orphan_is_reclaimed_while_its_node_or_a_block_is_there() {
     let mut cluster = of_orphans();
     cluster.reclaimable = cluster.subnets.iter().map(ResourceExt::name_any).collect();
     cluster.nodes.push(node("worker-1", &["10.1.0.1"]));
@@ -313,5 +316,30 @@ fn a_pool_that_kube_proxy_masquerades_is_used_all_the_same() {
         cluster
             .pool_says("default-v4")
             .starts_with("True Allocatable")
+    );
+}
+
+#[test]
+fn a_kube_proxy_that_knows_no_pods_is_named() {
+    let mut cluster = cluster(1);
+    cluster.kube_proxy = Some(kube_proxy("clusterCIDR: ''"));
+    cluster.settle();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("False KubeProxyMismatch: kube-proxy has no IPv4 clusterCIDR")
+    );
+    assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
+}
+
+#[test]
+fn a_cluster_without_the_config_map_is_told_what_is_not_checked() {
+    let mut cluster = cluster(1);
+    cluster.kube_proxy = None;
+    cluster.settle();
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "True Allocatable: 1023 blocks free; not checked whether kube-proxy knows its pods, for there is no ConfigMap kube-system/kube-proxy: \
+         if kube-proxy runs, its clusterCIDR has to contain 10.244.0.0/16, or its detectLocalMode be InterfaceNamePrefix with nw"
     );
 }
