@@ -49,6 +49,10 @@ pub struct Args {
     #[arg(long, env = "NETWEFT_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
     pub manage_crds: bool,
 
+    /// Whether pools may overlap spec.podCIDRs of Nodes that are Ready without netweft; true where nobody uses these ranges.
+    #[arg(long, env = "NETWEFT_IGNORE_NODE_POD_CIDRS", default_value_t = false, action = ArgAction::Set)]
+    pub ignore_node_pod_cidrs: bool,
+
     /// Whether the nodes run the relay that encapsulation udp needs; false where the chart does not install it.
     #[arg(long, env = "NETWEFT_UDP_RELAY", default_value_t = true, action = ArgAction::Set)]
     pub udp_relay: bool,

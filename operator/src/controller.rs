@@ -77,6 +77,8 @@ pub struct Controller {
     pub drifts: Drifts,
     /// Blocks that were given back.
     pub freed: Freed,
+    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    pub ignore_pod_cidrs: bool,
     /// Whether nodes have the relay for encapsulation udp.
     pub udp_relay: bool,
     /// Whether nodes have BIRD for mode underlay.
@@ -191,6 +193,7 @@ impl Controller {
             freed: self
                 .freed
                 .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
+            ignore_pod_cidrs: self.ignore_pod_cidrs,
             without_udp_relay: !self.udp_relay,
             without_bird: !self.bird,
             secrets: self.secrets.state(),

@@ -22,6 +22,7 @@ pub mod mode;
 mod needs;
 mod networks;
 mod node_address;
+mod other_networks;
 mod plan;
 pub mod pool;
 mod status;

@@ -116,6 +116,7 @@ async fn work(
         counts: Counts::default(),
         drifts: Drifts::default(),
         freed: Freed::default(),
+        ignore_pod_cidrs: args.ignore_node_pod_cidrs,
         udp_relay: args.udp_relay,
         bird: args.bird,
     };

@@ -84,6 +84,7 @@ impl Snapshot {
             networks: readable(&self.networks).collect(),
             services: readable(&self.services).collect(),
             kube_proxy: readable(&self.kube_proxy).next(),
+            ignore_pod_cidrs: false,
             without_udp_relay: false,
             without_bird: false,
             secrets: BTreeMap::new(),

@@ -23,6 +23,7 @@ use crate::assign::{Assignment, Block, Current, assign};
 use crate::claims;
 use crate::growth::Growth;
 use crate::needs;
+use crate::other_networks;
 use crate::view::View;
 use crate::world::Changes;
 
@@ -135,7 +136,10 @@ fn current(view: &View<'_>) -> Current {
     let nodes = claims::addresses_of_nodes(view.world).map(|(_, address)| IpNet::from(address));
     let foreign = view.world.unreadable_blocks.iter().copied();
     let mut current = Current {
-        foreign: foreign.chain(nodes).collect(),
+        foreign: foreign
+            .chain(nodes)
+            .chain(other_networks::occupied(view.world))
+            .collect(),
         freed: view.world.freed.clone(),
         ..Current::default()
     };

@@ -14,6 +14,7 @@ use netweft_crds::{IPPool, IpFamily, Way};
 use crate::blocks::overlap;
 use crate::claims;
 use crate::mode::{self, Mode};
+use crate::other_networks;
 use crate::pool::{self, Pool};
 use crate::world::{UserKind, World};
 
@@ -91,6 +92,7 @@ pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
                 pool::check(&name, &object.spec, deleting)
                     .and_then(|pool| with_mode(pool, modes))
                     .and_then(|pool| claims::apart(pool, world))
+                    .and_then(|pool| other_networks::unused_by_others(pool, object, world))
             }
         };
         checked.by_age.push(name.clone());

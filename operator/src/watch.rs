@@ -12,7 +12,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeCondition, NodeStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeCondition, NodeSpec, NodeStatus};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{ClusterResourceScope, DeserializeGuard};
@@ -218,7 +218,12 @@ fn strip_node(object: &mut Guarded<Node>) {
         ..ObjectMeta::default()
     };
     if let DeserializeGuard(Ok(node)) = object {
-        node.spec = None;
+        let spec = node.spec.take().unwrap_or_default();
+        node.spec = Some(NodeSpec {
+            pod_cidr: spec.pod_cidr,
+            pod_cidrs: spec.pod_cidrs,
+            ..NodeSpec::default()
+        });
         let status = node.status.take().unwrap_or_default();
         // Without the heartbeat's time: a heartbeat is not a change.
         let conditions = status
@@ -242,6 +247,7 @@ fn strip_node(object: &mut Guarded<Node>) {
 /// All but the resource version: a heartbeat is not a change.
 fn node_differs(old: &Node, new: &Node) -> bool {
     old.status != new.status
+        || old.spec != new.spec
         || old.metadata.labels != new.metadata.labels
         || old.metadata.uid != new.metadata.uid
 }

@@ -34,7 +34,7 @@ pub struct World<'a> {
     pub modes: Vec<&'a NetworkMode>,
     /// All BGPPeers.
     pub peers: Vec<&'a BGPPeer>,
-    /// All Nodes; names, labels and `status.addresses` are looked at.
+    /// All Nodes; names, labels, `spec.podCIDRs`, `status.addresses` and two conditions are looked at.
     pub nodes: Vec<&'a Node>,
     /// Labels of the Nodes on which the agent is to run; empty: of all.
     pub agent_nodes: Selector,
@@ -46,6 +46,8 @@ pub struct World<'a> {
     pub services: Vec<&'a ServiceCIDR>,
     /// kube-proxy's ConfigMap, where there is one.
     pub kube_proxy: Option<&'a ConfigMap>,
+    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    pub ignore_pod_cidrs: bool,
     /// Whether nodes have no relay for encapsulation udp.
     pub without_udp_relay: bool,
     /// Whether nodes have no BIRD for mode underlay.

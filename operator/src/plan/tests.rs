@@ -15,6 +15,7 @@ mod growth;
 mod modes;
 mod needs;
 mod nodes;
+mod other_networks;
 mod pools;
 mod properties;
 

@@ -17,7 +17,7 @@ fn a_node(version: &str, address: &str) -> Guarded<Node> {
     guarded(json!({
         "metadata": { "name": "n", "resourceVersion": version, "managedFields": [{}], "annotations": { "a": "b" },
             "labels": { "l": "v" } },
-        "spec": { "podCIDR": "10.0.0.0/24" },
+        "spec": { "podCIDR": "10.0.0.0/24", "providerID": "p" },
         "status": { "addresses": [{ "type": "InternalIP", "address": address }], "images": [{ "names": ["big"] }],
             "conditions": conditions },
     }))
@@ -37,12 +37,13 @@ fn matter(events: Vec<Event<Guarded<Node>>>) -> Vec<bool> {
 fn a_node_is_reduced_to_what_is_looked_at() {
     let node = a_node("1", "10.1.0.1").0.unwrap();
     assert_eq!(
-        (
-            node.spec,
-            &node.metadata.annotations,
-            &node.metadata.managed_fields
-        ),
-        (None, &None, &None)
+        (&node.metadata.annotations, &node.metadata.managed_fields),
+        (&None, &None)
+    );
+    let spec = node.spec.unwrap();
+    assert_eq!(
+        (spec.pod_cidr.as_deref(), spec.provider_id),
+        (Some("10.0.0.0/24"), None)
     );
     assert_eq!(node.metadata.labels.unwrap()["l"], "v");
     let status = node.status.unwrap();

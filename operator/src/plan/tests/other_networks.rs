@@ -1,0 +1,95 @@
+//! Pools whose range another pod network uses.
+
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec};
+
+use crate::testing::{Cluster, at, cluster, node, pool};
+
+/// Has this podCIDR, and this condition Ready.
+fn with(mut node: Node, pod_cidr: &str, ready: Option<&str>) -> Node {
+    node.spec = Some(NodeSpec {
+        pod_cidr: Some(pod_cidr.to_owned()),
+        pod_cidrs: Some(vec![pod_cidr.to_owned()]),
+        ..NodeSpec::default()
+    });
+    let condition = ready.map(|status| NodeCondition {
+        type_: "Ready".to_owned(),
+        status: status.to_owned(),
+        ..NodeCondition::default()
+    });
+    node.status.as_mut().unwrap().conditions = Some(condition.into_iter().collect());
+    node
+}
+
+/// A cluster with podCIDRs out of the pool's range, as kubeadm init --pod-network-cidr makes one.
+fn with_pod_cidrs(ready: [Option<&str>; 2]) -> Cluster {
+    let mut cluster = cluster(2);
+    for ((n, old), ready) in (0..).zip(&mut cluster.nodes).zip(ready) {
+        *old = with(old.clone(), &format!("10.244.{n}.0/24"), ready);
+    }
+    cluster
+}
+
+#[test]
+fn pod_cidrs_that_another_network_uses_keep_a_pool_off() {
+    let mut cluster = with_pod_cidrs([Some("True"), Some("False")]);
+    cluster.settle();
+    assert!(cluster.subnets.is_empty());
+    let says = "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with spec.podCIDRs of Node worker-1 (10.244.0.0/24), which had a pod \
+                network before netweft: no new blocks are assigned; create a pool with a range outside and delete this one, or set \
+                operator.ignoreNodePodCIDRs to true in the chart's values if no other network uses these addresses";
+    assert_eq!(cluster.pool_says("default-v4"), says);
+    // Neither a block of another pool nor a Node that restarts takes the other network away.
+    cluster.pools.push(at(1, pool("beside", "10.9.0.0/16", "")));
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-1"), ["10.9.0.0/26"]);
+    assert_eq!(cluster.pool_says("default-v4"), says);
+    cluster.nodes[0] = with(cluster.nodes[0].clone(), "10.244.0.0/24", Some("Unknown"));
+    cluster.nodes[1] = with(cluster.nodes[1].clone(), "10.244.1.0/24", Some("Unknown"));
+    cluster.settle();
+    assert!(cluster.pool_says("default-v4").starts_with("False Overlap"));
+    cluster.ignore_pod_cidrs = true;
+    cluster.settle();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+}
+
+#[test]
+fn pod_cidrs_that_nobody_uses_are_no_obstacle() {
+    for ready in [
+        [None; 2],
+        [Some("False"); 2],
+        [Some("False"), Some("Unknown")],
+    ] {
+        let mut cluster = with_pod_cidrs(ready);
+        cluster.settle();
+        assert_eq!(cluster.blocks("worker-2"), ["10.244.0.64/26"], "{ready:?}");
+        // Now they are Ready by netweft.
+        for node in &mut cluster.nodes {
+            *node = with(node.clone(), "10.244.0.0/24", Some("True"));
+        }
+        cluster.settle();
+        assert!(
+            cluster
+                .pool_says("default-v4")
+                .starts_with("True Allocatable")
+        );
+    }
+}
+
+#[test]
+fn one_node_with_another_network_does_not_take_the_pool() {
+    let mut cluster = with_pod_cidrs([Some("False"); 2]);
+    cluster.settle();
+    let other = with(node("other", &["10.1.0.9"]), "10.244.0.0/24", Some("True"));
+    cluster.nodes.push(other);
+    cluster.settle();
+    assert_eq!(cluster.blocks("other"), ["10.244.1.0/26"]);
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+}
