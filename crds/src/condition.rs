@@ -48,9 +48,9 @@ reasons! {
     Disabled,
     /// Pool: no free block is left for some node.
     Exhausted,
-    /// Pool: it shares addresses with another pool, with nodes or with Services.
+    /// Pool: it shares addresses with another pool, with nodes, with Services or with another pod network.
     Overlap,
-    /// Pool: kube-proxy would masquerade what its pods send to Services.
+    /// Pool: kube-proxy would masquerade what its pods send to Services, or knows no pods at all.
     KubeProxyMismatch,
     /// Pool: being deleted, kept until its last block is gone.
     InUse,
@@ -78,7 +78,7 @@ reasons! {
     SubnetsAssigned,
     /// NodeNetwork: no pool gave the node a block.
     NoSubnet,
-    /// NodeNetwork: the node has no usable address. Peer: none of its nodes has one of the peer's family.
+    /// NodeNetwork: the node has no usable address. Pool, peer: none of its nodes has one of the family that it takes.
     NoNodeAddress,
     /// Peer: every chosen node has the session.
     Established,

@@ -29,8 +29,8 @@ pub use bgp_peer::{
 pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
-    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase, Rollout,
-    RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
+    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase, Probe,
+    Rollout, RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,

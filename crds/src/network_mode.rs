@@ -102,6 +102,21 @@ pub struct Rollout {
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
     pub progress_deadline: kube::core::Duration,
+    /// How the new way is tried before a node sends by it. icmp: by ICMP echo between nodes; none: not at all, for networks that drop
+    /// echo. Then nobody notices a new way that carries nothing.
+    #[serde(default)]
+    pub probe: Probe,
+}
+
+/// How a way is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Probe {
+    /// By ICMP echo (RFC 792, RFC 4443).
+    #[default]
+    Icmp,
+    /// Not at all.
+    None,
 }
 
 impl Default for Rollout {
@@ -109,6 +124,7 @@ impl Default for Rollout {
         Self {
             at_once: default_at_once(),
             progress_deadline: default_progress_deadline(),
+            probe: Probe::default(),
         }
     }
 }

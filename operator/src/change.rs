@@ -15,7 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::{
-    self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase, Way,
+    self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase, Probe,
+    Way,
 };
 
 use crate::mode::Mode;
@@ -205,7 +206,7 @@ struct Stand<'a> {
     is_new: bool,
     /// Why it is not waited for, if it is not.
     absence: Option<Absence>,
-    /// Nodes that it gets no answer from by the way that is asked for; `None`: it has not tried.
+    /// Nodes that it gets no answer from by the way that is asked for; `None`: it has not tried. Without a probe none count.
     silent: Option<Vec<&'a str>>,
 }
 
@@ -227,7 +228,10 @@ impl<'a> Stand<'a> {
             acknowledged,
             is_new: !view.has_spoken(name),
             absence: view.absence(name, mode),
-            silent: network.and_then(|network| silent(network, target)),
+            silent: match mode.rollout.probe {
+                Probe::Icmp => network.and_then(|network| silent(network, target)),
+                Probe::None => Some(Vec::new()),
+            },
         }
     }
 
@@ -277,8 +281,13 @@ pub fn obstacle(view: &View<'_>, name: &str) -> Option<String> {
         .message
         .as_deref()
         .map_or_else(String::new, |why| format!(" ({why})"));
+    let hint = if why.is_empty() {
+        "; if something on the way drops ICMP echo, set spec.rollout.probe to none"
+    } else {
+        ""
+    };
     Some(format!(
-        "{name} gets no answer by {} from {}{why}",
+        "{name} gets no answer to ICMP echo by {} from {}{why}{hint}",
         tried.way,
         list(&silent, 3)
     ))

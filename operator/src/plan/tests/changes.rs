@@ -111,12 +111,33 @@ fn no_node_sends_the_new_way_while_one_gets_no_answer() {
     assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
     assert_eq!(
         says(&cluster),
-        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer by host-gw from worker-3"
+        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer to ICMP echo by host-gw from worker-3; if something on the way drops ICMP echo, set spec.rollout.probe to none"
     );
     // Nodes that are not there any more are not heard either.
     cluster.agents_try(&["worker-9"]);
     cluster.settle();
     assert_eq!(phase(&cluster), Phase::Switching);
+}
+
+#[test]
+fn where_echo_is_dropped_a_change_can_go_on_without_it() {
+    let mut cluster = changing(3);
+    let follow = |cluster: &mut Cluster| {
+        for _ in 0..8 {
+            cluster.settle();
+            cluster.agents_try(&["worker-2"]);
+        }
+    };
+    follow(&mut cluster);
+    assert_eq!(phase(&cluster), Phase::Preparing);
+    // Every node still has to have what it takes.
+    let status = cluster.networks[0].status.as_mut().unwrap();
+    status.observed_generation = Some(0);
+    cluster.edit_mode("{mode: host-gw, rollout: {probe: none}}");
+    cluster.settle();
+    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    follow(&mut cluster);
+    assert_eq!(phase(&cluster), Phase::Stable);
 }
 
 #[test]
