@@ -31,7 +31,7 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
 use nix::errno::Errno;
-use tracing::{error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::inputs::PodState;
 use crate::metrics::Metrics;
@@ -318,7 +318,7 @@ fn failed(error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
-            error!(error = %chain(error), "cannot put a pod's link right, will retry");
+            debug!(error = %chain(error), "cannot put a pod's link right, will retry");
             tended.failures.push(chain(error));
         }
     }

@@ -13,9 +13,9 @@ use netweft_netstate::model::LinkName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::warn;
 
 use crate::desired::trial::{Question, Trial};
+use crate::episodes::Episodes;
 
 /// Pause between two looks for answers.
 const LOOK: Duration = Duration::from_millis(50);
@@ -78,6 +78,7 @@ pub struct Prober {
     answers: watch::Sender<Answers>,
     sent: BTreeMap<u16, Question>,
     next: u16,
+    episodes: Episodes,
 }
 
 impl Prober {
@@ -91,6 +92,7 @@ impl Prober {
             answers,
             sent: BTreeMap::new(),
             next: 0,
+            episodes: Episodes::default(),
         };
         let trials = Trials {
             orders: sender,
@@ -145,11 +147,7 @@ impl Prober {
                 break;
             }
         }
-        if let Some(problem) = &problem
-            && self.answers.borrow().problem.is_none()
-        {
-            warn!(%problem, "cannot try a way that stands by, will retry");
-        }
+        self.episodes.are(problem.clone());
         self.tell(&Answers {
             answered: orders.difference(open).cloned().collect(),
             problem,

@@ -174,11 +174,6 @@ impl Watcher {
     fn tell(&self, found: Observed) {
         self.observed.send_if_modified(|known| {
             let news = *known != found;
-            for problem in &found.problems {
-                if !known.problems.contains(problem) {
-                    warn!(%problem, "BIRD is not as it should be, will retry");
-                }
-            }
             if news {
                 *known = found;
             }

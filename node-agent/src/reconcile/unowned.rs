@@ -23,9 +23,13 @@ impl<K: Kernel> Reconciler<K> {
         }
         if let Err(error) = left.write(&self.paths.run_dir) {
             let file = self.paths.run_dir.join(FILE);
-            warn!(file = %file.display(), error = %chain(&error), "cannot take lost blocks out, will retry");
+            let file = file.display();
+            let why = chain(&error);
+            self.episodes
+                .is(&format!("take blocks that are lost out of {file}: {why}"));
             return Some(self.retry.failed());
         }
+        self.episodes.are([]);
         warn!("blocks that are no longer this node's are not handed out any more");
         // Whatever comes with a new NodeNetwork, nobody else has changed this file.
         self.drifts.end(None);

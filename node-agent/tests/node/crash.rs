@@ -11,6 +11,8 @@ use super::sweep::children;
 fn killed_at(node: &Node, at: usize) -> bool {
     let strace = [
         "strace",
+        // The requests are made by a thread of their own.
+        "-f",
         "-qq",
         "-o",
         "/dev/null",
