@@ -38,12 +38,12 @@ pub struct Facts {
     pub tuns: BTreeMap<LinkName, bool>,
 }
 
-/// A link that carries packets between nodes.
+/// The link that carries packets between nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
-    /// Its name.
+    /// Its name. It need not have the node's address itself: that can be on a link of its own, a dummy for one.
     pub link: LinkName,
-    /// Bytes of its largest packet.
+    /// Bytes of its largest packet; if packets to others leave by several links, the least of theirs.
     pub mtu: u32,
     /// Prefixes whose addresses are on the link itself: its connected routes, which follow from its addresses and their
     /// prefix lengths, or from what routers say of an IPv6 link.
@@ -79,14 +79,15 @@ impl Facts {
     /// # Errors
     /// An address that tunnels end at is on no link. Nothing should be changed then: an address can vanish for a moment.
     pub fn measure(actual: &NetworkState, inputs: &Inputs) -> Result<Self, NoSuchAddress> {
+        let others = Others::new(actual, inputs);
         let found = |address: IpAddr| {
             let key = actual
                 .addresses
                 .keys()
                 .find(|key| key.net.addr() == address)?;
-            let link = key.link.clone();
-            let beside = (link.as_str() == LOOPBACK).then(|| mtu_beside_loopback(actual, inputs));
-            let mtu = beside.flatten().unwrap_or(actual.links.get(&link)?.mtu);
+            let used = others.used(address.is_ipv4());
+            let mtu = mtu(actual, &key.link, &used)?;
+            let link = leaving(&key.link, &used);
             let (on_link, elsewhere) = ways(actual, &link, address.is_ipv4());
             let egress = Egress {
                 link,
@@ -100,9 +101,8 @@ impl Facts {
             .links
             .iter()
             .filter(|(_, link)| link.kind == LinkKind::Tun);
-        let sessions = || inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
-        let locals = sessions().map(|session| session.local);
-        let peers = sessions().filter_map(|session| towards(actual, session.peer));
+        let sessions = inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
+        let locals = sessions.map(|session| session.local);
         let facts = Self {
             egress: inputs
                 .addresses
@@ -110,7 +110,7 @@ impl Facts {
                 .chain(locals)
                 .filter_map(found)
                 .collect(),
-            towards_peers: peers.collect(),
+            towards_peers: others.towards_peers(),
             learnt: learnt(inputs, actual)
                 .map(|(key, route)| (key.dst, route.dev.clone()))
                 .collect(),
@@ -142,21 +142,80 @@ fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
     uplinks.map(|(name, _)| name).chain(told).cloned().collect()
 }
 
-/// Bytes of the largest packet that leaves a node whose address is on none of its uplinks: on the way to other nodes and BGP peers, or where
-/// that is more than one link, or nobody is known yet, by any link with an address.
-fn mtu_beside_loopback(actual: &NetworkState, inputs: &Inputs) -> Option<u32> {
-    let sessions = inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
-    let nodes = inputs
-        .remote
-        .iter()
-        .flat_map(|block| block.addresses.iter());
-    let others: BTreeSet<IpAddr> = sessions.map(|session| session.peer).chain(nodes).collect();
-    let towards = others.iter().filter_map(|other| towards(actual, *other));
-    let mtu = |link: LinkName| Some(actual.links.get(&link)?.mtu);
-    let addressed = actual.addresses.keys().map(|key| key.link.clone());
+/// By which links packets leave for other nodes and BGP peers.
+struct Others<'a> {
+    actual: &'a NetworkState,
+    inputs: &'a Inputs,
+    /// Lengths of the prefixes that there are routes for, the longest first.
+    lengths: BTreeSet<Reverse<u8>>,
+}
+
+impl<'a> Others<'a> {
+    fn new(actual: &'a NetworkState, inputs: &'a Inputs) -> Self {
+        let routes = actual.routes.keys();
+        Self {
+            actual,
+            inputs,
+            lengths: routes.map(|key| Reverse(key.dst.prefix_len())).collect(),
+        }
+    }
+
+    fn peers(&self) -> impl Iterator<Item = IpAddr> {
+        let sessions = self.inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
+        sessions.map(|session| session.peer)
+    }
+
+    fn towards_peers(&self) -> BTreeSet<LinkName> {
+        let links = self.peers().filter_map(|peer| self.towards(peer));
+        links.flatten().collect()
+    }
+
+    /// The links in use for the addresses of a family; `None`: several for one address.
+    fn used(&self, ipv4: bool) -> BTreeSet<Option<LinkName>> {
+        let remote = self.inputs.remote.iter();
+        let nodes = remote.flat_map(|block| block.addresses.iter());
+        let all: BTreeSet<IpAddr> = nodes.chain(self.peers()).collect();
+        let of_family = all.into_iter().filter(|other| other.is_ipv4() == ipv4);
+        of_family.filter_map(|other| self.towards(other)).collect()
+    }
+
+    /// The link over which packets for an address leave, by the longest prefix, and of equal ones the least metric: none without a route,
+    /// and an inner none where the route has several.
+    fn towards(&self, other: IpAddr) -> Option<Option<LinkName>> {
+        self.lengths.iter().find_map(|Reverse(length)| {
+            let dst = IpNet::new(other, *length).ok()?.trunc();
+            let key = |metric| RouteKey {
+                table: TABLE_MAIN,
+                dst,
+                metric,
+            };
+            let mut routes = self.actual.routes.range(key(0)..=key(u32::MAX));
+            let best = routes.find(|(_, route)| route.kind == RouteKind::Unicast);
+            best.map(|(_, route)| route.dev.clone())
+        })
+    }
+}
+
+/// The link by which packets of an address leave: the one that has it, unless all for others leave by another.
+fn leaving(home: &LinkName, used: &BTreeSet<Option<LinkName>>) -> LinkName {
+    let mut links = used.iter();
+    match (links.next(), links.next()) {
+        (Some(Some(only)), None) => only.clone(),
+        _ => home.clone(),
+    }
+}
+
+/// Bytes of the largest packet that leaves the node for others: the least of the links in use. Where nobody is known yet it is that of the link with
+/// the address. Where that is the loopback, or a route has several links, any link with an address may be in use.
+fn mtu(actual: &NetworkState, home: &LinkName, used: &BTreeSet<Option<LinkName>>) -> Option<u32> {
+    let mtu = |link: &LinkName| Some(actual.links.get(link)?.mtu);
+    let least = used.iter().flatten().filter_map(mtu).min();
+    let on_loopback = home.as_str() == LOOPBACK;
+    let any = (on_loopback && used.is_empty()) || used.contains(&None);
+    let addressed = actual.addresses.keys().map(|key| &key.link);
     let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !is_our_link(name));
-    let least = towards.filter_map(mtu).min();
-    least.or_else(|| addressed.filter_map(mtu).min())
+    let beside = any.then(|| addressed.filter_map(mtu).min()).flatten();
+    least.into_iter().chain(beside).min().or_else(|| mtu(home))
 }
 
 /// The node's addresses without which a mode cannot be carried out.
@@ -170,15 +229,6 @@ fn needed(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
         Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => inputs.local(mode).into_iter().collect(),
         Some(Way::Bgp) | None => vec![],
     }
-}
-
-/// The link over which packets for an address leave: by the longest prefix, and of equal ones the least metric.
-fn towards(actual: &NetworkState, peer: IpAddr) -> Option<LinkName> {
-    let around = actual.routes.iter().filter(|(key, route)| {
-        key.table == TABLE_MAIN && key.dst.contains(&peer) && route.dev.is_some()
-    });
-    let best = around.max_by_key(|(key, _)| (key.dst.prefix_len(), Reverse(key.metric)));
-    best.and_then(|(_, route)| route.dev.clone())
 }
 
 /// What other people's routes of a family say of a link: the prefixes that are on it, and those that are behind a router or
@@ -339,6 +389,70 @@ mod tests {
         let (key, route) = default_by("uplink8", 4);
         state.routes.insert(key, route);
         assert_eq!(mtus(&state, &inputs), [9000]);
+    }
+
+    fn remote(node: &str, address: &str) -> RemoteBlock {
+        RemoteBlock {
+            cidr: "10.244.0.64/26".parse().unwrap(),
+            pool: "p".into(),
+            node: node.into(),
+            addresses: addresses(address, ""),
+            link_mtu: None,
+        }
+    }
+
+    /// As with routing on the host: the address is on a link that no packet leaves by.
+    #[test]
+    fn an_address_on_a_link_of_its_own_goes_by_the_links_in_use() {
+        let mut state = state();
+        for (name, mtu) in [("dummy0", 1500), ("uplink8", 9000)] {
+            let link = Link {
+                mtu,
+                ..link(LinkKind::Other("dummy".into()))
+            };
+            state.links.insert(name.parse().unwrap(), link);
+        }
+        let key = AddressKey {
+            link: "dummy0".parse().unwrap(),
+            net: "198.51.100.1/32".parse().unwrap(),
+        };
+        state.addresses.insert(key, Address::default());
+        let mut inputs = inputs(addresses("198.51.100.1", ""), IpFamily::Ipv4);
+        let egress = |state: &NetworkState, inputs: &Inputs| {
+            let facts = Facts::measure(state, inputs).unwrap();
+            let egress = facts.egress.into_values().next().unwrap();
+            (egress.link.to_string(), egress.mtu)
+        };
+        assert_eq!(egress(&state, &inputs), ("dummy0".into(), 1500), "alone");
+        inputs.remote.push(remote("a", "198.51.100.2"));
+        inputs.remote.push(remote("b", "198.51.100.3"));
+        let (key, route) = default_by("uplink8", 4);
+        state.routes.insert(key.clone(), route.clone());
+        assert_eq!(egress(&state, &inputs), ("uplink8".into(), 9000));
+        let (longer, by_the_other) = (
+            RouteKey {
+                dst: "198.51.100.3/32".parse().unwrap(),
+                ..key.clone()
+            },
+            Route {
+                dev: "uplink7".parse().ok(),
+                ..route.clone()
+            },
+        );
+        state.routes.insert(longer.clone(), by_the_other);
+        assert_eq!(
+            egress(&state, &inputs),
+            ("dummy0".into(), 1400),
+            "two links"
+        );
+        state.routes.remove(&longer);
+        let several = Route { dev: None, ..route };
+        state.routes.insert(key, several);
+        assert_eq!(
+            egress(&state, &inputs),
+            ("dummy0".into(), 1400),
+            "one route"
+        );
     }
 
     #[test]
