@@ -27,6 +27,7 @@ mod inputs;
 mod install;
 mod metrics;
 mod nft;
+mod no_ipv6;
 mod pods;
 mod prober;
 mod program;

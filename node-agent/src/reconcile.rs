@@ -33,6 +33,7 @@ use crate::health::Health;
 use crate::inputs::{Inputs, Objects};
 use crate::metrics::Metrics;
 use crate::nft::Nft;
+use crate::no_ipv6::without_ipv6;
 use crate::pods::{Pods, Records, Tended};
 use crate::prober::Trials;
 use crate::retry::Retry;
@@ -43,6 +44,8 @@ use crate::words::chain;
 use crate::{cni_conf, draining};
 
 mod apply;
+mod ipv6;
+mod taken;
 mod tell;
 mod unowned;
 
@@ -106,6 +109,9 @@ impl<K: Kernel> Reconciler<K> {
     /// Make the node as `objects` want it and tell the status. Returns when to try again although nothing has
     /// changed; `None` if all is well.
     pub async fn reconcile(&mut self, objects: &Objects) -> Option<Duration> {
+        let lacks_ipv6 = !Parameters::new(&self.paths).has_ipv6();
+        let carried = lacks_ipv6.then(|| without_ipv6(objects)).flatten();
+        let objects = carried.as_ref().unwrap_or(objects);
         let Some(network) = &objects.network else {
             // Also when the Node object is deleted under a running node: its pods keep their network.
             if !self.waiting {
@@ -209,6 +215,7 @@ impl<K: Kernel> Reconciler<K> {
         if let Err(error) = self.tell_relay(&desired.udp) {
             outcome.fail(chain(&error));
         }
+        self.allow_ipv6(&records, &actual, &desired, &mut outcome);
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
             .await;
@@ -256,7 +263,10 @@ impl<K: Kernel> Reconciler<K> {
                 route: route.clone(),
             });
             let gone: Vec<Op> = gone.collect();
-            drop(self.apply(gone.iter().enumerate(), desired, outcome).await);
+            drop(
+                self.apply(gone.iter().enumerate(), (actual, &*desired), outcome)
+                    .await,
+            );
         }
     }
 

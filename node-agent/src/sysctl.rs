@@ -12,6 +12,8 @@ pub use originals::{Original, Originals};
 
 mod originals;
 
+/// Name of a link's parameter that turns IPv6 off.
+pub const DISABLE_IPV6: &str = "disable_ipv6";
 /// Whether IPv6 is forwarded on all links.
 pub const FORWARDING_V6: &str = "ipv6/conf/all/forwarding";
 
@@ -71,6 +73,12 @@ impl Parameters {
         }
     }
 
+    /// Whether this kernel has IPv6: none with the boot parameter `ipv6.disable=1` (`inet6_init`).
+    #[must_use]
+    pub fn has_ipv6(&self) -> bool {
+        self.root.join("ipv6").exists()
+    }
+
     /// Set those of `wanted` (values by path below the root) that differ. One failure does not stop the others.
     ///
     /// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
@@ -100,7 +108,7 @@ impl Parameters {
             self.one(&rp_filter(link.as_str()), "2", &mut ensured);
         }
         // A kernel without IPv6 has none of its parameters and needs none.
-        let needed = |name: &str| !name.starts_with("ipv6/") || self.root.join("ipv6").exists();
+        let needed = |name: &str| !name.starts_with("ipv6/") || self.has_ipv6();
         for (name, value) in wanted.iter().filter(|(name, _)| needed(name)) {
             self.one(name, value, &mut ensured);
         }
@@ -177,6 +185,18 @@ impl Parameters {
 #[must_use]
 pub fn accept_ra(link: &LinkName) -> String {
     format!("ipv6/conf/{link}/accept_ra")
+}
+
+/// The path of a link's switch that turns IPv6 off.
+#[must_use]
+pub fn disable_ipv6(link: &LinkName) -> String {
+    format!("ipv6/conf/{link}/{DISABLE_IPV6}")
+}
+
+/// The path of what lets packets that come in by a link be forwarded.
+#[must_use]
+pub fn forwarding(link: &LinkName) -> String {
+    format!("ipv4/conf/{link}/forwarding")
 }
 
 /// The path of a link's reverse path filter.

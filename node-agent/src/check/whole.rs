@@ -14,8 +14,10 @@ use crate::compare::Comparison;
 use crate::desired::Desired;
 use crate::inputs::{Objects, PodState};
 use crate::nft::Nft;
+use crate::no_ipv6::without_ipv6;
 use crate::pods::Hold;
 use crate::source::Source;
+use crate::sysctl::Parameters;
 use crate::words::chain;
 
 /// How long the objects may take to be heard of.
@@ -48,6 +50,9 @@ impl Whole {
     /// The objects cannot be had, or the node cannot be looked at.
     pub async fn problems(&self) -> anyhow::Result<Vec<String>> {
         let objects = self.objects().await?;
+        let lacks_ipv6 = !Parameters::new(&self.paths).has_ipv6();
+        let carried = lacks_ipv6.then(|| without_ipv6(&objects)).flatten();
+        let objects = carried.unwrap_or(objects);
         let Some(network) = &objects.network else {
             bail!("there is no NodeNetwork {}", self.node);
         };

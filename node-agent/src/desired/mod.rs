@@ -8,8 +8,10 @@
 
 pub mod bird;
 mod bridge;
+mod family;
 mod home;
 pub mod masquerade;
+mod room;
 mod sending;
 pub mod trial;
 mod tunnel;
@@ -140,6 +142,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     let unheard = |name| format!("IPPool {name} serves this node and has not been heard of yet");
     desired.waiting_for.extend(unknown.map(unheard));
     for mode in &inputs.modes {
+        desired.notes.extend(room::beyond(inputs, facts, mode));
         sending::add_to(inputs, facts, mode, &mut desired);
     }
     let blocks = inputs.blocks.iter().map(|block| block.cidr);
@@ -153,6 +156,8 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         .filter(|(_, link)| link.kind.is_tunnel())
         .map(|(name, _)| name);
     desired.nft = masquerade::render(inputs, tunnels);
+    let families = family::parameters(&desired.kernel);
+    desired.sysctls.extend(families);
     desired
 }
 

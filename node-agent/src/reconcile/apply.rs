@@ -1,6 +1,6 @@
 //! Making kernel, parameters and nft table as they should be, and knowing what of it was drift.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use netweft_netstate::error::Error;
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use tracing::{debug, info};
 
 use super::Reconciler;
+use super::taken::{listener, taken};
 use crate::desired::{Desired, masquerade};
 use crate::drift::{Difference, Judgement, TABLE, link_of};
 use crate::inputs::Inputs;
@@ -32,7 +33,7 @@ impl<K: Kernel> Reconciler<K> {
         let now = Instant::now();
         let Judgement { drift, held } = self.drifts.judge(ops, actual, &desired.kernel, now);
         let due = || ops.iter().enumerate().filter(|(at, _)| !held.contains(at));
-        let Applied { done, missing } = self.apply(due(), desired, outcome).await;
+        let Applied { done, missing } = self.apply(due(), (actual, desired), outcome).await;
         for at in done {
             if let (Some(op), Some(difference)) = (ops.get(at), drift.get(&at)) {
                 self.drifts.repaired(op, difference, now);
@@ -48,13 +49,42 @@ impl<K: Kernel> Reconciler<K> {
         links: &Links,
         outcome: &mut Outcome,
     ) {
+        let Ensured { errors, set } = Parameters::new(&self.paths).ensure(
+            &desired.keep_listening,
+            &desired.loosen,
+            &BTreeMap::new(),
+        );
+        self.parameters_set(links, Ensured { errors, set }, outcome);
+        self.set_wanted(desired, links, |_| true, outcome);
+    }
+
+    /// Sets some of the parameters.
+    pub(super) fn set_wanted(
+        &mut self,
+        desired: &Desired,
+        links: &Links,
+        some: impl Fn(&str) -> bool,
+        outcome: &mut Outcome,
+    ) {
         let now = Instant::now();
         let mut wanted = desired.sysctls.clone();
         wanted.retain(|name, _| {
-            !is_of(name, &links.missing) && !self.drifts.has_to_wait(&parameter(name), now)
+            some(name)
+                && !is_of(name, &links.missing)
+                && !self.drifts.has_to_wait(&parameter(name), now)
         });
-        let Ensured { errors, set } =
-            Parameters::new(&self.paths).ensure(&desired.keep_listening, &desired.loosen, &wanted);
+        let none = BTreeSet::new();
+        let ensured = Parameters::new(&self.paths).ensure(&none, &none, &wanted);
+        self.parameters_set(links, ensured, outcome);
+    }
+
+    fn parameters_set(
+        &mut self,
+        links: &Links,
+        Ensured { errors, set }: Ensured,
+        outcome: &mut Outcome,
+    ) {
+        let now = Instant::now();
         for error in &errors {
             outcome.fail(chain(error));
         }
@@ -105,7 +135,7 @@ impl<K: Kernel> Reconciler<K> {
     pub(super) async fn apply<'o>(
         &self,
         ops: impl Iterator<Item = (usize, &'o Op)>,
-        desired: &Desired,
+        (actual, desired): (&NetworkState, &Desired),
         outcome: &mut Outcome,
     ) -> Applied {
         let mut broken: BTreeSet<LinkName> = BTreeSet::new();
@@ -119,8 +149,12 @@ impl<K: Kernel> Reconciler<K> {
                     info!(%op, "kernel changed");
                     self.metrics.applied(op.kind());
                     applied.done.push(at);
+                    self.prepare(op, desired);
                 }
                 Err(error) => {
+                    if let Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } = op {
+                        applied.missing.insert(name.clone());
+                    }
                     debug!(error = %chain(&error), "cannot change the kernel, will retry");
                     if matches!(error, Error::Slow { .. }) {
                         // The rest would take as long each.
@@ -131,10 +165,9 @@ impl<K: Kernel> Reconciler<K> {
                     let ours = op.link().filter(|link| Owner::agent().owns_link(link));
                     broken.extend(ours.cloned());
                     let Some((link, sentence)) = lacking(op, &error) else {
-                        outcome.failures.push(chain(&error));
+                        self.refused(op, &error, (actual, desired), outcome);
                         continue;
                     };
-                    applied.missing.insert(link.clone());
                     // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
                     if desired.spare.contains(link) {
                         outcome.lacking.push(sentence);
@@ -148,18 +181,54 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
+impl<K: Kernel> Reconciler<K> {
+    /// The parameters of a link that has just been made, before anything is put on it. What goes wrong is met again with all parameters.
+    fn prepare(&self, op: &Op, desired: &Desired) {
+        let (Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. }) = op else {
+            return;
+        };
+        let (none, own) = (BTreeSet::new(), BTreeSet::from([name.clone()]));
+        let wanted = desired.sysctls.iter().filter(|(name, _)| is_of(name, &own));
+        let wanted = wanted.map(|(name, value)| (name.clone(), value.clone()));
+        Parameters::new(&self.paths).ensure(&none, &none, &wanted.collect());
+    }
+
+    /// Says why the kernel has refused an operation.
+    fn refused(
+        &self,
+        op: &Op,
+        error: &Error,
+        (actual, desired): (&NetworkState, &Desired),
+        outcome: &mut Outcome,
+    ) {
+        let sentence = taken(op, error, (actual, &desired.kernel), listener);
+        let sentence = sentence.unwrap_or_else(|| chain(error));
+        let of_a_link = matches!(
+            op,
+            Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }
+        );
+        // A route can be refused for what another node says of itself.
+        if of_a_link {
+            outcome.fail(sentence);
+        } else {
+            outcome.failures.push(sentence);
+        }
+    }
+}
+
 /// What came of operations.
 #[derive(Default)]
 pub(super) struct Applied {
     /// Those that were done, by their places.
     done: Vec<usize>,
-    /// Links that this kernel cannot have.
+    /// Links that could not be made.
     missing: BTreeSet<LinkName>,
 }
 
 /// What has become of links.
+#[derive(Default)]
 pub(super) struct Links {
-    /// Those that this kernel cannot have.
+    /// Those that could not be made, so that they have no parameters.
     missing: BTreeSet<LinkName>,
     /// Those with which something was done; a new one has the kernel's own parameters.
     touched: BTreeSet<LinkName>,

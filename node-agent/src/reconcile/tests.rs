@@ -84,7 +84,11 @@ fn fixture() -> Fixture {
         cni_conf_dir: path("cni"),
         sysctl_dir: path("sysctl"),
     };
-    for parameter in ["ipv4/ip_forward", "ipv4/conf/nw-vx4096/rp_filter"] {
+    for parameter in [
+        "ipv4/ip_forward",
+        "ipv4/conf/nw-vx4096/forwarding",
+        "ipv4/conf/nw-vx4096/rp_filter",
+    ] {
         let parameter = paths.sysctl_dir.join(parameter);
         std::fs::create_dir_all(parameter.parent().unwrap()).unwrap();
         std::fs::write(parameter, "0\n").unwrap();

@@ -92,6 +92,7 @@ fn netns_the_bridges_parameters_are_set() {
     for (name, value) in [
         ("bridge/bridge-nf-call-iptables", "1"),
         ("bridge/bridge-nf-call-ip6tables", "1"),
+        ("ipv4/conf/nw-br0/forwarding", "1"),
         ("ipv4/conf/nw-br0/rp_filter", "2"),
         ("ipv6/conf/nw-br0/accept_ra", "0"),
     ] {
@@ -111,7 +112,9 @@ fn netns_without_br_netfilter_a_node_with_a_bridge_pool_takes_no_pods_and_says_w
     let parameters = node.path("sysctl");
     for name in [
         "ipv4/ip_forward",
+        "ipv4/conf/nw-br0/forwarding",
         "ipv4/conf/nw-br0/rp_filter",
+        "ipv4/conf/nw-vx4096/forwarding",
         "ipv4/conf/nw-vx4096/rp_filter",
     ] {
         let path = parameters.join(name);

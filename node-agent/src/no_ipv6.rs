@@ -1,0 +1,37 @@
+//! Nodes whose kernel has no IPv6: they carry IPv4 and say what they leave out.
+
+use std::collections::BTreeSet;
+
+use crate::inputs::Objects;
+
+/// The objects without what is of IPv6, and a sentence that says so; `None` if there is nothing of it.
+#[must_use]
+pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
+    let mut left = objects.clone();
+    let pools = objects.pools.iter();
+    let pools = pools.filter(|pool| pool.spec.cidr.addr().is_ipv6());
+    let names: BTreeSet<String> = pools
+        .filter_map(|pool| pool.metadata.name.clone())
+        .collect();
+    left.pools.retain(|pool| pool.spec.cidr.addr().is_ipv4());
+    left.subnets
+        .retain(|subnet| subnet.spec.cidr.addr().is_ipv4());
+    if let Some(network) = &mut left.network {
+        let spec = &mut network.spec;
+        spec.subnets.retain(|cidr| cidr.addr().is_ipv4());
+        spec.pools.retain(|pool| !names.contains(pool));
+        for mode in &mut spec.modes {
+            mode.pools.retain(|pool| !names.contains(pool));
+            mode.standby.retain(|pool| !names.contains(pool));
+        }
+    }
+    if left == *objects {
+        return None;
+    }
+    let names: Vec<String> = names.into_iter().collect();
+    left.unreadable.push(format!(
+        "IPPool {} is left out: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector",
+        names.join(", ")
+    ));
+    Some(left)
+}

@@ -1,0 +1,177 @@
+//! Who has what a tunnel's link needs, where the kernel refuses the link because something has it already.
+//!
+//! VXLAN links of one network namespace share a UDP socket for a port if their flags are equal (`vxlan_find_sock`), and a VNI exists
+//! once on it (`vxlan_vni_in_use`): the kernel answers `EEXIST` for the second VNI, and `EADDRINUSE` for a port on which another
+//! program listens, or links with other flags do.
+
+use std::fs;
+use std::path::Path;
+
+use netweft_netstate::error::Error;
+use netweft_netstate::model::{LinkKind, LinkName, NetworkState, Vxlan};
+use netweft_netstate::op::Op;
+use netweft_netstate::owner::is_our_link;
+use nix::errno::Errno;
+
+/// Who listens on a UDP port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listener {
+    /// A process, in words.
+    Process(String),
+    /// One that cannot be seen: it is in another PID namespace than the agent.
+    Unseen,
+}
+
+/// A sentence on who is in the way of the link that `op` makes or brings up, and what to do; `None` if it failed for another cause.
+/// `listener` finds who listens on a port.
+pub fn taken(
+    op: &Op,
+    error: &Error,
+    (actual, desired): (&NetworkState, &NetworkState),
+    listener: impl Fn(u16) -> Option<Listener>,
+) -> Option<String> {
+    let (Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } | Op::LinkChange { name, .. }) =
+        op
+    else {
+        return None;
+    };
+    if !matches!(error.errno(), Some(Errno::EADDRINUSE | Errno::EEXIST)) {
+        return None;
+    }
+    match &desired.links.get(name)?.kind {
+        LinkKind::Vxlan(vxlan) => Some(vxlan_taken(name, vxlan, actual, listener)),
+        LinkKind::Ipip { .. } => {
+            let other =
+                others(actual, name).find(|(_, kind)| matches!(kind, LinkKind::Ipip { .. }));
+            let other = other.map(|(other, _)| other)?;
+            Some(format!(
+                "no tunnel {name}: its addresses are taken on this node by link {other}; delete that link if nothing needs it (ip link delete {other}), or choose another encapsulation in the NetworkMode"
+            ))
+        }
+        LinkKind::Tun | LinkKind::Veth | LinkKind::Bridge | LinkKind::Other(_) => None,
+    }
+}
+
+fn vxlan_taken(
+    name: &LinkName,
+    vxlan: &Vxlan,
+    actual: &NetworkState,
+    listener: impl Fn(u16) -> Option<Listener>,
+) -> String {
+    let Vxlan { vni, port, .. } = vxlan;
+    let on_port = |kind: &LinkKind| match kind {
+        LinkKind::Vxlan(other) => other.port == *port,
+        _ => false,
+    };
+    let same_vni = |kind: &LinkKind| match kind {
+        LinkKind::Vxlan(other) => on_port(kind) && other.vni == *vni,
+        _ => false,
+    };
+    let find = |is: &dyn Fn(&LinkKind) -> bool| {
+        let mut found = others(actual, name).filter(|(_, kind)| is(kind));
+        found.next().map(|(other, _)| other)
+    };
+    let delete = |link: &LinkName| {
+        format!("or delete that link if nothing needs it (ip link delete {link})")
+    };
+    const PORT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
+    if let Some(link) = find(&same_vni) {
+        return format!(
+            "no tunnel {name}: VNI {vni} on UDP port {port} is taken on this node by link {link}; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, {}",
+            delete(link)
+        );
+    }
+    let taken = format!("no tunnel {name}: UDP port {port} is taken on this node by");
+    if let Some(link) = find(&on_port) {
+        return format!("{taken} link {link}; {PORT}, {}", delete(link));
+    }
+    match listener(*port) {
+        Some(Listener::Process(process)) => {
+            format!("{taken} {process}; {PORT}, or end that program")
+        }
+        Some(Listener::Unseen) => format!(
+            "{taken} another program (on the node, ss -ulpn sport = {port} shows which); {PORT}, or end that program"
+        ),
+        None => format!(
+            "no tunnel {name}: VNI {vni} or UDP port {port} is taken on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
+        ),
+    }
+}
+
+fn others<'a>(
+    actual: &'a NetworkState,
+    name: &'a LinkName,
+) -> impl Iterator<Item = (&'a LinkName, &'a LinkKind)> {
+    let links = actual.links.iter();
+    let others = links.filter(move |(other, _)| *other != name && !is_our_link(other));
+    others.map(|(other, link)| (other, &link.kind))
+}
+
+/// Who listens on a UDP port of this network namespace. The kernel's own sockets, those of tunnels, belong to nobody.
+pub fn listener(port: u16) -> Option<Listener> {
+    let inode = ["udp", "udp6"].iter().find_map(|table| {
+        let table = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;
+        inode_in(&table, port)
+    })?;
+    let socket = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?;
+    let mut processes = processes.filter_map(|entry| {
+        let process: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        has_open(process, &socket).then_some(process)
+    });
+    Some(match processes.next() {
+        None => Listener::Unseen,
+        Some(process) => {
+            let name = fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+            Listener::Process(format!("process {process} ({})", name.trim()))
+        }
+    })
+}
+
+/// The inode of a program's socket on this port, in the text of `/proc/net/udp` (`udp4_format_sock`).
+fn inode_in(table: &str, port: u16) -> Option<u64> {
+    table.lines().skip(1).find_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (_, local) = fields.nth(1)?.rsplit_once(':')?;
+        if u16::from_str_radix(local, 16).ok()? != port {
+            return None;
+        }
+        fields.nth(7)?.parse().ok().filter(|inode| *inode != 0)
+    })
+}
+
+fn has_open(process: u32, socket: &str) -> bool {
+    let Ok(files) = fs::read_dir(format!("/proc/{process}/fd")) else {
+        return false;
+    };
+    let mut targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+    targets.any(|target| target == Path::new(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_programs_socket_is_told_from_the_kernels() {
+        let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
+            1: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 0 2 0 0\n\
+            2: 00000000:2118 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n";
+        assert_eq!(inode_in(table, 4789), None);
+        assert_eq!(inode_in(table, 8472), Some(4711));
+        assert_eq!(inode_in(table, 53), None);
+    }
+
+    #[test]
+    fn the_own_process_is_found_by_its_socket() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let own = format!("process {} (", std::process::id());
+        let Some(Listener::Process(found)) = listener(port) else {
+            panic!("nobody listens");
+        };
+        assert!(found.starts_with(&own), "{found}");
+        drop(socket);
+        assert_eq!(listener(port), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! Nodes on which IPv6 is switched off for new links, for all links, or altogether, with pools of both families.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::lab::{BRIDGED, Families, Node, ROUTED, until};
+
+/// Switches IPv6 off as hardening guides do, for links to come and, if wanted, for those that there are.
+fn switch_off(node: &Node, all: bool) {
+    for of in ["default", "all"].iter().take(1 + usize::from(all)) {
+        set(node, &format!("net.ipv6.conf.{of}.disable_ipv6=1"));
+    }
+}
+
+fn set(node: &Node, parameter: &str) {
+    let done = node.namespace.command(&format!("sysctl -w {parameter}"));
+    assert!(done.status.success(), "{done:?}");
+}
+
+fn has_addresses(node: &Node, link: &str) {
+    until("addresses of both families", || {
+        let shown = node.namespace.command(&format!("ip address show {link}"));
+        let addresses = String::from_utf8(shown.stdout).unwrap();
+        let both = addresses.contains("inet ") && addresses.contains("inet6 ");
+        both.then_some(()).ok_or(addresses)
+    });
+}
+
+#[test]
+fn netns_pods_have_both_families_where_ipv6_is_off_from_the_start() {
+    for all in [false, true] {
+        for pools in [ROUTED, BRIDGED] {
+            let mut node = Node::new(pools.of(Families::Both));
+            switch_off(&node, all);
+            node.start();
+            node.wait_until_ready();
+            has_addresses(&node, "nw-vx4096");
+            let pod = node.add("one");
+            assert_eq!(pod.addresses.len(), 2);
+            assert!(pod.answers(&node.namespace));
+        }
+    }
+}
+
+#[test]
+fn netns_pods_keep_both_families_when_ipv6_is_switched_off() {
+    for all in [false, true] {
+        let node = Node::ready(ROUTED.of(Families::Both));
+        let pod = node.add("one");
+        switch_off(&node, all);
+        node.namespace.ip("link delete nw-vx4096");
+        has_addresses(&node, "nw-vx4096");
+        node.wait_until_ready();
+        until("the pod to answer", || {
+            pod.answers(&node.namespace).then_some(()).ok_or(node.log())
+        });
+        let other = node.add("two");
+        assert!(other.answers(&node.namespace));
+        node.wait_until_clean();
+    }
+}
+
+/// A new link of a pod must pass packets on although new links are told not to.
+#[test]
+fn netns_pods_links_forward_where_new_links_do_not() {
+    let node = Node::ready(ROUTED);
+    set(&node, "net.ipv4.conf.default.forwarding=0");
+    let [one, other] = ["one", "two"].map(|name| node.add(name));
+    let ip = &other.addresses[0];
+    assert!(one.space.pings(&ip.to_string()));
+    node.namespace.ip("link delete nw-vx4096");
+    node.wait_until_ready();
+    until("the tunnel to forward", || {
+        let value = node
+            .namespace
+            .command("cat /proc/sys/net/ipv4/conf/nw-vx4096/forwarding");
+        (value.stdout == b"1\n")
+            .then_some(())
+            .ok_or(format!("{value:?}"))
+    });
+}
+
+/// As the kernel looks with the boot parameter `ipv6.disable=1`.
+#[test]
+fn netns_where_the_kernel_has_no_ipv6_pods_have_ipv4_and_the_node_says_so() {
+    let mut node = Node::new(ROUTED.of(Families::Both));
+    fs::create_dir(node.path("sysctl")).unwrap();
+    symlink("/proc/sys/net/ipv4", node.path("sysctl/ipv4")).unwrap();
+    let dir = format!("NETWEFT_SYSCTL_DIR={}", node.path("sysctl").display());
+    node.start_under(&["env", &dir]);
+    let said = node.wait_until_it_says("Invalid");
+    assert!(
+        said.starts_with("IPPool routed-six is left out: this node's kernel has no IPv6"),
+        "{said}"
+    );
+    let pod = node.add("one");
+    assert_eq!(pod.addresses.len(), 1);
+    assert!(pod.answers(&node.namespace));
+    let routes = node.namespace.ip("-6 route");
+    assert!(!routes.contains("proto 78"), "{routes}");
+}

@@ -1,0 +1,66 @@
+//! A tunnel that cannot be had because another program has what it needs: who that is and what to do is said.
+
+use std::net::UdpSocket;
+
+use super::lab::{Node, ROUTED};
+
+fn says(node: &mut Node, words: &str) {
+    node.start();
+    let said = node.wait_until_it_says("ProgrammingFailed");
+    assert_eq!(said, words);
+    assert!(!node.path("cni/10-netweft.conflist").exists());
+}
+
+const WAY_OUT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
+
+#[test]
+fn netns_a_vxlan_link_of_another_program_on_the_port_is_named() {
+    let mut node = Node::new(ROUTED);
+    node.namespace
+        .ip("link add other type vxlan external dstport 4789");
+    node.namespace.ip("link set other up");
+    says(
+        &mut node,
+        &format!(
+            "no tunnel nw-vx4096: UDP port 4789 is taken on this node by link other; {WAY_OUT}, or delete that link if nothing needs it (ip link delete other)"
+        ),
+    );
+    node.namespace.ip("link delete other");
+    node.wait_until_ready();
+}
+
+#[test]
+fn netns_a_vxlan_link_with_the_same_number_is_named() {
+    for local in ["local 192.0.2.1", ""] {
+        let mut node = Node::new(ROUTED);
+        node.namespace.ip(&format!(
+            "link add other type vxlan id 4096 dstport 4789 {local}"
+        ));
+        node.namespace.ip("link set other up");
+        says(
+            &mut node,
+            "no tunnel nw-vx4096: VNI 4096 on UDP port 4789 is taken on this node by link other; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, or delete that link if nothing needs it (ip link delete other)",
+        );
+        node.namespace.ip("link delete other");
+        node.wait_until_ready();
+    }
+}
+
+#[test]
+fn netns_a_program_that_listens_on_the_port_is_named() {
+    let mut node = Node::new(ROUTED);
+    let socket = node
+        .namespace
+        .run(|| UdpSocket::bind("0.0.0.0:4789").unwrap());
+    let own = std::process::id();
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    says(
+        &mut node,
+        &format!(
+            "no tunnel nw-vx4096: UDP port 4789 is taken on this node by process {own} ({}); {WAY_OUT}, or end that program",
+            name.trim()
+        ),
+    );
+    drop(socket);
+    node.wait_until_ready();
+}

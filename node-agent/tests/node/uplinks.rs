@@ -1,0 +1,53 @@
+//! What follows from the links that packets between nodes really take.
+
+use super::lab::{Node, ROUTED, until};
+
+fn mtu(node: &Node, link: &str) -> String {
+    let line = node.namespace.ip(&format!("link show {link}"));
+    let mut words = line.split_whitespace().skip_while(|word| *word != "mtu");
+    words.nth(1).unwrap_or_default().to_owned()
+}
+
+/// As with routing on the host: the node's address is on a link of its own, and others are behind the uplinks.
+#[test]
+fn netns_the_mtu_is_that_of_the_way_to_the_others_where_the_address_is_elsewhere() {
+    let mut node = Node::new(ROUTED);
+    for line in [
+        "link add dummy0 type bridge",
+        "link set dummy0 up",
+        "address delete 192.0.2.1/24 dev ens7",
+        "address add 203.0.113.1/24 dev ens7",
+        "address add 192.0.2.1/32 dev dummy0",
+        "route add 192.0.2.2/32 via 203.0.113.2",
+        "route add 192.0.2.3/32 via 203.0.113.3",
+    ] {
+        node.namespace.ip(line);
+    }
+    node.start();
+    node.wait_until_ready();
+    assert_eq!(mtu(&node, "dummy0"), "1500");
+    assert_eq!(mtu(&node, "nw-vx4096"), "1350");
+    assert_eq!(node.status().unwrap().link_mtu, Some(1400));
+}
+
+#[test]
+fn netns_an_mtu_beyond_what_the_link_carries_is_named_and_the_node_works() {
+    let mut node = Node::new(ROUTED);
+    let network = super::lab::network(ROUTED, &["10.244.0.0/22".into()], &["routed".into()]);
+    let with_mtu = |mtu: u32| network.replace("outerFamily:", &format!("mtu: {mtu}, outerFamily:"));
+    node.declare("network.yaml", &with_mtu(1450));
+    node.start();
+    let words = "spec.mtu 1450 of NetworkMode default is more than link ens7 has room for: it takes packets of 1400 bytes, and 50 are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped; set spec.mtu to 1350 or less, or leave it out";
+    until("the node to say so", || {
+        let said = node.is_ready()?;
+        said.ends_with(&format!("; but {words}"))
+            .then_some(())
+            .ok_or(said)
+    });
+    assert!(node.add("one").answers(&node.namespace));
+    node.declare("network.yaml", &with_mtu(1350));
+    until("the node to say so no more", || {
+        let said = node.is_ready()?;
+        (!said.contains("spec.mtu")).then_some(()).ok_or(said)
+    });
+}
