@@ -42,6 +42,17 @@ pub struct Paths {
     pub sysctl_dir: PathBuf,
 }
 
+/// Where plugins come from, and where the container runtime looks for them.
+#[derive(Clone, Debug, Args)]
+pub struct PluginPaths {
+    /// Folder with the plugins, as `install` takes them from.
+    #[arg(long, env = "NETWEFT_PLUGINS", default_value = "/opt/netweft/cni")]
+    pub plugins: PathBuf,
+    /// Where the container runtime looks for plugins. If it is given, those that are missing or changed there are put back.
+    #[arg(long, env = "NETWEFT_CNI_BIN_DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Name of this Node.
@@ -53,6 +64,8 @@ pub struct RunArgs {
     pub inputs: Option<PathBuf>,
     #[command(flatten)]
     pub paths: Paths,
+    #[command(flatten)]
+    pub plugins: PluginPaths,
     /// The BIRD that checks what another is told to read: a program and its first arguments, with blanks between.
     #[arg(long, value_delimiter = ' ', default_value = "bird")]
     pub bird: Vec<String>,
@@ -77,6 +90,8 @@ pub struct CheckArgs {
     pub inputs: Option<PathBuf>,
     #[command(flatten)]
     pub paths: Paths,
+    #[command(flatten)]
+    pub plugins: PluginPaths,
 }
 
 #[derive(Debug, Args)]

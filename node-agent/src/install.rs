@@ -1,15 +1,16 @@
-//! Putting the CNI plugins where the container runtime looks for them.
+//! Putting the CNI plugins where the container runtime looks for them, and keeping them there.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use netweft_cni::conf::{LOOPBACK_PLUGIN, RUNTIME_LOOPBACK};
 use tracing::info;
 
 /// What follows a plugin's name while it is written, before the writer's process id.
-const ASIDE: &str = ".new-";
+pub const ASIDE: &str = ".new-";
 
 /// A plugin could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,11 @@ pub struct InstallError {
     source: io::Error,
 }
 
+fn failed(file: &Path) -> impl FnOnce(io::Error) -> InstallError {
+    let file = file.to_owned();
+    move |source| InstallError { file, source }
+}
+
 /// Copy every file of `from` into `to`, each written aside, synced and renamed into place: a plugin that is running
 /// keeps its old file, and one that starts finds either the old or the new one, whole. Files that are equal already
 /// are left alone. Mode 0755, never set-user-ID. A host without a `loopback` plugin gets a link of that name.
@@ -26,17 +32,8 @@ pub struct InstallError {
 /// # Errors
 /// The first file that could not be written.
 pub fn install(from: &Path, to: &Path) -> Result<(), InstallError> {
-    let failed = |file: &Path| {
-        let file = file.to_owned();
-        move |source| InstallError { file, source }
-    };
     fs::create_dir_all(to).map_err(failed(to))?;
-    for entry in fs::read_dir(from).map_err(failed(from))? {
-        let source = entry.map_err(failed(from))?.path();
-        let Some(name) = source.file_name() else {
-            continue;
-        };
-        let target = to.join(name);
+    for (source, target) in pairs(from, to)? {
         let replaced = copy(&source, &target).map_err(failed(&target))?;
         info!(plugin = %target.display(), replaced, "plugin installed");
     }
@@ -65,12 +62,104 @@ pub fn is_loopback_link(file: &Path) -> bool {
     fs::read_link(file).is_ok_and(|target| target == Path::new(LOOPBACK_PLUGIN))
 }
 
+fn pairs(from: &Path, to: &Path) -> Result<Vec<(PathBuf, PathBuf)>, InstallError> {
+    let mut pairs = Vec::new();
+    for entry in fs::read_dir(from).map_err(failed(from))? {
+        let source = entry.map_err(failed(from))?.path();
+        if let Some(name) = source.file_name() {
+            let target = to.join(name);
+            pairs.push((source, target));
+        }
+    }
+    pairs.sort();
+    Ok(pairs)
+}
+
+/// What a file is known by: another content, owner, mode or file under the same name has another.
+type Signature = (u64, u64, i64, i64);
+
+/// The installed plugins, looked after.
+#[derive(Debug)]
+pub struct Plugins {
+    from: PathBuf,
+    to: PathBuf,
+    /// What was equal when it was last read, by target: source and target.
+    equal: BTreeMap<PathBuf, [Option<Signature>; 2]>,
+}
+
+impl Plugins {
+    /// Those that are in `from` and are to be in `to`.
+    #[must_use]
+    pub fn new(from: &Path, to: &Path) -> Self {
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            equal: BTreeMap::new(),
+        }
+    }
+
+    /// Puts back those that are missing or changed, and gives their files. Files are read only if they may have changed.
+    ///
+    /// # Errors
+    /// The first that cannot be put back; the others are as they were.
+    pub fn ensure(&mut self) -> Result<Vec<PathBuf>, InstallError> {
+        let mut restored = Vec::new();
+        for (source, target) in pairs(&self.from, &self.to)? {
+            let now = || [signature(&source), signature(&target)];
+            let known = self.equal.get(&target);
+            if known.is_some_and(|known| *known == now() && known.iter().all(Option::is_some)) {
+                continue;
+            }
+            fs::create_dir_all(&self.to).map_err(failed(&target))?;
+            if copy(&source, &target).map_err(failed(&target))? {
+                info!(plugin = %target.display(), "plugin put back");
+                restored.push(target.clone());
+            }
+            let equal = now();
+            self.equal.insert(target, equal);
+        }
+        let link = self.to.join(RUNTIME_LOOPBACK);
+        if provide_loopback(&self.to, &link).map_err(failed(&link))? {
+            info!(plugin = %link.display(), "plugin put back");
+            restored.push(link);
+        }
+        Ok(restored)
+    }
+
+    /// The files of those that are missing or changed.
+    ///
+    /// # Errors
+    /// What they should be cannot be read.
+    pub fn missing(&self) -> Result<Vec<PathBuf>, InstallError> {
+        let mut missing = Vec::new();
+        for (source, target) in pairs(&self.from, &self.to)? {
+            let bytes = fs::read(&source).map_err(failed(&source))?;
+            if !is_installed(&bytes, &target) {
+                missing.push(target);
+            }
+        }
+        let link = self.to.join(RUNTIME_LOOPBACK);
+        if self.from.join(LOOPBACK_PLUGIN).exists() && fs::symlink_metadata(&link).is_err() {
+            missing.push(link);
+        }
+        Ok(missing)
+    }
+}
+
+fn signature(file: &Path) -> Option<Signature> {
+    let found = fs::metadata(file).ok()?;
+    Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+}
+
+fn is_installed(bytes: &[u8], target: &Path) -> bool {
+    let mode = || fs::metadata(target).map(|found| found.permissions().mode() & 0o7777);
+    fs::read(target).is_ok_and(|present| present == bytes) && mode().is_ok_and(|mode| mode == 0o755)
+}
+
 fn copy(source: &Path, target: &Path) -> io::Result<bool> {
     let bytes = fs::read(source)?;
     let wanted = fs::Permissions::from_mode(0o755);
-    if fs::read(target).is_ok_and(|present| present == bytes)
-        && fs::metadata(target)?.permissions().mode() & 0o7777 == 0o755
-    {
+    if is_installed(&bytes, target) {
         return Ok(false);
     }
     let mut aside = target.as_os_str().to_owned();

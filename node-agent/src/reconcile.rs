@@ -31,6 +31,7 @@ use crate::episodes::Episodes;
 use crate::firewall::Findings;
 use crate::health::Health;
 use crate::inputs::{Inputs, Objects};
+use crate::install::Plugins;
 use crate::metrics::Metrics;
 use crate::nft::Nft;
 use crate::no_ipv6::without_ipv6;
@@ -45,6 +46,7 @@ use crate::{cni_conf, draining};
 
 mod apply;
 mod ipv6;
+mod plugins;
 mod taken;
 mod tell;
 mod unowned;
@@ -63,6 +65,8 @@ pub struct Reconciler<K> {
     firewall: Findings,
     restarts: Restarts,
     paths: Paths,
+    /// `None` where they are not the agent's to look after.
+    plugins: Option<Plugins>,
     telling: Telling,
     metrics: Metrics,
     health: Health,
@@ -80,7 +84,7 @@ impl<K: Kernel> Reconciler<K> {
         node: String,
         kernel: K,
         (bird, trials, firewall): (Link, Trials, Findings),
-        paths: Paths,
+        (paths, plugins): (Paths, Option<Plugins>),
         (telling, metrics, health): (Telling, Metrics, Health),
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
@@ -95,6 +99,7 @@ impl<K: Kernel> Reconciler<K> {
             firewall,
             restarts: Restarts::new(Instant::now()),
             paths,
+            plugins,
             telling,
             drifts: Drifts::new(metrics.clone()),
             metrics,
@@ -225,6 +230,7 @@ impl<K: Kernel> Reconciler<K> {
         self.set_parameters(&desired, &links, &mut outcome);
         self.load_table(&inputs, &desired, &mut outcome).await;
         self.try_ways(&desired, &mut outcome);
+        self.keep_plugins(&mut outcome);
         let told = self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
         self.count_addresses(told.then(|| desired.offered()), &mut outcome);

@@ -19,6 +19,7 @@ use crate::args::RunArgs;
 use crate::bird::{self, Observed, Places, Watcher};
 use crate::firewall::{Findings, Firewall};
 use crate::health::Health;
+use crate::install::Plugins;
 use crate::metrics::Metrics;
 use crate::nft;
 use crate::prober::{Answers, Prober};
@@ -59,6 +60,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         node,
         inputs,
         paths,
+        plugins,
         bird,
         bgp_passwords,
         listen,
@@ -90,10 +92,13 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
             trials: trials.changes(),
             firewall: findings.clone(),
             kernel: Events::new(nft::TABLE).context("listen to netlink")?,
-            files: Watch::new(&paths.run_dir, &paths.cni_conf_dir),
+            files: Watch::new(&paths, plugins.cni_bin_dir.as_deref()),
         };
+        let kept = plugins.cni_bin_dir.as_deref();
+        let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
         let told = (telling, counts, beats.clone());
-        let reconciler = Reconciler::new(node, kernel, (link, trials, findings), paths, told);
+        let links = (link, trials, findings);
+        let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told);
         reconcile_forever(reconciler, source, notices, beats).await
     });
     tokio::select! {

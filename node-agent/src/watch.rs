@@ -19,6 +19,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDe
 use tokio::sync::Notify;
 use tracing::warn;
 
+use crate::args::Paths;
+use crate::install;
 use crate::words::chain;
 
 /// What becomes of a file whose content may be another: it is put into place, taken away, or written where it is.
@@ -31,6 +33,7 @@ const CONTENT: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
 pub struct Watch {
     run_dir: PathBuf,
     cni_conf_dir: PathBuf,
+    cni_bin_dir: Option<PathBuf>,
     /// `None` while it cannot be had; the regular look has to do.
     places: Option<Arc<Places>>,
     parameters: BTreeSet<PathBuf>,
@@ -53,6 +56,8 @@ enum Kind {
     Shared,
     /// The runtime's network configurations: what it would read.
     Configurations,
+    /// Where the runtime looks for plugins: ours.
+    Plugins,
     /// One kernel parameter.
     Parameter,
 }
@@ -64,6 +69,10 @@ impl Kind {
             Self::Requests | Self::Parameter => true,
             Self::Shared => [node::FILE, config::FILE].contains(&name),
             Self::Configurations => conf::is_read_by_runtimes(name),
+            Self::Plugins => {
+                let ours = name.starts_with(conf::PLUGIN) && !name.contains(install::ASIDE);
+                ours || name == conf::RUNTIME_LOOPBACK
+            }
         }
     }
 }
@@ -72,10 +81,11 @@ impl Watch {
     /// A watch on the directory shared with the plugin, and on that of the runtime's configurations. If it cannot be had, the
     /// regular look has to do.
     #[must_use]
-    pub fn new(run_dir: &Path, cni_conf_dir: &Path) -> Self {
+    pub fn new(paths: &Paths, cni_bin_dir: Option<&Path>) -> Self {
         let mut watch = Self {
-            run_dir: run_dir.to_owned(),
-            cni_conf_dir: cni_conf_dir.to_owned(),
+            run_dir: paths.run_dir.clone(),
+            cni_conf_dir: paths.cni_conf_dir.clone(),
+            cni_bin_dir: cni_bin_dir.map(Path::to_owned),
             places: None,
             parameters: BTreeSet::new(),
         };
@@ -94,14 +104,25 @@ impl Watch {
         }
     }
 
+    fn dirs(&self) -> Vec<(PathBuf, AddWatchFlags, Kind)> {
+        let mut dirs = vec![
+            (
+                self.run_dir.join(requests::DIR),
+                AddWatchFlags::IN_MOVED_TO,
+                Kind::Requests,
+            ),
+            (self.run_dir.clone(), CONTENT, Kind::Shared),
+            (self.cni_conf_dir.clone(), CONTENT, Kind::Configurations),
+        ];
+        let plugins = self.cni_bin_dir.iter();
+        let with_modes = CONTENT.union(AddWatchFlags::IN_ATTRIB);
+        dirs.extend(plugins.map(|dir| (dir.clone(), with_modes, Kind::Plugins)));
+        dirs
+    }
+
     fn begin(&mut self) {
         self.parameters.clear();
-        let asked = self.run_dir.join(requests::DIR);
-        let dirs = [
-            (asked.as_path(), AddWatchFlags::IN_MOVED_TO, Kind::Requests),
-            (self.run_dir.as_path(), CONTENT, Kind::Shared),
-            (self.cni_conf_dir.as_path(), CONTENT, Kind::Configurations),
-        ];
+        let dirs = self.dirs();
         let unwatched = |error: &io::Error| {
             warn!(error = %chain(error), "cannot watch files; looking once a minute");
         };
@@ -111,6 +132,10 @@ impl Watch {
     /// Watches these kernel parameters from now on; others that have been watched may be for longer.
     pub fn follow(&mut self, parameters: BTreeSet<PathBuf>) {
         let Some(places) = &self.places else { return };
+        // A folder may have been replaced; to watch the same one again changes nothing.
+        for (dir, events, kind) in self.dirs() {
+            let _ = places.add(&dir, events, kind);
+        }
         for parameter in parameters.difference(&self.parameters) {
             // One that is not there (any more) is the next look's business.
             let _ = places.add(parameter, AddWatchFlags::IN_MODIFY, Kind::Parameter);
@@ -121,7 +146,7 @@ impl Watch {
 
 impl Places {
     /// Listens on a thread.
-    fn watch(dirs: &[(&Path, AddWatchFlags, Kind)]) -> io::Result<Arc<Self>> {
+    fn watch(dirs: &[(PathBuf, AddWatchFlags, Kind)]) -> io::Result<Arc<Self>> {
         let places = Arc::new(Self {
             inotify: Inotify::init(InitFlags::IN_CLOEXEC)?,
             kinds: Mutex::default(),
@@ -135,7 +160,7 @@ impl Places {
         let thread = std::thread::Builder::new().name("files".to_owned());
         let ending = Ending(Arc::clone(&places));
         thread.spawn(move || {
-            let error = ending.0.listen(|inotify| inotify.read_events());
+            let error = ending.0.listen(Inotify::read_events);
             warn!(
                 error = error.desc(),
                 "the watch on files is broken, making a new one"
@@ -206,7 +231,12 @@ mod tests {
 
     fn fixture() -> Fixture {
         let (run, cni) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let watch = Watch::new(run.path(), cni.path());
+        let paths = Paths {
+            run_dir: run.path().to_owned(),
+            cni_conf_dir: cni.path().to_owned(),
+            sysctl_dir: PathBuf::new(),
+        };
+        let watch = Watch::new(&paths, Some(&run.path().join("plugins")));
         Fixture { watch, run, cni }
     }
 
@@ -257,6 +287,25 @@ mod tests {
         let rest = |it: &Fixture| {
             fs::write(it.run.path().join("status.yaml"), "x").unwrap();
             fs::write(it.cni.path().join("readme.txt"), "x").unwrap();
+        };
+        assert!(!it.hears(rest).await);
+    }
+
+    #[tokio::test]
+    async fn plugins_are_heard_of_and_others_are_not() {
+        let mut it = fixture();
+        let file = |it: &Fixture, name: &str| it.run.path().join("plugins").join(name);
+        assert!(
+            it.hears(|it| fs::write(file(it, "netweft-portmap"), "x").unwrap())
+                .await
+        );
+        assert!(
+            it.hears(|it| fs::remove_file(file(it, "netweft-portmap")).unwrap())
+                .await
+        );
+        let rest = |it: &Fixture| {
+            fs::write(file(it, "bridge"), "x").unwrap();
+            fs::write(file(it, "netweft.new-17"), "x").unwrap();
         };
         assert!(!it.hears(rest).await);
     }

@@ -13,6 +13,7 @@ use crate::bird::StandIns;
 use crate::compare::Comparison;
 use crate::desired::Desired;
 use crate::inputs::{Objects, PodState};
+use crate::install::Plugins;
 use crate::nft::Nft;
 use crate::no_ipv6::without_ipv6;
 use crate::pods::Hold;
@@ -28,6 +29,7 @@ pub struct Whole {
     node: String,
     source: Source,
     paths: Paths,
+    plugins: Option<Plugins>,
 }
 
 impl Whole {
@@ -41,6 +43,11 @@ impl Whole {
             node: node.to_owned(),
             source,
             paths: args.paths.clone(),
+            plugins: args
+                .plugins
+                .cni_bin_dir
+                .as_deref()
+                .map(|to| Plugins::new(&args.plugins.plugins, to)),
         })
     }
 
@@ -70,6 +77,7 @@ impl Whole {
         let mut problems: Vec<String> = undone.chain(conflicts).collect();
         problems.extend(self.parameters(&compared.desired));
         problems.extend(self.files(&compared.desired));
+        problems.extend(self.changed_plugins());
         match Nft::new(&self.paths.run_dir)
             .is(&compared.desired.nft)
             .await
@@ -107,6 +115,21 @@ impl Whole {
             (found != wanted)
                 .then(|| format!("Parameter net/{name} is {found} and should be {wanted}."))
         })
+    }
+
+    fn changed_plugins(&self) -> Vec<String> {
+        let missing = self.plugins.as_ref().map(Plugins::missing);
+        match missing {
+            None => Vec::new(),
+            Some(Err(error)) => vec![format!(
+                "The plugins cannot be compared: {}.",
+                chain(&error)
+            )],
+            Some(Ok(files)) => files
+                .iter()
+                .map(|file| format!("Plugin {} is missing or changed.", file.display()))
+                .collect(),
+        }
     }
 
     fn files(&self, desired: &Desired) -> Vec<String> {

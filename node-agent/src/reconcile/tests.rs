@@ -101,7 +101,8 @@ fn fixture() -> Fixture {
     let (trials, _) = Trials::alone();
     let (_, firewall) = Firewall::new();
     let told = (telling, Metrics::new(), health);
-    let reconciler = Reconciler::new("one".into(), kernel, (link, trials, firewall), paths, told);
+    let links = (link, trials, firewall);
+    let reconciler = Reconciler::new("one".into(), kernel, links, (paths, None), told);
     Fixture {
         reconciler,
         teller,

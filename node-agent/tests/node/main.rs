@@ -21,6 +21,7 @@ mod lab;
 mod listening;
 mod multicast;
 mod picture;
+mod plugins;
 mod port_taken;
 mod programs;
 mod repair;

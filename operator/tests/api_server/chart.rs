@@ -203,7 +203,7 @@ fn a_quota_admits_the_pods_of_the_critical_classes() {
 }
 
 #[test]
-fn only_the_installer_can_write_the_plugins() {
+fn only_the_installer_and_the_agent_can_write_the_plugins() {
     let objects = rendered(&[]);
     let mut writers = Vec::new();
     for container in workloads(&objects).into_iter().flat_map(containers) {
@@ -212,7 +212,8 @@ fn only_the_installer_can_write_the_plugins() {
             writers.push(container["name"].as_str().unwrap());
         }
     }
-    assert_eq!(writers, ["install"]);
+    writers.sort_unstable();
+    assert_eq!(writers, ["agent", "install"]);
 }
 
 /// Two relays are on a node during an update: a port that the scheduler knows of would keep them apart.
