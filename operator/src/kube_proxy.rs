@@ -11,9 +11,8 @@
 //! | `BridgeInterface` | comes in by that link |
 //! | `InterfaceNamePrefix` | comes in by a link whose name begins so |
 //!
-//! A kube-proxy that knows no pods' packets masquerades none, also not those that a node itself sends to a Service. These have the
-//! address of the uplink then, and the answer of an endpoint on another node comes back by another link than they left by: a
-//! strict reverse path filter drops it.
+//! A kube-proxy that knows no pods' packets masquerades nobody's on the way to a ClusterIP. Pods and nodes reach Services all the
+//! same (the agent gives what a node sends into a tunnel the tunnel's address), and hosts outside the cluster do not.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -115,7 +114,7 @@ impl KubeProxy {
                 let mut ranges = cidrs.iter();
                 let range = ranges.find(|cidr| cidr.addr().is_ipv4() == pool.cidr.addr().is_ipv4());
                 match range {
-                    None => return Some(knows_no_pods(pool)),
+                    None => return None,
                     Some(range) if range.contains(&pool.cidr) => return None,
                     Some(range) => format!("clusterCIDR {range}"),
                 }
@@ -135,9 +134,15 @@ impl KubeProxy {
         ))
     }
 
-    /// What could not be checked for a pool, and what its user can look at.
+    /// What keeps no pod from a Service and should be known: what could not be checked, or that no pods are known.
     #[must_use]
-    pub fn unchecked(&self, pool: &IPPoolSpec) -> Option<String> {
+    pub fn remark(&self, pool: &IPPoolSpec) -> Option<String> {
+        let ipv4 = pool.cidr.addr().is_ipv4();
+        if let Self::ClusterCidr(ranges) = self
+            && !ranges.iter().any(|range| range.addr().is_ipv4() == ipv4)
+        {
+            return Some(knows_no_pods(pool));
+        }
         (*self == Self::Absent).then(|| {
             format!(
                 "not checked whether kube-proxy knows its pods, for there is no ConfigMap {NAMESPACE}/{NAME}: if kube-proxy runs, its \
@@ -151,8 +156,8 @@ impl KubeProxy {
 fn knows_no_pods(pool: &IPPoolSpec) -> String {
     let family = IpFamily::of(pool.cidr.addr());
     format!(
-        "kube-proxy has no {family} clusterCIDR to know pods of {} by, and masquerades nothing that nodes send to Services: where reverse \
-         path filters are strict, they get no answer from endpoints on other nodes; {}",
+        "kube-proxy has no {family} clusterCIDR to know pods of {} by, so it does not masquerade what hosts outside the cluster send to \
+         ClusterIPs; {}",
         pool.cidr,
         remedy()
     )
@@ -171,12 +176,16 @@ mod tests {
     use crate::testing::pool;
 
     fn says(configuration: &str, pool: &IPPoolSpec) -> Option<String> {
+        proxy(configuration).mismatch(pool)
+    }
+
+    fn proxy(configuration: &str) -> KubeProxy {
         let data = [(KEY.to_owned(), configuration.to_owned())].into();
         let config = ConfigMap {
             data: Some(data),
             ..ConfigMap::default()
         };
-        KubeProxy::of(&config).mismatch(pool)
+        KubeProxy::of(&config)
     }
 
     fn routed() -> IPPoolSpec {
@@ -212,7 +221,8 @@ mod tests {
             "{detectLocalMode: ClusterCIDR, clusterCIDR: null}",
             "{clusterCIDR: 'fd00::/48'}",
         ] {
-            let said = says(nothing, &routed()).unwrap_or_default();
+            assert_eq!(says(nothing, &routed()), None, "{nothing}");
+            let said = proxy(nothing).remark(&routed()).unwrap_or_default();
             let begins = "kube-proxy has no IPv4 clusterCIDR to know pods of 10.244.0.0/16 by";
             assert!(said.starts_with(begins), "{nothing}: {said}");
         }
@@ -220,14 +230,14 @@ mod tests {
 
     #[test]
     fn only_a_missing_config_map_leaves_something_unchecked() {
-        let said = KubeProxy::Absent.unchecked(&routed()).unwrap();
+        let said = KubeProxy::Absent.remark(&routed()).unwrap();
         assert!(
             said.contains("no ConfigMap kube-system/kube-proxy"),
             "{said}"
         );
         assert_eq!(KubeProxy::Absent.mismatch(&routed()), None);
-        assert_eq!(KubeProxy::Unknown.unchecked(&routed()), None);
-        assert_eq!(KubeProxy::NodeCidr.unchecked(&routed()), None);
+        assert_eq!(KubeProxy::Unknown.remark(&routed()), None);
+        assert_eq!(KubeProxy::NodeCidr.remark(&routed()), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@
 //! - Without forwarded acknowledgements the end of an answer and the end of the connection look the same.
 //! - A name is resolved to an index as late as possible: a link can be recreated under the same name.
 //! - The extended acknowledgement's text is not parsed, so an error carries the operation and the number.
-//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. [`PATIENCE`] therefore bounds lost answers only:
+//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. `PATIENCE` therefore bounds lost answers only:
 //!   a thread that waits for the lock cannot be interrupted, and its owner has to be watched from another thread.
 
 use std::os::fd::BorrowedFd;

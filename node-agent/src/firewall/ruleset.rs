@@ -84,12 +84,11 @@ impl BaseChain {
             _ => None,
         };
         let allow = |iptables: &str, side: &str| {
-            format!("{iptables} -I FORWARD -{side} {}+ -j ACCEPT", LINK_PREFIX)
+            format!("{iptables} -I FORWARD -{side} {LINK_PREFIX}+ -j ACCEPT")
         };
         let insert = |side: &str| {
             format!(
-                "nft insert rule {family} {table} {name} {side}name '\"{}*\"' accept",
-                LINK_PREFIX
+                "nft insert rule {family} {table} {name} {side}name '\"{LINK_PREFIX}*\"' accept"
             )
         };
         let [from, to] = match iptables {

@@ -11,7 +11,7 @@ use super::lab::{Node, ROUTED, built_plugin, until};
 fn node() -> Node {
     let mut node = Node::new(ROUTED);
     fs::create_dir(node.path("image")).unwrap();
-    for name in ["netweft", "netweft-portmap"] {
+    for name in ["netweft", "netweft-portmap", "netweft-loopback"] {
         fs::copy(built_plugin(), node.path("image").join(name)).unwrap();
     }
     node.install(&node.path("image"));
@@ -46,6 +46,11 @@ fn netns_plugins_that_are_deleted_changed_or_lose_their_mode_are_put_back() {
         fs::write(&file, "another").unwrap();
         back(&node, name);
     }
+    let loopback = node.path("bin/loopback");
+    fs::remove_file(&loopback).unwrap();
+    until("the link for runtimes to be back", || {
+        fs::read_link(&loopback).map_err(|error| error.to_string())
+    });
     fs::set_permissions(node.path("bin/netweft"), fs::Permissions::from_mode(0o644)).unwrap();
     until("the mode to be right", || {
         let mode = fs::metadata(node.path("bin/netweft"))

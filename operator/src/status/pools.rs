@@ -137,10 +137,10 @@ fn judge_pool(
     }
     let left = assignment.free.get(&name).copied().unwrap_or_default();
     let free = counted(left, "block");
-    let unchecked = view.kube_proxy.unchecked(&pool.spec);
-    let unchecked = unchecked.map_or_else(String::new, |it| format!("; {it}"));
+    let remark = view.kube_proxy.remark(&pool.spec);
+    let remark = remark.map_or_else(String::new, |it| format!("; {it}"));
     let besides = format!(
-        "{}{}{unchecked}",
+        "{}{}{remark}",
         orphans(held, "kept for operator.orphanGrace"),
         strangers(view, pool)
     );
