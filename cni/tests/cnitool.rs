@@ -108,15 +108,15 @@ fn netns_the_reference_runtime_attaches_checks_and_detaches() {
         .iter()
         .map(|ip| ip["address"].as_str().unwrap())
         .collect();
-    assert_eq!(ips, ["10.244.0.1/32", "fd00:244::1/128"]);
-    assert!(runtime.node.namespace.pings("10.244.0.1"));
+    assert_eq!(ips, ["10.244.0.2/32", "fd00:244::2/128"]);
+    assert!(runtime.node.namespace.pings("10.244.0.2"));
     runtime.succeeds("check", &pod);
     // CNI 1.1, "ADD": the same link again is an error, and the first goes on.
     assert!(runtime.fails("add", &pod).contains("eth0"));
-    assert_eq!(runtime.node.records(), ["10.244.0.1", "fd00:244::1"]);
+    assert_eq!(runtime.node.records(), ["10.244.0.2", "fd00:244::2"]);
     runtime.succeeds("check", &pod);
-    runtime.node.namespace.ip("route delete 10.244.0.1");
-    assert!(runtime.fails("check", &pod).contains("10.244.0.1"));
+    runtime.node.namespace.ip("route delete 10.244.0.2");
+    assert!(runtime.fails("check", &pod).contains("10.244.0.2"));
     runtime.succeeds("del", &pod);
     runtime.succeeds("del", &pod);
     assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
@@ -134,7 +134,7 @@ fn netns_the_reference_runtime_gets_along_with_older_versions() {
         assert_eq!(result["cniVersion"], json!(version));
         if version != "0.3.1" {
             runtime.succeeds("check", &pod);
-            runtime.node.namespace.ip("route delete 10.244.0.1");
+            runtime.node.namespace.ip("route delete 10.244.0.2");
             runtime.fails("check", &pod);
         }
         runtime.succeeds("del", &pod);
@@ -149,7 +149,7 @@ fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached(
     }
     let (runtime, pod) = (Runtime::new(Node::new(&BLOCKS)), Namespace::new());
     // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
-    let foreign = "route add blackhole 10.244.0.1/32 metric 20 proto 4";
+    let foreign = "route add blackhole 10.244.0.2/32 metric 20 proto 4";
     runtime.node.namespace.ip(foreign);
     let before = runtime.node.leftovers();
     assert!(runtime.fails("add", &pod).contains("EEXIST"));

@@ -33,8 +33,8 @@ fn keeps(node: &Node, answer: &Answer, link: &str) {
         answer.message(),
         format!("delete link {link}: EPERM (Operation not permitted)")
     );
-    assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
-    assert!(node.namespace.pings("10.244.0.1"));
+    assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
+    assert!(node.namespace.pings("10.244.0.2"));
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn netns_gc_that_cannot_free_one_address_frees_the_others() {
     let mut conf = node.conf();
     conf["cni.dev/valid-attachments"] = json!([]);
     // unlink(2): EBUSY where something is mounted on it.
-    let record = node.attachments().join("10.244.0.2");
+    let record = node.attachments().join("10.244.0.3");
     let script = "mount --bind \"$0\" \"$0\" && exec \"$@\"";
     let through = [
         "unshare",
@@ -94,7 +94,7 @@ fn netns_gc_that_cannot_free_one_address_frees_the_others() {
     let refused = node.raw_through(&through, "GC", &[], &conf.to_string());
     assert_eq!(refused.code(), 101);
     assert!(refused.message().contains("busy"), "{refused:?}");
-    assert_eq!(node.leftovers(), ["10.244.0.2"]);
+    assert_eq!(node.leftovers(), ["10.244.0.3"]);
     assert!(node.raw("GC", &[], &conf.to_string()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }

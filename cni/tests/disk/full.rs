@@ -72,8 +72,8 @@ fn netns_on_a_full_disk_pods_are_checked_deleted_and_collected() {
     disk.fill_up_to(0);
     assert!(node.check("one", &pods[0], &added[0]).success);
     assert!(gc(&node, &["one"]).success);
-    assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
-    assert!(node.namespace.pings("10.244.0.1"));
+    assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
+    assert!(node.namespace.pings("10.244.0.2"));
     // The other's record has made room.
     disk.fill_up_to(0);
     assert!(node.del("one", &pods[0].path()).success);

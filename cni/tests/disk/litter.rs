@@ -33,18 +33,18 @@ fn netns_an_address_whose_record_cannot_be_read_is_never_handed_out_nor_freed() 
         "a directory",
         "a link to nowhere",
     ] {
-        let node = Node::new(&["10.244.0.0/30"]);
+        let node = Node::for_two_pods();
         fs::create_dir(node.attachments()).unwrap();
-        unreadable(&node.attachments().join("10.244.0.1"), kind);
+        unreadable(&node.attachments().join("10.244.0.2"), kind);
         let pods = [Namespace::new(), Namespace::new()];
         let added = node.add("one", &pods[0]);
-        assert_eq!(added.ips(), ["10.244.0.2"], "{kind}");
+        assert_eq!(added.ips(), ["10.244.0.3"], "{kind}");
         assert_eq!(node.add("two", &pods[1]).code(), 11, "{kind}");
         assert!(node.check("one", &pods[0], &added).success, "{kind}");
         assert!(status(&node).success, "{kind}");
         assert!(gc(&node, &["one"]).success, "{kind}");
         assert!(node.del("one", &pods[0].path()).success, "{kind}");
-        assert_eq!(node.records(), ["10.244.0.1"], "{kind}");
+        assert_eq!(node.records(), ["10.244.0.2"], "{kind}");
     }
 }
 
@@ -55,8 +55,8 @@ fn netns_an_address_in_another_spelling_is_not_handed_out() {
     }
     let node = Node::new(&["fd00:244::/126"]);
     fs::create_dir(node.attachments()).unwrap();
-    fs::write(node.attachments().join("FD00:244:0::1"), "").unwrap();
-    assert_eq!(node.add("one", &Namespace::new()).ips(), ["fd00:244::2"]);
+    fs::write(node.attachments().join("FD00:244:0::2"), "").unwrap();
+    assert_eq!(node.add("one", &Namespace::new()).ips(), ["fd00:244::3"]);
 }
 
 #[test]
@@ -64,14 +64,14 @@ fn netns_a_full_block_names_the_addresses_that_only_damaged_records_keep() {
     if skipped() {
         return;
     }
-    let node = Node::new(&["10.244.0.0/30"]);
+    let node = Node::for_two_pods();
     fs::create_dir(node.attachments()).unwrap();
-    fs::write(node.attachments().join("10.244.0.2"), "").unwrap();
+    fs::write(node.attachments().join("10.244.0.3"), "").unwrap();
     let pods = [Namespace::new(), Namespace::new()];
     assert!(node.add("one", &pods[0]).success);
     assert_eq!(
         node.add("two", &pods[1]).message(),
-        "no free address in pool default (10.244.0.0/30); the records of 10.244.0.2 cannot be read and keep their \
+        "no free address in pool default (10.244.0.0/29); the records of 10.244.0.3 cannot be read and keep their \
          addresses: netweft-agent check says why"
     );
 }
@@ -83,13 +83,13 @@ fn netns_del_and_gc_name_a_record_that_they_cannot_read() {
     }
     let node = Node::new(&BLOCKS);
     fs::create_dir(node.attachments()).unwrap();
-    fs::write(node.attachments().join("10.244.0.1"), "").unwrap();
+    fs::write(node.attachments().join("10.244.0.2"), "").unwrap();
     for answer in [node.del("one", ""), gc(&node, &[])] {
         assert!(answer.success);
         assert!(
             answer
                 .log
-                .contains("attachment 10.244.0.1 cannot be read and stays"),
+                .contains("attachment 10.244.0.2 cannot be read and stays"),
             "{answer:?}"
         );
     }
@@ -103,12 +103,12 @@ fn netns_check_of_a_pod_whose_record_cannot_be_read_says_so() {
     let node = Node::new(&BLOCKS[..1]);
     let pod = Namespace::new();
     let added = node.add("one", &pod);
-    fs::write(node.attachments().join("10.244.0.1"), "{").unwrap();
+    fs::write(node.attachments().join("10.244.0.2"), "{").unwrap();
     let found = node.check("one", &pod, &added);
     assert_eq!(found.code(), 100);
     for word in [
         "no attachment is recorded for one eth0",
-        "attachment 10.244.0.1 cannot be read",
+        "attachment 10.244.0.2 cannot be read",
     ] {
         assert!(found.message().contains(word), "{word}: {found:?}");
     }
@@ -120,7 +120,7 @@ fn netns_files_of_others_among_the_records_stop_nothing_and_stay() {
         return;
     }
     let node = Node::new(&BLOCKS);
-    let foreign = [".keep", ".new", "10.244.0.1.bak", "notes"];
+    let foreign = [".keep", ".new", "10.244.0.2.bak", "notes"];
     fs::create_dir(node.attachments()).unwrap();
     for name in foreign {
         fs::write(node.attachments().join(name), "").unwrap();
@@ -129,12 +129,12 @@ fn netns_files_of_others_among_the_records_stop_nothing_and_stay() {
     fs::create_dir(node.attachments().join(".new.1")).unwrap();
     let pod = Namespace::new();
     let added = node.add("one", &pod);
-    assert_eq!(added.ips(), ["10.244.0.1", "fd00:244::1"]);
+    assert_eq!(added.ips(), ["10.244.0.2", "fd00:244::2"]);
     assert!(node.check("one", &pod, &added).success);
     assert!(gc(&node, &[]).success);
     assert_eq!(
         node.records(),
-        [".keep", ".new", ".new.1", "10.244.0.1.bak", "notes"]
+        [".keep", ".new", ".new.1", "10.244.0.2.bak", "notes"]
     );
 }
 
@@ -159,7 +159,7 @@ fn netns_every_verb_names_what_stands_in_the_place_of_the_records() {
         assert_eq!(answer.code(), 5);
         assert!(answer.log.contains(&place), "{answer:?}");
     }
-    assert!(node.namespace.pings("10.244.0.1"), "the pod lives");
+    assert!(node.namespace.pings("10.244.0.2"), "the pod lives");
 }
 
 #[test]

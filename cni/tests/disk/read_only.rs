@@ -58,7 +58,7 @@ fn netns_on_a_read_only_disk_del_says_so_and_the_address_stays_taken_until_it_ca
             .contains("mount it so that it can be written"),
         "{refused:?}"
     );
-    assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
+    assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
     disk.remount("rw");
     assert!(node.del("one", &pod.path()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());
@@ -107,6 +107,6 @@ fn netns_on_a_read_only_disk_gc_says_why_and_does_what_is_left_to_do_later() {
     );
     disk.remount("rw");
     assert!(gc(&node, &["one"]).success);
-    assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
+    assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
     assert!(node.check("one", &pods[0], &added).success);
 }

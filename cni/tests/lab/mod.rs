@@ -137,6 +137,16 @@ impl Node {
         node
     }
 
+    /// With a block that has room for two pods: 10.244.0.2 and 10.244.0.3.
+    pub fn for_two_pods() -> Self {
+        let node = Self::without_config();
+        node.configure(&[PoolConfig {
+            reserved: vec!["10.244.0.4/30".parse().unwrap()],
+            ..pool("default", &["10.244.0.0/29"])
+        }]);
+        node
+    }
+
     pub fn without_config() -> Self {
         // In memory, as /run is.
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();

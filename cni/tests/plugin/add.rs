@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use netweft_cni::node::PoolConfig;
 use serde_json::Value;
 
 use super::DUAL;
@@ -20,8 +19,8 @@ fn netns_pods_and_their_node_reach_each_other_in_both_families() {
     node.configure(&[pool("four", &DUAL[..1]), pool("six", &DUAL[1..])]);
     let (one, two) = (Namespace::new(), Namespace::new());
     let (first, second) = (node.add("one", &one), node.add("two", &two));
-    assert_eq!(first.ips(), ["10.244.0.1", "fd00:244::1"]);
-    assert_eq!(second.ips(), ["10.244.0.2", "fd00:244::2"]);
+    assert_eq!(first.ips(), ["10.244.0.2", "fd00:244::2"]);
+    assert_eq!(second.ips(), ["10.244.0.3", "fd00:244::3"]);
     for ip in first.ips().into_iter().chain(second.ips()) {
         assert!(node.namespace.pings(&ip), "node to {ip}");
         assert!(one.pings(&ip), "one to {ip}");
@@ -83,8 +82,8 @@ fn netns_links_have_the_settings_that_matter() {
     let inside = addresses(&pod, "eth0");
     for word in [
         "mtu 1350",
-        "inet 10.244.0.1/32 scope global eth0",
-        "inet6 fd00:244::1/128 scope global nodad",
+        "inet 10.244.0.2/32 scope global eth0",
+        "inet6 fd00:244::2/128 scope global nodad",
     ] {
         assert!(
             inside.contains(word) && !inside.contains("fe80"),
@@ -146,7 +145,7 @@ fn netns_a_failure_halfway_is_undone() {
     let pod = Namespace::new();
     // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
     node.namespace
-        .ip("route add blackhole 10.244.0.1/32 metric 20 proto 4");
+        .ip("route add blackhole 10.244.0.2/32 metric 20 proto 4");
     let before = node.leftovers();
     let refused = node.add("one", &pod);
     assert!(
@@ -158,7 +157,7 @@ fn netns_a_failure_halfway_is_undone() {
     assert!(node.del("one", &pod.path()).success);
     assert_eq!(node.leftovers(), before);
     // The next attempt gets the next address.
-    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.2", "fd00:244::2"]);
+    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.3", "fd00:244::3"]);
 }
 
 #[test]
@@ -167,10 +166,7 @@ fn netns_a_full_block_is_refused_at_once_and_leaves_nothing() {
         return;
     }
     let node = Node::without_config();
-    node.configure(&[PoolConfig {
-        reserved: vec!["10.244.0.1/32".parse().unwrap()],
-        ..pool("p", &["10.244.0.0/30"])
-    }]);
+    node.configure(&[pool("p", &["10.244.0.0/30"])]);
     let pods = [Namespace::new(), Namespace::new()];
     assert_eq!(node.add("one", &pods[0]).ips(), ["10.244.0.2"]);
     let before = node.leftovers();
@@ -301,7 +297,7 @@ fn netns_add_that_waits_for_the_lock_chooses_from_what_there_is_then() {
     node.configure(&[pool("default", &["10.244.9.0/29"])]);
     drop(held);
     let answer = Answer::of(&waiting.wait_with_output().unwrap());
-    assert_eq!(answer.ips(), ["10.244.9.1"]);
+    assert_eq!(answer.ips(), ["10.244.9.2"]);
 }
 
 fn has_open(process: u32, path: &Path) -> bool {

@@ -9,21 +9,21 @@ use super::lab::{Namespace, Node, skipped};
 const DAMAGES: [(&str, &str, &str, &str); 8] = [
     (
         "node",
-        "route delete 10.244.0.1",
-        "route add 10.244.0.1 dev LINK proto 79 metric 20",
-        "10.244.0.1/32",
+        "route delete 10.244.0.2",
+        "route add 10.244.0.2 dev LINK proto 79 metric 20",
+        "10.244.0.2/32",
     ),
     (
         "node",
-        "neighbour change fd00:244::1 dev LINK lladdr 02:00:00:00:00:99 nud permanent",
-        "neighbour change fd00:244::1 dev LINK lladdr MAC nud permanent",
-        "neighbour fd00:244::1",
+        "neighbour change fd00:244::2 dev LINK lladdr 02:00:00:00:00:99 nud permanent",
+        "neighbour change fd00:244::2 dev LINK lladdr MAC nud permanent",
+        "neighbour fd00:244::2",
     ),
     (
         "pod",
-        "address delete fd00:244::1/128 dev eth0",
-        "address add fd00:244::1/128 dev eth0 nodad",
-        "address fd00:244::1",
+        "address delete fd00:244::2/128 dev eth0",
+        "address add fd00:244::2/128 dev eth0 nodad",
+        "address fd00:244::2",
     ),
     (
         "pod",
@@ -114,7 +114,7 @@ fn netns_check_needs_the_record_and_the_result() {
         100,
         "of an unknown container"
     );
-    let record = node.attachments().join("fd00:244::1");
+    let record = node.attachments().join("fd00:244::2");
     std::fs::rename(&record, record.with_extension("x")).unwrap();
     assert!(
         node.check("one", &pod, &answer)

@@ -54,21 +54,21 @@ fn netns_del_of_an_old_sandbox_leaves_the_new_one_its_address() {
     if skipped() {
         return;
     }
-    let node = Node::new(&["10.244.0.0/30"]);
+    let node = Node::for_two_pods();
     let old = Namespace::new();
-    assert_eq!(node.add("old", &old).ips(), ["10.244.0.1"]);
+    assert_eq!(node.add("old", &old).ips(), ["10.244.0.2"]);
     assert!(node.del("old", &old.path()).success);
     let pods = [Namespace::new(), Namespace::new()];
     let last =
         [node.add("a", &pods[0]), node.add("b", &pods[1])].map(|answer| answer.ips()[0].clone());
     assert_eq!(
         last,
-        ["10.244.0.2", "10.244.0.1"],
+        ["10.244.0.3", "10.244.0.2"],
         "a freed address rests while it can"
     );
     assert!(node.del("old", &old.path()).success);
-    assert_eq!(node.records(), ["10.244.0.1", "10.244.0.2"]);
-    assert!(node.namespace.pings("10.244.0.1"));
+    assert_eq!(node.records(), ["10.244.0.2", "10.244.0.3"]);
+    assert!(node.namespace.pings("10.244.0.2"));
 }
 
 #[test]
@@ -76,13 +76,13 @@ fn netns_a_record_that_nobody_can_read_keeps_its_address() {
     if skipped() {
         return;
     }
-    let node = Node::new(&["10.244.0.0/30"]);
+    let node = Node::for_two_pods();
     std::fs::create_dir(node.attachments()).unwrap();
-    std::fs::write(node.attachments().join("10.244.0.1"), "").unwrap();
+    std::fs::write(node.attachments().join("10.244.0.2"), "").unwrap();
     let pod = Namespace::new();
-    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.2"]);
+    assert_eq!(node.add("one", &pod).ips(), ["10.244.0.3"]);
     assert!(node.del("one", &pod.path()).success);
-    assert_eq!(node.records(), ["10.244.0.1"]);
+    assert_eq!(node.records(), ["10.244.0.2"]);
 }
 
 #[test]
@@ -98,8 +98,8 @@ fn netns_gc_removes_what_the_runtime_does_not_know() {
         .map(|(name, pod)| node.add(name, pod))
         .collect();
     // A link without a record, and a record without a link.
-    std::fs::remove_file(node.attachments().join("10.244.0.2")).unwrap();
-    std::fs::remove_file(node.attachments().join("fd00:244::2")).unwrap();
+    std::fs::remove_file(node.attachments().join("10.244.0.3")).unwrap();
+    std::fs::remove_file(node.attachments().join("fd00:244::3")).unwrap();
     node.namespace.ip(&format!(
         "link delete {}",
         answers[2].json["interfaces"][0]["name"].as_str().unwrap()
@@ -113,7 +113,7 @@ fn netns_gc_removes_what_the_runtime_does_not_know() {
     conf["cni.dev/valid-attachments"] = json!([{ "containerID": "a", "ifname": "eth0" }]);
     for _ in 0..2 {
         assert!(node.raw("GC", &[], &conf.to_string()).success);
-        assert_eq!(node.records(), ["10.244.0.1", "fd00:244::1"]);
+        assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
         assert!(node.check("a", &pods[0], &answers[0]).success);
         assert!(!pods[1].ip("link show").contains("eth0"));
     }
