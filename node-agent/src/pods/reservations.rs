@@ -15,13 +15,13 @@ use netweft_cni::node::NodeConfig;
 /// How long an agent that starts waits for an ADD under way.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// The ranges that no ADD gives addresses of.
+/// The ranges that no ADD gives addresses of. Without a `node.json` no ADD gives any address.
 #[derive(Clone, Debug, Default)]
 pub struct Reservations {
-    /// Those of the present `node.json`.
-    written: BTreeSet<IpNet>,
-    /// Those of `node.json` when the lock was had last; `None` before the first time.
-    settled: Option<BTreeSet<IpNet>>,
+    /// Those of the present `node.json`, if there is one.
+    written: Option<BTreeSet<IpNet>>,
+    /// What `written` was when the lock was had last; `None` before the first time.
+    settled: Option<Option<BTreeSet<IpNet>>>,
 }
 
 /// Whether an address of the node's own can become a pod's.
@@ -44,8 +44,10 @@ impl Reservations {
         usual: Duration,
         locked: impl FnOnce(Duration) -> bool,
     ) {
-        let pools = config.into_iter().flat_map(|config| &config.pools);
-        self.written = pools.flat_map(|pool| pool.reserved.clone()).collect();
+        self.written = config.map(|config| {
+            let pools = config.pools.iter();
+            pools.flat_map(|pool| pool.reserved.clone()).collect()
+        });
         let patience = self.settled.as_ref().map_or(FIRST, |_| usual);
         if self.settled.as_ref() != Some(&self.written) && locked(patience) {
             self.settled = Some(self.written.clone());
@@ -61,11 +63,83 @@ impl Reservations {
     /// What is known of an address.
     #[must_use]
     pub fn hold(&self, address: IpAddr) -> Hold {
-        let has = |ranges: &BTreeSet<IpNet>| ranges.iter().any(|range| range.contains(&address));
-        match (has(&self.written), self.settled.as_ref().is_some_and(has)) {
+        let keeps = |written: &Option<BTreeSet<IpNet>>| {
+            let ranges = written.as_ref();
+            ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(&address)))
+        };
+        match (
+            keeps(&self.written),
+            self.settled.as_ref().is_some_and(keeps),
+        ) {
             (false, _) => Hold::Open,
             (true, false) => Hold::Reserved,
             (true, true) => Hold::Settled,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_cni::node::{PodInterface, PoolConfig, VERSION};
+
+    use super::*;
+
+    fn reserving(ranges: &[&str]) -> NodeConfig {
+        let pool = PoolConfig {
+            name: "p".into(),
+            cidr: None,
+            pod_interface: PodInterface::Routed,
+            bridge: None,
+            mtu: 1400,
+            blocks: vec!["10.0.0.0/26".parse().unwrap()],
+            reserved: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+            namespaces: None,
+            disabled: false,
+        };
+        NodeConfig {
+            version: VERSION,
+            pools: vec![pool],
+            withdrawn: vec![],
+            namespaces: None,
+        }
+    }
+
+    /// What is known of 10.0.0.1 after these looks: what is reserved, if there is a file, and whether the lock is had.
+    fn hold(looks: &[(Option<&[&str]>, bool)]) -> Hold {
+        let mut reservations = Reservations::default();
+        for (reserved, locked) in looks {
+            let config = reserved.map(reserving);
+            reservations.look(config.as_ref(), Duration::ZERO, |_| *locked);
+        }
+        reservations.hold("10.0.0.1".parse().unwrap())
+    }
+
+    #[test]
+    fn address_is_settled_when_it_is_reserved_and_the_lock_was_had_since() {
+        const ONE: &[&str] = &["10.0.0.1/32"];
+        const OTHER: &[&str] = &["10.0.0.1/32", "10.0.0.9/32"];
+        assert_eq!(hold(&[(Some(&[]), true)]), Hold::Open);
+        assert_eq!(hold(&[(Some(ONE), false)]), Hold::Reserved);
+        assert_eq!(hold(&[(Some(ONE), true)]), Hold::Settled);
+        assert_eq!(
+            hold(&[(Some(&[]), true), (Some(ONE), false)]),
+            Hold::Reserved
+        );
+        assert_eq!(
+            hold(&[(Some(ONE), true), (Some(OTHER), false)]),
+            Hold::Settled
+        );
+        assert_eq!(hold(&[(Some(ONE), true), (Some(&[]), true)]), Hold::Open);
+    }
+
+    #[test]
+    fn address_stays_settled_while_node_json_is_missing() {
+        const ONE: &[&str] = &["10.0.0.1/32"];
+        assert_eq!(hold(&[(None, true)]), Hold::Settled);
+        assert_eq!(hold(&[(None, false)]), Hold::Reserved);
+        for locked in [true, false] {
+            assert_eq!(hold(&[(Some(ONE), true), (None, locked)]), Hold::Settled);
+            assert_eq!(hold(&[(None, true), (Some(ONE), locked)]), Hold::Settled);
         }
     }
 }

@@ -120,6 +120,8 @@ enum Step {
         earlier: bool,
     },
     DiskFull(bool),
+    /// Somebody deletes `node.json`.
+    Forget,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -137,6 +139,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Sync),
         2 => any::<bool>().prop_map(|earlier| Step::Restart { earlier }),
         1 => any::<bool>().prop_map(Step::DiskFull),
+        1 => Just(Step::Forget),
     ]
 }
 
@@ -231,6 +234,7 @@ impl Node {
                 self.work = None;
             }
             Step::DiskFull(full) => self.disk_full = full,
+            Step::Forget => self.config = None,
         }
     }
 
