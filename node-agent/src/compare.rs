@@ -9,7 +9,8 @@ use netweft_netstate::owner::Owner;
 use crate::bird::StandIns;
 use crate::desired::{Desired, bird, desired};
 use crate::facts::Facts;
-use crate::inputs::{Inputs, Objects, PodState};
+use crate::inputs::{Inputs, Objects};
+use crate::pods::PodState;
 use crate::words::chain;
 
 /// What is, what should be, and what lies between.

@@ -258,7 +258,8 @@ mod tests {
     use netweft_netstate::model::{Address, AddressKey};
 
     use super::*;
-    use crate::inputs::{PodState, RemoteBlock};
+    use crate::inputs::RemoteBlock;
+    use crate::pods::PodState;
 
     fn link(kind: LinkKind) -> Link {
         Link {

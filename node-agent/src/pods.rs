@@ -11,6 +11,7 @@
 //! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
 
 mod reservations;
+mod state;
 mod survey;
 mod suspicion;
 #[cfg(test)]
@@ -33,10 +34,10 @@ use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tracing::{debug, info, warn};
 
-use crate::inputs::PodState;
 use crate::metrics::Metrics;
 use crate::words::chain;
 pub use reservations::{Hold, Reservations};
+pub use state::PodState;
 pub use survey::{Records, Survey, Suspect};
 use suspicion::Suspicions;
 

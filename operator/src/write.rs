@@ -11,7 +11,6 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -20,12 +19,10 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Node, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::ClusterResourceScope;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use netweft_crds::names::{OPERATOR_FIELD_MANAGER, PASSWORDS_SECRET, node_subnet_name};
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
@@ -39,6 +36,9 @@ use crate::events::Events;
 use crate::metrics::{Metrics, WriteResult};
 use crate::pulse::Pulse;
 use crate::world::{Changes, FinalizerChange, Plan, StatusChange};
+use kinds::{Named, Written};
+
+mod kinds;
 
 /// Requests under way at a time: enough for many nodes that join at once, few enough for the API server's fairness.
 const CONCURRENCY: usize = 16;
@@ -60,49 +60,6 @@ pub struct Outcome {
     /// Whether a write failed in a way that is worth trying again.
     pub failed: bool,
 }
-
-/// An object that all writes here are about.
-trait Written:
-    Named
-    + Resource<DynamicType = (), Scope = ClusterResourceScope>
-    + Clone
-    + Debug
-    + DeserializeOwned
-    + Serialize
-{
-}
-
-/// A kind that writes are counted by.
-trait Named {
-    const KIND: &'static str;
-}
-
-impl Named for IPPool {
-    const KIND: &'static str = "IPPool";
-}
-impl Named for NetworkMode {
-    const KIND: &'static str = "NetworkMode";
-}
-impl Named for BGPPeer {
-    const KIND: &'static str = "BGPPeer";
-}
-impl Named for NodeSubnet {
-    const KIND: &'static str = "NodeSubnet";
-}
-impl Named for NodeNetwork {
-    const KIND: &'static str = "NodeNetwork";
-}
-impl Named for Node {
-    const KIND: &'static str = "Node";
-}
-impl Named for Secret {
-    const KIND: &'static str = "Secret";
-}
-impl Written for IPPool {}
-impl Written for NetworkMode {}
-impl Written for BGPPeer {}
-impl Written for NodeSubnet {}
-impl Written for NodeNetwork {}
 
 impl Writer {
     /// A writer that counts and shows that it lives by `health`, and tells users by `events`; what has a namespace is in

@@ -23,7 +23,8 @@ use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac
 use netweft_netstate::owner::METRIC;
 
 use super::{blackhole, unicast};
-use crate::inputs::{Inputs, OwnBlock, PodState};
+use crate::inputs::{Inputs, OwnBlock};
+use crate::pods::PodState;
 use crate::sysctl;
 
 /// The bridge's name.

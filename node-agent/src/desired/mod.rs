@@ -31,7 +31,7 @@ use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::facts::Facts;
-use crate::inputs::{Inputs, OwnBlock, PodState, RemoteBlock};
+use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
 use crate::sysctl;
 use bird::Bird;
 use trial::Trial;
@@ -331,7 +331,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
             };
             let own: BTreeSet<IpAddr> = blocks
                 .iter()
-                .flat_map(|block| own_addresses(inputs, block))
+                .flat_map(|block| tunnel_address::own_addresses(inputs, block))
                 .collect();
             reserved.extend(own.into_iter().map(IpNet::from));
             let config = PoolConfig {
@@ -355,19 +355,6 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
         (all_nodes, &one.name).cmp(&(all_nodes_too, &other.name))
     });
     described.into_iter().map(|(_, config)| config).collect()
-}
-
-/// The node's own addresses in a block: the gateways that pods name, also if the pool is not bridged any more, and the tunnel
-/// address. The plugin knows the last itself; one of an earlier version, which may run while the node is updated, does not.
-fn own_addresses(inputs: &Inputs, block: &OwnBlock) -> impl Iterator<Item = IpAddr> {
-    let PodState {
-        gateways,
-        offered_gateways,
-        ..
-    } = &inputs.pods;
-    let gateways = [gateways, offered_gateways].into_iter();
-    let gateways = gateways.filter_map(move |gateways| gateways.get(&block.cidr).copied());
-    gateways.chain(ipam::tunnel_address(block.cidr))
 }
 
 /// Where pools are chosen by namespace, a pod of one that nobody has told of yet must wait.

@@ -6,6 +6,7 @@ use netweft_netstate::model::{AddressKey, LinkKind};
 use super::*;
 use crate::facts::Egress;
 use crate::inputs::{Pool, RemoteBlock};
+use crate::pods::PodState;
 
 fn pool(cidr: &str) -> Pool {
     Pool {

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use netweft_cni::ipam;
 
 use crate::inputs::{Inputs, OwnBlock};
+use crate::pods::PodState;
 
 /// The tunnel address of each pool that has a block here with a free one.
 pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
@@ -38,4 +39,17 @@ pub fn taken(inputs: &Inputs) -> Vec<String> {
         ))
     };
     without.filter_map(sentence).collect()
+}
+
+/// The node's own addresses in a block: the gateways that pods name, also if the pool is not bridged any more, and the tunnel
+/// address. The plugin knows the last itself; one of an earlier version, which may run while the node is updated, does not.
+pub fn own_addresses(inputs: &Inputs, block: &OwnBlock) -> impl Iterator<Item = IpAddr> {
+    let PodState {
+        gateways,
+        offered_gateways,
+        ..
+    } = &inputs.pods;
+    let gateways = [gateways, offered_gateways].into_iter();
+    let gateways = gateways.filter_map(move |gateways| gateways.get(&block.cidr).copied());
+    gateways.chain(ipam::tunnel_address(block.cidr))
 }

@@ -11,7 +11,6 @@ use netweft_cni::ipam::{Asker, Choice};
 use proptest::prelude::*;
 
 use super::*;
-use crate::inputs::PodState;
 use crate::pods::{Hold, Records, Reservations};
 
 fn ip(text: &str) -> IpAddr {
