@@ -179,7 +179,19 @@ fn memory(text: &str, listing: &str) -> String {
 /// # Errors
 /// nft is missing or refuses.
 pub async fn load(text: &str) -> Result<(), NftError> {
-    let output = nft(&["-f", "-"], text).await?;
+    carry_out(&["-f", "-"], text).await
+}
+
+/// Whether the kernel would take a script; nothing is changed.
+///
+/// # Errors
+/// As [`load`].
+pub async fn try_out(text: &str) -> Result<(), NftError> {
+    carry_out(&["-c", "-f", "-"], text).await
+}
+
+async fn carry_out(arguments: &[&str], text: &str) -> Result<(), NftError> {
+    let output = nft(arguments, text).await?;
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())

@@ -11,10 +11,10 @@ use netweft_netstate::rtnl::Rtnl;
 use crate::args::{CheckArgs, Paths};
 use crate::bird::StandIns;
 use crate::compare::Comparison;
-use crate::desired::Desired;
-use crate::inputs::Objects;
+use crate::desired::{Desired, masquerade};
+use crate::inputs::{Inputs, Objects};
 use crate::install::Plugins;
-use crate::nft::Nft;
+use crate::nft::{self, Nft, NftError};
 use crate::no_ipv6::without_ipv6;
 use crate::pods::{Hold, PodState};
 use crate::source::Source;
@@ -78,20 +78,26 @@ impl Whole {
         problems.extend(self.parameters(&compared.desired));
         problems.extend(self.files(&compared.desired));
         problems.extend(self.changed_plugins());
-        match Nft::new(&self.paths.run_dir)
-            .is(&compared.desired.nft)
-            .await
-        {
-            Ok(true) => {}
+        problems.extend(self.table(&compared.inputs, &compared.desired).await);
+        Ok(problems)
+    }
+
+    /// What is wrong with the nft table. A kernel that cannot have one lacks it only where pods need it: what the node itself sends
+    /// into tunnels is masqueraded where that can be.
+    async fn table(&self, inputs: &Inputs, desired: &Desired) -> Option<String> {
+        match Nft::new(&self.paths.run_dir).is(&desired.nft).await {
+            Ok(true) => None,
             Ok(false) => {
-                problems.push("The nft table inet netweft is not what it should be.".into());
+                let impossible =
+                    matches!(nft::try_out(&desired.nft).await, Err(NftError::NoFamily));
+                let harmless = impossible && masquerade::missed(inputs).is_none();
+                (!harmless).then(|| "The nft table inet netweft is not what it should be.".into())
             }
-            Err(error) => problems.push(format!(
+            Err(error) => Some(format!(
                 "The nft table cannot be looked at: {}.",
                 chain(&error)
             )),
         }
-        Ok(problems)
     }
 
     async fn objects(&self) -> anyhow::Result<Objects> {
