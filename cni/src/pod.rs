@@ -256,6 +256,7 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         neighbours,
         fdb: _,
         carriers: _,
+        policy_routing: _,
     } = state;
     let up = |name: &LinkName| Op::LinkChange {
         name: name.clone(),

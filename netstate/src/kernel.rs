@@ -1,13 +1,15 @@
 //! The seam between what is decided and what the kernel does, with a kernel made of memory for tests.
 
+use std::cmp::Reverse;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::fold;
-use crate::model::NetworkState;
+use crate::model::{NetworkState, SelectedRoute};
 use crate::op::Op;
 
 /// One network namespace that can be read and changed.
@@ -17,6 +19,16 @@ pub trait Kernel {
     /// # Errors
     /// When no consistent picture could be had; never a partial one.
     fn read(&self) -> impl Future<Output = Result<NetworkState, Error>> + Send;
+
+    /// By which link the kernel sends a packet to `to`, and from which address: `ip route get`, so policy routing counts. `None` if it
+    /// cannot send.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    fn select_route(
+        &self,
+        to: IpAddr,
+    ) -> impl Future<Output = Result<Option<SelectedRoute>, Error>> + Send;
 
     /// Carries out one operation. Deleting what is not there succeeds.
     ///
@@ -109,6 +121,20 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     async fn read(&self) -> Result<NetworkState, Error> {
         Ok(self.state())
+    }
+
+    /// By the longest prefix in table `main`, as where nobody has set a rule.
+    async fn select_route(&self, to: IpAddr) -> Result<Option<SelectedRoute>, Error> {
+        let state = self.lock();
+        let around = state.state.routes.iter();
+        let around = around.filter(|(key, _)| key.dst.contains(&to));
+        let best = around.max_by_key(|(key, _)| (key.dst.prefix_len(), Reverse(key.metric)));
+        Ok(best.and_then(|(_, route)| {
+            Some(SelectedRoute {
+                link: route.dev.clone()?,
+                source: route.source,
+            })
+        }))
     }
 
     async fn apply(&self, op: &Op) -> Result<(), Error> {

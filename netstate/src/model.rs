@@ -34,6 +34,18 @@ pub struct NetworkState {
     pub carriers: BTreeSet<LinkName>,
     /// Forwarding entries of VXLAN links that name a remote tunnel endpoint, by link and MAC.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
+    /// Whether there are routing rules besides those of a new network namespace (`ip rule`), so that table `main` alone does not say by
+    /// which link a packet leaves. Found, never desired.
+    pub policy_routing: bool,
+}
+
+/// How the kernel sends a packet to one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectedRoute {
+    /// The link by which the packet leaves.
+    pub link: LinkName,
+    /// The source address that the kernel chooses for a socket that is bound to none.
+    pub source: Option<IpAddr>,
 }
 
 /// A link's name: 1 to 15 bytes without `/` or white space (`dev_valid_name` in net/core/dev.c).

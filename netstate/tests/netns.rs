@@ -121,6 +121,7 @@ fn overlay(vni: u32) -> NetworkState {
         links: [(link(), tunnel), (name("nw-br"), bridge)].into(),
         ports: BTreeMap::new(),
         carriers: BTreeSet::new(),
+        policy_routing: false,
         addresses: [
             (address(link(), "10.244.0.1/32"), Address::default()),
             (address(link(), "fd00:244::1/128"), Address::default()),
@@ -341,6 +342,47 @@ fn netns_a_foreign_route_at_our_key_survives() {
         );
         assert!(ip("route show 10.244.2.0/26").contains("via 10.168.0.9 dev up0 proto static"));
         assert!(ip("-6 route show fd00:244::/122").contains("proto bird"));
+    });
+}
+
+#[test]
+fn netns_a_route_is_selected_as_routing_rules_say() {
+    in_netns(|| async {
+        let rtnl = Rtnl::new().unwrap();
+        let _other = uplink(&rtnl).await;
+        ip("link add up1 type bridge");
+        ip("link set up1 up");
+        ip("address add 10.169.0.2/24 dev up1");
+        ip("-6 address add fd00:169::2/64 dev up1 nodad");
+        let selected = async |to: &str| {
+            let route = rtnl.select_route(to.parse().unwrap()).await.unwrap();
+            route.map(|route| (route.link.to_string(), route.source.unwrap().to_string()))
+        };
+        let by = |link: &str, source: &str| Some((link.to_owned(), source.to_owned()));
+        for (to, source, after) in [
+            ("10.168.0.9", "10.168.0.2", "10.169.0.2"),
+            ("fd00:168::9", "fd00:168::2", "fd00:169::2"),
+        ] {
+            assert!(!rtnl.read().await.unwrap().policy_routing);
+            assert_eq!(selected(to).await, by("up0", source));
+            let family = if to.contains(':') { "-6" } else { "-4" };
+            ip(&format!("{family} rule add to {to} lookup 100"));
+            ip(&format!("{family} route add default dev up1 table 100"));
+            assert!(rtnl.read().await.unwrap().policy_routing);
+            assert_eq!(selected(to).await, by("up1", after));
+            ip(&format!("{family} rule delete to {to} lookup 100"));
+        }
+        for (to, refusal) in [
+            ("203.0.113.1", None),
+            ("203.0.113.2", Some("blackhole")),
+            ("203.0.113.3", Some("prohibit")),
+            ("fd00:170::1", None),
+        ] {
+            if let Some(refusal) = refusal {
+                ip(&format!("route add {refusal} {to}"));
+            }
+            assert_eq!(selected(to).await, None);
+        }
     });
 }
 

@@ -53,6 +53,7 @@ fn overlay(vni: u32) -> NetworkState {
         links: [(link.clone(), vxlan(vni))].into(),
         ports: Default::default(),
         carriers: Default::default(),
+        policy_routing: false,
         addresses: [(
             AddressKey {
                 link: link.clone(),

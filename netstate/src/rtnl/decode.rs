@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoPortData, InfoVxlan, LinkAttribute,
@@ -14,8 +13,11 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteType,
+    RouteVia,
 };
+use rtnetlink::packet_route::rule::RuleAttribute;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, Route,
@@ -42,6 +44,21 @@ pub(super) fn port(message: &LinkMessage) -> Option<(u32, bool)> {
 fn is_hairpin(info: &LinkInfo) -> bool {
     matches!(info, LinkInfo::PortData(InfoPortData::BridgePort(data))
         if data.contains(&InfoBridgePort::HairpinMode(true)))
+}
+
+/// Whether a rule is none of those that every network namespace begins with (`fib_default_rules_init`, `fib6_rules_net_init`) or that the
+/// kernel adds with the first VRF (`l3mdev`), which concern its own links only.
+pub(super) fn is_policy(message: &RouteNetlinkMessage) -> bool {
+    let RouteNetlinkMessage::NewRule(rule) = message else {
+        return false;
+    };
+    let by_kernel = |attribute: &RuleAttribute| {
+        matches!(
+            attribute,
+            RuleAttribute::Protocol(RouteProtocol::Kernel) | RuleAttribute::L3MDev(true)
+        )
+    };
+    !rule.attributes.iter().any(by_kernel)
 }
 
 /// A link and its index; `None` if the message names none.

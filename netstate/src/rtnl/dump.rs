@@ -8,6 +8,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourMessage;
 use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
+use rtnetlink::packet_route::rule::RuleMessage;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::decode::{self, Names};
@@ -51,6 +52,10 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
         for message in dump(rtnl, "routes", &routes(family)).await? {
             store(&mut state, &message, &names);
         }
+    }
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let rules = dump(rtnl, "routing rules", &rules(family)).await?;
+        state.policy_routing |= rules.iter().any(decode::is_policy);
     }
     let resolved = settled(
         rtnl,
@@ -217,4 +222,10 @@ fn routes(family: AddressFamily) -> RouteNetlinkMessage {
     message.header.address_family = family;
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     RouteNetlinkMessage::GetRoute(message)
+}
+
+fn rules(family: AddressFamily) -> RouteNetlinkMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    RouteNetlinkMessage::GetRule(message)
 }

@@ -5,6 +5,7 @@
 //!   decode.rs   messages ─▶ model
 //!   request.rs  Op ─▶ messages
 //!   link.rs     messages about links, veth pairs
+//!   lookup.rs   by which link and from which address a packet leaves
 //! ```
 //!
 //! What has to be known about rtnetlink 0.24 and the kernel:
@@ -17,6 +18,7 @@
 //! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. `PATIENCE` therefore bounds lost answers only:
 //!   a thread that waits for the lock cannot be interrupted, and its owner has to be watched from another thread.
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -35,13 +37,14 @@ use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::kernel::Kernel;
-use crate::model::{LinkName, NetworkState};
+use crate::model::{LinkName, NetworkState, SelectedRoute};
 use crate::netns;
 use crate::op::Op;
 
 mod decode;
 mod dump;
 mod link;
+mod lookup;
 mod request;
 
 pub(crate) use decode::is_permanent;
@@ -193,17 +196,26 @@ impl Rtnl {
     }
 
     async fn link(&self, name: &LinkName) -> Result<LinkMessage, Failure> {
-        let mut answers = self.send(link::get(name), NLM_F_ACK)?;
+        match self.ask(link::get(name)).await? {
+            Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
+            _ => Err(Failure::Errno(Errno::ENODEV)),
+        }
+    }
+
+    /// Sends one request for one object and waits for the object.
+    async fn ask(
+        &self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Option<RouteNetlinkMessage>, Failure> {
+        let mut answers = self.send(message, NLM_F_ACK)?;
         let mut found = None;
         while let Some(answer) = next(&mut answers).await? {
             match answer.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
-                    found = Some(link);
-                }
+                NetlinkPayload::InnerMessage(message) => found = Some(message),
                 NetlinkPayload::Error(error) => {
                     return match error.code {
                         Some(code) => Err(Failure::Errno(Errno::from_raw(-code.get()))),
-                        None => found.ok_or(Failure::Errno(Errno::ENODEV)),
+                        None => Ok(found),
                     };
                 }
                 _ => {}
@@ -238,6 +250,10 @@ impl Kernel for Rtnl {
 
     async fn read(&self) -> Result<NetworkState, Error> {
         dump::read(self).await
+    }
+
+    async fn select_route(&self, to: IpAddr) -> Result<Option<SelectedRoute>, Error> {
+        lookup::select_route(self, to).await
     }
 
     async fn apply(&self, op: &Op) -> Result<(), Error> {

@@ -220,6 +220,7 @@ fn merge(into: &mut NetworkState, state: NetworkState) {
         neighbours,
         fdb,
         carriers: _,
+        policy_routing: _,
     } = state;
     into.links.extend(links);
     into.ports.extend(ports);
