@@ -8,7 +8,7 @@ use netweft_netstate::owner::Owner;
 
 use crate::bird::StandIns;
 use crate::desired::{Desired, bird, desired};
-use crate::facts::Facts;
+use crate::facts::{self, Facts, Selected};
 use crate::inputs::{Inputs, Objects};
 use crate::pods::PodState;
 use crate::words::chain;
@@ -44,7 +44,8 @@ impl Comparison {
         for key in ours.filter(|key| owner.owns_address(key)) {
             inputs.pods.unsettled.remove(&key.net.addr());
         }
-        let facts = Facts::measure(&actual, &inputs).map_err(|error| chain(&error))?;
+        let selected = selected(kernel, &actual, &inputs).await?;
+        let facts = Facts::measure(&actual, &inputs, &selected).map_err(|error| chain(&error))?;
         let mut desired = desired(&inputs, &facts);
         let stand_ins = bird::stand_ins(&inputs, &actual, stand_ins);
         desired.kernel.routes.extend(stand_ins);
@@ -56,4 +57,19 @@ impl Comparison {
             difference,
         })
     }
+}
+
+/// By which links the kernel sends to others, where table `main` does not say.
+async fn selected(
+    kernel: &impl Kernel,
+    actual: &NetworkState,
+    inputs: &Inputs,
+) -> Result<Selected, String> {
+    let mut selected = Selected::new();
+    for to in facts::peers(actual, inputs) {
+        let route = kernel.select_route(to).await;
+        let route = route.map_err(|error| chain(&error))?;
+        selected.extend(route.map(|route| (to, route.link)));
+    }
+    Ok(selected)
 }

@@ -74,12 +74,16 @@ impl Egress {
 pub struct NoSuchAddress(pub IpAddr);
 
 impl Facts {
-    /// Find the links that hold the node's addresses.
+    /// Find the links that hold the node's addresses. `selected` is what the kernel says of [`peers`] where there is policy routing.
     ///
     /// # Errors
     /// An address that tunnels end at is on no link. Nothing should be changed then: an address can vanish for a moment.
-    pub fn measure(actual: &NetworkState, inputs: &Inputs) -> Result<Self, NoSuchAddress> {
-        let others = Others::new(actual, inputs);
+    pub fn measure(
+        actual: &NetworkState,
+        inputs: &Inputs,
+        selected: &Selected,
+    ) -> Result<Self, NoSuchAddress> {
+        let others = Others::new(actual, inputs, selected);
         let found = |address: IpAddr| {
             let key = actual
                 .addresses
@@ -142,46 +146,76 @@ fn listening(actual: &NetworkState) -> BTreeSet<LinkName> {
     uplinks.map(|(name, _)| name).chain(told).cloned().collect()
 }
 
+/// The links by which the kernel sends to other nodes and BGP peers, by address.
+pub type Selected = BTreeMap<IpAddr, LinkName>;
+
+/// Most other nodes' addresses that the kernel is asked about in one reading.
+const ASKED: usize = 64;
+
+/// The addresses of which the kernel has to be asked by which link it sends to them: those of BGP peers, and of other nodes, evenly
+/// chosen where they are many. None where there is no policy routing: then table `main` answers.
+#[must_use]
+pub fn peers(actual: &NetworkState, inputs: &Inputs) -> BTreeSet<IpAddr> {
+    if !actual.policy_routing {
+        return BTreeSet::new();
+    }
+    let nodes: BTreeSet<IpAddr> = of_nodes(inputs).collect();
+    let step = nodes.len().div_ceil(ASKED).max(1);
+    nodes
+        .into_iter()
+        .step_by(step)
+        .chain(of_peers(inputs))
+        .collect()
+}
+
+fn of_nodes(inputs: &Inputs) -> impl Iterator<Item = IpAddr> {
+    let remote = inputs.remote.iter();
+    remote.flat_map(|block| block.addresses.iter())
+}
+
+fn of_peers(inputs: &Inputs) -> impl Iterator<Item = IpAddr> {
+    let sessions = inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
+    sessions.map(|session| session.peer)
+}
+
 /// By which links packets leave for other nodes and BGP peers.
 struct Others<'a> {
     actual: &'a NetworkState,
     inputs: &'a Inputs,
+    selected: &'a Selected,
     /// Lengths of the prefixes that there are routes for, the longest first.
     lengths: BTreeSet<Reverse<u8>>,
 }
 
 impl<'a> Others<'a> {
-    fn new(actual: &'a NetworkState, inputs: &'a Inputs) -> Self {
+    fn new(actual: &'a NetworkState, inputs: &'a Inputs, selected: &'a Selected) -> Self {
         let routes = actual.routes.keys();
         Self {
             actual,
             inputs,
+            selected,
             lengths: routes.map(|key| Reverse(key.dst.prefix_len())).collect(),
         }
     }
 
-    fn peers(&self) -> impl Iterator<Item = IpAddr> {
-        let sessions = self.inputs.bgp.iter().flat_map(|bgp| &bgp.sessions);
-        sessions.map(|session| session.peer)
-    }
-
     fn towards_peers(&self) -> BTreeSet<LinkName> {
-        let links = self.peers().filter_map(|peer| self.towards(peer));
+        let links = of_peers(self.inputs).filter_map(|peer| self.towards(peer));
         links.flatten().collect()
     }
 
     /// The links in use for the addresses of a family; `None`: several for one address.
     fn used(&self, ipv4: bool) -> BTreeSet<Option<LinkName>> {
-        let remote = self.inputs.remote.iter();
-        let nodes = remote.flat_map(|block| block.addresses.iter());
-        let all: BTreeSet<IpAddr> = nodes.chain(self.peers()).collect();
+        let all: BTreeSet<IpAddr> = of_nodes(self.inputs).chain(of_peers(self.inputs)).collect();
         let of_family = all.into_iter().filter(|other| other.is_ipv4() == ipv4);
         of_family.filter_map(|other| self.towards(other)).collect()
     }
 
     /// The link over which packets for an address leave, by the longest prefix, and of equal ones the least metric: none without a route,
-    /// and an inner none where the route has several.
+    /// and an inner none where the route has several. With policy routing it is what the kernel says, if it was asked.
     fn towards(&self, other: IpAddr) -> Option<Option<LinkName>> {
+        if self.actual.policy_routing {
+            return self.selected.get(&other).cloned().map(Some);
+        }
         self.lengths.iter().find_map(|Reverse(length)| {
             let dst = IpNet::new(other, *length).ok()?.trunc();
             let key = |metric| RouteKey {
@@ -261,6 +295,10 @@ mod tests {
     use crate::inputs::RemoteBlock;
     use crate::pods::PodState;
 
+    fn measure(actual: &NetworkState, inputs: &Inputs) -> Result<Facts, NoSuchAddress> {
+        Facts::measure(actual, inputs, &Selected::new())
+    }
+
     fn link(kind: LinkKind) -> Link {
         Link {
             kind,
@@ -323,7 +361,7 @@ mod tests {
     #[test]
     fn the_mtu_is_that_of_the_link_with_the_node_address() {
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
-        let facts = Facts::measure(&state(), &inputs).unwrap();
+        let facts = measure(&state(), &inputs).unwrap();
         let egress = &facts.egress[&"192.0.2.1".parse::<IpAddr>().unwrap()];
         assert_eq!((egress.link.as_str(), egress.mtu), ("uplink7", 1400));
     }
@@ -349,7 +387,7 @@ mod tests {
         let (key, route) = default_by("told0", PROTOCOL_RA);
         state.routes.insert(key, route);
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
-        let found = Facts::measure(&state, &inputs).unwrap().listening;
+        let found = measure(&state, &inputs).unwrap().listening;
         let found: Vec<&str> = found.iter().map(LinkName::as_str).collect();
         assert_eq!(found, ["bond0", "ens8", "ens8.7", "told0"]);
     }
@@ -369,7 +407,7 @@ mod tests {
         };
         state.addresses.insert(key, Address::default());
         let mtus = |state: &NetworkState, inputs: &Inputs| -> Vec<u32> {
-            let facts = Facts::measure(state, inputs).unwrap();
+            let facts = measure(state, inputs).unwrap();
             facts.egress.values().map(|egress| egress.mtu).collect()
         };
         let mut inputs = inputs(addresses("198.51.100.1", ""), IpFamily::Ipv4);
@@ -420,7 +458,7 @@ mod tests {
         state.addresses.insert(key, Address::default());
         let mut inputs = inputs(addresses("198.51.100.1", ""), IpFamily::Ipv4);
         let egress = |state: &NetworkState, inputs: &Inputs| {
-            let facts = Facts::measure(state, inputs).unwrap();
+            let facts = measure(state, inputs).unwrap();
             let egress = facts.egress.into_values().next().unwrap();
             (egress.link.to_string(), egress.mtu)
         };
@@ -456,16 +494,64 @@ mod tests {
         );
     }
 
+    /// `ip rule add to 198.51.100.0/24 lookup 100`: table `main` says nothing of it.
+    #[test]
+    fn policy_routing_decides_by_which_link_packets_leave() {
+        let mut state = state();
+        let other = Link {
+            mtu: 1300,
+            ..link(LinkKind::Veth)
+        };
+        state.links.insert("uplink8".parse().unwrap(), other);
+        let (key, route) = default_by("uplink7", 4);
+        state.routes.insert(key, route);
+        let mut inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        inputs.remote.push(remote("a", "198.51.100.2"));
+        assert!(peers(&state, &inputs).is_empty(), "nothing to ask");
+        state.policy_routing = true;
+        let asked = peers(&state, &inputs);
+        assert_eq!(asked.len(), 1);
+        let by = |link: &str| {
+            asked
+                .iter()
+                .map(|to| (*to, link.parse().unwrap()))
+                .collect()
+        };
+        let egress = |selected: &Selected| {
+            let facts = Facts::measure(&state, &inputs, selected).unwrap();
+            let egress = facts.egress.into_values().next().unwrap();
+            (egress.link.to_string(), egress.mtu)
+        };
+        assert_eq!(egress(&by("uplink8")), ("uplink8".into(), 1300));
+        assert_eq!(egress(&by("uplink7")), ("uplink7".into(), 1400));
+    }
+
+    #[test]
+    fn kernel_is_asked_about_a_bounded_part_of_many_nodes() {
+        let mut state = state();
+        state.policy_routing = true;
+        let mut inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
+        for last in 0..=255 {
+            for third in 0..4 {
+                let address = format!("198.51.{third}.{last}");
+                inputs.remote.push(remote("x", &address));
+            }
+        }
+        let asked = peers(&state, &inputs);
+        assert_eq!(asked.len(), ASKED);
+        assert!(asked.last().unwrap().to_string().starts_with("198.51.3."));
+    }
+
     #[test]
     fn an_address_of_a_tunnel_that_is_on_no_link_is_an_error_that_names_it() {
         let gone = inputs(addresses("192.0.2.9", ""), IpFamily::Ipv4);
-        let error = Facts::measure(&state(), &gone).unwrap_err();
+        let error = measure(&state(), &gone).unwrap_err();
         assert!(error.to_string().contains("192.0.2.9"));
         // No tunnel ends at this one.
         let other = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv4);
-        assert_eq!(Facts::measure(&state(), &other).unwrap().egress.len(), 1);
+        assert_eq!(measure(&state(), &other).unwrap().egress.len(), 1);
         let needed = inputs(addresses("192.0.2.1", "2001:db8::9"), IpFamily::Ipv6);
-        assert!(Facts::measure(&state(), &needed).is_err());
+        assert!(measure(&state(), &needed).is_err());
     }
 
     fn default_by(dev: &str, protocol: u8) -> (RouteKey, Route) {
@@ -506,7 +592,7 @@ mod tests {
             state.routes.insert(key, route);
         }
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
-        let mut facts = Facts::measure(&state, &inputs).unwrap();
+        let mut facts = measure(&state, &inputs).unwrap();
         facts.egress.pop_first().unwrap().1
     }
 
@@ -536,14 +622,14 @@ mod tests {
             IpFamily::Ipv4,
         );
         assert!(
-            Facts::measure(&state(), &both).is_ok(),
+            measure(&state(), &both).is_ok(),
             "nobody has an IPv6 address"
         );
         both.blocks.push(crate::inputs::OwnBlock {
             cidr: "fd00::/122".parse().unwrap(),
             pool: "p".into(),
         });
-        let error = Facts::measure(&state(), &both).unwrap_err();
+        let error = measure(&state(), &both).unwrap_err();
         assert!(error.to_string().contains("2001:db8::9"));
     }
 
@@ -561,7 +647,7 @@ mod tests {
         }
         state.carriers.insert("nw-udp8286".parse().unwrap());
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
-        let tuns = Facts::measure(&state, &inputs).unwrap().tuns;
+        let tuns = measure(&state, &inputs).unwrap().tuns;
         assert_eq!(tuns.into_values().collect::<Vec<_>>(), [false, true]);
     }
 }

@@ -30,6 +30,24 @@ fn netns_the_mtu_is_that_of_the_way_to_the_others_where_the_address_is_elsewhere
     assert_eq!(node.status().unwrap().link_mtu, Some(1400));
 }
 
+/// As on machines that route by source or destination in tables of their own: table `main` names another link.
+#[test]
+fn netns_the_mtu_is_that_of_the_link_that_routing_rules_choose() {
+    let mut node = Node::new(ROUTED);
+    for line in [
+        "link add ens8 type bridge",
+        "link set ens8 up mtu 1300",
+        "route add default dev ens8 table 100",
+        "rule add to 192.0.2.0/24 lookup 100",
+    ] {
+        node.namespace.ip(line);
+    }
+    node.start();
+    node.wait_until_ready();
+    assert_eq!(mtu(&node, "nw-vx4096"), "1250");
+    assert_eq!(node.status().unwrap().link_mtu, Some(1300));
+}
+
 #[test]
 fn netns_an_mtu_beyond_what_the_link_carries_is_named_and_the_node_works() {
     let mut node = Node::new(ROUTED);
