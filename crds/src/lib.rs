@@ -34,8 +34,8 @@ pub use network_mode::{
 };
 pub use node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,
-    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, RepairCounts, RouteCounts, StandbyStatus,
-    Transport, Way,
+    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, RepairCounts, RouteCounts,
+    StandbyStatus, Transport, Way,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

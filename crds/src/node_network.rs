@@ -292,10 +292,30 @@ pub struct NodeNetworkStatus {
     /// What somebody else had changed on the node and the agent has put right.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
+    /// What another pod network has inside the ranges of IPPools, on a node that netweft has never served: while it is there netweft
+    /// changes nothing on the node. The first of them, if there are many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub other_networks: Vec<OtherNetwork>,
     /// `Assigned` (the operator's), `Ready`, `Reconciling`, `Stalled` (the agent's).
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// A route or an address of another pod network inside the range of an IPPool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OtherNetwork {
+    /// The route's destination, or the address's network.
+    #[schemars(schema_with = "schema::cidr")]
+    pub cidr: IpNet,
+    /// Name of the IPPool.
+    #[schemars(length(min = 1, max = 253))]
+    pub pool: String,
+    /// Name of the link, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 15))]
+    pub interface: Option<String>,
 }
 
 /// Addresses of one block.

@@ -75,6 +75,9 @@ pub struct RunArgs {
     /// Address and port of /livez, /readyz and /metrics.
     #[arg(long, default_value = "127.0.0.1:9471")]
     pub listen: SocketAddr,
+    /// Program this node although another pod network has routes in the range of an IPPool here, or its CNI configuration has precedence.
+    #[arg(long, env = "NETWEFT_IGNORE_OTHER_NETWORKS")]
+    pub ignore_other_networks: bool,
     /// Form of the log.
     #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
     pub log_format: LogFormat,
@@ -92,6 +95,9 @@ pub struct CheckArgs {
     pub paths: Paths,
     #[command(flatten)]
     pub plugins: PluginPaths,
+    /// As for `run`.
+    #[arg(long, env = "NETWEFT_IGNORE_OTHER_NETWORKS")]
+    pub ignore_other_networks: bool,
 }
 
 #[derive(Debug, Args)]

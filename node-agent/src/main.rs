@@ -28,6 +28,7 @@ mod install;
 mod metrics;
 mod nft;
 mod no_ipv6;
+mod other_networks;
 mod pods;
 mod prober;
 mod program;

@@ -46,6 +46,7 @@ use crate::{cni_conf, draining};
 
 mod apply;
 mod ipv6;
+mod other_networks;
 mod plugins;
 mod taken;
 mod tell;
@@ -73,6 +74,7 @@ pub struct Reconciler<K> {
     episodes: Episodes,
     drifts: Drifts,
     waiting: bool,
+    ignore_other_networks: bool,
     retry: Retry,
     /// When to look again although nothing failed.
     again: Option<Duration>,
@@ -107,8 +109,16 @@ impl<K: Kernel> Reconciler<K> {
             episodes: Episodes::default(),
             again: None,
             waiting: false,
+            ignore_other_networks: false,
             retry: Retry::default(),
         }
+    }
+
+    /// The same, but next to another pod network if `ignore` is true.
+    #[must_use]
+    pub fn ignoring_other_networks(mut self, ignore: bool) -> Self {
+        self.ignore_other_networks = ignore;
+        self
     }
 
     /// Make the node as `objects` want it and tell the status. Returns when to try again although nothing has
@@ -129,6 +139,9 @@ impl<K: Kernel> Reconciler<K> {
         self.waiting = false;
         let uid = network.metadata.uid.as_deref();
         self.telling.met(uid, network.status.as_ref());
+        if let Some(again) = self.leave_to_other_network(objects, network).await {
+            return Some(again);
+        }
         self.drifts.begin(Instant::now());
         let settled = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {

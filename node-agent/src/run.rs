@@ -64,6 +64,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         bird,
         bgp_passwords,
         listen,
+        ignore_other_networks,
         log_format: _,
     } = args;
     let run_dir = &paths.run_dir;
@@ -98,7 +99,8 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
         let told = (telling, counts, beats.clone());
         let links = (link, trials, findings);
-        let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told);
+        let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told)
+            .ignoring_other_networks(ignore_other_networks);
         reconcile_forever(reconciler, source, notices, beats).await
     });
     tokio::select! {

@@ -118,6 +118,7 @@ pub fn status(
         sessions: Vec::new(),
         repairs: None,
         drift: None,
+        other_networks: Vec::new(),
         conditions: verdict.conditions(generation, &before.conditions, Timestamp::now()),
     }
 }

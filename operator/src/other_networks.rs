@@ -3,6 +3,9 @@
 //! A podCIDR alone says little: the controller manager allocates one for each Node where kubeadm was given `--pod-network-cidr`, whether or
 //! not anybody uses it. But a kubelet says that its Node is Ready only when the runtime has a pod network. So a Node that is Ready and has
 //! no block of netweft's has another network, and its podCIDRs are taken for that network's.
+//!
+//! Besides, agents report routes and addresses of other networks inside the ranges of pools, and program nothing while these exist. A
+//! report counts only as long as no node has programmed a block of the pool: no node can take a pool from the others.
 
 use std::collections::BTreeSet;
 
@@ -26,6 +29,18 @@ const NAMED: usize = 3;
 /// # Errors
 /// Which Nodes' podCIDRs it overlaps, and what to do.
 pub fn unused_by_others(pool: Pool, object: &IPPool, world: &World<'_>) -> Result<Pool, Verdict> {
+    let reported = reported(&pool, world);
+    if !reported.is_empty() {
+        return Err(Verdict::stalled(
+            Reason::Overlap,
+            format!(
+                "spec.cidr {} shares addresses with another pod network: {}: no new blocks are assigned; create a pool with a range outside and \
+                 delete this one, or set agent.ignoreOtherNetworks to true in the chart's values if no pod uses these addresses",
+                pool.cidr,
+                list(&reported, NAMED)
+            ),
+        ));
+    }
     let has_blocks = world.subnets.iter().any(|it| it.spec.pool == pool.name);
     // A pool that has given blocks has no other network below it, at the most some Nodes have.
     if world.ignore_pod_cidrs || has_blocks {
@@ -68,6 +83,32 @@ pub fn unused_by_others(pool: Pool, object: &IPPool, world: &World<'_>) -> Resul
             list(&named, NAMED)
         ),
     ))
+}
+
+/// What agents report of other networks inside the pool's range, in words; nothing once a node has programmed a block of the pool.
+fn reported(pool: &Pool, world: &World<'_>) -> Vec<String> {
+    let statuses = || {
+        let networks = world.networks.iter();
+        networks.filter_map(|network| Some((network.name_any(), network.status.as_ref()?)))
+    };
+    let programmed = statuses().any(|(_, status)| {
+        let mut blocks = status.subnets.iter();
+        blocks.any(|block| pool.cidr.contains(&block.cidr))
+    });
+    if programmed {
+        return Vec::new();
+    }
+    let mut found: Vec<String> = statuses()
+        .filter_map(|(node, status)| {
+            let mut others = status.other_networks.iter();
+            let other = others.find(|it| pool.cidr.contains(&it.cidr))?;
+            let link = other.interface.as_ref();
+            let link = link.map_or_else(String::new, |link| format!(" on link {link}"));
+            Some(format!("{}{link} of Node {node}", other.cidr))
+        })
+        .collect();
+    found.sort();
+    found
 }
 
 /// podCIDRs of single Nodes that have another network, in a cluster whose other nodes are netweft's: no block of them is assigned.

@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use netweft_cni::attachment::Store;
 use netweft_cni::conf::{self, CONFLIST_FILE};
 use netweft_cni::node::NodeConfig;
+use netweft_netstate::kernel::Kernel;
 use netweft_netstate::rtnl::Rtnl;
 
 use crate::args::{CheckArgs, Paths};
@@ -16,6 +17,7 @@ use crate::inputs::{Inputs, Objects};
 use crate::install::Plugins;
 use crate::nft::{self, Nft, NftError};
 use crate::no_ipv6::without_ipv6;
+use crate::other_networks;
 use crate::pods::{Hold, PodState};
 use crate::source::Source;
 use crate::sysctl::Parameters;
@@ -30,6 +32,7 @@ pub struct Whole {
     source: Source,
     paths: Paths,
     plugins: Option<Plugins>,
+    ignore_other_networks: bool,
 }
 
 impl Whole {
@@ -48,6 +51,7 @@ impl Whole {
                 .cni_bin_dir
                 .as_deref()
                 .map(|to| Plugins::new(&args.plugins.plugins, to)),
+            ignore_other_networks: args.ignore_other_networks,
         })
     }
 
@@ -63,13 +67,21 @@ impl Whole {
         let Some(network) = &objects.network else {
             bail!("there is no NodeNetwork {}", self.node);
         };
+        let kernel = Rtnl::new()?;
+        if !self.ignore_other_networks && !other_networks::has_served(&self.paths) {
+            let actual = kernel.read().await?;
+            let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
+            if let Some(message) = found.message() {
+                return Ok(vec![message]);
+            }
+        }
         let config = NodeConfig::read(&self.paths.run_dir).ok();
         let records = Store::new(&self.paths.run_dir).list()?;
         let pods = PodState::of(&records, config.as_ref(), |_| Hold::Settled);
         let given = (&objects, network);
         // Whether some are to stand in for BIRD's routes only the agent knows.
         let kept = StandIns::Kept;
-        let compared = Comparison::make(&self.node, given, pods, &Rtnl::new()?, kept).await;
+        let compared = Comparison::make(&self.node, given, pods, &kernel, kept).await;
         let compared = compared.map_err(anyhow::Error::msg)?;
         let difference = compared.difference;
         let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));

@@ -60,13 +60,13 @@ impl<K: Kernel> Reconciler<K> {
         self.want_told(network, status);
     }
 
-    fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
+    pub(super) fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
         let uid = network.metadata.uid.as_deref();
         self.telling.want(uid, network.status.as_ref(), status);
     }
 
     /// The status as it stands, or soon will.
-    fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
+    pub(super) fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
         let uid = network.metadata.uid.as_deref();
         self.telling.known(uid, network.status.as_ref())
     }

@@ -65,11 +65,10 @@ fn netns_a_foreign_route_to_a_pod_is_named_and_stays_until_somebody_takes_it_awa
 
 #[test]
 fn netns_a_network_configuration_in_front_of_ours_is_named() {
-    let mut node = Node::new(ROUTED);
-    fs::create_dir(node.path("cni")).unwrap();
+    let node = Node::ready(ROUTED);
     let other = node.path("cni/05-other.conflist");
     fs::write(&other, "{}").unwrap();
-    node.start();
+    node.nudge();
     let said = node.wait_until_it_says("ForeignObject");
     assert!(
         said.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist and is used instead of it: remove it"),

@@ -20,6 +20,7 @@ mod ipv6_off;
 mod lab;
 mod listening;
 mod multicast;
+mod other_networks;
 mod picture;
 mod plugins;
 mod port_taken;

@@ -1,6 +1,7 @@
 //! Pools whose range another pod network uses.
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec};
+use kube::ResourceExt;
 
 use crate::testing::{Cluster, at, cluster, node, pool};
 
@@ -92,4 +93,60 @@ fn one_node_with_another_network_does_not_take_the_pool() {
             .pool_says("default-v4")
             .starts_with("True Allocatable")
     );
+}
+
+/// Agents that find another network report what it has here.
+fn report(cluster: &mut Cluster, node: &str, cidr: &str) {
+    let network = cluster.networks.iter_mut();
+    let mut network = network.filter(|it| it.name_any() == node);
+    let status = netweft_crds::NodeNetworkStatus {
+        other_networks: vec![netweft_crds::OtherNetwork {
+            cidr: cidr.parse().unwrap(),
+            pool: "default-v4".into(),
+            interface: Some("cni0".into()),
+        }],
+        ..Default::default()
+    };
+    network.next().unwrap().status = Some(status);
+}
+
+#[test]
+fn routes_of_another_network_on_nodes_keep_a_pool_off() {
+    let mut cluster = cluster(2);
+    cluster.step();
+    for (node, cidr) in [("worker-2", "10.244.1.0/24"), ("worker-1", "10.244.0.0/24")] {
+        report(&mut cluster, node, cidr);
+    }
+    cluster.step();
+    assert_eq!(
+        cluster.pool_says("default-v4"),
+        "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with another pod network: 10.244.0.0/24 on link cni0 of Node worker-1, \
+         10.244.1.0/24 on link cni0 of Node worker-2: no new blocks are assigned; create a pool with a range outside and delete this one, \
+         or set agent.ignoreOtherNetworks to true in the chart's values if no pod uses these addresses"
+    );
+    let blocks = cluster.subnets.len();
+    cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    cluster.step();
+    assert_eq!(cluster.subnets.len(), blocks, "no block for the new node");
+    // The other network is removed.
+    cluster.agents_report(0);
+    cluster.settle();
+    assert_eq!(cluster.blocks("worker-3").len(), 1);
+}
+
+/// A report cannot stop a pool that other nodes use.
+#[test]
+fn report_of_one_node_does_not_take_a_pool_in_use() {
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster.agents_report(1);
+    report(&mut cluster, "worker-2", "10.244.0.0/16");
+    cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
+    cluster.step();
+    assert!(
+        cluster
+            .pool_says("default-v4")
+            .starts_with("True Allocatable")
+    );
+    assert_eq!(cluster.blocks("worker-3").len(), 1);
 }

@@ -1,0 +1,50 @@
+//! A node that another pod network serves.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus};
+use netweft_netstate::kernel::Kernel;
+
+use super::Reconciler;
+use crate::inputs::Objects;
+use crate::other_networks::{self, OtherNetworks};
+
+/// Pause between two checks. A change of the kernel or of the runtime's configurations brings the next one at once.
+const AGAIN: Duration = Duration::from_secs(60);
+
+impl<K: Kernel> Reconciler<K> {
+    /// Reports another pod network that serves this node, if there is one. Returns when to check again.
+    pub(super) async fn leave_to_other_network(
+        &mut self,
+        objects: &Objects,
+        network: &NodeNetwork,
+    ) -> Option<Duration> {
+        if self.ignore_other_networks || other_networks::has_served(&self.paths) {
+            return None;
+        }
+        // What prevents a reading is reported by the sync.
+        let actual = self.kernel.read().await.ok()?;
+        let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
+        let message = found.message()?;
+        self.episodes.is(&message);
+        self.report_other_network(network, found, message);
+        self.health.worked_well();
+        Some(AGAIN)
+    }
+
+    /// The generation is not acknowledged: nothing of it is carried out.
+    fn report_other_network(&self, network: &NodeNetwork, found: OtherNetworks, message: String) {
+        let before = self.known(network).unwrap_or_default();
+        let verdict = Verdict::stalled(Reason::ForeignObject, message);
+        let now = Timestamp::now();
+        let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
+        let status = NodeNetworkStatus {
+            conditions,
+            other_networks: found.ranges,
+            ..before
+        };
+        self.want_told(network, status);
+    }
+}
