@@ -18,7 +18,9 @@ pub enum Verb {
     /// Do what udp.json says, taking over from the relay that does so now.
     Run(RunArgs),
     /// Say whether the relay of this container does what udp.json says; the exit code too.
-    Ready(ReadyArgs),
+    Ready(ProbeArgs),
+    /// Say whether the relay of this container answers; the exit code too.
+    Alive(ProbeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -39,7 +41,7 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct ReadyArgs {
+pub struct ProbeArgs {
     /// Where relays meet.
     #[arg(long, default_value = "/run/netweft")]
     pub run_dir: PathBuf,

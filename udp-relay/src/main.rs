@@ -21,7 +21,7 @@ mod meet;
 mod metrics;
 mod outbound;
 mod packet;
-mod ready;
+mod probe;
 mod relay;
 mod report;
 mod routes;
@@ -49,7 +49,8 @@ fn main() -> anyhow::Result<()> {
             log_to_stderr(args.log_format);
             run::run(args)
         }
-        Verb::Ready(args) => ready::ready(&args.run_dir),
+        Verb::Ready(args) => probe::ready(&args.run_dir),
+        Verb::Alive(args) => probe::alive(&args.run_dir),
     }
 }
 

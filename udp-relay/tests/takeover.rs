@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use lab::{LINK, Lab, eventually, traffic};
 use netweft_udp_relay::config::RelayConfig;
+use nix::sys::signal::Signal;
 use traffic::{Pings, Stream};
 
 #[test]
@@ -113,6 +114,26 @@ fn netns_changes_after_a_take_over_are_followed_by_both() {
     one.await_log("the successor has ended; serving again", 1);
     one.await_ready();
     assert!(one.pings(&two.inner(false), ""));
+}
+
+#[test]
+fn netns_a_relay_that_stands_still_fails_both_probes_until_it_goes_on() {
+    let (lab, relays) = Lab::running(false);
+    let one = &lab.nodes[0];
+    assert_eq!(one.alive(), (true, String::new()));
+    relays[0].signal(Signal::SIGSTOP);
+    for (succeeds, why) in [one.alive(), one.ready()] {
+        assert!(!succeeds && why.contains("ask the relay"), "{why}");
+    }
+    relays[0].signal(Signal::SIGCONT);
+    eventually("the relay answers", || one.alive().0);
+    let [first, _second] = relays;
+    first.kill();
+    let (succeeds, why) = one.alive();
+    assert!(
+        !succeeds && why.contains("no relay serves on this node"),
+        "{why}"
+    );
 }
 
 #[test]

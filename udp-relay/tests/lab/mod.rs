@@ -261,8 +261,17 @@ impl Node {
 
     /// Whether `ready` succeeds, and what it says.
     pub fn ready(&self) -> (bool, String) {
+        self.probe("ready")
+    }
+
+    /// Whether `alive` succeeds, and what it says.
+    pub fn alive(&self) -> (bool, String) {
+        self.probe("alive")
+    }
+
+    fn probe(&self, verb: &str) -> (bool, String) {
         let mut command = self.relay();
-        command.arg("ready").arg("--run-dir").arg(self.dir());
+        command.arg(verb).arg("--run-dir").arg(self.dir());
         let output = self.namespace.run(|| command.output().unwrap());
         (
             output.status.success(),
@@ -353,7 +362,7 @@ pub fn inner(number: u8, v6: bool) -> String {
 pub struct Relay(Child);
 
 impl Relay {
-    fn signal(&self, signal: Signal) {
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
     }
 
