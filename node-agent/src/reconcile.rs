@@ -42,7 +42,7 @@ use crate::status::{Outcome, verdict};
 use crate::sysctl::Parameters;
 use crate::teller::Telling;
 use crate::words::chain;
-use crate::{cni_conf, draining};
+use crate::{cni_conf, draining, requests};
 
 mod apply;
 mod ipv6;
@@ -247,6 +247,7 @@ impl<K: Kernel> Reconciler<K> {
         let told = self.open_for_pods(&desired, &mut outcome);
         self.tend_pods(&records, &actual, &mut outcome).await;
         self.count_addresses(told.then(|| desired.offered()), &mut outcome);
+        self.list_requests(&desired, &mut outcome);
         let mut routes = desired.kernel.routes.keys();
         if routes.any(|key| key.metric == METRIC_STAND_IN) {
             let over = self.restarts.over(Instant::now());
@@ -336,6 +337,13 @@ impl<K: Kernel> Reconciler<K> {
                 self.again = self.again.into_iter().chain([LOCKED]).min();
             }
             Err(error) => outcome.fail(self.unreadable(&error)),
+        }
+    }
+
+    fn list_requests(&self, desired: &Desired, outcome: &mut Outcome) {
+        match requests::waiting(&self.paths.run_dir, &desired.plugin) {
+            Ok(requests) => outcome.requests = requests,
+            Err(failure) => outcome.fail(failure),
         }
     }
 

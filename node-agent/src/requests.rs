@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use netweft_cni::node::NodeConfig;
 use netweft_cni::requests::Requests;
 use netweft_crds::BlockRequest;
-use tracing::warn;
 
 use crate::words::chain;
 
@@ -14,20 +13,25 @@ use crate::words::chain;
 const TOLD: usize = 64;
 
 /// What pods wait for, now that the plugin knows of the blocks in `plugin`.
-#[must_use]
-pub fn waiting(run_dir: &Path, plugin: &NodeConfig) -> Vec<BlockRequest> {
+///
+/// # Errors
+/// The requests cannot be listed; in a sentence.
+pub fn waiting(run_dir: &Path, plugin: &NodeConfig) -> Result<Vec<BlockRequest>, String> {
     let served = |name: &str| {
         let mut pools = plugin.pools.iter();
         pools.any(|pool| pool.name == name && !pool.blocks.is_empty())
     };
     let waiting = Requests::new(run_dir).waiting(served, SystemTime::now());
-    let waiting = waiting.unwrap_or_else(|error| {
-        warn!(error = %chain(&error), "cannot list what pods ask for");
-        Vec::new()
-    });
+    let waiting = waiting.map_err(|error| {
+        let dir = run_dir.display();
+        format!(
+            "list the requests of pods for blocks in {dir}: {}",
+            chain(&error)
+        )
+    })?;
     let told = waiting.into_iter().take(TOLD);
-    told.map(|request| BlockRequest {
+    let told = told.map(|request| BlockRequest {
         pools: request.pools.into_iter().take(TOLD).collect(),
-    })
-    .collect()
+    });
+    Ok(told.collect())
 }

@@ -7,7 +7,9 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use netweft_cni::ipam;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
-use netweft_crds::{BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, RouteCounts};
+use netweft_crds::{
+    BlockRequest, BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, RouteCounts,
+};
 use netweft_netstate::model::NetworkState;
 
 use crate::desired::Desired;
@@ -32,6 +34,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Pods that keep pools from being drained.
     pub draining: Vec<DrainingPod>,
+    /// What pods have asked for that no block here is for.
+    pub requests: Vec<BlockRequest>,
     /// The addresses that pods have. `None`: that is not known, or pods can still get others than those of the spec.
     pub taken: Option<BTreeSet<IpAddr>>,
 }

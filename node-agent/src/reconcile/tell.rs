@@ -9,7 +9,6 @@ use super::Reconciler;
 use crate::desired::Desired;
 use crate::pods::Counts;
 use crate::prober::Answers;
-use crate::requests;
 use crate::status::{Outcome, status};
 
 impl<K: Kernel> Reconciler<K> {
@@ -34,7 +33,7 @@ impl<K: Kernel> Reconciler<K> {
             .map(|trial| trial.status(&answered, problem.as_deref()))
             .collect();
         status.draining = outcome.draining;
-        status.requests = requests::waiting(&self.paths.run_dir, &desired.plugin);
+        status.requests = outcome.requests;
         status.drift = self.drifts.status();
         let Counts {
             restored,

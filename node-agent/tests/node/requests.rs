@@ -77,3 +77,27 @@ fn netns_a_pod_that_asks_for_a_pool_that_is_not_for_it_is_told_so_and_nothing_is
     );
     assert_eq!(fs::read_dir(node.path("run/requests")).unwrap().count(), 0);
 }
+
+#[test]
+fn netns_requests_that_cannot_be_listed_are_a_failure_that_is_logged_once() {
+    let node = Node::ready(ROUTED);
+    let dir = node.path("run/requests");
+    fs::remove_dir_all(&dir).ok();
+    fs::write(&dir, "").unwrap();
+    node.nudge();
+    let said = node.wait_until_it_says("ProgrammingFailed");
+    let words = "list the requests of pods for blocks in ";
+    assert!(
+        said.starts_with(words) && said.ends_with("Not a directory (os error 20)"),
+        "{said}"
+    );
+    for _ in 0..3 {
+        node.nudge();
+    }
+    fs::remove_file(&dir).unwrap();
+    node.nudge();
+    node.wait_until_ready();
+    let log = node.log();
+    let lines = log.lines().filter(|line| line.contains(words));
+    assert_eq!(lines.count(), 2, "begins and ends: {log}");
+}
