@@ -257,6 +257,7 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         fdb: _,
         carriers: _,
         policy_routing: _,
+        special_addresses: _,
     } = state;
     let up = |name: &LinkName| Op::LinkChange {
         name: name.clone(),

@@ -25,6 +25,8 @@ pub struct NetworkState {
     pub ports: BTreeMap<LinkName, Port>,
     /// Addresses by link and address with prefix length.
     pub addresses: BTreeMap<AddressKey, Address>,
+    /// Addresses that are not ordinary ones. Found, never desired.
+    pub special_addresses: BTreeMap<AddressKey, SpecialAddress>,
     /// Routes of table `main`.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Neighbours by link and address.
@@ -215,6 +217,16 @@ pub struct AddressKey {
 pub struct Address {
     /// `RT_SCOPE_LINK` instead of global. An address on a link of ours is global unless said otherwise.
     pub link_scope: bool,
+}
+
+/// What sets an address apart from an ordinary one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SpecialAddress {
+    /// IPv4: the link has another address of the same subnet that comes first (`IFA_F_SECONDARY`).
+    Secondary,
+    /// IPv6: the address is temporary (RFC 8981), deprecated (RFC 4862), tentative, or failed duplicate address detection
+    /// (`IFA_F_TEMPORARY`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`, `IFA_F_DADFAILED`).
+    Unstable,
 }
 
 /// The kernel's key of a route (`fib_table_insert`: table, destination, TOS 0, priority).

@@ -4,11 +4,12 @@
 
 mod lab;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use lab::{batch, churn_lines, in_netns, ip};
 
 use netweft_netstate::diff::{Diff, diff};
@@ -16,7 +17,7 @@ use netweft_netstate::events::Events;
 use netweft_netstate::kernel::{FakeKernel, Kernel};
 use netweft_netstate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey,
-    NetworkState, Port, Route, RouteKey, RouteKind, TABLE_MAIN, Vxlan,
+    NetworkState, Port, Route, RouteKey, RouteKind, SpecialAddress, TABLE_MAIN, Vxlan,
 };
 use netweft_netstate::netns;
 use netweft_netstate::op::Op;
@@ -119,9 +120,6 @@ fn overlay(vni: u32) -> NetworkState {
     };
     NetworkState {
         links: [(link(), tunnel), (name("nw-br"), bridge)].into(),
-        ports: BTreeMap::new(),
-        carriers: BTreeSet::new(),
-        policy_routing: false,
         addresses: [
             (address(link(), "10.244.0.1/32"), Address::default()),
             (address(link(), "fd00:244::1/128"), Address::default()),
@@ -145,6 +143,7 @@ fn overlay(vni: u32) -> NetworkState {
         )]
         .into(),
         routes: routes(),
+        ..NetworkState::default()
     }
 }
 
@@ -192,6 +191,7 @@ fn owned(mut state: NetworkState) -> NetworkState {
         .retain(|key, neighbour| owner.owns_neighbour(key, neighbour));
     state.fdb.retain(|key, _| owner.owns_fdb(key));
     state.carriers.clear();
+    state.special_addresses.clear();
     state
 }
 
@@ -251,6 +251,8 @@ fn owned_not(mut state: NetworkState) -> NetworkState {
     state
         .neighbours
         .retain(|key, found| found.permanent && !owner.owns_neighbour(key, found));
+    // Duplicate address detection goes on by itself.
+    state.special_addresses.clear();
     state
 }
 
@@ -383,6 +385,49 @@ fn netns_a_route_is_selected_as_routing_rules_say() {
             }
             assert_eq!(selected(to).await, None);
         }
+    });
+}
+
+#[test]
+fn netns_addresses_that_are_not_ordinary_are_told_apart() {
+    in_netns(|| async {
+        ip("link add up0 type bridge");
+        ip("link set up0 up");
+        let of_up0 = |net: &str, special| {
+            let key = AddressKey {
+                link: "up0".parse().unwrap(),
+                net: net.parse().unwrap(),
+            };
+            (key, special)
+        };
+        let lines = [
+            ("192.0.2.1/24", ""),
+            ("192.0.2.9/24", ""),
+            ("2001:db8::1/64", "nodad"),
+            ("2001:db8::2/64", "nodad preferred_lft 0"),
+        ];
+        for (net, more) in lines {
+            ip(&format!("address add {net} dev up0 {more}"));
+        }
+        ip("link add far0 type veth peer name up1");
+        // Nobody is on the link, so the address stays tentative while the link has no carrier.
+        ip("link set up1 addrgenmode none up");
+        ip("address add 2001:db8:1::3/64 dev up1");
+        let rtnl = Rtnl::new().unwrap();
+        let mut state = rtnl.read().await.unwrap();
+        let link_local = "fe80::/64".parse::<IpNet>().unwrap();
+        let special = &mut state.special_addresses;
+        special.retain(|key, _| key.net.trunc() != link_local);
+        let tentative = AddressKey {
+            link: "up1".parse().unwrap(),
+            net: "2001:db8:1::3/64".parse().unwrap(),
+        };
+        let expected = BTreeMap::from([
+            of_up0("192.0.2.9/24", SpecialAddress::Secondary),
+            of_up0("2001:db8::2/64", SpecialAddress::Unstable),
+            (tentative, SpecialAddress::Unstable),
+        ]);
+        assert_eq!(state.special_addresses, expected);
     });
 }
 

@@ -226,6 +226,7 @@ fn part(state: &NetworkState, ours: bool) -> NetworkState {
         links: keep(&state.links, |name, _| owner.owns_link(name) == ours),
         carriers: Default::default(),
         policy_routing: false,
+        special_addresses: BTreeMap::new(),
         ports: keep(&state.ports, |link, _| owner.owns_port(link) == ours),
         addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == ours),
         routes: keep(&state.routes, |_, route| owner.owns_route(route) == ours),

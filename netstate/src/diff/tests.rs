@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::model::{
     Address, AddressKey, FdbKey, LinkKind, Neighbour, NeighbourKey, Port, RouteKind, TABLE_MAIN,
@@ -54,6 +56,7 @@ fn overlay(vni: u32) -> NetworkState {
         ports: Default::default(),
         carriers: Default::default(),
         policy_routing: false,
+        special_addresses: BTreeMap::new(),
         addresses: [(
             AddressKey {
                 link: link.clone(),

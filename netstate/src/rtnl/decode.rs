@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use rtnetlink::packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
+};
 use rtnetlink::packet_route::link::{
     InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoPortData, InfoVxlan, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
@@ -21,7 +23,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::model::{
     Address, AddressKey, FdbKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, Route,
-    RouteKey, RouteKind, Vxlan,
+    RouteKey, RouteKind, SpecialAddress, Vxlan,
 };
 
 /// Link names by index, as of the same reading.
@@ -145,6 +147,28 @@ fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
 /// Whether packets can pass (`IFF_LOWER_UP`).
 pub(super) fn has_carrier(message: &LinkMessage) -> bool {
     message.header.flags.contains(LinkFlags::LowerUp)
+}
+
+/// What sets an address apart, if anything. `IFA_F_SECONDARY` and `IFA_F_TEMPORARY` are the same bit.
+pub(super) fn special_address(message: &AddressMessage) -> Option<SpecialAddress> {
+    let header = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
+    let mut attributes = message.attributes.iter();
+    let full = attributes.find_map(|attribute| match attribute {
+        AddressAttribute::Flags(flags) => Some(*flags),
+        _ => None,
+    });
+    let flags = full.unwrap_or(header);
+    if message.header.family == AddressFamily::Inet {
+        let secondary = flags.contains(AddressFlags::Secondary);
+        return secondary.then_some(SpecialAddress::Secondary);
+    }
+    let unstable = AddressFlags::Secondary
+        | AddressFlags::Deprecated
+        | AddressFlags::Tentative
+        | AddressFlags::Dadfailed;
+    flags
+        .intersects(unstable)
+        .then_some(SpecialAddress::Unstable)
 }
 
 /// An address; `None` on a link that is not in `names`.

@@ -122,7 +122,12 @@ fn agree(one: &NetworkState, other: &NetworkState) -> bool {
 fn store(state: &mut NetworkState, message: &RouteNetlinkMessage, names: &Names) {
     match message {
         RouteNetlinkMessage::NewAddress(message) => {
-            state.addresses.extend(decode::address(message, names));
+            if let Some((key, address)) = decode::address(message, names) {
+                let special = decode::special_address(message);
+                let special = special.map(|special| (key.clone(), special));
+                state.special_addresses.extend(special);
+                state.addresses.insert(key, address);
+            }
         }
         RouteNetlinkMessage::NewNeighbour(message)
             if message.header.family == AddressFamily::Bridge =>

@@ -221,6 +221,7 @@ fn merge(into: &mut NetworkState, state: NetworkState) {
         fdb,
         carriers: _,
         policy_routing: _,
+        special_addresses: _,
     } = state;
     into.links.extend(links);
     into.ports.extend(ports);

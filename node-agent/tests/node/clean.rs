@@ -42,6 +42,8 @@ const PARAMETERS: [&str; 4] = [
 fn look(node: &Node) -> Before {
     let mut kernel = node.namespace.state();
     kernel.neighbours.retain(|_, neighbour| neighbour.permanent);
+    // Duplicate address detection goes on by itself.
+    kernel.special_addresses.clear();
     let text = |output: Output| String::from_utf8(output.stdout).unwrap();
     let mut files = BTreeMap::new();
     for dir in ["run", "cni", "bin"] {

@@ -17,7 +17,8 @@ pub struct Picture {
 
 pub fn picture(node: &Node) -> Picture {
     let mut kernel = node.namespace.state();
-    // Resolution goes on by itself, and the uplink's address is its namespace's own.
+    // Resolution and duplicate address detection go on by themselves, and the uplink's address is its namespace's own.
+    kernel.special_addresses.clear();
     kernel.neighbours.retain(|_, neighbour| neighbour.permanent);
     kernel
         .links
