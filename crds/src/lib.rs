@@ -14,6 +14,7 @@ pub mod condition;
 mod ip_pool;
 pub mod names;
 mod network_mode;
+mod node_address;
 mod node_network;
 mod node_subnet;
 mod rule;
@@ -29,8 +30,12 @@ pub use bgp_peer::{
 pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
-    NetworkModeStatus, NodeAddressSource, NodeAddressWord, NodeProgress, Overlay, Phase, Probe,
-    Rollout, RouteReflectorRule, UdpParameters, Underlay, VxlanParameters,
+    NetworkModeStatus, NodeProgress, Overlay, Phase, Probe, Rollout, RouteReflectorRule,
+    UdpParameters, Underlay, VxlanParameters,
+};
+pub use node_address::{
+    AddressSelector, AddressSelectors, FoundAddress, MAX_FOUND, NodeAddressSelector,
+    NodeAddressSource, NodeAddressWord, is_beyond_the_link, matches_link,
 };
 pub use node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,

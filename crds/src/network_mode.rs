@@ -1,6 +1,5 @@
 //! `NetworkMode`: how packets travel between nodes.
 
-use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{CustomResource, KubeSchema};
@@ -8,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::GracefulRestart;
+use crate::node_address::NodeAddressSource;
 use crate::{bgp, rule, schema};
 
 /// How packets between pods of different nodes travel.
@@ -78,7 +78,7 @@ pub struct NetworkModeSpec {
     #[x_kube(validation = Rule::new("self == 0 || (self >= 1280 && self <= 65535)").message("spec.mtu must be 0 (measured) or 1280 to 65535, for example 1450"))]
     pub mtu: u32,
 
-    /// Which of a node's addresses the others send to.
+    /// Which of a node's addresses the others send to: one selector for both families, or one for each.
     #[serde(default)]
     pub node_address: NodeAddressSource,
 
@@ -355,43 +355,6 @@ pub struct RouteReflectorRule {
     #[schemars(length(min = 7, max = 15))]
     #[x_kube(validation = Rule::new("isIP(self) && ip(self).family() == 4 && self != '0.0.0.0'").message("spec.underlay.routeReflectors[].clusterID must have the form of an IPv4 address, for example 10.0.0.250"))]
     pub cluster_id: String,
-}
-
-/// Which of a node's addresses the others send to; one of the three.
-#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[x_kube(validation = Rule::new("[has(self.from), has(self.cidr), has(self.interface)].filter(given, given).size() == 1").message("spec.nodeAddress takes exactly one of from, cidr and interface, for example {from: internal-ip}"))]
-pub struct NodeAddressSource {
-    /// The Node's own statement.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<NodeAddressWord>,
-    /// The Node's address inside this range.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::optional_cidr")]
-    #[x_kube(validation = rule::cidr("spec.nodeAddress.cidr", "10.0.0.0/8"))]
-    pub cidr: Option<IpNet>,
-    /// The first address of this link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 15))]
-    #[x_kube(validation = Rule::new("self.matches('^[^/:\\\\s]+$') && self != '.' && self != '..'").message("spec.nodeAddress.interface must be the name of a link, for example eth1"))]
-    pub interface: Option<String>,
-}
-
-impl Default for NodeAddressSource {
-    fn default() -> Self {
-        Self {
-            from: Some(NodeAddressWord::InternalIp),
-            cidr: None,
-            interface: None,
-        }
-    }
-}
-
-/// Statements of a Node about its addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodeAddressWord {
-    /// `status.addresses` of type `InternalIP`.
-    InternalIp,
 }
 
 /// What the operator says about a mode.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bgp::{NodeBgp, SessionStatus};
 use crate::network_mode::{EncapsulateWhen, UdpParameters, VxlanParameters};
+use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
 
@@ -57,6 +58,9 @@ pub struct NodeNetworkSpec {
     /// The node's own addresses, to which the others send.
     #[serde(default)]
     pub addresses: NodeAddresses,
+    /// How the operator chooses `addresses`, as far as that takes what only the node knows; the agent answers in `status.addresses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_selectors: Option<AddressSelectors>,
     /// The node's blocks, oldest first: the first of each pool holds the tunnel address.
     #[serde(default)]
     #[schemars(schema_with = "schema::cidrs")]
@@ -256,6 +260,10 @@ pub struct NodeNetworkStatus {
     /// The generation of the spec that the node carries out: the acknowledgement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Addresses of the node that `spec.addressSelectors` ask for, the preferred first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub addresses: Vec<FoundAddress>,
     /// Addresses by block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<BlockUsage>,

@@ -57,6 +57,14 @@ pub fn host(field: &str) -> Rule {
     )))
 }
 
+/// The name of a link (`dev_valid_name` in net/core/dev.c), or a pattern of names. What other languages of patterns have besides is
+/// refused: it would match nothing, silently.
+pub fn link_pattern(field: &str) -> Rule {
+    Rule::new("self.matches('^[^]/:,|{}()\\\\[\\\\s]+$') && self != '.' && self != '..'").message(words(format!(
+        "{field} must be the name of a link, for example eth1, or a pattern with * and ?, for example ens*"
+    )))
+}
+
 /// A prefix length of a filter, for prefixes inside its `cidr`; on a struct with both.
 pub fn prefix_length(field: &str, example: u32) -> Rule {
     Rule::new(format!(

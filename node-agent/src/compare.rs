@@ -26,19 +26,18 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    /// Compares now.
+    /// Compares what was read of the kernel after `pods`.
     ///
     /// # Errors
-    /// The kernel cannot be read, or lacks what everything else rests on; in a sentence.
+    /// The kernel does not answer, or lacks what everything else rests on; in a sentence.
     pub async fn make(
         node: &str,
         (objects, network): (&Objects, &NodeNetwork),
         pods: PodState,
-        kernel: &impl Kernel,
+        (kernel, actual): (&impl Kernel, NetworkState),
         stand_ins: StandIns,
     ) -> Result<Self, String> {
         let mut inputs = Inputs::new(node, objects, network, pods);
-        let actual = kernel.read().await.map_err(|error| chain(&error))?;
         let owner = Owner::agent();
         let ours = actual.addresses.keys();
         for key in ours.filter(|key| owner.owns_address(key)) {

@@ -69,7 +69,7 @@ impl Egress {
 /// An address that the operator chose and that no link has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no link of this node has the node address {0}; compare `ip address` with the Node's status.addresses, or choose another address in the NetworkMode's spec.nodeAddress"
+    "no link of this node has the node address {0}; compare `ip address` with the Node's status.addresses, or choose another address in the NetworkMode's spec.nodeAddress (an address behind 1:1 NAT, which is on no link of the node, is not supported)"
 )]
 pub struct NoSuchAddress(pub IpAddr);
 

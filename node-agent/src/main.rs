@@ -28,6 +28,7 @@ mod install;
 mod metrics;
 mod nft;
 mod no_ipv6;
+mod node_addresses;
 mod other_networks;
 mod pods;
 mod prober;

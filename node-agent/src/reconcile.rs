@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node::{self, NodeConfig};
-use netweft_crds::NodeNetwork;
+use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::events::Touched;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
@@ -44,6 +44,7 @@ use crate::teller::Telling;
 use crate::words::chain;
 use crate::{cni_conf, draining, requests};
 
+mod addresses;
 mod apply;
 mod ipv6;
 mod other_networks;
@@ -76,6 +77,8 @@ pub struct Reconciler<K> {
     waiting: bool,
     ignore_other_networks: bool,
     retry: Retry,
+    /// The node's addresses that the operator asks for; `None` before the first look.
+    found: Option<Vec<FoundAddress>>,
     /// When to look again although nothing failed.
     again: Option<Duration>,
 }
@@ -111,6 +114,7 @@ impl<K: Kernel> Reconciler<K> {
             waiting: false,
             ignore_other_networks: false,
             retry: Retry::default(),
+            found: None,
         }
     }
 
@@ -208,6 +212,8 @@ impl<K: Kernel> Reconciler<K> {
             .pods
             .state(config.as_ref())
             .map_err(|error| self.unreadable(&error))?;
+        let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
+        self.find_addresses(objects, network, &actual).await?;
         let given = (objects, network);
         let stand_ins = self.restarts.look(&self.bird.observed(), Instant::now());
         let Comparison {
@@ -215,7 +221,7 @@ impl<K: Kernel> Reconciler<K> {
             actual,
             mut desired,
             difference,
-        } = Comparison::make(&self.node, given, pods, &self.kernel, stand_ins).await?;
+        } = Comparison::make(&self.node, given, pods, (&self.kernel, actual), stand_ins).await?;
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));

@@ -111,6 +111,7 @@ pub fn status(
     };
     NodeNetworkStatus {
         observed_generation: generation,
+        addresses: Vec::new(),
         subnets,
         links: links(&desired.kernel),
         routes: Some(routes(&desired.kernel)),

@@ -45,7 +45,7 @@ pub fn apart(pool: Pool, world: &World<'_>) -> Result<Pool, Verdict> {
 }
 
 /// Types of a Node's addresses.
-const TYPES: &[&str] = &["InternalIP", "ExternalIP"];
+pub const TYPES: &[&str] = &["InternalIP", "ExternalIP"];
 
 /// All addresses that Nodes state.
 pub fn addresses_of_nodes<'a>(world: &'a World<'_>) -> impl Iterator<Item = (&'a Node, IpAddr)> {
@@ -104,7 +104,8 @@ fn nodes_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
     named
 }
 
-fn services_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
+/// The ranges of Services' addresses, and the words for each.
+pub fn ranges_of_services(world: &World<'_>) -> Vec<(IpNet, String)> {
     let ranges = world.services.iter().flat_map(|object| {
         let cidrs = object
             .spec
@@ -112,13 +113,17 @@ fn services_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
             .flat_map(|spec| spec.cidrs.iter().flatten());
         cidrs.map(|cidr| (object.name_any(), cidr))
     });
-    let overlapping = ranges.filter(|(_, cidr)| {
-        let cidr: Option<IpNet> = cidr.parse().ok();
-        cidr.is_some_and(|cidr| overlap(&cidr, &pool.cidr))
+    let parsed = ranges.filter_map(|(name, cidr)| {
+        let words = format!("{cidr} (ServiceCIDR {name})");
+        Some((cidr.parse().ok()?, words))
     });
-    let mut covered: Vec<_> = overlapping
-        .map(|(name, cidr)| format!("{cidr} (ServiceCIDR {name})"))
-        .collect();
+    parsed.collect()
+}
+
+fn services_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
+    let ranges = ranges_of_services(world).into_iter();
+    let overlapping = ranges.filter(|(range, _)| overlap(range, &pool.cidr));
+    let mut covered: Vec<String> = overlapping.map(|(_, words)| words).collect();
     covered.sort();
     covered
 }

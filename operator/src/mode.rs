@@ -1,12 +1,10 @@
 //! [`Mode`]: a NetworkMode whose values have been checked, one mode at a time.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
-    self as crds, EncapsulateWhen, Encapsulation, IpFamily, NetworkModeSpec, NodeAddressSource,
-    NodeAddressWord, NodeMode, Overlay, Rollout, Way,
+    self as crds, AddressSelector, AddressSelectors, EncapsulateWhen, Encapsulation, IpFamily,
+    NetworkModeSpec, NodeAddressSelector, NodeAddressSource, NodeAddressWord, NodeMode, Overlay,
+    Rollout, Way,
 };
 
 use crate::bgp::underlay::{self, Underlay};
@@ -22,32 +20,12 @@ pub struct Mode {
     pub encapsulate_when: EncapsulateWhen,
     /// Bytes of the largest packet of a pod; 0: measured.
     pub mtu: u32,
-    /// Which of a node's addresses the others send to.
-    pub address: AddressSource,
+    /// Which of a node's addresses the others send to, by family.
+    pub address: AddressSelectors,
     /// How nodes speak BGP, in a mode whose way it is.
     pub underlay: Option<Underlay>,
     /// How a change to this mode is carried out.
     pub rollout: Rollout,
-}
-
-/// Which of a node's addresses the others send to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressSource {
-    /// The first `InternalIP` of each family.
-    InternalIp,
-    /// The first address in this range.
-    Cidr(IpNet),
-}
-
-impl AddressSource {
-    /// Whether it can choose this address, if a Node states it.
-    #[must_use]
-    pub fn takes(self, address: IpAddr) -> bool {
-        match self {
-            Self::InternalIp => true,
-            Self::Cidr(range) => range.contains(&address),
-        }
-    }
 }
 
 impl Mode {
@@ -144,31 +122,87 @@ fn check_overlay(overlay: &Overlay) -> (Way, EncapsulateWhen) {
     (way, *encapsulate_when)
 }
 
-fn check_address(source: &NodeAddressSource) -> Result<AddressSource, Verdict> {
+fn check_address(source: &NodeAddressSource) -> Result<AddressSelectors, Verdict> {
     let NodeAddressSource {
         from,
         cidr,
         interface,
-    } = source;
-    match (from, cidr, interface) {
-        (Some(NodeAddressWord::InternalIp), None, None) => Ok(AddressSource::InternalIp),
-        (None, Some(range), None) => Ok(AddressSource::Cidr(range.trunc())),
-        (None, None, Some(link)) => not_yet(
-            "spec.nodeAddress.interface",
-            link,
-            "spec.nodeAddress {from: internal-ip} or {cidr: 10.0.0.0/8}",
-        ),
-        (_, _, _) => invalid(
-            "spec.nodeAddress takes exactly one of from, cidr and interface, for example {from: internal-ip}",
-        ),
+        reaches,
+        ipv4,
+        ipv6,
+    } = source.clone();
+    let both = NodeAddressSelector {
+        from,
+        cidr,
+        interface,
+        reaches,
+    };
+    if ipv4.is_none() && ipv6.is_none() {
+        return for_each_family(&both);
     }
+    if both != NodeAddressSelector::default() {
+        return invalid(ONE_SELECTOR);
+    }
+    let checked = |selector: Option<NodeAddressSelector>, family| match selector {
+        None => Ok(None),
+        Some(selector) => check_selector(selector, family),
+    };
+    Ok(AddressSelectors {
+        ipv4: checked(ipv4, IpFamily::Ipv4)?,
+        ipv6: checked(ipv6, IpFamily::Ipv6)?,
+    })
 }
 
-fn not_yet<T>(field: &str, value: &str, instead: &str) -> Result<T, Verdict> {
-    Err(Verdict::stalled(
-        Reason::NotYetSupported,
-        format!("{field} {value} is not supported yet; use {instead}"),
-    ))
+/// A selector for both families. A range or a destination has a family, and selects nothing of the other.
+fn for_each_family(both: &NodeAddressSelector) -> Result<AddressSelectors, Verdict> {
+    let own = both.cidr.map(|range| range.addr()).or(both.reaches);
+    let checked = |family| match own {
+        Some(own) if IpFamily::of(own) != family => Ok(None),
+        Some(_) | None => check_selector(both.clone(), family),
+    };
+    Ok(AddressSelectors {
+        ipv4: checked(IpFamily::Ipv4)?,
+        ipv6: checked(IpFamily::Ipv6)?,
+    })
+}
+
+const ONE_SELECTOR: &str = "spec.nodeAddress takes exactly one of from, cidr, interface and reaches, for example {interface: eth1}, or instead ipv4 and ipv6 with one of these each, for example {ipv4: {interface: eth1}, ipv6: {from: internal-ip}}";
+
+/// What a selector asks for beyond the Node's own statement.
+fn check_selector(
+    selector: NodeAddressSelector,
+    family: IpFamily,
+) -> Result<Option<AddressSelector>, Verdict> {
+    let NodeAddressSelector {
+        from,
+        cidr,
+        interface,
+        reaches,
+    } = selector;
+    let given = [
+        from.is_some(),
+        cidr.is_some(),
+        interface.is_some(),
+        reaches.is_some(),
+    ];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        return invalid(ONE_SELECTOR);
+    }
+    let of = cidr.map(|range| range.addr()).or(reaches).map(IpFamily::of);
+    if of.is_some_and(|of| of != family) {
+        return invalid(&format!(
+            "cidr and reaches of spec.nodeAddress.{} must be {family} too",
+            family.to_string().to_lowercase()
+        ));
+    }
+    Ok(match from {
+        Some(NodeAddressWord::InternalIp) => None,
+        None => Some(AddressSelector {
+            cidr: cidr.map(|range| range.trunc()),
+            interface,
+            reaches,
+        }),
+    })
 }
 
 fn invalid<T>(message: &str) -> Result<T, Verdict> {

@@ -1,6 +1,7 @@
 //! NodeNetworks: what each node is to do, resolved into one object, and the condition `Assigned`.
 
 mod assigned;
+mod no_address;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,9 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
-use netweft_crds::{NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way};
+use netweft_crds::{
+    AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
+};
 
 pub use self::assigned::plan_assigned;
 use crate::bgp::Fabric;
@@ -76,11 +79,20 @@ fn spec(
     let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
     NodeNetworkSpec {
         addresses: view.own_addresses(node),
+        address_selectors: selectors(view, old),
         subnets,
         pools: pools(view, node, held, old),
         bgp: bgp(fabric, &name, &modes, old),
         modes,
     }
+}
+
+/// What the agent has to look for. While no mode can be used, what it was.
+fn selectors(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSelectors> {
+    let Some(selectors) = &view.selectors else {
+        return old?.address_selectors.clone();
+    };
+    Some(selectors.clone()).filter(|it| *it != AddressSelectors::default())
 }
 
 /// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an

@@ -1,10 +1,14 @@
-//! Which of the addresses that a Node states the others send to.
+//! Which of the addresses of a Node the others send to.
 //!
 //! ```text
-//!   Node.status.addresses ─▶ those that spec.nodeAddress allows ─▶ the one in use, else the first ─▶ one node for each address
+//!   Node.status.addresses (kubelet) ─┐
+//!   NodeNetwork.status.addresses ────┴▶ those that spec.nodeAddress selects ─▶ the one in use, else the first ─▶ one node for each address
+//!   (agent)
 //! ```
 //!
-//! A node keeps the address in use as long as its Node states it, whatever the order: a change costs every tunnel to the node.
+//! A node keeps the address in use as long as it is a candidate, whatever the order: a change costs every tunnel to the node.
+//! Kubelet's addresses come before those that an agent reports. An agent's report is not trusted: a reported address must not be
+//! stated by another Node, nor be inside a range of Services.
 //! A wrong address is that node's fault alone: it is left out and named, and neither a pool nor a NetworkMode suffers for it.
 
 use std::collections::BTreeMap;
@@ -13,10 +17,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
-use netweft_crds::{IpFamily, NodeAddresses, NodeNetwork};
+use netweft_crds::{
+    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, NodeNetwork,
+    is_beyond_the_link,
+};
 
 use crate::claims;
-use crate::mode::AddressSource;
 use crate::validate::age_key;
 use crate::world::World;
 
@@ -39,13 +45,17 @@ pub struct Choice {
     pub twins: Vec<(IpAddr, String)>,
 }
 
-/// Why a stated address is not used.
+/// Why an address is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The node of this name uses it.
     UsedBy(String),
+    /// Another Node, of this name, states it, and the node's own does not.
+    StatedBy(String),
     /// It is inside the range of the IPPool of this name.
     InPool(String),
+    /// It is inside this range of Services.
+    InServices(String),
     /// No other node can send to it: loopback, link-local, multicast or unspecified.
     Unreachable,
 }
@@ -54,7 +64,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UsedBy(node) => write!(f, "is that of Node {node}"),
+            Self::StatedBy(node) => write!(f, "is stated in status.addresses of Node {node}"),
             Self::InPool(pool) => write!(f, "is inside spec.cidr of IPPool {pool}"),
+            Self::InServices(range) => write!(f, "is inside the Services' range {range}"),
             Self::Unreachable => f.write_str("is none that other nodes can send to"),
         }
     }
@@ -64,31 +76,43 @@ impl fmt::Display for Fault {
 struct Claimant<'a> {
     name: &'a str,
     node: &'a Node,
-    /// The addresses in use, as far as the Node still states them.
+    candidates: Vec<Candidate>,
+    /// The addresses in use, as far as they are candidates.
     kept: NodeAddresses,
 }
 
+/// An address that a node may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Candidate {
+    address: IpAddr,
+    /// Whether the node's own Node states it.
+    stated: bool,
+}
+
+/// Whose each address is besides: what candidates are checked against.
+struct Claims<'a> {
+    /// Ranges and names of pools.
+    pools: Vec<(IpNet, &'a str)>,
+    /// Ranges of Services, and the words for them.
+    services: Vec<(IpNet, String)>,
+    /// Nodes by the addresses that they state.
+    stated: BTreeMap<IpAddr, &'a str>,
+}
+
 impl<'a> Choices<'a> {
-    /// Chooses for all of `nodes`. Of Nodes that state the same address, one that is Ready has it before one that is not (a machine
+    /// Chooses for all of `nodes`. Of Nodes that have the same address, one that is Ready has it before one that is not (a machine
     /// with a new name leaves its old Node behind), then the one that uses it already, then the older.
     #[must_use]
     pub fn new(
-        world: &World<'_>,
+        world: &'a World<'_>,
         nodes: &BTreeMap<&'a str, &'a Node>,
         networks: &BTreeMap<&str, &NodeNetwork>,
-        source: AddressSource,
+        selectors: &AddressSelectors,
     ) -> Self {
-        let pools = claims::ranges_of_pods(world);
+        let claims = Claims::new(world, selectors);
         let mut claimants: Vec<Claimant<'a>> = nodes
             .iter()
-            .map(|(name, node)| {
-                let used = networks.get(name).map(|network| network.spec.addresses);
-                Claimant {
-                    name,
-                    node,
-                    kept: kept(node, source, used.unwrap_or_default()),
-                }
-            })
+            .map(|(name, node)| Claimant::new(name, node, networks.get(name).copied(), selectors))
             .collect();
         claimants.sort_by_cached_key(|it| {
             let absent = world.not_ready.contains_key(it.name);
@@ -100,7 +124,7 @@ impl<'a> Choices<'a> {
         });
         let mut choices = Self::default();
         for claimant in &claimants {
-            choices.choose(claimant, source, &pools);
+            choices.choose(claimant, &claims);
         }
         choices
     }
@@ -121,19 +145,20 @@ impl<'a> Choices<'a> {
         }
     }
 
-    fn choose(&mut self, claimant: &Claimant<'a>, source: AddressSource, pools: &[(IpNet, &str)]) {
+    fn choose(&mut self, claimant: &Claimant<'a>, claims: &Claims<'a>) {
         let mut choice = Choice::default();
         for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
             let kept = claimant.kept.of(family);
-            let of_family = |address: &IpAddr| IpFamily::of(*address) == family;
-            let stated = candidates(claimant.node, source).filter(of_family);
-            let others = stated.filter(|address| Some(*address) != kept);
-            for address in kept.into_iter().chain(others) {
-                match self.fault(address, kept, pools) {
-                    Some(fault) => choice.refuse(address, fault),
+            let candidates = claimant.candidates.iter();
+            let candidates = candidates.filter(|it| IpFamily::of(it.address) == family);
+            let (in_use, others): (Vec<&Candidate>, Vec<&Candidate>) =
+                candidates.partition(|it| Some(it.address) == kept);
+            for candidate in in_use.into_iter().chain(others) {
+                match self.fault(*candidate, kept, claims) {
+                    Some(fault) => choice.refuse(candidate.address, fault),
                     None => {
-                        choice.take(address);
-                        self.holders.insert(address, claimant.name);
+                        choice.take(candidate.address);
+                        self.holders.insert(candidate.address, claimant.name);
                         break;
                     }
                 }
@@ -151,24 +176,70 @@ impl<'a> Choices<'a> {
 
     fn fault(
         &self,
-        address: IpAddr,
+        Candidate { address, stated }: Candidate,
         kept: Option<IpAddr>,
-        pools: &[(IpNet, &str)],
+        claims: &Claims<'a>,
     ) -> Option<Fault> {
         if let Some(holder) = self.holders.get(&address) {
             return Some(Fault::UsedBy((*holder).to_owned()));
+        }
+        // What kubelet states has precedence over what an agent reports, also of an address in use.
+        if !stated && let Some(node) = claims.stated.get(&address) {
+            return Some(Fault::StatedBy((*node).to_owned()));
         }
         // A pool that was created over an address in use is at fault itself (`claims`).
         if Some(address) == kept {
             return None;
         }
-        if is_unreachable(address) {
+        if !is_beyond_the_link(address) {
             return Some(Fault::Unreachable);
         }
-        let mut pools = pools.iter().filter(|(range, _)| range.contains(&address));
-        pools
-            .next()
-            .map(|(_, pool)| Fault::InPool((*pool).to_owned()))
+        let mut pools = claims.pools.iter();
+        if let Some((_, pool)) = pools.find(|(range, _)| range.contains(&address)) {
+            return Some(Fault::InPool((*pool).to_owned()));
+        }
+        let mut services = claims.services.iter().filter(|_| !stated);
+        let services = services.find(|(range, _)| range.contains(&address));
+        services.map(|(_, words)| Fault::InServices(words.clone()))
+    }
+}
+
+impl<'a> Claimant<'a> {
+    fn new(
+        name: &'a str,
+        node: &'a Node,
+        network: Option<&NodeNetwork>,
+        selectors: &AddressSelectors,
+    ) -> Self {
+        let candidates = candidates(node, network, selectors);
+        let used = network.map_or_else(NodeAddresses::default, |it| it.spec.addresses);
+        let still = |address: IpAddr| candidates.iter().any(|it| it.address == address);
+        let kept = NodeAddresses {
+            ipv4: used.ipv4.filter(|address| still((*address).into())),
+            ipv6: used.ipv6.filter(|address| still((*address).into())),
+        };
+        Self {
+            name,
+            node,
+            candidates,
+            kept,
+        }
+    }
+}
+
+impl<'a> Claims<'a> {
+    fn new(world: &'a World<'_>, selectors: &AddressSelectors) -> Self {
+        let reports = *selectors != AddressSelectors::default();
+        let nodes = world.nodes.iter().copied().filter(|_| reports);
+        let stated = nodes.flat_map(|node| {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            stated(node, claims::TYPES).map(move |address| (address, name))
+        });
+        Self {
+            pools: claims::ranges_of_pods(world),
+            services: claims::ranges_of_services(world),
+            stated: stated.collect(),
+        }
     }
 }
 
@@ -187,22 +258,47 @@ impl Choice {
     }
 }
 
-/// The addresses in use that the Node still states and `source` still allows.
-fn kept(node: &Node, source: AddressSource, used: NodeAddresses) -> NodeAddresses {
-    let stated = |address: IpAddr| candidates(node, source).any(|other| other == address);
-    NodeAddresses {
-        ipv4: used.ipv4.filter(|address| stated((*address).into())),
-        ipv6: used.ipv6.filter(|address| stated((*address).into())),
+/// The addresses that `selectors` select, the preferred first: kubelet's, then those that the agent reports.
+fn candidates(
+    node: &Node,
+    network: Option<&NodeNetwork>,
+    selectors: &AddressSelectors,
+) -> Vec<Candidate> {
+    let mut candidates = Vec::new();
+    let mut add = |address, stated| {
+        if !candidates
+            .iter()
+            .any(|it: &Candidate| it.address == address)
+        {
+            candidates.push(Candidate { address, stated });
+        }
+    };
+    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+        let of_family = |address: &IpAddr| IpFamily::of(*address) == family;
+        let Some(selector) = selectors.of(family) else {
+            let own = stated(node, &["InternalIP"]).filter(of_family);
+            own.for_each(|address| add(address, true));
+            continue;
+        };
+        if let Some(range) = selector.cidr {
+            let own = stated(node, claims::TYPES).filter(of_family);
+            own.filter(|address| range.contains(address))
+                .for_each(|address| add(address, true));
+        }
+        let found = reported(network).filter(|found| of_family(&found.address));
+        for FoundAddress { address, .. } in found.filter(|found| selector.takes(found)) {
+            let mut own = stated(node, claims::TYPES);
+            add(*address, own.any(|it| it == *address));
+        }
     }
+    candidates
 }
 
-/// The addresses that `source` allows, in the order in which the Node states them.
-fn candidates(node: &Node, source: AddressSource) -> impl Iterator<Item = IpAddr> + '_ {
-    let types: &[&str] = match source {
-        AddressSource::InternalIp => &["InternalIP"],
-        AddressSource::Cidr(_) => &["InternalIP", "ExternalIP"],
-    };
-    stated(node, types).filter(move |address| source.takes(*address))
+/// The addresses that the node's agent has found.
+fn reported(network: Option<&NodeNetwork>) -> impl Iterator<Item = &FoundAddress> {
+    let status = network.and_then(|network| network.status.as_ref());
+    let found = status.map_or(&[][..], |status| &status.addresses);
+    found.iter().take(MAX_FOUND)
 }
 
 /// The addresses of `node` that have one of these types, by type first.
@@ -217,12 +313,4 @@ pub fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpA
             .filter(move |address| address.type_ == *type_);
         of_type.filter_map(|address| address.address.parse().ok())
     })
-}
-
-fn is_unreachable(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified()
 }

@@ -11,8 +11,8 @@ use kube::core::Selector;
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::READY;
 use netweft_crds::{
-    BGPPeer, BlockUsage, IPPool, IpFamily, LinkStatus, NetworkMode, NodeNetwork, NodeNetworkStatus,
-    NodeSubnet, StandbyStatus,
+    BGPPeer, BlockUsage, FoundAddress, IPPool, IpFamily, LinkStatus, NetworkMode, NodeNetwork,
+    NodeNetworkStatus, NodeSubnet, StandbyStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -205,8 +205,10 @@ impl Cluster {
                 .cloned();
             let ready = condition(READY, "True", "Programmed");
             let sessions = std::mem::take(&mut status.sessions);
+            let addresses = std::mem::take(&mut status.addresses);
             *status = NodeNetworkStatus {
                 sessions,
+                addresses,
                 observed_generation: network.metadata.generation,
                 subnets: network.spec.subnets.iter().map(usage).collect(),
                 links: tunnels.collect(),
@@ -214,6 +216,26 @@ impl Cluster {
                 ..NodeNetworkStatus::default()
             };
         }
+    }
+
+    /// The agent of a node reports that these links have these addresses, and acknowledges its NodeNetwork.
+    pub fn agent_finds(&mut self, node: &str, found: &[(&str, &str)]) {
+        let networks = &mut self.networks;
+        let network = networks.iter_mut().find(|it| it.name_any() == node);
+        let network = network.unwrap();
+        let selectors = network.spec.address_selectors.clone().unwrap_or_default();
+        let status = network.status.get_or_insert_default();
+        status.observed_generation = network.metadata.generation;
+        let found = found.iter().map(|(interface, address)| {
+            let address = address.parse().unwrap();
+            let selector = selectors.of(IpFamily::of(address));
+            FoundAddress {
+                address,
+                interface: (*interface).to_owned(),
+                reaches: selector.and_then(|selector| selector.reaches),
+            }
+        });
+        status.addresses = found.collect();
     }
 
     /// The first mode gets another spec.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::SelectorExt;
 use kube::{Resource, ResourceExt};
-use netweft_crds::{IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
+use netweft_crds::{AddressSelectors, IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
 use crate::kube_proxy::KubeProxy;
-use crate::mode::{AddressSource, Mode};
+use crate::mode::Mode;
 use crate::node_address::{Choice, Choices};
 use crate::pool::Pool;
 use crate::validate::{self, Modes, Pools, oldest_first};
@@ -39,6 +39,8 @@ pub struct View<'a> {
     pub pools_in_use: BTreeSet<&'a str>,
     /// How kube-proxy tells pods' packets.
     pub kube_proxy: KubeProxy,
+    /// How the addresses of nodes are chosen; `None` if no mode can be used.
+    pub selectors: Option<AddressSelectors>,
     choices: Choices<'a>,
     outer_families: BTreeMap<String, IpFamily>,
 }
@@ -56,10 +58,19 @@ impl<'a> View<'a> {
         let networks = by_name(&world.networks);
         let (nodes, without_agent) = split(world, &subnets);
         // All modes that can be used choose alike (`validate`).
-        let source = modes.values().flatten().next().map(|mode| mode.address);
-        let choices = source.map(|source| Choices::new(world, &nodes, &networks, source));
+        let selectors = modes.values().flatten().next();
+        let selectors = selectors.map(|mode| mode.address.clone());
+        let choices = selectors
+            .as_ref()
+            .map(|selectors| Choices::new(world, &nodes, &networks, selectors));
         let choices = choices.unwrap_or_default();
-        let outer_families = outer_families(&nodes, &modes, &choices, &networks);
+        let families = Families {
+            nodes: &nodes,
+            choices: &choices,
+            networks: &networks,
+            world,
+        };
+        let outer_families = families.of_modes(&modes);
         let pool_objects = by_name(&world.pools);
         let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
         let usable = pool_objects.keys().copied();
@@ -67,6 +78,7 @@ impl<'a> View<'a> {
         Self {
             pools_in_use: held.chain(usable).collect(),
             world,
+            selectors,
             choices,
             outer_families,
             modes,
@@ -106,6 +118,12 @@ impl<'a> View<'a> {
     #[must_use]
     pub fn choice(&self, node: &str) -> Option<&Choice> {
         self.choices.of(node)
+    }
+
+    /// Whether the agent of a node has looked for the addresses that a mode selects.
+    #[must_use]
+    pub fn has_reported(&self, node: &str, mode: &Mode) -> bool {
+        has_reported(self.networks.get(node).copied(), &mode.address)
     }
 
     /// Where the others send packets for `node` by `mode` to pods of family `inner`; `None` if the node has no address of
@@ -215,52 +233,86 @@ fn by_name<'a, K: Resource>(objects: &[&'a K]) -> BTreeMap<&'a str, &'a K> {
         .collect()
 }
 
-/// The family of each mode's tunnels, as far as there is one.
-fn outer_families(
-    nodes: &BTreeMap<&str, &Node>,
-    modes: &Modes,
-    choices: &Choices<'_>,
-    networks: &BTreeMap<&str, &NodeNetwork>,
-) -> BTreeMap<String, IpFamily> {
-    let nodes: Vec<&Node> = nodes.values().copied().collect();
-    let nodes = oldest_first(&nodes);
-    let modes = modes.values().flatten();
-    modes
-        .filter_map(|mode| {
-            let family = outer_family(mode, &nodes, choices, networks)?;
-            Some((mode.name.clone(), family))
-        })
-        .collect()
+/// What the families of tunnels are chosen by.
+struct Families<'v, 'a> {
+    nodes: &'v BTreeMap<&'a str, &'a Node>,
+    choices: &'v Choices<'a>,
+    networks: &'v BTreeMap<&'a str, &'a NodeNetwork>,
+    world: &'v World<'a>,
 }
 
-/// The family in use, as long as a Node has an address of it: a link has tunnels of one family, so that all nodes change at once
-/// (`change`), and a Node that goes must not make them. Else IPv4 where the oldest Node that states an address has one of it, else
-/// IPv6: so one odd Node does not choose for the whole cluster. While no Node states any, it stays what it was.
-fn outer_family(
-    mode: &Mode,
-    nodes: &[&Node],
-    choices: &Choices<'_>,
-    networks: &BTreeMap<&str, &NodeNetwork>,
-) -> Option<IpFamily> {
-    if !mode.carries(IpFamily::Ipv6) {
-        return Some(IpFamily::Ipv4);
+impl Families<'_, '_> {
+    /// The family of each mode's tunnels, as far as there is one.
+    fn of_modes(&self, modes: &Modes) -> BTreeMap<String, IpFamily> {
+        let nodes: Vec<&Node> = self.nodes.values().copied().collect();
+        let nodes = oldest_first(&nodes);
+        let modes = modes.values().flatten();
+        modes
+            .filter_map(|mode| Some((mode.name.clone(), self.of_mode(mode, &nodes)?)))
+            .collect()
     }
-    let in_use = families_in_use(mode, networks);
-    let has = |node: &Node, family| {
-        let name = node.metadata.name.as_deref().unwrap_or_default();
-        let addresses = last_addresses(name, mode.address, choices, networks);
-        addresses.of(family).is_some()
-    };
-    let mut still = in_use.iter().copied();
-    let still = still.find(|family| nodes.iter().any(|node| has(node, *family)));
-    let by_age = || {
-        let mut chosen = nodes.iter().filter_map(|node| {
-            let choice = choices.of(node.metadata.name.as_deref()?)?;
-            choice.addresses.iter().next()
-        });
-        chosen.next().map(IpFamily::of)
-    };
-    still.or_else(by_age).or(in_use.first().copied())
+
+    /// That of the addresses which the mode selects, if it selects those of one family only. Else the family in use, as long as a
+    /// Node has an address of it: a link has tunnels of one family, so that all nodes change at once (`change`), and a Node that goes
+    /// must not make them. Else IPv4 where the oldest Node that has an address has one of it, else IPv6: so one odd Node does not
+    /// choose for the whole cluster. While no Node has any, it stays what it was.
+    fn of_mode(&self, mode: &Mode, nodes: &[&Node]) -> Option<IpFamily> {
+        if !mode.carries(IpFamily::Ipv6) {
+            return Some(IpFamily::Ipv4);
+        }
+        let in_use = families_in_use(mode, self.networks);
+        let selected = mode.address.only_family();
+        let selected = selected.filter(|family| self.can_be_taken(mode, *family, &in_use));
+        let has = |node: &Node, family| {
+            let name = node.metadata.name.as_deref().unwrap_or_default();
+            let addresses = last_addresses(name, &mode.address, self.choices, self.networks);
+            addresses.of(family).is_some()
+        };
+        let still = || {
+            let mut still = in_use.iter().copied();
+            still.find(|family| nodes.iter().any(|node| has(node, *family)))
+        };
+        let by_age = || {
+            let mut chosen = nodes.iter().filter_map(|node| {
+                let choice = self.choices.of(node.metadata.name.as_deref()?)?;
+                choice.addresses.iter().next()
+            });
+            chosen.next().map(IpFamily::of)
+        };
+        selected
+            .or_else(still)
+            .or_else(by_age)
+            .or(in_use.first().copied())
+    }
+
+    /// Whether tunnels can run between addresses of a family that a mode selects: a Node has one, and, where tunnels have another
+    /// family so far, no agent is still to report its own. A change before that would cut such nodes off.
+    fn can_be_taken(&self, mode: &Mode, family: IpFamily, in_use: &[IpFamily]) -> bool {
+        let has = |name: &&str| {
+            let choice = self.choices.of(name);
+            choice.is_some_and(|choice| choice.addresses.of(family).is_some())
+        };
+        let deadline: Duration = mode.rollout.progress_deadline.into();
+        let is_awaited = |name: &&str| {
+            let silent = self.world.silent.get(*name);
+            let present = !self.world.not_ready.contains_key(*name)
+                && silent.is_none_or(|time| *time < deadline);
+            let network = self.networks.get(name).copied();
+            present && !has(name) && !has_reported(network, &mode.address)
+        };
+        let free = in_use.is_empty() || in_use.contains(&family);
+        self.nodes.keys().any(has) && (free || !self.nodes.keys().any(is_awaited))
+    }
+}
+
+/// Whether the agent of a node has looked for what `selectors` ask for.
+fn has_reported(network: Option<&NodeNetwork>, selectors: &AddressSelectors) -> bool {
+    network.is_some_and(|network| {
+        let status = network.status.as_ref();
+        let observed = status.and_then(|status| status.observed_generation);
+        let asked = network.spec.address_selectors.clone().unwrap_or_default();
+        asked == *selectors && observed == network.metadata.generation && observed.is_some()
+    })
 }
 
 /// The families that nodes are told for a mode, that of most first; more than one is half a change.
@@ -278,10 +330,10 @@ fn families_in_use(mode: &Mode, networks: &BTreeMap<&str, &NodeNetwork>) -> Vec<
     families
 }
 
-/// The addresses that were chosen for a node; where none could be, the last known ones that `source` could choose.
+/// The addresses that were chosen for a node; where none could be, the last known ones that `selectors` could choose.
 fn last_addresses(
     name: &str,
-    source: AddressSource,
+    selectors: &AddressSelectors,
     choices: &Choices<'_>,
     networks: &BTreeMap<&str, &NodeNetwork>,
 ) -> NodeAddresses {
@@ -292,7 +344,11 @@ fn last_addresses(
     let last = networks.get(name).map(|network| network.spec.addresses);
     let last = choices.not_of_others(name, last.unwrap_or_default());
     NodeAddresses {
-        ipv4: last.ipv4.filter(|address| source.takes((*address).into())),
-        ipv6: last.ipv6.filter(|address| source.takes((*address).into())),
+        ipv4: last
+            .ipv4
+            .filter(|address| selectors.may_take((*address).into())),
+        ipv6: last
+            .ipv6
+            .filter(|address| selectors.may_take((*address).into())),
     }
 }

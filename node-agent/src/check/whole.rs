@@ -81,7 +81,8 @@ impl Whole {
         let given = (&objects, network);
         // Whether some are to stand in for BIRD's routes only the agent knows.
         let kept = StandIns::Kept;
-        let compared = Comparison::make(&self.node, given, pods, &kernel, kept).await;
+        let actual = kernel.read().await?;
+        let compared = Comparison::make(&self.node, given, pods, (&kernel, actual), kept).await;
         let compared = compared.map_err(anyhow::Error::msg)?;
         let difference = compared.difference;
         let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));

@@ -27,6 +27,7 @@ impl<K: Kernel> Reconciler<K> {
             ..routes
         });
         status.sessions = self.bird.observed().sessions;
+        status.addresses = self.found.clone().unwrap_or_default();
         let Answers { answered, problem } = self.trials.answers();
         let trials = desired.trials.iter();
         status.standby = trials
@@ -46,14 +47,16 @@ impl<K: Kernel> Reconciler<K> {
         self.want_told(network, status);
     }
 
-    /// Nothing could be looked at or changed: keep what was said of links and addresses, and say why.
+    /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
     pub(super) fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
         let before = self.known(network).unwrap_or_default();
         let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
+        let addresses = self.found.clone().unwrap_or(before.addresses);
         let status = NodeNetworkStatus {
             conditions,
+            addresses,
             ..before
         };
         self.want_told(network, status);

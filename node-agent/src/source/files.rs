@@ -98,7 +98,7 @@ type Version = (u64, Option<SystemTime>);
 enum Object {
     Pool(IPPool),
     Subnet(NodeSubnet),
-    Network(NodeNetwork),
+    Network(Box<NodeNetwork>),
     Namespace(PartialObjectMeta<Namespace>),
     /// Nothing for an agent.
     Other,
@@ -158,7 +158,7 @@ impl Reader {
                 Ok(Object::Pool(pool)) => objects.pools.push(pool),
                 Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet),
                 Ok(Object::Network(network)) if network.name_any() == self.node => {
-                    objects.network = Some(network);
+                    objects.network = Some(*network);
                 }
                 Ok(Object::Namespace(PartialObjectMeta { metadata, .. })) => {
                     let labels = metadata.labels.unwrap_or_default();
@@ -198,7 +198,7 @@ fn parse(text: &str) -> Result<Object, serde_saphyr::Error> {
     Ok(match of::<Kind>(text)?.kind.as_str() {
         "IPPool" => Object::Pool(of(text)?),
         "NodeSubnet" => Object::Subnet(of(text)?),
-        "NodeNetwork" => Object::Network(of(text)?),
+        "NodeNetwork" => Object::Network(Box::new(of(text)?)),
         "Namespace" => Object::Namespace(of(text)?),
         _ => Object::Other,
     })

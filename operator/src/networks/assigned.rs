@@ -8,17 +8,18 @@ use kube::ResourceExt;
 use netweft_crds::condition::{ASSIGNED, Reason, Status};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
 
+use super::no_address::{no_address, no_usable_address};
 use crate::assign::Assignment;
-use crate::mode::{AddressSource, Mode};
+use crate::mode::Mode;
 use crate::node_address::Choice;
 use crate::view::View;
 use crate::words::{counted, list};
 use crate::world::{Changes, News, StatusChange};
 
 /// Most names that a message lists.
-const NAMED: usize = 5;
+pub(super) const NAMED: usize = 5;
 /// What gives a node another address.
-const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+pub(super) const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
 
 /// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
 /// when it is: the condition names the generation it is about.
@@ -164,7 +165,7 @@ fn lacking(view: &View<'_>, assignment: &Assignment, node: &Node) -> Vec<String>
         let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
         if let Some(mode) = pools.first().and_then(|pool| view.mode_of(pool)) {
             lacking.push(format!(
-                "no block of {}, whose packets need {}: the node has {}",
+                "no block of {}, whose packets need {}: {}",
                 list(&pools, NAMED),
                 needed(view, mode, family),
                 no_usable_address(view, mode, &name, family)
@@ -180,29 +181,6 @@ fn needed(view: &View<'_>, mode: &Mode, inner: IpFamily) -> String {
     format!("an {family} address of the node")
 }
 
-/// What the Node states no address of, with what it states instead and why that is not used.
-fn no_usable_address(view: &View<'_>, mode: &Mode, node: &str, inner: IpFamily) -> String {
-    let family = mode.node_family(inner, view.outer_family(mode));
-    let refused = view.choice(node).and_then(|choice| refused(choice, family));
-    let usable = if refused.is_some() { "usable " } else { "" };
-    let wanted = match mode.address {
-        AddressSource::InternalIp => "of type InternalIP".to_owned(),
-        AddressSource::Cidr(range) => format!("inside {range} (spec.nodeAddress.cidr)"),
-    };
-    let why = refused.map_or_else(String::new, |why| format!(": {why}"));
-    format!("no {usable}{family} address {wanted} in status.addresses{why}")
-}
-
-/// Why addresses that the Node states are not used, and what to do.
-fn refused(choice: &Choice, family: IpFamily) -> Option<String> {
-    let refused = choice.refused.iter();
-    let refused = refused.filter(|(address, _)| IpFamily::of(*address) == family);
-    let refused: Vec<String> = refused
-        .map(|(address, fault)| format!("{address} {fault}"))
-        .collect();
-    (!refused.is_empty()).then(|| format!("{}; {REMEDY}", list(&refused, NAMED)))
-}
-
 /// Which other Nodes state an address of this node.
 fn twins(choice: &Choice) -> Option<String> {
     let twins: Vec<String> = choice
@@ -216,13 +194,4 @@ fn twins(choice: &Choice) -> Option<String> {
             list(&twins, NAMED)
         )
     })
-}
-
-fn no_address(view: &View<'_>, mode: &Mode, network: &NodeNetwork) -> String {
-    let name = network.name_any();
-    // Of the two families that a plain way could take, IPv4 is the one that is named.
-    let stated = no_usable_address(view, mode, &name, view.outer_family(mode));
-    let last = network.spec.addresses.of(view.outer_family(mode));
-    let kept = last.map(|address| format!("; the last one, {address}, stays in use"));
-    format!("the Node states {stated}{}", kept.unwrap_or_default())
 }

@@ -14,6 +14,7 @@ mod draining;
 mod growth;
 mod modes;
 mod needs;
+mod node_address;
 mod nodes;
 mod other_networks;
 mod pools;

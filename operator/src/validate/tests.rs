@@ -1,4 +1,6 @@
-use netweft_crds::{EncapsulateWhen, UdpParameters, VxlanParameters};
+use netweft_crds::{
+    AddressSelector, AddressSelectors, EncapsulateWhen, UdpParameters, VxlanParameters,
+};
 
 use super::*;
 use crate::testing::{Cluster, at, mode, pool, vxlan};
@@ -24,13 +26,73 @@ fn wrong<T: fmt::Debug>(result: &Result<T, Verdict>) -> String {
     format!("{}: {}", why.reason.as_str(), why.message)
 }
 
+fn selector(cidr: &str, interface: &str, reaches: &str) -> Option<AddressSelector> {
+    Some(AddressSelector {
+        cidr: cidr.parse().ok(),
+        interface: Some(interface.to_owned()).filter(|it| !it.is_empty()),
+        reaches: reaches.parse().ok(),
+    })
+}
+
 #[test]
-fn a_mode_value_that_is_not_supported_yet_says_so() {
-    let spec = "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {interface: eth1}}";
-    let words = "spec.nodeAddress.interface eth1 is not supported yet; use spec.nodeAddress {from: internal-ip} or {cidr: 10.0.0.0/8}";
+fn a_selector_of_node_addresses_applies_to_every_family_that_it_can() {
+    let by_link = || selector("", "eth1", "");
+    for (node_address, ipv4, ipv6) in [
+        ("{from: internal-ip}", None, None),
+        ("{interface: eth1}", by_link(), by_link()),
+        ("{cidr: 10.0.0.0/8}", selector("10.0.0.0/8", "", ""), None),
+        ("{cidr: 'fd00::/16'}", None, selector("fd00::/16", "", "")),
+        ("{reaches: 10.1.0.1}", selector("", "", "10.1.0.1"), None),
+        (
+            "{reaches: '2001:db8::1'}",
+            None,
+            selector("", "", "2001:db8::1"),
+        ),
+        ("{ipv4: {interface: eth1}}", by_link(), None),
+        (
+            "{ipv4: {interface: eth1}, ipv6: {from: internal-ip}}",
+            by_link(),
+            None,
+        ),
+        (
+            "{ipv4: {reaches: 10.1.0.1}, ipv6: {cidr: 'fd00::/16'}}",
+            selector("", "", "10.1.0.1"),
+            selector("fd00::/16", "", ""),
+        ),
+    ] {
+        let spec = format!("{{mode: host-gw, nodeAddress: {node_address}}}");
+        let mode = checked_mode(&spec).unwrap();
+        assert_eq!(
+            mode.address,
+            AddressSelectors { ipv4, ipv6 },
+            "{node_address}"
+        );
+    }
+}
+
+#[test]
+fn selectors_of_node_addresses_that_say_too_much_or_too_little_are_refused() {
+    for node_address in [
+        "{}",
+        "{from: internal-ip, interface: eth1}",
+        "{cidr: 10.0.0.0/8, reaches: 10.1.0.1}",
+        "{cidr: 10.0.0.0/8, interface: eth1}",
+        "{from: internal-ip, ipv6: {interface: eth1}}",
+        "{ipv4: {}}",
+        "{ipv4: {from: internal-ip, interface: eth1}}",
+        "{ipv4: {cidr: 'fd00::/16'}}",
+        "{ipv6: {reaches: 10.1.0.1}}",
+    ] {
+        let spec = format!("{{mode: host-gw, nodeAddress: {node_address}}}");
+        let said = wrong(&checked_mode(&spec));
+        assert!(said.starts_with("Invalid: "), "{node_address}: {said}");
+    }
+    let said = wrong(&checked_mode(
+        "{mode: host-gw, nodeAddress: {ipv4: {cidr: 'fd00::/16'}}}",
+    ));
     assert_eq!(
-        wrong(&checked_mode(spec)),
-        format!("NotYetSupported: {words}")
+        said,
+        "Invalid: cidr and reaches of spec.nodeAddress.ipv4 must be IPv4 too"
     );
 }
 
@@ -42,7 +104,10 @@ fn what_is_supported_is_taken_over() {
     assert_eq!((mode.way, mode.mtu), (Way::Vxlan(vxlan), 1400));
     assert_eq!(
         mode.address,
-        mode::AddressSource::Cidr("10.0.0.0/8".parse().unwrap())
+        AddressSelectors {
+            ipv4: selector("10.0.0.0/8", "", ""),
+            ipv6: None
+        }
     );
     let pool = checked_pool(
         "10.0.0.0/16",
@@ -400,7 +465,7 @@ fn a_pool_needs_a_mode_that_exists_and_works() {
     );
     assert_eq!(
         wrong(&pools.by_name["two"]),
-        "NotYetSupported: NetworkMode b cannot be used: spec.nodeAddress.interface eth1 is not supported yet; use spec.nodeAddress {from: internal-ip} or {cidr: 10.0.0.0/8}"
+        "NotYetSupported: NetworkMode b cannot be used: spec.nodeAddress differs from that of the older NetworkMode a, which is not supported yet; make them the same"
     );
     assert!(pools.by_name["three"].is_ok());
 }

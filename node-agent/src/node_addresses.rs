@@ -1,0 +1,315 @@
+//! Addresses of this node that the operator asks for and kubelet may not state.
+//!
+//! ```text
+//!   NodeNetwork.spec.addressSelectors, kernel ─▶ find() ─▶ NodeNetwork.status.addresses ─▶ operator chooses
+//! ```
+//!
+//! The operator chooses and this module only reports, so that one place decides and one address is not used by two nodes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_crds::{
+    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, is_beyond_the_link,
+};
+use netweft_netstate::model::{AddressKey, NetworkState, SpecialAddress};
+use netweft_netstate::owner::is_our_link;
+
+/// The addresses from which the kernel sends to those of `reaches` selectors.
+pub type Sources = BTreeMap<IpAddr, IpAddr>;
+
+/// What decides about addresses besides the kernel's state.
+pub struct Question<'a> {
+    /// What is asked for.
+    pub selectors: &'a AddressSelectors,
+    /// Ranges of all IPPools: an address inside belongs to a pod, or to another network's bridge.
+    pub pools: Vec<IpNet>,
+    /// The addresses that others send to now. One that a new pool covers is reported still: the pool is at fault then.
+    pub in_use: NodeAddresses,
+}
+
+/// The destinations of which the kernel is asked from which address it sends to them.
+pub fn destinations(selectors: &AddressSelectors) -> BTreeSet<IpAddr> {
+    let both = [&selectors.ipv4, &selectors.ipv6].into_iter().flatten();
+    both.filter_map(|selector| selector.reaches).collect()
+}
+
+/// The addresses that selectors ask for, of each family those in use first, then those of a subnet before those of a host alone (a
+/// floating address has /32 as a rule), then primary before secondary ones, then by number.
+#[must_use]
+pub fn find(
+    question: &Question<'_>,
+    actual: &NetworkState,
+    sources: &Sources,
+) -> Vec<FoundAddress> {
+    let mut found = Vec::new();
+    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+        let Some(selector) = question.selectors.of(family) else {
+            continue;
+        };
+        let usable = actual.addresses.keys().filter(|key| {
+            IpFamily::of(key.net.addr()) == family && question.is_usable(actual, key)
+        });
+        let usable = usable.map(|key| {
+            let address = key.net.addr();
+            let reached = |to: &IpAddr| sources.get(to) == Some(&address);
+            FoundAddress {
+                address,
+                interface: key.link.to_string(),
+                reaches: selector.reaches.filter(reached),
+            }
+        });
+        let mut selected: Vec<_> = usable.filter(|found| selector.takes(found)).collect();
+        selected.sort_by_cached_key(|found| (question.rank(actual, found), found.clone()));
+        selected.dedup_by_key(|found| found.address);
+        found.extend(selected.into_iter().take(MAX_FOUND / 2));
+    }
+    found
+}
+
+impl Question<'_> {
+    fn is_usable(&self, actual: &NetworkState, key: &AddressKey) -> bool {
+        let address = key.net.addr();
+        let is_up = actual.links.get(&key.link).is_some_and(|link| link.up);
+        let special = actual.special_addresses.get(key);
+        let is_stable = special != Some(&SpecialAddress::Unstable);
+        let in_pool = self.pools.iter().any(|pool| pool.contains(&address));
+        // kube-proxy in mode ipvs keeps all addresses of Services on a link that is down.
+        is_up
+            && is_stable
+            && !is_our_link(&key.link)
+            && is_beyond_the_link(address)
+            && (!in_pool || self.is_in_use(address))
+    }
+
+    fn is_in_use(&self, address: IpAddr) -> bool {
+        self.in_use.of(IpFamily::of(address)) == Some(address)
+    }
+
+    fn rank(&self, actual: &NetworkState, found: &FoundAddress) -> (bool, bool, bool) {
+        let mut keys = actual.addresses.keys();
+        let key = keys
+            .find(|key| key.net.addr() == found.address && key.link.as_str() == found.interface);
+        let alone = key.is_some_and(|key| key.net.prefix_len() == key.net.max_prefix_len());
+        let special = key.and_then(|key| actual.special_addresses.get(key));
+        (
+            !self.is_in_use(found.address),
+            alone,
+            special == Some(&SpecialAddress::Secondary),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_crds::AddressSelector;
+    use netweft_netstate::model::{Address, Link, LinkKind, LinkName};
+
+    use super::*;
+
+    fn state(addresses: &[(&str, &str)]) -> NetworkState {
+        let mut state = NetworkState::default();
+        for (link, net) in addresses {
+            let name: LinkName = link.parse().unwrap();
+            let ordinary = Link {
+                kind: LinkKind::Other(String::new()),
+                mac: None,
+                mtu: 1500,
+                up: true,
+            };
+            state.links.insert(name, ordinary);
+            state.addresses.insert(key(link, net), Address::default());
+        }
+        state
+    }
+
+    fn key(link: &str, net: &str) -> AddressKey {
+        AddressKey {
+            link: link.parse().unwrap(),
+            net: net.parse().unwrap(),
+        }
+    }
+
+    fn by(cidr: &str, interface: &str, reaches: &str) -> AddressSelectors {
+        let selector = AddressSelector {
+            cidr: cidr.parse().ok(),
+            interface: Some(interface.to_owned()).filter(|it| !it.is_empty()),
+            reaches: reaches.parse().ok(),
+        };
+        let both = selector.cidr.is_none() && selector.reaches.is_none();
+        let six = format!("{cidr}{reaches}").contains(':');
+        AddressSelectors {
+            ipv4: Some(selector.clone()).filter(|_| both || !six),
+            ipv6: Some(selector).filter(|_| both || six),
+        }
+    }
+
+    fn question(selectors: &AddressSelectors) -> Question<'_> {
+        Question {
+            selectors,
+            pools: vec!["10.244.0.0/16".parse().unwrap()],
+            in_use: NodeAddresses::default(),
+        }
+    }
+
+    fn found(selectors: &AddressSelectors, state: &NetworkState) -> Vec<String> {
+        said(&question(selectors), state)
+    }
+
+    fn said(question: &Question<'_>, state: &NetworkState) -> Vec<String> {
+        let found = find(question, state, &Sources::new()).into_iter();
+        found
+            .map(|found| format!("{} {}", found.interface, found.address))
+            .collect()
+    }
+
+    #[test]
+    fn links_are_chosen_by_name_or_pattern_and_ranges_on_any_link() {
+        let state = state(&[
+            ("eth0", "10.1.0.1/24"),
+            ("eth1", "192.168.0.1/24"),
+            ("eth1", "2001:db8::1/64"),
+            ("ens7", "192.168.1.1/24"),
+        ]);
+        assert_eq!(
+            found(&by("", "eth1", ""), &state),
+            ["eth1 192.168.0.1", "eth1 2001:db8::1"]
+        );
+        assert_eq!(found(&by("", "ens*", ""), &state), ["ens7 192.168.1.1"]);
+        assert_eq!(
+            found(&by("192.168.0.0/16", "", ""), &state),
+            ["eth1 192.168.0.1", "ens7 192.168.1.1"]
+        );
+        assert_eq!(
+            found(&by("2001:db8::/32", "", ""), &state),
+            ["eth1 2001:db8::1"]
+        );
+        assert!(found(&AddressSelectors::default(), &state).is_empty());
+    }
+
+    #[test]
+    fn a_source_address_counts_for_the_destination_that_it_reaches() {
+        let state = state(&[("eth0", "10.1.0.1/24"), ("eth1", "192.168.0.1/24")]);
+        let selectors = by("", "", "203.0.113.9");
+        let to = |source: &str| {
+            let (to, source) = ("203.0.113.9".parse().unwrap(), source.parse().unwrap());
+            find(
+                &question(&selectors),
+                &state,
+                &Sources::from([(to, source)]),
+            )
+        };
+        let expected = FoundAddress {
+            address: "192.168.0.1".parse().unwrap(),
+            interface: "eth1".into(),
+            reaches: "203.0.113.9".parse().ok(),
+        };
+        assert_eq!(to("192.168.0.1"), [expected]);
+        assert!(to("192.168.0.99").is_empty(), "on no link");
+        assert!(found(&selectors, &state).is_empty(), "no route");
+        assert_eq!(
+            destinations(&selectors),
+            BTreeSet::from(["203.0.113.9".parse().unwrap()])
+        );
+    }
+
+    #[test]
+    fn addresses_that_others_cannot_rely_on_are_not_reported() {
+        let all = [
+            ("eth1", "169.254.3.3/16"),
+            ("eth1", "fe80::1/64"),
+            ("lo", "127.0.0.1/8"),
+            ("lo", "::1/128"),
+            ("nw-br0", "192.168.7.1/24"),
+            ("cni0", "10.244.3.1/24"),
+            ("kube-ipvs0", "10.96.0.1/32"),
+            ("eth1", "2001:db8::7/64"),
+        ];
+        let mut state = state(&all);
+        let down = state.links.get_mut(&"kube-ipvs0".parse().unwrap()).unwrap();
+        down.up = false;
+        let temporary = key("eth1", "2001:db8::7/64");
+        state
+            .special_addresses
+            .insert(temporary.clone(), SpecialAddress::Unstable);
+        let any = by("", "*", "");
+        assert_eq!(found(&any, &state), [""; 0]);
+        // Each of the last four is left out for one reason.
+        state.special_addresses.remove(&temporary);
+        assert_eq!(found(&any, &state), ["eth1 2001:db8::7"]);
+        state.links.values_mut().for_each(|link| link.up = true);
+        assert_eq!(
+            found(&any, &state),
+            ["kube-ipvs0 10.96.0.1", "eth1 2001:db8::7"]
+        );
+        let no_pools = Question {
+            pools: vec![],
+            ..question(&any)
+        };
+        assert_eq!(
+            said(&no_pools, &state),
+            [
+                "cni0 10.244.3.1",
+                "kube-ipvs0 10.96.0.1",
+                "eth1 2001:db8::7"
+            ]
+        );
+        let in_use = NodeAddresses {
+            ipv4: "10.244.3.1".parse().ok(),
+            ipv6: None,
+        };
+        let used = Question {
+            in_use,
+            ..question(&any)
+        };
+        assert_eq!(
+            said(&used, &state)[0],
+            "cni0 10.244.3.1",
+            "although a pool was laid over it"
+        );
+    }
+
+    #[test]
+    fn an_ordinary_address_comes_before_a_secondary_and_a_floating_one() {
+        let mut state = state(&[
+            ("eth1", "192.168.0.1/32"),
+            ("eth1", "192.168.0.2/24"),
+            ("eth1", "192.168.0.3/24"),
+        ]);
+        state
+            .special_addresses
+            .insert(key("eth1", "192.168.0.2/24"), SpecialAddress::Secondary);
+        assert_eq!(
+            found(&by("", "eth1", ""), &state),
+            ["eth1 192.168.0.3", "eth1 192.168.0.2", "eth1 192.168.0.1"]
+        );
+    }
+
+    #[test]
+    fn the_list_is_bounded_for_each_family_and_has_what_is_in_use() {
+        let nets: Vec<String> = (1..100)
+            .flat_map(|n| [format!("192.168.0.{n}/24"), format!("2001:db8::{n:x}/64")])
+            .collect();
+        let addresses: Vec<(&str, &str)> = nets.iter().map(|net| ("eth1", net.as_str())).collect();
+        let selectors = by("", "eth1", "");
+        let used = Question {
+            in_use: NodeAddresses {
+                ipv4: "192.168.0.90".parse().ok(),
+                ipv6: None,
+            },
+            ..question(&selectors)
+        };
+        let found = find(&used, &state(&addresses), &Sources::new());
+        assert_eq!(found.len(), MAX_FOUND);
+        assert_eq!(found.iter().filter(|it| it.address.is_ipv4()).count(), 8);
+        assert_eq!(found[0].address.to_string(), "192.168.0.90");
+        assert_eq!(found[8].address.to_string(), "2001:db8::1");
+    }
+
+    #[test]
+    fn one_address_on_two_links_is_reported_once() {
+        let state = state(&[("eth1", "192.168.0.1/24"), ("eth2", "192.168.0.1/24")]);
+        assert_eq!(found(&by("", "eth*", ""), &state), ["eth1 192.168.0.1"]);
+    }
+}

@@ -1,0 +1,39 @@
+//! Reports of the node's addresses that the operator asks for.
+
+use netweft_crds::NodeNetwork;
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::NetworkState;
+
+use super::Reconciler;
+use crate::inputs::Objects;
+use crate::node_addresses::{Question, Sources, destinations, find};
+use crate::words::chain;
+
+impl<K: Kernel> Reconciler<K> {
+    /// Looks for addresses, also where nothing else can be done: a node that has no address yet gets one by this report.
+    ///
+    /// # Errors
+    /// The kernel does not answer; then what was found before stands.
+    pub(super) async fn find_addresses(
+        &mut self,
+        objects: &Objects,
+        network: &NodeNetwork,
+        actual: &NetworkState,
+    ) -> Result<(), String> {
+        let selectors = network.spec.address_selectors.clone().unwrap_or_default();
+        let mut sources = Sources::new();
+        for to in destinations(&selectors) {
+            let route = self.kernel.select_route(to).await;
+            let route = route.map_err(|error| chain(&error))?;
+            let source = route.and_then(|route| route.source);
+            sources.extend(source.map(|source| (to, source)));
+        }
+        let question = Question {
+            selectors: &selectors,
+            pools: objects.pools.iter().map(|pool| pool.spec.cidr).collect(),
+            in_use: network.spec.addresses,
+        };
+        self.found = Some(find(&question, actual, &sources));
+        Ok(())
+    }
+}

@@ -1,0 +1,347 @@
+//! Addresses that agents report, and one selector for each family.
+
+use kube::ResourceExt;
+use netweft_crds::{IpFamily, NodeAddresses, NodeNetwork};
+
+use crate::testing::{Cluster, at, cluster, mode, node, pool, services};
+
+const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+
+/// Nodes of one kubelet address each, in a mode with this `nodeAddress`, before any agent has reported.
+fn selecting(nodes: usize, parameters: &str, node_address: &str) -> Cluster {
+    let mut cluster = cluster(nodes);
+    let spec = format!("{{{parameters}, nodeAddress: {node_address}}}");
+    cluster.modes[0] = at(0, mode("default", &spec));
+    cluster.settle();
+    cluster
+}
+
+const VXLAN: &str = "mode: overlay, overlay: {encapsulation: vxlan}";
+const MODES: [&str; 5] = [
+    VXLAN,
+    "mode: overlay, overlay: {encapsulation: ipip}",
+    "mode: overlay, overlay: {encapsulation: udp}",
+    "mode: host-gw",
+    "mode: underlay",
+];
+
+fn network<'a>(cluster: &'a Cluster, name: &str) -> &'a NodeNetwork {
+    let mut networks = cluster.networks.iter();
+    networks.find(|it| it.name_any() == name).unwrap()
+}
+
+fn addresses(cluster: &Cluster, name: &str) -> Vec<String> {
+    let addresses = network(cluster, name).spec.addresses;
+    addresses.iter().map(|it| it.to_string()).collect()
+}
+
+/// One InternalIP, and a second link for the pods' traffic.
+#[test]
+fn an_address_that_only_the_agent_knows_is_used_in_every_mode() {
+    for (parameters, node_address) in MODES.iter().flat_map(|mode| {
+        [
+            "{interface: eth1}",
+            "{interface: 'eth*'}",
+            "{cidr: 192.168.0.0/16}",
+            "{reaches: 192.168.9.9}",
+            "{ipv4: {interface: eth1}}",
+        ]
+        .map(|it| (*mode, it))
+    }) {
+        let what = format!("{parameters} {node_address}");
+        let mut cluster = selecting(2, parameters, node_address);
+        assert!(cluster.blocks("worker-1").is_empty(), "{what}");
+        let asked = network(&cluster, "worker-1").spec.address_selectors.clone();
+        assert!(asked.unwrap().ipv4.is_some(), "{what}");
+        for n in 1..=2 {
+            let address = format!("192.168.0.{n}");
+            cluster.agent_finds(&format!("worker-{n}"), &[("eth1", &address)]);
+        }
+        cluster.settle();
+        for n in 1..=2 {
+            let (name, address) = (format!("worker-{n}"), format!("192.168.0.{n}"));
+            assert_eq!(addresses(&cluster, &name), [address.as_str()], "{what}");
+            assert_eq!(cluster.blocks(&name).len(), 1, "{what}");
+            assert_eq!(
+                cluster.node_says(&name),
+                "True SubnetsAssigned: 1 subnet of default-v4",
+                "{what}"
+            );
+        }
+        let subnets = cluster.subnets.iter();
+        let told: Vec<NodeAddresses> = subnets.map(|it| it.spec.node_addresses).collect();
+        let own: Vec<NodeAddresses> = cluster
+            .networks
+            .iter()
+            .map(|it| it.spec.addresses)
+            .collect();
+        assert_eq!(told, own, "{what}");
+    }
+}
+
+#[test]
+fn an_agent_is_asked_nothing_where_kubelet_knows() {
+    let mut cluster = selecting(1, VXLAN, "{from: internal-ip}");
+    assert_eq!(network(&cluster, "worker-1").spec.address_selectors, None);
+    // And what it says all the same counts for nothing.
+    cluster.nodes[0] = node("worker-1", &[]);
+    cluster.agent_finds("worker-1", &[("eth1", "192.168.0.1")]);
+    cluster.settle();
+    assert_eq!(
+        addresses(&cluster, "worker-1"),
+        ["10.1.0.1"],
+        "the last one"
+    );
+}
+
+#[test]
+fn a_report_counts_for_the_selector_in_force_only() {
+    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
+    cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
+    cluster.settle();
+    assert!(cluster.blocks("worker-1").is_empty());
+    let spec = format!("{{{VXLAN}, nodeAddress: {{reaches: 192.168.9.9}}}}");
+    cluster.edit_mode(&spec);
+    cluster.settle();
+    assert!(
+        cluster.node_says("worker-1").contains("has yet to report"),
+        "{}",
+        cluster.node_says("worker-1")
+    );
+    assert!(cluster.blocks("worker-1").is_empty());
+    cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"]);
+    // Asked for another destination, the answer for the last one does not count, but the address stays in use.
+    cluster.edit_mode(&spec.replace("192.168.9.9", "172.16.0.9"));
+    cluster.settle();
+    assert!(
+        cluster
+            .node_says("worker-1")
+            .ends_with("; the last one, 192.168.0.1, stays in use")
+    );
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"]);
+}
+
+#[test]
+fn kubelets_addresses_come_before_an_agents_and_the_one_in_use_before_both() {
+    let mut cluster = selecting(1, VXLAN, "{cidr: 192.168.0.0/16}");
+    cluster.agent_finds(
+        "worker-1",
+        &[("eth1", "192.168.0.7"), ("eth2", "192.168.0.8")],
+    );
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"]);
+    cluster.agent_finds(
+        "worker-1",
+        &[("eth2", "192.168.0.8"), ("eth1", "192.168.0.7")],
+    );
+    cluster.nodes[0] = node("worker-1", &["10.1.0.1", "192.168.0.9"]);
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"], "in use");
+    cluster.agent_finds("worker-1", &[("eth2", "192.168.0.8")]);
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.9"]);
+}
+
+#[test]
+fn what_an_agent_must_not_report_costs_its_node_only() {
+    for (wrong, why) in [
+        ("127.0.0.1", "is none that other nodes can send to"),
+        ("169.254.1.1", "is none that other nodes can send to"),
+        ("224.0.0.5", "is none that other nodes can send to"),
+        ("10.244.7.7", "is inside spec.cidr of IPPool default-v4"),
+        (
+            "10.96.0.1",
+            "is inside the Services' range 10.96.0.0/12 (ServiceCIDR kubernetes)",
+        ),
+        ("10.1.0.2", "is stated in status.addresses of Node worker-2"),
+        ("192.168.0.2", "is that of Node worker-2"),
+    ] {
+        let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
+        cluster
+            .services
+            .push(services("kubernetes", "10.96.0.0/12"));
+        cluster.agent_finds("worker-2", &[("eth1", "192.168.0.2")]);
+        cluster.settle();
+        cluster.agent_finds("worker-1", &[("eth1", wrong)]);
+        cluster.settle();
+        assert_eq!(
+            cluster.node_says("worker-1"),
+            format!(
+                "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: {wrong} {why}; {REMEDY}"
+            )
+        );
+        assert!(cluster.blocks("worker-1").is_empty(), "{wrong}");
+        assert!(
+            cluster
+                .node_says("worker-2")
+                .starts_with("True SubnetsAssigned: 1 subnet"),
+            "{wrong}"
+        );
+        assert!(
+            cluster
+                .pool_says("default-v4")
+                .starts_with("True Allocatable"),
+            "{wrong}: {}",
+            cluster.pool_says("default-v4")
+        );
+        // Another one is taken.
+        cluster.agent_finds("worker-1", &[("eth1", wrong), ("eth1", "192.168.0.1")]);
+        cluster.settle();
+        assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"], "{wrong}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_given_up_when_another_kubelet_states_it() {
+    let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
+    for n in 1..=2 {
+        let address = format!("192.168.0.{n}");
+        cluster.agent_finds(&format!("worker-{n}"), &[("eth1", &address)]);
+    }
+    cluster.settle();
+    cluster.nodes[1] = node("worker-2", &["10.1.0.2", "192.168.0.1"]);
+    cluster.settle();
+    assert!(
+        cluster
+            .node_says("worker-1")
+            .contains("192.168.0.1 is stated in status.addresses of Node worker-2"),
+        "{}",
+        cluster.node_says("worker-1")
+    );
+}
+
+#[test]
+fn no_more_than_sixteen_reported_addresses_are_read() {
+    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
+    let many: Vec<String> = (1..=16).map(|n| format!("10.244.0.{n}")).collect();
+    let mut found: Vec<(&str, &str)> = many.iter().map(|it| ("eth1", it.as_str())).collect();
+    found.push(("eth1", "192.168.0.1"));
+    cluster.agent_finds("worker-1", &found);
+    cluster.settle();
+    assert!(cluster.blocks("worker-1").is_empty());
+}
+
+#[test]
+fn a_range_of_one_family_leaves_the_other_to_kubelet() {
+    for (parameters, node_address) in MODES
+        .iter()
+        .flat_map(|mode| ["{cidr: 10.0.0.0/8}", "{ipv4: {cidr: 10.0.0.0/8}}"].map(|it| (*mode, it)))
+    {
+        if parameters.contains("ipip") {
+            continue;
+        }
+        let mut cluster = selecting(0, parameters, node_address);
+        cluster
+            .pools
+            .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
+        for n in 1..=2 {
+            let (ipv4, ipv6) = (format!("10.1.0.{n}"), format!("fd00::{n}"));
+            cluster
+                .nodes
+                .push(node(&format!("worker-{n}"), &[&ipv4, &ipv6]));
+        }
+        cluster.settle();
+        let what = format!("{parameters} {node_address}");
+        assert_eq!(
+            addresses(&cluster, "worker-1"),
+            ["10.1.0.1", "fd00::1"],
+            "{what}"
+        );
+        assert_eq!(
+            cluster.node_says("worker-1"),
+            "True SubnetsAssigned: 2 subnets of default-v4, default-v6",
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn a_family_without_an_address_is_named_with_its_selector() {
+    let mut cluster = selecting(
+        2,
+        "mode: host-gw",
+        "{ipv4: {from: internal-ip}, ipv6: {interface: 'ens*'}}",
+    );
+    cluster
+        .pools
+        .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
+    cluster.settle();
+    let why = |cluster: &Cluster| {
+        let said = cluster.node_says("worker-1");
+        let words = "True SubnetsAssigned: 1 subnet of default-v4; no block of default-v6, whose packets need an IPv6 address of the node: ";
+        said.strip_prefix(words).unwrap_or(&said).to_owned()
+    };
+    assert_eq!(
+        why(&cluster),
+        "spec.nodeAddress {interface: ens*} selects IPv6 addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+    );
+    cluster.agent_finds("worker-1", &[]);
+    cluster.settle();
+    assert_eq!(
+        why(&cluster),
+        "spec.nodeAddress {interface: ens*} matches no link of this node that is up and has a global IPv6 address outside all IPPools, neither temporary, deprecated nor tentative; compare `ip address` on the node, and correct spec.nodeAddress of the NetworkMode or the addresses of the node"
+    );
+}
+
+#[test]
+fn what_was_looked_for_in_vain_is_said() {
+    for (node_address, words) in [
+        (
+            "{interface: eth1}",
+            "spec.nodeAddress {interface: eth1} matches no link of this node that is up and has a global IPv4 address outside all IPPools; compare `ip address` on the node, and correct",
+        ),
+        (
+            "{cidr: 192.168.0.0/16}",
+            "spec.nodeAddress {cidr: 192.168.0.0/16} selects no address of this node: status.addresses of the Node, where kubelet states its own addresses only, has none inside 192.168.0.0/16, and no link of this node that is up has a global one outside all IPPools; compare `ip address` on the node, and correct",
+        ),
+        (
+            "{reaches: 192.168.9.9}",
+            "spec.nodeAddress {reaches: 192.168.9.9} selects no address of this node: its kernel does not send to 192.168.9.9 from a global IPv4 address outside all IPPools; compare `ip route get 192.168.9.9` on the node, and correct",
+        ),
+    ] {
+        let mut cluster = selecting(1, VXLAN, node_address);
+        assert_eq!(
+            cluster.node_says("worker-1"),
+            format!(
+                "False NoNodeAddress: spec.nodeAddress {node_address} selects IPv4 addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+            )
+        );
+        cluster.agent_finds("worker-1", &[]);
+        cluster.settle();
+        let remedy = "spec.nodeAddress of the NetworkMode or the addresses of the node";
+        assert_eq!(
+            cluster.node_says("worker-1"),
+            format!("False NoNodeAddress: {words} {remedy}")
+        );
+    }
+}
+
+#[test]
+fn tunnels_follow_the_only_family_that_is_selected_when_all_agents_have_reported() {
+    let mut cluster = selecting(3, VXLAN, "{from: internal-ip}");
+    cluster.agents_report(0);
+    cluster.edit_mode(&format!(
+        "{{{VXLAN}, nodeAddress: {{ipv6: {{interface: eth1}}}}}}"
+    ));
+    cluster.settle();
+    cluster.agent_finds("worker-1", &[("eth1", "fd00::1")]);
+    cluster.agent_finds("worker-2", &[("eth1", "fd00::2")]);
+    cluster.settle();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
+    cluster.agent_finds("worker-3", &[("eth1", "fd00::3")]);
+    cluster.follow();
+    assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
+}
+
+#[test]
+fn a_mode_that_cannot_be_used_any_more_leaves_the_selectors() {
+    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
+    cluster.agent_finds("worker-1", &[("eth1", "192.168.0.1")]);
+    cluster.settle();
+    let before = network(&cluster, "worker-1").spec.clone();
+    cluster.edit_mode("{mode: host-gw, nodeAddress: {}}");
+    cluster.settle();
+    assert_eq!(network(&cluster, "worker-1").spec, before);
+}
