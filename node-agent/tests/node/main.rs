@@ -27,6 +27,7 @@ mod port_taken;
 mod programs;
 mod repair;
 mod requests;
+mod second_nic;
 mod standby;
 mod sweep;
 mod tunnel_address;

@@ -76,6 +76,21 @@ fn an_address_that_only_the_agent_knows_is_used_in_every_mode() {
             .map(|it| it.spec.addresses)
             .collect();
         assert_eq!(told, own, "{what}");
+        let speakers = cluster
+            .networks
+            .iter()
+            .filter_map(|it| it.spec.bgp.as_ref());
+        let sessions: Vec<String> = speakers
+            .flat_map(|speaker| &speaker.sessions)
+            .map(|session| format!("{}-{}", session.local, session.peer))
+            .collect();
+        let expected = ["192.168.0.1-192.168.0.2", "192.168.0.2-192.168.0.1"];
+        let is_underlay = parameters == "mode: underlay";
+        assert_eq!(
+            sessions,
+            &expected[..if is_underlay { 2 } else { 0 }],
+            "{what}"
+        );
     }
 }
 

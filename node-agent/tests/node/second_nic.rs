@@ -1,0 +1,171 @@
+//! A node with one InternalIP and a second NIC for the traffic of pods: kubelet knows nothing of the second address.
+
+use netweft_crds::names::vtep_mac;
+
+use super::lab::{Namespace, Node, ROUTED, until};
+
+/// The Ethernet address of a node's VXLAN endpoint.
+fn mac(node: &str) -> String {
+    let bytes = vtep_mac(node).map(|byte| format!("{byte:02x}"));
+    bytes.join(":")
+}
+
+/// A node whose second NIC leads to node two, which has no other way to it.
+fn with_second_nic() -> (Node, Namespace) {
+    let (node, two) = (Node::new(ROUTED), Namespace::new());
+    let far = two.path();
+    node.namespace.ip(&format!(
+        "link add nic1 mtu 1400 type veth peer name nic2 mtu 1400 netns {far}"
+    ));
+    node.namespace.ip("link set nic1 up");
+    node.namespace.ip("address add 198.51.100.1/24 dev nic1");
+    two.ip("link set lo up");
+    two.ip("link set nic2 up");
+    two.ip("address add 198.51.100.2/24 dev nic2");
+    // A pod of node two.
+    two.ip("address add 10.244.4.9/32 dev lo");
+    let subnet = "kind: NodeSubnet\nmetadata: {name: routed-two}\nspec: {cidr: 10.244.4.0/22, pool: routed, node: two, nodeAddresses: {ipv4: 198.51.100.2}, state: Active}";
+    node.declare("subnet-routed-two.yaml", subnet);
+    std::fs::remove_file(node.path("objects/subnet-routed-three.yaml")).unwrap();
+    (node, two)
+}
+
+/// What the operator says before it knows an address, with these selectors.
+fn ask(node: &Node, generation: i64, selectors: &str) {
+    node.declare(
+        "network.yaml",
+        &format!(
+            "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addressSelectors: {selectors}}}"
+        ),
+    );
+}
+
+/// What the operator says when it has chosen the address.
+fn answer(node: &Node, generation: i64, address: &str, transport: &str) {
+    node.declare(
+        "network.yaml",
+        &format!(
+            "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: {address}}}, addressSelectors: {{ipv4: {{interface: 'nic*'}}}}, subnets: [10.244.0.0/22], modes: [{{name: default, pools: [routed], send: {{{transport}: {{}}}}, outerFamily: ipv4}}]}}"
+        ),
+    );
+}
+
+fn wait_until_reported(node: &Node, generation: i64, expected: &[(&str, &str)]) {
+    until(&format!("{expected:?} to be reported"), || {
+        let status = node.status()?;
+        let found = status.addresses.iter();
+        let found: Vec<_> = found
+            .map(|found| (found.interface.clone(), found.address.to_string()))
+            .collect();
+        let told: Vec<_> = found
+            .iter()
+            .map(|(link, address)| (link.as_str(), address.as_str()))
+            .collect();
+        let acknowledged = status.observed_generation == Some(generation);
+        (told == expected && acknowledged)
+            .then_some(())
+            .ok_or(format!("{status:?}\n{}", node.log()))
+    });
+}
+
+#[test]
+fn netns_a_node_without_address_and_block_reports_what_selectors_ask_for() {
+    let (mut node, _two) = with_second_nic();
+    ask(&node, 1, "{ipv4: {interface: 'nic*'}}");
+    node.start();
+    let second = ("nic1", "198.51.100.1");
+    wait_until_reported(&node, 1, &[second]);
+    for (generation, selectors, expected) in [
+        (2, "{ipv4: {cidr: 198.51.0.0/16}}", &[second][..]),
+        (3, "{ipv4: {interface: ens7}}", &[("ens7", "192.0.2.1")]),
+        (4, "{ipv4: {reaches: 198.51.100.200}}", &[second]),
+        // There is no route.
+        (5, "{ipv4: {reaches: 203.0.113.1}}", &[]),
+        (6, "{ipv6: {interface: nic1}}", &[]),
+    ] {
+        ask(&node, generation, selectors);
+        wait_until_reported(&node, generation, expected);
+    }
+    // The report follows the kernel: table `main` has a route, and a rule leads elsewhere.
+    ask(&node, 7, "{ipv4: {reaches: 203.0.113.1}}");
+    for line in [
+        "route add 203.0.113.0/24 via 192.0.2.9 dev ens7",
+        "route add 203.0.113.0/24 via 198.51.100.2 dev nic1 table 100",
+        "rule add to 203.0.113.0/24 lookup 100",
+    ] {
+        node.namespace.ip(line);
+    }
+    node.nudge();
+    wait_until_reported(&node, 7, &[second]);
+}
+
+#[test]
+fn netns_an_address_that_is_replaced_is_reported_although_the_one_in_use_is_missing() {
+    let (mut node, _two) = with_second_nic();
+    answer(&node, 1, "198.51.100.1", "vxlan");
+    node.start();
+    node.wait_until_ready();
+    wait_until_reported(&node, 1, &[("nic1", "198.51.100.1")]);
+    node.namespace.ip("address del 198.51.100.1/24 dev nic1");
+    node.namespace.ip("address add 198.51.100.7/24 dev nic1");
+    wait_until_reported(&node, 1, &[("nic1", "198.51.100.7")]);
+    let said = node.wait_until_it_says("ProgrammingFailed");
+    assert!(
+        said.contains(
+            "no link of this node has the node address 198.51.100.1; compare `ip address`"
+        ) && said.contains("an address behind 1:1 NAT"),
+        "{said}"
+    );
+}
+
+#[test]
+fn netns_pods_of_other_nodes_are_reached_over_the_second_nic() {
+    let one = mac("one");
+    let far_vxlan = [
+        format!(
+            "link add vx type vxlan id 4096 dstport 4789 local 198.51.100.2 nolearning\n\
+             link set vx address {} up\n\
+             neighbour add 10.244.0.0 lladdr {one} dev vx nud permanent\n\
+             route add 10.244.0.0/22 via 10.244.0.0 dev vx onlink src 10.244.4.9",
+            mac("two")
+        ),
+        format!("fdb append {one} dev vx dst 198.51.100.1"),
+    ];
+    let far_direct = [
+        "route add 10.244.0.0/22 via 198.51.100.1".to_owned(),
+        String::new(),
+    ];
+    for (transport, [lines, fdb]) in [("vxlan", far_vxlan), ("direct", far_direct)] {
+        let (mut node, two) = with_second_nic();
+        answer(&node, 1, "198.51.100.1", transport);
+        node.start();
+        node.wait_until_ready();
+        lines.lines().for_each(|line| drop(two.ip(line)));
+        if !fdb.is_empty() {
+            let added = two.command(&format!("bridge {fdb}"));
+            assert!(added.status.success(), "{added:?}");
+        }
+        let pod = node.add("one");
+        assert!(pod.space.pings("10.244.4.9"), "{transport}");
+        assert!(pod.answers(&two), "{transport}");
+        // The first NIC is as it was: no route of netweft leads over it.
+        let routes = node.namespace.ip("route show dev ens7 proto 78");
+        assert_eq!(routes, "", "{transport}");
+    }
+}
+
+/// The relay sends and takes datagrams from the address that it is told.
+#[test]
+fn netns_the_relay_is_told_the_address_of_the_second_nic() {
+    let (mut node, _two) = with_second_nic();
+    answer(&node, 1, "198.51.100.1", "udp");
+    node.start();
+    until("the relay's file", || {
+        let text = std::fs::read_to_string(node.path("run/udp.json"));
+        let text = text.map_err(|error| error.to_string())?;
+        let told = text.contains("198.51.100.1")
+            && text.contains("198.51.100.2")
+            && !text.contains("192.0.2.1\"");
+        told.then_some(()).ok_or(text)
+    });
+}
