@@ -81,6 +81,7 @@ pub struct BGPPeerSpec {
     #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.peerIP"))]
+    #[x_kube(validation = rule::global("spec.peerIP"))]
     pub peer_ip: Option<IpAddr>,
     /// TCP port of the router. Nodes listen on their NetworkMode's `listenPort`.
     #[serde(default = "bgp::port")]
@@ -91,11 +92,12 @@ pub struct BGPPeerSpec {
     #[schemars(schema_with = "schema::optional_selector")]
     #[x_kube(validation = rule::selector("spec.peerSelector"))]
     pub peer_selector: Option<LabelSelector>,
-    /// AS number of the router.
+    /// AS number of the router. A plain number, also beyond 65535: one in dotted notation (RFC 5396) is
+    /// the first part times 65536 plus the second, 4200000000 for 64086.59904.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::as_number("spec.asNumber"))]
     pub as_number: Option<u32>,
-    /// AS number to speak with in this session instead of the node's.
+    /// AS number to speak with in this session instead of the node's, a plain number as `asNumber`.
     #[serde(
         default,
         rename = "localASNumber",
@@ -110,6 +112,7 @@ pub struct BGPPeerSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.sourceAddress"))]
+    #[x_kube(validation = rule::global("spec.sourceAddress"))]
     pub source_address: Option<IpAddr>,
     /// Hops to an eBGP router that is not on the same link; absent: directly connected, and any number between nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -266,7 +266,8 @@ fn default_udp_port() -> u16 {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rule::keepalive_before_hold("spec.underlay"))]
 pub struct Underlay {
-    /// AS number of nodes for which `asNumbers` says nothing else.
+    /// AS number of nodes for which `asNumbers` says nothing else. A plain number, also beyond 65535: one in dotted notation (RFC 5396) is
+    /// the first part times 65536 plus the second, 4200000000 for 64086.59904.
     #[serde(default = "default_as_number")]
     #[x_kube(validation = rule::as_number("spec.underlay.asNumber"))]
     pub as_number: u32,
@@ -337,7 +338,7 @@ pub struct AsNumberRule {
     #[schemars(schema_with = "schema::selector")]
     #[x_kube(validation = rule::selector("spec.underlay.asNumbers[].nodeSelector"))]
     pub node_selector: LabelSelector,
-    /// Their AS number.
+    /// Their AS number, a plain number.
     #[x_kube(validation = rule::as_number("spec.underlay.asNumbers[].asNumber"))]
     pub as_number: u32,
 }

@@ -40,6 +40,7 @@ pub struct NodeAddressSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.nodeAddress.reaches"))]
+    #[x_kube(validation = rule::global("spec.nodeAddress.reaches"))]
     pub reaches: Option<IpAddr>,
     /// The selector of IPv4 addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -70,6 +71,7 @@ pub struct NodeAddressSelector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("reaches of spec.nodeAddress"))]
+    #[x_kube(validation = rule::global("reaches of spec.nodeAddress"))]
     pub reaches: Option<IpAddr>,
 }
 

@@ -50,10 +50,23 @@ pub fn cidr(field: &str, example: &str) -> Rule {
     )))
 }
 
-/// An address of one host.
+/// An address of one host. Those that [`global`] refuses pass, so that each address is refused in one sentence.
 pub fn host(field: &str) -> Rule {
-    Rule::new("isIP(self) && ip(self).isGlobalUnicast()").message(words(format!(
+    Rule::new(
+        "self.contains('%') || (isIP(self) && (ip(self).isGlobalUnicast() || ip(self).isLinkLocalUnicast() || ip(self).isLoopback()))",
+    )
+    .message(words(format!(
         "{field} must be the address of one host, for example 10.1.0.1"
+    )))
+}
+
+/// An address that is the same on every node: neither link-local, with its zone or without, nor loopback.
+pub fn global(field: &str) -> Rule {
+    Rule::new(
+        "!self.contains('%') && (!isIP(self) || !(ip(self).isLinkLocalUnicast() || ip(self).isLoopback()))",
+    )
+    .message(words(format!(
+        "{field} must not be link-local (as in BGP unnumbered) or loopback, which is not supported: give a global address of the host, for example 10.1.0.1"
     )))
 }
 

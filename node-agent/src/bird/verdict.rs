@@ -133,6 +133,7 @@ enum Complaint {
     TooMany,
     Lost,
     PortTaken,
+    SecondSession,
 }
 
 /// BIRD's class for what became of a connection, in the C library's words.
@@ -157,6 +158,9 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
     ("Link down", Complaint::Lost),
     ("Graceful restart", Complaint::Lost),
     ("No listening socket", Complaint::PortTaken),
+    // Subcodes 5 and 7 of Cease (RFC 4486).
+    ("Connection rejected", Complaint::SecondSession),
+    ("ollision", Complaint::SecondSession),
 ];
 
 /// Whether one of both does not want the session as it is, and said why: it will be so at each attempt.
@@ -167,7 +171,7 @@ pub fn is_refusal(error: &str) -> bool {
     class != CONNECTION
         && matches!(
             advised,
-            None | Some(Complaint::PeerAs | Complaint::PortTaken)
+            None | Some(Complaint::PeerAs | Complaint::PortTaken | Complaint::SecondSession)
         )
 }
 
@@ -203,7 +207,8 @@ fn explain(session: &Session, error: &str) -> Fault {
     } = session;
     let message = match class {
         CONNECTION => format!(
-            "{peer} ends the connection ({words}): see whether it knows {local} (AS {local_as}) as a neighbour"
+            "{peer} ends the connection ({words}): see whether it knows {local} (AS {local_as}) as a neighbour, and whether {OTHER_SPEAKER} has a session with it; {}",
+            way_out(session)
         ),
         "Received" => format!("{peer} says: {words}"),
         _ => format!("{peer} is refused: {words}"),
@@ -257,8 +262,30 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
         ),
         Complaint::PortTaken => (
             SessionFault::Rejected,
-            "another program of this node has BGP's port: set spec.underlay.listenPort of the NetworkMode, or stop that program".to_owned(),
+            format!(
+                "another program of this node has BGP's port, perhaps {OTHER_SPEAKER}: set spec.underlay.listenPort of the NetworkMode, or stop that program"
+            ),
         ),
+        Complaint::SecondSession => (
+            SessionFault::Rejected,
+            format!(
+                "{peer} {} a session with {local} ({words}): perhaps {OTHER_SPEAKER} has one from the same address, and two addresses have one session only; {}",
+                if theirs { "refuses" } else { "is refused" },
+                way_out(session)
+            ),
+        ),
+    }
+}
+
+/// What else on a node speaks BGP.
+const OTHER_SPEAKER: &str = "another BGP speaker on this node (MetalLB, FRR, Calico's BIRD)";
+
+/// How this node and another speaker on it can both have a session with a peer.
+fn way_out(session: &Session) -> &'static str {
+    if session.node {
+        "if so, let nodes speak to each other on another port by spec.underlay.listenPort of the NetworkMode"
+    } else {
+        "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that the peer knows as a neighbour, or spec.peerPort to another port of the peer"
     }
 }
 
@@ -302,5 +329,80 @@ pub fn why_refused(prefix: IpNet, taken: &Taken, nodes: &[IpAddr]) -> &'static s
         Some(_) => "refused by spec.filters.import",
         None if nodes.iter().any(|node| prefix.contains(node)) => "a node's address",
         None => "outside the pools",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_crds::GracefulRestart;
+    use serde_json::json;
+
+    use super::*;
+
+    fn session(node: bool) -> Session {
+        let session = json!({
+            "name": "tor", "peer": "192.0.2.254", "port": 179, "local": "192.0.2.1", "localAS": 64512, "peerAS": 65001, "node": node,
+            "holdTime": "90s", "keepaliveTime": "30s", "connectRetryTime": "5s",
+            "gracefulRestart": GracefulRestart::default(), "maxPrefixes": 100,
+        });
+        serde_json::from_value(session).unwrap()
+    }
+
+    fn said(node: bool, error: &str) -> (SessionFault, String) {
+        let seen = Seen {
+            state: Some(SessionState::Active),
+            last_error: Some(error.to_owned()),
+            ..Seen::default()
+        };
+        let status = status(&session(node), &seen, Duration::ZERO, "");
+        (status.fault.unwrap(), status.message)
+    }
+
+    /// As with MetalLB's speaker beside netweft, both with a session to the same router.
+    #[test]
+    fn another_bgp_speaker_on_the_node_is_named_as_a_likely_cause() {
+        let second = "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that the peer knows as a neighbour, or spec.peerPort to another port of the peer";
+        for words in ["Connection collision resolution", "Connection rejected"] {
+            assert_eq!(
+                said(false, &format!("Received: {words}")),
+                (
+                    SessionFault::Rejected,
+                    format!(
+                        "192.0.2.254 refuses a session with 192.0.2.1 ({words}): perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has one from the same address, and two addresses have one session only; {second}"
+                    )
+                )
+            );
+            assert!(is_refusal(&format!("Received: {words}")));
+        }
+        assert_eq!(
+            said(false, "Socket: Connection closed").1,
+            format!(
+                "192.0.2.254 ends the connection (Connection closed): see whether it knows 192.0.2.1 (AS 64512) as a neighbour, and whether another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has a session with it; {second}"
+            )
+        );
+        let between_nodes = said(true, "Received: Connection rejected").1;
+        assert!(
+            between_nodes.ends_with(
+                "; if so, let nodes speak to each other on another port by spec.underlay.listenPort of the NetworkMode"
+            ),
+            "{between_nodes}"
+        );
+        assert_eq!(
+            said(false, "BGP Error: No listening socket").1,
+            "another program of this node has BGP's port, perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD): set spec.underlay.listenPort of the NetworkMode, or stop that program"
+        );
+    }
+
+    #[test]
+    fn other_complaints_name_no_other_speaker() {
+        for error in [
+            "Received: Administrative shutdown",
+            "Socket: Connection refused",
+            "Received: Bad peer AS",
+            "BGP Error: Hold timer expired",
+        ] {
+            let message = said(false, error).1;
+            assert!(!message.contains("another BGP speaker"), "{message}");
+        }
     }
 }
