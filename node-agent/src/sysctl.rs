@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use netweft_crds::IpFamily;
 use netweft_netstate::model::LinkName;
 use tracing::info;
 
@@ -195,8 +196,12 @@ pub fn disable_ipv6(link: &LinkName) -> String {
 
 /// The path of what lets packets that come in by a link be forwarded.
 #[must_use]
-pub fn forwarding(link: &LinkName) -> String {
-    format!("ipv4/conf/{link}/forwarding")
+pub fn forwarding(link: &LinkName, family: IpFamily) -> String {
+    let family = match family {
+        IpFamily::Ipv4 => "ipv4",
+        IpFamily::Ipv6 => "ipv6",
+    };
+    format!("{family}/conf/{link}/forwarding")
 }
 
 /// The path of a link's reverse path filter.

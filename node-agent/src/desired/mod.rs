@@ -158,6 +158,8 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     desired.nft = masquerade::render(inputs, tunnels);
     let families = family::parameters(&desired.kernel);
     desired.sysctls.extend(families);
+    let uplinks = family::of_uplinks(inputs, facts);
+    desired.sysctls.extend(uplinks);
     desired
 }
 

@@ -86,6 +86,7 @@ fn fixture() -> Fixture {
     };
     for parameter in [
         "ipv4/ip_forward",
+        "ipv4/conf/ens7/forwarding",
         "ipv4/conf/nw-vx4096/forwarding",
         "ipv4/conf/nw-vx4096/rp_filter",
     ] {

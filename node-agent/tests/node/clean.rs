@@ -81,7 +81,7 @@ fn inhabited(mut node: Node) -> (Node, Before) {
         "address add 172.31.0.1/24 dev strange0",
         "route add 10.99.0.0/16 via 172.31.0.2 proto bird metric 32",
         "route add 10.98.0.0/16 via 172.31.0.2 proto 77 metric 20",
-        "route add 10.244.200.0/24 via 172.31.0.2 metric 78",
+        "route add 10.97.0.0/16 via 172.31.0.2 metric 78",
         "neighbour add 172.31.0.2 dev strange0 lladdr 02:00:00:00:00:09 nud permanent",
     ] {
         node.namespace.ip(line);

@@ -80,6 +80,29 @@ fn netns_pods_links_forward_where_new_links_do_not() {
     });
 }
 
+/// As a link is where systemd-networkd is told so, while the switch for all links is on.
+#[test]
+fn netns_an_uplink_that_does_not_forward_is_made_to() {
+    let mut node = Node::new(ROUTED.of(Families::Both));
+    let off = ["ipv4", "ipv6"].map(|family| format!("net.{family}.conf.ens7.forwarding=0"));
+    set(&node, "net.ipv4.ip_forward=1");
+    set(&node, "net.ipv6.conf.all.forwarding=1");
+    off.iter().for_each(|off| set(&node, off));
+    node.start();
+    node.wait_until_ready();
+    let forwards = |node: &Node| {
+        let files =
+            "/proc/sys/net/ipv4/conf/ens7/forwarding /proc/sys/net/ipv6/conf/ens7/forwarding";
+        let values = node.namespace.command(&format!("cat {files}")).stdout;
+        (values == b"1\n1\n")
+            .then_some(())
+            .ok_or(format!("{values:?}"))
+    };
+    until("the uplink to forward", || forwards(&node));
+    off.iter().for_each(|off| set(&node, off));
+    until("the uplink to forward again", || forwards(&node));
+}
+
 /// As the kernel looks with the boot parameter `ipv6.disable=1`.
 #[test]
 fn netns_where_the_kernel_has_no_ipv6_pods_have_ipv4_and_the_node_says_so() {

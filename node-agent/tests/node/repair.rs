@@ -112,6 +112,7 @@ fn netns_without_br_netfilter_a_node_with_a_bridge_pool_takes_no_pods_and_says_w
     let parameters = node.path("sysctl");
     for name in [
         "ipv4/ip_forward",
+        "ipv4/conf/ens7/forwarding",
         "ipv4/conf/nw-br0/forwarding",
         "ipv4/conf/nw-br0/rp_filter",
         "ipv4/conf/nw-vx4096/forwarding",
