@@ -238,8 +238,12 @@ fn without_family(view: &View<'_>, name: &str) -> Option<String> {
     of_other_family.then(|| {
         format!(
             "no block is assigned: NetworkMode {} sends to {needed} addresses of nodes, and no Node that this pool serves has one that \
-             spec.nodeAddress of the NetworkMode chooses; let kubelet state one (--node-ip), or correct spec.nodeAddress",
-            mode.name
+             spec.nodeAddress of the NetworkMode chooses; {}",
+            mode.name,
+            match mode.address.of(needed) {
+                None => "let kubelet state one (--node-ip), or correct spec.nodeAddress",
+                Some(_) => "the condition Assigned of the NodeNetworks says why",
+            }
         )
     })
 }

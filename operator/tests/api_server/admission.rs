@@ -68,6 +68,16 @@ fn accepted_modes() -> Vec<Value> {
         mode(
             &json!({ "mode": "host-gw", "mtu": 1280, "nodeAddress": { "interface": "eth0.100" } }),
         ),
+        mode(&json!({ "mode": "host-gw", "nodeAddress": { "interface": "enp*s0f?" } })),
+        mode(&json!({ "mode": "host-gw", "nodeAddress": { "reaches": "2001:db8::1" } })),
+        mode(&json!({ "mode": "host-gw", "nodeAddress": { "cidr": "fd00::/16" } })),
+        mode(
+            &json!({ "mode": "host-gw", "nodeAddress": { "ipv4": { "interface": "eth1" }, "ipv6": { "from": "internal-ip" } } }),
+        ),
+        mode(
+            &json!({ "mode": "host-gw", "nodeAddress": { "ipv4": { "reaches": "10.1.0.1" }, "ipv6": { "cidr": "fd00::/16" } } }),
+        ),
+        mode(&json!({ "mode": "host-gw", "nodeAddress": { "ipv6": { "reaches": "fd00::1" } } })),
         mode(&json!({ "mode": "underlay" })),
         mode(
             &json!({ "mode": "underlay", "underlay": { "asNumber": 4_294_967_294_u32, "holdTime": "3s", "keepaliveTime": "1s",
@@ -80,6 +90,9 @@ fn accepted_modes() -> Vec<Value> {
 fn accepted_peers() -> Vec<Value> {
     vec![
         peer(&json!({ "peerIP": "10.1.0.1", "asNumber": 65001 })),
+        peer(
+            &json!({ "peerIP": "10.1.0.1", "asNumber": 4_200_000_000_u32, "localASNumber": 4_294_967_294_u32 }),
+        ),
         peer(
             &json!({ "peerIP": "fd00::1", "asNumber": 65001, "sourceAddress": "fd00::2", "ebgpMultihop": 255,
             "holdTime": "1m30s", "keepaliveTime": "500ms1s",

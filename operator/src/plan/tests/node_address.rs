@@ -295,6 +295,10 @@ fn a_family_without_an_address_is_named_with_its_selector() {
     cluster.agent_finds("worker-1", &[]);
     cluster.settle();
     assert_eq!(
+        cluster.pool_says("default-v6"),
+        "False NoNodeAddress: no block is assigned: NetworkMode default sends to IPv6 addresses of nodes, and no Node that this pool serves has one that spec.nodeAddress of the NetworkMode chooses; the condition Assigned of the NodeNetworks says why"
+    );
+    assert_eq!(
         why(&cluster),
         "spec.nodeAddress {interface: ens*} matches no link of this node that is up and has a global IPv6 address outside all IPPools, neither temporary, deprecated nor tentative; compare `ip address` on the node, and correct spec.nodeAddress of the NetworkMode or the addresses of the node"
     );
