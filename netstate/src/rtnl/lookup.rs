@@ -12,12 +12,13 @@ use crate::error::Error;
 use crate::model::{LinkName, SelectedRoute};
 
 /// What the kernel answers where no packet can leave: no route, a route of type unreachable, prohibit or blackhole
-/// (`fib_props` in net/ipv4/fib_semantics.c).
-const NO_ROUTE: [Errno; 4] = [
+/// (`fib_props` in net/ipv4/fib_semantics.c), a family that the kernel lacks (`rtnetlink_rcv_msg` without a handler).
+const NO_ROUTE: [Errno; 5] = [
     Errno::ENETUNREACH,
     Errno::EHOSTUNREACH,
     Errno::EACCES,
     Errno::EINVAL,
+    Errno::EOPNOTSUPP,
 ];
 
 /// See [`crate::kernel::Kernel::select_route`].

@@ -209,7 +209,7 @@ fn what_an_agent_must_not_report_costs_its_node_only() {
 }
 
 #[test]
-fn an_address_in_use_is_given_up_when_another_kubelet_states_it() {
+fn an_address_in_use_is_refused_when_another_kubelet_states_it() {
     let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
     for n in 1..=2 {
         let address = format!("192.168.0.{n}");
@@ -218,13 +218,20 @@ fn an_address_in_use_is_given_up_when_another_kubelet_states_it() {
     cluster.settle();
     cluster.nodes[1] = node("worker-2", &["10.1.0.2", "192.168.0.1"]);
     cluster.settle();
-    assert!(
-        cluster
-            .node_says("worker-1")
-            .contains("192.168.0.1 is stated in status.addresses of Node worker-2"),
-        "{}",
-        cluster.node_says("worker-1")
+    assert_eq!(
+        cluster.node_says("worker-1"),
+        format!(
+            "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: 192.168.0.1 is stated in status.addresses of Node worker-2; {REMEDY}; the last one, 192.168.0.1, stays in use"
+        )
     );
+    // Another one is used at once, and by nobody else.
+    cluster.agent_finds(
+        "worker-1",
+        &[("eth1", "192.168.0.1"), ("eth1", "192.168.0.7")],
+    );
+    cluster.settle();
+    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"]);
+    assert_eq!(addresses(&cluster, "worker-2"), ["192.168.0.2"]);
 }
 
 #[test]
