@@ -1,11 +1,12 @@
 # Everything that is done with this project, by name. `make help` lists it.
-# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, ROUTERS, KEEP, OTHER_KERNEL, CHECKS, NODES, SEED.
+# Variables: NETWEFT_CACHE, KUBERNETES_VERSION (1.34 to 1.37), NODE_IMAGE, MODE, POD_INTERFACE, FAMILY, RP_FILTER, ROUTERS, KEEP, OTHER_KERNEL, CHECKS, SCENARIO, NODES, SEED.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-MODE ?= vxlan
+MODE ?=
+SCENARIO ?= connectivity
 POD_INTERFACE ?= routed
 FAMILY ?= 4
 RP_FILTER ?= 0,1,2
@@ -30,10 +31,10 @@ demo: ## a kind cluster with netweft, and who pings whom in it
 	@hack/demo.sh
 
 .PHONY: lab
-lab: ## the same in namespaces, in seconds: MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all, or fabric ROUTERS=frr|bird|gobgp, or bgp, scale, growth, drift, faults; POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
-	@$(require) lab $(addprefix lab-,$(subst $(comma), ,$(MODE))) $(if $(OTHER_KERNEL),other-kernel)
+lab: ## the same in namespaces, in seconds: SCENARIO=connectivity|fabric|bgp-…|scale-…|growth|mode-changes|drift|agent-failures|reconfiguration MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all ROUTERS=frr|bird|gobgp POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+	@$(require) lab $(addprefix lab-,$(subst $(comma), ,$(SCENARIO) $(MODE))) $(if $(OTHER_KERNEL),other-kernel)
 	@$(build)
-	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(MODE) --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
+	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(SCENARIO) $(MODE) -- --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
 	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
 
 .PHONY: migrate

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use netweft_e2e::lab::scale::{self, Author, Figures, Shape};
+use netweft_e2e::lab::scale::{self, Author, Figures, Topology};
 use serde_json::{Value, json};
 
 use crate::numbers::{median, precise, sorted};
@@ -19,15 +19,15 @@ pub struct Options {
     /// Folder with `bird` and `birdc`.
     #[arg(long)]
     bird: PathBuf,
-    /// Labs of each contender and shape.
+    /// Labs of each contender and topology.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
 
-/// The labs of one contender in one shape.
+/// The labs of one contender in one topology.
 struct Contender {
     name: &'static str,
-    shape: Shape,
+    topology: Topology,
     author: Author,
     labs: Vec<Figures>,
 }
@@ -35,11 +35,11 @@ struct Contender {
 /// Measures, prints a table, and returns the figures.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Value>> {
     let mut contenders = Vec::new();
-    for shape in [Shape::Mesh, Shape::Reflectors] {
+    for topology in [Topology::Mesh, Topology::Reflectors] {
         for (name, author) in [("netweft", Author::Agents), ("plain BIRD", Author::Plain)] {
             contenders.push(Contender {
                 name,
-                shape,
+                topology,
                 author,
                 labs: Vec::new(),
             });
@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<Value>> {
     for _ in 0..options.rounds {
         for contender in &mut contenders {
             let lab = scale::Options {
-                shape: contender.shape,
+                topology: contender.topology,
                 author: contender.author,
                 binaries: options.binaries.clone(),
                 bird: Some(options.bird.clone()),
@@ -70,10 +70,10 @@ impl Contender {
         median(&sorted(self.labs.iter().map(of)))
     }
 
-    fn shape(&self) -> &'static str {
-        match self.shape {
-            Shape::Mesh => "50 in a mesh",
-            Shape::Reflectors => "200 and 2 reflectors",
+    fn topology(&self) -> &'static str {
+        match self.topology {
+            Topology::Mesh => "50 in a mesh",
+            Topology::Reflectors => "200 and 2 reflectors",
         }
     }
 
@@ -89,7 +89,7 @@ impl Contender {
     fn json(&self) -> Value {
         json!({
             "name": self.name,
-            "shape": self.shape(),
+            "topology": self.topology(),
             "convergedSeconds": self.seconds(|figures| figures.converged),
             "cpuSeconds": self.seconds(|figures| figures.cpu),
             "cpuSecondsOfBusiest": self.seconds(|figures| figures.cpu_of_busiest),
@@ -107,7 +107,8 @@ fn print(all: &[Contender]) {
     );
     for one in all {
         let mut others = all.iter();
-        let plain = others.find(|other| other.shape == one.shape && other.author == Author::Plain);
+        let plain =
+            others.find(|other| other.topology == one.topology && other.author == Author::Plain);
         let times = |of: &dyn Fn(&Contender) -> f64| plain.map_or(f64::NAN, |it| of(one) / of(it));
         let converged = |it: &Contender| it.seconds(|figures| figures.converged);
         let cpu = |it: &Contender| it.seconds(|figures| figures.cpu);
@@ -115,7 +116,7 @@ fn print(all: &[Contender]) {
         println!(
             "{:10}   {:20} {:9.1} s {:13.2} {:10.2} s {:13.2} {:10.2} s {:8.0} {:8.0} KiB {:13.2}   {:>11}",
             one.name,
-            one.shape(),
+            one.topology(),
             converged(one),
             times(&converged),
             cpu(one),

@@ -8,8 +8,8 @@ cd "$project"
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 tell=(--rp-filter 1 --snapshots docs/kernel --tell-snapshots)
-hack/lab.sh all "${tell[@]}" | tee "$said"
-hack/lab.sh vxlan --pod-interface bridge "${tell[@]}" | tee -a "$said"
+hack/lab.sh connectivity all -- "${tell[@]}" | tee "$said"
+hack/lab.sh connectivity vxlan -- --pod-interface bridge "${tell[@]}" | tee -a "$said"
 rm -rf docs/kernel
 mkdir -p docs/kernel
 while IFS='|' read -r _ name line; do

@@ -80,6 +80,7 @@ every_target_names_all_that_is_missing() {
   expect lab "$lab $uml" MODE=vxlan,ipip
   expect lab "$lab $uml" OTHER_KERNEL=1
   expect lab "$lab $debian" MODE=underlay
+  expect lab "$lab $debian" SCENARIO=drift,bgp-edits
   expect migrate "$lab $debian $uml"
   expect snapshots "$lab $debian $uml"
   expect bench "$lab $debian"

@@ -59,11 +59,11 @@ stage_lab() {
   # The other modes differ from the first in what is between nodes; a strict filter asks the most of that.
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode udp --family 46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode growth --family 46 --rp-filter 1 || code=1
+  "${lab[@]}" --scenario growth --family 46 --rp-filter 1 || code=1
   bgp_programs
-  "${lab[@]}" --mode migrate --family 46 --rp-filter 1 || code=1
+  "${lab[@]}" --scenario mode-changes --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 46 --rp-filter 1 || code=1
-  "${lab[@]}" --mode bgp,fabric,scale --story restarts,recoveries --routers bird --shape mesh || code=1
+  "${lab[@]}" --scenario bgp-restarts,bgp-recoveries,fabric,scale-mesh --routers bird || code=1
   return "$code"
 }
 
@@ -74,7 +74,7 @@ stage_lab_families() {
   "${lab[@]}" --family 4,6 --rp-filter 0,2 --pod-interface bridge || code=1
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp,udp-cross-subnet --family 4 --rp-filter 0,2 || code=1
   "${lab[@]}" --mode udp --family 4,6 --rp-filter 1 || code=1
-  "${lab[@]}" --mode growth --family 4 --rp-filter 1 || code=1
+  "${lab[@]}" --scenario growth --family 4 --rp-filter 1 || code=1
   bgp_programs
   "${lab[@]}" --mode underlay --family 4,6 --rp-filter 1 || code=1
   return "$code"
@@ -84,8 +84,8 @@ stage_lab_families() {
 # it is nobody else's, the clock.
 stage_lab_endures() {
   local code=0
-  "$BIN_DIR/netweft-lab" --mode drift,faults,trouble --family 46 --rp-filter 1 || code=1
-  e2e/other-kernel/run.sh "$BIN_DIR/netweft-lab" --mode trouble --set-clock --rp-filter 1 --interval 100 ||
+  "$BIN_DIR/netweft-lab" --scenario drift,agent-failures,reconfiguration --family 46 --rp-filter 1 || code=1
+  e2e/other-kernel/run.sh "$BIN_DIR/netweft-lab" --scenario reconfiguration --set-clock --rp-filter 1 --interval 100 ||
     code=1
   return "$code"
 }
@@ -94,11 +94,11 @@ stage_lab_endures() {
 stage_lab_migrate() {
   local code=0
   bgp_programs
-  "$BIN_DIR/netweft-lab" --mode migrate --tour all --rp-filter 1 || code=1
-  "$BIN_DIR/netweft-lab" --mode migrate --family 4,6 --pod-interface bridge --rp-filter 0 || code=1
-  e2e/other-kernel/run.sh --unless ipip "$BIN_DIR/netweft-lab" --mode migrate --tour all --rp-filter 1 \
+  "$BIN_DIR/netweft-lab" --scenario mode-changes --tour all --rp-filter 1 || code=1
+  "$BIN_DIR/netweft-lab" --scenario mode-changes --family 4,6 --pod-interface bridge --rp-filter 0 || code=1
+  e2e/other-kernel/run.sh --unless ipip "$BIN_DIR/netweft-lab" --scenario mode-changes --tour all --rp-filter 1 \
     --interval 50 \
-    --between ipip,vxlan,host-gw,ipip-cross-subnet || code=1
+    --mode ipip,vxlan,host-gw,ipip-cross-subnet || code=1
   return "$code"
 }
 
@@ -108,9 +108,9 @@ stage_lab_bgp() {
   bgp_programs
   "${lab[@]}" --mode underlay --family 4,46 --rp-filter 0,2 || code=1
   "${lab[@]}" --mode underlay --family 4,46 --rp-filter 1 --pod-interface bridge || code=1
-  "${lab[@]}" --mode bgp --family 4,46 || code=1
-  "${lab[@]}" --mode fabric --family 46 --routers frr,bird,gobgp || code=1
-  "${lab[@]}" --mode scale --shape reflectors || code=1
+  "${lab[@]}" --scenario bgp-restarts,bgp-edits,bgp-foreign-peers --family 4,46 || code=1
+  "${lab[@]}" --scenario fabric --family 46 --routers frr,bird,gobgp || code=1
+  "${lab[@]}" --scenario scale-reflectors || code=1
   return "$code"
 }
 

@@ -6,26 +6,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use netweft_e2e::lab::bgp::{self, Story};
-use netweft_e2e::lab::drift;
 use netweft_e2e::lab::fabric::{self, Routers};
-use netweft_e2e::lab::faults;
-use netweft_e2e::lab::growth;
-use netweft_e2e::lab::migrate::{self, Tour};
-use netweft_e2e::lab::scale::{self, Author, Shape};
-use netweft_e2e::lab::trouble;
-use netweft_e2e::lab::{self, Families, LabMode, Options};
+use netweft_e2e::lab::mode_changes::{self, Tour};
+use netweft_e2e::lab::scale::{self, Author};
+use netweft_e2e::lab::scenario::{Kind, Scenario};
+use netweft_e2e::lab::{
+    self, Families, LabMode, Options, agent_failures, bgp, drift, growth, reconfiguration,
+};
 use netweft_e2e::matrix::Matrix;
 
 /// Nodes made of namespaces, some pods each, and who reaches whom.
 #[derive(Parser)]
 #[command(name = "netweft-lab", version)]
 struct Command {
-    /// How packets travel between nodes; one lab for each. "fabric" is underlay over routers that are not ours,
-    /// "bgp" what BGP has to bear, "scale" BGP of many nodes, "growth" nodes that get blocks and give them back, "migrate" changes
-    /// from mode to mode.
-    #[arg(long, value_delimiter = ',', value_parser = what, default_value = "vxlan")]
-    mode: Vec<What>,
+    /// What happens, one lab for each.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_enum,
+        default_value = "connectivity"
+    )]
+    scenario: Vec<Scenario>,
+    /// How packets travel between nodes, one lab for each; by default what the scenario needs.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    mode: Vec<LabMode>,
     /// How pods are attached.
     #[arg(long, value_enum, default_value_t = PodInterface::Routed)]
     pod_interface: PodInterface,
@@ -38,37 +42,13 @@ struct Command {
     /// Whose routers a fabric is made of, one lab for each.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "frr")]
     routers: Vec<Routers>,
-    /// What happens in labs of mode bgp, one lab for each.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_enum,
-        default_value = "restarts,edits,hostile"
-    )]
-    story: Vec<Story>,
-    /// Who speaks with whom in labs of mode scale, one lab for each.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_enum,
-        default_value = "mesh,reflectors"
-    )]
-    shape: Vec<Shape>,
-    /// The modes that labs of mode migrate change to and from.
-    #[arg(
-        long,
-        value_delimiter = ',',
-        value_enum,
-        default_value = "vxlan,udp,host-gw,vxlan-cross-subnet,underlay,udp-cross-subnet"
-    )]
-    between: Vec<LabMode>,
-    /// Every ordered pair of these, or a ring.
+    /// The order of mode changes: every ordered pair, or a ring.
     #[arg(long, value_enum, default_value = "ring")]
     tour: Tour,
-    /// Milliseconds between two pings of a pair in labs of mode migrate; in those of modes faults and trouble 10 at least.
+    /// Milliseconds between two pings of a pair; 10 at least except for mode changes.
     #[arg(long, default_value_t = 1)]
     interval: u64,
-    /// In labs of mode trouble, set the machine's clock forth and back by days: where nobody else lives by it.
+    /// In reconfigurations, set the machine's clock forth and back by days: where nobody else lives by it.
     #[arg(long)]
     set_clock: bool,
     /// Leave the (last) lab up and say how to enter its nodes.
@@ -97,92 +77,63 @@ enum PodInterface {
     Bridge,
 }
 
-/// A kind of lab.
-#[derive(Clone, Copy, Debug)]
-enum What {
-    /// Three nodes and one mode.
-    Mode(LabMode),
-    /// Racks and routers.
-    Fabric,
-    /// Three nodes in a mesh, and what happens to them.
-    Bgp,
-    /// Many nodes.
-    Scale,
-    /// Three nodes and VXLAN: one fills and empties, and one has a pod that asks for another pool.
-    Growth,
-    /// Three nodes that change from mode to mode.
-    Migrate,
-    /// Three nodes and VXLAN: somebody tampers with one.
-    Drift,
-    /// The same: agents die, a node joins, one is booted.
-    Faults,
-    /// Three nodes: one gets another uplink, another address, another time.
-    Trouble,
-}
-
-fn what(text: &str) -> Result<What, String> {
-    match text {
-        "fabric" => Ok(What::Fabric),
-        "bgp" => Ok(What::Bgp),
-        "scale" => Ok(What::Scale),
-        "growth" => Ok(What::Growth),
-        "migrate" => Ok(What::Migrate),
-        "drift" => Ok(What::Drift),
-        "faults" => Ok(What::Faults),
-        "trouble" => Ok(What::Trouble),
-        _ => LabMode::from_str(text, false).map(What::Mode).map_err(|_| {
-            let modes = LabMode::value_variants().iter().map(ToString::to_string);
-            format!(
-                "write fabric, bgp, scale, growth, migrate, drift, faults, trouble, or one of {}",
-                modes.collect::<Vec<_>>().join(", ")
-            )
-        }),
-    }
-}
-
 /// A lab to run.
 enum Job {
-    Mode(Options),
+    Nodes {
+        scenario: Scenario,
+        options: Options,
+        set_clock: bool,
+    },
+    ModeChanges(Options, mode_changes::Plan),
     Fabric(fabric::Options),
     Bgp(bgp::Options),
     Scale(scale::Options),
-    Growth(Options),
-    Drift(Options),
-    Faults(Options),
-    Trouble(Options, bool),
-    Migrate(Options, migrate::Plan),
 }
 
 impl Job {
     fn run(&self, keep: bool) -> anyhow::Result<Vec<Matrix>> {
+        let none = |()| Vec::new();
         match self {
-            Self::Mode(options) => lab::run(options, keep),
+            Self::Nodes {
+                scenario,
+                options,
+                set_clock,
+            } => match scenario {
+                Scenario::Growth => growth::run(options, keep).map(none),
+                Scenario::Drift => drift::run(options, keep).map(none),
+                Scenario::AgentFailures => agent_failures::run(options, keep).map(none),
+                Scenario::Reconfiguration => {
+                    reconfiguration::run(options, *set_clock, keep).map(none)
+                }
+                _ => lab::run(options, keep),
+            },
+            Self::ModeChanges(options, plan) => mode_changes::run(options, plan, keep).map(none),
             Self::Fabric(options) => fabric::run(options, keep),
-            Self::Bgp(options) => bgp::run(options, keep).map(|()| Vec::new()),
-            Self::Growth(options) => growth::run(options, keep).map(|()| Vec::new()),
-            Self::Drift(options) => drift::run(options, keep).map(|()| Vec::new()),
-            Self::Faults(options) => faults::run(options, keep).map(|()| Vec::new()),
-            Self::Trouble(options, may_set_clock) => {
-                trouble::run(options, *may_set_clock, keep).map(|()| Vec::new())
-            }
-            Self::Migrate(options, plan) => migrate::run(options, plan, keep).map(|()| Vec::new()),
+            Self::Bgp(options) => bgp::run(options, keep).map(none),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
     }
 
     fn name(&self) -> String {
         match self {
-            Self::Mode(options) => options.to_string(),
+            Self::Nodes {
+                scenario, options, ..
+            } => match scenario {
+                Scenario::Connectivity => options.to_string(),
+                _ => format!("{scenario}: {options}"),
+            },
+            Self::ModeChanges(options, _) => format!("{}: {options}", Scenario::ModeChanges),
             Self::Fabric(options) => options.to_string(),
             Self::Bgp(options) => options.to_string(),
             Self::Scale(options) => options.to_string(),
-            Self::Growth(options) => growth::about(options),
-            Self::Drift(options) => drift::about(options),
-            Self::Faults(options) => faults::about(options),
-            Self::Trouble(options, _) => trouble::about(options),
-            Self::Migrate(options, _) => migrate::about(options),
         }
     }
+}
+
+/// What all labs of one run have in common.
+struct Machine {
+    binaries: PathBuf,
+    masquerading: bool,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -195,57 +146,65 @@ fn main() -> anyhow::Result<ExitCode> {
         .parent()
         .context("this program is in a folder")?
         .to_owned();
-    let binaries = command.binaries.clone().unwrap_or(here);
-    let masquerading = lab::masquerades()?;
-    if !masquerading {
+    let machine = Machine {
+        binaries: command.binaries.clone().unwrap_or(here),
+        masquerading: lab::masquerades()?,
+    };
+    if !machine.masquerading {
         println!("skipped: pods ping other nodes (this kernel cannot masquerade)");
     }
     let mut jobs = Vec::new();
-    for what in &command.mode {
+    for scenario in &command.scenario {
+        let modes = scenario.in_modes(&command.mode)?;
         for families in &command.family {
-            match what {
-                // One family does not make the other's labs fail.
-                What::Mode(mode) if !mode.carries(*families) && command.family.len() > 1 => {}
-                What::Mode(mode) => {
-                    let options = command.modes(&binaries, masquerading, *mode, *families);
-                    jobs.extend(options.into_iter().map(Job::Mode));
-                }
-                What::Fabric => jobs.extend(command.fabrics(&binaries, *families)?),
-                What::Bgp => jobs.extend(command.stories(&binaries, *families)),
-                What::Growth | What::Drift | What::Faults => {
-                    let mode = LabMode::Vxlan;
-                    let options = command.modes(&binaries, masquerading, mode, *families);
-                    let job = match what {
-                        What::Drift => Job::Drift,
-                        What::Faults => Job::Faults,
-                        _ => Job::Growth,
-                    };
-                    jobs.extend(options.into_iter().map(job));
-                }
-                What::Trouble => {
-                    let mode = LabMode::Vxlan;
-                    let options = command.modes(&binaries, masquerading, mode, *families);
-                    let trouble = |options| Job::Trouble(options, command.set_clock);
-                    jobs.extend(options.into_iter().map(trouble));
-                }
-                What::Migrate => {
-                    jobs.extend(command.migrations(&binaries, masquerading, *families));
-                }
-                What::Scale => jobs.extend(command.shapes(&binaries)),
-            }
+            jobs.extend(command.jobs(&machine, *scenario, &modes, *families)?);
         }
     }
     run(&jobs, command.keep)
 }
 
 impl Command {
-    fn modes(
+    fn jobs(
         &self,
-        binaries: &Path,
-        masquerading: bool,
-        mode: LabMode,
+        machine: &Machine,
+        scenario: Scenario,
+        modes: &[LabMode],
         families: Families,
-    ) -> Vec<Options> {
+    ) -> anyhow::Result<Vec<Job>> {
+        Ok(match scenario.kind() {
+            Kind::Nodes => {
+                // One family does not make the other's labs fail.
+                let several = self.family.len() > 1;
+                let modes = modes
+                    .iter()
+                    .filter(|mode| mode.carries(families) || !several);
+                let options = modes.flat_map(|mode| self.options(machine, *mode, families));
+                options
+                    .map(|options| Job::Nodes {
+                        scenario,
+                        options,
+                        set_clock: self.set_clock,
+                    })
+                    .collect()
+            }
+            Kind::ModeChanges => self.mode_changes(machine, modes, families),
+            Kind::Fabric => self.fabrics(&machine.binaries, families)?,
+            Kind::Bgp(scenario) => vec![Job::Bgp(bgp::Options {
+                scenario,
+                families,
+                binaries: machine.binaries.clone(),
+                bird: self.bird.clone(),
+            })],
+            Kind::Scale(topology) => vec![Job::Scale(scale::Options {
+                topology,
+                author: Author::Agents,
+                binaries: machine.binaries.clone(),
+                bird: self.bird.clone(),
+            })],
+        })
+    }
+
+    fn options(&self, machine: &Machine, mode: LabMode, families: Families) -> Vec<Options> {
         let pod_interface = match self.pod_interface {
             PodInterface::Routed => netweft_crds::PodInterface::Routed,
             PodInterface::Bridge => netweft_crds::PodInterface::Bridge,
@@ -256,7 +215,7 @@ impl Command {
             pod_interface,
             families,
             rp_filter: *rp_filter,
-            binaries: binaries.to_owned(),
+            binaries: machine.binaries.clone(),
             bird: self.bird.clone(),
             snapshots: self
                 .snapshots
@@ -266,32 +225,27 @@ impl Command {
             pods_per_node: 2,
             pings: Duration::from_millis(self.interval.max(10)),
             later: Vec::new(),
-            masquerading,
+            masquerading: machine.masquerading,
         };
         self.rp_filter.iter().map(options).collect()
     }
 
-    fn migrations(&self, binaries: &Path, masquerading: bool, families: Families) -> Vec<Job> {
-        let modes: Vec<LabMode> = self
-            .between
-            .iter()
-            .copied()
-            .filter(|mode| mode.carries(families))
-            .collect();
-        let plan = migrate::Plan {
-            modes,
+    fn mode_changes(&self, machine: &Machine, modes: &[LabMode], families: Families) -> Vec<Job> {
+        let modes = modes.iter().copied();
+        let plan = mode_changes::Plan {
+            modes: modes.filter(|mode| mode.carries(families)).collect(),
             tour: self.tour,
             interval: Duration::from_millis(self.interval),
         };
-        let options = self.modes(binaries, masquerading, LabMode::Vxlan, families);
-        let migration = |options: Options| {
+        let options = self.options(machine, LabMode::Vxlan, families);
+        let job = |options: Options| {
             let options = Options {
                 pods_per_node: 1,
                 ..options
             };
-            Job::Migrate(options, plan.clone())
+            Job::ModeChanges(options, plan.clone())
         };
-        options.into_iter().map(migration).collect()
+        options.into_iter().map(job).collect()
     }
 
     fn fabrics(&self, binaries: &Path, families: Families) -> anyhow::Result<Vec<Job>> {
@@ -304,26 +258,6 @@ impl Command {
             root: root.clone(),
         };
         Ok(self.routers.iter().map(options).map(Job::Fabric).collect())
-    }
-
-    fn stories(&self, binaries: &Path, families: Families) -> Vec<Job> {
-        let options = |story: &Story| bgp::Options {
-            story: *story,
-            families,
-            binaries: binaries.to_owned(),
-            bird: self.bird.clone(),
-        };
-        self.story.iter().map(options).map(Job::Bgp).collect()
-    }
-
-    fn shapes(&self, binaries: &Path) -> Vec<Job> {
-        let options = |shape: &Shape| scale::Options {
-            shape: *shape,
-            author: Author::Agents,
-            binaries: binaries.to_owned(),
-            bird: self.bird.clone(),
-        };
-        self.shape.iter().map(options).map(Job::Scale).collect()
     }
 }
 

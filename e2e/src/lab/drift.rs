@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::ensure;
 
 use super::load::{CALM, Cost};
-use super::{Lab, Options, story};
+use super::{Lab, Options, run_scenario};
 use crate::command::output;
 use crate::meter::Losses;
 
@@ -54,7 +54,7 @@ const STRANGER: [&str; 4] = [
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    story(options.clone(), &about(options), keep, Lab::suffer)
+    run_scenario(options.clone(), &about(options), keep, Lab::suffer)
 }
 
 /// What the lab is about.

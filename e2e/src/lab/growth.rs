@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use super::pod::Pod;
-use super::{Families, Lab, Options, objects, story};
+use super::{Families, Lab, Options, objects, run_scenario};
 use crate::meter::INTERVAL;
 use crate::ping::Answer;
 use crate::poll::until;
@@ -26,7 +26,7 @@ const HEARD: Duration = Duration::from_secs(20);
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    story(options.clone(), &about(options), keep, Lab::metered)
+    run_scenario(options.clone(), &about(options), keep, Lab::metered)
 }
 
 /// What the lab is about.

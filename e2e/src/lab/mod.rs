@@ -16,30 +16,31 @@
 //! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
 //! addresses. The guard lets these pass and nothing else.
 
+pub mod agent_failures;
 pub mod bgp;
 mod bird;
 pub mod drift;
 pub mod fabric;
-pub mod faults;
 pub mod growth;
 mod host_bird;
 mod kernel;
 mod kinds;
 mod load;
 mod meter;
-pub mod migrate;
+pub mod mode_changes;
 mod namespace;
 mod node;
 mod objects;
 mod pod;
+pub mod reconfiguration;
 pub mod scale;
+pub mod scenario;
 mod segment;
 mod site;
 mod sizes;
 mod snapshot;
 mod store;
 mod talk;
-pub mod trouble;
 mod underlay;
 
 use std::fmt;
@@ -338,7 +339,7 @@ impl Lab {
 }
 
 /// Build a lab, let something happen in it, and take it away.
-fn story<T>(
+fn run_scenario<T>(
     options: Options,
     about: &str,
     keep: bool,
@@ -356,7 +357,7 @@ fn story<T>(
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
-    story(options.clone(), &options.to_string(), keep, check)
+    run_scenario(options.clone(), &options.to_string(), keep, check)
 }
 
 fn check(lab: &mut Lab) -> anyhow::Result<Vec<Matrix>> {

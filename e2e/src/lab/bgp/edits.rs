@@ -76,7 +76,7 @@ impl Lab {
             )
         };
         let text: String = nodes.iter().enumerate().map(session).collect();
-        let router = self.stranger(ROUTER, |_| text.clone())?;
+        let router = self.foreign_speaker(ROUTER, |_| text.clone())?;
         for address in router.addresses {
             let name = if address.is_ipv4() {
                 "router"

@@ -1,20 +1,19 @@
 //! What BGP has to bear: three nodes on one link in a mesh, while things are done to them and by others.
 //!
 //! ```text
-//!   node-1  node-2  node-3   strangers: BIRDs with configurations of their own
+//!   node-1  node-2  node-3   foreign speakers: BIRDs with configurations of their own
 //!   ══╧═══════╧═══════╧═════════════╧═══════  one link
 //! ```
 
 mod edits;
-mod hostile;
+mod foreign_peers;
+mod foreign_speaker;
 mod restarts;
-mod stranger;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::ValueEnum;
 use netweft_crds::PodInterface;
 use serde_json::{Value, json};
 
@@ -27,8 +26,8 @@ use super::underlay::{Subnet, addresses, default_route};
 use ipnet::IpNet;
 
 /// What happens in a lab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Story {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
     /// BIRDs and agents end and come back.
     Restarts,
     /// BIRDs that begin at the same time, neither of which can tell the other what it knows.
@@ -36,16 +35,16 @@ pub enum Story {
     /// The mesh gives way to reflectors, and these to a router, while pods ping.
     Edits,
     /// Peers are wrong, silent or lie.
-    Hostile,
+    ForeignPeers,
 }
 
-impl fmt::Display for Story {
+impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Restarts => "BIRDs and agents end and come back",
             Self::Recoveries => "two BIRDs recover at the same time",
             Self::Edits => "mesh, reflectors, a router",
-            Self::Hostile => "peers that are wrong, silent or lie",
+            Self::ForeignPeers => "peers that are wrong, silent or lie",
         })
     }
 }
@@ -54,7 +53,7 @@ impl fmt::Display for Story {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What happens.
-    pub story: Story,
+    pub scenario: Scenario,
     /// IP families of nodes and pods.
     pub families: Families,
     /// Folder with the released programs.
@@ -65,7 +64,7 @@ pub struct Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BGP, {}, {}", self.story, self.families)
+        write!(f, "BGP, {}, {}", self.scenario, self.families)
     }
 }
 
@@ -96,11 +95,11 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
         segment,
         families: options.families,
     };
-    let outcome = lab.stand_up().and_then(|()| match options.story {
-        Story::Restarts => lab.restarts(),
-        Story::Recoveries => lab.recoveries(),
-        Story::Edits => lab.edits(),
-        Story::Hostile => lab.hostile(),
+    let outcome = lab.stand_up().and_then(|()| match options.scenario {
+        Scenario::Restarts => lab.restarts(),
+        Scenario::Recoveries => lab.recoveries(),
+        Scenario::Edits => lab.edits(),
+        Scenario::ForeignPeers => lab.foreign_peers(),
     });
     lab.site.conclude(started, outcome, keep)
 }

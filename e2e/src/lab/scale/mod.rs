@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::ValueEnum;
 use ipnet::IpNet;
 use k8s_openapi::jiff::civil::DateTime;
 use netweft_crds::PodInterface;
@@ -40,15 +39,15 @@ use crate::poll::until;
 pub use figures::Figures;
 
 /// Who speaks with whom.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Shape {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topology {
     /// 50 nodes, each with each.
     Mesh,
     /// 200 nodes with two more, which reflect.
     Reflectors,
 }
 
-impl Shape {
+impl Topology {
     const fn nodes(self) -> u8 {
         match self {
             Self::Mesh => 50,
@@ -70,7 +69,7 @@ pub enum Author {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Who speaks with whom.
-    pub shape: Shape,
+    pub topology: Topology,
     /// Who has written BIRD's configuration.
     pub author: Author,
     /// Folder with the released programs.
@@ -81,10 +80,10 @@ pub struct Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let nodes = self.shape.nodes();
-        match self.shape {
-            Shape::Mesh => write!(f, "BGP, {nodes} nodes in a mesh")?,
-            Shape::Reflectors => {
+        let nodes = self.topology.nodes();
+        match self.topology {
+            Topology::Mesh => write!(f, "BGP, {nodes} nodes in a mesh")?,
+            Topology::Reflectors => {
                 let behind = nodes - REFLECTORS;
                 write!(f, "BGP, {behind} nodes behind {REFLECTORS} reflectors")?;
             }
@@ -125,12 +124,12 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<(Figures, Matrix)> {
         segment,
         options: options.clone(),
     };
-    let outcome = lab.story();
+    let outcome = lab.measure();
     lab.site.conclude(started, outcome, keep)
 }
 
 impl Lab {
-    fn story(&mut self) -> anyhow::Result<(Figures, Matrix)> {
+    fn measure(&mut self) -> anyhow::Result<(Figures, Matrix)> {
         self.make_nodes()?;
         match self.options.author {
             Author::Agents => self.let_agents_write()?,
@@ -143,7 +142,7 @@ impl Lab {
             matrix = self.ping()?;
         }
         // Two cores are busy for a minute with 200 agents that each hear of 200 blocks: that would tell nothing of BGP.
-        if self.options.author == Author::Agents && self.options.shape == Shape::Mesh {
+        if self.options.author == Author::Agents && self.options.topology == Topology::Mesh {
             figures.edit = Some(self.add_pool()?);
         }
         println!("{figures}");
@@ -152,7 +151,7 @@ impl Lab {
 
     fn make_nodes(&mut self) -> anyhow::Result<()> {
         let run = &mut self.site.run;
-        for number in 1..=self.options.shape.nodes() {
+        for number in 1..=self.options.topology.nodes() {
             let mut node = Node::make(run, &format!("node-{number}"), 1)?;
             let nets = addresses(Families::V4, Subnet::Near, number);
             self.segment.attach(&node.space, UPLINK, &nets)?;
@@ -160,9 +159,9 @@ impl Lab {
             self.site.nodes.push(node);
         }
         self.site.register_nodes();
-        let underlay = match self.options.shape {
-            Shape::Mesh => json!({}),
-            Shape::Reflectors => {
+        let underlay = match self.options.topology {
+            Topology::Mesh => json!({}),
+            Topology::Reflectors => {
                 for number in 1..=REFLECTORS {
                     self.site.label(&format!("node-{number}"), LABEL, "yes");
                 }

@@ -15,11 +15,11 @@ use super::pod::Pod;
 use super::segment::{self, MTU};
 use super::talk::PORT;
 use super::underlay::{Subnet, addresses};
-use super::{Lab, Options, UPLINKS, story};
+use super::{Lab, Options, UPLINKS, run_scenario};
 use crate::command::output;
 use crate::poll::until;
 
-/// The node that has trouble.
+/// The node that is reconfigured.
 const NODE: u8 = 3;
 /// Its uplink, once it has got another.
 const OTHER_UPLINK: &str = "enx0";
@@ -34,13 +34,13 @@ const LARGE: usize = 60_000;
 /// How far the clock jumps.
 const JUMP: TimeSpec = TimeSpec::new(48 * 3600, 0);
 
-/// Build a lab, and see what trouble costs. Where the clock is nobody else's, it `may_set_clock`.
+/// Build a lab, and see what each reconfiguration costs. Where the clock is nobody else's, it `may_set_clock`.
 ///
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, may_set_clock: bool, keep: bool) -> anyhow::Result<()> {
-    let happens = |lab: &mut Lab| lab.have_trouble(may_set_clock);
-    story(options.clone(), &about(options), keep, happens)
+    let happens = |lab: &mut Lab| lab.reconfigure(may_set_clock);
+    run_scenario(options.clone(), &about(options), keep, happens)
 }
 
 /// What the lab is about.
@@ -50,7 +50,7 @@ pub fn about(options: &Options) -> String {
 }
 
 impl Lab {
-    fn have_trouble(&mut self, may_set_clock: bool) -> anyhow::Result<()> {
+    fn reconfigure(&mut self, may_set_clock: bool) -> anyhow::Result<()> {
         self.site.start_servers(true)?;
         let name = self.site.node(NODE.into())?.name.clone();
         self.costs("an uplink's MTU became smaller", Sufferer::Nobody, |lab| {

@@ -20,9 +20,9 @@ const SAID: Duration = Duration::from_secs(60);
 const KEPT: Duration = Duration::from_secs(15);
 /// Our AS number.
 const OURS: u32 = 64_512;
-/// The strangers'.
+/// The foreign speakers'.
 const THEIRS: u32 = 65_010;
-/// By what the kernel's routes are known that one of the strangers may add: it sits at host number 108.
+/// By what the kernel's routes are known that one of the foreign speakers may add: it sits at host number 108.
 const TAKEN: &str = "via 192.0.2.108 ";
 /// How many prefixes are too many for anybody.
 const MANY: u32 = 100_000;
@@ -56,7 +56,7 @@ fn case(
 
 impl Lab {
     /// All of them at once, at node 1.
-    pub fn hostile(&mut self) -> anyhow::Result<()> {
+    pub fn foreign_peers(&mut self) -> anyhow::Result<()> {
         self.site.label("node-1", "tries", "peers");
         self.site.set_password("wrong-password", "right")?;
         let cases = self.cases()?;
@@ -156,7 +156,7 @@ impl Lab {
                 // Writing to a String does not fail.
                 let _ = writeln!(routes, "route {prefix} blackhole;");
             }
-            self.stranger(number, |_| {
+            self.foreign_speaker(number, |_| {
                 format!(
                     "protocol static lies {{ ipv4; {routes} }}
                     protocol bgp n {{ {local} neighbor {node} as {OURS}; {session} connect delay time 1;

@@ -11,7 +11,7 @@ use super::load::Sufferer;
 use super::node::Node;
 use super::pod::Pod;
 use super::underlay::{Subnet, addresses};
-use super::{Lab, Options, objects, story};
+use super::{Lab, Options, objects, run_scenario};
 use crate::command::output;
 use crate::poll::until;
 
@@ -35,7 +35,7 @@ const BOOT: &str = "for link in $(ip -o link show | sed -n 's/^[0-9]*: \\(nw[^:@
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    story(options.clone(), &about(options), keep, Lab::endure)
+    run_scenario(options.clone(), &about(options), keep, Lab::endure)
 }
 
 /// What the lab is about.

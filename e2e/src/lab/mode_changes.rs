@@ -8,7 +8,7 @@ use netweft_crds::{Phase, PodInterface};
 
 use super::load::{CALM, Cost, Pace};
 use super::talk::Streams;
-use super::{Lab, LabMode, Options, story};
+use super::{Lab, LabMode, Options, run_scenario};
 use crate::matrix::Matrix;
 use crate::meter::Losses;
 use crate::poll::until;
@@ -67,7 +67,7 @@ pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
         ..options.clone()
     };
     let about = about(&options);
-    story(options, &about, keep, |lab| lab.tour(&order, *interval))
+    run_scenario(options, &about, keep, |lab| lab.tour(&order, *interval))
 }
 
 /// What the lab is about.
