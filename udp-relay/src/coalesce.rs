@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::checksum::{be, fold, is_right, sum};
 use crate::packet::{Tcp, be16, flags, is_fragment, put};
 use crate::segment::write_v4_checksum;
-use crate::vnet::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, Vnet};
+use crate::virtio_net_hdr::{GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM, VirtioNetHdr};
 
 /// Flows that are put together side by side.
 const TRAINS: usize = 8;
@@ -143,7 +143,7 @@ impl Coalescer {
 }
 
 fn write_whole(packet: &[u8], sink: &mut impl Sink) {
-    let vnet = Vnet::default().to_bytes();
+    let vnet = VirtioNetHdr::default().to_bytes();
     sink.write(&[IoSlice::new(&vnet), IoSlice::new(packet)], 1);
 }
 
@@ -276,7 +276,7 @@ impl Train {
     }
 
     /// Makes the first segment's headers those of the whole. The checksum is left to the kernel, which may never need it.
-    fn finish_headers(&mut self) -> Vnet {
+    fn finish_headers(&mut self) -> VirtioNetHdr {
         let (start, end) = (self.tcp.header.start, self.tcp.header.end);
         let total = end + self.payload;
         let partial = fold(pseudo(&self.headers, &self.tcp, total - start));
@@ -290,7 +290,7 @@ impl Train {
         }
         put(tcp, 13, [self.tcp.flags]);
         put(tcp, 16, partial.to_ne_bytes());
-        Vnet {
+        VirtioNetHdr {
             flags: NEEDS_CSUM,
             gso_type: if self.tcp.v4 { GSO_TCPV4 } else { GSO_TCPV6 },
             hdr_len: short(end),

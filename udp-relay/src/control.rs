@@ -12,11 +12,11 @@ use netweft_udp_relay::config::RelayConfig;
 use netweft_udp_relay::heartbeat::BEAT;
 use tracing::{info, warn};
 
-use crate::meet::{Connection, Listener, Message, VERSION};
+use crate::event_sources::{EventSources, readable};
+use crate::handover_protocol::{Connection, Listener, Message, VERSION};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::report::Report;
-use crate::sources::{Sources, readable};
 use crate::takeover;
 use crate::words::causes;
 
@@ -99,7 +99,7 @@ impl Control {
     ///
     /// # Errors
     /// There is no waiting, or nobody could find this relay.
-    pub fn wait(&mut self, sources: &Sources) -> anyhow::Result<bool> {
+    pub fn wait(&mut self, sources: &EventSources) -> anyhow::Result<bool> {
         let happened = self.poll(sources).context("wait")?;
         if happened.signal {
             return Ok(false);
@@ -125,7 +125,7 @@ impl Control {
         Ok(true)
     }
 
-    fn poll(&self, sources: &Sources) -> nix::Result<Happened> {
+    fn poll(&self, sources: &EventSources) -> nix::Result<Happened> {
         let (listener, successor, deadline) = match &self.role {
             Role::Serving {
                 listener,

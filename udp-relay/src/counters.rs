@@ -9,7 +9,7 @@ pub enum Drop {
     /// From the link, to an address in no peer's block.
     NoPeer,
     /// From the link, not to be cut as it says, or without an address.
-    Uncuttable,
+    NotSegmentable,
     /// The kernel did not take the datagram.
     SendFailed,
     /// The socket's send buffer stayed full.
@@ -36,7 +36,7 @@ impl Drop {
     /// All of them, in order.
     pub const ALL: [Self; 12] = [
         Self::NoPeer,
-        Self::Uncuttable,
+        Self::NotSegmentable,
         Self::SendFailed,
         Self::SendBuffer,
         Self::NotAPeer,
@@ -53,7 +53,7 @@ impl Drop {
     pub const fn label(self) -> &'static str {
         match self {
             Self::NoPeer => "no_peer",
-            Self::Uncuttable => "uncuttable",
+            Self::NotSegmentable => "not_segmentable",
             Self::SendFailed => "send_failed",
             Self::SendBuffer => "send_buffer",
             Self::NotAPeer => "not_a_peer",

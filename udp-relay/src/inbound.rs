@@ -21,7 +21,7 @@ use crate::routes::Routes;
 use crate::shared::View;
 use crate::sys::receive::{Received, Receiver};
 use crate::sys::tun;
-use crate::vnet;
+use crate::virtio_net_hdr;
 use crate::worker::Stop;
 
 /// One socket's way in.
@@ -169,7 +169,9 @@ impl Sink for LinkWriter<'_> {
         match self.queue.write_vectored(frame) {
             Ok(written) => {
                 self.counters.packets.add(packets);
-                self.counters.bytes.add(written.saturating_sub(vnet::LEN));
+                self.counters
+                    .bytes
+                    .add(written.saturating_sub(virtio_net_hdr::LEN));
                 self.counters.writes.add(1);
             }
             Err(error) => {

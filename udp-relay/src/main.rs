@@ -16,8 +16,9 @@ mod checksum;
 mod coalesce;
 mod control;
 mod counters;
+mod event_sources;
+mod handover_protocol;
 mod inbound;
-mod meet;
 mod metrics;
 mod outbound;
 mod packet;
@@ -28,13 +29,12 @@ mod routes;
 mod run;
 mod segment;
 mod shared;
-mod sources;
 mod sys;
 mod takeover;
 #[cfg(test)]
 mod testing;
 mod tunnel;
-mod vnet;
+mod virtio_net_hdr;
 mod words;
 mod worker;
 

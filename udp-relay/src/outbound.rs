@@ -20,7 +20,7 @@ use crate::routes::Routes;
 use crate::segment::{Cut, MAX_HEADERS, complete};
 use crate::shared::View;
 use crate::sys::send::{BYTES, SEGMENTS, Sender};
-use crate::vnet::{self, Vnet};
+use crate::virtio_net_hdr::{self, VirtioNetHdr};
 use crate::worker::Stop;
 
 /// Room for the longest packet and what stands before it, a multiple of a cache line.
@@ -108,16 +108,16 @@ impl Outbound {
     }
 
     fn try_take(&mut self, frame: Range<usize>) -> Result<(), Drop> {
-        let place = frame.start + vnet::LEN..frame.end;
-        let bytes = self.buffer.get_mut(frame).ok_or(Drop::Uncuttable)?;
-        let (vnet, bytes) = Vnet::split(bytes).ok_or(Drop::Uncuttable)?;
-        let destination = packet::destination(bytes).ok_or(Drop::Uncuttable)?;
+        let place = frame.start + virtio_net_hdr::LEN..frame.end;
+        let bytes = self.buffer.get_mut(frame).ok_or(Drop::NotSegmentable)?;
+        let (vnet, bytes) = VirtioNetHdr::split(bytes).ok_or(Drop::NotSegmentable)?;
+        let destination = packet::destination(bytes).ok_or(Drop::NotSegmentable)?;
         let peer = self.routes.find(destination).ok_or(Drop::NoPeer)?;
         let to = *self.routes.address(peer).ok_or(Drop::NoPeer)?;
-        match Cut::of(&vnet, bytes).map_err(|_| Drop::Uncuttable)? {
+        match Cut::of(&vnet, bytes).map_err(|_| Drop::NotSegmentable)? {
             Some(cut) => self.cut(to, &place, &cut),
             None => {
-                complete(&vnet, bytes).map_err(|_| Drop::Uncuttable)?;
+                complete(&vnet, bytes).map_err(|_| Drop::NotSegmentable)?;
                 self.batch.push(to, place);
                 Ok(())
             }
@@ -128,7 +128,7 @@ impl Outbound {
     fn cut(&mut self, to: SockaddrStorage, place: &Range<usize>, cut: &Cut) -> Result<(), Drop> {
         let most = SEGMENTS.min(BYTES / cut.segment());
         if most == 0 {
-            return Err(Drop::Uncuttable);
+            return Err(Drop::NotSegmentable);
         }
         for first in (0..cut.count()).step_by(most) {
             let count = most.min(cut.count() - first);

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::meet::{Connection, Message};
+use crate::handover_protocol::{Connection, Message};
 
 /// Succeeds if the relay of this container serves and has all its tunnels.
 ///

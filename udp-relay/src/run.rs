@@ -11,9 +11,9 @@ use tracing::info;
 use crate::admin;
 use crate::args::RunArgs;
 use crate::control::Control;
+use crate::event_sources::EventSources;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::sources::Sources;
 use crate::worker::new_event;
 
 /// A round of the control loop takes milliseconds; the longest, one of many tunnels that cannot be opened, some seconds.
@@ -34,7 +34,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     // Before there are threads, which inherit it.
     let ended = Arc::new(new_event().context("make an event")?);
-    let sources = Sources::new(Arc::clone(&ended)).context("take signals")?;
+    let sources = EventSources::new(Arc::clone(&ended)).context("take signals")?;
     std::fs::create_dir_all(&run_dir).with_context(|| format!("create {}", run_dir.display()))?;
     let watched = sources.watch(&run_dir);
     watched.with_context(|| format!("watch {}", run_dir.display()))?;

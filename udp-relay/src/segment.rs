@@ -7,7 +7,9 @@ use std::ops::Range;
 
 use crate::checksum::{be, finish, minus, sum};
 use crate::packet::{be16, be32, flags, put};
-use crate::vnet::{GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
+use crate::virtio_net_hdr::{
+    GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioNetHdr,
+};
 
 /// Headers longer than this are not cut: IPv4 and TCP have 120 bytes at most, IPv6 extension headers are rare.
 pub const MAX_HEADERS: usize = 256;
@@ -17,7 +19,7 @@ const UDP_CHECK: usize = 6;
 
 /// What the header of a packet says cannot be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Uncuttable;
+pub struct NotSegmentable;
 
 /// How a packet is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,19 +43,21 @@ impl Cut {
     ///
     /// # Errors
     /// The header does not fit the packet.
-    pub fn of(vnet: &Vnet, packet: &[u8]) -> Result<Option<Self>, Uncuttable> {
+    pub fn of(vnet: &VirtioNetHdr, packet: &[u8]) -> Result<Option<Self>, NotSegmentable> {
         let udp = match vnet.gso_type & !GSO_ECN {
             GSO_NONE => return Ok(None),
             GSO_TCPV4 | GSO_TCPV6 => false,
             GSO_UDP_L4 => true,
-            _ => return Err(Uncuttable),
+            _ => return Err(NotSegmentable),
         };
-        Self::checked(vnet, packet, udp).ok_or(Uncuttable).map(Some)
+        Self::checked(vnet, packet, udp)
+            .ok_or(NotSegmentable)
+            .map(Some)
     }
 
     /// The kernel cuts only what has a checksum to be completed (`skb_segment` on `CHECKSUM_PARTIAL`), so its header says
     /// where the transport header is, behind whatever extension headers.
-    fn checked(vnet: &Vnet, packet: &[u8], udp: bool) -> Option<Self> {
+    fn checked(vnet: &VirtioNetHdr, packet: &[u8], udp: bool) -> Option<Self> {
         let v4 = match packet.first()? >> 4 {
             4 => true,
             6 => false,
@@ -191,16 +195,16 @@ fn short(number: usize) -> u16 {
 ///
 /// # Errors
 /// The header does not fit the packet.
-pub fn complete(vnet: &Vnet, packet: &mut [u8]) -> Result<(), Uncuttable> {
+pub fn complete(vnet: &VirtioNetHdr, packet: &mut [u8]) -> Result<(), NotSegmentable> {
     if vnet.flags & NEEDS_CSUM == 0 {
         return Ok(());
     }
     let summed = packet
         .get_mut(usize::from(vnet.csum_start)..)
-        .ok_or(Uncuttable)?;
+        .ok_or(NotSegmentable)?;
     let check = usize::from(vnet.csum_offset);
     if check + 2 > summed.len() {
-        return Err(Uncuttable);
+        return Err(NotSegmentable);
     }
     let all = sum(summed);
     put(summed, check, finish(all));
@@ -252,7 +256,7 @@ mod tests {
             (start, offset) in (0u16..210, prop::sample::select(vec![0u16, 6, 16, 200])),
         ) {
             let mut bytes = bytes;
-            let vnet = Vnet { flags, gso_type: kind, hdr_len: 0, gso_size: size, csum_start: start, csum_offset: offset };
+            let vnet = VirtioNetHdr { flags, gso_type: kind, hdr_len: 0, gso_size: size, csum_start: start, csum_offset: offset };
             if let Ok(Some(cut)) = Cut::of(&vnet, &bytes) {
                 let mut out = vec![0; cut.headers()];
                 let mut end = cut.headers();

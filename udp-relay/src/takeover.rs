@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use netweft_udp_relay::config::TunnelConfig;
 
-use crate::meet::{Connection, Message, VERSION};
+use crate::handover_protocol::{Connection, Message, VERSION};
 use crate::relay::Relay;
 use crate::tunnel::Tunnel;
 

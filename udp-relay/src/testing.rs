@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use crate::checksum::tests::plain;
 use crate::packet::flags;
-use crate::vnet::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, Vnet};
+use crate::virtio_net_hdr::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioNetHdr};
 
 /// A packet as a socket sees it: one piece of payload, to be cut into `size` bytes each.
 #[derive(Clone, Debug)]
@@ -140,13 +140,13 @@ impl Packet {
     }
 
     /// As the kernel hands it to the reader of a link, uncut and without a checksum.
-    pub fn uncut(&self) -> (Vnet, Vec<u8>) {
+    pub fn uncut(&self) -> (VirtioNetHdr, Vec<u8>) {
         let mut transport = self.transport(0, self.flags, &self.payload);
         let partial = plain(&self.pseudo(transport.len()));
         let at = self.check_at();
         transport[at..at + 2].copy_from_slice(&partial.to_be_bytes());
         let bytes = self.ip(0, &transport);
-        let vnet = Vnet {
+        let vnet = VirtioNetHdr {
             flags: NEEDS_CSUM,
             gso_type: match (self.udp, self.from) {
                 (true, _) => GSO_UDP_L4,

@@ -55,7 +55,7 @@ fn carries_everything(outer_v6: bool) {
             "empty",
             "link_refused",
             "send_failed",
-            "uncuttable",
+            "not_segmentable",
         ] {
             assert_eq!(node.drops(reason), 0, "{reason} on node {}", node.number);
         }

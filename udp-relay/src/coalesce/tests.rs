@@ -16,7 +16,7 @@ impl Sink for Frames {
 }
 
 /// What leaves when these packets come in one receive call, with how many packets each holds.
-fn join(packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>, usize)> {
+fn join(packets: &[Vec<u8>]) -> Vec<(VirtioNetHdr, Vec<u8>, usize)> {
     let (mut buffer, mut places) = (Vec::new(), Vec::new());
     for packet in packets {
         assert_eq!(check(packet, MAX_PACKET), Ok(()));
@@ -29,14 +29,14 @@ fn join(packets: &[Vec<u8>]) -> Vec<(Vnet, Vec<u8>, usize)> {
     }
     coalescer.flush(&buffer, &mut frames);
     let split = |(mut frame, packets): (Vec<u8>, usize)| {
-        let (vnet, packet) = Vnet::split(&mut frame).unwrap();
+        let (vnet, packet) = VirtioNetHdr::split(&mut frame).unwrap();
         (vnet, packet.to_vec(), packets)
     };
     frames.0.into_iter().map(split).collect()
 }
 
 /// Cuts what left again.
-fn cut(joined: &[(Vnet, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
+fn cut(joined: &[(VirtioNetHdr, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
     for (vnet, packet, _) in joined {
         let Some(cut) = Cut::of(vnet, packet).unwrap() else {
@@ -67,7 +67,7 @@ proptest! {
         prop_assert_eq!(cut(&joined), packet.segments());
         if can_be_one(&packet) {
             let (vnet, bytes) = packet.uncut();
-            let vnet = Vnet { hdr_len: joined[0].0.hdr_len, ..vnet };
+            let vnet = VirtioNetHdr { hdr_len: joined[0].0.hdr_len, ..vnet };
             prop_assert_eq!(joined, vec![(vnet, bytes, packet.segments().len())]);
         }
     }

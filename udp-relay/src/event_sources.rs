@@ -14,13 +14,13 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// What there always is to wait for.
-pub struct Sources {
+pub struct EventSources {
     signals: SignalFd,
     changes: Inotify,
     ended: Arc<EventFd>,
 }
 
-impl Sources {
+impl EventSources {
     /// Takes the signals that ask to stop, in this thread and those it starts from now on. `ended` is told of threads that
     /// end by themselves.
     ///

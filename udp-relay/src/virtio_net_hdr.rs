@@ -21,7 +21,7 @@ pub const GSO_ECN: u8 = 0x80;
 
 /// The header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Vnet {
+pub struct VirtioNetHdr {
     /// `VIRTIO_NET_HDR_F_…`.
     pub flags: u8,
     /// `VIRTIO_NET_HDR_GSO_…`.
@@ -36,7 +36,7 @@ pub struct Vnet {
     pub csum_offset: u16,
 }
 
-impl Vnet {
+impl VirtioNetHdr {
     /// The header at the beginning of what was read from a link, and what follows it.
     pub fn split(frame: &mut [u8]) -> Option<(Self, &mut [u8])> {
         let (header, packet) = frame.split_first_chunk_mut::<LEN>()?;
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn is_read_as_written() {
-        let header = Vnet {
+        let header = VirtioNetHdr {
             flags: 1,
             gso_type: 2,
             hdr_len: 0x0304,
@@ -78,7 +78,10 @@ mod tests {
         };
         let mut frame = header.to_bytes().to_vec();
         frame.push(7);
-        assert_eq!(Vnet::split(&mut frame), Some((header, &mut [7][..])));
-        assert_eq!(Vnet::split(&mut [0; LEN - 1]), None);
+        assert_eq!(
+            VirtioNetHdr::split(&mut frame),
+            Some((header, &mut [7][..]))
+        );
+        assert_eq!(VirtioNetHdr::split(&mut [0; LEN - 1]), None);
     }
 }
