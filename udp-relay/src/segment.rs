@@ -78,7 +78,7 @@ impl Cut {
             && (udp || own >= 20)
             && headers <= MAX_HEADERS
             && headers < packet.len();
-        let length = u16::try_from(packet.len() - transport).ok()?;
+        let length = u16::try_from(packet.len().checked_sub(transport)?).ok()?;
         let field = packet.get(transport + check..)?.first_chunk()?;
         fits.then(|| Self {
             v4,
