@@ -12,6 +12,7 @@
 //! Whoever reserves an address also holds a lock on the record itself until its pod is wired. The kernel lets go of it when
 //! the process ends in whatever way, so others know an ADD that is under way, however long it takes, from a dead one.
 
+use netweft_common::atomic_file;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -27,7 +28,6 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::env::{Owner, Pod};
-use crate::file;
 
 /// The version of the format that this code writes. Fields can be added without a new one.
 pub const VERSION: u32 = 1;
@@ -229,7 +229,7 @@ impl Locked<'_> {
     /// [`io::ErrorKind::AlreadyExists`] if one of them is taken, else why it cannot be written.
     pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<UnderWay> {
         self.sweep_aside();
-        let (aside, file) = file::write_aside(
+        let (aside, file) = atomic_file::write_aside(
             &self.store.dir().join(NEW),
             &serde_json::to_vec(attachment)?,
         )?;
@@ -299,7 +299,7 @@ impl Locked<'_> {
     /// Removes what a killed writer left: only holders of the lock write here. What cannot be removed is in nobody's way.
     fn sweep_aside(&self) {
         for name in self.store.names().unwrap_or_default() {
-            if file::is_aside(NEW, &name) {
+            if atomic_file::is_aside(NEW, &name) {
                 drop(fs::remove_file(self.store.dir().join(name)));
             }
         }

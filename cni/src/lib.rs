@@ -8,7 +8,6 @@ pub mod attachment;
 pub mod conf;
 pub mod env;
 pub mod error;
-pub mod file;
 pub mod ipam;
 pub mod node;
 pub mod pod;

@@ -10,7 +10,8 @@ use ipnet::IpNet;
 use netweft_netstate::model::{LinkName, Mac};
 use serde::{Deserialize, Serialize};
 
-use crate::{file, ipam};
+use crate::ipam;
+use netweft_common::atomic_file;
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "node.json";
@@ -164,7 +165,7 @@ impl NodeConfig {
         if fs::read(&path).is_ok_and(|found| found == bytes) {
             return Ok(false);
         }
-        file::replace(&path, &bytes).map(|()| true)
+        atomic_file::replace(&path, &bytes).map(|()| true)
     }
 }
 

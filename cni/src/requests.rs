@@ -8,6 +8,7 @@
 //! its time of modification tells when a pod last asked. DEL leaves it, since the runtime calls DEL between two tries of the same
 //! pod; what nobody asks for any more is forgotten.
 
+use netweft_common::atomic_file;
 use std::fmt::Write;
 use std::fs;
 use std::io;
@@ -16,8 +17,6 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-
-use crate::file;
 
 /// Name of the directory in the one shared by agent and plugin.
 pub const DIR: &str = "requests";
@@ -64,7 +63,7 @@ impl Requests {
             let _ = write!(name, "{byte:02x}");
         }
         fs::create_dir_all(&self.dir)?;
-        file::replace(&self.dir.join(name), &serde_json::to_vec(&request)?)
+        atomic_file::replace(&self.dir.join(name), &serde_json::to_vec(&request)?)
     }
 
     /// The requests that still wait at `now`, in order. Those that are met, of which any pool is `served`, and those that nobody makes any

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use netweft_cni::conf::{CONFLIST_FILE, is_read_by_runtimes};
-use netweft_cni::file;
+use netweft_common::atomic_file;
 
 /// The configuration could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,8 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(false);
     }
-    let written = fs::create_dir_all(dir).and_then(|()| file::replace(&path, text.as_bytes()));
+    let written =
+        fs::create_dir_all(dir).and_then(|()| atomic_file::replace(&path, text.as_bytes()));
     match written {
         Ok(()) => Ok(true),
         Err(source) => Err(ConfError { path, source }),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use netweft_udp_relay::heartbeat::Heartbeat;
+use netweft_common::heartbeat::Heartbeat;
 
 /// A look at the node that takes longer than this hangs. What may take long in it has limits of its own, which are shorter.
 const STALL: Duration = Duration::from_secs(60);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use netweft_cni::file;
+use netweft_common::atomic_file;
 use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
@@ -84,7 +84,7 @@ impl Nft {
         }
         load(text).await?;
         let listing = self.list().await?;
-        file::replace(&self.memory, memory(text, &listing).as_bytes())
+        atomic_file::replace(&self.memory, memory(text, &listing).as_bytes())
             .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
         Ok(Change::Loaded {
             replaced: !found.is_empty(),

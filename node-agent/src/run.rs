@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
+use netweft_common::heartbeat::BEAT;
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
-use netweft_udp_relay::heartbeat::BEAT;
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};

@@ -8,9 +8,9 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use netweft_common::heartbeat::BEAT;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_udp_relay::heartbeat::BEAT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;

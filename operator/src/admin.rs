@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::metrics::Metrics;
-use crate::pulse::Pulse;
+use netweft_common::heartbeat::Heartbeat;
 
 /// What the admin server tells.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ pub struct Health {
     /// Whether every kind has been listed. Leadership is not asked for: the follower is as ready as it can be.
     pub synced: Arc<AtomicBool>,
     /// The loop's; a program whose loop hangs is better started again.
-    pub pulse: Arc<Pulse>,
+    pub heartbeat: Arc<Heartbeat>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, health: Health, stop: CancellationToke
 }
 
 async fn livez(State(health): State<Health>) -> (StatusCode, String) {
-    match health.pulse.overdue() {
+    match health.heartbeat.stalled() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some(since) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -112,7 +112,7 @@ mod tests {
     fn health(limit: Duration) -> Health {
         Health {
             synced: Arc::new(AtomicBool::new(false)),
-            pulse: Arc::new(Pulse::new(limit)),
+            heartbeat: Arc::new(Heartbeat::new(limit)),
             metrics: Arc::new(Metrics::new()),
         }
     }
@@ -130,7 +130,7 @@ mod tests {
         let health = health(Duration::ZERO);
         // One that has not begun waits for the API server, and no restart would help.
         assert_eq!(answers(&health).await, [200, 503, 200]);
-        health.pulse.beat();
+        health.heartbeat.beat();
         assert_eq!(answers(&health).await, [503, 503, 200]);
     }
 

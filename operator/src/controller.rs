@@ -25,12 +25,12 @@ use crate::growth::Growth;
 use crate::metrics::Metrics;
 use crate::owners::Lookup;
 use crate::plan;
-use crate::pulse::Pulse;
 use crate::secrets::Secrets;
 use crate::snapshot::Snapshot;
 use crate::watch::{Guarded, Stores};
 use crate::world::World;
 use crate::write::Writer;
+use netweft_common::heartbeat::Heartbeat;
 
 /// Changes that come together are answered together.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub struct Controller {
     /// Carries out plans.
     pub writer: Writer,
     /// Shows that the loop comes round.
-    pub pulse: Arc<Pulse>,
+    pub heartbeat: Arc<Heartbeat>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Of orphaned NodeSubnets.
@@ -92,7 +92,7 @@ impl Controller {
         let mut pause = RETRY.0;
         let mut planning = Duration::ZERO;
         loop {
-            self.pulse.beat();
+            self.heartbeat.beat();
             let leads = *self.leads.borrow_and_update();
             if leads != led {
                 self.leadership(leads).await;
@@ -143,7 +143,7 @@ impl Controller {
                 }
                 () = tokio::time::sleep_until(end), if timer.is_some() => return true,
                 // Nothing happens, and that is in order.
-                () = tokio::time::sleep(BEAT) => self.pulse.beat(),
+                () = tokio::time::sleep(BEAT) => self.heartbeat.beat(),
             }
         }
     }

@@ -49,7 +49,6 @@ pub mod growth;
 mod lead;
 mod metrics;
 mod owners;
-mod pulse;
 mod run;
 mod secrets;
 mod snapshot;

@@ -23,11 +23,11 @@ use crate::freed::Freed;
 use crate::graces::Graces;
 use crate::metrics::Metrics;
 use crate::owners::Lookup;
-use crate::pulse::Pulse;
 use crate::secrets::Secrets;
 use crate::watch::Stores;
 use crate::write::Writer;
 use crate::{definitions, lead};
+use netweft_common::heartbeat::Heartbeat;
 
 /// How long the end may take.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -46,7 +46,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let health = Health {
         synced: Arc::new(AtomicBool::new(false)),
-        pulse: Arc::new(Pulse::new(HANGING)),
+        heartbeat: Arc::new(Heartbeat::new(HANGING)),
         metrics: metrics.clone(),
     };
     let listener = admin::listen(args.listen).await?;
@@ -106,7 +106,7 @@ async fn work(
         changed,
         leads: candidate.leads.clone(),
         writer: Writer::new(client.clone(), &args.namespace, health, events),
-        pulse: health.pulse.clone(),
+        heartbeat: health.heartbeat.clone(),
         metrics: health.metrics.clone(),
         graces: Graces::new(args.orphan_grace).reclaimable_after(RECLAIM),
         surplus: Graces::new(args.surplus_delay),

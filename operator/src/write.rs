@@ -34,9 +34,9 @@ use crate::drifts::Tale;
 use crate::error::{Class, RequestError};
 use crate::events::Events;
 use crate::metrics::{Metrics, WriteResult};
-use crate::pulse::Pulse;
 use crate::world::{Changes, FinalizerChange, Plan, StatusChange};
 use kinds::{Named, Written};
+use netweft_common::heartbeat::Heartbeat;
 
 mod kinds;
 
@@ -48,7 +48,7 @@ pub struct Writer {
     client: Client,
     namespace: String,
     metrics: Arc<Metrics>,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
     events: Events,
 }
 
@@ -69,7 +69,7 @@ impl Writer {
             client,
             namespace: namespace.to_owned(),
             metrics: health.metrics.clone(),
-            pulse: health.pulse.clone(),
+            heartbeat: health.heartbeat.clone(),
             events,
         }
     }
@@ -297,7 +297,7 @@ impl Writer {
         sent: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<(), RequestError> {
         let result = request(verb, K::KIND, name, sent).await;
-        self.pulse.beat();
+        self.heartbeat.beat();
         let label = match &result {
             Ok(_) => {
                 info!(kind = K::KIND, name, verb, "written");

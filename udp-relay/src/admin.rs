@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use netweft_udp_relay::heartbeat::Heartbeat;
+use netweft_common::heartbeat::Heartbeat;
 use tokio::net::TcpListener;
 use tracing::{error, info};
 

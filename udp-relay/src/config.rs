@@ -8,6 +8,7 @@
 //! The relay sees to it that each `link` exists as a TUN link and that no other of its kind does; MTU, state, addresses
 //! and routes of the link are the agent's. No file is the same as a file without tunnels.
 
+use netweft_common::atomic_file;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -16,8 +17,6 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-
-use crate::file;
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "udp.json";
@@ -139,7 +138,7 @@ impl RelayConfig {
         if fs::read(&path).is_ok_and(|found| found == bytes) {
             return Ok(false);
         }
-        file::replace(&path, &bytes).map(|()| true)
+        atomic_file::replace(&path, &bytes).map(|()| true)
     }
 
     /// Removes `udp.json` from `dir`, so that the relay removes its links. Says whether there was one.
@@ -150,7 +149,9 @@ impl RelayConfig {
         let path = dir.join(FILE);
         match fs::remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            removed => removed.and_then(|()| file::sync_dir(&path)).map(|()| true),
+            removed => removed
+                .and_then(|()| atomic_file::sync_dir(&path))
+                .map(|()| true),
         }
     }
 

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use netweft_common::heartbeat::BEAT;
 use netweft_udp_relay::config::RelayConfig;
-use netweft_udp_relay::heartbeat::BEAT;
 use tracing::{info, warn};
 
 use crate::event_sources::{EventSources, readable};
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::report::Report;
 use crate::takeover;
-use crate::words::causes;
+use netweft_common::error_chain;
 
 /// The configuration is read this often even when nothing seems to have happened: a lost notice must not last.
 const REREAD: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ impl Control {
             Ok(config) => relay.apply(&config),
             // Without a configuration the predecessor does better.
             Err(error) if predecessor.is_some() => return Err(error).context("take over"),
-            Err(error) => bad = Some(causes(&error)),
+            Err(error) => bad = Some(error_chain(&error)),
         }
         if let Some(predecessor) = &predecessor {
             takeover::confirm(predecessor);
@@ -184,7 +184,7 @@ impl Control {
                 }
             }
             Err(error) => {
-                let bad = causes(&error);
+                let bad = error_chain(&error);
                 if self.bad.as_ref() != Some(&bad) {
                     warn!(
                         error = bad,

@@ -6,5 +6,3 @@
 pub const SOCKET: &str = "udp-relay.sock";
 
 pub mod config;
-mod file;
-pub mod heartbeat;

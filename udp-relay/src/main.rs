@@ -35,7 +35,6 @@ mod takeover;
 mod testing;
 mod tunnel;
 mod virtio_net_hdr;
-mod words;
 mod worker;
 
 use clap::Parser;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 use crate::metrics::Metrics;
 use crate::sys::tun;
 use crate::tunnel::{Tunnel, TunnelError};
-use crate::words::causes;
+use netweft_common::error_chain;
 
 /// The tunnels of this process.
 pub struct Relay {
@@ -62,7 +62,7 @@ impl Relay {
         self.remove_all_but(config, &mut failures);
         for wanted in &config.tunnels {
             if let Err(error) = self.apply_one(wanted) {
-                failures.insert(wanted.link.clone(), causes(&error));
+                failures.insert(wanted.link.clone(), error_chain(&error));
             }
         }
         for (link, failure) in &failures {
@@ -128,7 +128,7 @@ impl Relay {
             match removed {
                 Ok(true) => info!(link, "tunnel removed"),
                 Ok(false) => {}
-                Err(error) => drop(failures.insert(link, causes(&error))),
+                Err(error) => drop(failures.insert(link, error_chain(&error))),
             }
         }
     }

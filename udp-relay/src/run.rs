@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::Context;
-use netweft_udp_relay::heartbeat::Heartbeat;
+use netweft_common::heartbeat::Heartbeat;
 use tracing::info;
 
 use crate::admin;

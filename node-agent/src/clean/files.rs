@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use netweft_cni::conf::{
     BANDWIDTH_PLUGIN, CONFLIST_FILE, LOOPBACK_PLUGIN, PLUGIN, PORTMAP_PLUGIN, RUNTIME_LOOPBACK,
 };
-use netweft_cni::{file, node};
+use netweft_cni::node;
+use netweft_common::atomic_file;
 
 use crate::args::CleanArgs;
 use crate::install;
@@ -69,7 +70,7 @@ impl Files {
 
     fn configurations(&self) -> io::Result<Vec<PathBuf>> {
         named(&self.conf_dir, |name| {
-            name == CONFLIST_FILE || file::is_aside(CONFLIST_FILE, name)
+            name == CONFLIST_FILE || atomic_file::is_aside(CONFLIST_FILE, name)
         })
     }
 

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use netweft_cni::file;
+use netweft_common::atomic_file;
 use netweft_netstate::model::LinkName;
 use netweft_netstate::owner::is_our_link;
 use serde::{Deserialize, Serialize};
@@ -66,7 +66,7 @@ impl Originals {
             return Ok(());
         }
         all.insert(name.to_owned(), known);
-        file::replace(&self.file, &serde_json::to_vec(&all)?)
+        atomic_file::replace(&self.file, &serde_json::to_vec(&all)?)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::testing::{answering, cluster, node, refusal};
 fn writer(client: Client) -> Writer {
     let health = Health {
         synced: Arc::new(AtomicBool::new(true)),
-        pulse: Arc::new(Pulse::new(Duration::from_secs(60))),
+        heartbeat: Arc::new(Heartbeat::new(Duration::from_secs(60))),
         metrics: Arc::new(Metrics::new()),
     };
     let events = Events::start(&client, None, &mut JoinSet::new());

@@ -1,4 +1,4 @@
-//! Files that are whole or not there, whatever happens while they are written.
+//! Files that are replaced atomically: whole or not there, whatever happens while they are written.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,7 +17,10 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// Writes `bytes` to a new file beside `path` and flushes it. The name begins with a dot and ends with the process id, so
 /// that readers pass over it and two writers do not meet.
-pub(crate) fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+///
+/// # Errors
+/// It cannot be written; no file is left.
+pub fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let aside = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
     let write = || -> io::Result<File> {
@@ -47,7 +50,48 @@ pub fn is_aside(name: &str, found: &str) -> bool {
 }
 
 /// Makes the entry of `path` in its directory durable.
-pub(crate) fn sync_dir(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The directory cannot be opened or synchronised.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
     path.parent()
         .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn file_is_replaced_whole_with_mode_0600_and_no_other_file_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.json");
+        for text in ["first", "second"] {
+            replace(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn failed_replacement_leaves_the_file_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir_all(path.join("inside")).unwrap();
+        assert!(replace(&path, b"text").is_err());
+        assert!(path.join("inside").exists());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn name_of_a_file_that_is_written_is_recognised() {
+        assert!(is_aside("node.json", ".node.json.4711"));
+        for other in ["node.json", ".node.json", ".node.json.x", ".other.4711"] {
+            assert!(!is_aside("node.json", other), "{other}");
+        }
+    }
 }

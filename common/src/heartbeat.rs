@@ -1,4 +1,4 @@
-//! [`Heartbeat`]: whether a loop still comes round. Shared by the relay and the agent.
+//! [`Heartbeat`]: whether a loop still comes round. A program whose loop hangs is better started again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
