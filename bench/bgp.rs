@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use netweft_e2e::lab::scale::{self, Author, Figures, Topology};
+use netweft_e2e::lab::scenarios::scale::{self, Author, Figures, Topology};
 use serde_json::{Value, json};
 
 use crate::numbers::{median, precise, sorted};

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use netweft_e2e::process;
+use netweft_e2e::harness::process;
 
 use crate::namespace::Namespace;
 use crate::numbers::precise;

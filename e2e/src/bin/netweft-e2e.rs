@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use netweft_e2e::cluster::{
+use netweft_e2e::harness::command::{output, words};
+use netweft_e2e::kind::{
     Checks, Cluster, Install, Probes, Residue, install, is_installed, run, upgrade,
 };
-use netweft_e2e::command::{output, words};
 use netweft_e2e::lab::{Families, LabMode};
 
 /// Installs netweft on a cluster and shows or checks what it does.

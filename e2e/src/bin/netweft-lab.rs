@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use netweft_e2e::lab::fabric::{self, Routers};
-use netweft_e2e::lab::mode_changes::{self, Tour};
-use netweft_e2e::lab::scale::{self, Author};
-use netweft_e2e::lab::scenario::{Kind, Scenario};
-use netweft_e2e::lab::{
-    self, Families, LabMode, Options, agent_failures, bgp, drift, growth, reconfiguration,
+use netweft_e2e::lab::scenarios::fabric::{self, Routers};
+use netweft_e2e::lab::scenarios::mode_changes::{self, Tour};
+use netweft_e2e::lab::scenarios::scale::{self, Author};
+use netweft_e2e::lab::scenarios::{
+    Kind, Scenario, agent_failures, bgp, drift, growth, reconfiguration,
 };
-use netweft_e2e::matrix::Matrix;
+use netweft_e2e::lab::{self, Families, LabMode, Options};
+use netweft_e2e::traffic::matrix::Matrix;
 
 /// Nodes made of namespaces, some pods each, and who reaches whom.
 #[derive(Parser)]

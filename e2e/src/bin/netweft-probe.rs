@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use netweft_e2e::ping::{self, Request};
-use netweft_e2e::talk::{self, Pace};
+use netweft_e2e::traffic::ping::{self, Request};
+use netweft_e2e::traffic::tcp::{self, Pace};
 
 /// Pings, serves and asks.
 #[derive(Parser)]
@@ -118,11 +118,11 @@ fn end_of_input() -> Arc<AtomicBool> {
 }
 
 /// One of the two ways to talk.
-type Talk = fn(SocketAddr, &Pace<'_>) -> talk::Talked;
+type Talk = fn(SocketAddr, &Pace<'_>) -> tcp::Talked;
 
 fn talk(servers: &[SocketAddr], pause: Duration) -> anyhow::Result<()> {
     let enough = end_of_input();
-    let talks: [Talk; 2] = [talk::stream, talk::knock];
+    let talks: [Talk; 2] = [tcp::stream, tcp::knock];
     let pace = Pace {
         enough: &enough,
         pause,

@@ -16,33 +16,13 @@
 //! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
 //! addresses. The guard lets these pass and nothing else.
 
-pub mod agent_failures;
-pub mod bgp;
-mod bird;
-pub mod drift;
-pub mod fabric;
-pub mod growth;
-mod host_bird;
-mod kernel;
-mod kinds;
-mod load;
-mod meter;
-pub mod mode_changes;
-mod namespace;
+mod cluster;
 mod node;
-mod objects;
-mod pod;
-pub mod reconfiguration;
-pub mod scale;
-pub mod scenario;
-mod segment;
-mod site;
-mod sizes;
-mod snapshot;
-mod store;
-mod talk;
-mod underlay;
+pub mod scenarios;
+mod topology;
+mod traffic;
 
+use crate::lab::cluster::objects;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -52,15 +32,15 @@ use ipnet::IpNet;
 use netweft_crds::PodInterface;
 use netweft_crds::condition::Reason;
 
-use crate::command;
-use crate::matrix::{Endpoint, Matrix};
-use crate::poll::until;
-use node::Node;
-use site::Site;
-use underlay::{Subnet, Underlay};
+use crate::harness::command;
+use crate::harness::poll::until;
+use crate::lab::cluster::nodes::Site;
+use crate::lab::node::Node;
+use crate::lab::topology::underlay::{Subnet, Underlay};
+use crate::traffic::matrix::{Endpoint, Matrix};
 
-pub use kernel::masquerades;
-pub use kinds::{Families, LabMode};
+pub use crate::lab::cluster::modes::{Families, LabMode};
+pub use crate::lab::node::kernel_features::masquerades;
 
 /// What kind of lab.
 #[derive(Clone, Debug)]

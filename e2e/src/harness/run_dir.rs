@@ -1,0 +1,135 @@
+//! A run and what it leaves behind.
+//!
+//! Each run has a folder in the cache with a lock and a log. Whoever works in the run holds the lock. The log has a
+//! line for each thing made (`process PID STARTTIME`, …; the whole format is described in e2e/cluster/lib.sh). A run
+//! whose lock is free is dead, and what its log lists is removed: that and nothing else.
+
+use std::fs;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A run that is going on.
+pub struct Run {
+    folder: PathBuf,
+    log: File,
+    _lock: File,
+}
+
+impl Run {
+    /// Begin the run `name`; what an earlier run of that name left behind is removed first.
+    ///
+    /// # Errors
+    /// The cache cannot be written, or a run of that name is going on.
+    pub fn begin(name: &str) -> anyhow::Result<Self> {
+        let folder = cache()?.join("runs").join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!(
+                    "a run {name} is going on (its lock is {}); wait for it or end it",
+                    folder.join("lock").display()
+                )
+            }
+            Err(TryLockError::Error(error)) => return Err(error).context("take the run's lock"),
+        }
+        reap(&folder)?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))?;
+        Ok(Self {
+            folder,
+            log,
+            _lock: lock,
+        })
+    }
+
+    /// The run's own folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Note a process that must not outlive the run.
+    ///
+    /// # Errors
+    /// The process is gone already, or the log cannot be written.
+    pub fn made_process(&mut self, pid: u32) -> anyhow::Result<()> {
+        let start = start_time(pid).with_context(|| format!("process {pid} has ended at once"))?;
+        writeln!(self.log, "process {pid} {start}").context("write the run's log")
+    }
+
+    /// Remove all that the run has made.
+    ///
+    /// # Errors
+    /// The log cannot be read or removed.
+    pub fn end(self) -> anyhow::Result<()> {
+        reap(&self.folder)
+    }
+}
+
+/// The folder of everything that is cached or left behind.
+fn cache() -> anyhow::Result<PathBuf> {
+    if let Some(cache) = std::env::var_os("NETWEFT_CACHE") {
+        return Ok(cache.into());
+    }
+    let home = std::env::var_os("HOME").context("neither NETWEFT_CACHE nor HOME is set")?;
+    Ok(Path::new(&home).join(".cache/netweft"))
+}
+
+fn reap(folder: &Path) -> anyhow::Result<()> {
+    let log = folder.join("log");
+    for line in fs::read_to_string(&log).unwrap_or_default().lines().rev() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["process", pid, start] = words.as_slice() {
+            kill_if_same(pid.parse()?, start);
+        }
+    }
+    match fs::remove_file(&log) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context("remove the run's log")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A process number is used again after a while; the start time tells whether it is still the one we made.
+fn kill_if_same(pid: u32, start: &str) {
+    if start_time(pid).as_deref() == Some(start) {
+        // It may end by itself between the two looks.
+        let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+    }
+}
+
+/// Field 22 of /proc/PID/stat (proc_pid_stat(5)), counted from behind the command's closing parenthesis.
+fn start_time(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn only_the_very_process_is_killed() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        kill_if_same(child.id(), "1");
+        assert!(child.try_wait().unwrap().is_none());
+        kill_if_same(child.id(), &start_time(child.id()).unwrap());
+        assert!(!child.wait().unwrap().success());
+    }
+}

@@ -1,0 +1,153 @@
+//! What a cluster of mode underlay has to pass besides: routes by BGP alone, BIRD that dies or is replaced, a router that takes
+//! the place of the mesh.
+
+mod mesh;
+mod restarts;
+mod router;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::harness::poll::until;
+use crate::kind::host;
+use crate::kind::kubectl::{get, items, text};
+
+pub(crate) use crate::kind::checks::bgp::mesh::blocks_are_reached_by_bgp_alone;
+pub(crate) use crate::kind::checks::bgp::restarts::{
+    a_release_leaves_every_session_alone, a_rollout_of_bird_loses_nothing,
+    killed_birds_lose_nothing,
+};
+pub(crate) use crate::kind::checks::bgp::router::a_router_takes_the_place_of_the_mesh;
+
+/// BIRD's number among the kernel's sources of routes, and the metric that is netweft's in it.
+const PROTOCOL: &str = "12";
+const METRIC: u32 = 78;
+/// How long it may take until everybody has heard of everything.
+const CONVERGED: Duration = Duration::from_secs(60);
+
+/// A route that BIRD has given to a node's kernel.
+#[derive(Deserialize)]
+struct Learnt {
+    dst: IpNet,
+    gateway: Option<IpAddr>,
+    dev: String,
+    metric: u32,
+}
+
+/// What BIRD has given to a node's kernel.
+fn learnt(node: &str) -> anyhow::Result<Vec<Learnt>> {
+    let routes = host::on(node, &["ip", "-j", "route", "show", "proto", PROTOCOL])?;
+    serde_json::from_str(&routes).with_context(|| format!("read the routes of {node}: {routes}"))
+}
+
+/// Every node has learnt every other's blocks, by that node's own address, and nothing else.
+fn everything_is_learnt() -> anyhow::Result<()> {
+    let networks = get(&["nodenetworks"])?;
+    let mut addresses = BTreeMap::new();
+    for network in items(&networks) {
+        let address: IpAddr = text(network, "/spec/addresses/ipv4")?.parse()?;
+        addresses.insert(text(network, "/metadata/name")?.to_owned(), address);
+    }
+    let subnets = get(&["nodesubnets"])?;
+    let mut blocks = Vec::new();
+    for subnet in items(&subnets) {
+        let node = text(subnet, "/spec/node")?;
+        // A node that has gone keeps its blocks for a while.
+        if let Some(address) = addresses.get(node) {
+            let cidr: IpNet = text(subnet, "/spec/cidr")?.parse()?;
+            blocks.push((node, cidr, *address));
+        }
+    }
+    for node in addresses.keys() {
+        let others = blocks.iter().filter(|(owner, ..)| owner != node);
+        let wanted: BTreeSet<_> = others
+            .map(|(_, cidr, by)| (*cidr, Some(*by), METRIC))
+            .collect();
+        let found = learnt(node)?.into_iter();
+        let found = found
+            .map(|route| (route.dst, route.gateway, route.metric))
+            .collect();
+        ensure!(!wanted.is_empty(), "nobody else has a block");
+        ensure!(
+            wanted == found,
+            "{node} has learnt {found:?} instead of {wanted:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Wait until that is so.
+fn converged() -> anyhow::Result<()> {
+    until(
+        "every node to have learnt every block",
+        CONVERGED,
+        everything_is_learnt,
+    )
+}
+
+/// A session as its agent tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Session {
+    name: String,
+    state: String,
+    since: Option<String>,
+    #[serde(default)]
+    message: String,
+}
+
+/// All sessions of each node, as the agents tell them.
+fn told() -> anyhow::Result<BTreeMap<String, Vec<Session>>> {
+    let networks = get(&["nodenetworks"])?;
+    let sessions = items(&networks).map(|network| {
+        let node = text(network, "/metadata/name")?.to_owned();
+        let list = network.pointer("/status/sessions").cloned();
+        let list = list.unwrap_or_else(|| serde_json::json!([]));
+        Ok((node, serde_json::from_value(list)?))
+    });
+    sessions.collect()
+}
+
+/// Which sessions the nodes should have.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    mesh: bool,
+    router: Option<&'a str>,
+}
+
+/// The mesh and nothing else.
+const MESH: Wanted<'_> = Wanted {
+    mesh: true,
+    router: None,
+};
+
+impl Wanted<'_> {
+    /// Wait until all nodes have them, all established, and no other.
+    fn established(self) -> anyhow::Result<()> {
+        until(&format!("{self:?} to be established"), CONVERGED, || {
+            let told = told()?;
+            let nodes: BTreeSet<&String> = told.keys().collect();
+            for (node, sessions) in &told {
+                let others = nodes.iter().filter(|name| self.mesh && **name != node);
+                let names = others.map(|other| format!("mesh-{other}"));
+                let wanted: BTreeSet<_> = names.chain(self.router.map(str::to_owned)).collect();
+                let found = sessions
+                    .iter()
+                    .map(|session| session.name.clone())
+                    .collect();
+                ensure!(
+                    wanted == found,
+                    "{node} has the sessions {found:?} instead of {wanted:?}"
+                );
+                for session in sessions {
+                    ensure!(session.state == "Established", "{node}: {session:?}");
+                }
+            }
+            Ok(())
+        })
+    }
+}

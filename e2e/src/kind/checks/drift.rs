@@ -1,0 +1,59 @@
+//! Somebody tampers with a node, and the cluster's users hear of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::harness::poll::until;
+use crate::kind::checks::Cluster;
+use crate::kind::host;
+use crate::kind::kubectl::{get, items, text};
+use crate::kind::meter::Meter;
+use crate::kind::residue::in_agent;
+
+/// How long it may take until everything is right and told; agents tell once in five seconds, the operator soon after.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// Routes, nft table and a parameter of a worker are taken away: they are back before long, no pod elsewhere loses a packet by
+/// it, the NodeNetwork says what was found, and there is an Event.
+pub(crate) fn what_others_change_is_put_right_and_told(
+    cluster: &mut Cluster,
+) -> anyhow::Result<()> {
+    let victim = cluster.probes.pods.last().context("a pod")?.node.clone();
+    let mut elsewhere = cluster.probes.clone();
+    elsewhere.forget(&victim);
+    let before = repairs(&victim)?;
+    let meter = Meter::start(&elsewhere, Duration::from_secs(4))?;
+    for harm in [
+        "ip route flush proto 78",
+        "sysctl -qw net.ipv4.ip_forward=0",
+        "nft delete table inet netweft",
+    ] {
+        host::on(&victim, &["sh", "-c", harm])?;
+    }
+    until("the node to be right again", TOLD, || {
+        in_agent(&victim, &["netweft-agent", "check"])
+    })?;
+    meter.finish()?;
+    until("the NodeNetwork to say so", TOLD, || {
+        let now = repairs(&victim)?;
+        ensure!(now >= before + 3, "{now} repairs after {before}");
+        Ok(())
+    })?;
+    until("an Event", TOLD, || {
+        let events = get(&["events", "-A"])?;
+        let mut events = items(&events);
+        let told = events.any(|event| {
+            let is = |pointer, wanted: &str| text(event, pointer).is_ok_and(|it| it == wanted);
+            is("/reason", "Repaired") && is("/involvedObject/name", &victim)
+        });
+        ensure!(told, "there is none of reason Repaired about {victim}");
+        Ok(())
+    })
+}
+
+fn repairs(node: &str) -> anyhow::Result<i64> {
+    let network = get(&["nodenetwork", node])?;
+    let count = network.pointer("/status/drift/repairs");
+    Ok(count.and_then(serde_json::Value::as_i64).unwrap_or(0))
+}

@@ -1,0 +1,56 @@
+//! Objects that users write wrong, or that ask for what this version does not do.
+
+use anyhow::ensure;
+
+use crate::kind::checks::Cluster;
+use crate::kind::kubectl::{apply, get, kubectl};
+
+pub(crate) fn bad_objects_are_refused_in_words(_: &mut Cluster) -> anyhow::Result<()> {
+    let pool = |name: &str, cidr: &str| {
+        format!(
+            "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}\n"
+        )
+    };
+    let refused = [
+        (pool("unmasked", "10.99.0.1/16"), "no host bits"),
+        (pool("overlapping", "10.244.128.0/17"), "overlap"),
+        (pool("tiny", "10.99.0.0/28"), "smaller than one block"),
+    ];
+    for (manifest, words) in refused {
+        let error = match apply(&manifest) {
+            Ok(()) => anyhow::bail!("this was accepted:\n{manifest}"),
+            Err(error) => error.to_string(),
+        };
+        ensure!(
+            error.contains(words),
+            "the refusal does not say {words:?}: {error}"
+        );
+    }
+    Ok(())
+}
+
+pub(crate) fn what_is_not_supported_says_so(_: &mut Cluster) -> anyhow::Result<()> {
+    let name = "not-yet-supported";
+    apply(&format!(
+        "apiVersion: netweft.io/v1alpha1\nkind: NetworkMode\nmetadata: {{name: {name}}}\nspec: {{mode: host-gw, nodeAddress: {{interface: eth0}}}}\n"
+    ))?;
+    let stalled = kubectl(&[
+        "wait",
+        "networkmode",
+        name,
+        "--for=condition=Stalled",
+        "--timeout=20s",
+    ]);
+    let object = get(&["networkmode", name])?;
+    kubectl(&["delete", "networkmode", name])?;
+    stalled?;
+    let conditions = object
+        .pointer("/status/conditions")
+        .cloned()
+        .unwrap_or_default();
+    ensure!(
+        conditions.to_string().contains("NotYetSupported"),
+        "it is not NotYetSupported: {conditions}"
+    );
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! The udp relay's. The agent, which stays, tells it who the peers are.
+
+use std::time::Duration;
+
+use crate::kind::checks::Cluster;
+use crate::kind::checks::privileges::{Program, Work};
+
+const RELAY: Program = Program {
+    set: "netweft-udp-relay",
+    process: "netweft-udp-relay",
+    works: &[
+        Work {
+            name: "tunnel",
+            rob: "ip link delete nw-udp8285 || true",
+            see: "ip link show nw-udp8285",
+        },
+        Work {
+            name: "socket for whoever takes over",
+            rob: "rm -f /run/netweft/udp-relay.sock",
+            see: "test -S /run/netweft/udp-relay.sock",
+        },
+    ],
+    lost: |privilege| {
+        Some(match privilege {
+            "hostNetwork" | "NET_ADMIN" | "the volume tun" => "tunnel",
+            "the user 0" | "the volume run" => "socket for whoever takes over",
+            _ => return None,
+        })
+    },
+    away: Duration::from_secs(20),
+};
+
+pub fn every_privilege_of_the_relay_is_needed(_: &mut Cluster) -> anyhow::Result<()> {
+    RELAY.needs_every_privilege()
+}

@@ -1,0 +1,20 @@
+//! The udp relay that is replaced while pods talk through it.
+
+use anyhow::ensure;
+
+use crate::kind::checks::Cluster;
+use crate::kind::checks::rollout::{ROLLOUT, differ, pods, replace};
+use crate::kind::meter::Meter;
+
+pub(crate) fn a_rollout_of_the_relay_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let before = pods("udp-relay")?;
+    let meter = Meter::start(&cluster.probes, ROLLOUT)?;
+    let replaced = replace("netweft-udp-relay");
+    meter.finish()?;
+    replaced?;
+    ensure!(
+        differ(&before, &pods("udp-relay")?),
+        "the relay was not replaced"
+    );
+    Ok(())
+}

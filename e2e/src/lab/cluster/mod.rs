@@ -1,0 +1,6 @@
+//! The lab's nodes as one cluster: objects, the API server's stand-in, modes.
+
+pub mod fake_api;
+pub mod modes;
+pub mod nodes;
+pub mod objects;

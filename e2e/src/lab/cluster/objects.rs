@@ -1,0 +1,99 @@
+//! What a user would apply in the lab, and the Nodes.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use anyhow::Context;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, PodInterface};
+use serde_json::{Value, json};
+
+use crate::lab::cluster::modes::Families;
+
+/// The lab's pool of IPv4.
+pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
+/// The lab's pool of IPv6.
+pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0),
+    64,
+));
+
+/// An address of a pool in no block of the lab.
+pub fn unused_pod_address(pool: IpNet) -> IpAddr {
+    pool.broadcast()
+}
+
+/// The NetworkMode that all pools use.
+pub fn mode(spec: &Value) -> anyhow::Result<NetworkMode> {
+    user_object("NetworkMode", "default", spec)
+}
+
+/// A BGPPeer.
+pub fn peer(name: &str, spec: &Value) -> anyhow::Result<BGPPeer> {
+    user_object("BGPPeer", name, spec)
+}
+
+/// One pool for each family.
+pub fn pools(
+    families: Families,
+    pod_interface: PodInterface,
+    nat_outgoing: bool,
+) -> anyhow::Result<Vec<IPPool>> {
+    let pools = families.pools();
+    pools
+        .map(|cidr| pool(cidr, pod_interface, nat_outgoing))
+        .collect()
+}
+
+fn pool(cidr: IpNet, pod_interface: PodInterface, nat_outgoing: bool) -> anyhow::Result<IPPool> {
+    let name = if cidr.addr().is_ipv4() {
+        "default-v4"
+    } else {
+        "default-v6"
+    };
+    let spec = json!({ "cidr": cidr, "natOutgoing": nat_outgoing, "networkMode": "default",
+        "podInterface": pod_interface });
+    named_pool(name, &spec)
+}
+
+/// A pool.
+pub fn named_pool(name: &str, spec: &Value) -> anyhow::Result<IPPool> {
+    user_object("IPPool", name, spec)
+}
+
+fn user_object<K: serde::de::DeserializeOwned>(
+    kind: &str,
+    name: &str,
+    spec: &Value,
+) -> anyhow::Result<K> {
+    let object = json!({
+        "apiVersion": "netweft.io/v1alpha1",
+        "kind": kind,
+        "metadata": { "name": name, "uid": format!("lab-{name}"), "generation": 1 },
+        "spec": spec,
+    });
+    serde_json::from_value(object).with_context(|| format!("make the {kind} {name}"))
+}
+
+/// A Node as a kubelet would have registered it.
+pub fn node(name: &str, addresses: &[IpAddr], labels: BTreeMap<String, String>) -> Node {
+    let internal = |address: &IpAddr| NodeAddress {
+        type_: "InternalIP".into(),
+        address: address.to_string(),
+    };
+    Node {
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            uid: Some(format!("lab-{name}")),
+            labels: Some(labels),
+            ..ObjectMeta::default()
+        },
+        status: Some(NodeStatus {
+            addresses: Some(addresses.iter().map(internal).collect()),
+            ..NodeStatus::default()
+        }),
+        ..Node::default()
+    }
+}

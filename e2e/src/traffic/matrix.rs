@@ -1,0 +1,202 @@
+//! Who reaches whom: every source pings every target, and the table is printed.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::traffic::ping::Answer;
+
+/// Somebody who pings and is pinged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Short name for the table.
+    pub name: String,
+    /// The address it is pinged at.
+    pub address: IpAddr,
+    /// Whether it is a node and not a pod.
+    pub is_node: bool,
+}
+
+/// One row: what a source got back, in the columns' order.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The source.
+    pub source: Endpoint,
+    /// The targets it pinged.
+    pub targets: Vec<Endpoint>,
+    /// What came back from each.
+    pub answers: Vec<Answer>,
+}
+
+/// The whole table. A pair is reachable if every request of it was answered.
+#[derive(Clone, Debug, Default)]
+pub struct Matrix {
+    rows: Vec<Row>,
+}
+
+/// The targets of `source`: every pod (itself too) for all, and every node for pods. Node to node is not ours.
+#[must_use]
+pub fn targets(source: &Endpoint, all: &[Endpoint]) -> Vec<Endpoint> {
+    all.iter()
+        .filter(|target| !(source.is_node && target.is_node))
+        .cloned()
+        .collect()
+}
+
+impl Matrix {
+    /// Add what one source got back.
+    ///
+    /// # Errors
+    /// The answers are not one for each target, in their order.
+    pub fn add(&mut self, row: Row) -> anyhow::Result<()> {
+        let asked: Vec<IpAddr> = row.targets.iter().map(|target| target.address).collect();
+        let answered: Vec<IpAddr> = row.answers.iter().map(|answer| answer.target).collect();
+        anyhow::ensure!(
+            asked == answered,
+            "{} was to ping {asked:?} and reports on {answered:?}",
+            row.source.name
+        );
+        self.rows.push(row);
+        Ok(())
+    }
+
+    /// Pairs of which every request was answered.
+    #[must_use]
+    pub fn reachable(&self) -> usize {
+        self.answers().filter(|answer| is_reachable(answer)).count()
+    }
+
+    /// All pairs.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.answers().count()
+    }
+
+    /// # Errors
+    /// A pair is missing, or there is none at all.
+    pub fn check(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(self.pairs() > 0, "nobody pinged anybody");
+        let missing = self.pairs() - self.reachable();
+        anyhow::ensure!(
+            missing == 0,
+            "{missing} of {} pairs are not reachable",
+            self.pairs()
+        );
+        Ok(())
+    }
+
+    fn answers(&self) -> impl Iterator<Item = &Answer> {
+        self.rows.iter().flat_map(|row| &row.answers)
+    }
+}
+
+fn is_reachable(answer: &Answer) -> bool {
+    answer.sent > 0 && answer.received == answer.sent
+}
+
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns: Vec<&Endpoint> = self.rows.iter().map(|row| &row.source).collect();
+        let width = columns
+            .iter()
+            .map(|column| column.name.len())
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        write!(f, "{:width$}", "")?;
+        for column in &columns {
+            write!(f, "  {:>width$}", column.name)?;
+        }
+        writeln!(f)?;
+        for row in &self.rows {
+            write!(f, "{:width$}", row.source.name)?;
+            for column in &columns {
+                let at = row.targets.iter().position(|target| target == *column);
+                let answer = at.and_then(|at| row.answers.get(at));
+                write!(f, "  {:>width$}", answer.map_or("-".to_owned(), cell))?;
+            }
+            writeln!(f)?;
+        }
+        write!(f, "reachable: {}/{} pairs", self.reachable(), self.pairs())
+    }
+}
+
+fn cell(answer: &Answer) -> String {
+    if is_reachable(answer) {
+        "ok".to_owned()
+    } else {
+        format!("{}/{}", answer.received, answer.sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str, last: u8, is_node: bool) -> Endpoint {
+        Endpoint {
+            name: name.into(),
+            address: [192, 0, 2, last].into(),
+            is_node,
+        }
+    }
+
+    fn matrix(received: u16) -> Matrix {
+        let all = [endpoint("pod-a", 1, false), endpoint("node-1", 2, true)];
+        let mut matrix = Matrix::default();
+        for source in &all {
+            let targets = targets(source, &all);
+            let answer = |target: &Endpoint| Answer {
+                target: target.address,
+                sent: 3,
+                received,
+                gap: 0,
+                pause: 0,
+                error: None,
+            };
+            let answers = targets.iter().map(answer).collect();
+            matrix
+                .add(Row {
+                    source: source.clone(),
+                    targets,
+                    answers,
+                })
+                .unwrap();
+        }
+        matrix
+    }
+
+    #[test]
+    fn nodes_do_not_ping_nodes() {
+        assert_eq!(matrix(3).pairs(), 3);
+        assert!(matrix(3).to_string().ends_with("reachable: 3/3 pairs"));
+    }
+
+    #[test]
+    fn one_lost_ping_is_not_reachable() {
+        assert!(matrix(3).check().is_ok());
+        assert!(
+            matrix(2)
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("3 of 3")
+        );
+        assert!(matrix(2).to_string().contains("2/3"));
+    }
+
+    #[test]
+    fn an_empty_matrix_is_a_failure() {
+        assert!(Matrix::default().check().is_err());
+    }
+
+    #[test]
+    fn answers_for_other_targets_are_refused() {
+        let source = endpoint("pod-a", 1, false);
+        let row = Row {
+            source: source.clone(),
+            targets: vec![source],
+            answers: vec![],
+        };
+        assert!(Matrix::default().add(row).is_err());
+    }
+}
