@@ -10,56 +10,20 @@
 //!      World ──▶ validate ──▶ assign ──▶ networks, status ──▶ Plan
 //! ```
 
-pub mod assign;
-mod availability;
-pub mod bgp;
-pub mod blocks;
-mod change;
-mod claims;
-mod clean;
-mod kube_proxy;
-pub mod mode;
-mod needs;
-mod networks;
-mod node_address;
-mod other_networks;
-mod plan;
-pub mod pool;
-mod status;
-mod subnets;
-pub mod validate;
-pub mod view;
-mod words;
-pub mod world;
-
-mod absences;
-mod admin;
-pub mod args;
-mod client;
+mod commands;
 mod controller;
-mod counts;
-mod definitions;
-mod drain;
-mod drifts;
-mod error;
-mod events;
-mod freed;
-mod graces;
-pub mod growth;
-mod lead;
-mod metrics;
-mod owners;
-mod run;
-mod secrets;
-mod snapshot;
+mod leader_election;
+mod plan;
 mod telemetry;
 #[cfg(test)]
 mod testing;
-mod watch;
-mod write;
 
-pub use clean::clean;
-pub use plan::plan;
-pub use run::run;
-pub use telemetry::init as init_logging;
-pub use world::{Changes, FinalizerChange, News, Plan, StatusChange, Unreadable, UserKind, World};
+pub use crate::commands::args::{Args, Instead};
+pub use crate::commands::cleanup::clean;
+pub use crate::commands::run::run;
+pub use crate::plan::ipam::utilization::Growth;
+pub use crate::plan::model::cluster_state::{
+    Changes, FinalizerChange, News, Plan, StatusChange, Unreadable, UserKind, World,
+};
+pub use crate::plan::plan;
+pub use crate::telemetry::logging::init as init_logging;

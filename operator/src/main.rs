@@ -1,8 +1,7 @@
 //! The cluster operator's program.
 
 use clap::Parser;
-use netweft_operator::args::{Args, Instead};
-use netweft_operator::{clean, init_logging, run};
+use netweft_operator::{Args, Instead, clean, init_logging, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -1,5 +1,8 @@
 //! A cluster in memory for tests: it owns the objects of a world and carries out plans as the API server would.
 
+mod api;
+mod bgp;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,14 +19,12 @@ use netweft_crds::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::bgp::passwords::Secret;
 use crate::plan;
-use crate::world::{Changes, Plan, StatusChange, World};
+use crate::plan::bgp::passwords::Secret;
+use crate::plan::model::cluster_state::{Changes, Plan, StatusChange, World};
 
-mod api;
-mod bgp;
-pub use api::{answering, hanging, refusal};
-pub use bgp::{labelled, peer, secret, underlay};
+pub use crate::testing::api::{answering, hanging, refusal};
+pub use crate::testing::bgp::{labelled, peer, secret, underlay};
 
 /// The cluster.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +38,7 @@ pub struct Cluster {
     pub services: Vec<ServiceCIDR>,
     pub kube_proxy: Option<ConfigMap>,
     pub secrets: BTreeMap<String, Option<Secret>>,
-    pub owners: crate::drain::Owners,
+    pub owners: plan::status::drain::Owners,
     pub without_bird: bool,
     pub ignore_pod_cidrs: bool,
     pub expired: BTreeSet<String>,

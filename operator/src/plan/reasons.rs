@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use netweft_crds::condition::{ASSIGNED, READY, RECONCILING, Reason, STALLED};
 use netweft_crds::{SessionFault, SessionState};
 
+use crate::plan::model::cluster_state::{News, Plan};
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
-use crate::world::{News, Plan};
 
 /// Who says a reason, and what makes him say it.
 struct Made {
@@ -38,7 +38,7 @@ enum State {
 use Says::{Mode, Node, Peer, Pool};
 use State::{Ready, Reconciling, Stalled};
 
-/// All that make a reason; none: the agent says it of its node (`node-agent/src/status.rs`).
+/// All that make a reason; none: the agent says it of its node (`node-agent/src/status`).
 fn makers(reason: Reason) -> Vec<Made> {
     match reason {
         Reason::Allocatable => vec![made(Pool("new", Ready), |cluster| {
@@ -315,7 +315,10 @@ impl Says {
 
     /// What the plan tells a human about the object.
     fn news(&self, plan: &Plan) -> Option<News> {
-        fn of<S: Clone>(changes: &[crate::world::StatusChange<S>], name: &str) -> Option<News> {
+        fn of<S: Clone>(
+            changes: &[crate::plan::model::cluster_state::StatusChange<S>],
+            name: &str,
+        ) -> Option<News> {
             changes
                 .iter()
                 .find(|change| change.name == name)?

@@ -1,12 +1,3 @@
-use std::time::{Duration, Instant};
-
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use k8s_openapi::jiff::Timestamp;
-
-use super::*;
-use crate::testing::{Cluster, at, cluster, condition, node, pool, vxlan, yaml};
-use crate::world::{Unreadable, UserKind};
-
 mod addresses;
 mod changes;
 mod deletion;
@@ -19,6 +10,15 @@ mod nodes;
 mod other_networks;
 mod pools;
 mod properties;
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::plan::model::cluster_state::{Unreadable, UserKind};
+use crate::plan::*;
+use crate::testing::{Cluster, at, cluster, condition, node, pool, vxlan, yaml};
 
 /// Gives the pool up: its deletion has been asked for.
 fn delete_pool(cluster: &mut Cluster, name: &str) {

@@ -6,8 +6,8 @@ use netweft_crds::condition::READY;
 use netweft_crds::names::PASSWORDS_SECRET;
 use netweft_crds::{BGPPeer, Session, SessionFault, SessionState, SessionStatus};
 
-use super::{Cluster, at, cluster, mode, node, say, yaml};
-use crate::bgp::passwords::{Password, PasswordChange, Secret};
+use crate::plan::bgp::passwords::{Password, PasswordChange, Secret};
+use crate::testing::{Cluster, at, cluster, mode, node, say, yaml};
 
 /// A BGPPeer with this spec.
 pub fn peer(name: &str, spec: &str) -> BGPPeer {

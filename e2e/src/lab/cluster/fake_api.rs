@@ -13,7 +13,7 @@ use kube::{Resource, ResourceExt};
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, NetworkMode, NodeNetwork, NodeNetworkStatus, NodeSubnet,
 };
-use netweft_operator::growth::Growth;
+use netweft_operator::Growth;
 use netweft_operator::{Plan, World, plan};
 use serde::Serialize;
 

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use netweft_crds::names::POOL_FINALIZER;
 
-use super::delete_pool;
+use crate::plan::tests::delete_pool;
 use crate::testing::{cluster, node};
 
 #[test]

@@ -72,7 +72,7 @@ fn a_disabled_pool_lists_what_remains_by_node_namespace_and_owner() {
 #[test]
 fn a_pool_that_is_being_deleted_lists_what_it_waits_for() {
     let mut cluster = with(&PODS[..1]);
-    super::delete_pool(&mut cluster, "default-v4");
+    crate::plan::tests::delete_pool(&mut cluster, "default-v4");
     cluster.settle();
     assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
     assert_eq!(

@@ -6,11 +6,11 @@ use kube::ResourceExt;
 use netweft_crds::{NodeNetwork, SubnetState};
 use proptest::prelude::*;
 
-use super::delete_pool;
-use crate::growth::Growth;
-use crate::subnets::pods_in;
+use crate::plan::ipam::node_subnets::pods_in;
+use crate::plan::ipam::utilization::Growth;
+use crate::plan::model::cluster_state::Plan;
+use crate::plan::tests::delete_pool;
 use crate::testing::{Cluster, at, node, pool, vxlan};
-use crate::world::Plan;
 
 /// What can happen to a cluster.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ proptest! {
             cluster.settle();
             let blocks: Vec<_> = cluster.subnets.iter().map(|subnet| subnet.spec.cidr).collect();
             for (n, a) in blocks.iter().enumerate() {
-                prop_assert!(blocks.iter().skip(n + 1).all(|b| !crate::blocks::overlap(a, b)));
+                prop_assert!(blocks.iter().skip(n + 1).all(|b| !crate::plan::ipam::blocks::overlap(a, b)));
             }
         }
     }

@@ -1,0 +1,91 @@
+//! `netweft-operator clean`: what operators leave at the API server and what would be in the way without them.
+//!
+//! Users' objects stay, and so does what is known of the nodes: it goes with the definitions, or serves whoever installs netweft again.
+
+use anyhow::Context;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, Client, ResourceExt};
+use netweft_crds::IPPool;
+use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
+use tracing::info;
+
+use crate::commands::args::Args;
+use crate::controller::apply::set_finalizers;
+use crate::controller::request::request;
+use crate::controller::request_error::{Cause, RequestError};
+use crate::leader_election;
+use crate::plan::model::cluster_state::FinalizerChange;
+
+/// Cleans, as soon as no operator leads.
+///
+/// # Errors
+/// The API server cannot be reached or refuses.
+pub async fn clean(args: Args) -> anyhow::Result<()> {
+    let client = netweft_client::connect(args.api_server.as_deref()).await?;
+    let mut candidate = leader_election::stand(&client, &args);
+    info!(lease = args.lease_name, "waiting until no operator leads");
+    let led = candidate.leads.wait_for(|leads| *leads).await.map(drop);
+    led.context("the lease is no longer looked after")?;
+    while !finalizers(&client).await? {}
+    candidate.resign().await;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &args.namespace);
+    delete("Lease", &args.lease_name, leases).await?;
+    let secrets: Api<Secret> = Api::namespaced(client, &args.namespace);
+    delete("Secret", PASSWORDS_SECRET, secrets).await
+}
+
+/// Takes ours off all pools. Returns whether none had changed meanwhile.
+async fn finalizers(client: &Client) -> anyhow::Result<bool> {
+    let api: Api<IPPool> = Api::all(client.clone());
+    let pools = request("list", "IPPool", "all", api.list(&ListParams::default())).await;
+    let pools = match pools {
+        Ok(pools) => pools,
+        // Their definition is gone, and they with it.
+        Err(error) if is_absent(&error) => return Ok(true),
+        Err(error) => return Err(error.into()),
+    };
+    let mut all = true;
+    for pool in pools {
+        let name = pool.name_any();
+        let mut finalizers = pool.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != POOL_FINALIZER);
+        if finalizers.len() == pool.finalizers().len() {
+            continue;
+        }
+        let change = FinalizerChange {
+            uid: pool.uid(),
+            resource_version: pool.resource_version(),
+            name: name.clone(),
+            finalizers,
+        };
+        let sent = set_finalizers(client, &change);
+        match request("finalize", "IPPool", &name, sent).await {
+            Ok(()) => info!(pool = name, "finalizer removed"),
+            Err(error) if error.class() == crate::controller::request_error::Class::Stale => {
+                all = false
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(all)
+}
+
+async fn delete<K>(kind: &'static str, name: &str, api: Api<K>) -> anyhow::Result<()>
+where
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let params = DeleteParams::default();
+    let deleted = api.delete(name, &params);
+    match request("delete", kind, name, deleted).await {
+        Ok(_) => info!(name, "{kind} deleted"),
+        Err(error) if is_absent(&error) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn is_absent(error: &RequestError) -> bool {
+    matches!(&error.source, Cause::Api(kube::Error::Api(status)) if status.code == 404)
+}

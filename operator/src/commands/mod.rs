@@ -1,0 +1,5 @@
+//! What the program can be asked to do, and its command line.
+
+pub mod args;
+pub mod cleanup;
+pub mod run;

@@ -1,0 +1,183 @@
+//! Puts the parts together and takes them apart again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::commands::args::Args;
+use crate::controller::Controller;
+use crate::controller::apply::Writer;
+use crate::controller::crds;
+use crate::controller::events::Events;
+use crate::controller::pod_owners::Lookup;
+use crate::controller::secret_watches::Secrets;
+use crate::controller::timers::absent_nodes::Absences;
+use crate::controller::timers::drift_events::Drifts;
+use crate::controller::timers::released_blocks::Freed;
+use crate::controller::timers::subnet_grace::Graces;
+use crate::controller::timers::usage_counts::Counts;
+use crate::controller::watches::Stores;
+use crate::leader_election;
+use crate::telemetry::admin;
+use crate::telemetry::admin::Health;
+use crate::telemetry::metrics::Metrics;
+use netweft_common::heartbeat::Heartbeat;
+
+/// How long the end may take.
+const FAREWELL: Duration = Duration::from_secs(10);
+/// How long a Node that was deleted by mistake has to register again before its blocks are given to others, where no block is left.
+const RECLAIM: Duration = Duration::from_secs(30);
+/// A loop that has not come round for so long hangs. Every request it waits for is given up long before.
+const HANGING: Duration = Duration::from_secs(120);
+
+/// Runs the operator until it is told to stop.
+///
+/// # Errors
+/// When it cannot even begin: no port, no way to reach an API server. What fails later is tried again.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let stop = stop_on_signal()?;
+    let client = netweft_client::connect(args.api_server.as_deref()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let health = Health {
+        synced: Arc::new(AtomicBool::new(false)),
+        heartbeat: Arc::new(Heartbeat::new(HANGING)),
+        metrics: metrics.clone(),
+    };
+    let listener = admin::listen(args.listen).await?;
+    let mut admin = tokio::spawn(admin::serve(listener, health.clone(), stop.clone()));
+    let mut work = std::pin::pin!(work(&args, &client, &health, &stop));
+    let result = tokio::select! {
+        // Told to stop, the admin server ends too: that is in order.
+        biased;
+        result = &mut work => result,
+        () = stop.cancelled() => {
+            // What is being written is written, and the lease given back; but not if nobody answers.
+            tokio::time::timeout(FAREWELL, work).await.unwrap_or(Ok(()))
+        }
+        ended = &mut admin => {
+            ended.context("the admin server (--listen) ended")?;
+            anyhow::bail!("the admin server (--listen) ended; its log line says why");
+        }
+    };
+    stop.cancel();
+    admin.await.context("join the admin server")?;
+    info!("stopped");
+    result
+}
+
+/// From the definitions to the loop, each step only when the one before it is complete.
+async fn work(
+    args: &Args,
+    client: &Client,
+    health: &Health,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    if args.manage_crds
+        && stop
+            .run_until_cancelled(crds::apply_until_done(client))
+            .await
+            .is_none()
+    {
+        return Ok(());
+    }
+    let changed = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    let stores = Stores::start(client, &changed, &mut tasks);
+    match stop.run_until_cancelled(stores.wait_until_complete()).await {
+        None => return Ok(()),
+        Some(complete) => complete.context("list all objects")?,
+    }
+    health.synced.store(true, Ordering::Relaxed);
+    info!("all objects listed");
+    let candidate = leader_election::stand(client, args);
+    let events = Events::start(client, args.identity.clone(), &mut tasks);
+    let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
+    let controller = Controller {
+        client: client.clone(),
+        stores,
+        secrets,
+        owners: Lookup::start(client, &changed, &mut tasks),
+        changed,
+        leads: candidate.leads.clone(),
+        writer: Writer::new(client.clone(), &args.namespace, health, events),
+        heartbeat: health.heartbeat.clone(),
+        metrics: health.metrics.clone(),
+        graces: Graces::new(args.orphan_grace).reclaimable_after(RECLAIM),
+        surplus: Graces::new(args.surplus_delay),
+        absences: Absences::default(),
+        silences: Absences::default(),
+        agent_nodes: args.agent_nodes.clone(),
+        counts: Counts::default(),
+        drifts: Drifts::default(),
+        freed: Freed::default(),
+        ignore_pod_cidrs: args.ignore_node_pod_cidrs,
+        udp_relay: args.udp_relay,
+        bird: args.bird,
+    };
+    let result = beside(&mut tasks, controller.run(stop.clone())).await;
+    candidate.resign().await;
+    tasks.shutdown().await;
+    result?;
+    anyhow::ensure!(stop.is_cancelled(), "the lease is no longer looked after");
+    Ok(())
+}
+
+/// Runs `main` to its end.
+///
+/// # Errors
+/// One of `tasks`, all of which are to last as long, has ended before: the program had better be started again.
+async fn beside(tasks: &mut JoinSet<()>, main: impl Future<Output = ()>) -> anyhow::Result<()> {
+    tokio::select! {
+        // What ends in the same moment because `main` has ended is in order.
+        biased;
+        () = main => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(()) => anyhow::bail!("a background task ended"),
+            Err(error) => Err(anyhow::Error::new(error).context("a background task ended")),
+        },
+    }
+}
+
+fn stop_on_signal() -> anyhow::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        info!("told to stop");
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_background_task_that_ends_or_panics_ends_the_program() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(pending());
+        assert!(beside(&mut tasks, ready(())).await.is_ok());
+        tasks.spawn(ready(()));
+        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        assert_eq!(error.to_string(), "a background task ended");
+        tasks.spawn(async { panic!("as the test says") });
+        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        assert!(format!("{error:#}").contains("panicked"), "{error:#}");
+    }
+}

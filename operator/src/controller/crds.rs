@@ -1,0 +1,43 @@
+//! Applies this version's definitions (CRDs) at start, so that an upgrade of the operator is an upgrade of the kinds.
+//!
+//! Server-side apply with force: helm installs the definitions of `crds/` once and never touches them again.
+
+use std::time::Duration;
+
+use futures::future;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client, ResourceExt};
+use netweft_crds::names::OPERATOR_FIELD_MANAGER;
+use tracing::{info, warn};
+
+use crate::controller::request::request;
+use crate::controller::request_error::RequestError;
+
+/// Applies all definitions, and tries again until the API server has taken them.
+pub async fn apply_until_done(client: &Client) {
+    let mut wait = Duration::from_millis(500);
+    loop {
+        match apply(client).await {
+            Ok(()) => return info!("definitions applied"),
+            Err(error) => warn!(error = error.chain(), "definitions not applied, will retry"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(10));
+    }
+}
+
+async fn apply(client: &Client) -> Result<(), RequestError> {
+    let api: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let params = PatchParams::apply(OPERATOR_FIELD_MANAGER).force();
+    let definitions = netweft_crds::definitions();
+    let requests = definitions.iter().map(|definition| {
+        let (api, params, name) = (&api, &params, definition.name_any());
+        async move {
+            let patch = Patch::Apply(definition);
+            let sent = api.patch(&name, params, &patch);
+            request("apply", "CustomResourceDefinition", &name, sent).await
+        }
+    });
+    future::try_join_all(requests).await.map(|_| ())
+}

@@ -1,0 +1,133 @@
+//! Events: what a user reads in `kubectl describe` when a verdict about an object has changed.
+//!
+//! A task of its own sends them, so that an API server that is slow to take them delays no plan.
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Client, Resource};
+use netweft_crds::names::OPERATOR_FIELD_MANAGER;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use crate::controller::request::request;
+use crate::plan::model::cluster_state::News;
+
+/// Events that are sent at a time: as many as statuses are written, so that one keeps up with the other.
+const CONCURRENCY: usize = 16;
+/// Most Events that wait to be sent.
+const WAITING: usize = 4096;
+
+/// Tells users.
+#[derive(Clone)]
+pub struct Events {
+    waiting: mpsc::Sender<(Event, ObjectReference)>,
+}
+
+impl Events {
+    /// Events in the name of this operator. The task that sends them is one of `tasks`, and ends with the last [`Events`].
+    pub fn start(client: &Client, instance: Option<String>, tasks: &mut JoinSet<()>) -> Self {
+        let reporter = Reporter {
+            controller: OPERATOR_FIELD_MANAGER.to_owned(),
+            instance,
+        };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (waiting, next) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let next = stream::unfold(next, |mut next| async move {
+            let event = next.recv().await?;
+            Some((event, next))
+        });
+        tasks.spawn(async move {
+            let send = |(event, object): (Event, ObjectReference)| {
+                let recorder = &recorder;
+                async move {
+                    let name = object.name.as_deref().unwrap_or_default();
+                    let sent = recorder.publish(&event, &object);
+                    if let Err(error) = request("create", "Event", name, sent).await {
+                        warn!(error = error.chain(), "event lost");
+                    }
+                }
+            };
+            next.for_each_concurrent(CONCURRENCY, send).await;
+        });
+        Self { waiting }
+    }
+
+    /// Tells the news about an object. An Event that is lost is not tried again: the condition stands.
+    pub fn tell<K: Resource<DynamicType = ()>>(&self, name: &str, uid: Option<&str>, news: &News) {
+        let kind = K::kind(&()).into_owned();
+        let object = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(kind),
+            name: Some(name.to_owned()),
+            uid: uid.map(str::to_owned),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: if news.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
+            reason: news.reason.clone(),
+            note: Some(shortened(&news.message)),
+            action: news.condition.clone(),
+            secondary: None,
+        };
+        if self.waiting.try_send((event, object)).is_err() {
+            warn!(
+                name,
+                reason = news.reason,
+                "event lost: {WAITING} others wait for the API server to take them"
+            );
+        }
+    }
+}
+
+/// The API server takes notes of up to 1 KiB.
+fn shortened(message: &str) -> String {
+    const MOST: usize = 1000;
+    match message
+        .char_indices()
+        .map(|(at, _)| at)
+        .find(|at| *at >= MOST)
+    {
+        Some(at) => message.split_at(at).0.to_owned(),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use netweft_crds::IPPool;
+
+    use super::*;
+    use crate::testing::hanging;
+
+    #[tokio::test]
+    async fn an_api_server_that_takes_no_events_holds_nobody_up() {
+        let (begun, mut tasks) = (Instant::now(), JoinSet::new());
+        let events = Events::start(&hanging().await, None, &mut tasks);
+        let news = News {
+            condition: "Ready".to_owned(),
+            reason: "Allocatable".to_owned(),
+            message: "9 blocks free".to_owned(),
+            warning: false,
+        };
+        for _ in 0..2 * WAITING {
+            events.tell::<IPPool>("p", None, &news);
+            tokio::task::yield_now().await;
+        }
+        assert!(begun.elapsed().as_secs() < 10);
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        let long = "ä".repeat(1000);
+        assert!(shortened(&long).len() <= 1002);
+        assert_eq!(shortened("short"), "short");
+    }
+}

@@ -1,0 +1,301 @@
+//! The loop of the leader: something changed → snapshot → plan → write.
+
+pub mod apply;
+pub mod crds;
+pub mod events;
+pub mod pod_owners;
+pub mod request;
+pub mod request_error;
+pub mod secret_watches;
+pub mod snapshot;
+pub mod timers;
+pub mod watches;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
+use kube::core::Selector;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client, ResourceExt};
+use netweft_crds::{NodeSubnet, SubnetState};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::controller::apply::Writer;
+use crate::controller::pod_owners::Lookup;
+use crate::controller::request::request;
+use crate::controller::secret_watches::Secrets;
+use crate::controller::snapshot::Snapshot;
+use crate::controller::timers::absent_nodes;
+use crate::controller::timers::absent_nodes::Absences;
+use crate::controller::timers::drift_events::Drifts;
+use crate::controller::timers::released_blocks::Freed;
+use crate::controller::timers::subnet_grace::Graces;
+use crate::controller::timers::usage_counts::Counts;
+use crate::controller::watches::{Guarded, Stores};
+use crate::plan;
+use crate::plan::ipam::utilization::Growth;
+use crate::plan::model::cluster_state::World;
+use crate::plan::status::drain;
+use crate::telemetry::metrics::Metrics;
+use netweft_common::heartbeat::Heartbeat;
+
+/// Changes that come together are answered together.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+/// How long to wait for the watch to show what was just created.
+const CATCH_UP: Duration = Duration::from_secs(10);
+/// How often the loop shows that it lives when there is nothing to do.
+const BEAT: Duration = Duration::from_secs(30);
+/// Pauses between attempts when writes fail.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// The loop and what it needs.
+pub struct Controller {
+    /// For the one consistent read of a new leader.
+    pub client: Client,
+    /// The local copies, complete.
+    pub stores: Stores,
+    /// Copies of the Secrets that BGPPeers name.
+    pub secrets: Secrets,
+    /// Who made the pods that keep pools from being drained.
+    pub owners: Lookup,
+    /// Notified when a copy has changed.
+    pub changed: Arc<Notify>,
+    /// Whether this operator leads.
+    pub leads: watch::Receiver<bool>,
+    /// Carries out plans.
+    pub writer: Writer,
+    /// Shows that the loop comes round.
+    pub heartbeat: Arc<Heartbeat>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Of orphaned NodeSubnets.
+    pub graces: Graces,
+    /// Of those that their nodes can do without.
+    pub surplus: Graces,
+    /// Nodes that are not Ready.
+    pub absences: Absences,
+    /// Nodes whose agent has not acknowledged its NodeNetwork.
+    pub silences: Absences,
+    /// Labels of the Nodes on which the agent is to run.
+    pub agent_nodes: Selector,
+    /// When counts of pools were written.
+    pub counts: Counts,
+    /// What agents have put right.
+    pub drifts: Drifts,
+    /// Blocks that were given back.
+    pub freed: Freed,
+    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    pub ignore_pod_cidrs: bool,
+    /// Whether nodes have the relay for encapsulation udp.
+    pub udp_relay: bool,
+    /// Whether nodes have BIRD for mode underlay.
+    pub bird: bool,
+}
+
+impl Controller {
+    /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut led = false;
+        let mut pause = RETRY.0;
+        let mut planning = Duration::ZERO;
+        loop {
+            self.heartbeat.beat();
+            let leads = *self.leads.borrow_and_update();
+            if leads != led {
+                self.leadership(leads).await;
+                led = leads;
+            }
+            let mut again = None;
+            if leads {
+                let failed = self.step(&mut planning).await;
+                again = failed.then(|| jittered(pause));
+                pause = if failed {
+                    (pause * 2).min(RETRY.1)
+                } else {
+                    RETRY.0
+                };
+            }
+            let now = Instant::now();
+            let graces = [&self.graces, &self.surplus];
+            let graces = graces.into_iter().filter_map(|graces| graces.next(now));
+            let deadlines = self.deadlines();
+            let absences = [&self.absences, &self.silences].into_iter();
+            let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
+            let tale = self.drifts.next(now);
+            let counts = self.counts.next(now).filter(|_| leads);
+            let timers = again.into_iter().chain(graces).chain(absence);
+            let timer = timers.chain(tale).chain(counts).min();
+            if !self.reason_to_plan(timer, planning, &stop).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a change, a change of leadership or the end of `timer`; false: it is over.
+    async fn reason_to_plan(
+        &mut self,
+        timer: Option<Duration>,
+        planning: Duration,
+        stop: &CancellationToken,
+    ) -> bool {
+        let end = tokio::time::Instant::now() + timer.unwrap_or_default();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return false,
+                result = self.leads.changed() => return result.is_ok(),
+                () = self.changed.notified() => {
+                    // Planning takes at most a fifth of one CPU, however fast things change.
+                    tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
+                    return true;
+                }
+                () = tokio::time::sleep_until(end), if timer.is_some() => return true,
+                // Nothing happens, and that is in order.
+                () = tokio::time::sleep(BEAT) => self.heartbeat.beat(),
+            }
+        }
+    }
+
+    async fn leadership(&mut self, leads: bool) {
+        info!(leads, "leadership changed");
+        self.metrics.leader.set(i64::from(leads));
+        self.graces.clear();
+        self.surplus.clear();
+        self.absences.clear();
+        self.silences.clear();
+        self.counts.clear();
+        self.drifts.clear();
+        self.freed.clear();
+        if leads {
+            self.catch_up_with_predecessor().await;
+        } else {
+            self.owners.follow([].iter());
+            self.metrics.forget();
+        }
+    }
+
+    /// One plan, made and carried out. Returns whether it has to be tried again.
+    async fn step(&mut self, planning: &mut Duration) -> bool {
+        let start = Instant::now();
+        let snapshot = Snapshot::take(&self.stores);
+        let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
+        let expired = self.graces.look(snapshot.subnets(), orphaned, start);
+        let subnets: Vec<_> = snapshot.subnets().collect();
+        let networks: Vec<_> = snapshot.networks().collect();
+        let growth = Growth::look(&subnets, &networks);
+        let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
+        let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
+        self.secrets.follow(snapshot.peers());
+        self.owners.follow(drain::pods(snapshot.networks()));
+        let world = World {
+            surplus,
+            reclaimable: self.graces.reclaimable(start),
+            counted_lately: self.counts.lately(start),
+            not_ready: self
+                .absences
+                .look(absent_nodes::not_ready(snapshot.nodes()), start),
+            silent: self
+                .silences
+                .look(absent_nodes::silent(snapshot.networks()), start),
+            agent_nodes: self.agent_nodes.clone(),
+            freed: self
+                .freed
+                .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
+            ignore_pod_cidrs: self.ignore_pod_cidrs,
+            without_udp_relay: !self.udp_relay,
+            without_bird: !self.bird,
+            secrets: self.secrets.state(),
+            owners: self.owners.state(),
+            ..snapshot.world(expired, Timestamp::now())
+        };
+        let plan = plan(&world);
+        *planning = start.elapsed();
+        self.metrics.plan_seconds.observe(planning.as_secs_f64());
+        self.count(&world);
+        if plan.is_empty() {
+            debug!("nothing to do");
+        }
+        self.counts.note(&plan, start);
+        let outcome = self.writer.carry_out(&plan).await;
+        let tales = self.drifts.look(snapshot.networks(), start);
+        self.writer.tell(&tales);
+        self.catch_up(outcome.created).await;
+        if !outcome.failed {
+            self.metrics.last_success.set(Timestamp::now().as_second());
+        }
+        outcome.failed
+    }
+
+    /// How long changes wait for nodes that are not Ready.
+    fn deadlines(&self) -> Vec<Duration> {
+        let modes = self.stores.modes.state();
+        let modes = modes.iter().filter_map(|mode| mode.0.as_ref().ok());
+        modes
+            .map(|mode| mode.spec.rollout.progress_deadline.into())
+            .collect()
+    }
+
+    fn count(&self, world: &World<'_>) {
+        let World {
+            pools,
+            modes,
+            peers,
+            nodes,
+            subnets,
+            networks,
+            ..
+        } = world;
+        self.metrics.seen("IPPool", pools.len());
+        self.metrics.used(pools.iter().copied());
+        self.metrics.changing(modes.iter().copied());
+        self.metrics.seen("NetworkMode", modes.len());
+        self.metrics.seen("BGPPeer", peers.len());
+        self.metrics.seen("Node", nodes.len());
+        self.metrics.seen("NodeSubnet", subnets.len());
+        self.metrics.seen("NodeNetwork", networks.len());
+    }
+
+    /// Waits until the watch shows everything the previous leader created: what it assigned in its last moments would
+    /// else be assigned a second time. That would do no harm, but a node would have a block too many.
+    async fn catch_up_with_predecessor(&self) {
+        let api: Api<Guarded<NodeSubnet>> = Api::all(self.client.clone());
+        match request("list", "NodeSubnet", "", api.list(&ListParams::default())).await {
+            Ok(list) => {
+                let names = list.iter().map(ResourceExt::name_any).collect();
+                self.catch_up(names).await;
+            }
+            Err(error) => warn!(error = error.chain(), "the last leader's blocks not listed"),
+        }
+    }
+
+    /// Waits until the watch shows these NodeSubnets, for a while: one of them may be gone again.
+    async fn catch_up(&self, names: BTreeSet<String>) {
+        let deadline = Instant::now() + CATCH_UP;
+        let mut missing = names;
+        loop {
+            missing.retain(|name| self.stores.subnets.get(&ObjectRef::new(name)).is_none());
+            if missing.is_empty() {
+                return;
+            }
+            if Instant::now() >= deadline {
+                warn!(
+                    count = missing.len(),
+                    "the watch does not show what was created"
+                );
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Up to half as much again, so that many operators do not knock at once.
+fn jittered(pause: Duration) -> Duration {
+    // The clock's last digits are random enough for that.
+    let digits = u32::try_from(Timestamp::now().subsec_nanosecond()).unwrap_or_default() % 1000;
+    pause + pause * digits / 2000
+}

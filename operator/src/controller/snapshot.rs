@@ -1,0 +1,175 @@
+//! [`Snapshot`]: what the local copies hold at one moment, as a [`World`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::Selector;
+use netweft_crds::names::node_subnet_cidr;
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
+
+use crate::controller::watches::{Guarded, Stores};
+use crate::plan::model::cluster_state::{Unreadable, UserKind, World};
+
+/// The objects of one moment.
+pub struct Snapshot {
+    pools: Vec<Arc<Guarded<IPPool>>>,
+    modes: Vec<Arc<Guarded<NetworkMode>>>,
+    peers: Vec<Arc<Guarded<BGPPeer>>>,
+    nodes: Vec<Arc<Guarded<Node>>>,
+    subnets: Vec<Arc<Guarded<NodeSubnet>>>,
+    networks: Vec<Arc<Guarded<NodeNetwork>>>,
+    services: Vec<Arc<Guarded<ServiceCIDR>>>,
+    kube_proxy: Vec<Arc<Guarded<ConfigMap>>>,
+    /// Nodes that cannot be read, as far as they can.
+    bare_nodes: Vec<Node>,
+}
+
+impl Snapshot {
+    /// What `stores` hold now.
+    pub fn take(stores: &Stores) -> Self {
+        let nodes = stores.nodes.state();
+        let bare_nodes = unreadable(&nodes)
+            .map(|(metadata, _)| bare_node(metadata))
+            .collect();
+        Self {
+            pools: stores.pools.state(),
+            modes: stores.modes.state(),
+            peers: stores.peers.state(),
+            subnets: stores.subnets.state(),
+            networks: stores.networks.state(),
+            services: stores.services.state(),
+            kube_proxy: stores.kube_proxy.state(),
+            nodes,
+            bare_nodes,
+        }
+    }
+
+    /// The Nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        readable(&self.nodes)
+    }
+
+    /// The NodeSubnets.
+    pub fn subnets(&self) -> impl Iterator<Item = &NodeSubnet> {
+        readable(&self.subnets)
+    }
+
+    /// The NodeNetworks.
+    pub fn networks(&self) -> impl Iterator<Item = &NodeNetwork> {
+        readable(&self.networks)
+    }
+
+    /// The BGPPeers.
+    pub fn peers(&self) -> impl Iterator<Item = &BGPPeer> {
+        readable(&self.peers)
+    }
+
+    /// The moment as the core sees it.
+    pub fn world(&self, expired: BTreeSet<String>, now: Timestamp) -> World<'_> {
+        let users = users(&self.pools, UserKind::Pool)
+            .chain(users(&self.modes, UserKind::Mode))
+            .chain(users(&self.peers, UserKind::Peer));
+        let names = unreadable(&self.subnets).filter_map(|(metadata, _)| metadata.name.as_deref());
+        World {
+            pools: readable(&self.pools).collect(),
+            modes: readable(&self.modes).collect(),
+            peers: readable(&self.peers).collect(),
+            nodes: readable(&self.nodes).chain(&self.bare_nodes).collect(),
+            agent_nodes: Selector::default(),
+            subnets: readable(&self.subnets).collect(),
+            networks: readable(&self.networks).collect(),
+            services: readable(&self.services).collect(),
+            kube_proxy: readable(&self.kube_proxy).next(),
+            ignore_pod_cidrs: false,
+            without_udp_relay: false,
+            without_bird: false,
+            secrets: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            unreadable: users.collect(),
+            unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
+            expired,
+            reclaimable: Vec::new(),
+            counted_lately: BTreeSet::new(),
+            surplus: BTreeSet::new(),
+            not_ready: BTreeMap::new(),
+            silent: BTreeMap::new(),
+            freed: Vec::new(),
+            now,
+        }
+    }
+}
+
+fn readable<K>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = &K> {
+    objects.iter().filter_map(|object| object.0.as_ref().ok())
+}
+
+fn unreadable<K>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = (&ObjectMeta, &str)> {
+    let errors = objects.iter().filter_map(|object| object.0.as_ref().err());
+    errors.map(|invalid| (&invalid.metadata, invalid.error.as_str()))
+}
+
+fn users<K>(objects: &[Arc<Guarded<K>>], kind: UserKind) -> impl Iterator<Item = Unreadable> {
+    unreadable(objects).map(move |(metadata, error)| Unreadable {
+        kind,
+        metadata: metadata.clone(),
+        error: error.to_owned(),
+    })
+}
+
+/// A Node that cannot be read is still there: its blocks must not be taken for those of a Node that is gone.
+fn bare_node(metadata: &ObjectMeta) -> Node {
+    Node {
+        metadata: metadata.clone(),
+        ..Node::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn arcs<K: DeserializeOwned + kube::Resource>(values: &[Value]) -> Vec<Arc<Guarded<K>>> {
+        values
+            .iter()
+            .map(|value| Arc::new(serde_json::from_value(value.clone()).unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_still_there() {
+        let nodes = arcs(&[
+            json!({ "metadata": { "name": "n", "uid": "u" }, "status": { "addresses": 5 } }),
+        ]);
+        let snapshot = Snapshot {
+            pools: arcs(&[json!({ "metadata": { "name": "p" }, "spec": { "cidr": 7 } })]),
+            modes: Vec::new(),
+            peers: Vec::new(),
+            bare_nodes: unreadable(&nodes)
+                .map(|(metadata, _)| bare_node(metadata))
+                .collect(),
+            nodes,
+            subnets: arcs(&[json!({ "metadata": { "name": "10-0-0-0-26" }, "spec": {} })]),
+            networks: Vec::new(),
+            services: Vec::new(),
+            kube_proxy: Vec::new(),
+        };
+        let world = snapshot.world(BTreeSet::new(), Timestamp::UNIX_EPOCH);
+        assert_eq!(world.nodes.len(), 1);
+        assert_eq!(world.nodes[0].metadata.uid.as_deref(), Some("u"));
+        assert_eq!(
+            world.unreadable_blocks,
+            ["10.0.0.0/26".parse().unwrap()].into()
+        );
+        assert_eq!(
+            (world.pools.len(), world.unreadable[0].kind),
+            (0, UserKind::Pool)
+        );
+    }
+}

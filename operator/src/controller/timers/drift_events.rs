@@ -1,0 +1,188 @@
+//! [`Drifts`]: what agents say they have put right on their nodes, told as Events.
+//!
+//! The memory is this leader's. What happened before it led is not told again; a node on which much happens is told of once in
+//! a while.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use netweft_crds::NodeNetwork;
+
+use crate::plan::model::cluster_state::News;
+
+/// The least time between two Events about one node.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// What this leader has told of whom.
+#[derive(Debug, Default)]
+pub struct Drifts {
+    /// By name and UID of the NodeNetwork.
+    told: BTreeMap<(String, Option<String>), Told>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// When what was told had happened, by the agent's clock.
+    of: Option<Time>,
+    /// When it was told, by ours.
+    at: Option<Instant>,
+    /// Whether something has yet to be told.
+    waits: bool,
+}
+
+/// What is to be told about a NodeNetwork.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tale {
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: Option<String>,
+    /// The Event.
+    pub news: News,
+}
+
+impl Drifts {
+    /// Forgets everything: somebody else leads.
+    pub fn clear(&mut self) {
+        self.told.clear();
+    }
+
+    /// What is to be told at `now`.
+    pub fn look<'a>(
+        &mut self,
+        networks: impl Iterator<Item = &'a NodeNetwork>,
+        now: Instant,
+    ) -> Vec<Tale> {
+        let mut before = std::mem::take(&mut self.told);
+        let mut tales = Vec::new();
+        for network in networks {
+            let key = (network.name_any(), network.uid());
+            let known = before.remove(&key);
+            let told = match known {
+                Some(told) => tell(told, network, now, &mut tales),
+                None => Told {
+                    of: last(network),
+                    ..Told::default()
+                },
+            };
+            self.told.insert(key, told);
+        }
+        tales
+    }
+
+    /// How long until something that waits may be told.
+    #[must_use]
+    pub fn next(&self, now: Instant) -> Option<Duration> {
+        let waiting = self.told.values().filter(|told| told.waits);
+        waiting
+            .filter_map(|told| Some((told.at? + PAUSE).saturating_duration_since(now)))
+            .min()
+    }
+}
+
+fn last(network: &NodeNetwork) -> Option<Time> {
+    let status = network.status.as_ref()?;
+    status.drift.as_ref()?.last.clone()
+}
+
+fn tell(told: Told, network: &NodeNetwork, now: Instant, tales: &mut Vec<Tale>) -> Told {
+    let of = last(network);
+    let drift = network.status.as_ref().and_then(|it| it.drift.as_ref());
+    let Some(drift) = drift.filter(|_| of != told.of) else {
+        return Told {
+            waits: false,
+            ..told
+        };
+    };
+    let rested = told
+        .at
+        .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
+    if !rested {
+        return Told {
+            waits: true,
+            ..told
+        };
+    }
+    tales.push(Tale {
+        name: network.name_any(),
+        uid: network.uid(),
+        news: News {
+            condition: "Drift".to_owned(),
+            reason: "Repaired".to_owned(),
+            message: format!(
+                "put right what somebody else had changed: {}",
+                drift.message
+            ),
+            warning: true,
+        },
+    });
+    Told {
+        of,
+        at: Some(now),
+        waits: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::yaml;
+
+    fn network(uid: &str, last: Option<u32>) -> NodeNetwork {
+        let drift = last.map(|second| {
+            format!("drift: {{repairs: 1, last: '2026-01-01T00:00:{second:02}Z', message: route m{second}}}")
+        });
+        yaml(&format!(
+            "{{metadata: {{name: one, uid: {uid}}}, spec: {{}}, status: {{{}}}}}",
+            drift.unwrap_or_default()
+        ))
+    }
+
+    fn messages(tales: &[Tale]) -> Vec<&str> {
+        tales
+            .iter()
+            .map(|tale| tale.news.message.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_new_is_told_once_and_not_too_often() {
+        let (mut drifts, start) = (Drifts::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let mut look = |network: &NodeNetwork, at| {
+            let tales = drifts.look([network].into_iter(), at);
+            (tales, drifts.next(at))
+        };
+        assert!(look(&network("a", None), start).0.is_empty());
+        let (tales, next) = look(&network("a", Some(1)), start);
+        assert_eq!(
+            messages(&tales),
+            ["put right what somebody else had changed: route m1"]
+        );
+        assert_eq!((tales[0].name.as_str(), next), ("one", None));
+        assert!(look(&network("a", Some(1)), start + second).0.is_empty());
+        let (tales, next) = look(&network("a", Some(2)), start + second);
+        assert_eq!((tales.len(), next), (0, Some(second * 59)));
+        let (tales, next) = look(&network("a", Some(3)), start + PAUSE);
+        assert_eq!(messages(&tales).len(), 1);
+        assert_eq!(next, None);
+    }
+
+    #[test]
+    fn what_was_before_this_leader_or_with_another_object_is_not_told() {
+        let (mut drifts, start) = (Drifts::default(), Instant::now());
+        let mut look = |network: &NodeNetwork| drifts.look([network].into_iter(), start).len();
+        assert_eq!(look(&network("a", Some(1))), 0);
+        assert_eq!(look(&network("a", Some(2))), 1);
+        assert_eq!(look(&network("b", Some(3))), 0);
+        drifts.clear();
+        assert_eq!(
+            drifts
+                .look([&network("b", Some(4))].into_iter(), start)
+                .len(),
+            0
+        );
+    }
+}

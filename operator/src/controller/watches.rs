@@ -1,0 +1,256 @@
+//! Watches: one local copy of each kind, and a knock on the door whenever something changed.
+//!
+//! # Guarantees
+//! - [`Stores::wait_until_complete`] returns when every kind has been listed in full; before that no copy is used.
+//! - An object that cannot be parsed does not stop its watch.
+//! - After a change that could matter, [`Notify`] is notified at least once. Heartbeats of Nodes do not matter.
+//!
+//! # Caveats
+//! A copy lags behind the API server, and a write of our own is not in it at once.
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, NodeCondition, NodeSpec, NodeStatus};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{ClusterResourceScope, DeserializeGuard};
+use kube::runtime::reflector::store::WriterDropped;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher::Event;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use netweft_client::Patience;
+use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+use tracing::{Instrument, debug, info_span, warn};
+
+use crate::plan::status::network_unavailable::NETWORK_UNAVAILABLE;
+use crate::plan::validate::kube_proxy;
+
+/// An object, or what could be read of it.
+pub type Guarded<K> = DeserializeGuard<K>;
+
+/// The local copies.
+#[derive(Clone)]
+pub struct Stores {
+    /// IPPools.
+    pub pools: Store<Guarded<IPPool>>,
+    /// NetworkModes.
+    pub modes: Store<Guarded<NetworkMode>>,
+    /// BGPPeers.
+    pub peers: Store<Guarded<BGPPeer>>,
+    /// Nodes, reduced to what is looked at.
+    pub nodes: Store<Guarded<Node>>,
+    /// NodeSubnets.
+    pub subnets: Store<Guarded<NodeSubnet>>,
+    /// NodeNetworks.
+    pub networks: Store<Guarded<NodeNetwork>>,
+    /// ServiceCIDRs.
+    pub services: Store<Guarded<ServiceCIDR>>,
+    /// kube-proxy's ConfigMap.
+    pub kube_proxy: Store<Guarded<ConfigMap>>,
+}
+
+impl Stores {
+    /// Starts the watches as tasks of `tasks`; they notify `changed`.
+    pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+        let mut follow = Follow::new(changed, tasks);
+        let proxy = Api::namespaced(client.clone(), kube_proxy::NAMESPACE);
+        let by_name = format!("metadata.name={}", kube_proxy::NAME);
+        let by_name = watcher::Config::default().fields(&by_name);
+        Self {
+            pools: follow.all(client, strip, |_, _| true),
+            modes: follow.all(client, strip, |_, _| true),
+            peers: follow.all(client, strip, |_, _| true),
+            nodes: follow.all(client, strip_node, node_differs),
+            subnets: follow.all(client, strip, |_, _| true),
+            networks: follow.all(client, strip, |_, _| true),
+            services: follow.all(client, strip, |old, new| old.spec != new.spec),
+            kube_proxy: follow.some(proxy, by_name, strip, |old, new| old.data != new.data),
+        }
+    }
+
+    /// Waits until every kind has been listed in full.
+    ///
+    /// # Errors
+    /// When a watch has ended, which happens only when the program ends.
+    pub async fn wait_until_complete(&self) -> Result<(), WriterDropped> {
+        self.pools.wait_until_ready().await?;
+        self.modes.wait_until_ready().await?;
+        self.peers.wait_until_ready().await?;
+        self.nodes.wait_until_ready().await?;
+        self.subnets.wait_until_ready().await?;
+        self.networks.wait_until_ready().await?;
+        self.services.wait_until_ready().await?;
+        self.kube_proxy.wait_until_ready().await
+    }
+}
+
+/// A kind that can be watched.
+pub trait Watched:
+    Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+{
+}
+
+/// What all watches have in common.
+pub struct Follow<'a> {
+    changed: &'a Arc<Notify>,
+    tasks: &'a mut JoinSet<()>,
+    /// Ends the watch that was started last.
+    pub last: Option<AbortHandle>,
+}
+
+impl<'a> Follow<'a> {
+    /// Watches that are tasks of `tasks` and notify `changed`.
+    pub fn new(changed: &'a Arc<Notify>, tasks: &'a mut JoinSet<()>) -> Self {
+        let last = None;
+        Self {
+            changed,
+            tasks,
+            last,
+        }
+    }
+
+    /// A copy of all objects of a cluster-scoped kind.
+    fn all<K: Watched + Resource<Scope = ClusterResourceScope>>(
+        &mut self,
+        client: &Client,
+        strip: fn(&mut Guarded<K>),
+        differs: fn(&K, &K) -> bool,
+    ) -> Store<Guarded<K>> {
+        let api = Api::all(client.clone());
+        self.some(api, watcher::Config::default(), strip, differs)
+    }
+
+    /// A copy of what `api` lists by `config`: `strip` leaves what is looked at, `differs` tells what matters.
+    pub fn some<K: Watched>(
+        &mut self,
+        api: Api<Guarded<K>>,
+        config: watcher::Config,
+        strip: fn(&mut Guarded<K>),
+        differs: fn(&K, &K) -> bool,
+    ) -> Store<Guarded<K>> {
+        let (store, mut writer) = reflector::store::<Guarded<K>>();
+        let (changed, copy) = (self.changed.clone(), store.clone());
+        let span = info_span!("watch", kind = %K::kind(&()));
+        let events = watcher(api, config)
+            .modify(strip)
+            .backoff(Patience::default());
+        let follow = async move {
+            let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
+            let mut events = std::pin::pin!(events);
+            while let Some(event) = events.next().await {
+                let Ok(event) = event else { continue };
+                let matters = matters(&event, &copy, differs);
+                writer.apply_watcher_event(&event);
+                if matters {
+                    changed.notify_one();
+                }
+            }
+        };
+        self.last = Some(self.tasks.spawn(follow.instrument(span)));
+        store
+    }
+}
+
+/// Whether `event` can change a plan.
+fn matters<K: Watched>(
+    event: &Event<Guarded<K>>,
+    copy: &Store<Guarded<K>>,
+    differs: fn(&K, &K) -> bool,
+) -> bool {
+    match event {
+        Event::Apply(new) => {
+            if let Err(invalid) = &new.0 {
+                warn!(
+                    name = new.name_any(),
+                    error = invalid.error,
+                    "object cannot be read"
+                );
+            }
+            match (copy.get(&ObjectRef::from(new)).as_deref(), new) {
+                (Some(DeserializeGuard(Ok(old))), DeserializeGuard(Ok(new))) => differs(old, new),
+                (_, _) => true,
+            }
+        }
+        Event::InitApply(new) => {
+            if let Err(invalid) = &new.0 {
+                warn!(
+                    name = new.name_any(),
+                    error = invalid.error,
+                    "object cannot be read"
+                );
+            }
+            false
+        }
+        Event::Init => {
+            debug!("listing");
+            false
+        }
+        Event::Delete(_) | Event::InitDone => true,
+    }
+}
+
+/// Takes away who wrote what, which nobody looks at.
+pub fn strip<K: Watched>(object: &mut Guarded<K>) {
+    object.meta_mut().managed_fields = None;
+}
+
+/// Reduces a Node to what is looked at: at thousands of nodes the rest is most of the memory.
+fn strip_node(object: &mut Guarded<Node>) {
+    let meta = std::mem::take(object.meta_mut());
+    *object.meta_mut() = ObjectMeta {
+        name: meta.name,
+        uid: meta.uid,
+        resource_version: meta.resource_version,
+        creation_timestamp: meta.creation_timestamp,
+        deletion_timestamp: meta.deletion_timestamp,
+        labels: meta.labels,
+        ..ObjectMeta::default()
+    };
+    if let DeserializeGuard(Ok(node)) = object {
+        let spec = node.spec.take().unwrap_or_default();
+        node.spec = Some(NodeSpec {
+            pod_cidr: spec.pod_cidr,
+            pod_cidrs: spec.pod_cidrs,
+            ..NodeSpec::default()
+        });
+        let status = node.status.take().unwrap_or_default();
+        // Without the heartbeat's time: a heartbeat is not a change.
+        let conditions = status
+            .conditions
+            .into_iter()
+            .flatten()
+            .filter(|it| ["Ready", NETWORK_UNAVAILABLE].contains(&it.type_.as_str()));
+        let conditions = conditions.map(|NodeCondition { type_, status, .. }| NodeCondition {
+            type_,
+            status,
+            ..NodeCondition::default()
+        });
+        node.status = Some(NodeStatus {
+            addresses: status.addresses,
+            conditions: Some(conditions.collect()),
+            ..NodeStatus::default()
+        });
+    }
+}
+
+/// All but the resource version: a heartbeat is not a change.
+fn node_differs(old: &Node, new: &Node) -> bool {
+    old.status != new.status
+        || old.spec != new.spec
+        || old.metadata.labels != new.metadata.labels
+        || old.metadata.uid != new.metadata.uid
+}

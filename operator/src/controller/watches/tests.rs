@@ -1,0 +1,87 @@
+use serde_json::json;
+
+use crate::controller::watches::*;
+
+fn guarded(value: serde_json::Value) -> Guarded<Node> {
+    let mut node: Guarded<Node> = serde_json::from_value(value).unwrap();
+    strip_node(&mut node);
+    node
+}
+
+fn a_node(version: &str, address: &str) -> Guarded<Node> {
+    let condition = |type_: &str| {
+        let beat = format!("2026-01-01T00:00:0{version}Z");
+        json!({ "type": type_, "status": "True", "lastHeartbeatTime": beat })
+    };
+    let conditions = ["Ready", "NetworkUnavailable", "DiskPressure"].map(condition);
+    guarded(json!({
+        "metadata": { "name": "n", "resourceVersion": version, "managedFields": [{}], "annotations": { "a": "b" },
+            "labels": { "l": "v" } },
+        "spec": { "podCIDR": "10.0.0.0/24", "providerID": "p" },
+        "status": { "addresses": [{ "type": "InternalIP", "address": address }], "images": [{ "names": ["big"] }],
+            "conditions": conditions },
+    }))
+}
+
+fn matter(events: Vec<Event<Guarded<Node>>>) -> Vec<bool> {
+    let (store, mut writer) = reflector::store::<Guarded<Node>>();
+    let judge = |event: Event<Guarded<Node>>| {
+        let matters = matters(&event, &store, node_differs);
+        writer.apply_watcher_event(&event);
+        matters
+    };
+    events.into_iter().map(judge).collect()
+}
+
+#[test]
+fn a_node_is_reduced_to_what_is_looked_at() {
+    let node = a_node("1", "10.1.0.1").0.unwrap();
+    assert_eq!(
+        (&node.metadata.annotations, &node.metadata.managed_fields),
+        (&None, &None)
+    );
+    let spec = node.spec.unwrap();
+    assert_eq!(
+        (spec.pod_cidr.as_deref(), spec.provider_id),
+        (Some("10.0.0.0/24"), None)
+    );
+    assert_eq!(node.metadata.labels.unwrap()["l"], "v");
+    let status = node.status.unwrap();
+    assert_eq!(
+        (status.images, status.addresses.unwrap()[0].address.as_str()),
+        (None, "10.1.0.1")
+    );
+    let conditions = status.conditions.unwrap();
+    let kept: Vec<&str> = conditions.iter().map(|it| it.type_.as_str()).collect();
+    assert_eq!(kept, ["Ready", "NetworkUnavailable"]);
+}
+
+#[test]
+fn a_heartbeat_does_not_matter_and_a_new_address_does() {
+    let events = vec![
+        Event::Init,
+        Event::InitApply(a_node("1", "10.1.0.1")),
+        Event::InitDone,
+        Event::Apply(a_node("2", "10.1.0.1")),
+        Event::Apply(a_node("3", "10.1.0.2")),
+        Event::Delete(a_node("4", "10.1.0.2")),
+        Event::Apply(a_node("5", "10.1.0.2")),
+    ];
+    assert_eq!(
+        matter(events),
+        [false, false, true, false, true, true, true]
+    );
+}
+
+#[test]
+fn a_node_that_becomes_unreadable_matters() {
+    let broken = guarded(json!({ "metadata": { "name": "n" }, "status": { "addresses": 5 } }));
+    assert!(broken.0.is_err());
+    assert_eq!(
+        matter(vec![
+            Event::Apply(a_node("1", "10.1.0.1")),
+            Event::Apply(broken)
+        ]),
+        [true, true]
+    );
+}

@@ -1,0 +1,132 @@
+//! BGP: a NetworkMode of mode underlay, BGPPeers and Nodes become the sessions of every node, and what nodes say of them becomes
+//! the BGPPeers' statuses.
+//!
+//! ```text
+//!   NetworkMode ─▶ underlay ──┐
+//!   Node ───────▶ speakers ───┼─▶ wiring ─▶ NodeNetwork.spec.bgp of every node ┄ agents ┄▶ NodeNetwork.status.sessions
+//!   BGPPeer ────▶ peer ───────┘      └────▶ report ◀───────────────────────────────────────────────────────┘
+//!   Secret ─────▶ passwords ─▶ the agents' Secret
+//! ```
+
+pub mod passwords;
+pub mod peer;
+pub mod peer_status;
+mod sessions;
+mod speakers;
+#[cfg(test)]
+mod tests;
+pub mod underlay;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{self as crds, IpFamily, NodeBgp};
+
+use crate::plan::bgp::peer::Peer;
+use crate::plan::bgp::sessions::{Coverage, Wiring};
+use crate::plan::bgp::underlay::Underlay;
+use crate::plan::model::index::View;
+use crate::plan::validate::oldest_first;
+
+/// All sessions of a cluster.
+#[derive(Debug, Default)]
+pub struct Fabric {
+    /// The NetworkMode that nodes speak BGP by.
+    pub mode: String,
+    /// Every node's part.
+    pub speakers: BTreeMap<String, NodeBgp>,
+    /// Nodes that the NetworkMode's own sessions leave out, because they would be too many.
+    pub left_out: Vec<String>,
+    /// What BGPPeers make, by name.
+    coverage: BTreeMap<String, Coverage>,
+}
+
+/// The BGPPeers, each checked or with what is wrong with it, oldest first.
+pub type Peers = Vec<(String, Result<Peer, Verdict>)>;
+
+/// Checks the BGPPeers.
+#[must_use]
+pub fn peers(view: &View<'_>) -> Peers {
+    let objects = oldest_first(&view.world.peers).into_iter();
+    objects
+        .map(|object| {
+            let name = object.name_any();
+            let peer = peer::check(&name, &object.spec);
+            (name, peer)
+        })
+        .collect()
+}
+
+/// Resolves who has a session with whom.
+///
+/// # Errors
+/// Why no node speaks BGP.
+pub fn resolve(view: &View<'_>, peers: &Peers) -> Result<Fabric, Verdict> {
+    let (mode, underlay) = in_use(view)?;
+    let speakers = speakers::speakers(view, underlay);
+    let mut wiring = Wiring::new(underlay, families(view, mode), &speakers);
+    let coverage = peers.iter().filter_map(|(name, peer)| {
+        let coverage = wiring.peer(peer.as_ref().ok()?);
+        Some((name.clone(), coverage))
+    });
+    let coverage = coverage.collect();
+    let left_out = wiring.mode();
+    Ok(Fabric {
+        mode: mode.to_owned(),
+        speakers: wiring.finish(),
+        left_out,
+        coverage,
+    })
+}
+
+/// The one mode of mode underlay that can be used and that a pool uses.
+fn in_use<'v>(view: &'v View<'_>) -> Result<(&'v str, &'v Underlay), Verdict> {
+    let written = oldest_first(&view.world.modes).into_iter();
+    let written = written.filter(|mode| mode.spec.mode == crds::Mode::Underlay);
+    let mut why = Verdict::stalled(
+        Reason::NotFound,
+        "no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the spec.networkMode of an IPPool",
+    );
+    for (number, object) in written.enumerate() {
+        let said = match view.modes.get(&object.name_any()) {
+            Some(Ok(mode)) => match &mode.underlay {
+                Some(underlay) if !families(view, &mode.name).is_empty() => {
+                    return Ok((&mode.name, underlay));
+                }
+                Some(_) | None => Verdict::stalled(
+                    Reason::NotFound,
+                    format!(
+                        "no node speaks BGP, since no usable IPPool has spec.networkMode {}",
+                        mode.name
+                    ),
+                ),
+            },
+            Some(Err(why)) => Verdict::stalled(
+                why.reason,
+                format!(
+                    "no node speaks BGP, since NetworkMode {} cannot be used: {}",
+                    object.name_any(),
+                    why.message
+                ),
+            ),
+            None => continue,
+        };
+        // Of several that cannot be had, the oldest is the one to repair.
+        if number == 0 {
+            why = said;
+        }
+    }
+    Err(why)
+}
+
+/// Families of the pools that a mode is for. A pool in trouble counts as long as nodes have blocks of it.
+fn families(view: &View<'_>, mode: &str) -> BTreeSet<IpFamily> {
+    let pools = view.pool_objects.iter().filter(|(name, pool)| {
+        let holds = || view.world.subnets.iter().any(|s| s.spec.pool == **name);
+        pool.spec.network_mode == mode && (view.pools.usable(name).is_some() || holds())
+    });
+    pools
+        .map(|(_, pool)| IpFamily::of(pool.spec.cidr.addr()))
+        .collect()
+}

@@ -1,0 +1,122 @@
+//! [`Peer`]: a BGPPeer whose values have been checked, one at a time.
+
+use std::net::IpAddr;
+
+use kube::core::Selector;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{BGPPeerSpec, SecretKeyRef};
+
+use crate::plan::bgp::underlay::Terms;
+use crate::plan::validate::ip_pool::selector;
+
+/// A peer that sessions can be made from.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its name.
+    pub name: String,
+    /// Nodes that have the session.
+    pub nodes: Selector,
+    /// With whom.
+    pub target: Target,
+    /// AS number of `nodes` in this session instead of their own.
+    pub local_as: Option<u32>,
+    /// Where the password is.
+    pub password: Option<SecretKeyRef>,
+    /// What its sessions have in common.
+    pub terms: Terms,
+}
+
+/// The other end.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// A router.
+    Router(Router),
+    /// Other nodes.
+    Nodes(Selector),
+}
+
+/// A router.
+#[derive(Clone, Debug)]
+pub struct Router {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its TCP port.
+    pub port: u16,
+    /// Its AS number.
+    pub as_number: u32,
+    /// Our address, where it is not the node's.
+    pub source: Option<IpAddr>,
+}
+
+/// Checks what can be checked without looking at other objects.
+///
+/// # Errors
+/// What is wrong, and what to write instead.
+pub fn check(name: &str, spec: &BGPPeerSpec) -> Result<Peer, Verdict> {
+    // Every field is named, so that a new one has to be given a meaning here.
+    let BGPPeerSpec {
+        node_selector,
+        peer_ip: _,        // by target()
+        peer_port: _,      // by target()
+        peer_selector: _,  // by target()
+        as_number: _,      // by target()
+        source_address: _, // by target()
+        local_as_number,
+        password,
+        ebgp_multihop,
+        ttl_security,
+        hold_time,
+        keepalive_time,
+        connect_retry_time,
+        bfd,
+        graceful_restart,
+        max_prefixes,
+        next_hop_mode,
+        communities,
+        filters,
+    } = spec;
+    Ok(Peer {
+        name: name.to_owned(),
+        nodes: selector(
+            "spec.nodeSelector",
+            node_selector.clone().unwrap_or_default(),
+        )?,
+        target: target(spec)?,
+        local_as: *local_as_number,
+        password: password
+            .as_ref()
+            .map(|password| password.secret_key_ref.clone()),
+        terms: Terms {
+            hold_time: *hold_time,
+            keepalive_time: *keepalive_time,
+            connect_retry_time: *connect_retry_time,
+            multihop: *ebgp_multihop,
+            ttl_security: *ttl_security,
+            bfd: bfd.clone(),
+            graceful_restart: graceful_restart.clone().unwrap_or_default(),
+            max_prefixes: Terms::max_prefixes(*max_prefixes),
+            next_hop_mode: *next_hop_mode,
+            communities: communities.clone(),
+            filters: filters.clone(),
+            password_key: password.as_ref().map(|_| name.to_owned()),
+        },
+    })
+}
+
+fn target(spec: &BGPPeerSpec) -> Result<Target, Verdict> {
+    match (spec.peer_ip, spec.as_number, &spec.peer_selector) {
+        (Some(address), Some(as_number), None) => Ok(Target::Router(Router {
+            address,
+            port: spec.peer_port,
+            as_number,
+            source: spec.source_address,
+        })),
+        (None, None, Some(nodes)) => {
+            Ok(Target::Nodes(selector("spec.peerSelector", nodes.clone())?))
+        }
+        (_, _, _) => Err(Verdict::stalled(
+            Reason::Invalid,
+            "spec takes either peerIP and asNumber (a router, for example 10.1.0.1 and 65001) or peerSelector (other nodes)",
+        )),
+    }
+}

@@ -1,0 +1,298 @@
+//! Statuses of BGPPeers: what the nodes say of their sessions, added up.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{
+    BGPPeer, BGPPeerStatus, NodeNetwork, PeerError, PeerNodes, Prefixes, SessionFault,
+    SessionState, SessionStatus,
+};
+
+use crate::plan::bgp::passwords;
+use crate::plan::bgp::passwords::Found;
+use crate::plan::bgp::peer::Peer;
+use crate::plan::bgp::sessions::Coverage;
+use crate::plan::bgp::{Fabric, Peers};
+use crate::plan::model::cluster_state::{StatusChange, UserKind};
+use crate::plan::model::index::View;
+use crate::plan::status::{Change, NAMED, unreadable};
+use crate::plan::text::{counted, list};
+
+/// Most errors that a status lists.
+const ERRORS: usize = 10;
+/// Most characters of a message that are repeated.
+const LONGEST: usize = 300;
+
+/// Statuses of BGPPeers that differ from what stands there.
+#[must_use]
+pub fn plan_peers(
+    view: &View<'_>,
+    peers: &Peers,
+    fabric: Result<&Fabric, &Verdict>,
+) -> Vec<StatusChange<BGPPeerStatus>> {
+    let tallies = fabric.map(|fabric| tallies(view, fabric));
+    let by_name: BTreeMap<_, _> = peers.iter().map(|(name, peer)| (name, peer)).collect();
+    let changes = view.world.peers.iter().filter_map(|object| {
+        let name = object.name_any();
+        let peer = by_name.get(&name)?.as_ref();
+        let tally = match &tallies {
+            Ok(tallies) => tallies.get(name.as_str()),
+            Err(_) => None,
+        };
+        let errors = tally.map_or_else(Vec::new, |tally| errors(view, object, tally));
+        let verdict = match (peer, fabric) {
+            (Err(why), _) | (_, Err(why)) => why.clone(),
+            (Ok(peer), Ok(fabric)) => judge(view, peer, fabric, tally, &errors),
+        };
+        let status = BGPPeerStatus {
+            observed_generation: object.metadata.generation,
+            nodes: Some(tally.map(Tally::nodes).unwrap_or_default()),
+            prefixes: tally.map(|tally| tally.prefixes),
+            errors: errors.into_iter().take(ERRORS).collect(),
+            conditions: Vec::new(),
+        };
+        let change = Change {
+            meta: &object.metadata,
+            verdict,
+            now: view.world.now,
+        };
+        change.of(object.status.as_ref(), status, |status| {
+            &mut status.conditions
+        })
+    });
+    changes
+        .chain(unreadable(view, UserKind::Peer, |meta, conditions| {
+            BGPPeerStatus {
+                observed_generation: meta.generation,
+                conditions,
+                ..BGPPeerStatus::default()
+            }
+        }))
+        .collect()
+}
+
+/// What the nodes say of one peer's sessions.
+#[derive(Debug, Default)]
+struct Tally<'a> {
+    nodes: BTreeMap<&'a str, AtNode<'a>>,
+    prefixes: Prefixes,
+}
+
+/// One node's sessions of one peer.
+#[derive(Debug, Default)]
+struct AtNode<'a> {
+    /// Sessions that are not established.
+    down: usize,
+    /// The first that has a fault.
+    fault: Option<(SessionFault, &'a SessionStatus)>,
+}
+
+impl Tally<'_> {
+    fn established(&self) -> usize {
+        self.nodes.values().filter(|node| node.down == 0).count()
+    }
+
+    fn nodes(&self) -> PeerNodes {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        PeerNodes {
+            total: number(self.nodes.len()),
+            established: number(self.established()),
+        }
+    }
+}
+
+/// By peer. Only nodes that a peer has a session on are counted.
+fn tallies<'a>(view: &View<'a>, fabric: &'a Fabric) -> BTreeMap<&'a str, Tally<'a>> {
+    let mut tallies: BTreeMap<&str, Tally<'_>> = BTreeMap::new();
+    let mode = view.modes.get(&fabric.mode);
+    let mode = mode.and_then(|mode| mode.as_ref().ok());
+    for (node, bgp) in &fabric.speakers {
+        if mode.is_some_and(|mode| view.lacks_agent(node, mode)) {
+            continue;
+        }
+        let wanted = bgp.sessions.iter();
+        let wanted = wanted.filter_map(|session| Some((session, session.bgp_peer.as_deref()?)));
+        let network = view.networks.get(node.as_str());
+        let mut said: Option<BTreeMap<&str, &SessionStatus>> = None;
+        for (session, peer) in wanted {
+            let said = said.get_or_insert_with(|| sessions(network.copied()));
+            let status = said.get(session.name.as_str());
+            // What is said of the name may be about what the node has not given up yet.
+            let status = status.filter(|status| status.peer == session.peer);
+            let tally = tallies.entry(peer).or_default();
+            tally.count(node, status.copied());
+        }
+    }
+    tallies
+}
+
+fn sessions(network: Option<&NodeNetwork>) -> BTreeMap<&str, &SessionStatus> {
+    let status = network.and_then(|network| network.status.as_ref());
+    let sessions = status.into_iter().flat_map(|status| &status.sessions);
+    sessions
+        .map(|session| (session.name.as_str(), session))
+        .collect()
+}
+
+impl<'a> Tally<'a> {
+    fn count(&mut self, node: &'a str, status: Option<&'a SessionStatus>) {
+        let at = self.nodes.entry(node).or_default();
+        let up = status.filter(|status| status.state == SessionState::Established);
+        at.down += usize::from(up.is_none());
+        let fault = status.and_then(|status| Some((status.fault?, status)));
+        at.fault = at.fault.take().or(fault);
+        if let Some(up) = up {
+            let Prefixes {
+                received,
+                advertised,
+            } = &mut self.prefixes;
+            *received = received.saturating_add(up.received);
+            *advertised = advertised.saturating_add(up.advertised);
+        }
+    }
+}
+
+/// What is wrong, the oldest first.
+fn errors(view: &View<'_>, object: &BGPPeer, tally: &Tally<'_>) -> Vec<PeerError> {
+    let before = object.status.iter().flat_map(|status| &status.errors);
+    let before: BTreeMap<_, _> = before
+        .map(|error| ((error.node.as_str(), error.reason), &error.since))
+        .collect();
+    let faults = tally.nodes.iter().filter_map(|(node, at)| {
+        let (reason, status) = at.fault?;
+        let since = status.since.as_ref();
+        let since = since.or_else(|| before.get(&(*node, reason)).copied());
+        Some(PeerError {
+            node: (*node).to_owned(),
+            since: since.cloned().unwrap_or(Time(view.world.now)),
+            reason,
+            message: status.message.chars().take(LONGEST).collect(),
+        })
+    });
+    let mut errors: Vec<_> = faults.collect();
+    errors.sort_by(|one, other| (&one.since, &one.node).cmp(&(&other.since, &other.node)));
+    errors
+}
+
+fn judge(
+    view: &View<'_>,
+    peer: &Peer,
+    fabric: &Fabric,
+    tally: Option<&Tally<'_>>,
+    errors: &[PeerError],
+) -> Verdict {
+    let coverage = fabric.coverage.get(&peer.name);
+    if let Some(Found::Fault(why)) = peer
+        .password
+        .as_ref()
+        .map(|at| passwords::find(view.world, at))
+    {
+        return why;
+    }
+    if let Some(why) = coverage.and_then(|coverage| impossible(coverage, tally.is_some())) {
+        return why;
+    }
+    let none = Tally::default();
+    let tally = tally.unwrap_or(&none);
+    let established = tally.established();
+    let message = format!(
+        "{established} of {} have the session{}",
+        counted(tally.nodes.len(), "node"),
+        remarks(tally, errors, coverage)
+    );
+    let down = |error: &PeerError| {
+        let at = tally.nodes.get(error.node.as_str());
+        at.is_some_and(|at| at.down > 0)
+    };
+    if errors.iter().any(|error| needs_a_human(error.reason)) {
+        Verdict::stalled(Reason::SessionFailed, message)
+    } else if established == tally.nodes.len() && !errors.iter().any(down) {
+        Verdict::ready(Reason::Established, message)
+    } else {
+        Verdict::reconciling(Reason::Establishing, message)
+    }
+}
+
+/// Why a BGPPeer does not have the sessions it asks for, whatever nodes do.
+fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
+    if let Some((other, node)) = &coverage.conflict {
+        return Some(Verdict::stalled(
+            Reason::Conflict,
+            format!(
+                "the older BGPPeer {other} has a session of Node {node} with the same address and port; delete one of the two or choose other nodes"
+            ),
+        ));
+    }
+    let nobody = match (coverage.chosen, coverage.partners) {
+        (0, _) => "spec.nodeSelector chooses no Node",
+        (_, Some(0)) => "spec.peerSelector chooses no Node",
+        (_, _) if has_sessions => return None,
+        (_, Some(_)) if coverage.lacking.is_empty() => {
+            "spec.nodeSelector and spec.peerSelector choose one and the same Node only"
+        }
+        (_, None) if coverage.lacking.is_empty() => {
+            "the only Node that spec.nodeSelector chooses has the address spec.peerIP itself"
+        }
+        (_, _) => {
+            let lacking: Vec<_> = coverage.lacking.iter().collect();
+            return Some(Verdict::stalled(
+                Reason::NoNodeAddress,
+                format!(
+                    "no chosen Node has an address of the family that the session takes: {}",
+                    list(&lacking, NAMED)
+                ),
+            ));
+        }
+    };
+    Some(Verdict::stalled(
+        Reason::NotFound,
+        format!("{nobody}; correct it or label Nodes"),
+    ))
+}
+
+/// Faults that stay until a human changes something here or at the peer.
+fn needs_a_human(fault: SessionFault) -> bool {
+    match fault {
+        SessionFault::WrongAS | SessionFault::TooManyPrefixes => true,
+        SessionFault::NoBird
+        | SessionFault::NoPassword
+        | SessionFault::NoRoute
+        | SessionFault::NoAnswer
+        | SessionFault::Refused
+        | SessionFault::Rejected
+        | SessionFault::Lost
+        | SessionFault::PrefixesRefused => false,
+    }
+}
+
+/// What there is to say besides how many nodes have the session.
+fn remarks(tally: &Tally<'_>, errors: &[PeerError], coverage: Option<&Coverage>) -> String {
+    let mut remarks = String::new();
+    if let Some(first) = errors.first() {
+        remarks += &format!("; {} says: {}", first.node, first.message);
+        if errors.len() > 1 {
+            remarks += &format!(" (and {} more)", counted(errors.len() - 1, "node"));
+        }
+    }
+    let silent = tally.nodes.iter();
+    let silent: Vec<_> = silent
+        .filter(|(_, at)| at.down > 0 && at.fault.is_none())
+        .map(|(node, _)| node)
+        .collect();
+    if !silent.is_empty() {
+        remarks += &format!("; waiting for {}", list(&silent, NAMED));
+    }
+    let has = |node: &&String| tally.nodes.contains_key(node.as_str());
+    let lacking = coverage.into_iter().flat_map(|coverage| &coverage.lacking);
+    let lacking: Vec<_> = lacking.filter(|node| !has(node)).collect();
+    if !lacking.is_empty() {
+        remarks += &format!("; {} has no address of its family", list(&lacking, NAMED));
+    }
+    let left_out = coverage.map_or(&[][..], |coverage| &coverage.left_out);
+    if !left_out.is_empty() {
+        remarks += &format!("; too many Nodes: {} lack some", list(left_out, NAMED));
+    }
+    remarks
+}

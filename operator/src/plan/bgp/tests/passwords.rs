@@ -1,0 +1,206 @@
+//! Passwords: from users' Secrets to the agents', and nowhere else.
+
+use std::collections::BTreeMap;
+
+use netweft_crds::names::PASSWORDS_SECRET;
+
+use crate::plan::bgp::passwords::{Password, Secret, needed};
+use crate::testing::{Cluster, at, peer, secret, underlay};
+
+const SPEC: &str =
+    "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: theirs, key: tor-r1}}}";
+const HIDDEN: &str = "correct horse";
+
+fn with_password() -> Cluster {
+    let mut cluster = underlay(1, "nodeToNodeMesh: false");
+    cluster.peers.push(at(0, peer("tor", SPEC)));
+    cluster
+        .secrets
+        .insert("theirs".to_owned(), Some(secret("tor-r1", HIDDEN)));
+    cluster
+}
+
+fn held(cluster: &Cluster) -> BTreeMap<String, Password> {
+    let secret = cluster.secrets[PASSWORDS_SECRET].clone();
+    secret.unwrap_or_default().keys
+}
+
+fn password(text: &str) -> BTreeMap<String, Password> {
+    [("tor".to_owned(), Password::new(text.into()))].into()
+}
+
+#[test]
+fn a_password_is_copied_for_the_agents_under_the_peers_name() {
+    let mut cluster = with_password();
+    cluster.settle();
+    assert_eq!(held(&cluster), password(HIDDEN));
+    let session = &cluster.networks[0].spec.bgp.as_ref().unwrap().sessions[0];
+    assert_eq!(session.password_key.as_deref(), Some("tor"));
+}
+
+#[test]
+fn a_rotated_password_is_taken_over() {
+    let mut cluster = with_password();
+    cluster.settle();
+    cluster.secrets.insert(
+        "theirs".to_owned(),
+        Some(secret("tor-r1", "battery staple")),
+    );
+    cluster.settle();
+    assert_eq!(held(&cluster), password("battery staple"));
+}
+
+#[test]
+fn keys_that_no_peer_needs_are_taken_away() {
+    let mut cluster = with_password();
+    cluster.settle();
+    let kept = cluster
+        .secrets
+        .get_mut(PASSWORDS_SECRET)
+        .unwrap()
+        .as_mut()
+        .unwrap();
+    kept.keys
+        .insert("old".to_owned(), Password::new("x".into()));
+    cluster.settle();
+    assert_eq!(held(&cluster), password(HIDDEN));
+    cluster.peers[0].spec.password = None;
+    cluster.settle();
+    assert!(held(&cluster).is_empty());
+}
+
+#[test]
+fn without_passwords_there_is_no_secret() {
+    let mut cluster = underlay(1, "");
+    cluster.settle();
+    assert_eq!(cluster.secrets[PASSWORDS_SECRET], None);
+}
+
+#[test]
+fn what_is_missing_is_named_and_what_was_there_stays() {
+    let missing: [(Option<Secret>, &str); 2] = [
+        (
+            None,
+            "False NotFound: spec.password names Secret theirs, which does not exist in the release's namespace; create it with the key tor-r1",
+        ),
+        (
+            Some(secret("other", "x")),
+            "False NotFound: spec.password names the key tor-r1, which Secret theirs does not have; add it",
+        ),
+    ];
+    for (found, words) in missing {
+        let mut cluster = with_password();
+        cluster.settle();
+        cluster.sessions_report(1);
+        cluster.settle();
+        cluster.secrets.insert("theirs".to_owned(), found);
+        cluster.settle();
+        assert_eq!(cluster.peer_says("tor"), words);
+        assert_eq!(
+            held(&cluster),
+            password(HIDDEN),
+            "sessions that are up stay up"
+        );
+    }
+}
+
+#[test]
+fn a_password_that_no_session_can_have_is_refused_and_not_shown() {
+    for (text, words) in [
+        ("", "is empty"),
+        (
+            "secret\n",
+            "ends with a line end; write it without, for example with printf",
+        ),
+        (
+            &"x".repeat(81),
+            "is longer than the 80 bytes that TCP MD5 takes",
+        ),
+        (
+            "a\"b",
+            "has other characters than printable ASCII without the quotation mark",
+        ),
+        (
+            "gr\u{fc}n",
+            "has other characters than printable ASCII without the quotation mark",
+        ),
+    ] {
+        let mut cluster = with_password();
+        cluster
+            .secrets
+            .insert("theirs".to_owned(), Some(secret("tor-r1", text)));
+        cluster.settle();
+        let says = format!("False Invalid: the password in key tor-r1 of Secret theirs {words}");
+        assert_eq!(cluster.peer_says("tor"), says);
+        assert!(held(&cluster).is_empty(), "{text:?}");
+    }
+    let mut cluster = with_password();
+    cluster
+        .secrets
+        .insert("theirs".to_owned(), Some(secret("tor-r1", &"x".repeat(80))));
+    cluster.settle();
+    assert_eq!(held(&cluster).len(), 1);
+}
+
+#[test]
+fn nothing_is_written_before_secrets_have_been_looked_at() {
+    let mut cluster = with_password();
+    cluster.settle();
+    // A new leader, whose watches have yet to list.
+    let mut fresh = cluster.clone();
+    fresh.secrets.clear();
+    assert!(fresh.plan().is_empty(), "{:?}", fresh.plan());
+    // The agents' Secret has been looked at, the user's not yet.
+    let mut half = cluster.clone();
+    half.secrets.remove("theirs");
+    assert_eq!(half.plan().passwords, None);
+    assert!(!half.peer_says("tor").contains("NotFound"));
+}
+
+#[test]
+fn a_peer_that_cannot_be_read_or_used_keeps_its_password() {
+    let mut cluster = with_password();
+    cluster.settle();
+    cluster.peers[0].spec.as_number = None;
+    cluster.settle();
+    assert_eq!(held(&cluster), password(HIDDEN));
+    let unreadable = crate::plan::model::cluster_state::Unreadable {
+        kind: crate::plan::model::cluster_state::UserKind::Peer,
+        metadata: cluster.peers.remove(0).metadata,
+        error: "no".to_owned(),
+    };
+    let world = crate::plan::model::cluster_state::World {
+        unreadable: vec![unreadable],
+        ..cluster.world()
+    };
+    assert_eq!(crate::plan(&world).passwords, None);
+}
+
+#[test]
+fn only_secrets_that_peers_name_are_looked_at() {
+    let cluster = with_password();
+    let names: Vec<_> = needed(cluster.peers.iter()).into_iter().collect();
+    assert_eq!(names, [PASSWORDS_SECRET, "theirs"]);
+    assert_eq!(needed([].iter()).len(), 1);
+}
+
+#[test]
+fn a_password_shows_itself_to_nobody() {
+    let mut cluster = with_password();
+    let plan = cluster.plan();
+    let (bytes, number) = (HIDDEN.as_bytes(), "99, 111, 114");
+    assert!(
+        format!("{bytes:?}").contains(number),
+        "the test looks for what Debug would show"
+    );
+    let shown = format!("{plan:?} {:?}", cluster.world());
+    assert!(
+        !shown.contains(HIDDEN) && !shown.contains(number) && shown.contains("***"),
+        "{shown}"
+    );
+    cluster.settle();
+    cluster.sessions_report(1);
+    cluster.settle();
+    let told = serde_json::json!([cluster.peers, cluster.networks, cluster.modes]).to_string();
+    assert!(!told.contains(HIDDEN) && !told.contains(number), "{told}");
+}

@@ -1,0 +1,251 @@
+use proptest::prelude::*;
+
+use crate::plan::ipam::assign::*;
+use crate::plan::ipam::blocks::overlap;
+use crate::testing;
+
+fn pool(name: &str, cidr: &str, more: &str) -> Pool {
+    crate::plan::validate::ip_pool::check(name, &testing::pool(name, cidr, more).spec, false)
+        .unwrap()
+}
+
+fn want(node: &str, pools: &[&str], purpose: Purpose) -> Want {
+    Want {
+        node: node.to_owned(),
+        pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
+        purpose,
+    }
+}
+
+/// A first block of any of these pools for each.
+fn first(nodes: &[&str], pools: &[&str]) -> Vec<Want> {
+    let nodes = nodes.iter();
+    nodes
+        .map(|node| want(node, pools, Purpose::First))
+        .collect()
+}
+
+/// Names of nodes by pool.
+fn named(nodes: &[(&str, &[&str])]) -> BTreeMap<String, BTreeSet<String>> {
+    let owned = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect();
+    let nodes = nodes.iter();
+    nodes
+        .map(|(pool, nodes)| ((*pool).to_owned(), owned(nodes)))
+        .collect()
+}
+
+fn held(blocks: &[(&str, &str, &str)]) -> Current {
+    let mut current = Current::default();
+    for (node, pool, cidr) in blocks {
+        let block = Block {
+            pool: (*pool).to_owned(),
+            cidr: cidr.parse().unwrap(),
+        };
+        current
+            .held
+            .entry((*node).to_owned())
+            .or_default()
+            .insert(block);
+    }
+    current
+}
+
+fn created(assignment: &Assignment) -> Vec<String> {
+    assignment
+        .create
+        .iter()
+        .map(|(node, block)| format!("{node} {}", block.cidr))
+        .collect()
+}
+
+#[test]
+fn a_want_is_met_from_the_first_pool_that_has_a_block_left_and_by_its_lowest() {
+    let pools = [
+        pool("a", "10.0.0.0/25", ""),
+        pool("b", "10.1.0.0/24", "blockSize: 28"),
+    ];
+    let wants = first(&["n1", "n2", "n3"], &["a", "b"]);
+    let assignment = assign(&pools, &wants, &Current::default());
+    assert_eq!(
+        created(&assignment),
+        ["n1 10.0.0.0/26", "n2 10.0.0.64/26", "n3 10.1.0.0/28"]
+    );
+    assert_eq!(
+        assignment.free,
+        [("a".to_owned(), 0), ("b".to_owned(), 15)].into()
+    );
+    assert!(assignment.exhausted.is_empty());
+}
+
+#[test]
+fn a_first_block_will_do_for_all_that_wait_for_one_of_its_pool() {
+    let pools = [pool("a", "10.0.0.0/24", ""), pool("b", "10.1.0.0/24", "")];
+    let wants = [
+        want("n1", &["a", "b"], Purpose::First),
+        want("n1", &["a"], Purpose::First),
+        want("n1", &["b"], Purpose::First),
+        want("n2", &["b"], Purpose::First),
+    ];
+    let assignment = assign(&pools, &wants, &Current::default());
+    assert_eq!(
+        created(&assignment),
+        ["n1 10.0.0.0/26", "n1 10.1.0.0/26", "n2 10.1.0.64/26"]
+    );
+}
+
+#[test]
+fn blocks_of_gone_nodes_other_pools_and_unknown_owners_are_taken() {
+    let pools = [pool("a", "10.0.0.0/24", "")];
+    let mut current = held(&[
+        ("gone", "a", "10.0.0.0/26"),
+        ("n1", "former", "10.0.0.64/28"),
+    ]);
+    current.foreign.insert("10.0.0.128/26".parse().unwrap());
+    let assignment = assign(&pools, &first(&["n1"], &["a"]), &current);
+    assert_eq!(created(&assignment), ["n1 10.0.0.192/26"]);
+}
+
+#[test]
+fn every_pool_that_could_have_met_a_want_names_the_node_by_what_it_wanted() {
+    let pools = [pool("a", "10.0.0.0/26", ""), pool("b", "10.1.0.0/26", "")];
+    let wants = [
+        want("n1", &["a"], Purpose::First),
+        want("n2", &["b"], Purpose::First),
+        want("n3", &["a", "b"], Purpose::First),
+        want("n1", &["a"], Purpose::More),
+        want("n2", &["b"], Purpose::Spare),
+    ];
+    let assignment = assign(&pools, &wants, &Current::default());
+    assert_eq!(created(&assignment), ["n1 10.0.0.0/26", "n2 10.1.0.0/26"]);
+    assert_eq!(
+        assignment.exhausted,
+        named(&[("a", &["n3"]), ("b", &["n3"])])
+    );
+    assert_eq!(assignment.scarce, named(&[("a", &["n1"])]));
+}
+
+/// Up to three pools, which may overlap, with a few reserved ranges; some blocks that are held already.
+fn any_input() -> impl Strategy<Value = (Vec<Pool>, Current)> {
+    let reserved = prop::collection::vec((0_u8..=255, 24_u8..=32), 0..4);
+    let a_pool = (0_u8..4, 22_u8..=24, 24_u8..=28, reserved);
+    let pools = prop::collection::vec(a_pool, 1..4).prop_map(|pools| {
+        let pools = pools.into_iter().enumerate();
+        let pools = pools.map(|(n, (third, prefix, block, reserved))| {
+            let cidr: IpNet = format!("10.0.{third}.0/{prefix}").parse().unwrap();
+            let cidr = cidr.trunc();
+            let ranges = reserved
+                .into_iter()
+                .map(|(last, prefix)| format!("10.0.{third}.{last}/{prefix}"));
+            let ranges = ranges.map(|range| range.parse::<IpNet>().unwrap().trunc());
+            Pool {
+                name: format!("p{n}"),
+                block_prefix: block.max(cidr.prefix_len()),
+                reserved: ranges.collect(),
+                ..pool("p", &cidr.to_string(), "blockSize: 30")
+            }
+        });
+        pools.collect::<Vec<_>>()
+    });
+    let held = prop::collection::vec((0_usize..30, 0_usize..3, any::<u16>(), 24_u8..=30), 0..10);
+    (pools, held.prop_map(disjoint))
+}
+
+/// Blocks as they can stand in the API: none inside another.
+fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
+    let mut current = Current::default();
+    let mut seen: Vec<IpNet> = Vec::new();
+    for (node, pool, low, prefix) in blocks {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(low) % 1024);
+        let cidr = IpNet::new(address.into(), prefix).unwrap().trunc();
+        if seen.iter().any(|other| overlap(other, &cidr)) {
+            continue;
+        }
+        seen.push(cidr);
+        let block = Block {
+            pool: format!("p{pool}"),
+            cidr,
+        };
+        current
+            .held
+            .entry(format!("n{node:02}"))
+            .or_default()
+            .insert(block);
+    }
+    current
+}
+
+/// Wants of up to thirty nodes for some of the pools.
+fn any_wants() -> impl Strategy<Value = Vec<Want>> {
+    let purpose = prop::sample::select(vec![Purpose::First, Purpose::More, Purpose::Spare]);
+    let pools = prop::sample::subsequence(vec!["p0", "p1", "p2"], 1..=3);
+    let one = (0_usize..30, pools, purpose)
+        .prop_map(|(node, pools, purpose)| want(&format!("n{node:02}"), &pools, purpose));
+    prop::collection::vec(one, 0..40)
+}
+
+proptest! {
+    #[test]
+    fn no_two_blocks_share_an_address((pools, current) in any_input(), wants in any_wants()) {
+        let assignment = assign(&pools, &wants, &current);
+        let mut blocks: Vec<IpNet> = current.held.values().flatten().map(|block| block.cidr).collect();
+        blocks.extend(assignment.create.iter().map(|(_, block)| block.cidr));
+        for (n, a) in blocks.iter().enumerate() {
+            for b in blocks.iter().skip(n + 1) {
+                prop_assert!(!overlap(a, b), "{} {}", a, b);
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_block_is_in_a_pool_that_its_node_wants_and_not_reserved((pools, current) in any_input(), wants in any_wants()) {
+        let assignment = assign(&pools, &wants, &current);
+        for (node, block) in &assignment.create {
+            let pool = pools.iter().find(|pool| pool.name == block.pool).unwrap();
+            prop_assert!(pool.cidr.contains(&block.cidr));
+            prop_assert_eq!(block.cidr.prefix_len(), pool.block_prefix);
+            prop_assert!(!pool.reserved.iter().any(|range| range.contains(&block.cidr)));
+            prop_assert!(wants.iter().any(|want| want.node == *node && want.pools.contains(&block.pool)));
+        }
+    }
+
+    #[test]
+    fn every_want_is_met_or_its_node_is_named_unless_it_was_for_spare((pools, current) in any_input(), wants in any_wants()) {
+        let assignment = assign(&pools, &wants, &current);
+        let got = |want: &Want| {
+            let own = assignment.create.iter().filter(|(node, _)| *node == want.node);
+            own.filter(|(_, block)| want.pools.contains(&block.pool)).count()
+        };
+        let is_named = |lacking: &BTreeMap<String, BTreeSet<String>>, want: &Want| {
+            want.pools.iter().all(|pool| lacking.get(pool).is_some_and(|nodes| nodes.contains(&want.node)))
+        };
+        for want in &wants {
+            match want.purpose {
+                Purpose::First => prop_assert!(got(want) > 0 || is_named(&assignment.exhausted, want)),
+                Purpose::More => prop_assert!(got(want) > 0 || is_named(&assignment.scarce, want)),
+                Purpose::Spare => {}
+            }
+        }
+        prop_assert!(assignment.create.len() <= wants.len());
+    }
+}
+
+#[test]
+fn the_block_that_was_given_back_the_longest_ago_comes_last_but_for_later_ones() {
+    let pools = [pool("a", "10.0.0.0/24", "")];
+    let current = Current {
+        freed: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]
+            .map(|block| block.parse().unwrap())
+            .into(),
+        ..held(&[("n1", "a", "10.0.0.192/26")])
+    };
+    let assignment = assign(&pools, &first(&["n2", "n3", "n4", "n5"], &["a"]), &current);
+    assert_eq!(
+        created(&assignment),
+        ["n2 10.0.0.128/26", "n3 10.0.0.64/26", "n4 10.0.0.0/26"]
+    );
+    assert_eq!(
+        assignment.exhausted["a"],
+        ["n5".to_owned()].into(),
+        "none is given twice"
+    );
+}

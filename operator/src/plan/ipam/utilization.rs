@@ -1,0 +1,250 @@
+//! Which nodes run short of a pool's addresses, and which blocks are one too many.
+//!
+//! ```text
+//!   free addresses of a node in a pool, in blocks:   0 ───── ¼ ───── ½ ─────▶
+//!                                             short: another │       │ so much is left without it: an empty block
+//!                                            block is given  ┘       └ is surplus, and goes after a while
+//! ```
+//!
+//! The gap between the two keeps a node from getting and giving back the same block for every pod that comes and goes. A
+//! node's first block of a pool is never surplus: it holds the tunnel's address. Only what an agent says of the present
+//! generation of its NodeNetwork counts; a node that has not said it gets and gives nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+use netweft_crds::{NodeNetwork, NodeSubnet, SubnetState};
+
+use crate::plan::ipam::node_subnets::usage_of;
+use crate::plan::validate::oldest_first;
+
+/// A block is given to whoever has less than this share of one free.
+const SHORT: i64 = 4;
+/// A block is taken from whoever has this share of one free without it.
+const AMPLE: i64 = 2;
+
+/// How the blocks of all nodes are used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// Nodes that run short, by pool.
+    pub short: BTreeMap<String, BTreeSet<String>>,
+    /// Names of NodeSubnets that are empty and that their node could do without.
+    pub surplus: BTreeSet<String>,
+    /// Names of NodeSubnets of which nothing can be said at present.
+    undecided: BTreeSet<String>,
+}
+
+impl Growth {
+    /// Looks at all blocks.
+    #[must_use]
+    pub fn look(subnets: &[&NodeSubnet], networks: &[&NodeNetwork]) -> Self {
+        let networks: BTreeMap<String, &NodeNetwork> = networks
+            .iter()
+            .map(|network| (network.name_any(), *network))
+            .collect();
+        let mut shares: BTreeMap<(&str, &str), Vec<&NodeSubnet>> = BTreeMap::new();
+        for subnet in oldest_first(subnets) {
+            if subnet.spec.state == SubnetState::Active {
+                let share = (subnet.spec.node.as_str(), subnet.spec.pool.as_str());
+                shares.entry(share).or_default().push(subnet);
+            }
+        }
+        let mut growth = Self::default();
+        for ((node, pool), blocks) in shares {
+            let network = networks.get(node).copied();
+            match network.and_then(|network| Share::of(&blocks, network)) {
+                None => growth.undecided.extend(blocks.iter().map(|b| b.name_any())),
+                Some(share) => {
+                    if share.is_short() {
+                        let nodes = growth.short.entry(pool.to_owned()).or_default();
+                        nodes.insert(node.to_owned());
+                    }
+                    growth.surplus.extend(share.surplus());
+                }
+            }
+        }
+        growth
+    }
+
+    /// Whether the node can do without the block; `None`: that cannot be said now.
+    #[must_use]
+    pub fn is_surplus(&self, subnet: &NodeSubnet) -> Option<bool> {
+        let name = subnet.name_any();
+        (!self.undecided.contains(&name)).then(|| self.surplus.contains(&name))
+    }
+}
+
+/// A node's blocks of one pool, oldest first.
+struct Share<'a> {
+    blocks: Vec<Used<'a>>,
+}
+
+struct Used<'a> {
+    subnet: &'a NodeSubnet,
+    used: i64,
+    free: i64,
+}
+
+impl<'a> Share<'a> {
+    /// `None`: not all of it is known.
+    fn of(blocks: &[&'a NodeSubnet], network: &NodeNetwork) -> Option<Self> {
+        let used = |subnet: &&'a NodeSubnet| {
+            let usage = usage_of(subnet, network)?;
+            Some(Used {
+                subnet,
+                used: usage.used,
+                free: usage.free,
+            })
+        };
+        let mut blocks = blocks.iter().map(used).collect::<Option<Vec<_>>>()?;
+        // An empty block that the NodeNetwork does not list is on its way to the node, or from it: what has just been given is
+        // not to be given once more.
+        let whole = whole(&blocks);
+        let listed = |block: &Used<'_>| network.spec.subnets.contains(&block.subnet.spec.cidr);
+        for block in &mut blocks {
+            if block.used == 0 && !listed(block) {
+                block.free = whole;
+            }
+        }
+        Some(Self { blocks })
+    }
+
+    fn block(&self) -> i64 {
+        whole(&self.blocks)
+    }
+
+    fn free(&self) -> i64 {
+        self.blocks.iter().map(|block| block.free).sum()
+    }
+
+    /// More blocks of a pool that has no address in a block would not help.
+    fn is_short(&self) -> bool {
+        self.block() > 0 && self.free() * SHORT < self.block()
+    }
+
+    /// The youngest go first.
+    fn surplus(&self) -> Vec<String> {
+        let (block, mut left) = (self.block(), self.free());
+        let mut surplus = Vec::new();
+        for Used { subnet, used, free } in self.blocks.iter().skip(1).rev() {
+            if *used == 0 && (left - free) * AMPLE >= block {
+                left -= free;
+                surplus.push(subnet.name_any());
+            }
+        }
+        surplus
+    }
+}
+
+/// Addresses of a whole block: reserved ones may make some blocks smaller.
+fn whole(blocks: &[Used<'_>]) -> i64 {
+    let sizes = blocks.iter().map(|block| block.used + block.free);
+    sizes.max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_crds::BlockUsage;
+
+    use super::*;
+    use crate::testing::{Cluster, cluster};
+
+    /// A node whose agent says this of its blocks: used and free.
+    fn node(usage: &[(i64, i64)]) -> Cluster {
+        let mut cluster = cluster(1);
+        cluster.settle();
+        let first = cluster.subnets[0].clone();
+        for n in 1..usage.len() {
+            let mut more = first.spec.clone();
+            more.cidr = format!("10.244.{n}.0/26").parse().unwrap();
+            let mut more = more.into_object();
+            more.metadata.uid = Some(format!("more-{n}"));
+            more.metadata.creation_timestamp = first.metadata.creation_timestamp.clone();
+            cluster.subnets.push(more);
+        }
+        cluster.settle();
+        cluster.agents_report(0);
+        let status = cluster.networks[0].status.as_mut().unwrap();
+        for (said, (used, free)) in status.subnets.iter_mut().zip(usage) {
+            (said.used, said.free) = (*used, *free);
+        }
+        cluster
+    }
+
+    fn look(cluster: &Cluster) -> Growth {
+        let world = cluster.world();
+        Growth::look(&world.subnets, &world.networks)
+    }
+
+    fn is_short(usage: &[(i64, i64)]) -> bool {
+        look(&node(usage)).short == [("default-v4".into(), ["worker-1".into()].into())].into()
+    }
+
+    fn surplus(usage: &[(i64, i64)]) -> Vec<String> {
+        look(&node(usage)).surplus.into_iter().collect()
+    }
+
+    #[test]
+    fn a_node_is_short_below_a_quarter_of_a_block() {
+        assert!(!is_short(&[(0, 60)]));
+        assert!(!is_short(&[(45, 15)]));
+        assert!(is_short(&[(46, 14)]));
+        assert!(is_short(&[(60, 0)]));
+        assert!(!is_short(&[(60, 0), (0, 60)]));
+        assert!(is_short(&[(60, 0), (58, 2)]));
+        // Most of the first is reserved.
+        assert!(is_short(&[(1, 1), (58, 2)]));
+    }
+
+    #[test]
+    fn a_pool_whose_blocks_have_no_address_is_not_asked_for_more() {
+        assert_eq!(look(&node(&[(0, 0)])), Growth::default());
+    }
+
+    #[test]
+    fn an_empty_block_is_surplus_when_half_a_block_is_free_without_it() {
+        let second = ["10-244-1-0-26"];
+        assert_eq!(surplus(&[(0, 60)]), Vec::<String>::new());
+        assert_eq!(surplus(&[(30, 30), (0, 60)]), second);
+        assert_eq!(surplus(&[(31, 29), (0, 60)]), Vec::<String>::new());
+        assert_eq!(surplus(&[(30, 30), (1, 59)]), Vec::<String>::new());
+        assert_eq!(surplus(&[(0, 60), (60, 0)]), Vec::<String>::new());
+        // The first is never.
+        assert_eq!(surplus(&[(0, 60), (30, 30)]), Vec::<String>::new());
+        // One of the two is enough.
+        assert_eq!(surplus(&[(60, 0), (0, 60), (0, 60)]), ["10-244-2-0-26"]);
+        assert_eq!(
+            surplus(&[(10, 50), (0, 60), (0, 60)]),
+            ["10-244-1-0-26", "10-244-2-0-26"]
+        );
+    }
+
+    #[test]
+    fn a_withdrawn_block_stays_surplus_until_a_pod_has_slipped_in_or_others_fill() {
+        let withdrawn = |usage: &[(i64, i64)]| {
+            let mut cluster = node(usage);
+            let network = &mut cluster.networks[0];
+            network.spec.subnets.pop();
+            let status = network.status.as_mut().unwrap();
+            // The agent names those that hold a pod.
+            status.subnets.retain(|said: &BlockUsage| {
+                network.spec.subnets.contains(&said.cidr) || said.used > 0
+            });
+            look(&cluster).surplus.len()
+        };
+        assert_eq!(withdrawn(&[(30, 30), (0, 60)]), 1);
+        assert_eq!(withdrawn(&[(30, 30), (1, 0)]), 0);
+        assert_eq!(withdrawn(&[(40, 20), (0, 60)]), 0);
+    }
+
+    #[test]
+    fn what_is_said_of_another_generation_decides_nothing() {
+        let mut cluster = node(&[(60, 0)]);
+        cluster.networks[0].metadata.generation = Some(70);
+        let growth = look(&cluster);
+        assert!(growth.short.is_empty());
+        assert_eq!(growth.undecided, ["10-244-0-0-26".to_owned()].into());
+        cluster.networks.clear();
+        assert_eq!(look(&cluster).undecided.len(), 1);
+    }
+}

@@ -1,0 +1,4 @@
+//! The cluster as a plan sees it.
+
+pub mod cluster_state;
+pub mod index;

@@ -1,0 +1,190 @@
+//! NodeNetworks: what each node is to do, resolved into one object, and the condition `Assigned`.
+
+mod assigned;
+mod no_address;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use netweft_crds::{
+    AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
+};
+
+use crate::plan::bgp::Fabric;
+use crate::plan::ipam::node_subnets::is_withdrawn;
+use crate::plan::model::cluster_state::Changes;
+use crate::plan::model::index::View;
+pub use crate::plan::node_networks::assigned::plan_assigned;
+use crate::plan::rollout::Ways;
+
+/// NodeNetworks to create, to update and to delete. Those of nodes that are gone go with their owner, the Node.
+#[must_use]
+pub fn plan_networks(
+    view: &View<'_>,
+    ways: &Ways<'_>,
+    fabric: Option<&Fabric>,
+    created: &[NodeSubnet],
+) -> Changes<NodeNetwork> {
+    let mut new: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
+    for subnet in created {
+        new.entry(&subnet.spec.node).or_default().push(subnet);
+    }
+    let mut changes = Changes::default();
+    for (name, node) in &view.nodes {
+        let new = new.get(name).map_or(&[][..], Vec::as_slice);
+        let spec = spec(view, modes(view, ways, name), fabric, node, new);
+        let owners = vec![owner(node)];
+        match view.networks.get(name) {
+            None => {
+                let mut network = NodeNetwork::new(name, spec);
+                network.metadata.owner_references = Some(owners);
+                changes.create.push(network);
+            }
+            Some(old) if old.spec != spec || old.owner_references() != owners => {
+                let mut network = (*old).clone();
+                network.spec = spec;
+                network.metadata.owner_references = Some(owners);
+                changes.update.push(network);
+            }
+            Some(_) => {}
+        }
+    }
+    // A Node that is there and is not netweft's any more.
+    let networks = view.networks.iter();
+    let foreign = networks.filter(|(name, _)| view.without_agent.contains(**name));
+    changes.delete = foreign.map(|(_, network)| (*network).clone()).collect();
+    changes
+}
+
+fn spec(
+    view: &View<'_>,
+    modes: Vec<NodeMode>,
+    fabric: Option<&Fabric>,
+    node: &Node,
+    new: &[&NodeSubnet],
+) -> NodeNetworkSpec {
+    let name = node.name_any();
+    let old = view
+        .networks
+        .get(name.as_str())
+        .map(|network| &network.spec);
+    let held = view
+        .subnets
+        .get(name.as_str())
+        .map_or(&[][..], Vec::as_slice);
+    let kept = held.iter().filter(|subnet| !is_withdrawn(view, subnet));
+    let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
+    NodeNetworkSpec {
+        addresses: view.own_addresses(node),
+        address_selectors: selectors(view, old),
+        subnets,
+        pools: pools(view, node, held, old),
+        bgp: bgp(fabric, &name, &modes, old),
+        modes,
+    }
+}
+
+/// What the agent has to look for. While no mode can be used, what it was.
+fn selectors(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSelectors> {
+    let Some(selectors) = &view.selectors else {
+        return old?.address_selectors.clone();
+    };
+    Some(selectors.clone()).filter(|it| *it != AddressSelectors::default())
+}
+
+/// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an
+/// address of another meanwhile. One that is gone stays while the node has a block of it.
+fn pools(
+    view: &View<'_>,
+    node: &Node,
+    held: &[&NodeSubnet],
+    old: Option<&NodeNetworkSpec>,
+) -> Vec<String> {
+    let usable = view.pools_of(node).map(|pool| pool.name.clone());
+    let holds = |pool: &str| held.iter().any(|subnet| subnet.spec.pool == pool);
+    let stays = |name: &&String| {
+        view.pools.usable(name).is_none() && (!view.pool_is_going(name) || holds(name))
+    };
+    let before = old.into_iter().flat_map(|spec| &spec.pools);
+    let pools: BTreeSet<String> = usable.chain(before.filter(stays).cloned()).collect();
+    pools.into_iter().collect()
+}
+
+/// The node's BGP speaker. Like the modes: while one that is in trouble is kept for the blocks there are, so is the speaker.
+fn bgp(
+    fabric: Option<&Fabric>,
+    name: &str,
+    modes: &[NodeMode],
+    old: Option<&NodeNetworkSpec>,
+) -> Option<NodeBgp> {
+    let speaker = fabric.and_then(|fabric| fabric.speakers.get(name));
+    let kept = || {
+        let in_use = modes.iter().any(|mode| mode.send.way() == Some(Way::Bgp));
+        old.filter(|_| in_use)?.bgp.clone()
+    };
+    speaker.cloned().or_else(kept)
+}
+
+/// The ways that the node has, and for which pools.
+///
+/// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
+/// running traffic, the node goes on doing for it what it did.
+fn modes(view: &View<'_>, ways: &Ways<'_>, node: &str) -> Vec<NodeMode> {
+    let old = view.networks.get(node);
+    let old = || old.into_iter().flat_map(|network| &network.spec.modes);
+    let mut modes: Vec<NodeMode> = Vec::new();
+    let mut add = |way: &NodeMode, pool: &str, standby: bool| {
+        let known = |mode: &NodeMode| mode.name == way.name && mode.same_way(way);
+        let at = modes.iter().position(known).unwrap_or_else(|| {
+            modes.push(NodeMode {
+                pools: Vec::new(),
+                standby: Vec::new(),
+                ..way.clone()
+            });
+            modes.len() - 1
+        });
+        if let Some(mode) = modes.get_mut(at) {
+            let list = if standby {
+                &mut mode.standby
+            } else {
+                &mut mode.pools
+            };
+            list.push(pool.to_owned());
+        }
+    };
+    for pool in view.pools_in_use.iter().copied() {
+        match ways.get(pool) {
+            Some(change) => {
+                change
+                    .send(node)
+                    .into_iter()
+                    .for_each(|way| add(way, pool, false));
+                change.standby(node).for_each(|way| add(way, pool, true));
+            }
+            None => {
+                let has = |list: &[String]| list.iter().any(|name| name == pool);
+                old()
+                    .filter(|mode| has(&mode.pools))
+                    .for_each(|mode| add(mode, pool, false));
+                old()
+                    .filter(|mode| has(&mode.standby))
+                    .for_each(|mode| add(mode, pool, true));
+            }
+        }
+    }
+    modes.sort_by(|one, other| one.name.cmp(&other.name));
+    modes
+}
+
+fn owner(node: &Node) -> OwnerReference {
+    OwnerReference {
+        api_version: Node::api_version(&()).into_owned(),
+        kind: Node::kind(&()).into_owned(),
+        name: node.name_any(),
+        uid: node.uid().unwrap_or_default(),
+        ..OwnerReference::default()
+    }
+}

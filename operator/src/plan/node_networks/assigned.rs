@@ -1,0 +1,197 @@
+//! The condition `Assigned` of NodeNetworks: whether the node has what it needs, and what it lacks and why.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+use netweft_crds::condition::{ASSIGNED, Reason, Status};
+use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
+
+use crate::plan::ipam::assign::Assignment;
+use crate::plan::model::cluster_state::{Changes, News, StatusChange};
+use crate::plan::model::index::View;
+use crate::plan::node_networks::no_address::{no_address, no_usable_address};
+use crate::plan::text::{counted, list};
+use crate::plan::validate::network_mode::Mode;
+use crate::plan::validate::node_address::Choice;
+
+/// Most names that a message lists.
+pub(crate) const NAMED: usize = 5;
+/// What gives a node another address.
+pub(crate) const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+
+/// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
+/// when it is: the condition names the generation it is about.
+#[must_use]
+pub fn plan_assigned(
+    view: &View<'_>,
+    assignment: &Assignment,
+    pending: &Changes<NodeNetwork>,
+) -> Vec<StatusChange<Condition>> {
+    let pending: BTreeSet<_> = pending.update.iter().map(ResourceExt::name_any).collect();
+    let settled = view
+        .networks
+        .iter()
+        .filter(|(name, _)| !pending.contains(**name));
+    settled
+        .filter_map(|(name, network)| {
+            let node = view.nodes.get(name)?;
+            assigned(view, assignment, network, node)
+        })
+        .collect()
+}
+
+/// One of the modes in use: all agree on how node addresses are chosen (`validate`).
+fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
+    view.used_modes().into_values().next()
+}
+
+fn assigned(
+    view: &View<'_>,
+    assignment: &Assignment,
+    network: &NodeNetwork,
+    node: &Node,
+) -> Option<StatusChange<Condition>> {
+    let blocks_in_sight = view.subnets.contains_key(network.name_any().as_str());
+    if !blocks_in_sight && !network.spec.subnets.is_empty() {
+        // Its NodeSubnets have been written, and the watch has yet to say so.
+        return None;
+    }
+    let (status, reason, message) = judge(view, assignment, network, node);
+    let before = network
+        .status
+        .as_ref()
+        .map_or(&[][..], |status| &status.conditions);
+    let old = before.iter().find(|condition| condition.type_ == ASSIGNED);
+    let status = Status {
+        type_: ASSIGNED,
+        status,
+        reason,
+        message: &message,
+    };
+    let condition = status.condition(network.metadata.generation, before, view.world.now);
+    if old == Some(&condition) {
+        return None;
+    }
+    Some(StatusChange {
+        name: network.name_any(),
+        uid: network.uid(),
+        news: News::of(before, &condition, condition.status != "True"),
+        status: condition,
+    })
+}
+
+fn judge(
+    view: &View<'_>,
+    assignment: &Assignment,
+    network: &NodeNetwork,
+    node: &Node,
+) -> (bool, Reason, String) {
+    let name = node.name_any();
+    if let Some(mode) = any_mode(view)
+        && view.any_addresses(node, mode).is_none()
+    {
+        let message = no_address(view, mode, network);
+        return (false, Reason::NoNodeAddress, message);
+    }
+    let lacking = lacking(view, assignment, node);
+    let held = view
+        .subnets
+        .get(name.as_str())
+        .map_or(&[][..], Vec::as_slice);
+    if held.is_empty() {
+        return (
+            false,
+            Reason::NoSubnet,
+            without_block(view, &name, &lacking),
+        );
+    }
+    let mut message = vec![held_blocks(held)];
+    message.extend(lacking);
+    message.extend(view.choice(&name).and_then(twins));
+    (true, Reason::SubnetsAssigned, message.join("; "))
+}
+
+fn held_blocks(held: &[&NodeSubnet]) -> String {
+    let pools: BTreeSet<&str> = held.iter().map(|it| it.spec.pool.as_str()).collect();
+    let pools: Vec<&str> = pools.into_iter().collect();
+    format!(
+        "{} of {}",
+        counted(held.len(), "subnet"),
+        list(&pools, NAMED)
+    )
+}
+
+fn without_block(view: &View<'_>, node: &str, lacking: &[String]) -> String {
+    let why = if any_mode(view).is_some_and(|mode| view.lacks_agent(node, mode)) {
+        "no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector \
+         of the chart's values leave the node out"
+            .to_owned()
+    } else if lacking.is_empty() {
+        "no IPPool serves this node".to_owned()
+    } else {
+        lacking.join("; ")
+    };
+    let tunnels = view.used_modes().into_values().any(Mode::has_tunnels);
+    let plain = if tunnels {
+        "; without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through"
+    } else {
+        ""
+    };
+    format!("{why}{plain}")
+}
+
+/// What pools do not give the node: those that have no block left, and those that the node has no address for.
+fn lacking(view: &View<'_>, assignment: &Assignment, node: &Node) -> Vec<String> {
+    let name = node.name_any();
+    let exhausted = assignment
+        .exhausted
+        .iter()
+        .chain(&assignment.scarce)
+        .filter(|(_, nodes)| nodes.contains(&name));
+    let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
+    let mut lacking = Vec::new();
+    if !exhausted.is_empty() {
+        lacking.push(format!("no block is left in {}", list(&exhausted, NAMED)));
+    }
+    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+        let pools = view.pools_of(node);
+        let pools = pools.filter(|pool| pool.open && pool.family() == family);
+        let pools = pools.filter(|pool| {
+            let mode = view.mode_of(&pool.name);
+            mode.is_some_and(|mode| view.addresses(node, mode, family).is_none())
+        });
+        let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
+        if let Some(mode) = pools.first().and_then(|pool| view.mode_of(pool)) {
+            lacking.push(format!(
+                "no block of {}, whose packets need {}: {}",
+                list(&pools, NAMED),
+                needed(view, mode, family),
+                no_usable_address(view, mode, &name, family)
+            ));
+        }
+    }
+    lacking
+}
+
+/// The address that packets to pods of a family take, in words.
+fn needed(view: &View<'_>, mode: &Mode, inner: IpFamily) -> String {
+    let family = mode.node_family(inner, view.outer_family(mode));
+    format!("an {family} address of the node")
+}
+
+/// Which other Nodes state an address of this node.
+fn twins(choice: &Choice) -> Option<String> {
+    let twins: Vec<String> = choice
+        .twins
+        .iter()
+        .map(|(address, node)| format!("Node {node} ({address})"))
+        .collect();
+    (!twins.is_empty()).then(|| {
+        format!(
+            "the same address is stated by {}, which cannot use it; {REMEDY}",
+            list(&twins, NAMED)
+        )
+    })
+}

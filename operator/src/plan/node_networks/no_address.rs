@@ -1,0 +1,79 @@
+//! Why a node has no address that others can send to, in words.
+
+use kube::ResourceExt;
+use netweft_crds::{AddressSelector, IpFamily, NodeNetwork};
+
+use crate::plan::model::index::View;
+use crate::plan::node_networks::assigned::{NAMED, REMEDY};
+use crate::plan::text::list;
+use crate::plan::validate::network_mode::Mode;
+use crate::plan::validate::node_address::Choice;
+
+/// Why the node has no address at all, and what that means.
+pub fn no_address(view: &View<'_>, mode: &Mode, network: &NodeNetwork) -> String {
+    let name = network.name_any();
+    // Of the two families that a plain way could take, IPv4 is the one that is named.
+    let why = no_usable_address(view, mode, &name, view.outer_family(mode));
+    let last = network.spec.addresses.of(view.outer_family(mode));
+    let kept = last.map(|address| format!("; the last one, {address}, stays in use"));
+    format!("{why}{}", kept.unwrap_or_default())
+}
+
+/// Why no address of the node can be used for packets to pods of family `inner`, and what to do.
+pub fn no_usable_address(view: &View<'_>, mode: &Mode, node: &str, inner: IpFamily) -> String {
+    let family = mode.node_family(inner, view.outer_family(mode));
+    let refused = view.choice(node).and_then(|choice| refused(choice, family));
+    let Some(selector) = mode.address.of(family) else {
+        let usable = if refused.is_some() { "usable " } else { "" };
+        let why = refused.map_or_else(String::new, |why| format!(": {why}"));
+        return format!(
+            "the Node states no {usable}{family} address of type InternalIP in status.addresses{why}"
+        );
+    };
+    let at = format!("spec.nodeAddress {selector}");
+    if let Some(why) = refused {
+        return format!("{at} selects no usable {family} address of this node: {why}");
+    }
+    if !view.has_reported(node, mode) {
+        return format!(
+            "{at} selects {family} addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+        );
+    }
+    format!("{at} {}", nothing_found(selector, family))
+}
+
+/// What an agent that reports no address has looked for in vain.
+fn nothing_found(selector: &AddressSelector, family: IpFamily) -> String {
+    let ordinary = match family {
+        IpFamily::Ipv4 => "",
+        IpFamily::Ipv6 => ", neither temporary, deprecated nor tentative",
+    };
+    let correct = "correct spec.nodeAddress of the NetworkMode or the addresses of the node";
+    if let Some(to) = selector.reaches {
+        return format!(
+            "selects no address of this node: its kernel does not send to {to} from a global {family} address outside all IPPools{ordinary}; \
+             compare `ip route get {to}` on the node, and {correct}"
+        );
+    }
+    if let Some(range) = selector.cidr {
+        return format!(
+            "selects no address of this node: status.addresses of the Node, where kubelet states its own addresses only, has none inside \
+             {range}, and no link of this node that is up has a global one outside all IPPools{ordinary}; compare `ip address` on the node, \
+             and {correct}"
+        );
+    }
+    format!(
+        "matches no link of this node that is up and has a global {family} address outside all IPPools{ordinary}; compare `ip address` on \
+         the node, and {correct}"
+    )
+}
+
+/// Why addresses that are candidates are not used, and what to do.
+fn refused(choice: &Choice, family: IpFamily) -> Option<String> {
+    let refused = choice.refused.iter();
+    let refused = refused.filter(|(address, _)| IpFamily::of(*address) == family);
+    let refused: Vec<String> = refused
+        .map(|(address, fault)| format!("{address} {fault}"))
+        .collect();
+    (!refused.is_empty()).then(|| format!("{}; {REMEDY}", list(&refused, NAMED)))
+}

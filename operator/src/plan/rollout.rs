@@ -1,0 +1,345 @@
+//! Changes of the way to a pool's blocks, node by node, so that no packet is lost: the way that is asked for is there on every node
+//! before one node uses it, and the way before stays until none does.
+//!
+//! ```text
+//!   Preparing   all receive both ways, send the old one, and try the new one
+//!   Switching   some at a time send the new way                               all nodes have what the others may send by
+//!   Retiring    all send the new way, the old one is taken away
+//!   Stable
+//! ```
+//!
+//! What is under way stands in the NodeNetworks themselves: which way each node sends, which stand by, what its agent has
+//! acknowledged and found. So a new leader goes on where the last one was, and whatever is edited meanwhile, back for one, is a new
+//! target from there.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netweft_crds::{
+    self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase, Probe,
+    Way,
+};
+
+use crate::plan::model::index::{Absence, View};
+use crate::plan::status::acknowledged;
+use crate::plan::text::list;
+use crate::plan::validate::network_mode::Mode;
+
+/// How the blocks of one pool are reached.
+#[derive(Debug)]
+pub struct Change<'a> {
+    /// Where the change stands.
+    pub phase: Phase,
+    /// All ways that nodes need; the first is the one that is asked for.
+    ways: Vec<NodeMode>,
+    /// Nodes that send another way than the first, and which.
+    sends: BTreeMap<&'a str, usize>,
+    /// Nodes that do not carry the pool's traffic the way that is asked for, as far as known.
+    pub unsettled: BTreeSet<&'a str>,
+    /// Nodes that the phase waits for.
+    pub waiting: BTreeSet<&'a str>,
+    /// Nodes that do not carry the pool's traffic the way that is asked for and are not waited for, and why.
+    pub passed_over: BTreeMap<&'a str, Absence>,
+}
+
+/// All pools in use whose mode can be used, by name.
+pub type Ways<'a> = BTreeMap<&'a str, Change<'a>>;
+
+/// Looks at all pools.
+#[must_use]
+pub fn ways<'a>(view: &'a View<'a>) -> Ways<'a> {
+    let pools = view.pools_in_use.iter().copied();
+    let looks =
+        pools.filter_map(|pool| Some((pool, Change::look(view, pool, view.mode_of(pool)?))));
+    looks.collect()
+}
+
+impl<'a> Change<'a> {
+    /// What `node` sends by.
+    #[must_use]
+    pub fn send(&self, node: &str) -> Option<&NodeMode> {
+        self.ways
+            .get(self.sends.get(node).copied().unwrap_or_default())
+    }
+
+    /// By what else `node` receives.
+    pub fn standby(&self, node: &str) -> impl Iterator<Item = &NodeMode> {
+        let sends = self.sends.get(node).copied().unwrap_or_default();
+        let changing = matches!(self.phase, Phase::Preparing | Phase::Switching);
+        let ways = self
+            .ways
+            .iter()
+            .enumerate()
+            .filter(move |(n, _)| changing && *n != sends);
+        ways.map(|(_, way)| way)
+    }
+
+    /// The way before, while there is one.
+    #[must_use]
+    pub fn from(&self) -> Option<&NodeMode> {
+        self.ways.get(1)
+    }
+
+    fn look(view: &'a View<'a>, pool: &str, mode: &Mode) -> Self {
+        let target = mode.node_mode(view.outer_family(mode));
+        let nodes: Vec<Stand<'a>> = view
+            .nodes
+            .keys()
+            .map(|name| Stand::look(view, name, pool, mode, &target))
+            .collect();
+        let mut ways = vec![target];
+        for way in nodes.iter().flat_map(Stand::ways) {
+            let known = ways.iter().any(|known| known.same_way(way));
+            let excluded = ways.first().is_some_and(|target| exclude(target, way));
+            if !known && !excluded {
+                ways.push(bare(way));
+            }
+        }
+        let of = |choose: fn(&Stand<'a>) -> bool| {
+            let chosen = nodes.iter().filter(|node| choose(node));
+            chosen.map(|node| node.name).collect::<BTreeSet<_>>()
+        };
+        let passed_over = nodes.iter().filter(|node| !node.settled);
+        let passed_over = passed_over.filter_map(|node| Some((node.name, node.absence?)));
+        let passed_over = passed_over.collect();
+        let mut change = Self {
+            phase: Phase::Stable,
+            ways,
+            sends: BTreeMap::new(),
+            unsettled: of(|node| !node.settled),
+            waiting: of(|node| !node.settled && node.absence.is_none()),
+            passed_over,
+        };
+        let through =
+            |node: &Stand<'_>| node.settled || node.absence.is_some() || node.is_through();
+        if change.ways.len() > 1 {
+            if nodes.iter().all(through) {
+                change.phase = Phase::Retiring;
+            } else {
+                change.go_on(&nodes, mode.rollout.at_once(nodes.len()));
+            }
+        }
+        change
+    }
+
+    /// Decides who sends by what.
+    fn go_on(&mut self, nodes: &[Stand<'a>], at_once: usize) {
+        let waited_for: BTreeSet<&str> = nodes
+            .iter()
+            .filter(|node| node.absence.is_none() && !node.is_new)
+            .map(|node| node.name)
+            .collect();
+        let counts = |silent: &str| waited_for.contains(silent);
+        let unprepared = nodes
+            .iter()
+            .filter(|node| waited_for.contains(node.name) && !node.is_prepared(&counts));
+        let unprepared: BTreeSet<&str> = unprepared.map(|node| node.name).collect();
+        // All had tried it then.
+        let begun = nodes.iter().any(|node| node.sends_target && !node.is_new);
+        let ready = begun || unprepared.is_empty();
+        self.phase = if ready {
+            Phase::Switching
+        } else {
+            Phase::Preparing
+        };
+        if !ready {
+            self.waiting = unprepared;
+        }
+        let under_way = nodes
+            .iter()
+            .filter(|node| node.sends_target && !node.settled && waited_for.contains(node.name));
+        let mut left = at_once.saturating_sub(under_way.count());
+        let usual = self.usual_way(nodes);
+        for node in nodes.iter().filter(|node| !node.sends_target) {
+            let mut switch = || {
+                if !waited_for.contains(node.name) {
+                    return true;
+                }
+                let may = left > 0 && node.is_prepared(&counts);
+                left -= usize::from(may);
+                may
+            };
+            if ready && switch() {
+                continue;
+            }
+            // One that has nothing yet does as the others do.
+            let sends = node.sends.and_then(|way| self.position(way));
+            self.sends.insert(node.name, sends.unwrap_or(usual));
+        }
+    }
+
+    /// The way that most nodes send by which do not send the new way.
+    fn usual_way(&self, nodes: &[Stand<'a>]) -> usize {
+        let mut counts = vec![0_usize; self.ways.len()];
+        let others = nodes.iter().filter(|node| !node.sends_target);
+        for way in others.filter_map(|node| self.position(node.sends?)) {
+            if let Some(count) = counts.get_mut(way) {
+                *count += 1;
+            }
+        }
+        // The first of those that are alike.
+        let most = counts
+            .iter()
+            .enumerate()
+            .rev()
+            .max_by_key(|(_, count)| **count);
+        most.map(|(way, _)| way).unwrap_or_default()
+    }
+
+    fn position(&self, way: &NodeMode) -> Option<usize> {
+        self.ways.iter().position(|known| known.same_way(way))
+    }
+}
+
+/// Where one node stands.
+struct Stand<'a> {
+    name: &'a str,
+    /// What it sends by.
+    sends: Option<&'a NodeMode>,
+    /// What stands by.
+    standby: Vec<&'a NodeMode>,
+    sends_target: bool,
+    /// It sends the way that is asked for, and its agent has said so.
+    settled: bool,
+    /// Its agent has said that its kernel is as the spec wants it.
+    acknowledged: bool,
+    /// Its agent has never said anything: nothing is sent to its pods, for it has none.
+    is_new: bool,
+    /// Why it is not waited for, if it is not.
+    absence: Option<Absence>,
+    /// Nodes that it gets no answer from by the way that is asked for; `None`: it has not tried. Without a probe none count.
+    silent: Option<Vec<&'a str>>,
+}
+
+impl<'a> Stand<'a> {
+    fn look(view: &View<'a>, name: &'a str, pool: &str, mode: &Mode, target: &NodeMode) -> Self {
+        let network = view.networks.get(name).copied();
+        let modes = network.map_or(&[][..], |network| &network.spec.modes);
+        let has = |list: &[String]| list.iter().any(|it| it == pool);
+        let sends = modes.iter().find(|mode| has(&mode.pools));
+        let standby = modes.iter().filter(|mode| has(&mode.standby));
+        let sends_target = sends.is_some_and(|way| way.same_way(target));
+        let acknowledged = network.is_some_and(acknowledged);
+        Self {
+            name,
+            sends,
+            standby: standby.collect(),
+            sends_target,
+            settled: sends_target && acknowledged,
+            acknowledged,
+            is_new: !view.has_spoken(name),
+            absence: view.absence(name, mode),
+            silent: match mode.rollout.probe {
+                Probe::Icmp => network.and_then(|network| silent(network, target)),
+                Probe::None => Some(Vec::new()),
+            },
+        }
+    }
+
+    /// Whether it has only the way that is asked for: the others were taken from it when all nodes sent that one, or it is new.
+    fn is_through(&self) -> bool {
+        self.sends_target && self.standby.is_empty()
+    }
+
+    fn ways(&self) -> impl Iterator<Item = &'a NodeMode> {
+        self.sends.into_iter().chain(self.standby.iter().copied())
+    }
+
+    /// Whether it could send the way that is asked for: it says that all is there, and of the nodes that count every one it asked has
+    /// answered.
+    fn is_prepared(&self, counts: &dyn Fn(&str) -> bool) -> bool {
+        let proven = || {
+            self.silent
+                .as_ref()
+                .is_some_and(|silent| !silent.iter().any(|node| counts(node)))
+        };
+        self.acknowledged && (self.sends_target || proven())
+    }
+}
+
+/// Nodes that did not answer by a way that stands by on this node, as its agent says. Of ways that differ in their parameters only,
+/// all count.
+fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> {
+    let name = way.send.way()?.to_string();
+    let tried = network.status.as_ref()?.standby.iter();
+    let mut tried = tried
+        .filter(|tried| tried.mode == way.name && tried.way == name)
+        .peekable();
+    tried.peek()?;
+    let silent = tried.flat_map(|tried| &tried.silent);
+    Some(silent.map(String::as_str).collect())
+}
+
+/// Why a node that is waited for has not got further, as far as its agent has said.
+#[must_use]
+pub fn obstacle(view: &View<'_>, name: &str) -> Option<String> {
+    let network = view.networks.get(name)?;
+    let tried = network.status.as_ref()?.standby.iter();
+    let mut tried = tried.filter(|tried| !tried.silent.is_empty());
+    let tried = tried.next().filter(|_| acknowledged(network))?;
+    let silent: Vec<&String> = tried.silent.iter().collect();
+    let why = tried
+        .message
+        .as_deref()
+        .map_or_else(String::new, |why| format!(" ({why})"));
+    let hint = if why.is_empty() {
+        "; if something on the way drops ICMP echo, set spec.rollout.probe to none"
+    } else {
+        ""
+    };
+    Some(format!(
+        "{name} gets no answer to ICMP echo by {} from {}{why}{hint}",
+        tried.way,
+        list(&silent, 3)
+    ))
+}
+
+/// A way as a status names it.
+#[must_use]
+pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
+    let (mode, encapsulation) = match mode.send.way()? {
+        Way::Vxlan(_) => (crds::Mode::Overlay, Some(Encapsulation::Vxlan)),
+        Way::Ipip => (crds::Mode::Overlay, Some(Encapsulation::Ipip)),
+        Way::Udp(_) => (crds::Mode::Overlay, Some(Encapsulation::Udp)),
+        Way::Direct => (crds::Mode::HostGw, None),
+        Way::Bgp => (crds::Mode::Underlay, None),
+    };
+    Some(ModeSummary {
+        mode,
+        encapsulation,
+    })
+}
+
+/// A way in a few words.
+#[must_use]
+pub fn in_words(mode: &NodeMode) -> String {
+    let way = mode
+        .send
+        .way()
+        .map_or_else(|| "an unknown way".to_owned(), |way| way.to_string());
+    match mode.encapsulate_when {
+        EncapsulateWhen::Always => way,
+        EncapsulateWhen::CrossSubnet => format!("{way} across subnets"),
+    }
+}
+
+/// The way alone.
+fn bare(mode: &NodeMode) -> NodeMode {
+    NodeMode {
+        pools: Vec::new(),
+        standby: Vec::new(),
+        ..mode.clone()
+    }
+}
+
+/// Whether no node can have both at the same time: they would be the same link with another address, or the same UDP port of the
+/// kernel's and the relay's.
+fn exclude(one: &NodeMode, other: &NodeMode) -> bool {
+    let other_family = one.outer_family != other.outer_family;
+    match (one.send.way(), other.send.way()) {
+        (Some(Way::Vxlan(one)), Some(Way::Vxlan(other))) => one == other && other_family,
+        (Some(Way::Udp(one)), Some(Way::Udp(other))) => one == other && other_family,
+        (Some(Way::Vxlan(vxlan)), Some(Way::Udp(udp)))
+        | (Some(Way::Udp(udp)), Some(Way::Vxlan(vxlan))) => vxlan.port == udp.port,
+        (_, _) => false,
+    }
+}

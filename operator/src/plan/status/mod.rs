@@ -1,0 +1,178 @@
+//! What users' objects are told about themselves: counts and verdicts as statuses.
+
+pub mod drain;
+pub mod network_unavailable;
+mod pools;
+mod progress;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
+use netweft_crds::{NetworkMode, NetworkModeStatus, NodeNetwork, Phase};
+
+use crate::plan::bgp::Fabric;
+use crate::plan::model::cluster_state::{News, StatusChange, Unreadable, UserKind};
+use crate::plan::model::index::View;
+use crate::plan::rollout::Ways;
+pub use crate::plan::status::pools::plan_pools;
+use crate::plan::text::list;
+
+/// Most nodes that a status names.
+pub const NAMED: usize = 5;
+
+/// Statuses of NetworkModes that differ from what stands there.
+#[must_use]
+pub fn plan_modes(
+    view: &View<'_>,
+    ways: &Ways<'_>,
+    fabric: Option<&Fabric>,
+) -> Vec<StatusChange<NetworkModeStatus>> {
+    let used = view.used_modes();
+    let changes = view.world.modes.iter().filter_map(|object| {
+        let (verdict, status) = match view.modes.get(&object.name_any())? {
+            Err(why) => (why.clone(), NetworkModeStatus::default()),
+            Ok(mode) if used.contains_key(mode.name.as_str()) => {
+                let (mut verdict, status) = progress::progress(view, ways, object, mode);
+                let of_mode = fabric.filter(|fabric| fabric.mode == mode.name);
+                verdict.message += &of_mode.map(too_many).unwrap_or_default();
+                (verdict, status)
+            }
+            Ok(_) => {
+                let status = NetworkModeStatus {
+                    phase: Some(Phase::Stable),
+                    ..NetworkModeStatus::default()
+                };
+                (unused(object), status)
+            }
+        };
+        let status = NetworkModeStatus {
+            observed_generation: object.metadata.generation,
+            ..status
+        };
+        let change = Change {
+            meta: &object.metadata,
+            verdict,
+            now: view.world.now,
+        };
+        change.of(object.status.as_ref(), status, |status| {
+            &mut status.conditions
+        })
+    });
+    changes
+        .chain(unreadable(view, UserKind::Mode, |meta, conditions| {
+            NetworkModeStatus {
+                observed_generation: meta.generation,
+                conditions,
+                ..NetworkModeStatus::default()
+            }
+        }))
+        .collect()
+}
+
+/// One object's new status in the making.
+pub struct Change<'a> {
+    /// The object.
+    pub meta: &'a ObjectMeta,
+    /// What there is to say about it.
+    pub verdict: Verdict,
+    /// The time of conditions that change.
+    pub now: Timestamp,
+}
+
+impl Change<'_> {
+    /// `new` with the conditions of the verdict, unless `old` says the same.
+    pub fn of<S: Clone + Default + PartialEq>(
+        self,
+        old: Option<&S>,
+        mut new: S,
+        conditions: fn(&mut S) -> &mut Vec<Condition>,
+    ) -> Option<StatusChange<S>> {
+        let mut own = old.cloned().unwrap_or_default();
+        let before = std::mem::take(conditions(&mut own));
+        let after = self
+            .verdict
+            .conditions(self.meta.generation, &before, self.now);
+        // Conditions that somebody else keeps on the object are none of our business.
+        let kept = after
+            .iter()
+            .filter_map(|new| before.iter().find(|old| old.type_ == new.type_));
+        *conditions(&mut own) = kept.cloned().collect();
+        let warning =
+            self.verdict.state == State::Stalled || self.verdict.reason == Reason::NearlyExhausted;
+        let ready = after.iter().find(|condition| condition.type_ == READY);
+        let news = ready.and_then(|ready| News::of(&before, ready, warning));
+        *conditions(&mut new) = after;
+        (old.is_none() || own != new).then(|| StatusChange {
+            name: self.meta.name.clone().unwrap_or_default(),
+            uid: self.meta.uid.clone(),
+            status: new,
+            news,
+        })
+    }
+}
+
+/// Statuses of objects that cannot be read. What stands there now cannot be read either, so they are written always;
+/// that changes nothing in the API server, because the time is the object's own.
+pub fn unreadable<'a, S>(
+    view: &'a View<'_>,
+    kind: UserKind,
+    status: fn(&ObjectMeta, Vec<Condition>) -> S,
+) -> impl Iterator<Item = StatusChange<S>> + 'a
+where
+    S: 'a,
+{
+    let objects = view
+        .world
+        .unreadable
+        .iter()
+        .filter(move |object| object.kind == kind);
+    objects.map(
+        move |Unreadable {
+                  metadata, error, ..
+              }| {
+            let verdict = Verdict::stalled(
+                Reason::Invalid,
+                format!("the object cannot be read: {error}"),
+            );
+            let time = metadata
+                .creation_timestamp
+                .as_ref()
+                .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+            StatusChange {
+                name: metadata.name.clone().unwrap_or_default(),
+                uid: metadata.uid.clone(),
+                status: status(metadata, verdict.conditions(metadata.generation, &[], time)),
+                news: None,
+            }
+        },
+    )
+}
+
+fn unused(object: &NetworkMode) -> Verdict {
+    let name = object.name_any();
+    Verdict::ready(
+        Reason::Unused,
+        format!("no usable IPPool has spec.networkMode {name}"),
+    )
+}
+
+/// Who has no session because there would be too many.
+fn too_many(fabric: &Fabric) -> String {
+    if fabric.left_out.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; too many nodes for a session between any two: {} lack some; set \
+         spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
+        list(&fabric.left_out, NAMED)
+    )
+}
+
+/// Whether the node's agent says that its kernel agrees with the spec as it is now.
+pub fn acknowledged(network: &NodeNetwork) -> bool {
+    network.status.as_ref().is_some_and(|status| {
+        status.observed_generation == network.metadata.generation
+            && is_true(&status.conditions, READY)
+    })
+}

@@ -1,0 +1,90 @@
+//! The condition `NetworkUnavailable` of Nodes.
+//!
+//! Cloud providers set it True when a Node is registered, and the node lifecycle controller taints such Nodes
+//! (`node.kubernetes.io/network-unavailable`): no pod is scheduled there until the pod network clears the condition
+//! (Kubernetes: `pkg/controller/nodelifecycle`, `taintNodeByCondition`).
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+
+use crate::plan::model::index::View;
+use crate::plan::status::acknowledged;
+
+/// The condition's type.
+pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+
+/// A Node that is told that its network is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkUp {
+    /// Its name.
+    pub node: String,
+    /// Its UID.
+    pub uid: Option<String>,
+    /// Since when, by the operator's clock.
+    pub since: Timestamp,
+}
+
+/// The Nodes whose agent says that the network is programmed while their condition says that there is none.
+#[must_use]
+pub fn plan(view: &View<'_>) -> Vec<NetworkUp> {
+    let nodes = view.nodes.iter();
+    let up = nodes.filter(|(name, node)| {
+        let network = view.networks.get(*name);
+        is_unavailable(node) && network.is_some_and(|network| acknowledged(network))
+    });
+    up.map(|(_, node)| NetworkUp {
+        node: node.name_any(),
+        uid: node.uid(),
+        since: view.world.now,
+    })
+    .collect()
+}
+
+fn is_unavailable(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let mut conditions = conditions.filter(|condition| condition.type_ == NETWORK_UNAVAILABLE);
+    conditions.any(|condition| condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::NodeCondition;
+
+    use super::*;
+    use crate::testing::{Cluster, cluster};
+
+    /// Nodes that are told.
+    fn told(cluster: &Cluster) -> Vec<String> {
+        let up = cluster.plan().network_up.into_iter();
+        up.map(|up| up.node).collect()
+    }
+
+    #[test]
+    fn a_node_is_available_when_its_network_is_programmed() {
+        let mut cluster = cluster(3);
+        for (node, status) in cluster.nodes.iter_mut().zip(["True", "True", "False"]) {
+            let condition = NodeCondition {
+                type_: NETWORK_UNAVAILABLE.to_owned(),
+                status: status.to_owned(),
+                ..NodeCondition::default()
+            };
+            node.status.as_mut().unwrap().conditions = Some(vec![condition]);
+        }
+        cluster.settle();
+        assert!(told(&cluster).is_empty());
+        cluster.agents_report(0);
+        cluster.networks[1]
+            .status
+            .as_mut()
+            .unwrap()
+            .observed_generation = Some(0);
+        cluster.settle_but_for_conditions_of_nodes();
+        assert_eq!(told(&cluster), ["worker-1"]);
+        cluster.nodes[0].status.as_mut().unwrap().conditions = None;
+        assert!(told(&cluster).is_empty());
+    }
+}

@@ -1,0 +1,270 @@
+//! What IPPools are told about themselves: how much of them is in use, and whether they give blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
+
+use crate::plan::ipam::assign::Assignment;
+use crate::plan::ipam::blocks::{Blocks, address_count};
+use crate::plan::model::cluster_state::{StatusChange, UserKind};
+use crate::plan::model::index::View;
+use crate::plan::status::drain;
+use crate::plan::status::{Change, NAMED, unreadable};
+use crate::plan::text::{counted, list};
+use crate::plan::validate::cluster_ranges;
+use crate::plan::validate::ip_pool::lenient_reserved;
+
+/// Statuses of IPPools that differ from what stands there.
+#[must_use]
+pub fn plan_pools(view: &View<'_>, assignment: &Assignment) -> Vec<StatusChange<IPPoolStatus>> {
+    let held = blocks_by_pool(view);
+    let changes = view.pool_objects.iter().filter_map(|(name, pool)| {
+        let held = held.get(name).map_or(&[][..], Vec::as_slice);
+        let verdict = judge_pool(view, assignment, pool, held);
+        let status = IPPoolStatus {
+            observed_generation: pool.metadata.generation,
+            usage: Some(usage(pool, held)),
+            remaining: drain::remaining(pool, view.networks.values().copied(), &view.world.owners),
+            conditions: Vec::new(),
+        };
+        let change = Change {
+            meta: &pool.metadata,
+            verdict,
+            now: view.world.now,
+        };
+        let old = pool.status.as_ref();
+        let change = change.of(old, status, |status| &mut status.conditions);
+        let lately = view.world.counted_lately.contains(*name);
+        change.filter(|change| !lately || !only_counts_differ(old, &change.status))
+    });
+    changes
+        .chain(unreadable(view, UserKind::Pool, |meta, conditions| {
+            IPPoolStatus {
+                observed_generation: meta.generation,
+                conditions,
+                ..IPPoolStatus::default()
+            }
+        }))
+        .collect()
+}
+
+/// Whether what would be written says nothing new but how much is in use.
+fn only_counts_differ(old: Option<&IPPoolStatus>, new: &IPPoolStatus) -> bool {
+    old.is_some_and(|old| {
+        let mut conditions = new.conditions.iter();
+        old.observed_generation == new.observed_generation
+            && old.remaining == new.remaining
+            && conditions.all(|condition| old.conditions.contains(condition))
+    })
+}
+
+/// A block and its node, and how many of its addresses are in use.
+struct Held<'a> {
+    node: &'a str,
+    used: i64,
+    /// Whether the Node is gone.
+    orphaned: bool,
+}
+
+fn blocks_by_pool<'a>(view: &View<'a>) -> BTreeMap<&'a str, Vec<Held<'a>>> {
+    let statuses = view
+        .networks
+        .values()
+        .filter_map(|network| network.status.as_ref());
+    let usage = statuses.flat_map(|status| &status.subnets);
+    let used: BTreeMap<IpNet, i64> = usage.map(|usage| (usage.cidr, usage.used)).collect();
+    let mut pools: BTreeMap<&str, Vec<Held<'_>>> = BTreeMap::new();
+    for subnet in view.world.subnets.iter().copied() {
+        let used = used.get(&subnet.spec.cidr).copied().unwrap_or_default();
+        let held = Held {
+            node: &subnet.spec.node,
+            used,
+            orphaned: subnet.spec.state == SubnetState::Orphaned,
+        };
+        pools.entry(&subnet.spec.pool).or_default().push(held);
+    }
+    pools
+}
+
+fn usage(pool: &IPPool, held: &[Held<'_>]) -> Usage {
+    let reserved = lenient_reserved(&pool.spec.reserved);
+    let blocks = Blocks::new(pool.spec.cidr, pool.spec.block_prefix(), &reserved, []);
+    Usage {
+        blocks: UsageCount {
+            total: saturated(blocks.total()),
+            used: i64::try_from(held.len()).unwrap_or(i64::MAX),
+        },
+        addresses: UsageCount {
+            total: saturated(address_count(&pool.spec.cidr, &reserved)),
+            used: held
+                .iter()
+                .map(|held| held.used)
+                .fold(0, i64::saturating_add),
+        },
+    }
+}
+
+fn saturated(count: u128) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn judge_pool(
+    view: &View<'_>,
+    assignment: &Assignment,
+    pool: &IPPool,
+    held: &[Held<'_>],
+) -> Verdict {
+    let name = pool.name_any();
+    if pool.metadata.deletion_timestamp.is_some() {
+        return in_use(held);
+    }
+    if let Some(Err(why)) = view.pools.by_name.get(&name) {
+        return why.clone();
+    }
+    if let Some(why) = spent(assignment, &name, held) {
+        return why;
+    }
+    if let Some(why) = without_family(view, &name) {
+        return Verdict::stalled(Reason::NoNodeAddress, why);
+    }
+    // Blocks are assigned all the same: a cluster has to come up before somebody can repair it.
+    if let Some(why) = view.kube_proxy.mismatch(&pool.spec) {
+        return Verdict::stalled(Reason::KubeProxyMismatch, why);
+    }
+    let left = assignment.free.get(&name).copied().unwrap_or_default();
+    let free = counted(left, "block");
+    let remark = view.kube_proxy.remark(&pool.spec);
+    let remark = remark.map_or_else(String::new, |it| format!("; {it}"));
+    let besides = format!(
+        "{}{}{remark}",
+        orphans(held, "kept for operator.orphanGrace"),
+        strangers(view, pool)
+    );
+    if pool.spec.disabled {
+        let kept = counted(held.len(), "block");
+        let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
+            0 => "no pod has an address of it, so it can be deleted".to_owned(),
+            1 => "1 address is in use, see status.remaining".to_owned(),
+            used => format!("{used} addresses are in use, see status.remaining"),
+        };
+        return Verdict::ready(
+            Reason::Disabled,
+            format!(
+                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {remaining}{besides}"
+            ),
+        );
+    }
+    // Less than a fifth: so that there is time to do something before the pool is spent.
+    let all = usage(pool, held).blocks.total;
+    if saturated(left).saturating_mul(5) < all {
+        return Verdict::ready(
+            Reason::NearlyExhausted,
+            format!("only {free} free: create another IPPool before they are spent{besides}"),
+        );
+    }
+    Verdict::ready(Reason::Allocatable, format!("{free} free{besides}"))
+}
+
+/// Whom no block is left for.
+fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdict> {
+    let named = |nodes: &BTreeSet<String>| {
+        let nodes: Vec<_> = nodes.iter().collect();
+        list(&nodes, NAMED)
+    };
+    let first = assignment.exhausted.get(pool);
+    let first = first.map(|nodes| format!("no block is left for {}", named(nodes)));
+    let more = || {
+        let nodes = named(assignment.scarce.get(pool)?);
+        Some(format!(
+            "no block is left, and addresses run short on {nodes}"
+        ))
+    };
+    let why = first.or_else(more)?;
+    let besides = orphans(held, "about to be reclaimed");
+    Some(Verdict::stalled(
+        Reason::Exhausted,
+        format!("{why}{besides}; create another IPPool"),
+    ))
+}
+
+/// How many blocks are those of Nodes that are gone, and what becomes of them.
+fn orphans(held: &[Held<'_>], what: &str) -> String {
+    match held.iter().filter(|held| held.orphaned).count() {
+        0 => String::new(),
+        count => format!("; {} of deleted Nodes {what}", counted(count, "block")),
+    }
+}
+
+/// Nodes that state an address of the pool: the blocks with these addresses are assigned to nobody.
+fn strangers(view: &View<'_>, pool: &IPPool) -> String {
+    let stated = cluster_ranges::addresses_of_nodes(view.world);
+    let inside = stated.filter(|(_, address)| pool.spec.cidr.contains(address));
+    let mut named: Vec<String> = inside
+        .map(|(node, address)| format!("Node {} ({address})", node.name_any()))
+        .collect();
+    named.sort();
+    named.dedup();
+    if named.is_empty() {
+        return String::new();
+    }
+    format!(
+        "; {} states an address inside spec.cidr, whose block is assigned to nobody: correct the Node",
+        list(&named, NAMED)
+    )
+}
+
+/// Why no Node that the pool serves can have a block of it though they have addresses: all of the other family.
+fn without_family(view: &View<'_>, name: &str) -> Option<String> {
+    let (pool, mode) = (view.pools.usable(name)?, view.mode_of(name)?);
+    if !pool.open {
+        return None;
+    }
+    let family = pool.family();
+    let served = |node: &&&Node| view.pools_of(node).any(|own| own.name == pool.name);
+    let mut nodes = view.nodes.values().filter(served).peekable();
+    nodes.peek()?;
+    let mut of_other_family = false;
+    for node in nodes {
+        if view.addresses(node, mode, family).is_some() {
+            return None;
+        }
+        of_other_family |= view.any_addresses(node, mode).is_some();
+    }
+    let needed = mode.node_family(family, view.outer_family(mode));
+    of_other_family.then(|| {
+        format!(
+            "no block is assigned: NetworkMode {} sends to {needed} addresses of nodes, and no Node that this pool serves has one that \
+             spec.nodeAddress of the NetworkMode chooses; {}",
+            mode.name,
+            match mode.address.of(needed) {
+                None => "let kubelet state one (--node-ip), or correct spec.nodeAddress",
+                Some(_) => "the condition Assigned of the NodeNetworks says why",
+            }
+        )
+    })
+}
+
+fn in_use(held: &[Held<'_>]) -> Verdict {
+    if held.is_empty() {
+        return Verdict::reconciling(Reason::InUse, "being deleted; no block is left");
+    }
+    let mut nodes: Vec<_> = held.iter().map(|held| held.node).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
+    Verdict::reconciling(
+        Reason::InUse,
+        format!(
+            "being deleted; kept until {} without pods, which status.remaining names: waiting for {}",
+            if held.len() == 1 {
+                "1 block is".to_owned()
+            } else {
+                format!("{} blocks are", held.len())
+            },
+            list(&nodes, NAMED)
+        ),
+    )
+}

@@ -1,0 +1,166 @@
+//! How far the nodes are with a mode, and with a change of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netweft_crds::condition::{READY, Reason, Verdict};
+use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
+
+use crate::plan::model::index::{Absence, View};
+use crate::plan::rollout::{Change, Ways, in_words, obstacle, summary};
+use crate::plan::status::NAMED;
+use crate::plan::text::{counted, list};
+use crate::plan::validate::network_mode::Mode;
+
+/// What is seen of all pools of a mode together.
+struct Seen<'v> {
+    /// The earliest phase that one is in.
+    phase: Phase,
+    /// The way before.
+    from: Option<ModeSummary>,
+    /// What changes into what, in words.
+    change: String,
+    /// Nodes that do not carry the traffic of all as they should.
+    unsettled: BTreeSet<&'v str>,
+    /// Nodes that the phase waits for.
+    waiting: BTreeSet<&'v str>,
+    /// Nodes that it does not, and why.
+    passed_over: BTreeMap<&'v str, Absence>,
+}
+
+impl<'v> Seen<'v> {
+    fn look(changes: &[&'v Change<'v>], to: &NodeMode, before: Option<&NetworkModeStatus>) -> Self {
+        let slowest = changes.iter().min_by_key(|change| change.phase);
+        let phase = slowest.map_or(Phase::Stable, |change| change.phase);
+        let from = slowest.and_then(|change| change.from());
+        let alike = changes.iter().filter(|it| it.phase == phase);
+        let change = |from| format!("from {} to {}: ", in_words(from), in_words(to));
+        let mut seen = Self {
+            phase,
+            from: from.and_then(summary),
+            change: from.map(change).unwrap_or_default(),
+            unsettled: together(changes.iter().map(|it| &it.unsettled)),
+            waiting: together(alike.map(|it| &it.waiting)),
+            passed_over: changes
+                .iter()
+                .flat_map(|it| &it.passed_over)
+                .map(|(name, why)| (*name, *why))
+                .collect(),
+        };
+        if phase == Phase::Stable {
+            // The old way has left the specs, and some nodes have yet to say that it has left them.
+            let changing = |it: &&NetworkModeStatus| it.phase.is_some_and(|it| it != Phase::Stable);
+            match before.filter(changing) {
+                Some(before) if !seen.waiting.is_empty() => {
+                    seen.phase = Phase::Retiring;
+                    seen.from.clone_from(&before.from);
+                }
+                Some(_) | None => {}
+            }
+        }
+        seen
+    }
+
+    /// The phase in a sentence, with the nodes that it waits for and what they say.
+    fn sentence(&self, view: &View<'_>, done: usize) -> String {
+        let (all, change) = (counted(view.nodes.len(), "node"), &self.change);
+        let mut text = match self.phase {
+            Phase::Preparing => format!(
+                "{change}nodes receive both and try the new way; until all have tried they send the old one"
+            ),
+            Phase::Switching => format!("{change}{done} of {all} send the new way"),
+            Phase::Retiring => {
+                format!("{change}all nodes send the new way; the old one is taken away")
+            }
+            Phase::Stable => format!("{done} of {all} carry traffic"),
+        };
+        let names: Vec<&str> = self.waiting.iter().copied().collect();
+        if !names.is_empty() {
+            text += &format!("; waiting for {}", list(&names, NAMED));
+        }
+        if let Some(said) = names.iter().find_map(|name| complaint(view, name)) {
+            text += &format!("; {said}");
+        }
+        for (why, because) in [
+            (Absence::NotReady, "their Nodes are not Ready"),
+            (
+                Absence::Silent,
+                "no agent there has acknowledged its NodeNetwork within spec.rollout.progressDeadline",
+            ),
+        ] {
+            let names = self.passed_over.iter().filter(|(_, of)| **of == why);
+            let names: Vec<&str> = names.map(|(name, _)| *name).collect();
+            if !names.is_empty() {
+                let names = list(&names, NAMED);
+                text += &format!("; not waited for, because {because}: {names}");
+            }
+        }
+        if !view.without_agent.is_empty() {
+            let names: Vec<&str> = view.without_agent.iter().copied().collect();
+            let names = list(&names, NAMED);
+            text += &format!("; no agent runs by agent.nodeSelector on {names}");
+        }
+        text
+    }
+}
+
+/// What there is to say about a mode that pools use, but for the conditions.
+pub fn progress(
+    view: &View<'_>,
+    ways: &Ways<'_>,
+    object: &NetworkMode,
+    mode: &Mode,
+) -> (Verdict, NetworkModeStatus) {
+    let of_mode = ways.iter().filter(|(pool, _)| {
+        let its = view.mode_of(pool);
+        its.is_some_and(|its| its.name == mode.name)
+    });
+    let changes: Vec<&Change<'_>> = of_mode.map(|(_, change)| change).collect();
+    let to = mode.node_mode(view.outer_family(mode));
+    let seen = Seen::look(&changes, &to, object.status.as_ref());
+    let total = view.nodes.len();
+    let done = total.saturating_sub(seen.unsettled.len());
+    let message = seen.sentence(view, done);
+    let reason = match seen.phase {
+        Phase::Preparing => Reason::Preparing,
+        Phase::Switching => Reason::Switching,
+        Phase::Retiring => Reason::Retiring,
+        Phase::Stable => Reason::Programming,
+    };
+    // Where nobody is waited for because nobody says anything, nothing is known to work.
+    let works = done > 0 || total == 0;
+    let verdict = if seen.phase == Phase::Stable && seen.waiting.is_empty() && works {
+        Verdict::ready(Reason::Programmed, message)
+    } else {
+        Verdict::reconciling(reason, message)
+    };
+    let named = seen.waiting.iter().take(NAMED);
+    let status = NetworkModeStatus {
+        phase: Some(seen.phase),
+        from: seen.from,
+        nodes: Some(NodeProgress {
+            total: i64::try_from(total).unwrap_or(i64::MAX),
+            done: i64::try_from(done).unwrap_or(i64::MAX),
+            waiting_for: named.map(|name| (*name).to_owned()).collect(),
+        }),
+        ..NetworkModeStatus::default()
+    };
+    (verdict, status)
+}
+
+fn together<'v>(sets: impl Iterator<Item = &'v BTreeSet<&'v str>>) -> BTreeSet<&'v str> {
+    sets.flatten().copied().collect()
+}
+
+/// What keeps a node, in its agent's own words about the spec as it is now.
+fn complaint(view: &View<'_>, name: &str) -> Option<String> {
+    let network = view.networks.get(name)?;
+    let status = network.status.as_ref()?;
+    let ready = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == READY)?;
+    let current = status.observed_generation == network.metadata.generation;
+    let complains = current && ready.status != "True";
+    let said = || format!("{name} says: {}", ready.message);
+    complains.then(said).or_else(|| obstacle(view, name))
+}

@@ -1,0 +1,129 @@
+//! What pods must not have because the cluster has it: addresses of nodes and of Services.
+//!
+//! A pool that covers one of them draws traffic that is not its own. It gets no new blocks; those it has given stay, for
+//! they may carry traffic. But one Node that states an address inside a pool does not take the pool from the others: the Node is
+//! at fault then (`node_address`), and the block with that address is not assigned to anybody.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::Node;
+use kube::ResourceExt;
+use netweft_crds::NodeNetwork;
+use netweft_crds::condition::{Reason, Verdict};
+
+use crate::plan::ipam::blocks::overlap;
+use crate::plan::model::cluster_state::World;
+use crate::plan::text::list;
+use crate::plan::validate::ip_pool::Pool;
+use crate::plan::validate::node_address::stated;
+
+/// Most nodes that a verdict names.
+const NAMED: usize = 3;
+
+/// The pool, if it is apart from nodes and Services.
+///
+/// # Errors
+/// What it covers, and what to do.
+pub fn apart(pool: Pool, world: &World<'_>) -> Result<Pool, Verdict> {
+    let (nodes, services) = (nodes_in(&pool, world), services_in(&pool, world));
+    let covered = match (nodes.as_slice(), services.as_slice()) {
+        ([], []) => return Ok(pool),
+        ([], services) => format!(
+            "shares addresses with the Services' range {}",
+            list(services, NAMED)
+        ),
+        (nodes, _) => format!("covers the address of {}", list(nodes, NAMED)),
+    };
+    Err(Verdict::stalled(
+        Reason::Overlap,
+        format!(
+            "spec.cidr {} {covered}: no new blocks are assigned; create a pool with a range outside and delete this one",
+            pool.cidr
+        ),
+    ))
+}
+
+/// Types of a Node's addresses.
+pub const TYPES: &[&str] = &["InternalIP", "ExternalIP"];
+
+/// All addresses that Nodes state.
+pub fn addresses_of_nodes<'a>(world: &'a World<'_>) -> impl Iterator<Item = (&'a Node, IpAddr)> {
+    let nodes = world.nodes.iter();
+    nodes.flat_map(|node| stated(node, TYPES).map(move |address| (*node, address)))
+}
+
+/// Ranges and names of the pools but those that were laid over the nodes' network: these are at fault themselves.
+pub fn ranges_of_pods<'a>(world: &'a World<'_>) -> Vec<(IpNet, &'a str)> {
+    let pools = world.pools.iter();
+    let ranges = pools.filter_map(|pool| Some((pool.spec.cidr, pool.metadata.name.as_deref()?)));
+    ranges
+        .filter(|(range, _)| in_use(range, world).next().is_none() && !covers_most(range, world))
+        .collect()
+}
+
+/// Whether most Nodes that state an address of the family state one inside `range`.
+fn covers_most(range: &IpNet, world: &World<'_>) -> bool {
+    let (mut inside, mut all) = (0_usize, 0_usize);
+    for node in &world.nodes {
+        let stated = || stated(node, TYPES);
+        all += usize::from(stated().any(|it| it.is_ipv4() == range.addr().is_ipv4()));
+        inside += usize::from(stated().any(|it| range.contains(&it)));
+    }
+    inside * 2 > all
+}
+
+/// NodeNetworks with addresses that are in use and inside `range`.
+fn in_use<'a>(
+    range: &'a IpNet,
+    world: &'a World<'_>,
+) -> impl Iterator<Item = (&'a NodeNetwork, IpAddr)> {
+    let addresses = world.networks.iter().flat_map(|network| {
+        let addresses = network.spec.addresses.iter();
+        addresses.map(move |address| (*network, address))
+    });
+    addresses.filter(|(_, address)| range.contains(address))
+}
+
+/// Nodes by which the pool is at fault: those whose addresses inside it are in use, and all if it covers most of them.
+fn nodes_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
+    let in_use = in_use(&pool.cidr, world);
+    let mut covered: Vec<_> = in_use
+        .map(|(network, address)| (network.name_any(), address))
+        .collect();
+    if covers_most(&pool.cidr, world) {
+        let stated = addresses_of_nodes(world).map(|(node, address)| (node.name_any(), address));
+        covered.extend(stated.filter(|(_, address)| pool.cidr.contains(address)));
+    }
+    let mut named: Vec<_> = covered
+        .into_iter()
+        .map(|(node, address)| format!("Node {node} ({address})"))
+        .collect();
+    named.sort();
+    named.dedup();
+    named
+}
+
+/// The ranges of Services' addresses, and the words for each.
+pub fn ranges_of_services(world: &World<'_>) -> Vec<(IpNet, String)> {
+    let ranges = world.services.iter().flat_map(|object| {
+        let cidrs = object
+            .spec
+            .iter()
+            .flat_map(|spec| spec.cidrs.iter().flatten());
+        cidrs.map(|cidr| (object.name_any(), cidr))
+    });
+    let parsed = ranges.filter_map(|(name, cidr)| {
+        let words = format!("{cidr} (ServiceCIDR {name})");
+        Some((cidr.parse().ok()?, words))
+    });
+    parsed.collect()
+}
+
+fn services_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
+    let ranges = ranges_of_services(world).into_iter();
+    let overlapping = ranges.filter(|(range, _)| overlap(range, &pool.cidr));
+    let mut covered: Vec<String> = overlapping.map(|(_, words)| words).collect();
+    covered.sort();
+    covered
+}

@@ -1,0 +1,304 @@
+//! CRDs as users write them → checked types, or a [`Verdict`] that says what to write instead.
+//!
+//! What one object says is checked in `pool` and `mode`; here objects are held against each other. Of two that cannot
+//! both be had, the older keeps what it has: by `creationTimestamp`, then by name.
+
+pub mod cluster_ranges;
+pub mod ip_pool;
+pub mod kube_proxy;
+pub mod network_mode;
+pub mod node_address;
+pub mod other_networks;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, ResourceExt};
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{IPPool, IpFamily, Way};
+
+use crate::plan::ipam::blocks::overlap;
+use crate::plan::model::cluster_state::{UserKind, World};
+use crate::plan::validate::ip_pool::Pool;
+use crate::plan::validate::network_mode::Mode;
+
+/// All modes by name, each checked or with what is wrong with it.
+pub type Modes = BTreeMap<String, Result<Mode, Verdict>>;
+
+/// All pools, each checked or with what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct Pools {
+    /// By name.
+    pub by_name: BTreeMap<String, Result<Pool, Verdict>>,
+    /// Names of all pools, oldest first.
+    pub by_age: Vec<String>,
+}
+
+impl Pools {
+    /// The pool of this name, if it can be used.
+    #[must_use]
+    pub fn usable(&self, name: &str) -> Option<&Pool> {
+        self.by_name.get(name)?.as_ref().ok()
+    }
+
+    /// The pools that can be used, oldest first.
+    pub fn all_usable(&self) -> impl Iterator<Item = &Pool> {
+        self.by_age.iter().filter_map(|name| self.usable(name))
+    }
+
+    /// The pools that can be used, in the order in which pods get addresses of them: those for some nodes before those for all,
+    /// then by name. The plugin goes by the same order.
+    #[must_use]
+    pub fn by_preference(&self) -> Vec<&Pool> {
+        let mut pools: Vec<&Pool> = self.all_usable().collect();
+        pools.sort_by_key(|pool| (!pool.for_some_nodes, &pool.name));
+        pools
+    }
+}
+
+/// Checks the modes.
+#[must_use]
+pub fn modes(world: &World<'_>) -> Modes {
+    let mut checked = Modes::new();
+    let mut claims = Vec::new();
+    let mut first: Option<Mode> = None;
+    for object in oldest_first(&world.modes) {
+        let name = object.name_any();
+        let result = network_mode::check(&name, &object.spec)
+            .and_then(|mode| with_its_program(mode, world))
+            .and_then(|mode| unique_tunnel(mode, &mut claims))
+            .and_then(|mode| same_addresses(mode, first.as_ref()));
+        if let (None, Ok(mode)) = (&first, &result) {
+            first = Some(mode.clone());
+        }
+        checked.insert(name, result);
+    }
+    checked.extend(unreadable(world, UserKind::Mode).map(|(name, why)| (name, Err(why))));
+    checked
+}
+
+/// Checks the pools.
+#[must_use]
+pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
+    let mut checked = Pools::default();
+    // A pool that is stalled for another reason still holds its range: its blocks may carry traffic.
+    let mut holders: Vec<&IPPool> = Vec::new();
+    for object in oldest_first(&world.pools) {
+        let name = object.name_any();
+        let older = holders
+            .iter()
+            .find(|holder| overlap(&holder.spec.cidr, &object.spec.cidr));
+        let result = match older {
+            Some(older) => Err(overlapping(object, older)),
+            None => {
+                holders.push(object);
+                let deleting = object.meta().deletion_timestamp.is_some();
+                ip_pool::check(&name, &object.spec, deleting)
+                    .and_then(|pool| with_mode(pool, modes))
+                    .and_then(|pool| cluster_ranges::apart(pool, world))
+                    .and_then(|pool| other_networks::unused_by_others(pool, object, world))
+            }
+        };
+        checked.by_age.push(name.clone());
+        checked.by_name.insert(name, result);
+    }
+    for (name, why) in unreadable(world, UserKind::Pool) {
+        checked.by_name.insert(name, Err(why));
+    }
+    checked
+}
+
+/// The objects in the order of their rights.
+pub fn oldest_first<'a, K: Resource>(objects: &[&'a K]) -> Vec<&'a K> {
+    let mut sorted = objects.to_vec();
+    sorted.sort_by_cached_key(|object| age_key(*object));
+    sorted
+}
+
+/// Sorts the oldest first; an object that does not exist yet is the youngest.
+pub fn age_key<K: Resource>(object: &K) -> (bool, Option<Time>, String) {
+    let created = object.meta().creation_timestamp.clone();
+    (created.is_none(), created, object.name_any())
+}
+
+/// What a mode has of a node that other modes cannot have as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// The VXLAN link of this VNI.
+    Vni(u32),
+    /// The ipip link that takes packets from anybody.
+    Ipip,
+    /// A UDP port of the kernel's, which VXLAN links share.
+    VxlanPort(u16),
+    /// A UDP port of the relay's.
+    RelayPort(u16),
+    /// The BGP speaker.
+    Bgp,
+}
+
+impl Claim {
+    fn of(way: Way) -> Vec<Self> {
+        match way {
+            Way::Vxlan(vxlan) => vec![Self::Vni(vxlan.vni), Self::VxlanPort(vxlan.port)],
+            Way::Ipip => vec![Self::Ipip],
+            Way::Udp(udp) => vec![Self::RelayPort(udp.port)],
+            Way::Bgp => vec![Self::Bgp],
+            Way::Direct => vec![],
+        }
+    }
+
+    fn excludes(self, other: Self) -> bool {
+        let port = |claim| match claim {
+            Self::VxlanPort(port) | Self::RelayPort(port) => Some(port),
+            Self::Vni(_) | Self::Ipip | Self::Bgp => None,
+        };
+        match (self, other) {
+            (Self::VxlanPort(_), Self::VxlanPort(_)) => false,
+            (one, other) => one == other || port(one).is_some() && port(one) == port(other),
+        }
+    }
+
+    /// What to write instead, given that `taken` are other modes'.
+    fn instead(self, taken: &[(Self, String)]) -> String {
+        let free = |claim: &Self| !taken.iter().any(|(other, _)| claim.excludes(*other));
+        let found = match self {
+            Self::Vni(vni) => (vni..=0x00ff_ffff).chain(1..vni).map(Self::Vni).find(free),
+            Self::VxlanPort(port) => (port..=u16::MAX).map(Self::VxlanPort).find(free),
+            Self::RelayPort(port) => (port..=u16::MAX).map(Self::RelayPort).find(free),
+            Self::Ipip | Self::Bgp => None,
+        };
+        match found {
+            Some(Self::Vni(n)) => format!("choose another, for example {n}"),
+            Some(Self::VxlanPort(n) | Self::RelayPort(n)) => {
+                format!("choose another, for example {n}")
+            }
+            Some(Self::Ipip | Self::Bgp) | None => {
+                let has = if self == Self::Bgp {
+                    "speaks BGP in one way"
+                } else {
+                    "has one such link"
+                };
+                format!("a node {has}: let the pools name that mode")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vni(vni) => write!(f, "spec.overlay.vxlan.vni {vni}"),
+            Self::Ipip => f.write_str("spec.overlay.encapsulation ipip"),
+            Self::VxlanPort(port) => write!(f, "spec.overlay.vxlan.port {port}"),
+            Self::RelayPort(port) => write!(f, "spec.overlay.udp.port {port}"),
+            Self::Bgp => f.write_str("spec.mode underlay"),
+        }
+    }
+}
+
+fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, Verdict> {
+    let claims = Claim::of(mode.way);
+    for claim in &claims {
+        if let Some((_, holder)) = taken.iter().find(|(other, _)| claim.excludes(*other)) {
+            return Err(Verdict::stalled(
+                Reason::Conflict,
+                format!(
+                    "{claim} is that of the older NetworkMode {holder}; {}",
+                    claim.instead(taken)
+                ),
+            ));
+        }
+    }
+    taken.extend(claims.into_iter().map(|claim| (claim, mode.name.clone())));
+    Ok(mode)
+}
+
+/// The relay and BIRD are DaemonSets of their own, which a cluster can do without.
+fn with_its_program(mode: Mode, world: &World<'_>) -> Result<Mode, Verdict> {
+    let lacking = match mode.way {
+        Way::Udp(_) if world.without_udp_relay => {
+            "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan"
+        }
+        Way::Bgp if world.without_bird => {
+            "spec.mode underlay needs BIRD, which is not installed: set bird.enabled to true in the chart's values, or choose overlay or host-gw"
+        }
+        Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => return Ok(mode),
+    };
+    Err(Verdict::stalled(Reason::NotFound, lacking))
+}
+
+/// A NodeNetwork has one set of node addresses, so all modes have to choose them alike for now.
+fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
+    match first {
+        Some(first) if first.address != mode.address => Err(Verdict::stalled(
+            Reason::NotYetSupported,
+            format!(
+                "spec.nodeAddress differs from that of the older NetworkMode {}, which is not supported yet; make them the same",
+                first.name
+            ),
+        )),
+        Some(_) | None => Ok(mode),
+    }
+}
+
+fn with_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
+    let name = &pool.mode;
+    match modes.get(name) {
+        Some(Ok(mode)) if !mode.carries(IpFamily::of(pool.cidr.addr())) => Err(Verdict::stalled(
+            Reason::Invalid,
+            format!(
+                "spec.networkMode {name} has encapsulation ipip, which carries IPv4 only; name a mode with encapsulation vxlan or udp, or of mode host-gw"
+            ),
+        )),
+        Some(Ok(_)) => Ok(pool),
+        Some(Err(why)) => Err(Verdict::stalled(
+            why.reason,
+            format!("NetworkMode {name} cannot be used: {}", why.message),
+        )),
+        None => {
+            let usable: BTreeSet<_> = modes
+                .values()
+                .flatten()
+                .map(|mode| mode.name.as_str())
+                .collect();
+            let usable: Vec<_> = usable.into_iter().take(5).collect();
+            let hint = match usable.as_slice() {
+                [] => "create it".to_owned(),
+                names => format!("create it or name another: {}", names.join(", ")),
+            };
+            Err(Verdict::stalled(
+                Reason::NotFound,
+                format!("spec.networkMode names NetworkMode {name}, which does not exist; {hint}"),
+            ))
+        }
+    }
+}
+
+fn overlapping(pool: &IPPool, older: &IPPool) -> Verdict {
+    Verdict::stalled(
+        Reason::Overlap,
+        format!(
+            "spec.cidr {} shares addresses with {} of the older IPPool {}; delete one of the two and create a pool with another range",
+            pool.spec.cidr,
+            older.spec.cidr,
+            older.name_any()
+        ),
+    )
+}
+
+fn unreadable(world: &World<'_>, kind: UserKind) -> impl Iterator<Item = (String, Verdict)> {
+    let of_kind = world
+        .unreadable
+        .iter()
+        .filter(move |object| object.kind == kind);
+    of_kind.filter_map(|object| {
+        let message = format!("the object cannot be read: {}", object.error);
+        Some((
+            object.metadata.name.clone()?,
+            Verdict::stalled(Reason::Invalid, message),
+        ))
+    })
+}

@@ -1,0 +1,211 @@
+//! [`Mode`]: a NetworkMode whose values have been checked, one mode at a time.
+
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{
+    self as crds, AddressSelector, AddressSelectors, EncapsulateWhen, Encapsulation, IpFamily,
+    NetworkModeSpec, NodeAddressSelector, NodeAddressSource, NodeAddressWord, NodeMode, Overlay,
+    Rollout, Way,
+};
+
+use crate::plan::bgp::underlay;
+use crate::plan::bgp::underlay::Underlay;
+
+/// A way between nodes that can be programmed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mode {
+    /// Its name.
+    pub name: String,
+    /// How packets are sent and received.
+    pub way: Way,
+    /// Whether peers on the same link are sent to without encapsulation.
+    pub encapsulate_when: EncapsulateWhen,
+    /// Bytes of the largest packet of a pod; 0: measured.
+    pub mtu: u32,
+    /// Which of a node's addresses the others send to, by family.
+    pub address: AddressSelectors,
+    /// How nodes speak BGP, in a mode whose way it is.
+    pub underlay: Option<Underlay>,
+    /// How a change to this mode is carried out.
+    pub rollout: Rollout,
+}
+
+impl Mode {
+    /// Whether packets to pods of this family can travel this way.
+    #[must_use]
+    pub fn carries(&self, family: IpFamily) -> bool {
+        family == IpFamily::Ipv4 || self.way != Way::Ipip
+    }
+
+    /// Family of the node address that packets to pods of family `inner` are sent to: a next hop has their own family, the
+    /// far end of a tunnel that of all the mode's tunnels.
+    #[must_use]
+    pub fn node_family(&self, inner: IpFamily, outer: IpFamily) -> IpFamily {
+        if self.has_tunnels() { outer } else { inner }
+    }
+
+    /// Whether packets travel, or can travel, in packets between nodes' addresses.
+    #[must_use]
+    pub fn has_tunnels(&self) -> bool {
+        match self.way {
+            Way::Direct | Way::Bgp => false,
+            Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => true,
+        }
+    }
+
+    /// What a node has to do for this mode; for which pools is added by the caller.
+    #[must_use]
+    pub fn node_mode(&self, outer_family: IpFamily) -> NodeMode {
+        NodeMode {
+            name: self.name.clone(),
+            pools: Vec::new(),
+            standby: Vec::new(),
+            accept: vec![self.way.into()],
+            send: self.way.into(),
+            outer_family,
+            encapsulate_when: self.encapsulate_when,
+            mtu: self.mtu,
+        }
+    }
+}
+
+/// Checks what can be checked without looking at other objects.
+///
+/// # Errors
+/// What is wrong, and what to write instead.
+pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
+    let NetworkModeSpec {
+        mode,
+        overlay,
+        underlay,
+        mtu,
+        node_address,
+        rollout,
+    } = spec;
+    let (way, encapsulate_when) = match mode {
+        crds::Mode::Overlay => match overlay {
+            Some(overlay) => check_overlay(overlay),
+            None => {
+                return invalid(
+                    "spec.overlay is missing; mode overlay takes for example overlay: {encapsulation: vxlan}",
+                );
+            }
+        },
+        crds::Mode::HostGw => (Way::Direct, EncapsulateWhen::default()),
+        crds::Mode::Underlay => (Way::Bgp, EncapsulateWhen::default()),
+    };
+    let underlay = match way {
+        Way::Bgp => Some(underlay::check(&underlay.clone().unwrap_or_default())?),
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) | Way::Direct => None,
+    };
+    Ok(Mode {
+        name: name.to_owned(),
+        way,
+        encapsulate_when,
+        mtu: *mtu,
+        address: check_address(node_address)?,
+        underlay,
+        rollout: rollout.clone(),
+    })
+}
+
+fn check_overlay(overlay: &Overlay) -> (Way, EncapsulateWhen) {
+    let Overlay {
+        encapsulation,
+        encapsulate_when,
+        vxlan,
+        udp,
+    } = overlay;
+    let way = match encapsulation {
+        Encapsulation::Vxlan => Way::Vxlan(vxlan.unwrap_or_default()),
+        Encapsulation::Ipip => Way::Ipip,
+        Encapsulation::Udp => Way::Udp(udp.unwrap_or_default()),
+    };
+    (way, *encapsulate_when)
+}
+
+fn check_address(source: &NodeAddressSource) -> Result<AddressSelectors, Verdict> {
+    let NodeAddressSource {
+        from,
+        cidr,
+        interface,
+        reaches,
+        ipv4,
+        ipv6,
+    } = source.clone();
+    let both = NodeAddressSelector {
+        from,
+        cidr,
+        interface,
+        reaches,
+    };
+    if ipv4.is_none() && ipv6.is_none() {
+        return for_each_family(&both);
+    }
+    if both != NodeAddressSelector::default() {
+        return invalid(ONE_SELECTOR);
+    }
+    let checked = |selector: Option<NodeAddressSelector>, family| match selector {
+        None => Ok(None),
+        Some(selector) => check_selector(selector, family),
+    };
+    Ok(AddressSelectors {
+        ipv4: checked(ipv4, IpFamily::Ipv4)?,
+        ipv6: checked(ipv6, IpFamily::Ipv6)?,
+    })
+}
+
+/// A selector for both families. A range or a destination has a family, and selects nothing of the other.
+fn for_each_family(both: &NodeAddressSelector) -> Result<AddressSelectors, Verdict> {
+    let own = both.cidr.map(|range| range.addr()).or(both.reaches);
+    let checked = |family| match own {
+        Some(own) if IpFamily::of(own) != family => Ok(None),
+        Some(_) | None => check_selector(both.clone(), family),
+    };
+    Ok(AddressSelectors {
+        ipv4: checked(IpFamily::Ipv4)?,
+        ipv6: checked(IpFamily::Ipv6)?,
+    })
+}
+
+const ONE_SELECTOR: &str = "spec.nodeAddress takes exactly one of from, cidr, interface and reaches, for example {interface: eth1}, or instead ipv4 and ipv6 with one of these each, for example {ipv4: {interface: eth1}, ipv6: {from: internal-ip}}";
+
+/// What a selector asks for beyond the Node's own statement.
+fn check_selector(
+    selector: NodeAddressSelector,
+    family: IpFamily,
+) -> Result<Option<AddressSelector>, Verdict> {
+    let NodeAddressSelector {
+        from,
+        cidr,
+        interface,
+        reaches,
+    } = selector;
+    let given = [
+        from.is_some(),
+        cidr.is_some(),
+        interface.is_some(),
+        reaches.is_some(),
+    ];
+    if given.into_iter().filter(|given| *given).count() != 1 {
+        return invalid(ONE_SELECTOR);
+    }
+    let of = cidr.map(|range| range.addr()).or(reaches).map(IpFamily::of);
+    if of.is_some_and(|of| of != family) {
+        return invalid(&format!(
+            "cidr and reaches of spec.nodeAddress.{} must be {family} too",
+            family.to_string().to_lowercase()
+        ));
+    }
+    Ok(match from {
+        Some(NodeAddressWord::InternalIp) => None,
+        None => Some(AddressSelector {
+            cidr: cidr.map(|range| range.trunc()),
+            interface,
+            reaches,
+        }),
+    })
+}
+
+fn invalid<T>(message: &str) -> Result<T, Verdict> {
+    Err(Verdict::stalled(Reason::Invalid, message))
+}

@@ -1,0 +1,5 @@
+//! What the operator tells of itself: logs, metrics, health.
+
+pub mod admin;
+pub mod logging;
+pub mod metrics;
