@@ -1,4 +1,4 @@
-//! A cluster in memory for tests: it owns the objects of a world and carries out plans as the API server would.
+//! A cluster in memory for tests: it owns the objects of a cluster and carries out plans as the API server would.
 
 mod api;
 mod bgp;
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 
 use crate::plan;
 use crate::plan::bgp::passwords::Secret;
-use crate::plan::model::cluster_state::{Changes, Plan, StatusChange, World};
+use crate::plan::model::cluster_state::{Changes, ClusterState, Plan, StatusChange};
 
 pub use crate::testing::api::{answering, hanging, refusal};
 pub use crate::testing::bgp::{labelled, peer, secret, underlay};
@@ -136,8 +136,8 @@ pub fn cluster(nodes: usize) -> Cluster {
 }
 
 impl Cluster {
-    pub fn world(&self) -> World<'_> {
-        World {
+    pub fn cluster_state(&self) -> ClusterState<'_> {
+        ClusterState {
             pools: self.pools.iter().collect(),
             modes: self.modes.iter().collect(),
             peers: self.peers.iter().collect(),
@@ -159,12 +159,12 @@ impl Cluster {
             agent_nodes: self.agent_nodes.clone(),
             freed: self.freed.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
-            ..World::default()
+            ..ClusterState::default()
         }
     }
 
     pub fn plan(&self) -> Plan {
-        plan(&self.world())
+        plan(&self.cluster_state())
     }
 
     /// Makes a plan and carries it out; a second passes.

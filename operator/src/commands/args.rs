@@ -75,12 +75,12 @@ pub struct Args {
 
     /// What to do instead of operating.
     #[command(subcommand)]
-    pub instead: Option<Instead>,
+    pub command: Option<Command>,
 }
 
 /// What else the program can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
-pub enum Instead {
+pub enum Command {
     /// Take away what would be in the way when no operator runs any more: the finalizers of IPPools, the lease, the Secret of BGP
     /// passwords for the agents. Waits until no operator leads.
     Clean,

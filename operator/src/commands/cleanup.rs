@@ -64,7 +64,7 @@ async fn finalizers(client: &Client) -> anyhow::Result<bool> {
         match request("finalize", "IPPool", &name, sent).await {
             Ok(()) => info!(pool = name, "finalizer removed"),
             Err(error) if error.class() == crate::controller::request_error::Class::Stale => {
-                all = false
+                all = false;
             }
             Err(error) => return Err(error.into()),
         }

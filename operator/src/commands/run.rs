@@ -19,10 +19,10 @@ use crate::controller::crds;
 use crate::controller::events::Events;
 use crate::controller::pod_owners::Lookup;
 use crate::controller::secret_watches::Secrets;
-use crate::controller::timers::absent_nodes::Absences;
-use crate::controller::timers::drift_events::Drifts;
-use crate::controller::timers::released_blocks::Freed;
-use crate::controller::timers::subnet_grace::Graces;
+use crate::controller::timers::absent_nodes::AbsentNodes;
+use crate::controller::timers::drift_events::DriftEvents;
+use crate::controller::timers::released_blocks::ReleasedBlocks;
+use crate::controller::timers::subnet_grace::GraceTracker;
 use crate::controller::timers::usage_counts::Counts;
 use crate::controller::watches::Stores;
 use crate::leader_election;
@@ -110,14 +110,14 @@ async fn work(
         writer: Writer::new(client.clone(), &args.namespace, health, events),
         heartbeat: health.heartbeat.clone(),
         metrics: health.metrics.clone(),
-        graces: Graces::new(args.orphan_grace).reclaimable_after(RECLAIM),
-        surplus: Graces::new(args.surplus_delay),
-        absences: Absences::default(),
-        silences: Absences::default(),
+        graces: GraceTracker::new(args.orphan_grace).reclaimable_after(RECLAIM),
+        surplus: GraceTracker::new(args.surplus_delay),
+        absences: AbsentNodes::default(),
+        silences: AbsentNodes::default(),
         agent_nodes: args.agent_nodes.clone(),
         counts: Counts::default(),
-        drifts: Drifts::default(),
-        freed: Freed::default(),
+        drifts: DriftEvents::default(),
+        freed: ReleasedBlocks::default(),
         ignore_pod_cidrs: args.ignore_node_pod_cidrs,
         udp_relay: args.udp_relay,
         bird: args.bird,

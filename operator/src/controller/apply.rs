@@ -34,7 +34,7 @@ use crate::controller::apply::kinds::{Named, Written};
 use crate::controller::events::Events;
 use crate::controller::request::request;
 use crate::controller::request_error::{Class, RequestError};
-use crate::controller::timers::drift_events::Tale;
+use crate::controller::timers::drift_events::DriftEvent;
 use crate::plan::bgp::passwords::{Password, PasswordChange};
 use crate::plan::model::cluster_state::{Changes, FinalizerChange, Plan, StatusChange};
 use crate::plan::status::network_unavailable::{NETWORK_UNAVAILABLE, NetworkUp};
@@ -92,8 +92,8 @@ impl Writer {
     }
 
     /// Tells users what agents have put right.
-    pub fn tell(&self, tales: &[Tale]) {
-        for Tale { name, uid, news } in tales {
+    pub fn tell(&self, drift_events: &[DriftEvent]) {
+        for DriftEvent { name, uid, news } in drift_events {
             self.events.tell::<NodeNetwork>(name, uid.as_deref(), news);
         }
     }

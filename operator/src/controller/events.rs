@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::controller::request::request;
-use crate::plan::model::cluster_state::News;
+use crate::plan::model::cluster_state::ConditionEvent;
 
 /// Events that are sent at a time: as many as statuses are written, so that one keeps up with the other.
 const CONCURRENCY: usize = 16;
@@ -55,7 +55,12 @@ impl Events {
     }
 
     /// Tells the news about an object. An Event that is lost is not tried again: the condition stands.
-    pub fn tell<K: Resource<DynamicType = ()>>(&self, name: &str, uid: Option<&str>, news: &News) {
+    pub fn tell<K: Resource<DynamicType = ()>>(
+        &self,
+        name: &str,
+        uid: Option<&str>,
+        news: &ConditionEvent,
+    ) {
         let kind = K::kind(&()).into_owned();
         let object = ObjectReference {
             api_version: Some(K::api_version(&()).into_owned()),
@@ -111,7 +116,7 @@ mod tests {
     async fn an_api_server_that_takes_no_events_holds_nobody_up() {
         let (begun, mut tasks) = (Instant::now(), JoinSet::new());
         let events = Events::start(&hanging().await, None, &mut tasks);
-        let news = News {
+        let news = ConditionEvent {
             condition: "Ready".to_owned(),
             reason: "Allocatable".to_owned(),
             message: "9 blocks free".to_owned(),

@@ -31,15 +31,15 @@ use crate::controller::request::request;
 use crate::controller::secret_watches::Secrets;
 use crate::controller::snapshot::Snapshot;
 use crate::controller::timers::absent_nodes;
-use crate::controller::timers::absent_nodes::Absences;
-use crate::controller::timers::drift_events::Drifts;
-use crate::controller::timers::released_blocks::Freed;
-use crate::controller::timers::subnet_grace::Graces;
+use crate::controller::timers::absent_nodes::AbsentNodes;
+use crate::controller::timers::drift_events::DriftEvents;
+use crate::controller::timers::released_blocks::ReleasedBlocks;
+use crate::controller::timers::subnet_grace::GraceTracker;
 use crate::controller::timers::usage_counts::Counts;
 use crate::controller::watches::{Guarded, Stores};
 use crate::plan;
-use crate::plan::ipam::utilization::Growth;
-use crate::plan::model::cluster_state::World;
+use crate::plan::ipam::utilization::Utilization;
+use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::status::drain;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::heartbeat::Heartbeat;
@@ -74,21 +74,21 @@ pub struct Controller {
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Of orphaned NodeSubnets.
-    pub graces: Graces,
+    pub graces: GraceTracker,
     /// Of those that their nodes can do without.
-    pub surplus: Graces,
+    pub surplus: GraceTracker,
     /// Nodes that are not Ready.
-    pub absences: Absences,
+    pub absences: AbsentNodes,
     /// Nodes whose agent has not acknowledged its NodeNetwork.
-    pub silences: Absences,
+    pub silences: AbsentNodes,
     /// Labels of the Nodes on which the agent is to run.
     pub agent_nodes: Selector,
     /// When counts of pools were written.
     pub counts: Counts,
     /// What agents have put right.
-    pub drifts: Drifts,
+    pub drifts: DriftEvents,
     /// Blocks that were given back.
-    pub freed: Freed,
+    pub freed: ReleasedBlocks,
     /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
     pub ignore_pod_cidrs: bool,
     /// Whether nodes have the relay for encapsulation udp.
@@ -126,10 +126,10 @@ impl Controller {
             let deadlines = self.deadlines();
             let absences = [&self.absences, &self.silences].into_iter();
             let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
-            let tale = self.drifts.next(now);
+            let drift_event = self.drifts.next(now);
             let counts = self.counts.next(now).filter(|_| leads);
             let timers = again.into_iter().chain(graces).chain(absence);
-            let timer = timers.chain(tale).chain(counts).min();
+            let timer = timers.chain(drift_event).chain(counts).min();
             if !self.reason_to_plan(timer, planning, &stop).await {
                 return;
             }
@@ -183,46 +183,46 @@ impl Controller {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
         let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
-        let expired = self.graces.look(snapshot.subnets(), orphaned, start);
+        let expired = self.graces.observe(snapshot.subnets(), orphaned, start);
         let subnets: Vec<_> = snapshot.subnets().collect();
         let networks: Vec<_> = snapshot.networks().collect();
-        let growth = Growth::look(&subnets, &networks);
-        let surplus = |subnet: &NodeSubnet| growth.is_surplus(subnet);
-        let surplus = self.surplus.look(snapshot.subnets(), surplus, start);
+        let utilization = Utilization::observe(&subnets, &networks);
+        let surplus = |subnet: &NodeSubnet| utilization.is_surplus(subnet);
+        let surplus = self.surplus.observe(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
         self.owners.follow(drain::pods(snapshot.networks()));
-        let world = World {
+        let cluster_state = ClusterState {
             surplus,
             reclaimable: self.graces.reclaimable(start),
             counted_lately: self.counts.lately(start),
             not_ready: self
                 .absences
-                .look(absent_nodes::not_ready(snapshot.nodes()), start),
+                .observe(absent_nodes::not_ready(snapshot.nodes()), start),
             silent: self
                 .silences
-                .look(absent_nodes::silent(snapshot.networks()), start),
+                .observe(absent_nodes::silent(snapshot.networks()), start),
             agent_nodes: self.agent_nodes.clone(),
             freed: self
                 .freed
-                .look(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
+                .observe(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
             ignore_pod_cidrs: self.ignore_pod_cidrs,
             without_udp_relay: !self.udp_relay,
             without_bird: !self.bird,
             secrets: self.secrets.state(),
             owners: self.owners.state(),
-            ..snapshot.world(expired, Timestamp::now())
+            ..snapshot.cluster_state(expired, Timestamp::now())
         };
-        let plan = plan(&world);
+        let plan = plan(&cluster_state);
         *planning = start.elapsed();
         self.metrics.plan_seconds.observe(planning.as_secs_f64());
-        self.count(&world);
+        self.count(&cluster_state);
         if plan.is_empty() {
             debug!("nothing to do");
         }
         self.counts.note(&plan, start);
         let outcome = self.writer.carry_out(&plan).await;
-        let tales = self.drifts.look(snapshot.networks(), start);
-        self.writer.tell(&tales);
+        let drift_events = self.drifts.observe(snapshot.networks(), start);
+        self.writer.tell(&drift_events);
         self.catch_up(outcome.created).await;
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());
@@ -239,8 +239,8 @@ impl Controller {
             .collect()
     }
 
-    fn count(&self, world: &World<'_>) {
-        let World {
+    fn count(&self, cluster_state: &ClusterState<'_>) {
+        let ClusterState {
             pools,
             modes,
             peers,
@@ -248,7 +248,7 @@ impl Controller {
             subnets,
             networks,
             ..
-        } = world;
+        } = cluster_state;
         self.metrics.seen("IPPool", pools.len());
         self.metrics.used(pools.iter().copied());
         self.metrics.changing(modes.iter().copied());

@@ -39,7 +39,12 @@ impl Lookup {
     pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
         let (pods, asked) = watch::channel(Pods::new());
         let (told, owners) = watch::channel(Owners::new());
-        tasks.spawn(ask(Asked::new(client), asked, told, changed.clone()));
+        tasks.spawn(ask(
+            PodOwnerCache::new(client),
+            asked,
+            told,
+            changed.clone(),
+        ));
         Self { pods, owners }
     }
 
@@ -62,7 +67,7 @@ impl Lookup {
 }
 
 async fn ask(
-    mut asked: Asked,
+    mut asked: PodOwnerCache,
     mut pods: watch::Receiver<Pods>,
     told: watch::Sender<Owners>,
     changed: Arc<Notify>,
@@ -94,7 +99,7 @@ async fn ask(
 }
 
 /// What has been learnt.
-struct Asked {
+struct PodOwnerCache {
     client: Client,
     /// `None`: the pod is not there any more.
     known: BTreeMap<(String, String), Option<String>>,
@@ -102,7 +107,7 @@ struct Asked {
     unanswered: bool,
 }
 
-impl Asked {
+impl PodOwnerCache {
     /// Nothing yet.
     fn new(client: &Client) -> Self {
         Self {
@@ -191,7 +196,7 @@ mod tests {
     #[tokio::test]
     async fn more_pods_than_are_asked_about_together_follow() {
         let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
-        let mut asked = Asked::new(&client.await);
+        let mut asked = PodOwnerCache::new(&client.await);
         let pods = pods(AT_ONCE + 1);
         assert!(asked.follow(pods.clone()).await);
         assert!(!asked.follow(pods.clone()).await);
@@ -202,7 +207,7 @@ mod tests {
     #[tokio::test]
     async fn an_api_server_that_refuses_is_not_asked_again_at_once() {
         let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
-        let mut asked = Asked::new(&client.await);
+        let mut asked = PodOwnerCache::new(&client.await);
         for count in [AT_ONCE + 1, 1] {
             assert!(!asked.follow(pods(count)).await);
             assert!(asked.unanswered);
@@ -218,7 +223,7 @@ mod tests {
                 refusal(StatusCode::NOT_FOUND, "NotFound")
             }
         });
-        let mut asked = Asked::new(&client.await);
+        let mut asked = PodOwnerCache::new(&client.await);
         assert!(asked.follow(pods(2 * AT_ONCE)).await);
         assert!(!asked.follow(pods(2)).await);
         assert!(asked.unanswered);

@@ -1,4 +1,4 @@
-//! [`Snapshot`]: what the local copies hold at one moment, as a [`World`].
+//! [`Snapshot`]: what the local copies hold at one moment, as a [`ClusterState`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use netweft_crds::names::node_subnet_cidr;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 
 use crate::controller::watches::{Guarded, Stores};
-use crate::plan::model::cluster_state::{Unreadable, UserKind, World};
+use crate::plan::model::cluster_state::{ClusterState, Unreadable, UserKind};
 
 /// The objects of one moment.
 pub struct Snapshot {
@@ -69,12 +69,12 @@ impl Snapshot {
     }
 
     /// The moment as the core sees it.
-    pub fn world(&self, expired: BTreeSet<String>, now: Timestamp) -> World<'_> {
+    pub fn cluster_state(&self, expired: BTreeSet<String>, now: Timestamp) -> ClusterState<'_> {
         let users = users(&self.pools, UserKind::Pool)
             .chain(users(&self.modes, UserKind::Mode))
             .chain(users(&self.peers, UserKind::Peer));
         let names = unreadable(&self.subnets).filter_map(|(metadata, _)| metadata.name.as_deref());
-        World {
+        ClusterState {
             pools: readable(&self.pools).collect(),
             modes: readable(&self.modes).collect(),
             peers: readable(&self.peers).collect(),
@@ -160,15 +160,15 @@ mod tests {
             services: Vec::new(),
             kube_proxy: Vec::new(),
         };
-        let world = snapshot.world(BTreeSet::new(), Timestamp::UNIX_EPOCH);
-        assert_eq!(world.nodes.len(), 1);
-        assert_eq!(world.nodes[0].metadata.uid.as_deref(), Some("u"));
+        let cluster_state = snapshot.cluster_state(BTreeSet::new(), Timestamp::UNIX_EPOCH);
+        assert_eq!(cluster_state.nodes.len(), 1);
+        assert_eq!(cluster_state.nodes[0].metadata.uid.as_deref(), Some("u"));
         assert_eq!(
-            world.unreadable_blocks,
+            cluster_state.unreadable_blocks,
             ["10.0.0.0/26".parse().unwrap()].into()
         );
         assert_eq!(
-            (world.pools.len(), world.unreadable[0].kind),
+            (cluster_state.pools.len(), cluster_state.unreadable[0].kind),
             (0, UserKind::Pool)
         );
     }

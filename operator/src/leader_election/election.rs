@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// How often in the time a lease lasts everybody looks at it.
 const LOOKS: u32 = 5;
 
-/// One candidate's view.
+/// One candidate's index.
 #[derive(Debug)]
 pub struct Election {
     identity: String,

@@ -1,11 +1,11 @@
 //! `plan`: from a complete picture of the cluster to everything that has to be written.
 //!
 //! ```text
-//!   World ─▶ View (validate: pools, modes) ─▶ subnets (assign), bgp, change ─▶ networks ─▶ statuses
+//!   ClusterState ─▶ ClusterIndex (validate: pools, modes) ─▶ subnets (assign), bgp, change ─▶ networks ─▶ statuses
 //!                                                                         └─────▶ Plan
 //! ```
 //!
-//! Pure, total and deterministic: the order of objects in the world does not matter, and a plan that has been carried
+//! Pure, total and deterministic: the order of objects in the cluster does not matter, and a plan that has been carried
 //! out leads to a plan that is empty.
 
 pub mod bgp;
@@ -30,39 +30,39 @@ use netweft_crds::IPPool;
 use netweft_crds::names::POOL_FINALIZER;
 
 use crate::plan::ipam::node_subnets;
-use crate::plan::model::cluster_state::{FinalizerChange, Plan, World};
-use crate::plan::model::index::View;
+use crate::plan::model::cluster_state::{ClusterState, FinalizerChange, Plan};
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::status::network_unavailable;
 
-/// Every difference between the world and what it should be.
+/// Every difference between the cluster and what it should be.
 #[must_use]
-pub fn plan(world: &World<'_>) -> Plan {
-    let view = View::new(world);
-    let (subnets, assignment) = node_subnets::plan_subnets(&view);
-    let peers = bgp::peers(&view);
-    let fabric = bgp::resolve(&view, &peers);
-    let speaking = fabric.as_ref().ok();
-    let ways = rollout::ways(&view);
-    let networks = node_networks::plan_networks(&view, &ways, speaking, &subnets.create);
-    let assigned = node_networks::plan_assigned(&view, &assignment, &networks);
+pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
+    let index = ClusterIndex::new(cluster_state);
+    let (subnets, assignment) = node_subnets::plan_subnets(&index);
+    let peers = bgp::peers(&index);
+    let topology = bgp::resolve(&index, &peers);
+    let speaking = topology.as_ref().ok();
+    let ways = rollout::rollouts(&index);
+    let networks = node_networks::plan_networks(&index, &ways, speaking, &subnets.create);
+    let assigned = node_networks::plan_assigned(&index, &assignment, &networks);
     let created = subnets.create.iter().map(|subnet| &subnet.spec.pool);
-    let in_use: BTreeSet<&String> = world
+    let in_use: BTreeSet<&String> = cluster_state
         .subnets
         .iter()
         .map(|subnet| &subnet.spec.pool)
         .chain(created)
         .collect();
     Plan {
-        finalizers: view
+        finalizers: index
             .pool_objects
             .values()
             .filter_map(|pool| finalizers(pool, &in_use))
             .collect(),
-        pool_statuses: status::plan_pools(&view, &assignment),
-        mode_statuses: status::plan_modes(&view, &ways, speaking),
-        peer_statuses: bgp::peer_status::plan_peers(&view, &peers, fabric.as_ref()),
-        passwords: bgp::passwords::plan(world, &peers),
-        network_up: network_unavailable::plan(&view),
+        pool_statuses: status::plan_pools(&index, &assignment),
+        mode_statuses: status::plan_modes(&index, &ways, speaking),
+        peer_statuses: bgp::peer_status::plan_peers(&index, &peers, topology.as_ref()),
+        passwords: bgp::passwords::plan(cluster_state, &peers),
+        network_up: network_unavailable::plan(&index),
         assigned,
         subnets,
         networks,

@@ -13,19 +13,19 @@ use netweft_crds::{
     AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
 };
 
-use crate::plan::bgp::Fabric;
+use crate::plan::bgp::BgpTopology;
 use crate::plan::ipam::node_subnets::is_withdrawn;
 use crate::plan::model::cluster_state::Changes;
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 pub use crate::plan::node_networks::assigned::plan_assigned;
-use crate::plan::rollout::Ways;
+use crate::plan::rollout::Rollouts;
 
 /// NodeNetworks to create, to update and to delete. Those of nodes that are gone go with their owner, the Node.
 #[must_use]
 pub fn plan_networks(
-    view: &View<'_>,
-    ways: &Ways<'_>,
-    fabric: Option<&Fabric>,
+    index: &ClusterIndex<'_>,
+    ways: &Rollouts<'_>,
+    topology: Option<&BgpTopology>,
     created: &[NodeSubnet],
 ) -> Changes<NodeNetwork> {
     let mut new: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
@@ -33,11 +33,11 @@ pub fn plan_networks(
         new.entry(&subnet.spec.node).or_default().push(subnet);
     }
     let mut changes = Changes::default();
-    for (name, node) in &view.nodes {
+    for (name, node) in &index.nodes {
         let new = new.get(name).map_or(&[][..], Vec::as_slice);
-        let spec = spec(view, modes(view, ways, name), fabric, node, new);
+        let spec = spec(index, modes(index, ways, name), topology, node, new);
         let owners = vec![owner(node)];
-        match view.networks.get(name) {
+        match index.networks.get(name) {
             None => {
                 let mut network = NodeNetwork::new(name, spec);
                 network.metadata.owner_references = Some(owners);
@@ -53,43 +53,43 @@ pub fn plan_networks(
         }
     }
     // A Node that is there and is not netweft's any more.
-    let networks = view.networks.iter();
-    let foreign = networks.filter(|(name, _)| view.without_agent.contains(**name));
+    let networks = index.networks.iter();
+    let foreign = networks.filter(|(name, _)| index.without_agent.contains(**name));
     changes.delete = foreign.map(|(_, network)| (*network).clone()).collect();
     changes
 }
 
 fn spec(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     modes: Vec<NodeMode>,
-    fabric: Option<&Fabric>,
+    topology: Option<&BgpTopology>,
     node: &Node,
     new: &[&NodeSubnet],
 ) -> NodeNetworkSpec {
     let name = node.name_any();
-    let old = view
+    let old = index
         .networks
         .get(name.as_str())
         .map(|network| &network.spec);
-    let held = view
+    let held = index
         .subnets
         .get(name.as_str())
         .map_or(&[][..], Vec::as_slice);
-    let kept = held.iter().filter(|subnet| !is_withdrawn(view, subnet));
+    let kept = held.iter().filter(|subnet| !is_withdrawn(index, subnet));
     let subnets: Vec<IpNet> = kept.chain(new).map(|subnet| subnet.spec.cidr).collect();
     NodeNetworkSpec {
-        addresses: view.own_addresses(node),
-        address_selectors: selectors(view, old),
+        addresses: index.own_addresses(node),
+        address_selectors: selectors(index, old),
         subnets,
-        pools: pools(view, node, held, old),
-        bgp: bgp(fabric, &name, &modes, old),
+        pools: pools(index, node, held, old),
+        bgp: bgp(topology, &name, &modes, old),
         modes,
     }
 }
 
 /// What the agent has to look for. While no mode can be used, what it was.
-fn selectors(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSelectors> {
-    let Some(selectors) = &view.selectors else {
+fn selectors(index: &ClusterIndex<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSelectors> {
+    let Some(selectors) = &index.selectors else {
         return old?.address_selectors.clone();
     };
     Some(selectors.clone()).filter(|it| *it != AddressSelectors::default())
@@ -98,15 +98,15 @@ fn selectors(view: &View<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSe
 /// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an
 /// address of another meanwhile. One that is gone stays while the node has a block of it.
 fn pools(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     node: &Node,
     held: &[&NodeSubnet],
     old: Option<&NodeNetworkSpec>,
 ) -> Vec<String> {
-    let usable = view.pools_of(node).map(|pool| pool.name.clone());
+    let usable = index.pools_of(node).map(|pool| pool.name.clone());
     let holds = |pool: &str| held.iter().any(|subnet| subnet.spec.pool == pool);
     let stays = |name: &&String| {
-        view.pools.usable(name).is_none() && (!view.pool_is_going(name) || holds(name))
+        index.pools.usable(name).is_none() && (!index.pool_is_going(name) || holds(name))
     };
     let before = old.into_iter().flat_map(|spec| &spec.pools);
     let pools: BTreeSet<String> = usable.chain(before.filter(stays).cloned()).collect();
@@ -115,12 +115,12 @@ fn pools(
 
 /// The node's BGP speaker. Like the modes: while one that is in trouble is kept for the blocks there are, so is the speaker.
 fn bgp(
-    fabric: Option<&Fabric>,
+    topology: Option<&BgpTopology>,
     name: &str,
     modes: &[NodeMode],
     old: Option<&NodeNetworkSpec>,
 ) -> Option<NodeBgp> {
-    let speaker = fabric.and_then(|fabric| fabric.speakers.get(name));
+    let speaker = topology.and_then(|topology| topology.speakers.get(name));
     let kept = || {
         let in_use = modes.iter().any(|mode| mode.send.way() == Some(Way::Bgp));
         old.filter(|_| in_use)?.bgp.clone()
@@ -132,8 +132,8 @@ fn bgp(
 ///
 /// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
 /// running traffic, the node goes on doing for it what it did.
-fn modes(view: &View<'_>, ways: &Ways<'_>, node: &str) -> Vec<NodeMode> {
-    let old = view.networks.get(node);
+fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeMode> {
+    let old = index.networks.get(node);
     let old = || old.into_iter().flat_map(|network| &network.spec.modes);
     let mut modes: Vec<NodeMode> = Vec::new();
     let mut add = |way: &NodeMode, pool: &str, standby: bool| {
@@ -155,7 +155,7 @@ fn modes(view: &View<'_>, ways: &Ways<'_>, node: &str) -> Vec<NodeMode> {
             list.push(pool.to_owned());
         }
     };
-    for pool in view.pools_in_use.iter().copied() {
+    for pool in index.pools_in_use.iter().copied() {
         match ways.get(pool) {
             Some(change) => {
                 change

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use netweft_crds::condition::{ASSIGNED, READY, RECONCILING, Reason, STALLED};
 use netweft_crds::{SessionFault, SessionState};
 
-use crate::plan::model::cluster_state::{News, Plan};
+use crate::plan::model::cluster_state::{ConditionEvent, Plan};
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
 
 /// Who says a reason, and what makes him say it.
@@ -314,11 +314,11 @@ impl Says {
     }
 
     /// What the plan tells a human about the object.
-    fn news(&self, plan: &Plan) -> Option<News> {
+    fn news(&self, plan: &Plan) -> Option<ConditionEvent> {
         fn of<S: Clone>(
             changes: &[crate::plan::model::cluster_state::StatusChange<S>],
             name: &str,
-        ) -> Option<News> {
+        ) -> Option<ConditionEvent> {
             changes
                 .iter()
                 .find(|change| change.name == name)?
@@ -335,7 +335,7 @@ impl Says {
 }
 
 /// Steps until there is nothing left to do; returns what humans are told of the object on the way.
-fn settle(cluster: &mut Cluster, says: &Says) -> Vec<News> {
+fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
     let mut told = Vec::new();
     for _ in 0..10 {
         let plan = cluster.step();

@@ -19,14 +19,14 @@ use netweft_crds::{
     Way,
 };
 
-use crate::plan::model::index::{Absence, View};
+use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::status::acknowledged;
 use crate::plan::text::list;
 use crate::plan::validate::network_mode::Mode;
 
 /// How the blocks of one pool are reached.
 #[derive(Debug)]
-pub struct Change<'a> {
+pub struct PoolRollout<'a> {
     /// Where the change stands.
     pub phase: Phase,
     /// All ways that nodes need; the first is the one that is asked for.
@@ -42,18 +42,22 @@ pub struct Change<'a> {
 }
 
 /// All pools in use whose mode can be used, by name.
-pub type Ways<'a> = BTreeMap<&'a str, Change<'a>>;
+pub type Rollouts<'a> = BTreeMap<&'a str, PoolRollout<'a>>;
 
 /// Looks at all pools.
 #[must_use]
-pub fn ways<'a>(view: &'a View<'a>) -> Ways<'a> {
-    let pools = view.pools_in_use.iter().copied();
-    let looks =
-        pools.filter_map(|pool| Some((pool, Change::look(view, pool, view.mode_of(pool)?))));
+pub fn rollouts<'a>(index: &'a ClusterIndex<'a>) -> Rollouts<'a> {
+    let pools = index.pools_in_use.iter().copied();
+    let looks = pools.filter_map(|pool| {
+        Some((
+            pool,
+            PoolRollout::observe(index, pool, index.mode_of(pool)?),
+        ))
+    });
     looks.collect()
 }
 
-impl<'a> Change<'a> {
+impl<'a> PoolRollout<'a> {
     /// What `node` sends by.
     #[must_use]
     pub fn send(&self, node: &str) -> Option<&NodeMode> {
@@ -79,22 +83,22 @@ impl<'a> Change<'a> {
         self.ways.get(1)
     }
 
-    fn look(view: &'a View<'a>, pool: &str, mode: &Mode) -> Self {
-        let target = mode.node_mode(view.outer_family(mode));
-        let nodes: Vec<Stand<'a>> = view
+    fn observe(index: &'a ClusterIndex<'a>, pool: &str, mode: &Mode) -> Self {
+        let target = mode.node_mode(index.outer_family(mode));
+        let nodes: Vec<NodeRollout<'a>> = index
             .nodes
             .keys()
-            .map(|name| Stand::look(view, name, pool, mode, &target))
+            .map(|name| NodeRollout::observe(index, name, pool, mode, &target))
             .collect();
         let mut ways = vec![target];
-        for way in nodes.iter().flat_map(Stand::ways) {
+        for way in nodes.iter().flat_map(NodeRollout::ways) {
             let known = ways.iter().any(|known| known.same_way(way));
             let excluded = ways.first().is_some_and(|target| exclude(target, way));
             if !known && !excluded {
                 ways.push(bare(way));
             }
         }
-        let of = |choose: fn(&Stand<'a>) -> bool| {
+        let of = |choose: fn(&NodeRollout<'a>) -> bool| {
             let chosen = nodes.iter().filter(|node| choose(node));
             chosen.map(|node| node.name).collect::<BTreeSet<_>>()
         };
@@ -110,7 +114,7 @@ impl<'a> Change<'a> {
             passed_over,
         };
         let through =
-            |node: &Stand<'_>| node.settled || node.absence.is_some() || node.is_through();
+            |node: &NodeRollout<'_>| node.settled || node.absence.is_some() || node.is_through();
         if change.ways.len() > 1 {
             if nodes.iter().all(through) {
                 change.phase = Phase::Retiring;
@@ -122,7 +126,7 @@ impl<'a> Change<'a> {
     }
 
     /// Decides who sends by what.
-    fn go_on(&mut self, nodes: &[Stand<'a>], at_once: usize) {
+    fn go_on(&mut self, nodes: &[NodeRollout<'a>], at_once: usize) {
         let waited_for: BTreeSet<&str> = nodes
             .iter()
             .filter(|node| node.absence.is_none() && !node.is_new)
@@ -168,7 +172,7 @@ impl<'a> Change<'a> {
     }
 
     /// The way that most nodes send by which do not send the new way.
-    fn usual_way(&self, nodes: &[Stand<'a>]) -> usize {
+    fn usual_way(&self, nodes: &[NodeRollout<'a>]) -> usize {
         let mut counts = vec![0_usize; self.ways.len()];
         let others = nodes.iter().filter(|node| !node.sends_target);
         for way in others.filter_map(|node| self.position(node.sends?)) {
@@ -191,7 +195,7 @@ impl<'a> Change<'a> {
 }
 
 /// Where one node stands.
-struct Stand<'a> {
+struct NodeRollout<'a> {
     name: &'a str,
     /// What it sends by.
     sends: Option<&'a NodeMode>,
@@ -210,9 +214,15 @@ struct Stand<'a> {
     silent: Option<Vec<&'a str>>,
 }
 
-impl<'a> Stand<'a> {
-    fn look(view: &View<'a>, name: &'a str, pool: &str, mode: &Mode, target: &NodeMode) -> Self {
-        let network = view.networks.get(name).copied();
+impl<'a> NodeRollout<'a> {
+    fn observe(
+        index: &ClusterIndex<'a>,
+        name: &'a str,
+        pool: &str,
+        mode: &Mode,
+        target: &NodeMode,
+    ) -> Self {
+        let network = index.networks.get(name).copied();
         let modes = network.map_or(&[][..], |network| &network.spec.modes);
         let has = |list: &[String]| list.iter().any(|it| it == pool);
         let sends = modes.iter().find(|mode| has(&mode.pools));
@@ -226,8 +236,8 @@ impl<'a> Stand<'a> {
             sends_target,
             settled: sends_target && acknowledged,
             acknowledged,
-            is_new: !view.has_spoken(name),
-            absence: view.absence(name, mode),
+            is_new: !index.has_spoken(name),
+            absence: index.absence(name, mode),
             silent: match mode.rollout.probe {
                 Probe::Icmp => network.and_then(|network| silent(network, target)),
                 Probe::None => Some(Vec::new()),
@@ -271,8 +281,8 @@ fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> 
 
 /// Why a node that is waited for has not got further, as far as its agent has said.
 #[must_use]
-pub fn obstacle(view: &View<'_>, name: &str) -> Option<String> {
-    let network = view.networks.get(name)?;
+pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
+    let network = index.networks.get(name)?;
     let tried = network.status.as_ref()?.standby.iter();
     let mut tried = tried.filter(|tried| !tried.silent.is_empty());
     let tried = tried.next().filter(|_| acknowledged(network))?;

@@ -15,10 +15,10 @@ fn planning(nodes: usize) -> Duration {
     cluster.settle();
     cluster.agents_report(5);
     cluster.settle();
-    let world = cluster.world();
+    let cluster_state = cluster.cluster_state();
     let tries = (0..5).map(|_| {
         let begun = Instant::now();
-        assert!(crate::plan(&world).is_empty());
+        assert!(crate::plan(&cluster_state).is_empty());
         begun.elapsed()
     });
     tries.min().unwrap()

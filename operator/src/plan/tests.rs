@@ -2,7 +2,6 @@ mod addresses;
 mod changes;
 mod deletion;
 mod draining;
-mod growth;
 mod modes;
 mod needs;
 mod node_address;
@@ -10,6 +9,7 @@ mod nodes;
 mod other_networks;
 mod pools;
 mod properties;
+mod utilization;
 
 use std::time::{Duration, Instant};
 
@@ -175,13 +175,13 @@ fn an_unreadable_object_is_told_and_holds_what_it_has() {
     let mut cluster = cluster(1);
     cluster.settle();
     let broken = cluster.pools.remove(0);
-    let mut world = cluster.world();
-    world.unreadable.push(Unreadable {
+    let mut cluster_state = cluster.cluster_state();
+    cluster_state.unreadable.push(Unreadable {
         kind: UserKind::Pool,
         metadata: broken.metadata,
         error: "no number".to_owned(),
     });
-    let plan = plan(&world);
+    let plan = plan(&cluster_state);
     assert!(plan.subnets.delete.is_empty() && plan.networks.update.is_empty());
     let ready = &plan.pool_statuses[0].status.conditions[0];
     assert_eq!(

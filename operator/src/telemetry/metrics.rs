@@ -27,7 +27,7 @@ pub struct Metrics {
     pub writes: Family<WriteLabels, Counter>,
     /// When the last plan was carried out in full.
     pub last_success: Gauge,
-    /// Objects in the last plan's world, by kind.
+    /// Objects in the last plan's cluster, by kind.
     pub objects: Family<ObjectLabels, Gauge>,
     blocks: Family<ShareLabels, Gauge>,
     addresses: Family<ShareLabels, Gauge>,

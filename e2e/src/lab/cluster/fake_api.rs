@@ -13,8 +13,8 @@ use kube::{Resource, ResourceExt};
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, NetworkMode, NodeNetwork, NodeNetworkStatus, NodeSubnet,
 };
-use netweft_operator::Growth;
-use netweft_operator::{Plan, World, plan};
+use netweft_operator::Utilization;
+use netweft_operator::{ClusterState, Plan, plan};
 use serde::Serialize;
 
 /// How often the operator is asked at most: what one answer leads to, the next may take up.
@@ -118,7 +118,7 @@ impl Store {
     fn look_for_surplus(&mut self) {
         let subnets: Vec<_> = self.subnets.values().collect();
         let networks: Vec<_> = self.networks.values().collect();
-        let growth = Growth::look(&subnets, &networks);
+        let growth = Utilization::observe(&subnets, &networks);
         for subnet in subnets {
             match growth.is_surplus(subnet) {
                 Some(true) => self.surplus.insert(subnet.name_any()),
@@ -129,7 +129,7 @@ impl Store {
     }
 
     fn plan(&self) -> Plan {
-        plan(&World {
+        plan(&ClusterState {
             surplus: self.surplus.clone(),
             pools: self.pools.iter().collect(),
             modes: self.modes.iter().collect(),
@@ -138,7 +138,7 @@ impl Store {
             subnets: self.subnets.values().collect(),
             networks: self.networks.values().collect(),
             now: Timestamp::now(),
-            ..World::default()
+            ..ClusterState::default()
         })
     }
 

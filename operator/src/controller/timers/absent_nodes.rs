@@ -1,4 +1,4 @@
-//! [`Absences`]: for how long this leader has seen that Nodes are not Ready, or that agents do not acknowledge.
+//! [`AbsentNodes`]: for how long this leader has seen that Nodes are not Ready, or that agents do not acknowledge.
 //!
 //! The times are of the monotonic clock and live in memory: a new leader starts again, so it can only wait longer for a node.
 
@@ -15,7 +15,7 @@ pub type Absent = (String, Option<String>, Option<i64>);
 
 /// Since when this leader has known it of which nodes.
 #[derive(Debug, Default)]
-pub struct Absences {
+pub struct AbsentNodes {
     since: BTreeMap<Absent, Instant>,
 }
 
@@ -35,14 +35,14 @@ pub fn silent<'a>(networks: impl Iterator<Item = &'a NodeNetwork>) -> impl Itera
     })
 }
 
-impl Absences {
+impl AbsentNodes {
     /// Forgets everything: somebody else leads.
     pub fn clear(&mut self) {
         self.since.clear();
     }
 
     /// Takes note of who is absent at `now`, and returns for how long each has been, by name.
-    pub fn look(
+    pub fn observe(
         &mut self,
         absent: impl Iterator<Item = Absent>,
         now: Instant,
@@ -94,27 +94,30 @@ mod tests {
 
     #[test]
     fn time_counts_from_when_a_node_was_seen_not_to_be_ready() {
-        let mut absences = Absences::default();
+        let mut absences = AbsentNodes::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let deadlines = [second * 5, second * 60];
-        let mut look = |node: &Node, at| {
-            let absent = absences.look(not_ready([node].into_iter()), at);
+        let mut observe = |node: &Node, at| {
+            let absent = absences.observe(not_ready([node].into_iter()), at);
             (absent.get("one").copied(), absences.next(&deadlines, at))
         };
-        assert_eq!(look(&node("a", "True"), start), (None, None));
+        assert_eq!(observe(&node("a", "True"), start), (None, None));
         let silent = node("a", "Unknown");
         assert_eq!(
-            look(&silent, start + second),
+            observe(&silent, start + second),
             (Some(Duration::ZERO), Some(second * 5))
         );
         assert_eq!(
-            look(&silent, start + second * 7),
+            observe(&silent, start + second * 7),
             (Some(second * 6), Some(second * 54))
         );
         let other = node("b", "False");
-        assert_eq!(look(&other, start + second * 8).0, Some(Duration::ZERO));
-        assert_eq!(look(&node("b", "True"), start + second * 9), (None, None));
+        assert_eq!(observe(&other, start + second * 8).0, Some(Duration::ZERO));
+        assert_eq!(
+            observe(&node("b", "True"), start + second * 9),
+            (None, None)
+        );
     }
 
     fn network(generation: i64, observed: Option<i64>) -> NodeNetwork {
@@ -127,26 +130,32 @@ mod tests {
 
     #[test]
     fn an_agent_is_silent_until_it_acknowledges_something() {
-        let mut absences = Absences::default();
+        let mut absences = AbsentNodes::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
-        let mut look = |generation, observed, at| {
+        let mut observe = |generation, observed, at| {
             let network = network(generation, observed);
             let absent = silent([&network].into_iter());
-            absences.look(absent, at).get("one").copied()
+            absences.observe(absent, at).get("one").copied()
         };
-        assert_eq!(look(1, None, start), Some(Duration::ZERO));
+        assert_eq!(observe(1, None, start), Some(Duration::ZERO));
         // Specs that change meanwhile are no word of the agent.
-        assert_eq!(look(2, None, start + second), Some(second));
-        assert_eq!(look(2, Some(2), start + second * 2), None);
-        assert_eq!(look(3, Some(2), start + second * 3), Some(Duration::ZERO));
-        assert_eq!(look(4, Some(2), start + second * 5), Some(second * 2));
+        assert_eq!(observe(2, None, start + second), Some(second));
+        assert_eq!(observe(2, Some(2), start + second * 2), None);
+        assert_eq!(
+            observe(3, Some(2), start + second * 3),
+            Some(Duration::ZERO)
+        );
+        assert_eq!(observe(4, Some(2), start + second * 5), Some(second * 2));
         // It is behind, and alive.
-        assert_eq!(look(5, Some(4), start + second * 6), Some(Duration::ZERO));
+        assert_eq!(
+            observe(5, Some(4), start + second * 6),
+            Some(Duration::ZERO)
+        );
         // A new leader counts anew.
         absences.clear();
         let network = network(1, None);
-        let look = absences.look(silent([&network].into_iter()), start + second * 9);
-        assert_eq!(look["one"], Duration::ZERO);
+        let observe = absences.observe(silent([&network].into_iter()), start + second * 9);
+        assert_eq!(observe["one"], Duration::ZERO);
     }
 }

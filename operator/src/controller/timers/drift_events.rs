@@ -1,4 +1,4 @@
-//! [`Drifts`]: what agents say they have put right on their nodes, told as Events.
+//! [`DriftEvents`]: what agents say they have put right on their nodes, told as Events.
 //!
 //! The memory is this leader's. What happened before it led is not told again; a node on which much happens is told of once in
 //! a while.
@@ -10,20 +10,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use netweft_crds::NodeNetwork;
 
-use crate::plan::model::cluster_state::News;
+use crate::plan::model::cluster_state::ConditionEvent;
 
 /// The least time between two Events about one node.
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// What this leader has told of whom.
 #[derive(Debug, Default)]
-pub struct Drifts {
+pub struct DriftEvents {
     /// By name and UID of the NodeNetwork.
-    told: BTreeMap<(String, Option<String>), Told>,
+    told: BTreeMap<(String, Option<String>), LastEmitted>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Told {
+struct LastEmitted {
     /// When what was told had happened, by the agent's clock.
     of: Option<Time>,
     /// When it was told, by ours.
@@ -34,42 +34,42 @@ struct Told {
 
 /// What is to be told about a NodeNetwork.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tale {
+pub struct DriftEvent {
     /// Its name.
     pub name: String,
     /// Its UID.
     pub uid: Option<String>,
     /// The Event.
-    pub news: News,
+    pub news: ConditionEvent,
 }
 
-impl Drifts {
+impl DriftEvents {
     /// Forgets everything: somebody else leads.
     pub fn clear(&mut self) {
         self.told.clear();
     }
 
     /// What is to be told at `now`.
-    pub fn look<'a>(
+    pub fn observe<'a>(
         &mut self,
         networks: impl Iterator<Item = &'a NodeNetwork>,
         now: Instant,
-    ) -> Vec<Tale> {
+    ) -> Vec<DriftEvent> {
         let mut before = std::mem::take(&mut self.told);
-        let mut tales = Vec::new();
+        let mut drift_events = Vec::new();
         for network in networks {
             let key = (network.name_any(), network.uid());
             let known = before.remove(&key);
             let told = match known {
-                Some(told) => tell(told, network, now, &mut tales),
-                None => Told {
+                Some(told) => tell(told, network, now, &mut drift_events),
+                None => LastEmitted {
                     of: last(network),
-                    ..Told::default()
+                    ..LastEmitted::default()
                 },
             };
             self.told.insert(key, told);
         }
-        tales
+        drift_events
     }
 
     /// How long until something that waits may be told.
@@ -87,11 +87,16 @@ fn last(network: &NodeNetwork) -> Option<Time> {
     status.drift.as_ref()?.last.clone()
 }
 
-fn tell(told: Told, network: &NodeNetwork, now: Instant, tales: &mut Vec<Tale>) -> Told {
+fn tell(
+    told: LastEmitted,
+    network: &NodeNetwork,
+    now: Instant,
+    drift_events: &mut Vec<DriftEvent>,
+) -> LastEmitted {
     let of = last(network);
     let drift = network.status.as_ref().and_then(|it| it.drift.as_ref());
     let Some(drift) = drift.filter(|_| of != told.of) else {
-        return Told {
+        return LastEmitted {
             waits: false,
             ..told
         };
@@ -100,15 +105,15 @@ fn tell(told: Told, network: &NodeNetwork, now: Instant, tales: &mut Vec<Tale>) 
         .at
         .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
     if !rested {
-        return Told {
+        return LastEmitted {
             waits: true,
             ..told
         };
     }
-    tales.push(Tale {
+    drift_events.push(DriftEvent {
         name: network.name_any(),
         uid: network.uid(),
-        news: News {
+        news: ConditionEvent {
             condition: "Drift".to_owned(),
             reason: "Repaired".to_owned(),
             message: format!(
@@ -118,7 +123,7 @@ fn tell(told: Told, network: &NodeNetwork, now: Instant, tales: &mut Vec<Tale>) 
             warning: true,
         },
     });
-    Told {
+    LastEmitted {
         of,
         at: Some(now),
         waits: false,
@@ -140,47 +145,48 @@ mod tests {
         ))
     }
 
-    fn messages(tales: &[Tale]) -> Vec<&str> {
-        tales
+    fn messages(drift_events: &[DriftEvent]) -> Vec<&str> {
+        drift_events
             .iter()
-            .map(|tale| tale.news.message.as_str())
+            .map(|drift_event| drift_event.news.message.as_str())
             .collect()
     }
 
     #[test]
     fn what_is_new_is_told_once_and_not_too_often() {
-        let (mut drifts, start) = (Drifts::default(), Instant::now());
+        let (mut drifts, start) = (DriftEvents::default(), Instant::now());
         let second = Duration::from_secs(1);
-        let mut look = |network: &NodeNetwork, at| {
-            let tales = drifts.look([network].into_iter(), at);
-            (tales, drifts.next(at))
+        let mut observe = |network: &NodeNetwork, at| {
+            let drift_events = drifts.observe([network].into_iter(), at);
+            (drift_events, drifts.next(at))
         };
-        assert!(look(&network("a", None), start).0.is_empty());
-        let (tales, next) = look(&network("a", Some(1)), start);
+        assert!(observe(&network("a", None), start).0.is_empty());
+        let (drift_events, next) = observe(&network("a", Some(1)), start);
         assert_eq!(
-            messages(&tales),
+            messages(&drift_events),
             ["put right what somebody else had changed: route m1"]
         );
-        assert_eq!((tales[0].name.as_str(), next), ("one", None));
-        assert!(look(&network("a", Some(1)), start + second).0.is_empty());
-        let (tales, next) = look(&network("a", Some(2)), start + second);
-        assert_eq!((tales.len(), next), (0, Some(second * 59)));
-        let (tales, next) = look(&network("a", Some(3)), start + PAUSE);
-        assert_eq!(messages(&tales).len(), 1);
+        assert_eq!((drift_events[0].name.as_str(), next), ("one", None));
+        assert!(observe(&network("a", Some(1)), start + second).0.is_empty());
+        let (drift_events, next) = observe(&network("a", Some(2)), start + second);
+        assert_eq!((drift_events.len(), next), (0, Some(second * 59)));
+        let (drift_events, next) = observe(&network("a", Some(3)), start + PAUSE);
+        assert_eq!(messages(&drift_events).len(), 1);
         assert_eq!(next, None);
     }
 
     #[test]
     fn what_was_before_this_leader_or_with_another_object_is_not_told() {
-        let (mut drifts, start) = (Drifts::default(), Instant::now());
-        let mut look = |network: &NodeNetwork| drifts.look([network].into_iter(), start).len();
-        assert_eq!(look(&network("a", Some(1))), 0);
-        assert_eq!(look(&network("a", Some(2))), 1);
-        assert_eq!(look(&network("b", Some(3))), 0);
+        let (mut drifts, start) = (DriftEvents::default(), Instant::now());
+        let mut observe =
+            |network: &NodeNetwork| drifts.observe([network].into_iter(), start).len();
+        assert_eq!(observe(&network("a", Some(1))), 0);
+        assert_eq!(observe(&network("a", Some(2))), 1);
+        assert_eq!(observe(&network("b", Some(3))), 0);
         drifts.clear();
         assert_eq!(
             drifts
-                .look([&network("b", Some(4))].into_iter(), start)
+                .observe([&network("b", Some(4))].into_iter(), start)
                 .len(),
             0
         );

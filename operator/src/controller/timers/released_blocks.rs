@@ -1,4 +1,4 @@
-//! [`Freed`]: which blocks were given back, as this leader has seen it.
+//! [`ReleasedBlocks`]: which blocks were given back, as this leader has seen it.
 
 use std::collections::BTreeSet;
 
@@ -7,19 +7,19 @@ use ipnet::IpNet;
 /// Blocks that were given back, in order. It lives in memory: to a new leader all free blocks are alike, and the lowest goes
 /// first.
 #[derive(Debug, Default)]
-pub struct Freed {
+pub struct ReleasedBlocks {
     assigned: BTreeSet<IpNet>,
     order: Vec<IpNet>,
 }
 
-impl Freed {
+impl ReleasedBlocks {
     /// Forgets everything: somebody else leads.
     pub fn clear(&mut self) {
         *self = Self::default();
     }
 
     /// Takes note of what is assigned now, and tells what was and is not any more, the longest ago first.
-    pub fn look(&mut self, assigned: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
+    pub fn observe(&mut self, assigned: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
         let assigned: BTreeSet<IpNet> = assigned.collect();
         self.order.retain(|block| !assigned.contains(block));
         self.order.extend(self.assigned.difference(&assigned));
@@ -34,16 +34,20 @@ mod tests {
 
     #[test]
     fn what_was_given_back_the_longest_ago_comes_first_until_it_is_given_away_again() {
-        let mut freed = Freed::default();
-        let mut look = |blocks: &[&str]| -> Vec<String> {
+        let mut freed = ReleasedBlocks::default();
+        let mut observe = |blocks: &[&str]| -> Vec<String> {
             let blocks = blocks.iter().map(|block| block.parse().unwrap());
-            freed.look(blocks).iter().map(ToString::to_string).collect()
+            freed
+                .observe(blocks)
+                .iter()
+                .map(ToString::to_string)
+                .collect()
         };
         let [a, b, c] = ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"];
-        assert!(look(&[a, b, c]).is_empty());
-        assert_eq!(look(&[a, c]), [b]);
-        assert_eq!(look(&[c]), [b, a]);
-        assert_eq!(look(&[c, b]), [a]);
-        assert_eq!(look(&[c]), [a, b]);
+        assert!(observe(&[a, b, c]).is_empty());
+        assert_eq!(observe(&[a, c]), [b]);
+        assert_eq!(observe(&[c]), [b, a]);
+        assert_eq!(observe(&[c, b]), [a]);
+        assert_eq!(observe(&[c]), [a, b]);
     }
 }

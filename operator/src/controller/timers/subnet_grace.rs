@@ -1,4 +1,4 @@
-//! [`Graces`]: how long something has been so with NodeSubnets, as this leader has seen it: that their Node is gone, or that
+//! [`GraceTracker`]: how long something has been so with NodeSubnets, as this leader has seen it: that their Node is gone, or that
 //! their node can do without them.
 //!
 //! The times are of the monotonic clock and live in memory: a new leader starts again, so a clock that jumps or a
@@ -15,7 +15,7 @@ type Version = (String, Option<String>, Option<String>);
 
 /// Since when this leader has known it of which NodeSubnets.
 #[derive(Debug)]
-pub struct Graces {
+pub struct GraceTracker {
     grace: Duration,
     /// From when on a NodeSubnet can be reclaimed before its grace has run out.
     least: Duration,
@@ -24,7 +24,7 @@ pub struct Graces {
     since: BTreeMap<Version, Instant>,
 }
 
-impl Graces {
+impl GraceTracker {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(grace: Duration) -> Self {
@@ -59,7 +59,7 @@ impl Graces {
 
     /// Takes note of which of the NodeSubnets it is so at `now`, and names those of which it has been so for the whole grace.
     /// `None`: that cannot be said now, and what was known stays.
-    pub fn look<'a>(
+    pub fn observe<'a>(
         &mut self,
         subnets: impl Iterator<Item = &'a NodeSubnet>,
         is_so: impl Fn(&NodeSubnet) -> Option<bool>,
@@ -116,21 +116,21 @@ mod tests {
         spec.into_object()
     }
 
-    fn look(graces: &mut Graces, subnet: &NodeSubnet, now: Instant) -> BTreeSet<String> {
+    fn observe(graces: &mut GraceTracker, subnet: &NodeSubnet, now: Instant) -> BTreeSet<String> {
         let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
-        graces.look([subnet].into_iter(), orphaned, now)
+        graces.observe([subnet].into_iter(), orphaned, now)
     }
 
     #[test]
     fn a_block_expires_when_its_grace_has_run_out() {
-        let mut graces = Graces::new(GRACE);
+        let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
-        assert!(look(&mut graces, &orphan, start).is_empty());
+        assert!(observe(&mut graces, &orphan, start).is_empty());
         assert_eq!(graces.next(start), Some(GRACE));
-        assert!(look(&mut graces, &orphan, start + GRACE / 2).is_empty());
+        assert!(observe(&mut graces, &orphan, start + GRACE / 2).is_empty());
         assert_eq!(
-            look(&mut graces, &orphan, start + GRACE),
+            observe(&mut graces, &orphan, start + GRACE),
             ["10-244-0-0-26".to_owned()].into()
         );
         assert_eq!(graces.next(start + GRACE), None);
@@ -139,13 +139,13 @@ mod tests {
     #[test]
     fn the_longest_orphaned_can_be_reclaimed_first() {
         let least = GRACE / 10;
-        let mut graces = Graces::new(GRACE).reclaimable_after(least);
+        let mut graces = GraceTracker::new(GRACE).reclaimable_after(least);
         let start = Instant::now();
         let [one, other] =
             ["10.244.0.64/26", "10.244.0.0/26"].map(|cidr| subnet(cidr, SubnetState::Orphaned));
-        look(&mut graces, &one, start);
+        observe(&mut graces, &one, start);
         let orphaned = |_: &NodeSubnet| Some(true);
-        graces.look([&one, &other].into_iter(), orphaned, start + least / 2);
+        graces.observe([&one, &other].into_iter(), orphaned, start + least / 2);
         assert_eq!(graces.next(start + least / 2), Some(least / 2));
         assert_eq!(graces.reclaimable(start + least), ["10-244-0-64-26"]);
         let both = ["10-244-0-64-26", "10-244-0-0-26"];
@@ -154,48 +154,48 @@ mod tests {
 
     #[test]
     fn a_node_that_came_back_starts_the_grace_again() {
-        let mut graces = Graces::new(GRACE);
+        let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
         let active = subnet("10.244.0.0/26", SubnetState::Active);
-        look(&mut graces, &orphan, start);
-        look(&mut graces, &active, start + GRACE / 2);
-        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
+        observe(&mut graces, &orphan, start);
+        observe(&mut graces, &active, start + GRACE / 2);
+        assert!(observe(&mut graces, &orphan, start + GRACE).is_empty());
     }
 
     /// Another leader did both while this one was stopped: it comes back to an orphan that it seems to know.
     #[test]
     fn a_node_that_came_back_and_went_again_while_nobody_looked_starts_the_grace_again() {
-        let mut graces = Graces::new(GRACE);
+        let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let mut orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
         orphan.metadata.resource_version = Some("5".to_owned());
-        look(&mut graces, &orphan, start);
+        observe(&mut graces, &orphan, start);
         orphan.metadata.resource_version = Some("7".to_owned());
-        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
-        assert_eq!(look(&mut graces, &orphan, start + GRACE * 2).len(), 1);
+        assert!(observe(&mut graces, &orphan, start + GRACE).is_empty());
+        assert_eq!(observe(&mut graces, &orphan, start + GRACE * 2).len(), 1);
     }
 
     #[test]
     fn a_new_leader_starts_the_grace_again() {
-        let mut graces = Graces::new(GRACE);
+        let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
-        look(&mut graces, &orphan, start);
+        observe(&mut graces, &orphan, start);
         graces.clear();
-        assert!(look(&mut graces, &orphan, start + GRACE).is_empty());
+        assert!(observe(&mut graces, &orphan, start + GRACE).is_empty());
     }
 
     #[test]
     fn what_cannot_be_said_for_a_while_neither_begins_nor_ends_a_grace() {
-        let mut graces = Graces::new(GRACE);
+        let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let block = subnet("10.244.0.0/26", SubnetState::Active);
-        let mut look = |is_so, now| graces.look([&block].into_iter(), |_| is_so, now).len();
-        assert_eq!(look(None, start), 0);
-        assert_eq!(look(Some(true), start + GRACE), 0);
-        assert_eq!(look(None, start + GRACE * 2), 1);
-        assert_eq!(look(Some(false), start + GRACE * 2), 0);
-        assert_eq!(look(None, start + GRACE * 3), 0);
+        let mut observe = |is_so, now| graces.observe([&block].into_iter(), |_| is_so, now).len();
+        assert_eq!(observe(None, start), 0);
+        assert_eq!(observe(Some(true), start + GRACE), 0);
+        assert_eq!(observe(None, start + GRACE * 2), 1);
+        assert_eq!(observe(Some(false), start + GRACE * 2), 0);
+        assert_eq!(observe(None, start + GRACE * 3), 0);
     }
 }

@@ -26,12 +26,12 @@ use netweft_crds::{self as crds, IpFamily, NodeBgp};
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::{Coverage, Wiring};
 use crate::plan::bgp::underlay::Underlay;
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::oldest_first;
 
 /// All sessions of a cluster.
 #[derive(Debug, Default)]
-pub struct Fabric {
+pub struct BgpTopology {
     /// The NetworkMode that nodes speak BGP by.
     pub mode: String,
     /// Every node's part.
@@ -47,8 +47,8 @@ pub type Peers = Vec<(String, Result<Peer, Verdict>)>;
 
 /// Checks the BGPPeers.
 #[must_use]
-pub fn peers(view: &View<'_>) -> Peers {
-    let objects = oldest_first(&view.world.peers).into_iter();
+pub fn peers(index: &ClusterIndex<'_>) -> Peers {
+    let objects = oldest_first(&index.cluster_state.peers).into_iter();
     objects
         .map(|object| {
             let name = object.name_any();
@@ -62,17 +62,17 @@ pub fn peers(view: &View<'_>) -> Peers {
 ///
 /// # Errors
 /// Why no node speaks BGP.
-pub fn resolve(view: &View<'_>, peers: &Peers) -> Result<Fabric, Verdict> {
-    let (mode, underlay) = in_use(view)?;
-    let speakers = speakers::speakers(view, underlay);
-    let mut wiring = Wiring::new(underlay, families(view, mode), &speakers);
+pub fn resolve(index: &ClusterIndex<'_>, peers: &Peers) -> Result<BgpTopology, Verdict> {
+    let (mode, underlay) = in_use(index)?;
+    let speakers = speakers::speakers(index, underlay);
+    let mut wiring = Wiring::new(underlay, families(index, mode), &speakers);
     let coverage = peers.iter().filter_map(|(name, peer)| {
         let coverage = wiring.peer(peer.as_ref().ok()?);
         Some((name.clone(), coverage))
     });
     let coverage = coverage.collect();
     let left_out = wiring.mode();
-    Ok(Fabric {
+    Ok(BgpTopology {
         mode: mode.to_owned(),
         speakers: wiring.finish(),
         left_out,
@@ -81,17 +81,17 @@ pub fn resolve(view: &View<'_>, peers: &Peers) -> Result<Fabric, Verdict> {
 }
 
 /// The one mode of mode underlay that can be used and that a pool uses.
-fn in_use<'v>(view: &'v View<'_>) -> Result<(&'v str, &'v Underlay), Verdict> {
-    let written = oldest_first(&view.world.modes).into_iter();
+fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Verdict> {
+    let written = oldest_first(&index.cluster_state.modes).into_iter();
     let written = written.filter(|mode| mode.spec.mode == crds::Mode::Underlay);
     let mut why = Verdict::stalled(
         Reason::NotFound,
         "no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the spec.networkMode of an IPPool",
     );
     for (number, object) in written.enumerate() {
-        let said = match view.modes.get(&object.name_any()) {
+        let said = match index.modes.get(&object.name_any()) {
             Some(Ok(mode)) => match &mode.underlay {
-                Some(underlay) if !families(view, &mode.name).is_empty() => {
+                Some(underlay) if !families(index, &mode.name).is_empty() => {
                     return Ok((&mode.name, underlay));
                 }
                 Some(_) | None => Verdict::stalled(
@@ -121,10 +121,16 @@ fn in_use<'v>(view: &'v View<'_>) -> Result<(&'v str, &'v Underlay), Verdict> {
 }
 
 /// Families of the pools that a mode is for. A pool in trouble counts as long as nodes have blocks of it.
-fn families(view: &View<'_>, mode: &str) -> BTreeSet<IpFamily> {
-    let pools = view.pool_objects.iter().filter(|(name, pool)| {
-        let holds = || view.world.subnets.iter().any(|s| s.spec.pool == **name);
-        pool.spec.network_mode == mode && (view.pools.usable(name).is_some() || holds())
+fn families(index: &ClusterIndex<'_>, mode: &str) -> BTreeSet<IpFamily> {
+    let pools = index.pool_objects.iter().filter(|(name, pool)| {
+        let holds = || {
+            index
+                .cluster_state
+                .subnets
+                .iter()
+                .any(|s| s.spec.pool == **name)
+        };
+        pool.spec.network_mode == mode && (index.pools.usable(name).is_some() || holds())
     });
     pools
         .map(|(_, pool)| IpFamily::of(pool.spec.cidr.addr()))

@@ -14,7 +14,7 @@ use netweft_crds::{BGPPeer, SecretKeyRef};
 
 use crate::plan::bgp::Peers;
 use crate::plan::bgp::peer::Peer;
-use crate::plan::model::cluster_state::{UserKind, World};
+use crate::plan::model::cluster_state::{ClusterState, UserKind};
 
 /// Most bytes of a key of TCP MD5 (`TCP_MD5SIG_MAXKEYLEN` in Linux).
 const LONGEST: usize = 80;
@@ -114,9 +114,9 @@ pub enum Found<'a> {
 
 /// Looks a password up.
 #[must_use]
-pub fn find<'a>(world: &'a World<'_>, at: &SecretKeyRef) -> Found<'a> {
+pub fn find<'a>(cluster_state: &'a ClusterState<'_>, at: &SecretKeyRef) -> Found<'a> {
     let SecretKeyRef { name, key } = at;
-    let secret = match world.secrets.get(name) {
+    let secret = match cluster_state.secrets.get(name) {
         None => return Found::Unknown,
         Some(None) => {
             return Found::Fault(Verdict::stalled(
@@ -145,12 +145,12 @@ pub fn find<'a>(world: &'a World<'_>, at: &SecretKeyRef) -> Found<'a> {
 
 /// How the agents' Secret has to change, if it has to.
 #[must_use]
-pub fn plan(world: &World<'_>, peers: &Peers) -> Option<PasswordChange> {
+pub fn plan(cluster_state: &ClusterState<'_>, peers: &Peers) -> Option<PasswordChange> {
     // Nothing is written before it has been looked at.
-    let seen = world.secrets.get(PASSWORDS_SECRET)?;
+    let seen = cluster_state.secrets.get(PASSWORDS_SECRET)?;
     let held = seen.as_ref().map(|secret| &secret.keys);
     // A BGPPeer that is wrong keeps what it has.
-    let unreadable = world.unreadable.iter();
+    let unreadable = cluster_state.unreadable.iter();
     let unreadable = unreadable.filter(|object| object.kind == UserKind::Peer);
     let mut needed: BTreeSet<&str> = unreadable
         .filter_map(|object| object.metadata.name.as_deref())
@@ -163,7 +163,7 @@ pub fn plan(world: &World<'_>, peers: &Peers) -> Option<PasswordChange> {
             Ok(Peer { password, .. }) => password.as_ref(),
         };
         needed.insert(name);
-        if let Some(Found::Password(password)) = at.map(|at| find(world, at))
+        if let Some(Found::Password(password)) = at.map(|at| find(cluster_state, at))
             && held.and_then(|keys| keys.get(name)) != Some(password)
         {
             set.insert(name.clone(), password.clone());

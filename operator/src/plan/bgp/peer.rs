@@ -6,7 +6,7 @@ use kube::core::Selector;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{BGPPeerSpec, SecretKeyRef};
 
-use crate::plan::bgp::underlay::Terms;
+use crate::plan::bgp::underlay::SessionDefaults;
 use crate::plan::validate::ip_pool::selector;
 
 /// A peer that sessions can be made from.
@@ -23,7 +23,7 @@ pub struct Peer {
     /// Where the password is.
     pub password: Option<SecretKeyRef>,
     /// What its sessions have in common.
-    pub terms: Terms,
+    pub defaults: SessionDefaults,
 }
 
 /// The other end.
@@ -86,7 +86,7 @@ pub fn check(name: &str, spec: &BGPPeerSpec) -> Result<Peer, Verdict> {
         password: password
             .as_ref()
             .map(|password| password.secret_key_ref.clone()),
-        terms: Terms {
+        defaults: SessionDefaults {
             hold_time: *hold_time,
             keepalive_time: *keepalive_time,
             connect_retry_time: *connect_retry_time,
@@ -94,7 +94,7 @@ pub fn check(name: &str, spec: &BGPPeerSpec) -> Result<Peer, Verdict> {
             ttl_security: *ttl_security,
             bfd: bfd.clone(),
             graceful_restart: graceful_restart.clone().unwrap_or_default(),
-            max_prefixes: Terms::max_prefixes(*max_prefixes),
+            max_prefixes: SessionDefaults::max_prefixes(*max_prefixes),
             next_hop_mode: *next_hop_mode,
             communities: communities.clone(),
             filters: filters.clone(),

@@ -14,10 +14,10 @@ use crate::plan::bgp::passwords;
 use crate::plan::bgp::passwords::Found;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
-use crate::plan::bgp::{Fabric, Peers};
+use crate::plan::bgp::{BgpTopology, Peers};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
-use crate::plan::model::index::View;
-use crate::plan::status::{Change, NAMED, unreadable};
+use crate::plan::model::index::ClusterIndex;
+use crate::plan::status::{NAMED, PoolRollout, unreadable};
 use crate::plan::text::{counted, list};
 
 /// Most errors that a status lists.
@@ -28,42 +28,42 @@ const LONGEST: usize = 300;
 /// Statuses of BGPPeers that differ from what stands there.
 #[must_use]
 pub fn plan_peers(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     peers: &Peers,
-    fabric: Result<&Fabric, &Verdict>,
+    topology: Result<&BgpTopology, &Verdict>,
 ) -> Vec<StatusChange<BGPPeerStatus>> {
-    let tallies = fabric.map(|fabric| tallies(view, fabric));
+    let tallies = topology.map(|topology| tallies(index, topology));
     let by_name: BTreeMap<_, _> = peers.iter().map(|(name, peer)| (name, peer)).collect();
-    let changes = view.world.peers.iter().filter_map(|object| {
+    let changes = index.cluster_state.peers.iter().filter_map(|object| {
         let name = object.name_any();
         let peer = by_name.get(&name)?.as_ref();
-        let tally = match &tallies {
+        let counts = match &tallies {
             Ok(tallies) => tallies.get(name.as_str()),
             Err(_) => None,
         };
-        let errors = tally.map_or_else(Vec::new, |tally| errors(view, object, tally));
-        let verdict = match (peer, fabric) {
+        let errors = counts.map_or_else(Vec::new, |counts| errors(index, object, counts));
+        let verdict = match (peer, topology) {
             (Err(why), _) | (_, Err(why)) => why.clone(),
-            (Ok(peer), Ok(fabric)) => judge(view, peer, fabric, tally, &errors),
+            (Ok(peer), Ok(topology)) => judge(index, peer, topology, counts, &errors),
         };
         let status = BGPPeerStatus {
             observed_generation: object.metadata.generation,
-            nodes: Some(tally.map(Tally::nodes).unwrap_or_default()),
-            prefixes: tally.map(|tally| tally.prefixes),
+            nodes: Some(counts.map(SessionCounts::nodes).unwrap_or_default()),
+            prefixes: counts.map(|counts| counts.prefixes),
             errors: errors.into_iter().take(ERRORS).collect(),
             conditions: Vec::new(),
         };
-        let change = Change {
+        let change = PoolRollout {
             meta: &object.metadata,
             verdict,
-            now: view.world.now,
+            now: index.cluster_state.now,
         };
         change.of(object.status.as_ref(), status, |status| {
             &mut status.conditions
         })
     });
     changes
-        .chain(unreadable(view, UserKind::Peer, |meta, conditions| {
+        .chain(unreadable(index, UserKind::Peer, |meta, conditions| {
             BGPPeerStatus {
                 observed_generation: meta.generation,
                 conditions,
@@ -75,7 +75,7 @@ pub fn plan_peers(
 
 /// What the nodes say of one peer's sessions.
 #[derive(Debug, Default)]
-struct Tally<'a> {
+struct SessionCounts<'a> {
     nodes: BTreeMap<&'a str, AtNode<'a>>,
     prefixes: Prefixes,
 }
@@ -89,7 +89,7 @@ struct AtNode<'a> {
     fault: Option<(SessionFault, &'a SessionStatus)>,
 }
 
-impl Tally<'_> {
+impl SessionCounts<'_> {
     fn established(&self) -> usize {
         self.nodes.values().filter(|node| node.down == 0).count()
     }
@@ -104,25 +104,28 @@ impl Tally<'_> {
 }
 
 /// By peer. Only nodes that a peer has a session on are counted.
-fn tallies<'a>(view: &View<'a>, fabric: &'a Fabric) -> BTreeMap<&'a str, Tally<'a>> {
-    let mut tallies: BTreeMap<&str, Tally<'_>> = BTreeMap::new();
-    let mode = view.modes.get(&fabric.mode);
+fn tallies<'a>(
+    index: &ClusterIndex<'a>,
+    topology: &'a BgpTopology,
+) -> BTreeMap<&'a str, SessionCounts<'a>> {
+    let mut tallies: BTreeMap<&str, SessionCounts<'_>> = BTreeMap::new();
+    let mode = index.modes.get(&topology.mode);
     let mode = mode.and_then(|mode| mode.as_ref().ok());
-    for (node, bgp) in &fabric.speakers {
-        if mode.is_some_and(|mode| view.lacks_agent(node, mode)) {
+    for (node, bgp) in &topology.speakers {
+        if mode.is_some_and(|mode| index.lacks_agent(node, mode)) {
             continue;
         }
         let wanted = bgp.sessions.iter();
         let wanted = wanted.filter_map(|session| Some((session, session.bgp_peer.as_deref()?)));
-        let network = view.networks.get(node.as_str());
+        let network = index.networks.get(node.as_str());
         let mut said: Option<BTreeMap<&str, &SessionStatus>> = None;
         for (session, peer) in wanted {
             let said = said.get_or_insert_with(|| sessions(network.copied()));
             let status = said.get(session.name.as_str());
             // What is said of the name may be about what the node has not given up yet.
             let status = status.filter(|status| status.peer == session.peer);
-            let tally = tallies.entry(peer).or_default();
-            tally.count(node, status.copied());
+            let counts = tallies.entry(peer).or_default();
+            counts.count(node, status.copied());
         }
     }
     tallies
@@ -136,7 +139,7 @@ fn sessions(network: Option<&NodeNetwork>) -> BTreeMap<&str, &SessionStatus> {
         .collect()
 }
 
-impl<'a> Tally<'a> {
+impl<'a> SessionCounts<'a> {
     fn count(&mut self, node: &'a str, status: Option<&'a SessionStatus>) {
         let at = self.nodes.entry(node).or_default();
         let up = status.filter(|status| status.state == SessionState::Established);
@@ -155,18 +158,22 @@ impl<'a> Tally<'a> {
 }
 
 /// What is wrong, the oldest first.
-fn errors(view: &View<'_>, object: &BGPPeer, tally: &Tally<'_>) -> Vec<PeerError> {
+fn errors(
+    index: &ClusterIndex<'_>,
+    object: &BGPPeer,
+    counts: &SessionCounts<'_>,
+) -> Vec<PeerError> {
     let before = object.status.iter().flat_map(|status| &status.errors);
     let before: BTreeMap<_, _> = before
         .map(|error| ((error.node.as_str(), error.reason), &error.since))
         .collect();
-    let faults = tally.nodes.iter().filter_map(|(node, at)| {
+    let faults = counts.nodes.iter().filter_map(|(node, at)| {
         let (reason, status) = at.fault?;
         let since = status.since.as_ref();
         let since = since.or_else(|| before.get(&(*node, reason)).copied());
         Some(PeerError {
             node: (*node).to_owned(),
-            since: since.cloned().unwrap_or(Time(view.world.now)),
+            since: since.cloned().unwrap_or(Time(index.cluster_state.now)),
             reason,
             message: status.message.chars().take(LONGEST).collect(),
         })
@@ -177,38 +184,38 @@ fn errors(view: &View<'_>, object: &BGPPeer, tally: &Tally<'_>) -> Vec<PeerError
 }
 
 fn judge(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     peer: &Peer,
-    fabric: &Fabric,
-    tally: Option<&Tally<'_>>,
+    topology: &BgpTopology,
+    counts: Option<&SessionCounts<'_>>,
     errors: &[PeerError],
 ) -> Verdict {
-    let coverage = fabric.coverage.get(&peer.name);
+    let coverage = topology.coverage.get(&peer.name);
     if let Some(Found::Fault(why)) = peer
         .password
         .as_ref()
-        .map(|at| passwords::find(view.world, at))
+        .map(|at| passwords::find(index.cluster_state, at))
     {
         return why;
     }
-    if let Some(why) = coverage.and_then(|coverage| impossible(coverage, tally.is_some())) {
+    if let Some(why) = coverage.and_then(|coverage| impossible(coverage, counts.is_some())) {
         return why;
     }
-    let none = Tally::default();
-    let tally = tally.unwrap_or(&none);
-    let established = tally.established();
+    let none = SessionCounts::default();
+    let counts = counts.unwrap_or(&none);
+    let established = counts.established();
     let message = format!(
         "{established} of {} have the session{}",
-        counted(tally.nodes.len(), "node"),
-        remarks(tally, errors, coverage)
+        counted(counts.nodes.len(), "node"),
+        remarks(counts, errors, coverage)
     );
     let down = |error: &PeerError| {
-        let at = tally.nodes.get(error.node.as_str());
+        let at = counts.nodes.get(error.node.as_str());
         at.is_some_and(|at| at.down > 0)
     };
     if errors.iter().any(|error| needs_a_human(error.reason)) {
         Verdict::stalled(Reason::SessionFailed, message)
-    } else if established == tally.nodes.len() && !errors.iter().any(down) {
+    } else if established == counts.nodes.len() && !errors.iter().any(down) {
         Verdict::ready(Reason::Established, message)
     } else {
         Verdict::reconciling(Reason::Establishing, message)
@@ -268,7 +275,11 @@ fn needs_a_human(fault: SessionFault) -> bool {
 }
 
 /// What there is to say besides how many nodes have the session.
-fn remarks(tally: &Tally<'_>, errors: &[PeerError], coverage: Option<&Coverage>) -> String {
+fn remarks(
+    counts: &SessionCounts<'_>,
+    errors: &[PeerError],
+    coverage: Option<&Coverage>,
+) -> String {
     let mut remarks = String::new();
     if let Some(first) = errors.first() {
         remarks += &format!("; {} says: {}", first.node, first.message);
@@ -276,7 +287,7 @@ fn remarks(tally: &Tally<'_>, errors: &[PeerError], coverage: Option<&Coverage>)
             remarks += &format!(" (and {} more)", counted(errors.len() - 1, "node"));
         }
     }
-    let silent = tally.nodes.iter();
+    let silent = counts.nodes.iter();
     let silent: Vec<_> = silent
         .filter(|(_, at)| at.down > 0 && at.fault.is_none())
         .map(|(node, _)| node)
@@ -284,7 +295,7 @@ fn remarks(tally: &Tally<'_>, errors: &[PeerError], coverage: Option<&Coverage>)
     if !silent.is_empty() {
         remarks += &format!("; waiting for {}", list(&silent, NAMED));
     }
-    let has = |node: &&String| tally.nodes.contains_key(node.as_str());
+    let has = |node: &&String| counts.nodes.contains_key(node.as_str());
     let lacking = coverage.into_iter().flat_map(|coverage| &coverage.lacking);
     let lacking: Vec<_> = lacking.filter(|node| !has(node)).collect();
     if !lacking.is_empty() {

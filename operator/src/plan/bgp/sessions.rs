@@ -11,7 +11,7 @@ use netweft_crds::{IpFamily, NodeBgp, Session};
 
 use crate::plan::bgp::peer::{Peer, Router, Target};
 use crate::plan::bgp::speakers::Speaker;
-use crate::plan::bgp::underlay::{Terms, Underlay};
+use crate::plan::bgp::underlay::{SessionDefaults, Underlay};
 
 /// Most pairs of nodes that one mode or BGPPeer makes sessions between: a mesh of 500 nodes. Beyond, the youngest are left out
 /// and named; a mesh that grows without end would take API server and nodes with it.
@@ -57,7 +57,7 @@ pub struct Coverage {
 struct Asker<'p> {
     /// What their names begin with.
     prefix: &'p str,
-    terms: &'p Terms,
+    defaults: &'p SessionDefaults,
     peer: Option<&'p Peer>,
     /// Where nodes listen.
     port: u16,
@@ -75,7 +75,7 @@ struct Ends {
     client: bool,
 }
 
-impl Terms {
+impl SessionDefaults {
     fn session(&self, ends: Ends) -> Session {
         let (local, local_as) = ends.local;
         let (peer, peer_as) = ends.peer;
@@ -146,7 +146,7 @@ impl<'a> Wiring<'a> {
         let families = self.families.clone();
         let asker = Asker {
             prefix: &peer.name,
-            terms: &peer.terms,
+            defaults: &peer.defaults,
             peer: Some(peer),
             port: self.underlay.listen_port,
             families: &families,
@@ -166,7 +166,7 @@ impl<'a> Wiring<'a> {
         let families = self.families.clone();
         let asker = Asker {
             prefix: "mesh",
-            terms: &underlay.terms,
+            defaults: &underlay.defaults,
             peer: None,
             port: underlay.listen_port,
             families: &families,
@@ -221,7 +221,7 @@ impl<'a> Wiring<'a> {
                 continue;
             };
             node.ask(
-                peer.terms.session(Ends {
+                peer.defaults.session(Ends {
                     name: peer.name.clone(),
                     bgp_peer: Some(peer.name.clone()),
                     local: (local, peer.local_as.unwrap_or(speaker.as_number)),
@@ -308,7 +308,7 @@ impl Asker<'_> {
             IpFamily::Ipv4 => "",
             IpFamily::Ipv6 => "-ipv6",
         };
-        Some(self.terms.session(Ends {
+        Some(self.defaults.session(Ends {
             name: format!("{}-{}{suffix}", self.prefix, other.name),
             bgp_peer: self.peer.map(|peer| peer.name.clone()),
             local: (local, as_number(own)),

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use netweft_crds::{NodeAddresses, names};
 
 use crate::plan::bgp::underlay::Underlay;
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::oldest_first;
 
 /// A node as a BGP speaker.
@@ -29,15 +29,15 @@ pub struct Speaker<'a> {
 }
 
 /// All nodes as speakers, oldest first.
-pub fn speakers<'a>(view: &View<'a>, underlay: &Underlay) -> Vec<Speaker<'a>> {
-    let nodes: Vec<&Node> = view.nodes.values().copied().collect();
+pub fn speakers<'a>(index: &ClusterIndex<'a>, underlay: &Underlay) -> Vec<Speaker<'a>> {
+    let nodes: Vec<&Node> = index.nodes.values().copied().collect();
     let nodes = oldest_first(&nodes).into_iter();
     let mut speakers: Vec<_> = nodes
         .filter_map(|node| {
             Some(Speaker {
                 name: node.metadata.name.as_deref()?,
                 labels: node.labels(),
-                addresses: view.own_addresses(node),
+                addresses: index.own_addresses(node),
                 as_number: underlay.as_number(node.labels()),
                 router_id: Ipv4Addr::UNSPECIFIED,
                 cluster_id: underlay.cluster_id(node.labels()),

@@ -20,7 +20,7 @@ pub struct Underlay {
     /// Whether every node has a session with every other.
     pub mesh: bool,
     /// What the mode's own sessions have in common.
-    pub terms: Terms,
+    pub defaults: SessionDefaults,
     as_number: u32,
     as_numbers: Vec<(Selector, u32)>,
     reflectors: Vec<(Selector, Ipv4Addr)>,
@@ -28,7 +28,7 @@ pub struct Underlay {
 
 /// What is said about a session besides who its ends are.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Terms {
+pub struct SessionDefaults {
     /// Time without a message after which the session is dead.
     pub hold_time: kube::core::Duration,
     /// Time between keepalives.
@@ -55,7 +55,7 @@ pub struct Terms {
     pub password_key: Option<String>,
 }
 
-impl Terms {
+impl SessionDefaults {
     /// The limit where `stated` is none.
     #[must_use]
     pub fn max_prefixes(stated: Option<u32>) -> u32 {
@@ -104,7 +104,7 @@ pub fn check(spec: &netweft_crds::Underlay) -> Result<Underlay, Verdict> {
     Ok(Underlay {
         listen_port: *listen_port,
         mesh: *node_to_node_mesh,
-        terms: Terms {
+        defaults: SessionDefaults {
             hold_time: *hold_time,
             keepalive_time: *keepalive_time,
             connect_retry_time: *connect_retry_time,

@@ -1,6 +1,6 @@
 //! `assign`: which node gets which block.
 //!
-//! Every want (`needs`) is met from the first of its pools that has a block left; what a node has, it keeps.
+//! Every demand (`needs`) is met from the first of its pools that has a block left; what a node has, it keeps.
 //! Blocks that nobody has had go first, the lowest before the others, then the one that was given back the longest ago: what is
 //! left of its last owner, in caches and connections, gets time to end. Where none is left, blocks whose Node is gone are reclaimed, the
 //! longest orphaned first. The API server has the last word: a block is owned
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 
 use crate::plan::ipam::blocks::Blocks;
-use crate::plan::ipam::demand::{Purpose, Want};
+use crate::plan::ipam::demand::{BlockDemand, Purpose};
 use crate::plan::validate::ip_pool::Pool;
 
 /// A block of a pool.
@@ -45,7 +45,7 @@ pub struct Current {
 pub struct Assignment {
     /// New blocks by node.
     pub create: Vec<(String, Block)>,
-    /// Blocks of nodes that are gone, to be taken for wants that nothing else can meet.
+    /// Blocks of nodes that are gone, to be taken for demands that nothing else can meet.
     pub reclaim: BTreeSet<IpNet>,
     /// Nodes, by pool, whose first block it could have been and for which none was left in any pool.
     pub exhausted: BTreeMap<String, BTreeSet<String>>,
@@ -55,27 +55,27 @@ pub struct Assignment {
     pub free: BTreeMap<String, u128>,
 }
 
-/// Meets the wants, the first ones first, as far as there are blocks. `pools` come in the order of preference.
+/// Meets the demands, the first ones first, as far as there are blocks. `pools` come in the order of preference.
 #[must_use]
 pub fn assign<'a>(
     pools: impl IntoIterator<Item = &'a Pool>,
-    wants: &[Want],
+    demands: &[BlockDemand],
     current: &Current,
 ) -> Assignment {
     let mut assignment = Assignment::default();
     let mut occupied: Vec<IpNet> = current.foreign.iter().copied().collect();
     occupied.extend(current.held.values().flatten().map(|block| block.cidr));
-    let mut unmet: Vec<&Want> = wants.iter().collect();
+    let mut unmet: Vec<&BlockDemand> = demands.iter().collect();
     let mut given = Given::default();
     for pool in pools {
         let blocks = Blocks::new(pool.cidr, pool.block_prefix, &pool.reserved, &occupied);
         let mut free = rested(&blocks, &current.freed);
         let mut left = blocks.free_count();
-        unmet.retain(|want| {
-            if given.meets(want) {
+        unmet.retain(|demand| {
+            if given.meets(demand) {
                 return false;
             }
-            if !want.pools.contains(&pool.name) {
+            if !demand.pools.contains(&pool.name) {
                 return true;
             }
             let Some(cidr) = free.next() else {
@@ -84,33 +84,33 @@ pub fn assign<'a>(
             left = left.saturating_sub(1);
             // Pools that overlap are refused before they come here; should they come, they still share no block.
             occupied.push(cidr);
-            given.insert(want, pool);
+            given.insert(demand, pool);
             let pool = pool.name.clone();
             assignment
                 .create
-                .push((want.node.clone(), Block { pool, cidr }));
+                .push((demand.node.clone(), Block { pool, cidr }));
             false
         });
         assignment.free.insert(pool.name.clone(), left);
     }
-    for want in unmet.into_iter().filter(|want| !given.meets(want)) {
-        let lacking = match want.purpose {
-            Purpose::First => &mut assignment.exhausted,
-            Purpose::More => &mut assignment.scarce,
-            Purpose::Spare => continue,
+    for demand in unmet.into_iter().filter(|demand| !given.meets(demand)) {
+        let lacking = match demand.purpose {
+            Purpose::Initial => &mut assignment.exhausted,
+            Purpose::LowCapacity => &mut assignment.scarce,
+            Purpose::Spillover => continue,
         };
         let mut orphans = current.orphans.iter();
         let reclaim = &mut assignment.reclaim;
         let orphan =
-            orphans.find(|it| want.pools.contains(&it.pool) && !reclaim.contains(&it.cidr));
+            orphans.find(|it| demand.pools.contains(&it.pool) && !reclaim.contains(&it.cidr));
         if let Some(orphan) = orphan {
-            // The want is met by the plan that sees the block free.
+            // The demand is met by the plan that sees the block free.
             reclaim.insert(orphan.cidr);
             continue;
         }
-        for pool in &want.pools {
+        for pool in &demand.pools {
             let nodes = lacking.entry(pool.clone()).or_default();
-            nodes.insert(want.node.clone());
+            nodes.insert(demand.node.clone());
         }
     }
     assignment
@@ -121,15 +121,15 @@ pub fn assign<'a>(
 struct Given<'a>(BTreeSet<(&'a str, &'a str)>);
 
 impl<'a> Given<'a> {
-    fn insert(&mut self, want: &'a Want, pool: &'a Pool) {
-        self.0.insert((&want.node, &pool.name));
+    fn insert(&mut self, demand: &'a BlockDemand, pool: &'a Pool) {
+        self.0.insert((&demand.node, &pool.name));
     }
 
     /// Whether a block that was wanted for something else will do.
-    fn meets(&self, want: &Want) -> bool {
-        let mut pools = want.pools.iter();
-        want.purpose == Purpose::First
-            && pools.any(|pool| self.0.contains(&(want.node.as_str(), pool.as_str())))
+    fn meets(&self, demand: &BlockDemand) -> bool {
+        let mut pools = demand.pools.iter();
+        demand.purpose == Purpose::Initial
+            && pools.any(|pool| self.0.contains(&(demand.node.as_str(), pool.as_str())))
     }
 }
 

@@ -1,23 +1,23 @@
-//! Who wants a block, and of which pools.
+//! Who demands a block, and of which pools.
 //!
 //! A node has one block of each family before any pod asks: of the pools for every namespace, or of any if there are none such. It
 //! is what makes the first pod start at once, and holds the address that the node sends from into tunnels. Of every other pool
 //! a node gets its first block when a pod that needs it has been turned away (`NodeNetwork.status.requests`): a pool for a few
 //! pods does not spend a block on each node. A node on which no agent has ever spoken gets no further block once that has been so for
-//! as long as a change waits for a node. Whoever has blocks and runs short of addresses gets more (`growth`).
+//! as long as a change waits for a node. Whoever has blocks and runs short of addresses gets more (`utilization`).
 
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Node;
 use netweft_crds::IpFamily;
 
-use crate::plan::ipam::utilization::Growth;
-use crate::plan::model::index::View;
+use crate::plan::ipam::utilization::Utilization;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::ip_pool::Pool;
 
 /// A block that a node is to get, of any of some pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Want {
+pub struct BlockDemand {
     /// The node.
     pub node: String,
     /// The pools it can be of, all of them open to this node.
@@ -30,42 +30,47 @@ pub struct Want {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
     /// The node has none of these pools; one of any of them is enough.
-    First,
+    Initial,
     /// Addresses run short, and pods will have none if there is no block.
-    More,
+    LowCapacity,
     /// Addresses of one pool run short, and another serves the same pods.
-    Spare,
+    Spillover,
 }
 
-/// What all nodes want, the most urgent first.
+/// What all nodes demand, the most urgent first.
 #[must_use]
-pub fn wants(view: &View<'_>, growth: &Growth) -> Vec<Want> {
-    let nodes = view.nodes.iter();
-    let mut wants: Vec<Want> = nodes
-        .flat_map(|(name, node)| Wanting::new(view, name, node, growth).all())
+pub fn demands(index: &ClusterIndex<'_>, utilization: &Utilization) -> Vec<BlockDemand> {
+    let nodes = index.nodes.iter();
+    let mut demands: Vec<BlockDemand> = nodes
+        .flat_map(|(name, node)| NodeDemand::new(index, name, node, utilization).all())
         .collect();
     // Stable: a node's own block comes before one for a pod that may do with it.
-    wants.sort_by_key(|want| want.purpose);
-    wants
+    demands.sort_by_key(|demand| demand.purpose);
+    demands
 }
 
 /// One node, and the pools it may draw from.
-struct Wanting<'a> {
-    view: &'a View<'a>,
+struct NodeDemand<'a> {
+    index: &'a ClusterIndex<'a>,
     node: &'a str,
     open: Vec<&'a Pool>,
     held: BTreeSet<&'a str>,
     short: BTreeSet<&'a str>,
 }
 
-impl<'a> Wanting<'a> {
-    fn new(view: &'a View<'a>, name: &'a str, node: &'a Node, growth: &'a Growth) -> Self {
-        let held = view.subnets.get(name).into_iter().flatten();
-        let short = growth.short.iter();
+impl<'a> NodeDemand<'a> {
+    fn new(
+        index: &'a ClusterIndex<'a>,
+        name: &'a str,
+        node: &'a Node,
+        utilization: &'a Utilization,
+    ) -> Self {
+        let held = index.subnets.get(name).into_iter().flatten();
+        let short = utilization.short.iter();
         Self {
-            view,
+            index,
             node: name,
-            open: open_pools(view, node),
+            open: open_pools(index, node),
             held: held.map(|subnet| subnet.spec.pool.as_str()).collect(),
             short: short
                 .filter(|(_, nodes)| nodes.contains(name))
@@ -74,18 +79,20 @@ impl<'a> Wanting<'a> {
         }
     }
 
-    fn all(&self) -> Vec<Want> {
+    fn all(&self) -> Vec<BlockDemand> {
         let families = [IpFamily::Ipv4, IpFamily::Ipv6].into_iter();
-        let mut wants: Vec<Want> = families.flat_map(|family| self.home(family)).collect();
-        wants.extend(self.requested());
+        let mut demands: Vec<BlockDemand> = families
+            .flat_map(|family| self.default_pools(family))
+            .collect();
+        demands.extend(self.requested());
         let special = self.open.iter().filter(|pool| !pool.for_all_namespaces);
         let short = special.filter(|pool| self.runs_short(pool));
-        wants.extend(short.map(|pool| self.want(&[*pool], Purpose::More)));
-        wants
+        demands.extend(short.map(|pool| self.demand(&[*pool], Purpose::LowCapacity)));
+        demands
     }
 
     /// Of the pools that serve every pod.
-    fn home(&self, family: IpFamily) -> Vec<Want> {
+    fn default_pools(&self, family: IpFamily) -> Vec<BlockDemand> {
         let of_family = |pool: &&&Pool| pool.family() == family;
         let all: Vec<&Pool> = self.open.iter().filter(of_family).copied().collect();
         let general: Vec<&Pool> = all
@@ -102,51 +109,51 @@ impl<'a> Wanting<'a> {
             return self.first(family, if general.is_empty() { &all } else { &general });
         }
         if held.iter().all(|pool| self.runs_short(pool)) {
-            return vec![self.want(&general, Purpose::More)];
+            return vec![self.demand(&general, Purpose::LowCapacity)];
         }
         let short = held.into_iter().filter(|pool| self.runs_short(pool));
         short
-            .map(|pool| self.want(&[pool], Purpose::Spare))
+            .map(|pool| self.demand(&[pool], Purpose::Spillover))
             .collect()
     }
 
-    fn first(&self, family: IpFamily, pools: &[&Pool]) -> Vec<Want> {
+    fn first(&self, family: IpFamily, pools: &[&Pool]) -> Vec<BlockDemand> {
         let special = pools.iter().all(|pool| !pool.for_all_namespaces);
         if pools.is_empty() || special && self.holds_any(family) {
             return Vec::new();
         }
-        vec![self.want(pools, Purpose::First)]
+        vec![self.demand(pools, Purpose::Initial)]
     }
 
     /// Whether the node has any block of the family, and so an address for tunnels.
     fn holds_any(&self, family: IpFamily) -> bool {
-        let held = self.view.subnets.get(self.node).into_iter().flatten();
+        let held = self.index.subnets.get(self.node).into_iter().flatten();
         let mut families = held.map(|subnet| IpFamily::of(subnet.spec.cidr.addr()));
         families.any(|held| held == family)
     }
 
     /// For pods that found no block of any pool they may have.
-    fn requested(&self) -> Vec<Want> {
-        let status = self.view.networks.get(self.node);
+    fn requested(&self) -> Vec<BlockDemand> {
+        let status = self.index.networks.get(self.node);
         let status = status.and_then(|network| network.status.as_ref());
         let requests = status.into_iter().flat_map(|status| &status.requests);
-        let wants = requests.filter_map(|request| {
+        let demands = requests.filter_map(|request| {
             let asked = |pool: &&&Pool| request.pools.contains(&pool.name);
             let pools: Vec<&Pool> = self.open.iter().filter(asked).copied().collect();
             let served = pools
                 .iter()
                 .any(|pool| self.held.contains(pool.name.as_str()));
-            (!served && !pools.is_empty()).then(|| self.want(&pools, Purpose::First))
+            (!served && !pools.is_empty()).then(|| self.demand(&pools, Purpose::Initial))
         });
-        wants.collect()
+        demands.collect()
     }
 
     fn runs_short(&self, pool: &Pool) -> bool {
         self.short.contains(pool.name.as_str())
     }
 
-    fn want(&self, pools: &[&Pool], purpose: Purpose) -> Want {
-        Want {
+    fn demand(&self, pools: &[&Pool], purpose: Purpose) -> BlockDemand {
+        BlockDemand {
             node: self.node.to_owned(),
             pools: pools.iter().map(|pool| pool.name.clone()).collect(),
             purpose,
@@ -155,12 +162,12 @@ impl<'a> Wanting<'a> {
 }
 
 /// The pools of which the node can be given blocks now.
-fn open_pools<'a>(view: &'a View<'a>, node: &'a Node) -> Vec<&'a Pool> {
-    let pools = view.pools_of(node).filter(|pool| pool.open);
+fn open_pools<'a>(index: &'a ClusterIndex<'a>, node: &'a Node) -> Vec<&'a Pool> {
+    let pools = index.pools_of(node).filter(|pool| pool.open);
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let reachable = pools.filter(|pool| {
-        view.mode_of(&pool.name).is_some_and(|mode| {
-            !view.lacks_agent(name, mode) && view.addresses(node, mode, pool.family()).is_some()
+        index.mode_of(&pool.name).is_some_and(|mode| {
+            !index.lacks_agent(name, mode) && index.addresses(node, mode, pool.family()).is_some()
         })
     });
     reachable.collect()

@@ -21,9 +21,9 @@ use netweft_crds::{BlockUsage, IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec
 
 use crate::plan::ipam::assign::{Assignment, Block, Current, assign};
 use crate::plan::ipam::demand;
-use crate::plan::ipam::utilization::Growth;
+use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::Changes;
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::other_networks;
 
@@ -33,12 +33,13 @@ const GIVEN_AFTER: &str = "netweft.io/given-after";
 
 /// What is to be done with NodeSubnets, and what the assignment found out.
 #[must_use]
-pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
-    let growth = Growth::look(&view.world.subnets, &view.world.networks);
-    let wants = demand::wants(view, &growth);
-    let assignment = assign(view.pools.by_preference(), &wants, &current(view));
-    let mut changes = review(view);
-    let reclaimed = view.world.subnets.iter().filter(|subnet| {
+pub fn plan_subnets(index: &ClusterIndex<'_>) -> (Changes<NodeSubnet>, Assignment) {
+    let utilization =
+        Utilization::observe(&index.cluster_state.subnets, &index.cluster_state.networks);
+    let demands = demand::demands(index, &utilization);
+    let assignment = assign(index.pools.by_preference(), &demands, &current(index));
+    let mut changes = review(index);
+    let reclaimed = index.cluster_state.subnets.iter().filter(|subnet| {
         let known = || {
             changes
                 .delete
@@ -51,7 +52,7 @@ pub fn plan_subnets(view: &View<'_>) -> (Changes<NodeSubnet>, Assignment) {
     changes.delete.extend(reclaimed);
     let created = assignment.create.iter();
     changes.create = created
-        .filter_map(|(node, block)| new_subnet(view, node, block))
+        .filter_map(|(node, block)| new_subnet(index, node, block))
         .collect();
     (changes, assignment)
 }
@@ -85,18 +86,19 @@ pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
 /// Whether a block that is to go is no longer the node's to hand out from: step 1 above. Once withdrawn it stays so as long as it
 /// is to go, whatever the next status says: else the two steps would chase each other.
 #[must_use]
-pub fn is_withdrawn(view: &View<'_>, subnet: &NodeSubnet) -> bool {
-    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
-        return view.pool_is_going(&subnet.spec.pool);
+pub fn is_withdrawn(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
+    let Some(network) = index.networks.get(subnet.spec.node.as_str()) else {
+        return index.pool_is_going(&subnet.spec.pool);
     };
-    is_to_go(view, subnet)
+    is_to_go(index, subnet)
         && !is_on_its_way(subnet, network)
         && (!is_named(subnet, network) || pods_in(subnet, network) == Some(0))
 }
 
 /// Whether a node that is there shall be without this block.
-fn is_to_go(view: &View<'_>, subnet: &NodeSubnet) -> bool {
-    view.pool_is_going(&subnet.spec.pool) || view.world.surplus.contains(&subnet.name_any())
+fn is_to_go(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
+    index.pool_is_going(&subnet.spec.pool)
+        || index.cluster_state.surplus.contains(&subnet.name_any())
 }
 
 fn is_named(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
@@ -132,21 +134,21 @@ fn give(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
     }
 }
 
-fn current(view: &View<'_>) -> Current {
-    let nodes =
-        cluster_ranges::addresses_of_nodes(view.world).map(|(_, address)| IpNet::from(address));
-    let foreign = view.world.unreadable_blocks.iter().copied();
+fn current(index: &ClusterIndex<'_>) -> Current {
+    let nodes = cluster_ranges::addresses_of_nodes(index.cluster_state)
+        .map(|(_, address)| IpNet::from(address));
+    let foreign = index.cluster_state.unreadable_blocks.iter().copied();
     let mut current = Current {
         foreign: foreign
             .chain(nodes)
-            .chain(other_networks::occupied(view.world))
+            .chain(other_networks::occupied(index.cluster_state))
             .collect(),
-        freed: view.world.freed.clone(),
+        freed: index.cluster_state.freed.clone(),
         ..Current::default()
     };
     for NodeSubnetSpec {
         cidr, pool, node, ..
-    } in view.world.subnets.iter().map(|s| &s.spec)
+    } in index.cluster_state.subnets.iter().map(|s| &s.spec)
     {
         let block = Block {
             pool: pool.clone(),
@@ -154,21 +156,21 @@ fn current(view: &View<'_>) -> Current {
         };
         current.held.entry(node.clone()).or_default().insert(block);
     }
-    current.orphans = orphans(view);
+    current.orphans = orphans(index);
     current
 }
 
 /// Blocks that can be reclaimed: their Nodes are gone, and the other nodes have been told.
-fn orphans(view: &View<'_>) -> Vec<Block> {
-    let reclaimable = view.world.reclaimable.iter().enumerate();
+fn orphans(index: &ClusterIndex<'_>) -> Vec<Block> {
+    let reclaimable = index.cluster_state.reclaimable.iter().enumerate();
     let order: BTreeMap<&str, usize> = reclaimable.map(|(n, name)| (name.as_str(), n)).collect();
-    let nodes: BTreeSet<&str> = view
+    let nodes: BTreeSet<&str> = index
         .nodes
         .keys()
-        .chain(&view.without_agent)
+        .chain(&index.without_agent)
         .copied()
         .collect();
-    let subnets = view.world.subnets.iter().filter(|subnet| {
+    let subnets = index.cluster_state.subnets.iter().filter(|subnet| {
         subnet.spec.state == SubnetState::Orphaned && !nodes.contains(subnet.spec.node.as_str())
     });
     let ordered = subnets.filter_map(|subnet| {
@@ -183,15 +185,15 @@ fn orphans(view: &View<'_>) -> Vec<Block> {
     ordered.into_values().collect()
 }
 
-fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> {
-    let mode = view.mode_of(&block.pool)?;
-    let network = view.networks.get(node).copied();
+fn new_subnet(index: &ClusterIndex<'_>, node: &str, block: &Block) -> Option<NodeSubnet> {
+    let mode = index.mode_of(&block.pool)?;
+    let network = index.networks.get(node).copied();
     let spec = NodeSubnetSpec {
         cidr: block.cidr,
         pool: block.pool.clone(),
         node: node.to_owned(),
-        node_addresses: view.addresses(
-            view.nodes.get(node)?,
+        node_addresses: index.addresses(
+            index.nodes.get(node)?,
             mode,
             IpFamily::of(block.cidr.addr()),
         )?,
@@ -205,14 +207,14 @@ fn new_subnet(view: &View<'_>, node: &str, block: &Block) -> Option<NodeSubnet> 
 }
 
 /// What has to be done with the NodeSubnets that exist.
-fn review(view: &View<'_>) -> Changes<NodeSubnet> {
+fn review(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
     let mut changes = Changes::default();
-    let most = most_that_links_take(view);
-    for subnet in view.subnets.values().flatten() {
-        match view.nodes.get(subnet.spec.node.as_str()) {
-            Some(_) if released(view, subnet) => changes.delete.push((*subnet).clone()),
-            Some(node) => changes.update.extend(active(view, subnet, (node, most))),
-            None if expired(view, subnet) => changes.delete.push((*subnet).clone()),
+    let most = most_that_links_take(index);
+    for subnet in index.subnets.values().flatten() {
+        match index.nodes.get(subnet.spec.node.as_str()) {
+            Some(_) if released(index, subnet) => changes.delete.push((*subnet).clone()),
+            Some(node) => changes.update.extend(active(index, subnet, (node, most))),
+            None if expired(index, subnet) => changes.delete.push((*subnet).clone()),
             None => changes.update.extend(orphaned(subnet)),
         }
     }
@@ -220,29 +222,36 @@ fn review(view: &View<'_>) -> Changes<NodeSubnet> {
 }
 
 /// Bytes of the largest packet that any node's links take, as far as agents have said.
-fn most_that_links_take(view: &View<'_>) -> u32 {
-    let networks = view.nodes.keys().filter_map(|node| view.networks.get(node));
+fn most_that_links_take(index: &ClusterIndex<'_>) -> u32 {
+    let networks = index
+        .nodes
+        .keys()
+        .filter_map(|node| index.networks.get(node));
     let mtus = networks.filter_map(|network| network.status.as_ref()?.link_mtu);
     mtus.max().unwrap_or_default()
 }
 
-fn active(view: &View<'_>, subnet: &NodeSubnet, (node, most): (&Node, u32)) -> Option<NodeSubnet> {
+fn active(
+    index: &ClusterIndex<'_>,
+    subnet: &NodeSubnet,
+    (node, most): (&Node, u32),
+) -> Option<NodeSubnet> {
     let mut wanted = subnet.clone();
     wanted.spec.state = SubnetState::Active;
     // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
     // carry traffic.
-    if let Some(mode) = view.mode_of(&subnet.spec.pool)
-        && let Some(addresses) = view.addresses(node, mode, IpFamily::of(subnet.spec.cidr.addr()))
+    if let Some(mode) = index.mode_of(&subnet.spec.pool)
+        && let Some(addresses) = index.addresses(node, mode, IpFamily::of(subnet.spec.cidr.addr()))
     {
         wanted.spec.node_addresses = addresses;
     }
     // Only where it is less: in a cluster of equals no agent hears of it.
-    let network = view.networks.get(subnet.spec.node.as_str()).copied();
+    let network = index.networks.get(subnet.spec.node.as_str()).copied();
     if let Some(mtu) = network.and_then(|network| network.status.as_ref()?.link_mtu) {
         wanted.spec.link_mtu = (mtu < most).then_some(mtu);
     }
     let named = network.is_some_and(|network| is_named(subnet, network));
-    if !named && !is_withdrawn(view, subnet) {
+    if !named && !is_withdrawn(index, subnet) {
         give(&mut wanted, network);
     }
     (wanted != *subnet).then_some(wanted)
@@ -254,18 +263,18 @@ fn orphaned(subnet: &NodeSubnet) -> Option<NodeSubnet> {
     (wanted.spec != subnet.spec).then_some(wanted)
 }
 
-fn expired(view: &View<'_>, subnet: &NodeSubnet) -> bool {
+fn expired(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
     match subnet.spec.state {
-        SubnetState::Orphaned => view.world.expired.contains(&subnet.name_any()),
+        SubnetState::Orphaned => index.cluster_state.expired.contains(&subnet.name_any()),
         // The grace has not even begun.
         SubnetState::Active => false,
     }
 }
 
 /// Whether a block that is to go can be taken from its live node: step 2 above.
-fn released(view: &View<'_>, subnet: &NodeSubnet) -> bool {
-    let Some(network) = view.networks.get(subnet.spec.node.as_str()) else {
+fn released(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
+    let Some(network) = index.networks.get(subnet.spec.node.as_str()) else {
         return false;
     };
-    is_withdrawn(view, subnet) && !is_named(subnet, network) && pods_in(subnet, network) == Some(0)
+    is_withdrawn(index, subnet) && !is_named(subnet, network) && pods_in(subnet, network) == Some(0)
 }

@@ -19,13 +19,13 @@ use crate::plan::ipam::node_subnets::usage_of;
 use crate::plan::validate::oldest_first;
 
 /// A block is given to whoever has less than this share of one free.
-const SHORT: i64 = 4;
+const LOW_WATERMARK: i64 = 4;
 /// A block is taken from whoever has this share of one free without it.
-const AMPLE: i64 = 2;
+const HIGH_WATERMARK: i64 = 2;
 
 /// How the blocks of all nodes are used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Growth {
+pub struct Utilization {
     /// Nodes that run short, by pool.
     pub short: BTreeMap<String, BTreeSet<String>>,
     /// Names of NodeSubnets that are empty and that their node could do without.
@@ -34,10 +34,10 @@ pub struct Growth {
     undecided: BTreeSet<String>,
 }
 
-impl Growth {
+impl Utilization {
     /// Looks at all blocks.
     #[must_use]
-    pub fn look(subnets: &[&NodeSubnet], networks: &[&NodeNetwork]) -> Self {
+    pub fn observe(subnets: &[&NodeSubnet], networks: &[&NodeNetwork]) -> Self {
         let networks: BTreeMap<String, &NodeNetwork> = networks
             .iter()
             .map(|network| (network.name_any(), *network))
@@ -49,21 +49,23 @@ impl Growth {
                 shares.entry(share).or_default().push(subnet);
             }
         }
-        let mut growth = Self::default();
+        let mut utilization = Self::default();
         for ((node, pool), blocks) in shares {
             let network = networks.get(node).copied();
-            match network.and_then(|network| Share::of(&blocks, network)) {
-                None => growth.undecided.extend(blocks.iter().map(|b| b.name_any())),
+            match network.and_then(|network| NodeUsage::of(&blocks, network)) {
+                None => utilization
+                    .undecided
+                    .extend(blocks.iter().map(|b| b.name_any())),
                 Some(share) => {
                     if share.is_short() {
-                        let nodes = growth.short.entry(pool.to_owned()).or_default();
+                        let nodes = utilization.short.entry(pool.to_owned()).or_default();
                         nodes.insert(node.to_owned());
                     }
-                    growth.surplus.extend(share.surplus());
+                    utilization.surplus.extend(share.surplus());
                 }
             }
         }
-        growth
+        utilization
     }
 
     /// Whether the node can do without the block; `None`: that cannot be said now.
@@ -75,7 +77,7 @@ impl Growth {
 }
 
 /// A node's blocks of one pool, oldest first.
-struct Share<'a> {
+struct NodeUsage<'a> {
     blocks: Vec<Used<'a>>,
 }
 
@@ -85,7 +87,7 @@ struct Used<'a> {
     free: i64,
 }
 
-impl<'a> Share<'a> {
+impl<'a> NodeUsage<'a> {
     /// `None`: not all of it is known.
     fn of(blocks: &[&'a NodeSubnet], network: &NodeNetwork) -> Option<Self> {
         let used = |subnet: &&'a NodeSubnet| {
@@ -119,7 +121,7 @@ impl<'a> Share<'a> {
 
     /// More blocks of a pool that has no address in a block would not help.
     fn is_short(&self) -> bool {
-        self.block() > 0 && self.free() * SHORT < self.block()
+        self.block() > 0 && self.free() * LOW_WATERMARK < self.block()
     }
 
     /// The youngest go first.
@@ -127,7 +129,7 @@ impl<'a> Share<'a> {
         let (block, mut left) = (self.block(), self.free());
         let mut surplus = Vec::new();
         for Used { subnet, used, free } in self.blocks.iter().skip(1).rev() {
-            if *used == 0 && (left - free) * AMPLE >= block {
+            if *used == 0 && (left - free) * HIGH_WATERMARK >= block {
                 left -= free;
                 surplus.push(subnet.name_any());
             }
@@ -171,17 +173,17 @@ mod tests {
         cluster
     }
 
-    fn look(cluster: &Cluster) -> Growth {
-        let world = cluster.world();
-        Growth::look(&world.subnets, &world.networks)
+    fn observe(cluster: &Cluster) -> Utilization {
+        let cluster_state = cluster.cluster_state();
+        Utilization::observe(&cluster_state.subnets, &cluster_state.networks)
     }
 
     fn is_short(usage: &[(i64, i64)]) -> bool {
-        look(&node(usage)).short == [("default-v4".into(), ["worker-1".into()].into())].into()
+        observe(&node(usage)).short == [("default-v4".into(), ["worker-1".into()].into())].into()
     }
 
     fn surplus(usage: &[(i64, i64)]) -> Vec<String> {
-        look(&node(usage)).surplus.into_iter().collect()
+        observe(&node(usage)).surplus.into_iter().collect()
     }
 
     #[test]
@@ -198,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_pool_whose_blocks_have_no_address_is_not_asked_for_more() {
-        assert_eq!(look(&node(&[(0, 0)])), Growth::default());
+        assert_eq!(observe(&node(&[(0, 0)])), Utilization::default());
     }
 
     #[test]
@@ -230,7 +232,7 @@ mod tests {
             status.subnets.retain(|said: &BlockUsage| {
                 network.spec.subnets.contains(&said.cidr) || said.used > 0
             });
-            look(&cluster).surplus.len()
+            observe(&cluster).surplus.len()
         };
         assert_eq!(withdrawn(&[(30, 30), (0, 60)]), 1);
         assert_eq!(withdrawn(&[(30, 30), (1, 0)]), 0);
@@ -241,10 +243,10 @@ mod tests {
     fn what_is_said_of_another_generation_decides_nothing() {
         let mut cluster = node(&[(60, 0)]);
         cluster.networks[0].metadata.generation = Some(70);
-        let growth = look(&cluster);
-        assert!(growth.short.is_empty());
-        assert_eq!(growth.undecided, ["10-244-0-0-26".to_owned()].into());
+        let utilization = observe(&cluster);
+        assert!(utilization.short.is_empty());
+        assert_eq!(utilization.undecided, ["10-244-0-0-26".to_owned()].into());
         cluster.networks.clear();
-        assert_eq!(look(&cluster).undecided.len(), 1);
+        assert_eq!(observe(&cluster).undecided.len(), 1);
     }
 }

@@ -1,10 +1,10 @@
-//! What the operator decides from ([`World`]) and what it decides ([`Plan`]).
+//! What the operator decides from ([`ClusterState`]) and what it decides ([`Plan`]).
 //!
 //! ```text
-//!   watches ─▶ World ─▶ plan() ─▶ Plan ─▶ writes
+//!   watches ─▶ ClusterState ─▶ plan() ─▶ Plan ─▶ writes
 //! ```
 //!
-//! Both are plain data: a `World` is one complete picture of the cluster, a `Plan` is every difference between that
+//! Both are plain data: a `ClusterState` is one complete picture of the cluster, a `Plan` is every difference between that
 //! picture and what should be. A plan for a cluster that is as it should be is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ use crate::plan::status::network_unavailable::NetworkUp;
 
 /// One complete picture of the cluster.
 #[derive(Clone, Debug, Default)]
-pub struct World<'a> {
+pub struct ClusterState<'a> {
     /// All IPPools.
     pub pools: Vec<&'a IPPool>,
     /// All NetworkModes.
@@ -180,12 +180,12 @@ pub struct StatusChange<S> {
     pub status: S,
     /// What is worth an event: the condition by which a human judges the object (`Ready`, or `Assigned` on a
     /// NodeNetwork) has another status or reason than before.
-    pub news: Option<News>,
+    pub news: Option<ConditionEvent>,
 }
 
 /// What a human is told when the verdict about an object has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
+pub struct ConditionEvent {
     /// Type of the condition that changed.
     pub condition: String,
     /// Its reason.
@@ -196,7 +196,7 @@ pub struct News {
     pub warning: bool,
 }
 
-impl News {
+impl ConditionEvent {
     /// What there is to tell when `new` takes the place of the condition of its type in `before`.
     #[must_use]
     pub fn of(before: &[Condition], new: &Condition, warning: bool) -> Option<Self> {

@@ -1,4 +1,4 @@
-//! [`View`]: the world, checked and indexed; what the steps of a plan look things up in.
+//! [`ClusterIndex`]: the cluster_state, checked and indexed; what the steps of a plan look things up in.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use kube::core::SelectorExt;
 use kube::{Resource, ResourceExt};
 use netweft_crds::{AddressSelectors, IPPool, IpFamily, NodeAddresses, NodeNetwork, NodeSubnet};
 
-use crate::plan::model::cluster_state::World;
+use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::validate;
 use crate::plan::validate::ip_pool::Pool;
 use crate::plan::validate::kube_proxy::KubeProxy;
@@ -17,11 +17,11 @@ use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::{Choice, Choices};
 use crate::plan::validate::{Modes, Pools, oldest_first};
 
-/// The world, checked and indexed.
+/// The cluster, checked and indexed.
 #[derive(Debug)]
-pub struct View<'a> {
+pub struct ClusterIndex<'a> {
     /// What it was made from.
-    pub world: &'a World<'a>,
+    pub cluster_state: &'a ClusterState<'a>,
     /// Modes by name.
     pub modes: Modes,
     /// Pools by name.
@@ -46,39 +46,42 @@ pub struct View<'a> {
     outer_families: BTreeMap<String, IpFamily>,
 }
 
-impl<'a> View<'a> {
-    /// Checks and indexes `world`.
+impl<'a> ClusterIndex<'a> {
+    /// Checks and indexes `cluster_state`.
     #[must_use]
-    pub fn new(world: &'a World<'a>) -> Self {
-        let modes = validate::modes(world);
-        let pools = validate::pools(world, &modes);
+    pub fn new(cluster_state: &'a ClusterState<'a>) -> Self {
+        let modes = validate::modes(cluster_state);
+        let pools = validate::pools(cluster_state, &modes);
         let mut subnets: BTreeMap<&str, Vec<&NodeSubnet>> = BTreeMap::new();
-        for subnet in oldest_first(&world.subnets) {
+        for subnet in oldest_first(&cluster_state.subnets) {
             subnets.entry(&subnet.spec.node).or_default().push(subnet);
         }
-        let networks = by_name(&world.networks);
-        let (nodes, without_agent) = split(world, &subnets);
+        let networks = by_name(&cluster_state.networks);
+        let (nodes, without_agent) = split(cluster_state, &subnets);
         // All modes that can be used choose alike (`validate`).
         let selectors = modes.values().flatten().next();
         let selectors = selectors.map(|mode| mode.address.clone());
         let choices = selectors
             .as_ref()
-            .map(|selectors| Choices::new(world, &nodes, &networks, selectors));
+            .map(|selectors| Choices::new(cluster_state, &nodes, &networks, selectors));
         let choices = choices.unwrap_or_default();
         let families = Families {
             nodes: &nodes,
             choices: &choices,
             networks: &networks,
-            world,
+            cluster_state,
         };
         let outer_families = families.of_modes(&modes);
-        let pool_objects = by_name(&world.pools);
-        let held = world.subnets.iter().map(|subnet| subnet.spec.pool.as_str());
+        let pool_objects = by_name(&cluster_state.pools);
+        let held = cluster_state
+            .subnets
+            .iter()
+            .map(|subnet| subnet.spec.pool.as_str());
         let usable = pool_objects.keys().copied();
         let usable = usable.filter(|name| pools.usable(name).is_some());
         Self {
             pools_in_use: held.chain(usable).collect(),
-            world,
+            cluster_state,
             selectors,
             choices,
             outer_families,
@@ -89,7 +92,10 @@ impl<'a> View<'a> {
             without_agent,
             networks,
             subnets,
-            kube_proxy: world.kube_proxy.map(KubeProxy::of).unwrap_or_default(),
+            kube_proxy: cluster_state
+                .kube_proxy
+                .map(KubeProxy::of)
+                .unwrap_or_default(),
         }
     }
 
@@ -167,10 +173,10 @@ impl<'a> View<'a> {
     pub fn absence(&self, node: &str, mode: &Mode) -> Option<Absence> {
         let deadline: Duration = mode.rollout.progress_deadline.into();
         let is_over = |time: Option<&Duration>| time.is_some_and(|time| *time >= deadline);
-        if is_over(self.world.not_ready.get(node)) {
+        if is_over(self.cluster_state.not_ready.get(node)) {
             return Some(Absence::NotReady);
         }
-        is_over(self.world.silent.get(node)).then_some(Absence::Silent)
+        is_over(self.cluster_state.silent.get(node)).then_some(Absence::Silent)
     }
 
     /// Whether an agent of `node` has ever acknowledged anything.
@@ -184,7 +190,7 @@ impl<'a> View<'a> {
     /// Whether the node most likely has no agent: none has ever spoken, for as long as a change of `mode` waits for one.
     #[must_use]
     pub fn lacks_agent(&self, node: &str, mode: &Mode) -> bool {
-        let silent = self.world.silent.get(node);
+        let silent = self.cluster_state.silent.get(node);
         let silent = silent.is_some_and(|time| *time >= mode.rollout.progress_deadline.into());
         silent && !self.has_spoken(node)
     }
@@ -212,13 +218,13 @@ pub enum Absence {
 /// The Nodes that are netweft's, and the names of the others. A Node with a block stays netweft's whatever its labels: its pods may
 /// have addresses of the block.
 fn split<'a>(
-    world: &World<'a>,
+    cluster_state: &ClusterState<'a>,
     subnets: &BTreeMap<&str, Vec<&NodeSubnet>>,
 ) -> (BTreeMap<&'a str, &'a Node>, BTreeSet<&'a str>) {
-    let mut nodes = by_name(&world.nodes);
+    let mut nodes = by_name(&cluster_state.nodes);
     let mut others = BTreeSet::new();
     nodes.retain(|name, node| {
-        let ours = world.agent_nodes.matches(node.labels()) || subnets.contains_key(name);
+        let ours = cluster_state.agent_nodes.matches(node.labels()) || subnets.contains_key(name);
         if !ours {
             others.insert(*name);
         }
@@ -239,7 +245,7 @@ struct Families<'v, 'a> {
     nodes: &'v BTreeMap<&'a str, &'a Node>,
     choices: &'v Choices<'a>,
     networks: &'v BTreeMap<&'a str, &'a NodeNetwork>,
-    world: &'v World<'a>,
+    cluster_state: &'v ClusterState<'a>,
 }
 
 impl Families<'_, '_> {
@@ -295,8 +301,8 @@ impl Families<'_, '_> {
         };
         let deadline: Duration = mode.rollout.progress_deadline.into();
         let is_awaited = |name: &&str| {
-            let silent = self.world.silent.get(*name);
-            let present = !self.world.not_ready.contains_key(*name)
+            let silent = self.cluster_state.silent.get(*name);
+            let present = !self.cluster_state.not_ready.contains_key(*name)
                 && silent.is_none_or(|time| *time < deadline);
             let network = self.networks.get(name).copied();
             present && !has(name) && !has_reported(network, &mode.address)

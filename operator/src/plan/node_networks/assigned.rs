@@ -9,8 +9,8 @@ use netweft_crds::condition::{ASSIGNED, Reason, Status};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
 
 use crate::plan::ipam::assign::Assignment;
-use crate::plan::model::cluster_state::{Changes, News, StatusChange};
-use crate::plan::model::index::View;
+use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::node_networks::no_address::{no_address, no_usable_address};
 use crate::plan::text::{counted, list};
 use crate::plan::validate::network_mode::Mode;
@@ -25,40 +25,40 @@ pub(crate) const REMEDY: &str = "give each node its own with kubelet's --node-ip
 /// when it is: the condition names the generation it is about.
 #[must_use]
 pub fn plan_assigned(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     assignment: &Assignment,
     pending: &Changes<NodeNetwork>,
 ) -> Vec<StatusChange<Condition>> {
     let pending: BTreeSet<_> = pending.update.iter().map(ResourceExt::name_any).collect();
-    let settled = view
+    let settled = index
         .networks
         .iter()
         .filter(|(name, _)| !pending.contains(**name));
     settled
         .filter_map(|(name, network)| {
-            let node = view.nodes.get(name)?;
-            assigned(view, assignment, network, node)
+            let node = index.nodes.get(name)?;
+            assigned(index, assignment, network, node)
         })
         .collect()
 }
 
 /// One of the modes in use: all agree on how node addresses are chosen (`validate`).
-fn any_mode<'a>(view: &'a View<'_>) -> Option<&'a Mode> {
-    view.used_modes().into_values().next()
+fn any_mode<'a>(index: &'a ClusterIndex<'_>) -> Option<&'a Mode> {
+    index.used_modes().into_values().next()
 }
 
 fn assigned(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     assignment: &Assignment,
     network: &NodeNetwork,
     node: &Node,
 ) -> Option<StatusChange<Condition>> {
-    let blocks_in_sight = view.subnets.contains_key(network.name_any().as_str());
+    let blocks_in_sight = index.subnets.contains_key(network.name_any().as_str());
     if !blocks_in_sight && !network.spec.subnets.is_empty() {
         // Its NodeSubnets have been written, and the watch has yet to say so.
         return None;
     }
-    let (status, reason, message) = judge(view, assignment, network, node);
+    let (status, reason, message) = judge(index, assignment, network, node);
     let before = network
         .status
         .as_ref()
@@ -70,33 +70,33 @@ fn assigned(
         reason,
         message: &message,
     };
-    let condition = status.condition(network.metadata.generation, before, view.world.now);
+    let condition = status.condition(network.metadata.generation, before, index.cluster_state.now);
     if old == Some(&condition) {
         return None;
     }
     Some(StatusChange {
         name: network.name_any(),
         uid: network.uid(),
-        news: News::of(before, &condition, condition.status != "True"),
+        news: ConditionEvent::of(before, &condition, condition.status != "True"),
         status: condition,
     })
 }
 
 fn judge(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     assignment: &Assignment,
     network: &NodeNetwork,
     node: &Node,
 ) -> (bool, Reason, String) {
     let name = node.name_any();
-    if let Some(mode) = any_mode(view)
-        && view.any_addresses(node, mode).is_none()
+    if let Some(mode) = any_mode(index)
+        && index.any_addresses(node, mode).is_none()
     {
-        let message = no_address(view, mode, network);
+        let message = no_address(index, mode, network);
         return (false, Reason::NoNodeAddress, message);
     }
-    let lacking = lacking(view, assignment, node);
-    let held = view
+    let lacking = lacking(index, assignment, node);
+    let held = index
         .subnets
         .get(name.as_str())
         .map_or(&[][..], Vec::as_slice);
@@ -104,12 +104,12 @@ fn judge(
         return (
             false,
             Reason::NoSubnet,
-            without_block(view, &name, &lacking),
+            without_block(index, &name, &lacking),
         );
     }
     let mut message = vec![held_blocks(held)];
     message.extend(lacking);
-    message.extend(view.choice(&name).and_then(twins));
+    message.extend(index.choice(&name).and_then(twins));
     (true, Reason::SubnetsAssigned, message.join("; "))
 }
 
@@ -123,8 +123,8 @@ fn held_blocks(held: &[&NodeSubnet]) -> String {
     )
 }
 
-fn without_block(view: &View<'_>, node: &str, lacking: &[String]) -> String {
-    let why = if any_mode(view).is_some_and(|mode| view.lacks_agent(node, mode)) {
+fn without_block(index: &ClusterIndex<'_>, node: &str, lacking: &[String]) -> String {
+    let why = if any_mode(index).is_some_and(|mode| index.lacks_agent(node, mode)) {
         "no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector \
          of the chart's values leave the node out"
             .to_owned()
@@ -133,7 +133,7 @@ fn without_block(view: &View<'_>, node: &str, lacking: &[String]) -> String {
     } else {
         lacking.join("; ")
     };
-    let tunnels = view.used_modes().into_values().any(Mode::has_tunnels);
+    let tunnels = index.used_modes().into_values().any(Mode::has_tunnels);
     let plain = if tunnels {
         "; without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through"
     } else {
@@ -143,7 +143,7 @@ fn without_block(view: &View<'_>, node: &str, lacking: &[String]) -> String {
 }
 
 /// What pools do not give the node: those that have no block left, and those that the node has no address for.
-fn lacking(view: &View<'_>, assignment: &Assignment, node: &Node) -> Vec<String> {
+fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Vec<String> {
     let name = node.name_any();
     let exhausted = assignment
         .exhausted
@@ -156,19 +156,19 @@ fn lacking(view: &View<'_>, assignment: &Assignment, node: &Node) -> Vec<String>
         lacking.push(format!("no block is left in {}", list(&exhausted, NAMED)));
     }
     for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
-        let pools = view.pools_of(node);
+        let pools = index.pools_of(node);
         let pools = pools.filter(|pool| pool.open && pool.family() == family);
         let pools = pools.filter(|pool| {
-            let mode = view.mode_of(&pool.name);
-            mode.is_some_and(|mode| view.addresses(node, mode, family).is_none())
+            let mode = index.mode_of(&pool.name);
+            mode.is_some_and(|mode| index.addresses(node, mode, family).is_none())
         });
         let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
-        if let Some(mode) = pools.first().and_then(|pool| view.mode_of(pool)) {
+        if let Some(mode) = pools.first().and_then(|pool| index.mode_of(pool)) {
             lacking.push(format!(
                 "no block of {}, whose packets need {}: {}",
                 list(&pools, NAMED),
-                needed(view, mode, family),
-                no_usable_address(view, mode, &name, family)
+                needed(index, mode, family),
+                no_usable_address(index, mode, &name, family)
             ));
         }
     }
@@ -176,8 +176,8 @@ fn lacking(view: &View<'_>, assignment: &Assignment, node: &Node) -> Vec<String>
 }
 
 /// The address that packets to pods of a family take, in words.
-fn needed(view: &View<'_>, mode: &Mode, inner: IpFamily) -> String {
-    let family = mode.node_family(inner, view.outer_family(mode));
+fn needed(index: &ClusterIndex<'_>, mode: &Mode, inner: IpFamily) -> String {
+    let family = mode.node_family(inner, index.outer_family(mode));
     format!("an {family} address of the node")
 }
 

@@ -3,26 +3,33 @@
 use kube::ResourceExt;
 use netweft_crds::{AddressSelector, IpFamily, NodeNetwork};
 
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::node_networks::assigned::{NAMED, REMEDY};
 use crate::plan::text::list;
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;
 
 /// Why the node has no address at all, and what that means.
-pub fn no_address(view: &View<'_>, mode: &Mode, network: &NodeNetwork) -> String {
+pub fn no_address(index: &ClusterIndex<'_>, mode: &Mode, network: &NodeNetwork) -> String {
     let name = network.name_any();
     // Of the two families that a plain way could take, IPv4 is the one that is named.
-    let why = no_usable_address(view, mode, &name, view.outer_family(mode));
-    let last = network.spec.addresses.of(view.outer_family(mode));
+    let why = no_usable_address(index, mode, &name, index.outer_family(mode));
+    let last = network.spec.addresses.of(index.outer_family(mode));
     let kept = last.map(|address| format!("; the last one, {address}, stays in use"));
     format!("{why}{}", kept.unwrap_or_default())
 }
 
 /// Why no address of the node can be used for packets to pods of family `inner`, and what to do.
-pub fn no_usable_address(view: &View<'_>, mode: &Mode, node: &str, inner: IpFamily) -> String {
-    let family = mode.node_family(inner, view.outer_family(mode));
-    let refused = view.choice(node).and_then(|choice| refused(choice, family));
+pub fn no_usable_address(
+    index: &ClusterIndex<'_>,
+    mode: &Mode,
+    node: &str,
+    inner: IpFamily,
+) -> String {
+    let family = mode.node_family(inner, index.outer_family(mode));
+    let refused = index
+        .choice(node)
+        .and_then(|choice| refused(choice, family));
     let Some(selector) = mode.address.of(family) else {
         let usable = if refused.is_some() { "usable " } else { "" };
         let why = refused.map_or_else(String::new, |why| format!(": {why}"));
@@ -34,7 +41,7 @@ pub fn no_usable_address(view: &View<'_>, mode: &Mode, node: &str, inner: IpFami
     if let Some(why) = refused {
         return format!("{at} selects no usable {family} address of this node: {why}");
     }
-    if !view.has_reported(node, mode) {
+    if !index.has_reported(node, mode) {
         return format!(
             "{at} selects {family} addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
         );

@@ -11,10 +11,10 @@ use kube::ResourceExt;
 use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
 use netweft_crds::{NetworkMode, NetworkModeStatus, NodeNetwork, Phase};
 
-use crate::plan::bgp::Fabric;
-use crate::plan::model::cluster_state::{News, StatusChange, Unreadable, UserKind};
-use crate::plan::model::index::View;
-use crate::plan::rollout::Ways;
+use crate::plan::bgp::BgpTopology;
+use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, Unreadable, UserKind};
+use crate::plan::model::index::ClusterIndex;
+use crate::plan::rollout::Rollouts;
 pub use crate::plan::status::pools::plan_pools;
 use crate::plan::text::list;
 
@@ -24,17 +24,17 @@ pub const NAMED: usize = 5;
 /// Statuses of NetworkModes that differ from what stands there.
 #[must_use]
 pub fn plan_modes(
-    view: &View<'_>,
-    ways: &Ways<'_>,
-    fabric: Option<&Fabric>,
+    index: &ClusterIndex<'_>,
+    ways: &Rollouts<'_>,
+    topology: Option<&BgpTopology>,
 ) -> Vec<StatusChange<NetworkModeStatus>> {
-    let used = view.used_modes();
-    let changes = view.world.modes.iter().filter_map(|object| {
-        let (verdict, status) = match view.modes.get(&object.name_any())? {
+    let used = index.used_modes();
+    let changes = index.cluster_state.modes.iter().filter_map(|object| {
+        let (verdict, status) = match index.modes.get(&object.name_any())? {
             Err(why) => (why.clone(), NetworkModeStatus::default()),
             Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (mut verdict, status) = progress::progress(view, ways, object, mode);
-                let of_mode = fabric.filter(|fabric| fabric.mode == mode.name);
+                let (mut verdict, status) = progress::progress(index, ways, object, mode);
+                let of_mode = topology.filter(|topology| topology.mode == mode.name);
                 verdict.message += &of_mode.map(too_many).unwrap_or_default();
                 (verdict, status)
             }
@@ -50,17 +50,17 @@ pub fn plan_modes(
             observed_generation: object.metadata.generation,
             ..status
         };
-        let change = Change {
+        let change = PoolRollout {
             meta: &object.metadata,
             verdict,
-            now: view.world.now,
+            now: index.cluster_state.now,
         };
         change.of(object.status.as_ref(), status, |status| {
             &mut status.conditions
         })
     });
     changes
-        .chain(unreadable(view, UserKind::Mode, |meta, conditions| {
+        .chain(unreadable(index, UserKind::Mode, |meta, conditions| {
             NetworkModeStatus {
                 observed_generation: meta.generation,
                 conditions,
@@ -71,7 +71,7 @@ pub fn plan_modes(
 }
 
 /// One object's new status in the making.
-pub struct Change<'a> {
+pub struct PoolRollout<'a> {
     /// The object.
     pub meta: &'a ObjectMeta,
     /// What there is to say about it.
@@ -80,7 +80,7 @@ pub struct Change<'a> {
     pub now: Timestamp,
 }
 
-impl Change<'_> {
+impl PoolRollout<'_> {
     /// `new` with the conditions of the verdict, unless `old` says the same.
     pub fn of<S: Clone + Default + PartialEq>(
         self,
@@ -101,7 +101,7 @@ impl Change<'_> {
         let warning =
             self.verdict.state == State::Stalled || self.verdict.reason == Reason::NearlyExhausted;
         let ready = after.iter().find(|condition| condition.type_ == READY);
-        let news = ready.and_then(|ready| News::of(&before, ready, warning));
+        let news = ready.and_then(|ready| ConditionEvent::of(&before, ready, warning));
         *conditions(&mut new) = after;
         (old.is_none() || own != new).then(|| StatusChange {
             name: self.meta.name.clone().unwrap_or_default(),
@@ -115,15 +115,15 @@ impl Change<'_> {
 /// Statuses of objects that cannot be read. What stands there now cannot be read either, so they are written always;
 /// that changes nothing in the API server, because the time is the object's own.
 pub fn unreadable<'a, S>(
-    view: &'a View<'_>,
+    index: &'a ClusterIndex<'_>,
     kind: UserKind,
     status: fn(&ObjectMeta, Vec<Condition>) -> S,
 ) -> impl Iterator<Item = StatusChange<S>> + 'a
 where
     S: 'a,
 {
-    let objects = view
-        .world
+    let objects = index
+        .cluster_state
         .unreadable
         .iter()
         .filter(move |object| object.kind == kind);
@@ -158,14 +158,14 @@ fn unused(object: &NetworkMode) -> Verdict {
 }
 
 /// Who has no session because there would be too many.
-fn too_many(fabric: &Fabric) -> String {
-    if fabric.left_out.is_empty() {
+fn too_many(topology: &BgpTopology) -> String {
+    if topology.left_out.is_empty() {
         return String::new();
     }
     format!(
         "; too many nodes for a session between any two: {} lack some; set \
          spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
-        list(&fabric.left_out, NAMED)
+        list(&topology.left_out, NAMED)
     )
 }
 

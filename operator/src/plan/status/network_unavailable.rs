@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::status::acknowledged;
 
 /// The condition's type.
@@ -27,16 +27,16 @@ pub struct NetworkUp {
 
 /// The Nodes whose agent says that the network is programmed while their condition says that there is none.
 #[must_use]
-pub fn plan(view: &View<'_>) -> Vec<NetworkUp> {
-    let nodes = view.nodes.iter();
+pub fn plan(index: &ClusterIndex<'_>) -> Vec<NetworkUp> {
+    let nodes = index.nodes.iter();
     let up = nodes.filter(|(name, node)| {
-        let network = view.networks.get(*name);
+        let network = index.networks.get(*name);
         is_unavailable(node) && network.is_some_and(|network| acknowledged(network))
     });
     up.map(|(_, node)| NetworkUp {
         node: node.name_any(),
         uid: node.uid(),
-        since: view.world.now,
+        since: index.cluster_state.now,
     })
     .collect()
 }

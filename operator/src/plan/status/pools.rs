@@ -11,38 +11,45 @@ use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
-use crate::plan::model::index::View;
+use crate::plan::model::index::ClusterIndex;
 use crate::plan::status::drain;
-use crate::plan::status::{Change, NAMED, unreadable};
+use crate::plan::status::{NAMED, PoolRollout, unreadable};
 use crate::plan::text::{counted, list};
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::ip_pool::lenient_reserved;
 
 /// Statuses of IPPools that differ from what stands there.
 #[must_use]
-pub fn plan_pools(view: &View<'_>, assignment: &Assignment) -> Vec<StatusChange<IPPoolStatus>> {
-    let held = blocks_by_pool(view);
-    let changes = view.pool_objects.iter().filter_map(|(name, pool)| {
+pub fn plan_pools(
+    index: &ClusterIndex<'_>,
+    assignment: &Assignment,
+) -> Vec<StatusChange<IPPoolStatus>> {
+    let held = blocks_by_pool(index);
+    let changes = index.pool_objects.iter().filter_map(|(name, pool)| {
         let held = held.get(name).map_or(&[][..], Vec::as_slice);
-        let verdict = judge_pool(view, assignment, pool, held);
+        let verdict = judge_pool(index, assignment, pool, held);
         let status = IPPoolStatus {
             observed_generation: pool.metadata.generation,
             usage: Some(usage(pool, held)),
-            remaining: drain::remaining(pool, view.networks.values().copied(), &view.world.owners),
+            remaining: drain::remaining(
+                pool,
+                index.networks.values().copied(),
+                &index.cluster_state.owners,
+            ),
             conditions: Vec::new(),
         };
-        let change = Change {
+        let change = PoolRollout {
             meta: &pool.metadata,
             verdict,
-            now: view.world.now,
+            now: index.cluster_state.now,
         };
         let old = pool.status.as_ref();
         let change = change.of(old, status, |status| &mut status.conditions);
-        let lately = view.world.counted_lately.contains(*name);
+        let lately = index.cluster_state.counted_lately.contains(*name);
         change.filter(|change| !lately || !only_counts_differ(old, &change.status))
     });
     changes
-        .chain(unreadable(view, UserKind::Pool, |meta, conditions| {
+        .chain(unreadable(index, UserKind::Pool, |meta, conditions| {
             IPPoolStatus {
                 observed_generation: meta.generation,
                 conditions,
@@ -70,15 +77,15 @@ struct Held<'a> {
     orphaned: bool,
 }
 
-fn blocks_by_pool<'a>(view: &View<'a>) -> BTreeMap<&'a str, Vec<Held<'a>>> {
-    let statuses = view
+fn blocks_by_pool<'a>(index: &ClusterIndex<'a>) -> BTreeMap<&'a str, Vec<Held<'a>>> {
+    let statuses = index
         .networks
         .values()
         .filter_map(|network| network.status.as_ref());
     let usage = statuses.flat_map(|status| &status.subnets);
     let used: BTreeMap<IpNet, i64> = usage.map(|usage| (usage.cidr, usage.used)).collect();
     let mut pools: BTreeMap<&str, Vec<Held<'_>>> = BTreeMap::new();
-    for subnet in view.world.subnets.iter().copied() {
+    for subnet in index.cluster_state.subnets.iter().copied() {
         let used = used.get(&subnet.spec.cidr).copied().unwrap_or_default();
         let held = Held {
             node: &subnet.spec.node,
@@ -113,7 +120,7 @@ fn saturated(count: u128) -> i64 {
 }
 
 fn judge_pool(
-    view: &View<'_>,
+    index: &ClusterIndex<'_>,
     assignment: &Assignment,
     pool: &IPPool,
     held: &[Held<'_>],
@@ -122,27 +129,27 @@ fn judge_pool(
     if pool.metadata.deletion_timestamp.is_some() {
         return in_use(held);
     }
-    if let Some(Err(why)) = view.pools.by_name.get(&name) {
+    if let Some(Err(why)) = index.pools.by_name.get(&name) {
         return why.clone();
     }
     if let Some(why) = spent(assignment, &name, held) {
         return why;
     }
-    if let Some(why) = without_family(view, &name) {
+    if let Some(why) = without_family(index, &name) {
         return Verdict::stalled(Reason::NoNodeAddress, why);
     }
     // Blocks are assigned all the same: a cluster has to come up before somebody can repair it.
-    if let Some(why) = view.kube_proxy.mismatch(&pool.spec) {
+    if let Some(why) = index.kube_proxy.mismatch(&pool.spec) {
         return Verdict::stalled(Reason::KubeProxyMismatch, why);
     }
     let left = assignment.free.get(&name).copied().unwrap_or_default();
     let free = counted(left, "block");
-    let remark = view.kube_proxy.remark(&pool.spec);
+    let remark = index.kube_proxy.remark(&pool.spec);
     let remark = remark.map_or_else(String::new, |it| format!("; {it}"));
     let besides = format!(
         "{}{}{remark}",
         orphans(held, "kept for operator.orphanGrace"),
-        strangers(view, pool)
+        strangers(index, pool)
     );
     if pool.spec.disabled {
         let kept = counted(held.len(), "block");
@@ -200,8 +207,8 @@ fn orphans(held: &[Held<'_>], what: &str) -> String {
 }
 
 /// Nodes that state an address of the pool: the blocks with these addresses are assigned to nobody.
-fn strangers(view: &View<'_>, pool: &IPPool) -> String {
-    let stated = cluster_ranges::addresses_of_nodes(view.world);
+fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
+    let stated = cluster_ranges::addresses_of_nodes(index.cluster_state);
     let inside = stated.filter(|(_, address)| pool.spec.cidr.contains(address));
     let mut named: Vec<String> = inside
         .map(|(node, address)| format!("Node {} ({address})", node.name_any()))
@@ -218,23 +225,23 @@ fn strangers(view: &View<'_>, pool: &IPPool) -> String {
 }
 
 /// Why no Node that the pool serves can have a block of it though they have addresses: all of the other family.
-fn without_family(view: &View<'_>, name: &str) -> Option<String> {
-    let (pool, mode) = (view.pools.usable(name)?, view.mode_of(name)?);
+fn without_family(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
+    let (pool, mode) = (index.pools.usable(name)?, index.mode_of(name)?);
     if !pool.open {
         return None;
     }
     let family = pool.family();
-    let served = |node: &&&Node| view.pools_of(node).any(|own| own.name == pool.name);
-    let mut nodes = view.nodes.values().filter(served).peekable();
+    let served = |node: &&&Node| index.pools_of(node).any(|own| own.name == pool.name);
+    let mut nodes = index.nodes.values().filter(served).peekable();
     nodes.peek()?;
     let mut of_other_family = false;
     for node in nodes {
-        if view.addresses(node, mode, family).is_some() {
+        if index.addresses(node, mode, family).is_some() {
             return None;
         }
-        of_other_family |= view.any_addresses(node, mode).is_some();
+        of_other_family |= index.any_addresses(node, mode).is_some();
     }
-    let needed = mode.node_family(family, view.outer_family(mode));
+    let needed = mode.node_family(family, index.outer_family(mode));
     of_other_family.then(|| {
         format!(
             "no block is assigned: NetworkMode {} sends to {needed} addresses of nodes, and no Node that this pool serves has one that \

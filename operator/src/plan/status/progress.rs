@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use netweft_crds::condition::{READY, Reason, Verdict};
 use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
 
-use crate::plan::model::index::{Absence, View};
-use crate::plan::rollout::{Change, Ways, in_words, obstacle, summary};
+use crate::plan::model::index::{Absence, ClusterIndex};
+use crate::plan::rollout::{PoolRollout, Rollouts, in_words, obstacle, summary};
 use crate::plan::status::NAMED;
 use crate::plan::text::{counted, list};
 use crate::plan::validate::network_mode::Mode;
@@ -28,7 +28,11 @@ struct Seen<'v> {
 }
 
 impl<'v> Seen<'v> {
-    fn look(changes: &[&'v Change<'v>], to: &NodeMode, before: Option<&NetworkModeStatus>) -> Self {
+    fn observe(
+        changes: &[&'v PoolRollout<'v>],
+        to: &NodeMode,
+        before: Option<&NetworkModeStatus>,
+    ) -> Self {
         let slowest = changes.iter().min_by_key(|change| change.phase);
         let phase = slowest.map_or(Phase::Stable, |change| change.phase);
         let from = slowest.and_then(|change| change.from());
@@ -61,8 +65,8 @@ impl<'v> Seen<'v> {
     }
 
     /// The phase in a sentence, with the nodes that it waits for and what they say.
-    fn sentence(&self, view: &View<'_>, done: usize) -> String {
-        let (all, change) = (counted(view.nodes.len(), "node"), &self.change);
+    fn sentence(&self, index: &ClusterIndex<'_>, done: usize) -> String {
+        let (all, change) = (counted(index.nodes.len(), "node"), &self.change);
         let mut text = match self.phase {
             Phase::Preparing => format!(
                 "{change}nodes receive both and try the new way; until all have tried they send the old one"
@@ -77,7 +81,7 @@ impl<'v> Seen<'v> {
         if !names.is_empty() {
             text += &format!("; waiting for {}", list(&names, NAMED));
         }
-        if let Some(said) = names.iter().find_map(|name| complaint(view, name)) {
+        if let Some(said) = names.iter().find_map(|name| complaint(index, name)) {
             text += &format!("; {said}");
         }
         for (why, because) in [
@@ -94,8 +98,8 @@ impl<'v> Seen<'v> {
                 text += &format!("; not waited for, because {because}: {names}");
             }
         }
-        if !view.without_agent.is_empty() {
-            let names: Vec<&str> = view.without_agent.iter().copied().collect();
+        if !index.without_agent.is_empty() {
+            let names: Vec<&str> = index.without_agent.iter().copied().collect();
             let names = list(&names, NAMED);
             text += &format!("; no agent runs by agent.nodeSelector on {names}");
         }
@@ -105,21 +109,21 @@ impl<'v> Seen<'v> {
 
 /// What there is to say about a mode that pools use, but for the conditions.
 pub fn progress(
-    view: &View<'_>,
-    ways: &Ways<'_>,
+    index: &ClusterIndex<'_>,
+    ways: &Rollouts<'_>,
     object: &NetworkMode,
     mode: &Mode,
 ) -> (Verdict, NetworkModeStatus) {
     let of_mode = ways.iter().filter(|(pool, _)| {
-        let its = view.mode_of(pool);
+        let its = index.mode_of(pool);
         its.is_some_and(|its| its.name == mode.name)
     });
-    let changes: Vec<&Change<'_>> = of_mode.map(|(_, change)| change).collect();
-    let to = mode.node_mode(view.outer_family(mode));
-    let seen = Seen::look(&changes, &to, object.status.as_ref());
-    let total = view.nodes.len();
+    let changes: Vec<&PoolRollout<'_>> = of_mode.map(|(_, change)| change).collect();
+    let to = mode.node_mode(index.outer_family(mode));
+    let seen = Seen::observe(&changes, &to, object.status.as_ref());
+    let total = index.nodes.len();
     let done = total.saturating_sub(seen.unsettled.len());
-    let message = seen.sentence(view, done);
+    let message = seen.sentence(index, done);
     let reason = match seen.phase {
         Phase::Preparing => Reason::Preparing,
         Phase::Switching => Reason::Switching,
@@ -152,8 +156,8 @@ fn together<'v>(sets: impl Iterator<Item = &'v BTreeSet<&'v str>>) -> BTreeSet<&
 }
 
 /// What keeps a node, in its agent's own words about the spec as it is now.
-fn complaint(view: &View<'_>, name: &str) -> Option<String> {
-    let network = view.networks.get(name)?;
+fn complaint(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
+    let network = index.networks.get(name)?;
     let status = network.status.as_ref()?;
     let ready = status
         .conditions
@@ -162,5 +166,5 @@ fn complaint(view: &View<'_>, name: &str) -> Option<String> {
     let current = status.observed_generation == network.metadata.generation;
     let complains = current && ready.status != "True";
     let said = || format!("{name} says: {}", ready.message);
-    complains.then(said).or_else(|| obstacle(view, name))
+    complains.then(said).or_else(|| obstacle(index, name))
 }

@@ -7,7 +7,7 @@ use netweft_crds::{NodeNetwork, SubnetState};
 use proptest::prelude::*;
 
 use crate::plan::ipam::node_subnets::pods_in;
-use crate::plan::ipam::utilization::Growth;
+use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::Plan;
 use crate::plan::tests::delete_pool;
 use crate::testing::{Cluster, at, node, pool, vxlan};
@@ -40,16 +40,16 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-fn growth_of(cluster: &Cluster) -> Growth {
-    let world = cluster.world();
-    Growth::look(&world.subnets, &world.networks)
+fn growth_of(cluster: &Cluster) -> Utilization {
+    let cluster_state = cluster.cluster_state();
+    Utilization::observe(&cluster_state.subnets, &cluster_state.networks)
 }
 
 fn happen(cluster: &mut Cluster, happening: Happening) {
     // What is known to be otherwise is forgotten, as a leader does.
-    let growth = growth_of(cluster);
+    let utilization = growth_of(cluster);
     let other = cluster.subnets.iter();
-    let other = other.filter(|subnet| growth.is_surplus(subnet) == Some(false));
+    let other = other.filter(|subnet| utilization.is_surplus(subnet) == Some(false));
     let other: BTreeSet<String> = other.map(ResourceExt::name_any).collect();
     cluster.surplus.retain(|name| !other.contains(name));
     let named = |n: u8| format!("n{n:02}");
@@ -85,7 +85,7 @@ fn happen(cluster: &mut Cluster, happening: Happening) {
         }
         Happening::Report(busy) => cluster.agents_report(i64::from(busy)),
         Happening::Fill(pods) => cluster.agents_report(i64::from(pods)),
-        Happening::Surplus => cluster.surplus = growth.surplus,
+        Happening::Surplus => cluster.surplus = utilization.surplus,
         Happening::Readdress(n) => {
             if let Some(old) = cluster
                 .nodes

@@ -13,7 +13,7 @@ use netweft_crds::NodeNetwork;
 use netweft_crds::condition::{Reason, Verdict};
 
 use crate::plan::ipam::blocks::overlap;
-use crate::plan::model::cluster_state::World;
+use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::text::list;
 use crate::plan::validate::ip_pool::Pool;
 use crate::plan::validate::node_address::stated;
@@ -25,8 +25,11 @@ const NAMED: usize = 3;
 ///
 /// # Errors
 /// What it covers, and what to do.
-pub fn apart(pool: Pool, world: &World<'_>) -> Result<Pool, Verdict> {
-    let (nodes, services) = (nodes_in(&pool, world), services_in(&pool, world));
+pub fn apart(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdict> {
+    let (nodes, services) = (
+        nodes_in(&pool, cluster_state),
+        services_in(&pool, cluster_state),
+    );
     let covered = match (nodes.as_slice(), services.as_slice()) {
         ([], []) => return Ok(pool),
         ([], services) => format!(
@@ -48,24 +51,28 @@ pub fn apart(pool: Pool, world: &World<'_>) -> Result<Pool, Verdict> {
 pub const TYPES: &[&str] = &["InternalIP", "ExternalIP"];
 
 /// All addresses that Nodes state.
-pub fn addresses_of_nodes<'a>(world: &'a World<'_>) -> impl Iterator<Item = (&'a Node, IpAddr)> {
-    let nodes = world.nodes.iter();
+pub fn addresses_of_nodes<'a>(
+    cluster_state: &'a ClusterState<'_>,
+) -> impl Iterator<Item = (&'a Node, IpAddr)> {
+    let nodes = cluster_state.nodes.iter();
     nodes.flat_map(|node| stated(node, TYPES).map(move |address| (*node, address)))
 }
 
 /// Ranges and names of the pools but those that were laid over the nodes' network: these are at fault themselves.
-pub fn ranges_of_pods<'a>(world: &'a World<'_>) -> Vec<(IpNet, &'a str)> {
-    let pools = world.pools.iter();
+pub fn ranges_of_pods<'a>(cluster_state: &'a ClusterState<'_>) -> Vec<(IpNet, &'a str)> {
+    let pools = cluster_state.pools.iter();
     let ranges = pools.filter_map(|pool| Some((pool.spec.cidr, pool.metadata.name.as_deref()?)));
     ranges
-        .filter(|(range, _)| in_use(range, world).next().is_none() && !covers_most(range, world))
+        .filter(|(range, _)| {
+            in_use(range, cluster_state).next().is_none() && !covers_most(range, cluster_state)
+        })
         .collect()
 }
 
 /// Whether most Nodes that state an address of the family state one inside `range`.
-fn covers_most(range: &IpNet, world: &World<'_>) -> bool {
+fn covers_most(range: &IpNet, cluster_state: &ClusterState<'_>) -> bool {
     let (mut inside, mut all) = (0_usize, 0_usize);
-    for node in &world.nodes {
+    for node in &cluster_state.nodes {
         let stated = || stated(node, TYPES);
         all += usize::from(stated().any(|it| it.is_ipv4() == range.addr().is_ipv4()));
         inside += usize::from(stated().any(|it| range.contains(&it)));
@@ -76,9 +83,9 @@ fn covers_most(range: &IpNet, world: &World<'_>) -> bool {
 /// NodeNetworks with addresses that are in use and inside `range`.
 fn in_use<'a>(
     range: &'a IpNet,
-    world: &'a World<'_>,
+    cluster_state: &'a ClusterState<'_>,
 ) -> impl Iterator<Item = (&'a NodeNetwork, IpAddr)> {
-    let addresses = world.networks.iter().flat_map(|network| {
+    let addresses = cluster_state.networks.iter().flat_map(|network| {
         let addresses = network.spec.addresses.iter();
         addresses.map(move |address| (*network, address))
     });
@@ -86,13 +93,14 @@ fn in_use<'a>(
 }
 
 /// Nodes by which the pool is at fault: those whose addresses inside it are in use, and all if it covers most of them.
-fn nodes_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
-    let in_use = in_use(&pool.cidr, world);
+fn nodes_in(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
+    let in_use = in_use(&pool.cidr, cluster_state);
     let mut covered: Vec<_> = in_use
         .map(|(network, address)| (network.name_any(), address))
         .collect();
-    if covers_most(&pool.cidr, world) {
-        let stated = addresses_of_nodes(world).map(|(node, address)| (node.name_any(), address));
+    if covers_most(&pool.cidr, cluster_state) {
+        let stated =
+            addresses_of_nodes(cluster_state).map(|(node, address)| (node.name_any(), address));
         covered.extend(stated.filter(|(_, address)| pool.cidr.contains(address)));
     }
     let mut named: Vec<_> = covered
@@ -105,8 +113,8 @@ fn nodes_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
 }
 
 /// The ranges of Services' addresses, and the words for each.
-pub fn ranges_of_services(world: &World<'_>) -> Vec<(IpNet, String)> {
-    let ranges = world.services.iter().flat_map(|object| {
+pub fn ranges_of_services(cluster_state: &ClusterState<'_>) -> Vec<(IpNet, String)> {
+    let ranges = cluster_state.services.iter().flat_map(|object| {
         let cidrs = object
             .spec
             .iter()
@@ -120,8 +128,8 @@ pub fn ranges_of_services(world: &World<'_>) -> Vec<(IpNet, String)> {
     parsed.collect()
 }
 
-fn services_in(pool: &Pool, world: &World<'_>) -> Vec<String> {
-    let ranges = ranges_of_services(world).into_iter();
+fn services_in(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
+    let ranges = ranges_of_services(cluster_state).into_iter();
     let overlapping = ranges.filter(|(range, _)| overlap(range, &pool.cidr));
     let mut covered: Vec<String> = overlapping.map(|(_, words)| words).collect();
     covered.sort();

@@ -21,7 +21,7 @@ use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{IPPool, IpFamily, Way};
 
 use crate::plan::ipam::blocks::overlap;
-use crate::plan::model::cluster_state::{UserKind, World};
+use crate::plan::model::cluster_state::{ClusterState, UserKind};
 use crate::plan::validate::ip_pool::Pool;
 use crate::plan::validate::network_mode::Mode;
 
@@ -61,14 +61,14 @@ impl Pools {
 
 /// Checks the modes.
 #[must_use]
-pub fn modes(world: &World<'_>) -> Modes {
+pub fn modes(cluster_state: &ClusterState<'_>) -> Modes {
     let mut checked = Modes::new();
     let mut claims = Vec::new();
     let mut first: Option<Mode> = None;
-    for object in oldest_first(&world.modes) {
+    for object in oldest_first(&cluster_state.modes) {
         let name = object.name_any();
         let result = network_mode::check(&name, &object.spec)
-            .and_then(|mode| with_its_program(mode, world))
+            .and_then(|mode| with_its_program(mode, cluster_state))
             .and_then(|mode| unique_tunnel(mode, &mut claims))
             .and_then(|mode| same_addresses(mode, first.as_ref()));
         if let (None, Ok(mode)) = (&first, &result) {
@@ -76,17 +76,17 @@ pub fn modes(world: &World<'_>) -> Modes {
         }
         checked.insert(name, result);
     }
-    checked.extend(unreadable(world, UserKind::Mode).map(|(name, why)| (name, Err(why))));
+    checked.extend(unreadable(cluster_state, UserKind::Mode).map(|(name, why)| (name, Err(why))));
     checked
 }
 
 /// Checks the pools.
 #[must_use]
-pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
+pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
     let mut checked = Pools::default();
     // A pool that is stalled for another reason still holds its range: its blocks may carry traffic.
     let mut holders: Vec<&IPPool> = Vec::new();
-    for object in oldest_first(&world.pools) {
+    for object in oldest_first(&cluster_state.pools) {
         let name = object.name_any();
         let older = holders
             .iter()
@@ -98,14 +98,14 @@ pub fn pools(world: &World<'_>, modes: &Modes) -> Pools {
                 let deleting = object.meta().deletion_timestamp.is_some();
                 ip_pool::check(&name, &object.spec, deleting)
                     .and_then(|pool| with_mode(pool, modes))
-                    .and_then(|pool| cluster_ranges::apart(pool, world))
-                    .and_then(|pool| other_networks::unused_by_others(pool, object, world))
+                    .and_then(|pool| cluster_ranges::apart(pool, cluster_state))
+                    .and_then(|pool| other_networks::unused_by_others(pool, object, cluster_state))
             }
         };
         checked.by_age.push(name.clone());
         checked.by_name.insert(name, result);
     }
-    for (name, why) in unreadable(world, UserKind::Pool) {
+    for (name, why) in unreadable(cluster_state, UserKind::Pool) {
         checked.by_name.insert(name, Err(why));
     }
     checked
@@ -217,12 +217,12 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
 }
 
 /// The relay and BIRD are DaemonSets of their own, which a cluster can do without.
-fn with_its_program(mode: Mode, world: &World<'_>) -> Result<Mode, Verdict> {
+fn with_its_program(mode: Mode, cluster_state: &ClusterState<'_>) -> Result<Mode, Verdict> {
     let lacking = match mode.way {
-        Way::Udp(_) if world.without_udp_relay => {
+        Way::Udp(_) if cluster_state.without_udp_relay => {
             "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan"
         }
-        Way::Bgp if world.without_bird => {
+        Way::Bgp if cluster_state.without_bird => {
             "spec.mode underlay needs BIRD, which is not installed: set bird.enabled to true in the chart's values, or choose overlay or host-gw"
         }
         Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => return Ok(mode),
@@ -289,8 +289,11 @@ fn overlapping(pool: &IPPool, older: &IPPool) -> Verdict {
     )
 }
 
-fn unreadable(world: &World<'_>, kind: UserKind) -> impl Iterator<Item = (String, Verdict)> {
-    let of_kind = world
+fn unreadable(
+    cluster_state: &ClusterState<'_>,
+    kind: UserKind,
+) -> impl Iterator<Item = (String, Verdict)> {
+    let of_kind = cluster_state
         .unreadable
         .iter()
         .filter(move |object| object.kind == kind);

@@ -22,7 +22,7 @@ use netweft_crds::{
     is_beyond_the_link,
 };
 
-use crate::plan::model::cluster_state::World;
+use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::validate::age_key;
 use crate::plan::validate::cluster_ranges;
 
@@ -104,18 +104,18 @@ impl<'a> Choices<'a> {
     /// with a new name leaves its old Node behind), then the one that uses it already, then the older.
     #[must_use]
     pub fn new(
-        world: &'a World<'_>,
+        cluster_state: &'a ClusterState<'_>,
         nodes: &BTreeMap<&'a str, &'a Node>,
         networks: &BTreeMap<&str, &NodeNetwork>,
         selectors: &AddressSelectors,
     ) -> Self {
-        let claims = Claims::new(world, selectors);
+        let claims = Claims::new(cluster_state, selectors);
         let mut claimants: Vec<Claimant<'a>> = nodes
             .iter()
             .map(|(name, node)| Claimant::new(name, node, networks.get(name).copied(), selectors))
             .collect();
         claimants.sort_by_cached_key(|it| {
-            let absent = world.not_ready.contains_key(it.name);
+            let absent = cluster_state.not_ready.contains_key(it.name);
             (
                 absent,
                 it.kept == NodeAddresses::default(),
@@ -228,16 +228,16 @@ impl<'a> Claimant<'a> {
 }
 
 impl<'a> Claims<'a> {
-    fn new(world: &'a World<'_>, selectors: &AddressSelectors) -> Self {
+    fn new(cluster_state: &'a ClusterState<'_>, selectors: &AddressSelectors) -> Self {
         let reports = *selectors != AddressSelectors::default();
-        let nodes = world.nodes.iter().copied().filter(|_| reports);
+        let nodes = cluster_state.nodes.iter().copied().filter(|_| reports);
         let stated = nodes.flat_map(|node| {
             let name = node.metadata.name.as_deref().unwrap_or_default();
             stated(node, cluster_ranges::TYPES).map(move |address| (address, name))
         });
         Self {
-            pools: cluster_ranges::ranges_of_pods(world),
-            services: cluster_ranges::ranges_of_services(world),
+            pools: cluster_ranges::ranges_of_pods(cluster_state),
+            services: cluster_ranges::ranges_of_services(cluster_state),
             stated: stated.collect(),
         }
     }

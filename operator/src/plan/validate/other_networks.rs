@@ -17,7 +17,7 @@ use netweft_crds::IPPool;
 use netweft_crds::condition::{READY, Reason, Verdict};
 
 use crate::plan::ipam::blocks::overlap;
-use crate::plan::model::cluster_state::World;
+use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::text::list;
 use crate::plan::validate::ip_pool::Pool;
 
@@ -28,8 +28,12 @@ const NAMED: usize = 3;
 ///
 /// # Errors
 /// Which Nodes' podCIDRs it overlaps, and what to do.
-pub fn unused_by_others(pool: Pool, object: &IPPool, world: &World<'_>) -> Result<Pool, Verdict> {
-    let reported = reported(&pool, world);
+pub fn unused_by_others(
+    pool: Pool,
+    object: &IPPool,
+    cluster_state: &ClusterState<'_>,
+) -> Result<Pool, Verdict> {
+    let reported = reported(&pool, cluster_state);
     if !reported.is_empty() {
         return Err(Verdict::stalled(
             Reason::Overlap,
@@ -41,18 +45,21 @@ pub fn unused_by_others(pool: Pool, object: &IPPool, world: &World<'_>) -> Resul
             ),
         ));
     }
-    let has_blocks = world.subnets.iter().any(|it| it.spec.pool == pool.name);
+    let has_blocks = cluster_state
+        .subnets
+        .iter()
+        .any(|it| it.spec.pool == pool.name);
     // A pool that has given blocks has no other network below it, at the most some Nodes have.
-    if world.ignore_pod_cidrs || has_blocks {
+    if cluster_state.ignore_pod_cidrs || has_blocks {
         return Ok(pool);
     }
-    let served = served(world);
+    let served = served(cluster_state);
     // Of another pool a node may have got blocks meanwhile, and be no less the other network's.
     let refused = is_refused(object);
-    let nodes = world.nodes.iter().copied();
+    let nodes = cluster_state.nodes.iter().copied();
     let nodes = nodes.filter(|node| refused || !served.contains(node.name_any().as_str()));
     let overlapping: Vec<(&Node, IpNet)> = nodes
-        .filter(|node| world.agent_nodes.matches(node.labels()))
+        .filter(|node| cluster_state.agent_nodes.matches(node.labels()))
         .filter_map(|node| Some((node, pod_cidrs(node).find(|it| overlap(it, &pool.cidr))?)))
         .collect();
     let of_status = |status: &str| {
@@ -86,9 +93,9 @@ pub fn unused_by_others(pool: Pool, object: &IPPool, world: &World<'_>) -> Resul
 }
 
 /// What agents report of other networks inside the pool's range, in words; nothing once a node has programmed a block of the pool.
-fn reported(pool: &Pool, world: &World<'_>) -> Vec<String> {
+fn reported(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     let statuses = || {
-        let networks = world.networks.iter();
+        let networks = cluster_state.networks.iter();
         networks.filter_map(|network| Some((network.name_any(), network.status.as_ref()?)))
     };
     let programmed = statuses().any(|(_, status)| {
@@ -112,22 +119,22 @@ fn reported(pool: &Pool, world: &World<'_>) -> Vec<String> {
 }
 
 /// podCIDRs of single Nodes that have another network, in a cluster whose other nodes are netweft's: no block of them is assigned.
-pub fn occupied(world: &World<'_>) -> Vec<IpNet> {
-    if world.ignore_pod_cidrs {
+pub fn occupied(cluster_state: &ClusterState<'_>) -> Vec<IpNet> {
+    if cluster_state.ignore_pod_cidrs {
         return Vec::new();
     }
-    let served = served(world);
-    let nodes = world.nodes.iter().filter(|node| {
+    let served = served(cluster_state);
+    let nodes = cluster_state.nodes.iter().filter(|node| {
         ready(node).is_some_and(|status| status != "False")
-            && world.agent_nodes.matches(node.labels())
+            && cluster_state.agent_nodes.matches(node.labels())
             && !served.contains(node.name_any().as_str())
     });
     nodes.flat_map(|node| pod_cidrs(node)).collect()
 }
 
 /// Names of nodes that have a block.
-fn served<'a>(world: &World<'a>) -> BTreeSet<&'a str> {
-    let subnets = world.subnets.iter().copied();
+fn served<'a>(cluster_state: &ClusterState<'a>) -> BTreeSet<&'a str> {
+    let subnets = cluster_state.subnets.iter().copied();
     subnets.map(|it| it.spec.node.as_str()).collect()
 }
 

@@ -15,9 +15,9 @@ fn checked_pool(cidr: &str, more: &str) -> Result<Pool, Verdict> {
 }
 
 fn check_all(cluster: &Cluster) -> (Modes, Pools) {
-    let world = cluster.world();
-    let modes = modes(&world);
-    let pools = pools(&world, &modes);
+    let cluster_state = cluster.cluster_state();
+    let modes = modes(&cluster_state);
+    let pools = pools(&cluster_state, &modes);
     (modes, pools)
 }
 
@@ -383,10 +383,10 @@ fn udp_needs_the_relay() {
         )],
         ..Cluster::default()
     };
-    let mut world = cluster.world();
-    assert!(modes(&world)["default"].is_ok());
-    world.without_udp_relay = true;
-    let said = wrong(&modes(&world)["default"]);
+    let mut cluster_state = cluster.cluster_state();
+    assert!(modes(&cluster_state)["default"].is_ok());
+    cluster_state.without_udp_relay = true;
+    let said = wrong(&modes(&cluster_state)["default"]);
     assert!(
         said.starts_with("NotFound: ") && said.contains("udpRelay.enabled"),
         "{said}"
@@ -399,10 +399,10 @@ fn mode_underlay_needs_bird() {
         modes: vec![mode("default", "{mode: underlay}")],
         ..Cluster::default()
     };
-    let mut world = cluster.world();
-    assert!(modes(&world)["default"].is_ok());
-    world.without_bird = true;
-    let said = wrong(&modes(&world)["default"]);
+    let mut cluster_state = cluster.cluster_state();
+    assert!(modes(&cluster_state)["default"].is_ok());
+    cluster_state.without_bird = true;
+    let said = wrong(&modes(&cluster_state)["default"]);
     assert!(
         said.starts_with("NotFound: ") && said.contains("bird.enabled"),
         "{said}"
@@ -476,15 +476,15 @@ fn an_unreadable_mode_is_not_a_missing_one() {
         pools: vec![pool("p", "10.0.0.0/16", "")],
         ..Cluster::default()
     };
-    let mut world = cluster.world();
+    let mut cluster_state = cluster.cluster_state();
     let metadata = vxlan("default", 1).metadata;
-    world.unreadable.push(Unreadable {
+    cluster_state.unreadable.push(Unreadable {
         kind: UserKind::Mode,
         metadata,
         error: "no".to_owned(),
     });
-    let modes = modes(&world);
-    let pools = pools(&world, &modes);
+    let modes = modes(&cluster_state);
+    let pools = pools(&cluster_state, &modes);
     assert_eq!(
         wrong(&pools.by_name["p"]),
         "Invalid: NetworkMode default cannot be used: the object cannot be read: no"

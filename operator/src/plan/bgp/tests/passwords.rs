@@ -169,11 +169,11 @@ fn a_peer_that_cannot_be_read_or_used_keeps_its_password() {
         metadata: cluster.peers.remove(0).metadata,
         error: "no".to_owned(),
     };
-    let world = crate::plan::model::cluster_state::World {
+    let cluster_state = crate::plan::model::cluster_state::ClusterState {
         unreadable: vec![unreadable],
-        ..cluster.world()
+        ..cluster.cluster_state()
     };
-    assert_eq!(crate::plan(&world).passwords, None);
+    assert_eq!(crate::plan(&cluster_state).passwords, None);
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_password_shows_itself_to_nobody() {
         format!("{bytes:?}").contains(number),
         "the test looks for what Debug would show"
     );
-    let shown = format!("{plan:?} {:?}", cluster.world());
+    let shown = format!("{plan:?} {:?}", cluster.cluster_state());
     assert!(
         !shown.contains(HIDDEN) && !shown.contains(number) && shown.contains("***"),
         "{shown}"

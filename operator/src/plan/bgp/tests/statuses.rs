@@ -299,17 +299,20 @@ fn a_peer_without_speakers_says_what_is_missing() {
         "False NotFound: no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the \
          spec.networkMode of an IPPool"
     );
-    none.modes.push(at(1, mode("fabric", "{mode: underlay}")));
+    none.modes.push(at(1, mode("topology", "{mode: underlay}")));
     assert_eq!(
         says(&mut none),
-        "False NotFound: no node speaks BGP, since no usable IPPool has spec.networkMode fabric"
+        "False NotFound: no node speaks BGP, since no usable IPPool has spec.networkMode topology"
     );
     none.modes[1] = at(
         1,
-        mode("fabric", "{mode: underlay, nodeAddress: {interface: eth1}}"),
+        mode(
+            "topology",
+            "{mode: underlay, nodeAddress: {interface: eth1}}",
+        ),
     );
     assert!(
-        says(&mut none).starts_with("False NotYetSupported: no node speaks BGP, since NetworkMode fabric cannot be used: spec.nodeAddress"),
+        says(&mut none).starts_with("False NotYetSupported: no node speaks BGP, since NetworkMode topology cannot be used: spec.nodeAddress"),
     );
 }
 

@@ -9,8 +9,8 @@ fn pool(name: &str, cidr: &str, more: &str) -> Pool {
         .unwrap()
 }
 
-fn want(node: &str, pools: &[&str], purpose: Purpose) -> Want {
-    Want {
+fn demand(node: &str, pools: &[&str], purpose: Purpose) -> BlockDemand {
+    BlockDemand {
         node: node.to_owned(),
         pools: pools.iter().map(|pool| (*pool).to_owned()).collect(),
         purpose,
@@ -18,10 +18,10 @@ fn want(node: &str, pools: &[&str], purpose: Purpose) -> Want {
 }
 
 /// A first block of any of these pools for each.
-fn first(nodes: &[&str], pools: &[&str]) -> Vec<Want> {
+fn first(nodes: &[&str], pools: &[&str]) -> Vec<BlockDemand> {
     let nodes = nodes.iter();
     nodes
-        .map(|node| want(node, pools, Purpose::First))
+        .map(|node| demand(node, pools, Purpose::Initial))
         .collect()
 }
 
@@ -64,8 +64,8 @@ fn a_want_is_met_from_the_first_pool_that_has_a_block_left_and_by_its_lowest() {
         pool("a", "10.0.0.0/25", ""),
         pool("b", "10.1.0.0/24", "blockSize: 28"),
     ];
-    let wants = first(&["n1", "n2", "n3"], &["a", "b"]);
-    let assignment = assign(&pools, &wants, &Current::default());
+    let demands = first(&["n1", "n2", "n3"], &["a", "b"]);
+    let assignment = assign(&pools, &demands, &Current::default());
     assert_eq!(
         created(&assignment),
         ["n1 10.0.0.0/26", "n2 10.0.0.64/26", "n3 10.1.0.0/28"]
@@ -80,13 +80,13 @@ fn a_want_is_met_from_the_first_pool_that_has_a_block_left_and_by_its_lowest() {
 #[test]
 fn a_first_block_will_do_for_all_that_wait_for_one_of_its_pool() {
     let pools = [pool("a", "10.0.0.0/24", ""), pool("b", "10.1.0.0/24", "")];
-    let wants = [
-        want("n1", &["a", "b"], Purpose::First),
-        want("n1", &["a"], Purpose::First),
-        want("n1", &["b"], Purpose::First),
-        want("n2", &["b"], Purpose::First),
+    let demands = [
+        demand("n1", &["a", "b"], Purpose::Initial),
+        demand("n1", &["a"], Purpose::Initial),
+        demand("n1", &["b"], Purpose::Initial),
+        demand("n2", &["b"], Purpose::Initial),
     ];
-    let assignment = assign(&pools, &wants, &Current::default());
+    let assignment = assign(&pools, &demands, &Current::default());
     assert_eq!(
         created(&assignment),
         ["n1 10.0.0.0/26", "n1 10.1.0.0/26", "n2 10.1.0.64/26"]
@@ -108,14 +108,14 @@ fn blocks_of_gone_nodes_other_pools_and_unknown_owners_are_taken() {
 #[test]
 fn every_pool_that_could_have_met_a_want_names_the_node_by_what_it_wanted() {
     let pools = [pool("a", "10.0.0.0/26", ""), pool("b", "10.1.0.0/26", "")];
-    let wants = [
-        want("n1", &["a"], Purpose::First),
-        want("n2", &["b"], Purpose::First),
-        want("n3", &["a", "b"], Purpose::First),
-        want("n1", &["a"], Purpose::More),
-        want("n2", &["b"], Purpose::Spare),
+    let demands = [
+        demand("n1", &["a"], Purpose::Initial),
+        demand("n2", &["b"], Purpose::Initial),
+        demand("n3", &["a", "b"], Purpose::Initial),
+        demand("n1", &["a"], Purpose::LowCapacity),
+        demand("n2", &["b"], Purpose::Spillover),
     ];
-    let assignment = assign(&pools, &wants, &Current::default());
+    let assignment = assign(&pools, &demands, &Current::default());
     assert_eq!(created(&assignment), ["n1 10.0.0.0/26", "n2 10.1.0.0/26"]);
     assert_eq!(
         assignment.exhausted,
@@ -175,18 +175,22 @@ fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
 }
 
 /// Wants of up to thirty nodes for some of the pools.
-fn any_wants() -> impl Strategy<Value = Vec<Want>> {
-    let purpose = prop::sample::select(vec![Purpose::First, Purpose::More, Purpose::Spare]);
+fn any_wants() -> impl Strategy<Value = Vec<BlockDemand>> {
+    let purpose = prop::sample::select(vec![
+        Purpose::Initial,
+        Purpose::LowCapacity,
+        Purpose::Spillover,
+    ]);
     let pools = prop::sample::subsequence(vec!["p0", "p1", "p2"], 1..=3);
     let one = (0_usize..30, pools, purpose)
-        .prop_map(|(node, pools, purpose)| want(&format!("n{node:02}"), &pools, purpose));
+        .prop_map(|(node, pools, purpose)| demand(&format!("n{node:02}"), &pools, purpose));
     prop::collection::vec(one, 0..40)
 }
 
 proptest! {
     #[test]
-    fn no_two_blocks_share_an_address((pools, current) in any_input(), wants in any_wants()) {
-        let assignment = assign(&pools, &wants, &current);
+    fn no_two_blocks_share_an_address((pools, current) in any_input(), demands in any_wants()) {
+        let assignment = assign(&pools, &demands, &current);
         let mut blocks: Vec<IpNet> = current.held.values().flatten().map(|block| block.cidr).collect();
         blocks.extend(assignment.create.iter().map(|(_, block)| block.cidr));
         for (n, a) in blocks.iter().enumerate() {
@@ -197,35 +201,35 @@ proptest! {
     }
 
     #[test]
-    fn a_new_block_is_in_a_pool_that_its_node_wants_and_not_reserved((pools, current) in any_input(), wants in any_wants()) {
-        let assignment = assign(&pools, &wants, &current);
+    fn a_new_block_is_in_a_pool_that_its_node_wants_and_not_reserved((pools, current) in any_input(), demands in any_wants()) {
+        let assignment = assign(&pools, &demands, &current);
         for (node, block) in &assignment.create {
             let pool = pools.iter().find(|pool| pool.name == block.pool).unwrap();
             prop_assert!(pool.cidr.contains(&block.cidr));
             prop_assert_eq!(block.cidr.prefix_len(), pool.block_prefix);
             prop_assert!(!pool.reserved.iter().any(|range| range.contains(&block.cidr)));
-            prop_assert!(wants.iter().any(|want| want.node == *node && want.pools.contains(&block.pool)));
+            prop_assert!(demands.iter().any(|demand| demand.node == *node && demand.pools.contains(&block.pool)));
         }
     }
 
     #[test]
-    fn every_want_is_met_or_its_node_is_named_unless_it_was_for_spare((pools, current) in any_input(), wants in any_wants()) {
-        let assignment = assign(&pools, &wants, &current);
-        let got = |want: &Want| {
-            let own = assignment.create.iter().filter(|(node, _)| *node == want.node);
-            own.filter(|(_, block)| want.pools.contains(&block.pool)).count()
+    fn every_want_is_met_or_its_node_is_named_unless_it_was_for_spare((pools, current) in any_input(), demands in any_wants()) {
+        let assignment = assign(&pools, &demands, &current);
+        let got = |demand: &BlockDemand| {
+            let own = assignment.create.iter().filter(|(node, _)| *node == demand.node);
+            own.filter(|(_, block)| demand.pools.contains(&block.pool)).count()
         };
-        let is_named = |lacking: &BTreeMap<String, BTreeSet<String>>, want: &Want| {
-            want.pools.iter().all(|pool| lacking.get(pool).is_some_and(|nodes| nodes.contains(&want.node)))
+        let is_named = |lacking: &BTreeMap<String, BTreeSet<String>>, demand: &BlockDemand| {
+            demand.pools.iter().all(|pool| lacking.get(pool).is_some_and(|nodes| nodes.contains(&demand.node)))
         };
-        for want in &wants {
-            match want.purpose {
-                Purpose::First => prop_assert!(got(want) > 0 || is_named(&assignment.exhausted, want)),
-                Purpose::More => prop_assert!(got(want) > 0 || is_named(&assignment.scarce, want)),
-                Purpose::Spare => {}
+        for demand in &demands {
+            match demand.purpose {
+                Purpose::Initial => prop_assert!(got(demand) > 0 || is_named(&assignment.exhausted, demand)),
+                Purpose::LowCapacity => prop_assert!(got(demand) > 0 || is_named(&assignment.scarce, demand)),
+                Purpose::Spillover => {}
             }
         }
-        prop_assert!(assignment.create.len() <= wants.len());
+        prop_assert!(assignment.create.len() <= demands.len());
     }
 }
 
