@@ -8,50 +8,29 @@
 //! `inputs`, `facts`, `desired`, `unowned`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
 //! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
 
-mod admin;
-mod alone;
-mod args;
+mod apply;
 mod bird;
-mod check;
-mod clean;
-mod cni_conf;
-mod compare;
+mod commands;
 mod desired;
-mod draining;
 mod drift;
-mod episodes;
-mod facts;
 mod firewall;
-mod health;
 mod inputs;
-mod install;
-mod metrics;
-mod nft;
-mod no_ipv6;
-mod node_addresses;
-mod other_networks;
 mod pods;
-mod prober;
-mod program;
 mod reconcile;
-mod report;
-mod requests;
-mod retry;
-mod run;
-mod source;
 mod status;
-mod sysctl;
-mod teller;
-mod unowned;
-mod watch;
+mod telemetry;
 mod words;
 
+use crate::commands::check;
+use crate::commands::clean;
+use crate::commands::install;
+use crate::commands::run;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use args::{Command, LogFormat, Verb};
+use crate::commands::args::{Command, LogFormat, Verb};
 
 /// When `check` could not look; below are numbers of problems.
 const CANNOT_LOOK: u8 = 101;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Take};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use super::reply::{NoReply, Reply};
+use crate::bird::reply::{NoReply, Reply};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);

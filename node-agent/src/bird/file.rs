@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
-use crate::program::{self, ProgramError};
+use crate::apply::subprocess;
+use crate::apply::subprocess::ProgramError;
 
 /// BIRD reads every name that ends in `.conf`, and no other.
 const NAME: &str = "bird.conf";
@@ -100,7 +101,7 @@ impl File {
         })?;
         let mut command = Command::new(program);
         command.args(first).arg("-p").arg("-c").arg(file);
-        let output = program::run(&name, command, &[], PATIENCE).await?;
+        let output = subprocess::run(&name, command, &[], PATIENCE).await?;
         if output.status.success() {
             return Ok(());
         }

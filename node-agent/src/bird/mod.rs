@@ -9,18 +9,18 @@
 //! touch nothing; `control`, `file` and `watcher` touch and decide nothing.
 
 mod control;
+mod failover;
 mod file;
-mod past;
 mod protocols;
 mod reply;
-mod restarts;
-mod verdict;
-mod watcher;
+mod session_history;
+mod session_status;
+mod task;
 
 /// Name of the directory below the run directory that is shared with BIRD.
 pub const DIR: &str = "bird";
 /// Name of the socket in it over which BIRD takes commands.
 pub const SOCKET: &str = "bird.ctl";
 
-pub use restarts::{Restarts, StandIns};
-pub use watcher::{Link, Observed, Places, Watcher};
+pub use crate::bird::failover::{Restarts, StandIns};
+pub use crate::bird::task::{Link, Observed, Places, Watcher};

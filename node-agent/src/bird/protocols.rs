@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netweft_crds::SessionState;
 
-use super::reply::Reply;
+use crate::bird::reply::Reply;
 
 /// Lines about a protocol.
 const PROTOCOL: u16 = 1002;

@@ -22,10 +22,10 @@ use netweft_crds::{PodInterface, names};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState};
 use netweft_netstate::owner::METRIC;
 
-use super::{blackhole, unicast};
+use crate::apply::sysctl;
+use crate::desired::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
-use crate::sysctl;
 
 /// The bridge's name.
 pub const NAME: &str = "nw-br0";

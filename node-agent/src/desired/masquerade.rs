@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use netweft_crds::{PodInterface, Way};
 use netweft_netstate::model::LinkName;
 
-use super::bridge;
+use crate::desired::bridge;
 use crate::inputs::{Inputs, Pool};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table

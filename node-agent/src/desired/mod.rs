@@ -8,12 +8,14 @@
 
 pub mod bird;
 mod bridge;
-mod family;
-mod home;
+mod link_sysctls;
 pub mod masquerade;
-mod room;
-mod sending;
-pub mod trial;
+mod mtu_notes;
+mod node_address;
+pub mod probe_plan;
+mod routes;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 mod tunnel_address;
 mod udp;
@@ -30,11 +32,11 @@ use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
-use crate::facts::Facts;
+use crate::apply::sysctl;
+use crate::desired::bird::Bird;
+use crate::desired::probe_plan::Trial;
+use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
-use crate::sysctl;
-use bird::Bird;
-use trial::Trial;
 
 /// Metric of routes that stand by, while the way to a block changes: behind those in use, BIRD's included.
 const METRIC_STANDBY: u32 = bird::METRIC_BIRD + 10;
@@ -135,15 +137,15 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
     }
     if let Some(mtu) = least_mtu(inputs, facts) {
-        home::add_to(inputs, mtu, &mut desired.kernel);
+        node_address::add_to(inputs, mtu, &mut desired.kernel);
     }
     let unknown = inputs.serving.iter();
     let unknown = unknown.filter(|name| !inputs.pools.contains_key(*name));
     let unheard = |name| format!("IPPool {name} serves this node and has not been heard of yet");
     desired.waiting_for.extend(unknown.map(unheard));
     for mode in &inputs.modes {
-        desired.notes.extend(room::beyond(inputs, facts, mode));
-        sending::add_to(inputs, facts, mode, &mut desired);
+        desired.notes.extend(mtu_notes::beyond(inputs, facts, mode));
+        routes::add_to(inputs, facts, mode, &mut desired);
     }
     let blocks = inputs.blocks.iter().map(|block| block.cidr);
     for block in blocks.chain(inputs.withdrawn.iter().copied()) {
@@ -156,9 +158,9 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         .filter(|(_, link)| link.kind.is_tunnel())
         .map(|(name, _)| name);
     desired.nft = masquerade::render(inputs, tunnels);
-    let families = family::parameters(&desired.kernel);
+    let families = link_sysctls::parameters(&desired.kernel);
     desired.sysctls.extend(families);
-    let uplinks = family::of_uplinks(inputs, facts);
+    let uplinks = link_sysctls::of_uplinks(inputs, facts);
     desired.sysctls.extend(uplinks);
     desired
 }
@@ -391,6 +393,3 @@ fn mixed(plugin: &NodeConfig) -> Option<String> {
         one.name, other.name
     ))
 }
-
-#[cfg(test)]
-mod tests;

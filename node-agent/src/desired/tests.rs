@@ -1,10 +1,15 @@
+mod mirrored;
+mod standby;
+mod tunnel_addresses;
+mod ways;
+
 use std::net::IpAddr;
 
 use netweft_crds::{NodeAddresses, Transport, VxlanParameters, Way};
 use netweft_netstate::model::{AddressKey, LinkKind};
 
-use super::*;
-use crate::facts::Egress;
+use crate::desired::*;
+use crate::inputs::host_facts::Egress;
 use crate::inputs::{Pool, RemoteBlock};
 use crate::pods::PodState;
 
@@ -531,8 +536,3 @@ fn nft_accepts_the_table() {
         .unwrap();
     assert!(child.wait().unwrap().success());
 }
-
-mod mirrored;
-mod standby;
-mod tunnel_addresses;
-mod ways;

@@ -14,11 +14,11 @@ use ipnet::IpNet;
 use netweft_crds::{IpFamily, NodeMode, Way};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey};
 
-use super::tunnel_address::tunnel_addresses;
-use super::{Desired, fits, sending, udp, unicast, vxlan};
-use crate::facts::Facts;
+use crate::apply::sysctl;
+use crate::desired::tunnel_address::tunnel_addresses;
+use crate::desired::{Desired, fits, routes, udp, unicast, vxlan};
+use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
-use crate::sysctl;
 
 /// The tunnel of one mode.
 pub struct Tunnel<'a> {
@@ -191,7 +191,7 @@ impl<'a> Sources<'a> {
         let all = tunnel_addresses(inputs);
         let (own, others): (BTreeMap<_, _>, BTreeMap<_, _>) = all
             .into_iter()
-            .partition(|(pool, _)| sending::carries(inputs, mode, pool, mtu));
+            .partition(|(pool, _)| routes::carries(inputs, mode, pool, mtu));
         let encapsulated = |pool: &str| {
             let way = inputs.mode_of(pool).and_then(|mode| mode.send.way());
             matches!(way, Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)))

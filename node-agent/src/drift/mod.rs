@@ -9,6 +9,9 @@
 //!
 //! Drift is what was right after the last sync without a failure, is wanted as it was wanted then, and is right no more.
 
+mod classify;
+mod contention;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -21,16 +24,13 @@ use netweft_netstate::op::Op;
 use netweft_netstate::subject::Subject;
 use tracing::warn;
 
+use crate::apply::nft;
 use crate::desired::Desired;
-use crate::metrics::Metrics;
-use crate::nft;
 use crate::status::sentence;
+use crate::telemetry::metrics::Metrics;
 
-mod fights;
-mod kernel;
-
-use fights::Fights;
-pub use kernel::{Difference, link_of};
+pub use crate::drift::classify::{Difference, link_of};
+use crate::drift::contention::Fights;
 
 /// The name of nft's table, in the words of nft.
 pub const TABLE: &str = "nft table inet netweft";
@@ -107,7 +107,7 @@ impl Drifts {
         let Some(settled) = &self.settled else {
             return Judgement::default();
         };
-        let drift = kernel::drift(ops, &settled.kernel, actual, desired);
+        let drift = classify::drift(ops, &settled.kernel, actual, desired);
         let held: BTreeSet<usize> = drift
             .keys()
             .copied()
@@ -117,7 +117,7 @@ impl Drifts {
             })
             .collect();
         let left: Vec<&Op> = held.iter().filter_map(|at| ops.get(*at)).collect();
-        let hangs = |op: &Op| left.iter().any(|left| kernel::needs(op, left));
+        let hangs = |op: &Op| left.iter().any(|left| classify::needs(op, left));
         let hanging = ops.iter().enumerate().filter(|(_, op)| hangs(op));
         let hanging: Vec<usize> = hanging.map(|(at, _)| at).collect();
         let held = hanging.into_iter().chain(held).collect();

@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::episodes::Episodes;
-use crate::nft;
+use crate::apply::nft;
+use crate::firewall::ruleset::{BaseChain, Rules};
+use crate::telemetry::failure_log::Episodes;
 use crate::words::chain;
-use ruleset::{BaseChain, Rules};
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);

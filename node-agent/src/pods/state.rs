@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netweft_cni::node::NodeConfig;
 
-use super::{Hold, Records};
+use crate::pods::{Hold, Records};
 
 /// What the node's pods have, and what they have been told and cannot be told anew.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

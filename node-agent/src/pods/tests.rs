@@ -1,5 +1,7 @@
 //! The upkeep with a kernel made of memory, real records, and a clock of the tests' own.
 
+mod count;
+
 use netweft_cni::attachment::{Bridge, PodAddress, VERSION};
 use netweft_cni::env::Pod;
 use netweft_cni::pod;
@@ -10,10 +12,8 @@ use netweft_netstate::model::{
 use netweft_netstate::owner::{METRIC, PROTOCOL_PLUGIN};
 use tempfile::TempDir;
 
-use super::suspicion::GRACE;
-use super::*;
-
-mod count;
+use crate::pods::orphan_timer::GRACE;
+use crate::pods::*;
 
 struct Fixture {
     pods: Pods,

@@ -4,9 +4,9 @@ use netweft_crds::NodeNetwork;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 
-use super::Reconciler;
 use crate::inputs::Objects;
-use crate::node_addresses::{Question, Sources, destinations, find};
+use crate::inputs::node_addresses::{Question, Sources, destinations, find};
+use crate::reconcile::Reconciler;
 use crate::words::chain;
 
 impl<K: Kernel> Reconciler<K> {

@@ -11,14 +11,14 @@ use netweft_netstate::owner::Owner;
 use nix::errno::Errno;
 use tracing::{debug, info};
 
-use super::Reconciler;
-use super::taken::{listener, taken};
+use crate::apply::nft::{Change, NftError};
+use crate::apply::sysctl::{Ensured, Parameters};
 use crate::desired::{Desired, masquerade};
 use crate::drift::{Difference, Judgement, TABLE, link_of};
 use crate::inputs::Inputs;
-use crate::nft::{Change, NftError};
+use crate::reconcile::Reconciler;
+use crate::reconcile::taken::{listener, taken};
 use crate::status::Outcome;
-use crate::sysctl::{Ensured, Parameters};
 use crate::words::chain;
 
 impl<K: Kernel> Reconciler<K> {

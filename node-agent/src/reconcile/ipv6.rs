@@ -7,12 +7,12 @@ use std::path::Path;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{LinkName, NetworkState};
 
-use super::Reconciler;
-use super::apply::Links;
+use crate::apply::sysctl::{DISABLE_IPV6, Parameters, disable_ipv6};
 use crate::desired::Desired;
 use crate::pods::Records;
+use crate::reconcile::Reconciler;
+use crate::reconcile::apply::Links;
 use crate::status::Outcome;
-use crate::sysctl::{DISABLE_IPV6, Parameters, disable_ipv6};
 use crate::words::chain;
 
 impl<K: Kernel> Reconciler<K> {

@@ -7,9 +7,10 @@ use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus};
 use netweft_netstate::kernel::Kernel;
 
-use super::Reconciler;
 use crate::inputs::Objects;
-use crate::other_networks::{self, OtherNetworks};
+use crate::inputs::other_networks;
+use crate::inputs::other_networks::OtherNetworks;
+use crate::reconcile::Reconciler;
 
 /// Pause between two checks. A change of the kernel or of the runtime's configurations brings the next one at once.
 const AGAIN: Duration = Duration::from_secs(60);

@@ -2,7 +2,7 @@
 
 use netweft_netstate::kernel::Kernel;
 
-use super::Reconciler;
+use crate::reconcile::Reconciler;
 use crate::status::Outcome;
 use crate::words::chain;
 

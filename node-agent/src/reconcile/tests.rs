@@ -1,5 +1,8 @@
 //! The loop with a kernel made of memory and files of its own. nft is the real one, in a network namespace of the test.
 
+mod acknowledged;
+mod unowned;
+
 use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;
@@ -16,15 +19,12 @@ use nix::errno::Errno;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use super::*;
 use crate::bird::Observed;
 use crate::firewall::Firewall;
-use crate::report::Reporter;
-use crate::retry::RETRY;
-use crate::teller::Teller;
-
-mod acknowledged;
-mod unowned;
+use crate::reconcile::backoff::RETRY;
+use crate::reconcile::*;
+use crate::status::publisher::Teller;
+use crate::status::sink::Reporter;
 
 const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use netweft_crds::{FilterAction, FilterRule};
 
-use super::Family;
+use crate::desired::bird::Family;
 
 /// The prefix lengths of a pool that are taken from others: from the aggregate of two blocks or more to a block. The pool itself
 /// is not: nobody but the cluster as a whole has it, and a router that does would draw what is sent to addresses nobody has.

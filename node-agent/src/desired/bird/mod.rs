@@ -14,6 +14,8 @@ mod filter;
 mod name;
 pub mod password;
 mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -24,10 +26,10 @@ use netweft_netstate::model::{NetworkState, Route, RouteKey, TABLE_MAIN};
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
 use crate::bird::StandIns;
-use crate::facts::Facts;
+use crate::desired::bird::filter::{inside, lengths};
+use crate::desired::bird::password::Password;
 use crate::inputs::Inputs;
-use filter::{inside, lengths};
-use password::Password;
+use crate::inputs::host_facts::Facts;
 
 /// Route protocol (`rtm_protocol`) of BIRD, as the kernel numbers it.
 pub const PROTOCOL_BIRD: u8 = 12;
@@ -303,6 +305,3 @@ impl Family {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

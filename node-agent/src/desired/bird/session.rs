@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netweft_crds::{Bfd, NextHopMode, NodeBgp, Session};
 
-use super::{Family, filter};
+use crate::desired::bird::{Family, filter};
 
 /// The largest TTL: a peer that insists on neighbours hears us if it is one (RFC 5082).
 const ALL_HOPS: u8 = 255;

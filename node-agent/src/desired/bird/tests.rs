@@ -11,8 +11,8 @@ use netweft_crds::{
 use netweft_netstate::model::RouteKind;
 use proptest::prelude::*;
 
-use super::*;
-use crate::facts::Egress;
+use crate::desired::bird::*;
+use crate::inputs::host_facts::Egress;
 use crate::inputs::{OwnBlock, Pool};
 
 fn net(text: &str) -> IpNet {

@@ -10,7 +10,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::*;
+use crate::desired::tests::*;
 
 /// The IPv6 twin of an IPv4 address; one of IPv6 is its own.
 fn twin(ip: IpAddr) -> IpAddr {

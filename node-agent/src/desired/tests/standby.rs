@@ -2,7 +2,7 @@
 
 use netweft_crds::{EncapsulateWhen, Transport, UdpParameters, VxlanParameters};
 
-use super::*;
+use crate::desired::tests::*;
 
 /// The cluster of [`inputs`], where another way stands by.
 fn with(way: Way) -> Inputs {

@@ -10,7 +10,7 @@ use netweft_cni::env::Owner as Container;
 use netweft_cni::ipam::{Asker, Choice};
 use proptest::prelude::*;
 
-use super::*;
+use crate::desired::tests::*;
 use crate::pods::{Hold, Records, Reservations};
 
 fn ip(text: &str) -> IpAddr {

@@ -5,7 +5,7 @@ use netweft_crds::{EncapsulateWhen, UdpParameters};
 use netweft_netstate::model::LinkName;
 use netweft_udp_relay::config::PeerConfig;
 
-use super::*;
+use crate::desired::tests::*;
 
 /// The cluster of [`inputs`] with another way; worker-3 is in another subnet.
 fn by(way: Way, when: EncapsulateWhen) -> (Inputs, Facts) {

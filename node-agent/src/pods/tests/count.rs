@@ -1,6 +1,6 @@
 //! What has to be waited for before the addresses of pods are counted.
 
-use super::*;
+use crate::pods::tests::*;
 
 const ONE: &str = "10.0.0.0/26";
 const OTHER: &str = "10.0.0.64/26";

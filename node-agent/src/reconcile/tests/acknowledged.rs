@@ -1,6 +1,6 @@
 //! What the operator goes by before it gives a block to another node: the generation that is acknowledged, and how blocks are used.
 
-use super::*;
+use crate::reconcile::tests::*;
 
 /// What is said of the fixture's only block while it has no pod.
 const FIRST: (&str, i64) = ("10.244.0.0/26", 0);

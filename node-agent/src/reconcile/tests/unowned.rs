@@ -1,6 +1,6 @@
 //! What a node hands out whose Node was deleted.
 
-use super::*;
+use crate::reconcile::tests::*;
 
 /// The blocks that the plugin gives addresses of.
 fn offered(node: &Fixture) -> Vec<String> {

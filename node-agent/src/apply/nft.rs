@@ -1,0 +1,219 @@
+//! Keeping the nft table as it should be.
+//!
+//! The kernel's own listing of our table is remembered when we have loaded it, beside a mark of the text we loaded. As
+//! long as both still hold, nothing is touched; otherwise the whole table is replaced in one transaction. Where no table
+//! is wanted there is none, and nothing is asked of the kernel that it might lack.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use netweft_common::atomic_file;
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+
+use crate::apply::subprocess;
+use crate::apply::subprocess::ProgramError;
+
+/// The table's name, of the family inet.
+pub const TABLE: &str = "netweft";
+/// How long nft may take. It reads all tables of the node, which are thousands of rules where kube-proxy has many Services.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the table is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The program could not be run to its end.
+    #[error(transparent)]
+    Run(#[from] ProgramError),
+    /// The kernel knows no table of the family inet.
+    #[error("this kernel has no nftables family inet")]
+    NoFamily,
+    /// The program refused the table.
+    #[error("nft refused the table: {0}")]
+    Refused(String),
+    /// The program could not tell whether there is a table.
+    #[error("nft cannot list the table: {0}")]
+    Unlisted(String),
+    /// The remembered listing could not be written.
+    #[error("write {0}")]
+    Remember(PathBuf, #[source] io::Error),
+}
+
+/// What it took to have the table as it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// It was loaded, in the place of another or where there was none.
+    Loaded {
+        /// Whether there was another.
+        replaced: bool,
+    },
+    /// It was taken away.
+    Removed,
+}
+
+/// The table of this node.
+#[derive(Debug)]
+pub struct Nft {
+    memory: PathBuf,
+}
+
+impl Nft {
+    /// The table whose listing is remembered in `run_dir`.
+    #[must_use]
+    pub fn new(run_dir: &Path) -> Self {
+        Self {
+            memory: run_dir.join("nft.loaded"),
+        }
+    }
+
+    /// Make the table `text`, none if it is empty.
+    ///
+    /// # Errors
+    /// nft is missing, refuses the text, or the listing cannot be remembered; the kernel lacks what it takes.
+    pub async fn ensure(&self, text: &str) -> Result<Change, NftError> {
+        if text.is_empty() {
+            return self.remove().await;
+        }
+        let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
+        let found = self.list().await?;
+        if !remembered.is_empty() && remembered == memory(text, &found) {
+            return Ok(Change::None);
+        }
+        load(text).await?;
+        let listing = self.list().await?;
+        atomic_file::replace(&self.memory, memory(text, &listing).as_bytes())
+            .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
+        Ok(Change::Loaded {
+            replaced: !found.is_empty(),
+        })
+    }
+
+    /// Whether the table is `text` as it was loaded, or there is none if that is empty.
+    ///
+    /// # Errors
+    /// nft is missing or cannot tell.
+    pub async fn is(&self, text: &str) -> Result<bool, NftError> {
+        let found = self.list().await?;
+        let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
+        Ok(if text.is_empty() {
+            found.is_empty()
+        } else {
+            remembered == memory(text, &found)
+        })
+    }
+
+    async fn remove(&self) -> Result<Change, NftError> {
+        if self.list().await?.is_empty() {
+            return Ok(Change::None);
+        }
+        load("delete table inet netweft\n").await?;
+        Ok(Change::Removed)
+    }
+
+    /// The kernel's table without counters, empty if there is none.
+    async fn list(&self) -> Result<String, NftError> {
+        listing(&["-s", "list", "table", "inet", TABLE]).await
+    }
+}
+
+/// Any table with its handles, empty if there is none.
+///
+/// # Errors
+/// nft is missing or cannot tell.
+pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
+    listing(&["-a", "list", "table", family, table]).await
+}
+
+/// What nft prints as JSON (libnftables-json(5)).
+///
+/// # Errors
+/// nft is missing or cannot tell.
+pub async fn list_json(arguments: &[&str]) -> Result<String, NftError> {
+    let arguments = [&["-j", "-t"], arguments].concat();
+    let listed = listing(&arguments).await?;
+    Ok(if listed.is_empty() {
+        r#"{"nftables": []}"#.to_owned()
+    } else {
+        listed
+    })
+}
+
+async fn listing(arguments: &[&str]) -> Result<String, NftError> {
+    let output = nft(arguments, "").await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else if said.contains("No such file or directory") || lacks_family(&said) {
+        Ok(String::new())
+    } else {
+        Err(NftError::Unlisted(said.trim().to_owned()))
+    }
+}
+
+async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
+    let mut command = Command::new("nft");
+    command.args(arguments);
+    let name = format!("nft {}", arguments.join(" "));
+    subprocess::run(&name, command, input.as_bytes(), LIMIT).await
+}
+
+/// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's
+/// line and not of the table's.
+fn lacks_family(said: &str) -> bool {
+    said.contains("Protocol not supported")
+        || said.contains("Operation not supported\nadd table inet")
+        || said.contains("Operation not supported\nlist table ")
+}
+
+fn memory(text: &str, listing: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    let mark: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("# loaded from {mark}\n{listing}")
+}
+
+/// Carries out a script.
+///
+/// # Errors
+/// nft is missing or refuses.
+pub async fn load(text: &str) -> Result<(), NftError> {
+    carry_out(&["-f", "-"], text).await
+}
+
+/// Whether the kernel would take a script; nothing is changed.
+///
+/// # Errors
+/// As [`load`].
+pub async fn try_out(text: &str) -> Result<(), NftError> {
+    carry_out(&["-c", "-f", "-"], text).await
+}
+
+async fn carry_out(arguments: &[&str], text: &str) -> Result<(), NftError> {
+    let output = nft(arguments, text).await?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(())
+    } else if lacks_family(&said) {
+        Err(NftError::NoFamily)
+    } else {
+        Err(NftError::Refused(said.trim().to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As nft 1.0.6 says it on kernels without the family, without nf_tables, and without a rule's expression.
+    #[test]
+    fn a_family_that_is_missing_is_told_from_a_rule_that_is_refused() {
+        let family = "/dev/stdin:1:1-23: Error: Could not process rule: Operation not supported\nadd table inet netweft\n^^^^^^^^^^^^^^^^^^^^^^^\n/dev/stdin:2:19-25: Error: Could not process rule: No such file or directory\ndelete table inet netweft\n";
+        let nothing = "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported\n";
+        let rule = "/dev/stdin:14:3-44: Error: Could not process rule: Operation not supported\n\t\tip saddr 10.0.0.0/8 masquerade fully-random\n";
+        assert!(lacks_family(family) && lacks_family(nothing));
+        assert!(!lacks_family(rule));
+    }
+}

@@ -1,0 +1,109 @@
+//! When BIRD's routes need somebody to stand in for them. Pure: the clock is the caller's.
+//!
+//! A BIRD that starts leaves the kernel's routes alone until it has heard all its peers, but does not wait for those that start as well
+//! (RFC 4724, section 4.1): it takes their routes out of the kernel, and puts them back when they have told of them. That is a
+//! matter of milliseconds where all are ready at once, and of as long as the slowest takes where they are not.
+
+use std::time::{Duration, Instant};
+
+use crate::bird::Observed;
+
+/// How long after a BIRD was met its routes may still come and go: twice what a BIRD waits for its peers, and time to start.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// What is to become of the routes that stand in for BIRD's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandIns {
+    /// There are to be none.
+    Gone,
+    /// Those that are there stay.
+    Kept,
+    /// Each of BIRD's gets one.
+    Made,
+}
+
+/// Memory of BIRDs that came and went.
+#[derive(Debug)]
+pub struct Restarts {
+    met: Option<u64>,
+    until: Instant,
+}
+
+impl Restarts {
+    /// Of an agent that starts, before which another may have made some.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            met: None,
+            until: now + RECOVERY,
+        }
+    }
+
+    /// What is to be done now.
+    pub fn look(&mut self, observed: &Observed, now: Instant) -> StandIns {
+        let another = self.met.is_some_and(|met| met != observed.met);
+        self.met = (observed.met > 0).then_some(observed.met);
+        if observed.absent || another {
+            self.until = now + RECOVERY;
+            StandIns::Made
+        } else if self.until > now {
+            StandIns::Kept
+        } else {
+            StandIns::Gone
+        }
+    }
+
+    /// When they are to go.
+    #[must_use]
+    pub fn over(&self, now: Instant) -> Duration {
+        self.until.saturating_duration_since(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn met(met: u64) -> Observed {
+        Observed {
+            met,
+            ..Observed::default()
+        }
+    }
+
+    #[test]
+    fn they_are_made_while_there_is_no_bird_and_when_there_is_another_and_then_kept_for_a_while() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut restarts = Restarts::new(start);
+        assert_eq!(restarts.look(&met(0), at(0)), StandIns::Kept);
+        assert_eq!(restarts.look(&met(1), at(1)), StandIns::Kept, "the first");
+        assert_eq!(restarts.look(&met(1), at(60)), StandIns::Gone);
+        let absent = Observed {
+            absent: true,
+            ..met(1)
+        };
+        assert_eq!(restarts.look(&absent, at(100)), StandIns::Made);
+        assert_eq!(restarts.look(&absent, at(900)), StandIns::Made);
+        assert_eq!(restarts.look(&met(2), at(901)), StandIns::Made);
+        assert_eq!(restarts.look(&met(2), at(902)), StandIns::Kept);
+        assert_eq!(restarts.over(at(902)), Duration::from_secs(59));
+        assert_eq!(restarts.look(&met(2), at(961)), StandIns::Gone);
+        assert_eq!(
+            restarts.look(&met(3), at(970)),
+            StandIns::Made,
+            "a fast one"
+        );
+    }
+
+    #[test]
+    fn an_agent_that_starts_without_a_bird_makes_them() {
+        let start = Instant::now();
+        let absent = Observed {
+            absent: true,
+            ..Observed::default()
+        };
+        let mut restarts = Restarts::new(start);
+        assert_eq!(restarts.look(&absent, start), StandIns::Made);
+    }
+}

@@ -1,0 +1,8 @@
+//! What the program can be asked to do, and its command line.
+
+pub mod args;
+pub mod check;
+pub mod clean;
+pub mod install;
+pub mod instance_lock;
+pub mod run;

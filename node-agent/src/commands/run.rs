@@ -1,0 +1,277 @@
+//! `netweft-agent run`: wires the source, the kernel and the reconciler, and decides when to look.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures::FutureExt;
+use netweft_common::heartbeat::BEAT;
+use netweft_netstate::events::Events;
+use netweft_netstate::rtnl::Rtnl;
+use nix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::apply::nft;
+use crate::apply::path_probe::{Answers, Prober};
+use crate::bird;
+use crate::bird::{Observed, Places, Watcher};
+use crate::commands::args::RunArgs;
+use crate::commands::install::Plugins;
+use crate::commands::instance_lock::Alone;
+use crate::firewall::{Findings, Firewall};
+use crate::inputs::file_events::Watch;
+use crate::inputs::source::Source;
+use crate::reconcile::Reconciler;
+use crate::status::publisher::Teller;
+use crate::status::sink::Reporter;
+use crate::telemetry::admin;
+use crate::telemetry::health::Health;
+use crate::telemetry::metrics::Metrics;
+
+/// Everything is looked at this often even when nothing seems to have happened: a lost notice must not last.
+const RESYNC: Duration = Duration::from_secs(60);
+/// Notices come in bursts; one look answers them all. What has drifted is put right after no longer than this, when all was
+/// quiet before.
+const SETTLE: Duration = Duration::from_millis(5);
+/// The least time between a look and the next, and how many times as long as the look has kept the CPU: while things go on
+/// happening, looking takes at most a quarter of one.
+const REST: (Duration, u32) = (Duration::from_millis(20), 3);
+
+/// Run until a signal asks to stop. What is in the kernel stays there.
+///
+/// # Errors
+/// The agent cannot start, or a part of it has ended.
+pub async fn run(args: RunArgs) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        // First, so that signals are taken before anything is waited for: to PID 1 the kernel delivers none that it does not take.
+        () = asked_to_stop() => {
+            info!("stopping; the kernel's state stays as it is");
+            Ok(())
+        }
+        ended = serve(args) => ended,
+    }
+}
+
+/// Starts all parts. Every one of them works until the process ends, so the end of one is an error.
+async fn serve(args: RunArgs) -> anyhow::Result<()> {
+    let RunArgs {
+        node,
+        inputs,
+        paths,
+        plugins,
+        bird,
+        bgp_passwords,
+        listen,
+        ignore_other_networks,
+        log_format: _,
+    } = args;
+    let run_dir = &paths.run_dir;
+    std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
+    let alone = Alone::in_time(run_dir).await?;
+    let (mut source, client) = Source::open(inputs.as_deref(), &node).await?;
+    let mut ends = source.ends();
+    let reporter = client.map_or_else(|| Reporter::file(run_dir), Reporter::api);
+    let (metrics, health) = (Metrics::new(), Health::new());
+    let (watcher, link) = Watcher::new(Places {
+        dir: run_dir.join(bird::DIR),
+        program: bird,
+        passwords: bgp_passwords,
+    });
+    let (prober, trials) = Prober::new();
+    let (firewall, findings) = Firewall::new();
+    let (telling, teller) = Teller::new(node.clone(), reporter, health.clone());
+    let (counts, beats) = (metrics.clone(), health.clone());
+    let main_loop = on_own_thread(async move || {
+        // Held by the thread that changes the node, so that the next agent waits for its end.
+        let _alone = alone;
+        let kernel = Rtnl::new().context("open netlink")?;
+        let notices = Notices {
+            objects: source.changes(),
+            sessions: link.changes(),
+            trials: trials.changes(),
+            firewall: findings.clone(),
+            kernel: Events::new(nft::TABLE).context("listen to netlink")?,
+            files: Watch::new(&paths, plugins.cni_bin_dir.as_deref()),
+        };
+        let kept = plugins.cni_bin_dir.as_deref();
+        let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
+        let told = (telling, counts, beats.clone());
+        let links = (link, trials, findings);
+        let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told)
+            .ignoring_other_networks(ignore_other_networks);
+        reconcile_forever(reconciler, source, notices, beats).await
+    });
+    tokio::select! {
+        served = admin::serve(listen, metrics, health) => {
+            served.with_context(|| format!("serve on {listen}"))?;
+            bail!("the HTTP server has ended")
+        }
+        ended = main_loop => ended,
+        () = teller.run() => bail!("the task that writes the status has ended"),
+        () = watcher.run() => bail!("the task that watches BIRD has ended"),
+        () = prober.run() => bail!("the task that tries ways that stand by has ended"),
+        () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
+        what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
+    }
+}
+
+/// Runs the main loop on a thread of its own: a system call that hangs, for example one that waits for the kernel's RTNL lock, must
+/// not keep the others from telling that it does.
+fn on_own_thread<W>(work: W) -> impl Future<Output = anyhow::Result<()>>
+where
+    W: AsyncFnOnce() -> anyhow::Result<()> + Send + 'static,
+{
+    let (ending, ended) = oneshot::channel();
+    let run = move || {
+        let runtime = crate::runtime().context("make a runtime for the main loop");
+        let done = runtime.and_then(|runtime| runtime.block_on(work()));
+        // Nobody waits while the process ends.
+        let _ = ending.send(done);
+    };
+    let thread = std::thread::Builder::new().name("main-loop".to_owned());
+    let started = thread.spawn(run).context("start the main loop");
+    async move {
+        started?;
+        // The panic itself has been logged.
+        ended.await.context("the main loop has panicked")?
+    }
+}
+
+async fn reconcile_forever(
+    mut reconciler: Reconciler<Rtnl>,
+    source: Source,
+    mut notices: Notices,
+    health: Health,
+) -> anyhow::Result<()> {
+    let mut retry = None;
+    let mut resync = Instant::now() + RESYNC;
+    loop {
+        health.beat();
+        let worked = cpu_time();
+        if let Some(objects) = source.snapshot() {
+            retry = reconciler
+                .reconcile(&objects)
+                .await
+                .map(|delay| Instant::now() + delay);
+            notices.files.follow(reconciler.parameters());
+        }
+        if !reconciler.is_connected() {
+            bail!("the netlink connection has broken");
+        }
+        let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
+        let trigger = loop {
+            tokio::select! {
+                trigger = notices.next(retry, resync) => break trigger,
+                () = sleep(BEAT) => health.beat(),
+            }
+        };
+        // At once, while the writers live.
+        reconciler.heard(notices.kernel.take_touched());
+        if trigger.comes_in_bursts() {
+            sleep_until(rested.max(Instant::now() + SETTLE)).await;
+            notices.drain();
+        }
+        reconciler.heard(notices.kernel.take_touched());
+        debug!(?trigger, "looking again");
+        if trigger == Trigger::Resync {
+            reconciler.doubt();
+            resync = Instant::now() + RESYNC;
+        }
+    }
+}
+
+/// What this thread has had of the CPU.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trigger {
+    Objects,
+    Kernel,
+    Sessions,
+    Trials,
+    Firewall,
+    Files,
+    Retry,
+    Resync,
+}
+
+impl Trigger {
+    fn comes_in_bursts(self) -> bool {
+        matches!(self, Self::Objects | Self::Kernel | Self::Files)
+    }
+}
+
+/// All that tells of changes.
+struct Notices {
+    objects: watch::Receiver<u64>,
+    sessions: watch::Receiver<Observed>,
+    trials: watch::Receiver<Answers>,
+    firewall: Findings,
+    kernel: Events,
+    files: Watch,
+}
+
+impl Notices {
+    /// Waits for the first that happens.
+    async fn next(&mut self, retry: Option<Instant>, resync: Instant) -> Trigger {
+        tokio::select! {
+            // The sender lives as long as the process; if it ever ended, the timers would go on.
+            Ok(()) = self.objects.changed() => Trigger::Objects,
+            // As well as that of the watcher, which runs beside this loop.
+            Ok(()) = self.sessions.changed() => Trigger::Sessions,
+            Ok(()) = self.trials.changed() => Trigger::Trials,
+            Ok(()) = self.firewall.changed() => Trigger::Firewall,
+            heard = self.kernel.next() => {
+                if let Err(error) = heard {
+                    renew(&mut self.kernel, &error);
+                }
+                Trigger::Kernel
+            }
+            () = self.files.changed() => Trigger::Files,
+            () = sleep_until(retry.unwrap_or(resync)) => if retry.is_some() { Trigger::Retry } else { Trigger::Resync },
+            () = sleep_until(resync) => Trigger::Resync,
+        }
+    }
+
+    /// Forget the notices that have come meanwhile: the look that follows answers them.
+    fn drain(&mut self) {
+        const AT_MOST: usize = 10_000;
+        self.objects.mark_unchanged();
+        for _ in 0..AT_MOST {
+            match self.kernel.next().now_or_never() {
+                Some(Ok(())) => {}
+                Some(Err(error)) => {
+                    renew(&mut self.kernel, &error);
+                    break;
+                }
+                None => break,
+            }
+        }
+    }
+}
+
+/// A broken subscription is replaced; until that succeeds the resync looks.
+fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
+    warn!(error = %broken, "netlink subscription broken, making a new one");
+    match Events::new(nft::TABLE) {
+        Ok(renewed) => *events = renewed,
+        Err(error) => error!(%error, "cannot listen to netlink"),
+    }
+}
+
+/// Waits for SIGTERM or SIGINT.
+pub async fn asked_to_stop() {
+    let wait = async |kind| match signal(kind) {
+        Ok(mut stream) => stream.recv().await.unwrap_or(()),
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}

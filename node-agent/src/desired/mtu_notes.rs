@@ -1,0 +1,31 @@
+//! Whether what is configured fits the links that carry it.
+
+use netweft_crds::{NodeMode, Way};
+
+use crate::desired::overhead;
+use crate::inputs::Inputs;
+use crate::inputs::host_facts::{Egress, Facts};
+
+/// A `spec.mtu` that is more than the node's own link has room for, in a sentence. The node goes on: small packets pass, and large ones where
+/// fragments do.
+pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<String> {
+    let Egress { link, mtu, .. } = match mode.send.way()? {
+        Way::Direct | Way::Bgp => facts.egress.values().min_by_key(|egress| egress.mtu)?,
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => facts.egress.get(&inputs.local(mode)?)?,
+    };
+    let overhead = overhead(mode)?;
+    let room = mtu.saturating_sub(overhead);
+    let NodeMode { name, mtu: set, .. } = mode;
+    let consequence = if overhead == 0 {
+        "so larger packets are lost where nobody is told that they are too large".to_owned()
+    } else {
+        format!(
+            "and {overhead} are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped"
+        )
+    };
+    (*set > room).then(|| {
+        format!(
+            "spec.mtu {set} of NetworkMode {name} is more than link {link} has room for: it takes packets of {mtu} bytes, {consequence}; set spec.mtu to {room} or less, or leave it out"
+        )
+    })
+}

@@ -1,0 +1,185 @@
+//! How one mode reaches the blocks of other nodes: by a tunnel, or by next hop on a link that both nodes share.
+//!
+//! ```text
+//!   block ─▶ direct, or cross-subnet and on-link?  ── yes ─▶ 10.244.1.0/26 via <the node> dev <uplink>
+//!                       │ no
+//!                       ├─ encapsulated ─▶ route into the tunnel (`tunnel`)
+//!                       ├─ underlay ─▶ none of ours: BIRD's, who hears of the block from its node (`bird`)
+//!                       └─ host-gw ─▶ no route, and a sentence that says whose and why
+//! ```
+//!
+//! It is decided for each peer and family. A block that cannot be reached is left out: a next hop that is not on the link would
+//! send its packets to a router that has never heard of pods.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
+use netweft_netstate::model::{LinkName, Route, RouteKey};
+
+use crate::desired::probe_plan::Trial;
+use crate::desired::tunnel::Tunnel;
+use crate::desired::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
+use crate::inputs::host_facts::Facts;
+use crate::inputs::{Inputs, RemoteBlock};
+
+/// Add all that `mode` needs on this node.
+pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
+    let Some(way) = mode.send.way() else {
+        desired.problems.push(format!(
+            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or choose another spec.mode",
+            mode.name
+        ));
+        return;
+    };
+    let Some(mtu) = pod_mtu(inputs, facts, mode) else {
+        desired.problems.push(format!(
+            "NetworkMode {} is left out: this node has no address for it",
+            mode.name
+        ));
+        return;
+    };
+    desired.problems.extend(too_small(inputs, mode, mtu));
+    let tunnel = match way {
+        Way::Direct | Way::Bgp => None,
+        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => Tunnel::new(inputs, facts, mode, way, mtu),
+    };
+    if let Some(tunnel) = &tunnel {
+        tunnel.add_to(desired);
+    }
+    let mut withheld = BTreeSet::new();
+    let mut trial = Trial::new(mode);
+    let blocks = inputs.remote.iter();
+    for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
+        let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
+        let way = match (plainly, &tunnel) {
+            // From the node's own address: answers to it take the same link, and need no route of ours.
+            (Some(Ok((via, dev))), _) => Ok(Some(unicast(block.cidr, Some(via), dev, None))),
+            (_, Some(tunnel)) => tunnel.way_to(block, desired),
+            (Some(Err(why)), None) => Err(why),
+            (None, None) => Ok(None),
+        };
+        if !mode.pools.contains(&block.pool) {
+            let link = stand_by(inputs, facts, (mode, block), way, desired);
+            trial.add(inputs, block, link);
+            continue;
+        }
+        match way {
+            Ok(Some((key, route))) => {
+                let mtu = lowered(inputs, facts, block, mtu);
+                let route = Route { mtu, ..route };
+                desired.kernel.routes.insert(key, route);
+            }
+            Ok(None) => {}
+            Err(why) => withheld.extend([why]),
+        }
+    }
+    desired.problems.extend(withheld);
+    desired.trials.extend(trial.for_some_of(&inputs.node));
+}
+
+/// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
+/// the link that it leads to; `None`: more than one.
+///
+/// # Errors
+/// Why the block cannot be reached by it.
+fn stand_by(
+    inputs: &Inputs,
+    facts: &Facts,
+    (mode, block): (&NodeMode, &RemoteBlock),
+    way: Result<Option<(RouteKey, Route)>, String>,
+    desired: &mut Desired,
+) -> Result<Option<LinkName>, String> {
+    if let Some((key, route)) = way? {
+        let at = inputs.modes.iter().position(|it| it == mode);
+        let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
+        let metric = METRIC_STANDBY + at;
+        let link = route.dev.clone();
+        desired
+            .kernel
+            .routes
+            .insert(RouteKey { metric, ..key }, route);
+        return Ok(link);
+    }
+    let mut learnt = facts.learnt.iter();
+    let learnt = learnt.find(|(net, _)| net.contains(&block.cidr));
+    match learnt.filter(|_| mode.send.way() == Some(Way::Bgp)) {
+        Some((_, link)) => Ok(link.clone()),
+        None => Err(format!("there is no route to {}", block.cidr)),
+    }
+}
+
+/// Before nodes send by a way with less room, and where the other node's link takes less, packets that would not fit are answered by "too
+/// large" on the way in use: on the link they would be lost without a word.
+fn lowered(inputs: &Inputs, facts: &Facts, block: &RemoteBlock, mtu: u32) -> Option<u32> {
+    let ways = inputs.modes_to(&block.pool);
+    let least = ways
+        .filter_map(|mode| pod_mtu_to(inputs, facts, mode, block))
+        .min();
+    least.filter(|least| *least < mtu && fits(block.cidr, *least))
+}
+
+/// Whether the blocks of a pool are or can be reached by this mode, and packets of `mtu` bytes are enough for them.
+pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
+    let known = inputs.pools.get(pool);
+    mode.all_pools().any(|name| name == pool) && known.is_some_and(|pool| fits(pool.cidr, mtu))
+}
+
+/// Whether packets may travel by this mode without encapsulation.
+fn may_be_plain(mode: &NodeMode) -> bool {
+    match mode.send.way() {
+        Some(Way::Direct) => true,
+        Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => {
+            mode.encapsulate_when == EncapsulateWhen::CrossSubnet
+        }
+        Some(Way::Bgp) | None => false,
+    }
+}
+
+/// The next hop to a block and the link it is on.
+///
+/// # Errors
+/// Why packets for the block cannot go there without encapsulation.
+fn next_hop(
+    inputs: &Inputs,
+    facts: &Facts,
+    mode: &NodeMode,
+    block: &RemoteBlock,
+) -> Result<(IpAddr, LinkName), String> {
+    let family = IpFamily::of(block.cidr.addr());
+    let lacking = |node: &str| {
+        format!(
+            "no route to {family} pods of node {}: node {node} has no {family} address, and NetworkMode {} sends by next hop; give the node one, or use an encapsulation",
+            block.node, mode.name
+        )
+    };
+    let ours = inputs.addresses.of(family);
+    let ours = ours.ok_or_else(|| lacking(&inputs.node))?;
+    let peer = block.addresses.of(family);
+    let peer = peer.ok_or_else(|| lacking(&block.node))?;
+    match facts.egress.get(&ours) {
+        Some(egress) if egress.is_on_link(peer) => Ok((peer, egress.link.clone())),
+        found => Err(format!(
+            "no route to pods of node {}: its address {peer} is not on the link of this node's {ours} ({}), and NetworkMode {} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
+            block.node,
+            found.map_or("unknown", |egress| egress.link.as_str()),
+            mode.name
+        )),
+    }
+}
+
+fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
+    let pools = mode.all_pools();
+    let left_out: Vec<&str> = pools
+        .filter_map(|name| Some((name, inputs.pools.get(name)?)))
+        .filter(|(_, pool)| !fits(pool.cidr, mtu))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    (!left_out.is_empty()).then(|| {
+        format!(
+            "IPPool {} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
+            left_out.join(", "),
+            mode.name
+        )
+    })
+}

@@ -1,0 +1,225 @@
+//! Another pod network on a node that netweft has never served: netweft changes nothing there, or running pods would lose their network.
+//!
+//! Once netweft has served the node the check is over: a route or a file that somebody adds later must not cut pods of netweft off.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use ipnet::IpNet;
+use netweft_cni::attachment::Store;
+use netweft_cni::conf::CONFLIST_FILE;
+use netweft_cni::node;
+use netweft_crds::{IPPool, OtherNetwork};
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
+
+use crate::apply::cni_config;
+use crate::commands::args::Paths;
+
+/// Most ranges that are reported.
+const REPORTED: usize = 16;
+
+/// Route protocols of routing daemons, which bring routes to pods of netweft from BGP and other routing protocols
+/// (include/uapi/linux/rtnetlink.h: zebra, bird, bgp, isis, ospf, rip, eigrp, openr, babel).
+const ROUTING_DAEMONS: [u8; 9] = [11, 12, 42, 99, 186, 187, 188, 189, 192];
+
+/// What the remedy begins with, in each sentence.
+const OVERRIDE: &str =
+    "set agent.ignoreOtherNetworks to true in the chart's values to run netweft next to it";
+
+/// What another network has on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherNetworks {
+    /// The CNI configuration that the runtime uses instead of netweft's, with its directory.
+    pub configuration: Option<String>,
+    /// Ranges inside of IPPools that routes or addresses of others are for.
+    pub ranges: Vec<OtherNetwork>,
+}
+
+impl OtherNetworks {
+    /// Why nothing is programmed; `None` if there is no other network.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        if let Some(file) = &self.configuration {
+            return Some(format!(
+                "{file} sorts before {CONFLIST_FILE}, so another CNI plugin connects the pods of this node, and netweft changes nothing here: \
+                 remove the other network and this file, or {OVERRIDE}"
+            ));
+        }
+        let OtherNetwork {
+            cidr,
+            pool,
+            interface,
+        } = self.ranges.first()?;
+        let by = interface.as_ref();
+        let by = by.map_or_else(String::new, |link| format!(" on link {link}"));
+        let more = match self.ranges.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Some(format!(
+            "another network uses addresses of IPPool {pool} on this node ({cidr}{by}{more}), and netweft changes nothing here: remove the \
+             other network, create an IPPool with a range outside and delete {pool}, or {OVERRIDE}"
+        ))
+    }
+}
+
+/// Whether netweft has served pods of this node before, in this boot or an earlier one.
+#[must_use]
+pub fn has_served(paths: &Paths) -> bool {
+    let attached = || Store::new(&paths.run_dir).list();
+    paths.cni_conf_dir.join(CONFLIST_FILE).exists()
+        || paths.run_dir.join(node::FILE).exists()
+        // A record that cannot be read is one.
+        || attached().map_or(true, |records| !records.is_empty())
+}
+
+/// Looks for another network in the kernel and among the runtime's configurations.
+#[must_use]
+pub fn find(actual: &NetworkState, pools: &[IPPool], cni_conf_dir: &Path) -> OtherNetworks {
+    let mut configurations = cni_config::in_front(cni_conf_dir).into_iter();
+    OtherNetworks {
+        configuration: configurations
+            .next()
+            .map(|file| cni_conf_dir.join(file).display().to_string()),
+        ranges: ranges(actual, pools),
+    }
+}
+
+/// Routes and addresses of others inside the ranges of pools. A wider route, to a company's network for one, says nothing about pods.
+fn ranges(actual: &NetworkState, pools: &[IPPool]) -> Vec<OtherNetwork> {
+    let routes = actual.routes.iter().filter(|(_, route)| {
+        ![PROTOCOL_AGENT, PROTOCOL_PLUGIN].contains(&route.protocol)
+            && !ROUTING_DAEMONS.contains(&route.protocol)
+    });
+    let routes = routes.map(|(key, route)| (key.dst, route.dev.clone()));
+    let addresses = actual.addresses.keys();
+    let addresses = addresses.map(|key| (key.net.trunc(), Some(key.link.clone())));
+    let all = routes.chain(addresses);
+    let foreign = all.filter(|(_, link)| link.as_ref().is_none_or(|link| !is_our_link(link)));
+    let inside = |cidr: &IpNet| {
+        let mut around = pools.iter().filter(|pool| pool.spec.cidr.contains(cidr));
+        around.next().and_then(|pool| pool.metadata.name.clone())
+    };
+    let found: BTreeSet<(IpNet, String, Option<String>)> = foreign
+        .filter_map(|(cidr, link)| Some((cidr, inside(&cidr)?, link.map(|link| link.to_string()))))
+        .collect();
+    let found = found.into_iter().take(REPORTED);
+    found
+        .map(|(cidr, pool, interface)| OtherNetwork {
+            cidr,
+            pool,
+            interface,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_netstate::model::{Address, AddressKey, Route, RouteKey, RouteKind, TABLE_MAIN};
+
+    use super::*;
+
+    fn pools() -> Vec<IPPool> {
+        let pool = |name: &str, cidr: &str| {
+            let text = format!(
+                "{{apiVersion: netweft.io/v1alpha1, kind: IPPool, metadata: {{name: {name}}}, spec: {{cidr: '{cidr}', networkMode: default}}}}"
+            );
+            serde_saphyr::from_str(&text).unwrap()
+        };
+        vec![
+            pool("default-v4", "10.244.0.0/16"),
+            pool("default-v6", "fd00:10:244::/56"),
+        ]
+    }
+
+    /// The ranges found with one route.
+    fn with_route(dst: &str, dev: Option<&str>, protocol: u8) -> Vec<String> {
+        let mut state = NetworkState::default();
+        let key = RouteKey {
+            table: TABLE_MAIN,
+            dst: dst.parse().unwrap(),
+            metric: 0,
+        };
+        let route = Route {
+            kind: RouteKind::Unicast,
+            protocol,
+            via: None,
+            dev: dev.map(|dev| dev.parse().unwrap()),
+            onlink: false,
+            source: None,
+            mtu: None,
+        };
+        state.routes.insert(key, route);
+        said(&state)
+    }
+
+    fn said(state: &NetworkState) -> Vec<String> {
+        let ranges = ranges(state, &pools());
+        let words = |it: OtherNetwork| {
+            let link = it.interface.unwrap_or_default();
+            format!("{} {} {link}", it.cidr, it.pool)
+        };
+        ranges.into_iter().map(words).collect()
+    }
+
+    #[test]
+    fn routes_of_others_inside_a_pool_are_another_networks() {
+        let flannel = with_route("10.244.3.0/24", Some("flannel.1"), 3);
+        assert_eq!(flannel, ["10.244.3.0/24 default-v4 flannel.1"]);
+        let calico = with_route("10.244.7.64/26", None, 80);
+        assert_eq!(calico, ["10.244.7.64/26 default-v4 "]);
+        let whole = with_route("fd00:10:244::/56", Some("br0"), 2);
+        assert_eq!(whole, ["fd00:10:244::/56 default-v6 br0"]);
+    }
+
+    #[test]
+    fn other_routes_say_nothing_about_pods() {
+        for (dst, dev, protocol) in [
+            ("0.0.0.0/0", Some("eth0"), 3),
+            ("10.0.0.0/8", Some("eth0"), 4),
+            ("10.245.0.0/24", Some("docker0"), 2),
+            ("10.244.3.0/26", Some("eth0"), 186),
+            ("10.244.3.0/26", Some("eth0"), 12),
+            ("10.244.3.0/26", Some("nw-vx4096"), PROTOCOL_AGENT),
+            ("10.244.3.7/32", Some("nw0123456789a"), PROTOCOL_PLUGIN),
+        ] {
+            assert!(with_route(dst, dev, protocol).is_empty(), "{dst}");
+        }
+    }
+
+    #[test]
+    fn address_of_a_bridge_that_is_down_is_found() {
+        let mut state = NetworkState::default();
+        for (link, net) in [("cni0", "10.244.1.1/24"), ("nw-br0", "10.244.2.1/26")] {
+            let key = AddressKey {
+                link: link.parse().unwrap(),
+                net: net.parse().unwrap(),
+            };
+            state.addresses.insert(key, Address::default());
+        }
+        assert_eq!(said(&state), ["10.244.1.0/24 default-v4 cni0"]);
+    }
+
+    #[test]
+    fn report_is_bounded_and_the_message_counts_the_rest() {
+        let mut state = NetworkState::default();
+        for third in 0..40 {
+            let key = AddressKey {
+                link: "cni0".parse().unwrap(),
+                net: format!("10.244.{third}.1/24").parse().unwrap(),
+            };
+            state.addresses.insert(key, Address::default());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let found = find(&state, &pools(), dir.path());
+        assert_eq!(found.ranges.len(), REPORTED);
+        assert_eq!(
+            found.message().unwrap(),
+            "another network uses addresses of IPPool default-v4 on this node (10.244.0.0/24 on link cni0 and 15 more), and netweft changes \
+             nothing here: remove the other network, create an IPPool with a range outside and delete default-v4, or set \
+             agent.ignoreOtherNetworks to true in the chart's values to run netweft next to it"
+        );
+        assert_eq!(OtherNetworks::default().message(), None);
+    }
+}

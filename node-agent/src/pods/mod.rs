@@ -1,0 +1,326 @@
+//! Upkeep of what the plugin has made: puts back what pods' links have lost, takes back what nobody has any more.
+//!
+//! ```text
+//!   records, kernel ──survey──▶ nothing amiss ─▶ done
+//!                           └─▶ amiss: lock ─▶ look at both again ─▶ diff ─▶ apply, release
+//! ```
+//!
+//! Guarantees: nothing is done on a look that was not taken under the plugin's own lock; an ADD under way is left alone; a
+//! link is never made, and never deleted while it has a record; an address is never freed while its link is there; of a block
+//! that was taken from the node no address is missed.
+//! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
+
+mod orphan_timer;
+mod reservations;
+mod state;
+mod survey;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use netweft_cni::attachment::{Attachment, Locked, Store};
+use netweft_cni::env;
+use netweft_cni::node::NodeConfig;
+use netweft_netstate::diff::Diff;
+use netweft_netstate::error::Error;
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::op::Op;
+use nix::errno::Errno;
+use tracing::{debug, info, warn};
+
+use crate::pods::orphan_timer::Suspicions;
+pub use crate::pods::reservations::{Hold, Reservations};
+pub use crate::pods::state::PodState;
+pub use crate::pods::survey::{Records, Survey, Suspect};
+use crate::telemetry::metrics::Metrics;
+use crate::words::chain;
+
+/// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
+const PATIENCE: Duration = Duration::from_millis(5);
+/// When to look again after the lock was taken or a link went away under our hands.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The node's pods.
+pub struct Pods {
+    store: Store,
+    metrics: Metrics,
+    suspicions: Suspicions,
+    reservations: Reservations,
+    /// Every block that an ADD may be choosing from; `None`: not known, as of what an agent before this one has offered.
+    offered: Option<BTreeSet<IpNet>>,
+    /// What has been logged already and still holds.
+    noted: BTreeSet<String>,
+    counts: Counts,
+}
+
+/// What has been done since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Changes that put something back.
+    pub restored: u64,
+    /// Addresses, links, routes and neighbours taken back.
+    pub reclaimed: u64,
+}
+
+/// How one look went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tended {
+    /// What could not be done, in sentences; it is tried again.
+    pub failures: Vec<String>,
+    /// Objects of others in a pod's way, in sentences.
+    pub conflicts: Vec<String>,
+    /// What only a human can put right and what harms no pod, in sentences.
+    pub notes: Vec<String>,
+    /// When to look again although nothing may have happened.
+    pub again: Option<Duration>,
+}
+
+impl Pods {
+    /// The pods whose records are in `store`.
+    #[must_use]
+    pub fn new(store: Store, metrics: Metrics) -> Self {
+        Self {
+            store,
+            metrics,
+            suspicions: Suspicions::default(),
+            reservations: Reservations::default(),
+            offered: None,
+            noted: BTreeSet::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// All records, and what follows from them for the node. `config` is the present `node.json`, read before.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn state(&mut self, config: Option<&NodeConfig>) -> io::Result<(Records, PodState)> {
+        let store = &self.store;
+        let locked = |patience| store.lock(patience).is_ok();
+        self.reservations.look(config, PATIENCE, locked);
+        let records = store.list()?;
+        let state = PodState::of(&records, config, |ip| self.reservations.hold(ip));
+        Ok((records, state))
+    }
+
+    /// The addresses that have a record, once no others than those of the blocks that are `offered` now can come to have one. `None` if
+    /// those blocks are not known.
+    ///
+    /// The plugin learns under its lock what it may choose from, and writes its record before it lets go of it. So when a block is offered
+    /// no more and the lock has been had since, whoever chose from that block has a record.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if somebody else keeps the lock; else why it cannot be had, or the directory not be read.
+    pub fn taken(
+        &mut self,
+        offered: Option<BTreeSet<IpNet>>,
+    ) -> io::Result<Option<BTreeSet<IpAddr>>> {
+        let before = self.offered.take();
+        let Some(offered) = offered else {
+            return Ok(None);
+        };
+        if before.is_none_or(|before| !before.is_subset(&offered)) {
+            drop(self.store.lock(PATIENCE)?);
+        }
+        self.offered = Some(offered);
+        self.store.taken().map(Some)
+    }
+
+    /// What has been done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Looks after the pods, of which `records` and `actual` are a first impression.
+    pub async fn tend(
+        &mut self,
+        kernel: &impl Kernel,
+        records: &Records,
+        actual: &NetworkState,
+        now: Instant,
+    ) -> Tended {
+        let mut tended = Tended::default();
+        let survey = Survey::new(actual, records);
+        if let Err(failure) = self.look(kernel, &survey, now, &mut tended).await {
+            tended.failures.push(failure);
+        }
+        self.note(records, &mut tended);
+        let due = self.suspicions.due(now).map(|due| due.max(AGAIN));
+        tended.again = tended.again.into_iter().chain(due).min();
+        tended
+    }
+
+    /// Says what stays as it is, and logs it when it is new.
+    fn note(&mut self, records: &Records, tended: &mut Tended) {
+        let unreadable = records.iter().filter_map(|(ip, record)| {
+            let error = record.as_ref().err()?;
+            Some(format!(
+                "the attachment of address {ip} cannot be read and stays ({error}): when no pod of this node has the address, remove the file"
+            ))
+        });
+        tended.notes.extend(unreadable);
+        for note in tended
+            .notes
+            .iter()
+            .filter(|note| !self.noted.contains(*note))
+        {
+            warn!("{note}");
+        }
+        self.noted = tended.notes.iter().cloned().collect();
+    }
+
+    async fn look(
+        &mut self,
+        kernel: &impl Kernel,
+        survey: &Survey<'_>,
+        now: Instant,
+        tended: &mut Tended,
+    ) -> Result<(), String> {
+        // Asking who is under way opens every record, so only when it matters.
+        let (nobody, none) = (BTreeSet::new(), BTreeSet::new());
+        let calm = survey.suspects(&nobody).is_empty();
+        if calm && survey.repairs(&nobody, &none) == Diff::default() {
+            self.suspicions.observe(now, none);
+            return Ok(());
+        }
+        let under_way = under_way(&self.store, survey.records())?;
+        let dead = self.suspicions.observe(now, survey.suspects(&under_way));
+        let Diff { ops, conflicts } = survey.repairs(&under_way, &dead);
+        tended.notes = dead.iter().filter_map(orphan).collect();
+        tended.conflicts = conflicts.iter().map(ToString::to_string).collect();
+        if ops.is_empty() && survey.attachments(&dead).is_empty() {
+            return Ok(());
+        }
+        self.put_right(kernel, &dead, tended).await
+    }
+
+    /// Takes the lock, looks again, and does what then still is to be done.
+    ///
+    /// The order of the second look matters: the records, then who is under way, then the kernel. An ADD that was not under
+    /// way any more when it was asked had made its link before the kernel was read, and none can begin while the lock is held.
+    async fn put_right(
+        &mut self,
+        kernel: &impl Kernel,
+        dead: &BTreeSet<Suspect>,
+        tended: &mut Tended,
+    ) -> Result<(), String> {
+        let store = self.store.clone();
+        let mut locked = match store.lock(PATIENCE) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tended.again = Some(AGAIN);
+                return Ok(());
+            }
+            locked => locked.map_err(|error| format!("lock the attachments: {error}"))?,
+        };
+        let records = store
+            .list()
+            .map_err(|error| format!("read the attachments: {error}"))?;
+        let under_way = under_way(&store, &records)?;
+        let actual = kernel.read().await.map_err(|error| chain(&error))?;
+        let survey = Survey::new(&actual, &records);
+        let suspects = survey.suspects(&under_way);
+        let dead = suspects.intersection(dead).cloned().collect();
+        self.apply(kernel, &survey.repairs(&under_way, &dead).ops, tended)
+            .await;
+        for attachment in survey.attachments(&dead) {
+            self.release(&mut locked, attachment, tended);
+        }
+        Ok(())
+    }
+
+    /// What hangs on a link that failed is left for the next time.
+    async fn apply(&mut self, kernel: &impl Kernel, ops: &[Op], tended: &mut Tended) {
+        let mut broken = BTreeSet::new();
+        for op in ops {
+            if op.link().is_some_and(|link| broken.contains(link)) {
+                continue;
+            }
+            match kernel.apply(op).await {
+                Ok(()) => self.count(op),
+                Err(error) => {
+                    broken.extend(op.link().cloned());
+                    failed(&error, tended);
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, op: &Op) {
+        let reclaimed = matches!(
+            op,
+            Op::LinkDelete { .. } | Op::RouteDelete { .. } | Op::NeighbourDelete { .. }
+        );
+        if reclaimed {
+            info!(%op, "taken back, as no pod has it");
+            self.counts.reclaimed += 1;
+            self.metrics.reclaimed(op.kind());
+        } else {
+            info!(%op, "put back for a pod");
+            self.counts.restored += 1;
+            self.metrics.restored(op.kind());
+        }
+    }
+
+    fn release(&mut self, locked: &mut Locked<'_>, attachment: &Attachment, tended: &mut Tended) {
+        let env::Owner {
+            container_id,
+            if_name,
+        } = &attachment.owner;
+        let addresses = attachment.addresses.iter().map(|address| address.ip);
+        match locked.release(&attachment.owner, addresses.clone()) {
+            Ok(()) => {
+                let addresses: Vec<String> = addresses.map(|ip| ip.to_string()).collect();
+                info!(addresses = addresses.join(","), container_id, %if_name, "taken back, as its link is gone");
+                self.counts.reclaimed += 1;
+                self.metrics.reclaimed("attachment");
+            }
+            Err(error) => tended.failures.push(format!(
+                "remove the attachment of container {container_id}: {error}"
+            )),
+        }
+    }
+}
+
+/// The addresses of these records that an ADD is at work on.
+///
+/// # Errors
+/// A record cannot be looked at, in a sentence.
+pub fn under_way(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
+    let mut under_way = BTreeSet::new();
+    for ip in records.keys() {
+        let busy = store.is_under_way(*ip);
+        if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
+            under_way.insert(*ip);
+        }
+    }
+    Ok(under_way)
+}
+
+fn orphan(suspect: &Suspect) -> Option<String> {
+    match suspect {
+        Suspect::Orphan(link) => Some(format!(
+            "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+        )),
+        Suspect::Attachment(_) | Suspect::Link(_) | Suspect::Route(_) | Suspect::Neighbour(_) => {
+            None
+        }
+    }
+}
+
+/// A DEL takes links away without the lock, and all that is on them. What then cannot be put back needs not be.
+fn failed(error: &Error, tended: &mut Tended) {
+    match error.errno() {
+        Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
+        _ => {
+            debug!(error = %chain(error), "cannot put a pod's link right, will retry");
+            tended.failures.push(chain(error));
+        }
+    }
+}

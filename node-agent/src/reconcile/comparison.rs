@@ -1,0 +1,75 @@
+//! The node as it is beside the node as it should be.
+
+use netweft_crds::NodeNetwork;
+use netweft_netstate::diff::{Diff, diff};
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::NetworkState;
+use netweft_netstate::owner::Owner;
+
+use crate::bird::StandIns;
+use crate::desired::{Desired, bird, desired};
+use crate::inputs::host_facts;
+use crate::inputs::host_facts::{Facts, Selected};
+use crate::inputs::{Inputs, Objects};
+use crate::pods::PodState;
+use crate::words::chain;
+
+/// What is, what should be, and what lies between.
+pub struct Comparison {
+    /// What concerns this node.
+    pub inputs: Inputs,
+    /// The kernel.
+    pub actual: NetworkState,
+    /// The node as it should be.
+    pub desired: Desired,
+    /// What turns the first into the second.
+    pub difference: Diff,
+}
+
+impl Comparison {
+    /// Compares what was read of the kernel after `pods`.
+    ///
+    /// # Errors
+    /// The kernel does not answer, or lacks what everything else rests on; in a sentence.
+    pub async fn make(
+        node: &str,
+        (objects, network): (&Objects, &NodeNetwork),
+        pods: PodState,
+        (kernel, actual): (&impl Kernel, NetworkState),
+        stand_ins: StandIns,
+    ) -> Result<Self, String> {
+        let mut inputs = Inputs::new(node, objects, network, pods);
+        let owner = Owner::agent();
+        let ours = actual.addresses.keys();
+        for key in ours.filter(|key| owner.owns_address(key)) {
+            inputs.pods.unsettled.remove(&key.net.addr());
+        }
+        let selected = selected(kernel, &actual, &inputs).await?;
+        let facts = Facts::measure(&actual, &inputs, &selected).map_err(|error| chain(&error))?;
+        let mut desired = desired(&inputs, &facts);
+        let stand_ins = bird::stand_ins(&inputs, &actual, stand_ins);
+        desired.kernel.routes.extend(stand_ins);
+        let difference = diff(&actual, &desired.kernel, &owner);
+        Ok(Self {
+            inputs,
+            actual,
+            desired,
+            difference,
+        })
+    }
+}
+
+/// By which links the kernel sends to others, where table `main` does not say.
+async fn selected(
+    kernel: &impl Kernel,
+    actual: &NetworkState,
+    inputs: &Inputs,
+) -> Result<Selected, String> {
+    let mut selected = Selected::new();
+    for to in host_facts::peers(actual, inputs) {
+        let route = kernel.select_route(to).await;
+        let route = route.map_err(|error| chain(&error))?;
+        selected.extend(route.map(|route| (to, route.link)));
+    }
+    Ok(selected)
+}

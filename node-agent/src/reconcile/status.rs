@@ -1,0 +1,75 @@
+//! What the teller is to tell.
+
+use k8s_openapi::jiff::Timestamp;
+use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
+use netweft_netstate::kernel::Kernel;
+
+use crate::apply::path_probe::Answers;
+use crate::desired::Desired;
+use crate::pods::Counts;
+use crate::reconcile::Reconciler;
+use crate::status::{Outcome, status};
+
+impl<K: Kernel> Reconciler<K> {
+    pub(super) fn tell(
+        &self,
+        network: &NodeNetwork,
+        desired: &Desired,
+        verdict: &Verdict,
+        outcome: Outcome,
+    ) {
+        let before = self.known(network).unwrap_or_default();
+        let (generation, taken) = (network.metadata.generation, outcome.taken.as_ref());
+        let mut status = status(desired, verdict, generation, before, taken);
+        status.routes = status.routes.map(|routes| RouteCounts {
+            bgp: outcome.learnt,
+            ..routes
+        });
+        status.sessions = self.bird.observed().sessions;
+        status.addresses = self.found.clone().unwrap_or_default();
+        let Answers { answered, problem } = self.trials.answers();
+        let trials = desired.trials.iter();
+        status.standby = trials
+            .map(|trial| trial.status(&answered, problem.as_deref()))
+            .collect();
+        status.draining = outcome.draining;
+        status.requests = outcome.requests;
+        status.drift = self.drifts.status();
+        let Counts {
+            restored,
+            reclaimed,
+        } = self.pods.counts();
+        status.repairs = Some(RepairCounts {
+            restored: i64::try_from(restored).unwrap_or(i64::MAX),
+            reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
+        });
+        self.want_told(network, status);
+    }
+
+    /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
+    pub(super) fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
+        let before = self.known(network).unwrap_or_default();
+        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
+        let now = Timestamp::now();
+        let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
+        let addresses = self.found.clone().unwrap_or(before.addresses);
+        let status = NodeNetworkStatus {
+            conditions,
+            addresses,
+            ..before
+        };
+        self.want_told(network, status);
+    }
+
+    pub(super) fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
+        let uid = network.metadata.uid.as_deref();
+        self.telling.want(uid, network.status.as_ref(), status);
+    }
+
+    /// The status as it stands, or soon will.
+    pub(super) fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
+        let uid = network.metadata.uid.as_deref();
+        self.telling.known(uid, network.status.as_ref())
+    }
+}

@@ -1,0 +1,387 @@
+//! Telling the status beside the loop that programs the kernel, which must not wait for whoever is told.
+//!
+//! ```text
+//!   Reconciler ──want──▶ the newest status ──news? rested?──▶ Reporter
+//!   Health ──stalled?──▶ Ready False with what else was said last
+//! ```
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use netweft_common::heartbeat::BEAT;
+use netweft_crds::NodeNetworkStatus;
+use netweft_crds::condition::{Reason, Verdict};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tracing::debug;
+
+use crate::reconcile::backoff::Retry;
+use crate::status::sink::Reporter;
+use crate::status::{same, same_but_for_bursts};
+use crate::telemetry::failure_log::Episodes;
+use crate::telemetry::health::Health;
+use crate::words::chain;
+
+/// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
+/// kernel): while hundreds of them come, not each is a write.
+const REST: Duration = Duration::from_secs(5);
+
+/// A status to tell.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wanted {
+    /// Whether there is an object that has a status.
+    exists: bool,
+    /// Of which object: a Node that is deleted and comes back has a new one.
+    uid: Option<String>,
+    /// What is to be told; none before the first sync.
+    status: Option<NodeNetworkStatus>,
+    /// What the API server was last seen to have.
+    seen: Option<NodeNetworkStatus>,
+    /// How often what was told has been doubted.
+    doubts: u64,
+}
+
+/// Where the reconciler puts what is to be told.
+pub struct Telling {
+    wanted: watch::Sender<Wanted>,
+}
+
+impl Telling {
+    /// The status that stands for an object: the one wanted last, else the one that the API server has.
+    pub fn known(
+        &self,
+        uid: Option<&str>,
+        seen: Option<&NodeNetworkStatus>,
+    ) -> Option<NodeNetworkStatus> {
+        let wanted = self.wanted.borrow();
+        let ours = wanted
+            .status
+            .as_ref()
+            .filter(|_| wanted.uid.as_deref() == uid);
+        ours.or(seen).cloned()
+    }
+
+    /// The main loop has met an object that was last seen to have this status. Until something is wanted told of it nothing is, unless
+    /// the loop hangs.
+    pub fn met(&self, uid: Option<&str>, seen: Option<&NodeNetworkStatus>) {
+        self.wanted.send_if_modified(|wanted| {
+            if !wanted.exists || wanted.uid.as_deref() != uid {
+                *wanted = Wanted {
+                    exists: true,
+                    uid: uid.map(str::to_owned),
+                    status: None,
+                    seen: seen.cloned(),
+                    doubts: wanted.doubts,
+                };
+            }
+            false
+        });
+    }
+
+    /// From now on this is to be told.
+    pub fn want(
+        &self,
+        uid: Option<&str>,
+        seen: Option<&NodeNetworkStatus>,
+        status: NodeNetworkStatus,
+    ) {
+        self.wanted.send_if_modified(|wanted| {
+            let new = Wanted {
+                exists: true,
+                uid: uid.map(str::to_owned),
+                status: Some(status),
+                seen: seen.cloned(),
+                doubts: wanted.doubts,
+            };
+            let news = *wanted != new;
+            *wanted = new;
+            news
+        });
+    }
+
+    /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
+    /// date.
+    pub fn doubt(&self) {
+        self.wanted.send_modify(|wanted| wanted.doubts += 1);
+    }
+}
+
+/// What is told, and to whom.
+pub struct Teller {
+    node: String,
+    reporter: Reporter,
+    health: Health,
+    wanted: watch::Receiver<Wanted>,
+    told: Option<(Wanted, Instant)>,
+    retry: Retry,
+    stalls: Episodes,
+    untold: Episodes,
+}
+
+impl Teller {
+    /// One for `node`, who has told nothing yet, and where to put what is to be told.
+    pub fn new(node: String, reporter: Reporter, health: Health) -> (Telling, Self) {
+        let (sender, wanted) = watch::channel(Wanted::default());
+        let teller = Self {
+            node,
+            reporter,
+            health,
+            wanted,
+            told: None,
+            retry: Retry::default(),
+            stalls: Episodes::default(),
+            untold: Episodes::default(),
+        };
+        (Telling { wanted: sender }, teller)
+    }
+
+    /// Tells, for as long as there is somebody who wants something told.
+    pub async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let again = self.step(now).await;
+            // Whether the loop hangs nobody tells.
+            let look = again.into_iter().chain([now + BEAT]).min();
+            tokio::select! {
+                changed = self.wanted.changed() => if changed.is_err() { return },
+                () = sleep_until(look.unwrap_or(now)) => {}
+            }
+        }
+    }
+
+    /// Tells the newest status if that is news and has rested by `now`. Returns when to try again.
+    pub async fn step(&mut self, now: Instant) -> Option<Instant> {
+        let mut wanted = self.wanted.borrow_and_update().clone();
+        let stalled = self.health.stalled().map(|_| self.stalled());
+        if let Some(verdict) = &stalled {
+            wanted.status = self.doubtful(&wanted, verdict);
+        }
+        self.stalls.are(stalled.map(|verdict| verdict.message));
+        let status = wanted.status.clone()?;
+        if !self.is_news(&wanted, &status) {
+            debug!("status unchanged");
+            self.retry.succeeded();
+            return None;
+        }
+        if let Some(rested) = self.rests(&wanted, &status, now) {
+            return Some(rested);
+        }
+        match self.reporter.tell(&self.node, &status).await {
+            Ok(()) => {
+                self.untold.are([]);
+                self.told = Some((wanted, now));
+                self.retry.succeeded();
+                None
+            }
+            Err(error) => {
+                let advice = netweft_client::advice(&error);
+                self.untold.are([chain(&error) + advice]);
+                Some(now + self.retry.failed())
+            }
+        }
+    }
+
+    /// What there is to say of a loop that hangs.
+    fn stalled(&self) -> Verdict {
+        let limit = self.health.limit().as_secs();
+        let message = format!(
+            "the agent's main loop has not come round for more than {limit} s, so this node follows no change; the kubelet restarts the agent. If this comes again, see the agent's log, and whether `ip link` or `nft list ruleset` hangs on the node"
+        );
+        Verdict::reconciling(Reason::AgentStalled, message)
+    }
+
+    /// What was said last, if anything, but Ready no more.
+    fn doubtful(&self, wanted: &Wanted, verdict: &Verdict) -> Option<NodeNetworkStatus> {
+        if !wanted.exists {
+            return None;
+        }
+        let said = wanted.status.clone().or_else(|| wanted.seen.clone());
+        let mut status = said.unwrap_or_default();
+        let told = self.told.as_ref().map(|(told, _)| told);
+        let told = told.filter(|told| told.uid == wanted.uid);
+        let told = told.and_then(|told| told.status.as_ref());
+        // What was told last tells since when.
+        let before = &told.unwrap_or(&status).conditions;
+        let conditions = verdict.conditions(status.observed_generation, before, Timestamp::now());
+        status.conditions = conditions;
+        Some(status)
+    }
+
+    fn is_news(&self, wanted: &Wanted, status: &NodeNetworkStatus) -> bool {
+        let told = self.told.as_ref().map(|(told, _)| told);
+        let believed = told.filter(|told| (&told.uid, told.doubts) == (&wanted.uid, wanted.doubts));
+        match believed {
+            Some(told) => !told.status.as_ref().is_some_and(|told| same(told, status)),
+            // In doubt counts matter too.
+            None => !wanted
+                .seen
+                .as_ref()
+                .is_some_and(|seen| same(seen, status) && seen.repairs == status.repairs),
+        }
+    }
+
+    /// Until when the status may rest, if it may.
+    fn rests(&self, wanted: &Wanted, status: &NodeNetworkStatus, now: Instant) -> Option<Instant> {
+        let (told, at) = self.told.as_ref()?;
+        let before = told.status.as_ref()?;
+        let rested = *at + REST;
+        let minor = told.uid == wanted.uid && same_but_for_bursts(before, status);
+        (minor && rested > now).then_some(rested)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netweft_crds::{DriftStatus, RepairCounts};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::reconcile::backoff::RETRY;
+
+    /// How long the loop may take in these tests.
+    const LIMIT: Duration = Duration::from_millis(100);
+
+    struct Fixture {
+        telling: Telling,
+        teller: Teller,
+        health: Health,
+        dir: TempDir,
+        now: Instant,
+    }
+
+    fn fixture() -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let health = Health::with_limits(LIMIT, Duration::MAX);
+        let reporter = Reporter::file(dir.path());
+        let (telling, teller) = Teller::new("one".into(), reporter, health.clone());
+        Fixture {
+            telling,
+            teller,
+            health,
+            dir,
+            now: Instant::now(),
+        }
+    }
+
+    impl Fixture {
+        fn want(&self, status: &NodeNetworkStatus) {
+            self.telling.want(Some("u"), None, status.clone());
+        }
+
+        /// Whether the step wrote something.
+        async fn tells(&mut self) -> bool {
+            let file = self.dir.path().join("status.yaml");
+            let _ = std::fs::remove_file(&file);
+            self.teller.step(self.now).await;
+            file.exists()
+        }
+    }
+
+    /// Ready's status and reason, as written.
+    fn ready_in(dir: &TempDir) -> (String, String) {
+        let text = std::fs::read_to_string(dir.path().join("status.yaml")).unwrap();
+        let status: NodeNetworkStatus = serde_saphyr::from_str(&text).unwrap();
+        let mut conditions = status.conditions.into_iter();
+        let ready = conditions.find(|it| it.type_ == "Ready").unwrap();
+        assert_eq!(status.mtu, Some(1400), "the rest stands");
+        (ready.status, ready.reason)
+    }
+
+    #[tokio::test]
+    async fn while_the_loop_hangs_the_node_is_not_ready_and_afterwards_it_is_again() {
+        let mut it = fixture();
+        let ready = Verdict::ready(Reason::Programmed, "well");
+        let mut status = with_mtu(1400);
+        status.conditions = ready.conditions(Some(1), &[], Timestamp::now());
+        it.health.beat();
+        it.want(&status);
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("True".into(), "Programmed".into()));
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("False".into(), "AgentStalled".into()));
+        assert!(!it.tells().await, "once");
+        it.health.beat();
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("True".into(), "Programmed".into()));
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_hangs_in_its_first_round_is_told_with_what_the_api_server_has() {
+        let mut it = fixture();
+        it.health.beat();
+        tokio::time::sleep(LIMIT * 2).await;
+        assert!(!it.tells().await, "there is no object yet");
+        it.telling.met(Some("u"), Some(&with_mtu(1400)));
+        assert!(it.tells().await);
+        assert_eq!(ready_in(&it.dir), ("False".into(), "AgentStalled".into()));
+    }
+
+    fn with_mtu(mtu: u32) -> NodeNetworkStatus {
+        NodeNetworkStatus {
+            mtu: Some(mtu),
+            ..NodeNetworkStatus::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn only_news_is_told_and_what_comes_in_bursts_rests() {
+        let mut it = fixture();
+        assert!(!it.tells().await, "there is nothing to tell");
+        it.want(&with_mtu(1400));
+        assert!(it.tells().await);
+        assert!(!it.tells().await);
+        let mut drifted = with_mtu(1400);
+        drifted.drift = Some(DriftStatus::default());
+        it.want(&drifted);
+        assert!(!it.tells().await, "it was told of a moment ago");
+        it.now += REST;
+        assert!(it.tells().await);
+        it.want(&with_mtu(1300));
+        assert!(it.tells().await, "that does not rest");
+    }
+
+    #[tokio::test]
+    async fn counts_alone_are_told_in_doubt_only() {
+        let mut it = fixture();
+        it.want(&with_mtu(1400));
+        assert!(it.tells().await);
+        let mut counted = with_mtu(1400);
+        counted.repairs = Some(RepairCounts::default());
+        it.want(&counted);
+        assert!(!it.tells().await);
+        it.telling.doubt();
+        it.now += REST;
+        assert!(it.tells().await);
+    }
+
+    #[tokio::test]
+    async fn what_the_api_server_has_is_not_told_again_unless_the_object_is_another() {
+        let mut it = fixture();
+        let seen = with_mtu(1400);
+        it.telling.want(Some("u"), Some(&seen), seen.clone());
+        assert!(!it.tells().await);
+        it.telling.want(Some("v"), None, seen.clone());
+        assert!(it.tells().await);
+        assert_eq!(it.telling.known(Some("v"), None), Some(seen.clone()));
+        assert_eq!(it.telling.known(Some("w"), None), None);
+    }
+
+    #[tokio::test]
+    async fn failures_are_tried_again_ever_more_slowly() {
+        let mut it = fixture();
+        std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
+        it.want(&with_mtu(1400));
+        let pause = async |it: &mut Fixture| it.teller.step(it.now).await.unwrap() - it.now;
+        assert_eq!(pause(&mut it).await, RETRY.0);
+        assert_eq!(pause(&mut it).await, RETRY.0 * 2);
+        for _ in 0..20 {
+            assert!(pause(&mut it).await <= RETRY.1);
+        }
+        std::fs::remove_dir(it.dir.path().join("status.new")).unwrap();
+        assert_eq!(it.teller.step(it.now).await, None);
+        it.want(&with_mtu(1300));
+        std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
+        assert_eq!(pause(&mut it).await, RETRY.0);
+    }
+}

@@ -1,0 +1,6 @@
+//! What the agent tells of itself: metrics, health, failures in the log.
+
+pub mod admin;
+pub mod failure_log;
+pub mod health;
+pub mod metrics;
