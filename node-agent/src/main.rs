@@ -19,7 +19,6 @@ mod pods;
 mod reconcile;
 mod status;
 mod telemetry;
-mod words;
 
 use crate::commands::check;
 use crate::commands::clean;

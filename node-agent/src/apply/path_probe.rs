@@ -1,6 +1,6 @@
-//! The task: ask the questions of trials by ICMP echo (RFC 792, RFC 4443) until each is answered.
+//! The task: ask the probes of probes by ICMP echo (RFC 792, RFC 4443) until each is answered.
 //!
-//! A question is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
+//! A probe is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
 //! in use; the answer comes by whatever way its sender uses. The sockets can do nothing but echo, and need no capability where
 //! `net.ipv4.ping_group_range` includes the agent's group.
 
@@ -14,91 +14,93 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::desired::probe_plan::{Question, Trial};
-use crate::telemetry::failure_log::Episodes;
+use crate::desired::probe_plan::{Probe, ProbePlan};
+use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two looks for answers.
 const LOOK: Duration = Duration::from_millis(50);
-/// Looks between two rounds of questions.
+/// Looks between two rounds of probes.
 const LOOKS: u32 = 10;
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answers {
+pub struct ProbeResults {
     /// Questions that were answered.
-    pub answered: BTreeSet<Question>,
+    pub answered: BTreeSet<Probe>,
     /// Why nothing can be asked.
     pub problem: Option<String>,
 }
 
 /// The reconciler's end.
-pub struct Trials {
-    orders: watch::Sender<BTreeSet<Question>>,
-    answers: watch::Receiver<Answers>,
+pub struct ProbeHandle {
+    orders: watch::Sender<BTreeSet<Probe>>,
+    answers: watch::Receiver<ProbeResults>,
 }
 
-impl Trials {
+impl ProbeHandle {
     /// Says what is to be tried. What was answered before counts.
-    pub fn want(&self, trials: &[Trial]) {
-        let targets = trials.iter().flat_map(|trial| trial.targets.values());
-        let questions: BTreeSet<Question> = targets
-            .flat_map(|target| target.questions.iter().cloned())
+    pub fn want(&self, probes: &[ProbePlan]) {
+        let targets = probes
+            .iter()
+            .flat_map(|probe_plan| probe_plan.targets.values());
+        let probes: BTreeSet<Probe> = targets
+            .flat_map(|target| target.probes.iter().cloned())
             .collect();
         self.orders.send_if_modified(|known| {
-            let news = *known != questions;
-            *known = questions;
+            let news = *known != probes;
+            *known = probes;
             news
         });
     }
 
     /// What was found last.
     #[must_use]
-    pub fn answers(&self) -> Answers {
+    pub fn answers(&self) -> ProbeResults {
         self.answers.borrow().clone()
     }
 
     /// To be told when something else is found.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Answers> {
+    pub fn changes(&self) -> watch::Receiver<ProbeResults> {
         self.answers.clone()
     }
 
-    /// Trials that nobody asks, and what stands for who would.
+    /// ProbeHandle that nobody asks, and what stands for who would.
     #[cfg(test)]
-    pub fn alone() -> (Self, watch::Sender<Answers>) {
+    pub fn alone() -> (Self, watch::Sender<ProbeResults>) {
         let (orders, _) = watch::channel(BTreeSet::new());
-        let (sender, answers) = watch::channel(Answers::default());
+        let (sender, answers) = watch::channel(ProbeResults::default());
         (Self { orders, answers }, sender)
     }
 }
 
 /// The task's end.
 pub struct Prober {
-    orders: watch::Receiver<BTreeSet<Question>>,
-    answers: watch::Sender<Answers>,
-    sent: BTreeMap<u16, Question>,
+    orders: watch::Receiver<BTreeSet<Probe>>,
+    answers: watch::Sender<ProbeResults>,
+    sent: BTreeMap<u16, Probe>,
     next: u16,
-    episodes: Episodes,
+    failure_log: FailureLog,
 }
 
 impl Prober {
     /// A prober that has asked nothing, and the link to it.
     #[must_use]
-    pub fn new() -> (Self, Trials) {
+    pub fn new() -> (Self, ProbeHandle) {
         let (sender, orders) = watch::channel(BTreeSet::new());
-        let (answers, receiver) = watch::channel(Answers::default());
+        let (answers, receiver) = watch::channel(ProbeResults::default());
         let prober = Self {
             orders,
             answers,
             sent: BTreeMap::new(),
             next: 0,
-            episodes: Episodes::default(),
+            failure_log: FailureLog::default(),
         };
-        let trials = Trials {
+        let probes = ProbeHandle {
             orders: sender,
             answers: receiver,
         };
-        (prober, trials)
+        (prober, probes)
     }
 
     /// Runs until nobody wants anything any more.
@@ -107,8 +109,8 @@ impl Prober {
             let orders = self.orders.borrow_and_update().clone();
             self.sent.clear();
             let known = self.answers.borrow().answered.clone();
-            let mut open: BTreeSet<Question> = orders.difference(&known).cloned().collect();
-            self.tell(&Answers {
+            let mut open: BTreeSet<Probe> = orders.difference(&known).cloned().collect();
+            self.tell(&ProbeResults {
                 answered: orders.intersection(&known).cloned().collect(),
                 problem: None,
             });
@@ -121,17 +123,17 @@ impl Prober {
         }
     }
 
-    /// One round of questions, and the answers to it.
-    async fn ask(&mut self, orders: &BTreeSet<Question>, open: &mut BTreeSet<Question>) {
+    /// One round of probes, and the answers to it.
+    async fn ask(&mut self, orders: &BTreeSet<Probe>, open: &mut BTreeSet<Probe>) {
         let mut problem = None;
         let mut sockets = Vec::new();
         for ipv4 in [true, false] {
             let of_family = open.iter().filter(|it| it.to.is_ipv4() == ipv4);
-            let questions: Vec<Question> = of_family.cloned().collect();
-            if questions.is_empty() {
+            let probes: Vec<Probe> = of_family.cloned().collect();
+            if probes.is_empty() {
                 continue;
             }
-            match self.ask_all(&questions, &mut problem) {
+            match self.ask_all(&probes, &mut problem) {
                 Ok(asked) => sockets.extend(asked),
                 Err(error) => problem = Some(format!("cannot ask by ICMP echo: {error}")),
             }
@@ -139,48 +141,48 @@ impl Prober {
         for _ in 0..LOOKS {
             sleep(LOOK).await;
             for number in sockets.iter().flat_map(heard) {
-                if let Some(question) = self.sent.get(&number) {
-                    open.remove(question);
+                if let Some(probe) = self.sent.get(&number) {
+                    open.remove(probe);
                 }
             }
             if open.is_empty() {
                 break;
             }
         }
-        self.episodes.are(problem.clone());
-        self.tell(&Answers {
+        self.failure_log.are(problem.clone());
+        self.tell(&ProbeResults {
             answered: orders.difference(open).cloned().collect(),
             problem,
         });
     }
 
     /// Asks, and gives the sockets on which answers can come: one that hears them from any link, and those that were bound to one
-    /// for the question. The kernel tells answers by their number (`ping_lookup`), which all have in common.
+    /// for the probe. The kernel tells answers by their number (`ping_lookup`), which all have in common.
     fn ask_all(
         &mut self,
-        questions: &[Question],
+        probes: &[Probe],
         problem: &mut Option<String>,
     ) -> io::Result<Vec<Socket>> {
-        let ipv4 = questions.first().is_some_and(|it| it.to.is_ipv4());
+        let ipv4 = probes.first().is_some_and(|it| it.to.is_ipv4());
         let ear = socket(ipv4, None, (None, 0))?;
         let own = ear.local_addr()?.as_socket();
         let identifier = own.map(|own| own.port()).unwrap_or_default();
         let mut sockets = vec![ear];
-        for question in questions {
+        for probe in probes {
             self.next = self.next.wrapping_add(1);
-            let asked = socket(ipv4, Some(&question.link), (question.from, identifier));
+            let asked = socket(ipv4, Some(&probe.link), (probe.from, identifier));
             let asked = asked.and_then(|socket| {
-                let to = SocketAddr::new(question.to, 0);
+                let to = SocketAddr::new(probe.to, 0);
                 socket.send_to(&request(ipv4, self.next), &to.into())?;
                 Ok(socket)
             });
             match asked {
                 Ok(socket) => {
-                    self.sent.insert(self.next, question.clone());
+                    self.sent.insert(self.next, probe.clone());
                     sockets.push(socket);
                 }
                 Err(error) => {
-                    let Question { link, to, .. } = question;
+                    let Probe { link, to, .. } = probe;
                     *problem = Some(format!("cannot ask {to} by {link}: {error}"));
                 }
             }
@@ -188,7 +190,7 @@ impl Prober {
         Ok(sockets)
     }
 
-    fn tell(&self, found: &Answers) {
+    fn tell(&self, found: &ProbeResults) {
         self.answers.send_if_modified(|known| {
             let news = known != found;
             if news {

@@ -13,23 +13,23 @@ const RECOVERY: Duration = Duration::from_secs(60);
 
 /// What is to become of the routes that stand in for BIRD's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StandIns {
+pub enum BackupRoutes {
     /// There are to be none.
-    Gone,
+    Remove,
     /// Those that are there stay.
-    Kept,
+    Keep,
     /// Each of BIRD's gets one.
-    Made,
+    Create,
 }
 
 /// Memory of BIRDs that came and went.
 #[derive(Debug)]
-pub struct Restarts {
+pub struct Failover {
     met: Option<u64>,
     until: Instant,
 }
 
-impl Restarts {
+impl Failover {
     /// Of an agent that starts, before which another may have made some.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -40,16 +40,16 @@ impl Restarts {
     }
 
     /// What is to be done now.
-    pub fn look(&mut self, observed: &Observed, now: Instant) -> StandIns {
+    pub fn observe(&mut self, observed: &Observed, now: Instant) -> BackupRoutes {
         let another = self.met.is_some_and(|met| met != observed.met);
         self.met = (observed.met > 0).then_some(observed.met);
         if observed.absent || another {
             self.until = now + RECOVERY;
-            StandIns::Made
+            BackupRoutes::Create
         } else if self.until > now {
-            StandIns::Kept
+            BackupRoutes::Keep
         } else {
-            StandIns::Gone
+            BackupRoutes::Remove
         }
     }
 
@@ -75,23 +75,27 @@ mod tests {
     fn they_are_made_while_there_is_no_bird_and_when_there_is_another_and_then_kept_for_a_while() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut restarts = Restarts::new(start);
-        assert_eq!(restarts.look(&met(0), at(0)), StandIns::Kept);
-        assert_eq!(restarts.look(&met(1), at(1)), StandIns::Kept, "the first");
-        assert_eq!(restarts.look(&met(1), at(60)), StandIns::Gone);
+        let mut restarts = Failover::new(start);
+        assert_eq!(restarts.observe(&met(0), at(0)), BackupRoutes::Keep);
+        assert_eq!(
+            restarts.observe(&met(1), at(1)),
+            BackupRoutes::Keep,
+            "the first"
+        );
+        assert_eq!(restarts.observe(&met(1), at(60)), BackupRoutes::Remove);
         let absent = Observed {
             absent: true,
             ..met(1)
         };
-        assert_eq!(restarts.look(&absent, at(100)), StandIns::Made);
-        assert_eq!(restarts.look(&absent, at(900)), StandIns::Made);
-        assert_eq!(restarts.look(&met(2), at(901)), StandIns::Made);
-        assert_eq!(restarts.look(&met(2), at(902)), StandIns::Kept);
+        assert_eq!(restarts.observe(&absent, at(100)), BackupRoutes::Create);
+        assert_eq!(restarts.observe(&absent, at(900)), BackupRoutes::Create);
+        assert_eq!(restarts.observe(&met(2), at(901)), BackupRoutes::Create);
+        assert_eq!(restarts.observe(&met(2), at(902)), BackupRoutes::Keep);
         assert_eq!(restarts.over(at(902)), Duration::from_secs(59));
-        assert_eq!(restarts.look(&met(2), at(961)), StandIns::Gone);
+        assert_eq!(restarts.observe(&met(2), at(961)), BackupRoutes::Remove);
         assert_eq!(
-            restarts.look(&met(3), at(970)),
-            StandIns::Made,
+            restarts.observe(&met(3), at(970)),
+            BackupRoutes::Create,
             "a fast one"
         );
     }
@@ -103,7 +107,7 @@ mod tests {
             absent: true,
             ..Observed::default()
         };
-        let mut restarts = Restarts::new(start);
-        assert_eq!(restarts.look(&absent, start), StandIns::Made);
+        let mut restarts = Failover::new(start);
+        assert_eq!(restarts.observe(&absent, start), BackupRoutes::Create);
     }
 }

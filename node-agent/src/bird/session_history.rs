@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn a_state_lasts_until_another_is_seen() {
         let begun = Instant::now();
-        let look = |before, state, seconds| {
+        let observe = |before, state, seconds| {
             let seen = Seen {
                 state: Some(state),
                 ..Seen::default()
@@ -187,10 +187,10 @@ mod tests {
                 begun + Duration::from_secs(seconds),
             )
         };
-        let first = look(None, Active, 0);
+        let first = observe(None, Active, 0);
         assert_eq!(first.stuck(), Duration::ZERO);
-        let second = look(Some(first), Active, 3);
+        let second = observe(Some(first), Active, 3);
         assert_eq!(second.stuck(), Duration::from_secs(3));
-        assert_eq!(look(Some(second), Idle, 4).stuck(), Duration::ZERO);
+        assert_eq!(observe(Some(second), Idle, 4).stuck(), Duration::ZERO);
     }
 }

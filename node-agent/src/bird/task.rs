@@ -20,7 +20,7 @@ use crate::bird::session_history::Past;
 use crate::bird::session_status;
 use crate::desired::bird::password::Password;
 use crate::desired::bird::{Bird, BirdSession, IDLE, Taken};
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// How often BIRD is asked.
 const POLL: Duration = Duration::from_secs(2);
@@ -160,7 +160,7 @@ impl Watcher {
             let order = self.orders.borrow_and_update().clone();
             let mut busy = false;
             if let Some(order) = order {
-                let observed = self.look(&order).await;
+                let observed = self.observe(&order).await;
                 busy = order.bird.is_some() || !observed.released;
                 self.tell(observed);
             }
@@ -182,7 +182,7 @@ impl Watcher {
         });
     }
 
-    async fn look(&mut self, order: &Order) -> Observed {
+    async fn observe(&mut self, order: &Order) -> Observed {
         let Some(bird) = &order.bird else {
             return self.idle().await;
         };
@@ -231,7 +231,7 @@ impl Watcher {
     ) -> (Option<String>, Result<BTreeMap<String, Seen>, ControlError>) {
         let mut problem = match self.file.put(text).await {
             Ok(_) => None,
-            Err(error) => Some(chain(&error)),
+            Err(error) => Some(error_chain(&error)),
         };
         let socket = self.places.dir.join(SOCKET);
         let seen = async {
@@ -435,6 +435,6 @@ fn read_password(key: &str, dir: &Path) -> Result<Password, String> {
 fn no_bird(error: &ControlError) -> String {
     format!(
         "no BIRD answers on this node ({}): see whether its pod runs here (chart value bird.enabled)",
-        chain(error)
+        error_chain(error)
     )
 }

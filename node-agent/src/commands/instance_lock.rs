@@ -19,16 +19,16 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Held as long as this value lives.
 #[derive(Debug)]
 #[must_use = "another agent may run from now on"]
-pub struct Alone {
+pub struct InstanceLock {
     _lock: Flock<std::fs::File>,
 }
 
-impl Alone {
+impl InstanceLock {
     /// Of the node with this run directory; `None` while another is there.
     ///
     /// # Errors
     /// The file cannot be made or locked.
-    fn now(run_dir: &Path) -> io::Result<Option<Self>> {
+    fn try_acquire(run_dir: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(run_dir.join(FILE))?;
@@ -43,8 +43,9 @@ impl Alone {
     ///
     /// # Errors
     /// As for [`Self::now`].
-    pub async fn in_time(run_dir: &Path) -> anyhow::Result<Self> {
-        let lock = || Self::now(run_dir).with_context(|| format!("lock {}", run_dir.display()));
+    pub async fn acquire(run_dir: &Path) -> anyhow::Result<Self> {
+        let lock =
+            || Self::try_acquire(run_dir).with_context(|| format!("lock {}", run_dir.display()));
         if let Some(alone) = lock()? {
             return Ok(alone);
         }
@@ -65,10 +66,10 @@ mod tests {
     #[test]
     fn there_is_one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Alone::now(dir.path()).unwrap();
+        let first = InstanceLock::try_acquire(dir.path()).unwrap();
         assert!(first.is_some());
-        assert!(Alone::now(dir.path()).unwrap().is_none());
+        assert!(InstanceLock::try_acquire(dir.path()).unwrap().is_none());
         drop(first);
-        assert!(Alone::now(dir.path()).unwrap().is_some());
+        assert!(InstanceLock::try_acquire(dir.path()).unwrap().is_some());
     }
 }

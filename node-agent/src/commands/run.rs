@@ -14,18 +14,18 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::apply::nft;
-use crate::apply::path_probe::{Answers, Prober};
+use crate::apply::path_probe::{ProbeResults, Prober};
 use crate::bird;
 use crate::bird::{Observed, Places, Watcher};
 use crate::commands::args::RunArgs;
 use crate::commands::install::Plugins;
-use crate::commands::instance_lock::Alone;
+use crate::commands::instance_lock::InstanceLock;
 use crate::firewall::{Findings, Firewall};
 use crate::inputs::file_events::Watch;
 use crate::inputs::source::Source;
 use crate::reconcile::Reconciler;
-use crate::status::publisher::Teller;
-use crate::status::sink::Reporter;
+use crate::status::publisher::StatusPublisher;
+use crate::status::sink::StatusSink;
 use crate::telemetry::admin;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
@@ -70,19 +70,19 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
-    let alone = Alone::in_time(run_dir).await?;
+    let alone = InstanceLock::acquire(run_dir).await?;
     let (mut source, client) = Source::open(inputs.as_deref(), &node).await?;
     let mut ends = source.ends();
-    let reporter = client.map_or_else(|| Reporter::file(run_dir), Reporter::api);
+    let reporter = client.map_or_else(|| StatusSink::file(run_dir), StatusSink::api);
     let (metrics, health) = (Metrics::new(), Health::new());
     let (watcher, link) = Watcher::new(Places {
         dir: run_dir.join(bird::DIR),
         program: bird,
         passwords: bgp_passwords,
     });
-    let (prober, trials) = Prober::new();
+    let (prober, probes) = Prober::new();
     let (firewall, findings) = Firewall::new();
-    let (telling, teller) = Teller::new(node.clone(), reporter, health.clone());
+    let (status, publisher) = StatusPublisher::new(node.clone(), reporter, health.clone());
     let (counts, beats) = (metrics.clone(), health.clone());
     let main_loop = on_own_thread(async move || {
         // Held by the thread that changes the node, so that the next agent waits for its end.
@@ -91,15 +91,15 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         let notices = Notices {
             objects: source.changes(),
             sessions: link.changes(),
-            trials: trials.changes(),
+            probes: probes.changes(),
             firewall: findings.clone(),
             kernel: Events::new(nft::TABLE).context("listen to netlink")?,
             files: Watch::new(&paths, plugins.cni_bin_dir.as_deref()),
         };
         let kept = plugins.cni_bin_dir.as_deref();
         let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
-        let told = (telling, counts, beats.clone());
-        let links = (link, trials, findings);
+        let told = (status, counts, beats.clone());
+        let links = (link, probes, findings);
         let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told)
             .ignoring_other_networks(ignore_other_networks);
         reconcile_forever(reconciler, source, notices, beats).await
@@ -110,7 +110,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
             bail!("the HTTP server has ended")
         }
         ended = main_loop => ended,
-        () = teller.run() => bail!("the task that writes the status has ended"),
+        () = publisher.run() => bail!("the task that writes the status has ended"),
         () = watcher.run() => bail!("the task that watches BIRD has ended"),
         () = prober.run() => bail!("the task that tries ways that stand by has ended"),
         () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
@@ -193,7 +193,7 @@ enum Trigger {
     Objects,
     Kernel,
     Sessions,
-    Trials,
+    ProbeHandle,
     Firewall,
     Files,
     Retry,
@@ -210,7 +210,7 @@ impl Trigger {
 struct Notices {
     objects: watch::Receiver<u64>,
     sessions: watch::Receiver<Observed>,
-    trials: watch::Receiver<Answers>,
+    probes: watch::Receiver<ProbeResults>,
     firewall: Findings,
     kernel: Events,
     files: Watch,
@@ -224,7 +224,7 @@ impl Notices {
             Ok(()) = self.objects.changed() => Trigger::Objects,
             // As well as that of the watcher, which runs beside this loop.
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
-            Ok(()) = self.trials.changed() => Trigger::Trials,
+            Ok(()) = self.probes.changed() => Trigger::ProbeHandle,
             Ok(()) = self.firewall.changed() => Trigger::Firewall,
             heard = self.kernel.next() => {
                 if let Err(error) = heard {

@@ -34,7 +34,7 @@ use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
 use crate::apply::sysctl;
 use crate::desired::bird::Bird;
-use crate::desired::probe_plan::Trial;
+use crate::desired::probe_plan::ProbePlan;
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
 
@@ -51,11 +51,11 @@ pub struct Desired {
     /// Values by path below `/proc/sys/net`, those of single links included.
     pub sysctls: BTreeMap<String, String>,
     /// Links that learn from routers, if they do, in spite of forwarding.
-    pub keep_listening: BTreeSet<LinkName>,
+    pub accept_ra_links: BTreeSet<LinkName>,
     /// Links on which packets of pods can come in by another way than answers go out.
-    pub loosen: BTreeSet<LinkName>,
+    pub loose_rp_filter: BTreeSet<LinkName>,
     /// Ways that stand by and are to be tried.
-    pub trials: Vec<Trial>,
+    pub probes: Vec<ProbePlan>,
     /// Tunnels that no pod of this node needs for its own address: it only sends into them.
     pub spare: BTreeSet<LinkName>,
     /// What the relay of encapsulation udp reads.
@@ -93,10 +93,10 @@ impl Desired {
     /// The kernel parameters that are looked after, by their paths below `/proc/sys/net`.
     pub fn parameters(&self) -> impl Iterator<Item = String> {
         let loosened = self
-            .loosen
+            .loose_rp_filter
             .iter()
             .map(|link| sysctl::rp_filter(link.as_str()));
-        let listening = self.keep_listening.iter().map(sysctl::accept_ra);
+        let listening = self.accept_ra_links.iter().map(sysctl::accept_ra);
         self.sysctls
             .keys()
             .cloned()
@@ -120,9 +120,9 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         kernel: NetworkState::default(),
         nft: String::new(),
         sysctls: forwarding(inputs),
-        keep_listening: keep_listening(inputs, facts),
-        loosen: loosen(inputs, facts),
-        trials: Vec::new(),
+        accept_ra_links: accept_ra_links(inputs, facts),
+        loose_rp_filter: loose_rp_filter(inputs, facts),
+        probes: Vec::new(),
         spare: BTreeSet::new(),
         udp: RelayConfig::default(),
         bird: bird::bird(inputs, facts),
@@ -179,9 +179,9 @@ fn forwarding(inputs: &Inputs) -> BTreeMap<String, String> {
 }
 
 /// Links that would lose what routers have told them once IPv6 is forwarded, unless they are told to go on listening. Forwarding
-/// is the whole node's: the kernel drops on every link what it has learnt there (`rt6_purge_dflt_routers`) and then believes no
+/// is the whole node's: the kernel drops on every link what it has bgp_routes there (`rt6_purge_dflt_routers`) and then believes no
 /// advertisement (`ipv6_accept_ra`), and the default route can be on another link than the node's address.
-fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
+fn accept_ra_links(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     if !inputs.carries(IpFamily::Ipv6) {
         return BTreeSet::new();
     }
@@ -189,10 +189,10 @@ fn keep_listening(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     own.chain(&facts.listening).cloned().collect()
 }
 
-/// Links that answers to pods can leave by another way than questions come in: where pools are reached in different ways, or
+/// Links that answers to pods can leave by another way than probes come in: where pools are reached in different ways, or
 /// one mode has two, a packet and its answer take each the way of its destination, and so they do where BGP has more than one
 /// link to choose from. A strict reverse path filter would drop it.
-fn loosen(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
+fn loose_rp_filter(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     let way = |mode: &NodeMode| {
         let plain = matches!(mode.send.way(), Some(Way::Direct | Way::Bgp));
         (plain, mode.encapsulate_when == EncapsulateWhen::CrossSubnet)

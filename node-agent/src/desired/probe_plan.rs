@@ -17,7 +17,7 @@ const SAMPLE: usize = 16;
 
 /// A way and whom to ask by it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trial {
+pub struct ProbePlan {
     /// Name of the NetworkMode.
     pub mode: String,
     /// The way.
@@ -29,16 +29,16 @@ pub struct Trial {
 /// A node that is asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
-    /// What is sent. Of each family one of the questions has to be answered: which of a node's blocks is its oldest, and so holds its
+    /// What is sent. Of each family one of the probes has to be answered: which of a node's blocks is its oldest, and so holds its
     /// address, it knows alone.
-    pub questions: BTreeSet<Question>,
+    pub probes: BTreeSet<Probe>,
     /// Why there is nothing to send by.
     pub why_not: Option<String>,
 }
 
 /// An echo request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Question {
+pub struct Probe {
     /// The link that it leaves by.
     pub link: LinkName,
     /// Its source: an address of a block, as pods have.
@@ -47,7 +47,7 @@ pub struct Question {
     pub to: IpAddr,
 }
 
-impl Trial {
+impl ProbePlan {
     /// Nobody to ask.
     pub fn new(mode: &NodeMode) -> Self {
         Self {
@@ -71,8 +71,8 @@ impl Trial {
                 let mut own = tunnel_addresses(inputs).into_values();
                 let from = own.find(|address| address.is_ipv4() == family);
                 let to = ipam::tunnel_address(block.cidr);
-                let question = to.map(|to| Question { link, from, to });
-                target.questions.extend(question);
+                let probe = to.map(|to| Probe { link, from, to });
+                target.probes.extend(probe);
             }
             Ok(None) => {}
             Err(why) => target.why_not = Some(why),
@@ -96,7 +96,7 @@ impl Trial {
 
     /// What came of it, given what has been answered.
     #[must_use]
-    pub fn status(&self, answered: &BTreeSet<Question>, problem: Option<&str>) -> StandbyStatus {
+    pub fn status(&self, answered: &BTreeSet<Probe>, problem: Option<&str>) -> StandbyStatus {
         let silent: Vec<&String> = self
             .targets
             .iter()
@@ -123,14 +123,14 @@ impl Trial {
 }
 
 impl Target {
-    fn answers(&self, answered: &BTreeSet<Question>) -> bool {
+    fn answers(&self, answered: &BTreeSet<Probe>) -> bool {
         let of_family = |ipv4: bool| {
             let mut asked = self
-                .questions
+                .probes
                 .iter()
                 .filter(|it| it.to.is_ipv4() == ipv4)
                 .peekable();
-            asked.peek().is_none() || asked.any(|question| answered.contains(question))
+            asked.peek().is_none() || asked.any(|probe| answered.contains(probe))
         };
         self.why_not.is_none() && of_family(true) && of_family(false)
     }

@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
 use netweft_netstate::model::{LinkName, Route, RouteKey};
 
-use crate::desired::probe_plan::Trial;
+use crate::desired::probe_plan::ProbePlan;
 use crate::desired::tunnel::Tunnel;
 use crate::desired::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
@@ -48,7 +48,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
         tunnel.add_to(desired);
     }
     let mut withheld = BTreeSet::new();
-    let mut trial = Trial::new(mode);
+    let mut probe_plan = ProbePlan::new(mode);
     let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
         let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
@@ -61,7 +61,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
         };
         if !mode.pools.contains(&block.pool) {
             let link = stand_by(inputs, facts, (mode, block), way, desired);
-            trial.add(inputs, block, link);
+            probe_plan.add(inputs, block, link);
             continue;
         }
         match way {
@@ -75,7 +75,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
         }
     }
     desired.problems.extend(withheld);
-    desired.trials.extend(trial.for_some_of(&inputs.node));
+    desired.probes.extend(probe_plan.for_some_of(&inputs.node));
 }
 
 /// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
@@ -101,9 +101,9 @@ fn stand_by(
             .insert(RouteKey { metric, ..key }, route);
         return Ok(link);
     }
-    let mut learnt = facts.learnt.iter();
-    let learnt = learnt.find(|(net, _)| net.contains(&block.cidr));
-    match learnt.filter(|_| mode.send.way() == Some(Way::Bgp)) {
+    let mut bgp_routes = facts.bgp_routes.iter();
+    let bgp_routes = bgp_routes.find(|(net, _)| net.contains(&block.cidr));
+    match bgp_routes.filter(|_| mode.send.way() == Some(Way::Bgp)) {
         Some((_, link)) => Ok(link.clone()),
         None => Err(format!("there is no route to {}", block.cidr)),
     }

@@ -87,7 +87,7 @@ fn facts() -> Facts {
     };
     Facts {
         listening: ["uplink2".parse().unwrap()].into(),
-        learnt: BTreeMap::new(),
+        bgp_routes: BTreeMap::new(),
         towards_peers: Default::default(),
         tuns: BTreeMap::new(),
         egress: BTreeMap::from([("192.0.2.1".parse().unwrap(), egress)]),
@@ -168,7 +168,7 @@ fn one_tunnel_carries_both_families() {
     assert_eq!(desired.sysctls["ipv6/conf/all/forwarding"], "1");
     assert_eq!(desired.sysctls["ipv6/conf/nw-vx4096/accept_ra"], "0");
     let listening = ["uplink1", "uplink2"].map(|link| link.parse().unwrap());
-    assert_eq!(desired.keep_listening, listening.into());
+    assert_eq!(desired.accept_ra_links, listening.into());
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_tunnel_over_ipv6_carries_both_families_too_and_takes_20_bytes_more() {
 fn what_only_one_family_needs_is_not_asked_of_the_other() {
     let desired = desired(&inputs(), &facts());
     assert!(!desired.sysctls.keys().any(|name| name.starts_with("ipv6")));
-    assert!(desired.keep_listening.is_empty());
+    assert!(desired.accept_ra_links.is_empty());
 }
 
 #[test]

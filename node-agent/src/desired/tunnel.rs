@@ -167,7 +167,7 @@ impl<'a> Tunnel<'a> {
     /// Link-wide settings.
     fn settings(&self, desired: &mut Desired) {
         let name = &self.name;
-        // Answers to what the node sends may come in by another path while a mode changes; the kernel takes the larger
+        // ProbeResults to what the node sends may come in by another path while a mode changes; the kernel takes the larger
         // of `all` and the link's own value, and 2 is loose (RFC 3704).
         let sysctls = &mut desired.sysctls;
         sysctls.insert(sysctl::rp_filter(name.as_str()), "2".to_owned());
@@ -206,7 +206,7 @@ impl<'a> Sources<'a> {
             let usable = others.iter().filter(|(_, address)| {
                 address.is_ipv4() == ipv4 && fits(IpNet::from(**address), mtu)
             });
-            // Answers to an address of an encapsulated pool come back encapsulated.
+            // ProbeResults to an address of an encapsulated pool come back encapsulated.
             let best = usable.min_by_key(|(pool, _)| !encapsulated(pool));
             best.map(|(_, address)| *address)
         };

@@ -40,7 +40,7 @@ impl Fight {
 
 impl Fights {
     /// Forgets what has been quiet.
-    pub fn look(&mut self, now: Instant) {
+    pub fn observe(&mut self, now: Instant) {
         self.0
             .retain(|_, fight| now.saturating_duration_since(fight.last) < QUIET);
     }
@@ -139,9 +139,9 @@ mod tests {
             "{sentence}"
         );
         assert_eq!(fights.over(now), Some(QUIET));
-        fights.look(now + QUIET / 2);
+        fights.observe(now + QUIET / 2);
         assert_eq!(fights.sentences().len(), 1);
-        fights.look(now + QUIET);
+        fights.observe(now + QUIET);
         assert_eq!(fights.sentences(), Vec::<String>::new());
         assert_eq!(fights.over(now), None);
     }

@@ -85,7 +85,7 @@ impl Drifts {
 
     /// A sync begins.
     pub fn begin(&mut self, now: Instant) {
-        self.fights.look(now);
+        self.fights.observe(now);
         self.fresh = true;
         self.waits = None;
     }

@@ -17,8 +17,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::nft;
 use crate::firewall::ruleset::{BaseChain, Rules};
-use crate::telemetry::failure_log::Episodes;
-use crate::words::chain;
+use crate::telemetry::failure_log::FailureLog;
+use netweft_common::error_chain;
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ pub type Findings = watch::Receiver<Vec<String>>;
 /// The task that reads the ruleset.
 pub struct Firewall {
     findings: watch::Sender<Vec<String>>,
-    episodes: Episodes,
+    failure_log: FailureLog,
 }
 
 impl Firewall {
@@ -39,7 +39,7 @@ impl Firewall {
         let (sender, findings) = watch::channel(Vec::new());
         let firewall = Self {
             findings: sender,
-            episodes: Episodes::default(),
+            failure_log: FailureLog::default(),
         };
         (firewall, findings)
     }
@@ -52,7 +52,7 @@ impl Firewall {
             ticks.tick().await;
             match read().await {
                 Ok(found) => {
-                    self.episodes.are([]);
+                    self.failure_log.are([]);
                     self.findings.send_if_modified(|findings| {
                         let changed = *findings != found;
                         *findings = found;
@@ -60,7 +60,7 @@ impl Firewall {
                     });
                 }
                 Err(why) => self
-                    .episodes
+                    .failure_log
                     .are([format!("read the firewall's ruleset: {why}")]),
             }
         }
@@ -70,13 +70,15 @@ impl Firewall {
 /// The chains that drop packets of pods, in sentences.
 async fn read() -> Result<Vec<String>, String> {
     let chains = nft::list_json(&["list", "chains"]).await;
-    let chains = BaseChain::at_forward(&chains.map_err(|error| chain(&error))?)?;
+    let chains = BaseChain::at_forward(&chains.map_err(|error| error_chain(&error))?)?;
     let mut found = BTreeSet::new();
     for base in chains {
         // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
         let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
         let drops = async |what: &[&str]| {
-            let listed = nft::list_json(what).await.map_err(|error| chain(&error))?;
+            let listed = nft::list_json(what)
+                .await
+                .map_err(|error| error_chain(&error))?;
             Ok::<_, String>(Rules::parse(&listed)?.drops_pods(&base))
         };
         if drops(&["list", "chain", family, table, name]).await?

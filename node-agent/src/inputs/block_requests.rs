@@ -7,7 +7,7 @@ use netweft_cni::node::NodeConfig;
 use netweft_cni::requests::Requests;
 use netweft_crds::BlockRequest;
 
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// Most that a status tells of, as the API has it.
 const TOLD: usize = 64;
@@ -26,7 +26,7 @@ pub fn waiting(run_dir: &Path, plugin: &NodeConfig) -> Result<Vec<BlockRequest>,
         let dir = run_dir.display();
         format!(
             "list the requests of pods for blocks in {dir}: {}",
-            chain(&error)
+            error_chain(&error)
         )
     })?;
     let told = waiting.into_iter().take(TOLD);

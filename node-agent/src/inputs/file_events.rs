@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::commands::args::Paths;
 use crate::commands::install;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// What becomes of a file whose content may be another: it is put into place, taken away, or written where it is.
 const CONTENT: AddWatchFlags = AddWatchFlags::IN_MOVED_TO
@@ -124,7 +124,7 @@ impl Watch {
         self.parameters.clear();
         let dirs = self.dirs();
         let unwatched = |error: &io::Error| {
-            warn!(error = %chain(error), "cannot watch files; looking once a minute");
+            warn!(error = %error_chain(error), "cannot watch files; looking once a minute");
         };
         self.places = Places::watch(&dirs).inspect_err(unwatched).ok();
     }

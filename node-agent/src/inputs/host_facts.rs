@@ -12,7 +12,7 @@ use netweft_netstate::model::{
 };
 use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
 
-use crate::desired::bird::learnt;
+use crate::desired::bird::bgp_routes;
 use crate::inputs::Inputs;
 
 /// The loopback link: it has addresses of nodes that are reached by several links, and takes packets of 65536 bytes, which no other can.
@@ -31,7 +31,7 @@ pub struct Facts {
     /// Links that lead to BGP peers.
     pub towards_peers: BTreeSet<LinkName>,
     /// Other nodes' blocks to which BIRD has a route, and by which link; `None`: by more than one.
-    pub learnt: BTreeMap<IpNet, Option<LinkName>>,
+    pub bgp_routes: BTreeMap<IpNet, Option<LinkName>>,
     /// Links that hear routers, if they listen.
     pub listening: BTreeSet<LinkName>,
     /// TUN links, and whether a program has them open.
@@ -115,7 +115,7 @@ impl Facts {
                 .filter_map(found)
                 .collect(),
             towards_peers: others.towards_peers(),
-            learnt: learnt(inputs, actual)
+            bgp_routes: bgp_routes(inputs, actual)
                 .map(|(key, route)| (key.dst, route.dev.clone()))
                 .collect(),
             listening: listening(actual),

@@ -20,7 +20,7 @@ use netweft_netstate::owner::is_our_link;
 pub type Sources = BTreeMap<IpAddr, IpAddr>;
 
 /// What decides about addresses besides the kernel's state.
-pub struct Question<'a> {
+pub struct Probe<'a> {
     /// What is asked for.
     pub selectors: &'a AddressSelectors,
     /// Ranges of all IPPools: an address inside belongs to a pod, or to another network's bridge.
@@ -38,19 +38,16 @@ pub fn destinations(selectors: &AddressSelectors) -> BTreeSet<IpAddr> {
 /// The addresses that selectors ask for, of each family those in use first, then those of a subnet before those of a host alone (a
 /// floating address has /32 as a rule), then primary before secondary ones, then by number.
 #[must_use]
-pub fn find(
-    question: &Question<'_>,
-    actual: &NetworkState,
-    sources: &Sources,
-) -> Vec<FoundAddress> {
+pub fn find(probe: &Probe<'_>, actual: &NetworkState, sources: &Sources) -> Vec<FoundAddress> {
     let mut found = Vec::new();
     for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
-        let Some(selector) = question.selectors.of(family) else {
+        let Some(selector) = probe.selectors.of(family) else {
             continue;
         };
-        let usable = actual.addresses.keys().filter(|key| {
-            IpFamily::of(key.net.addr()) == family && question.is_usable(actual, key)
-        });
+        let usable = actual
+            .addresses
+            .keys()
+            .filter(|key| IpFamily::of(key.net.addr()) == family && probe.is_usable(actual, key));
         let usable = usable.map(|key| {
             let address = key.net.addr();
             let reached = |to: &IpAddr| sources.get(to) == Some(&address);
@@ -61,14 +58,14 @@ pub fn find(
             }
         });
         let mut selected: Vec<_> = usable.filter(|found| selector.takes(found)).collect();
-        selected.sort_by_cached_key(|found| (question.rank(actual, found), found.clone()));
+        selected.sort_by_cached_key(|found| (probe.rank(actual, found), found.clone()));
         selected.dedup_by_key(|found| found.address);
         found.extend(selected.into_iter().take(MAX_FOUND / 2));
     }
     found
 }
 
-impl Question<'_> {
+impl Probe<'_> {
     fn is_usable(&self, actual: &NetworkState, key: &AddressKey) -> bool {
         let address = key.net.addr();
         let is_up = actual.links.get(&key.link).is_some_and(|link| link.up);
@@ -145,8 +142,8 @@ mod tests {
         }
     }
 
-    fn question(selectors: &AddressSelectors) -> Question<'_> {
-        Question {
+    fn probe(selectors: &AddressSelectors) -> Probe<'_> {
+        Probe {
             selectors,
             pools: vec!["10.244.0.0/16".parse().unwrap()],
             in_use: NodeAddresses::default(),
@@ -154,11 +151,11 @@ mod tests {
     }
 
     fn found(selectors: &AddressSelectors, state: &NetworkState) -> Vec<String> {
-        said(&question(selectors), state)
+        said(&probe(selectors), state)
     }
 
-    fn said(question: &Question<'_>, state: &NetworkState) -> Vec<String> {
-        let found = find(question, state, &Sources::new()).into_iter();
+    fn said(probe: &Probe<'_>, state: &NetworkState) -> Vec<String> {
+        let found = find(probe, state, &Sources::new()).into_iter();
         found
             .map(|found| format!("{} {}", found.interface, found.address))
             .collect()
@@ -194,11 +191,7 @@ mod tests {
         let selectors = by("", "", "203.0.113.9");
         let to = |source: &str| {
             let (to, source) = ("203.0.113.9".parse().unwrap(), source.parse().unwrap());
-            find(
-                &question(&selectors),
-                &state,
-                &Sources::from([(to, source)]),
-            )
+            find(&probe(&selectors), &state, &Sources::from([(to, source)]))
         };
         let expected = FoundAddress {
             address: "192.168.0.1".parse().unwrap(),
@@ -243,9 +236,9 @@ mod tests {
             found(&any, &state),
             ["kube-ipvs0 10.96.0.1", "eth1 2001:db8::7"]
         );
-        let no_pools = Question {
+        let no_pools = Probe {
             pools: vec![],
-            ..question(&any)
+            ..probe(&any)
         };
         assert_eq!(
             said(&no_pools, &state),
@@ -259,9 +252,9 @@ mod tests {
             ipv4: "10.244.3.1".parse().ok(),
             ipv6: None,
         };
-        let used = Question {
+        let used = Probe {
             in_use,
-            ..question(&any)
+            ..probe(&any)
         };
         assert_eq!(
             said(&used, &state)[0],
@@ -293,12 +286,12 @@ mod tests {
             .collect();
         let addresses: Vec<(&str, &str)> = nets.iter().map(|net| ("eth1", net.as_str())).collect();
         let selectors = by("", "eth1", "");
-        let used = Question {
+        let used = Probe {
             in_use: NodeAddresses {
                 ipv4: "192.168.0.90".parse().ok(),
                 ipv6: None,
             },
-            ..question(&selectors)
+            ..probe(&selectors)
         };
         let found = find(&used, &state(&addresses), &Sources::new());
         assert_eq!(found.len(), MAX_FOUND);

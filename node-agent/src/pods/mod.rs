@@ -34,12 +34,12 @@ use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tracing::{debug, info, warn};
 
-use crate::pods::orphan_timer::Suspicions;
+use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
-pub use crate::pods::survey::{Records, Survey, Suspect};
+pub use crate::pods::survey::{OrphanCandidate, Records, Survey};
 use crate::telemetry::metrics::Metrics;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
 const PATIENCE: Duration = Duration::from_millis(5);
@@ -50,7 +50,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub struct Pods {
     store: Store,
     metrics: Metrics,
-    suspicions: Suspicions,
+    orphans: OrphanTimer,
     reservations: Reservations,
     /// Every block that an ADD may be choosing from; `None`: not known, as of what an agent before this one has offered.
     offered: Option<BTreeSet<IpNet>>,
@@ -88,7 +88,7 @@ impl Pods {
         Self {
             store,
             metrics,
-            suspicions: Suspicions::default(),
+            orphans: OrphanTimer::default(),
             reservations: Reservations::default(),
             offered: None,
             noted: BTreeSet::new(),
@@ -103,7 +103,7 @@ impl Pods {
     pub fn state(&mut self, config: Option<&NodeConfig>) -> io::Result<(Records, PodState)> {
         let store = &self.store;
         let locked = |patience| store.lock(patience).is_ok();
-        self.reservations.look(config, PATIENCE, locked);
+        self.reservations.observe(config, PATIENCE, locked);
         let records = store.list()?;
         let state = PodState::of(&records, config, |ip| self.reservations.hold(ip));
         Ok((records, state))
@@ -148,11 +148,11 @@ impl Pods {
     ) -> Tended {
         let mut tended = Tended::default();
         let survey = Survey::new(actual, records);
-        if let Err(failure) = self.look(kernel, &survey, now, &mut tended).await {
+        if let Err(failure) = self.observe(kernel, &survey, now, &mut tended).await {
             tended.failures.push(failure);
         }
         self.note(records, &mut tended);
-        let due = self.suspicions.due(now).map(|due| due.max(AGAIN));
+        let due = self.orphans.due(now).map(|due| due.max(AGAIN));
         tended.again = tended.again.into_iter().chain(due).min();
         tended
     }
@@ -176,7 +176,7 @@ impl Pods {
         self.noted = tended.notes.iter().cloned().collect();
     }
 
-    async fn look(
+    async fn observe(
         &mut self,
         kernel: &impl Kernel,
         survey: &Survey<'_>,
@@ -187,12 +187,12 @@ impl Pods {
         let (nobody, none) = (BTreeSet::new(), BTreeSet::new());
         let calm = survey.suspects(&nobody).is_empty();
         if calm && survey.repairs(&nobody, &none) == Diff::default() {
-            self.suspicions.observe(now, none);
+            self.orphans.observe(now, none);
             return Ok(());
         }
-        let under_way = under_way(&self.store, survey.records())?;
-        let dead = self.suspicions.observe(now, survey.suspects(&under_way));
-        let Diff { ops, conflicts } = survey.repairs(&under_way, &dead);
+        let add_in_progress = add_in_progress(&self.store, survey.records())?;
+        let dead = self.orphans.observe(now, survey.suspects(&add_in_progress));
+        let Diff { ops, conflicts } = survey.repairs(&add_in_progress, &dead);
         tended.notes = dead.iter().filter_map(orphan).collect();
         tended.conflicts = conflicts.iter().map(ToString::to_string).collect();
         if ops.is_empty() && survey.attachments(&dead).is_empty() {
@@ -208,7 +208,7 @@ impl Pods {
     async fn put_right(
         &mut self,
         kernel: &impl Kernel,
-        dead: &BTreeSet<Suspect>,
+        dead: &BTreeSet<OrphanCandidate>,
         tended: &mut Tended,
     ) -> Result<(), String> {
         let store = self.store.clone();
@@ -222,12 +222,12 @@ impl Pods {
         let records = store
             .list()
             .map_err(|error| format!("read the attachments: {error}"))?;
-        let under_way = under_way(&store, &records)?;
-        let actual = kernel.read().await.map_err(|error| chain(&error))?;
+        let add_in_progress = add_in_progress(&store, &records)?;
+        let actual = kernel.read().await.map_err(|error| error_chain(&error))?;
         let survey = Survey::new(&actual, &records);
-        let suspects = survey.suspects(&under_way);
+        let suspects = survey.suspects(&add_in_progress);
         let dead = suspects.intersection(dead).cloned().collect();
-        self.apply(kernel, &survey.repairs(&under_way, &dead).ops, tended)
+        self.apply(kernel, &survey.repairs(&add_in_progress, &dead).ops, tended)
             .await;
         for attachment in survey.attachments(&dead) {
             self.release(&mut locked, attachment, tended);
@@ -292,25 +292,26 @@ impl Pods {
 ///
 /// # Errors
 /// A record cannot be looked at, in a sentence.
-pub fn under_way(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
-    let mut under_way = BTreeSet::new();
+pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
+    let mut add_in_progress = BTreeSet::new();
     for ip in records.keys() {
         let busy = store.is_under_way(*ip);
         if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
-            under_way.insert(*ip);
+            add_in_progress.insert(*ip);
         }
     }
-    Ok(under_way)
+    Ok(add_in_progress)
 }
 
-fn orphan(suspect: &Suspect) -> Option<String> {
+fn orphan(suspect: &OrphanCandidate) -> Option<String> {
     match suspect {
-        Suspect::Orphan(link) => Some(format!(
+        OrphanCandidate::Orphan(link) => Some(format!(
             "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
         )),
-        Suspect::Attachment(_) | Suspect::Link(_) | Suspect::Route(_) | Suspect::Neighbour(_) => {
-            None
-        }
+        OrphanCandidate::Attachment(_)
+        | OrphanCandidate::Link(_)
+        | OrphanCandidate::Route(_)
+        | OrphanCandidate::Neighbour(_) => None,
     }
 }
 
@@ -319,8 +320,8 @@ fn failed(error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
-            debug!(error = %chain(error), "cannot put a pod's link right, will retry");
-            tended.failures.push(chain(error));
+            debug!(error = %error_chain(error), "cannot put a pod's link right, will retry");
+            tended.failures.push(error_chain(error));
         }
     }
 }

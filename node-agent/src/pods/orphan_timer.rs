@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::pods::survey::Suspect;
+use crate::pods::survey::OrphanCandidate;
 
 /// How long something has to be suspect, in every look from the first to the last, before it is taken away.
 ///
@@ -15,11 +15,15 @@ pub const GRACE: Duration = Duration::from_secs(5);
 
 /// The suspects, and since when.
 #[derive(Debug, Default)]
-pub struct Suspicions(BTreeMap<Suspect, Instant>);
+pub struct OrphanTimer(BTreeMap<OrphanCandidate, Instant>);
 
-impl Suspicions {
+impl OrphanTimer {
     /// Takes note of those that are suspect `now`, forgets the others, and tells who has been so for [`GRACE`].
-    pub fn observe(&mut self, now: Instant, suspects: BTreeSet<Suspect>) -> BTreeSet<Suspect> {
+    pub fn observe(
+        &mut self,
+        now: Instant,
+        suspects: BTreeSet<OrphanCandidate>,
+    ) -> BTreeSet<OrphanCandidate> {
         let since = |suspect| {
             let first = self.0.get(&suspect).copied().unwrap_or(now);
             (suspect, first)
@@ -45,28 +49,28 @@ impl Suspicions {
 mod tests {
     use super::*;
 
-    fn one() -> BTreeSet<Suspect> {
-        [Suspect::Link("nw0123456789a".parse().unwrap())].into()
+    fn one() -> BTreeSet<OrphanCandidate> {
+        [OrphanCandidate::Link("nw0123456789a".parse().unwrap())].into()
     }
 
     #[test]
     fn one_look_is_not_enough_and_neither_are_two_at_once() {
-        let (mut suspicions, start) = (Suspicions::default(), Instant::now());
-        assert_eq!(suspicions.due(start), None);
-        assert!(suspicions.observe(start, one()).is_empty());
-        assert!(suspicions.observe(start + GRACE / 2, one()).is_empty());
-        assert_eq!(suspicions.due(start + GRACE / 2), Some(GRACE / 2));
-        assert_eq!(suspicions.observe(start + GRACE, one()), one());
-        assert_eq!(suspicions.due(start + GRACE), None);
+        let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
+        assert_eq!(orphans.due(start), None);
+        assert!(orphans.observe(start, one()).is_empty());
+        assert!(orphans.observe(start + GRACE / 2, one()).is_empty());
+        assert_eq!(orphans.due(start + GRACE / 2), Some(GRACE / 2));
+        assert_eq!(orphans.observe(start + GRACE, one()), one());
+        assert_eq!(orphans.due(start + GRACE), None);
     }
 
     #[test]
     fn a_suspect_that_was_seen_alive_begins_anew() {
-        let (mut suspicions, start) = (Suspicions::default(), Instant::now());
-        suspicions.observe(start, one());
-        suspicions.observe(start + GRACE / 2, BTreeSet::new());
-        assert!(suspicions.observe(start + GRACE, one()).is_empty());
-        assert!(suspicions.observe(start + GRACE * 3 / 2, one()).is_empty());
-        assert_eq!(suspicions.observe(start + GRACE * 2, one()), one());
+        let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
+        orphans.observe(start, one());
+        orphans.observe(start + GRACE / 2, BTreeSet::new());
+        assert!(orphans.observe(start + GRACE, one()).is_empty());
+        assert!(orphans.observe(start + GRACE * 3 / 2, one()).is_empty());
+        assert_eq!(orphans.observe(start + GRACE * 2, one()), one());
     }
 }

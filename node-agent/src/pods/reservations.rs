@@ -38,7 +38,7 @@ pub enum Hold {
 impl Reservations {
     /// Looks again, before the records are read. `config` is the present `node.json`; `locked` waits at most as long as it is told
     /// (`usual`, but longer the first time) for the plugin's lock, lets go of it, and says whether it was had.
-    pub fn look(
+    pub fn observe(
         &mut self,
         config: Option<&NodeConfig>,
         usual: Duration,
@@ -109,7 +109,7 @@ mod tests {
         let mut reservations = Reservations::default();
         for (reserved, locked) in looks {
             let config = reserved.map(reserving);
-            reservations.look(config.as_ref(), Duration::ZERO, |_| *locked);
+            reservations.observe(config.as_ref(), Duration::ZERO, |_| *locked);
         }
         reservations.hold("10.0.0.1".parse().unwrap())
     }

@@ -27,7 +27,7 @@ pub type Records = BTreeMap<IpAddr, io::Result<Attachment>>;
 
 /// Something of the plugin's that seems to be nobody's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Suspect {
+pub enum OrphanCandidate {
     /// The record of an attachment without a link.
     Attachment(env::Owner),
     /// A link without a record that carries nothing.
@@ -83,22 +83,23 @@ impl<'a> Survey<'a> {
         self.records
     }
 
-    /// What seems to be nobody's. `under_way` are the addresses that an ADD is at work on.
+    /// What seems to be nobody's. `add_in_progress` are the addresses that an ADD is at work on.
     #[must_use]
-    pub fn suspects(&self, under_way: &BTreeSet<IpAddr>) -> BTreeSet<Suspect> {
+    pub fn suspects(&self, add_in_progress: &BTreeSet<IpAddr>) -> BTreeSet<OrphanCandidate> {
         let alive = |attachment: &&&Attachment| {
-            self.actual.links.contains_key(&attachment.host_link) || busy(attachment, under_way)
+            self.actual.links.contains_key(&attachment.host_link)
+                || busy(attachment, add_in_progress)
         };
         let attachments = self.attachments.values().filter(|one| !alive(one));
-        let mut suspects: BTreeSet<Suspect> = attachments
-            .map(|attachment| Suspect::Attachment(attachment.owner.clone()))
+        let mut suspects: BTreeSet<OrphanCandidate> = attachments
+            .map(|attachment| OrphanCandidate::Attachment(attachment.owner.clone()))
             .collect();
         let links = self.unrecorded().filter(|_| self.unreadable.is_empty());
         suspects.extend(links.map(|link| {
             if self.carries(link) {
-                Suspect::Orphan(link.clone())
+                OrphanCandidate::Orphan(link.clone())
             } else {
-                Suspect::Link(link.clone())
+                OrphanCandidate::Link(link.clone())
             }
         }));
         let routes = self.actual.routes.iter().filter(|(key, route)| {
@@ -110,24 +111,25 @@ impl<'a> Survey<'a> {
                     .as_ref()
                     .is_some_and(|dev| self.is_unrecorded(dev))
         });
-        suspects.extend(routes.map(|(key, _)| Suspect::Route(key.clone())));
+        suspects.extend(routes.map(|(key, _)| OrphanCandidate::Route(key.clone())));
         let neighbours = self.actual.neighbours.iter().filter(|(key, neighbour)| {
             Owner::plugin().owns_neighbour(key, neighbour)
                 && !self.expected.neighbours.contains_key(*key)
                 && !self.unreadable.contains(&key.ip)
                 && !self.is_unrecorded(&key.link)
         });
-        suspects.extend(neighbours.map(|(key, _)| Suspect::Neighbour(key.clone())));
+        suspects.extend(neighbours.map(|(key, _)| OrphanCandidate::Neighbour(key.clone())));
         suspects
     }
 
     /// The attachments among these suspects.
-    pub fn attachments(&self, suspects: &BTreeSet<Suspect>) -> Vec<&'a Attachment> {
+    pub fn attachments(&self, suspects: &BTreeSet<OrphanCandidate>) -> Vec<&'a Attachment> {
         let owners = suspects.iter().filter_map(|suspect| match suspect {
-            Suspect::Attachment(owner) => Some(owner),
-            Suspect::Link(_) | Suspect::Orphan(_) | Suspect::Route(_) | Suspect::Neighbour(_) => {
-                None
-            }
+            OrphanCandidate::Attachment(owner) => Some(owner),
+            OrphanCandidate::Link(_)
+            | OrphanCandidate::Orphan(_)
+            | OrphanCandidate::Route(_)
+            | OrphanCandidate::Neighbour(_) => None,
         });
         owners
             .filter_map(|owner| self.attachments.get(owner).copied())
@@ -137,14 +139,18 @@ impl<'a> Survey<'a> {
     /// What puts back what pods have lost, and takes away those of `dead` that are in the kernel. What an ADD is at work on
     /// is left as it is, and so is the MTU, which a later plugin may have changed.
     #[must_use]
-    pub fn repairs(&self, under_way: &BTreeSet<IpAddr>, dead: &BTreeSet<Suspect>) -> Diff {
+    pub fn repairs(
+        &self,
+        add_in_progress: &BTreeSet<IpAddr>,
+        dead: &BTreeSet<OrphanCandidate>,
+    ) -> Diff {
         let mut desired = self.owned();
         for suspect in dead {
             match suspect {
-                Suspect::Attachment(_) | Suspect::Orphan(_) => {}
-                Suspect::Link(link) => remove_link(&mut desired, link),
-                Suspect::Route(key) => drop(desired.routes.remove(key)),
-                Suspect::Neighbour(key) => drop(desired.neighbours.remove(key)),
+                OrphanCandidate::Attachment(_) | OrphanCandidate::Orphan(_) => {}
+                OrphanCandidate::Link(link) => remove_link(&mut desired, link),
+                OrphanCandidate::Route(key) => drop(desired.routes.remove(key)),
+                OrphanCandidate::Neighbour(key) => drop(desired.neighbours.remove(key)),
             }
         }
         for attachment in self.attachments.values() {
@@ -154,7 +160,7 @@ impl<'a> Survey<'a> {
             let Some(found) = found.filter(|found| found.kind == LinkKind::Veth) else {
                 continue;
             };
-            if busy(attachment, under_way) {
+            if busy(attachment, add_in_progress) {
                 continue;
             }
             let mut wanted = pod::host_state(attachment);
@@ -206,9 +212,9 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn busy(attachment: &Attachment, under_way: &BTreeSet<IpAddr>) -> bool {
+fn busy(attachment: &Attachment, add_in_progress: &BTreeSet<IpAddr>) -> bool {
     let mut addresses = attachment.addresses.iter();
-    addresses.any(|address| under_way.contains(&address.ip))
+    addresses.any(|address| add_in_progress.contains(&address.ip))
 }
 
 fn merge(into: &mut NetworkState, state: NetworkState) {

@@ -5,9 +5,9 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 
 use crate::inputs::Objects;
-use crate::inputs::node_addresses::{Question, Sources, destinations, find};
+use crate::inputs::node_addresses::{Probe, Sources, destinations, find};
 use crate::reconcile::Reconciler;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
     /// Looks for addresses, also where nothing else can be done: a node that has no address yet gets one by this report.
@@ -24,16 +24,16 @@ impl<K: Kernel> Reconciler<K> {
         let mut sources = Sources::new();
         for to in destinations(&selectors) {
             let route = self.kernel.select_route(to).await;
-            let route = route.map_err(|error| chain(&error))?;
+            let route = route.map_err(|error| error_chain(&error))?;
             let source = route.and_then(|route| route.source);
             sources.extend(source.map(|source| (to, source)));
         }
-        let question = Question {
+        let probe = Probe {
             selectors: &selectors,
             pools: objects.pools.iter().map(|pool| pool.spec.cidr).collect(),
             in_use: network.spec.addresses,
         };
-        self.found = Some(find(&question, actual, &sources));
+        self.found = Some(find(&probe, actual, &sources));
         Ok(())
     }
 }

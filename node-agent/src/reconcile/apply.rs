@@ -19,7 +19,7 @@ use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
 use crate::reconcile::taken::{listener, taken};
 use crate::status::Outcome;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
     /// Does what is to be done now.
@@ -50,8 +50,8 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         let Ensured { errors, set } = Parameters::new(&self.paths).ensure(
-            &desired.keep_listening,
-            &desired.loosen,
+            &desired.accept_ra_links,
+            &desired.loose_rp_filter,
             &BTreeMap::new(),
         );
         self.parameters_set(links, Ensured { errors, set }, outcome);
@@ -86,7 +86,7 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let now = Instant::now();
         for error in &errors {
-            outcome.fail(chain(error));
+            outcome.fail(error_chain(error));
         }
         for (name, found, wanted) in set {
             let was = |settled: &Desired| settled.parameters().any(|it| it == name);
@@ -127,7 +127,7 @@ impl<K: Kernel> Reconciler<K> {
             Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
             // To try again would not help, and pods reach each other without it.
             Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
-            Err(error) => outcome.fail(chain(&error)),
+            Err(error) => outcome.fail(error_chain(&error)),
         }
     }
 
@@ -155,10 +155,10 @@ impl<K: Kernel> Reconciler<K> {
                     if let Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } = op {
                         applied.missing.insert(name.clone());
                     }
-                    debug!(error = %chain(&error), "cannot change the kernel, will retry");
+                    debug!(error = %error_chain(&error), "cannot change the kernel, will retry");
                     if matches!(error, Error::Slow { .. }) {
                         // The rest would take as long each.
-                        outcome.fail(chain(&error));
+                        outcome.fail(error_chain(&error));
                         break;
                     }
                     // On another's link one route does not hang on the next.
@@ -202,7 +202,7 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         let sentence = taken(op, error, (actual, &desired.kernel), listener);
-        let sentence = sentence.unwrap_or_else(|| chain(error));
+        let sentence = sentence.unwrap_or_else(|| error_chain(error));
         let of_a_link = matches!(
             op,
             Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }

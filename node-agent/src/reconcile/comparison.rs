@@ -6,13 +6,13 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::owner::Owner;
 
-use crate::bird::StandIns;
+use crate::bird::BackupRoutes;
 use crate::desired::{Desired, bird, desired};
 use crate::inputs::host_facts;
 use crate::inputs::host_facts::{Facts, Selected};
 use crate::inputs::{Inputs, Objects};
 use crate::pods::PodState;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// What is, what should be, and what lies between.
 pub struct Comparison {
@@ -36,7 +36,7 @@ impl Comparison {
         (objects, network): (&Objects, &NodeNetwork),
         pods: PodState,
         (kernel, actual): (&impl Kernel, NetworkState),
-        stand_ins: StandIns,
+        backup_routes: BackupRoutes,
     ) -> Result<Self, String> {
         let mut inputs = Inputs::new(node, objects, network, pods);
         let owner = Owner::agent();
@@ -45,10 +45,11 @@ impl Comparison {
             inputs.pods.unsettled.remove(&key.net.addr());
         }
         let selected = selected(kernel, &actual, &inputs).await?;
-        let facts = Facts::measure(&actual, &inputs, &selected).map_err(|error| chain(&error))?;
+        let facts =
+            Facts::measure(&actual, &inputs, &selected).map_err(|error| error_chain(&error))?;
         let mut desired = desired(&inputs, &facts);
-        let stand_ins = bird::stand_ins(&inputs, &actual, stand_ins);
-        desired.kernel.routes.extend(stand_ins);
+        let backup_routes = bird::backup_routes(&inputs, &actual, backup_routes);
+        desired.kernel.routes.extend(backup_routes);
         let difference = diff(&actual, &desired.kernel, &owner);
         Ok(Self {
             inputs,
@@ -68,7 +69,7 @@ async fn selected(
     let mut selected = Selected::new();
     for to in host_facts::peers(actual, inputs) {
         let route = kernel.select_route(to).await;
-        let route = route.map_err(|error| chain(&error))?;
+        let route = route.map_err(|error| error_chain(&error))?;
         selected.extend(route.map(|route| (to, route.link)));
     }
     Ok(selected)

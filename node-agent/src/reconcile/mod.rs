@@ -27,6 +27,7 @@ use netweft_cni::attachment::Store;
 use netweft_cni::conf;
 use netweft_cni::node::{self, NodeConfig};
 use netweft_crds::{FoundAddress, NodeNetwork};
+use netweft_netstate::diff::Diff;
 use netweft_netstate::events::Touched;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
@@ -36,13 +37,13 @@ use tracing::info;
 
 use crate::apply::cni_config;
 use crate::apply::nft::Nft;
-use crate::apply::path_probe::Trials;
+use crate::apply::path_probe::ProbeHandle;
 use crate::apply::sysctl::Parameters;
-use crate::bird::{Link, Restarts};
+use crate::bird::{Failover, Link};
 use crate::commands::args::Paths;
 use crate::commands::install::Plugins;
 use crate::desired::Desired;
-use crate::desired::bird::{METRIC_STAND_IN, learnt};
+use crate::desired::bird::{METRIC_STAND_IN, bgp_routes};
 use crate::drift::{Difference, Drifts};
 use crate::firewall::Findings;
 use crate::inputs::without_ipv6::without_ipv6;
@@ -51,12 +52,12 @@ use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
 use crate::reconcile::backoff::Retry;
 use crate::reconcile::comparison::Comparison;
-use crate::status::publisher::Telling;
+use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
-use crate::telemetry::failure_log::Episodes;
+use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -68,16 +69,16 @@ pub struct Reconciler<K> {
     pods: Pods,
     nft: Nft,
     bird: Link,
-    trials: Trials,
+    probes: ProbeHandle,
     firewall: Findings,
-    restarts: Restarts,
+    restarts: Failover,
     paths: Paths,
     /// `None` where they are not the agent's to look after.
     plugins: Option<Plugins>,
-    telling: Telling,
+    status: StatusHandle,
     metrics: Metrics,
     health: Health,
-    episodes: Episodes,
+    failure_log: FailureLog,
     drifts: Drifts,
     waiting: bool,
     ignore_other_networks: bool,
@@ -93,9 +94,9 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
-        (bird, trials, firewall): (Link, Trials, Findings),
+        (bird, probes, firewall): (Link, ProbeHandle, Findings),
         (paths, plugins): (Paths, Option<Plugins>),
-        (telling, metrics, health): (Telling, Metrics, Health),
+        (status, metrics, health): (StatusHandle, Metrics, Health),
     ) -> Self {
         let nft = Nft::new(&paths.run_dir);
         let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
@@ -105,16 +106,16 @@ impl<K: Kernel> Reconciler<K> {
             pods,
             nft,
             bird,
-            trials,
+            probes,
             firewall,
-            restarts: Restarts::new(Instant::now()),
+            restarts: Failover::new(Instant::now()),
             paths,
             plugins,
-            telling,
+            status,
             drifts: Drifts::new(metrics.clone()),
             metrics,
             health,
-            episodes: Episodes::default(),
+            failure_log: FailureLog::default(),
             again: None,
             waiting: false,
             ignore_other_networks: false,
@@ -143,11 +144,11 @@ impl<K: Kernel> Reconciler<K> {
             }
             self.waiting = true;
             self.health.worked_well();
-            return self.give_up_lost_blocks(objects);
+            return self.drop_lost_blocks(objects);
         };
         self.waiting = false;
         let uid = network.metadata.uid.as_deref();
-        self.telling.met(uid, network.status.as_ref());
+        self.status.attach(uid, network.status.as_ref());
         if let Some(again) = self.leave_to_other_network(objects, network).await {
             return Some(again);
         }
@@ -158,13 +159,13 @@ impl<K: Kernel> Reconciler<K> {
                 if !outcome.own_failure {
                     self.health.worked_well();
                 }
-                self.episodes.are(outcome.faults(&desired));
+                self.failure_log.are(outcome.faults(&desired));
                 let verdict = verdict(&desired, &outcome);
                 self.tell(network, &desired, &verdict, outcome);
                 clean.then_some(desired)
             }
             Err(reason) => {
-                self.episodes.is(&reason);
+                self.failure_log.is(&reason);
                 self.tell_reason(network, &reason);
                 None
             }
@@ -186,7 +187,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
     /// date.
     pub fn doubt(&self) {
-        self.telling.doubt();
+        self.status.invalidate();
     }
 
     /// To be told who touched what in the kernel, before the sync that puts it right.
@@ -217,46 +218,44 @@ impl<K: Kernel> Reconciler<K> {
             .pods
             .state(config.as_ref())
             .map_err(|error| self.unreadable(&error))?;
-        let actual = self.kernel.read().await.map_err(|error| chain(&error))?;
+        let actual = self
+            .kernel
+            .read()
+            .await
+            .map_err(|error| error_chain(&error))?;
         self.find_addresses(objects, network, &actual).await?;
         let given = (objects, network);
-        let stand_ins = self.restarts.look(&self.bird.observed(), Instant::now());
+        let backup_routes = self.restarts.observe(&self.bird.observed(), Instant::now());
         let Comparison {
             inputs,
             actual,
             mut desired,
             difference,
-        } = Comparison::make(&self.node, given, pods, (&self.kernel, actual), stand_ins).await?;
-        let readable = records
-            .iter()
-            .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
-        let mut outcome = Outcome {
-            draining: draining_pods::pods(&inputs.pools, readable),
-            ..Outcome::default()
-        };
-        outcome
-            .conflicts
-            .extend(difference.conflicts.iter().map(ToString::to_string));
-        outcome.conflicts.extend(self.foreign_configurations());
-        outcome.failures.extend(desired.waiting_for.iter().cloned());
-        outcome.notes.append(&mut desired.notes);
-        outcome.notes.extend(self.firewall.borrow().iter().cloned());
-        if let Err(error) = self.tell_relay(&desired.udp) {
-            outcome.fail(chain(&error));
+        } = Comparison::make(
+            &self.node,
+            given,
+            pods,
+            (&self.kernel, actual),
+            backup_routes,
+        )
+        .await?;
+        let mut outcome = self.outcome_of_reading(&records, &inputs, &difference, &mut desired);
+        if let Err(error) = self.write_relay_config(&desired.udp) {
+            outcome.fail(error_chain(&error));
         }
         self.allow_ipv6(&records, &actual, &desired, &mut outcome);
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
             .await;
         // Only now, so that a route of ours is there before BIRD takes its own back.
-        self.lead_bird(&inputs, &actual, &mut desired, &mut outcome)
+        self.sync_bird(&inputs, &actual, &mut desired, &mut outcome)
             .await;
         self.set_parameters(&desired, &links, &mut outcome);
         self.load_table(&inputs, &desired, &mut outcome).await;
-        self.try_ways(&desired, &mut outcome);
+        self.update_probes(&desired, &mut outcome);
         self.keep_plugins(&mut outcome);
-        let told = self.open_for_pods(&desired, &mut outcome);
-        self.tend_pods(&records, &actual, &mut outcome).await;
+        let told = self.publish_node_config(&desired, &mut outcome);
+        self.reconcile_pods(&records, &actual, &mut outcome).await;
         self.count_addresses(told.then(|| desired.offered()), &mut outcome);
         self.list_requests(&desired, &mut outcome);
         let mut routes = desired.kernel.routes.keys();
@@ -268,9 +267,33 @@ impl<K: Kernel> Reconciler<K> {
         Ok((desired, outcome))
     }
 
+    /// What the comparison alone tells, before anything is changed.
+    fn outcome_of_reading(
+        &self,
+        records: &Records,
+        inputs: &Inputs,
+        difference: &Diff,
+        desired: &mut Desired,
+    ) -> Outcome {
+        let readable = records
+            .iter()
+            .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
+        let mut outcome = Outcome {
+            draining: draining_pods::pods(&inputs.pools, readable),
+            failures: desired.waiting_for.clone(),
+            notes: std::mem::take(&mut desired.notes),
+            conflicts: self.foreign_configurations(),
+            ..Outcome::default()
+        };
+        let conflicts = difference.conflicts.iter().map(ToString::to_string);
+        outcome.conflicts.splice(0..0, conflicts);
+        outcome.notes.extend(self.firewall.borrow().iter().cloned());
+        outcome
+    }
+
     /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
     /// are taken away; while it is on they are BIRD's alone.
-    async fn lead_bird(
+    async fn sync_bird(
         &self,
         inputs: &Inputs,
         actual: &NetworkState,
@@ -286,8 +309,8 @@ impl<K: Kernel> Reconciler<K> {
             nodes.collect::<BTreeSet<_>>().into_iter().collect(),
         );
         desired.problems.extend(observed.problems);
-        let left = || learnt(inputs, actual);
-        outcome.learnt = left().count() as i64;
+        let left = || bgp_routes(inputs, actual);
+        outcome.bgp_routes = left().count() as i64;
         if desired.bird.is_none() && observed.released {
             let gone = left().map(|(key, route)| Op::RouteDelete {
                 key: key.clone(),
@@ -302,17 +325,17 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Ask others by the ways that stand by.
-    fn try_ways(&self, desired: &Desired, outcome: &mut Outcome) {
-        if !desired.trials.is_empty()
+    fn update_probes(&self, desired: &Desired, outcome: &mut Outcome) {
+        if !desired.probes.is_empty()
             && let Err(error) = Parameters::new(&self.paths).allow_echo()
         {
-            outcome.failures.push(chain(&error));
+            outcome.failures.push(error_chain(&error));
         }
-        self.trials.want(&desired.trials);
+        self.probes.want(&desired.probes);
     }
 
     /// The relay knows no more than what it is told here.
-    fn tell_relay(&self, config: &RelayConfig) -> io::Result<()> {
+    fn write_relay_config(&self, config: &RelayConfig) -> io::Result<()> {
         let told = if config.tunnels.is_empty() {
             RelayConfig::remove(&self.paths.run_dir)?
         } else {
@@ -324,7 +347,12 @@ impl<K: Kernel> Reconciler<K> {
         Ok(())
     }
 
-    async fn tend_pods(&mut self, records: &Records, actual: &NetworkState, outcome: &mut Outcome) {
+    async fn reconcile_pods(
+        &mut self,
+        records: &Records,
+        actual: &NetworkState,
+        outcome: &mut Outcome,
+    ) {
         let now = Instant::now();
         let Tended {
             failures,
@@ -366,7 +394,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
     /// fails later: that is a condition, not a reason to refuse pods. Says whether the plugin gives addresses of the spec's blocks
     /// only.
-    fn open_for_pods(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
+    fn publish_node_config(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
         let first = !self.paths.run_dir.join(node::FILE).exists();
         if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
             return true;
@@ -394,7 +422,7 @@ impl<K: Kernel> Reconciler<K> {
                 self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
             }
             Ok(false) => {}
-            Err(error) => outcome.fail(chain(&error)),
+            Err(error) => outcome.fail(error_chain(&error)),
         }
         self.health.opened();
         true

@@ -29,7 +29,7 @@ impl<K: Kernel> Reconciler<K> {
         let actual = self.kernel.read().await.ok()?;
         let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
         let message = found.message()?;
-        self.episodes.is(&message);
+        self.failure_log.is(&message);
         self.report_other_network(network, found, message);
         self.health.worked_well();
         Some(AGAIN)

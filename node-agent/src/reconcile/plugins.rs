@@ -4,7 +4,7 @@ use netweft_netstate::kernel::Kernel;
 
 use crate::reconcile::Reconciler;
 use crate::status::Outcome;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
     /// Puts back plugins that are missing or changed.
@@ -20,7 +20,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             Err(error) => outcome.fail(format!(
                 "{}; without it no pod starts or ends on this node: see whether the folder can be written, and delete the agent's pod of this node if the folder itself was replaced",
-                chain(&error)
+                error_chain(&error)
             )),
         }
     }

@@ -1,11 +1,11 @@
-//! What the teller is to tell.
+//! What the publisher is to tell.
 
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
 use netweft_netstate::kernel::Kernel;
 
-use crate::apply::path_probe::Answers;
+use crate::apply::path_probe::ProbeResults;
 use crate::desired::Desired;
 use crate::pods::Counts;
 use crate::reconcile::Reconciler;
@@ -23,15 +23,15 @@ impl<K: Kernel> Reconciler<K> {
         let (generation, taken) = (network.metadata.generation, outcome.taken.as_ref());
         let mut status = status(desired, verdict, generation, before, taken);
         status.routes = status.routes.map(|routes| RouteCounts {
-            bgp: outcome.learnt,
+            bgp: outcome.bgp_routes,
             ..routes
         });
         status.sessions = self.bird.observed().sessions;
         status.addresses = self.found.clone().unwrap_or_default();
-        let Answers { answered, problem } = self.trials.answers();
-        let trials = desired.trials.iter();
-        status.standby = trials
-            .map(|trial| trial.status(&answered, problem.as_deref()))
+        let ProbeResults { answered, problem } = self.probes.answers();
+        let probes = desired.probes.iter();
+        status.standby = probes
+            .map(|probe_plan| probe_plan.status(&answered, problem.as_deref()))
             .collect();
         status.draining = outcome.draining;
         status.requests = outcome.requests;
@@ -64,12 +64,12 @@ impl<K: Kernel> Reconciler<K> {
 
     pub(super) fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
         let uid = network.metadata.uid.as_deref();
-        self.telling.want(uid, network.status.as_ref(), status);
+        self.status.set(uid, network.status.as_ref(), status);
     }
 
     /// The status as it stands, or soon will.
     pub(super) fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
         let uid = network.metadata.uid.as_deref();
-        self.telling.known(uid, network.status.as_ref())
+        self.status.last(uid, network.status.as_ref())
     }
 }

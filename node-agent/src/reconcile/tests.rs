@@ -23,8 +23,8 @@ use crate::bird::Observed;
 use crate::firewall::Firewall;
 use crate::reconcile::backoff::RETRY;
 use crate::reconcile::*;
-use crate::status::publisher::Teller;
-use crate::status::sink::Reporter;
+use crate::status::publisher::StatusPublisher;
+use crate::status::sink::StatusSink;
 
 const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
@@ -35,7 +35,7 @@ const OBJECTS: [&str; 4] = [
 
 struct Fixture {
     reconciler: Reconciler<FakeKernel>,
-    teller: Teller,
+    publisher: StatusPublisher,
     hours: u32,
     objects: Objects,
     bird: watch::Sender<Observed>,
@@ -95,18 +95,18 @@ fn fixture() -> Fixture {
         std::fs::write(parameter, "0\n").unwrap();
     }
     let health = Health::new();
-    let reporter = Reporter::file(&paths.run_dir);
-    let (telling, teller) = Teller::new("one".into(), reporter, health.clone());
+    let reporter = StatusSink::file(&paths.run_dir);
+    let (status, publisher) = StatusPublisher::new("one".into(), reporter, health.clone());
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
-    let (trials, _) = Trials::alone();
+    let (probes, _) = ProbeHandle::alone();
     let (_, firewall) = Firewall::new();
-    let told = (telling, Metrics::new(), health);
-    let links = (link, trials, firewall);
+    let told = (status, Metrics::new(), health);
+    let links = (link, probes, firewall);
     let reconciler = Reconciler::new("one".into(), kernel, links, (paths, None), told);
     Fixture {
         reconciler,
-        teller,
+        publisher,
         hours: 0,
         objects,
         bird,
@@ -121,7 +121,7 @@ impl Fixture {
         self.hours += 1;
         let late = Duration::from_secs(3600) * self.hours;
         let now = tokio::time::Instant::now();
-        self.teller.step(now + late).await;
+        self.publisher.step(now + late).await;
         again
     }
 
@@ -482,21 +482,21 @@ fn netns_bird_is_told_what_the_operator_says_and_its_routes_are_left_alone() {
         network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
         network.spec.modes[0].send = Way::Bgp.into();
         network.spec.modes[0].accept = vec![Way::Bgp.into()];
-        let learnt = birds("10.244.0.64/26", 78);
+        let bgp_routes = birds("10.244.0.64/26", 78);
         node.kernel()
-            .meddle(|state| state.routes.extend([learnt.clone()]));
+            .meddle(|state| state.routes.extend([bgp_routes.clone()]));
         // What was observed before BGP was on must not count.
         node.bird.send_modify(|observed| observed.released = true);
         assert_eq!(node.reconcile().await, None);
         assert!(node.reconciler.bird.wanted().is_some());
-        assert!(node.kernel().state().routes.contains_key(&learnt.0));
+        assert!(node.kernel().state().routes.contains_key(&bgp_routes.0));
         assert_eq!(node.ready().0, "True", "no session is waited for");
         assert!(node.conflist());
     });
 }
 
 /// The kernel's routes behind BIRD's.
-fn stand_ins(node: &Fixture) -> Vec<(String, Option<String>)> {
+fn backup_routes(node: &Fixture) -> Vec<(String, Option<String>)> {
     let routes = node.kernel().state().routes;
     let ours = routes
         .iter()
@@ -521,13 +521,13 @@ fn netns_while_a_bird_begins_its_routes_have_others_behind_them() {
             .meddle(|state| state.routes.extend([ours.clone(), others.clone()]));
         node.bird.send_modify(|observed| observed.met = 1);
         assert_eq!(node.reconcile().await, None);
-        assert_eq!(stand_ins(&node), []);
+        assert_eq!(backup_routes(&node), []);
         let before = status_of(node.dir.path()).routes.unwrap();
         // It is killed.
         node.bird.send_modify(|observed| observed.absent = true);
         assert!(node.reconcile().await.is_some(), "to take them away again");
         let there = [("10.244.0.64/26".to_owned(), Some("192.0.2.3".to_owned()))];
-        assert_eq!(stand_ins(&node), there);
+        assert_eq!(backup_routes(&node), there);
         assert_eq!(status_of(node.dir.path()).routes.unwrap(), before);
         // Another begins, and takes away what it has not heard of yet.
         node.bird.send_modify(|observed| {
@@ -537,12 +537,12 @@ fn netns_while_a_bird_begins_its_routes_have_others_behind_them() {
         node.reconcile().await;
         node.kernel().meddle(gone);
         node.reconcile().await;
-        assert_eq!(stand_ins(&node), there);
+        assert_eq!(backup_routes(&node), there);
         assert_eq!(status_of(node.dir.path()).drift, None);
         // BGP is switched off.
         let network = node.objects.network.as_mut().unwrap();
         network.spec.bgp = None;
         node.reconcile().await;
-        assert_eq!(stand_ins(&node), []);
+        assert_eq!(backup_routes(&node), []);
     });
 }

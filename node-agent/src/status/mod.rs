@@ -32,7 +32,7 @@ pub struct Outcome {
     /// What the kernel lacks and what therefore does not work, in sentences; pods work otherwise.
     pub lacking: Vec<String>,
     /// Routes that BIRD has put into the kernel.
-    pub learnt: i64,
+    pub bgp_routes: i64,
     /// What only a human can put right and what keeps no pod from working, in sentences.
     pub notes: Vec<String>,
     /// Pods that keep pools from being drained.
@@ -146,7 +146,7 @@ pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     ours(a) == ours(b)
 }
 
-/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with what is learnt by them, and what
+/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with what is bgp_routes by them, and what
 /// others do to the kernel.
 #[must_use]
 pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
@@ -248,15 +248,15 @@ mod tests {
             kernel: NetworkState::default(),
             nft: String::new(),
             sysctls: BTreeMap::new(),
-            keep_listening: BTreeSet::new(),
+            accept_ra_links: BTreeSet::new(),
             plugin: NodeConfig {
                 version: 1,
                 pools: vec![],
                 withdrawn: vec![],
                 namespaces: None,
             },
-            loosen: BTreeSet::new(),
-            trials: vec![],
+            loose_rp_filter: BTreeSet::new(),
+            probes: vec![],
             spare: BTreeSet::new(),
             udp: Default::default(),
             bird: None,

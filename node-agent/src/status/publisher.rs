@@ -1,7 +1,7 @@
-//! Telling the status beside the loop that programs the kernel, which must not wait for whoever is told.
+//! Publishing the status outside the loop that programs the kernel, which must not wait for whoever is told.
 //!
 //! ```text
-//!   Reconciler ──want──▶ the newest status ──news? rested?──▶ Reporter
+//!   Reconciler ──want──▶ the newest status ──news? rested?──▶ StatusSink
 //!   Health ──stalled?──▶ Ready False with what else was said last
 //! ```
 
@@ -16,11 +16,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::reconcile::backoff::Retry;
-use crate::status::sink::Reporter;
+use crate::status::sink::StatusSink;
 use crate::status::{same, same_but_for_bursts};
-use crate::telemetry::failure_log::Episodes;
+use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
 /// kernel): while hundreds of them come, not each is a write.
@@ -42,13 +42,13 @@ struct Wanted {
 }
 
 /// Where the reconciler puts what is to be told.
-pub struct Telling {
+pub struct StatusHandle {
     wanted: watch::Sender<Wanted>,
 }
 
-impl Telling {
+impl StatusHandle {
     /// The status that stands for an object: the one wanted last, else the one that the API server has.
-    pub fn known(
+    pub fn last(
         &self,
         uid: Option<&str>,
         seen: Option<&NodeNetworkStatus>,
@@ -63,7 +63,7 @@ impl Telling {
 
     /// The main loop has met an object that was last seen to have this status. Until something is wanted told of it nothing is, unless
     /// the loop hangs.
-    pub fn met(&self, uid: Option<&str>, seen: Option<&NodeNetworkStatus>) {
+    pub fn attach(&self, uid: Option<&str>, seen: Option<&NodeNetworkStatus>) {
         self.wanted.send_if_modified(|wanted| {
             if !wanted.exists || wanted.uid.as_deref() != uid {
                 *wanted = Wanted {
@@ -79,7 +79,7 @@ impl Telling {
     }
 
     /// From now on this is to be told.
-    pub fn want(
+    pub fn set(
         &self,
         uid: Option<&str>,
         seen: Option<&NodeNetworkStatus>,
@@ -101,38 +101,38 @@ impl Telling {
 
     /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
     /// date.
-    pub fn doubt(&self) {
+    pub fn invalidate(&self) {
         self.wanted.send_modify(|wanted| wanted.doubts += 1);
     }
 }
 
 /// What is told, and to whom.
-pub struct Teller {
+pub struct StatusPublisher {
     node: String,
-    reporter: Reporter,
+    reporter: StatusSink,
     health: Health,
     wanted: watch::Receiver<Wanted>,
     told: Option<(Wanted, Instant)>,
     retry: Retry,
-    stalls: Episodes,
-    untold: Episodes,
+    stalls: FailureLog,
+    untold: FailureLog,
 }
 
-impl Teller {
+impl StatusPublisher {
     /// One for `node`, who has told nothing yet, and where to put what is to be told.
-    pub fn new(node: String, reporter: Reporter, health: Health) -> (Telling, Self) {
+    pub fn new(node: String, reporter: StatusSink, health: Health) -> (StatusHandle, Self) {
         let (sender, wanted) = watch::channel(Wanted::default());
-        let teller = Self {
+        let publisher = Self {
             node,
             reporter,
             health,
             wanted,
             told: None,
             retry: Retry::default(),
-            stalls: Episodes::default(),
-            untold: Episodes::default(),
+            stalls: FailureLog::default(),
+            untold: FailureLog::default(),
         };
-        (Telling { wanted: sender }, teller)
+        (StatusHandle { wanted: sender }, publisher)
     }
 
     /// Tells, for as long as there is somebody who wants something told.
@@ -141,10 +141,10 @@ impl Teller {
             let now = Instant::now();
             let again = self.step(now).await;
             // Whether the loop hangs nobody tells.
-            let look = again.into_iter().chain([now + BEAT]).min();
+            let observe = again.into_iter().chain([now + BEAT]).min();
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
-                () = sleep_until(look.unwrap_or(now)) => {}
+                () = sleep_until(observe.unwrap_or(now)) => {}
             }
         }
     }
@@ -175,7 +175,7 @@ impl Teller {
             }
             Err(error) => {
                 let advice = netweft_client::advice(&error);
-                self.untold.are([chain(&error) + advice]);
+                self.untold.are([error_chain(&error) + advice]);
                 Some(now + self.retry.failed())
             }
         }
@@ -242,8 +242,8 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(100);
 
     struct Fixture {
-        telling: Telling,
-        teller: Teller,
+        status: StatusHandle,
+        publisher: StatusPublisher,
         health: Health,
         dir: TempDir,
         now: Instant,
@@ -252,11 +252,11 @@ mod tests {
     fn fixture() -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         let health = Health::with_limits(LIMIT, Duration::MAX);
-        let reporter = Reporter::file(dir.path());
-        let (telling, teller) = Teller::new("one".into(), reporter, health.clone());
+        let reporter = StatusSink::file(dir.path());
+        let (status, publisher) = StatusPublisher::new("one".into(), reporter, health.clone());
         Fixture {
-            telling,
-            teller,
+            status,
+            publisher,
             health,
             dir,
             now: Instant::now(),
@@ -265,14 +265,14 @@ mod tests {
 
     impl Fixture {
         fn want(&self, status: &NodeNetworkStatus) {
-            self.telling.want(Some("u"), None, status.clone());
+            self.status.set(Some("u"), None, status.clone());
         }
 
         /// Whether the step wrote something.
         async fn tells(&mut self) -> bool {
             let file = self.dir.path().join("status.yaml");
             let _ = std::fs::remove_file(&file);
-            self.teller.step(self.now).await;
+            self.publisher.step(self.now).await;
             file.exists()
         }
     }
@@ -312,7 +312,7 @@ mod tests {
         it.health.beat();
         tokio::time::sleep(LIMIT * 2).await;
         assert!(!it.tells().await, "there is no object yet");
-        it.telling.met(Some("u"), Some(&with_mtu(1400)));
+        it.status.attach(Some("u"), Some(&with_mtu(1400)));
         assert!(it.tells().await);
         assert_eq!(ready_in(&it.dir), ("False".into(), "AgentStalled".into()));
     }
@@ -350,7 +350,7 @@ mod tests {
         counted.repairs = Some(RepairCounts::default());
         it.want(&counted);
         assert!(!it.tells().await);
-        it.telling.doubt();
+        it.status.invalidate();
         it.now += REST;
         assert!(it.tells().await);
     }
@@ -359,12 +359,12 @@ mod tests {
     async fn what_the_api_server_has_is_not_told_again_unless_the_object_is_another() {
         let mut it = fixture();
         let seen = with_mtu(1400);
-        it.telling.want(Some("u"), Some(&seen), seen.clone());
+        it.status.set(Some("u"), Some(&seen), seen.clone());
         assert!(!it.tells().await);
-        it.telling.want(Some("v"), None, seen.clone());
+        it.status.set(Some("v"), None, seen.clone());
         assert!(it.tells().await);
-        assert_eq!(it.telling.known(Some("v"), None), Some(seen.clone()));
-        assert_eq!(it.telling.known(Some("w"), None), None);
+        assert_eq!(it.status.last(Some("v"), None), Some(seen.clone()));
+        assert_eq!(it.status.last(Some("w"), None), None);
     }
 
     #[tokio::test]
@@ -372,14 +372,14 @@ mod tests {
         let mut it = fixture();
         std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
         it.want(&with_mtu(1400));
-        let pause = async |it: &mut Fixture| it.teller.step(it.now).await.unwrap() - it.now;
+        let pause = async |it: &mut Fixture| it.publisher.step(it.now).await.unwrap() - it.now;
         assert_eq!(pause(&mut it).await, RETRY.0);
         assert_eq!(pause(&mut it).await, RETRY.0 * 2);
         for _ in 0..20 {
             assert!(pause(&mut it).await <= RETRY.1);
         }
         std::fs::remove_dir(it.dir.path().join("status.new")).unwrap();
-        assert_eq!(it.teller.step(it.now).await, None);
+        assert_eq!(it.publisher.step(it.now).await, None);
         it.want(&with_mtu(1300));
         std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
         assert_eq!(pause(&mut it).await, RETRY.0);

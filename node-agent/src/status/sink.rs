@@ -1,4 +1,4 @@
-//! Telling the status: to the API server, or into a file.
+//! Publishing the status: to the API server, or into a file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, names};
 use serde_json::json;
 
-/// How long an answer may take. Telling is part of the loop that programs the kernel, which must not wait for an API
+/// How long an answer may take. Publishing is part of the loop that programs the kernel, which must not wait for an API
 /// server that has taken a request and does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -27,14 +27,14 @@ pub enum ReportError {
 }
 
 /// Where the status goes.
-pub enum Reporter {
+pub enum StatusSink {
     /// To the API server, by server-side apply: the operator's condition stays.
     Api(Box<Api<NodeNetwork>>),
     /// Into a file, as YAML.
     File(PathBuf),
 }
 
-impl Reporter {
+impl StatusSink {
     /// Tell the API server.
     #[must_use]
     pub fn api(client: Client) -> Self {
@@ -97,7 +97,7 @@ mod tests {
         let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();
         let status = NodeNetworkStatus::default();
         let told = tokio::time::timeout(PATIENCE * 2, async {
-            Reporter::api(client).tell("worker-1", &status).await
+            StatusSink::api(client).tell("worker-1", &status).await
         });
         let refusal = told.await.expect("it gives up by itself").unwrap_err();
         assert!(matches!(refusal, ReportError::Slow(_)), "{refusal}");

@@ -6,9 +6,9 @@ use tracing::{info, warn};
 
 /// The sentences that hold now: each names the object that fails and the cause.
 #[derive(Debug, Default)]
-pub struct Episodes(BTreeSet<String>);
+pub struct FailureLog(BTreeSet<String>);
 
-impl Episodes {
+impl FailureLog {
     /// From now on these hold and no others. Logs those that are new and those that are over.
     pub fn are(&mut self, sentences: impl IntoIterator<Item = String>) {
         let now: BTreeSet<String> = sentences.into_iter().collect();
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn a_failure_is_told_when_it_begins_and_when_it_ends() {
         let set = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let mut episodes = Episodes::default();
+        let mut failure_log = FailureLog::default();
         for (now, begun, over) in [
             (&["a", "b"][..], &["a", "b"][..], &[][..]),
             (&["a", "b"], &[], &[]),
@@ -52,10 +52,10 @@ mod tests {
             (&["a"], &["a"], &[]),
         ] {
             let now: BTreeSet<String> = set(now);
-            let changes = episodes.changes(&now);
+            let changes = failure_log.changes(&now);
             assert_eq!(changes.0, begun);
             assert_eq!(changes.1, over);
-            episodes.are(now);
+            failure_log.are(now);
         }
     }
 }

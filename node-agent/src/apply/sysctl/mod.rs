@@ -82,20 +82,20 @@ impl Parameters {
 
     /// Set those of `wanted` (values by path below the root) that differ. One failure does not stop the others.
     ///
-    /// Links of `keep_listening` come first, and those that listen unless they forward (1) listen in any case (2): when
-    /// forwarding is switched on the kernel drops the default routes that it has learnt from router advertisements, unless the
+    /// Links of `accept_ra_links` come first, and those that listen unless they forward (1) listen in any case (2): when
+    /// forwarding is switched on the kernel drops the default routes that it has bgp_routes from router advertisements, unless the
     /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`). Links that appear later are told so as well. But where the node forwarded
     /// before, such links do not listen, and do not begin to.
     pub fn ensure(
         &self,
-        keep_listening: &BTreeSet<LinkName>,
-        loosen: &BTreeSet<LinkName>,
+        accept_ra_links: &BTreeSet<LinkName>,
+        loose_rp_filter: &BTreeSet<LinkName>,
         wanted: &BTreeMap<String, String>,
     ) -> Ensured {
         let mut ensured = Ensured::default();
-        // A link that does not listen (0) goes on so, and one without IPv6 has learnt nothing.
+        // A link that does not listen (0) goes on so, and one without IPv6 has bgp_routes nothing.
         let listen = |name: &String| value(&self.root, name) == "1";
-        let listen: Vec<String> = keep_listening
+        let listen: Vec<String> = accept_ra_links
             .iter()
             .map(accept_ra)
             .filter(listen)
@@ -105,7 +105,10 @@ impl Parameters {
                 self.one(&name, "2", &mut ensured);
             }
         }
-        for link in loosen.iter().filter(|link| is_strict(&self.root, link)) {
+        for link in loose_rp_filter
+            .iter()
+            .filter(|link| is_strict(&self.root, link))
+        {
             self.one(&rp_filter(link.as_str()), "2", &mut ensured);
         }
         // A kernel without IPv6 has none of its parameters and needs none.

@@ -24,10 +24,10 @@ use netweft_netstate::model::NetworkState;
 use netweft_netstate::rtnl::Rtnl;
 
 use crate::commands::args::CheckArgs;
-use crate::pods::{Records, Survey, Suspect, under_way};
-use crate::words::chain;
+use crate::pods::{OrphanCandidate, Records, Survey, add_in_progress};
+use netweft_common::error_chain;
 
-use crate::commands::check::node::Whole;
+use crate::commands::check::node::NodeCheck;
 
 /// Exit codes above say other things than a number of problems.
 const MOST: usize = 100;
@@ -41,20 +41,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// It could not look.
 pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let whole = match &args.node {
-        Some(node) => Some(Whole::open(node, args).await?),
+        Some(node) => Some(NodeCheck::open(node, args).await?),
         None => None,
     };
-    let look = async || {
-        let mut found = look(&args.paths.run_dir).await?;
+    let observe = async || {
+        let mut found = observe(&args.paths.run_dir).await?;
         if let Some(whole) = &whole {
             found.extend(whole.problems().await?);
         }
         Ok::<_, anyhow::Error>(found)
     };
-    let mut found = look().await?;
+    let mut found = observe().await?;
     if !found.is_empty() {
         tokio::time::sleep(PAUSE).await;
-        let still = look().await?;
+        let still = observe().await?;
         found.retain(|problem| still.contains(problem));
     }
     for problem in &found {
@@ -64,17 +64,17 @@ pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-async fn look(run_dir: &Path) -> anyhow::Result<Vec<String>> {
+async fn observe(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::new(run_dir);
     let what = || format!("read the attachments in {}", run_dir.display());
     // In the order of the agent's own second look, for the same reason: records, who is under way, kernel.
     let records = store.list().with_context(what)?;
-    let under_way = under_way(&store, &records).map_err(anyhow::Error::msg)?;
+    let add_in_progress = add_in_progress(&store, &records).map_err(anyhow::Error::msg)?;
     let actual = Rtnl::new()?.read().await?;
     let check = Check {
         actual: &actual,
         records: &records,
-        under_way,
+        add_in_progress,
         node: NodeConfig::read(run_dir),
     };
     Ok(check.problems())
@@ -84,7 +84,7 @@ async fn look(run_dir: &Path) -> anyhow::Result<Vec<String>> {
 struct Check<'a> {
     actual: &'a NetworkState,
     records: &'a Records,
-    under_way: BTreeSet<IpAddr>,
+    add_in_progress: BTreeSet<IpAddr>,
     node: Result<NodeConfig, NodeConfigError>,
 }
 
@@ -94,7 +94,7 @@ impl Check<'_> {
         let mut seen = BTreeSet::new();
         for (ip, record) in self.records {
             match record {
-                _ if self.under_way.contains(ip) => {}
+                _ if self.add_in_progress.contains(ip) => {}
                 Err(error) => {
                     problems.push(format!("The attachment of {ip} cannot be read: {error}."));
                 }
@@ -107,7 +107,12 @@ impl Check<'_> {
             }
         }
         let survey = Survey::new(self.actual, self.records);
-        problems.extend(survey.suspects(&self.under_way).iter().filter_map(leak));
+        problems.extend(
+            survey
+                .suspects(&self.add_in_progress)
+                .iter()
+                .filter_map(leak),
+        );
         problems.extend(self.node());
         problems
     }
@@ -185,7 +190,7 @@ impl Check<'_> {
             Err(NodeConfigError::Missing) if self.records.is_empty() => None,
             Err(error) => Some(format!(
                 "What this node may hand out is not known: {}.",
-                chain(error)
+                error_chain(error)
             )),
         }
     }
@@ -196,20 +201,20 @@ fn blocks(node: &NodeConfig) -> impl Iterator<Item = &ipnet::IpNet> {
     handed_out.chain(&node.withdrawn)
 }
 
-fn leak(suspect: &Suspect) -> Option<String> {
+fn leak(suspect: &OrphanCandidate) -> Option<String> {
     match suspect {
         // Told with the attachment.
-        Suspect::Attachment(_) => None,
-        Suspect::Link(link) => Some(format!(
+        OrphanCandidate::Attachment(_) => None,
+        OrphanCandidate::Link(link) => Some(format!(
             "Link {link} is a pod's by its name, but no pod has it."
         )),
-        Suspect::Orphan(link) => Some(format!(
+        OrphanCandidate::Orphan(link) => Some(format!(
             "Link {link} carries a pod that has no attachment, so its address can be given to another pod."
         )),
-        Suspect::Route(key) => Some(format!(
+        OrphanCandidate::Route(key) => Some(format!(
             "Route {key} is a pod's by its protocol, but no pod has it."
         )),
-        Suspect::Neighbour(key) => Some(format!(
+        OrphanCandidate::Neighbour(key) => Some(format!(
             "Neighbour {} on link {} is a pod's, but no pod has it.",
             key.ip, key.link
         )),
@@ -289,7 +294,7 @@ mod tests {
         let check = Check {
             actual: state,
             records: &records,
-            under_way: BTreeSet::new(),
+            add_in_progress: BTreeSet::new(),
             node,
         };
         check.problems()

@@ -12,7 +12,7 @@ use netweft_netstate::rtnl::Rtnl;
 use crate::apply::nft;
 use crate::apply::nft::{Nft, NftError};
 use crate::apply::sysctl::Parameters;
-use crate::bird::StandIns;
+use crate::bird::BackupRoutes;
 use crate::commands::args::{CheckArgs, Paths};
 use crate::commands::install::Plugins;
 use crate::desired::{Desired, masquerade};
@@ -22,13 +22,13 @@ use crate::inputs::without_ipv6::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::pods::{Hold, PodState};
 use crate::reconcile::comparison::Comparison;
-use crate::words::chain;
+use netweft_common::error_chain;
 
 /// How long the objects may take to be heard of.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node, its objects and its places.
-pub struct Whole {
+pub struct NodeCheck {
     node: String,
     source: Source,
     paths: Paths,
@@ -36,7 +36,7 @@ pub struct Whole {
     ignore_other_networks: bool,
 }
 
-impl Whole {
+impl NodeCheck {
     /// Learns of the objects.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ impl Whole {
         let pods = PodState::of(&records, config.as_ref(), |_| Hold::Settled);
         let given = (&objects, network);
         // Whether some are to stand in for BIRD's routes only the agent knows.
-        let kept = StandIns::Kept;
+        let kept = BackupRoutes::Keep;
         let actual = kernel.read().await?;
         let compared = Comparison::make(&self.node, given, pods, (&kernel, actual), kept).await;
         let compared = compared.map_err(anyhow::Error::msg)?;
@@ -109,7 +109,7 @@ impl Whole {
             }
             Err(error) => Some(format!(
                 "The nft table cannot be looked at: {}.",
-                chain(&error)
+                error_chain(&error)
             )),
         }
     }
@@ -143,7 +143,7 @@ impl Whole {
             None => Vec::new(),
             Some(Err(error)) => vec![format!(
                 "The plugins cannot be compared: {}.",
-                chain(&error)
+                error_chain(&error)
             )],
             Some(Ok(files)) => files
                 .iter()
@@ -157,7 +157,10 @@ impl Whole {
         match NodeConfig::read(&self.paths.run_dir) {
             Ok(found) if found == desired.plugin => {}
             Ok(_) => problems.push("node.json is not what it should be.".to_owned()),
-            Err(error) => problems.push(format!("node.json cannot be used: {}.", chain(&error))),
+            Err(error) => problems.push(format!(
+                "node.json cannot be used: {}.",
+                error_chain(&error)
+            )),
         }
         let conflist = self.paths.cni_conf_dir.join(CONFLIST_FILE);
         let wanted = conf::conflist(&self.paths.run_dir.to_string_lossy());

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::apply::nft::{Change, Nft};
 use crate::commands::args::CleanArgs;
-use crate::commands::instance_lock::Alone;
+use crate::commands::instance_lock::InstanceLock;
 use crate::commands::run::asked_to_stop;
 
 use crate::commands::clean::files::Files;
@@ -135,7 +135,7 @@ impl<'a> Cleaner<'a> {
     async fn clean(&self) -> anyhow::Result<Outcome> {
         let run_dir = &self.args.paths.run_dir;
         let alone = if run_dir.exists() {
-            let Ok(alone) = timeout(MOMENT, Alone::in_time(run_dir)).await else {
+            let Ok(alone) = timeout(MOMENT, InstanceLock::acquire(run_dir)).await else {
                 let reason = "An agent runs on this node: uninstall netweft first.";
                 return Ok(Outcome::Waits(vec![reason.to_owned()]));
             };

@@ -12,7 +12,7 @@ use netweft_netstate::owner::Owner;
 
 use crate::commands::args::CleanArgs;
 use crate::commands::clean::files::Files;
-use crate::pods::{Records, under_way};
+use crate::pods::{Records, add_in_progress};
 
 /// How long the plugin may keep its lock.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,9 +38,9 @@ pub async fn close(
     } else {
         Records::new()
     };
-    let under_way = under_way(&store, &records).map_err(anyhow::Error::msg)?;
+    let add_in_progress = add_in_progress(&store, &records).map_err(anyhow::Error::msg)?;
     let mut reasons = Vec::new();
-    if !under_way.is_empty() {
+    if !add_in_progress.is_empty() {
         reasons.push("A pod is being started on this node.".to_owned());
     }
     if !args.force {

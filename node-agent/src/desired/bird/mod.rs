@@ -1,7 +1,7 @@
 //! What BIRD is to do, as text: `bird.conf`, but for the passwords, which stand in nothing that is compared, printed or logged.
 //!
 //! ```text
-//!   kernel ──learn──▶ master4, master6 ──▶ kernel (what BGP learnt, metric 78)
+//!   kernel ──learn──▶ master4, master6 ──▶ kernel (what BGP bgp_routes, metric 78)
 //!   own blocks ──static──▶   │  ▲
 //!                     export ▼  │ import: blocks of others, inside the underlay's pools
 //!                           sessions
@@ -25,7 +25,7 @@ use netweft_crds::{NodeBgp, Session};
 use netweft_netstate::model::{NetworkState, Route, RouteKey, TABLE_MAIN};
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
-use crate::bird::StandIns;
+use crate::bird::BackupRoutes;
 use crate::desired::bird::filter::{inside, lengths};
 use crate::desired::bird::password::Password;
 use crate::inputs::Inputs;
@@ -107,7 +107,7 @@ impl Bird {
 }
 
 /// BIRD's routes into our pools. Those of a BIRD of the host's own have another metric.
-pub fn learnt<'a>(
+pub fn bgp_routes<'a>(
     inputs: &'a Inputs,
     actual: &'a NetworkState,
 ) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> {
@@ -122,12 +122,12 @@ fn is_in_pools(inputs: &Inputs, key: &RouteKey) -> bool {
 
 /// The routes that stand in for BIRD's. Not for those with more than one next hop.
 #[must_use]
-pub fn stand_ins(
+pub fn backup_routes(
     inputs: &Inputs,
     actual: &NetworkState,
-    what: StandIns,
+    what: BackupRoutes,
 ) -> BTreeMap<RouteKey, Route> {
-    if inputs.bgp.is_none() || what == StandIns::Gone {
+    if inputs.bgp.is_none() || what == BackupRoutes::Remove {
         return BTreeMap::new();
     }
     let there = actual.routes.iter().filter(|(key, route)| {
@@ -135,9 +135,9 @@ pub fn stand_ins(
         ours && is_in_pools(inputs, key)
     });
     let kept = there.map(|(key, route)| (key.clone(), route.clone()));
-    let plain = learnt(inputs, actual).filter(|(_, route)| route.dev.is_some());
+    let plain = bgp_routes(inputs, actual).filter(|(_, route)| route.dev.is_some());
     let made = plain
-        .filter(|_| what == StandIns::Made)
+        .filter(|_| what == BackupRoutes::Create)
         .map(|(key, route)| {
             let key = RouteKey {
                 metric: METRIC_STAND_IN,

@@ -302,11 +302,11 @@ fn routes_into_pools_with_one_next_hop_are_stood_in_for_until_none_is_to_be_left
         ..NetworkState::default()
     };
     let inputs = inputs(speaker(vec![]));
-    let all = |what| stand_ins(&inputs, &actual, what);
+    let all = |what| backup_routes(&inputs, &actual, what);
     let made = [earlier.clone(), stand_in("10.244.2.0/26")];
-    assert_eq!(all(StandIns::Made), made.into());
-    assert_eq!(all(StandIns::Kept), [earlier].into());
-    assert_eq!(all(StandIns::Gone), [].into());
+    assert_eq!(all(BackupRoutes::Create), made.into());
+    assert_eq!(all(BackupRoutes::Keep), [earlier].into());
+    assert_eq!(all(BackupRoutes::Remove), [].into());
 }
 
 #[test]

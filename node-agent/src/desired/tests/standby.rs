@@ -111,17 +111,17 @@ fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
     assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
     assert_eq!(routes(&desired).len(), 1, "there is no link yet");
     assert!(!desired.waiting_for.is_empty());
-    assert!(desired.trials[0].targets["worker-2"].why_not.is_some());
+    assert!(desired.probes[0].targets["worker-2"].why_not.is_some());
 }
 
 #[test]
 fn every_other_node_is_asked_from_an_address_of_the_pool() {
     let desired = desired(&with(Way::Direct), &facts());
-    let trial = &desired.trials[0];
-    let names: Vec<&String> = trial.targets.keys().collect();
+    let probe_plan = &desired.probes[0];
+    let names: Vec<&String> = probe_plan.targets.keys().collect();
     assert_eq!(names, ["worker-2", "worker-3"]);
-    let questions = &trial.targets["worker-2"].questions;
-    let asked: Vec<String> = questions
+    let probes = &probe_plan.targets["worker-2"].probes;
+    let asked: Vec<String> = probes
         .iter()
         .map(|it| format!("{} {} {}", it.link, it.from.unwrap(), it.to))
         .collect();
@@ -132,14 +132,14 @@ fn every_other_node_is_asked_from_an_address_of_the_pool() {
             "uplink1 10.244.0.1 10.244.0.129"
         ]
     );
-    let nobody = trial.status(&BTreeSet::new(), Some("why"));
+    let nobody = probe_plan.status(&BTreeSet::new(), Some("why"));
     assert_eq!(
         (nobody.asked, nobody.silent.len(), nobody.message.as_deref()),
         (2, 2, Some("why"))
     );
     // One of its two blocks is its oldest.
-    let answered: BTreeSet<_> = questions.iter().take(1).cloned().collect();
-    assert_eq!(trial.status(&answered, None).silent, ["worker-3"]);
+    let answered: BTreeSet<_> = probes.iter().take(1).cloned().collect();
+    assert_eq!(probe_plan.status(&answered, None).silent, ["worker-3"]);
 }
 
 #[test]
@@ -156,8 +156,8 @@ fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
     let asked = |node: &str| {
         let mut inputs = inputs.clone();
         inputs.node = node.to_owned();
-        let trials = desired(&inputs, &facts()).trials;
-        trials[0].targets.keys().cloned().collect::<BTreeSet<_>>()
+        let probes = desired(&inputs, &facts()).probes;
+        probes[0].targets.keys().cloned().collect::<BTreeSet<_>>()
     };
     assert_eq!(asked("one").len(), 16);
     assert_eq!(asked("one"), asked("one"));
@@ -168,21 +168,21 @@ fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
 fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
     let inputs = with(Way::Bgp);
     let mut facts = facts();
-    let trial = |facts: &Facts| desired(&inputs, facts).trials[0].clone();
+    let probe_plan = |facts: &Facts| desired(&inputs, facts).probes[0].clone();
     let bgp: Transport = Way::Bgp.into();
-    assert_eq!(trial(&facts).send, bgp);
+    assert_eq!(probe_plan(&facts).send, bgp);
     assert_eq!(
-        trial(&facts)
+        probe_plan(&facts)
             .status(&BTreeSet::new(), None)
             .message
             .unwrap(),
         "there is no route to 10.244.0.128/26"
     );
     for block in ["10.244.0.64/26", "10.244.0.128/26", "10.244.1.0/26"] {
-        facts.learnt.insert(block.parse().unwrap(), None);
+        facts.bgp_routes.insert(block.parse().unwrap(), None);
     }
     assert!(
-        trial(&facts)
+        probe_plan(&facts)
             .status(&BTreeSet::new(), None)
             .silent
             .is_empty()

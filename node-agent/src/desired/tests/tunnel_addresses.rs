@@ -80,10 +80,12 @@ fn probes_ask_for_the_tunnel_address_whatever_is_reserved() {
     standby.standby = std::mem::take(&mut standby.pools);
     inputs.modes.push(standby);
     inputs.pools.get_mut("default-v4").unwrap().reserved = vec!["10.244.0.64/31".parse().unwrap()];
-    let trials = desired(&inputs, &facts()).trials;
-    let targets = trials.iter().flat_map(|trial| trial.targets.values());
+    let probes = desired(&inputs, &facts()).probes;
+    let targets = probes
+        .iter()
+        .flat_map(|probe_plan| probe_plan.targets.values());
     let asked: Vec<IpAddr> = targets
-        .flat_map(|target| target.questions.iter().map(|question| question.to))
+        .flat_map(|target| target.probes.iter().map(|probe| probe.to))
         .collect();
     assert!(asked.contains(&ip("10.244.0.65")), "{asked:?}");
 }
@@ -316,7 +318,7 @@ impl Node {
         let config = self.config.as_ref();
         let no_add = self.adding.is_none();
         self.reservations
-            .look(config, Default::default(), |_| no_add);
+            .observe(config, Default::default(), |_| no_add);
         let mut inputs = self.inputs();
         inputs.pods = PodState::of(&self.records, config, |ip| self.reservations.hold(ip));
         inputs.pods.unsettled = &inputs.pods.unsettled - &self.kernel;

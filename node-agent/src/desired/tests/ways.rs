@@ -159,7 +159,7 @@ fn host_gw_routes_name_the_next_hop_and_lead_to_no_link_of_ours() {
         ]
     );
     assert_eq!(desired.plugin.pools[0].mtu, 1400);
-    assert!(desired.loosen.is_empty());
+    assert!(desired.loose_rp_filter.is_empty());
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn cross_subnet_encapsulates_only_what_is_not_on_the_link() {
         // Room for what is encapsulated, whichever way a packet goes.
         assert!(desired.plugin.pools[0].mtu < 1400);
         let uplink: LinkName = "uplink1".parse().unwrap();
-        assert_eq!(desired.loosen, [uplink].into());
+        assert_eq!(desired.loose_rp_filter, [uplink].into());
     }
 }
 
@@ -268,9 +268,9 @@ fn a_block_is_reached_by_the_mode_of_its_own_pool() {
         3
     );
     assert_eq!(
-        desired.loosen.len(),
+        desired.loose_rp_filter.len(),
         1,
-        "questions and answers between the pools take different ways"
+        "probes and answers between the pools take different ways"
     );
     // A packet must fit whichever way it takes.
     assert_eq!(desired.plugin.pools[0].mtu, 1350);

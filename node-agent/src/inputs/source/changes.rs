@@ -13,8 +13,8 @@ use kube::runtime::watcher;
 use tokio::sync::watch;
 use tracing::debug;
 
-use crate::telemetry::failure_log::Episodes;
-use crate::words::chain;
+use crate::telemetry::failure_log::FailureLog;
+use netweft_common::error_chain;
 
 /// Fills a store from the events of a watch of `kind`, and counts in `signal` what has changed but for statuses.
 pub async fn follow<K>(
@@ -33,13 +33,13 @@ pub async fn follow<K>(
         }
     });
     let mut events = pin!(reflector::reflector(writer, events));
-    let mut episodes = Episodes::default();
+    let mut failure_log = FailureLog::default();
     while let Some(event) = events.next().await {
         match event {
             // A list counts once, when it is complete. That one begins does not show that the API server answers.
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
             Ok(event) => {
-                episodes.are([]);
+                failure_log.are([]);
                 let changed = lock(&changes).take();
                 debug!(?event, changed, "heard");
                 if changed {
@@ -47,8 +47,8 @@ pub async fn follow<K>(
                 }
             }
             Err(error) => {
-                let (why, advice) = (chain(&error), netweft_client::advice(&error));
-                episodes.are([format!("watch {kind}: {why}{advice}")]);
+                let (why, advice) = (error_chain(&error), netweft_client::advice(&error));
+                failure_log.are([format!("watch {kind}: {why}{advice}")]);
             }
         }
     }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::inputs::Objects;
 use crate::inputs::source::Ending;
-use crate::telemetry::failure_log::Episodes;
+use crate::telemetry::failure_log::FailureLog;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 /// A change that is younger may not be the last of its time stamp: older kernels count in ticks of up to 10 ms.
@@ -46,12 +46,12 @@ impl Folder {
         tokio::spawn(async move {
             let what = format!("the folder {}", reader.folder.display());
             let _ending = Ending { what, ends };
-            let mut episodes = Episodes::default();
+            let mut failure_log = FailureLog::default();
             while !sender.is_closed() {
                 let news = reader.news();
                 let folder = reader.folder.display();
                 let unread = |error| format!("read the folder of objects {folder}: {error}");
-                episodes.are(news.as_ref().err().map(unread));
+                failure_log.are(news.as_ref().err().map(unread));
                 if let Ok(Some(objects)) = news
                     && sender.borrow().as_ref() != Some(&objects)
                 {
@@ -230,21 +230,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut reader = Reader::new(folder, "n");
-        let mut look = || reader.news().unwrap();
+        let mut observe = || reader.news().unwrap();
         // Until the change is old enough to be the last of its time.
         let settled = (0..100).any(|_| {
             std::thread::sleep(SETTLED);
-            look().is_none()
+            observe().is_none()
         });
         assert!(settled, "it is read again and again");
         let pool = "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16}\n";
         fs::write(folder.join("p.new"), pool).unwrap();
         fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
-        assert_eq!(look().unwrap().pools.len(), 1);
+        assert_eq!(observe().unwrap().pools.len(), 1);
         fs::write(folder.join("p.new"), pool.replace("244", "245")).unwrap();
         fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
         assert!(
-            look().unwrap().pools[0]
+            observe().unwrap().pools[0]
                 .spec
                 .cidr
                 .to_string()
@@ -252,10 +252,10 @@ mod tests {
         );
         fs::create_dir(folder.join("n")).unwrap();
         fs::write(folder.join("n/q.yaml"), pool.replace("p}", "q}")).unwrap();
-        assert_eq!(look().unwrap().pools.len(), 2);
+        assert_eq!(observe().unwrap().pools.len(), 2);
         fs::create_dir(folder.join("other")).unwrap();
         fs::write(folder.join("other/r.yaml"), pool.replace("p}", "r}")).unwrap();
-        assert_eq!(look().unwrap().pools.len(), 2);
+        assert_eq!(observe().unwrap().pools.len(), 2);
     }
 
     #[test]
