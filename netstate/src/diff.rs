@@ -1,8 +1,8 @@
 //! What has to change so that the kernel agrees with what is desired.
 //!
 //! ```text
-//!   make:   links ─▶ ports ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
-//!   break:  routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ ports ─▶ links      only when all that is new is there
+//!   additions:  links ─▶ ports ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
+//!   removals:   routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ ports ─▶ links      only when all that is new is there
 //! ```
 //!
 //! One thing breaks early: the last IPv4 address of a link, because the kernel drops all else that is IPv4 there with it.
@@ -16,13 +16,13 @@ use crate::model::{Link, LinkName, NetworkState, Route, RouteKey};
 use crate::op::Op;
 use crate::owner::Owner;
 
+mod cascades;
 mod compatible;
-mod losses;
 #[cfg(test)]
 mod tests;
 
+use cascades::Cascades;
 use compatible::incompatible;
-use losses::Losses;
 
 /// The difference between what is and what should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,8 +81,8 @@ pub fn diff(actual: &NetworkState, desired: &NetworkState, owner: &Owner) -> Dif
     pass.neighbours();
     pass.fdb();
     pass.routes();
-    let mut ops = pass.make;
-    ops.extend(pass.clear.into_iter().rev());
+    let mut ops = pass.additions;
+    ops.extend(pass.removals.into_iter().rev());
     Diff {
         ops,
         conflicts: pass.conflicts,
@@ -93,10 +93,10 @@ struct Pass<'a> {
     actual: &'a NetworkState,
     desired: &'a NetworkState,
     owner: &'a Owner,
-    losses: Losses<'a>,
-    make: Vec<Op>,
-    /// In the order of making; run in reverse.
-    clear: Vec<Op>,
+    cascades: Cascades<'a>,
+    additions: Vec<Op>,
+    /// In the order of additions; run in reverse.
+    removals: Vec<Op>,
     conflicts: Vec<Conflict>,
 }
 
@@ -106,9 +106,9 @@ impl<'a> Pass<'a> {
             actual,
             desired,
             owner,
-            losses: Losses::new(actual, desired, owner),
-            make: Vec::new(),
-            clear: Vec::new(),
+            cascades: Cascades::new(actual, desired, owner),
+            additions: Vec::new(),
+            removals: Vec::new(),
             conflicts: Vec::new(),
         }
     }
@@ -133,20 +133,20 @@ impl<'a> Pass<'a> {
             };
             match actual.links.get(name) {
                 _ if !owner.owns_link(name) => self.not_ours(&add()),
-                None => self.make.push(add()),
+                None => self.additions.push(add()),
                 Some(found) => self.existing_link(name, found, link),
             }
         }
         for name in actual.links.keys().filter(|name| owner.owns_link(name)) {
             if !desired.links.contains_key(name) {
-                self.clear.push(Op::LinkDelete { name: name.clone() });
+                self.removals.push(Op::LinkDelete { name: name.clone() });
             }
         }
     }
 
     fn existing_link(&mut self, name: &LinkName, found: &Link, link: &Link) {
         if let Some(reason) = incompatible(&found.kind, &link.kind) {
-            self.make.push(Op::LinkRecreate {
+            self.additions.push(Op::LinkRecreate {
                 name: name.clone(),
                 link: link.clone(),
                 reason,
@@ -157,7 +157,7 @@ impl<'a> Pass<'a> {
         let mac = link.mac.filter(|_| found.mac != link.mac);
         let up = (found.up != link.up).then_some(link.up);
         if mtu.is_some() || mac.is_some() || up.is_some() {
-            self.make.push(Op::LinkChange {
+            self.additions.push(Op::LinkChange {
                 name: name.clone(),
                 mtu,
                 mac,
@@ -174,7 +174,7 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (link, port) in &desired.ports {
-            if !self.losses.port(link, port) && actual.ports.get(link) == Some(port) {
+            if !self.cascades.port(link, port) && actual.ports.get(link) == Some(port) {
                 continue;
             }
             let set = Op::PortReplace {
@@ -182,7 +182,7 @@ impl<'a> Pass<'a> {
                 port: port.clone(),
             };
             if owner.owns_port(link) {
-                self.make.push(set);
+                self.additions.push(set);
             } else {
                 self.not_ours(&set);
             }
@@ -192,9 +192,10 @@ impl<'a> Pass<'a> {
             .iter()
             .filter(|(link, _)| owner.owns_port(link))
         {
-            let goes_by_itself = self.losses.vanishing(link) || self.losses.vanishing(&port.master);
+            let goes_by_itself =
+                self.cascades.vanishing(link) || self.cascades.vanishing(&port.master);
             if !desired.ports.contains_key(link) && !goes_by_itself {
-                self.clear.push(Op::PortDelete { link: link.clone() });
+                self.removals.push(Op::PortDelete { link: link.clone() });
             }
         }
     }
@@ -212,10 +213,10 @@ impl<'a> Pass<'a> {
             let found = actual
                 .addresses
                 .get(&key)
-                .filter(|_| !self.losses.recreated(&key.link));
+                .filter(|_| !self.cascades.recreated(&key.link));
             match found {
                 _ if !owner.owns_address(&key) => self.not_ours(&Op::AddressAdd { key, address }),
-                None => self.make.push(Op::AddressAdd { key, address }),
+                None => self.additions.push(Op::AddressAdd { key, address }),
                 // The kernel derives the scope of an IPv6 address from the address itself (`ipv6_addr_type`).
                 Some(found) if key.net.addr().is_ipv4() && *found != address => {
                     replace.push(Op::AddressReplace { key, address });
@@ -223,17 +224,17 @@ impl<'a> Pass<'a> {
                 Some(_) => {}
             }
         }
-        self.make.extend(replace);
+        self.additions.extend(replace);
         for key in actual
             .addresses
             .keys()
             .filter(|key| owner.owns_address(key))
         {
-            if !desired.addresses.contains_key(key) && !self.losses.vanishing(&key.link) {
-                let list = if self.losses.disables(key) {
-                    &mut self.make
+            if !desired.addresses.contains_key(key) && !self.cascades.vanishing(&key.link) {
+                let list = if self.cascades.disables(key) {
+                    &mut self.additions
                 } else {
-                    &mut self.clear
+                    &mut self.removals
                 };
                 list.push(Op::AddressDelete { key: key.clone() });
             }
@@ -248,7 +249,7 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (key, neighbour) in &desired.neighbours {
-            if !self.losses.neighbour(key) && actual.neighbours.get(key) == Some(neighbour) {
+            if !self.cascades.neighbour(key) && actual.neighbours.get(key) == Some(neighbour) {
                 continue;
             }
             let set = Op::NeighbourReplace {
@@ -256,7 +257,7 @@ impl<'a> Pass<'a> {
                 neighbour: neighbour.clone(),
             };
             if owner.owns_neighbour(key, neighbour) {
-                self.make.push(set);
+                self.additions.push(set);
             } else {
                 self.not_ours(&set);
             }
@@ -266,8 +267,8 @@ impl<'a> Pass<'a> {
             .iter()
             .filter(|(key, found)| owner.owns_neighbour(key, found))
         {
-            if !desired.neighbours.contains_key(key) && !self.losses.vanishing(&key.link) {
-                self.clear.push(Op::NeighbourDelete { key: key.clone() });
+            if !desired.neighbours.contains_key(key) && !self.cascades.vanishing(&key.link) {
+                self.removals.push(Op::NeighbourDelete { key: key.clone() });
             }
         }
     }
@@ -280,7 +281,7 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (key, remote) in &desired.fdb {
-            if !self.losses.recreated(&key.link) && actual.fdb.get(key) == Some(remote) {
+            if !self.cascades.recreated(&key.link) && actual.fdb.get(key) == Some(remote) {
                 continue;
             }
             let set = Op::FdbReplace {
@@ -288,14 +289,14 @@ impl<'a> Pass<'a> {
                 remote: *remote,
             };
             if owner.owns_fdb(key) {
-                self.make.push(set);
+                self.additions.push(set);
             } else {
                 self.not_ours(&set);
             }
         }
         for (key, remote) in actual.fdb.iter().filter(|(key, _)| owner.owns_fdb(key)) {
-            if !desired.fdb.contains_key(key) && !self.losses.vanishing(&key.link) {
-                self.clear.push(Op::FdbDelete {
+            if !desired.fdb.contains_key(key) && !self.cascades.vanishing(&key.link) {
+                self.removals.push(Op::FdbDelete {
                     key: key.clone(),
                     remote: *remote,
                 });
@@ -331,9 +332,9 @@ impl<'a> Pass<'a> {
                 && !route
                     .dev
                     .as_ref()
-                    .is_some_and(|dev| self.losses.vanishing(dev))
+                    .is_some_and(|dev| self.cascades.vanishing(dev))
             {
-                self.clear.push(Op::RouteDelete {
+                self.removals.push(Op::RouteDelete {
                     key: key.clone(),
                     route: route.clone(),
                 });
@@ -348,7 +349,7 @@ impl<'a> Pass<'a> {
         };
         match self.actual.routes.get(key) {
             _ if !self.owner.owns_route(route) => self.not_ours(&add()),
-            None => self.make.push(add()),
+            None => self.additions.push(add()),
             Some(found) if !self.owner.owns_route(found) => {
                 self.conflicts.push(Conflict::RouteTaken {
                     key: key.clone(),
@@ -360,12 +361,12 @@ impl<'a> Pass<'a> {
                 if found
                     .dev
                     .as_ref()
-                    .is_some_and(|dev| self.losses.recreated(dev)) =>
+                    .is_some_and(|dev| self.cascades.recreated(dev)) =>
             {
-                self.make.push(add());
+                self.additions.push(add());
             }
-            Some(found) if found != route || self.losses.route(key, found) => {
-                self.make.push(Op::RouteReplace {
+            Some(found) if found != route || self.cascades.route(key, found) => {
+                self.additions.push(Op::RouteReplace {
                     key: key.clone(),
                     route: route.clone(),
                 });

@@ -8,9 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::errno::Errno;
 
 use crate::error::Error;
-use crate::fold;
 use crate::model::{NetworkState, SelectedRoute};
 use crate::op::Op;
+use crate::simulate;
 
 /// One network namespace that can be read and changed.
 pub trait Kernel {
@@ -107,7 +107,7 @@ impl FakeKernel {
         if let Some(errno) = inner.fault.as_mut().and_then(|fault| fault(op)) {
             return Err(refused(errno));
         }
-        fold::apply(&mut inner.state, op).map_err(refused)?;
+        simulate::apply(&mut inner.state, op).map_err(refused)?;
         inner.applied.push(op.clone());
         Ok(())
     }

@@ -10,11 +10,11 @@
 pub mod diff;
 pub mod error;
 pub mod events;
-mod fold;
 pub mod kernel;
 pub mod model;
 pub mod netns;
+pub mod object_ref;
 pub mod op;
 pub mod owner;
 pub mod rtnl;
-pub mod subject;
+mod simulate;

@@ -20,10 +20,10 @@ use netweft_netstate::model::{
     NetworkState, Port, Route, RouteKey, RouteKind, SpecialAddress, TABLE_MAIN, Vxlan,
 };
 use netweft_netstate::netns;
+use netweft_netstate::object_ref::ObjectRef;
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::{METRIC, Owner, PROTOCOL_AGENT};
 use netweft_netstate::rtnl::{Rtnl, VethPair};
-use netweft_netstate::subject::Subject;
 
 fn name(text: &str) -> LinkName {
     text.parse().unwrap()
@@ -735,19 +735,19 @@ fn netns_who_touched_what_is_remembered() {
         let mut events = Events::new("netweft").unwrap();
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
-        let route = Subject::Route("10.9.0.0/24".parse().unwrap());
-        let neighbour = Subject::Neighbour("10.168.0.7".parse().unwrap());
+        let route = ObjectRef::Route("10.9.0.0/24".parse().unwrap());
+        let neighbour = ObjectRef::Neighbour("10.168.0.7".parse().unwrap());
         let mac = "lladdr 02:00:00:00:00:07";
         for (line, subject) in [
             ("ip route add 10.9.0.0/24 dev up0", route.clone()),
             ("ip route del 10.9.0.0/24 dev up0", route),
             (
                 "ip address add 10.0.0.1/32 dev up0",
-                Subject::Address("10.0.0.1/32".parse().unwrap()),
+                ObjectRef::Address("10.0.0.1/32".parse().unwrap()),
             ),
             (
                 "ip address del 10.0.0.1/32 dev up0",
-                Subject::Address("10.0.0.1/32".parse().unwrap()),
+                ObjectRef::Address("10.0.0.1/32".parse().unwrap()),
             ),
             (
                 &format!("ip neighbour add 10.168.0.7 {mac} dev up0 nud permanent"),
@@ -755,28 +755,28 @@ fn netns_who_touched_what_is_remembered() {
             ),
             (
                 "nft add table inet netweft",
-                Subject::Table("netweft".into()),
+                ObjectRef::Table("netweft".into()),
             ),
             (
                 "nft delete table inet netweft",
-                Subject::Table("netweft".into()),
+                ObjectRef::Table("netweft".into()),
             ),
         ] {
             while tokio::time::timeout(Duration::from_millis(20), events.next())
                 .await
                 .is_ok()
             {}
-            events.take_touched();
+            events.take_writers();
             let process = run(line);
             let waited = tokio::time::timeout(Duration::from_secs(5), async {
-                while !events.touched().contains_key(&subject) {
+                while !events.writers().contains_key(&subject) {
                     events.next().await.unwrap();
                 }
             });
             waited
                 .await
-                .unwrap_or_else(|_| panic!("{line}: {:?}", events.touched()));
-            let writer = events.take_touched().remove(&subject).unwrap();
+                .unwrap_or_else(|_| panic!("{line}: {:?}", events.writers()));
+            let writer = events.take_writers().remove(&subject).unwrap();
             assert_eq!(writer.process(), Some(process), "{line}");
         }
         run("nft add table inet other");

@@ -14,20 +14,20 @@ use nix::errno::Errno;
 
 use crate::error::Error;
 use crate::netns;
-use crate::subject::Subject;
+use crate::object_ref::ObjectRef;
 
 mod nftables;
 mod rtnetlink;
 
-/// The most subjects whose writers are remembered between two looks at them.
+/// The most objects whose writers are remembered between two looks at them.
 const REMEMBERED: usize = 1024;
 
 /// The process that changed something, by the number that its netlink socket has. A program's first socket has the number
 /// of its process (`netlink_autobind`); others have numbers that say nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Port(pub u32);
+pub struct NetlinkPortId(pub u32);
 
-impl Port {
+impl NetlinkPortId {
     /// `PID_MAX_LIMIT`: what is larger is no process.
     const MOST: u32 = 4 << 20;
 
@@ -39,9 +39,9 @@ impl Port {
     }
 }
 
-/// Which process touched what, the last of each. Of links, forwarding entries and neighbours that go the kernel tells in
+/// Which process wrote what, the last of each. Of links, forwarding entries and neighbours that go the kernel tells in
 /// its own name, so who changed them is not known.
-pub type Touched = BTreeMap<Subject, Port>;
+pub type Writers = BTreeMap<ObjectRef, NetlinkPortId>;
 
 /// A subscription to changes of links, addresses, routes, configured neighbours, forwarding entries and one nft table.
 ///
@@ -52,15 +52,15 @@ pub struct Events {
     /// None where the kernel has no nftables.
     tables: Option<TokioSocket>,
     table: String,
-    touched: Touched,
+    writers: Writers,
 }
 
 /// What a datagram says.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Heard {
+struct Notification {
     /// Whether what is ours may be concerned.
     concerns_us: bool,
-    touched: Vec<(Subject, Port)>,
+    writers: Vec<(ObjectRef, NetlinkPortId)>,
 }
 
 impl Events {
@@ -84,7 +84,7 @@ impl Events {
             // A kernel without nftables has no table that could change.
             tables: bound(NETLINK_NETFILTER, nftables::GROUPS).ok(),
             table: table.to_owned(),
-            touched: Touched::new(),
+            writers: Writers::new(),
         })
     }
 
@@ -98,36 +98,36 @@ impl Events {
                 received = self.route.recv_from_full() => (received, false),
                 received = receive(&mut self.tables) => (received, true),
             };
-            let heard = match received {
-                Ok((datagram, _)) if of_tables => nftables::hear(&datagram, &self.table),
-                Ok((datagram, _)) => rtnetlink::hear(&datagram),
+            let notification = match received {
+                Ok((datagram, _)) if of_tables => nftables::parse(&datagram, &self.table),
+                Ok((datagram, _)) => rtnetlink::parse(&datagram),
                 // The socket overran: whatever was lost may concern us.
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Heard {
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Notification {
                     concerns_us: true,
-                    touched: Vec::new(),
+                    writers: Vec::new(),
                 },
                 Err(error) => return Err(disconnected(error)),
             };
-            let room = REMEMBERED.saturating_sub(self.touched.len());
-            let named = heard.touched.into_iter();
+            let room = REMEMBERED.saturating_sub(self.writers.len());
+            let named = notification.writers.into_iter();
             let named = named.filter(|(_, port)| port.process().is_some());
-            self.touched.extend(named.take(room));
-            if heard.concerns_us {
+            self.writers.extend(named.take(room));
+            if notification.concerns_us {
                 return Ok(());
             }
         }
     }
 
-    /// Who touched what since that was last taken.
+    /// Who wrote what since that was last taken.
     #[must_use]
-    pub fn touched(&self) -> &Touched {
-        &self.touched
+    pub fn writers(&self) -> &Writers {
+        &self.writers
     }
 
-    /// Takes who touched what. Read the kernel afterwards: what it shows then has been announced before,
+    /// Takes who wrote what. Read the kernel afterwards: what it shows then has been announced before,
     /// if at all.
-    pub fn take_touched(&mut self) -> Touched {
-        std::mem::take(&mut self.touched)
+    pub fn take_writers(&mut self) -> Writers {
+        std::mem::take(&mut self.writers)
     }
 }
 
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn the_kernel_and_second_sockets_are_no_processes() {
-        assert_eq!(Port(0).process(), None);
-        assert_eq!(Port(4242).process(), Some(4242));
-        assert_eq!(Port(u32::MAX - 3).process(), None);
+        assert_eq!(NetlinkPortId(0).process(), None);
+        assert_eq!(NetlinkPortId(4242).process(), Some(4242));
+        assert_eq!(NetlinkPortId(u32::MAX - 3).process(), None);
     }
 }

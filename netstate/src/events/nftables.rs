@@ -1,7 +1,7 @@
 //! Notices of nf_tables (`nf_tables_commit`): of each change of a transaction, and then of the transaction.
 
-use super::{Heard, Port};
-use crate::subject::Subject;
+use super::{NetlinkPortId, Notification};
+use crate::object_ref::ObjectRef;
 
 /// `NFNLGRP_NFTABLES`, as `bind` wants it.
 pub(super) const GROUPS: u32 = 1 << (7 - 1);
@@ -16,29 +16,29 @@ const TABLE: u16 = 1;
 const HEADERS: (usize, usize) = (16, 4);
 
 /// Whether it is about a table called `table`. What cannot be read concerns us.
-pub(super) fn hear(mut datagram: &[u8], table: &str) -> Heard {
-    let mut heard = Heard::default();
+pub(super) fn parse(mut datagram: &[u8], table: &str) -> Notification {
+    let mut notification = Notification::default();
     while !datagram.is_empty() {
         let Some(message) = Message::read(datagram) else {
-            heard.concerns_us = true;
-            return heard;
+            notification.concerns_us = true;
+            return notification;
         };
         if message.is_about(table) {
-            heard.concerns_us = true;
-            let subject = Subject::Table(table.to_owned());
-            heard.touched.push((subject, message.port));
+            notification.concerns_us = true;
+            let object = ObjectRef::Table(table.to_owned());
+            notification.writers.push((object, message.port));
         }
         let length = message.length.next_multiple_of(4);
         datagram = datagram.get(length..).unwrap_or_default();
     }
-    heard
+    notification
 }
 
 /// A message's header and what follows `nfgenmsg`.
 struct Message<'a> {
     length: usize,
     kind: u16,
-    port: Port,
+    port: NetlinkPortId,
     attributes: &'a [u8],
 }
 
@@ -46,7 +46,7 @@ impl<'a> Message<'a> {
     /// `None` if it is cut short.
     fn read(datagram: &'a [u8]) -> Option<Self> {
         let length = number(datagram, 0)? as usize;
-        let port = Port(number(datagram, 12)?);
+        let port = NetlinkPortId(number(datagram, 12)?);
         let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
         let attributes = datagram.get(HEADERS.0 + HEADERS.1..length)?;
         Some(Self {
@@ -111,17 +111,17 @@ mod tests {
     fn only_tables_of_the_name_concern_us() {
         let ours = message(2, TABLE, b"netweft\0");
         let datagram = [message(6, TABLE, b"kube-proxy\0"), ours].concat();
-        let heard = hear(&datagram, "netweft");
-        assert!(heard.concerns_us);
-        let subject = Subject::Table("netweft".to_owned());
-        assert_eq!(heard.touched, [(subject, Port(77))]);
+        let notification = parse(&datagram, "netweft");
+        assert!(notification.concerns_us);
+        let object = ObjectRef::Table("netweft".to_owned());
+        assert_eq!(notification.writers, [(object, NetlinkPortId(77))]);
         for other in [
             message(2, TABLE, b"netweft2\0"),
             message(6, TABLE, b"kube-proxy\0"),
             message(GENERATION, TABLE, b"netweft\0"),
             message(6, 2, b"netweft\0"),
         ] {
-            assert_eq!(hear(&other, "netweft"), Heard::default());
+            assert_eq!(parse(&other, "netweft"), Notification::default());
         }
     }
 
@@ -130,7 +130,7 @@ mod tests {
         let whole = message(2, TABLE, b"kube-proxy\0");
         for end in 1..whole.len() {
             let (short, _) = whole.split_at(end);
-            assert!(hear(short, "netweft").concerns_us, "{end}");
+            assert!(parse(short, "netweft").concerns_us, "{end}");
         }
     }
 }

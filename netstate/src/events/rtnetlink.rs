@@ -11,10 +11,10 @@ use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, N
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Heard, Port};
+use super::{NetlinkPortId, Notification};
 use crate::model::Mac;
+use crate::object_ref::ObjectRef;
 use crate::rtnl::is_permanent;
-use crate::subject::Subject;
 
 /// The last two tell of forwarding and of the reverse path filter (`inet_netconf_notify_devconf`).
 const GROUPS: [MulticastGroup; 8] = [
@@ -36,28 +36,28 @@ pub(super) fn groups() -> u32 {
 }
 
 /// What cannot be read concerns us.
-pub(super) fn hear(mut datagram: &[u8]) -> Heard {
-    let mut heard = Heard::default();
+pub(super) fn parse(mut datagram: &[u8]) -> Notification {
+    let mut notification = Notification::default();
     while !datagram.is_empty() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
-            heard.concerns_us = true;
-            return heard;
+            notification.concerns_us = true;
+            return notification;
         };
-        let subject = match &message.payload {
-            NetlinkPayload::InnerMessage(inner) if concerns_us(inner) => subject(inner),
+        let object = match &message.payload {
+            NetlinkPayload::InnerMessage(inner) if concerns_us(inner) => object(inner),
             NetlinkPayload::InnerMessage(_) => Reading::Passed,
             _ => Reading::Unnamed,
         };
-        heard.concerns_us |= !matches!(subject, Reading::Passed);
-        if let Reading::Named(subject) = subject {
-            let port = Port(message.header.port_number);
-            heard.touched.push((subject, port));
+        notification.concerns_us |= !matches!(object, Reading::Passed);
+        if let Reading::Named(object) = object {
+            let port = NetlinkPortId(message.header.port_number);
+            notification.writers.push((object, port));
         }
         // NLMSG_ALIGN
         let length = (message.header.length as usize).next_multiple_of(4);
         datagram = datagram.get(length.max(1)..).unwrap_or_default();
     }
-    heard
+    notification
 }
 
 enum Reading {
@@ -66,7 +66,7 @@ enum Reading {
     /// It may be about something of ours that it does not name.
     Unnamed,
     /// It is about this.
-    Named(Subject),
+    Named(ObjectRef),
 }
 
 fn concerns_us(message: &RouteNetlinkMessage) -> bool {
@@ -93,8 +93,8 @@ fn configured(message: &NeighbourMessage) -> bool {
     permanent && (message.header.family != AddressFamily::Bridge || remote())
 }
 
-fn subject(message: &RouteNetlinkMessage) -> Reading {
-    let subject = match message {
+fn object(message: &RouteNetlinkMessage) -> Reading {
+    let object = match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => of_link(link),
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
             of_address(address)
@@ -106,10 +106,10 @@ fn subject(message: &RouteNetlinkMessage) -> Reading {
         | RouteNetlinkMessage::DelNeighbour(neighbour) => of_neighbour(neighbour),
         _ => None,
     };
-    subject.map_or(Reading::Unnamed, Reading::Named)
+    object.map_or(Reading::Unnamed, Reading::Named)
 }
 
-fn of_link(link: &LinkMessage) -> Option<Subject> {
+fn of_link(link: &LinkMessage) -> Option<ObjectRef> {
     let name = link
         .attributes
         .iter()
@@ -117,10 +117,10 @@ fn of_link(link: &LinkMessage) -> Option<Subject> {
             LinkAttribute::IfName(name) => Some(name),
             _ => None,
         });
-    name?.parse().ok().map(Subject::Link)
+    name?.parse().ok().map(ObjectRef::Link)
 }
 
-fn of_address(message: &AddressMessage) -> Option<Subject> {
+fn of_address(message: &AddressMessage) -> Option<ObjectRef> {
     let mut attributes = message.attributes.iter();
     let ip = attributes.find_map(|attribute| match attribute {
         // IPv4's own; on point-to-point links the other is the peer's. IPv6 has the other only.
@@ -130,10 +130,10 @@ fn of_address(message: &AddressMessage) -> Option<Subject> {
     });
     IpNet::new(ip?, message.header.prefix_len)
         .ok()
-        .map(Subject::Address)
+        .map(ObjectRef::Address)
 }
 
-fn of_route(route: &RouteMessage) -> Option<Subject> {
+fn of_route(route: &RouteMessage) -> Option<ObjectRef> {
     let mut attributes = route.attributes.iter();
     let dst = attributes.find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
@@ -142,22 +142,22 @@ fn of_route(route: &RouteMessage) -> Option<Subject> {
     });
     IpNet::new(dst?, route.header.destination_prefix_length)
         .ok()
-        .map(Subject::Route)
+        .map(ObjectRef::Route)
 }
 
-fn of_neighbour(message: &NeighbourMessage) -> Option<Subject> {
+fn of_neighbour(message: &NeighbourMessage) -> Option<ObjectRef> {
     let mut attributes = message.attributes.iter();
     if message.header.family == AddressFamily::Bridge {
         let mac = attributes.find_map(|attribute| match attribute {
             NeighbourAttribute::LinkLayerAddress(mac) => <[u8; 6]>::try_from(mac.as_slice()).ok(),
             _ => None,
         });
-        return mac.map(|mac| Subject::Fdb(Mac(mac)));
+        return mac.map(|mac| ObjectRef::Fdb(Mac(mac)));
     }
     let ip = attributes.find_map(|attribute| match attribute {
         NeighbourAttribute::Destination(NeighbourAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
         NeighbourAttribute::Destination(NeighbourAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
         _ => None,
     });
-    ip.map(Subject::Neighbour)
+    ip.map(ObjectRef::Neighbour)
 }

@@ -57,14 +57,14 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
         let rules = dump(rtnl, "routing rules", &rules(family)).await?;
         state.policy_routing |= rules.iter().any(decode::is_policy);
     }
-    let resolved = settled(
+    let resolved = stable_dump(
         rtnl,
         "neighbours",
         &neighbours(AddressFamily::Unspec),
         &names,
     )
     .await?;
-    let entries = settled(
+    let entries = stable_dump(
         rtnl,
         "forwarding entries",
         &neighbours(AddressFamily::Bridge),
@@ -81,7 +81,7 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
 /// A table whose dumps the kernel does not check for consistency: `neigh_dump_table` and `vxlan_fdb_dump` count entries
 /// per hash bucket and go on at that count, so one that leaves lets the reader miss another. Reads until two in a row
 /// agree on what was configured.
-async fn settled(
+async fn stable_dump(
     rtnl: &Rtnl,
     what: &'static str,
     request: &RouteNetlinkMessage,

@@ -169,12 +169,12 @@ async fn reconcile_forever(
             }
         };
         // At once, while the writers live.
-        reconciler.heard(notices.kernel.take_touched());
+        reconciler.record_writers(notices.kernel.take_writers());
         if trigger.comes_in_bursts() {
             sleep_until(rested.max(Instant::now() + SETTLE)).await;
             notices.drain();
         }
-        reconciler.heard(notices.kernel.take_touched());
+        reconciler.record_writers(notices.kernel.take_writers());
         debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();

@@ -179,7 +179,7 @@ mod tests {
         let ops = diff(actual, desired, &Owner::agent()).ops;
         let drift = drift(&ops, settled, actual, desired);
         let said = drift.iter().map(|(at, Difference { found, wanted })| {
-            let what = ops[*at].subject();
+            let what = ops[*at].object();
             format!("{what}: {found} / {wanted}")
         });
         said.collect()
@@ -242,7 +242,7 @@ mod tests {
         let waiting = |first: fn(&Op) -> bool| -> Vec<String> {
             let first = ops.iter().find(|op| first(op)).unwrap();
             let waiting = ops.iter().filter(|op| needs(op, first));
-            waiting.map(|op| op.subject().to_string()).collect()
+            waiting.map(|op| op.object().to_string()).collect()
         };
         let link = waiting(|op| matches!(op, Op::LinkAdd { .. }));
         assert_eq!(

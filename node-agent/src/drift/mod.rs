@@ -2,7 +2,7 @@
 //! without end.
 //!
 //! ```text
-//!   netlink ──who touched what──▶ heard ─┐
+//!   netlink ──who wrote what──▶ record_writers ─┐
 //!   diff ──operations──▶ judge ──────────┼─▶ done now, or waits ──▶ repaired ──▶ status, log, metrics
 //!   the last clean sync ──▶ settled ─────┘
 //! ```
@@ -18,10 +18,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::DriftStatus;
-use netweft_netstate::events::{Port, Touched};
+use netweft_netstate::events::{NetlinkPortId, Writers};
 use netweft_netstate::model::NetworkState;
+use netweft_netstate::object_ref::ObjectRef;
 use netweft_netstate::op::Op;
-use netweft_netstate::subject::Subject;
 use tracing::warn;
 
 use crate::apply::nft;
@@ -35,10 +35,10 @@ use crate::drift::contention::Fights;
 /// The name of nft's table, in the words of nft.
 pub const TABLE: &str = "nft table inet netweft";
 
-/// Memory of what was right, who touched what, and what has been put right.
+/// Memory of what was right, who wrote what, and what has been put right.
 pub struct Drifts {
     settled: Option<Desired>,
-    touched: BTreeMap<Subject, String>,
+    writers: BTreeMap<ObjectRef, String>,
     fights: Fights,
     metrics: Metrics,
     count: i64,
@@ -65,7 +65,7 @@ impl Drifts {
     pub fn new(metrics: Metrics) -> Self {
         Self {
             settled: None,
-            touched: BTreeMap::new(),
+            writers: BTreeMap::new(),
             fights: Fights::default(),
             metrics,
             count: 0,
@@ -75,12 +75,12 @@ impl Drifts {
         }
     }
 
-    /// Remembers who touched what. To be told soon: a process is known by its name while it lives.
-    pub fn heard(&mut self, touched: Touched) {
-        let named = touched
+    /// Remembers who wrote what. To be told soon: a process is known by its name while it lives.
+    pub fn record_writers(&mut self, writers: Writers) {
+        let named = writers
             .into_iter()
-            .filter_map(|(subject, port)| Some((subject, who(port)?)));
-        self.touched.extend(named);
+            .filter_map(|(object, port)| Some((object, who(port)?)));
+        self.writers.extend(named);
     }
 
     /// A sync begins.
@@ -112,7 +112,7 @@ impl Drifts {
             .keys()
             .copied()
             .filter(|at| {
-                let what = ops.get(*at).map(|op| op.subject().to_string());
+                let what = ops.get(*at).map(|op| op.object().to_string());
                 what.is_some_and(|what| self.has_to_wait(&what, now))
             })
             .collect();
@@ -133,14 +133,14 @@ impl Drifts {
 
     /// An operation has been done that puts right what somebody else has changed.
     pub fn repaired(&mut self, op: &Op, difference: &Difference, now: Instant) {
-        self.put_right(&op.subject(), &op.subject().to_string(), difference, now);
+        self.put_right(&op.object(), &op.object().to_string(), difference, now);
         self.metrics.drifted(op.kind());
     }
 
     /// The nft table has been put right.
     pub fn table_repaired(&mut self, difference: &Difference, now: Instant) {
         self.put_right(
-            &Subject::Table(nft::TABLE.to_owned()),
+            &ObjectRef::Table(nft::TABLE.to_owned()),
             TABLE,
             difference,
             now,
@@ -160,8 +160,8 @@ impl Drifts {
         self.metrics.drifted(kind);
     }
 
-    fn put_right(&mut self, subject: &Subject, what: &str, difference: &Difference, now: Instant) {
-        let by = self.touched.get(subject).cloned();
+    fn put_right(&mut self, object: &ObjectRef, what: &str, difference: &Difference, now: Instant) {
+        let by = self.writers.get(object).cloned();
         self.record(what, difference, by.as_deref(), now);
     }
 
@@ -182,10 +182,10 @@ impl Drifts {
         self.fresh = false;
     }
 
-    /// A sync has ended, without a failure if there is a `settled` state. Who touched what before it is no longer asked.
+    /// A sync has ended, without a failure if there is a `settled` state. Who wrote what before it is no longer asked.
     pub fn end(&mut self, settled: Option<Desired>) {
         self.settled = settled;
-        self.touched.clear();
+        self.writers.clear();
     }
 
     /// When to look again: something waits, or a fight may be over.
@@ -214,7 +214,7 @@ impl Drifts {
 
 /// A process in words. The number is that of the writer's own PID namespace, so its name can be looked up only by an agent
 /// that shares one with others.
-fn who(port: Port) -> Option<String> {
+fn who(port: NetlinkPortId) -> Option<String> {
     let process = port.process()?;
     let own = std::process::id();
     if process == own {
@@ -234,19 +234,19 @@ mod tests {
 
     #[test]
     fn a_writer_is_named_while_it_lives_and_we_are_not() {
-        assert_eq!(who(Port(std::process::id())), None);
-        assert_eq!(who(Port(0)), None);
+        assert_eq!(who(NetlinkPortId(std::process::id())), None);
+        assert_eq!(who(NetlinkPortId(0)), None);
         let sleeper = std::process::Command::new("sleep").arg("60").spawn();
         let mut sleeper = sleeper.unwrap();
         let id = sleeper.id();
         // It has its name once it has been executed.
-        let named = || who(Port(id)).unwrap() == format!("process {id} (sleep)");
+        let named = || who(NetlinkPortId(id)).unwrap() == format!("process {id} (sleep)");
         assert!((0..1000).any(|_| {
             std::thread::sleep(Duration::from_millis(1));
             named()
         }));
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
-        assert_eq!(who(Port(id)).unwrap(), format!("process {id}"));
+        assert_eq!(who(NetlinkPortId(id)).unwrap(), format!("process {id}"));
     }
 }

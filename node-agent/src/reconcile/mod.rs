@@ -28,7 +28,7 @@ use netweft_cni::conf;
 use netweft_cni::node::{self, NodeConfig};
 use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::diff::Diff;
-use netweft_netstate::events::Touched;
+use netweft_netstate::events::Writers;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
@@ -190,9 +190,9 @@ impl<K: Kernel> Reconciler<K> {
         self.status.invalidate();
     }
 
-    /// To be told who touched what in the kernel, before the sync that puts it right.
-    pub fn heard(&mut self, touched: Touched) {
-        self.drifts.heard(touched);
+    /// Records who wrote what in the kernel, before the sync that puts it right.
+    pub fn record_writers(&mut self, writers: Writers) {
+        self.drifts.record_writers(writers);
     }
 
     /// The kernel parameters that the node was last settled with.

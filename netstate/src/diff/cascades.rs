@@ -8,7 +8,7 @@ use crate::model::{AddressKey, LinkName, NeighbourKey, NetworkState, Port, Route
 use crate::owner::Owner;
 
 /// What will be lost on the way from one state to another.
-pub(super) struct Losses<'a> {
+pub(super) struct Cascades<'a> {
     /// Links that are recreated: what is on them goes with them.
     recreated: BTreeSet<&'a LinkName>,
     /// Links that are deleted, after everything new is in place.
@@ -23,9 +23,9 @@ pub(super) struct Losses<'a> {
     interrupted: BTreeSet<IpAddr>,
 }
 
-impl<'a> Losses<'a> {
+impl<'a> Cascades<'a> {
     pub(super) fn new(actual: &'a NetworkState, desired: &NetworkState, owner: &Owner) -> Self {
-        let mut losses = Self {
+        let mut cascades = Self {
             recreated: BTreeSet::new(),
             deleted: BTreeSet::new(),
             readdressed: BTreeSet::new(),
@@ -38,19 +38,19 @@ impl<'a> Losses<'a> {
             .filter(|(name, _)| owner.owns_link(name))
         {
             let Some(link) = desired.links.get(name) else {
-                losses.deleted.insert(name);
+                cascades.deleted.insert(name);
                 continue;
             };
             if incompatible(&found.kind, &link.kind).is_some() {
-                losses.recreated.insert(name);
+                cascades.recreated.insert(name);
                 continue;
             }
             if link.mac.is_some() && link.mac != found.mac {
-                losses.readdressed.insert(name);
+                cascades.readdressed.insert(name);
             }
         }
-        losses.addresses(actual, desired, owner);
-        losses
+        cascades.addresses(actual, desired, owner);
+        cascades
     }
 
     fn addresses(&mut self, actual: &'a NetworkState, desired: &NetworkState, owner: &Owner) {

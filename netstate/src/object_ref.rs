@@ -10,7 +10,7 @@ use crate::op::Op;
 
 /// What was touched. `Display` names it in the words of `ip(8)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Subject {
+pub enum ObjectRef {
     /// A link, or what it is a port of.
     Link(LinkName),
     /// An address with its prefix length, on whatever link.
@@ -25,7 +25,7 @@ pub enum Subject {
     Table(String),
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Link(name) => write!(f, "link {name}"),
@@ -41,25 +41,25 @@ impl fmt::Display for Subject {
 impl Op {
     /// What the operation is about.
     #[must_use]
-    pub fn subject(&self) -> Subject {
+    pub fn object(&self) -> ObjectRef {
         match self {
             Self::LinkAdd { name, .. }
             | Self::LinkRecreate { name, .. }
             | Self::LinkChange { name, .. }
-            | Self::LinkDelete { name } => Subject::Link(name.clone()),
+            | Self::LinkDelete { name } => ObjectRef::Link(name.clone()),
             Self::PortReplace { link, .. } | Self::PortDelete { link } => {
-                Subject::Link(link.clone())
+                ObjectRef::Link(link.clone())
             }
             Self::AddressAdd { key, .. }
             | Self::AddressReplace { key, .. }
-            | Self::AddressDelete { key } => Subject::Address(key.net),
+            | Self::AddressDelete { key } => ObjectRef::Address(key.net),
             Self::RouteAdd { key, .. }
             | Self::RouteReplace { key, .. }
-            | Self::RouteDelete { key, .. } => Subject::Route(key.dst),
+            | Self::RouteDelete { key, .. } => ObjectRef::Route(key.dst),
             Self::NeighbourReplace { key, .. } | Self::NeighbourDelete { key } => {
-                Subject::Neighbour(key.ip)
+                ObjectRef::Neighbour(key.ip)
             }
-            Self::FdbReplace { key, .. } | Self::FdbDelete { key, .. } => Subject::Fdb(key.mac),
+            Self::FdbReplace { key, .. } | Self::FdbDelete { key, .. } => ObjectRef::Fdb(key.mac),
         }
     }
 }
