@@ -20,8 +20,8 @@ use netweft_crds::{
 use serde::de::DeserializeOwned;
 
 use crate::plan;
-use crate::plan::bgp::passwords::Secret;
 use crate::plan::model::cluster_state::{Changes, ClusterState, Plan, StatusChange};
+use crate::plan::model::secret::Secret;
 
 pub use crate::testing::api::{answering, hanging, refusal};
 pub use crate::testing::bgp::{labelled, peer, secret, underlay};
@@ -38,7 +38,7 @@ pub struct Cluster {
     pub services: Vec<ServiceCIDR>,
     pub kube_proxy: Option<ConfigMap>,
     pub secrets: BTreeMap<String, Option<Secret>>,
-    pub owners: plan::status::drain::Owners,
+    pub owners: plan::model::cluster_state::Owners,
     pub without_bird: bool,
     pub ignore_pod_cidrs: bool,
     pub expired: BTreeSet<String>,

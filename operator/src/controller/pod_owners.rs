@@ -1,4 +1,4 @@
-//! [`Owners`](crate::plan::status::drain::Owners): who made the pods that keep pools from being drained, asked of the API server for one pod after
+//! [`Owners`](crate::plan::model::cluster_state::Owners): who made the pods that keep pools from being drained, asked of the API server for one pod after
 //! the other and only while they do.
 //!
 //! A task of its own asks, so that an API server that is slow to answer delays no plan.
@@ -16,8 +16,8 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::controller::request::request;
+use crate::plan::model::cluster_state::Owners;
 use crate::plan::status::drain;
-use crate::plan::status::drain::Owners;
 
 /// Most pods that are asked about at a time, all together; the others follow.
 const AT_ONCE: usize = 64;

@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use crate::controller::watches::{Follow, Guarded, strip};
 use crate::plan::bgp::passwords;
-use crate::plan::bgp::passwords::Secret;
+use crate::plan::model::secret::Secret;
 
 /// The copies.
 pub struct Secrets {

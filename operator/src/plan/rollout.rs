@@ -19,8 +19,8 @@ use netweft_crds::{
     Way,
 };
 
+use crate::plan::model::index::acknowledged;
 use crate::plan::model::index::{Absence, ClusterIndex};
-use crate::plan::status::acknowledged;
 use crate::plan::text::list;
 use crate::plan::validate::network_mode::Mode;
 

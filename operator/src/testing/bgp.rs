@@ -6,7 +6,7 @@ use netweft_crds::condition::READY;
 use netweft_crds::names::PASSWORDS_SECRET;
 use netweft_crds::{BGPPeer, Session, SessionFault, SessionState, SessionStatus};
 
-use crate::plan::bgp::passwords::{Password, PasswordChange, Secret};
+use crate::plan::model::secret::{Password, PasswordChange, Secret};
 use crate::testing::{Cluster, at, cluster, mode, node, say, yaml};
 
 /// A BGPPeer with this spec.

@@ -12,12 +12,13 @@
 //! deposed is refused: it is about another version. And until the NodeNetwork has gone on from that generation the block does
 //! not go again: a write that names it may be on its way.
 
+use crate::plan::ipam::utilization::usage_of;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt};
-use netweft_crds::{BlockUsage, IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
 use crate::plan::ipam::assign::{Assignment, Block, Current, assign};
 use crate::plan::ipam::demand;
@@ -55,26 +56,6 @@ pub fn plan_subnets(index: &ClusterIndex<'_>) -> (Changes<NodeSubnet>, Assignmen
         .filter_map(|(node, block)| new_subnet(index, node, block))
         .collect();
     (changes, assignment)
-}
-
-/// How the block of `subnet` is used, by what the node's agent says of its present generation; `None`: not known.
-#[must_use]
-pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage> {
-    let status = network.status.as_ref()?;
-    if status.observed_generation != network.metadata.generation {
-        return None;
-    }
-    let cidr = subnet.spec.cidr;
-    match status.subnets.iter().find(|usage| usage.cidr == cidr) {
-        Some(usage) => Some(usage.clone()),
-        // The agent reports every block of its spec and every other that still holds a pod.
-        None if network.spec.subnets.contains(&cidr) => None,
-        None => Some(BlockUsage {
-            cidr,
-            used: 0,
-            free: 0,
-        }),
-    }
 }
 
 /// Pods in the block of `subnet`; `None`: not known.

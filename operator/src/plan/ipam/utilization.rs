@@ -10,12 +10,12 @@
 //! node's first block of a pool is never surplus: it holds the tunnel's address. Only what an agent says of the present
 //! generation of its NodeNetwork counts; a node that has not said it gets and gives nothing.
 
+use netweft_crds::BlockUsage;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 use netweft_crds::{NodeNetwork, NodeSubnet, SubnetState};
 
-use crate::plan::ipam::node_subnets::usage_of;
 use crate::plan::validate::oldest_first;
 
 /// A block is given to whoever has less than this share of one free.
@@ -144,10 +144,28 @@ fn whole(blocks: &[Used<'_>]) -> i64 {
     sizes.max().unwrap_or_default()
 }
 
+/// How the block of `subnet` is used, by what the node's agent says of its present generation; `None`: not known.
+#[must_use]
+pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage> {
+    let status = network.status.as_ref()?;
+    if status.observed_generation != network.metadata.generation {
+        return None;
+    }
+    let cidr = subnet.spec.cidr;
+    match status.subnets.iter().find(|usage| usage.cidr == cidr) {
+        Some(usage) => Some(usage.clone()),
+        // The agent reports every block of its spec and every other that still holds a pod.
+        None if network.spec.subnets.contains(&cidr) => None,
+        None => Some(BlockUsage {
+            cidr,
+            used: 0,
+            free: 0,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use netweft_crds::BlockUsage;
-
     use super::*;
     use crate::testing::{Cluster, cluster};
 

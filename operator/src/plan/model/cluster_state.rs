@@ -21,9 +21,7 @@ use netweft_crds::{
     NodeSubnet,
 };
 
-use crate::plan::bgp::passwords::{PasswordChange, Secret};
-use crate::plan::status::drain::Owners;
-use crate::plan::status::network_unavailable::NetworkUp;
+use crate::plan::model::secret::{PasswordChange, Secret};
 
 /// One complete picture of the cluster.
 #[derive(Clone, Debug, Default)]
@@ -211,3 +209,17 @@ impl ConditionEvent {
         })
     }
 }
+
+/// A Node that is told that its network is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkUp {
+    /// Its name.
+    pub node: String,
+    /// Its UID.
+    pub uid: Option<String>,
+    /// Since when, by the operator's clock.
+    pub since: Timestamp,
+}
+
+/// Who made pods, by namespace and name.
+pub type Owners = BTreeMap<(String, String), String>;

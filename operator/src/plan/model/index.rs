@@ -1,5 +1,6 @@
 //! [`ClusterIndex`]: the cluster_state, checked and indexed; what the steps of a plan look things up in.
 
+use netweft_crds::condition::{READY, is_true};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -358,4 +359,12 @@ fn last_addresses(
             .ipv6
             .filter(|address| selectors.may_take((*address).into())),
     }
+}
+
+/// Whether the node's agent says that its kernel agrees with the spec as it is now.
+pub fn acknowledged(network: &NodeNetwork) -> bool {
+    network.status.as_ref().is_some_and(|status| {
+        status.observed_generation == network.metadata.generation
+            && is_true(&status.conditions, READY)
+    })
 }

@@ -2,3 +2,5 @@
 
 pub mod cluster_state;
 pub mod index;
+pub mod node;
+pub mod secret;

@@ -7,6 +7,7 @@
 //!
 //! Nobody watches pods for it: there can be a hundred thousand of them, and of most pools nobody ever asks.
 
+use crate::plan::model::cluster_state::Owners;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -15,9 +16,6 @@ use netweft_crds::{DrainingPod, IPPool, NodeNetwork, Remaining};
 
 /// Most entries that a status has.
 const LISTED: usize = 64;
-
-/// Who made pods, by namespace and name.
-pub type Owners = BTreeMap<(String, String), String>;
 
 /// Whether a pool shall be without pods.
 #[must_use]

@@ -8,8 +8,8 @@ mod progress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use netweft_crds::condition::{READY, Reason, State, Verdict, is_true};
-use netweft_crds::{NetworkMode, NetworkModeStatus, NodeNetwork, Phase};
+use netweft_crds::condition::{READY, Reason, State, Verdict};
+use netweft_crds::{NetworkMode, NetworkModeStatus, Phase};
 
 use crate::plan::bgp::BgpTopology;
 use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, Unreadable, UserKind};
@@ -167,12 +167,4 @@ fn too_many(topology: &BgpTopology) -> String {
          spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
         list(&topology.left_out, NAMED)
     )
-}
-
-/// Whether the node's agent says that its kernel agrees with the spec as it is now.
-pub fn acknowledged(network: &NodeNetwork) -> bool {
-    network.status.as_ref().is_some_and(|status| {
-        status.observed_generation == network.metadata.generation
-            && is_true(&status.conditions, READY)
-    })
 }

@@ -4,26 +4,15 @@
 //! (`node.kubernetes.io/network-unavailable`): no pod is scheduled there until the pod network clears the condition
 //! (Kubernetes: `pkg/controller/nodelifecycle`, `taintNodeByCondition`).
 
+use crate::plan::model::cluster_state::NetworkUp;
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::status::acknowledged;
+use crate::plan::model::index::acknowledged;
 
 /// The condition's type.
 pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
-
-/// A Node that is told that its network is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NetworkUp {
-    /// Its name.
-    pub node: String,
-    /// Its UID.
-    pub uid: Option<String>,
-    /// Since when, by the operator's clock.
-    pub since: Timestamp,
-}
 
 /// The Nodes whose agent says that the network is programmed while their condition says that there is none.
 #[must_use]

@@ -14,9 +14,9 @@ use netweft_crds::condition::{Reason, Verdict};
 
 use crate::plan::ipam::blocks::overlap;
 use crate::plan::model::cluster_state::ClusterState;
+use crate::plan::model::node::stated;
 use crate::plan::text::list;
 use crate::plan::validate::ip_pool::Pool;
-use crate::plan::validate::node_address::stated;
 
 /// Most nodes that a verdict names.
 const NAMED: usize = 3;

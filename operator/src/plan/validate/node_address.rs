@@ -11,6 +11,7 @@
 //! stated by another Node, nor be inside a range of Services.
 //! A wrong address is that node's fault alone: it is left out and named, and neither a pool nor a NetworkMode suffers for it.
 
+use crate::plan::model::node::stated;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -299,18 +300,4 @@ fn reported(network: Option<&NodeNetwork>) -> impl Iterator<Item = &FoundAddress
     let status = network.and_then(|network| network.status.as_ref());
     let found = status.map_or(&[][..], |status| &status.addresses);
     found.iter().take(MAX_FOUND)
-}
-
-/// The addresses of `node` that have one of these types, by type first.
-pub fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
-    let addresses = node
-        .status
-        .iter()
-        .flat_map(|status| status.addresses.iter().flatten());
-    types.iter().flat_map(move |type_| {
-        let of_type = addresses
-            .clone()
-            .filter(move |address| address.type_ == *type_);
-        of_type.filter_map(|address| address.address.parse().ok())
-    })
 }

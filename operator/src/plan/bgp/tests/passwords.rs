@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use netweft_crds::names::PASSWORDS_SECRET;
 
-use crate::plan::bgp::passwords::{Password, Secret, needed};
+use crate::plan::bgp::passwords::needed;
+use crate::plan::model::secret::{Password, Secret};
 use crate::testing::{Cluster, at, peer, secret, underlay};
 
 const SPEC: &str =
