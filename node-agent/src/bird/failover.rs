@@ -4,23 +4,13 @@
 //! (RFC 4724, section 4.1): it takes their routes out of the kernel, and puts them back when they have told of them. That is a
 //! matter of milliseconds where all are ready at once, and of as long as the slowest takes where they are not.
 
+use crate::desired::bird::BackupRoutes;
 use std::time::{Duration, Instant};
 
 use crate::bird::Observed;
 
 /// How long after a BIRD was met its routes may still come and go: twice what a BIRD waits for its peers, and time to start.
 const RECOVERY: Duration = Duration::from_secs(60);
-
-/// What is to become of the routes that stand in for BIRD's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackupRoutes {
-    /// There are to be none.
-    Remove,
-    /// Those that are there stay.
-    Keep,
-    /// Each of BIRD's gets one.
-    Create,
-}
 
 /// Memory of BIRDs that came and went.
 #[derive(Debug)]

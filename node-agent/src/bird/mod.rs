@@ -22,5 +22,5 @@ pub const DIR: &str = "bird";
 /// Name of the socket in it over which BIRD takes commands.
 pub const SOCKET: &str = "bird.ctl";
 
-pub use crate::bird::failover::{BackupRoutes, Failover};
+pub use crate::bird::failover::Failover;
 pub use crate::bird::task::{Link, Observed, Places, Watcher};

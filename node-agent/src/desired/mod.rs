@@ -35,11 +35,12 @@ use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 use crate::apply::sysctl;
 use crate::desired::bird::Bird;
 use crate::desired::probe_plan::ProbePlan;
+use crate::inputs::bgp_routes::METRIC_BIRD;
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
 
 /// Metric of routes that stand by, while the way to a block changes: behind those in use, BIRD's included.
-const METRIC_STANDBY: u32 = bird::METRIC_BIRD + 10;
+const METRIC_STANDBY: u32 = METRIC_BIRD + 10;
 
 /// The node as it should be.
 #[derive(Clone, Debug, PartialEq)]

@@ -12,8 +12,8 @@ use netweft_netstate::model::{
 };
 use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
 
-use crate::desired::bird::bgp_routes;
 use crate::inputs::Inputs;
+use crate::inputs::bgp_routes::bgp_routes;
 
 /// The loopback link: it has addresses of nodes that are reached by several links, and takes packets of 65536 bytes, which no other can.
 const LOOPBACK: &str = "lo";

@@ -7,6 +7,7 @@
 //!
 //! What cannot be used becomes a sentence in `problems`; the rest goes on.
 
+pub mod bgp_routes;
 pub mod block_requests;
 pub mod draining_pods;
 pub mod file_events;

@@ -6,7 +6,7 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::owner::Owner;
 
-use crate::bird::BackupRoutes;
+use crate::desired::bird::BackupRoutes;
 use crate::desired::{Desired, bird, desired};
 use crate::inputs::host_facts;
 use crate::inputs::host_facts::{Facts, Selected};

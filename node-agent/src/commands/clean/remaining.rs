@@ -5,7 +5,7 @@ use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 
-use crate::desired::bird::is_birds;
+use crate::inputs::bgp_routes::is_birds;
 
 /// What makes a state without anything of ours: a node that is to have nothing.
 pub fn leftovers(actual: &NetworkState) -> Vec<Op> {

@@ -17,24 +17,20 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use crate::inputs::bgp_routes::{METRIC_BIRD, bgp_routes, is_in_pools};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use ipnet::IpNet;
 use netweft_crds::{NodeBgp, Session};
-use netweft_netstate::model::{NetworkState, Route, RouteKey, TABLE_MAIN};
+use netweft_netstate::model::{NetworkState, Route, RouteKey};
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
-use crate::bird::BackupRoutes;
 use crate::desired::bird::filter::{inside, lengths};
 use crate::desired::bird::password::Password;
 use crate::inputs::Inputs;
 use crate::inputs::host_facts::Facts;
 
-/// Route protocol (`rtm_protocol`) of BIRD, as the kernel numbers it.
-pub const PROTOCOL_BIRD: u8 = 12;
-/// Metric of BIRD's routes; a host's own BIRD has 32 unless told otherwise.
-pub const METRIC_BIRD: u32 = 78;
 /// Metric of the routes that stand in for BIRD's, right behind them.
 pub const METRIC_STAND_IN: u32 = METRIC_BIRD + 1;
 /// How long a BIRD that starts waits for its peers at most, in s: one that lives is back within some `connect retry time`s.
@@ -106,18 +102,15 @@ impl Bird {
     }
 }
 
-/// BIRD's routes into our pools. Those of a BIRD of the host's own have another metric.
-pub fn bgp_routes<'a>(
-    inputs: &'a Inputs,
-    actual: &'a NetworkState,
-) -> impl Iterator<Item = (&'a RouteKey, &'a Route)> {
-    let routes = actual.routes.iter();
-    routes.filter(move |(key, route)| is_birds(key, route) && is_in_pools(inputs, key))
-}
-
-fn is_in_pools(inputs: &Inputs, key: &RouteKey) -> bool {
-    let mut pools = inputs.pools.values();
-    pools.any(|pool| pool.cidr.contains(&key.dst))
+/// What is to become of the routes that stand in for BIRD's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackupRoutes {
+    /// There are to be none.
+    Remove,
+    /// Those that are there stay.
+    Keep,
+    /// Each of BIRD's gets one.
+    Create,
 }
 
 /// The routes that stand in for BIRD's. Not for those with more than one next hop.
@@ -150,12 +143,6 @@ pub fn backup_routes(
             (key, route)
         });
     kept.chain(made).collect()
-}
-
-/// Whether it is one of our BIRD's.
-#[must_use]
-pub fn is_birds(key: &RouteKey, route: &Route) -> bool {
-    route.protocol == PROTOCOL_BIRD && key.table == TABLE_MAIN && key.metric == METRIC_BIRD
 }
 
 /// What BIRD is to do; `None` while BGP is off.

@@ -1,5 +1,7 @@
 //! The text for BIRD: read by people in `snapshots`, and by the real BIRD.
 
+use crate::inputs::bgp_routes::PROTOCOL_BIRD;
+use netweft_netstate::model::TABLE_MAIN;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;

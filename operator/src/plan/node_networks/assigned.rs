@@ -1,5 +1,6 @@
 //! The condition `Assigned` of NodeNetworks: whether the node has what it needs, and what it lacks and why.
 
+use crate::plan::node_networks::no_address::{NAMED, REMEDY};
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Node;
@@ -15,11 +16,6 @@ use crate::plan::node_networks::no_address::{no_address, no_usable_address};
 use crate::plan::text::{counted, list};
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;
-
-/// Most names that a message lists.
-pub(crate) const NAMED: usize = 5;
-/// What gives a node another address.
-pub(crate) const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
 
 /// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
 /// when it is: the condition names the generation it is about.

@@ -4,10 +4,14 @@ use kube::ResourceExt;
 use netweft_crds::{AddressSelector, IpFamily, NodeNetwork};
 
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::node_networks::assigned::{NAMED, REMEDY};
 use crate::plan::text::list;
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;
+
+/// Most names that a message lists.
+pub(crate) const NAMED: usize = 5;
+/// What gives a node another address.
+pub(crate) const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
 
 /// Why the node has no address at all, and what that means.
 pub fn no_address(index: &ClusterIndex<'_>, mode: &Mode, network: &NodeNetwork) -> String {
