@@ -46,12 +46,17 @@ chart() {
   "$helm" lint --strict charts/netweft --set image.repository=netweft &&
     "$helm" template netweft charts/netweft --namespace netweft-system --set image.repository=netweft >/dev/null
 }
+terminology() { # no word that docs/glossary.md replaces
+  local words
+  words=$(awk -F '|' '/^\| / && NF == 5 && $4 !~ /replaces/ { print $4 }' docs/glossary.md | grep -oE '[A-Za-z_]+' | paste -sd '|')
+  ! git grep -nwE "$words" -- . ':!docs/glossary.md' ':!CHANGELOG.md' ':!*.lock' ':!go.sum'
+}
 stands_alone() { # nothing refers to a place outside the project or to a machine
   ! git grep -nIE '\.\./shared|(^|[^A-Za-z0-9_.-])/(work|farm)/|/root/' -- . ':!*.lock' ':!go.sum' ':!hack/lint.sh'
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart stands_alone; do
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart terminology stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok

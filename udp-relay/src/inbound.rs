@@ -18,7 +18,7 @@ use crate::coalesce::{Coalescer, Sink};
 use crate::counters::{Counters, Drop};
 use crate::packet::check;
 use crate::routes::Routes;
-use crate::shared::View;
+use crate::shared::Reader;
 use crate::sys::receive::{Received, Receiver};
 use crate::sys::tun;
 use crate::virtio_net_hdr;
@@ -29,7 +29,7 @@ pub struct Inbound {
     pub link: String,
     pub queue: Arc<File>,
     pub socket: Arc<OwnedFd>,
-    pub routes: View<Routes>,
+    pub routes: Reader<Routes>,
     /// What the link takes, as far as is known.
     pub mtu: Arc<AtomicUsize>,
     pub counters: Arc<Counters>,

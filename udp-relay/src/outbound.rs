@@ -18,7 +18,7 @@ use crate::counters::{Counters, Drop};
 use crate::packet;
 use crate::routes::Routes;
 use crate::segment::{Cut, MAX_HEADERS, complete};
-use crate::shared::View;
+use crate::shared::Reader;
 use crate::sys::send::{BYTES, SEGMENTS, Sender};
 use crate::virtio_net_hdr::{self, VirtioNetHdr};
 use crate::worker::Stop;
@@ -36,7 +36,7 @@ const ALIGN: usize = 64;
 pub struct Outbound {
     queue: Arc<File>,
     socket: Arc<OwnedFd>,
-    routes: View<Routes>,
+    routes: Reader<Routes>,
     counters: Arc<Counters>,
     /// Packets, then headers of segments.
     buffer: Vec<u8>,
@@ -49,7 +49,7 @@ impl Outbound {
     pub fn new(
         queue: Arc<File>,
         socket: Arc<OwnedFd>,
-        routes: View<Routes>,
+        routes: Reader<Routes>,
         counters: Arc<Counters>,
     ) -> Self {
         Self {

@@ -38,13 +38,13 @@ impl<T> Shared<T> {
 
 /// A reader's side.
 #[derive(Debug)]
-pub struct View<T> {
+pub struct Reader<T> {
     shared: Arc<Shared<T>>,
     seen: u64,
     value: Arc<T>,
 }
 
-impl<T> View<T> {
+impl<T> Reader<T> {
     /// Looks at a shared value.
     pub fn new(shared: Arc<Shared<T>>) -> Self {
         let seen = shared.generation.load(Ordering::Acquire);
@@ -66,7 +66,7 @@ impl<T> View<T> {
     }
 }
 
-impl<T> Deref for View<T> {
+impl<T> Deref for Reader<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_view_changes_only_when_refreshed() {
         let shared = Arc::new(Shared::new(1));
-        let mut view = View::new(Arc::clone(&shared));
+        let mut view = Reader::new(Arc::clone(&shared));
         shared.swap(2);
         assert_eq!(*view, 1);
         view.refresh();

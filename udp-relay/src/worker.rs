@@ -19,7 +19,7 @@ use crate::counters::TunnelCounters;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::routes::Routes;
-use crate::shared::{Shared, View};
+use crate::shared::{Reader, Shared};
 
 /// Asks threads to stop. Once asked they stay asked.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Workers {
                 .cloned()
                 .unwrap_or_default();
             let (queue, socket) = (Arc::clone(queue), Arc::clone(socket));
-            let routes = View::new(Arc::clone(&work.routes));
+            let routes = Reader::new(Arc::clone(&work.routes));
             workers.spawn(work, format!("out-{index}"), move |stop| {
                 Outbound::new(queue, socket, routes, counters).run(stop)
             })?;
@@ -130,7 +130,7 @@ impl Workers {
                 link: work.link.clone(),
                 queue: Arc::clone(queue),
                 socket: Arc::clone(socket),
-                routes: View::new(Arc::clone(&work.routes)),
+                routes: Reader::new(Arc::clone(&work.routes)),
                 mtu: Arc::clone(&work.mtu),
                 counters: work
                     .counters

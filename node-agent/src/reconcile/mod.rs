@@ -8,7 +8,9 @@ mod addresses;
 mod apply;
 pub mod backoff;
 pub mod comparison;
+mod daemons;
 mod ipv6;
+mod node_config;
 mod other_networks;
 mod plugins;
 mod status;
@@ -19,23 +21,19 @@ mod without_node_network;
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netweft_cni::attachment::Store;
-use netweft_cni::conf;
-use netweft_cni::node::{self, NodeConfig};
+use netweft_cni::node::NodeConfig;
 use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::diff::Diff;
 use netweft_netstate::events::Writers;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
-use netweft_netstate::op::Op;
-use netweft_udp_relay::config::RelayConfig;
 use tracing::info;
 
-use crate::apply::cni_config;
 use crate::apply::nft::Nft;
 use crate::apply::path_probe::ProbeHandle;
 use crate::apply::sysctl::Parameters;
@@ -44,9 +42,8 @@ use crate::commands::args::Paths;
 use crate::commands::install::Plugins;
 use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
-use crate::drift::{Difference, Drifts};
+use crate::drift::Drifts;
 use crate::firewall::Findings;
-use crate::inputs::bgp_routes::bgp_routes;
 use crate::inputs::without_ipv6::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
@@ -292,62 +289,6 @@ impl<K: Kernel> Reconciler<K> {
         outcome
     }
 
-    /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
-    /// are taken away; while it is on they are BIRD's alone.
-    async fn sync_bird(
-        &self,
-        inputs: &Inputs,
-        actual: &NetworkState,
-        desired: &mut Desired,
-        outcome: &mut Outcome,
-    ) {
-        let observed = self.bird.observed();
-        let remote = inputs.remote.iter();
-        let nodes = remote.flat_map(|block| block.addresses.iter());
-        let nodes = inputs.addresses.iter().chain(nodes);
-        self.bird.want(
-            desired.bird.clone(),
-            nodes.collect::<BTreeSet<_>>().into_iter().collect(),
-        );
-        desired.problems.extend(observed.problems);
-        let left = || bgp_routes(inputs, actual);
-        outcome.bgp_routes = left().count() as i64;
-        if desired.bird.is_none() && observed.released {
-            let gone = left().map(|(key, route)| Op::RouteDelete {
-                key: key.clone(),
-                route: route.clone(),
-            });
-            let gone: Vec<Op> = gone.collect();
-            drop(
-                self.apply(gone.iter().enumerate(), (actual, &*desired), outcome)
-                    .await,
-            );
-        }
-    }
-
-    /// Ask others by the ways that stand by.
-    fn update_probes(&self, desired: &Desired, outcome: &mut Outcome) {
-        if !desired.probes.is_empty()
-            && let Err(error) = Parameters::new(&self.paths).allow_echo()
-        {
-            outcome.failures.push(error_chain(&error));
-        }
-        self.probes.want(&desired.probes);
-    }
-
-    /// The relay knows no more than what it is told here.
-    fn write_relay_config(&self, config: &RelayConfig) -> io::Result<()> {
-        let told = if config.tunnels.is_empty() {
-            RelayConfig::remove(&self.paths.run_dir)?
-        } else {
-            config.write(&self.paths.run_dir)?
-        };
-        if told {
-            info!(tunnels = config.tunnels.len(), "relay told");
-        }
-        Ok(())
-    }
-
     async fn reconcile_pods(
         &mut self,
         records: &Records,
@@ -390,69 +331,5 @@ impl<K: Kernel> Reconciler<K> {
     fn unreadable(&self, error: &io::Error) -> String {
         let dir = self.paths.run_dir.display();
         format!("read the attachments in {dir}: {error}")
-    }
-
-    /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
-    /// fails later: that is a condition, not a reason to refuse pods. Says whether the plugin gives addresses of the spec's blocks
-    /// only.
-    fn publish_node_config(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
-        let first = !self.paths.run_dir.join(node::FILE).exists();
-        if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
-            return true;
-        }
-        match desired.plugin.write(&self.paths.run_dir) {
-            Ok(true) => {
-                info!("blocks for new pods written");
-                let was = |settled: &Desired| settled.plugin == desired.plugin;
-                self.file_written(&self.paths.run_dir.join(node::FILE), was);
-            }
-            Ok(false) => {}
-            Err(error) => {
-                let file = self.paths.run_dir.join(node::FILE);
-                let failure = format!("write {}: {error}", file.display());
-                outcome.fail(failure);
-                return false;
-            }
-        }
-        match cni_config::ensure(
-            &self.paths.cni_conf_dir,
-            &conf::conflist(&self.paths.run_dir.to_string_lossy()),
-        ) {
-            Ok(true) => {
-                info!(dir = %self.paths.cni_conf_dir.display(), "CNI configuration written, the node can take pods");
-                self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
-            }
-            Ok(false) => {}
-            Err(error) => outcome.fail(error_chain(&error)),
-        }
-        self.health.opened();
-        true
-    }
-
-    /// A file has been written; if it was right before, somebody else has changed it.
-    fn file_written(&mut self, file: &Path, was_right: impl Fn(&Desired) -> bool) {
-        if self.drifts.settled().is_some_and(was_right) {
-            let what = format!("file {}", file.display());
-            let difference = Difference {
-                found: "none or another".to_owned(),
-                wanted: "as it was written".to_owned(),
-            };
-            let now = Instant::now();
-            self.drifts.thing_repaired("file", &what, &difference, now);
-        }
-    }
-
-    fn foreign_configurations(&self) -> Vec<String> {
-        let dir = self.paths.cni_conf_dir.display();
-        let sentence = |file| {
-            format!(
-                "{dir}/{file} sorts before {} and is used instead of it: remove it",
-                conf::CONFLIST_FILE
-            )
-        };
-        cni_config::in_front(&self.paths.cni_conf_dir)
-            .into_iter()
-            .map(sentence)
-            .collect()
     }
 }

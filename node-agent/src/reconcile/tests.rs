@@ -3,6 +3,8 @@
 mod acknowledged;
 mod unowned;
 
+use netweft_cni::node;
+use netweft_netstate::op::Op;
 use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;

@@ -16,7 +16,7 @@ const GRACE: Duration = Duration::from_secs(10);
 const LAG: Duration = Duration::from_secs(1);
 
 /// A book with a clock.
-struct Story {
+struct Scenario {
     book: Book,
     now: Instant,
 }
@@ -52,7 +52,7 @@ fn network(node: &str, blocks: &[&str]) -> NodeNetwork {
     }))
 }
 
-impl Story {
+impl Scenario {
     fn begin(rules: Rules) -> Self {
         let pools = [("p".to_owned(), net("10.0.0.0/24"))].into();
         let rules = Rules {
@@ -135,7 +135,7 @@ fn blocks_that_share_addresses_are_found_whichever_is_the_larger_and_whichever_c
         ["10.0.0.64/27", "10.0.0.64/26"],
         ["10.0.0.64/26", "10.0.0.64/27"],
     ] {
-        let mut story = Story::with_grace();
+        let mut scenario = Scenario::with_grace();
         // By other names, as no API server would let them be.
         for (number, (cidr, node)) in [
             ("10.0.0.0/27", "a"),
@@ -148,27 +148,27 @@ fn blocks_that_share_addresses_are_found_whichever_is_the_larger_and_whichever_c
         {
             let mut subnet = subnet(cidr, node, SubnetState::Active);
             subnet.metadata.name = Some(number.to_string());
-            story.sees(&subnet);
+            scenario.sees(&subnet);
         }
-        story.breach("of d shares addresses with");
+        scenario.breach("of d shares addresses with");
     }
-    let mut story = Story::with_grace();
+    let mut scenario = Scenario::with_grace();
     for cidr in ["10.0.0.0/26", "10.0.0.128/26", "10.0.0.64/26"] {
-        story.is(cidr, "a");
+        scenario.is(cidr, "a");
     }
-    story.is_in_order();
+    scenario.is_in_order();
 }
 
 #[test]
 fn a_block_outside_its_pool_or_of_a_pool_that_nobody_knows_is_found() {
-    let mut story = Story::with_grace();
-    story.is("10.0.1.0/26", "a");
-    story.breach("does not lie in its pool p");
-    let mut story = Story::with_grace();
+    let mut scenario = Scenario::with_grace();
+    scenario.is("10.0.1.0/26", "a");
+    scenario.breach("does not lie in its pool p");
+    let mut scenario = Scenario::with_grace();
     let mut other = subnet("10.0.0.0/26", "a", SubnetState::Active);
     other.spec.pool = "q".to_owned();
-    story.sees(&other);
-    story.breach("does not lie in its pool q");
+    scenario.sees(&other);
+    scenario.breach("does not lie in its pool q");
 }
 
 #[test]
@@ -180,34 +180,34 @@ fn a_block_that_changes_its_node_its_pool_its_range_or_its_identity_is_found() {
         |subnet| subnet.metadata.uid = Some("two".to_owned()),
     ];
     for change in changes {
-        let mut story = Story::with_grace();
-        story.is("10.0.0.0/26", "a");
+        let mut scenario = Scenario::with_grace();
+        scenario.is("10.0.0.0/26", "a");
         let mut changed = subnet("10.0.0.0/26", "a", SubnetState::Active);
         change(&mut changed);
-        story.sees(&changed);
-        story.breach("10-0-0-0-26 was Held");
+        scenario.sees(&changed);
+        scenario.breach("10-0-0-0-26 was Held");
     }
-    let mut story = Story::with_grace();
-    story.is("10.0.0.0/26", "a");
-    story.orphaned("10.0.0.0/26", "a");
-    story.is("10.0.0.0/26", "a");
-    story.is_in_order();
+    let mut scenario = Scenario::with_grace();
+    scenario.is("10.0.0.0/26", "a");
+    scenario.orphaned("10.0.0.0/26", "a");
+    scenario.is("10.0.0.0/26", "a");
+    scenario.is_in_order();
 }
 
 #[test]
 fn a_block_that_is_deleted_before_the_grace_of_its_last_orphaning_is_over_is_found() {
     let deleted_after = |grace: Duration| {
-        let mut story = Story::with_grace();
-        story.is("10.0.0.0/26", "a");
-        story.orphaned("10.0.0.0/26", "a");
-        story.later(GRACE);
-        story.is("10.0.0.0/26", "a");
-        story.orphaned("10.0.0.0/26", "a");
-        story.later(grace / 2);
-        story.orphaned("10.0.0.0/26", "a");
-        story.later(grace / 2);
-        story.gone("10.0.0.0/26", "a");
-        story
+        let mut scenario = Scenario::with_grace();
+        scenario.is("10.0.0.0/26", "a");
+        scenario.orphaned("10.0.0.0/26", "a");
+        scenario.later(GRACE);
+        scenario.is("10.0.0.0/26", "a");
+        scenario.orphaned("10.0.0.0/26", "a");
+        scenario.later(grace / 2);
+        scenario.orphaned("10.0.0.0/26", "a");
+        scenario.later(grace / 2);
+        scenario.gone("10.0.0.0/26", "a");
+        scenario
     };
     deleted_after(Duration::ZERO).breach("after it was orphaned");
     deleted_after(GRACE - LAG * 2).breach("after it was orphaned");
@@ -217,57 +217,57 @@ fn a_block_that_is_deleted_before_the_grace_of_its_last_orphaning_is_over_is_fou
 #[test]
 fn an_active_block_goes_only_when_its_node_is_there_has_no_pod_in_it_and_may_hand_out_none() {
     let of_node = |lists: &[&str], pods: i64| {
-        let mut story = Story::with_grace();
-        story.comes("a");
-        story.is("10.0.0.0/26", "a");
-        story.lists("a", &["10.0.0.0/26"]);
-        story.lists("a", lists);
-        story.book.uses("a", net("10.0.0.0/26"), pods);
-        story.gone("10.0.0.0/26", "a");
-        story
+        let mut scenario = Scenario::with_grace();
+        scenario.comes("a");
+        scenario.is("10.0.0.0/26", "a");
+        scenario.lists("a", &["10.0.0.0/26"]);
+        scenario.lists("a", lists);
+        scenario.book.uses("a", net("10.0.0.0/26"), pods);
+        scenario.gone("10.0.0.0/26", "a");
+        scenario
     };
     of_node(&[], 1).breach("has pods in it");
     of_node(&["10.0.0.0/26"], 0).breach("may hand out from it");
     of_node(&[], 0).is_in_order();
 
-    let mut story = Story::with_grace();
-    story.comes("a");
-    story.is("10.0.0.0/26", "a");
-    story.goes("a");
-    story.later(LAG * 2);
-    story.gone("10.0.0.0/26", "a");
-    story.breach("which is gone, without a grace");
+    let mut scenario = Scenario::with_grace();
+    scenario.comes("a");
+    scenario.is("10.0.0.0/26", "a");
+    scenario.goes("a");
+    scenario.later(LAG * 2);
+    scenario.gone("10.0.0.0/26", "a");
+    scenario.breach("which is gone, without a grace");
 }
 
 #[test]
 fn a_block_with_pods_that_a_nodenetwork_loses_is_found() {
-    let mut story = Story::with_grace();
-    story.comes("a");
-    story.lists("a", &["10.0.0.0/26", "10.0.0.64/26"]);
-    story.lists("a", &["10.0.0.0/26"]);
-    story.is_in_order();
-    story.book.uses("a", net("10.0.0.0/26"), 1);
-    story.lists("a", &[]);
-    story.breach("a may no longer use 10.0.0.0/26");
+    let mut scenario = Scenario::with_grace();
+    scenario.comes("a");
+    scenario.lists("a", &["10.0.0.0/26", "10.0.0.64/26"]);
+    scenario.lists("a", &["10.0.0.0/26"]);
+    scenario.is_in_order();
+    scenario.book.uses("a", net("10.0.0.0/26"), 1);
+    scenario.lists("a", &[]);
+    scenario.breach("a may no longer use 10.0.0.0/26");
 }
 
 #[test]
 fn where_nothing_is_ever_taken_back_every_loss_is_found() {
-    let mut story = Story::begin(Rules::default());
-    story.orphaned("10.0.0.0/26", "a");
-    story.later(GRACE * 1000);
-    story.gone("10.0.0.0/26", "a");
-    story.breach("10.0.0.0/26 was taken from a");
-    let mut story = Story::begin(Rules::default());
-    story.lists("a", &["10.0.0.0/26"]);
+    let mut scenario = Scenario::begin(Rules::default());
+    scenario.orphaned("10.0.0.0/26", "a");
+    scenario.later(GRACE * 1000);
+    scenario.gone("10.0.0.0/26", "a");
+    scenario.breach("10.0.0.0/26 was taken from a");
+    let mut scenario = Scenario::begin(Rules::default());
+    scenario.lists("a", &["10.0.0.0/26"]);
     let network = network("a", &[]);
-    story.book.network(&Change::Gone(&network), story.now);
-    story.breach("a may no longer use 10.0.0.0/26");
+    scenario.book.network(&Change::Gone(&network), scenario.now);
+    scenario.breach("a may no longer use 10.0.0.0/26");
 }
 
 #[test]
 fn events_that_nobody_saw_are_a_breach() {
-    let mut story = Story::with_grace();
-    story.book.blind("NodeSubnet");
-    story.breach("not every event was seen");
+    let mut scenario = Scenario::with_grace();
+    scenario.book.blind("NodeSubnet");
+    scenario.breach("not every event was seen");
 }

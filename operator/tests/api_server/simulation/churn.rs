@@ -129,7 +129,7 @@ impl Simulation {
         .await;
     }
 
-    /// Freed blocks are given away again: after those that nobody has had, and the longest free first.
+    /// Released blocks are given away again: after those that nobody has had, and the longest free first.
     pub async fn reuse(&mut self) {
         loop {
             let half = self.share() * 2;

@@ -1,6 +1,6 @@
 //! Blocks that are given again.
 
-use super::{GRACE, LAG, Story, net, subnet};
+use super::{GRACE, LAG, Scenario, net, subnet};
 use crate::ledger::Rules;
 use netweft_crds::SubnetState;
 
@@ -9,28 +9,28 @@ fn freed_blocks_that_go_before_unused_ones_or_before_others_that_were_free_for_l
     let [a, b, c] = ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"];
     let freed_one_after_the_other = |all: &[&str]| {
         let blocks = all.iter().map(|block| net(block)).collect();
-        let mut story = Story::begin(Rules {
+        let mut scenario = Scenario::begin(Rules {
             grace: Some(GRACE),
             blocks: [("p".to_owned(), blocks)].into(),
             ..Rules::default()
         });
         for block in [a, b] {
-            story.orphaned(block, "x");
+            scenario.orphaned(block, "x");
         }
-        story.later(GRACE);
-        story.gone(b, "x");
-        story.later(LAG * 2);
-        story.gone(a, "x");
-        story.book.at_rest();
-        story.is_in_order();
-        story
+        scenario.later(GRACE);
+        scenario.gone(b, "x");
+        scenario.later(LAG * 2);
+        scenario.gone(a, "x");
+        scenario.book.at_rest();
+        scenario.is_in_order();
+        scenario
     };
-    let given = |mut story: Story, blocks: &[&str]| {
+    let given = |mut scenario: Scenario, blocks: &[&str]| {
         for block in blocks {
-            story.is(block, "y");
+            scenario.is(block, "y");
         }
-        story.book.at_rest();
-        story
+        scenario.book.at_rest();
+        scenario
     };
     given(freed_one_after_the_other(&[a, b, c]), &[b])
         .breach("before 10.0.0.128/26, which was never used");
@@ -41,22 +41,22 @@ fn freed_blocks_that_go_before_unused_ones_or_before_others_that_were_free_for_l
     given(freed_one_after_the_other(&[a, b]), &[a, b]).is_in_order();
     given(freed_one_after_the_other(&[a, b]), &[b]).is_in_order();
     // To a new leader all are alike.
-    let mut story = freed_one_after_the_other(&[a, b, c]);
-    story.book.leads_anew();
-    given(story, &[a]).is_in_order();
+    let mut scenario = freed_one_after_the_other(&[a, b, c]);
+    scenario.book.leads_anew();
+    given(scenario, &[a]).is_in_order();
 }
 
 #[test]
 fn the_most_blocks_that_a_node_had_at_a_time_are_counted_by_pool() {
-    let mut story = Story::with_grace();
+    let mut scenario = Scenario::with_grace();
     let mut other = subnet("10.0.0.192/26", "a", SubnetState::Active);
     other.spec.pool = "q".to_owned();
-    story.sees(&other);
-    story.is("10.0.0.0/26", "a");
-    story.is("10.0.0.0/26", "a");
-    assert_eq!(story.book.most(), 1);
-    story.is("10.0.0.64/26", "a");
-    story.gone("10.0.0.64/26", "a");
-    story.is("10.0.0.128/26", "b");
-    assert_eq!(story.book.most(), 2);
+    scenario.sees(&other);
+    scenario.is("10.0.0.0/26", "a");
+    scenario.is("10.0.0.0/26", "a");
+    assert_eq!(scenario.book.most(), 1);
+    scenario.is("10.0.0.64/26", "a");
+    scenario.gone("10.0.0.64/26", "a");
+    scenario.is("10.0.0.128/26", "b");
+    assert_eq!(scenario.book.most(), 2);
 }
