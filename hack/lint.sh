@@ -46,6 +46,14 @@ chart() {
   "$helm" lint --strict charts/netweft --set image.repository=netweft &&
     "$helm" template netweft charts/netweft --namespace netweft-system --set image.repository=netweft >/dev/null
 }
+markdown() { # no line of more than 120 characters, tables and code apart
+  # shellcheck disable=SC2016 # awk's own $0, and the fences of code.
+  git ls-files -z '*.md' | xargs -0 awk '
+    FNR == 1 { code = 0 }
+    /^ *```/ { code = !code }
+    !code && !/^\|/ && length($0) > 120 { print FILENAME ":" FNR ": " length($0) " characters; at most 120"; bad = 1 }
+    END { exit bad }'
+}
 terminology() { # no word that docs/glossary.md replaces
   local words
   words=$(awk -F '|' '/^\| / && NF == 5 && $4 !~ /replaces/ { print $4 }' docs/glossary.md | grep -oE '[A-Za-z_]+' | paste -sd '|')
@@ -56,7 +64,7 @@ stands_alone() { # nothing refers to a place outside the project or to a machine
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart terminology stands_alone; do
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok
