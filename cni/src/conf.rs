@@ -65,6 +65,18 @@ pub struct RuntimeConfig {
     /// The pod's annotations, from runtimes that have this capability (containerd).
     #[serde(default, rename = "io.kubernetes.cri.pod-annotations")]
     pub annotations: BTreeMap<String, String>,
+    /// The pod's host ports; `null` from containerd if it has none.
+    #[serde(default, rename = "portMappings")]
+    pub port_mappings: Option<Vec<PortMapping>>,
+}
+
+/// A port of the pod, as the capability `portMappings` describes it (CNI conventions, "Dynamic Plugin specific Fields").
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortMapping {
+    /// The port on the node; 0: none.
+    #[serde(default)]
+    pub host_port: i64,
 }
 
 /// An attachment by its owner, in the words of GC.
@@ -94,6 +106,8 @@ pub fn conflist(run_dir: &str) -> String {
                 run_dir: Some(run_dir),
                 capabilities: Capabilities {
                     annotations: true,
+                    // Checked before an address is used; portmap, which forwards them, comes later.
+                    port_mappings: true,
                     ..Capabilities::default()
                 },
                 snat: None,
@@ -173,7 +187,8 @@ mod tests {
       "type": "netweft",
       "runDir": "/run/netweft",
       "capabilities": {
-        "io.kubernetes.cri.pod-annotations": true
+        "io.kubernetes.cri.pod-annotations": true,
+        "portMappings": true
       }
     },
     {

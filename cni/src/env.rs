@@ -119,6 +119,12 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         self.required("CNI_NETNS")
     }
 
+    /// `PATH`; empty if it is not set.
+    #[must_use]
+    pub fn path(&self) -> String {
+        (self.0)("PATH").unwrap_or_default()
+    }
+
     /// The pod in `CNI_ARGS`. Other keys are passed over: runtimes set `IgnoreUnknown` for us.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod attachment;
 pub mod conf;
 pub mod env;
 pub mod error;
+pub mod host_ports;
 pub mod ipam;
 pub mod node;
 pub mod pod;

@@ -11,6 +11,7 @@ use crate::attachment::Store;
 use crate::conf::{CNI_VERSION, NetConf, SUPPORTED_VERSIONS};
 use crate::env::{Environment, Verb};
 use crate::error::PluginError;
+use crate::host_ports;
 
 mod add;
 mod check;
@@ -64,12 +65,15 @@ fn dispatch<F: Fn(&str) -> Option<String>>(
     }
     let done = |()| String::new();
     match verb {
-        Verb::Add => add::add(
-            conf,
-            environment.owner()?,
-            environment.netns()?,
-            environment.pod()?,
-        ),
+        Verb::Add => {
+            host_ports::check(&conf.runtime_config, &environment.path())?;
+            add::add(
+                conf,
+                environment.owner()?,
+                environment.netns()?,
+                environment.pod()?,
+            )
+        }
         Verb::Del => del::del(conf, &environment.owner()?).map(done),
         Verb::Check => check::check(conf, &environment.owner()?, &environment.netns()?).map(done),
         Verb::Status => status::status(conf).map(done),

@@ -1,6 +1,8 @@
 //! What ADD makes, and that it makes all of it or nothing.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,9 +92,8 @@ fn netns_links_have_the_settings_that_matter() {
             "{inside}"
         );
     }
-    let value = |namespace: &Namespace, path: String| {
-        namespace.run(|| std::fs::read_to_string(path).unwrap())
-    };
+    let value =
+        |namespace: &Namespace, path: String| namespace.run(|| fs::read_to_string(path).unwrap());
     let conf =
         |family: &str, link: &str, name: &str| format!("/proc/sys/net/{family}/conf/{link}/{name}");
     assert_eq!(
@@ -301,7 +302,51 @@ fn netns_add_that_waits_for_the_lock_chooses_from_what_there_is_then() {
 }
 
 fn has_open(process: u32, path: &Path) -> bool {
-    let files = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap();
-    let mut targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+    let files = fs::read_dir(format!("/proc/{process}/fd")).unwrap();
+    let mut targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
     targets.any(|target| target == path)
+}
+
+/// The chained plugin portmap would fail after an address is used, at DEL too.
+#[test]
+fn netns_a_host_port_that_the_node_cannot_forward_is_refused_before_an_address_is_used() {
+    if skipped() {
+        return;
+    }
+    let node = Node::new(&["10.244.0.0/29"]);
+    let pod = Namespace::new();
+    let programs = tempfile::tempdir().unwrap();
+    let path = format!("{}:/nowhere", programs.path().display());
+    let namespace = pod.path();
+    let ask = |verb: &str, mappings: &str| {
+        let mut conf = node.conf();
+        conf["runtimeConfig"] = serde_json::from_str(mappings).unwrap();
+        let environment = [&environment("one", &namespace)[..], &[("PATH", &path)]].concat();
+        node.raw(verb, &environment, &conf.to_string())
+    };
+    let web =
+        r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":""}]}"#;
+    let before = node.leftovers();
+    let refused = ask("ADD", web);
+    let expected = format!(
+        "the pod has hostPort 8080, and this node has neither nft nor iptables on the container runtime's PATH ({path}) to forward it: install nftables or iptables on the node, run the pod on another node, or remove hostPort from the pod"
+    );
+    assert_eq!((refused.code(), refused.message()), (11, expected.as_str()));
+    assert_eq!(node.leftovers(), before);
+    assert!(ask("DEL", web).success);
+    // Without host ports, from containerd and from other runtimes; `{}` is also what a configuration from an older agent gives.
+    for (mappings, address) in [(r#"{"portMappings":null}"#, 2), ("{}", 3)] {
+        let expected = format!("10.244.0.{address}");
+        assert_eq!(ask("ADD", mappings).ips(), [expected], "{mappings}");
+        // DEL frees the address, whatever the node lacks.
+        assert!(ask("DEL", web).success);
+        assert!(node.records().is_empty());
+    }
+    let nft = programs.path().join("nft");
+    fs::write(&nft, "").unwrap();
+    fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(ask("ADD", web).ips(), ["10.244.0.4"]);
+    fs::remove_file(&nft).unwrap();
+    assert!(ask("DEL", web).success);
+    assert!(node.records().is_empty());
 }
