@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::env::{Owner, Pod};
+use crate::env::{AttachmentId, Pod};
 
 /// The version of the format that this code writes. Fields can be added without a new one.
 pub const VERSION: u32 = 1;
@@ -42,7 +42,7 @@ pub struct Attachment {
     /// Version of the format.
     pub version: u32,
     /// Whose it is.
-    pub owner: Owner,
+    pub owner: AttachmentId,
     /// The pod, as far as known.
     pub pod: Pod,
     /// Path of the sandbox's network namespace.
@@ -105,7 +105,7 @@ pub struct Locked<'a> {
 impl Attachment {
     /// The pod if its runtime named it, else the container.
     #[must_use]
-    pub fn who(&self) -> String {
+    pub fn display_name(&self) -> String {
         match (&self.pod.namespace, &self.pod.name) {
             (Some(namespace), Some(name)) => format!("pod {namespace}/{name}"),
             _ => format!("container {}", self.owner.container_id),
@@ -259,7 +259,7 @@ impl Locked<'_> {
     /// When a record cannot be removed.
     pub fn release(
         &mut self,
-        owner: &Owner,
+        owner: &AttachmentId,
         addresses: impl IntoIterator<Item = IpAddr>,
     ) -> io::Result<()> {
         for ip in addresses {

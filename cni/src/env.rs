@@ -10,7 +10,7 @@ use crate::error::PluginError;
 
 /// What the runtime wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub enum Command {
     /// Attach a sandbox.
     Add,
     /// Detach it.
@@ -25,7 +25,7 @@ pub enum Verb {
     Version,
 }
 
-impl fmt::Display for Verb {
+impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Add => "ADD",
@@ -40,7 +40,7 @@ impl fmt::Display for Verb {
 
 /// Whose an attachment is: a sandbox may have several links.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Owner {
+pub struct AttachmentId {
     /// The sandbox, in the runtime's words.
     #[serde(rename = "containerID")]
     pub container_id: String,
@@ -71,14 +71,14 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     ///
     /// # Errors
     /// Code 4 if it is missing or unknown.
-    pub fn verb(&self) -> Result<Verb, PluginError> {
+    pub fn command(&self) -> Result<Command, PluginError> {
         match self.required("CNI_COMMAND")?.as_str() {
-            "ADD" => Ok(Verb::Add),
-            "DEL" => Ok(Verb::Del),
-            "CHECK" => Ok(Verb::Check),
-            "STATUS" => Ok(Verb::Status),
-            "GC" => Ok(Verb::Gc),
-            "VERSION" => Ok(Verb::Version),
+            "ADD" => Ok(Command::Add),
+            "DEL" => Ok(Command::Del),
+            "CHECK" => Ok(Command::Check),
+            "STATUS" => Ok(Command::Status),
+            "GC" => Ok(Command::Gc),
+            "VERSION" => Ok(Command::Version),
             other => Err(wrong(
                 "CNI_COMMAND",
                 format!("{other:?} is none of ADD, DEL, CHECK, STATUS, GC, VERSION"),
@@ -90,7 +90,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     ///
     /// # Errors
     /// Code 4 if one is missing or not of the form that the specification gives it.
-    pub fn owner(&self) -> Result<Owner, PluginError> {
+    pub fn owner(&self) -> Result<AttachmentId, PluginError> {
         let container_id = self.required("CNI_CONTAINERID")?;
         let inner = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -105,7 +105,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         let if_name = if_name
             .parse()
             .map_err(|error| wrong("CNI_IFNAME", format!("{error}")))?;
-        Ok(Owner {
+        Ok(AttachmentId {
             container_id,
             if_name,
         })
@@ -157,7 +157,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
 
     fn required(&self, name: &'static str) -> Result<String, PluginError> {
         let value = (self.0)(name).filter(|value| !value.is_empty());
-        value.ok_or_else(|| wrong(name, "is not set, but this verb needs it".to_owned()))
+        value.ok_or_else(|| wrong(name, "is not set, but this command needs it".to_owned()))
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn the_variable_at_fault_is_named() {
-        let missing = with(&[]).verb().unwrap_err();
+        let missing = with(&[]).command().unwrap_err();
         assert_eq!(
             (
                 missing.code(),

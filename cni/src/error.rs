@@ -11,13 +11,13 @@ use crate::node::NodeConfigError;
 /// A refusal, with what was tried and on what. Codes are those of the CNI specification, ours from 100.
 #[derive(Debug, thiserror::Error)]
 pub enum PluginError {
-    /// The configuration asks for a version of the specification that this plugin, or this verb, does not know.
-    #[error("cniVersion {found:?} is not supported for {verb}; supported are {}", SUPPORTED_VERSIONS.join(", "))]
+    /// The configuration asks for a version of the specification that this plugin, or this command, does not know.
+    #[error("cniVersion {found:?} is not supported for {command}; supported are {}", SUPPORTED_VERSIONS.join(", "))]
     Version {
         /// What was asked for.
         found: String,
-        /// The verb.
-        verb: String,
+        /// The command (CNI_COMMAND).
+        command: String,
     },
     /// An environment variable is missing or makes no sense.
     #[error("{name}: {problem}")]

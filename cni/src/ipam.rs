@@ -24,7 +24,7 @@ pub struct Choice<'a> {
 
 /// Why there is no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Exhausted {
+pub enum AllocationError {
     /// The namespace is so new that the agent has not heard of it, or the runtime gave none.
     #[error(
         "pools are chosen by namespace, and netweft-agent on this node does not know {}",
@@ -46,20 +46,20 @@ pub enum Exhausted {
         allowed: Vec<String>,
     },
     /// Every address of a family is taken.
-    #[error("no free address in {}", .0.iter().map(Lack::to_string).collect::<Vec<_>>().join(", and none in "))]
-    NoAddress(Vec<Lack>),
+    #[error("no free address in {}", .0.iter().map(Shortage::to_string).collect::<Vec<_>>().join(", and none in "))]
+    NoAddress(Vec<Shortage>),
 }
 
 /// A family in which there is no address for a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct Shortage {
     /// The pools that came into question, in words.
     words: String,
     /// Those of them that would give addresses if this node had a block.
     pub without_block: Vec<String>,
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for Shortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.words)
     }
@@ -70,14 +70,14 @@ pub const POOLS_ANNOTATION: &str = "netweft.io/pools";
 
 /// Who wants addresses.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Asker<'a> {
+pub struct PodRequest<'a> {
     /// The pod's namespace, if the runtime told.
     pub namespace: Option<&'a str>,
     /// What the pod says in [`POOLS_ANNOTATION`].
     pub pools: Option<&'a str>,
 }
 
-impl<'a> Asker<'a> {
+impl<'a> PodRequest<'a> {
     /// The pools that are asked for, the preferred first.
     fn asked(&self) -> Vec<&'a str> {
         let names = self.pools.unwrap_or_default().split(',').map(str::trim);
@@ -89,24 +89,26 @@ impl<'a> Asker<'a> {
 /// their blocks. `last` is the address handed out last, by block.
 ///
 /// # Errors
-/// [`Exhausted`] if a family has no free address, or there is no family at all.
+/// [`AllocationError`] if a family has no free address, or there is no family at all.
 pub fn choose<'a>(
     node: &'a NodeConfig,
-    asker: Asker<'_>,
+    pod_request: PodRequest<'_>,
     taken: &BTreeSet<IpAddr>,
     last: &BTreeMap<IpNet, IpAddr>,
-) -> Result<Vec<Choice<'a>>, Exhausted> {
-    let namespace = asker.namespace;
+) -> Result<Vec<Choice<'a>>, AllocationError> {
+    let namespace = pod_request.namespace;
     let known = |names: &BTreeSet<String>| namespace.is_some_and(|name| names.contains(name));
     if !node.namespaces.as_ref().is_none_or(known) {
-        return Err(Exhausted::UnknownNamespace(namespace.map(str::to_owned)));
+        return Err(AllocationError::UnknownNamespace(
+            namespace.map(str::to_owned),
+        ));
     }
-    let (mut choices, mut lacks) = (Vec::new(), Vec::new());
-    for (ipv4, pools) in candidates_by_family(node, asker)? {
+    let (mut choices, mut shortages) = (Vec::new(), Vec::new());
+    for (ipv4, pools) in candidates_by_family(node, pod_request)? {
         let open = || pools.iter().copied().filter(|pool| !pool.disabled);
         match open().find_map(|pool| free_address(pool, ipv4, taken, last)) {
             Some(choice) => choices.push(choice),
-            None => lacks.push(Lack {
+            None => shortages.push(Shortage {
                 words: words(&pools),
                 without_block: open()
                     .filter(|pool| pool.blocks.is_empty())
@@ -115,10 +117,12 @@ pub fn choose<'a>(
             }),
         }
     }
-    if !lacks.is_empty() {
-        Err(Exhausted::NoAddress(lacks))
+    if !shortages.is_empty() {
+        Err(AllocationError::NoAddress(shortages))
     } else if choices.is_empty() {
-        Err(Exhausted::NoPool(namespace.unwrap_or_default().to_owned()))
+        Err(AllocationError::NoPool(
+            namespace.unwrap_or_default().to_owned(),
+        ))
     } else {
         Ok(choices)
     }
@@ -128,16 +132,16 @@ pub fn choose<'a>(
 /// family: a choice among those for its namespace, never beyond.
 fn candidates_by_family<'a>(
     node: &'a NodeConfig,
-    asker: Asker<'_>,
-) -> Result<Vec<(bool, Vec<&'a PoolConfig>)>, Exhausted> {
-    let of_family = |ipv4| (ipv4, pools_for(node, asker.namespace, ipv4));
+    pod_request: PodRequest<'_>,
+) -> Result<Vec<(bool, Vec<&'a PoolConfig>)>, AllocationError> {
+    let of_family = |ipv4| (ipv4, pools_for(node, pod_request.namespace, ipv4));
     let mut families = vec![of_family(true), of_family(false)];
-    let asked = asker.asked();
+    let asked = pod_request.asked();
     let named = |pool: &&PoolConfig, name: &str| pool.name == name;
     for name in &asked {
         let mut all = families.iter().flat_map(|(_, pools)| pools);
         if !all.any(|pool| named(pool, name)) {
-            return Err(Exhausted::NotForThisPod {
+            return Err(AllocationError::NotForThisPod {
                 asked: (*name).to_owned(),
                 allowed: families
                     .iter()
@@ -303,8 +307,8 @@ mod tests {
         }
     }
 
-    fn of(namespace: &str) -> Asker<'_> {
-        Asker {
+    fn of(namespace: &str) -> PodRequest<'_> {
+        PodRequest {
             namespace: Some(namespace),
             pools: None,
         }
@@ -373,7 +377,7 @@ mod tests {
         let mut last = BTreeMap::new();
         let mut order = Vec::new();
         for _ in 0..6 {
-            let ip = choose(&node, Asker::default(), &BTreeSet::new(), &last).unwrap()[0].ip;
+            let ip = choose(&node, PodRequest::default(), &BTreeSet::new(), &last).unwrap()[0].ip;
             last.insert(block, ip);
             order.push(ip.to_string());
         }
@@ -421,14 +425,14 @@ mod tests {
         };
         let node = node(vec![only.clone(), disabled.clone()]);
         let choose = |namespace| {
-            let asker = Asker {
+            let pod_request = PodRequest {
                 namespace,
                 pools: None,
             };
-            choose(&node, asker, &BTreeSet::new(), &BTreeMap::new())
+            choose(&node, pod_request, &BTreeSet::new(), &BTreeMap::new())
         };
         assert_eq!(choose(Some("web")).unwrap()[0].pool.name, "a");
-        assert_eq!(choose(None), Err(Exhausted::NoPool(String::new())));
+        assert_eq!(choose(None), Err(AllocationError::NoPool(String::new())));
         let said = choose(Some("db")).unwrap_err().to_string();
         assert_eq!(
             said,
@@ -481,8 +485,13 @@ mod tests {
         assert_eq!(first_pool(&node, "db"), Ok("a"));
         let said = first_pool(&node, "new").unwrap_err();
         assert!(said.ends_with("does not know namespace new yet"), "{said}");
-        let nameless =
-            choose(&node, Asker::default(), &BTreeSet::new(), &BTreeMap::new()).unwrap_err();
+        let nameless = choose(
+            &node,
+            PodRequest::default(),
+            &BTreeSet::new(),
+            &BTreeMap::new(),
+        )
+        .unwrap_err();
         assert!(
             nameless.to_string().ends_with("K8S_POD_NAMESPACE"),
             "{nameless}"
@@ -493,7 +502,7 @@ mod tests {
     fn an_exhausted_family_is_named() {
         let taken = ["10.0.0.2".parse().unwrap()].into();
         let node = node(vec![pool("a", &["10.0.0.0/30"])]);
-        let said = choose(&node, Asker::default(), &taken, &BTreeMap::new())
+        let said = choose(&node, PodRequest::default(), &taken, &BTreeMap::new())
             .unwrap_err()
             .to_string();
         assert_eq!(said, "no free address in pool a (10.0.0.0/30)");
@@ -520,26 +529,29 @@ mod tests {
             of("six", "fd00::/112"),
         ]);
         let taken = ["10.0.0.2".parse().unwrap()].into();
-        let error = choose(&node, Asker::default(), &taken, &BTreeMap::new()).unwrap_err();
+        let error = choose(&node, PodRequest::default(), &taken, &BTreeMap::new()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "no free address in pool full (10.0.0.0/30), pool four (this node has no block of it), pool four-too (this node \
              has no block of it), and none in pool six (this node has no block of it)"
         );
-        let Exhausted::NoAddress(lacks) = error else {
+        let AllocationError::NoAddress(shortages) = error else {
             panic!("{error}");
         };
-        let lacks: Vec<_> = lacks.into_iter().map(|lack| lack.without_block).collect();
-        assert_eq!(lacks, [vec!["four", "four-too"], vec!["six"]]);
+        let shortages: Vec<_> = shortages
+            .into_iter()
+            .map(|lack| lack.without_block)
+            .collect();
+        assert_eq!(shortages, [vec!["four", "four-too"], vec!["six"]]);
     }
 
     /// Names of the pools chosen for a pod of namespace `default` that asks for some.
     fn asking(node: &NodeConfig, pools: &str) -> Result<Vec<String>, String> {
-        let asker = Asker {
+        let pod_request = PodRequest {
             pools: Some(pools),
             ..of("default")
         };
-        let choices = choose(node, asker, &BTreeSet::new(), &BTreeMap::new());
+        let choices = choose(node, pod_request, &BTreeSet::new(), &BTreeMap::new());
         let choices = choices.map_err(|error| error.to_string())?;
         Ok(choices
             .iter()

@@ -3,8 +3,8 @@
 use std::io::Read;
 use std::process::ExitCode;
 
+use netweft_cni::commands;
 use netweft_cni::error::PluginError;
-use netweft_cni::verb;
 
 fn main() -> ExitCode {
     let mut input = Vec::new();
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
             "1.1.0",
         );
     }
-    match verb::run(|name| std::env::var(name).ok(), &input) {
+    match commands::run(|name| std::env::var(name).ok(), &input) {
         Ok(answer) => {
             print!("{answer}");
             ExitCode::SUCCESS

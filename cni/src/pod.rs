@@ -36,7 +36,7 @@ use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 use sha2::{Digest, Sha256};
 
 use crate::attachment::{Attachment, PodAddress};
-use crate::env::Owner;
+use crate::env::AttachmentId;
 
 /// Gateway of routed IPv4 pods.
 pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
@@ -69,7 +69,7 @@ pub struct Identity {
     clippy::expect_used,
     reason = "nw and 11 hexadecimal digits are always a valid link name"
 )]
-pub fn identity(owner: &Owner) -> Identity {
+pub fn identity(owner: &AttachmentId) -> Identity {
     let hash: [u8; 32] = Sha256::digest(format!("{}/{}", owner.container_id, owner.if_name)).into();
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, ..] = hash;
     let hex: String = [a, b, c, d, e, f]

@@ -1,5 +1,5 @@
 //! The plugin driven by `cnitool`, the reference runtime: its own idea of a configuration list, of results it keeps
-//! between calls, and of which verb needs what.
+//! between calls, and of which command needs what.
 
 #![expect(
     clippy::expect_used,
@@ -53,7 +53,7 @@ impl Runtime {
         }
     }
 
-    fn call(&self, verb: &str, pod: &Namespace) -> Output {
+    fn call(&self, command: &str, pod: &Namespace) -> Output {
         let plugin = Path::new(env!("CARGO_BIN_EXE_netweft"));
         self.node.namespace.run(|| {
             Command::new("unshare")
@@ -65,7 +65,7 @@ impl Runtime {
                 ])
                 .arg(self.state.path())
                 .arg(cnitool())
-                .args([verb, "netweft", &pod.path()])
+                .args([command, "netweft", &pod.path()])
                 .env("NETCONFPATH", self.conf_dir.path())
                 .env("CNI_PATH", plugin.parent().unwrap())
                 .output()
@@ -73,15 +73,15 @@ impl Runtime {
         })
     }
 
-    fn succeeds(&self, verb: &str, pod: &Namespace) -> String {
-        let output = self.call(verb, pod);
-        assert!(output.status.success(), "{verb}: {output:?}");
+    fn succeeds(&self, command: &str, pod: &Namespace) -> String {
+        let output = self.call(command, pod);
+        assert!(output.status.success(), "{command}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn fails(&self, verb: &str, pod: &Namespace) -> String {
-        let output = self.call(verb, pod);
-        assert!(!output.status.success(), "{verb}: {output:?}");
+    fn fails(&self, command: &str, pod: &Namespace) -> String {
+        let output = self.call(command, pod);
+        assert!(!output.status.success(), "{command}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
             + &String::from_utf8_lossy(&output.stderr)
     }
@@ -182,8 +182,11 @@ fn netns_the_reference_runtime_hears_why_a_node_is_not_ready() {
         return;
     }
     let (runtime, pod) = (Runtime::new(Node::without_config()), Namespace::new());
-    for verb in ["status", "add"] {
-        assert!(runtime.fails(verb, &pod).contains("first sync"), "{verb}");
+    for command in ["status", "add"] {
+        assert!(
+            runtime.fails(command, &pod).contains("first sync"),
+            "{command}"
+        );
     }
     assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
 }

@@ -44,8 +44,8 @@ struct Traced {
 }
 
 /// Runs the plugin until its `last` stop and kills it there; `None`: to its end.
-fn traced(node: &Node, verb: &str, pod: &Namespace, last: Option<usize>) -> Traced {
-    let mut child = node.spawn(verb, &environment("one", &pod.path()));
+fn traced(node: &Node, command: &str, pod: &Namespace, last: Option<usize>) -> Traced {
+    let mut child = node.spawn(command, &environment("one", &pod.path()));
     let pid = Pid::from_raw(child.id().cast_signed());
     asks_for_its_configuration(pid);
     let options =

@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
-fn powerless(node: &Node, verb: &str, container: &str, conf: &Value) -> Answer {
+fn powerless(node: &Node, command: &str, container: &str, conf: &Value) -> Answer {
     let through = ["setpriv", "--bounding-set", "-net_admin"];
     node.raw_through(
         &through,
-        verb,
+        command,
         &environment(container, ""),
         &conf.to_string(),
     )

@@ -9,7 +9,7 @@ fn attachment(container: &str, ips: &[&str]) -> Attachment {
     };
     Attachment {
         version: VERSION,
-        owner: Owner {
+        owner: AttachmentId {
             container_id: container.to_owned(),
             if_name,
         },

@@ -4,8 +4,8 @@ use crate::env::Pod;
 use netweft_netstate::diff::diff;
 use netweft_netstate::owner;
 
-fn owner() -> Owner {
-    Owner {
+fn owner() -> AttachmentId {
+    AttachmentId {
         container_id: "c0ffee".to_owned(),
         if_name: "eth0".parse().unwrap(),
     }
@@ -49,7 +49,7 @@ fn identity_is_recognised_and_differs_between_owners() {
         "{}",
         one.host_link
     );
-    let other = identity(&Owner {
+    let other = identity(&AttachmentId {
         if_name: "eth1".parse().unwrap(),
         ..owner()
     });

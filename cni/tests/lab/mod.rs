@@ -224,24 +224,29 @@ impl Node {
         json!({ "cniVersion": "1.1.0", "name": "netweft", "type": "netweft", "runDir": self.run_dir })
     }
 
-    /// Starts the plugin with this environment on top of the verb and hands it its input.
-    pub fn start(&self, verb: &str, environment: &[(&str, &str)], input: &str) -> Child {
-        fed(self.spawn(verb, environment), input)
+    /// Starts the plugin with this environment on top of the command and hands it its input.
+    pub fn start(&self, command: &str, environment: &[(&str, &str)], input: &str) -> Child {
+        fed(self.spawn(command, environment), input)
     }
 
     /// Starts the plugin, which waits for its input.
-    pub fn spawn(&self, verb: &str, environment: &[(&str, &str)]) -> Child {
-        self.spawn_through(&[], verb, environment)
+    pub fn spawn(&self, command: &str, environment: &[(&str, &str)]) -> Child {
+        self.spawn_through(&[], command, environment)
     }
 
     /// Starts the plugin by another program, which gets it as its last argument.
-    fn spawn_through(&self, through: &[&str], verb: &str, environment: &[(&str, &str)]) -> Child {
+    fn spawn_through(
+        &self,
+        through: &[&str],
+        command: &str,
+        environment: &[(&str, &str)],
+    ) -> Child {
         let words = [through, &[env!("CARGO_BIN_EXE_netweft")]].concat();
         self.namespace.run(|| {
             Command::new(words[0])
                 .args(&words[1..])
                 .env_clear()
-                .env("CNI_COMMAND", verb)
+                .env("CNI_COMMAND", command)
                 .env("CNI_PATH", "/opt/cni/bin")
                 .envs(environment.iter().copied())
                 .stdin(Stdio::piped())
@@ -252,24 +257,24 @@ impl Node {
         })
     }
 
-    pub fn raw(&self, verb: &str, environment: &[(&str, &str)], input: &str) -> Answer {
-        self.raw_through(&[], verb, environment, input)
+    pub fn raw(&self, command: &str, environment: &[(&str, &str)], input: &str) -> Answer {
+        self.raw_through(&[], command, environment, input)
     }
 
     /// Runs the plugin by another program.
     pub fn raw_through(
         &self,
         through: &[&str],
-        verb: &str,
+        command: &str,
         environment: &[(&str, &str)],
         input: &str,
     ) -> Answer {
-        let child = fed(self.spawn_through(through, verb, environment), input);
+        let child = fed(self.spawn_through(through, command, environment), input);
         Answer::of(&child.wait_with_output().unwrap())
     }
 
-    pub fn call(&self, verb: &str, container: &str, netns: &str, conf: &Value) -> Answer {
-        self.raw(verb, &environment(container, netns), &conf.to_string())
+    pub fn call(&self, command: &str, container: &str, netns: &str, conf: &Value) -> Answer {
+        self.raw(command, &environment(container, netns), &conf.to_string())
     }
 
     pub fn add(&self, container: &str, pod: &Namespace) -> Answer {

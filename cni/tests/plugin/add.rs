@@ -192,10 +192,10 @@ fn netns_a_hundred_at_once_get_a_hundred_addresses_and_give_them_back() {
     let pods: Vec<(String, Namespace)> = (0..100)
         .map(|n| (format!("pod-{n}"), Namespace::new()))
         .collect();
-    let together = |verb: &str| {
+    let together = |command: &str| {
         let conf = node.conf().to_string();
         let start = |(name, pod): &(String, Namespace)| {
-            node.start(verb, &environment(name, &pod.path()), &conf)
+            node.start(command, &environment(name, &pod.path()), &conf)
         };
         let children: Vec<_> = pods.iter().map(start).collect();
         children
@@ -318,11 +318,11 @@ fn netns_a_host_port_that_the_node_cannot_forward_is_refused_before_an_address_i
     let programs = tempfile::tempdir().unwrap();
     let path = format!("{}:/nowhere", programs.path().display());
     let namespace = pod.path();
-    let ask = |verb: &str, mappings: &str| {
+    let ask = |command: &str, mappings: &str| {
         let mut conf = node.conf();
         conf["runtimeConfig"] = serde_json::from_str(mappings).unwrap();
         let environment = [&environment("one", &namespace)[..], &[("PATH", &path)]].concat();
-        node.raw(verb, &environment, &conf.to_string())
+        node.raw(command, &environment, &conf.to_string())
     };
     let web =
         r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":""}]}"#;

@@ -142,10 +142,10 @@ fn netns_a_configuration_that_cannot_be_used_is_refused() {
     }
     let node = Node::new(&DUAL);
     let pod = Namespace::new();
-    let code = |verb: &str, field: &str, value: Value| {
+    let code = |command: &str, field: &str, value: Value| {
         let mut conf = node.conf();
         conf[field] = value;
-        node.call(verb, "one", &pod.path(), &conf).code()
+        node.call(command, "one", &pod.path(), &conf).code()
     };
     assert_eq!(code("ADD", "cniVersion", json!("2.0.0")), 1);
     assert_eq!(code("DEL", "cniVersion", json!("")), 1);

@@ -42,7 +42,7 @@ impl InstanceLock {
     /// Waits for another to end, as the one before does in a moment.
     ///
     /// # Errors
-    /// As for [`Self::now`].
+    /// As for [`Self::try_acquire`].
     pub async fn acquire(run_dir: &Path) -> anyhow::Result<Self> {
         let lock =
             || Self::try_acquire(run_dir).with_context(|| format!("lock {}", run_dir.display()));

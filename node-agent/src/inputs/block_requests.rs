@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use netweft_cni::block_requests::Requests;
 use netweft_cni::node::NodeConfig;
-use netweft_cni::requests::Requests;
 use netweft_crds::BlockRequest;
 
 use netweft_common::error_chain;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use netweft_cni::{conf, node, requests};
+use netweft_cni::{block_requests, conf, node};
 use netweft_udp_relay::config;
 use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
@@ -107,7 +107,7 @@ impl Watch {
     fn dirs(&self) -> Vec<(PathBuf, AddWatchFlags, Kind)> {
         let mut dirs = vec![
             (
-                self.run_dir.join(requests::DIR),
+                self.run_dir.join(block_requests::DIR),
                 AddWatchFlags::IN_MOVED_TO,
                 Kind::Requests,
             ),
@@ -218,7 +218,7 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    use netweft_cni::requests::Requests;
+    use netweft_cni::block_requests::Requests;
     use tempfile::TempDir;
 
     use super::*;

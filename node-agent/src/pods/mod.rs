@@ -269,7 +269,7 @@ impl Pods {
     }
 
     fn release(&mut self, locked: &mut Locked<'_>, attachment: &Attachment, tended: &mut Tended) {
-        let env::Owner {
+        let env::AttachmentId {
             container_id,
             if_name,
         } = &attachment.owner;

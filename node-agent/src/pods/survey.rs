@@ -29,7 +29,7 @@ pub type Records = BTreeMap<IpAddr, io::Result<Attachment>>;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OrphanCandidate {
     /// The record of an attachment without a link.
-    Attachment(env::Owner),
+    Attachment(env::AttachmentId),
     /// A link without a record that carries nothing.
     Link(LinkName),
     /// A link without a record that carries a pod's address. The pod is alive, so this is only ever named.
@@ -45,7 +45,7 @@ pub struct Survey<'a> {
     actual: &'a NetworkState,
     records: &'a Records,
     /// Each attachment once.
-    attachments: BTreeMap<&'a env::Owner, &'a Attachment>,
+    attachments: BTreeMap<&'a env::AttachmentId, &'a Attachment>,
     unreadable: BTreeSet<IpAddr>,
     /// Links with a record.
     recorded: BTreeSet<&'a LinkName>,

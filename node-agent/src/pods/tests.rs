@@ -23,7 +23,7 @@ struct Fixture {
 }
 
 pub(crate) fn attachment(container: &str, ips: &[&str]) -> Attachment {
-    let owner = env::Owner {
+    let owner = env::AttachmentId {
         container_id: container.to_owned(),
         if_name: "eth0".parse().unwrap(),
     };

@@ -123,7 +123,7 @@ impl Check<'_> {
         if !attachment.addresses.iter().any(|address| address.ip == ip) {
             problems.push(format!(
                 "The attachment stored for {ip} is that of {}.",
-                attachment.who()
+                attachment.display_name()
             ));
         }
         let local = self
@@ -134,7 +134,7 @@ impl Check<'_> {
         problems.extend(local.map(|key| {
             format!(
                 "Address {ip} of {} is also one of the node's link {}.",
-                attachment.who(),
+                attachment.display_name(),
                 key.link
             )
         }));
@@ -143,7 +143,7 @@ impl Check<'_> {
         {
             problems.push(format!(
                 "Address {ip} of {} is in no block of this node.",
-                attachment.who()
+                attachment.display_name()
             ));
         }
         problems
@@ -160,7 +160,7 @@ impl Check<'_> {
                 format!(
                     "Address {} of {} is not recorded as taken.",
                     address.ip,
-                    attachment.who()
+                    attachment.display_name()
                 )
             })
             .collect();
@@ -170,14 +170,14 @@ impl Check<'_> {
                 problems.extend(
                     found
                         .iter()
-                        .map(|found| format!("For {}: {found}.", attachment.who())),
+                        .map(|found| format!("For {}: {found}.", attachment.display_name())),
                 );
             }
         } else {
             problems.push(format!(
                 "Link {} of {} is gone, but its addresses are still taken.",
                 attachment.host_link,
-                attachment.who()
+                attachment.display_name()
             ));
         }
         problems
@@ -224,13 +224,13 @@ fn leak(suspect: &OrphanCandidate) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use netweft_cni::attachment::{PodAddress, VERSION};
-    use netweft_cni::env::{Owner, Pod};
+    use netweft_cni::env::{AttachmentId, Pod};
     use netweft_cni::node::{PodInterface, PoolConfig};
 
     use super::*;
 
     fn attachment(ip: &str) -> Attachment {
-        let owner = Owner {
+        let owner = AttachmentId {
             container_id: "one".into(),
             if_name: "eth0".parse().unwrap(),
         };

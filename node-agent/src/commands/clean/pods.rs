@@ -62,7 +62,10 @@ fn who_lives(actual: &NetworkState, records: &Records) -> Option<String> {
     let name = |link: &&LinkName| {
         let mut attachments = attachments.clone();
         let attachment = attachments.find(|attachment| attachment.host_link == **link);
-        attachment.map_or_else(|| format!("the owner of link {link}"), Attachment::who)
+        attachment.map_or_else(
+            || format!("the owner of link {link}"),
+            Attachment::display_name,
+        )
     };
     let mut names: Vec<String> = links.iter().map(name).collect();
     if names.is_empty() {

@@ -4,10 +4,10 @@
 //! three steps (read, change the kernel, write `node.json`) with anything in between. Agent and plugin are of this version or of
 //! an earlier one, which took the first usable address of the oldest block and reserved no other.
 
-use netweft_cni::assemble::{Request, assemble};
 use netweft_cni::attachment::Attachment;
-use netweft_cni::env::Owner as Container;
-use netweft_cni::ipam::{Asker, Choice};
+use netweft_cni::build_attachment::{Request, build_attachment};
+use netweft_cni::env::AttachmentId as Container;
+use netweft_cni::ipam::{Choice, PodRequest};
 use proptest::prelude::*;
 
 use crate::desired::tests::*;
@@ -256,7 +256,7 @@ impl Node {
             };
             let blocks = config.pools.iter().flat_map(|pool| &pool.blocks);
             let last = blocks.map(after).collect();
-            let choices = ipam::choose(&config, Asker::default(), &taken, &last);
+            let choices = ipam::choose(&config, PodRequest::default(), &taken, &last);
             choices.ok().and_then(|choices| choices.into_iter().next())
         };
         self.containers += 1;
@@ -268,7 +268,7 @@ impl Node {
             netns_path: String::new(),
             pod: Default::default(),
         };
-        self.adding = choice.and_then(|choice| assemble(request, &[choice]).ok());
+        self.adding = choice.and_then(|choice| build_attachment(request, &[choice]).ok());
     }
 
     fn inputs(&self) -> Inputs {

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use crate::attachment::{Attachment, Bridge, PodAddress, VERSION};
-use crate::env::{Owner, Pod};
+use crate::env::{AttachmentId, Pod};
 use crate::error::PluginError;
 use crate::ipam::Choice;
 use crate::node::PodInterface;
@@ -13,7 +13,7 @@ use crate::pod::{self, Identity};
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Whose the attachment will be.
-    pub owner: Owner,
+    pub owner: AttachmentId,
     /// Path of the sandbox's network namespace.
     pub netns_path: String,
     /// The pod, as far as the runtime told.
@@ -24,7 +24,10 @@ pub struct Request {
 ///
 /// # Errors
 /// The pools cannot be wired together, or `node.json` lacks what this pool needs.
-pub fn assemble(request: Request, choices: &[Choice<'_>]) -> Result<Attachment, PluginError> {
+pub fn build_attachment(
+    request: Request,
+    choices: &[Choice<'_>],
+) -> Result<Attachment, PluginError> {
     let Request {
         owner,
         netns_path,

@@ -12,12 +12,12 @@ use netweft_netstate::rtnl::Rtnl;
 use super::{attachments_error, block_on, lock, say_unreadable, store};
 use crate::attachment::Store;
 use crate::conf::NetConf;
-use crate::env::Owner;
+use crate::env::AttachmentId;
 use crate::error::PluginError;
 use crate::pod;
 
 /// Detaches a sandbox.
-pub(super) fn del(conf: &NetConf, owner: &Owner) -> Result<(), PluginError> {
+pub(super) fn del(conf: &NetConf, owner: &AttachmentId) -> Result<(), PluginError> {
     let store = store(conf);
     let mut links = BTreeSet::from([pod::identity(owner).host_link]);
     let mut addresses = Vec::new();
@@ -61,7 +61,7 @@ pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), Plugin
 pub(super) fn release(
     conf: &NetConf,
     store: &Store,
-    owner: &Owner,
+    owner: &AttachmentId,
     addresses: Vec<IpAddr>,
 ) -> Result<(), PluginError> {
     if addresses.is_empty() {

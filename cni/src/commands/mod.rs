@@ -1,4 +1,4 @@
-//! What the runtime can ask for: the shell around the pure parts, one file per verb.
+//! What the runtime can ask for: the shell around the pure parts, one file per command (CNI_COMMAND).
 //!
 //! Files are read and written on the main thread before and after the runtime's `block_on`; only netlink runs inside it.
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::attachment::Store;
 use crate::conf::{CNI_VERSION, NetConf, SUPPORTED_VERSIONS};
-use crate::env::{Environment, Verb};
+use crate::env::{Command, Environment};
 use crate::error::PluginError;
 use crate::host_ports;
 
@@ -20,7 +20,7 @@ mod gc;
 mod status;
 mod sysctl;
 
-/// How long a verb waits for the lock. Its holders need less than a millisecond each, unless one is stopped.
+/// How long a command waits for the lock. Its holders need less than a millisecond each, unless one is stopped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Carries out one request and returns the text for standard output: the result, or the answer that says why not.
@@ -32,10 +32,10 @@ pub fn run(
     input: &[u8],
 ) -> Result<String, (PluginError, String)> {
     let environment = Environment(get);
-    let verb = environment
-        .verb()
+    let command = environment
+        .command()
         .map_err(|error| (error, CNI_VERSION.to_owned()))?;
-    if verb == Verb::Version {
+    if command == Command::Version {
         return Ok(version(input));
     }
     let conf: NetConf = serde_json::from_slice(input)
@@ -49,23 +49,23 @@ pub fn run(
     } else {
         CNI_VERSION
     };
-    dispatch(verb, &environment, &conf).map_err(|error| (error, answer_in.to_owned()))
+    dispatch(command, &environment, &conf).map_err(|error| (error, answer_in.to_owned()))
 }
 
 fn dispatch<F: Fn(&str) -> Option<String>>(
-    verb: Verb,
+    command: Command,
     environment: &Environment<F>,
     conf: &NetConf,
 ) -> Result<String, PluginError> {
-    supported(verb, &conf.cni_version)?;
+    supported(command, &conf.cni_version)?;
     if conf.name.is_empty() {
         return Err(PluginError::Config(
             "the configuration has no name".to_owned(),
         ));
     }
     let done = |()| String::new();
-    match verb {
-        Verb::Add => {
+    match command {
+        Command::Add => {
             host_ports::check(&conf.runtime_config, &environment.path())?;
             add::add(
                 conf,
@@ -74,20 +74,22 @@ fn dispatch<F: Fn(&str) -> Option<String>>(
                 environment.pod()?,
             )
         }
-        Verb::Del => del::del(conf, &environment.owner()?).map(done),
-        Verb::Check => check::check(conf, &environment.owner()?, &environment.netns()?).map(done),
-        Verb::Status => status::status(conf).map(done),
-        Verb::Gc => gc::gc(conf).map(done),
-        Verb::Version => Ok(version(&[])),
+        Command::Del => del::del(conf, &environment.owner()?).map(done),
+        Command::Check => {
+            check::check(conf, &environment.owner()?, &environment.netns()?).map(done)
+        }
+        Command::Status => status::status(conf).map(done),
+        Command::Gc => gc::gc(conf).map(done),
+        Command::Version => Ok(version(&[])),
     }
 }
 
 /// CHECK came with 0.4.0, STATUS and GC with 1.1.0.
-fn supported(verb: Verb, version: &str) -> Result<(), PluginError> {
-    let since = match verb {
-        Verb::Add | Verb::Del | Verb::Version => "0.3.1",
-        Verb::Check => "0.4.0",
-        Verb::Status | Verb::Gc => "1.1.0",
+fn supported(command: Command, version: &str) -> Result<(), PluginError> {
+    let since = match command {
+        Command::Add | Command::Del | Command::Version => "0.3.1",
+        Command::Check => "0.4.0",
+        Command::Status | Command::Gc => "1.1.0",
     };
     let position = |version: &str| {
         SUPPORTED_VERSIONS
@@ -98,7 +100,7 @@ fn supported(verb: Verb, version: &str) -> Result<(), PluginError> {
         Some(found) if Some(found) >= position(since) => Ok(()),
         _ => Err(PluginError::Version {
             found: version.to_owned(),
-            verb: verb.to_string(),
+            command: command.to_string(),
         }),
     }
 }
@@ -152,7 +154,7 @@ fn lock(store: &Store) -> Result<crate::attachment::Locked<'_>, PluginError> {
     })
 }
 
-/// Runs the netlink part of a verb on this thread.
+/// Runs the netlink part of a command on this thread.
 fn block_on<T, E: From<PluginError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -11,12 +11,16 @@ use serde_json::Value;
 use super::{attachments_error, block_on, store};
 use crate::attachment::Attachment;
 use crate::conf::NetConf;
-use crate::env::Owner;
+use crate::env::AttachmentId;
 use crate::error::PluginError;
 use crate::pod;
 
 /// Compares a sandbox with its record.
-pub(super) fn check(conf: &NetConf, owner: &Owner, netns_path: &str) -> Result<(), PluginError> {
+pub(super) fn check(
+    conf: &NetConf,
+    owner: &AttachmentId,
+    netns_path: &str,
+) -> Result<(), PluginError> {
     let Some(previous) = &conf.prev_result else {
         return Err(PluginError::Config(
             "prevResult: CHECK needs the result of ADD".to_owned(),

@@ -11,7 +11,7 @@ use netweft_netstate::rtnl::Rtnl;
 use super::del::{delete_links, release};
 use super::{attachments_error, block_on, say_unreadable, store};
 use crate::conf::{NetConf, ValidAttachment};
-use crate::env::Owner;
+use crate::env::AttachmentId;
 use crate::error::PluginError;
 use crate::pod;
 
@@ -23,9 +23,9 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), PluginError> {
             "cni.dev/valid-attachments: GC needs the list".to_owned(),
         ));
     };
-    let valid: BTreeSet<Owner> = valid.iter().filter_map(known).collect();
+    let valid: BTreeSet<AttachmentId> = valid.iter().filter_map(known).collect();
     let store = store(conf);
-    let mut garbage: BTreeMap<Owner, (BTreeSet<LinkName>, Vec<IpAddr>)> = BTreeMap::new();
+    let mut garbage: BTreeMap<AttachmentId, (BTreeSet<LinkName>, Vec<IpAddr>)> = BTreeMap::new();
     let records = store
         .list()
         .map_err(attachments_error("read the attachments", conf))?;
@@ -66,9 +66,9 @@ fn each(problem: PluginError) -> Vec<String> {
     }
 }
 
-fn known(valid: &ValidAttachment) -> Option<Owner> {
+fn known(valid: &ValidAttachment) -> Option<AttachmentId> {
     let if_name = valid.if_name.parse().ok()?;
-    Some(Owner {
+    Some(AttachmentId {
         container_id: valid.container_id.clone(),
         if_name,
     })

@@ -22,15 +22,15 @@ use netweft_netstate::op::Op;
 use netweft_netstate::rtnl::{Rtnl, VethPair};
 
 use super::{attachments_error, block_on, lock, store, sysctl};
-use crate::assemble::{Request, assemble};
 use crate::attachment::{Attachment, Locked, Store, UnderWay};
+use crate::block_requests::Requests;
+use crate::build_attachment::{Request, build_attachment};
 use crate::conf::NetConf;
-use crate::env::{Owner, Pod};
+use crate::env::{AttachmentId, Pod};
 use crate::error::PluginError;
-use crate::ipam::{self, Asker, Exhausted, POOLS_ANNOTATION};
+use crate::ipam::{self, AllocationError, POOLS_ANNOTATION, PodRequest};
 use crate::node::NodeConfig;
 use crate::pod;
-use crate::requests::Requests;
 use crate::result;
 
 /// How long a link may take to pass packets once both ends are up. The kernel's link watch runs once a second at least.
@@ -42,7 +42,7 @@ const WATCH: Duration = Duration::from_secs(3);
 /// passing over it would lose an earlier plugin's links from the result.
 pub(super) fn add(
     conf: &NetConf,
-    owner: Owner,
+    owner: AttachmentId,
     netns_path: String,
     pod: Pod,
 ) -> Result<String, PluginError> {
@@ -65,13 +65,13 @@ pub(super) fn add(
             pod,
         },
     )?;
-    match block_on(wire(&attachment, netns.as_fd())) {
+    match block_on(setup_interfaces(&attachment, netns.as_fd())) {
         Ok(()) => Ok(result::render(&attachment, &conf.cni_version)),
-        Err(Unwired {
+        Err(SetupError {
             cause,
             link_remains: true,
         }) => Err(cause),
-        Err(Unwired {
+        Err(SetupError {
             cause,
             link_remains: false,
         }) => {
@@ -114,7 +114,7 @@ fn reserve(
         .taken()
         .map_err(attachments_error("read the attachments", conf))?;
     let mut last = locked.last();
-    let asker = Asker {
+    let pod_request = PodRequest {
         namespace: request.pod.namespace.as_deref(),
         pools: conf
             .runtime_config
@@ -122,11 +122,11 @@ fn reserve(
             .get(POOLS_ANNOTATION)
             .map(String::as_str),
     };
-    let choices = ipam::choose(&node, asker, &taken, &last).map_err(|error| {
+    let choices = ipam::choose(&node, pod_request, &taken, &last).map_err(|error| {
         let more = [damaged(store, &error), ask_for_blocks(conf, &error)].concat();
         PluginError::TryLater(format!("{error}{more}"))
     })?;
-    let attachment = assemble(request, &choices)?;
+    let attachment = build_attachment(request, &choices)?;
     let under_way = locked
         .reserve(&attachment)
         .map_err(attachments_error("write the attachment", conf))?;
@@ -138,12 +138,12 @@ fn reserve(
 }
 
 /// Addresses that nobody may have, where they could be what is missing.
-fn damaged(store: &Store, exhausted: &Exhausted) -> String {
+fn damaged(store: &Store, exhausted: &AllocationError) -> String {
     let records = match exhausted {
-        Exhausted::NoAddress(_) => store.list().unwrap_or_default(),
-        Exhausted::NoPool(_) | Exhausted::UnknownNamespace(_) | Exhausted::NotForThisPod { .. } => {
-            BTreeMap::new()
-        }
+        AllocationError::NoAddress(_) => store.list().unwrap_or_default(),
+        AllocationError::NoPool(_)
+        | AllocationError::UnknownNamespace(_)
+        | AllocationError::NotForThisPod { .. } => BTreeMap::new(),
     };
     let damaged = records.iter().filter(|(_, record)| record.is_err());
     let damaged: Vec<String> = damaged.map(|(ip, _)| ip.to_string()).collect();
@@ -157,8 +157,8 @@ fn damaged(store: &Store, exhausted: &Exhausted) -> String {
 }
 
 /// Leaves word that blocks are needed, where those could be what is missing.
-fn ask_for_blocks(conf: &NetConf, exhausted: &Exhausted) -> String {
-    let Exhausted::NoAddress(lacks) = exhausted else {
+fn ask_for_blocks(conf: &NetConf, exhausted: &AllocationError) -> String {
+    let AllocationError::NoAddress(lacks) = exhausted else {
         return String::new();
     };
     let requests = Requests::new(Path::new(&conf.run_dir));
@@ -185,13 +185,13 @@ fn release(locked: &mut Locked<'_>, attachment: &Attachment) -> std::io::Result<
 }
 
 /// A sandbox that could not be attached.
-struct Unwired {
+struct SetupError {
     cause: PluginError,
     /// Whether the link could not be deleted again. Then its addresses must stay taken.
     link_remains: bool,
 }
 
-impl<E: Into<PluginError>> From<E> for Unwired {
+impl<E: Into<PluginError>> From<E> for SetupError {
     fn from(cause: E) -> Self {
         Self {
             cause: cause.into(),
@@ -201,7 +201,10 @@ impl<E: Into<PluginError>> From<E> for Unwired {
 }
 
 /// Makes the link and everything on it, or no link.
-async fn wire(attachment: &Attachment, netns: BorrowedFd<'_>) -> Result<(), Unwired> {
+async fn setup_interfaces(
+    attachment: &Attachment,
+    netns: BorrowedFd<'_>,
+) -> Result<(), SetupError> {
     let if_name = &attachment.owner.if_name;
     let (pod, host) = (Rtnl::in_netns(netns)?, Rtnl::new()?);
     if pod.link_exists(if_name).await? {
@@ -225,7 +228,7 @@ async fn wire(attachment: &Attachment, netns: BorrowedFd<'_>) -> Result<(), Unwi
         // From here on the link is ours to delete.
         Err(cause) => {
             let link_remains = host.delete_link(&attachment.host_link).await.is_err();
-            Err(Unwired {
+            Err(SetupError {
                 cause,
                 link_remains,
             })
