@@ -205,7 +205,7 @@ impl Prober {
 const MARK: &[u8; 8] = b"netweft?";
 
 /// A socket for ICMP echo alone, bound to an address, where one is given, and an identifier, where it is not 0.
-fn socket(
+pub(crate) fn socket(
     ipv4: bool,
     link: Option<&LinkName>,
     (from, identifier): (Option<IpAddr>, u16),
@@ -226,7 +226,7 @@ fn socket(
 }
 
 /// An echo request. Checksum and identifier are the kernel's.
-fn request(ipv4: bool, number: u16) -> Vec<u8> {
+pub(crate) fn request(ipv4: bool, number: u16) -> Vec<u8> {
     let kind = if ipv4 { 8 } else { 128 };
     let [high, low] = number.to_be_bytes();
     let mut packet = vec![kind, 0, 0, 0, 0, 0, high, low];
@@ -235,7 +235,7 @@ fn request(ipv4: bool, number: u16) -> Vec<u8> {
 }
 
 /// The numbers of the answers that have come in.
-fn heard(socket: &Socket) -> Vec<u16> {
+pub(crate) fn heard(socket: &Socket) -> Vec<u16> {
     let mut numbers = Vec::new();
     let mut buffer = [0; 256];
     let mut socket = socket;

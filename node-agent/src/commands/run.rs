@@ -81,7 +81,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         passwords: bgp_passwords,
     });
     let (prober, probes) = Prober::new();
-    let (firewall, findings) = Firewall::new();
+    let (firewall, findings) = Firewall::new(&paths);
     let (status, publisher) = StatusPublisher::new(node.clone(), reporter, health.clone());
     let (counts, beats) = (metrics.clone(), health.clone());
     let main_loop = on_own_thread(async move || {
@@ -92,7 +92,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
             objects: source.changes(),
             sessions: link.changes(),
             probes: probes.changes(),
-            firewall: findings.clone(),
+            firewall: findings.changes(),
             kernel: Events::new(nft::TABLE).context("listen to netlink")?,
             files: Watch::new(&paths, plugins.cni_bin_dir.as_deref()),
         };
@@ -211,7 +211,7 @@ struct Notices {
     objects: watch::Receiver<u64>,
     sessions: watch::Receiver<Observed>,
     probes: watch::Receiver<ProbeResults>,
-    firewall: Findings,
+    firewall: watch::Receiver<Findings>,
     kernel: Events,
     files: Watch,
 }

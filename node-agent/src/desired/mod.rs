@@ -17,7 +17,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod tunnel;
-mod tunnel_address;
+pub mod tunnel_address;
 mod udp;
 mod vxlan;
 

@@ -2,55 +2,125 @@
 //! drop, and nothing in netweft's own table can overrule that (an `accept` ends one base chain only, see nft(8), "VERDICT STATEMENT").
 //!
 //! ```text
-//!   nft -j list chains ─▶ base chains at hook forward ─▶ nft -j list table ─▶ verdict for a pod's packet ─▶ sentences
+//!   nft -j list chains ─▶ base chains at hook forward ─▶ nft -j list table ─▶ verdict for a pod's packet ─┐
+//!   /proc/net/ip_tables_names ─▶ legacy iptables in use?                                                 ├─▶ suspicious? ─▶ probe ─▶ findings
 //! ```
 //!
-//! The ruleset is read once a minute, beside the loop that programs the kernel. Rules of the legacy iptables are not in it.
+//! The ruleset is read once a minute, outside the loop that programs the kernel. A rule that the reading does not understand accepts nothing
+//! for it, and rules of legacy iptables are not in nft's ruleset at all. So a probe decides about the packets that pods send (`probe`).
 
+mod probe;
 mod ruleset;
 
-use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
+use netweft_common::error_chain;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::nft;
-use crate::firewall::ruleset::{BaseChain, Rules};
+use crate::apply::sysctl::Parameters;
+use crate::commands::args::Paths;
 use crate::telemetry::failure_log::FailureLog;
-use netweft_common::error_chain;
+use probe::{Outcome, Prober};
+use ruleset::{BaseChain, Dropped, Rules};
+
+pub use probe::{LINKS as PROBE_LINKS, Targets};
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);
+/// Names of the tables of legacy iptables that are in use in this network namespace.
+const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// Where the reconciler reads what was found.
-pub type Findings = watch::Receiver<Vec<String>>;
+/// What the forward hook drops, in sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// A probe was dropped: pods reach nobody.
+    pub dropped: Vec<String>,
+    /// The ruleset says so, as far as it can be read.
+    pub suspected: Vec<String>,
+}
+
+/// The reconciler's end.
+pub struct Link {
+    findings: watch::Receiver<Findings>,
+    targets: watch::Sender<Targets>,
+}
+
+impl Link {
+    /// What was found last.
+    #[must_use]
+    pub fn findings(&self) -> Findings {
+        self.findings.borrow().clone()
+    }
+
+    /// Wakes when something else is found.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Findings> {
+        self.findings.clone()
+    }
+
+    /// From now on these are probed.
+    pub fn probe(&self, targets: Targets) {
+        self.targets.send_if_modified(|known| {
+            let changed = *known != targets;
+            *known = targets;
+            changed
+        });
+    }
+}
 
 /// The task that reads the ruleset.
 pub struct Firewall {
-    findings: watch::Sender<Vec<String>>,
+    findings: watch::Sender<Findings>,
+    targets: watch::Receiver<Targets>,
+    prober: Prober,
     failure_log: FailureLog,
 }
 
+/// The rulesets of one moment.
+#[derive(Debug, Default)]
+struct Reading {
+    /// Chains that drop packets of pods, as far as they can be read.
+    chains: Vec<(BaseChain, Dropped)>,
+    /// Whether legacy iptables has a table `filter`.
+    legacy: bool,
+}
+
 impl Firewall {
-    /// A task that has read nothing yet, and where its findings will be.
+    /// A task that has read nothing yet, and the reconciler's end.
     #[must_use]
-    pub fn new() -> (Self, Findings) {
-        let (sender, findings) = watch::channel(Vec::new());
+    pub fn new(paths: &Paths) -> (Self, Link) {
+        let (findings, found) = watch::channel(Findings::default());
+        let (order, targets) = watch::channel(Targets::default());
         let firewall = Self {
-            findings: sender,
+            findings,
+            targets,
+            prober: Prober::new(paths.sysctl_dir.clone(), Parameters::new(paths)),
             failure_log: FailureLog::default(),
         };
-        (firewall, findings)
+        let link = Link {
+            findings: found,
+            targets: order,
+        };
+        (firewall, link)
     }
 
     /// Reads the ruleset at once and then once a minute, as long as the process lives.
     pub async fn run(mut self) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // At the start nobody can be probed.
+        let mut without_target = true;
         loop {
-            ticks.tick().await;
-            match read().await {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                Ok(()) = self.targets.changed(), if without_target => {}
+            }
+            let targets = self.targets.borrow_and_update().clone();
+            without_target = targets.from.is_none() || targets.to.is_empty();
+            match self.look(&targets).await {
                 Ok(found) => {
                     self.failure_log.are([]);
                     self.findings.send_if_modified(|findings| {
@@ -61,17 +131,67 @@ impl Firewall {
                 }
                 Err(why) => self
                     .failure_log
-                    .are([format!("read the firewall's ruleset: {why}")]),
+                    .are([format!("look for firewalls that drop pods' packets: {why}")]),
             }
         }
     }
+
+    async fn look(&mut self, targets: &Targets) -> Result<Findings, String> {
+        let reading = read().await?;
+        let outcome = if reading.is_suspicious() {
+            self.prober.probe(targets).await
+        } else {
+            let removed = self.prober.remove_links().await;
+            removed.map(|()| Outcome::Unknown)
+        };
+        Ok(reading.findings(outcome.map_err(|error| format!("{error:#}"))?))
+    }
 }
 
-/// The chains that drop packets of pods, in sentences.
-async fn read() -> Result<Vec<String>, String> {
+impl Reading {
+    /// Whether packets that pods send may be dropped.
+    fn is_suspicious(&self) -> bool {
+        self.legacy
+            || self
+                .chains
+                .iter()
+                .any(|(chain, dropped)| drops_sent(chain, *dropped))
+    }
+
+    fn findings(&self, outcome: Outcome) -> Findings {
+        let mut findings = Findings::default();
+        for (chain, dropped) in &self.chains {
+            match outcome {
+                Outcome::Dropped if drops_sent(chain, *dropped) => {
+                    findings.dropped.push(chain.sentence(true));
+                }
+                Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => {}
+                _ => findings.suspected.push(chain.sentence(false)),
+            }
+        }
+        if outcome == Outcome::Dropped && findings.dropped.is_empty() {
+            findings.dropped.push(LEGACY.to_owned());
+        }
+        findings
+    }
+}
+
+/// What to do about a rule that nft does not show.
+const LEGACY: &str = "a rule of legacy iptables drops packets that pods send: a probe was not forwarded. See `iptables-legacy -S FORWARD`; allow the packets with `iptables-legacy -I FORWARD -i nw+ -j ACCEPT` and `iptables-legacy -I FORWARD -o nw+ -j ACCEPT`, and in the configuration of the program that made the rule";
+
+/// Whether the probe shows what the chain does.
+fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {
+    dropped.from_pods && chain.family != "ip6"
+}
+
+/// The chains that drop packets of pods.
+async fn read() -> Result<Reading, String> {
     let chains = nft::list_json(&["list", "chains"]).await;
     let chains = BaseChain::at_forward(&chains.map_err(|error| error_chain(&error))?)?;
-    let mut found = BTreeSet::new();
+    let mut reading = Reading {
+        legacy: has_legacy_filter(Path::new(LEGACY_TABLES)),
+        ..Reading::default()
+    };
     for base in chains {
         // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
         let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
@@ -79,13 +199,91 @@ async fn read() -> Result<Vec<String>, String> {
             let listed = nft::list_json(what)
                 .await
                 .map_err(|error| error_chain(&error))?;
-            Ok::<_, String>(Rules::parse(&listed)?.drops_pods(&base))
+            Ok::<_, String>(Rules::parse(&listed)?.dropped(&base))
         };
-        if drops(&["list", "chain", family, table, name]).await?
-            && drops(&["list", "table", family, table]).await?
-        {
-            found.insert(base.sentence());
+        if drops(&["list", "chain", family, table, name]).await? != Dropped::default() {
+            let dropped = drops(&["list", "table", family, table]).await?;
+            if dropped != Dropped::default() {
+                reading.chains.push((base, dropped));
+            }
         }
     }
-    Ok(found.into_iter().collect())
+    reading
+        .chains
+        .sort_by_key(|(chain, _)| chain.sentence(false));
+    Ok(reading)
+}
+
+/// Whether legacy iptables has a table `filter`. A kernel without it has no such file.
+fn has_legacy_filter(tables: &Path) -> bool {
+    std::fs::read_to_string(tables).is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(family: &str, from_pods: bool, to_pods: bool, legacy: bool) -> Reading {
+        let chain = BaseChain::new(family, "filter", "FORWARD");
+        let dropped = Dropped { from_pods, to_pods };
+        let chains = if dropped == Dropped::default() {
+            vec![]
+        } else {
+            vec![(chain, dropped)]
+        };
+        Reading { chains, legacy }
+    }
+
+    /// Number of findings: certain, suspected.
+    fn found(reading: &Reading, outcome: Outcome) -> (usize, usize) {
+        let findings = reading.findings(outcome);
+        (findings.dropped.len(), findings.suspected.len())
+    }
+
+    #[test]
+    fn probe_decides_about_packets_that_pods_send() {
+        let both = reading("ip", true, true, false);
+        let sent = reading("ip", true, false, false);
+        let received = reading("ip", false, true, false);
+        assert!(both.is_suspicious() && sent.is_suspicious() && !received.is_suspicious());
+        for (reading, outcome, expected) in [
+            (&both, Outcome::Dropped, (1, 0)),
+            (&both, Outcome::Forwarded, (0, 1)),
+            (&both, Outcome::Unknown, (0, 1)),
+            (&sent, Outcome::Dropped, (1, 0)),
+            (&sent, Outcome::Forwarded, (0, 0)),
+            (&sent, Outcome::Unknown, (0, 1)),
+            (&received, Outcome::Unknown, (0, 1)),
+        ] {
+            assert_eq!(found(reading, outcome), expected, "{reading:?} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn probe_says_nothing_about_ipv6() {
+        let reading = reading("ip6", true, true, false);
+        assert!(!reading.is_suspicious());
+        assert_eq!(found(&reading, Outcome::Unknown), (0, 1));
+    }
+
+    #[test]
+    fn legacy_iptables_is_named_where_a_probe_is_dropped_and_no_chain_is_known() {
+        let reading = reading("ip", false, false, true);
+        assert!(reading.is_suspicious());
+        assert_eq!(found(&reading, Outcome::Forwarded), (0, 0));
+        assert_eq!(found(&reading, Outcome::Unknown), (0, 0));
+        let findings = reading.findings(Outcome::Dropped);
+        assert!(findings.dropped[0].contains("`iptables-legacy -I FORWARD -i nw+ -j ACCEPT`"));
+    }
+
+    #[test]
+    fn legacy_tables_are_read_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names");
+        assert!(!has_legacy_filter(&file));
+        std::fs::write(&file, "nat\nraw\n").unwrap();
+        assert!(!has_legacy_filter(&file));
+        std::fs::write(&file, "nat\nfilter\n").unwrap();
+        assert!(has_legacy_filter(&file));
+    }
 }

@@ -28,6 +28,15 @@ pub struct BaseChain {
 #[derive(Debug, Default)]
 pub struct Rules(BTreeMap<String, Vec<Vec<Value>>>);
 
+/// Which packets of pods a chain drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Those that pods send.
+    pub from_pods: bool,
+    /// Those for pods.
+    pub to_pods: bool,
+}
+
 /// What is known of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packet {
@@ -68,9 +77,20 @@ impl BaseChain {
         Ok(chains.filter_map(base).collect())
     }
 
-    /// What the administrator has to know and to do.
+    /// A chain whose policy accepts.
+    #[cfg(test)]
+    pub fn new(family: &str, table: &str, name: &str) -> Self {
+        Self {
+            family: family.to_owned(),
+            table: table.to_owned(),
+            name: name.to_owned(),
+            drops_by_policy: false,
+        }
+    }
+
+    /// What the administrator has to know and to do. `certain`: a probe was dropped.
     #[must_use]
-    pub fn sentence(&self) -> String {
+    pub fn sentence(&self, certain: bool) -> String {
         let Self {
             family,
             table,
@@ -95,8 +115,13 @@ impl BaseChain {
             Some(iptables) => [allow(iptables, "i"), allow(iptables, "o")],
             None => [insert("iif"), insert("oif")],
         };
+        let what = if certain {
+            "packets that pods send, as a probe shows"
+        } else {
+            "packets that the node forwards, and no rule that netweft can read accepts those of pods, so pods may reach nobody"
+        };
         format!(
-            "chain {name} of the nftables table {family} {table} drops packets that the node forwards, and no rule that netweft can read accepts those of pods, so pods may reach nobody: allow them with `{from}` and `{to}`, and in the configuration of the program that made the chain"
+            "chain {name} of the nftables table {family} {table} drops {what}: allow them with `{from}` and `{to}`, and in the configuration of the program that made the chain"
         )
     }
 }
@@ -124,16 +149,18 @@ impl Rules {
         Ok(Self(chains))
     }
 
-    /// Whether packets from pods or to pods end here, as far as is known.
+    /// Which packets of pods end here, as far as is known.
     #[must_use]
-    pub fn drops_pods(&self, base: &BaseChain) -> bool {
-        [Packet::FromPod, Packet::ToPod].into_iter().any(|packet| {
-            match self.verdict(&base.name, packet, DEPTH) {
-                Some(Verdict::Accept) => false,
-                Some(Verdict::Drop) => true,
-                Some(Verdict::Return) | None => base.drops_by_policy,
-            }
-        })
+    pub fn dropped(&self, base: &BaseChain) -> Dropped {
+        let drops = |packet| match self.verdict(&base.name, packet, DEPTH) {
+            Some(Verdict::Accept) => false,
+            Some(Verdict::Drop) => true,
+            Some(Verdict::Return) | None => base.drops_by_policy,
+        };
+        Dropped {
+            from_pods: drops(Packet::FromPod),
+            to_pods: drops(Packet::ToPod),
+        }
     }
 
     /// The verdict of a chain's rules; `None`: the packet passes all of them.
@@ -241,9 +268,8 @@ mod tests {
             rules.into_iter().map(rule).collect::<Vec<_>>()
         });
         let listed = serde_json::json!({ "nftables": rules.collect::<Vec<_>>() });
-        Rules::parse(&listed.to_string())
-            .unwrap()
-            .drops_pods(&bases[0])
+        let rules = Rules::parse(&listed.to_string()).unwrap();
+        rules.dropped(&bases[0]) != Dropped::default()
     }
 
     fn link(side: &str, name: &str) -> String {
@@ -318,7 +344,7 @@ mod tests {
             name: name.into(),
             drops_by_policy: true,
         };
-        let said = base("ip", "FORWARD").sentence();
+        let said = base("ip", "FORWARD").sentence(false);
         assert!(
             said.starts_with("chain FORWARD of the nftables table ip filter drops packets"),
             "{said}"
@@ -329,7 +355,7 @@ mod tests {
             ),
             "{said}"
         );
-        let said = base("inet", "forward").sentence();
+        let said = base("inet", "forward").sentence(true);
         assert!(
             said.contains("`nft insert rule inet filter forward iifname '\"nw*\"' accept`"),
             "{said}"

@@ -15,17 +15,38 @@ mod other_networks;
 mod plugins;
 mod status;
 mod taken;
+/// Whom a probe for firewalls asks: IPv4 addresses of nodes in their first block each.
+fn targets(inputs: &Inputs) -> Targets {
+    let mut own = tunnel_addresses(inputs).into_values();
+    let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
+    for block in inputs
+        .remote
+        .iter()
+        .filter(|block| block.cidr.addr().is_ipv4())
+    {
+        if let Some(address) = ipam::tunnel_address(block.cidr) {
+            others.entry(&block.node).or_insert(address);
+        }
+    }
+    Targets {
+        from: own.find(IpAddr::is_ipv4),
+        to: others.into_values().take(PROBED).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests;
 mod without_node_network;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netweft_cni::attachment::Store;
+use netweft_cni::ipam;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::diff::Diff;
@@ -42,8 +63,9 @@ use crate::commands::args::Paths;
 use crate::commands::install::Plugins;
 use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
+use crate::desired::tunnel_address::tunnel_addresses;
 use crate::drift::Drifts;
-use crate::firewall::Findings;
+use crate::firewall::{self, Targets};
 use crate::inputs::without_ipv6::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
@@ -57,6 +79,9 @@ use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
 
+/// Most nodes that a probe for firewalls may ask.
+const PROBED: usize = 3;
+
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
 
@@ -68,7 +93,7 @@ pub struct Reconciler<K> {
     nft: Nft,
     bird: Link,
     probes: ProbeHandle,
-    firewall: Findings,
+    firewall: firewall::Link,
     restarts: Failover,
     paths: Paths,
     /// `None` where they are not the agent's to look after.
@@ -92,7 +117,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
-        (bird, probes, firewall): (Link, ProbeHandle, Findings),
+        (bird, probes, firewall): (Link, ProbeHandle, firewall::Link),
         (paths, plugins): (Paths, Option<Plugins>),
         (status, metrics, health): (StatusHandle, Metrics, Health),
     ) -> Self {
@@ -285,7 +310,10 @@ impl<K: Kernel> Reconciler<K> {
         };
         let conflicts = difference.conflicts.iter().map(ToString::to_string);
         outcome.conflicts.splice(0..0, conflicts);
-        outcome.notes.extend(self.firewall.borrow().iter().cloned());
+        let found = self.firewall.findings();
+        outcome.conflicts.extend(found.dropped);
+        outcome.notes.extend(found.suspected);
+        self.firewall.probe(targets(inputs));
         outcome
     }
 

@@ -102,7 +102,7 @@ fn fixture() -> Fixture {
     let kernel = FakeKernel::new(node_state());
     let (link, bird) = crate::bird::Link::alone();
     let (probes, _) = ProbeHandle::alone();
-    let (_, firewall) = Firewall::new();
+    let (_, firewall) = Firewall::new(&paths);
     let told = (status, Metrics::new(), health);
     let links = (link, probes, firewall);
     let reconciler = Reconciler::new("one".into(), kernel, links, (paths, None), told);

@@ -124,6 +124,9 @@ fn inhabited(mut node: Node) -> (Node, Before) {
     std::os::unix::fs::symlink("netweft-loopback", node.path("bin/loopback")).unwrap();
     node.start();
     node.wait_until_ready();
+    // As of a probe for firewalls, when the agent is killed.
+    node.namespace
+        .ip("link add nwprobe0 type veth peer name nwprobe1");
     (node, before)
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use super::lab::{Node, ROUTED, until};
+use super::lab::{Namespace, Node, ROUTED, network, until};
 
 fn wait_until_it_says(node: &Node, words: &str) -> String {
     until("the agent to say what the firewall does", || {
@@ -52,4 +52,78 @@ fn netns_chain_that_drops_pods_is_named_until_its_command_is_run() {
         let said = node.is_ready().unwrap();
         assert!(!said.contains(words), "{said}");
     }
+}
+
+/// A node in mode host-gw, and node two, which answers at its address in its block.
+fn with_neighbour(ruleset: &str) -> (Node, Namespace) {
+    let node = Node::new(ROUTED);
+    let text = network(ROUTED, &["10.244.0.0/22".into()], &["routed".into()]);
+    node.declare(
+        "network.yaml",
+        &text.replace("send: {vxlan: {}}", "send: {direct: {}}"),
+    );
+    let other = Namespace::new();
+    node.namespace
+        .ip(&format!("link set far0 netns {}", other.path()));
+    for line in [
+        "link set lo up",
+        "link set far0 addrgenmode none up",
+        "address add 192.0.2.2/24 dev far0",
+        "address add 10.244.4.1/32 dev lo",
+        "route add 10.244.0.0/22 via 192.0.2.1",
+    ] {
+        other.ip(line);
+    }
+    run(&node, ruleset);
+    (node, other)
+}
+
+/// The names of the links for the probe.
+fn probe_links(node: &Node) -> usize {
+    let links = node.namespace.ip("-oneline link show");
+    links.matches(": nwprobe").count()
+}
+
+/// The reading takes the chain for one that drops: it does not understand a match of addresses.
+#[test]
+fn netns_probe_withdraws_a_chain_that_accepts_pods_by_a_rule_that_is_not_understood() {
+    let (mut node, _other) = with_neighbour(
+        "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; oifname \"nw*\" accept; ip saddr 10.244.0.0/16 accept; }; }'",
+    );
+    node.start();
+    until("the probe to pass", || {
+        let said = node.is_ready()?;
+        let passed = probe_links(&node) == 2 && !said.contains("chain forward");
+        passed.then_some(()).ok_or(said)
+    });
+}
+
+#[test]
+fn netns_probe_that_is_dropped_makes_the_node_not_ready_and_names_the_chain() {
+    let (mut node, _other) = with_neighbour(
+        "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; ct state established accept; }; }'",
+    );
+    node.start();
+    let said = node.wait_until_it_says("ForeignObject");
+    let words = "chain forward of the nftables table ip strict drops packets that pods send, as a probe shows: allow them with";
+    assert!(said.starts_with(words), "{said}");
+    obey(&node, &said);
+    node.kill_agent();
+    node.start();
+    until("the node to be ready without links for a probe", || {
+        let said = node.is_ready()?;
+        (probe_links(&node) == 0).then_some(()).ok_or(said)
+    });
+}
+
+/// Where no other node answers, the ruleset alone counts.
+#[test]
+fn netns_probe_without_an_answer_to_direct_requests_decides_nothing() {
+    let (mut node, other) = with_neighbour(
+        "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; }; }'",
+    );
+    other.ip("link set far0 down");
+    node.start();
+    let said = wait_until_it_says(&node, "chain forward of the nftables table ip strict");
+    assert!(said.contains("no rule that netweft can read"), "{said}");
 }

@@ -5,6 +5,7 @@ use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 
+use crate::firewall::PROBE_LINKS;
 use crate::inputs::bgp_routes::is_birds;
 
 /// What makes a state without anything of ours: a node that is to have nothing.
@@ -22,5 +23,8 @@ pub fn leftovers(actual: &NetworkState) -> Vec<Op> {
         key: key.clone(),
         route: route.clone(),
     });
-    ours.chain(birds).collect()
+    let links = actual.links.keys();
+    let probes = links.filter(|name| PROBE_LINKS.contains(&name.as_str()));
+    let probes = probes.map(|name| Op::LinkDelete { name: name.clone() });
+    ours.chain(birds).chain(probes).collect()
 }

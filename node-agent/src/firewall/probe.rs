@@ -1,0 +1,234 @@
+//! A probe that the forward hook sees as it sees a pod's packet.
+//!
+//! ```text
+//!   ICMP socket ─▶ nwprobe0 ═ veth ═ nwprobe1 ─▶ prerouting ─▶ forward (iif nwprobe1) ─▶ route to the other node ─▶ answer: input
+//! ```
+//!
+//! The packet has the node's own address in its block as its source, as pods' packets have an address of the block, and comes in by a link whose
+//! name begins with `nw`, as pods' links do. Its destination is the same address of another node, which answers without a pod. The same
+//! request, sent directly, tells a firewall from a node that is down. IPv4 only: IPv6 sends by a given link only where a route names it.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use ipnet::{IpNet, Ipv4Net};
+use netweft_netstate::kernel::Kernel;
+use netweft_netstate::model::{Address, AddressKey, LinkName, Mac, Neighbour, NeighbourKey};
+use netweft_netstate::op::Op;
+use netweft_netstate::rtnl::{Rtnl, VethPair};
+use socket2::Socket;
+use tokio::time::sleep;
+
+use crate::apply::path_probe::{heard, request, socket};
+use crate::apply::sysctl::Parameters;
+
+/// The end by which the probe leaves, and the end by which it comes in. With the first goes the second. Neither name is one of the agent's links (`nw-…`) or of a pod's
+/// link, so that nobody takes them for one.
+pub const LINKS: [&str; 2] = ["nwprobe0", "nwprobe1"];
+/// Ethernet addresses of the two, locally administered.
+const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0, 1])];
+/// Address of the second: IPv4 link-local (RFC 3927), used by nobody.
+const ADDRESS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 78, 78), 32));
+const MTU: u32 = 1280;
+/// Nodes that are probed at most.
+const SAMPLE: usize = 3;
+/// How long answers may take, and how often the sockets are read meanwhile.
+const TIMEOUT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(50);
+
+/// Whom to probe, from the reconciler.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// The node's own address in a block.
+    pub from: Option<IpAddr>,
+    /// The same of other nodes.
+    pub to: Vec<IpAddr>,
+}
+
+/// What a probe has shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Another node has answered a forwarded request.
+    Forwarded,
+    /// Other nodes answer direct requests, and no forwarded one.
+    Dropped,
+    /// There is no other node, or none answers at all.
+    Unknown,
+}
+
+/// Probes, and keeps the links for it while they are needed.
+pub struct Prober {
+    sysctl_dir: PathBuf,
+    parameters: Parameters,
+    /// Whether this process has made the links. Those of an earlier one may be half made.
+    linked: bool,
+}
+
+impl Prober {
+    /// One that finds kernel parameters in `sysctl_dir`.
+    #[must_use]
+    pub fn new(sysctl_dir: PathBuf, parameters: Parameters) -> Self {
+        Self {
+            sysctl_dir,
+            parameters,
+            linked: false,
+        }
+    }
+
+    /// Probes the first of `targets`.
+    ///
+    /// # Errors
+    /// The links cannot be made or used.
+    pub async fn probe(&mut self, targets: &Targets) -> anyhow::Result<Outcome> {
+        let Some(from) = targets.from else {
+            return Ok(Outcome::Unknown);
+        };
+        let to: Vec<IpAddr> = targets.to.iter().copied().take(SAMPLE).collect();
+        if to.is_empty() {
+            return Ok(Outcome::Unknown);
+        }
+        self.parameters.allow_echo()?;
+        let kernel = Rtnl::new()?;
+        if !self.linked {
+            self.make_links(&kernel).await?;
+        }
+        // If somebody has taken the links away, the next probe makes them again.
+        self.linked = false;
+        self.resolve(&kernel, &to).await?;
+        let [by, _] = links()?;
+        self.linked = true;
+        // First, and by another socket than the direct request: a connection that is tracked as established passes most firewalls.
+        for _ in 0..2 {
+            if answers(&Echo::send(from, &to, Some(&by))?).await {
+                return Ok(Outcome::Forwarded);
+            }
+            if !answers(&Echo::send(from, &to, None)?).await {
+                return Ok(Outcome::Unknown);
+            }
+        }
+        Ok(Outcome::Dropped)
+    }
+
+    /// Removes the links, if they are there.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub async fn remove_links(&mut self) -> anyhow::Result<()> {
+        self.linked = false;
+        remove_links(&Rtnl::new()?).await
+    }
+
+    async fn make_links(&self, kernel: &Rtnl) -> anyhow::Result<()> {
+        let [first, second] = links()?;
+        remove_links(kernel).await?;
+        let here = File::open("/proc/self/ns/net").context("open /proc/self/ns/net")?;
+        let [host_mac, peer_mac] = MACS;
+        let pair = VethPair {
+            host_name: first.clone(),
+            host_mac,
+            peer_name: second.clone(),
+            peer_mac,
+            mtu: MTU,
+        };
+        kernel.add_veth(&pair, here.as_fd()).await?;
+        for link in [&first, &second] {
+            // Without IPv6 there is no duplicate address detection and no router solicitation on them.
+            let _ = self.set(&format!("ipv6/conf/{link}/disable_ipv6"), "1");
+        }
+        // The source is an address of this node. A loose reverse path filter lets it pass on a link that has an address
+        // (`__fib_validate_source`); the strict one of `all` would not, and the larger value counts.
+        self.set(&format!("ipv4/conf/{second}/accept_local"), "1")?;
+        self.set(&format!("ipv4/conf/{second}/rp_filter"), "2")?;
+        self.set(&format!("ipv4/conf/{second}/forwarding"), "1")?;
+        let address = Op::AddressAdd {
+            key: AddressKey {
+                link: second.clone(),
+                net: ADDRESS,
+            },
+            address: Address { link_scope: true },
+        };
+        kernel.apply(&address).await?;
+        for name in [second, first] {
+            let up = Op::LinkChange {
+                name,
+                mtu: None,
+                mac: None,
+                up: Some(true),
+            };
+            kernel.apply(&up).await?;
+        }
+        Ok(())
+    }
+
+    /// Nobody answers ARP on the links.
+    async fn resolve(&self, kernel: &Rtnl, to: &[IpAddr]) -> anyhow::Result<()> {
+        let [link, _] = links()?;
+        let [_, mac] = MACS;
+        for ip in to {
+            let set = Op::NeighbourReplace {
+                key: NeighbourKey {
+                    link: link.clone(),
+                    ip: *ip,
+                },
+                neighbour: Neighbour {
+                    mac: Some(mac),
+                    permanent: true,
+                },
+            };
+            kernel.apply(&set).await?;
+        }
+        Ok(())
+    }
+
+    fn set(&self, name: &str, value: &str) -> anyhow::Result<()> {
+        let path = self.sysctl_dir.join(name);
+        fs::write(&path, value).with_context(|| format!("set {} to {value}", path.display()))
+    }
+}
+
+async fn remove_links(kernel: &Rtnl) -> anyhow::Result<()> {
+    let [first, _] = links()?;
+    // The other end goes with it.
+    Ok(kernel.delete_link(&first).await?)
+}
+
+fn links() -> anyhow::Result<[LinkName; 2]> {
+    let [first, second] = LINKS;
+    Ok([first.parse()?, second.parse()?])
+}
+
+/// Requests under way.
+struct Echo(Vec<Socket>);
+
+impl Echo {
+    /// Sends a request to each of `to`, by a link or as the routes say.
+    fn send(from: IpAddr, to: &[IpAddr], by: Option<&LinkName>) -> io::Result<Self> {
+        let ear = socket(true, None, (Some(from), 0))?;
+        let identifier = ear.local_addr()?.as_socket().map(|own| own.port());
+        let mut sockets = vec![ear];
+        for (number, to) in (1..).zip(to) {
+            let sender = socket(true, by, (Some(from), identifier.unwrap_or_default()))?;
+            sender.send_to(&request(true, number), &SocketAddr::new(*to, 0).into())?;
+            sockets.push(sender);
+        }
+        Ok(Self(sockets))
+    }
+}
+
+/// Whether any request is answered in time.
+async fn answers(echo: &Echo) -> bool {
+    let mut left = TIMEOUT;
+    while !left.is_zero() {
+        sleep(POLL).await;
+        if echo.0.iter().any(|socket| !heard(socket).is_empty()) {
+            return true;
+        }
+        left = left.saturating_sub(POLL);
+    }
+    false
+}
