@@ -30,7 +30,7 @@ pub use bgp_peer::{
 pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
-    NetworkModeStatus, NodeProgress, Overlay, Phase, Probe, Rollout, RouteReflectorRule,
+    NetworkModeStatus, NodeProgress, Overlay, Phase, ProbeProtocol, Rollout, RouteReflectorRule,
     UdpParameters, Underlay, VxlanParameters,
 };
 pub use node_address::{

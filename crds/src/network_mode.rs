@@ -105,13 +105,13 @@ pub struct Rollout {
     /// How the new way is tried before a node sends by it. icmp: by ICMP echo between nodes; none: not at all, for networks that drop
     /// echo. Then nobody notices a new way that carries nothing.
     #[serde(default)]
-    pub probe: Probe,
+    pub probe: ProbeProtocol,
 }
 
 /// How a way is tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Probe {
+pub enum ProbeProtocol {
     /// By ICMP echo (RFC 792, RFC 4443).
     #[default]
     Icmp,
@@ -124,7 +124,7 @@ impl Default for Rollout {
         Self {
             at_once: default_at_once(),
             progress_deadline: default_progress_deadline(),
-            probe: Probe::default(),
+            probe: ProbeProtocol::default(),
         }
     }
 }

@@ -15,8 +15,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::{
-    self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase, Probe,
-    Way,
+    self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase,
+    ProbeProtocol, Way,
 };
 
 use crate::plan::model::index::acknowledged;
@@ -239,8 +239,8 @@ impl<'a> NodeRollout<'a> {
             is_new: !index.has_spoken(name),
             absence: index.absence(name, mode),
             silent: match mode.rollout.probe {
-                Probe::Icmp => network.and_then(|network| silent(network, target)),
-                Probe::None => Some(Vec::new()),
+                ProbeProtocol::Icmp => network.and_then(|network| silent(network, target)),
+                ProbeProtocol::None => Some(Vec::new()),
             },
         }
     }
