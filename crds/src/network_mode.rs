@@ -102,21 +102,48 @@ pub struct Rollout {
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
     pub progress_deadline: kube::core::Duration,
-    /// How the new way is tried before a node sends by it. icmp: by ICMP echo between nodes; none: not at all, for networks that drop
-    /// echo. Then nobody notices a new way that carries nothing.
+    /// How nodes test the new way before they send by it. auto: by ICMP echo and by UDP to the agents' port, and one answer is enough;
+    /// icmp: by ICMP echo alone; udp: by UDP alone; none: no test, for networks that drop both. Then a new way that carries nothing is not
+    /// noticed.
     #[serde(default)]
     pub probe: ProbeProtocol,
 }
 
 /// How a way is tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeProtocol {
-    /// By ICMP echo (RFC 792, RFC 4443).
+    /// By ICMP echo and by UDP; one answer is enough.
     #[default]
+    Auto,
+    /// By ICMP echo alone (RFC 792, RFC 4443).
     Icmp,
+    /// By UDP to the agents' port alone.
+    Udp,
     /// Not at all.
     None,
+}
+
+impl ProbeProtocol {
+    /// Whether nodes are asked by ICMP echo.
+    #[must_use]
+    pub const fn uses_icmp(self) -> bool {
+        matches!(self, Self::Auto | Self::Icmp)
+    }
+
+    /// Whether nodes are asked by UDP.
+    #[must_use]
+    pub const fn uses_udp(self) -> bool {
+        matches!(self, Self::Auto | Self::Udp)
+    }
+
+    /// Whether it is the default.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for Rollout {

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::{NodeBgp, SessionStatus};
-use crate::network_mode::{EncapsulateWhen, UdpParameters, VxlanParameters};
+use crate::network_mode::{EncapsulateWhen, ProbeProtocol, UdpParameters, VxlanParameters};
 use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
@@ -113,6 +113,9 @@ pub struct NodeMode {
     /// Bytes of the largest packet of a pod; 0: measured.
     #[serde(default)]
     pub mtu: u32,
+    /// How the node tests this way to the pools in `standby`.
+    #[serde(default, skip_serializing_if = "ProbeProtocol::is_default")]
+    pub probe: ProbeProtocol,
 }
 
 /// A version of the Internet Protocol.
@@ -338,7 +341,7 @@ pub struct BlockUsage {
     pub free: i64,
 }
 
-/// A way that stands by, tried by echo requests to other nodes' addresses in their blocks. Where there are many nodes a part of them
+/// A way that stands by, tried by requests to other nodes' addresses in their blocks. Where there are many nodes a part of them
 /// is asked, each node another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StandbyStatus {
@@ -353,6 +356,10 @@ pub struct StandbyStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub silent: Vec<String>,
+    /// How they are asked, for example `ICMP echo` and `UDP port 9471`; an answer by one of them is enough. Absent: by ICMP echo.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    pub protocols: Vec<String>,
     /// Why one of them was not even asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

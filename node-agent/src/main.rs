@@ -5,18 +5,20 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `unowned`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
-//! `sysctl`, `cni_conf`, `install` and `report` touch and decide nothing.
+//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
+//! `sysctl`, `cni_conf`, `install`, `prober`, `responder` and `report` touch and decide nothing.
 
 mod apply;
 mod bird;
 mod commands;
 mod desired;
 mod drift;
+mod echo;
 mod firewall;
 mod inputs;
 mod pods;
 mod reconcile;
+mod responder;
 mod status;
 mod telemetry;
 

@@ -262,6 +262,7 @@ impl Cluster {
                 way: mode.send.way().unwrap().to_string(),
                 asked: 1,
                 silent: silent.clone(),
+                protocols: vec!["ICMP echo".to_owned(), "UDP port 9471".to_owned()],
                 message: None,
             });
             network.status.get_or_insert_default().standby = tried.collect();

@@ -99,7 +99,7 @@ impl Job {
                 options,
                 set_clock,
             } => match scenario {
-                Scenario::Utilization => growth::run(options, keep).map(none),
+                Scenario::Growth => growth::run(options, keep).map(none),
                 Scenario::Drift => drift::run(options, keep).map(none),
                 Scenario::AgentFailures => agent_failures::run(options, keep).map(none),
                 Scenario::Reconfiguration => {

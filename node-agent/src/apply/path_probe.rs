@@ -1,20 +1,24 @@
-//! The task: ask the probes of probes by ICMP echo (RFC 792, RFC 4443) until each is answered.
+//! The task: ask the probes of probes by ICMP echo (RFC 792, RFC 4443) and by UDP until each is answered.
 //!
 //! A probe is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
-//! in use; the answer comes by whatever way its sender uses. The sockets can do nothing but echo, and need no capability where
-//! `net.ipv4.ping_group_range` includes the agent's group.
+//! in use; the answer comes by whatever way its sender uses. The sockets for ICMP can do nothing but echo, and need no capability where
+//! `net.ipv4.ping_group_range` includes the agent's group. UDP is answered by the other agent (see `responder`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use netweft_crds::ProbeProtocol;
 use netweft_netstate::model::LinkName;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::desired::probe_plan::{Probe, ProbePlan};
+use crate::echo;
 use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two looks for answers.
@@ -35,9 +39,16 @@ pub struct ProbeResults {
 pub struct ProbeHandle {
     orders: watch::Sender<BTreeSet<Probe>>,
     answers: watch::Receiver<ProbeResults>,
+    port: u16,
 }
 
 impl ProbeHandle {
+    /// The UDP port on which agents are asked.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Says what is to be tried. What was answered before counts.
     pub fn want(&self, probes: &[ProbePlan]) {
         let targets = probes
@@ -70,7 +81,12 @@ impl ProbeHandle {
     pub fn alone() -> (Self, watch::Sender<ProbeResults>) {
         let (orders, _) = watch::channel(BTreeSet::new());
         let (sender, answers) = watch::channel(ProbeResults::default());
-        (Self { orders, answers }, sender)
+        let probes = Self {
+            orders,
+            answers,
+            port: 9471,
+        };
+        (probes, sender)
     }
 }
 
@@ -78,27 +94,28 @@ impl ProbeHandle {
 pub struct Prober {
     orders: watch::Receiver<BTreeSet<Probe>>,
     answers: watch::Sender<ProbeResults>,
-    sent: BTreeMap<u16, Probe>,
-    next: u16,
+    port: u16,
+    nonces: Nonces,
     failure_log: FailureLog,
 }
 
 impl Prober {
-    /// A prober that has asked nothing, and the link to it.
+    /// A prober that has asked nothing, and the link to it. `port` is the UDP port on which agents answer.
     #[must_use]
-    pub fn new() -> (Self, ProbeHandle) {
+    pub fn new(port: u16) -> (Self, ProbeHandle) {
         let (sender, orders) = watch::channel(BTreeSet::new());
         let (answers, receiver) = watch::channel(ProbeResults::default());
         let prober = Self {
             orders,
             answers,
-            sent: BTreeMap::new(),
-            next: 0,
+            port,
+            nonces: Nonces::default(),
             failure_log: FailureLog::default(),
         };
         let probes = ProbeHandle {
             orders: sender,
             answers: receiver,
+            port,
         };
         (prober, probes)
     }
@@ -107,7 +124,6 @@ impl Prober {
     pub async fn run(mut self) {
         loop {
             let orders = self.orders.borrow_and_update().clone();
-            self.sent.clear();
             let known = self.answers.borrow().answered.clone();
             let mut open: BTreeSet<Probe> = orders.difference(&known).cloned().collect();
             self.tell(&ProbeResults {
@@ -125,69 +141,34 @@ impl Prober {
 
     /// One round of probes, and the answers to it.
     async fn ask(&mut self, orders: &BTreeSet<Probe>, open: &mut BTreeSet<Probe>) {
-        let mut problem = None;
-        let mut sockets = Vec::new();
-        for ipv4 in [true, false] {
-            let of_family = open.iter().filter(|it| it.to.is_ipv4() == ipv4);
-            let probes: Vec<Probe> = of_family.cloned().collect();
-            if probes.is_empty() {
-                continue;
-            }
-            match self.ask_all(&probes, &mut problem) {
-                Ok(asked) => sockets.extend(asked),
-                Err(error) => problem = Some(format!("cannot ask by ICMP echo: {error}")),
+        let mut round = Round::default();
+        for protocol in [Protocol::Icmp, Protocol::Udp(self.port)] {
+            for ipv4 in [true, false] {
+                let asked = open
+                    .iter()
+                    .filter(|it| it.to.is_ipv4() == ipv4 && protocol.is_of(it.probe));
+                let asked: Vec<Probe> = asked.cloned().collect();
+                if !asked.is_empty()
+                    && let Err(error) = round.ask(protocol, ipv4, &asked, &mut self.nonces)
+                {
+                    round.problem = Some(format!("cannot ask by {protocol}: {error}"));
+                }
             }
         }
         for _ in 0..LOOKS {
             sleep(LOOK).await;
-            for number in sockets.iter().flat_map(heard) {
-                if let Some(probe) = self.sent.get(&number) {
-                    open.remove(probe);
-                }
+            for probe in round.answered() {
+                open.remove(probe);
             }
             if open.is_empty() {
                 break;
             }
         }
-        self.failure_log.are(problem.clone());
+        self.failure_log.are(round.problem.clone());
         self.tell(&ProbeResults {
             answered: orders.difference(open).cloned().collect(),
-            problem,
+            problem: round.problem,
         });
-    }
-
-    /// Asks, and gives the sockets on which answers can come: one that hears them from any link, and those that were bound to one
-    /// for the probe. The kernel tells answers by their number (`ping_lookup`), which all have in common.
-    fn ask_all(
-        &mut self,
-        probes: &[Probe],
-        problem: &mut Option<String>,
-    ) -> io::Result<Vec<Socket>> {
-        let ipv4 = probes.first().is_some_and(|it| it.to.is_ipv4());
-        let ear = socket(ipv4, None, (None, 0))?;
-        let own = ear.local_addr()?.as_socket();
-        let identifier = own.map(|own| own.port()).unwrap_or_default();
-        let mut sockets = vec![ear];
-        for probe in probes {
-            self.next = self.next.wrapping_add(1);
-            let asked = socket(ipv4, Some(&probe.link), (probe.from, identifier));
-            let asked = asked.and_then(|socket| {
-                let to = SocketAddr::new(probe.to, 0);
-                socket.send_to(&request(ipv4, self.next), &to.into())?;
-                Ok(socket)
-            });
-            match asked {
-                Ok(socket) => {
-                    self.sent.insert(self.next, probe.clone());
-                    sockets.push(socket);
-                }
-                Err(error) => {
-                    let Probe { link, to, .. } = probe;
-                    *problem = Some(format!("cannot ask {to} by {link}: {error}"));
-                }
-            }
-        }
-        Ok(sockets)
     }
 
     fn tell(&self, found: &ProbeResults) {
@@ -201,75 +182,164 @@ impl Prober {
     }
 }
 
-/// Marks requests of ours.
-const MARK: &[u8; 8] = b"netweft?";
+/// Numbers of requests that nobody can guess.
+#[derive(Default)]
+struct Nonces {
+    secret: RandomState,
+    count: u64,
+}
 
-/// A socket for ICMP echo alone, bound to an address, where one is given, and an identifier, where it is not 0.
+impl Nonces {
+    fn next(&mut self) -> u64 {
+        self.count = self.count.wrapping_add(1);
+        self.secret.hash_one(self.count)
+    }
+}
+
+/// By what is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Icmp,
+    /// To this port.
+    Udp(u16),
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Icmp => f.write_str("ICMP echo"),
+            Self::Udp(port) => write!(f, "UDP port {port}"),
+        }
+    }
+}
+
+impl Protocol {
+    const fn is_of(self, probe: ProbeProtocol) -> bool {
+        match self {
+            Self::Icmp => probe.uses_icmp(),
+            Self::Udp(_) => probe.uses_udp(),
+        }
+    }
+
+    pub(crate) fn request(self, ipv4: bool, nonce: u64) -> Vec<u8> {
+        match self {
+            Self::Icmp => echo::icmp_request(ipv4, nonce),
+            Self::Udp(_) => echo::udp_request(nonce),
+        }
+    }
+
+    fn nonce(self, packet: &[u8]) -> Option<u64> {
+        match self {
+            Self::Icmp => echo::icmp_nonce(packet),
+            Self::Udp(_) => echo::udp_nonce(packet),
+        }
+    }
+
+    /// The destination port; ICMP has none.
+    const fn port(self) -> u16 {
+        match self {
+            Self::Icmp => 0,
+            Self::Udp(port) => port,
+        }
+    }
+
+    const fn of_ip(self, ipv4: bool) -> socket2::Protocol {
+        match self {
+            Self::Icmp if ipv4 => socket2::Protocol::ICMPV4,
+            Self::Icmp => socket2::Protocol::ICMPV6,
+            Self::Udp(_) => socket2::Protocol::UDP,
+        }
+    }
+}
+
+/// Requests that were sent together, and the sockets on which answers can come.
+#[derive(Default)]
+struct Round {
+    sent: BTreeMap<u64, Probe>,
+    sockets: Vec<(Protocol, UdpSocket)>,
+    problem: Option<String>,
+}
+
+impl Round {
+    /// Asks. ProbeResults come on a socket that receives from any link, or on those that were bound to one for the probe. All have the same
+    /// identifier (ICMP, `ping_lookup`) or port (UDP, `udp4_lib_lookup`), by which the kernel finds a socket.
+    fn ask(
+        &mut self,
+        protocol: Protocol,
+        ipv4: bool,
+        probes: &[Probe],
+        nonces: &mut Nonces,
+    ) -> io::Result<()> {
+        let any = socket(protocol, ipv4, (None, 0))?;
+        let port = any.local_addr()?.port();
+        self.sockets.push((protocol, any));
+        for probe in probes {
+            let nonce = nonces.next();
+            let asked = bound(protocol, probe, port).and_then(|socket| {
+                let to = SocketAddr::new(probe.to, protocol.port());
+                socket.send_to(&protocol.request(ipv4, nonce), to)?;
+                Ok(socket)
+            });
+            match asked {
+                Ok(socket) => {
+                    self.sent.insert(nonce, probe.clone());
+                    self.sockets.push((protocol, socket));
+                }
+                Err(error) => {
+                    let Probe { link, to, .. } = probe;
+                    self.problem =
+                        Some(format!("cannot ask {to} by {link} and {protocol}: {error}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The probes whose answers have come in, each from the address that was asked.
+    fn answered(&self) -> impl Iterator<Item = &Probe> {
+        let sockets = self.sockets.iter();
+        let heard = sockets.flat_map(|(protocol, socket)| heard(*protocol, socket));
+        heard.filter_map(|(nonce, source)| self.sent.get(&nonce).filter(|probe| probe.to == source))
+    }
+}
+
+/// The socket of a probe. It is bound to its address before its link: to a link, IPv6 binds only the link's own addresses for UDP
+/// (`__inet6_bind`).
+fn bound(protocol: Protocol, probe: &Probe, port: u16) -> io::Result<UdpSocket> {
+    let socket = socket(protocol, probe.to.is_ipv4(), (probe.from, port))?;
+    let link: &LinkName = &probe.link;
+    let socket = Socket::from(socket);
+    socket.bind_device(Some(link.as_str().as_bytes()))?;
+    Ok(socket.into())
+}
+
+/// A socket bound to an address, where one is given, and an identifier or port, where it is not 0.
 pub(crate) fn socket(
+    protocol: Protocol,
     ipv4: bool,
-    link: Option<&LinkName>,
-    (from, identifier): (Option<IpAddr>, u16),
-) -> io::Result<Socket> {
-    let (domain, protocol, any) = if ipv4 {
-        (Domain::IPV4, Protocol::ICMPV4, IpAddr::from([0; 4]))
+    (from, port): (Option<IpAddr>, u16),
+) -> io::Result<UdpSocket> {
+    let (domain, any) = if ipv4 {
+        (Domain::IPV4, IpAddr::from([0; 4]))
     } else {
-        (Domain::IPV6, Protocol::ICMPV6, IpAddr::from([0; 16]))
+        (Domain::IPV6, IpAddr::from([0; 16]))
     };
-    let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+    let socket = Socket::new(domain, Type::DGRAM, Some(protocol.of_ip(ipv4)))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    if let Some(link) = link {
-        socket.bind_device(Some(link.as_str().as_bytes()))?;
-    }
-    socket.bind(&SocketAddr::new(from.unwrap_or(any), identifier).into())?;
-    Ok(socket)
+    socket.bind(&SocketAddr::new(from.unwrap_or(any), port).into())?;
+    Ok(socket.into())
 }
 
-/// An echo request. Checksum and identifier are the kernel's.
-pub(crate) fn request(ipv4: bool, number: u16) -> Vec<u8> {
-    let kind = if ipv4 { 8 } else { 128 };
-    let [high, low] = number.to_be_bytes();
-    let mut packet = vec![kind, 0, 0, 0, 0, 0, high, low];
-    packet.extend(MARK);
-    packet
-}
-
-/// The numbers of the answers that have come in.
-pub(crate) fn heard(socket: &Socket) -> Vec<u16> {
-    let mut numbers = Vec::new();
+/// The nonces of the answers that have come in, and where they came from.
+pub(crate) fn heard(protocol: Protocol, socket: &UdpSocket) -> Vec<(u64, IpAddr)> {
+    let mut answers = Vec::new();
     let mut buffer = [0; 256];
-    let mut socket = socket;
-    while let Ok(length) = socket.read(&mut buffer) {
-        numbers.extend(buffer.get(..length).and_then(answer));
+    while let Ok((length, source)) = socket.recv_from(&mut buffer) {
+        let nonce = buffer
+            .get(..length)
+            .and_then(|packet| protocol.nonce(packet));
+        answers.extend(nonce.map(|nonce| (nonce, source.ip())));
     }
-    numbers
-}
-
-/// The number of an answer to a request of ours.
-fn answer(packet: &[u8]) -> Option<u16> {
-    match packet {
-        [0 | 129, 0, _, _, _, _, high, low, mark @ ..] if mark.starts_with(MARK) => {
-            Some(u16::from_be_bytes([*high, *low]))
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_answer_is_told_by_kind_number_and_mark() {
-        for (ipv4, reply) in [(true, 0), (false, 129)] {
-            let mut packet = request(ipv4, 513);
-            assert_eq!(answer(&packet), None, "a request");
-            packet[0] = reply;
-            assert_eq!(answer(&packet), Some(513));
-            assert_eq!(answer(&packet[..10]), None);
-            packet[9] ^= 1;
-            assert_eq!(answer(&packet), None, "somebody else's");
-            assert_eq!(answer(&[]), None);
-        }
-    }
+    answers
 }

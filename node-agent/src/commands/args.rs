@@ -72,7 +72,7 @@ pub struct RunArgs {
     /// Passwords of BGP sessions, a file for each key.
     #[arg(long, default_value = "/etc/netweft/bgp-passwords")]
     pub bgp_passwords: PathBuf,
-    /// Address and port of /livez, /readyz and /metrics.
+    /// Address and port of /livez, /readyz and /metrics. Other agents are asked and answered on the UDP port of the same number.
     #[arg(long, default_value = "127.0.0.1:9471")]
     pub listen: SocketAddr,
     /// Program this node although another pod network has routes in the range of an IPPool here, or its CNI configuration has precedence.

@@ -23,7 +23,8 @@ use crate::commands::instance_lock::InstanceLock;
 use crate::firewall::{Findings, Firewall};
 use crate::inputs::file_events::Watch;
 use crate::inputs::source::Source;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Reconciler, Tasks};
+use crate::responder::Responder;
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
 use crate::telemetry::admin;
@@ -80,7 +81,8 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         program: bird,
         passwords: bgp_passwords,
     });
-    let (prober, probes) = Prober::new();
+    let (prober, probes) = Prober::new(listen.port());
+    let (responder, responding) = Responder::new(listen.port());
     let (firewall, findings) = Firewall::new(&paths);
     let (status, publisher) = StatusPublisher::new(node.clone(), reporter, health.clone());
     let (counts, beats) = (metrics.clone(), health.clone());
@@ -88,18 +90,12 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         // Held by the thread that changes the node, so that the next agent waits for its end.
         let _alone = alone;
         let kernel = Rtnl::new().context("open netlink")?;
-        let notices = Notices {
-            objects: source.changes(),
-            sessions: link.changes(),
-            probes: probes.changes(),
-            firewall: findings.changes(),
-            kernel: Events::new(nft::TABLE).context("listen to netlink")?,
-            files: Watch::new(&paths, plugins.cni_bin_dir.as_deref()),
-        };
+        let links = (link, probes, findings, responding);
+        let files = Watch::new(&paths, plugins.cni_bin_dir.as_deref());
+        let notices = Notices::new(&source, &links, files)?;
         let kept = plugins.cni_bin_dir.as_deref();
         let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
         let told = (status, counts, beats.clone());
-        let links = (link, probes, findings);
         let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told)
             .ignoring_other_networks(ignore_other_networks);
         reconcile_forever(reconciler, source, notices, beats).await
@@ -113,6 +109,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         () = publisher.run() => bail!("the task that writes the status has ended"),
         () = watcher.run() => bail!("the task that watches BIRD has ended"),
         () = prober.run() => bail!("the task that tries ways that stand by has ended"),
+        () = responder.run() => bail!("the task that answers other agents has ended"),
         () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
         what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
     }
@@ -195,6 +192,7 @@ enum Trigger {
     Sessions,
     ProbeHandle,
     Firewall,
+    Responder,
     Files,
     Retry,
     Resync,
@@ -212,11 +210,25 @@ struct Notices {
     sessions: watch::Receiver<Observed>,
     probes: watch::Receiver<ProbeResults>,
     firewall: watch::Receiver<Findings>,
+    responder: watch::Receiver<Option<String>>,
     kernel: Events,
     files: Watch,
 }
 
 impl Notices {
+    fn new(source: &Source, links: &Tasks, files: Watch) -> anyhow::Result<Self> {
+        let (bird, probes, firewall, responding) = links;
+        Ok(Self {
+            objects: source.changes(),
+            sessions: bird.changes(),
+            probes: probes.changes(),
+            firewall: firewall.changes(),
+            responder: responding.changes(),
+            kernel: Events::new(nft::TABLE).context("listen to netlink")?,
+            files,
+        })
+    }
+
     /// Waits for the first that happens.
     async fn next(&mut self, retry: Option<Instant>, resync: Instant) -> Trigger {
         tokio::select! {
@@ -226,6 +238,7 @@ impl Notices {
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
             Ok(()) = self.probes.changed() => Trigger::ProbeHandle,
             Ok(()) = self.firewall.changed() => Trigger::Firewall,
+            Ok(()) = self.responder.changed() => Trigger::Responder,
             heard = self.kernel.next() => {
                 if let Err(error) = heard {
                     renew(&mut self.kernel, &error);

@@ -2,12 +2,12 @@
 //! its packets through.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use netweft_cni::ipam;
-use netweft_crds::{NodeMode, StandbyStatus, Transport};
+use netweft_crds::{NodeMode, ProbeProtocol, StandbyStatus, Transport};
 use netweft_netstate::model::LinkName;
+use sha2::{Digest, Sha256};
 
 use crate::desired::tunnel_address::tunnel_addresses;
 use crate::inputs::{Inputs, RemoteBlock};
@@ -22,6 +22,8 @@ pub struct ProbePlan {
     pub mode: String,
     /// The way.
     pub send: Transport,
+    /// How it is asked.
+    pub probe: ProbeProtocol,
     /// Nodes by name.
     pub targets: BTreeMap<String, Target>,
 }
@@ -36,7 +38,7 @@ pub struct Target {
     pub why_not: Option<String>,
 }
 
-/// An echo request.
+/// A request to another node, and how it is sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
     /// The link that it leaves by.
@@ -45,6 +47,8 @@ pub struct Probe {
     pub from: Option<IpAddr>,
     /// Its destination.
     pub to: IpAddr,
+    /// By what. An answer to a request of another protocol does not count.
+    pub probe: ProbeProtocol,
 }
 
 impl ProbePlan {
@@ -53,6 +57,7 @@ impl ProbePlan {
         Self {
             mode: mode.name.clone(),
             send: mode.send,
+            probe: mode.probe,
             targets: BTreeMap::new(),
         }
     }
@@ -64,6 +69,10 @@ impl ProbePlan {
         block: &RemoteBlock,
         link: Result<Option<LinkName>, String>,
     ) {
+        let probe = self.probe;
+        if probe == ProbeProtocol::None {
+            return;
+        }
         let target = self.targets.entry(block.node.clone()).or_default();
         match link {
             Ok(Some(link)) => {
@@ -71,7 +80,12 @@ impl ProbePlan {
                 let mut own = tunnel_addresses(inputs).into_values();
                 let from = own.find(|address| address.is_ipv4() == family);
                 let to = ipam::tunnel_address(block.cidr);
-                let probe = to.map(|to| Probe { link, from, to });
+                let probe = to.map(|to| Probe {
+                    link,
+                    from,
+                    to,
+                    probe,
+                });
                 target.probes.extend(probe);
             }
             Ok(None) => {}
@@ -79,14 +93,12 @@ impl ProbePlan {
         }
     }
 
-    /// The same for a part of the nodes, where there are many: for each node another.
+    /// The same for a part of the nodes, where there are many: for each node another. Which ones does not depend on the build, so that an
+    /// update of the agent does not ask others.
     pub fn for_some_of(mut self, node: &str) -> Option<Self> {
-        let lot = |peer: &str| {
-            let mut hasher = DefaultHasher::new();
-            (node, peer).hash(&mut hasher);
-            hasher.finish()
-        };
-        let mut lots: Vec<u64> = self.targets.keys().map(|peer| lot(peer)).collect();
+        // A Node's name has no blank.
+        let lot = |peer: &str| <[u8; 32]>::from(Sha256::digest(format!("{node} {peer}")));
+        let mut lots: Vec<[u8; 32]> = self.targets.keys().map(|peer| lot(peer)).collect();
         lots.sort_unstable();
         if let Some(first_out) = lots.get(SAMPLE) {
             self.targets.retain(|peer, _| lot(peer) < *first_out);
@@ -94,9 +106,14 @@ impl ProbePlan {
         (!self.targets.is_empty()).then_some(self)
     }
 
-    /// What came of it, given what has been answered.
+    /// What came of it, given what has been answered. `port` is the UDP port of the agents.
     #[must_use]
-    pub fn status(&self, answered: &BTreeSet<Probe>, problem: Option<&str>) -> StandbyStatus {
+    pub fn status(
+        &self,
+        answered: &BTreeSet<Probe>,
+        problem: Option<&str>,
+        port: u16,
+    ) -> StandbyStatus {
         let silent: Vec<&String> = self
             .targets
             .iter()
@@ -117,6 +134,7 @@ impl ProbePlan {
                 .unwrap_or_default(),
             asked: i64::try_from(self.targets.len()).unwrap_or(i64::MAX),
             silent: silent.into_iter().cloned().collect(),
+            protocols: protocols(self.probe, port),
             message: why_not.or(problem),
         }
     }
@@ -133,5 +151,64 @@ impl Target {
             asked.peek().is_none() || asked.any(|probe| answered.contains(probe))
         };
         self.why_not.is_none() && of_family(true) && of_family(false)
+    }
+}
+
+/// How nodes are asked, in words.
+fn protocols(probe: ProbeProtocol, port: u16) -> Vec<String> {
+    let icmp = probe.uses_icmp().then(|| "ICMP echo".to_owned());
+    let udp = probe.uses_udp().then(|| format!("UDP port {port}"));
+    icmp.into_iter().chain(udp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names are those with the least SHA-256 of `worker-1 NAME`, computed by another program.
+    #[test]
+    fn the_nodes_that_are_asked_do_not_depend_on_the_build() {
+        let names = (2..=40).map(|n| (format!("worker-{n}"), Target::default()));
+        let probe_plan = ProbePlan {
+            mode: "default".into(),
+            send: Transport::default(),
+            probe: ProbeProtocol::Auto,
+            targets: names.collect(),
+        };
+        let chosen = probe_plan.for_some_of("worker-1").unwrap().targets;
+        let chosen: Vec<String> = chosen.into_keys().collect();
+        assert_eq!(
+            chosen,
+            [
+                "worker-11",
+                "worker-13",
+                "worker-14",
+                "worker-17",
+                "worker-18",
+                "worker-2",
+                "worker-20",
+                "worker-23",
+                "worker-24",
+                "worker-25",
+                "worker-26",
+                "worker-27",
+                "worker-29",
+                "worker-34",
+                "worker-35",
+                "worker-38"
+            ]
+        );
+    }
+
+    #[test]
+    fn how_nodes_are_asked_is_told() {
+        for (probe, told) in [
+            (ProbeProtocol::Auto, &["ICMP echo", "UDP port 9471"][..]),
+            (ProbeProtocol::Icmp, &["ICMP echo"]),
+            (ProbeProtocol::Udp, &["UDP port 9471"]),
+            (ProbeProtocol::None, &[]),
+        ] {
+            assert_eq!(protocols(probe, 9471), told);
+        }
     }
 }

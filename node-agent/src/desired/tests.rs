@@ -47,6 +47,7 @@ fn inputs() -> Inputs {
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
+        probe: Default::default(),
     };
     let remote = |cidr: &str, node: &str, address: &str| RemoteBlock {
         cidr: cidr.parse().unwrap(),

@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use netweft_netstate::rtnl::{Rtnl, VethPair};
 use socket2::Socket;
 use tokio::time::sleep;
 
-use crate::apply::path_probe::{heard, request, socket};
+use crate::apply::path_probe::{Protocol, heard, socket};
 use crate::apply::sysctl::Parameters;
 
 /// The end by which the probe leaves, and the end by which it comes in. With the first goes the second. Neither name is one of the agent's links (`nw-…`) or of a pod's
@@ -203,20 +203,30 @@ fn links() -> anyhow::Result<[LinkName; 2]> {
 }
 
 /// Requests under way.
-struct Echo(Vec<Socket>);
+struct Echo(Vec<UdpSocket>);
 
 impl Echo {
     /// Sends a request to each of `to`, by a link or as the routes say.
     fn send(from: IpAddr, to: &[IpAddr], by: Option<&LinkName>) -> io::Result<Self> {
-        let ear = socket(true, None, (Some(from), 0))?;
-        let identifier = ear.local_addr()?.as_socket().map(|own| own.port());
-        let mut sockets = vec![ear];
-        for (number, to) in (1..).zip(to) {
-            let sender = socket(true, by, (Some(from), identifier.unwrap_or_default()))?;
-            sender.send_to(&request(true, number), &SocketAddr::new(*to, 0).into())?;
+        let any = socket(Protocol::Icmp, true, (Some(from), 0))?;
+        let identifier = any.local_addr()?.port();
+        let mut sockets = vec![any];
+        for (nonce, to) in (1..).zip(to) {
+            let sender = Socket::from(socket(Protocol::Icmp, true, (Some(from), identifier))?);
+            if let Some(by) = by {
+                sender.bind_device(Some(by.as_str().as_bytes()))?;
+            }
+            let sender = UdpSocket::from(sender);
+            sender.send_to(&Protocol::Icmp.request(true, nonce), (*to, 0))?;
             sockets.push(sender);
         }
         Ok(Self(sockets))
+    }
+
+    fn is_answered(&self) -> bool {
+        let answers = self.0.iter();
+        let mut answers = answers.flat_map(|socket| heard(Protocol::Icmp, socket));
+        answers.next().is_some()
     }
 }
 
@@ -225,7 +235,7 @@ async fn answers(echo: &Echo) -> bool {
     let mut left = TIMEOUT;
     while !left.is_zero() {
         sleep(POLL).await;
-        if echo.0.iter().any(|socket| !heard(socket).is_empty()) {
+        if echo.is_answered() {
             return true;
         }
         left = left.saturating_sub(POLL);

@@ -334,6 +334,7 @@ mod tests {
             outer_family,
             encapsulate_when: EncapsulateWhen::default(),
             mtu: 0,
+            probe: Default::default(),
         };
         Inputs {
             node: "n".into(),

@@ -53,7 +53,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Ask others by the ways that stand by.
     pub(super) fn update_probes(&self, desired: &Desired, outcome: &mut Outcome) {
-        if !desired.probes.is_empty()
+        if desired.probes.iter().any(|it| it.probe.uses_icmp())
             && let Err(error) = Parameters::new(&self.paths).allow_echo()
         {
             outcome.failures.push(error_chain(&error));

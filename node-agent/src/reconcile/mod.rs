@@ -14,26 +14,7 @@ mod node_config;
 mod other_networks;
 mod plugins;
 mod status;
-mod taken;
-/// Whom a probe for firewalls asks: IPv4 addresses of nodes in their first block each.
-fn targets(inputs: &Inputs) -> Targets {
-    let mut own = tunnel_addresses(inputs).into_values();
-    let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
-    for block in inputs
-        .remote
-        .iter()
-        .filter(|block| block.cidr.addr().is_ipv4())
-    {
-        if let Some(address) = ipam::tunnel_address(block.cidr) {
-            others.entry(&block.node).or_insert(address);
-        }
-    }
-    Targets {
-        from: own.find(IpAddr::is_ipv4),
-        to: others.into_values().take(PROBED).collect(),
-    }
-}
-
+pub mod taken;
 #[cfg(test)]
 mod tests;
 mod without_node_network;
@@ -72,6 +53,8 @@ use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
 use crate::reconcile::backoff::Retry;
 use crate::reconcile::comparison::Comparison;
+use crate::responder;
+use crate::responder::Responding;
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
@@ -85,6 +68,9 @@ const PROBED: usize = 3;
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
 
+/// The reconciler's ends of the tasks beside it.
+pub type Tasks = (Link, ProbeHandle, firewall::Link, Responding);
+
 /// One node and what keeps it as it should be.
 pub struct Reconciler<K> {
     node: String,
@@ -94,6 +80,7 @@ pub struct Reconciler<K> {
     bird: Link,
     probes: ProbeHandle,
     firewall: firewall::Link,
+    responding: Responding,
     restarts: Failover,
     paths: Paths,
     /// `None` where they are not the agent's to look after.
@@ -117,7 +104,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn new(
         node: String,
         kernel: K,
-        (bird, probes, firewall): (Link, ProbeHandle, firewall::Link),
+        (bird, probes, firewall, responding): Tasks,
         (paths, plugins): (Paths, Option<Plugins>),
         (status, metrics, health): (StatusHandle, Metrics, Health),
     ) -> Self {
@@ -131,6 +118,7 @@ impl<K: Kernel> Reconciler<K> {
             bird,
             probes,
             firewall,
+            responding,
             restarts: Failover::new(Instant::now()),
             paths,
             plugins,
@@ -314,6 +302,8 @@ impl<K: Kernel> Reconciler<K> {
         outcome.conflicts.extend(found.dropped);
         outcome.notes.extend(found.suspected);
         self.firewall.probe(targets(inputs));
+        self.responding.answer(responder::peers(inputs));
+        outcome.notes.extend(self.responding.note());
         outcome
     }
 
@@ -359,5 +349,21 @@ impl<K: Kernel> Reconciler<K> {
     fn unreadable(&self, error: &io::Error) -> String {
         let dir = self.paths.run_dir.display();
         format!("read the attachments in {dir}: {error}")
+    }
+}
+
+/// Whom a probe for firewalls asks: IPv4 addresses of nodes in their first block each.
+fn targets(inputs: &Inputs) -> Targets {
+    let mut own = tunnel_addresses(inputs).into_values();
+    let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
+    for block in &inputs.remote {
+        let address = ipam::tunnel_address(block.cidr);
+        if let Some(address) = address.filter(IpAddr::is_ipv4) {
+            others.entry(&block.node).or_insert(address);
+        }
+    }
+    Targets {
+        from: own.find(IpAddr::is_ipv4),
+        to: others.into_values().take(PROBED).collect(),
     }
 }

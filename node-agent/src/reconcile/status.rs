@@ -31,7 +31,7 @@ impl<K: Kernel> Reconciler<K> {
         let ProbeResults { answered, problem } = self.probes.answers();
         let probes = desired.probes.iter();
         status.standby = probes
-            .map(|probe_plan| probe_plan.status(&answered, problem.as_deref()))
+            .map(|probe_plan| probe_plan.status(&answered, problem.as_deref(), self.probes.port()))
             .collect();
         status.draining = outcome.draining;
         status.requests = outcome.requests;

@@ -25,6 +25,7 @@ use crate::bird::Observed;
 use crate::firewall::Firewall;
 use crate::reconcile::backoff::RETRY;
 use crate::reconcile::*;
+use crate::responder::Responder;
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
 
@@ -104,7 +105,8 @@ fn fixture() -> Fixture {
     let (probes, _) = ProbeHandle::alone();
     let (_, firewall) = Firewall::new(&paths);
     let told = (status, Metrics::new(), health);
-    let links = (link, probes, firewall);
+    let (_, responding) = Responder::new(9471);
+    let links = (link, probes, firewall, responding);
     let reconciler = Reconciler::new("one".into(), kernel, links, (paths, None), told);
     Fixture {
         reconciler,

@@ -24,6 +24,7 @@ mod other_networks;
 mod picture;
 mod plugins;
 mod port_taken;
+mod probing;
 mod programs;
 mod repair;
 mod requests;

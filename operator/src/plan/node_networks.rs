@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use netweft_crds::{
-    AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, Way,
+    AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, ProbeProtocol,
+    Way,
 };
 
 use crate::plan::bgp::BgpTopology;
@@ -175,6 +176,9 @@ fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeM
             }
         }
     }
+    // Where nothing stands by, an edit of `probe` changes no node's spec.
+    let quiet = modes.iter_mut().filter(|mode| mode.standby.is_empty());
+    quiet.for_each(|mode| mode.probe = ProbeProtocol::default());
     modes.sort_by(|one, other| one.name.cmp(&other.name));
     modes
 }

@@ -90,12 +90,13 @@ impl<'a> PoolRollout<'a> {
             .keys()
             .map(|name| NodeRollout::observe(index, name, pool, mode, &target))
             .collect();
+        let probe = target.probe;
         let mut ways = vec![target];
         for way in nodes.iter().flat_map(NodeRollout::ways) {
             let known = ways.iter().any(|known| known.same_way(way));
             let excluded = ways.first().is_some_and(|target| exclude(target, way));
             if !known && !excluded {
-                ways.push(bare(way));
+                ways.push(NodeMode { probe, ..bare(way) });
             }
         }
         let of = |choose: fn(&NodeRollout<'a>) -> bool| {
@@ -239,7 +240,9 @@ impl<'a> NodeRollout<'a> {
             is_new: !index.has_spoken(name),
             absence: index.absence(name, mode),
             silent: match mode.rollout.probe {
-                ProbeProtocol::Icmp => network.and_then(|network| silent(network, target)),
+                ProbeProtocol::Auto | ProbeProtocol::Icmp | ProbeProtocol::Udp => {
+                    network.and_then(|network| silent(network, target))
+                }
                 ProbeProtocol::None => Some(Vec::new()),
             },
         }
@@ -291,13 +294,18 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
         .message
         .as_deref()
         .map_or_else(String::new, |why| format!(" ({why})"));
-    let hint = if why.is_empty() {
-        "; if something on the way drops ICMP echo, set spec.rollout.probe to none"
+    let protocols = match tried.protocols.join(" or ") {
+        // From an agent of an earlier version.
+        none if none.is_empty() => "ICMP echo".to_owned(),
+        protocols => protocols,
+    };
+    let remedy = if why.is_empty() {
+        format!("; allow {protocols} between nodes, or set spec.rollout.probe to none")
     } else {
-        ""
+        String::new()
     };
     Some(format!(
-        "{name} gets no answer to ICMP echo by {} from {}{why}{hint}",
+        "{name} gets no answer by {} from {} to {protocols}{why}{remedy}",
         tried.way,
         list(&silent, 3)
     ))

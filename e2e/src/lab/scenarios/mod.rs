@@ -36,7 +36,7 @@ pub enum Scenario {
     /// 200 nodes behind two route reflectors.
     ScaleReflectors,
     /// A node gets further blocks and gives them back.
-    Utilization,
+    Growth,
     /// The mode changes under load, from each of `--mode` to another (`--tour`).
     ModeChanges,
     /// Another program changes what is netweft's on a node.
@@ -68,7 +68,7 @@ impl Scenario {
     pub fn modes(self) -> &'static [LabMode] {
         match self {
             Self::Connectivity | Self::ModeChanges => LabMode::value_variants(),
-            Self::Utilization | Self::Drift | Self::AgentFailures | Self::Reconfiguration => {
+            Self::Growth | Self::Drift | Self::AgentFailures | Self::Reconfiguration => {
                 &[LabMode::Vxlan]
             }
             Self::Fabric
@@ -103,7 +103,7 @@ impl Scenario {
     pub fn kind(self) -> Kind {
         match self {
             Self::Connectivity
-            | Self::Utilization
+            | Self::Growth
             | Self::Drift
             | Self::AgentFailures
             | Self::Reconfiguration => Kind::Nodes,

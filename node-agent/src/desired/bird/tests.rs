@@ -101,6 +101,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
+        probe: Default::default(),
     };
     let pools = [
         ("four", pool("10.244.0.0/16", 26)),

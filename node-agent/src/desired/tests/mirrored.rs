@@ -79,6 +79,7 @@ fn node_mode() -> impl Strategy<Value = NodeMode> {
         outer_family,
         encapsulate_when,
         mtu,
+        probe: Default::default(),
     })
 }
 

@@ -1,6 +1,6 @@
 //! Ways that stand by while a mode changes.
 
-use netweft_crds::{EncapsulateWhen, Transport, UdpParameters, VxlanParameters};
+use netweft_crds::{EncapsulateWhen, ProbeProtocol, Transport, UdpParameters, VxlanParameters};
 
 use crate::desired::tests::*;
 
@@ -115,6 +115,21 @@ fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
 }
 
 #[test]
+fn nodes_are_asked_as_the_mode_says() {
+    for protocol in [ProbeProtocol::Auto, ProbeProtocol::Icmp, ProbeProtocol::Udp] {
+        let mut inputs = with(Way::Direct);
+        inputs.modes[1].probe = protocol;
+        let probe_plan = &desired(&inputs, &facts()).probes[0];
+        let targets = probe_plan.targets.values();
+        let mut probes = targets.flat_map(|target| &target.probes);
+        assert!(probes.all(|probe| probe.probe == protocol));
+    }
+    let mut inputs = with(Way::Direct);
+    inputs.modes[1].probe = ProbeProtocol::None;
+    assert_eq!(desired(&inputs, &facts()).probes, []);
+}
+
+#[test]
 fn every_other_node_is_asked_from_an_address_of_the_pool() {
     let desired = desired(&with(Way::Direct), &facts());
     let probe_plan = &desired.probes[0];
@@ -132,14 +147,17 @@ fn every_other_node_is_asked_from_an_address_of_the_pool() {
             "uplink1 10.244.0.1 10.244.0.129"
         ]
     );
-    let nobody = probe_plan.status(&BTreeSet::new(), Some("why"));
+    let nobody = probe_plan.status(&BTreeSet::new(), Some("why"), 9471);
     assert_eq!(
         (nobody.asked, nobody.silent.len(), nobody.message.as_deref()),
         (2, 2, Some("why"))
     );
     // One of its two blocks is its oldest.
     let answered: BTreeSet<_> = probes.iter().take(1).cloned().collect();
-    assert_eq!(probe_plan.status(&answered, None).silent, ["worker-3"]);
+    assert_eq!(
+        probe_plan.status(&answered, None, 9471).silent,
+        ["worker-3"]
+    );
 }
 
 #[test]
@@ -173,7 +191,7 @@ fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
     assert_eq!(probe_plan(&facts).send, bgp);
     assert_eq!(
         probe_plan(&facts)
-            .status(&BTreeSet::new(), None)
+            .status(&BTreeSet::new(), None, 9471)
             .message
             .unwrap(),
         "there is no route to 10.244.0.128/26"
@@ -183,7 +201,7 @@ fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
     }
     assert!(
         probe_plan(&facts)
-            .status(&BTreeSet::new(), None)
+            .status(&BTreeSet::new(), None, 9471)
             .silent
             .is_empty()
     );

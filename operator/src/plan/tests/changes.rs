@@ -1,10 +1,11 @@
 //! Changes of the way between nodes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use netweft_crds::{NodeMode, Phase, Way};
+use netweft_crds::{NodeMode, Phase, ProbeProtocol, Way};
 
 use crate::testing::{Cluster, at, cluster, mode, node, vxlan};
 
@@ -111,12 +112,49 @@ fn no_node_sends_the_new_way_while_one_gets_no_answer() {
     assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
     assert_eq!(
         says(&cluster),
-        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer to ICMP echo by host-gw from worker-3; if something on the way drops ICMP echo, set spec.rollout.probe to none"
+        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer by host-gw from worker-3 to ICMP echo or UDP port 9471; allow ICMP echo or UDP port 9471 between nodes, or set spec.rollout.probe to none"
+    );
+    // An agent of an earlier version asks by ICMP echo alone.
+    let status = cluster.networks[0].status.as_mut().unwrap();
+    status.standby[0].protocols.clear();
+    cluster.settle();
+    assert!(
+        says(&cluster).ends_with("worker-1 gets no answer by host-gw from worker-3 to ICMP echo; allow ICMP echo between nodes, or set spec.rollout.probe to none"),
+        "{}",
+        says(&cluster)
     );
     // Nodes that are not there any more are not heard either.
     cluster.agents_try(&["worker-9"]);
     cluster.settle();
     assert_eq!(phase(&cluster), Phase::Switching);
+}
+
+#[test]
+fn nodes_test_what_stands_by_as_the_mode_says_and_are_told_of_nothing_else() {
+    let probes = |cluster: &Cluster| {
+        let modes = cluster.networks.iter().flat_map(|it| &it.spec.modes);
+        modes.map(|mode| mode.probe).collect::<BTreeSet<_>>()
+    };
+    let mut cluster = changing(3);
+    for (probe, expected) in [
+        ("udp", ProbeProtocol::Udp),
+        ("icmp", ProbeProtocol::Icmp),
+        ("none", ProbeProtocol::None),
+        ("auto", ProbeProtocol::Auto),
+        ("udp", ProbeProtocol::Udp),
+    ] {
+        cluster.edit_mode(&format!("{{mode: host-gw, rollout: {{probe: {probe}}}}}"));
+        cluster.settle();
+        let told = probes(&cluster);
+        assert!(told.contains(&expected), "{probe}: {told:?}");
+        assert!(
+            told.is_subset(&[expected, ProbeProtocol::Auto].into()),
+            "{told:?}"
+        );
+    }
+    cluster.follow();
+    assert_eq!(phase(&cluster), Phase::Stable);
+    assert_eq!(probes(&cluster), [ProbeProtocol::Auto].into());
 }
 
 #[test]

@@ -64,6 +64,7 @@ impl Mode {
             outer_family,
             encapsulate_when: self.encapsulate_when,
             mtu: self.mtu,
+            probe: self.rollout.probe,
         }
     }
 }

@@ -1,0 +1,306 @@
+//! The task that answers the UDP requests by which other agents test a way (see `echo`).
+//!
+//! Requests come from addresses of known nodes only, and the work per second is bounded. An answer leaves from the address that the request was
+//! sent to, whatever route it takes: the socket is bound to no address, and the kernel tells the destination of each packet (`IP_PKTINFO` in
+//! ip(7), `IPV6_RECVPKTINFO` in ipv6(7)).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use netweft_cni::ipam;
+use nix::libc;
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::debug;
+
+use crate::echo;
+use crate::inputs::Inputs;
+use crate::reconcile::taken::{Listener, listener};
+use crate::telemetry::failure_log::FailureLog;
+
+/// Pause between two attempts to get the port.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Pause after a failure to receive.
+const FAILED: Duration = Duration::from_millis(100);
+/// Packets of one family that are looked at in one second.
+const PER_SECOND: u32 = 500;
+
+/// The reconciler's end.
+pub struct Responding {
+    peers: watch::Sender<BTreeSet<IpAddr>>,
+    note: watch::Receiver<Option<String>>,
+}
+
+impl Responding {
+    /// Sets the addresses whose requests are answered.
+    pub fn answer(&self, peers: BTreeSet<IpAddr>) {
+        self.peers.send_if_modified(|known| {
+            let changed = *known != peers;
+            *known = peers;
+            changed
+        });
+    }
+
+    /// Why no request is answered, in a sentence.
+    #[must_use]
+    pub fn note(&self) -> Option<String> {
+        self.note.borrow().clone()
+    }
+
+    /// Reports changes of the note.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Option<String>> {
+        self.note.clone()
+    }
+}
+
+/// The addresses from which the other nodes may ask: those of the nodes, and their own addresses in their blocks.
+#[must_use]
+pub fn peers(inputs: &Inputs) -> BTreeSet<IpAddr> {
+    let remote = inputs.remote.iter();
+    let addresses = remote.flat_map(|block| {
+        let own = ipam::tunnel_address(block.cidr);
+        block.addresses.iter().chain(own)
+    });
+    addresses.collect()
+}
+
+/// The task's end.
+pub struct Responder {
+    port: u16,
+    peers: watch::Receiver<BTreeSet<IpAddr>>,
+    note: watch::Sender<Option<String>>,
+    failure_log: FailureLog,
+}
+
+impl Responder {
+    /// A responder on a UDP port that answers nobody yet, and the link to it.
+    #[must_use]
+    pub fn new(port: u16) -> (Self, Responding) {
+        let (peers, known) = watch::channel(BTreeSet::new());
+        let (sender, note) = watch::channel(None);
+        let responder = Self {
+            port,
+            peers: known,
+            note: sender,
+            failure_log: FailureLog::default(),
+        };
+        (responder, Responding { peers, note })
+    }
+
+    /// Runs as long as the process lives. While the port is taken, it tries again.
+    pub async fn run(mut self) {
+        loop {
+            match sockets(self.port) {
+                Ok(sockets) => {
+                    self.tell(None);
+                    join_all(sockets.iter().map(|socket| self.serve(socket))).await;
+                }
+                Err(error) => self.tell(Some(closed(self.port, &error, listener))),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    fn tell(&mut self, note: Option<String>) {
+        self.failure_log.are(note.clone());
+        self.note.send_if_modified(|known| {
+            let changed = *known != note;
+            *known = note;
+            changed
+        });
+    }
+
+    async fn serve(&self, socket: &UdpSocket) {
+        let mut budget = Budget::default();
+        loop {
+            let received = || receive(socket);
+            match socket.async_io(Interest::READABLE, received).await {
+                Ok(request) => {
+                    if let Some(answer) = answer(&request, &self.peers.borrow())
+                        && let Err(error) = send(socket, &request, &answer)
+                    {
+                        // The other agent asks again.
+                        debug!(to = %request.source, %error, "cannot answer");
+                    }
+                    sleep(budget.spend(Instant::now())).await;
+                }
+                Err(error) => {
+                    debug!(%error, "cannot receive requests");
+                    sleep(FAILED).await;
+                }
+            }
+        }
+    }
+}
+
+/// Why there is no socket, and what a user can do, in a sentence. `listener` finds who listens on a port.
+fn closed(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Listener>) -> String {
+    let why = match error.kind() {
+        ErrorKind::AddrInUse => match listener(port) {
+            Some(Listener::Process(process)) => {
+                format!("is taken on this node by {process}; end that program, or")
+            }
+            Some(Listener::Unseen) | None => format!(
+                "is taken on this node by another program (on the node, ss -ulpn sport = {port} shows which); end that program, or"
+            ),
+        },
+        _ => format!("cannot be opened: {error};"),
+    };
+    format!(
+        "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port {port} {why} set agent.port in the chart to a free port"
+    )
+}
+
+/// A packet as it came.
+#[derive(Debug, PartialEq, Eq)]
+struct Received {
+    /// What it holds.
+    data: Vec<u8>,
+    /// Where it came from.
+    source: SocketAddr,
+    /// The address it was sent to.
+    destination: IpAddr,
+}
+
+/// The answer to a packet, if it is the request of a node.
+fn answer(request: &Received, peers: &BTreeSet<IpAddr>) -> Option<[u8; echo::LENGTH]> {
+    let known = peers.contains(&request.source.ip());
+    known.then(|| echo::udp_answer(&request.data)).flatten()
+}
+
+/// Bounds the work per second.
+#[derive(Debug, Default)]
+struct Budget {
+    /// When the second began.
+    since: Option<Instant>,
+    spent: u32,
+}
+
+impl Budget {
+    /// Counts a packet, and returns the pause before the next one is looked at.
+    fn spend(&mut self, now: Instant) -> Duration {
+        const SECOND: Duration = Duration::from_secs(1);
+        let gone = self.since.map(|since| now.duration_since(since));
+        let gone = gone.filter(|gone| *gone < SECOND).unwrap_or_else(|| {
+            self.since = Some(now);
+            self.spent = 0;
+            Duration::ZERO
+        });
+        self.spent = self.spent.saturating_add(1);
+        if self.spent < PER_SECOND {
+            Duration::ZERO
+        } else {
+            SECOND.saturating_sub(gone)
+        }
+    }
+}
+
+/// One socket for each family that the kernel has.
+fn sockets(port: u16) -> io::Result<Vec<UdpSocket>> {
+    let mut sockets = Vec::new();
+    for ipv4 in [true, false] {
+        match socket(ipv4, port) {
+            Ok(socket) => sockets.push(UdpSocket::from_std(socket)?),
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sockets)
+}
+
+fn socket(ipv4: bool, port: u16) -> io::Result<std::net::UdpSocket> {
+    let (domain, any) = if ipv4 {
+        (Domain::IPV4, IpAddr::from(Ipv4Addr::UNSPECIFIED))
+    } else {
+        (Domain::IPV6, IpAddr::from(Ipv6Addr::UNSPECIFIED))
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_nonblocking(true)?;
+    if ipv4 {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    }
+    socket.bind(&SocketAddr::new(any, port).into())?;
+    Ok(socket.into())
+}
+
+/// Receives one packet. A longer one than a request is cut, and is still longer.
+fn receive(socket: &UdpSocket) -> io::Result<Received> {
+    let mut buffer = [0; echo::LENGTH * 2];
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let mut control = nix::cmsg_space!(libc::in6_pktinfo);
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message =
+        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+    let destination = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(IpAddr::from(Ipv4Addr::from(
+            info.ipi_addr.s_addr.to_ne_bytes(),
+        ))),
+        ControlMessageOwned::Ipv6PacketInfo(info) => {
+            Some(IpAddr::from(Ipv6Addr::from(info.ipi6_addr.s6_addr)))
+        }
+        _ => None,
+    });
+    let (bytes, source) = (message.bytes, message.address.and_then(socket_address));
+    let lacks = || io::Error::new(ErrorKind::InvalidData, "a packet without its addresses");
+    Ok(Received {
+        data: buffer.get(..bytes).unwrap_or_default().to_vec(),
+        source: source.ok_or_else(lacks)?,
+        destination: destination.ok_or_else(lacks)?,
+    })
+}
+
+/// Sends an answer from the address that the request was sent to.
+fn send(socket: &UdpSocket, request: &Received, answer: &[u8]) -> io::Result<()> {
+    let parts = [IoSlice::new(answer)];
+    let to = SockaddrStorage::from(request.source);
+    let (socket, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+    match request.destination {
+        IpAddr::V4(address) => {
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.octets()),
+                },
+                ipi_addr: libc::in_addr { s_addr: 0 },
+            };
+            let control = [ControlMessage::Ipv4PacketInfo(&info)];
+            sendmsg(socket, &parts, &control, flags, Some(&to))?;
+        }
+        IpAddr::V6(address) => {
+            let info = libc::in6_pktinfo {
+                ipi6_addr: libc::in6_addr {
+                    s6_addr: address.octets(),
+                },
+                ipi6_ifindex: 0,
+            };
+            let control = [ControlMessage::Ipv6PacketInfo(&info)];
+            sendmsg(socket, &parts, &control, flags, Some(&to))?;
+        }
+    }
+    Ok(())
+}
+
+fn socket_address(address: SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = address.as_sockaddr_in().copied().map(SocketAddrV4::from);
+    let v6 = address.as_sockaddr_in6().copied().map(SocketAddrV6::from);
+    v4.map(SocketAddr::from)
+        .or_else(|| v6.map(SocketAddr::from))
+}

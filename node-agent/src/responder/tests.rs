@@ -1,0 +1,66 @@
+use crate::responder::*;
+
+fn request(source: &str) -> Received {
+    Received {
+        data: echo::udp_request(7),
+        source: SocketAddr::new(source.parse().unwrap(), 40000),
+        destination: "10.244.0.1".parse().unwrap(),
+    }
+}
+
+#[test]
+fn only_exact_requests_of_known_nodes_are_answered() {
+    let peers = ["192.0.2.2", "fd00::2"].map(|ip| ip.parse().unwrap());
+    let peers = BTreeSet::from(peers);
+    for (source, answered) in [
+        ("192.0.2.2", true),
+        ("fd00::2", true),
+        ("192.0.2.3", false),
+        ("fd00::3", false),
+    ] {
+        let found = answer(&request(source), &peers);
+        let nonce = found.and_then(|packet| echo::udp_nonce(&packet));
+        assert_eq!(nonce, answered.then_some(7), "{source}");
+    }
+    assert_eq!(answer(&request("192.0.2.2"), &BTreeSet::new()), None);
+    let mut longer = request("192.0.2.2");
+    longer.data.push(0);
+    assert_eq!(answer(&longer, &peers), None);
+}
+
+#[test]
+fn the_work_of_a_second_is_bounded() {
+    let mut budget = Budget::default();
+    let begin = Instant::now();
+    let at = |milliseconds| begin + Duration::from_millis(milliseconds);
+    for _ in 1..PER_SECOND {
+        assert_eq!(budget.spend(at(300)), Duration::ZERO);
+    }
+    assert_eq!(budget.spend(at(500)), Duration::from_millis(800));
+    assert_eq!(budget.spend(at(1300)), Duration::ZERO);
+    assert_eq!(budget.spent, 1);
+    assert_eq!(budget.spend(at(9000)), Duration::ZERO);
+    assert_eq!(budget.spent, 1);
+}
+
+#[test]
+fn who_has_the_port_and_what_to_do_is_told() {
+    let taken = io::Error::from(ErrorKind::AddrInUse);
+    let begin = "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port 9471";
+    let end = "set agent.port in the chart to a free port";
+    let process = |_| Some(Listener::Process("process 7 (dnsmasq)".to_owned()));
+    assert_eq!(
+        closed(9471, &taken, process),
+        format!("{begin} is taken on this node by process 7 (dnsmasq); end that program, or {end}")
+    );
+    let unseen = format!(
+        "{begin} is taken on this node by another program (on the node, ss -ulpn sport = 9471 shows which); end that program, or {end}"
+    );
+    assert_eq!(closed(9471, &taken, |_| Some(Listener::Unseen)), unseen);
+    assert_eq!(closed(9471, &taken, |_| None), unseen);
+    let denied = io::Error::from(ErrorKind::PermissionDenied);
+    assert_eq!(
+        closed(9471, &denied, |_| None),
+        format!("{begin} cannot be opened: permission denied; {end}")
+    );
+}

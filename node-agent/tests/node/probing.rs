@@ -1,0 +1,229 @@
+//! Ways that stand by are tested by ICMP echo and by UDP: one answer is enough, and agents answer UDP from other nodes alone.
+
+use std::net::UdpSocket;
+use std::process::Child;
+use std::time::Duration;
+
+use super::lab::{FAMILIES, Families, Namespace, Node, ROUTED, network, until};
+
+/// The second node, with an agent of its own, on the other end of the first one's uplink.
+struct Second {
+    node: Node,
+    agent: Child,
+}
+
+impl Second {
+    fn beside(one: &Node, families: Families) -> Self {
+        let node = Node::new(ROUTED.of(families));
+        let namespace = &node.namespace;
+        namespace.ip("link delete ens7");
+        one.namespace.ip(&format!(
+            "link set far0 netns {} name ens7",
+            namespace.path()
+        ));
+        namespace.ip("link set ens7 addrgenmode none up");
+        if families != Families::Ipv6 {
+            namespace.ip("address add 192.0.2.2/24 dev ens7");
+        }
+        if families != Families::Ipv4 {
+            // Neighbours are asked for from these: the questions' own source is on another link.
+            one.namespace.ip("address add fe80::1:1/64 dev ens7 nodad");
+            namespace.ip("address add fe80::1:2/64 dev ens7 nodad");
+            namespace.ip("address add 2001:db8::2/64 dev ens7 nodad");
+        }
+        let (blocks, names) = blocks(families, ["10.244.4.0/22", "fd00:244::400/118"]);
+        let text = network(ROUTED.of(families), &blocks, &names);
+        let text = text.replace("name: one", "name: two");
+        let text = text.replace("192.0.2.1", "192.0.2.2");
+        node.declare("network.yaml", &text.replace("2001:db8::1", "2001:db8::2"));
+        let mut arguments = node.agent_arguments();
+        let name = arguments.iter().position(|it| it == "one").unwrap();
+        arguments[name] = "two".to_owned();
+        let agent = node.spawn(&arguments);
+        node.wait_until_ready();
+        Self { node, agent }
+    }
+
+    /// Drops requests by these protocols; those by UDP only where they come in by the way that stands by.
+    fn drop(&self, icmp: bool, udp: bool) {
+        let namespace = &self.node.namespace;
+        let ignore = u8::from(icmp);
+        run(
+            namespace,
+            &format!(
+                "sysctl -w net.ipv4.icmp_echo_ignore_all={ignore} net.ipv6.icmp.echo_ignore_all={ignore}"
+            ),
+        );
+        run(namespace, "nft add table inet dropping");
+        run(namespace, "nft delete table inet dropping");
+        if udp {
+            run(namespace, "nft add table inet dropping");
+            run(
+                namespace,
+                "nft add chain inet dropping input { type filter hook input priority 0 ; }",
+            );
+            run(
+                namespace,
+                "nft add rule inet dropping input iifname ens7 udp dport 9471 drop",
+            );
+        }
+    }
+}
+
+impl Drop for Second {
+    fn drop(&mut self) {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+    }
+}
+
+fn run(namespace: &Namespace, line: &str) {
+    let done = namespace.command(line);
+    assert!(done.status.success(), "{line}: {done:?}");
+}
+
+/// The blocks and their pools' names, of the families.
+fn blocks(families: Families, [four, six]: [&str; 2]) -> (Vec<String>, Vec<String>) {
+    let both = [
+        (Families::Ipv6, four, "routed"),
+        (Families::Ipv4, six, "routed-six"),
+    ];
+    let used = both.iter().filter(|(without, ..)| *without != families);
+    used.map(|(_, block, name)| ((*block).to_owned(), (*name).to_owned()))
+        .unzip()
+}
+
+/// The first node sends VXLAN; with a probe host-gw stands by.
+fn declare(node: &Node, families: Families, generation: i64, probe: Option<&str>) {
+    let (blocks, names) = blocks(families, ["10.244.0.0/22", "fd00:244::/118"]);
+    let text = network(ROUTED.of(families), &blocks, &names);
+    let text = text.replace("generation: 1", &format!("generation: {generation}"));
+    let beside = probe.map_or_else(String::new, |probe| {
+        format!(
+            ", {{name: default, standby: [{}], send: {{direct: {{}}}}{probe}}}",
+            names.join(", ")
+        )
+    });
+    node.declare("network.yaml", &text.replace("]}", &format!("{beside}]}}")));
+    until("the generation to be carried out", || {
+        let status = node.status()?;
+        let done = status.observed_generation == Some(generation)
+            && status.standby.is_empty() == probe.is_none();
+        done.then_some(()).ok_or(format!("{status:?}"))
+    });
+}
+
+#[test]
+fn netns_an_answer_by_one_of_the_protocols_is_enough() {
+    for families in FAMILIES {
+        let one = Node::ready(ROUTED.of(families));
+        let two = Second::beside(&one, families);
+        let mut generation = 1;
+        let cases = [
+            // An object of an operator of an earlier version has no probe.
+            (false, false, "", true),
+            (true, false, "", true),
+            (false, true, ", probe: auto", true),
+            (true, true, "", false),
+            (false, true, ", probe: icmp", true),
+            (true, false, ", probe: icmp", false),
+            (true, false, ", probe: udp", true),
+            (false, true, ", probe: udp", false),
+        ];
+        // The rest does not differ by family.
+        let count = if families == Families::Both { 8 } else { 4 };
+        for (icmp_dropped, udp_dropped, probe, answered) in cases.into_iter().take(count) {
+            two.drop(icmp_dropped, udp_dropped);
+            declare(&one, families, generation + 1, Some(probe));
+            if !answered {
+                // More than two rounds of requests.
+                std::thread::sleep(Duration::from_millis(1500));
+            }
+            let expected = if answered { "three" } else { "three,two" };
+            until("the answers that come", || {
+                let status = one.status()?;
+                let told = status.standby.first().ok_or("nothing is told")?;
+                let silent = told.silent.join(",");
+                (silent == expected).then_some(()).ok_or(format!(
+                    "{families:?}, ICMP dropped {icmp_dropped}, UDP dropped {udp_dropped}, {probe}: {told:?}"
+                ))
+            });
+            let told = one.status().unwrap().standby[0].protocols.join(" ");
+            assert_eq!(told.contains("ICMP echo"), !probe.contains("udp"));
+            assert_eq!(told.contains("UDP port 9471"), !probe.contains("icmp"));
+            generation += 2;
+            declare(&one, families, generation, None);
+            // Answers are forgotten at the end of a round of requests.
+            std::thread::sleep(Duration::from_millis(700));
+        }
+    }
+}
+
+/// What a request from `from` to the first node's own address in its block is answered with.
+fn ask(namespace: &Namespace, from: &str, request: &[u8]) -> Option<(Vec<u8>, String)> {
+    namespace.run(|| {
+        let socket = UdpSocket::bind((from, 0)).unwrap();
+        let pause = Duration::from_millis(300);
+        socket.set_read_timeout(Some(pause)).unwrap();
+        socket.send_to(request, "10.244.0.1:9471").unwrap();
+        let mut buffer = [0; 64];
+        let (length, source) = socket.recv_from(&mut buffer).ok()?;
+        Some((buffer[..length].to_vec(), source.to_string()))
+    })
+}
+
+#[test]
+fn netns_an_agent_answers_exact_requests_of_nodes_from_the_address_that_was_asked() {
+    let one = Node::ready(ROUTED);
+    let other = Namespace::new();
+    one.namespace
+        .ip(&format!("link set far0 netns {}", other.path()));
+    other.ip("link set far0 up");
+    // 192.0.2.2 is a node's, 192.0.2.9 is nobody's.
+    other.ip("address add 192.0.2.2/24 dev far0");
+    other.ip("address add 192.0.2.9/24 dev far0");
+    other.ip("route add 10.244.0.0/22 via 192.0.2.1");
+    let request = b"netweft?12345678";
+    let expected = (b"netweft!12345678".to_vec(), "10.244.0.1:9471".to_owned());
+    until("an answer", || {
+        let answer = ask(&other, "192.0.2.2", request);
+        (answer.as_ref() == Some(&expected))
+            .then_some(())
+            .ok_or(format!("{answer:?}"))
+    });
+    assert_eq!(ask(&other, "192.0.2.9", request), None);
+    for wrong in [
+        &b"netweft!12345678"[..],
+        b"netweft?1234567",
+        b"netweft?123456789",
+        b"",
+    ] {
+        assert_eq!(ask(&other, "192.0.2.2", wrong), None);
+    }
+    assert_eq!(ask(&other, "192.0.2.2", request), Some(expected));
+}
+
+#[test]
+fn netns_a_port_that_is_taken_is_named_and_stops_nothing() {
+    let mut node = Node::new(ROUTED);
+    let socket = node
+        .namespace
+        .run(|| UdpSocket::bind("0.0.0.0:9471").unwrap());
+    node.start();
+    let own = std::process::id();
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let note = format!(
+        "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port 9471 is taken on this node by process {own} ({}); end that program, or set agent.port in the chart to a free port",
+        name.trim()
+    );
+    until("the note", || {
+        let said = node.is_ready()?;
+        said.contains(&note).then_some(()).ok_or(said)
+    });
+    assert_eq!(node.log().matches("UDP port 9471 is taken").count(), 1);
+    drop(socket);
+    until("the note to go", || {
+        let said = node.is_ready()?;
+        (!said.contains("UDP port")).then_some(()).ok_or(said)
+    });
+}
