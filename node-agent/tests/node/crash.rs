@@ -1,7 +1,7 @@
 //! The agent is killed at each of its netlink requests in turn, started again, and ends where an undisturbed one does.
 //!
 //! The released agent runs under strace, which kills it on entering its K-th `sendto` or `sendmsg`: after K-1 requests have
-//! reached the kernel. Every K is a run of its own on a new node.
+//! reached the kernel. Every K is a run of its own on a new node. Every K is tried with `NETWEFT_SWEEP=all`, else some.
 
 use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, until};
 use super::picture::picture;
@@ -45,25 +45,22 @@ fn killed_at(node: &Node, at: usize) -> bool {
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have() {
-    is_killed_at_each(|| Node::new(BOTH), 1, 30);
+    is_killed_at_each(|| Node::new(BOTH), 3, 30);
 }
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_ipv6() {
-    is_killed_at_each(|| Node::new(BOTH.of(Families::Ipv6)), 1, 30);
+    is_killed_at_each(|| Node::new(BOTH.of(Families::Ipv6)), 5, 30);
 }
 
 #[test]
 fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_both_families() {
-    is_killed_at_each(|| Node::new(BRIDGED.of(Families::Both)), 1, 30);
+    is_killed_at_each(|| Node::new(BRIDGED.of(Families::Both)), 5, 30);
 }
 
-/// In strides, unless all of it is asked for.
 #[test]
 fn netns_killed_at_any_request_for_two_hundred_nodes_the_agent_ends_where_it_would_have() {
-    let all = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
-    let stride = if all { 1 } else { 71 };
-    is_killed_at_each(among_two_hundred, stride, 600);
+    is_killed_at_each(among_two_hundred, 71, 600);
 }
 
 /// A node that shares its pool with 199 others.
@@ -80,8 +77,10 @@ fn among_two_hundred() -> Node {
     node
 }
 
-/// At every request of so many, and there are so many at least.
+/// Kills the agent at every `stride`-th request, or at every one in a sweep. A sync takes more than `least` requests.
 fn is_killed_at_each(make: impl Fn() -> Node, stride: usize, least: usize) {
+    let sweep = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
+    let stride = if sweep { 1 } else { stride };
     let ready = |node: &mut Node| {
         node.start();
         node.wait_until_ready();

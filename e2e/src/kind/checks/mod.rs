@@ -105,8 +105,6 @@ const LIFE: &[Check] = &checks![
     objects::what_is_not_supported_says_so,
     addresses::an_address_is_freed_when_its_pod_goes,
     pools::a_pod_asks_for_a_pool_which_is_drained_and_deleted,
-    bandwidth::a_pod_that_asks_is_limited_in_its_rate,
-    addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
     nodes::a_node_works_without_its_agent,
     drift::what_others_change_is_put_right_and_told,
     change::a_change_of_the_mode_loses_nothing,
@@ -118,6 +116,8 @@ const LIFE: &[Check] = &checks![
 
 /// What takes long.
 const FULL: &[Check] = &checks![
+    bandwidth::a_pod_that_asks_is_limited_in_its_rate,
+    addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
     other_kernel::nodes_on_another_kernel_carry_pods,
     privileges::every_privilege_of_the_agent_is_needed,
     uninstall::what_is_uninstalled_leaves_pods_alone_and_nodes_clean,
