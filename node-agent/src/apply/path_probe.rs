@@ -1,4 +1,4 @@
-//! The task: ask the probes of probes by ICMP echo (RFC 792, RFC 4443) and by UDP until each is answered.
+//! Sends the probes of all probe plans by ICMP echo (RFC 792, RFC 4443) and by UDP until each is answered.
 //!
 //! A probe is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
 //! in use; the answer comes by whatever way its sender uses. The sockets for ICMP can do nothing but echo, and need no capability where
@@ -76,7 +76,7 @@ impl ProbeHandle {
         self.answers.clone()
     }
 
-    /// ProbeHandle that nobody asks, and what stands for who would.
+    /// A handle without a prober, and the sender of its results.
     #[cfg(test)]
     pub fn alone() -> (Self, watch::Sender<ProbeResults>) {
         let (orders, _) = watch::channel(BTreeSet::new());
@@ -261,7 +261,7 @@ struct Round {
 }
 
 impl Round {
-    /// Asks. ProbeResults come on a socket that receives from any link, or on those that were bound to one for the probe. All have the same
+    /// Sends the probes of one protocol. Replies arrive on a socket that receives from any link, or on those that were bound to one for the probe. All have the same
     /// identifier (ICMP, `ping_lookup`) or port (UDP, `udp4_lib_lookup`), by which the kernel finds a socket.
     fn ask(
         &mut self,

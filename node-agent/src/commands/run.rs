@@ -190,7 +190,7 @@ enum Trigger {
     Objects,
     Kernel,
     Sessions,
-    ProbeHandle,
+    Probes,
     Firewall,
     Responder,
     Files,
@@ -236,7 +236,7 @@ impl Notices {
             Ok(()) = self.objects.changed() => Trigger::Objects,
             // As well as that of the watcher, which runs beside this loop.
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
-            Ok(()) = self.probes.changed() => Trigger::ProbeHandle,
+            Ok(()) = self.probes.changed() => Trigger::Probes,
             Ok(()) = self.firewall.changed() => Trigger::Firewall,
             Ok(()) = self.responder.changed() => Trigger::Responder,
             heard = self.kernel.next() => {

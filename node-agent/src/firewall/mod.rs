@@ -9,7 +9,7 @@
 //! The ruleset is read once a minute, outside the loop that programs the kernel. A rule that the reading does not understand accepts nothing
 //! for it, and rules of legacy iptables are not in nft's ruleset at all. So a probe decides about the packets that pods send (`probe`).
 
-mod probe;
+pub mod probe;
 mod ruleset;
 
 use std::path::Path;

@@ -36,7 +36,7 @@ const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0,
 const ADDRESS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 78, 78), 32));
 const MTU: u32 = 1280;
 /// Nodes that are probed at most.
-const SAMPLE: usize = 3;
+pub const MAX_TARGETS: usize = 3;
 /// How long answers may take, and how often the sockets are read meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ impl Prober {
         let Some(from) = targets.from else {
             return Ok(Outcome::Unknown);
         };
-        let to: Vec<IpAddr> = targets.to.iter().copied().take(SAMPLE).collect();
+        let to = &targets.to;
         if to.is_empty() {
             return Ok(Outcome::Unknown);
         }
@@ -99,15 +99,15 @@ impl Prober {
         }
         // If somebody has taken the links away, the next probe makes them again.
         self.linked = false;
-        self.resolve(&kernel, &to).await?;
+        self.resolve(&kernel, to).await?;
         let [by, _] = links()?;
         self.linked = true;
         // First, and by another socket than the direct request: a connection that is tracked as established passes most firewalls.
         for _ in 0..2 {
-            if answers(&Echo::send(from, &to, Some(&by))?).await {
+            if answers(&Echo::send(from, to, Some(&by))?).await {
                 return Ok(Outcome::Forwarded);
             }
-            if !answers(&Echo::send(from, &to, None)?).await {
+            if !answers(&Echo::send(from, to, None)?).await {
                 return Ok(Outcome::Unknown);
             }
         }

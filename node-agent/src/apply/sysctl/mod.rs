@@ -83,7 +83,7 @@ impl Parameters {
     /// Set those of `wanted` (values by path below the root) that differ. One failure does not stop the others.
     ///
     /// Links of `accept_ra_links` come first, and those that listen unless they forward (1) listen in any case (2): when
-    /// forwarding is switched on the kernel drops the default routes that it has bgp_routes from router advertisements, unless the
+    /// forwarding is switched on the kernel drops the default routes that it has learned from router advertisements, unless the
     /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`). Links that appear later are told so as well. But where the node forwarded
     /// before, such links do not listen, and do not begin to.
     pub fn ensure(
@@ -93,7 +93,7 @@ impl Parameters {
         wanted: &BTreeMap<String, String>,
     ) -> Ensured {
         let mut ensured = Ensured::default();
-        // A link that does not listen (0) goes on so, and one without IPv6 has bgp_routes nothing.
+        // A link that does not listen (0) goes on so, and one without IPv6 has learned nothing.
         let listen = |name: &String| value(&self.root, name) == "1";
         let listen: Vec<String> = accept_ra_links
             .iter()

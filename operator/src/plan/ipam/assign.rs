@@ -1,6 +1,6 @@
 //! `assign`: which node gets which block.
 //!
-//! Every demand (`needs`) is met from the first of its pools that has a block left; what a node has, it keeps.
+//! Every block demand (`demand`) is met from the first of its pools that has a block left; what a node has, it keeps.
 //! Blocks that nobody has had go first, the lowest before the others, then the one that was given back the longest ago: what is
 //! left of its last owner, in caches and connections, gets time to end. Where none is left, blocks whose Node is gone are reclaimed, the
 //! longest orphaned first. The API server has the last word: a block is owned

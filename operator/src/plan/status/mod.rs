@@ -50,7 +50,7 @@ pub fn plan_modes(
             observed_generation: object.metadata.generation,
             ..status
         };
-        let change = PoolRollout {
+        let change = StatusUpdate {
             meta: &object.metadata,
             verdict,
             now: index.cluster_state.now,
@@ -71,7 +71,7 @@ pub fn plan_modes(
 }
 
 /// One object's new status in the making.
-pub struct PoolRollout<'a> {
+pub struct StatusUpdate<'a> {
     /// The object.
     pub meta: &'a ObjectMeta,
     /// What there is to say about it.
@@ -80,7 +80,7 @@ pub struct PoolRollout<'a> {
     pub now: Timestamp,
 }
 
-impl PoolRollout<'_> {
+impl StatusUpdate<'_> {
     /// `new` with the conditions of the verdict, unless `old` says the same.
     pub fn of<S: Clone + Default + PartialEq>(
         self,
