@@ -247,7 +247,7 @@ fn declarations(others: u16) -> Vec<(String, String)> {
     let pool =
         "kind: IPPool\nmetadata: {name: pool}\nspec: {cidr: 10.240.0.0/12, natOutgoing: true}";
     let network = "kind: NodeNetwork\nmetadata: {name: node-1, generation: 1}\nspec: {addresses: {ipv4: 10.168.0.1}, \
-        subnets: [10.240.0.64/26], modes: [{name: default, pools: [pool], send: {vxlan: {}}}]}";
+        subnets: [10.240.0.64/26], modes: [{name: default, pools: [pool], transport: {vxlan: {}}}]}";
     let subnet = |number: u16| {
         let [high, low] = number.to_be_bytes();
         let block = u32::from(number) * 64;

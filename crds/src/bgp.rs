@@ -35,15 +35,15 @@ pub(crate) fn five_seconds() -> kube::core::Duration {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Bfd {
-    /// Least time between packets received.
+    /// Required minimum receive interval (RFC 5880, section 4.1).
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.bfd.minReceive", "10ms", "60s", "50ms"))]
     pub min_receive: kube::core::Duration,
-    /// Least time between packets sent.
+    /// Desired minimum transmit interval (RFC 5880, section 4.1).
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.bfd.minTransmit", "10ms", "60s", "50ms"))]
     pub min_transmit: kube::core::Duration,
-    /// Packets that may be missed.
+    /// Detection multiplier: number of missing packets after which the session is down.
     #[x_kube(validation = rule::within("spec.bfd.multiplier", 1, 255, 3))]
     pub multiplier: u8,
 }
@@ -52,9 +52,9 @@ pub struct Bfd {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct GracefulRestart {
-    /// Whether to ask for it.
+    /// Whether graceful restart is requested of the peer.
     pub enabled: bool,
-    /// How long the peer keeps our routes while we restart.
+    /// How long the peer keeps the routes of this node while its BGP speaker restarts.
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("gracefulRestart.restartTime", "1s", "4095s", "120s"))]
     pub restart_time: kube::core::Duration,
@@ -69,28 +69,28 @@ impl Default for GracefulRestart {
     }
 }
 
-/// Next hop in what is announced.
+/// Next hop of advertised prefixes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextHopMode {
-    /// This node for its own blocks; what is reflected keeps its own.
+    /// This node for its own blocks; reflected prefixes keep their next hop.
     #[default]
     Auto,
-    /// This node for everything.
+    /// This node for all prefixes.
     #[serde(rename = "self")]
     Itself,
-    /// As learnt, also towards other AS numbers.
+    /// Next hops are never changed, also not towards other AS numbers.
     Keep,
 }
 
-/// Rules for what is taken and announced; the first that matches decides.
+/// Import and export rules; the first match decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Filters {
-    /// What is taken. Where no rule matches: blocks of our pools that are not this node's.
+    /// Rules for received prefixes. Without a match, blocks of IPPools that belong to other nodes are accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub import: Vec<FilterRule>,
-    /// What is announced. Where no rule matches: the node's own blocks, and what a reflector reflects.
+    /// Rules for advertised prefixes. Without a match, the node's own blocks are advertised, and those that a route reflector reflects.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub export: Vec<FilterRule>,
@@ -111,17 +111,19 @@ impl Filters {
 #[x_kube(validation = rule::prefix_length("maxLength", 26))]
 #[x_kube(validation = Rule::new("!has(self.minLength) || !has(self.maxLength) || self.minLength <= self.maxLength").message("minLength of a filter must not be more than its maxLength, for example 16 and 26"))]
 pub struct FilterRule {
-    /// What happens to a prefix that matches.
+    /// accept: a matching prefix passes. reject: it does not.
     pub action: FilterAction,
-    /// Prefixes inside this range match.
+    /// Range that contains the matching prefixes.
     #[schemars(schema_with = "schema::cidr")]
     #[x_kube(validation = rule::cidr("cidr of a filter", "10.244.0.0/16"))]
     pub cidr: IpNet,
-    /// Shortest prefix length that matches; absent: that of `cidr`.
+    /// Shortest matching prefix length. Absent: that of cidr.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
     pub min_length: Option<u8>,
-    /// Longest prefix length that matches; absent: a host's, 32 or 128.
+    /// Longest matching prefix length. Absent: 32 for IPv4 and 128 for IPv6.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
     pub max_length: Option<u8>,
 }
 
@@ -139,19 +141,21 @@ pub enum FilterAction {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeBgp {
-    /// Its AS number.
+    /// AS number of the speaker.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub as_number: u32,
-    /// Its identifier (RFC 6286): the node's IPv4 address, or a hash of its name.
+    /// BGP identifier (RFC 6286): the IPv4 address of the node, or a hash of its name.
     #[serde(rename = "routerID")]
     #[schemars(schema_with = "schema::ip")]
     pub router_id: Ipv4Addr,
-    /// TCP port it listens on.
+    /// TCP port on which the speaker listens.
+    #[schemars(range(min = 1, max = 65535))]
     pub listen_port: u16,
-    /// The cluster it reflects for (RFC 4456); absent: it reflects nothing.
+    /// Cluster ID of a route reflector (RFC 4456). Absent: the speaker reflects no routes.
     #[serde(rename = "clusterID", default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     pub cluster_id: Option<Ipv4Addr>,
-    /// Its sessions, by name.
+    /// BGP sessions of the speaker.
     #[serde(default)]
     #[schemars(length(max = 2048))]
     pub sessions: Vec<Session>,
@@ -161,68 +165,82 @@ pub struct NodeBgp {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
-    /// Its name, of which a node has one: the BGPPeer's, followed by `-` and the other node's where it is with nodes, or `mesh-` and
-    /// the other node's; over IPv6 with a node `-ipv6` follows.
+    /// Unique name of the session on the node: the name of the BGPPeer, with `-` and the name of the other node if the peer is a node, or
+    /// `mesh-` and the name of the other node. `-ipv6` follows if nodes peer over IPv6.
     #[schemars(length(min = 1, max = 512))]
     pub name: String,
-    /// The BGPPeer that asks for it; absent: the NetworkMode does.
+    /// Name of the BGPPeer that requires the session. Absent: the node-to-node mesh of the NetworkMode does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub bgp_peer: Option<String>,
-    /// The peer's address.
+    /// Address of the peer.
+    #[serde(rename = "peerIP")]
     #[schemars(schema_with = "schema::ip")]
     pub peer: IpAddr,
-    /// The peer's TCP port.
+    /// TCP port of the peer.
+    #[serde(rename = "peerPort")]
+    #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Our address.
+    /// Address of this node in the session.
+    #[serde(rename = "sourceAddress")]
     #[schemars(schema_with = "schema::ip")]
     pub local: IpAddr,
-    /// Our AS number.
-    #[serde(rename = "localAS")]
+    /// AS number of this node in the session.
+    #[serde(rename = "localASNumber")]
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub local_as: u32,
-    /// The peer's AS number.
-    #[serde(rename = "peerAS")]
+    /// AS number of the peer.
+    #[serde(rename = "peerASNumber")]
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub peer_as: u32,
     /// Whether the peer is another node of this cluster.
-    #[serde(default)]
+    #[serde(default, rename = "peerIsNode")]
     pub node: bool,
-    /// Whether we reflect to the peer as to a client (RFC 4456).
+    /// Whether the peer is a client of this route reflector (RFC 4456).
     #[serde(default, skip_serializing_if = "is_false")]
     pub reflector_client: bool,
-    /// Key of the password in the agents' Secret.
+    /// Key of the TCP MD5 password in the Secret of the agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub password_key: Option<String>,
-    /// Time without a message after which the session is dead.
+    /// Hold time (RFC 4271): the session ends without messages for this time.
     #[schemars(schema_with = "schema::duration")]
     pub hold_time: kube::core::Duration,
-    /// Time between keepalives.
+    /// Time between KEEPALIVE messages.
     #[schemars(schema_with = "schema::duration")]
     pub keepalive_time: kube::core::Duration,
-    /// Time between attempts to connect.
+    /// Time between attempts to establish the session.
     #[schemars(schema_with = "schema::duration")]
     pub connect_retry_time: kube::core::Duration,
-    /// Hops to an eBGP peer that is not on the same link; absent: directly connected.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Maximum number of hops to the eBGP peer. Absent: the peer is on the same link.
+    #[serde(
+        default,
+        rename = "ebgpMultihop",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(range(min = 1, max = 255))]
     pub multihop: Option<u8>,
-    /// Accept only packets that have come this many hops (RFC 5082). Absent with a node: one where the two are on one link.
+    /// Number of hops that packets of the peer may travel (GTSM, RFC 5082). Absent: off, and 1 between nodes on the same link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 254))]
     pub ttl_security: Option<u8>,
-    /// Bidirectional forwarding detection; absent: off.
+    /// Bidirectional forwarding detection (RFC 5880). Absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
-    /// Graceful restart.
+    /// Graceful restart (RFC 4724).
     pub graceful_restart: GracefulRestart,
-    /// Largest number of prefixes taken.
+    /// Maximum number of prefixes accepted from the peer.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub max_prefixes: u32,
-    /// Next hop in what is announced.
+    /// Next hop of advertised prefixes. auto: this node for its own blocks; reflected prefixes keep their next hop. self: this node for all
+    /// prefixes. keep: next hops are never changed.
     #[serde(default)]
     pub next_hop_mode: NextHopMode,
-    /// Communities added to what is announced.
+    /// Communities of advertised prefixes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::communities")]
     pub communities: Vec<String>,
-    /// What is taken and announced, where that is not our pools and the node's own blocks.
+    /// Import and export rules.
     #[serde(default, skip_serializing_if = "Filters::is_empty")]
     pub filters: Filters,
 }
@@ -235,39 +253,45 @@ fn is_false(flag: &bool) -> bool {
     !flag
 }
 
-/// What became of one BGP session.
+/// The state of one BGP session.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionStatus {
-    /// Its name.
+    /// Name of the session, as in spec.bgp.sessions[].name.
+    #[schemars(length(min = 1, max = 512))]
     pub name: String,
-    /// The peer's address.
+    /// Address of the peer.
+    #[serde(rename = "peerIP")]
     #[schemars(schema_with = "schema::ip")]
     pub peer: IpAddr,
-    /// Its state (RFC 4271, section 8.2.2).
+    /// State of the session (RFC 4271, section 8.2.2).
     pub state: SessionState,
-    /// Since when.
+    /// Time of the last change of state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Time>,
-    /// Prefixes taken.
+    pub last_transition_time: Option<Time>,
+    /// Number of prefixes accepted from the peer.
+    #[schemars(range(min = 0))]
     pub received: i64,
-    /// Prefixes announced.
+    /// Number of prefixes advertised to the peer.
+    #[schemars(range(min = 0))]
     pub advertised: i64,
-    /// Prefixes that the peer announces and that are not taken.
+    /// Number of prefixes of the peer that the import rules reject.
     #[serde(default)]
-    pub refused: i64,
-    /// Why it is not established, or what is wrong although it is.
+    #[schemars(range(min = 0))]
+    pub rejected: i64,
+    /// Why the session is not established, or what is wrong although it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<SessionFault>,
-    /// The same in a sentence.
+    /// The fault for people, and what to do.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32768))]
     pub message: String,
 }
 
 /// States of a session (RFC 4271, section 8.2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SessionState {
-    /// Waiting before it tries (again).
+    /// Waiting before the next attempt.
     Idle,
     /// Waiting for a TCP connection.
     Connect,
@@ -281,29 +305,29 @@ pub enum SessionState {
     Established,
 }
 
-/// What is wrong with a session.
+/// Faults of a session.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum SessionFault {
-    /// The node has no BIRD that answers.
-    NoBird,
-    /// The password's Secret, or its key, is not there.
-    NoPassword,
-    /// There is no route to the peer.
-    NoRoute,
-    /// Nobody answers: the peer is unreachable, or its password differs (packets with a wrong signature are dropped unseen).
-    NoAnswer,
-    /// The peer's machine answers, but no BGP speaker listens on the port.
-    Refused,
-    /// One of the two expects another AS number of the other.
-    WrongAS,
-    /// The peer ended the session, or refused it, for another reason; the message has it.
-    Rejected,
-    /// The session ended because nothing was heard for the hold time, or by BFD.
-    Lost,
-    /// The peer announces more prefixes than `maxPrefixes`.
+    /// BIRD on the node does not reply on its control socket.
+    BIRDUnavailable,
+    /// The Secret of the password, or its key, does not exist.
+    PasswordMissing,
+    /// The node has no route to the peer.
+    NoRouteToPeer,
+    /// The peer does not reply: it is unreachable, or its password differs (the kernel drops packets with a wrong signature).
+    ConnectTimeout,
+    /// The peer refuses TCP connections: no BGP speaker listens on the port.
+    ConnectionRefused,
+    /// One of the two speakers expects another AS number of the other.
+    ASNumberMismatch,
+    /// The peer ended the session with a NOTIFICATION of another cause, which the message names.
+    NotificationReceived,
+    /// The hold time expired without a message, or BFD reports the peer down.
+    SessionLost,
+    /// The peer advertises more prefixes than maxPrefixes.
     TooManyPrefixes,
-    /// The peer announces prefixes that are not taken.
-    PrefixesRefused,
+    /// The import rules reject prefixes of the peer.
+    PrefixesRejected,
 }

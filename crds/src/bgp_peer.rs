@@ -1,4 +1,4 @@
-//! `BGPPeer`: which routers hear about the pods.
+//! `BGPPeer`: BGP sessions of nodes with routers or with other nodes.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bgp::{Bfd, Filters, GracefulRestart, NextHopMode, SessionFault};
 use crate::{bgp, rule, schema};
 
-/// A BGP session of some nodes with a router or with other nodes.
+/// BGP sessions of nodes with a router or with other nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -21,7 +21,7 @@ use crate::{bgp, rule, schema};
     category = "netweft",
     status = "BGPPeerStatus",
     derive = "PartialEq",
-    doc = "A BGP session of some nodes with a router or with other nodes.",
+    doc = "BGP sessions of nodes with a router or with other nodes. Only nodes of NetworkModes with mode underlay have sessions.",
     printcolumn(name = "Peer", type_ = "string", json_path = ".spec.peerIP"),
     printcolumn(name = "AS", type_ = "integer", json_path = ".spec.asNumber"),
     printcolumn(
@@ -72,32 +72,32 @@ use crate::{bgp, rule, schema};
 #[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
 #[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: nodes chosen by peerSelector know each other by their node addresses; remove it"))]
 pub struct BGPPeerSpec {
-    /// Nodes that have this session; absent: all.
+    /// Label selector of the Nodes that have this session. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
     #[x_kube(validation = rule::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
-    /// Address of the router.
+    /// Address of the router. Exactly one of peerIP and peerSelector is required.
     #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.peerIP"))]
     #[x_kube(validation = rule::global("spec.peerIP"))]
     pub peer_ip: Option<IpAddr>,
-    /// TCP port of the router. Nodes listen on their NetworkMode's `listenPort`.
+    /// TCP port of the router. Nodes listen on spec.underlay.listenPort of their NetworkMode.
     #[serde(default = "bgp::port")]
     #[x_kube(validation = rule::port("spec.peerPort", 179))]
     pub peer_port: u16,
-    /// Other nodes as peers.
+    /// Label selector of Nodes as peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
     #[x_kube(validation = rule::selector("spec.peerSelector"))]
     pub peer_selector: Option<LabelSelector>,
-    /// AS number of the router. A plain number, also beyond 65535: one in dotted notation (RFC 5396) is
-    /// the first part times 65536 plus the second, 4200000000 for 64086.59904.
+    /// AS number of the router; required with peerIP. A plain number, also beyond 65535: a number in dotted notation (RFC 5396) is the first
+    /// part times 65536 plus the second, for example 4200000000 for 64086.59904.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::as_number("spec.asNumber"))]
     pub as_number: Option<u32>,
-    /// AS number to speak with in this session instead of the node's, a plain number as `asNumber`.
+    /// AS number of the nodes in this session, if it differs from that of the node. A plain number.
     #[serde(
         default,
         rename = "localASNumber",
@@ -105,67 +105,68 @@ pub struct BGPPeerSpec {
     )]
     #[x_kube(validation = rule::as_number("spec.localASNumber"))]
     pub local_as_number: Option<u32>,
-    /// TCP MD5 password (RFC 2385).
+    /// TCP MD5 password of the session (RFC 2385). Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Password>,
-    /// Address to speak to the router from instead of the node's.
+    /// Address of the node in this session. Absent: the node address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.sourceAddress"))]
     #[x_kube(validation = rule::global("spec.sourceAddress"))]
     pub source_address: Option<IpAddr>,
-    /// Hops to an eBGP router that is not on the same link; absent: directly connected, and any number between nodes.
+    /// Maximum number of hops to an eBGP router. Absent: the router is on the same link. Between nodes any number is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::within("spec.ebgpMultihop", 1, 255, 2))]
     pub ebgp_multihop: Option<u8>,
-    /// Accept only packets that have come this many hops (GTSM, RFC 5082); absent: off.
+    /// Number of hops that packets of the peer may travel (GTSM, RFC 5082). Absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::within("spec.ttlSecurity", 1, 254, 1))]
     pub ttl_security: Option<u8>,
-    /// Time without a message after which the session is dead.
+    /// Hold time (RFC 4271): the session ends without messages for this time.
     #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
-    /// Time between keepalives.
+    /// Time between KEEPALIVE messages.
     #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
-    /// Time between attempts to connect.
+    /// Time between attempts to establish the session.
     #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
-    /// Bidirectional forwarding detection (RFC 5880); absent: off.
+    /// Bidirectional forwarding detection (RFC 5880). Absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
-    /// Graceful restart (RFC 4724); absent: on, 120s.
+    /// Graceful restart (RFC 4724). Absent: enabled with a restart time of 120s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// Largest number of prefixes taken from the peer; those beyond are left out and named in the status. Absent: 20000.
+    /// Maximum number of prefixes accepted from the peer. Further prefixes are ignored, and the status reports them. Absent: 20000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = rule::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
     pub max_prefixes: Option<u32>,
-    /// Next hop in what is announced to the peer.
+    /// Next hop of advertised prefixes. auto: the node for its own blocks; reflected prefixes keep their next hop. self: the node for all
+    /// prefixes. keep: next hops are never changed.
     #[serde(default)]
     pub next_hop_mode: NextHopMode,
-    /// Communities added to what is announced to the peer: standard ones (RFC 1997) as `64512:100`, large ones (RFC 8092) as
+    /// Communities of prefixes that are advertised to the peer: standard ones (RFC 1997) as `64512:100`, large ones (RFC 8092) as
     /// `64512:1:2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::communities")]
     #[x_kube(validation = rule::communities("spec.communities"))]
     pub communities: Vec<String>,
-    /// What is taken from the peer and announced to it, where that is not our pools and the node's own blocks.
+    /// Import and export rules. Without rules, nodes accept blocks of IPPools from the peer and advertise their own blocks.
     #[serde(default, skip_serializing_if = "Filters::is_empty")]
     pub filters: Filters,
 }
 
-/// Where a password is.
+/// Source of a password.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Password {
-    /// A key of a Secret in the release's namespace.
+    /// Key of a Secret in the namespace of the Helm release.
     pub secret_key_ref: SecretKeyRef,
 }
 
@@ -176,26 +177,28 @@ pub struct SecretKeyRef {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rule::name("spec.password.secretKeyRef.name", "bgp-passwords"))]
     pub name: String,
-    /// Key in it.
+    /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^[-._a-zA-Z0-9]+$')").message("spec.password.secretKeyRef.key must be a key of a Secret, for example tor-r1"))]
     pub key: String,
 }
 
-/// What the operator says about a peer.
+/// The state of a BGPPeer, written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BGPPeerStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Nodes by state.
+    /// Number of nodes by state of the session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<PeerNodes>,
-    /// The last error of some nodes.
+    /// Faults of sessions, oldest first; the first 10.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
     pub errors: Vec<PeerError>,
-    /// Prefixes over all nodes.
+    /// Number of prefixes over all nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefixes: Option<Prefixes>,
     /// `Ready`, `Reconciling`, `Stalled`.
@@ -204,33 +207,40 @@ pub struct BGPPeerStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Nodes of a peer by state.
+/// Number of nodes by state of the session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerNodes {
-    /// Nodes that should have the session.
+    /// Number of nodes that are to have the session.
+    #[schemars(range(min = 0))]
     pub total: i64,
-    /// Nodes that have it.
+    /// Number of nodes with an established session.
+    #[schemars(range(min = 0))]
     pub established: i64,
 }
 
-/// Why a node has no session.
+/// Fault of the session of one node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct PeerError {
-    /// The node.
+    /// Name of the Node.
+    #[schemars(length(min = 1, max = 253))]
     pub node: String,
-    /// Since when.
-    pub since: Time,
-    /// Why, in one word.
+    /// Time of the last change of the session's state.
+    pub last_transition_time: Time,
+    /// The fault as one word.
     pub reason: SessionFault,
-    /// One sentence.
+    /// The fault for people, and what to do.
+    #[schemars(length(max = 1024))]
     pub message: String,
 }
 
-/// Prefixes exchanged.
+/// Number of prefixes over all nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Prefixes {
-    /// Taken from the peer.
+    /// Number of prefixes accepted from the peer.
+    #[schemars(range(min = 0))]
     pub received: i64,
-    /// Announced to the peer.
+    /// Number of prefixes advertised to the peer.
+    #[schemars(range(min = 0))]
     pub advertised: i64,
 }

@@ -15,6 +15,16 @@ pub const STALLED: &str = "Stalled";
 /// The operator has given the node what it needs (on NodeNetworks, written by the operator).
 pub const ASSIGNED: &str = "Assigned";
 
+/// Longest message of a condition in characters, as in Kubernetes (`metav1.Condition`). The API server refuses longer ones.
+pub const MAX_MESSAGE: usize = 32_768;
+
+/// A message that the API server takes: longer ones end after [`MAX_MESSAGE`] bytes.
+#[must_use]
+pub fn bounded(mut message: String) -> String {
+    message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+    message
+}
+
 /// Declares the reasons: what stands in a condition is the name itself.
 macro_rules! reasons {
     ($($(#[$documentation:meta])* $name:ident),* $(,)?) => {
@@ -206,7 +216,7 @@ impl Status<'_> {
             type_: self.type_.to_owned(),
             status: status.to_owned(),
             reason: self.reason.as_str().to_owned(),
-            message: self.message.to_owned(),
+            message: bounded(self.message.to_owned()),
             observed_generation: generation,
             last_transition_time: unchanged
                 .map_or(Time(now), |old| old.last_transition_time.clone()),
@@ -249,6 +259,18 @@ mod tests {
             conditions
                 .iter()
                 .all(|c| c.reason == "Overlap" && c.observed_generation == Some(3))
+        );
+    }
+
+    #[test]
+    fn message_over_the_limit_is_cut_between_characters() {
+        let long = "ä".repeat(MAX_MESSAGE);
+        let conditions = Verdict::ready(Reason::Programmed, long).conditions(None, &[], at(1));
+        assert_eq!(conditions[0].message.len(), MAX_MESSAGE);
+        assert!(conditions[0].message.chars().all(|c| c == 'ä'));
+        assert_eq!(
+            bounded(format!("x{}", "ä".repeat(MAX_MESSAGE))).len(),
+            MAX_MESSAGE - 1
         );
     }
 

@@ -1,4 +1,4 @@
-//! `IPPool`: which addresses pods get.
+//! `IPPool`: a range of pod addresses.
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{names, rule, schema};
 
-/// A range of pod addresses, handed to nodes in blocks.
+/// A range of pod addresses, assigned to nodes in blocks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -19,7 +19,7 @@ use crate::{names, rule, schema};
     category = "netweft",
     status = "IPPoolStatus",
     derive = "PartialEq",
-    doc = "A range of pod addresses, handed to nodes in blocks.",
+    doc = "A range of pod addresses, assigned to nodes in blocks.",
     printcolumn(name = "CIDR", type_ = "string", json_path = ".spec.cidr"),
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.networkMode"),
     printcolumn(name = "NAT", type_ = "boolean", json_path = ".spec.natOutgoing"),
@@ -29,12 +29,12 @@ use crate::{names, rule, schema};
         json_path = ".status.usage.blocks.used"
     ),
     printcolumn(
-        name = "Of",
+        name = "Total",
         type_ = "integer",
         json_path = ".status.usage.blocks.total"
     ),
     printcolumn(
-        name = "Pods",
+        name = "Addresses",
         type_ = "integer",
         json_path = ".status.usage.addresses.used"
     ),
@@ -66,7 +66,7 @@ use crate::{names, rule, schema};
 #[x_kube(validation = Rule::new("!isCIDR(self.cidr) || !isCIDR(oldSelf.cidr) || (has(self.blockSize) ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122)) == (has(oldSelf.blockSize) ? oldSelf.blockSize : (cidr(oldSelf.cidr).ip().family() == 4 ? 26 : 122))").message("spec.blockSize is immutable: create another pool with the size you want"))]
 #[x_kube(validation = Rule::new("!has(self.reserved) || !isCIDR(self.cidr) || self.reserved.all(r, isIP(r) ? cidr(self.cidr).containsIP(r) : !isCIDR(r) || cidr(self.cidr).containsCIDR(r))").message("spec.reserved must lie inside spec.cidr, for example 10.244.7.7 in 10.244.0.0/16"))]
 pub struct IPPoolSpec {
-    /// The range, strictly masked, IPv4 or IPv6, for example `10.244.0.0/16`. Immutable.
+    /// IPv4 or IPv6 range without host bits, for example `10.244.0.0/16`. Immutable.
     #[schemars(schema_with = "schema::cidr")]
     #[x_kube(
         validation = rule::cidr("spec.cidr", "10.244.0.0/16"),
@@ -75,52 +75,53 @@ pub struct IPPoolSpec {
     )]
     pub cidr: IpNet,
 
-    /// Prefix length of the blocks that nodes get: 26 for IPv4 and 122 for IPv6 unless set (64 addresses). Immutable.
+    /// Prefix length of the blocks that are assigned to nodes. Absent: 26 for IPv4 and 122 for IPv6 (64 addresses). Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
     pub block_size: Option<u8>,
 
-    /// Name of the NetworkMode by which packets to these addresses travel between nodes.
+    /// Name of the NetworkMode with the datapath to these addresses.
     #[serde(default = "default_mode")]
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = rule::name("spec.networkMode", "default"))]
     pub network_mode: String,
 
-    /// How pods are attached to their node. Immutable.
+    /// How pods are connected to their node. routed: a veth pair and a host route for each pod. bridge: a veth pair on a bridge. Immutable.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.podInterface is immutable: create another pool, routed or bridge"))]
     pub pod_interface: PodInterface,
 
-    /// Whether packets to destinations outside the pools leave a node with the node's address (masquerading).
+    /// Whether nodes masquerade packets of these pods to destinations outside all IPPools.
     #[serde(default)]
     pub nat_outgoing: bool,
 
-    /// Destinations that are reached without masquerading, besides the pools.
+    /// Further destinations to which packets are not masqueraded, for example `192.168.0.0/16`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::cidrs")]
+    #[schemars(schema_with = "schema::cidr_set")]
     #[x_kube(validation = Rule::new("self.all(c, isCIDR(c) && cidr(c) == cidr(c).masked())").message("spec.natOutgoingExclude must hold CIDRs without host bits, for example 192.168.0.0/16"))]
     pub nat_outgoing_exclude: Vec<IpNet>,
 
-    /// No new blocks and no new addresses; what is assigned stays.
+    /// Whether the pool gives no new blocks and addresses. Assigned blocks and addresses stay.
     #[serde(default)]
     pub disabled: bool,
 
-    /// Do not announce this pool's blocks by BGP.
+    /// Whether BGP does not advertise blocks of this pool.
     #[serde(default, rename = "disableBGPExport")]
     pub disable_bgp_export: bool,
 
-    /// Addresses and ranges of the pool that are never handed out, for example `10.244.7.7` or `10.244.0.0/24`.
+    /// Addresses and ranges of the pool that no pod gets, for example `10.244.7.7` or `10.244.0.0/24`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::addresses_or_cidrs")]
     #[x_kube(validation = Rule::new("self.all(r, isIP(r) || (isCIDR(r) && cidr(r) == cidr(r).masked()))").message("spec.reserved must hold addresses, or CIDRs without host bits, for example 10.244.7.7 or 10.244.0.0/24"))]
     pub reserved: Vec<String>,
 
-    /// Nodes that get blocks of this pool; absent: all.
+    /// Label selector of the Nodes that get blocks of this pool. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
     #[x_kube(validation = rule::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
 
-    /// Namespaces whose pods get addresses of this pool; absent: all.
+    /// Label selector of the namespaces whose pods get addresses of this pool. Absent: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
     #[x_kube(validation = rule::selector("spec.namespaceSelector"))]
@@ -131,54 +132,59 @@ fn default_mode() -> String {
     names::DEFAULT_MODE.to_owned()
 }
 
-/// How a pod is attached to its node.
+/// How a pod is connected to its node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum PodInterface {
     /// A veth pair and a host route for each pod; no layer 2 between pods.
     #[default]
     Routed,
-    /// A veth pair into a bridge, as Docker does it.
+    /// A veth pair on a bridge, as with Docker.
     Bridge,
 }
 
-/// What the operator says about a pool.
+/// The state of an IPPool, written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IPPoolStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// How much of the pool is in use.
+    /// Utilization of the pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// While the pool is disabled or being deleted: who still has addresses of it; the first of them, if there are many.
+    /// While the pool is disabled or being deleted: pods that still have addresses of it; the first 64 groups.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub remaining: Vec<Remaining>,
+    pub remaining_pods: Vec<RemainingPods>,
     /// `Ready`, `Reconciling`, `Stalled`.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// Pods on one node that still have addresses of a pool.
+/// Pods of one owner on one node that still have addresses of a pool.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
-pub struct Remaining {
-    /// The node.
+pub struct RemainingPods {
+    /// Name of the Node.
+    #[schemars(length(min = 1, max = 253))]
     pub node: String,
-    /// Their namespace.
+    /// Namespace of the pods.
+    #[schemars(length(max = 63))]
     pub namespace: String,
-    /// Who made them, by kind and name, for example `Deployment/web`; absent: not known.
+    /// Controller of the pods by kind and name, for example `Deployment/web`. Absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
     pub owner: Option<String>,
-    /// How many they are.
-    pub pods: i64,
+    /// Number of the pods.
+    #[schemars(range(min = 0))]
+    pub count: i64,
 }
 
-/// How much of a pool is in use.
+/// Utilization of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// Blocks assigned to nodes.
@@ -187,12 +193,14 @@ pub struct Usage {
     pub addresses: UsageCount,
 }
 
-/// A part of a whole. IPv6 pools can hold more than 2^63 addresses; the counts stop there.
+/// A part of a total. An IPv6 pool can have more than 2^63 addresses; the numbers end there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct UsageCount {
-    /// The whole.
+    /// Number in the pool.
+    #[schemars(range(min = 0))]
     pub total: i64,
-    /// The part in use.
+    /// Number in use.
+    #[schemars(range(min = 0))]
     pub used: i64,
 }
 

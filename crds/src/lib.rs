@@ -27,7 +27,9 @@ pub use bgp::{
 pub use bgp_peer::{
     BGPPeer, BGPPeerSpec, BGPPeerStatus, Password, PeerError, PeerNodes, Prefixes, SecretKeyRef,
 };
-pub use ip_pool::{IPPool, IPPoolSpec, IPPoolStatus, PodInterface, Remaining, Usage, UsageCount};
+pub use ip_pool::{
+    IPPool, IPPoolSpec, IPPoolStatus, PodInterface, RemainingPods, Usage, UsageCount,
+};
 pub use network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
     NetworkModeStatus, NodeProgress, Overlay, Phase, ProbeProtocol, Rollout, RouteReflectorRule,
@@ -35,14 +37,16 @@ pub use network_mode::{
 };
 pub use node_address::{
     AddressSelector, AddressSelectors, FoundAddress, MAX_FOUND, NodeAddressSelector,
-    NodeAddressSource, NodeAddressWord, is_beyond_the_link, matches_link,
+    NodeAddressSource, NodeAddressType, is_beyond_the_link, matches_link,
 };
 pub use node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,
-    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, RepairCounts, RouteCounts,
-    StandbyStatus, Transport, Way,
+    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus, RepairCounts,
+    RouteCounts, Transport, TransportSource, TransportType,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
+
+use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
@@ -79,24 +83,36 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
             .schema
             .as_mut()
             .and_then(|schema| schema.open_api_v3_schema.as_mut());
-        schema.into_iter().for_each(drop_unknown_formats);
+        schema.into_iter().for_each(complete);
     }
     definitions
 }
 
-/// schemars states formats that Kubernetes does not know and warns about: the width of unsigned integers, and "ip".
-fn drop_unknown_formats(schema: &mut JSONSchemaProps) {
-    let unknown = |format: &String| format.starts_with("uint") || format == "ip";
-    if schema.format.as_ref().is_some_and(unknown) {
+/// Completes what schemars leaves out: Kubernetes does not know the formats of unsigned integers and warns about them, so the bound of
+/// the type becomes a maximum; and a list that is written as a whole says so.
+fn complete(schema: &mut JSONSchemaProps) {
+    let maximum = match schema.format.as_deref() {
+        Some("uint8") => Some(u8::MAX.into()),
+        Some("uint16") => Some(u16::MAX.into()),
+        Some("uint32") => Some(u32::MAX.into()),
+        _ => None,
+    };
+    if maximum.is_some() {
+        schema.maximum = schema.maximum.or(maximum);
         schema.format = None;
     }
-    let properties = schema
-        .properties
-        .iter_mut()
-        .flat_map(|properties| properties.values_mut());
-    properties.for_each(drop_unknown_formats);
+    if schema.format.as_deref() == Some("ip") {
+        schema.format = None;
+    }
+    if schema.type_.as_deref() == Some("array") {
+        schema
+            .x_kubernetes_list_type
+            .get_or_insert_with(|| "atomic".to_owned());
+    }
+    let properties = schema.properties.iter_mut();
+    properties.flat_map(BTreeMap::values_mut).for_each(complete);
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
-        drop_unknown_formats(items);
+        complete(items);
     }
 }
 
@@ -109,6 +125,99 @@ mod tests {
         let text = serde_json::to_string(&definitions()).unwrap();
         assert!(!text.contains("\"format\":\"uint") && !text.contains("\"format\":\"ip\""));
         assert!(text.contains("\"minimum\":0"), "the bound itself stays");
+    }
+
+    /// Calls `visit` with each field's path and schema.
+    fn each_field(
+        schema: &JSONSchemaProps,
+        path: &str,
+        visit: &mut dyn FnMut(&str, &JSONSchemaProps),
+    ) {
+        visit(path, schema);
+        for (name, property) in schema.properties.iter().flatten() {
+            each_field(property, &format!("{path}.{name}"), visit);
+        }
+        if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {
+            each_field(items, &format!("{path}[]"), visit);
+        }
+    }
+
+    fn check_fields(fault: impl Fn(&str, &JSONSchemaProps) -> bool) {
+        let mut faults = Vec::new();
+        for definition in definitions() {
+            let kind = &definition.spec.names.kind;
+            for version in &definition.spec.versions {
+                let schema = version.schema.as_ref().unwrap();
+                let schema = schema.open_api_v3_schema.as_ref().unwrap();
+                each_field(schema, kind, &mut |path, field| {
+                    if fault(path, field) {
+                        faults.push(path.to_owned());
+                    }
+                });
+            }
+        }
+        assert!(faults.is_empty(), "{faults:#?}");
+    }
+
+    #[test]
+    fn every_field_has_a_description() {
+        check_fields(|path, field| {
+            let sentence = |text: &String| text.ends_with('.') && text.len() > 8;
+            !path.ends_with(']')
+                && path.contains('.')
+                && !field.description.as_ref().is_some_and(sentence)
+        });
+    }
+
+    #[test]
+    fn every_list_has_a_type_and_a_bound() {
+        check_fields(|_, field| {
+            field.type_.as_deref() == Some("array")
+                && (field.x_kubernetes_list_type.is_none() || field.max_items.is_none())
+        });
+    }
+
+    #[test]
+    fn every_string_has_a_bound() {
+        check_fields(|_, field| {
+            let bounded = field.max_length.is_some()
+                || field.enum_.is_some()
+                || field.format.as_deref() == Some("date-time");
+            field.type_.as_deref() == Some("string") && !bounded
+        });
+    }
+
+    #[test]
+    fn every_number_has_bounds() {
+        check_fields(|_, field| {
+            let maximum = field.maximum.is_some() || field.format.as_deref() == Some("int64");
+            field.type_.as_deref() == Some("integer") && !(maximum && field.minimum.is_some())
+        });
+    }
+
+    #[test]
+    fn no_printer_column_shows_a_list_or_an_object() {
+        for definition in definitions() {
+            for version in &definition.spec.versions {
+                let schema = version.schema.as_ref().unwrap();
+                let mut types = BTreeMap::new();
+                each_field(
+                    schema.open_api_v3_schema.as_ref().unwrap(),
+                    "",
+                    &mut |path, field| {
+                        types.insert(path.to_owned(), field.type_.clone());
+                    },
+                );
+                for column in version.additional_printer_columns.iter().flatten() {
+                    let path = &column.json_path;
+                    let condition = path.starts_with(".status.conditions[?(@.type==");
+                    let type_ = types.get(path).and_then(Option::as_deref);
+                    let scalar = matches!(type_, Some("string" | "integer" | "boolean"));
+                    let known = condition || scalar || path.starts_with(".metadata.");
+                    assert!(known, "{}: {path}", definition.spec.names.kind);
+                }
+            }
+        }
     }
 
     #[test]

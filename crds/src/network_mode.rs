@@ -1,4 +1,4 @@
-//! `NetworkMode`: how packets travel between nodes.
+//! `NetworkMode`: the datapath between nodes.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -10,7 +10,7 @@ use crate::bgp::GracefulRestart;
 use crate::node_address::NodeAddressSource;
 use crate::{bgp, rule, schema};
 
-/// How packets between pods of different nodes travel.
+/// The datapath between pods of different nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -21,7 +21,7 @@ use crate::{bgp, rule, schema};
     category = "netweft",
     status = "NetworkModeStatus",
     derive = "PartialEq",
-    doc = "How packets between pods of different nodes travel.",
+    doc = "The datapath between pods of different nodes: overlay, host-gw or underlay. IPPools refer to it by spec.networkMode.",
     printcolumn(name = "Mode", type_ = "string", json_path = ".spec.mode"),
     printcolumn(
         name = "Encapsulation",
@@ -34,8 +34,12 @@ use crate::{bgp, rule, schema};
         json_path = ".spec.overlay.encapsulateWhen"
     ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Done", type_ = "integer", json_path = ".status.nodes.done"),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.total"),
+    printcolumn(
+        name = "Updated",
+        type_ = "integer",
+        json_path = ".status.nodes.updated"
+    ),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -62,67 +66,69 @@ use crate::{bgp, rule, schema};
 #[x_kube(validation = Rule::new("(self.mode == 'overlay') == has(self.overlay)").message("spec.overlay belongs to spec.mode overlay: give both, for example {mode: overlay, overlay: {encapsulation: vxlan}}, or neither"))]
 #[x_kube(validation = Rule::new("self.mode == 'underlay' || !has(self.underlay)").message("spec.underlay belongs to spec.mode underlay: set spec.mode to underlay or remove spec.underlay"))]
 pub struct NetworkModeSpec {
-    /// overlay: encapsulated; host-gw: routed by next hop on a shared link; underlay: routed by BGP.
+    /// overlay: packets are encapsulated (see spec.overlay). host-gw: routes have node addresses as next hops, so all nodes share a
+    /// link. underlay: BGP distributes the routes (see spec.underlay).
     pub mode: Mode,
 
-    /// Parameters of mode overlay.
+    /// Parameters of mode overlay; required with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overlay: Option<Overlay>,
 
-    /// Parameters of mode underlay.
+    /// Parameters of mode underlay. Absent: the defaults of all parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<Underlay>,
 
-    /// Bytes of the largest packet a pod may send; 0: measured on the egress link, less the encapsulation.
+    /// MTU of pods in bytes. 0: the agent measures the MTU of the link to other nodes and subtracts the encapsulation.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
     #[x_kube(validation = Rule::new("self == 0 || (self >= 1280 && self <= 65535)").message("spec.mtu must be 0 (measured) or 1280 to 65535, for example 1450"))]
     pub mtu: u32,
 
-    /// Which of a node's addresses the others send to: one selector for both families, or one for each.
+    /// Selector of the node address to which other nodes send packets: one for both IP families, or one for each.
     #[serde(default)]
     pub node_address: NodeAddressSource,
 
-    /// How an edit of this mode, or of a pool's `networkMode` to this one, is carried out.
+    /// How nodes change to this mode after an edit of it, or of IPPool.spec.networkMode.
     #[serde(default)]
     pub rollout: Rollout,
 }
 
-/// How a change of the way between nodes is carried out. No packet is lost in any case.
+/// How nodes change from one datapath to another. No packet is lost in any case.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rollout {
-    /// Nodes that begin to send the new way at the same time: a number, or a part of all nodes in percent.
-    #[serde(default = "default_at_once")]
+    /// Number of nodes that change to the new datapath at the same time, or a percentage of all nodes.
+    #[serde(default = "default_max_concurrent")]
     #[schemars(schema_with = "schema::number_or_percent")]
-    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^([1-9]|[1-9][0-9]|100)%$')").message("spec.rollout.atOnce must be a number of nodes, 1 or more, or a percentage from 1% to 100%, for example 10%"))]
-    pub at_once: IntOrString,
-    /// A Node that has not been Ready for so long, or whose agent has acknowledged nothing for so long, is not waited for; it is named, and
-    /// follows when it comes back.
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 1 : self.matches('^([1-9]|[1-9][0-9]|100)%$')").message("spec.rollout.maxConcurrent must be a number of nodes, 1 or more, or a percentage from 1% to 100%, for example 10%"))]
+    pub max_concurrent: IntOrString,
+    /// Time after which a change no longer waits for a Node that is not Ready, or whose agent does not acknowledge its spec. The status
+    /// names the Node, and the Node follows when it is back.
     #[serde(default = "default_progress_deadline")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
     pub progress_deadline: kube::core::Duration,
-    /// How nodes test the new way before they send by it. auto: by ICMP echo and by UDP to the agents' port, and one answer is enough;
-    /// icmp: by ICMP echo alone; udp: by UDP alone; none: no test, for networks that drop both. Then a new way that carries nothing is not
-    /// noticed.
+    /// Protocol of the probes that nodes send over the new datapath before they use it. auto: ICMP echo and UDP to the port of the
+    /// agents; one reply is enough. icmp: ICMP echo only. udp: UDP only. none: no probes, for networks that drop both protocols; then a
+    /// new datapath that does not work stays unnoticed.
     #[serde(default)]
     pub probe: ProbeProtocol,
 }
 
-/// How a way is tried.
+/// Protocol of probes.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbeProtocol {
-    /// By ICMP echo and by UDP; one answer is enough.
+    /// ICMP echo and UDP; one reply is enough.
     #[default]
     Auto,
-    /// By ICMP echo alone (RFC 792, RFC 4443).
+    /// ICMP echo only (RFC 792, RFC 4443).
     Icmp,
-    /// By UDP to the agents' port alone.
+    /// UDP to the port of the agents only.
     Udp,
-    /// Not at all.
+    /// No probes.
     None,
 }
 
@@ -149,7 +155,7 @@ impl ProbeProtocol {
 impl Default for Rollout {
     fn default() -> Self {
         Self {
-            at_once: default_at_once(),
+            max_concurrent: default_max_concurrent(),
             progress_deadline: default_progress_deadline(),
             probe: ProbeProtocol::default(),
         }
@@ -159,8 +165,8 @@ impl Default for Rollout {
 impl Rollout {
     /// How many of `nodes` may switch at the same time: 1 at least.
     #[must_use]
-    pub fn at_once(&self, nodes: usize) -> usize {
-        let many = match &self.at_once {
+    pub fn max_concurrent(&self, nodes: usize) -> usize {
+        let many = match &self.max_concurrent {
             IntOrString::Int(number) => usize::try_from(*number).unwrap_or_default(),
             IntOrString::String(text) => {
                 let percent = text
@@ -175,7 +181,7 @@ impl Rollout {
     }
 }
 
-fn default_at_once() -> IntOrString {
+fn default_max_concurrent() -> IntOrString {
     IntOrString::String("10%".to_owned())
 }
 
@@ -183,15 +189,15 @@ fn default_progress_deadline() -> kube::core::Duration {
     std::time::Duration::from_mins(10).into()
 }
 
-/// The three ways between nodes.
+/// The three modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Encapsulated in packets between node addresses.
+    /// Packets of pods are encapsulated in packets between node addresses.
     Overlay,
-    /// Plain, by next hop on a link that the nodes share.
+    /// Routes have node addresses as next hops.
     HostGw,
-    /// Plain, by routes that BGP distributes.
+    /// BGP distributes the routes.
     Underlay,
 }
 
@@ -201,9 +207,9 @@ pub enum Mode {
 #[x_kube(validation = Rule::new("self.encapsulation == 'vxlan' || !has(self.vxlan)").message("spec.overlay.vxlan belongs to encapsulation vxlan: remove it or set spec.overlay.encapsulation to vxlan"))]
 #[x_kube(validation = Rule::new("self.encapsulation == 'udp' || !has(self.udp)").message("spec.overlay.udp belongs to encapsulation udp: remove it or set spec.overlay.encapsulation to udp"))]
 pub struct Overlay {
-    /// The kind of tunnel.
+    /// vxlan: VXLAN tunnel of the kernel. ipip: IP-in-IP tunnel of the kernel, for IPv4 pods only. udp: UDP tunnel of a userspace relay.
     pub encapsulation: Encapsulation,
-    /// always: to every node; cross-subnet: only to nodes that are not on the same link.
+    /// always: packets to every node are encapsulated. cross-subnet: only packets to nodes that are not on the same link.
     #[serde(default)]
     pub encapsulate_when: EncapsulateWhen,
     /// Parameters of encapsulation vxlan.
@@ -240,11 +246,11 @@ pub enum EncapsulateWhen {
 /// Parameters of a VXLAN tunnel.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VxlanParameters {
-    /// Network identifier, 1 to 16777215.
+    /// VXLAN network identifier (VNI), 1 to 16777215.
     #[serde(default = "default_vni")]
     #[x_kube(validation = rule::within("spec.overlay.vxlan.vni", 1, 16_777_215, 4096))]
     pub vni: u32,
-    /// UDP destination port.
+    /// UDP destination port of the tunnel.
     #[serde(default = "default_vxlan_port")]
     #[x_kube(validation = rule::port("spec.overlay.vxlan.port", 4789))]
     pub port: u16,
@@ -270,7 +276,7 @@ fn default_vxlan_port() -> u16 {
 /// Parameters of a UDP tunnel.
 #[derive(KubeSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UdpParameters {
-    /// UDP destination port.
+    /// UDP destination port of the tunnel.
     #[serde(default = "default_udp_port")]
     #[x_kube(validation = rule::port("spec.overlay.udp.port", 8285))]
     pub port: u16,
@@ -293,42 +299,42 @@ fn default_udp_port() -> u16 {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rule::keepalive_before_hold("spec.underlay"))]
 pub struct Underlay {
-    /// AS number of nodes for which `asNumbers` says nothing else. A plain number, also beyond 65535: one in dotted notation (RFC 5396) is
-    /// the first part times 65536 plus the second, 4200000000 for 64086.59904.
+    /// AS number of nodes that match no entry of asNumbers. A plain number, also beyond 65535: a number in dotted notation (RFC 5396) is
+    /// the first part times 65536 plus the second, for example 4200000000 for 64086.59904.
     #[serde(default = "default_as_number")]
     #[x_kube(validation = rule::as_number("spec.underlay.asNumber"))]
     pub as_number: u32,
-    /// AS numbers by node; the first match counts.
+    /// AS numbers of some nodes. The first matching entry counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub as_numbers: Vec<AsNumberRule>,
-    /// TCP port on which the nodes listen.
+    /// TCP port on which the BGP speakers of the nodes listen.
     #[serde(default = "bgp::port")]
     #[x_kube(validation = rule::port("spec.underlay.listenPort", 179))]
     pub listen_port: u16,
-    /// Whether every node has a session with every other.
+    /// Whether every node has a BGP session with every other node.
     #[serde(default = "yes")]
     pub node_to_node_mesh: bool,
-    /// Nodes that reflect routes (RFC 4456).
+    /// Nodes that are route reflectors (RFC 4456).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub route_reflectors: Vec<RouteReflectorRule>,
-    /// Time without a message after which a session of the mesh is dead.
+    /// Hold time of the sessions between nodes (RFC 4271): a session without messages for this time ends.
     #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
-    /// Time between keepalives.
+    /// Time between KEEPALIVE messages of the sessions between nodes.
     #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
-    /// Time between attempts to connect.
+    /// Time between attempts to establish a session between nodes.
     #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
     #[x_kube(validation = rule::duration("spec.underlay.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
-    /// Graceful restart of the mesh's sessions (RFC 4724).
+    /// Graceful restart of the sessions between nodes (RFC 4724). Absent: enabled with a restart time of 120s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
 }
@@ -361,11 +367,11 @@ fn yes() -> bool {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AsNumberRule {
-    /// The nodes.
+    /// Label selector of the Nodes.
     #[schemars(schema_with = "schema::selector")]
     #[x_kube(validation = rule::selector("spec.underlay.asNumbers[].nodeSelector"))]
     pub node_selector: LabelSelector,
-    /// Their AS number, a plain number.
+    /// AS number of these Nodes, as a plain number.
     #[x_kube(validation = rule::as_number("spec.underlay.asNumbers[].asNumber"))]
     pub as_number: u32,
 }
@@ -374,31 +380,33 @@ pub struct AsNumberRule {
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteReflectorRule {
-    /// The nodes.
+    /// Label selector of the Nodes.
     #[schemars(schema_with = "schema::selector")]
     #[x_kube(validation = rule::selector("spec.underlay.routeReflectors[].nodeSelector"))]
     pub node_selector: LabelSelector,
-    /// Cluster identifier in the form of an IPv4 address (RFC 4456, section 7).
+    /// Cluster ID of the route reflectors in the form of an IPv4 address (RFC 4456, section 7).
     #[serde(rename = "clusterID")]
     #[schemars(length(min = 7, max = 15))]
     #[x_kube(validation = Rule::new("isIP(self) && ip(self).family() == 4 && self != '0.0.0.0'").message("spec.underlay.routeReflectors[].clusterID must have the form of an IPv4 address, for example 10.0.0.250"))]
     pub cluster_id: String,
 }
 
-/// What the operator says about a mode.
+/// The state of a NetworkMode, written by the operator.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkModeStatus {
-    /// The generation of the spec that this status describes.
+    /// Generation of the spec that this status describes.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Where a change of the mode stands.
+    /// Phase of the change to this mode. Preparing: every node prepares the new datapath and probes it. Switching: nodes begin to send over
+    /// the new datapath. Retiring: nodes remove the old datapath. Stable: no change is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// What the nodes change from, while they do.
+    /// Former datapath, while nodes change to this mode.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<ModeSummary>,
-    /// How many nodes carry traffic this way.
+    /// Progress of the nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<NodeProgress>,
     /// `Ready`, `Reconciling`, `Stalled`.
@@ -412,36 +420,39 @@ pub struct NetworkModeStatus {
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub enum Phase {
-    /// Every node learns to receive the new way.
+    /// Every node prepares the new datapath and probes it.
     Preparing,
-    /// Nodes begin to send the new way.
+    /// Nodes begin to send over the new datapath.
     Switching,
-    /// The old way is removed.
+    /// Nodes remove the old datapath.
     Retiring,
-    /// Nothing changes.
+    /// No change is under way.
     Stable,
 }
 
-/// A mode in few words.
+/// A datapath in short.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModeSummary {
-    /// The mode.
+    /// Mode of the datapath.
     pub mode: Mode,
-    /// Its encapsulation, for overlay.
+    /// Encapsulation, with mode overlay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encapsulation: Option<Encapsulation>,
 }
 
-/// How far the nodes are.
+/// Progress of the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeProgress {
-    /// Nodes that should carry traffic this way.
+    /// Number of nodes that use this mode or are to use it.
+    #[schemars(range(min = 0))]
     pub total: i64,
-    /// Nodes that do.
-    pub done: i64,
-    /// Some of those that do not yet, by name.
+    /// Number of these nodes that use this mode.
+    #[schemars(range(min = 0))]
+    pub updated: i64,
+    /// Names of nodes that do not use this mode yet; the first few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub waiting_for: Vec<String>,
+    #[schemars(schema_with = "schema::object_names")]
+    pub pending: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Selectors of node addresses: what users write in a NetworkMode, and what operator and agent tell each other about them.
+//! Selectors of node addresses: those of users in a NetworkMode, and those that the operator passes to the agents.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -23,29 +23,30 @@ pub const MAX_FOUND: usize = 16;
 #[x_kube(validation = Rule::new("!has(self.ipv4) || !has(self.ipv4.reaches) || !isIP(self.ipv4.reaches) || ip(self.ipv4.reaches).family() == 4").message("spec.nodeAddress.ipv4.reaches must be an IPv4 address, for example 10.1.0.1"))]
 #[x_kube(validation = Rule::new("!has(self.ipv6) || !has(self.ipv6.reaches) || !isIP(self.ipv6.reaches) || ip(self.ipv6.reaches).family() == 6").message("spec.nodeAddress.ipv6.reaches must be an IPv6 address, for example 2001:db8::1"))]
 pub struct NodeAddressSource {
-    /// The Node's own statement.
+    /// internal-ip: the address of type InternalIP in the status of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<NodeAddressWord>,
-    /// The node's address inside this range, on any link; the other family has the Node's InternalIP.
+    pub from: Option<NodeAddressType>,
+    /// Range that contains the node address, on any link. The other IP family uses the InternalIP of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
     #[x_kube(validation = rule::cidr("spec.nodeAddress.cidr", "10.0.0.0/8"))]
     pub cidr: Option<IpNet>,
-    /// The node's address on the link of this name; * stands for any characters, ? for one.
+    /// Name of the link with the node address; * matches any characters and ? one character.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     #[x_kube(validation = rule::link_pattern("spec.nodeAddress.interface"))]
     pub interface: Option<String>,
-    /// The address from which the node's kernel sends to this address (`ip route get`); the other family has the Node's InternalIP.
+    /// Destination address: the node address is the source address that the node's kernel selects for this destination (`ip route get`). The
+    /// other IP family uses the InternalIP of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("spec.nodeAddress.reaches"))]
     #[x_kube(validation = rule::global("spec.nodeAddress.reaches"))]
     pub reaches: Option<IpAddr>,
-    /// The selector of IPv4 addresses.
+    /// Selector of the IPv4 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<NodeAddressSelector>,
-    /// The selector of IPv6 addresses.
+    /// Selector of the IPv6 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<NodeAddressSelector>,
 }
@@ -54,20 +55,20 @@ pub struct NodeAddressSource {
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.from), has(self.cidr), has(self.interface), has(self.reaches)].filter(given, given).size() == 1").message("spec.nodeAddress.ipv4 and spec.nodeAddress.ipv6 each take exactly one of from, cidr, interface and reaches, for example {interface: eth1}"))]
 pub struct NodeAddressSelector {
-    /// The Node's own statement.
+    /// internal-ip: the address of type InternalIP in the status of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<NodeAddressWord>,
-    /// The node's address inside this range, on any link.
+    pub from: Option<NodeAddressType>,
+    /// Range that contains the node address, on any link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
     #[x_kube(validation = rule::cidr("cidr of spec.nodeAddress", "10.0.0.0/8"))]
     pub cidr: Option<IpNet>,
-    /// The node's address on the link of this name; * stands for any characters, ? for one.
+    /// Name of the link with the node address; * matches any characters and ? one character.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     #[x_kube(validation = rule::link_pattern("interface of spec.nodeAddress"))]
     pub interface: Option<String>,
-    /// The address from which the node's kernel sends to this address (`ip route get`).
+    /// Destination address: the node address is the source address that the node's kernel selects for this destination (`ip route get`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     #[x_kube(validation = rule::host("reaches of spec.nodeAddress"))]
@@ -78,7 +79,7 @@ pub struct NodeAddressSelector {
 impl Default for NodeAddressSource {
     fn default() -> Self {
         Self {
-            from: Some(NodeAddressWord::InternalIp),
+            from: Some(NodeAddressType::InternalIp),
             cidr: None,
             interface: None,
             reaches: None,
@@ -88,10 +89,10 @@ impl Default for NodeAddressSource {
     }
 }
 
-/// Statements of a Node about its addresses.
+/// Types of addresses in the status of a Node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum NodeAddressWord {
+pub enum NodeAddressType {
     /// `status.addresses` of type `InternalIP`.
     InternalIp,
 }
@@ -99,10 +100,10 @@ pub enum NodeAddressWord {
 /// What node addresses are chosen by, beyond the Node's own statement; a family without a selector has the Node's `InternalIP`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddressSelectors {
-    /// IPv4 addresses.
+    /// Selector of the IPv4 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<AddressSelector>,
-    /// IPv6 addresses.
+    /// Selector of the IPv6 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<AddressSelector>,
 }
@@ -138,15 +139,15 @@ impl AddressSelectors {
 /// A selector of addresses on a node; exactly one member is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddressSelector {
-    /// Addresses inside this range.
+    /// Range that contains the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
     pub cidr: Option<IpNet>,
-    /// Addresses on links that this pattern matches (see [`matches_link`]).
+    /// Pattern of the name of the link (see [`matches_link`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     pub interface: Option<String>,
-    /// The address from which the kernel sends to this one.
+    /// Destination address for which the kernel selects the address as source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     pub reaches: Option<IpAddr>,
@@ -189,10 +190,10 @@ pub struct FoundAddress {
     /// The address.
     #[schemars(schema_with = "schema::ip")]
     pub address: IpAddr,
-    /// The link that has it.
+    /// Name of the link with the address.
     #[schemars(length(min = 1, max = 15))]
     pub interface: String,
-    /// The address to which the kernel sends from it, where a selector asks for that.
+    /// Destination address for which the kernel selects the address as source, if a selector requires it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     pub reaches: Option<IpAddr>,

@@ -1,4 +1,4 @@
-//! `NodeNetwork`: what one node is to do, and what it has done.
+//! `NodeNetwork`: what the agent of one node programs, and the result.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
 
-/// One node's part of the network. The spec is the operator's, the status the agent's.
+/// One node's part of the network. The operator writes the spec, the node's agent writes the status.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -25,12 +25,11 @@ use crate::schema;
     category = "netweft",
     status = "NodeNetworkStatus",
     derive = "PartialEq",
-    doc = "What one node is to do (spec, written by the operator) and what it has done (status, written by its agent).",
+    doc = "The pod network of one node: what its agent programs (spec, written by the operator) and the result (status, written by the agent).",
     printcolumn(name = "IPv4", type_ = "string", json_path = ".spec.addresses.ipv4"),
     printcolumn(name = "IPv6", type_ = "string", json_path = ".spec.addresses.ipv6"),
-    printcolumn(name = "Subnets", type_ = "string", json_path = ".spec.subnets"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
     printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu"),
-    printcolumn(name = "Pods", type_ = "string", json_path = ".status.subnets[*].used"),
     printcolumn(
         name = "Ready",
         type_ = "string",
@@ -55,65 +54,62 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeNetworkSpec {
-    /// The node's own addresses, to which the others send.
+    /// Node addresses, at most one of each family. Other nodes send packets for this node's pods to them.
     #[serde(default)]
     pub addresses: NodeAddresses,
-    /// How the operator chooses `addresses`, as far as that takes what only the node knows; the agent answers in `status.addresses`.
+    /// Selectors from the NetworkModes that only the node itself can resolve. The agent reports the matches in status.addresses, and
+    /// the operator chooses spec.addresses from these.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address_selectors: Option<AddressSelectors>,
-    /// The node's blocks, oldest first: the first of each pool holds the tunnel address.
+    /// Blocks of pod addresses that this node owns, oldest first. The oldest block of each pool also holds the tunnel address.
     #[serde(default)]
     #[schemars(schema_with = "schema::cidrs")]
     pub subnets: Vec<IpNet>,
-    /// The pools that pods of this node get addresses from, those without a block here included: where the node has none,
-    /// a pod must wait for one and not get an address of another pool.
+    /// Names of the IPPools that give addresses to pods of this node, including pools without a block here: a pod of such a pool
+    /// waits for a block and gets no address of another pool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
+    #[schemars(schema_with = "schema::object_names")]
     pub pools: Vec<String>,
-    /// What the node receives and how it sends, by NetworkMode. Parameters are resolved here and not looked up in the
-    /// NetworkMode, so that one generation of this object describes one complete behaviour and its
-    /// `observedGeneration` acknowledges it.
+    /// Datapaths of this node. All parameters are resolved here, so that status.observedGeneration acknowledges one complete
+    /// behaviour.
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub modes: Vec<NodeMode>,
-    /// The node's BGP speaker; absent: no NetworkMode of mode underlay is in use.
+    /// BGP speaker of this node. Absent: no NetworkMode in use has mode underlay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bgp: Option<NodeBgp>,
 }
 
-/// One way between nodes. A NetworkMode is one, and while it changes more than one: the way that is sent by, and those that stand by.
+/// One datapath between nodes. While a NetworkMode changes, a node has several: one that is in use and others in standby.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeMode {
     /// Name of the NetworkMode.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// The IPPools to whose blocks packets are sent this way. They stand here and are not looked up in the pools, so that an
-    /// edit of a pool's `networkMode` takes effect when the operator says so, node by node.
+    /// Names of the IPPools whose pods are reached over this datapath. The list is part of this object, so that an edit of
+    /// IPPool.spec.networkMode takes effect node by node.
     #[serde(default)]
-    #[schemars(length(max = 1024))]
+    #[schemars(schema_with = "schema::object_names")]
     pub pools: Vec<String>,
-    /// The IPPools whose packets are received this way as well, while the way to them changes. Everything that sending takes is
-    /// there, behind what is in use.
+    /// Names of the IPPools for which this datapath is ready but not in use: packets are received over it, routes to it have a lower
+    /// priority, and probes test it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub standby: Vec<String>,
-    /// Ways in which packets are received: `send`, for agents of versions that ask for it.
-    #[serde(default)]
-    #[schemars(length(max = 8))]
-    pub accept: Vec<Transport>,
-    /// The way.
-    pub send: Transport,
-    /// Family of the node addresses that tunnels run between: one for the whole mode, whatever the tunnels carry.
+    #[schemars(schema_with = "schema::object_names")]
+    pub standby_pools: Vec<String>,
+    /// How packets travel to other nodes.
+    pub transport: TransportSource,
+    /// IP family of the node addresses between which tunnels run, whatever family the tunnels carry.
     #[serde(default)]
     pub outer_family: IpFamily,
-    /// Whether peers on the same link are sent to without encapsulation.
+    /// Whether packets to nodes on the same link are encapsulated as well.
     #[serde(default)]
     pub encapsulate_when: EncapsulateWhen,
-    /// Bytes of the largest packet of a pod; 0: measured.
+    /// Largest packet of a pod in bytes. 0: measured by the agent.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 65535))]
     pub mtu: u32,
-    /// How the node tests this way to the pools in `standby`.
+    /// Protocol of the probes that test this datapath for the pools in standbyPools.
     #[serde(default, skip_serializing_if = "ProbeProtocol::is_default")]
     pub probe: ProbeProtocol,
 }
@@ -152,56 +148,72 @@ impl std::fmt::Display for IpFamily {
     }
 }
 
-/// A way from node to node with its parameters; exactly one member is set.
+/// How packets travel to other nodes; exactly one member is set.
 #[derive(KubeSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.vxlan), has(self.ipip), has(self.udp), has(self.direct), has(self.bgp)].filter(given, given).size() == 1").message("a transport is exactly one of vxlan, ipip, udp, direct and bgp"))]
-pub struct Transport {
-    /// VXLAN in the kernel.
+pub struct TransportSource {
+    /// VXLAN tunnel of the kernel (RFC 7348).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vxlan: Option<VxlanParameters>,
-    /// IP in IP in the kernel.
+    /// IP-in-IP tunnel of the kernel (RFC 2003).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipip: Option<Unparameterised>,
-    /// UDP by the relay.
+    pub ipip: Option<NoParameters>,
+    /// UDP tunnel of the userspace relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub udp: Option<UdpParameters>,
-    /// Plain, by next hop.
+    /// Routes with the other node's address as next hop (mode host-gw).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direct: Option<Unparameterised>,
-    /// Plain, by BGP.
+    pub direct: Option<NoParameters>,
+    /// Routes that BGP distributes (mode underlay).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bgp: Option<Unparameterised>,
+    pub bgp: Option<NoParameters>,
 }
 
-/// A transport that has no parameters.
+/// A transport without parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Unparameterised {}
+pub struct NoParameters {}
 
-/// What a [`Transport`] says, one case at a time.
+/// A [`TransportSource`] as an enum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// VXLAN in the kernel.
+pub enum Transport {
+    /// VXLAN tunnel of the kernel.
     Vxlan(VxlanParameters),
-    /// IP in IP in the kernel.
+    /// IP-in-IP tunnel of the kernel.
     Ipip,
-    /// UDP by the relay.
+    /// UDP tunnel of the userspace relay.
     Udp(UdpParameters),
-    /// Plain, by next hop.
+    /// Routes with the other node's address as next hop.
     Direct,
-    /// Plain, by BGP.
+    /// Routes that BGP distributes.
     Bgp,
 }
 
-impl Transport {
-    /// The member that is set; `None` if it is none that this version knows, or more than one.
+/// The kinds of transport, with the names of the members of a [`TransportSource`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TransportType {
+    /// VXLAN tunnel of the kernel.
+    Vxlan,
+    /// IP-in-IP tunnel of the kernel.
+    Ipip,
+    /// UDP tunnel of the userspace relay.
+    Udp,
+    /// Routes with the other node's address as next hop.
+    Direct,
+    /// Routes that BGP distributes.
+    Bgp,
+}
+
+impl TransportSource {
+    /// The member that is set; `None` if this version knows none that is, or if more than one is.
     #[must_use]
-    pub fn way(&self) -> Option<Way> {
+    pub fn get(&self) -> Option<Transport> {
         let mut given = [
-            self.vxlan.map(Way::Vxlan),
-            self.ipip.map(|Unparameterised {}| Way::Ipip),
-            self.udp.map(Way::Udp),
-            self.direct.map(|Unparameterised {}| Way::Direct),
-            self.bgp.map(|Unparameterised {}| Way::Bgp),
+            self.vxlan.map(Transport::Vxlan),
+            self.ipip.map(|NoParameters {}| Transport::Ipip),
+            self.udp.map(Transport::Udp),
+            self.direct.map(|NoParameters {}| Transport::Direct),
+            self.bgp.map(|NoParameters {}| Transport::Bgp),
         ]
         .into_iter()
         .flatten();
@@ -209,27 +221,39 @@ impl Transport {
     }
 }
 
-impl From<Way> for Transport {
-    fn from(way: Way) -> Self {
-        let mut transport = Self::default();
-        match way {
-            Way::Vxlan(parameters) => transport.vxlan = Some(parameters),
-            Way::Ipip => transport.ipip = Some(Unparameterised {}),
-            Way::Udp(parameters) => transport.udp = Some(parameters),
-            Way::Direct => transport.direct = Some(Unparameterised {}),
-            Way::Bgp => transport.bgp = Some(Unparameterised {}),
+impl From<Transport> for TransportSource {
+    fn from(transport: Transport) -> Self {
+        let mut source = Self::default();
+        match transport {
+            Transport::Vxlan(parameters) => source.vxlan = Some(parameters),
+            Transport::Ipip => source.ipip = Some(NoParameters {}),
+            Transport::Udp(parameters) => source.udp = Some(parameters),
+            Transport::Direct => source.direct = Some(NoParameters {}),
+            Transport::Bgp => source.bgp = Some(NoParameters {}),
         }
-        transport
+        source
+    }
+}
+
+impl From<Transport> for TransportType {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Vxlan(_) => Self::Vxlan,
+            Transport::Ipip => Self::Ipip,
+            Transport::Udp(_) => Self::Udp,
+            Transport::Direct => Self::Direct,
+            Transport::Bgp => Self::Bgp,
+        }
     }
 }
 
 impl NodeMode {
-    /// Whether packets travel the same way by both, whatever the NetworkModes are called and whomever they are for.
+    /// Whether packets travel alike in both modes, whatever the names of the NetworkModes and the pools are.
     #[must_use]
-    pub fn same_way(&self, other: &Self) -> bool {
+    pub fn same_transport(&self, other: &Self) -> bool {
         let key = |mode: &Self| {
             (
-                mode.send,
+                mode.transport,
                 mode.outer_family,
                 mode.encapsulate_when,
                 mode.mtu,
@@ -238,77 +262,94 @@ impl NodeMode {
         key(self) == key(other)
     }
 
-    /// The pools to which there is this way, in use or standing by.
+    /// The pools that have this datapath, in use or in standby.
     pub fn all_pools(&self) -> impl Iterator<Item = &String> {
-        self.pools.iter().chain(&self.standby)
+        self.pools.iter().chain(&self.standby_pools)
     }
 }
 
-impl std::fmt::Display for Way {
+impl std::fmt::Display for TransportType {
+    /// The word that a user writes in a NetworkMode: its encapsulation, or its mode if nothing is encapsulated.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Vxlan(_) => "vxlan",
+            Self::Vxlan => "vxlan",
             Self::Ipip => "ipip",
-            Self::Udp(_) => "udp",
+            Self::Udp => "udp",
             Self::Direct => "host-gw",
             Self::Bgp => "underlay",
         })
     }
 }
 
-/// What the agent says about its node, and the operator's condition `Assigned`.
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        TransportType::from(*self).fmt(f)
+    }
+}
+
+/// The state of a node, written by its agent, except for the condition `Assigned`, which the operator writes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeNetworkStatus {
-    /// The generation of the spec that the node carries out: the acknowledgement.
+    /// Generation of the spec that the agent has programmed completely.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
     pub observed_generation: Option<i64>,
-    /// Addresses of the node that `spec.addressSelectors` ask for, the preferred first.
+    /// Node addresses that match spec.addressSelectors, preferred ones first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub addresses: Vec<FoundAddress>,
-    /// Addresses by block.
+    /// Pods of this node that have addresses of netweft. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub pods: Option<i64>,
+    /// Utilization of each block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub subnets: Vec<BlockUsage>,
-    /// Our links but the pods'.
+    /// Links of netweft on this node, except for those of pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
     pub links: Vec<LinkStatus>,
-    /// Our routes by kind.
+    /// Number of routes to blocks of other nodes, by kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routes: Option<RouteCounts>,
-    /// Bytes of the largest packet of a new pod.
+    /// MTU of new pods in bytes; the smallest, if pools differ.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65535))]
     pub mtu: Option<u32>,
-    /// Bytes of the largest packet that the links with the node's addresses take.
+    /// MTU in bytes of the links that carry traffic to other nodes; the smallest, if they differ.
     #[serde(default, rename = "linkMTU", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 4_294_967_295_u32))]
     pub link_mtu: Option<u32>,
-    /// What pods have asked for that found no block of their pools here.
+    /// Requests of pods for a block of pools that have none on this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub requests: Vec<BlockRequest>,
-    /// Pods that still have an address of a pool that is disabled or being deleted; the first of them, if there are many.
+    pub block_requests: Vec<BlockRequest>,
+    /// Pods that still have an address of an IPPool that is disabled or being deleted; the first 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
-    pub draining: Vec<DrainingPod>,
-    /// What came of trying the ways that stand by.
+    pub draining_pods: Vec<DrainingPod>,
+    /// Results of the probes over each datapath in standby.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    pub standby: Vec<StandbyStatus>,
-    /// BGP sessions.
+    pub probes: Vec<ProbeStatus>,
+    /// BGP sessions of this node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2048))]
     pub sessions: Vec<SessionStatus>,
-    /// What the agent has put right for pods since it started; brought up to date about once a minute.
+    /// Number of repairs for pods since the agent started, updated about once a minute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repairs: Option<RepairCounts>,
-    /// What somebody else had changed on the node and the agent has put right.
+    /// External changes of netweft's kernel objects and files that the agent has repaired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drift: Option<DriftStatus>,
-    /// What another pod network has inside the ranges of IPPools, on a node that netweft has never served: while it is there netweft
-    /// changes nothing on the node. The first of them, if there are many.
+    /// Routes and addresses of another pod network inside the range of an IPPool. While there are any on a node that netweft has never
+    /// served, the agent programs nothing. The first 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub other_networks: Vec<OtherNetwork>,
-    /// `Assigned` (the operator's), `Ready`, `Reconciling`, `Stalled` (the agent's).
+    /// Conditions Ready, Reconciling and Stalled, written by the agent, and Assigned, written by the operator.
     #[serde(default)]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,
@@ -317,119 +358,135 @@ pub struct NodeNetworkStatus {
 /// A route or an address of another pod network inside the range of an IPPool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OtherNetwork {
-    /// The route's destination, or the address's network.
+    /// Destination of the route, or network of the address.
     #[schemars(schema_with = "schema::cidr")]
     pub cidr: IpNet,
     /// Name of the IPPool.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// Name of the link, if there is one.
+    /// Name of the link that has the route or address. Absent: the route has no link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 15))]
     pub interface: Option<String>,
 }
 
-/// Addresses of one block.
+/// Utilization of one block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BlockUsage {
     /// The block.
     #[schemars(schema_with = "schema::cidr")]
     pub cidr: IpNet,
-    /// Addresses that pods have.
+    /// Number of addresses that pods have.
+    #[schemars(range(min = 0))]
     pub used: i64,
-    /// Addresses that can be given to pods.
+    /// Number of addresses that new pods can get.
+    #[schemars(range(min = 0))]
     pub free: i64,
 }
 
-/// A way that stands by, tried by requests to other nodes' addresses in their blocks. Where there are many nodes a part of them
-/// is asked, each node another.
+/// Result of the probes over one datapath in standby. Where a pool has many nodes, each node probes a different sample of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct StandbyStatus {
+pub struct ProbeStatus {
     /// Name of the NetworkMode.
+    #[schemars(length(min = 1, max = 253))]
     pub mode: String,
-    /// The way: vxlan, ipip, udp, host-gw or underlay.
-    #[schemars(length(max = 16))]
-    pub way: String,
-    /// Nodes that are asked.
-    pub asked: i64,
-    /// Those of them that have not answered yet, by name.
+    /// Transport of the datapath, as in spec.modes[].transport.
+    pub transport: TransportType,
+    /// Number of nodes that are probed.
+    #[schemars(range(min = 0))]
+    pub probed: i64,
+    /// Names of the probed nodes that have not replied yet; at most 16.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16))]
-    pub silent: Vec<String>,
-    /// How they are asked, for example `ICMP echo` and `UDP port 9471`; an answer by one of them is enough. Absent: by ICMP echo.
+    #[schemars(schema_with = "schema::object_names")]
+    pub unreachable: Vec<String>,
+    /// Protocols of the probes, for example `ICMP echo` and `UDP port 9471`. A reply by one of them is enough.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4))]
+    #[schemars(schema_with = "schema::short_texts")]
     pub protocols: Vec<String>,
-    /// Why one of them was not even asked.
+    /// Why a probe could not be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
     pub message: Option<String>,
 }
 
-/// Pods wait for a first block of any of these pools.
+/// Pods wait for a first block of one of these pools.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub struct BlockRequest {
-    /// Names of the IPPools, the preferred first.
-    #[schemars(length(min = 1, max = 64))]
+    /// Names of the IPPools, preferred ones first.
+    #[schemars(schema_with = "schema::object_names")]
     pub pools: Vec<String>,
 }
 
-/// A pod that keeps an address of a pool which shall be without pods.
+/// A pod that keeps an address of an IPPool that is disabled or being deleted.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 pub struct DrainingPod {
     /// Name of the IPPool.
+    #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// The pod's namespace.
+    /// Namespace of the pod.
+    #[schemars(length(max = 63))]
     pub namespace: String,
-    /// The pod's name.
+    /// Name of the pod.
+    #[schemars(length(max = 253))]
     pub name: String,
 }
 
-/// One of our links.
+/// A link of netweft.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkStatus {
-    /// Its name.
+    /// Name of the link.
+    #[schemars(length(min = 1, max = 15))]
     pub name: String,
-    /// Bytes of the largest packet.
+    /// MTU of the link in bytes.
+    #[schemars(range(min = 0, max = 4_294_967_295_u32))]
     pub mtu: u32,
-    /// The tunnel's own address.
+    /// Tunnel address on the link.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional_ip")]
     pub address: Option<IpAddr>,
 }
 
-/// Routes to other nodes' blocks by kind.
+/// Number of routes to blocks of other nodes, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteCounts {
-    /// Through a tunnel.
+    /// Routes through a tunnel.
+    #[schemars(range(min = 0))]
     pub tunnel: i64,
-    /// By next hop.
+    /// Routes with a node address as next hop.
+    #[schemars(range(min = 0))]
     pub direct: i64,
-    /// Learnt by BGP.
+    /// Routes that BIRD has installed.
+    #[schemars(range(min = 0))]
     pub bgp: i64,
 }
 
-/// What of ours somebody else had changed: links, addresses, routes, neighbours, forwarding entries, the nft table, kernel
-/// parameters, files.
+/// External changes of netweft's links, addresses, routes, neighbours, forwarding entries, nftables table, sysctls and files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct DriftStatus {
-    /// How often something was put right since the agent started.
+    /// Number of repairs since the agent started.
+    #[schemars(range(min = 0))]
     pub repairs: i64,
-    /// When that was last.
+    /// Time of the last repair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last: Option<Time>,
-    /// What was found then and what was wanted, and who had changed it, where the kernel says so.
+    pub last_repair_time: Option<Time>,
+    /// The last repair: what the agent found, what it expected, and which process had changed it, if the kernel names one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 32768))]
     pub message: String,
 }
 
-/// What was put right for pods.
+/// Number of repairs for pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RepairCounts {
-    /// Links, routes and neighbours of pods that somebody else had damaged.
+    /// Links, routes and neighbours of pods that were restored after an external change.
+    #[schemars(range(min = 0))]
     pub restored: i64,
-    /// Addresses, links, routes and neighbours that no pod had any more.
+    /// Addresses, links, routes and neighbours that were removed because no pod had them any more.
+    #[schemars(range(min = 0))]
     pub reclaimed: i64,
 }

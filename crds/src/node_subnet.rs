@@ -33,27 +33,29 @@ use crate::{names, rule, schema};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node").message("spec.cidr, spec.pool and spec.node are immutable: a block changes hands by deleting its NodeSubnet"))]
 pub struct NodeSubnetSpec {
-    /// The block, strictly masked.
+    /// The block, without host bits.
     #[schemars(schema_with = "schema::cidr")]
     #[x_kube(validation = rule::cidr("spec.cidr", "10.244.3.64/26"))]
     pub cidr: IpNet,
-    /// The IPPool it was taken from.
+    /// Name of the IPPool that the block belongs to.
     #[schemars(length(min = 1, max = 253))]
     pub pool: String,
-    /// The Node that owns it.
+    /// Name of the Node that owns the block.
     #[schemars(length(min = 1, max = 253))]
     pub node: String,
-    /// Where the other nodes send packets for it.
+    /// Addresses of the node, to which other nodes send packets for the block.
     #[serde(default)]
     pub node_addresses: NodeAddresses,
-    /// The node's AS number where it differs from its mode's.
+    /// AS number of the node, if it differs from that of the NetworkMode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub as_number: Option<u32>,
-    /// Bytes of the largest packet that the node's links to the others take, where other nodes' links take larger ones.
+    /// MTU in bytes of the node's links to other nodes, if it is smaller than that of other nodes.
     #[serde(default, rename = "linkMTU", skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 68, max = 65535))]
     pub link_mtu: Option<u32>,
-    /// Whether the node is there.
+    /// Active: the Node exists, and the block is routed. Orphaned: the Node object is gone, the routes are withdrawn, and the block is kept
+    /// for a grace period.
     pub state: SubnetState,
 }
 
@@ -86,12 +88,12 @@ impl NodeAddresses {
     }
 }
 
-/// Whether a block's node is there.
+/// Whether the Node of a block exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SubnetState {
-    /// The node exists; its block is routed.
+    /// The Node exists, and the block is routed.
     Active,
-    /// The Node object is gone; routes are withdrawn and the block is kept for a while.
+    /// The Node object is gone, the routes are withdrawn, and the block is kept for a grace period.
     Orphaned,
 }
 

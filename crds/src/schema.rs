@@ -5,6 +5,8 @@
 
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+use crate::condition::MAX_MESSAGE;
+
 /// A CIDR in text, IPv4 or IPv6.
 pub fn cidr(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 3, "maxLength": 43 })
@@ -20,9 +22,14 @@ pub fn cidrs(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 256, "items": { "type": "string", "minLength": 3, "maxLength": 43 } })
 }
 
-/// A list of addresses and CIDRs.
+/// A set of CIDRs.
+pub fn cidr_set(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "x-kubernetes-list-type": "set", "maxItems": 256, "items": { "type": "string", "minLength": 3, "maxLength": 43 } })
+}
+
+/// A set of addresses and CIDRs.
 pub fn addresses_or_cidrs(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "maxItems": 256, "items": { "type": "string", "minLength": 2, "maxLength": 43 } })
+    json_schema!({ "type": "array", "x-kubernetes-list-type": "set", "maxItems": 256, "items": { "type": "string", "minLength": 2, "maxLength": 43 } })
 }
 
 /// An IP address in text.
@@ -30,9 +37,19 @@ pub fn ip(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 2, "maxLength": 39 })
 }
 
-/// A list of BGP communities in text.
+/// A set of BGP communities in text.
 pub fn communities(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "maxItems": 32, "items": { "type": "string", "minLength": 3, "maxLength": 32 } })
+    json_schema!({ "type": "array", "x-kubernetes-list-type": "set", "maxItems": 32, "items": { "type": "string", "minLength": 3, "maxLength": 32 } })
+}
+
+/// Names of objects.
+pub fn object_names(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 1024, "items": { "type": "string", "minLength": 1, "maxLength": 253 } })
+}
+
+/// A few words each.
+pub fn short_texts(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "maxItems": 8, "items": { "type": "string", "maxLength": 64 } })
 }
 
 /// An optional IP address in text.
@@ -47,7 +64,7 @@ pub fn duration(_: &mut SchemaGenerator) -> Schema {
 
 /// A number, or a percentage in text.
 pub fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 4 })
+    json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 4, "maximum": 100_000 })
 }
 
 /// A label selector; Kubernetes' own schema of it has no bounds.
@@ -65,17 +82,32 @@ fn selector_schema(nullable: bool) -> Schema {
     let expression = json_schema!({
         "type": "object",
         "properties": {
-            "key": { "type": "string", "minLength": 1, "maxLength": 317 },
-            "operator": { "type": "string", "maxLength": 16 },
-            "values": { "type": "array", "maxItems": 64, "items": text },
+            "key": {
+                "type": "string", "minLength": 1, "maxLength": 317,
+                "description": "Key of the label.",
+            },
+            "operator": {
+                "type": "string", "maxLength": 16,
+                "description": "In, NotIn, Exists or DoesNotExist.",
+            },
+            "values": {
+                "type": "array", "maxItems": 64, "items": text,
+                "description": "Values of the label. In and NotIn need at least one, Exists and DoesNotExist take none.",
+            },
         },
         "required": ["key", "operator"],
     });
     let mut schema = json_schema!({
         "type": "object",
         "properties": {
-            "matchExpressions": { "type": "array", "maxItems": 32, "items": expression },
-            "matchLabels": { "type": "object", "maxProperties": 32, "additionalProperties": text },
+            "matchExpressions": {
+                "type": "array", "maxItems": 32, "items": expression,
+                "description": "Requirements on labels. All have to be met.",
+            },
+            "matchLabels": {
+                "type": "object", "maxProperties": 32, "additionalProperties": text,
+                "description": "Labels with their values. All have to be met.",
+            },
         },
     });
     if nullable {
@@ -84,12 +116,42 @@ fn selector_schema(nullable: bool) -> Schema {
     schema
 }
 
-/// Conditions: a list keyed by `type`, so that two writers can each own their own (server-side apply).
-pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
-    let item =
-        generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>();
+/// Conditions: a list keyed by `type`, so that two writers can each own their own (server-side apply). The bounds are those of
+/// Kubernetes (`metav1.Condition`); [`crate::condition`] cuts longer messages.
+pub fn conditions(_: &mut SchemaGenerator) -> Schema {
+    let item = json_schema!({
+        "type": "object",
+        "properties": {
+            "type": {
+                "type": "string", "minLength": 1, "maxLength": 316,
+                "description": "Type of the condition.",
+            },
+            "status": {
+                "type": "string", "enum": ["True", "False", "Unknown"],
+                "description": "Whether the condition applies.",
+            },
+            "reason": {
+                "type": "string", "minLength": 1, "maxLength": 1024,
+                "description": "Cause of the last change of status, as one word.",
+            },
+            "message": {
+                "type": "string", "maxLength": MAX_MESSAGE,
+                "description": "Cause for people: what happened, to which object, why, and what to do.",
+            },
+            "observedGeneration": {
+                "type": "integer", "format": "int64", "minimum": 0,
+                "description": "Generation of the spec that the condition describes.",
+            },
+            "lastTransitionTime": {
+                "type": "string", "format": "date-time",
+                "description": "Time of the last change of status.",
+            },
+        },
+        "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+    });
     json_schema!({
         "type": "array",
+        "maxItems": 8,
         "items": item,
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],

@@ -15,7 +15,7 @@ use kube::{Resource, ResourceExt};
 use netweft_crds::condition::READY;
 use netweft_crds::{
     BGPPeer, BlockUsage, FoundAddress, IPPool, IpFamily, LinkStatus, NetworkMode, NodeNetwork,
-    NodeNetworkStatus, NodeSubnet, StandbyStatus,
+    NodeNetworkStatus, NodeSubnet, ProbeStatus,
 };
 use serde::de::DeserializeOwned;
 
@@ -256,16 +256,16 @@ impl Cluster {
                 .spec
                 .modes
                 .iter()
-                .filter(|mode| !mode.standby.is_empty());
-            let tried = standby.map(|mode| StandbyStatus {
+                .filter(|mode| !mode.standby_pools.is_empty());
+            let tried = standby.map(|mode| ProbeStatus {
                 mode: mode.name.clone(),
-                way: mode.send.way().unwrap().to_string(),
-                asked: 1,
-                silent: silent.clone(),
+                transport: mode.transport.get().unwrap().into(),
+                probed: 1,
+                unreachable: silent.clone(),
                 protocols: vec!["ICMP echo".to_owned(), "UDP port 9471".to_owned()],
                 message: None,
             });
-            network.status.get_or_insert_default().standby = tried.collect();
+            network.status.get_or_insert_default().probes = tried.collect();
         }
     }
 

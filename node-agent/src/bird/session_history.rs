@@ -96,7 +96,7 @@ mod tests {
 
     fn session(peer_as: u32) -> Session {
         let session = json!({
-            "name": "tor", "peer": "192.0.2.100", "port": 179, "local": "192.0.2.1", "localAS": 64512, "peerAS": peer_as,
+            "name": "tor", "peerIP": "192.0.2.100", "peerPort": 179, "sourceAddress": "192.0.2.1", "localASNumber": 64512, "peerASNumber": peer_as,
             "holdTime": "90s", "keepaliveTime": "30s", "connectRetryTime": "5s",
             "gracefulRestart": GracefulRestart::default(), "maxPrefixes": 100,
         });

@@ -30,10 +30,10 @@ pub fn status(session: &Session, seen: &Seen, stuck: Duration, refused: &str) ->
     };
     let since = seen.since.and_then(|at| Timestamp::from_second(at).ok());
     SessionStatus {
-        since: since.map(Time),
+        last_transition_time: since.map(Time),
         received: seen.imported,
         advertised: seen.exported,
-        refused: seen.filtered,
+        rejected: seen.filtered,
         ..without(session, state, fault)
     }
 }
@@ -50,10 +50,10 @@ fn without(session: &Session, state: SessionState, fault: Option<Fault>) -> Sess
         name: session.name.clone(),
         peer: session.peer,
         state,
-        since: None,
+        last_transition_time: None,
         received: 0,
         advertised: 0,
-        refused: 0,
+        rejected: 0,
         fault,
         message: message.unwrap_or_default(),
     }
@@ -66,14 +66,20 @@ pub fn settle(before: Option<&SessionStatus>, mut now: SessionStatus) -> Session
         return now;
     };
     let up = |status: &SessionStatus| status.state == SessionState::Established;
-    let seconds = |status: &SessionStatus| status.since.as_ref().map(|since| since.0.as_second());
+    let seconds = |status: &SessionStatus| {
+        status
+            .last_transition_time
+            .as_ref()
+            .map(|since| since.0.as_second())
+    };
     let same = before.fault == now.fault && before.message == now.message;
     if !up(before) && !up(&now) && now.fault.is_some() && same && before.peer == now.peer {
         return before.clone();
     }
     let moments = seconds(before).zip(seconds(&now));
     if up(before) == up(&now) && moments.is_some_and(|(a, b)| (a - b).abs() <= JITTER) {
-        now.since.clone_from(&before.since);
+        now.last_transition_time
+            .clone_from(&before.last_transition_time);
     }
     now
 }
@@ -94,7 +100,7 @@ fn established(session: &Session, seen: &Seen, refused: &str) -> Option<Fault> {
             count(seen.filtered),
             if seen.filtered == 1 { "is" } else { "are" },
         );
-        (SessionFault::PrefixesRefused, message)
+        (SessionFault::PrefixesRejected, message)
     })
 }
 
@@ -109,15 +115,17 @@ fn down(
     last_error: Option<&str>,
     stuck: Duration,
 ) -> Option<Fault> {
-    use SessionFault::{NoAnswer, NoRoute};
+    use SessionFault::{ConnectTimeout, NoRouteToPeer};
     let waiting = stuck >= STUCK;
     match state {
         // Whatever went wrong before: what is tried now gets no answer.
         SessionState::Connect | SessionState::OpenSent | SessionState::OpenConfirm if waiting => {
-            Some((NoAnswer, no_answer(session)))
+            Some((ConnectTimeout, no_answer(session)))
         }
         // One that is waiting for its turn after an error has one.
-        SessionState::Idle if waiting && last_error.is_none() => Some((NoRoute, no_route(session))),
+        SessionState::Idle if waiting && last_error.is_none() => {
+            Some((NoRouteToPeer, no_route(session)))
+        }
         _ => last_error.map(|error| explain(session, error)),
     }
 }
@@ -213,7 +221,7 @@ fn explain(session: &Session, error: &str) -> Fault {
         "Received" => format!("{peer} says: {words}"),
         _ => format!("{peer} is refused: {words}"),
     };
-    (SessionFault::Rejected, message)
+    (SessionFault::NotificationReceived, message)
 }
 
 fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) -> Fault {
@@ -227,27 +235,27 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
     } = session;
     match complaint {
         Complaint::PeerAs if theirs => (
-            SessionFault::WrongAS,
+            SessionFault::ASNumberMismatch,
             format!(
                 "{peer} expects another AS number of this node than {local_as}: correct it there, or set spec.localASNumber of the BGPPeer"
             ),
         ),
         Complaint::PeerAs => (
-            SessionFault::WrongAS,
+            SessionFault::ASNumberMismatch,
             format!(
                 "{peer} is not AS {peer_as}: correct spec.asNumber of the BGPPeer, or the peer's own"
             ),
         ),
-        Complaint::NoRoute => (SessionFault::NoRoute, no_route(session)),
+        Complaint::NoRoute => (SessionFault::NoRouteToPeer, no_route(session)),
         Complaint::NoAddress => (
-            SessionFault::NoRoute,
+            SessionFault::NoRouteToPeer,
             format!(
                 "this node does not have the address {local} to speak from: correct spec.sourceAddress of the BGPPeer, or give it to the node"
             ),
         ),
-        Complaint::NoAnswer => (SessionFault::NoAnswer, no_answer(session)),
+        Complaint::NoAnswer => (SessionFault::ConnectTimeout, no_answer(session)),
         Complaint::Refused => (
-            SessionFault::Refused,
+            SessionFault::ConnectionRefused,
             format!(
                 "{peer} refuses connections to port {port}: start its BGP speaker, or correct spec.peerPort of the BGPPeer"
             ),
@@ -257,17 +265,17 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
             format!("{peer} announces too many prefixes"),
         ),
         Complaint::Lost => (
-            SessionFault::Lost,
+            SessionFault::SessionLost,
             format!("the session with {peer} was lost ({words})"),
         ),
         Complaint::PortTaken => (
-            SessionFault::Rejected,
+            SessionFault::NotificationReceived,
             format!(
                 "another program of this node has BGP's port, perhaps {OTHER_SPEAKER}: set spec.underlay.listenPort of the NetworkMode, or stop that program"
             ),
         ),
         Complaint::SecondSession => (
-            SessionFault::Rejected,
+            SessionFault::NotificationReceived,
             format!(
                 "{peer} {} a session with {local} ({words}): perhaps {OTHER_SPEAKER} has one from the same address, and two addresses have one session only; {}",
                 if theirs { "refuses" } else { "is refused" },
@@ -341,7 +349,7 @@ mod tests {
 
     fn session(node: bool) -> Session {
         let session = json!({
-            "name": "tor", "peer": "192.0.2.254", "port": 179, "local": "192.0.2.1", "localAS": 64512, "peerAS": 65001, "node": node,
+            "name": "tor", "peerIP": "192.0.2.254", "peerPort": 179, "sourceAddress": "192.0.2.1", "localASNumber": 64512, "peerASNumber": 65001, "peerIsNode": node,
             "holdTime": "90s", "keepaliveTime": "30s", "connectRetryTime": "5s",
             "gracefulRestart": GracefulRestart::default(), "maxPrefixes": 100,
         });
@@ -366,7 +374,7 @@ mod tests {
             assert_eq!(
                 said(false, &format!("Received: {words}")),
                 (
-                    SessionFault::Rejected,
+                    SessionFault::NotificationReceived,
                     format!(
                         "192.0.2.254 refuses a session with 192.0.2.1 ({words}): perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has one from the same address, and two addresses have one session only; {second}"
                     )

@@ -330,12 +330,14 @@ impl Watcher {
                 .as_ref()
                 .and_then(|key| passwords.get(key));
             let status = match (password, seen) {
-                (Some(Err(why)), _) => {
-                    session_status::absent(session, Some((SessionFault::NoPassword, why.clone())))
-                }
-                (_, Err(error)) => {
-                    session_status::absent(session, Some((SessionFault::NoBird, no_bird(error))))
-                }
+                (Some(Err(why)), _) => session_status::absent(
+                    session,
+                    Some((SessionFault::PasswordMissing, why.clone())),
+                ),
+                (_, Err(error)) => session_status::absent(
+                    session,
+                    Some((SessionFault::BIRDUnavailable, no_bird(error))),
+                ),
                 (_, Ok(seen)) => match seen.get(protocol) {
                     None => session_status::absent(session, None),
                     Some(seen) => {

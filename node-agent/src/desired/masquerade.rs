@@ -13,7 +13,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::{PodInterface, Way};
+use netweft_crds::{PodInterface, Transport};
 use netweft_netstate::model::LinkName;
 
 use crate::desired::bridge;
@@ -137,8 +137,8 @@ impl Family {
 
 /// Whether packets of a pool's pods travel without encapsulation.
 fn is_plain(inputs: &Inputs, pool: &str) -> bool {
-    let way = inputs.mode_of(pool).and_then(|mode| mode.send.way());
-    matches!(way, Some(Way::Direct | Way::Bgp))
+    let transport = inputs.mode_of(pool).and_then(|mode| mode.transport.get());
+    matches!(transport, Some(Transport::Direct | Transport::Bgp))
 }
 
 /// The addresses of all nodes; none unless a pool needs them.

@@ -27,7 +27,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netweft_cni::ipam;
 use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
-use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, PodInterface, Way};
+use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, PodInterface, Transport};
 use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
@@ -190,12 +190,15 @@ fn accept_ra_links(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     own.chain(&facts.listening).cloned().collect()
 }
 
-/// Links that answers to pods can leave by another way than probes come in: where pools are reached in different ways, or
+/// Links that answers to pods can leave by another link than the packets come in on: where pools are reached in different ways, or
 /// one mode has two, a packet and its answer take each the way of its destination, and so they do where BGP has more than one
 /// link to choose from. A strict reverse path filter would drop it.
 fn loose_rp_filter(inputs: &Inputs, facts: &Facts) -> BTreeSet<LinkName> {
     let way = |mode: &NodeMode| {
-        let plain = matches!(mode.send.way(), Some(Way::Direct | Way::Bgp));
+        let plain = matches!(
+            mode.transport.get(),
+            Some(Transport::Direct | Transport::Bgp)
+        );
         (plain, mode.encapsulate_when == EncapsulateWhen::CrossSubnet)
     };
     let ways: BTreeSet<_> = inputs.modes.iter().map(way).collect();
@@ -212,9 +215,11 @@ pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
     if mode.mtu != 0 {
         return Some(mode.mtu);
     }
-    let link_mtu = match mode.send.way()? {
-        Way::Direct | Way::Bgp => link_mtu(facts)?,
-        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => facts.egress.get(&inputs.local(mode)?)?.mtu,
+    let link_mtu = match mode.transport.get()? {
+        Transport::Direct | Transport::Bgp => link_mtu(facts)?,
+        Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_) => {
+            facts.egress.get(&inputs.local(mode)?)?.mtu
+        }
     };
     Some(link_mtu.saturating_sub(overhead(mode)?))
 }
@@ -235,15 +240,15 @@ pub fn pod_mtu_to(
 /// Bytes that `mode` adds to a pod's packet.
 fn overhead(mode: &NodeMode) -> Option<u32> {
     let v4 = mode.outer_family == IpFamily::Ipv4;
-    Some(match mode.send.way()? {
+    Some(match mode.transport.get()? {
         // Outer IP header, UDP 8, VXLAN 8, inner Ethernet 14 (RFC 7348, section 5).
-        Way::Vxlan(_) if v4 => 50,
-        Way::Vxlan(_) => 70,
+        Transport::Vxlan(_) if v4 => 50,
+        Transport::Vxlan(_) => 70,
         // Outer IP header (RFC 2003, section 3).
-        Way::Ipip => 20,
-        Way::Udp(_) if v4 => OVERHEAD_V4,
-        Way::Udp(_) => OVERHEAD_V6,
-        Way::Direct | Way::Bgp => 0,
+        Transport::Ipip => 20,
+        Transport::Udp(_) if v4 => OVERHEAD_V4,
+        Transport::Udp(_) => OVERHEAD_V6,
+        Transport::Direct | Transport::Bgp => 0,
     })
 }
 

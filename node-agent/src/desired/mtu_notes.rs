@@ -1,6 +1,6 @@
 //! Whether what is configured fits the links that carry it.
 
-use netweft_crds::{NodeMode, Way};
+use netweft_crds::{NodeMode, Transport};
 
 use crate::desired::overhead;
 use crate::inputs::Inputs;
@@ -9,9 +9,13 @@ use crate::inputs::host_facts::{Egress, Facts};
 /// A `spec.mtu` that is more than the node's own link has room for, in a sentence. The node goes on: small packets pass, and large ones where
 /// fragments do.
 pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<String> {
-    let Egress { link, mtu, .. } = match mode.send.way()? {
-        Way::Direct | Way::Bgp => facts.egress.values().min_by_key(|egress| egress.mtu)?,
-        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => facts.egress.get(&inputs.local(mode)?)?,
+    let Egress { link, mtu, .. } = match mode.transport.get()? {
+        Transport::Direct | Transport::Bgp => {
+            facts.egress.values().min_by_key(|egress| egress.mtu)?
+        }
+        Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_) => {
+            facts.egress.get(&inputs.local(mode)?)?
+        }
     };
     let overhead = overhead(mode)?;
     let room = mtu.saturating_sub(overhead);

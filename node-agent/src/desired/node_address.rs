@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::Way;
+use netweft_crds::Transport;
 use netweft_netstate::model::{Address, AddressKey, LinkName, NetworkState};
 
 use crate::desired::bridge;
@@ -22,7 +22,12 @@ pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
     };
     let plain = |pool: &str| {
         let mut modes = inputs.modes_to(pool);
-        modes.any(|mode| matches!(mode.send.way(), Some(Way::Direct | Way::Bgp)))
+        modes.any(|mode| {
+            matches!(
+                mode.transport.get(),
+                Some(Transport::Direct | Transport::Bgp)
+            )
+        })
     };
     let on_bridge: BTreeSet<IpAddr> = bridge::gateways(inputs).into_values().collect();
     for (pool, address) in tunnel_addresses(inputs) {

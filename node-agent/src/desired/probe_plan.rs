@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use netweft_cni::ipam;
-use netweft_crds::{NodeMode, ProbeProtocol, StandbyStatus, Transport};
+use netweft_crds::{NodeMode, ProbeProtocol, ProbeStatus, Transport};
 use netweft_netstate::model::LinkName;
 use sha2::{Digest, Sha256};
 
@@ -15,13 +15,13 @@ use crate::inputs::{Inputs, RemoteBlock};
 /// Nodes that one node asks at most.
 const SAMPLE: usize = 16;
 
-/// A way and whom to ask by it.
+/// A datapath in standby, and the nodes to probe over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbePlan {
     /// Name of the NetworkMode.
     pub mode: String,
-    /// The way.
-    pub send: Transport,
+    /// How packets travel.
+    pub transport: Transport,
     /// How it is asked.
     pub probe: ProbeProtocol,
     /// Nodes by name.
@@ -53,10 +53,10 @@ pub struct Probe {
 
 impl ProbePlan {
     /// Nobody to ask.
-    pub fn new(mode: &NodeMode) -> Self {
+    pub fn new(mode: &NodeMode, transport: Transport) -> Self {
         Self {
             mode: mode.name.clone(),
-            send: mode.send,
+            transport,
             probe: mode.probe,
             targets: BTreeMap::new(),
         }
@@ -113,8 +113,8 @@ impl ProbePlan {
         answered: &BTreeSet<Probe>,
         problem: Option<&str>,
         port: u16,
-    ) -> StandbyStatus {
-        let silent: Vec<&String> = self
+    ) -> ProbeStatus {
+        let unreachable: Vec<&String> = self
             .targets
             .iter()
             .filter(|(_, target)| !target.answers(answered))
@@ -124,16 +124,14 @@ impl ProbePlan {
             .targets
             .values()
             .find_map(|target| target.why_not.clone());
-        let problem = problem.filter(|_| !silent.is_empty()).map(str::to_owned);
-        StandbyStatus {
+        let problem = problem
+            .filter(|_| !unreachable.is_empty())
+            .map(str::to_owned);
+        ProbeStatus {
             mode: self.mode.clone(),
-            way: self
-                .send
-                .way()
-                .map(|way| way.to_string())
-                .unwrap_or_default(),
-            asked: i64::try_from(self.targets.len()).unwrap_or(i64::MAX),
-            silent: silent.into_iter().cloned().collect(),
+            transport: self.transport.into(),
+            probed: i64::try_from(self.targets.len()).unwrap_or(i64::MAX),
+            unreachable: unreachable.into_iter().cloned().collect(),
             protocols: protocols(self.probe, port),
             message: why_not.or(problem),
         }
@@ -171,7 +169,7 @@ mod tests {
         let names = (2..=40).map(|n| (format!("worker-{n}"), Target::default()));
         let probe_plan = ProbePlan {
             mode: "default".into(),
-            send: Transport::default(),
+            transport: Transport::Direct,
             probe: ProbeProtocol::Auto,
             targets: names.collect(),
         };

@@ -14,7 +14,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Way};
+use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{LinkName, Route, RouteKey};
 
 use crate::desired::probe_plan::ProbePlan;
@@ -25,7 +25,7 @@ use crate::inputs::{Inputs, RemoteBlock};
 
 /// Add all that `mode` needs on this node.
 pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
-    let Some(way) = mode.send.way() else {
+    let Some(transport) = mode.transport.get() else {
         desired.problems.push(format!(
             "NetworkMode {} is left out: this agent does not know its transport; update the agents, or choose another spec.mode",
             mode.name
@@ -40,31 +40,33 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
         return;
     };
     desired.problems.extend(too_small(inputs, mode, mtu));
-    let tunnel = match way {
-        Way::Direct | Way::Bgp => None,
-        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => Tunnel::new(inputs, facts, mode, way, mtu),
+    let tunnel = match transport {
+        Transport::Direct | Transport::Bgp => None,
+        Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_) => {
+            Tunnel::new(inputs, facts, mode, transport, mtu)
+        }
     };
     if let Some(tunnel) = &tunnel {
         tunnel.add_to(desired);
     }
     let mut withheld = BTreeSet::new();
-    let mut probe_plan = ProbePlan::new(mode);
+    let mut probe_plan = ProbePlan::new(mode, transport);
     let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
         let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
-        let way = match (plainly, &tunnel) {
+        let route = match (plainly, &tunnel) {
             // From the node's own address: answers to it take the same link, and need no route of ours.
             (Some(Ok((via, dev))), _) => Ok(Some(unicast(block.cidr, Some(via), dev, None))),
-            (_, Some(tunnel)) => tunnel.way_to(block, desired),
+            (_, Some(tunnel)) => tunnel.route_to(block, desired),
             (Some(Err(why)), None) => Err(why),
             (None, None) => Ok(None),
         };
         if !mode.pools.contains(&block.pool) {
-            let link = stand_by(inputs, facts, (mode, block), way, desired);
+            let link = stand_by(inputs, facts, (mode, block), route, desired);
             probe_plan.add(inputs, block, link);
             continue;
         }
-        match way {
+        match route {
             Ok(Some((key, route))) => {
                 let mtu = lowered(inputs, facts, block, mtu);
                 let route = Route { mtu, ..route };
@@ -103,7 +105,7 @@ fn stand_by(
     }
     let mut bgp_routes = facts.bgp_routes.iter();
     let bgp_routes = bgp_routes.find(|(net, _)| net.contains(&block.cidr));
-    match bgp_routes.filter(|_| mode.send.way() == Some(Way::Bgp)) {
+    match bgp_routes.filter(|_| mode.transport.get() == Some(Transport::Bgp)) {
         Some((_, link)) => Ok(link.clone()),
         None => Err(format!("there is no route to {}", block.cidr)),
     }
@@ -127,12 +129,12 @@ pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
 
 /// Whether packets may travel by this mode without encapsulation.
 fn may_be_plain(mode: &NodeMode) -> bool {
-    match mode.send.way() {
-        Some(Way::Direct) => true,
-        Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => {
+    match mode.transport.get() {
+        Some(Transport::Direct) => true,
+        Some(Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_)) => {
             mode.encapsulate_when == EncapsulateWhen::CrossSubnet
         }
-        Some(Way::Bgp) | None => false,
+        Some(Transport::Bgp) | None => false,
     }
 }
 

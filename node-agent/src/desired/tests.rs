@@ -5,7 +5,7 @@ mod ways;
 
 use std::net::IpAddr;
 
-use netweft_crds::{NodeAddresses, Transport, VxlanParameters, Way};
+use netweft_crds::{NodeAddresses, Transport, TransportSource, VxlanParameters};
 use netweft_netstate::model::{AddressKey, LinkKind};
 
 use crate::desired::*;
@@ -37,13 +37,12 @@ fn addresses(ipv4: &str) -> NodeAddresses {
 }
 
 fn inputs() -> Inputs {
-    let vxlan = Transport::from(Way::Vxlan(VxlanParameters::default()));
+    let vxlan = TransportSource::from(Transport::Vxlan(VxlanParameters::default()));
     let mode = NodeMode {
         name: "default".into(),
         pools: vec!["default-v4".into()],
-        accept: vec![vxlan],
-        standby: vec![],
-        send: vxlan,
+        standby_pools: vec![],
+        transport: vxlan,
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
@@ -336,7 +335,7 @@ fn tunnel_address_replaces_other_sources_of_the_node_in_a_tunnel() {
 #[test]
 fn without_masquerading_and_tunnels_there_is_no_table() {
     let mut inputs = inputs();
-    inputs.modes[0].send = Way::Direct.into();
+    inputs.modes[0].transport = Transport::Direct.into();
     for pool in inputs.pools.values_mut() {
         pool.nat_outgoing = false;
     }
@@ -368,7 +367,7 @@ fn what_a_kernel_without_tables_costs_is_said_of_the_pools_of_this_node() {
 #[test]
 fn a_transport_this_version_lacks_is_named_and_programs_nothing() {
     let mut inputs = inputs();
-    inputs.modes[0].send = Transport::default();
+    inputs.modes[0].transport = TransportSource::default();
     let desired = desired(&inputs, &facts());
     assert!(desired.kernel.links.is_empty());
     assert!(desired.problems[0].contains("NetworkMode default"));

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::{IpFamily, NodeMode, Way};
+use netweft_crds::{IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey};
 
 use crate::apply::sysctl;
@@ -25,7 +25,7 @@ pub struct Tunnel<'a> {
     inputs: &'a Inputs,
     facts: &'a Facts,
     mode: &'a NodeMode,
-    way: Way,
+    transport: Transport,
     name: LinkName,
     local: IpAddr,
     mtu: u32,
@@ -33,25 +33,25 @@ pub struct Tunnel<'a> {
 }
 
 impl<'a> Tunnel<'a> {
-    /// The tunnel of `mode`, which sends by `way`; `None` if the node has no address of the outer family, or the way is none.
+    /// The tunnel of `mode`, whose transport is `transport`; `None` if the node has no address of the outer family, or the way is none.
     pub fn new(
         inputs: &'a Inputs,
         facts: &'a Facts,
         mode: &'a NodeMode,
-        way: Way,
+        transport: Transport,
         mtu: u32,
     ) -> Option<Self> {
-        let name = match way {
-            Way::Vxlan(parameters) => vxlan::link_name(parameters),
-            Way::Ipip => "nw-ipip".parse().ok(),
-            Way::Udp(parameters) => udp::link_name(parameters),
-            Way::Direct | Way::Bgp => None,
+        let name = match transport {
+            Transport::Vxlan(parameters) => vxlan::link_name(parameters),
+            Transport::Ipip => "nw-ipip".parse().ok(),
+            Transport::Udp(parameters) => udp::link_name(parameters),
+            Transport::Direct | Transport::Bgp => None,
         };
         Some(Self {
             inputs,
             facts,
             mode,
-            way,
+            transport,
             name: name?,
             local: inputs.local(mode)?,
             mtu,
@@ -61,7 +61,7 @@ impl<'a> Tunnel<'a> {
 
     /// Add the link with its addresses and settings.
     pub fn add_to(&self, desired: &mut Desired) {
-        if let Way::Udp(parameters) = self.way {
+        if let Transport::Udp(parameters) = self.transport {
             udp::add_tunnel(&self.name, parameters, self.local, &mut desired.udp);
             // The link is the relay's, who makes it when it has read of it.
             let relay = self.facts.tuns.get(&self.name);
@@ -73,14 +73,15 @@ impl<'a> Tunnel<'a> {
         let Some(kind) = self.link_kind() else {
             return;
         };
-        let mac = matches!(self.way, Way::Vxlan(_)).then(|| vxlan::mac(&self.inputs.node));
+        let mac =
+            matches!(self.transport, Transport::Vxlan(_)).then(|| vxlan::mac(&self.inputs.node));
         let link = Link {
             kind,
             mac,
             mtu: self.mtu,
             up: true,
         };
-        // Two ways can be by the same tunnel, and differ in whom they send through it, or in the MTU.
+        // Two modes can use the same tunnel, and differ in the pools, or in the MTU.
         let known = desired.kernel.links.get(&self.name);
         let mtu = known.map_or(self.mtu, |known| known.mtu.min(self.mtu));
         if !self.sources.own.is_empty() {
@@ -106,7 +107,7 @@ impl<'a> Tunnel<'a> {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn way_to(
+    pub fn route_to(
         &self,
         block: &RemoteBlock,
         desired: &mut Desired,
@@ -118,7 +119,7 @@ impl<'a> Tunnel<'a> {
                 block.cidr, block.node, self.mode.outer_family, self.mode.name
             ));
         };
-        if self.way == Way::Ipip
+        if self.transport == Transport::Ipip
             && (family, IpFamily::of(remote)) != (IpFamily::Ipv4, IpFamily::Ipv4)
         {
             return Err(format!(
@@ -126,17 +127,17 @@ impl<'a> Tunnel<'a> {
                 block.cidr, block.node, self.mode.name
             ));
         }
-        let via = match self.way {
-            Way::Vxlan(_) => {
+        let via = match self.transport {
+            Transport::Vxlan(_) => {
                 vxlan::add_endpoint(&self.name, block, remote, &mut desired.kernel);
                 Some(vxlan::next_hop(block))
             }
-            Way::Ipip => Some(remote),
-            Way::Udp(_) => {
+            Transport::Ipip => Some(remote),
+            Transport::Udp(_) => {
                 udp::add_block(&self.name, block.cidr, remote, &mut desired.udp);
                 None
             }
-            Way::Direct | Way::Bgp => return Ok(None),
+            Transport::Direct | Transport::Bgp => return Ok(None),
         };
         let there = desired.kernel.links.contains_key(&self.name);
         let source = self.sources.of(&block.pool, family);
@@ -144,11 +145,11 @@ impl<'a> Tunnel<'a> {
     }
 
     fn link_kind(&self) -> Option<LinkKind> {
-        match (self.way, self.local) {
-            (Way::Vxlan(parameters), local) => Some(vxlan::link_kind(parameters, local)),
-            (Way::Ipip, IpAddr::V4(local)) => Some(LinkKind::Ipip { local }),
-            (Way::Udp(_), _) => Some(LinkKind::Tun),
-            (Way::Ipip, IpAddr::V6(_)) | (Way::Direct | Way::Bgp, _) => None,
+        match (self.transport, self.local) {
+            (Transport::Vxlan(parameters), local) => Some(vxlan::link_kind(parameters, local)),
+            (Transport::Ipip, IpAddr::V4(local)) => Some(LinkKind::Ipip { local }),
+            (Transport::Udp(_), _) => Some(LinkKind::Tun),
+            (Transport::Ipip, IpAddr::V6(_)) | (Transport::Direct | Transport::Bgp, _) => None,
         }
     }
 
@@ -167,7 +168,7 @@ impl<'a> Tunnel<'a> {
     /// Link-wide settings.
     fn settings(&self, desired: &mut Desired) {
         let name = &self.name;
-        // ProbeResults to what the node sends may come in by another path while a mode changes; the kernel takes the larger
+        // Replies to packets of the node may come in by another path while a mode changes; the kernel takes the larger
         // of `all` and the link's own value, and 2 is loose (RFC 3704).
         let sysctls = &mut desired.sysctls;
         sysctls.insert(sysctl::rp_filter(name.as_str()), "2".to_owned());
@@ -193,8 +194,11 @@ impl<'a> Sources<'a> {
             .into_iter()
             .partition(|(pool, _)| routes::carries(inputs, mode, pool, mtu));
         let encapsulated = |pool: &str| {
-            let way = inputs.mode_of(pool).and_then(|mode| mode.send.way());
-            matches!(way, Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)))
+            let transport = inputs.mode_of(pool).and_then(|mode| mode.transport.get());
+            matches!(
+                transport,
+                Some(Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_))
+            )
         };
         let borrow = |ipv4: bool| {
             if own
@@ -206,7 +210,7 @@ impl<'a> Sources<'a> {
             let usable = others.iter().filter(|(_, address)| {
                 address.is_ipv4() == ipv4 && fits(IpNet::from(**address), mtu)
             });
-            // ProbeResults to an address of an encapsulated pool come back encapsulated.
+            // Replies to an address of an encapsulated pool come back encapsulated.
             let best = usable.min_by_key(|(pool, _)| !encapsulated(pool));
             best.map(|(_, address)| *address)
         };

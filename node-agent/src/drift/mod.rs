@@ -206,7 +206,7 @@ impl Drifts {
         let (at, what) = self.last.as_ref()?;
         Some(DriftStatus {
             repairs: self.count,
-            last: Some(Time(*at)),
+            last_repair_time: Some(Time(*at)),
             message: sentence(what)?,
         })
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::{IpFamily, NodeMode, Way};
+use netweft_crds::{IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{
     Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
@@ -258,10 +258,12 @@ fn needed(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
         .into_iter()
         .filter(|family| inputs.carries(*family))
         .filter_map(|family| inputs.addresses.of(family));
-    match mode.send.way() {
-        Some(Way::Direct) => next_hops.collect(),
-        Some(Way::Vxlan(_) | Way::Ipip | Way::Udp(_)) => inputs.local(mode).into_iter().collect(),
-        Some(Way::Bgp) | None => vec![],
+    match mode.transport.get() {
+        Some(Transport::Direct) => next_hops.collect(),
+        Some(Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_)) => {
+            inputs.local(mode).into_iter().collect()
+        }
+        Some(Transport::Bgp) | None => vec![],
     }
 }
 
@@ -321,16 +323,15 @@ mod tests {
     }
 
     fn inputs(addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
-        inputs_by(Way::Ipip, addresses, outer_family)
+        inputs_by(Transport::Ipip, addresses, outer_family)
     }
 
-    fn inputs_by(way: Way, addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
+    fn inputs_by(way: Transport, addresses: NodeAddresses, outer_family: IpFamily) -> Inputs {
         let mode = NodeMode {
             name: "default".into(),
             pools: vec![],
-            accept: vec![],
-            standby: vec![],
-            send: way.into(),
+            standby_pools: vec![],
+            transport: way.into(),
             outer_family,
             encapsulate_when: EncapsulateWhen::default(),
             mtu: 0,
@@ -618,7 +619,7 @@ mod tests {
     #[test]
     fn next_hops_need_the_address_of_each_family_that_pods_have() {
         let mut both = inputs_by(
-            Way::Direct,
+            Transport::Direct,
             addresses("192.0.2.1", "2001:db8::9"),
             IpFamily::Ipv4,
         );

@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use kube::core::{Expression, Selector, SelectorExt};
 use netweft_crds::{
     IPPool, IpFamily, NodeAddresses, NodeBgp, NodeMode, NodeNetwork, NodeSubnet, PodInterface,
-    SubnetState, Way, names,
+    SubnetState, Transport, names,
 };
 
 use crate::pods::PodState;
@@ -175,7 +175,7 @@ impl Inputs {
     #[must_use]
     pub fn is_underlay(&self, pool: &str) -> bool {
         let mut modes = self.modes_to(pool);
-        modes.any(|mode| mode.send.way() == Some(Way::Bgp))
+        modes.any(|mode| mode.transport.get() == Some(Transport::Bgp))
     }
 
     /// The namespaces that a selector chooses.

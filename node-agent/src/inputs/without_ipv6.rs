@@ -22,7 +22,7 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
         spec.pools.retain(|pool| !names.contains(pool));
         for mode in &mut spec.modes {
             mode.pools.retain(|pool| !names.contains(pool));
-            mode.standby.retain(|pool| !names.contains(pool));
+            mode.standby_pools.retain(|pool| !names.contains(pool));
         }
     }
     if left == *objects {

@@ -46,6 +46,7 @@ use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
 use crate::desired::tunnel_address::tunnel_addresses;
 use crate::drift::Drifts;
+use crate::firewall::probe::MAX_TARGETS;
 use crate::firewall::{self, Targets};
 use crate::inputs::without_ipv6::without_ipv6;
 use crate::inputs::{Inputs, Objects};
@@ -61,9 +62,6 @@ use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
-
-/// Most nodes that a probe for firewalls may ask.
-const PROBED: usize = 3;
 
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -289,7 +287,13 @@ impl<K: Kernel> Reconciler<K> {
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
+        // A pod of two families has two addresses, and one with several attachments as many records.
+        let pods: BTreeSet<_> = readable
+            .clone()
+            .map(|(_, record)| &record.owner.container_id)
+            .collect();
         let mut outcome = Outcome {
+            pods: i64::try_from(pods.len()).unwrap_or(i64::MAX),
             draining: draining_pods::pods(&inputs.pools, readable),
             failures: desired.waiting_for.clone(),
             notes: std::mem::take(&mut desired.notes),
@@ -364,6 +368,6 @@ fn targets(inputs: &Inputs) -> Targets {
     }
     Targets {
         from: own.find(IpAddr::is_ipv4),
-        to: others.into_values().take(PROBED).collect(),
+        to: others.into_values().take(MAX_TARGETS).collect(),
     }
 }

@@ -30,11 +30,12 @@ impl<K: Kernel> Reconciler<K> {
         status.addresses = self.found.clone().unwrap_or_default();
         let ProbeResults { answered, problem } = self.probes.answers();
         let probes = desired.probes.iter();
-        status.standby = probes
+        status.probes = probes
             .map(|probe_plan| probe_plan.status(&answered, problem.as_deref(), self.probes.port()))
             .collect();
-        status.draining = outcome.draining;
-        status.requests = outcome.requests;
+        status.pods = Some(outcome.pods);
+        status.draining_pods = outcome.draining;
+        status.block_requests = outcome.requests;
         status.drift = self.drifts.status();
         let Counts {
             restored,

@@ -10,7 +10,7 @@ use std::path::Path;
 use netweft_cni::conf::CONFLIST_FILE;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::condition::READY;
-use netweft_crds::{NodeMode, NodeNetworkStatus, Way};
+use netweft_crds::{NodeMode, NodeNetworkStatus, Transport};
 use netweft_netstate::kernel::FakeKernel;
 use netweft_netstate::model::{
     Address, AddressKey, Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind,
@@ -33,7 +33,7 @@ const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
     "kind: NodeSubnet\nmetadata: {name: 10-244-0-0-26}\nspec: {cidr: 10.244.0.0/26, pool: p, node: one, nodeAddresses: {ipv4: 192.0.2.1}, state: Active}",
     "kind: NodeSubnet\nmetadata: {name: 10-244-0-64-26}\nspec: {cidr: 10.244.0.64/26, pool: p, node: two, nodeAddresses: {ipv4: 192.0.2.2}, state: Active}",
-    "kind: NodeNetwork\nmetadata: {name: one, generation: 4}\nspec: {addresses: {ipv4: 192.0.2.1}, subnets: [10.244.0.0/26], modes: [{name: default, pools: [p], accept: [{vxlan: {}}], send: {vxlan: {}}}]}",
+    "kind: NodeNetwork\nmetadata: {name: one, generation: 4}\nspec: {addresses: {ipv4: 192.0.2.1}, subnets: [10.244.0.0/26], modes: [{name: default, pools: [p], transport: {vxlan: {}}}]}",
 ];
 
 struct Fixture {
@@ -221,7 +221,7 @@ fn netns_the_table_goes_when_neither_a_pool_nor_a_tunnel_asks_for_it() {
         assert_eq!(tables(), "table inet netweft\n");
         assert_eq!(node.ready().0, "True");
         let network = node.objects.network.as_mut().unwrap();
-        network.spec.modes[0].send = Way::Direct.into();
+        network.spec.modes[0].transport = Transport::Direct.into();
         assert_eq!(node.reconcile().await, None);
         assert_eq!(tables(), "");
         node.objects.pools[0].spec.nat_outgoing = true;
@@ -268,7 +268,7 @@ fn netns_a_kind_of_link_that_only_other_nodes_pods_need_is_named_and_keeps_nobod
         modes.push(NodeMode {
             name: "far".into(),
             pools: vec!["far".into()],
-            send: Way::Ipip.into(),
+            transport: Transport::Ipip.into(),
             ..modes[0].clone()
         });
         let is_ipip =
@@ -295,7 +295,7 @@ fn netns_a_route_that_fails_does_not_keep_others_from_the_same_uplink() {
         block.spec.node = "three".into();
         node.objects.subnets.push(block);
         let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
-        modes[0].send = Way::Direct.into();
+        modes[0].transport = Transport::Direct.into();
         node.kernel().meddle(|state| {
             let key = RouteKey {
                 table: TABLE_MAIN,
@@ -484,8 +484,7 @@ fn netns_bird_is_told_what_the_operator_says_and_its_routes_are_left_alone() {
         let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
         let network = node.objects.network.as_mut().unwrap();
         network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].send = Way::Bgp.into();
-        network.spec.modes[0].accept = vec![Way::Bgp.into()];
+        network.spec.modes[0].transport = Transport::Bgp.into();
         let bgp_routes = birds("10.244.0.64/26", 78);
         node.kernel()
             .meddle(|state| state.routes.extend([bgp_routes.clone()]));
@@ -516,8 +515,7 @@ fn netns_while_a_bird_begins_its_routes_have_others_behind_them() {
         let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
         let network = node.objects.network.as_mut().unwrap();
         network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].send = Way::Bgp.into();
-        network.spec.modes[0].accept = vec![Way::Bgp.into()];
+        network.spec.modes[0].transport = Transport::Bgp.into();
         let ours = birds("10.244.0.64/26", 78);
         let others = birds("198.51.100.0/24", 78);
         let gone = |state: &mut NetworkState| drop(state.routes.remove(&ours.0));

@@ -39,6 +39,8 @@ pub struct Outcome {
     pub draining: Vec<DrainingPod>,
     /// What pods have asked for that no block here is for.
     pub requests: Vec<BlockRequest>,
+    /// Pods that have addresses.
+    pub pods: i64,
     /// The addresses that pods have. `None`: that is not known, or pods can still get others than those of the spec.
     pub taken: Option<BTreeSet<IpAddr>>,
 }
@@ -115,14 +117,15 @@ pub fn status(
     NodeNetworkStatus {
         observed_generation: generation,
         addresses: Vec::new(),
+        pods: None,
         subnets,
         links: links(&desired.kernel),
         routes: Some(routes(&desired.kernel)),
         mtu: desired.plugin.pools.iter().map(|pool| pool.mtu).min(),
         link_mtu: desired.link_mtu,
-        requests: Vec::new(),
-        draining: Vec::new(),
-        standby: Vec::new(),
+        block_requests: Vec::new(),
+        draining_pods: Vec::new(),
+        probes: Vec::new(),
         sessions: Vec::new(),
         repairs: None,
         drift: None,
@@ -146,7 +149,7 @@ pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     ours(a) == ours(b)
 }
 
-/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with what is bgp_routes by them, and what
+/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with their routes, and what
 /// others do to the kernel.
 #[must_use]
 pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {

@@ -10,7 +10,7 @@ fn pool(metadata: &str, spec: &str) -> String {
 
 fn wait_until_it_names(node: &Node, pods: &[&str]) {
     until("the agent to say which pods remain", || {
-        let draining = node.status()?.draining.into_iter();
+        let draining = node.status()?.draining_pods.into_iter();
         let named: Vec<String> = draining
             .map(|pod| format!("{} {} {}", pod.pool, pod.namespace, pod.name))
             .collect();

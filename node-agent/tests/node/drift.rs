@@ -148,7 +148,7 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
     until("the status to tell of the last", || {
         let drift = node.status()?.drift.unwrap_or_default();
         let all = drift.repairs >= i64::try_from(harms.len()).unwrap();
-        (all && drift.message.contains(last) && drift.last.is_some())
+        (all && drift.message.contains(last) && drift.last_repair_time.is_some())
             .then_some(())
             .ok_or_else(|| format!("{drift:?}"))
     });
@@ -179,7 +179,7 @@ fn netns_what_the_agent_itself_changes_is_no_drift() {
     ] {
         let edited = network
             .replace("generation: 1", &format!("generation: {generation}"))
-            .replace("send: {vxlan: {}}", &format!("send: {edit}"));
+            .replace("transport: {vxlan: {}}", &format!("transport: {edit}"));
         node.declare("network.yaml", &edited);
         until("the agent to follow", || {
             let observed = node.status()?.observed_generation;

@@ -60,7 +60,7 @@ fn with_neighbour(ruleset: &str) -> (Node, Namespace) {
     let text = network(ROUTED, &["10.244.0.0/22".into()], &["routed".into()]);
     node.declare(
         "network.yaml",
-        &text.replace("send: {vxlan: {}}", "send: {direct: {}}"),
+        &text.replace("transport: {vxlan: {}}", "transport: {direct: {}}"),
     );
     let other = Namespace::new();
     node.namespace

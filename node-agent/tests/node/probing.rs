@@ -100,7 +100,7 @@ fn declare(node: &Node, families: Families, generation: i64, probe: Option<&str>
     let text = text.replace("generation: 1", &format!("generation: {generation}"));
     let beside = probe.map_or_else(String::new, |probe| {
         format!(
-            ", {{name: default, standby: [{}], send: {{direct: {{}}}}{probe}}}",
+            ", {{name: default, standbyPools: [{}], transport: {{direct: {{}}}}{probe}}}",
             names.join(", ")
         )
     });
@@ -108,7 +108,7 @@ fn declare(node: &Node, families: Families, generation: i64, probe: Option<&str>
     until("the generation to be carried out", || {
         let status = node.status()?;
         let done = status.observed_generation == Some(generation)
-            && status.standby.is_empty() == probe.is_none();
+            && status.probes.is_empty() == probe.is_none();
         done.then_some(()).ok_or(format!("{status:?}"))
     });
 }
@@ -142,13 +142,13 @@ fn netns_an_answer_by_one_of_the_protocols_is_enough() {
             let expected = if answered { "three" } else { "three,two" };
             until("the answers that come", || {
                 let status = one.status()?;
-                let told = status.standby.first().ok_or("nothing is told")?;
-                let silent = told.silent.join(",");
+                let told = status.probes.first().ok_or("nothing is told")?;
+                let silent = told.unreachable.join(",");
                 (silent == expected).then_some(()).ok_or(format!(
                     "{families:?}, ICMP dropped {icmp_dropped}, UDP dropped {udp_dropped}, {probe}: {told:?}"
                 ))
             });
-            let told = one.status().unwrap().standby[0].protocols.join(" ");
+            let told = one.status().unwrap().probes[0].protocols.join(" ");
             assert_eq!(told.contains("ICMP echo"), !probe.contains("udp"));
             assert_eq!(told.contains("UDP port 9471"), !probe.contains("icmp"));
             generation += 2;

@@ -10,7 +10,7 @@ const SUBNET: &str = "kind: NodeSubnet\nmetadata: {name: web-one}\nspec: {cidr: 
 /// The node's own part, with the pools `routed` and `web` and these blocks.
 fn network(generation: i64, blocks: &str) -> String {
     format!(
-        "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{blocks}], pools: [routed, web], modes: [{{name: default, pools: [routed, web], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}}}]}}"
+        "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{blocks}], pools: [routed, web], modes: [{{name: default, pools: [routed, web], transport: {{vxlan: {{}}}}}}]}}"
     )
 }
 
@@ -30,7 +30,7 @@ fn add(node: &Node, asked: &str) -> Result<Pod, String> {
 }
 
 fn requests(node: &Node) -> Result<Vec<Vec<String>>, String> {
-    let requests = node.status()?.requests.into_iter();
+    let requests = node.status()?.block_requests.into_iter();
     Ok(requests.map(|request| request.pools).collect())
 }
 

@@ -45,7 +45,7 @@ fn answer(node: &Node, generation: i64, address: &str, transport: &str) {
     node.declare(
         "network.yaml",
         &format!(
-            "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: {address}}}, addressSelectors: {{ipv4: {{interface: 'nic*'}}}}, subnets: [10.244.0.0/22], modes: [{{name: default, pools: [routed], send: {{{transport}: {{}}}}, outerFamily: ipv4}}]}}"
+            "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: {address}}}, addressSelectors: {{ipv4: {{interface: 'nic*'}}}}, subnets: [10.244.0.0/22], modes: [{{name: default, pools: [routed], transport: {{{transport}: {{}}}}, outerFamily: ipv4}}]}}"
         ),
     );
 }

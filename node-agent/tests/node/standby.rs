@@ -12,7 +12,8 @@ fn declare(node: &Node, families: Families, generation: i64) {
     let blocks: Vec<String> = blocks.iter().map(|block| (*block).to_owned()).collect();
     let text = network(ROUTED.of(families), &blocks, &[names.to_owned()]);
     let text = text.replace("generation: 1", &format!("generation: {generation}"));
-    let beside = format!(", {{name: default, standby: [{names}], send: {{direct: {{}}}}}}]}}");
+    let beside =
+        format!(", {{name: default, standbyPools: [{names}], transport: {{direct: {{}}}}}}]}}");
     let text = if generation == 2 {
         text.replace("]}", &beside)
     } else {
@@ -49,13 +50,13 @@ fn netns_a_way_that_stands_by_is_tried_and_who_does_not_answer_is_named() {
     for families in FAMILIES {
         let node = Node::ready(ROUTED.of(families));
         let _peer = peer(&node, families);
-        assert!(node.status().unwrap().standby.is_empty());
+        assert!(node.status().unwrap().probes.is_empty());
         declare(&node, families, 2);
         until("one to answer", || {
             let status = node.status()?;
-            let told = status.standby.first().ok_or("nothing is told")?;
-            let silent = told.silent.join(",");
-            (told.asked == 2 && silent == "three")
+            let told = status.probes.first().ok_or("nothing is told")?;
+            let silent = told.unreachable.join(",");
+            (told.probed == 2 && silent == "three")
                 .then_some(())
                 .ok_or(format!("{told:?}"))
         });
@@ -71,7 +72,7 @@ fn netns_a_way_that_stands_by_is_tried_and_who_does_not_answer_is_named() {
         declare(&node, families, 3);
         until("nothing to be told of any more", || {
             let status = node.status()?;
-            (status.observed_generation == Some(3) && status.standby.is_empty())
+            (status.observed_generation == Some(3) && status.probes.is_empty())
                 .then_some(())
                 .ok_or(format!("{status:?}"))
         });

@@ -30,7 +30,7 @@ fn pool(kind: &str, reserved: &str) -> String {
 fn give(node: &Node, blocks: &[&str]) {
     let blocks = blocks.join(", ");
     let network = format!(
-        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{blocks}], modes: [{{name: default, pools: [p], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}}}]}}"
+        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{blocks}], modes: [{{name: default, pools: [p], transport: {{vxlan: {{}}}}}}]}}"
     );
     node.declare("network.yaml", &network);
 }

@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use netweft_crds::{
     AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, ProbeProtocol,
-    Way,
+    Transport,
 };
 
 use crate::plan::bgp::BgpTopology;
@@ -123,7 +123,9 @@ fn bgp(
 ) -> Option<NodeBgp> {
     let speaker = topology.and_then(|topology| topology.speakers.get(name));
     let kept = || {
-        let in_use = modes.iter().any(|mode| mode.send.way() == Some(Way::Bgp));
+        let in_use = modes
+            .iter()
+            .any(|mode| mode.transport.get() == Some(Transport::Bgp));
         old.filter(|_| in_use)?.bgp.clone()
     };
     speaker.cloned().or_else(kept)
@@ -138,18 +140,18 @@ fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeM
     let old = || old.into_iter().flat_map(|network| &network.spec.modes);
     let mut modes: Vec<NodeMode> = Vec::new();
     let mut add = |way: &NodeMode, pool: &str, standby: bool| {
-        let known = |mode: &NodeMode| mode.name == way.name && mode.same_way(way);
+        let known = |mode: &NodeMode| mode.name == way.name && mode.same_transport(way);
         let at = modes.iter().position(known).unwrap_or_else(|| {
             modes.push(NodeMode {
                 pools: Vec::new(),
-                standby: Vec::new(),
+                standby_pools: Vec::new(),
                 ..way.clone()
             });
             modes.len() - 1
         });
         if let Some(mode) = modes.get_mut(at) {
             let list = if standby {
-                &mut mode.standby
+                &mut mode.standby_pools
             } else {
                 &mut mode.pools
             };
@@ -171,13 +173,15 @@ fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeM
                     .filter(|mode| has(&mode.pools))
                     .for_each(|mode| add(mode, pool, false));
                 old()
-                    .filter(|mode| has(&mode.standby))
+                    .filter(|mode| has(&mode.standby_pools))
                     .for_each(|mode| add(mode, pool, true));
             }
         }
     }
     // Where nothing stands by, an edit of `probe` changes no node's spec.
-    let quiet = modes.iter_mut().filter(|mode| mode.standby.is_empty());
+    let quiet = modes
+        .iter_mut()
+        .filter(|mode| mode.standby_pools.is_empty());
     quiet.for_each(|mode| mode.probe = ProbeProtocol::default());
     modes.sort_by(|one, other| one.name.cmp(&other.name));
     modes

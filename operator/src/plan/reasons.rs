@@ -122,7 +122,7 @@ fn not_supported() -> Vec<Made> {
 
 /// The mode is edited.
 fn change(cluster: &mut Cluster) {
-    cluster.edit_mode("{mode: host-gw, rollout: {atOnce: 100%}}");
+    cluster.edit_mode("{mode: host-gw, rollout: {maxConcurrent: 100%}}");
 }
 
 /// And every agent has tried the new way.
@@ -172,14 +172,24 @@ fn conflicts() -> Vec<Made> {
 fn session_failed() -> Vec<Made> {
     vec![made(Peer("tor", Stalled), |cluster| {
         established(cluster);
-        cluster.session_fails("worker-1", "tor", SessionState::Idle, SessionFault::WrongAS);
+        cluster.session_fails(
+            "worker-1",
+            "tor",
+            SessionState::Idle,
+            SessionFault::ASNumberMismatch,
+        );
     })]
 }
 
 fn establishing() -> Vec<Made> {
     vec![made(Peer("tor", Reconciling), |cluster| {
         established(cluster);
-        cluster.session_fails("worker-1", "tor", SessionState::Idle, SessionFault::Lost);
+        cluster.session_fails(
+            "worker-1",
+            "tor",
+            SessionState::Idle,
+            SessionFault::SessionLost,
+        );
     })]
 }
 

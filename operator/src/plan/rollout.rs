@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::{
     self as crds, EncapsulateWhen, Encapsulation, ModeSummary, NodeMode, NodeNetwork, Phase,
-    ProbeProtocol, Way,
+    ProbeProtocol, Transport,
 };
 
 use crate::plan::model::index::acknowledged;
@@ -93,7 +93,7 @@ impl<'a> PoolRollout<'a> {
         let probe = target.probe;
         let mut ways = vec![target];
         for way in nodes.iter().flat_map(NodeRollout::ways) {
-            let known = ways.iter().any(|known| known.same_way(way));
+            let known = ways.iter().any(|known| known.same_transport(way));
             let excluded = ways.first().is_some_and(|target| exclude(target, way));
             if !known && !excluded {
                 ways.push(NodeMode { probe, ..bare(way) });
@@ -120,7 +120,7 @@ impl<'a> PoolRollout<'a> {
             if nodes.iter().all(through) {
                 change.phase = Phase::Retiring;
             } else {
-                change.go_on(&nodes, mode.rollout.at_once(nodes.len()));
+                change.go_on(&nodes, mode.rollout.max_concurrent(nodes.len()));
             }
         }
         change
@@ -191,7 +191,7 @@ impl<'a> PoolRollout<'a> {
     }
 
     fn position(&self, way: &NodeMode) -> Option<usize> {
-        self.ways.iter().position(|known| known.same_way(way))
+        self.ways.iter().position(|known| known.same_transport(way))
     }
 }
 
@@ -227,8 +227,8 @@ impl<'a> NodeRollout<'a> {
         let modes = network.map_or(&[][..], |network| &network.spec.modes);
         let has = |list: &[String]| list.iter().any(|it| it == pool);
         let sends = modes.iter().find(|mode| has(&mode.pools));
-        let standby = modes.iter().filter(|mode| has(&mode.standby));
-        let sends_target = sends.is_some_and(|way| way.same_way(target));
+        let standby = modes.iter().filter(|mode| has(&mode.standby_pools));
+        let sends_target = sends.is_some_and(|way| way.same_transport(target));
         let acknowledged = network.is_some_and(acknowledged);
         Self {
             name,
@@ -272,13 +272,13 @@ impl<'a> NodeRollout<'a> {
 /// Nodes that did not answer by a way that stands by on this node, as its agent says. Of ways that differ in their parameters only,
 /// all count.
 fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> {
-    let name = way.send.way()?.to_string();
-    let tried = network.status.as_ref()?.standby.iter();
+    let transport = way.transport.get()?.into();
+    let tried = network.status.as_ref()?.probes.iter();
     let mut tried = tried
-        .filter(|tried| tried.mode == way.name && tried.way == name)
+        .filter(|tried| tried.mode == way.name && tried.transport == transport)
         .peekable();
     tried.peek()?;
-    let silent = tried.flat_map(|tried| &tried.silent);
+    let silent = tried.flat_map(|tried| &tried.unreachable);
     Some(silent.map(String::as_str).collect())
 }
 
@@ -286,19 +286,15 @@ fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> 
 #[must_use]
 pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     let network = index.networks.get(name)?;
-    let tried = network.status.as_ref()?.standby.iter();
-    let mut tried = tried.filter(|tried| !tried.silent.is_empty());
+    let tried = network.status.as_ref()?.probes.iter();
+    let mut tried = tried.filter(|tried| !tried.unreachable.is_empty());
     let tried = tried.next().filter(|_| acknowledged(network))?;
-    let silent: Vec<&String> = tried.silent.iter().collect();
+    let silent: Vec<&String> = tried.unreachable.iter().collect();
     let why = tried
         .message
         .as_deref()
         .map_or_else(String::new, |why| format!(" ({why})"));
-    let protocols = match tried.protocols.join(" or ") {
-        // From an agent of an earlier version.
-        none if none.is_empty() => "ICMP echo".to_owned(),
-        protocols => protocols,
-    };
+    let protocols = tried.protocols.join(" or ");
     let remedy = if why.is_empty() {
         format!("; allow {protocols} between nodes, or set spec.rollout.probe to none")
     } else {
@@ -306,7 +302,7 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     };
     Some(format!(
         "{name} gets no answer by {} from {} to {protocols}{why}{remedy}",
-        tried.way,
+        tried.transport,
         list(&silent, 3)
     ))
 }
@@ -314,12 +310,12 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
 /// A way as a status names it.
 #[must_use]
 pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
-    let (mode, encapsulation) = match mode.send.way()? {
-        Way::Vxlan(_) => (crds::Mode::Overlay, Some(Encapsulation::Vxlan)),
-        Way::Ipip => (crds::Mode::Overlay, Some(Encapsulation::Ipip)),
-        Way::Udp(_) => (crds::Mode::Overlay, Some(Encapsulation::Udp)),
-        Way::Direct => (crds::Mode::HostGw, None),
-        Way::Bgp => (crds::Mode::Underlay, None),
+    let (mode, encapsulation) = match mode.transport.get()? {
+        Transport::Vxlan(_) => (crds::Mode::Overlay, Some(Encapsulation::Vxlan)),
+        Transport::Ipip => (crds::Mode::Overlay, Some(Encapsulation::Ipip)),
+        Transport::Udp(_) => (crds::Mode::Overlay, Some(Encapsulation::Udp)),
+        Transport::Direct => (crds::Mode::HostGw, None),
+        Transport::Bgp => (crds::Mode::Underlay, None),
     };
     Some(ModeSummary {
         mode,
@@ -330,13 +326,13 @@ pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
 /// A way in a few words.
 #[must_use]
 pub fn in_words(mode: &NodeMode) -> String {
-    let way = mode
-        .send
-        .way()
-        .map_or_else(|| "an unknown way".to_owned(), |way| way.to_string());
+    let transport = mode.transport.get().map_or_else(
+        || "an unknown transport".to_owned(),
+        |transport| transport.to_string(),
+    );
     match mode.encapsulate_when {
-        EncapsulateWhen::Always => way,
-        EncapsulateWhen::CrossSubnet => format!("{way} across subnets"),
+        EncapsulateWhen::Always => transport,
+        EncapsulateWhen::CrossSubnet => format!("{transport} across subnets"),
     }
 }
 
@@ -344,7 +340,7 @@ pub fn in_words(mode: &NodeMode) -> String {
 fn bare(mode: &NodeMode) -> NodeMode {
     NodeMode {
         pools: Vec::new(),
-        standby: Vec::new(),
+        standby_pools: Vec::new(),
         ..mode.clone()
     }
 }
@@ -353,11 +349,13 @@ fn bare(mode: &NodeMode) -> NodeMode {
 /// kernel's and the relay's.
 fn exclude(one: &NodeMode, other: &NodeMode) -> bool {
     let other_family = one.outer_family != other.outer_family;
-    match (one.send.way(), other.send.way()) {
-        (Some(Way::Vxlan(one)), Some(Way::Vxlan(other))) => one == other && other_family,
-        (Some(Way::Udp(one)), Some(Way::Udp(other))) => one == other && other_family,
-        (Some(Way::Vxlan(vxlan)), Some(Way::Udp(udp)))
-        | (Some(Way::Udp(udp)), Some(Way::Vxlan(vxlan))) => vxlan.port == udp.port,
+    match (one.transport.get(), other.transport.get()) {
+        (Some(Transport::Vxlan(one)), Some(Transport::Vxlan(other))) => {
+            one == other && other_family
+        }
+        (Some(Transport::Udp(one)), Some(Transport::Udp(other))) => one == other && other_family,
+        (Some(Transport::Vxlan(vxlan)), Some(Transport::Udp(udp)))
+        | (Some(Transport::Udp(udp)), Some(Transport::Vxlan(vxlan))) => vxlan.port == udp.port,
         (_, _) => false,
     }
 }

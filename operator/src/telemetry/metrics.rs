@@ -101,7 +101,7 @@ enum Progress {
     /// All.
     total,
     /// Those that carry the traffic as it is wanted.
-    done,
+    updated,
 }
 
 impl Metrics {
@@ -221,7 +221,7 @@ impl Metrics {
             };
             for (nodes, value) in [
                 (Progress::total, progress.total),
-                (Progress::done, progress.done),
+                (Progress::updated, progress.updated),
             ] {
                 let mode = mode.name_any();
                 self.nodes
@@ -320,7 +320,7 @@ mod tests {
         metrics.used([&pool("gone")]);
         metrics.used([&pool("p")]);
         let mode = |phase: &str| {
-            let status = format!("{{phase: {phase}, nodes: {{total: 3, done: 1}}}}");
+            let status = format!("{{phase: {phase}, nodes: {{total: 3, updated: 1}}}}");
             yaml::<NetworkMode>(&format!(
                 "{{metadata: {{name: m}}, spec: {{mode: host-gw}}, status: {status}}}"
             ))
@@ -336,7 +336,7 @@ mod tests {
             "netweft_operator_objects{kind=\"Node\"} 3",
             "netweft_operator_mode_phase{mode=\"m\",phase=\"Switching\"} 1",
             "netweft_operator_mode_nodes{mode=\"m\",nodes=\"total\"} 3",
-            "netweft_operator_mode_nodes{mode=\"m\",nodes=\"done\"} 1",
+            "netweft_operator_mode_nodes{mode=\"m\",nodes=\"updated\"} 1",
             "netweft_operator_pool_blocks{pool=\"p\",share=\"total\"} 4",
             "netweft_operator_pool_blocks{pool=\"p\",share=\"used\"} 2",
             "netweft_operator_pool_addresses{pool=\"p\",share=\"total\"} 256",

@@ -50,10 +50,10 @@ impl Cluster {
                 name: session.name.clone(),
                 peer: session.peer,
                 state: SessionState::Established,
-                since: None,
+                last_transition_time: None,
                 received: prefixes,
                 advertised: prefixes,
-                refused: 0,
+                rejected: 0,
                 fault: None,
                 message: String::new(),
             });

@@ -35,7 +35,7 @@ async fn until_peer_says(admin: &Client, within: Duration, reason: &str, words: 
 /// What the agents of the nodes say of a session.
 async fn report(admin: &Client, node: &str, state: &str, fault: Option<&str>) {
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
-    let mut session = json!({ "name": "tor", "peer": "10.1.0.254", "state": state, "received": 3, "advertised": 1 });
+    let mut session = json!({ "name": "tor", "peerIP": "10.1.0.254", "state": state, "received": 3, "advertised": 1 });
     if let Some(fault) = fault {
         session["fault"] = fault.into();
         session["message"] = "what BIRD says".into();
@@ -148,7 +148,7 @@ async fn sessions_come_and_go(admin: &Client) {
     report(admin, "worker-1", "Established", None).await;
     report(admin, "worker-2", "Established", None).await;
     until_peer_says(admin, SOON, "Established", "2 of 2 nodes").await;
-    report(admin, "worker-2", "Idle", Some("WrongAS")).await;
+    report(admin, "worker-2", "Idle", Some("ASNumberMismatch")).await;
     let words = "1 of 2 nodes have the session; worker-2 says: what BIRD says";
     until_peer_says(admin, SOON, "SessionFailed", words).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());

@@ -8,7 +8,9 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::condition::{READY, is_true};
 use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
-use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet, Remaining, SubnetState};
+use netweft_crds::{
+    BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet, RemainingPods, SubnetState,
+};
 use serde_json::json;
 
 use crate::agent::Agent;
@@ -37,7 +39,7 @@ async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
     );
     for network in &networks {
         assert_eq!(network.owner_references()[0].name, network.name_any());
-        assert_eq!(network.spec.modes[0].send.vxlan.unwrap().vni, 4096);
+        assert_eq!(network.spec.modes[0].transport.vxlan.unwrap().vni, 4096);
     }
     assert!(operator.is_ready().await.is_some());
     assert!(operator.counts("netweft_operator_leader 1").await.is_some());
@@ -84,10 +86,7 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
         let status = modes.get("default").await.unwrap().status?;
         status.nodes.filter(|nodes| nodes.total == 3)
     });
-    assert_eq!(
-        waits.await.waiting_for,
-        ["worker-1", "worker-2", "worker-3"]
-    );
+    assert_eq!(waits.await.pending, ["worker-1", "worker-2", "worker-3"]);
     let agents = agents(plane).await;
     eventually("the mode is ready", PATIENCE, async || {
         let status = modes.get("default").await.unwrap().status?;
@@ -279,7 +278,8 @@ async fn pool_is_drained(admin: &Client) {
     )
     .await;
     let of = |name: &str| json!({ "pool": "default-v4", "namespace": "default", "name": name });
-    let patch = Patch::Merge(json!({ "status": { "draining": [of("web-5d4f-x"), of("gone")] } }));
+    let patch =
+        Patch::Merge(json!({ "status": { "drainingPods": [of("web-5d4f-x"), of("gone")] } }));
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let parameters = PatchParams::default();
     networks
@@ -289,8 +289,9 @@ async fn pool_is_drained(admin: &Client) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     let remaining = async || {
         let pool = pools.get("default-v4").await.unwrap();
-        let remaining = pool.status.unwrap().remaining.into_iter();
-        let line = |entry: Remaining| format!("{} {:?} {}", entry.node, entry.owner, entry.pods);
+        let remaining = pool.status.unwrap().remaining_pods.into_iter();
+        let line =
+            |entry: RemainingPods| format!("{} {:?} {}", entry.node, entry.owner, entry.count);
         remaining.map(line).collect::<Vec<_>>()
     };
     assert_eq!(remaining().await, Vec::<String>::new());

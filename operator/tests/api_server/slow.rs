@@ -35,7 +35,7 @@ async fn slow_answers_about_pods_and_events_delay_no_plan() {
     let operator = Operator::start_by(&plane, &url, "one", &[]).await;
     until_assigned(&admin, 1).await;
     let pods = ["a", "b"].map(|name| json!({ "pool": "p", "namespace": "default", "name": name }));
-    let patch = Patch::Merge(json!({ "status": { "draining": pods } }));
+    let patch = Patch::Merge(json!({ "status": { "drainingPods": pods } }));
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let params = PatchParams::default();
     let said = networks.patch_status("worker-1", &params, &patch).await;

@@ -106,14 +106,14 @@ fn drain() -> anyhow::Result<()> {
     merge(&["ippool", POOL], patch)?;
     until("the pool to say whose pod remains", TOLD, || {
         let pool = get(&["ippool", POOL])?;
-        let remaining = pool.pointer("/status/remaining");
+        let remaining = pool.pointer("/status/remainingPods");
         let entries = remaining.and_then(Value::as_array).map_or(0, Vec::len);
         let said = |pointer: &str| remaining.and_then(|remaining| remaining.pointer(pointer));
         ensure!(
             entries == 1
                 && said("/0/owner") == Some(&json!("StatefulSet/asker"))
                 && said("/0/namespace") == Some(&json!("netweft-e2e"))
-                && said("/0/pods") == Some(&json!(1)),
+                && said("/0/count") == Some(&json!(1)),
             "it says {remaining:?}"
         );
         Ok(())

@@ -1,7 +1,7 @@
 //! What BIRD is to do, as text: `bird.conf`, but for the passwords, which stand in nothing that is compared, printed or logged.
 //!
 //! ```text
-//!   kernel ──learn──▶ master4, master6 ──▶ kernel (what BGP bgp_routes, metric 78)
+//!   kernel ──learn──▶ master4, master6 ──▶ kernel (routes learned by BGP, metric 78)
 //!   own blocks ──static──▶   │  ▲
 //!                     export ▼  │ import: blocks of others, inside the underlay's pools
 //!                           sessions

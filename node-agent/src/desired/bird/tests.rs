@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use netweft_crds::{
     Bfd, FilterAction, FilterRule, IpFamily, NextHopMode, NodeAddresses, NodeMode, PodInterface,
-    Way,
+    Transport,
 };
 use netweft_netstate::model::RouteKind;
 use proptest::prelude::*;
@@ -92,12 +92,11 @@ fn speaker(sessions: Vec<Session>) -> NodeBgp {
 
 /// A node with a block of each family in the underlay's pools, and one of a pool that travels otherwise.
 fn inputs(bgp: NodeBgp) -> Inputs {
-    let mode = |name: &str, way: Way, pools: &[&str]| NodeMode {
+    let mode = |name: &str, way: Transport, pools: &[&str]| NodeMode {
         name: name.into(),
         pools: pools.iter().map(ToString::to_string).collect(),
-        accept: vec![way.into()],
-        standby: vec![],
-        send: way.into(),
+        standby_pools: vec![],
+        transport: way.into(),
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
@@ -115,8 +114,8 @@ fn inputs(bgp: NodeBgp) -> Inputs {
             ipv6: "2001:db8::1".parse().ok(),
         },
         modes: vec![
-            mode("default", Way::Bgp, &["four", "six"]),
-            mode("other", Way::Ipip, &["tunnelled"]),
+            mode("default", Transport::Bgp, &["four", "six"]),
+            mode("other", Transport::Ipip, &["tunnelled"]),
         ],
         serving: vec![],
         namespaces: BTreeMap::new(),

@@ -66,16 +66,18 @@ fn node_addresses(number: u8) -> NodeAddresses {
 }
 
 fn node_mode() -> impl Strategy<Value = NodeMode> {
-    let way = select(vec![Way::Vxlan(VxlanParameters::default()), Way::Direct]);
+    let way = select(vec![
+        Transport::Vxlan(VxlanParameters::default()),
+        Transport::Direct,
+    ]);
     let when = select(vec![EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet]);
     let outer = select(vec![IpFamily::Ipv4, IpFamily::Ipv6]);
     let mtu = select(vec![0, 1300]);
     (way, when, outer, mtu).prop_map(|(way, encapsulate_when, outer_family, mtu)| NodeMode {
         name: "mode".into(),
         pools: vec![],
-        accept: vec![way.into()],
-        standby: vec![],
-        send: way.into(),
+        standby_pools: vec![],
+        transport: way.into(),
         outer_family,
         encapsulate_when,
         mtu,
@@ -120,7 +122,7 @@ prop_compose! {
             })
         });
         let mut modes = vec![NodeMode { pools: both_pools(), ..mode }];
-        modes.extend(standby.map(|mode| NodeMode { name: "next".into(), standby: both_pools(), ..mode }));
+        modes.extend(standby.map(|mode| NodeMode { name: "next".into(), standby_pools: both_pools(), ..mode }));
         Inputs {
             addresses: node_addresses(2),
             modes,

@@ -1,15 +1,15 @@
 //! Ways that stand by while a mode changes.
 
-use netweft_crds::{EncapsulateWhen, ProbeProtocol, Transport, UdpParameters, VxlanParameters};
+use netweft_crds::{EncapsulateWhen, ProbeProtocol, UdpParameters, VxlanParameters};
 
 use crate::desired::tests::*;
 
 /// The cluster of [`inputs`], where another way stands by.
-fn with(way: Way) -> Inputs {
+fn with(way: Transport) -> Inputs {
     let mut inputs = inputs();
     let mut other = inputs.modes[0].clone();
-    other.send = way.into();
-    other.standby = std::mem::take(&mut other.pools);
+    other.transport = way.into();
+    other.standby_pools = std::mem::take(&mut other.pools);
     inputs.modes.push(other);
     inputs
 }
@@ -28,7 +28,7 @@ fn routes(desired: &Desired) -> Vec<String> {
 
 #[test]
 fn a_way_that_stands_by_is_behind_the_one_in_use_and_has_a_smaller_mtu_come_first() {
-    let desired = desired(&with(Way::Direct), &facts());
+    let desired = desired(&with(Transport::Direct), &facts());
     assert_eq!(
         routes(&desired),
         [
@@ -37,12 +37,12 @@ fn a_way_that_stands_by_is_behind_the_one_in_use_and_has_a_smaller_mtu_come_firs
         ]
     );
     assert_eq!(desired.plugin.pools[0].mtu, 1350);
-    let mut back = with(Way::Direct);
+    let mut back = with(Transport::Direct);
     let [vxlan, direct] = &mut back.modes[..] else {
         panic!("two ways");
     };
     std::mem::swap(&mut vxlan.pools, &mut direct.pools);
-    std::mem::swap(&mut vxlan.standby, &mut direct.standby);
+    std::mem::swap(&mut vxlan.standby_pools, &mut direct.standby_pools);
     let desired = super::desired(&back, &facts());
     assert_eq!(
         routes(&desired),
@@ -64,8 +64,8 @@ fn where_a_plain_way_is_or_may_come_the_nodes_address_has_a_home_without_a_tunne
             .collect::<Vec<_>>()
     };
     assert_eq!(homes(&inputs()), [""; 0]);
-    assert_eq!(homes(&with(Way::Direct)), ["10.244.0.1/32"]);
-    let mut bridged = with(Way::Direct);
+    assert_eq!(homes(&with(Transport::Direct)), ["10.244.0.1/32"]);
+    let mut bridged = with(Transport::Direct);
     bridged
         .pools
         .values_mut()
@@ -75,7 +75,7 @@ fn where_a_plain_way_is_or_may_come_the_nodes_address_has_a_home_without_a_tunne
 
 #[test]
 fn two_ways_by_one_tunnel_share_it_and_the_smaller_mtu() {
-    let mut inputs = with(Way::Vxlan(VxlanParameters::default()));
+    let mut inputs = with(Transport::Vxlan(VxlanParameters::default()));
     inputs.modes[1].mtu = 1300;
     inputs.modes[1].encapsulate_when = EncapsulateWhen::CrossSubnet;
     let desired = desired(&inputs, &facts());
@@ -95,7 +95,7 @@ fn tunnels_of_one_vni_and_two_ports_are_two_links() {
         vni: 0x00ff_ffff,
         port: 65535,
     };
-    let desired = desired(&with(Way::Vxlan(other)), &facts());
+    let desired = desired(&with(Transport::Vxlan(other)), &facts());
     let names: Vec<String> = desired
         .kernel
         .links
@@ -107,7 +107,7 @@ fn tunnels_of_one_vni_and_two_ports_are_two_links() {
 
 #[test]
 fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
-    let desired = desired(&with(Way::Udp(UdpParameters::default())), &facts());
+    let desired = desired(&with(Transport::Udp(UdpParameters::default())), &facts());
     assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
     assert_eq!(routes(&desired).len(), 1, "there is no link yet");
     assert!(!desired.waiting_for.is_empty());
@@ -117,21 +117,21 @@ fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
 #[test]
 fn nodes_are_asked_as_the_mode_says() {
     for protocol in [ProbeProtocol::Auto, ProbeProtocol::Icmp, ProbeProtocol::Udp] {
-        let mut inputs = with(Way::Direct);
+        let mut inputs = with(Transport::Direct);
         inputs.modes[1].probe = protocol;
         let probe_plan = &desired(&inputs, &facts()).probes[0];
         let targets = probe_plan.targets.values();
         let mut probes = targets.flat_map(|target| &target.probes);
         assert!(probes.all(|probe| probe.probe == protocol));
     }
-    let mut inputs = with(Way::Direct);
+    let mut inputs = with(Transport::Direct);
     inputs.modes[1].probe = ProbeProtocol::None;
     assert_eq!(desired(&inputs, &facts()).probes, []);
 }
 
 #[test]
 fn every_other_node_is_asked_from_an_address_of_the_pool() {
-    let desired = desired(&with(Way::Direct), &facts());
+    let desired = desired(&with(Transport::Direct), &facts());
     let probe_plan = &desired.probes[0];
     let names: Vec<&String> = probe_plan.targets.keys().collect();
     assert_eq!(names, ["worker-2", "worker-3"]);
@@ -149,20 +149,24 @@ fn every_other_node_is_asked_from_an_address_of_the_pool() {
     );
     let nobody = probe_plan.status(&BTreeSet::new(), Some("why"), 9471);
     assert_eq!(
-        (nobody.asked, nobody.silent.len(), nobody.message.as_deref()),
+        (
+            nobody.probed,
+            nobody.unreachable.len(),
+            nobody.message.as_deref()
+        ),
         (2, 2, Some("why"))
     );
     // One of its two blocks is its oldest.
     let answered: BTreeSet<_> = probes.iter().take(1).cloned().collect();
     assert_eq!(
-        probe_plan.status(&answered, None, 9471).silent,
+        probe_plan.status(&answered, None, 9471).unreachable,
         ["worker-3"]
     );
 }
 
 #[test]
 fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
-    let mut inputs = with(Way::Direct);
+    let mut inputs = with(Transport::Direct);
     let first = inputs.remote[0].clone();
     inputs.remote = (0..40_u8)
         .map(|n| RemoteBlock {
@@ -184,11 +188,10 @@ fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
 
 #[test]
 fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
-    let inputs = with(Way::Bgp);
+    let inputs = with(Transport::Bgp);
     let mut facts = facts();
     let probe_plan = |facts: &Facts| desired(&inputs, facts).probes[0].clone();
-    let bgp: Transport = Way::Bgp.into();
-    assert_eq!(probe_plan(&facts).send, bgp);
+    assert_eq!(probe_plan(&facts).transport, Transport::Bgp);
     assert_eq!(
         probe_plan(&facts)
             .status(&BTreeSet::new(), None, 9471)
@@ -202,7 +205,7 @@ fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
     assert!(
         probe_plan(&facts)
             .status(&BTreeSet::new(), None, 9471)
-            .silent
+            .unreachable
             .is_empty()
     );
 }

@@ -76,8 +76,8 @@ fn tunnel_address_that_a_pod_has_is_left_to_the_pod() {
 fn probes_ask_for_the_tunnel_address_whatever_is_reserved() {
     let mut inputs = inputs();
     let mut standby = inputs.modes[0].clone();
-    standby.send = Way::Direct.into();
-    standby.standby = std::mem::take(&mut standby.pools);
+    standby.transport = Transport::Direct.into();
+    standby.standby_pools = std::mem::take(&mut standby.pools);
     inputs.modes.push(standby);
     inputs.pools.get_mut("default-v4").unwrap().reserved = vec!["10.244.0.64/31".parse().unwrap()];
     let probes = desired(&inputs, &facts()).probes;

@@ -8,9 +8,9 @@ use netweft_udp_relay::config::PeerConfig;
 use crate::desired::tests::*;
 
 /// The cluster of [`inputs`] with another way; worker-3 is in another subnet.
-fn by(way: Way, when: EncapsulateWhen) -> (Inputs, Facts) {
+fn by(way: Transport, when: EncapsulateWhen) -> (Inputs, Facts) {
     let (mut inputs, facts) = (inputs(), facts());
-    inputs.modes[0].send = way.into();
+    inputs.modes[0].transport = way.into();
     inputs.modes[0].encapsulate_when = when;
     for block in inputs
         .remote
@@ -29,8 +29,8 @@ fn routes(desired: &Desired) -> Vec<String> {
     routes.map(|(key, route)| format!("{key}{route}")).collect()
 }
 
-fn udp() -> Way {
-    Way::Udp(UdpParameters::default())
+fn udp() -> Transport {
+    Transport::Udp(UdpParameters::default())
 }
 
 fn with_relay(mut facts: Facts, open: bool) -> Facts {
@@ -40,7 +40,7 @@ fn with_relay(mut facts: Facts, open: bool) -> Facts {
 
 #[test]
 fn ipip_routes_name_the_other_node_as_next_hop() {
-    let (inputs, facts) = by(Way::Ipip, EncapsulateWhen::Always);
+    let (inputs, facts) = by(Transport::Ipip, EncapsulateWhen::Always);
     let desired = desired(&inputs, &facts);
     assert_eq!(
         routes(&desired),
@@ -65,7 +65,7 @@ fn ipip_routes_name_the_other_node_as_next_hop() {
 #[test]
 fn ipip_leaves_ipv6_out_and_says_so() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
-    inputs.modes[0].send = Way::Ipip.into();
+    inputs.modes[0].transport = Transport::Ipip.into();
     let desired = desired(&inputs, &facts);
     assert!(
         routes(&desired)
@@ -135,7 +135,7 @@ fn without_the_relay_it_is_named_and_waited_for_but_told_all_the_same() {
 #[test]
 fn udp_over_ipv6_carries_both_families() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv6);
-    inputs.modes[0].send = udp().into();
+    inputs.modes[0].transport = udp().into();
     let desired = desired(&inputs, &with_relay(facts, true));
     assert_eq!(desired.problems, Vec::<String>::new());
     assert_eq!(routes(&desired).len(), 4);
@@ -149,7 +149,7 @@ fn udp_over_ipv6_carries_both_families() {
 
 #[test]
 fn host_gw_routes_name_the_next_hop_and_lead_to_no_link_of_ours() {
-    let (inputs, facts) = by(Way::Direct, EncapsulateWhen::Always);
+    let (inputs, facts) = by(Transport::Direct, EncapsulateWhen::Always);
     let desired = desired(&inputs, &facts);
     assert_eq!(
         routes(&desired),
@@ -164,7 +164,7 @@ fn host_gw_routes_name_the_next_hop_and_lead_to_no_link_of_ours() {
 
 #[test]
 fn a_peer_that_is_not_on_the_link_is_named_and_never_routed_to_a_stranger() {
-    let (inputs, facts) = by(Way::Direct, EncapsulateWhen::Always);
+    let (inputs, facts) = by(Transport::Direct, EncapsulateWhen::Always);
     assert_eq!(
         desired(&inputs, &facts).problems,
         [
@@ -176,7 +176,7 @@ fn a_peer_that_is_not_on_the_link_is_named_and_never_routed_to_a_stranger() {
 #[test]
 fn a_next_hop_has_the_family_of_the_pods() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
-    inputs.modes[0].send = Way::Direct.into();
+    inputs.modes[0].transport = Transport::Direct.into();
     let alone = desired(&inputs, &facts).problems;
     assert!(
         alone[0].contains("node worker-1 has no IPv6 address"),
@@ -209,11 +209,11 @@ fn a_next_hop_has_the_family_of_the_pods() {
 fn cross_subnet_encapsulates_only_what_is_not_on_the_link() {
     for (way, far) in [
         (
-            Way::Ipip,
+            Transport::Ipip,
             "via 198.51.100.3 dev nw-ipip onlink src 10.244.0.1",
         ),
         (
-            Way::Vxlan(VxlanParameters::default()),
+            Transport::Vxlan(VxlanParameters::default()),
             "via 10.244.1.0 dev nw-vx4096 onlink src 10.244.0.1",
         ),
         (udp(), "dev nw-udp8285 src 10.244.0.1"),
@@ -243,7 +243,7 @@ fn side_by_side() -> (Inputs, Facts) {
     inputs.modes.push(NodeMode {
         name: "plain".into(),
         pools: vec!["plain".into()],
-        send: Way::Direct.into(),
+        transport: Transport::Direct.into(),
         ..inputs.modes[0].clone()
     });
     inputs.remote.push(RemoteBlock {

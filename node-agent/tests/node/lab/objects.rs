@@ -76,7 +76,7 @@ pub fn objects(pools: Pools) -> Vec<(String, String)> {
 pub fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
     let quoted: Vec<String> = blocks.iter().map(|block| format!("\"{block}\"")).collect();
     format!(
-        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{{}}}, subnets: [{}], modes: [{{name: default, pools: [{}], accept: [{{vxlan: {{}}}}], send: {{vxlan: {{}}}}, outerFamily: {}}}]}}",
+        "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{{}}}, subnets: [{}], modes: [{{name: default, pools: [{}], transport: {{vxlan: {{}}}}, outerFamily: {}}}]}}",
         pools.node_addresses(1),
         quoted.join(", "),
         names.join(", "),

@@ -84,7 +84,7 @@ impl DriftEvents {
 
 fn last(network: &NodeNetwork) -> Option<Time> {
     let status = network.status.as_ref()?;
-    status.drift.as_ref()?.last.clone()
+    status.drift.as_ref()?.last_repair_time.clone()
 }
 
 fn tell(
@@ -137,7 +137,7 @@ mod tests {
 
     fn network(uid: &str, last: Option<u32>) -> NodeNetwork {
         let drift = last.map(|second| {
-            format!("drift: {{repairs: 1, last: '2026-01-01T00:00:{second:02}Z', message: route m{second}}}")
+            format!("drift: {{repairs: 1, lastRepairTime: '2026-01-01T00:00:{second:02}Z', message: route m{second}}}")
         });
         yaml(&format!(
             "{{metadata: {{name: one, uid: {uid}}}, spec: {{}}, status: {{{}}}}}",

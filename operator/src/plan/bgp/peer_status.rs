@@ -17,7 +17,7 @@ use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::status::{NAMED, PoolRollout, unreadable};
+use crate::plan::status::{NAMED, StatusUpdate, unreadable};
 use crate::plan::text::{counted, list};
 
 /// Most errors that a status lists.
@@ -53,7 +53,7 @@ pub fn plan_peers(
             errors: errors.into_iter().take(ERRORS).collect(),
             conditions: Vec::new(),
         };
-        let change = PoolRollout {
+        let change = StatusUpdate {
             meta: &object.metadata,
             verdict,
             now: index.cluster_state.now,
@@ -165,21 +165,28 @@ fn errors(
 ) -> Vec<PeerError> {
     let before = object.status.iter().flat_map(|status| &status.errors);
     let before: BTreeMap<_, _> = before
-        .map(|error| ((error.node.as_str(), error.reason), &error.since))
+        .map(|error| {
+            (
+                (error.node.as_str(), error.reason),
+                &error.last_transition_time,
+            )
+        })
         .collect();
     let faults = counts.nodes.iter().filter_map(|(node, at)| {
         let (reason, status) = at.fault?;
-        let since = status.since.as_ref();
+        let since = status.last_transition_time.as_ref();
         let since = since.or_else(|| before.get(&(*node, reason)).copied());
         Some(PeerError {
             node: (*node).to_owned(),
-            since: since.cloned().unwrap_or(Time(index.cluster_state.now)),
+            last_transition_time: since.cloned().unwrap_or(Time(index.cluster_state.now)),
             reason,
             message: status.message.chars().take(LONGEST).collect(),
         })
     });
     let mut errors: Vec<_> = faults.collect();
-    errors.sort_by(|one, other| (&one.since, &one.node).cmp(&(&other.since, &other.node)));
+    errors.sort_by(|one, other| {
+        (&one.last_transition_time, &one.node).cmp(&(&other.last_transition_time, &other.node))
+    });
     errors
 }
 
@@ -262,15 +269,15 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
 /// Faults that stay until a human changes something here or at the peer.
 fn needs_a_human(fault: SessionFault) -> bool {
     match fault {
-        SessionFault::WrongAS | SessionFault::TooManyPrefixes => true,
-        SessionFault::NoBird
-        | SessionFault::NoPassword
-        | SessionFault::NoRoute
-        | SessionFault::NoAnswer
-        | SessionFault::Refused
-        | SessionFault::Rejected
-        | SessionFault::Lost
-        | SessionFault::PrefixesRefused => false,
+        SessionFault::ASNumberMismatch | SessionFault::TooManyPrefixes => true,
+        SessionFault::BIRDUnavailable
+        | SessionFault::PasswordMissing
+        | SessionFault::NoRouteToPeer
+        | SessionFault::ConnectTimeout
+        | SessionFault::ConnectionRefused
+        | SessionFault::NotificationReceived
+        | SessionFault::SessionLost
+        | SessionFault::PrefixesRejected => false,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A node has one block of each family before any pod asks: of the pools for every namespace, or of any if there are none such. It
 //! is what makes the first pod start at once, and holds the address that the node sends from into tunnels. Of every other pool
-//! a node gets its first block when a pod that needs it has been turned away (`NodeNetwork.status.requests`): a pool for a few
+//! a node gets its first block when a pod that needs it has been turned away (`NodeNetwork.status.blockRequests`): a pool for a few
 //! pods does not spend a block on each node. A node on which no agent has ever spoken gets no further block once that has been so for
 //! as long as a change waits for a node. Whoever has blocks and runs short of addresses gets more (`utilization`).
 
@@ -136,7 +136,7 @@ impl<'a> NodeDemand<'a> {
     fn requested(&self) -> Vec<BlockDemand> {
         let status = self.index.networks.get(self.node);
         let status = status.and_then(|network| network.status.as_ref());
-        let requests = status.into_iter().flat_map(|status| &status.requests);
+        let requests = status.into_iter().flat_map(|status| &status.block_requests);
         let demands = requests.filter_map(|request| {
             let asked = |pool: &&&Pool| request.pools.contains(&pool.name);
             let pools: Vec<&Pool> = self.open.iter().filter(asked).copied().collect();

@@ -1,8 +1,8 @@
 //! Who still has addresses of a pool that is disabled or being deleted: what its user has to move before it can go.
 //!
 //! ```text
-//!   agents: pods by name (NodeNetwork.status.draining) ─┐
-//!   API server: their owners, asked pod by pod          ├─▶ IPPool.status.remaining: node, namespace, owner, pods
+//!   agents: pods by name (NodeNetwork.status.drainingPods) ─┐
+//!   API server: their owners, asked pod by pod          ├─▶ IPPool.status.remainingPods: node, namespace, owner, pods
 //! ```
 //!
 //! Nobody watches pods for it: there can be a hundred thousand of them, and of most pools nobody ever asks.
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use netweft_crds::{DrainingPod, IPPool, NodeNetwork, Remaining};
+use netweft_crds::{DrainingPod, IPPool, NodeNetwork, RemainingPods};
 
 /// Most entries that a status has.
 const LISTED: usize = 64;
@@ -30,7 +30,7 @@ pub fn pods<'a>(
     let statuses = networks
         .into_iter()
         .filter_map(|network| network.status.as_ref());
-    statuses.flat_map(|status| &status.draining)
+    statuses.flat_map(|status| &status.draining_pods)
 }
 
 /// Who still has addresses of `pool`.
@@ -39,7 +39,7 @@ pub fn remaining<'a>(
     pool: &IPPool,
     networks: impl IntoIterator<Item = &'a NodeNetwork>,
     owners: &Owners,
-) -> Vec<Remaining> {
+) -> Vec<RemainingPods> {
     if !is_draining(pool) {
         return Vec::new();
     }
@@ -54,11 +54,11 @@ pub fn remaining<'a>(
     }
     let groups = counts.into_iter().take(LISTED);
     groups
-        .map(|((node, namespace, owner), pods)| Remaining {
+        .map(|((node, namespace, owner), count)| RemainingPods {
             node,
             namespace: namespace.to_owned(),
             owner: owner.cloned(),
-            pods,
+            count,
         })
         .collect()
 }

@@ -13,7 +13,7 @@ use crate::plan::ipam::blocks::{Blocks, address_count};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::status::drain;
-use crate::plan::status::{NAMED, PoolRollout, unreadable};
+use crate::plan::status::{NAMED, StatusUpdate, unreadable};
 use crate::plan::text::{counted, list};
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::ip_pool::lenient_reserved;
@@ -31,14 +31,14 @@ pub fn plan_pools(
         let status = IPPoolStatus {
             observed_generation: pool.metadata.generation,
             usage: Some(usage(pool, held)),
-            remaining: drain::remaining(
+            remaining_pods: drain::remaining(
                 pool,
                 index.networks.values().copied(),
                 &index.cluster_state.owners,
             ),
             conditions: Vec::new(),
         };
-        let change = PoolRollout {
+        let change = StatusUpdate {
             meta: &pool.metadata,
             verdict,
             now: index.cluster_state.now,
@@ -64,7 +64,7 @@ fn only_counts_differ(old: Option<&IPPoolStatus>, new: &IPPoolStatus) -> bool {
     old.is_some_and(|old| {
         let mut conditions = new.conditions.iter();
         old.observed_generation == new.observed_generation
-            && old.remaining == new.remaining
+            && old.remaining_pods == new.remaining_pods
             && conditions.all(|condition| old.conditions.contains(condition))
     })
 }
@@ -155,8 +155,8 @@ fn judge_pool(
         let kept = counted(held.len(), "block");
         let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
             0 => "no pod has an address of it, so it can be deleted".to_owned(),
-            1 => "1 address is in use, see status.remaining".to_owned(),
-            used => format!("{used} addresses are in use, see status.remaining"),
+            1 => "1 address is in use, see status.remainingPods".to_owned(),
+            used => format!("{used} addresses are in use, see status.remainingPods"),
         };
         return Verdict::ready(
             Reason::Disabled,
@@ -265,7 +265,7 @@ fn in_use(held: &[Held<'_>]) -> Verdict {
     Verdict::reconciling(
         Reason::InUse,
         format!(
-            "being deleted; kept until {} without pods, which status.remaining names: waiting for {}",
+            "being deleted; kept until {} without pods, which status.remainingPods names: waiting for {}",
             if held.len() == 1 {
                 "1 block is".to_owned()
             } else {

@@ -143,8 +143,8 @@ pub fn progress(
         from: seen.from,
         nodes: Some(NodeProgress {
             total: i64::try_from(total).unwrap_or(i64::MAX),
-            done: i64::try_from(done).unwrap_or(i64::MAX),
-            waiting_for: named.map(|name| (*name).to_owned()).collect(),
+            updated: i64::try_from(done).unwrap_or(i64::MAX),
+            pending: named.map(|name| (*name).to_owned()).collect(),
         }),
         ..NetworkModeStatus::default()
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use netweft_crds::{NodeMode, Phase, ProbeProtocol, Way};
+use netweft_crds::{NodeMode, Phase, ProbeProtocol, Transport};
 
 use crate::testing::{Cluster, at, cluster, mode, node, vxlan};
 
@@ -24,13 +24,13 @@ fn ways(cluster: &Cluster) -> Vec<String> {
     let of = |modes: &[NodeMode], list: fn(&NodeMode) -> &Vec<String>| {
         let chosen = modes.iter().filter(|mode| !list(mode).is_empty());
         chosen
-            .map(|mode| mode.send.way().unwrap().to_string())
+            .map(|mode| mode.transport.get().unwrap().to_string())
             .collect::<Vec<_>>()
             .join("+")
     };
     let nodes = cluster.networks.iter().map(|network| {
         let modes = &network.spec.modes;
-        let standby = of(modes, |mode| &mode.standby);
+        let standby = of(modes, |mode| &mode.standby_pools);
         let slash = if standby.is_empty() { "" } else { "/" };
         format!("{}{slash}{standby}", of(modes, |mode| &mode.pools))
     });
@@ -114,15 +114,6 @@ fn no_node_sends_the_new_way_while_one_gets_no_answer() {
         says(&cluster),
         "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer by host-gw from worker-3 to ICMP echo or UDP port 9471; allow ICMP echo or UDP port 9471 between nodes, or set spec.rollout.probe to none"
     );
-    // An agent of an earlier version asks by ICMP echo alone.
-    let status = cluster.networks[0].status.as_mut().unwrap();
-    status.standby[0].protocols.clear();
-    cluster.settle();
-    assert!(
-        says(&cluster).ends_with("worker-1 gets no answer by host-gw from worker-3 to ICMP echo; allow ICMP echo between nodes, or set spec.rollout.probe to none"),
-        "{}",
-        says(&cluster)
-    );
     // Nodes that are not there any more are not heard either.
     cluster.agents_try(&["worker-9"]);
     cluster.settle();
@@ -203,7 +194,7 @@ fn a_node_that_does_not_acknowledge_holds_the_change_and_is_named() {
             .nodes
             .as_ref()
             .unwrap()
-            .waiting_for[0],
+            .pending[0],
         "worker-1"
     );
 }
@@ -270,7 +261,8 @@ fn a_node_that_cannot_does_not_switch_though_others_have() {
     cluster.settle();
     assert_eq!(ways(&cluster)[0], "host-gw/vxlan");
     cluster.agents_try(&[]);
-    cluster.networks[1].status.as_mut().unwrap().standby[0].silent = vec!["worker-3".to_owned()];
+    cluster.networks[1].status.as_mut().unwrap().probes[0].unreachable =
+        vec!["worker-3".to_owned()];
     cluster.settle();
     assert_eq!(
         ways(&cluster),
@@ -415,7 +407,7 @@ fn a_pool_that_names_another_mode_changes_alike() {
     let mut cluster = cluster(2);
     cluster.modes.push(at(
         1,
-        mode("next", "{mode: host-gw, rollout: {atOnce: 100%}}"),
+        mode("next", "{mode: host-gw, rollout: {maxConcurrent: 100%}}"),
     ));
     cluster.settle();
     cluster.agents_try(&[]);
@@ -425,7 +417,14 @@ fn a_pool_that_names_another_mode_changes_alike() {
     let names = |cluster: &Cluster| -> Vec<String> {
         let modes = cluster.networks[0].spec.modes.iter();
         modes
-            .map(|mode| format!("{} {}/{}", mode.name, mode.pools.len(), mode.standby.len()))
+            .map(|mode| {
+                format!(
+                    "{} {}/{}",
+                    mode.name,
+                    mode.pools.len(),
+                    mode.standby_pools.len()
+                )
+            })
             .collect()
     };
     assert_eq!(names(&cluster), ["default 1/0", "next 0/1"]);
@@ -476,7 +475,7 @@ fn every_edit_of_the_way_is_a_change_and_no_other_is() {
             true,
         ),
         (
-            "{mode: overlay, overlay: {encapsulation: vxlan}, rollout: {atOnce: 1}}",
+            "{mode: overlay, overlay: {encapsulation: vxlan}, rollout: {maxConcurrent: 1}}",
             false,
         ),
     ] {
@@ -498,7 +497,7 @@ fn so_many_nodes_switch_at_once() {
         (IntOrString::String("1%".to_owned()), 1),
     ] {
         let mut cluster = changing(10);
-        cluster.modes[0].spec.rollout.at_once = at_once.clone();
+        cluster.modes[0].spec.rollout.max_concurrent = at_once.clone();
         cluster.settle();
         cluster.agents_try(&[]);
         cluster.settle();
@@ -536,13 +535,13 @@ fn a_way_back_is_there_from_the_beginning_of_a_change_to_bgp() {
     cluster.settle();
     assert_eq!(ways(&cluster), ["vxlan/underlay"; 2]);
     assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_some()));
-    let direct = Way::Bgp;
+    let direct = Transport::Bgp;
     assert!(
         cluster.networks[0]
             .spec
             .modes
             .iter()
-            .any(|it| it.send.way() == Some(direct))
+            .any(|it| it.transport.get() == Some(direct))
     );
 }
 

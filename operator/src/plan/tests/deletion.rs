@@ -16,7 +16,7 @@ fn a_pool_is_given_up_in_two_steps_without_going_to_and_fro() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remaining names: waiting for worker-1, worker-2"
+        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remainingPods names: waiting for worker-1, worker-2"
     );
     assert_eq!(
         cluster.networks[0].spec.subnets.len(),

@@ -1,6 +1,6 @@
 //! A pool that shall be without pods says whose it still has.
 
-use netweft_crds::{DrainingPod, Remaining};
+use netweft_crds::{DrainingPod, RemainingPods};
 
 use crate::testing::{Cluster, cluster};
 
@@ -12,7 +12,7 @@ fn with(pods: &[(usize, &str, &str, &str)]) -> Cluster {
     for (node, pool, namespace, name) in pods {
         let status = cluster.networks[*node].status.as_mut().unwrap();
         status.subnets[0].used += 1;
-        status.draining.push(DrainingPod {
+        status.draining_pods.push(DrainingPod {
             pool: (*pool).to_owned(),
             namespace: (*namespace).to_owned(),
             name: (*name).to_owned(),
@@ -23,11 +23,11 @@ fn with(pods: &[(usize, &str, &str, &str)]) -> Cluster {
 
 fn remaining(cluster: &Cluster) -> Vec<String> {
     let status = cluster.pools[0].status.as_ref().unwrap();
-    let line = |entry: &Remaining| {
+    let line = |entry: &RemainingPods| {
         let owner = entry.owner.as_deref().unwrap_or("?");
-        format!("{} {} {owner} {}", entry.node, entry.namespace, entry.pods)
+        format!("{} {} {owner} {}", entry.node, entry.namespace, entry.count)
     };
-    status.remaining.iter().map(line).collect()
+    status.remaining_pods.iter().map(line).collect()
 }
 
 const PODS: [(usize, &str, &str, &str); 5] = [
@@ -65,7 +65,7 @@ fn a_disabled_pool_lists_what_remains_by_node_namespace_and_owner() {
     assert!(
         cluster
             .pool_says("default-v4")
-            .ends_with("; 5 addresses are in use, see status.remaining")
+            .ends_with("; 5 addresses are in use, see status.remainingPods")
     );
 }
 
@@ -77,7 +77,7 @@ fn a_pool_that_is_being_deleted_lists_what_it_waits_for() {
     assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remaining names: waiting for worker-1, worker-2"
+        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remainingPods names: waiting for worker-1, worker-2"
     );
 }
 

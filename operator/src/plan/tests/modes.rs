@@ -27,7 +27,7 @@ fn a_mode_is_ready_when_every_node_has_acknowledged() {
     let ready =
         |cluster: &Cluster| is_true(&cluster.modes[0].status.as_ref().unwrap().conditions, READY);
     let status = cluster.modes[0].status.clone().unwrap();
-    assert_eq!(status.nodes.unwrap().waiting_for.len(), 5);
+    assert_eq!(status.nodes.unwrap().pending.len(), 5);
     assert!(
         status.conditions[0]
             .message

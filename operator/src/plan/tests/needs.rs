@@ -22,7 +22,7 @@ fn with(pools: &[(&str, &str, &str)]) -> Cluster {
 fn ask(cluster: &mut Cluster, pools: &[&str]) {
     let status = cluster.networks[0].status.get_or_insert_default();
     let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
-    status.requests.push(BlockRequest { pools });
+    status.block_requests.push(BlockRequest { pools });
     cluster.settle();
 }
 

@@ -18,7 +18,7 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Resource, ResourceExt};
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{IPPool, IpFamily, Way};
+use netweft_crds::{IPPool, IpFamily, Transport};
 
 use crate::plan::ipam::blocks::overlap;
 use crate::plan::model::cluster_state::{ClusterState, UserKind};
@@ -140,13 +140,13 @@ enum Claim {
 }
 
 impl Claim {
-    fn of(way: Way) -> Vec<Self> {
-        match way {
-            Way::Vxlan(vxlan) => vec![Self::Vni(vxlan.vni), Self::VxlanPort(vxlan.port)],
-            Way::Ipip => vec![Self::Ipip],
-            Way::Udp(udp) => vec![Self::RelayPort(udp.port)],
-            Way::Bgp => vec![Self::Bgp],
-            Way::Direct => vec![],
+    fn of(transport: Transport) -> Vec<Self> {
+        match transport {
+            Transport::Vxlan(vxlan) => vec![Self::Vni(vxlan.vni), Self::VxlanPort(vxlan.port)],
+            Transport::Ipip => vec![Self::Ipip],
+            Transport::Udp(udp) => vec![Self::RelayPort(udp.port)],
+            Transport::Bgp => vec![Self::Bgp],
+            Transport::Direct => vec![],
         }
     }
 
@@ -177,7 +177,7 @@ impl Claim {
             }
             Some(Self::Ipip | Self::Bgp) | None => {
                 let has = if self == Self::Bgp {
-                    "speaks BGP in one way"
+                    "speaks BGP for one NetworkMode"
                 } else {
                     "has one such link"
                 };
@@ -200,7 +200,7 @@ impl fmt::Display for Claim {
 }
 
 fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, Verdict> {
-    let claims = Claim::of(mode.way);
+    let claims = Claim::of(mode.transport);
     for claim in &claims {
         if let Some((_, holder)) = taken.iter().find(|(other, _)| claim.excludes(*other)) {
             return Err(Verdict::stalled(
@@ -218,14 +218,18 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
 
 /// The relay and BIRD are DaemonSets of their own, which a cluster can do without.
 fn with_its_program(mode: Mode, cluster_state: &ClusterState<'_>) -> Result<Mode, Verdict> {
-    let lacking = match mode.way {
-        Way::Udp(_) if cluster_state.without_udp_relay => {
+    let lacking = match mode.transport {
+        Transport::Udp(_) if cluster_state.without_udp_relay => {
             "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan"
         }
-        Way::Bgp if cluster_state.without_bird => {
+        Transport::Bgp if cluster_state.without_bird => {
             "spec.mode underlay needs BIRD, which is not installed: set bird.enabled to true in the chart's values, or choose overlay or host-gw"
         }
-        Way::Udp(_) | Way::Vxlan(_) | Way::Ipip | Way::Direct | Way::Bgp => return Ok(mode),
+        Transport::Udp(_)
+        | Transport::Vxlan(_)
+        | Transport::Ipip
+        | Transport::Direct
+        | Transport::Bgp => return Ok(mode),
     };
     Err(Verdict::stalled(Reason::NotFound, lacking))
 }

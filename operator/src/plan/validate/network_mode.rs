@@ -3,37 +3,37 @@
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
     self as crds, AddressSelector, AddressSelectors, EncapsulateWhen, Encapsulation, IpFamily,
-    NetworkModeSpec, NodeAddressSelector, NodeAddressSource, NodeAddressWord, NodeMode, Overlay,
-    Rollout, Way,
+    NetworkModeSpec, NodeAddressSelector, NodeAddressSource, NodeAddressType, NodeMode, Overlay,
+    Rollout, Transport,
 };
 
 use crate::plan::bgp::underlay;
 use crate::plan::bgp::underlay::Underlay;
 
-/// A way between nodes that can be programmed.
+/// A datapath between nodes that can be programmed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mode {
     /// Its name.
     pub name: String,
     /// How packets are sent and received.
-    pub way: Way,
+    pub transport: Transport,
     /// Whether peers on the same link are sent to without encapsulation.
     pub encapsulate_when: EncapsulateWhen,
     /// Bytes of the largest packet of a pod; 0: measured.
     pub mtu: u32,
     /// Which of a node's addresses the others send to, by family.
     pub address: AddressSelectors,
-    /// How nodes speak BGP, in a mode whose way it is.
+    /// How nodes speak BGP, in mode underlay.
     pub underlay: Option<Underlay>,
     /// How a change to this mode is carried out.
     pub rollout: Rollout,
 }
 
 impl Mode {
-    /// Whether packets to pods of this family can travel this way.
+    /// Whether packets to pods of this family can use this datapath.
     #[must_use]
     pub fn carries(&self, family: IpFamily) -> bool {
-        family == IpFamily::Ipv4 || self.way != Way::Ipip
+        family == IpFamily::Ipv4 || self.transport != Transport::Ipip
     }
 
     /// Family of the node address that packets to pods of family `inner` are sent to: a next hop has their own family, the
@@ -46,9 +46,9 @@ impl Mode {
     /// Whether packets travel, or can travel, in packets between nodes' addresses.
     #[must_use]
     pub fn has_tunnels(&self) -> bool {
-        match self.way {
-            Way::Direct | Way::Bgp => false,
-            Way::Vxlan(_) | Way::Ipip | Way::Udp(_) => true,
+        match self.transport {
+            Transport::Direct | Transport::Bgp => false,
+            Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_) => true,
         }
     }
 
@@ -58,9 +58,8 @@ impl Mode {
         NodeMode {
             name: self.name.clone(),
             pools: Vec::new(),
-            standby: Vec::new(),
-            accept: vec![self.way.into()],
-            send: self.way.into(),
+            standby_pools: Vec::new(),
+            transport: self.transport.into(),
             outer_family,
             encapsulate_when: self.encapsulate_when,
             mtu: self.mtu,
@@ -82,7 +81,7 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
         node_address,
         rollout,
     } = spec;
-    let (way, encapsulate_when) = match mode {
+    let (transport, encapsulate_when) = match mode {
         crds::Mode::Overlay => match overlay {
             Some(overlay) => check_overlay(overlay),
             None => {
@@ -91,16 +90,16 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
                 );
             }
         },
-        crds::Mode::HostGw => (Way::Direct, EncapsulateWhen::default()),
-        crds::Mode::Underlay => (Way::Bgp, EncapsulateWhen::default()),
+        crds::Mode::HostGw => (Transport::Direct, EncapsulateWhen::default()),
+        crds::Mode::Underlay => (Transport::Bgp, EncapsulateWhen::default()),
     };
-    let underlay = match way {
-        Way::Bgp => Some(underlay::check(&underlay.clone().unwrap_or_default())?),
-        Way::Vxlan(_) | Way::Ipip | Way::Udp(_) | Way::Direct => None,
+    let underlay = match transport {
+        Transport::Bgp => Some(underlay::check(&underlay.clone().unwrap_or_default())?),
+        Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_) | Transport::Direct => None,
     };
     Ok(Mode {
         name: name.to_owned(),
-        way,
+        transport,
         encapsulate_when,
         mtu: *mtu,
         address: check_address(node_address)?,
@@ -109,19 +108,19 @@ pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
     })
 }
 
-fn check_overlay(overlay: &Overlay) -> (Way, EncapsulateWhen) {
+fn check_overlay(overlay: &Overlay) -> (Transport, EncapsulateWhen) {
     let Overlay {
         encapsulation,
         encapsulate_when,
         vxlan,
         udp,
     } = overlay;
-    let way = match encapsulation {
-        Encapsulation::Vxlan => Way::Vxlan(vxlan.unwrap_or_default()),
-        Encapsulation::Ipip => Way::Ipip,
-        Encapsulation::Udp => Way::Udp(udp.unwrap_or_default()),
+    let transport = match encapsulation {
+        Encapsulation::Vxlan => Transport::Vxlan(vxlan.unwrap_or_default()),
+        Encapsulation::Ipip => Transport::Ipip,
+        Encapsulation::Udp => Transport::Udp(udp.unwrap_or_default()),
     };
-    (way, *encapsulate_when)
+    (transport, *encapsulate_when)
 }
 
 fn check_address(source: &NodeAddressSource) -> Result<AddressSelectors, Verdict> {
@@ -198,7 +197,7 @@ fn check_selector(
         ));
     }
     Ok(match from {
-        Some(NodeAddressWord::InternalIp) => None,
+        Some(NodeAddressType::InternalIp) => None,
         None => Some(AddressSelector {
             cidr: cidr.map(|range| range.trunc()),
             interface,

@@ -101,7 +101,7 @@ fn what_is_supported_is_taken_over() {
     let spec = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 7, port: 8472}}, mtu: 1400, nodeAddress: {cidr: 10.0.0.0/8}}";
     let mode = checked_mode(spec).unwrap();
     let vxlan = VxlanParameters { vni: 7, port: 8472 };
-    assert_eq!((mode.way, mode.mtu), (Way::Vxlan(vxlan), 1400));
+    assert_eq!((mode.transport, mode.mtu), (Transport::Vxlan(vxlan), 1400));
     assert_eq!(
         mode.address,
         AddressSelectors {
@@ -129,29 +129,33 @@ fn every_way_is_taken_over() {
     let overlay = |of: &str| format!("{{mode: overlay, overlay: {{{of}}}}}");
     let (always, cross) = (EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet);
     for (spec, way, when) in [
-        ("{mode: host-gw}".to_owned(), Way::Direct, always),
-        ("{mode: underlay}".to_owned(), Way::Bgp, always),
-        (overlay("encapsulation: ipip"), Way::Ipip, always),
+        ("{mode: host-gw}".to_owned(), Transport::Direct, always),
+        ("{mode: underlay}".to_owned(), Transport::Bgp, always),
+        (overlay("encapsulation: ipip"), Transport::Ipip, always),
         (
             overlay("encapsulation: ipip, encapsulateWhen: cross-subnet"),
-            Way::Ipip,
+            Transport::Ipip,
             cross,
         ),
         (
             overlay("encapsulation: udp"),
-            Way::Udp(UdpParameters { port: 8285 }),
+            Transport::Udp(UdpParameters { port: 8285 }),
             always,
         ),
         (
             overlay("encapsulation: udp, udp: {port: 9000}"),
-            Way::Udp(UdpParameters { port: 9000 }),
+            Transport::Udp(UdpParameters { port: 9000 }),
             always,
         ),
     ] {
         let mode = checked_mode(&spec).unwrap();
-        assert_eq!((mode.way, mode.encapsulate_when), (way, when), "{spec}");
         assert_eq!(
-            mode.node_mode(IpFamily::Ipv4).send.way(),
+            (mode.transport, mode.encapsulate_when),
+            (way, when),
+            "{spec}"
+        );
+        assert_eq!(
+            mode.node_mode(IpFamily::Ipv4).transport.get(),
             Some(way),
             "{spec}"
         );

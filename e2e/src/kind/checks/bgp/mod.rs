@@ -92,10 +92,11 @@ fn converged() -> anyhow::Result<()> {
 
 /// A session as its agent tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Session {
     name: String,
     state: String,
-    since: Option<String>,
+    last_transition_time: Option<String>,
     #[serde(default)]
     message: String,
 }

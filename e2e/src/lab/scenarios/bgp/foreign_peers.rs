@@ -93,7 +93,10 @@ impl Lab {
     }
 
     fn cases(&self) -> anyhow::Result<Vec<Case>> {
-        use SessionFault::{NoAnswer, NoRoute, PrefixesRefused, Refused, TooManyPrefixes, WrongAS};
+        use SessionFault::{
+            ASNumberMismatch, ConnectTimeout, ConnectionRefused, NoRouteToPeer, PrefixesRejected,
+            TooManyPrefixes,
+        };
         let block = |node: &str| {
             let subnets = &self.site.store.network(node)?.spec.subnets;
             let block = subnets.iter().find(|block| block.addr().is_ipv4());
@@ -107,7 +110,7 @@ impl Lab {
         let node = self.site.node(2)?.addresses.first().context("an address")?;
         let lies = |name, announces: Vec<String>| Case {
             announces,
-            ..case(name, Some(""), &[PrefixesRefused])
+            ..case(name, Some(""), &[PrefixesRejected])
         };
         let many =
             (0..MANY).map(|n| format!("100.{}.{}.{}/32", 64 + (n >> 16), (n >> 8) & 255, n & 255));
@@ -118,14 +121,14 @@ impl Lab {
                 ..case(
                     "wrong-password",
                     Some("authentication md5; password \"wrong\";"),
-                    &[NoAnswer],
+                    &[ConnectTimeout],
                 )
             },
-            case("wrong-as", Some("local as 65099;"), &[WrongAS]),
-            case("nobody-there", None, &[NoAnswer, NoRoute]),
+            case("wrong-as", Some("local as 65099;"), &[ASNumberMismatch]),
+            case("nobody-there", None, &[ConnectTimeout, NoRouteToPeer]),
             Case {
                 spec: json!({ "peerIP": addresses(self.families, Subnet::Near, GATEWAY).first().map(ipnet::IpNet::addr) }),
-                ..case("no-speaker", None, &[Refused])
+                ..case("no-speaker", None, &[ConnectionRefused])
             },
             lies("default-route", vec!["0.0.0.0/0".into()]),
             lies("node-addresses", vec![format!("{node}/32")]),

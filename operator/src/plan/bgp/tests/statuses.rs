@@ -59,11 +59,11 @@ fn the_last_error_of_a_node_is_told_in_words() {
         &mut cluster,
         "worker-2",
         SessionState::Active,
-        SessionFault::NoAnswer,
+        SessionFault::ConnectTimeout,
     );
     assert_eq!(
         cluster.peer_says("tor"),
-        "False Establishing: 2 of 3 nodes have the session; worker-2 says: NoAnswer in words"
+        "False Establishing: 2 of 3 nodes have the session; worker-2 says: ConnectTimeout in words"
     );
     let status = status(&cluster);
     assert_eq!(status.nodes.unwrap().established, 2);
@@ -71,7 +71,11 @@ fn the_last_error_of_a_node_is_told_in_words() {
     let error = &status.errors[0];
     assert_eq!(
         (error.node.as_str(), error.reason, error.message.as_str()),
-        ("worker-2", SessionFault::NoAnswer, "NoAnswer in words")
+        (
+            "worker-2",
+            SessionFault::ConnectTimeout,
+            "ConnectTimeout in words"
+        )
     );
 }
 
@@ -79,7 +83,7 @@ fn the_last_error_of_a_node_is_told_in_words() {
 fn what_only_a_human_can_put_right_is_stalled() {
     for (fault, state, reason) in [
         (
-            SessionFault::WrongAS,
+            SessionFault::ASNumberMismatch,
             SessionState::Idle,
             "False SessionFailed",
         ),
@@ -89,34 +93,38 @@ fn what_only_a_human_can_put_right_is_stalled() {
             "False SessionFailed",
         ),
         (
-            SessionFault::NoRoute,
+            SessionFault::NoRouteToPeer,
             SessionState::Connect,
             "False Establishing",
         ),
         (
-            SessionFault::NoBird,
+            SessionFault::BIRDUnavailable,
             SessionState::Idle,
             "False Establishing",
         ),
         (
-            SessionFault::NoPassword,
+            SessionFault::PasswordMissing,
             SessionState::Idle,
             "False Establishing",
         ),
         (
-            SessionFault::Refused,
+            SessionFault::ConnectionRefused,
             SessionState::Active,
             "False Establishing",
         ),
         (
-            SessionFault::Rejected,
+            SessionFault::NotificationReceived,
             SessionState::Idle,
             "False Establishing",
         ),
-        (SessionFault::Lost, SessionState::Idle, "False Establishing"),
+        (
+            SessionFault::SessionLost,
+            SessionState::Idle,
+            "False Establishing",
+        ),
         // A router announces more than pods' blocks, as a rule.
         (
-            SessionFault::PrefixesRefused,
+            SessionFault::PrefixesRejected,
             SessionState::Established,
             "True Established",
         ),
@@ -140,11 +148,11 @@ fn the_oldest_errors_are_listed_and_there_are_not_more_than_ten() {
     for network in &mut cluster.networks {
         let session = &mut network.status.as_mut().unwrap().sessions[0];
         session.state = SessionState::Idle;
-        session.fault = Some(SessionFault::Lost);
+        session.fault = Some(SessionFault::SessionLost);
         let number: i64 = network.metadata.name.as_deref().unwrap()[7..]
             .parse()
             .unwrap();
-        session.since = Some(Time(Timestamp::from_second(100 - number).unwrap()));
+        session.last_transition_time = Some(Time(Timestamp::from_second(100 - number).unwrap()));
     }
     cluster.settle();
     let listed: Vec<_> = status(&cluster)
@@ -169,18 +177,18 @@ fn an_error_keeps_its_time() {
         &mut cluster,
         "worker-1",
         SessionState::Idle,
-        SessionFault::Lost,
+        SessionFault::SessionLost,
     );
-    let since = status(&cluster).errors[0].since.clone();
+    let since = status(&cluster).errors[0].last_transition_time.clone();
     cluster.clock += 1000;
     assert!(cluster.plan().is_empty());
     fail(
         &mut cluster,
         "worker-1",
         SessionState::Idle,
-        SessionFault::NoRoute,
+        SessionFault::NoRouteToPeer,
     );
-    assert!(status(&cluster).errors[0].since > since);
+    assert!(status(&cluster).errors[0].last_transition_time > since);
 }
 
 #[test]
@@ -207,7 +215,7 @@ fn nodes_as_peers_are_counted_at_both_ends() {
         "worker-1",
         "star-worker-2",
         SessionState::Idle,
-        SessionFault::Lost,
+        SessionFault::SessionLost,
     );
     cluster.settle();
     let nodes = status(&cluster).nodes.unwrap();
@@ -324,7 +332,7 @@ fn of_two_modes_of_mode_underlay_the_older_is_used() {
     cluster.settle();
     assert_eq!(
         cluster.mode_says("aaa"),
-        "False Conflict: spec.mode underlay is that of the older NetworkMode default; a node speaks BGP in one way: let the \
+        "False Conflict: spec.mode underlay is that of the older NetworkMode default; a node speaks BGP for one NetworkMode: let the \
          pools name that mode"
     );
     assert_eq!(
@@ -353,7 +361,7 @@ fn a_mode_is_ready_without_any_session() {
 fn fail_all(cluster: &mut Cluster) {
     cluster.sessions_report(0);
     for name in ["worker-1", "worker-2"] {
-        cluster.session_fails(name, "tor", SessionState::Idle, SessionFault::NoRoute);
+        cluster.session_fails(name, "tor", SessionState::Idle, SessionFault::NoRouteToPeer);
     }
     cluster.settle();
 }
