@@ -46,7 +46,7 @@ stage_rust() {
 stage_sweeps() {
   export NETWEFT_SWEEP=all
   cargo test --release --locked --workspace --test sweep
-  cargo test --release --locked --workspace --test node killed_at_any_request_for_two_hundred
+  cargo test --release --locked --workspace --test node killed_at_any_request_of_200_nodes
 }
 
 stage_lab() {

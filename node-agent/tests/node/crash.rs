@@ -44,23 +44,23 @@ fn killed_at(node: &Node, at: usize) -> bool {
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have() {
+fn netns_agent_killed_at_any_request_converges() {
     is_killed_at_each(|| Node::new(BOTH), 1, 30);
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_ipv6() {
+fn netns_agent_killed_at_any_request_converges_ipv6() {
     is_killed_at_each(|| Node::new(BOTH.of(Families::Ipv6)), 1, 30);
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_both_families() {
+fn netns_agent_killed_at_any_request_converges_dual_stack() {
     is_killed_at_each(|| Node::new(BRIDGED.of(Families::Both)), 1, 30);
 }
 
 /// In strides, unless all of it is asked for.
 #[test]
-fn netns_killed_at_any_request_for_two_hundred_nodes_the_agent_ends_where_it_would_have() {
+fn netns_agent_killed_at_any_request_of_200_nodes_converges() {
     let all = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
     let stride = if all { 1 } else { 71 };
     is_killed_at_each(among_two_hundred, stride, 600);
