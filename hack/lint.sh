@@ -59,12 +59,24 @@ terminology() { # no word that docs/glossary.md replaces
   words=$(awk -F '|' '/^\| / && NF == 5 && $4 !~ /replaces/ { print $4 }' docs/glossary.md | grep -oE '[A-Za-z_]+' | paste -sd '|')
   ! git grep -nwE "$words" -- . ':!docs/glossary.md' ':!CHANGELOG.md' ':!*.lock' ':!go.sum'
 }
+test_names() { # no name of a test of more than 60 characters: subject, condition, outcome
+  # shellcheck disable=SC2016 # awk's own $0.
+  git ls-files -z '*.rs' | xargs -0 awk '
+    FNR == 1 { left = 0 }
+    /^ *#\[(tokio::)?test[](]/ { left = 5 }
+    left > 0 && match($0, /fn [a-z0-9_]+/) {
+      if (RLENGTH - 3 > 60) { print FILENAME ":" FNR ": " RLENGTH - 3 " characters; at most 60"; bad = 1 }
+      left = 0
+    }
+    { left-- }
+    END { exit bad }'
+}
 stands_alone() { # nothing refers to a place outside the project or to a machine
   ! git grep -nIE '\.\./shared|(^|[^A-Za-z0-9_.-])/(work|farm)/|/root/' -- . ':!*.lock' ':!go.sum' ':!hack/lint.sh'
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology stands_alone; do
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology test_names stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok

@@ -37,6 +37,8 @@ stage_lint() { hack/lint.sh; }
 # All of cargo's tests in one go: another choice of packages would mean other features of what they depend on, and
 # compiling it again.
 stage_rust() {
+  # More than there are cores: most tests wait for programs, timers and timeouts.
+  export RUST_TEST_THREADS=4
   NETWEFT_KUBE_BIN=$(kubernetes_programs) NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni) \
     NETWEFT_BIRD_BIN=$("$project/e2e/cluster/bird.sh") \
     cargo test --release --locked --workspace --no-fail-fast

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_that_does_not_begin_is_given_up() {
+    async fn request_without_response_times_out() {
         let silent = std::future::pending::<Result<(), BoxError>>();
         let error = within(Duration::from_millis(1), silent).await.unwrap_err();
         assert_eq!(
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_route_to_the_api_server_is_told_of_the_way_out() {
+    fn unreachable_api_server_error_names_host_setting() {
         #[derive(Debug, thiserror::Error)]
         #[error("client error (Connect)")]
         struct Connect(#[source] io::Error);

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_outage_does_not_make_a_watch_slow_to_hear_again_nor_does_it_press() {
+    fn watch_backoff_during_long_outage_is_bounded_and_jittered() {
         let waits: Vec<Duration> = Patience::default().take(200).collect();
         assert_eq!(waits.len(), 200, "it never gives up");
         assert!(waits.iter().all(|wait| *wait <= Patience::LONGEST));

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_request_has_the_token_of_its_moment() {
+    fn token_file_change_applies_to_next_request() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let token = TokenFile::new(file.path().display().to_string());
         for text in ["one\n", "two"] {

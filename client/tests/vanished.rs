@@ -34,7 +34,7 @@ async fn vanish(listener: TcpListener) {
 }
 
 #[test]
-fn netns_a_host_that_vanishes_is_noticed() {
+fn netns_vanished_api_server_fails_request_in_time() {
     let test = || {
         run("ip link set lo up");
         let runtime = tokio::runtime::Builder::new_current_thread()

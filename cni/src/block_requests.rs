@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_waits_until_one_of_its_pools_is_served() {
+    fn block_request_waits_until_one_pool_is_served() {
         let dir = tempfile::tempdir().unwrap();
         let requests = Requests::new(dir.path());
         assert!(waiting(&requests, "", 0).is_empty(), "no directory yet");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_nobody_makes_any_more_is_forgotten() {
+    fn block_request_not_repeated_expires() {
         let dir = tempfile::tempdir().unwrap();
         let requests = Requests::new(dir.path());
         requests.make(&["a".to_owned()]).unwrap();
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_is_removed() {
+    fn invalid_block_request_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let requests = Requests::new(dir.path());
         requests.make(&["a".to_owned()]).unwrap();

@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conflist_is_what_the_runtime_expects() {
+    fn conflist_has_form_expected_by_runtime() {
         let expected = r#"{
   "cniVersion": "1.1.0",
   "name": "netweft",
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_fields_are_passed_over_and_the_run_dir_has_a_default() {
+    fn unknown_conf_fields_are_ignored_and_run_dir_defaults() {
         let text = r#"{"cniVersion":"1.0.0","name":"n","type":"netweft","runtimeConfig":{"portMappings":[]},"x":1}"#;
         let conf: NetConf = serde_json::from_str(text).unwrap();
         assert_eq!(

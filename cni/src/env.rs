@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_at_fault_is_named() {
+    fn invalid_cni_variable_is_named_in_error() {
         let missing = with(&[]).command().unwrap_err();
         assert_eq!(
             (
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_comes_from_the_arguments() {
+    fn pod_identity_is_parsed_from_cni_args() {
         let text = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_INFRA_CONTAINER_ID=a=b";
         let pod = Environment(|_: &str| Some(text.to_owned())).pod().unwrap();
         assert_eq!(

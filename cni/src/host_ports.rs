@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_the_programs_on_the_path_is_enough() {
+    fn host_port_needs_nft_or_iptables_on_path() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display().to_string();
         let paths = format!("/nowhere::{path}");
@@ -75,7 +75,7 @@ mod tests {
 
     /// containerd gives `null` for a pod without ports, and a network configuration from an older agent does not request them.
     #[test]
-    fn a_pod_without_host_ports_needs_no_program() {
+    fn pod_without_host_ports_needs_no_program() {
         for config in [
             "{}",
             r#"{"portMappings":null}"#,

@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_gives_all_but_its_ends_and_the_reserved() {
+    fn block_allocates_all_but_first_last_and_reserved() {
         let expected: Vec<String> = (2..7).map(|n| format!("10.0.0.{n}")).collect();
         assert_eq!(drain(&node(vec![pool("a", &["10.0.0.0/29"])])), expected);
         let expected: Vec<String> = (2..8).map(|n| format!("fd00::{n}")).collect();
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn tunnel_address_is_the_one_after_the_network_address() {
+    fn tunnel_address_follows_network_address() {
         let of = |block: &str| tunnel_address(block.parse().unwrap()).map(|ip| ip.to_string());
         for (block, address) in [
             ("10.0.0.64/26", Some("10.0.0.65")),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freed_address_is_the_last_to_come_back() {
+    fn freed_address_is_reused_last() {
         let node = node(vec![pool("a", &["10.0.0.0/29"])]);
         let block = "10.0.0.0/29".parse().unwrap();
         let mut last = BTreeMap::new();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn later_blocks_and_pools_follow_when_the_first_are_full() {
+    fn full_blocks_and_pools_fall_back_to_later_ones() {
         let pools = vec![
             pool("a", &["10.0.0.0/30", "10.0.1.0/30"]),
             pool("b", &["10.0.2.0/30"]),
@@ -399,13 +399,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_with_blocks_of_both_families_gives_an_address_of_each() {
+    fn dual_stack_pool_gives_one_address_per_family() {
         let order = drain(&node(vec![pool("a", &["10.0.0.0/30", "fd00::/126"])]));
         assert_eq!(order, ["10.0.0.2", "fd00::2"]);
     }
 
     #[test]
-    fn dual_stack_is_both_or_nothing() {
+    fn dual_stack_allocation_gives_both_families_or_none() {
         let order = drain(&node(vec![
             pool("four", &["10.0.0.0/29"]),
             pool("six", &["fd00::/126"]),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_for_other_namespaces_and_disabled_pools_give_nothing() {
+    fn other_namespace_and_disabled_pools_allocate_nothing() {
         let only = PoolConfig {
             namespaces: Some(["web".to_owned()].into()),
             ..pool("a", &["10.0.0.0/29"])
@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_for_a_namespace_stands_before_those_for_all_also_when_it_has_nothing_to_give() {
+    fn namespace_pool_without_addresses_keeps_precedence() {
         let web = PoolConfig {
             namespaces: Some(["web".to_owned()].into()),
             cidr: "10.0.1.0/24".parse().ok(),
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_nobody_has_told_of_waits() {
+    fn allocation_for_unknown_namespace_is_deferred() {
         let node = NodeConfig {
             namespaces: Some(["db".to_owned()].into()),
             ..node(vec![pool("a", &["10.0.0.0/29"])])
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exhausted_family_is_named() {
+    fn exhausted_pool_is_named_in_error() {
         let taken = ["10.0.0.2".parse().unwrap()].into();
         let node = node(vec![pool("a", &["10.0.0.0/30"])]);
         let said = choose(&node, PodRequest::default(), &taken, &BTreeMap::new())
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_without_a_block_are_told_by_family_and_disabled_ones_not() {
+    fn error_lists_enabled_pools_without_block_by_family() {
         let disabled = PoolConfig {
             disabled: true,
             ..pool("off", &[])
@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_asks_for_pools_gets_no_other_of_their_family() {
+    fn pool_annotation_excludes_other_pools_of_same_family() {
         let node = node(vec![
             pool("a", &["10.0.0.0/29"]),
             pool("b", &["10.0.1.0/29"]),
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_cannot_ask_for_a_pool_of_another_namespace() {
+    fn pool_annotation_for_other_namespace_is_refused() {
         let for_namespace = |name: &str, namespace: &str, block: &str| PoolConfig {
             namespaces: Some([namespace.to_owned()].into()),
             ..pool(name, &[block])

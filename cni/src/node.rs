@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_back_as_written_and_written_once() {
+    fn node_config_reads_back_and_is_written_only_on_change() {
         let dir = tempfile::tempdir().unwrap();
         assert!(config().write(dir.path()).unwrap());
         assert!(
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn absence_and_a_newer_version_have_their_own_errors() {
+    fn missing_newer_and_malformed_node_config_have_own_errors() {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(
             NodeConfig::read(dir.path()),

@@ -34,7 +34,7 @@ fn host_link(answer: &Answer) -> &str {
 }
 
 #[test]
-fn netns_bridged_pods_and_their_node_reach_each_other_in_both_families() {
+fn netns_bridged_pods_and_node_reach_each_other_dual_stack() {
     if skipped() {
         return;
     }
@@ -76,7 +76,7 @@ fn netns_bridged_pods_and_their_node_reach_each_other_in_both_families() {
 }
 
 #[test]
-fn netns_the_links_of_a_bridged_pod_have_the_settings_that_matter() {
+fn netns_bridged_pod_links_have_required_settings() {
     if skipped() {
         return;
     }
@@ -129,7 +129,7 @@ fn netns_the_links_of_a_bridged_pod_have_the_settings_that_matter() {
 }
 
 #[test]
-fn netns_the_result_lists_bridge_host_link_and_container_link() {
+fn netns_bridge_result_lists_bridge_host_and_pod_links() {
     if skipped() {
         return;
     }
@@ -216,7 +216,7 @@ fn connects(from: &Namespace, to: &str, server: &Namespace) -> bool {
 }
 
 #[test]
-fn netns_a_bridged_pod_reaches_itself_and_its_neighbour_through_a_service() {
+fn netns_bridged_pod_behind_service_is_reached_from_its_bridge() {
     if skipped() {
         return;
     }
@@ -250,7 +250,7 @@ fn netns_a_bridged_pod_reaches_itself_and_its_neighbour_through_a_service() {
 
 /// Neighbours keep the Ethernet address of an address' last pod in their caches.
 #[test]
-fn netns_a_new_pod_with_an_old_ones_address_is_reached_at_once() {
+fn netns_reused_address_of_bridged_pod_is_reached_at_once() {
     if skipped() {
         return;
     }
@@ -275,7 +275,7 @@ fn netns_a_new_pod_with_an_old_ones_address_is_reached_at_once() {
 }
 
 #[test]
-fn netns_pods_of_two_blocks_on_one_bridge_reach_each_other() {
+fn netns_pods_of_two_blocks_on_bridge_reach_each_other() {
     if skipped() {
         return;
     }
@@ -294,7 +294,7 @@ fn netns_pods_of_two_blocks_on_one_bridge_reach_each_other() {
 }
 
 #[test]
-fn netns_a_pod_of_a_bridge_and_a_routed_pool_is_refused() {
+fn netns_pod_with_bridge_and_routed_pool_is_refused() {
     if skipped() {
         return;
     }
@@ -313,7 +313,7 @@ fn netns_a_pod_of_a_bridge_and_a_routed_pool_is_refused() {
 }
 
 #[test]
-fn netns_without_its_bridge_or_gateway_a_pod_is_asked_to_try_later_and_nothing_is_left() {
+fn netns_add_without_bridge_or_gateway_asks_for_retry() {
     if skipped() {
         return;
     }
@@ -411,7 +411,7 @@ const DAMAGES: [(&str, &str, &str, &str); 9] = [
 ];
 
 #[test]
-fn netns_check_names_each_damage_to_a_bridged_pod() {
+fn netns_check_names_each_damage_to_bridged_pod() {
     if skipped() {
         return;
     }

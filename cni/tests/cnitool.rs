@@ -95,7 +95,7 @@ fn cnitool() -> PathBuf {
 }
 
 #[test]
-fn netns_the_reference_runtime_attaches_checks_and_detaches() {
+fn netns_cnitool_adds_checks_and_deletes() {
     if skipped() {
         return;
     }
@@ -123,7 +123,7 @@ fn netns_the_reference_runtime_attaches_checks_and_detaches() {
 }
 
 #[test]
-fn netns_the_reference_runtime_gets_along_with_older_versions() {
+fn netns_cnitool_works_with_older_cni_versions() {
     if skipped() {
         return;
     }
@@ -143,7 +143,7 @@ fn netns_the_reference_runtime_gets_along_with_older_versions() {
 }
 
 #[test]
-fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached() {
+fn netns_cnitool_failed_add_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -161,7 +161,7 @@ fn netns_the_reference_runtime_finds_nothing_left_of_what_could_not_be_attached(
 /// It knows of no valid attachment, so it detaches all it remembers; then it calls GC without any list, which is not the
 /// same as an empty one.
 #[test]
-fn netns_the_reference_runtime_collects_garbage_and_is_told_that_a_list_is_missing() {
+fn netns_cnitool_gc_detaches_all_and_reports_missing_list() {
     if skipped() {
         return;
     }
@@ -177,7 +177,7 @@ fn netns_the_reference_runtime_collects_garbage_and_is_told_that_a_list_is_missi
 }
 
 #[test]
-fn netns_the_reference_runtime_hears_why_a_node_is_not_ready() {
+fn netns_cnitool_shows_why_node_is_not_ready() {
     if skipped() {
         return;
     }

@@ -110,14 +110,14 @@ fn follow(pid: Pid, last: Option<usize>) -> Traced {
 }
 
 #[test]
-fn netns_add_killed_at_any_system_call_leaves_nothing_that_del_does_not_find() {
+fn netns_add_killed_at_any_syscall_is_cleaned_up_by_del() {
     if !skipped() {
         add_killed(&Node::new(&BLOCKS), 17);
     }
 }
 
 #[test]
-fn netns_add_to_a_bridge_killed_at_any_system_call_leaves_nothing_that_del_does_not_find() {
+fn netns_bridge_add_killed_at_any_syscall_is_cleaned_up_by_del() {
     if !skipped() {
         add_killed(&node_with_bridge(&BLOCKS), 41);
     }
@@ -145,14 +145,14 @@ fn add_killed(node: &Node, short: usize) {
 }
 
 #[test]
-fn netns_del_killed_at_any_system_call_is_finished_by_the_next() {
+fn netns_del_killed_at_any_syscall_is_finished_by_next() {
     if !skipped() {
         del_killed(&Node::new(&BLOCKS), 3);
     }
 }
 
 #[test]
-fn netns_del_from_a_bridge_killed_at_any_system_call_is_finished_by_the_next() {
+fn netns_bridge_del_killed_at_any_syscall_is_finished_by_next() {
     if !skipped() {
         del_killed(&node_with_bridge(&BLOCKS), 5);
     }

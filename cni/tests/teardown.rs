@@ -38,7 +38,7 @@ fn keeps(node: &Node, answer: &Answer, link: &str) {
 }
 
 #[test]
-fn netns_del_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
+fn netns_del_with_undeletable_link_fails_and_keeps_addresses() {
     if skipped() {
         return;
     }
@@ -52,7 +52,7 @@ fn netns_del_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
 }
 
 #[test]
-fn netns_gc_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
+fn netns_gc_with_undeletable_link_fails_and_keeps_addresses() {
     if skipped() {
         return;
     }
@@ -69,7 +69,7 @@ fn netns_gc_that_cannot_delete_a_link_says_so_and_its_addresses_stay_taken() {
 
 /// CNI 1.1, "GC": after an error a plugin goes on with the rest, and reports it.
 #[test]
-fn netns_gc_that_cannot_free_one_address_frees_the_others() {
+fn netns_gc_failing_on_one_address_frees_the_others() {
     if skipped() {
         return;
     }

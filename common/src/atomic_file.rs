@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_is_replaced_whole_with_mode_0600_and_no_other_file_is_left() {
+    fn replaced_file_has_mode_0600_and_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("node.json");
         for text in ["first", "second"] {
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_replacement_leaves_the_file_and_nothing_else() {
+    fn failed_replacement_keeps_file_and_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("taken");
         fs::create_dir_all(path.join("inside")).unwrap();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn name_of_a_file_that_is_written_is_recognised() {
+    fn temporary_file_name_is_recognised() {
         assert!(is_aside("node.json", ".node.json.4711"));
         for other in ["node.json", ".node.json", ".node.json.x", ".other.4711"] {
             assert!(!is_aside("node.json", other), "{other}");

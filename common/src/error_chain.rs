@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_follow_the_error() {
+    fn error_chain_lists_causes_after_error() {
         let error = Outer(io::Error::other("disk full"));
         assert_eq!(error_chain(&error), "write /run/x: disk full");
         assert_eq!(error_chain(&io::Error::other("alone")), "alone");

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loop_stalls_between_two_beats_and_not_before_it_begins() {
+    fn heartbeat_stalls_only_after_first_beat() {
         let short = Heartbeat::new(Duration::ZERO);
         assert_eq!(short.stalled(), None);
         short.beat();

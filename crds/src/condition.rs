@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_of_the_three_conditions_is_true() {
+    fn verdict_sets_exactly_one_condition_true() {
         let conditions = Verdict::stalled(Reason::Overlap, "m").conditions(Some(3), &[], at(1));
         let states: Vec<_> = conditions
             .iter()
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_changes_only_with_the_status() {
+    fn transition_time_changes_only_with_status() {
         let first =
             Verdict::ready(Reason::Allocatable, "9 blocks free").conditions(Some(1), &[], at(1));
         let same =

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_format_is_unknown_to_kubernetes() {
+    fn crd_schemas_use_only_kubernetes_formats() {
         let text = serde_json::to_string(&definitions()).unwrap();
         assert!(!text.contains("\"format\":\"uint") && !text.contains("\"format\":\"ip\""));
         assert!(text.contains("\"minimum\":0"), "the bound itself stays");
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn argo_cd_deletes_no_definition() {
+    fn crds_are_excluded_from_argo_cd_deletion() {
         for definition in definitions() {
             let annotations = definition.metadata.annotations.unwrap();
             let options = &annotations["argocd.argoproj.io/sync-options"];
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_has_a_status_of_its_own_but_the_slim_one() {
+    fn status_subresource_is_absent_only_in_node_subnet() {
         for definition in definitions() {
             let status = definition
                 .spec

@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn subnet_names_are_unambiguous_in_both_families() {
+    fn subnet_names_spell_out_ipv4_and_ipv6_blocks() {
         assert_eq!(
             node_subnet_name(&"10.244.3.64/26".parse().unwrap()),
             "10-244-3-64-26"
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn subnet_names_can_be_read_back() {
+    fn subnet_names_parse_back_to_their_blocks() {
         for cidr in ["10.244.3.64/26", "fd00:10::40/122"] {
             let cidr: IpNet = cidr.parse().unwrap();
             assert_eq!(node_subnet_cidr(&node_subnet_name(&cidr)), Some(cidr));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn router_ids_have_the_form_of_a_hosts_address() {
+    fn router_ids_are_stable_and_valid_unicast() {
         let id = router_id("worker-1", 0);
         assert_eq!(id, router_id("worker-1", 0));
         assert_ne!(id, router_id("worker-1", 1));

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patterns_match_names_as_a_shell_would() {
+    fn interface_patterns_match_like_shell_globs() {
         for (pattern, name, matches) in [
             ("eth1", "eth1", true),
             ("eth1", "eth10", false),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selector_takes_what_was_found_by_it() {
+    fn selector_accepts_only_matching_found_address() {
         let found = FoundAddress {
             address: "192.0.2.7".parse().unwrap(),
             interface: "eth1".to_owned(),

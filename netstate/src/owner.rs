@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn agent_and_plugin_never_own_the_same_link() {
+    fn agent_and_plugin_link_names_are_disjoint() {
         for name in ["nw-vx4096", "nw-br0", "nw0123456789a", "nw-123456789a"] {
             assert!(
                 !(owns(Owner::agent(), name) && owns(Owner::plugin(), name)),
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_links_are_not_ours() {
+    fn foreign_link_names_have_no_owner() {
         for name in [
             "eth0",
             "nwfoo",
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn resolved_neighbours_belong_to_the_kernel() {
+    fn resolved_neighbours_are_owned_by_kernel() {
         let key = NeighbourKey {
             link: "nw-vx4096".parse().unwrap(),
             ip: "10.0.0.1".parse().unwrap(),

@@ -20,7 +20,7 @@ use netweft_netstate::rtnl::Rtnl;
 
 /// Every reading has every object of a set that never changes, while thousands of others come and go.
 #[test]
-fn netns_readings_are_whole_under_churn() {
+fn netns_dump_during_churn_is_complete() {
     for kind in ["route", "route6", "address", "neighbour", "fdb"] {
         in_netns(|| async { churned(kind).await });
     }

@@ -208,7 +208,7 @@ async fn converge(rtnl: &Rtnl, desired: &NetworkState) -> Vec<String> {
 }
 
 #[test]
-fn netns_what_is_applied_is_read_back_and_heals() {
+fn netns_applied_state_reads_back_and_damage_is_repaired() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -257,7 +257,7 @@ fn owned_not(mut state: NetworkState) -> NetworkState {
 }
 
 #[test]
-fn netns_iproute2_sees_what_was_meant() {
+fn netns_iproute2_shows_applied_attributes() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -291,7 +291,7 @@ fn netns_iproute2_sees_what_was_meant() {
 }
 
 #[test]
-fn netns_a_vxlan_with_another_vni_is_recreated_with_all_that_was_on_it() {
+fn netns_vxlan_vni_change_recreates_link_and_its_objects() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -303,7 +303,7 @@ fn netns_a_vxlan_with_another_vni_is_recreated_with_all_that_was_on_it() {
 }
 
 #[test]
-fn netns_a_vxlan_that_would_flood_is_recreated() {
+fn netns_vxlan_with_default_remote_is_recreated() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -320,7 +320,7 @@ fn netns_a_vxlan_that_would_flood_is_recreated() {
 }
 
 #[test]
-fn netns_a_foreign_route_at_our_key_survives() {
+fn netns_foreign_route_at_own_key_survives() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -348,7 +348,7 @@ fn netns_a_foreign_route_at_our_key_survives() {
 }
 
 #[test]
-fn netns_a_route_is_selected_as_routing_rules_say() {
+fn netns_route_selection_follows_routing_rules() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -389,7 +389,7 @@ fn netns_a_route_is_selected_as_routing_rules_say() {
 }
 
 #[test]
-fn netns_addresses_that_are_not_ordinary_are_told_apart() {
+fn netns_secondary_and_unstable_addresses_are_marked() {
     in_netns(|| async {
         ip("link add up0 type bridge");
         ip("link set up0 up");
@@ -432,7 +432,7 @@ fn netns_addresses_that_are_not_ordinary_are_told_apart() {
 }
 
 #[test]
-fn netns_deleting_what_is_absent_succeeds() {
+fn netns_delete_of_absent_object_succeeds() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let desired = overlay(4096);
@@ -477,7 +477,7 @@ fn single_deletions(state: &NetworkState) -> Vec<Op> {
 
 /// The fake's cascades are the kernel's.
 #[test]
-fn netns_the_fake_kernel_agrees_with_the_kernel() {
+fn netns_fake_kernel_cascades_match_real_kernel() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -557,7 +557,7 @@ fn costly_operations() -> Vec<Op> {
 
 /// The kernel and the fake do the same to a port, and both ends of a list of links show it.
 #[test]
-fn netns_ports_are_set_read_back_and_lost_with_their_bridge() {
+fn netns_bridge_port_reads_back_and_is_lost_with_bridge() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         // The port has the lower index, so it is listed before its bridge.
@@ -610,7 +610,7 @@ fn netns_ports_are_set_read_back_and_lost_with_their_bridge() {
 }
 
 #[test]
-fn netns_an_address_with_a_shorter_prefix_brings_no_route_of_the_kernels() {
+fn netns_address_with_short_prefix_adds_no_kernel_route() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         ip("link add nw-br type bridge");
@@ -636,7 +636,7 @@ fn netns_an_address_with_a_shorter_prefix_brings_no_route_of_the_kernels() {
 }
 
 #[test]
-fn netns_a_veth_pair_is_made_at_once_across_namespaces() {
+fn netns_veth_pair_is_created_across_namespaces() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let other = uplink(&rtnl).await;
@@ -666,7 +666,7 @@ fn netns_a_veth_pair_is_made_at_once_across_namespaces() {
 }
 
 #[test]
-fn netns_changes_are_announced_and_resolution_is_not() {
+fn netns_events_report_changes_but_not_resolution() {
     in_netns(|| async {
         let rtnl = Rtnl::new().unwrap();
         let _other = uplink(&rtnl).await;
@@ -730,7 +730,7 @@ fn run(line: &str) -> u32 {
 }
 
 #[test]
-fn netns_who_touched_what_is_remembered() {
+fn netns_events_record_writer_of_each_object() {
     in_netns(|| async {
         let mut events = Events::new("netweft").unwrap();
         let rtnl = Rtnl::new().unwrap();
@@ -786,7 +786,7 @@ fn netns_who_touched_what_is_remembered() {
 }
 
 #[test]
-fn netns_an_overrun_is_announced_once_and_the_subscription_goes_on() {
+fn netns_event_overrun_is_reported_once_and_events_go_on() {
     in_netns(|| async {
         let mut events = Events::new("netweft").unwrap();
         ip("link add nw-br type bridge");

@@ -317,14 +317,14 @@ proptest! {
     })]
 
     #[test]
-    fn nothing_differs_from_itself(state in desired()) {
+    fn diff_of_equal_states_is_empty(state in desired()) {
         let found = diff(&state, &state, &Owner::agent());
         prop_assert_eq!(found.ops, vec![]);
         prop_assert_eq!(found.conflicts, vec![]);
     }
 
     #[test]
-    fn the_operations_lead_to_what_is_desired_and_leave_the_rest(a in actual(), d in desired()) {
+    fn diff_reaches_desired_state_and_keeps_foreign_objects(a in actual(), d in desired()) {
         let found = diff(&a, &d, &Owner::agent());
         let kernel = FakeKernel::new(a.clone());
         run(&kernel, &found.ops)?;
@@ -339,7 +339,7 @@ proptest! {
     }
 
     #[test]
-    fn no_operation_has_a_foreign_object(a in actual(), d in desired()) {
+    fn diff_never_touches_foreign_objects(a in actual(), d in desired()) {
         for op in diff(&a, &d, &Owner::agent()).ops {
             prop_assert_eq!(part(&object(&op), false), NetworkState::default(), "{}", op);
             if let Op::RouteReplace { key, .. } | Op::RouteDelete { key, .. } = &op {
@@ -349,7 +349,7 @@ proptest! {
     }
 
     #[test]
-    fn cut_anywhere_it_converges(a in actual(), d in desired(), cut in any::<proptest::sample::Index>()) {
+    fn diff_after_interrupted_run_converges(a in actual(), d in desired(), cut in any::<proptest::sample::Index>()) {
         let found = diff(&a, &d, &Owner::agent());
         let kernel = FakeKernel::new(a);
         run(&kernel, &found.ops[..cut.index(found.ops.len() + 1)])?;
@@ -359,7 +359,7 @@ proptest! {
     }
 
     #[test]
-    fn a_route_that_stays_or_changes_is_never_missing(a in actual(), d in desired()) {
+    fn kept_or_changed_route_is_never_missing(a in actual(), d in desired()) {
         let found = diff(&a, &d, &Owner::agent());
         // What the kernel drops by itself cannot be kept; that is what the operations are logged for.
         let costly = |op: &Op| matches!(op, Op::LinkRecreate { .. } | Op::AddressReplace { .. });
@@ -374,7 +374,7 @@ proptest! {
     }
 
     #[test]
-    fn deletions_come_after_everything_new_but_the_last_ipv4_address_of_a_link(a in actual(), d in desired()) {
+    fn only_last_ipv4_address_is_deleted_before_additions(a in actual(), d in desired()) {
         for op in early_deletions(&diff(&a, &d, &Owner::agent()).ops) {
             let Op::AddressDelete { key } = op else { return Err(TestCaseError::fail(op.to_string())) };
             let last = |other: &AddressKey| other.link == key.link && other.net.addr().is_ipv4();

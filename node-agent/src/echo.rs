@@ -65,7 +65,7 @@ mod tests {
     const NONCE: u64 = 0x0123_4567_89ab_cdef;
 
     #[test]
-    fn an_exact_udp_request_is_answered_in_its_own_size_and_an_answer_is_not() {
+    fn udp_echo_answers_exact_request_with_equal_size() {
         let request = udp_request(NONCE);
         let answer = udp_answer(&request).unwrap();
         assert_eq!(answer.len(), request.len());
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn an_icmp_answer_is_told_by_kind_and_data() {
+    fn icmp_reply_is_recognised_by_type_and_data() {
         for (ipv4, reply) in [(true, 0), (false, 129)] {
             let mut packet = icmp_request(ipv4, NONCE);
             assert_eq!(icmp_nonce(&packet), None, "a request");

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_stalls_is_not_alive() {
+    async fn stalled_loop_fails_livez() {
         let heartbeat = Arc::new(Heartbeat::new(Duration::ZERO));
         let alive = answer("livez", &heartbeat).await;
         assert!(alive.starts_with("HTTP/1.0 200"), "{alive}");
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_have_the_type_of_their_format() {
+    async fn metrics_response_has_openmetrics_content_type() {
         let heartbeat = Arc::new(Heartbeat::new(Duration::ZERO));
         let answer = answer("metrics", &heartbeat).await;
         let header = format!("content-type: {OPENMETRICS}\r\n");

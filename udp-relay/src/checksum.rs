@@ -80,19 +80,19 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_the_definition(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn checksum_matches_reference_implementation(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(fold(sum(&bytes)).to_be(), plain(&bytes));
         }
 
         #[test]
-        fn a_number_can_be_exchanged(bytes in prop::collection::vec(any::<u8>(), 0..40), old: u16, new: u16) {
+        fn checksum_update_of_one_field_matches_full_sum(bytes in prop::collection::vec(any::<u8>(), 0..40), old: u16, new: u16) {
             let with = |number: u16| finish(sum(&bytes) + be(number));
             prop_assert_eq!(finish(sum(&bytes) + be(old) + minus(be(old)) + be(new)), with(new));
         }
     }
 
     #[test]
-    fn of_nothing_but_ones_does_not_overflow() {
+    fn checksum_of_all_ones_does_not_overflow() {
         assert_eq!(fold(sum(&[0xff; 65535])).to_be(), plain(&[0xff; 65535]));
         assert_eq!(fold(u64::MAX), u16::MAX);
     }

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn is_read_back_as_written_and_written_once() {
+    fn relay_config_reads_back_and_is_written_only_on_change() {
         let dir = tempfile::tempdir().unwrap();
         assert!(config().write(dir.path()).unwrap());
         assert!(
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn no_file_means_no_tunnels() {
+    fn missing_relay_config_means_no_tunnels() {
         let dir = tempfile::tempdir().unwrap();
         config().write(dir.path()).unwrap();
         assert!(RelayConfig::remove(dir.path()).unwrap());
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_version_and_rubbish_have_their_own_errors() {
+    fn newer_and_malformed_relay_config_have_own_errors() {
         assert!(matches!(
             read(r#"{"version":2,"tunnels":{}}"#),
             Err(ConfigError::Version(2))
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn only_links_of_the_relay_are_taken() {
+    fn relay_config_with_foreign_link_name_is_refused() {
         for name in [
             "eth0",
             "nw-vx4096",
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_apart_or_reached_is_refused() {
+    fn duplicate_tunnel_or_mixed_family_is_refused() {
         let mut two = config();
         two.tunnels.push(two.tunnels[0].clone());
         assert!(matches!(two.check(), Err(ConfigError::Twice(link)) if link == "nw-udp8285"));

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_place_of_its_own() {
+    fn each_drop_reason_has_its_own_counter() {
         let counters = TunnelCounters::new(1, 1);
         for (place, reason) in Drop::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place);

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_with_their_descriptors_and_the_end_is_seen() {
+    fn handover_messages_carry_descriptors_and_report_close() {
         let dir = tempfile::tempdir().unwrap();
         assert!(Connection::open(dir.path()).unwrap().is_none());
         let listener = Listener::bind(dir.path()).unwrap();
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_listener_is_the_one_that_is_found() {
+    fn handover_connects_to_newest_listener() {
         let dir = tempfile::tempdir().unwrap();
         let first = Listener::bind(dir.path()).unwrap();
         let second = Listener::bind(dir.path()).unwrap();

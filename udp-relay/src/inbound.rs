@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_belongs_to_one_datagram() {
+    fn gro_buffer_is_split_into_all_its_datagrams() {
         let places = |length, segment| datagrams(&received(length, segment)).collect::<Vec<_>>();
         assert_eq!(places(10, None), vec![100..110; 1]);
         assert_eq!(places(10, Some(4)), [100..104, 104..108, 108..110]);
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn only_relays_of_peers_are_admitted() {
+    fn datagram_from_non_peer_or_wrong_port_is_dropped() {
         let config = serde_json::from_str(
             r#"{"link":"nw-udp1","port":8285,"local":"192.0.2.1","peers":[{"address":"192.0.2.2"}]}"#,
         );

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sums_up_what_the_threads_have_counted() {
+    fn metrics_sum_counters_of_all_threads() {
         let (metrics, counters) = (Metrics::new(), TunnelCounters::new(2, 1));
         metrics.watch("nw-udp1", counters.clone());
         counters.outbound[0].packets.add(2);

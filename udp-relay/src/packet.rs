@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_rubbish_has_its_reason() {
+    fn malformed_packets_map_to_drop_reasons() {
         for (packet, reason) in [
             (vec![], Drop::Empty),
             (vec![0x75; 40], Drop::NotIp),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_is_no_tcp_packet() {
+    fn ip_fragment_is_not_parsed_as_tcp() {
         let mut packet = v4(40, 40);
         packet[9] = TCP;
         packet[32] = 0x50;
@@ -190,7 +190,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_are_too_strange(packet in prop::collection::vec(any::<u8>(), 0..120), version in 0u8..16) {
+        fn packet_parsing_of_arbitrary_bytes_never_panics(packet in prop::collection::vec(any::<u8>(), 0..120), version in 0u8..16) {
             let mut packet = packet;
             if let Some(first) = packet.first_mut() {
                 *first = version << 4 | *first & 0xf;

@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_told() {
+    fn drop_report_lists_only_new_counts() {
         let mut before = Counts::default();
         assert_eq!(more(&before, &before), None);
         before[0] = 5;

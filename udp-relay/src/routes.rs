@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_block_wins_and_families_do_not_mix() {
+    fn route_lookup_prefers_longest_prefix_of_same_family() {
         let routes = Routes::new(&config(&[
             ("192.0.2.2", &["10.0.0.0/8", "fd00::/64"]),
             ("192.0.2.3", &["10.1.0.0/26", "10.0.0.0/8", "::/0"]),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn only_peers_are_peers() {
+    fn is_peer_accepts_only_configured_peers() {
         let routes = Routes::new(&config(&[("192.0.2.3", &[]), ("192.0.2.2", &[])]));
         let is_peer = |address: &str| routes.is_peer(address.parse().unwrap());
         assert!(is_peer("192.0.2.2") && is_peer("192.0.2.3"));
@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_looking_at_each_block(
+        fn route_lookup_matches_linear_search(
             blocks in prop::collection::vec((any::<[u8; 4]>(), 0u8..=32, 0usize..3), 0..12),
             address: [u8; 4],
         ) {

@@ -232,7 +232,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_making_each_segment_by_hand(packet in testing::packets()) {
+        fn segmentation_matches_reference_segments(packet in testing::packets()) {
             let segments = cut(&packet);
             prop_assert_eq!(&segments, &packet.segments());
             for segment in &segments {
@@ -241,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn a_whole_packet_only_gets_its_checksum(packet in testing::packets()) {
+        fn packet_without_gso_only_gets_its_checksum(packet in testing::packets()) {
             let (mut vnet, mut bytes) = packet.uncut();
             vnet.gso_type = GSO_NONE;
             prop_assert_eq!(Cut::of(&vnet, &bytes), Ok(None));
@@ -250,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn no_header_is_too_strange(
+        fn segmentation_of_arbitrary_header_never_panics(
             bytes in prop::collection::vec(any::<u8>(), 0..200),
             (flags, kind, size) in (0u8..2, 0u8..7, 0u16..80),
             (start, offset) in (0u16..210, prop::sample::select(vec![0u16, 6, 16, 200])),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_go_where_they_belong() {
+    fn segmentation_sets_cwr_first_and_fin_psh_last() {
         let packet = Packet {
             flags: flags::ACK | flags::FIN | flags::PSH | flags::CWR,
             ..Packet::tcp_v4(250, 100)

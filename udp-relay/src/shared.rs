@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_view_changes_only_when_refreshed() {
+    fn reader_sees_swap_only_after_refresh() {
         let shared = Arc::new(Shared::new(1));
         let mut view = Reader::new(Arc::clone(&shared));
         shared.swap(2);

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn is_read_as_written() {
+    fn virtio_header_reads_back_as_written() {
         let header = VirtioNetHdr {
             flags: 1,
             gso_type: 2,

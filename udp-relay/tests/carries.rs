@@ -63,18 +63,18 @@ fn carries_everything(outer_v6: bool) {
 }
 
 #[test]
-fn netns_carries_everything_over_ipv4() {
+fn netns_relay_carries_all_traffic_over_ipv4() {
     carries_everything(false);
 }
 
 #[test]
-fn netns_carries_everything_over_ipv6() {
+fn netns_relay_carries_all_traffic_over_ipv6() {
     carries_everything(true);
 }
 
 /// The segment's links are smaller than the tunnel assumes: datagrams become fragments, and the kernel will not cut.
 #[test]
-fn netns_what_is_too_long_for_the_segment_goes_in_fragments() {
+fn netns_small_underlay_mtu_fragments_datagrams() {
     for outer_v6 in [false, true] {
         let (lab, _relays) = Lab::running(outer_v6);
         let [one, two] = &lab.nodes[..] else {
@@ -91,7 +91,7 @@ fn netns_what_is_too_long_for_the_segment_goes_in_fragments() {
 }
 
 #[test]
-fn netns_what_is_for_nobody_is_dropped_and_counted() {
+fn netns_packet_without_peer_is_dropped_and_counted() {
     let (lab, _relays) = Lab::running(false);
     let one = &lab.nodes[0];
     one.namespace

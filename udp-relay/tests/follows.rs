@@ -17,7 +17,7 @@ use netweft_udp_relay::config::{PeerConfig, RelayConfig};
 use traffic::{Pings, Stream};
 
 #[test]
-fn netns_peers_come_and_go_without_a_packet_lost() {
+fn netns_peer_changes_lose_no_packet() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -40,7 +40,7 @@ fn netns_peers_come_and_go_without_a_packet_lost() {
 }
 
 #[test]
-fn netns_a_peer_that_left_is_no_longer_sent_to_nor_heard() {
+fn netns_removed_peer_gets_and_delivers_no_packets() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -57,7 +57,7 @@ fn netns_a_peer_that_left_is_no_longer_sent_to_nor_heard() {
 }
 
 #[test]
-fn netns_another_port_and_address_keep_the_link() {
+fn netns_port_and_address_change_keeps_link() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -79,7 +79,7 @@ fn netns_another_port_and_address_keep_the_link() {
 }
 
 #[test]
-fn netns_a_tunnel_that_leaves_takes_its_link_along() {
+fn netns_removed_tunnel_deletes_its_link() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -102,7 +102,7 @@ fn netns_a_tunnel_that_leaves_takes_its_link_along() {
 }
 
 #[test]
-fn netns_somebody_elses_link_is_not_touched() {
+fn netns_foreign_link_of_same_name_is_not_touched() {
     let lab = Lab::new(false);
     let one = &lab.nodes[0];
     one.namespace.ip(&format!("link add {LINK} type bridge"));
@@ -129,7 +129,7 @@ fn netns_somebody_elses_link_is_not_touched() {
 }
 
 #[test]
-fn netns_a_link_that_was_deleted_is_made_again() {
+fn netns_deleted_tun_link_is_recreated() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -142,7 +142,7 @@ fn netns_a_link_that_was_deleted_is_made_again() {
 }
 
 #[test]
-fn netns_an_unusable_configuration_changes_nothing_and_is_said() {
+fn netns_invalid_config_keeps_tunnels_and_fails_readiness() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")

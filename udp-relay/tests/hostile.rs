@@ -53,7 +53,7 @@ fn flood(from: &Namespace, bind: (&str, u16), datagram: &[u8], count: usize) {
 }
 
 #[test]
-fn netns_who_is_no_peer_delivers_nothing_and_disturbs_nobody() {
+fn netns_flood_from_non_peer_delivers_nothing() {
     let (lab, _relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -81,7 +81,7 @@ fn netns_who_is_no_peer_delivers_nothing_and_disturbs_nobody() {
 }
 
 #[test]
-fn netns_what_a_peer_should_not_send_is_dropped_by_its_reason() {
+fn netns_invalid_packets_of_peer_are_dropped_by_reason() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -122,7 +122,7 @@ fn netns_what_a_peer_should_not_send_is_dropped_by_its_reason() {
 
 /// Rubbish of all kinds in the place of TCP segments, which is what is looked at most closely.
 #[test]
-fn netns_rubbish_from_a_peer_does_not_end_the_relay() {
+fn netns_random_datagrams_of_peer_do_not_stop_relay() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")

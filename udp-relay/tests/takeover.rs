@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use traffic::{Pings, Stream};
 
 #[test]
-fn netns_a_successor_takes_over_without_a_packet_lost() {
+fn netns_takeover_by_successor_loses_no_packet() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -44,7 +44,7 @@ fn netns_a_successor_takes_over_without_a_packet_lost() {
 }
 
 #[test]
-fn netns_a_successor_that_dies_is_stood_in_for() {
+fn netns_killed_successor_is_replaced_by_predecessor() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -82,7 +82,7 @@ fn netns_a_successor_that_dies_is_stood_in_for() {
 
 /// The old one keeps descriptors of what is no longer wanted, which must not hold a link or take datagrams.
 #[test]
-fn netns_changes_after_a_take_over_are_followed_by_both() {
+fn netns_config_changes_after_takeover_reach_both_relays() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -117,7 +117,7 @@ fn netns_changes_after_a_take_over_are_followed_by_both() {
 }
 
 #[test]
-fn netns_a_relay_that_stands_still_fails_both_probes_until_it_goes_on() {
+fn netns_stopped_relay_fails_probes_until_continued() {
     let (lab, relays) = Lab::running(false);
     let one = &lab.nodes[0];
     assert_eq!(one.alive(), (true, String::new()));
@@ -137,7 +137,7 @@ fn netns_a_relay_that_stands_still_fails_both_probes_until_it_goes_on() {
 }
 
 #[test]
-fn netns_a_relay_that_was_killed_leaves_its_link_to_the_next() {
+fn netns_killed_relay_leaves_link_to_successor() {
     let (lab, relays) = Lab::running(false);
     let [one, two] = &lab.nodes[..] else {
         panic!("two nodes")
@@ -168,7 +168,7 @@ fn netns_a_relay_that_was_killed_leaves_its_link_to_the_next() {
 }
 
 #[test]
-fn netns_only_root_is_listened_to() {
+fn netns_handover_socket_accepts_only_root() {
     let (lab, _relays) = Lab::running(false);
     let one = &lab.nodes[0];
     let socket = one.dir().join("udp-relay.sock");
@@ -197,7 +197,7 @@ fn netns_only_root_is_listened_to() {
 
 /// A readiness probe of a new container must not be content with the old container's relay.
 #[test]
-fn netns_a_relay_of_another_container_is_not_this_ones() {
+fn netns_readiness_ignores_relay_of_other_container() {
     let (lab, _relays) = Lab::running(false);
     let one = &lab.nodes[0];
     let mut command = Command::new("unshare");

@@ -33,7 +33,7 @@ fn ips(attachment: &Attachment) -> Vec<IpAddr> {
 }
 
 #[test]
-fn a_record_stands_under_all_its_addresses_or_none() {
+fn record_is_stored_under_all_addresses_or_none() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let mut locked = store.lock(Duration::ZERO).unwrap();
@@ -59,7 +59,7 @@ fn a_record_stands_under_all_its_addresses_or_none() {
 
 /// Names can be added to a directory that may only be appended to, and none can be taken away.
 #[test]
-fn a_record_that_stands_is_told_though_its_first_name_cannot_be_removed() {
+fn reserved_record_counts_when_temporary_name_remains() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let mut locked = store.lock(Duration::ZERO).unwrap();
@@ -78,7 +78,7 @@ fn a_record_that_stands_is_told_though_its_first_name_cannot_be_removed() {
 }
 
 #[test]
-fn only_the_owner_can_give_back_and_it_can_do_so_twice() {
+fn release_requires_owner_and_is_idempotent() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let mut locked = store.lock(Duration::ZERO).unwrap();
@@ -94,7 +94,7 @@ fn only_the_owner_can_give_back_and_it_can_do_so_twice() {
 }
 
 #[test]
-fn what_a_killed_writer_left_is_swept_and_what_it_had_linked_stays_whole() {
+fn leftovers_of_killed_writer_are_removed_records_kept() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let mut locked = store.lock(Duration::ZERO).unwrap();
@@ -110,7 +110,7 @@ fn what_a_killed_writer_left_is_swept_and_what_it_had_linked_stays_whole() {
 }
 
 #[test]
-fn the_hint_survives_and_damage_to_it_is_no_hint() {
+fn last_address_hint_persists_and_damaged_one_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let last = BTreeMap::from([("10.0.0.0/26".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
@@ -121,7 +121,7 @@ fn the_hint_survives_and_damage_to_it_is_no_hint() {
 }
 
 #[test]
-fn the_lock_excludes_and_is_waited_for() {
+fn store_lock_is_exclusive_and_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let held = store.lock(Duration::ZERO).unwrap();
@@ -132,7 +132,7 @@ fn the_lock_excludes_and_is_waited_for() {
 }
 
 #[test]
-fn a_record_is_under_way_under_all_its_addresses_until_its_maker_is_done() {
+fn record_is_under_way_until_reservation_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let one = attachment("one", &["10.0.0.1", "fd00::1"]);

@@ -41,7 +41,7 @@ fn words(state: &NetworkState) -> Vec<String> {
 }
 
 #[test]
-fn identity_is_recognised_and_differs_between_owners() {
+fn pod_link_identity_is_stable_and_unique_per_owner() {
     let one = identity(&owner());
     assert_eq!(one, identity(&owner()));
     assert!(
@@ -62,7 +62,7 @@ fn identity_is_recognised_and_differs_between_owners() {
 }
 
 #[test]
-fn the_host_gets_a_route_and_a_neighbour_per_address() {
+fn host_side_has_route_and_neighbour_per_address() {
     let link = identity(&owner()).host_link;
     let mac = identity(&owner()).pod_mac;
     let expected = [
@@ -76,7 +76,7 @@ fn the_host_gets_a_route_and_a_neighbour_per_address() {
 }
 
 #[test]
-fn the_pod_gets_its_addresses_and_a_way_out() {
+fn pod_side_has_addresses_and_default_routes() {
     let mac = identity(&owner()).host_mac;
     let expected = [
         "set link eth0 up".to_owned(),
@@ -92,14 +92,14 @@ fn the_pod_gets_its_addresses_and_a_way_out() {
 }
 
 #[test]
-fn the_agent_can_compare_the_host_side() {
+fn host_state_of_plugin_has_no_diff_to_itself() {
     let state = host_state(&attachment());
     let found = diff(&state, &state, &owner::Owner::plugin());
     assert_eq!((found.ops.len(), found.conflicts.len()), (0, 0));
 }
 
 #[test]
-fn differences_name_what_is_gone_and_accept_more() {
+fn differences_name_only_missing_objects() {
     let expected = host_state(&attachment());
     let mut actual = expected.clone();
     actual.links.values_mut().for_each(|link| link.mtu = 1300);
@@ -131,7 +131,7 @@ fn bridged() -> Attachment {
 }
 
 #[test]
-fn on_a_bridge_the_host_gets_a_port_in_hairpin_mode_and_nothing_else() {
+fn bridged_host_side_has_only_port_in_hairpin_mode() {
     let link = identity(&owner()).host_link;
     let expected = [
         format!("set link {link} master nw-br0 hairpin on"),
@@ -141,7 +141,7 @@ fn on_a_bridge_the_host_gets_a_port_in_hairpin_mode_and_nothing_else() {
 }
 
 #[test]
-fn on_a_bridge_the_pod_sees_its_block_and_takes_the_bridge_for_its_gateway() {
+fn bridged_pod_has_block_route_and_bridge_as_gateway() {
     let expected = [
         "set link eth0 up",
         "add address 10.244.0.5/26 dev eth0",
@@ -157,7 +157,7 @@ fn on_a_bridge_the_pod_sees_its_block_and_takes_the_bridge_for_its_gateway() {
 }
 
 #[test]
-fn a_port_of_another_bridge_or_without_hairpin_differs() {
+fn port_on_other_bridge_or_without_hairpin_differs() {
     let expected = host_state(&bridged());
     let link = identity(&owner()).host_link;
     let undone = [format!("undone: set link {link} master nw-br0 hairpin on")];
@@ -175,7 +175,7 @@ fn a_port_of_another_bridge_or_without_hairpin_differs() {
 }
 
 #[test]
-fn a_bridged_pod_needs_the_bridge_and_its_gateways() {
+fn bridged_pod_requires_bridge_and_gateways() {
     let said = differences(&NetworkState::default(), &bridge_state(&bridged()));
     let expected = [
         "link nw-br0 is missing",

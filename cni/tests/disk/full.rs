@@ -4,7 +4,7 @@ use super::lab::{Namespace, skipped};
 use super::{Disk, gc, node_on, refuses, used, works};
 
 #[test]
-fn netns_on_a_full_disk_add_is_refused_and_leaves_nothing_until_there_is_room() {
+fn netns_add_on_full_disk_is_refused_and_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -18,7 +18,7 @@ fn netns_on_a_full_disk_add_is_refused_and_leaves_nothing_until_there_is_room() 
 
 /// A record takes two names and one for the file aside: whichever is the one too many, none stays.
 #[test]
-fn netns_without_names_for_its_records_add_is_refused_and_leaves_nothing() {
+fn netns_add_without_inodes_for_records_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -34,7 +34,7 @@ fn netns_without_names_for_its_records_add_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn netns_without_a_name_for_the_lock_add_is_refused_and_leaves_nothing() {
+fn netns_add_without_inode_for_lock_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -50,7 +50,7 @@ fn netns_without_a_name_for_the_lock_add_is_refused_and_leaves_nothing() {
 
 /// Which address was the last is kept in the lock, and is worth less than a pod.
 #[test]
-fn netns_a_disk_with_room_for_nothing_but_the_record_is_room_enough() {
+fn netns_add_with_disk_space_for_record_only_succeeds() {
     if skipped() {
         return;
     }
@@ -61,7 +61,7 @@ fn netns_a_disk_with_room_for_nothing_but_the_record_is_room_enough() {
 }
 
 #[test]
-fn netns_on_a_full_disk_pods_are_checked_deleted_and_collected() {
+fn netns_check_del_and_gc_work_on_full_disk() {
     if skipped() {
         return;
     }

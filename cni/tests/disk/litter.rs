@@ -21,7 +21,7 @@ fn unreadable(at: &Path, kind: &str) {
 }
 
 #[test]
-fn netns_an_address_whose_record_cannot_be_read_is_never_handed_out_nor_freed() {
+fn netns_address_of_unreadable_record_is_never_reused_or_freed() {
     if skipped() {
         return;
     }
@@ -49,7 +49,7 @@ fn netns_an_address_whose_record_cannot_be_read_is_never_handed_out_nor_freed() 
 }
 
 #[test]
-fn netns_an_address_in_another_spelling_is_not_handed_out() {
+fn netns_address_in_other_spelling_is_not_allocated() {
     if skipped() {
         return;
     }
@@ -60,7 +60,7 @@ fn netns_an_address_in_another_spelling_is_not_handed_out() {
 }
 
 #[test]
-fn netns_a_full_block_names_the_addresses_that_only_damaged_records_keep() {
+fn netns_full_block_error_names_unreadable_records() {
     if skipped() {
         return;
     }
@@ -77,7 +77,7 @@ fn netns_a_full_block_names_the_addresses_that_only_damaged_records_keep() {
 }
 
 #[test]
-fn netns_del_and_gc_name_a_record_that_they_cannot_read() {
+fn netns_del_and_gc_name_unreadable_record() {
     if skipped() {
         return;
     }
@@ -96,7 +96,7 @@ fn netns_del_and_gc_name_a_record_that_they_cannot_read() {
 }
 
 #[test]
-fn netns_check_of_a_pod_whose_record_cannot_be_read_says_so() {
+fn netns_check_of_pod_with_unreadable_record_names_record() {
     if skipped() {
         return;
     }
@@ -115,7 +115,7 @@ fn netns_check_of_a_pod_whose_record_cannot_be_read_says_so() {
 }
 
 #[test]
-fn netns_files_of_others_among_the_records_stop_nothing_and_stay() {
+fn netns_foreign_files_among_records_are_ignored_and_kept() {
     if skipped() {
         return;
     }
@@ -139,7 +139,7 @@ fn netns_files_of_others_among_the_records_stop_nothing_and_stay() {
 }
 
 #[test]
-fn netns_every_verb_names_what_stands_in_the_place_of_the_records() {
+fn netns_every_command_names_file_in_place_of_records_dir() {
     if skipped() {
         return;
     }
@@ -163,7 +163,7 @@ fn netns_every_verb_names_what_stands_in_the_place_of_the_records() {
 }
 
 #[test]
-fn netns_what_stands_in_the_place_of_the_lock_is_named() {
+fn netns_directory_in_place_of_lock_is_named() {
     if skipped() {
         return;
     }
@@ -173,7 +173,7 @@ fn netns_what_stands_in_the_place_of_the_lock_is_named() {
 }
 
 #[test]
-fn netns_a_damaged_node_json_is_named_and_who_writes_it_anew() {
+fn netns_damaged_node_config_error_names_file_and_writer() {
     if skipped() {
         return;
     }

@@ -5,7 +5,7 @@ use super::{Disk, gc, node_on, refuses, status, used, works};
 
 /// A node that is not ready loses its pods, and those that run need no room.
 #[test]
-fn netns_a_disk_that_is_full_or_read_only_does_not_make_a_node_unready() {
+fn netns_status_on_full_or_read_only_disk_succeeds() {
     if skipped() {
         return;
     }
@@ -18,7 +18,7 @@ fn netns_a_disk_that_is_full_or_read_only_does_not_make_a_node_unready() {
 }
 
 #[test]
-fn netns_on_a_read_only_disk_add_is_refused_and_leaves_nothing_until_it_can_be_written() {
+fn netns_add_on_read_only_disk_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -41,7 +41,7 @@ fn netns_on_a_read_only_disk_add_is_refused_and_leaves_nothing_until_it_can_be_w
 }
 
 #[test]
-fn netns_on_a_read_only_disk_del_says_so_and_the_address_stays_taken_until_it_can_be_freed() {
+fn netns_del_on_read_only_disk_fails_and_keeps_address() {
     if skipped() {
         return;
     }
@@ -65,7 +65,7 @@ fn netns_on_a_read_only_disk_del_says_so_and_the_address_stays_taken_until_it_ca
 }
 
 #[test]
-fn netns_on_a_read_only_disk_del_of_what_was_never_added_succeeds() {
+fn netns_del_of_unknown_pod_on_read_only_disk_succeeds() {
     if skipped() {
         return;
     }
@@ -76,7 +76,7 @@ fn netns_on_a_read_only_disk_del_of_what_was_never_added_succeeds() {
 }
 
 #[test]
-fn netns_on_a_read_only_disk_a_pod_is_checked() {
+fn netns_check_on_read_only_disk_succeeds() {
     if skipped() {
         return;
     }
@@ -89,7 +89,7 @@ fn netns_on_a_read_only_disk_a_pod_is_checked() {
 }
 
 #[test]
-fn netns_on_a_read_only_disk_gc_says_why_and_does_what_is_left_to_do_later() {
+fn netns_gc_on_read_only_disk_fails_and_later_gc_finishes() {
     if skipped() {
         return;
     }

@@ -12,7 +12,7 @@ use super::DUAL;
 use super::lab::{Answer, Namespace, Node, environment, pool, skipped};
 
 #[test]
-fn netns_pods_and_their_node_reach_each_other_in_both_families() {
+fn netns_pods_and_node_reach_each_other_dual_stack() {
     if skipped() {
         return;
     }
@@ -43,7 +43,7 @@ fn netns_pods_and_their_node_reach_each_other_in_both_families() {
 
 /// The kernel gives the end that came up first its queue when its link watch runs, which it puts off when it ran lately.
 #[test]
-fn netns_the_first_packet_after_add_arrives() {
+fn netns_first_packet_after_add_arrives() {
     if skipped() {
         return;
     }
@@ -57,7 +57,7 @@ fn netns_the_first_packet_after_add_arrives() {
 }
 
 #[test]
-fn netns_links_have_the_settings_that_matter() {
+fn netns_pod_links_have_required_settings() {
     if skipped() {
         return;
     }
@@ -113,7 +113,7 @@ fn netns_links_have_the_settings_that_matter() {
 }
 
 #[test]
-fn netns_a_second_add_of_the_same_link_is_refused_and_the_first_lives() {
+fn netns_second_add_of_same_link_is_refused() {
     if skipped() {
         return;
     }
@@ -138,7 +138,7 @@ fn netns_a_second_add_of_the_same_link_is_refused_and_the_first_lives() {
 }
 
 #[test]
-fn netns_a_failure_halfway_is_undone() {
+fn netns_failed_add_is_rolled_back() {
     if skipped() {
         return;
     }
@@ -162,7 +162,7 @@ fn netns_a_failure_halfway_is_undone() {
 }
 
 #[test]
-fn netns_a_full_block_is_refused_at_once_and_leaves_nothing() {
+fn netns_add_with_full_block_is_refused_and_leaves_nothing() {
     if skipped() {
         return;
     }
@@ -184,7 +184,7 @@ fn netns_a_full_block_is_refused_at_once_and_leaves_nothing() {
 }
 
 #[test]
-fn netns_a_hundred_at_once_get_a_hundred_addresses_and_give_them_back() {
+fn netns_hundred_parallel_adds_get_distinct_addresses() {
     if skipped() {
         return;
     }
@@ -225,7 +225,7 @@ fn netns_a_hundred_at_once_get_a_hundred_addresses_and_give_them_back() {
 }
 
 #[test]
-fn netns_a_stopped_holder_of_the_lock_does_not_hang_add() {
+fn netns_add_with_lock_held_elsewhere_times_out() {
     if skipped() {
         return;
     }
@@ -243,7 +243,7 @@ fn netns_a_stopped_holder_of_the_lock_does_not_hang_add() {
 }
 
 #[test]
-fn netns_a_killed_add_leaves_nothing_that_del_does_not_find() {
+fn netns_del_after_killed_add_removes_everything() {
     if skipped() {
         return;
     }
@@ -280,7 +280,7 @@ fn netns_a_killed_add_leaves_nothing_that_del_does_not_find() {
 
 /// The agent takes blocks away, and `netweft-agent clean` all of them.
 #[test]
-fn netns_add_that_waits_for_the_lock_chooses_from_what_there_is_then() {
+fn netns_add_after_lock_wait_uses_current_blocks() {
     if skipped() {
         return;
     }
@@ -309,7 +309,7 @@ fn has_open(process: u32, path: &Path) -> bool {
 
 /// The chained plugin portmap would fail after an address is used, at DEL too.
 #[test]
-fn netns_a_host_port_that_the_node_cannot_forward_is_refused_before_an_address_is_used() {
+fn netns_host_port_without_nft_or_iptables_is_refused() {
     if skipped() {
         return;
     }

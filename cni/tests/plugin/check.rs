@@ -97,7 +97,7 @@ fn netns_check_names_each_damage() {
 }
 
 #[test]
-fn netns_check_needs_the_record_and_the_result() {
+fn netns_check_requires_record_and_prev_result() {
     if skipped() {
         return;
     }
@@ -133,7 +133,7 @@ fn netns_check_needs_the_record_and_the_result() {
 
 /// CNI 1.1, "CHECK": plugins later in the chain may have changed the sandbox.
 #[test]
-fn netns_check_lets_pass_what_later_plugins_added_or_changed() {
+fn netns_check_accepts_changes_of_later_plugins() {
     if skipped() {
         return;
     }

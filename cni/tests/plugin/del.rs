@@ -6,7 +6,7 @@ use super::DUAL;
 use super::lab::{Namespace, Node, pool, skipped};
 
 #[test]
-fn netns_del_succeeds_whatever_is_missing() {
+fn netns_del_without_netns_or_attachment_succeeds() {
     if skipped() {
         return;
     }
@@ -30,7 +30,7 @@ fn netns_del_succeeds_whatever_is_missing() {
 }
 
 #[test]
-fn netns_del_finds_a_link_without_a_record_and_a_record_without_a_link() {
+fn netns_del_removes_link_without_record_and_vice_versa() {
     if skipped() {
         return;
     }
@@ -50,7 +50,7 @@ fn netns_del_finds_a_link_without_a_record_and_a_record_without_a_link() {
 }
 
 #[test]
-fn netns_del_of_an_old_sandbox_leaves_the_new_one_its_address() {
+fn netns_repeated_del_of_old_sandbox_keeps_new_pod_address() {
     if skipped() {
         return;
     }
@@ -72,7 +72,7 @@ fn netns_del_of_an_old_sandbox_leaves_the_new_one_its_address() {
 }
 
 #[test]
-fn netns_a_record_that_nobody_can_read_keeps_its_address() {
+fn netns_unreadable_record_keeps_its_address() {
     if skipped() {
         return;
     }
@@ -86,7 +86,7 @@ fn netns_a_record_that_nobody_can_read_keeps_its_address() {
 }
 
 #[test]
-fn netns_gc_removes_what_the_runtime_does_not_know() {
+fn netns_gc_removes_attachments_unknown_to_runtime() {
     if skipped() {
         return;
     }

@@ -9,7 +9,7 @@ use super::DUAL;
 use super::lab::{Namespace, Node, environment, pool, skipped};
 
 #[test]
-fn netns_the_result_follows_the_requested_version() {
+fn netns_result_has_requested_cni_version() {
     if skipped() {
         return;
     }
@@ -70,7 +70,7 @@ fn merged(extra: &Value, mut value: Value) -> Value {
 }
 
 #[test]
-fn version_says_what_is_accepted() {
+fn version_lists_supported_versions() {
     let node = if skipped() {
         return;
     } else {
@@ -91,7 +91,7 @@ fn version_says_what_is_accepted() {
 }
 
 #[test]
-fn netns_what_cannot_be_served_is_refused_with_the_reason() {
+fn netns_invalid_request_is_refused_with_reason() {
     if skipped() {
         return;
     }
@@ -136,7 +136,7 @@ fn netns_what_cannot_be_served_is_refused_with_the_reason() {
 }
 
 #[test]
-fn netns_a_configuration_that_cannot_be_used_is_refused() {
+fn netns_invalid_network_config_is_refused() {
     if skipped() {
         return;
     }
@@ -158,7 +158,7 @@ fn netns_a_configuration_that_cannot_be_used_is_refused() {
 }
 
 #[test]
-fn netns_before_the_first_sync_add_asks_to_try_later_and_status_says_so() {
+fn netns_add_and_status_before_first_sync_ask_for_retry() {
     if skipped() {
         return;
     }
@@ -185,7 +185,7 @@ fn netns_before_the_first_sync_add_asks_to_try_later_and_status_says_so() {
 }
 
 #[test]
-fn netns_status_looks_whether_the_kernel_can_be_asked() {
+fn netns_status_fails_when_netlink_is_unavailable() {
     if skipped() {
         return;
     }

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_fed_and_its_refusal_is_an_error() {
+    fn feed_of_failing_program_is_error() {
         let say = |script| feed(Command::new("sh").args(["-c", script]), "yes");
         say("test \"$(cat)\" = yes").unwrap();
         let error = say("cat >/dev/null; exit 3").unwrap_err().to_string();
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_shows_the_command_and_its_words() {
+    fn failed_command_error_shows_command_and_stderr() {
         let error = output(Command::new("sh").args(["-c", "echo no such thing >&2; exit 3"]))
             .unwrap_err()
             .to_string();

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_very_process_is_killed() {
+    fn kill_requires_matching_start_time() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         kill_if_same(child.id(), "1");
         assert!(child.try_wait().unwrap().is_none());

@@ -166,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn nodes_do_not_ping_nodes() {
+    fn matrix_excludes_node_to_node_pings() {
         assert_eq!(matrix(3).pairs(), 3);
         assert!(matrix(3).to_string().ends_with("reachable: 3/3 pairs"));
     }
 
     #[test]
-    fn one_lost_ping_is_not_reachable() {
+    fn matrix_with_lost_ping_is_not_reachable() {
         assert!(matrix(3).check().is_ok());
         assert!(
             matrix(2)
@@ -185,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_matrix_is_a_failure() {
+    fn empty_matrix_fails_check() {
         assert!(Matrix::default().check().is_err());
     }
 
     #[test]
-    fn answers_for_other_targets_are_refused() {
+    fn matrix_row_with_wrong_answers_is_refused() {
         let source = endpoint("pod-a", 1, false);
         let row = Row {
             source: source.clone(),

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_answers_to_our_own_requests_count() {
+    fn ping_reply_of_other_request_is_ignored() {
         assert_eq!(expected().sequence_of(&reply(7, 2)), Some(2));
         assert_eq!(expected().sequence_of(&reply(8, 2)), None);
         assert_eq!(expected().sequence_of(&reply(7, 3)), None);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_gap_is_found_wherever_it_is() {
+    fn longest_gap_is_found_at_start_middle_and_end() {
         let gap = |answered: &[u16]| longest_gap(&answered.iter().copied().collect(), 5);
         assert_eq!(gap(&[0, 1, 2, 3, 4]), 0);
         assert_eq!(gap(&[2, 4]), 2);
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn one_who_has_enough_is_sent_no_more() {
+    fn ping_stops_when_enough_is_set() {
         let request = |enough| Request {
             count: 3,
             enough: Arc::new(AtomicBool::new(enough)),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_the_wanted_size_and_a_valid_checksum() {
+    fn echo_request_has_given_size_and_valid_checksum() {
         let packet = echo_request("192.0.2.1".parse().unwrap(), 1, 2, 1350);
         assert_eq!(packet.len(), 1330);
         assert_eq!(checksum(&packet), 0);

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_as_it_was_is_counted() {
+    fn echoed_tcp_data_is_counted_as_rounds() {
         for (talk, connections) in [(stream as fn(_, &Pace<'_>) -> _, 1), (knock, 1000)] {
             let talked = for_a_while(talk, server(connections, |_| {}));
             assert_eq!(talked.error, None);
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_and_refused_connections_are_found() {
+    fn altered_bytes_and_refused_connections_are_errors() {
         let wrong = for_a_while(stream, server(1, |bytes| bytes[0] ^= 1));
         assert!(wrong.error.unwrap().contains("other bytes"));
         let gone = for_a_while(knock, server(1, |_| {}));

@@ -90,7 +90,7 @@ fn agent(actual: &NetworkState, desired: &NetworkState) -> Diff {
 }
 
 #[test]
-fn makes_links_first_and_routes_last() {
+fn diff_creates_links_first_and_routes_last() {
     let expected = [
         "add link nw-vx vxlan vni 4096 port 4789 local 10.168.0.2 mac 02:00:00:00:00:01 mtu 1350 up",
         "add address 10.244.0.1/32 dev nw-vx",
@@ -105,7 +105,7 @@ fn makes_links_first_and_routes_last() {
 }
 
 #[test]
-fn breaks_in_reverse_and_not_what_goes_with_its_link() {
+fn diff_deletes_in_reverse_without_cascaded_objects() {
     let mut desired = overlay(4096);
     desired.addresses.clear();
     desired.neighbours.clear();
@@ -131,7 +131,7 @@ fn breaks_in_reverse_and_not_what_goes_with_its_link() {
 }
 
 #[test]
-fn recreates_a_link_whose_vni_differs_and_puts_everything_back() {
+fn vxlan_vni_change_recreates_link_and_its_objects() {
     let expected = [
         "recreate link nw-vx: vni is 4096, should be 4097",
         "add address 10.244.0.1/32 dev nw-vx",
@@ -143,7 +143,7 @@ fn recreates_a_link_whose_vni_differs_and_puts_everything_back() {
 }
 
 #[test]
-fn names_every_reason_for_recreation() {
+fn link_recreation_reason_names_changed_attribute() {
     let LinkKind::Vxlan(wanted) = vxlan(4096).kind else {
         panic!()
     };
@@ -181,7 +181,7 @@ fn names_every_reason_for_recreation() {
 }
 
 #[test]
-fn changes_a_living_link_in_place_and_restores_the_neighbours_a_new_mac_costs() {
+fn link_mtu_and_mac_change_in_place_restores_neighbours() {
     let mut actual = overlay(4096);
     let link = actual.links.get_mut(&name("nw-vx")).unwrap();
     link.mtu = 1400;
@@ -198,7 +198,7 @@ fn changes_a_living_link_in_place_and_restores_the_neighbours_a_new_mac_costs() 
 }
 
 #[test]
-fn sets_a_link_up_and_adds_the_routes_that_went_down_with_it() {
+fn link_set_up_adds_routes_lost_while_down() {
     let mut actual = overlay(4096);
     actual.links.get_mut(&name("nw-vx")).unwrap().up = false;
     actual.routes.clear();
@@ -210,7 +210,7 @@ fn sets_a_link_up_and_adds_the_routes_that_went_down_with_it() {
 }
 
 #[test]
-fn a_changed_route_is_one_replacement_even_while_its_link_goes() {
+fn route_moved_from_deleted_link_is_replaced_once() {
     let mut desired = NetworkState::default();
     desired
         .routes
@@ -223,7 +223,7 @@ fn a_changed_route_is_one_replacement_even_while_its_link_goes() {
 }
 
 #[test]
-fn a_changed_address_comes_back_with_the_routes_that_prefer_it() {
+fn address_replacement_restores_routes_with_its_source() {
     let mut actual = overlay(4096);
     actual.routes.get_mut(&key("10.244.1.0/26")).unwrap().source =
         Some("10.244.0.1".parse().unwrap());
@@ -240,7 +240,7 @@ fn a_changed_address_comes_back_with_the_routes_that_prefer_it() {
 }
 
 #[test]
-fn routes_without_a_next_hop_come_before_those_that_need_one() {
+fn routes_without_gateway_precede_routes_with_gateway() {
     let mut desired = NetworkState::default();
     desired
         .routes
@@ -264,7 +264,7 @@ fn routes_without_a_next_hop_come_before_those_that_need_one() {
 }
 
 #[test]
-fn a_foreign_route_at_our_key_stays_and_is_reported() {
+fn foreign_route_at_own_key_is_kept_and_reported() {
     let mut actual = overlay(4096);
     actual
         .routes
@@ -284,7 +284,7 @@ fn a_foreign_route_at_our_key_stays_and_is_reported() {
 }
 
 #[test]
-fn what_we_would_not_recognise_is_not_made() {
+fn objects_without_owner_mark_are_not_created() {
     let mut desired = NetworkState::default();
     desired.links.insert(name("vxlan0"), vxlan(1));
     desired.routes.insert(
@@ -307,7 +307,7 @@ fn what_we_would_not_recognise_is_not_made() {
 }
 
 #[test]
-fn a_resolved_neighbour_is_left_alone_unless_it_has_our_key() {
+fn resolved_neighbour_is_replaced_only_at_own_key() {
     let mut actual = overlay(4096);
     let resolved = Neighbour {
         mac: Some("02:00:00:00:00:09".parse().unwrap()),
@@ -327,7 +327,7 @@ fn a_resolved_neighbour_is_left_alone_unless_it_has_our_key() {
 }
 
 #[test]
-fn the_last_ipv4_address_goes_before_what_would_go_with_it() {
+fn last_ipv4_address_is_deleted_before_cascaded_objects() {
     let mut desired = overlay(4096);
     desired.addresses.clear();
     let expected = [
@@ -356,7 +356,7 @@ fn bridged(hairpin: bool) -> NetworkState {
 }
 
 #[test]
-fn a_port_is_attached_after_its_bridge_is_there_and_put_right_in_place() {
+fn bridge_port_is_attached_after_bridge_and_fixed_in_place() {
     let made = words(&agent(&NetworkState::default(), &bridged(true)));
     assert_eq!(made.len(), 3);
     assert_eq!(made[2], "set link nw-a master nw-br hairpin on");
@@ -382,7 +382,7 @@ fn a_port_is_attached_after_its_bridge_is_there_and_put_right_in_place() {
 }
 
 #[test]
-fn a_bridge_that_is_recreated_gets_its_ports_back() {
+fn recreated_bridge_regains_its_ports() {
     let mut actual = bridged(true);
     actual.links.insert(name("nw-br"), vxlan(7));
     let made = words(&agent(&actual, &bridged(true)));

@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_and_second_sockets_are_no_processes() {
+    fn port_id_of_kernel_or_second_socket_has_no_process() {
         assert_eq!(NetlinkPortId(0).process(), None);
         assert_eq!(NetlinkPortId(4242).process(), Some(4242));
         assert_eq!(NetlinkPortId(u32::MAX - 3).process(), None);

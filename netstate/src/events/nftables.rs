@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tables_of_the_name_concern_us() {
+    fn notification_of_other_nft_table_is_ignored() {
         let ours = message(2, TABLE, b"netweft\0");
         let datagram = [message(6, TABLE, b"kube-proxy\0"), ours].concat();
         let notification = parse(&datagram, "netweft");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_short_concerns_us() {
+    fn truncated_nft_notification_counts_as_own() {
         let whole = message(2, TABLE, b"kube-proxy\0");
         for end in 1..whole.len() {
             let (short, _) = whole.split_at(end);

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_answer_that_does_not_come_is_given_up_and_the_error_names_the_request() {
+    async fn netlink_request_without_reply_times_out_with_its_name() {
         let mut silent = futures::stream::pending();
         let failure = next_within(Duration::from_millis(1), &mut silent).await;
         let error = failure.unwrap_err().into_error("read routes".to_owned());

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_once_and_leaves_nothing_else() {
+    fn conflist_is_written_only_on_change() {
         let dir = tempfile::tempdir().unwrap();
         assert!(ensure(dir.path(), "{}").unwrap());
         assert!(!ensure(dir.path(), "{}").unwrap());
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_configuration_that_sorts_first_is_found() {
+    fn foreign_cni_config_sorting_first_is_found() {
         let dir = tempfile::tempdir().unwrap();
         for name in [
             "05-other.conflist",

@@ -209,7 +209,7 @@ mod tests {
 
     /// As nft 1.0.6 says it on kernels without the family, without nf_tables, and without a rule's expression.
     #[test]
-    fn a_family_that_is_missing_is_told_from_a_rule_that_is_refused() {
+    fn missing_nft_family_differs_from_refused_rule() {
         let family = "/dev/stdin:1:1-23: Error: Could not process rule: Operation not supported\nadd table inet netweft\n^^^^^^^^^^^^^^^^^^^^^^^\n/dev/stdin:2:19-25: Error: Could not process rule: No such file or directory\ndelete table inet netweft\n";
         let nothing = "mnl.c:60: Unable to initialize Netlink socket: Protocol not supported\n";
         let rule = "/dev/stdin:14:3-44: Error: Could not process rule: Operation not supported\n\t\tip saddr 10.0.0.0/8 masquerade fully-random\n";

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn input_goes_in_and_output_and_exit_code_come_out() {
+    async fn subprocess_gets_input_and_returns_output_and_exit_code() {
         let script = "tr a-z A-Z; echo no >&2; exit 3";
         let output = run("sh", shell(script), b"words", LONG).await.unwrap();
         assert_eq!(output.stdout, b"WORDS");
@@ -129,7 +129,7 @@ mod tests {
 
     /// More than a pipe holds, to a program that reads nothing.
     #[tokio::test]
-    async fn a_program_that_ends_without_reading_is_judged_by_what_it_says() {
+    async fn subprocess_ignoring_its_input_returns_its_output() {
         let input = vec![0; 1 << 20];
         let output = run("sh", shell("echo refused >&2; exit 1"), &input, LONG);
         let output = output.await.unwrap();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_hangs_is_killed_with_what_it_has_started() {
+    async fn hung_subprocess_is_killed_with_its_children() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pids");
         let script = format!("sleep 300 & echo $! $$ > {}; wait", file.display());
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_program_that_is_not_there_and_one_that_is_killed_are_told_apart() {
+    async fn missing_and_killed_subprocess_have_own_errors() {
         let missing = run("nope", Command::new("/nonexistent/nope"), &[], LONG).await;
         let missing = missing.unwrap_err();
         assert!(matches!(missing, ProgramError::Run(..)));

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_made_while_there_is_no_bird_and_when_there_is_another_and_then_kept_for_a_while() {
+    fn backup_routes_are_created_without_bird_and_kept_after() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut restarts = Failover::new(start);
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_that_starts_without_a_bird_makes_them() {
+    fn agent_start_without_bird_creates_backup_routes() {
         let start = Instant::now();
         let absent = Observed {
             absent: true,

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_found_with_state_error_and_counts() {
+    fn bird_protocols_parse_state_error_and_counts() {
         let seen = read(SAID);
         assert_eq!(seen.len(), 2, "{seen:?}");
         let mesh = Seen {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_found_in_nothing() {
+    fn empty_bird_reply_has_no_sessions() {
         assert_eq!(read("0000 "), BTreeMap::new());
     }
 }

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_with_the_line_that_has_a_space_after_the_number() {
+    fn bird_reply_ends_at_code_followed_by_space() {
         let (reply, ends) = take(&["1006-  one", "+aside", "   two", "0000 "]);
         assert_eq!(ends, [Ok(false), Ok(false), Ok(false), Ok(true)]);
         let lines: Vec<_> = reply
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_told_apart() {
+    fn bird_error_reply_is_refusal() {
         let (reply, _) = take(&[
             "0002-Reading configuration from x",
             "8002 x:3:1 syntax error",
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_something_else_is_refused() {
+    fn malformed_bird_reply_line_is_refused() {
         for line in ["", "12", "abcd-x", "00001", "12é4", " first"] {
             assert_eq!(take(&[line]).1, [Err(NoReply)], "{line:?}");
         }
@@ -114,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_is_taken_or_refused(lines in prop::collection::vec("\\PC{0,40}|[0-9]{4}[ -]\\PC{0,20}|[ +]\\PC{0,20}", 0..20)) {
+        fn arbitrary_bird_reply_line_is_parsed_or_refused(lines in prop::collection::vec("\\PC{0,40}|[0-9]{4}[ -]\\PC{0,20}|[ +]\\PC{0,20}", 0..20)) {
             let mut reply = Reply::default();
             for line in &lines {
                 let before = reply.lines.len();
@@ -125,7 +125,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_as_the_protocol_says_is_read_back(code in 0u16..10_000, text in "\\PC{0,40}", last: bool) {
+        fn well_formed_bird_reply_line_is_parsed(code in 0u16..10_000, text in "\\PC{0,40}", last: bool) {
             let mut reply = Reply::default();
             let mark = if last { ' ' } else { '-' };
             prop_assert_eq!(reply.take(&format!("{code:04}{mark}{text}")), Ok(last));

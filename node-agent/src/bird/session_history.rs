@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_stands_for_connections_that_end_without_a_word() {
+    fn bgp_refusal_outlasts_closed_connections() {
         let looks = [
             (0, 65010, Idle, REFUSAL),
             (2, 65010, Active, BARE),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stands_no_longer_than_it_can_be_meant() {
+    fn bgp_refusal_is_dropped_when_old_or_session_changes() {
         let late = [(0, 65010, Idle, REFUSAL), (601, 65010, Active, BARE)];
         assert_eq!(said(&late).as_deref(), Some(BARE), "never said again");
         let corrected = [(0, 65010, Idle, REFUSAL), (2, 65099, Active, BARE)];
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_more_is_told() {
+    fn more_specific_bgp_error_replaces_refusal() {
         for error in [
             "Socket: Connection refused",
             "Received: Administrative shutdown",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_lasts_until_another_is_seen() {
+    fn bgp_state_duration_resets_on_state_change() {
         let begun = Instant::now();
         let observe = |before, state, seconds| {
             let seen = Seen {

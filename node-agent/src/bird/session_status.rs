@@ -368,7 +368,7 @@ mod tests {
 
     /// As with MetalLB's speaker beside netweft, both with a session to the same router.
     #[test]
-    fn another_bgp_speaker_on_the_node_is_named_as_a_likely_cause() {
+    fn bgp_collision_message_names_other_bgp_speaker() {
         let second = "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that the peer knows as a neighbour, or spec.peerPort to another port of the peer";
         for words in ["Connection collision resolution", "Connection rejected"] {
             assert_eq!(
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn other_complaints_name_no_other_speaker() {
+    fn other_bgp_errors_do_not_name_other_speaker() {
         for error in [
             "Received: Administrative shutdown",
             "Socket: Connection refused",

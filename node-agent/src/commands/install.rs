@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plugins_are_replaced_whole_and_equal_ones_left_alone() {
+    fn install_replaces_changed_plugins_and_keeps_equal_ones() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(from.path().join("netweft"), "new").unwrap();
         let target = to.path().join("netweft");
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_without_a_loopback_plugin_gets_one() {
+    fn install_links_loopback_plugin_when_host_has_none() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let link = to.path().join("loopback");
         install(from.path(), to.path()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loopback_plugin_of_the_host_is_left_alone() {
+    fn install_keeps_loopback_plugin_of_host() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(from.path().join("netweft-loopback"), "ours").unwrap();
         let theirs = to.path().join("loopback");
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_source_is_named() {
+    fn install_error_names_missing_source() {
         let to = tempfile::tempdir().unwrap();
         let error = install(Path::new("/nonexistent/plugins"), to.path()).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/plugins"));

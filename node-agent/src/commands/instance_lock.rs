@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_at_a_time() {
+    fn instance_lock_is_exclusive() {
         let dir = tempfile::tempdir().unwrap();
         let first = InstanceLock::try_acquire(dir.path()).unwrap();
         assert!(first.is_some());

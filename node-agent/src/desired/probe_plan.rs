@@ -165,7 +165,7 @@ mod tests {
 
     /// The names are those with the least SHA-256 of `worker-1 NAME`, computed by another program.
     #[test]
-    fn the_nodes_that_are_asked_do_not_depend_on_the_build() {
+    fn probe_target_choice_is_stable_across_builds() {
         let names = (2..=40).map(|n| (format!("worker-{n}"), Target::default()));
         let probe_plan = ProbePlan {
             mode: "default".into(),
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn how_nodes_are_asked_is_told() {
+    fn probe_protocols_are_listed_in_status() {
         for (probe, told) in [
             (ProbeProtocol::Auto, &["ICMP echo", "UDP port 9471"][..]),
             (ProbeProtocol::Icmp, &["ICMP echo"]),

@@ -95,12 +95,12 @@ fn facts() -> Facts {
 }
 
 #[test]
-fn a_node_of_a_vxlan_cluster() {
+fn desired_state_of_vxlan_node_matches_snapshot() {
     insta::assert_debug_snapshot!(desired(&inputs(), &facts()));
 }
 
 #[test]
-fn the_nft_table_of_a_pool() {
+fn nft_table_of_pool_matches_snapshot() {
     insta::assert_snapshot!(desired(&inputs(), &facts()).nft);
 }
 
@@ -141,7 +141,7 @@ fn both_families(outer: IpFamily) -> (Inputs, Facts) {
 }
 
 #[test]
-fn one_tunnel_carries_both_families() {
+fn vxlan_over_ipv4_carries_both_families() {
     let (inputs, facts) = both_families(IpFamily::Ipv4);
     let desired = desired(&inputs, &facts);
     assert_eq!(desired.problems, Vec::<String>::new());
@@ -172,7 +172,7 @@ fn one_tunnel_carries_both_families() {
 }
 
 #[test]
-fn a_tunnel_over_ipv6_carries_both_families_too_and_takes_20_bytes_more() {
+fn vxlan_over_ipv6_carries_both_families_with_smaller_mtu() {
     let (inputs, facts) = both_families(IpFamily::Ipv6);
     let desired = desired(&inputs, &facts);
     assert_eq!(desired.problems, Vec::<String>::new());
@@ -186,14 +186,14 @@ fn a_tunnel_over_ipv6_carries_both_families_too_and_takes_20_bytes_more() {
 }
 
 #[test]
-fn what_only_one_family_needs_is_not_asked_of_the_other() {
+fn ipv4_only_node_sets_no_ipv6_sysctls() {
     let desired = desired(&inputs(), &facts());
     assert!(!desired.sysctls.keys().any(|name| name.starts_with("ipv6")));
     assert!(desired.accept_ra_links.is_empty());
 }
 
 #[test]
-fn ipv6_is_left_out_where_its_packets_do_not_fit() {
+fn ipv6_pool_is_omitted_when_mtu_is_below_1280() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
     inputs.modes[0].mtu = 1279;
     let desired = desired(&inputs, &facts);
@@ -215,7 +215,7 @@ fn ipv6_is_left_out_where_its_packets_do_not_fit() {
 }
 
 #[test]
-fn an_mtu_that_is_set_is_taken_as_it_is() {
+fn configured_mtu_is_used_unchanged() {
     let mut inputs = inputs();
     inputs.modes[0].mtu = 1300;
     let desired = desired(&inputs, &facts());
@@ -224,12 +224,12 @@ fn an_mtu_that_is_set_is_taken_as_it_is() {
 }
 
 #[test]
-fn a_measured_mtu_leaves_room_for_the_encapsulation() {
+fn measured_mtu_leaves_room_for_encapsulation() {
     assert_eq!(desired(&inputs(), &facts()).plugin.pools[0].mtu, 1350);
 }
 
 #[test]
-fn packets_are_kept_from_a_node_that_does_not_take_them() {
+fn route_mtu_is_lowered_for_node_with_smaller_link_mtu() {
     let mut inputs = inputs();
     assert_eq!(desired(&inputs, &facts()).link_mtu, Some(1400));
     let small = inputs.remote[0].cidr;
@@ -245,7 +245,7 @@ fn packets_are_kept_from_a_node_that_does_not_take_them() {
 }
 
 #[test]
-fn a_withdrawn_block_stays_blackholed_but_is_not_handed_out_from() {
+fn withdrawn_block_keeps_blackhole_but_allocates_nothing() {
     let mut inputs = inputs();
     inputs.withdrawn.push("10.244.9.0/26".parse().unwrap());
     let desired = desired(&inputs, &facts());
@@ -265,7 +265,7 @@ fn a_withdrawn_block_stays_blackholed_but_is_not_handed_out_from() {
 }
 
 #[test]
-fn the_tunnel_address_is_never_given_to_a_pod() {
+fn tunnel_address_is_reserved_from_pods() {
     let desired = desired(&inputs(), &facts());
     let tunnel: Vec<_> = desired.kernel.addresses.keys().map(|key| key.net).collect();
     assert_eq!(tunnel, ["10.244.0.1/32".parse().unwrap()]);
@@ -273,7 +273,7 @@ fn the_tunnel_address_is_never_given_to_a_pod() {
 }
 
 #[test]
-fn a_node_without_a_block_in_a_pool_still_reaches_it() {
+fn node_without_block_in_pool_still_reaches_pool() {
     let mut inputs = inputs();
     inputs.pools.insert("other".into(), pool("10.99.0.0/16"));
     inputs.modes[0].pools.push("other".into());
@@ -292,7 +292,7 @@ fn a_node_without_a_block_in_a_pool_still_reaches_it() {
 }
 
 #[test]
-fn a_peer_without_an_address_is_named_and_the_others_are_reached() {
+fn peer_without_address_is_reported_others_are_reached() {
     let mut inputs = inputs();
     inputs.remote[2].addresses = NodeAddresses::default();
     let desired = desired(&inputs, &facts());
@@ -304,7 +304,7 @@ fn a_peer_without_an_address_is_named_and_the_others_are_reached() {
 }
 
 #[test]
-fn a_pool_without_nat_is_not_masqueraded_but_not_masqueraded_towards_either() {
+fn pool_without_nat_is_excluded_from_masquerade_both_ways() {
     let mut inputs = inputs();
     inputs.pools.insert(
         "public".into(),
@@ -319,7 +319,7 @@ fn a_pool_without_nat_is_not_masqueraded_but_not_masqueraded_towards_either() {
 }
 
 #[test]
-fn tunnel_address_replaces_other_sources_of_the_node_in_a_tunnel() {
+fn tunnel_address_replaces_other_node_sources_in_tunnel() {
     let mut inputs = inputs();
     for nat_outgoing in [true, false] {
         for pool in inputs.pools.values_mut() {
@@ -333,7 +333,7 @@ fn tunnel_address_replaces_other_sources_of_the_node_in_a_tunnel() {
 }
 
 #[test]
-fn without_masquerading_and_tunnels_there_is_no_table() {
+fn nft_table_is_absent_without_masquerade_and_tunnels() {
     let mut inputs = inputs();
     inputs.modes[0].transport = Transport::Direct.into();
     for pool in inputs.pools.values_mut() {
@@ -343,7 +343,7 @@ fn without_masquerading_and_tunnels_there_is_no_table() {
 }
 
 #[test]
-fn what_a_kernel_without_tables_costs_is_said_of_the_pools_of_this_node() {
+fn missing_nftables_message_names_pools_of_this_node() {
     let mut inputs = inputs();
     let elsewhere = pool("10.9.0.0/16");
     inputs.pools.insert("elsewhere".into(), elsewhere);
@@ -365,7 +365,7 @@ fn what_a_kernel_without_tables_costs_is_said_of_the_pools_of_this_node() {
 }
 
 #[test]
-fn a_transport_this_version_lacks_is_named_and_programs_nothing() {
+fn unknown_transport_is_reported_and_programs_nothing() {
     let mut inputs = inputs();
     inputs.modes[0].transport = TransportSource::default();
     let desired = desired(&inputs, &facts());
@@ -393,12 +393,12 @@ fn on_bridge(desired: &Desired) -> Vec<String> {
 }
 
 #[test]
-fn a_node_with_bridged_pods() {
+fn desired_state_of_bridge_node_matches_snapshot() {
     insta::assert_debug_snapshot!(desired(&bridge_inputs(), &facts()));
 }
 
 #[test]
-fn a_bridged_block_has_a_way_and_a_blackhole_behind_it() {
+fn bridged_block_has_route_and_blackhole_fallback() {
     let desired = desired(&bridge_inputs(), &facts());
     for block in ["10.244.0.0/26", "10.244.7.0/26"] {
         let dst = block.parse().unwrap();
@@ -415,7 +415,7 @@ fn a_bridged_block_has_a_way_and_a_blackhole_behind_it() {
 }
 
 #[test]
-fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_it_too() {
+fn bridge_pool_tunnel_uses_gateway_as_source() {
     let desired = desired(&bridge_inputs(), &facts());
     assert_eq!(on_bridge(&desired), ["10.244.0.1/26", "10.244.7.1/26"]);
     // What is masqueraded on its way into the tunnel takes an address of the tunnel's link.
@@ -432,7 +432,7 @@ fn the_tunnel_of_a_bridge_pool_sends_from_the_gateway_and_has_it_too() {
 }
 
 #[test]
-fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
+fn bridged_pods_keep_gateway_without_block_or_pool() {
     let mut inputs = bridge_inputs();
     let keep = |block: &str, gateway: &str| (block.parse().unwrap(), gateway.parse().unwrap());
     inputs.pods = PodState {
@@ -480,7 +480,7 @@ fn pods_keep_their_gateway_and_bridge_whatever_becomes_of_block_and_pool() {
 }
 
 #[test]
-fn a_bridge_with_a_block_of_ipv6_has_an_address_to_ask_for_neighbours_from() {
+fn bridge_with_ipv6_block_has_link_local_address() {
     let mut inputs = bridge_inputs();
     let six = Pool {
         pod_interface: PodInterface::Bridge,
@@ -498,7 +498,7 @@ fn a_bridge_with_a_block_of_ipv6_has_an_address_to_ask_for_neighbours_from() {
 }
 
 #[test]
-fn pods_between_a_bridge_and_a_routed_pool_are_named_before_they_fail() {
+fn bridge_and_routed_pool_of_one_pod_are_reported() {
     let mut inputs = bridge_inputs();
     let six = pool("fd00:244::/112");
     inputs.pools.insert("six".into(), six);
@@ -520,7 +520,7 @@ fn pods_between_a_bridge_and_a_routed_pool_are_named_before_they_fail() {
 
 /// nft itself reads what we render.
 #[test]
-fn nft_accepts_the_table() {
+fn nft_accepts_rendered_table() {
     use std::io::Write;
     use std::process::{Command, Stdio};
     let mut child = Command::new("nft")

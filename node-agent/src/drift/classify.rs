@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_gone_changed_or_new_is_drift() {
+    fn missing_changed_or_added_object_is_drift() {
         let said = |actual: &NetworkState| said(&node(), actual, &node());
         assert_eq!(
             said(&after(|state| state.routes.clear())),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_on_a_lost_link_is_not_said_beside_it() {
+    fn drift_of_missing_link_omits_its_dependent_objects() {
         let empty = NetworkState::default();
         let blackhole = after(|state| {
             state.links.clear();
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_link_or_an_address_waits_with_it() {
+    fn operations_wait_for_their_link_or_address() {
         let desired = after(|state| {
             let key = AddressKey {
                 link: "nw-x".parse().unwrap(),
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_otherwise_than_before_is_no_drift() {
+    fn changed_desired_state_is_not_drift() {
         let before = node();
         let wider = after(|state| {
             state.links.insert("nw-x".parse().unwrap(), link(9000));

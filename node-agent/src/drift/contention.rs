@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_times_do_not_wait_and_the_later_ever_longer() {
+    fn contention_backoff_starts_late_and_grows() {
         let wait = |times| {
             let (fights, now) = fought(times);
             fights.wait(WHAT, now)
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fight_is_told_of_with_who_was_last_known_and_ends_when_it_is_quiet() {
+    fn contention_names_last_process_and_ends_when_quiet() {
         let (mut fights, now) = fought(AT_ONCE - 1);
         assert_eq!(fights.sentences(), Vec::<String>::new());
         fights.note(WHAT, None, now);

@@ -233,7 +233,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_writer_is_named_while_it_lives_and_we_are_not() {
+    fn drift_names_living_process_but_not_agent() {
         assert_eq!(who(NetlinkPortId(std::process::id())), None);
         assert_eq!(who(NetlinkPortId(0)), None);
         let sleeper = std::process::Command::new("sleep").arg("60").spawn();

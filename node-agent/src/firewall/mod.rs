@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn probe_decides_about_packets_that_pods_send() {
+    fn firewall_probe_outcome_overrides_egress_finding() {
         let both = reading("ip", true, true, false);
         let sent = reading("ip", true, false, false);
         let received = reading("ip", false, true, false);
@@ -260,14 +260,14 @@ mod tests {
     }
 
     #[test]
-    fn probe_says_nothing_about_ipv6() {
+    fn firewall_probe_has_no_effect_on_ipv6_finding() {
         let reading = reading("ip6", true, true, false);
         assert!(!reading.is_suspicious());
         assert_eq!(found(&reading, Outcome::Unknown), (0, 1));
     }
 
     #[test]
-    fn legacy_iptables_is_named_where_a_probe_is_dropped_and_no_chain_is_known() {
+    fn dropped_probe_without_known_chain_names_legacy_iptables() {
         let reading = reading("ip", false, false, true);
         assert!(reading.is_suspicious());
         assert_eq!(found(&reading, Outcome::Forwarded), (0, 0));
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn legacy_tables_are_read_by_name() {
+    fn legacy_filter_table_is_detected_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("names");
         assert!(!has_legacy_filter(&file));

@@ -281,7 +281,7 @@ mod tests {
     const ESTABLISHED: &str = r#"[{"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}}, {"accept": null}]"#;
 
     #[test]
-    fn policy_drop_without_a_rule_for_pods_drops_pods() {
+    fn drop_policy_without_pod_rule_drops_pods() {
         assert!(drops("drop", ""));
         assert!(drops("drop", ESTABLISHED), "not the first packet");
         assert!(!drops("accept", ESTABLISHED));
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_that_accept_both_directions_of_pods_end_the_finding() {
+    fn rules_accepting_both_pod_directions_clear_finding() {
         let accept = |side| format!("[{}, {{\"accept\": null}}]", link(side, "nw*"));
         let both = [accept("iifname"), accept("oifname")].join(", ");
         assert!(!drops("drop", &both));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn rule_that_drops_everything_counts_as_the_policy() {
+    fn rule_dropping_everything_counts_as_drop_policy() {
         let reject = r#"[{"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]"#;
         assert!(drops("accept", &format!("{ESTABLISHED}, {reject}")));
         assert!(!drops(
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn loop_of_chains_ends() {
+    fn chain_jump_loop_terminates() {
         let jump = |to: &str| format!(r#"[{{"jump": {{"target": "{to}"}}}}]"#);
         assert!(drops_with(
             "drop",
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn sentence_names_chain_and_commands() {
+    fn firewall_message_names_chain_and_commands() {
         let base = |family: &str, name: &str| BaseChain {
             family: family.into(),
             table: "filter".into(),

@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_pods_ask_for_is_heard_of() {
+    async fn new_block_request_file_wakes_agent() {
         let mut it = fixture();
         let ask = |it: &Fixture| {
             let requests = Requests::new(it.run.path());
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_for_others_are_heard_of_and_the_rest_is_not() {
+    async fn only_changes_of_own_output_files_wake_agent() {
         let mut it = fixture();
         for name in [node::FILE, config::FILE] {
             assert!(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn plugins_are_heard_of_and_others_are_not() {
+    async fn only_changes_of_own_plugins_wake_agent() {
         let mut it = fixture();
         let file = |it: &Fixture, name: &str| it.run.path().join("plugins").join(name);
         assert!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_interrupted_read_ends_no_watch_and_one_that_is_broken_is_replaced() {
+    async fn broken_inotify_watch_is_replaced_after_read_error() {
         let mut it = fixture();
         let old = Arc::clone(it.watch.places.as_ref().unwrap());
         let errors = std::cell::RefCell::new(vec![Errno::EIO, Errno::EINTR]);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parameters_that_are_followed_are_heard_of() {
+    async fn change_of_followed_sysctl_wakes_agent() {
         let mut it = fixture();
         let parameter = it.run.path().join("ip_forward");
         fs::write(&parameter, "1").unwrap();

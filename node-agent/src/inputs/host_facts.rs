@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mtu_is_that_of_the_link_with_the_node_address() {
+    fn mtu_is_read_from_link_with_node_address() {
         let inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
         let facts = measure(&state(), &inputs).unwrap();
         let egress = &facts.egress[&"192.0.2.1".parse::<IpAddr>().unwrap()];
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn hardware_and_what_routers_have_told_of_hears_routers_and_no_link_of_guests() {
+    fn accept_ra_links_are_hardware_and_links_with_ra_route() {
         let mut state = state();
         let other = |kind: &str| LinkKind::Other(kind.to_owned());
         for (name, kind) in [
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mtu_of_an_address_on_the_loopback_is_that_of_the_way_to_the_others() {
+    fn mtu_of_loopback_node_address_follows_route_to_peers() {
         let mut state = state();
         let loopback: LinkName = "lo".parse().unwrap();
         let large = Link {
@@ -444,7 +444,7 @@ mod tests {
 
     /// As with routing on the host: the address is on a link that no packet leaves by.
     #[test]
-    fn an_address_on_a_link_of_its_own_goes_by_the_links_in_use() {
+    fn node_address_on_dummy_link_uses_links_of_peer_routes() {
         let mut state = state();
         for (name, mtu) in [("dummy0", 1500), ("uplink8", 9000)] {
             let link = Link {
@@ -498,7 +498,7 @@ mod tests {
 
     /// `ip rule add to 198.51.100.0/24 lookup 100`: table `main` says nothing of it.
     #[test]
-    fn policy_routing_decides_by_which_link_packets_leave() {
+    fn policy_routing_determines_egress_link() {
         let mut state = state();
         let other = Link {
             mtu: 1300,
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_is_asked_about_a_bounded_part_of_many_nodes() {
+    fn route_lookups_for_many_nodes_are_bounded() {
         let mut state = state();
         state.policy_routing = true;
         let mut inputs = inputs(addresses("192.0.2.1", ""), IpFamily::Ipv4);
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_a_tunnel_that_is_on_no_link_is_an_error_that_names_it() {
+    fn missing_tunnel_endpoint_address_is_named_in_error() {
         let gone = inputs(addresses("192.0.2.9", ""), IpFamily::Ipv4);
         let error = measure(&state(), &gone).unwrap_err();
         assert!(error.to_string().contains("192.0.2.9"));
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_is_on_the_link_if_the_longest_route_says_so() {
+    fn on_link_check_follows_longest_prefix_route() {
         let on_link = |egress: &Egress, peer: &str| egress.is_on_link(peer.parse().unwrap());
         let egress = egress_with(&[
             ("0.0.0.0/0", Some("192.0.2.254"), "uplink7"),
@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn next_hops_need_the_address_of_each_family_that_pods_have() {
+    fn missing_node_address_is_error_only_for_pod_families() {
         let mut both = inputs_by(
             Transport::Direct,
             addresses("192.0.2.1", "2001:db8::9"),
@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn tun_links_are_found_and_whether_they_are_open() {
+    fn tun_links_are_listed_with_carrier_state() {
         let mut state = state();
         for name in ["nw-udp8285", "nw-udp8286"] {
             let link = Link {

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_node_subnet_says_is_the_nodes_own_is_not_handed_out() {
+    fn block_owned_by_other_node_is_not_allocated_from() {
         let mut objects = Objects::default();
         assert_eq!(left(&objects), Vec::<String>::new());
         objects.subnets = vec![
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_for_a_node_that_was_deleted_a_moment_ago_stays() {
+    fn orphaned_block_of_deleted_node_is_kept() {
         for state in [SubnetState::Active, SubnetState::Orphaned] {
             let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
             let objects = Objects {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn all_stays_while_something_cannot_be_read_and_with_a_node_network() {
+    fn blocks_stay_with_node_network_or_unreadable_objects() {
         let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
         let unreadable = Objects {
             unreadable: vec!["NodeSubnet x cannot be read".into()],

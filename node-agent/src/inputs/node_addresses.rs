@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_chosen_by_name_or_pattern_and_ranges_on_any_link() {
+    fn selectors_match_by_interface_pattern_and_by_cidr() {
         let state = state(&[
             ("eth0", "10.1.0.1/24"),
             ("eth1", "192.168.0.1/24"),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_address_counts_for_the_destination_that_it_reaches() {
+    fn reaches_selector_finds_source_address_of_route() {
         let state = state(&[("eth0", "10.1.0.1/24"), ("eth1", "192.168.0.1/24")]);
         let selectors = by("", "", "203.0.113.9");
         let to = |source: &str| {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_others_cannot_rely_on_are_not_reported() {
+    fn unusable_addresses_are_not_reported() {
         let all = [
             ("eth1", "169.254.3.3/16"),
             ("eth1", "fe80::1/64"),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordinary_address_comes_before_a_secondary_and_a_floating_one() {
+    fn primary_address_precedes_secondary_and_host_address() {
         let mut state = state(&[
             ("eth1", "192.168.0.1/32"),
             ("eth1", "192.168.0.2/24"),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_bounded_for_each_family_and_has_what_is_in_use() {
+    fn found_addresses_are_bounded_and_include_address_in_use() {
         let nets: Vec<String> = (1..100)
             .flat_map(|n| [format!("192.168.0.{n}/24"), format!("2001:db8::{n:x}/64")])
             .collect();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_on_two_links_is_reported_once() {
+    fn address_on_two_links_is_reported_once() {
         let state = state(&[("eth1", "192.168.0.1/24"), ("eth2", "192.168.0.1/24")]);
         assert_eq!(found(&by("", "eth*", ""), &state), ["eth1 192.168.0.1"]);
     }

@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_of_others_inside_a_pool_are_another_networks() {
+    fn foreign_routes_inside_pool_indicate_other_network() {
         let flannel = with_route("10.244.3.0/24", Some("flannel.1"), 3);
         assert_eq!(flannel, ["10.244.3.0/24 default-v4 flannel.1"]);
         let calico = with_route("10.244.7.64/26", None, 80);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn other_routes_say_nothing_about_pods() {
+    fn unrelated_routes_do_not_indicate_other_network() {
         for (dst, dev, protocol) in [
             ("0.0.0.0/0", Some("eth0"), 3),
             ("10.0.0.0/8", Some("eth0"), 4),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn address_of_a_bridge_that_is_down_is_found() {
+    fn address_on_foreign_bridge_indicates_other_network() {
         let mut state = NetworkState::default();
         for (link, net) in [("cni0", "10.244.1.1/24"), ("nw-br0", "10.244.2.1/26")] {
             let key = AddressKey {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn report_is_bounded_and_the_message_counts_the_rest() {
+    fn other_network_report_is_bounded_and_counts_the_rest() {
         let mut state = NetworkState::default();
         for third in 0..40 {
             let key = AddressKey {

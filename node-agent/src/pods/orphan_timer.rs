@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn one_look_is_not_enough_and_neither_are_two_at_once() {
+    fn orphan_is_due_only_after_grace_period() {
         let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
         assert_eq!(orphans.due(start), None);
         assert!(orphans.observe(start, one()).is_empty());
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suspect_that_was_seen_alive_begins_anew() {
+    fn orphan_seen_alive_restarts_grace_period() {
         let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
         orphans.observe(start, one());
         orphans.observe(start + GRACE / 2, BTreeSet::new());

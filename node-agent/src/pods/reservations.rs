@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn address_is_settled_when_it_is_reserved_and_the_lock_was_had_since() {
+    fn address_is_settled_once_reserved_and_lock_was_held() {
         const ONE: &[&str] = &["10.0.0.1/32"];
         const OTHER: &[&str] = &["10.0.0.1/32", "10.0.0.9/32"];
         assert_eq!(hold(&[(Some(&[]), true)]), Hold::Open);
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn address_stays_settled_while_node_json_is_missing() {
+    fn settled_address_persists_without_node_config() {
         const ONE: &[&str] = &["10.0.0.1/32"];
         assert_eq!(hold(&[(None, true)]), Hold::Settled);
         assert_eq!(hold(&[(None, false)]), Hold::Reserved);

@@ -136,7 +136,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn what_pods_have_lost_is_put_back_and_then_nothing_is_done() {
+async fn lost_pod_objects_are_restored_once() {
     let mut node = fixture();
     let routed = attachment("routed", &["10.0.0.2", "fd00::2"]);
     let on_bridge = bridged("bridged", "10.1.0.2");
@@ -177,7 +177,7 @@ async fn what_pods_have_lost_is_put_back_and_then_nothing_is_done() {
 }
 
 #[tokio::test]
-async fn an_mtu_that_a_later_plugin_has_set_stays() {
+async fn pod_link_mtu_set_by_later_plugin_is_kept() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
     node.kernel
@@ -189,7 +189,7 @@ async fn an_mtu_that_a_later_plugin_has_set_stays() {
 }
 
 #[tokio::test]
-async fn a_routed_pod_is_taken_from_a_bridge_that_it_does_not_belong_to() {
+async fn routed_pod_link_is_detached_from_bridge() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     node.add(&one);
@@ -204,7 +204,7 @@ async fn a_routed_pod_is_taken_from_a_bridge_that_it_does_not_belong_to() {
 }
 
 #[tokio::test]
-async fn an_add_under_way_is_neither_repaired_nor_swept() {
+async fn pod_add_in_progress_is_not_repaired_or_reclaimed() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     let held = node.reserve(&one);
@@ -222,7 +222,7 @@ async fn an_add_under_way_is_neither_repaired_nor_swept() {
 }
 
 #[tokio::test]
-async fn an_attachment_without_a_link_is_released_after_two_looks_and_not_before() {
+async fn attachment_without_link_is_released_after_grace() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2", "fd00::2"]);
     drop(node.reserve(&one));
@@ -238,7 +238,7 @@ async fn an_attachment_without_a_link_is_released_after_two_looks_and_not_before
 }
 
 #[tokio::test]
-async fn a_link_that_came_between_the_looks_keeps_its_address() {
+async fn attachment_whose_link_appears_late_is_kept() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     drop(node.reserve(&one));
@@ -256,7 +256,7 @@ async fn a_link_that_came_between_the_looks_keeps_its_address() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_while_somebody_has_the_lock() {
+async fn pod_repair_waits_while_lock_is_held() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
     node.kernel.meddle(|state| state.routes.clear());
@@ -303,7 +303,7 @@ fn route_over(link: LinkName, dst: &str) -> (RouteKey, Route) {
 }
 
 #[tokio::test]
-async fn a_link_that_nobody_has_goes_and_one_that_carries_a_pod_stays_and_is_named() {
+async fn stray_link_is_deleted_unless_used_by_pod() {
     for up in [false, true] {
         let mut node = fixture();
         node.kernel
@@ -325,7 +325,7 @@ async fn a_link_that_nobody_has_goes_and_one_that_carries_a_pod_stays_and_is_nam
 }
 
 #[tokio::test]
-async fn routes_and_neighbours_of_nobody_go() {
+async fn stray_pod_routes_and_neighbours_are_deleted() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     node.add(&one);
@@ -354,7 +354,7 @@ async fn routes_and_neighbours_of_nobody_go() {
 }
 
 #[tokio::test]
-async fn a_record_that_cannot_be_read_stays_is_named_and_protects_every_link() {
+async fn unreadable_record_is_reported_and_protects_all_links() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
     std::fs::write(node.dir.path().join("attachments/10.0.0.9"), "{").unwrap();
@@ -372,7 +372,7 @@ async fn a_record_that_cannot_be_read_stays_is_named_and_protects_every_link() {
 }
 
 #[tokio::test]
-async fn a_foreign_route_at_a_pods_key_is_a_conflict_and_a_foreign_link_is_not_touched() {
+async fn foreign_route_at_pod_key_is_conflict_and_kept() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     node.add(&one);
@@ -397,7 +397,7 @@ async fn a_foreign_route_at_a_pods_key_is_a_conflict_and_a_foreign_link_is_not_t
 }
 
 #[tokio::test]
-async fn a_link_that_del_takes_away_meanwhile_is_no_failure_and_another_error_is() {
+async fn link_deleted_during_repair_is_no_failure() {
     for (errno, failures) in [(Errno::ENODEV, 0), (Errno::EPERM, 1)] {
         let mut node = fixture();
         node.add(&attachment("one", &["10.0.0.2"]));

@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_programs_socket_is_told_from_the_kernels() {
+    fn proc_net_udp_socket_of_kernel_has_no_inode() {
         let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n\
             1: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 0 2 0 0\n\
             2: 00000000:2118 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0\n";
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_own_process_is_found_by_its_socket() {
+    fn port_listener_is_found_by_process() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
         let own = format!("process {} (", std::process::id());

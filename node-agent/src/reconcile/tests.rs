@@ -173,7 +173,7 @@ fn in_namespace(test: impl AsyncFnOnce() + Send) {
 }
 
 #[test]
-fn netns_the_second_look_changes_nothing() {
+fn netns_second_reconcile_changes_nothing() {
     in_namespace(async || {
         let mut node = fixture();
         assert_eq!(node.reconcile().await, None);
@@ -193,7 +193,7 @@ fn netns_the_second_look_changes_nothing() {
 }
 
 #[test]
-fn netns_what_others_delete_comes_back() {
+fn netns_externally_deleted_fdb_entries_are_restored() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -205,7 +205,7 @@ fn netns_what_others_delete_comes_back() {
 }
 
 #[test]
-fn netns_the_table_goes_when_neither_a_pool_nor_a_tunnel_asks_for_it() {
+fn netns_nft_table_is_removed_when_not_needed() {
     in_namespace(async || {
         let mut node = fixture();
         let tables = || {
@@ -231,7 +231,7 @@ fn netns_the_table_goes_when_neither_a_pool_nor_a_tunnel_asks_for_it() {
 }
 
 #[test]
-fn netns_no_pod_is_let_in_before_the_datapath_stands() {
+fn netns_conflist_is_written_only_after_datapath_is_complete() {
     in_namespace(async || {
         let mut node = fixture();
         node.kernel()
@@ -253,7 +253,7 @@ fn netns_no_pod_is_let_in_before_the_datapath_stands() {
 }
 
 #[test]
-fn netns_a_kind_of_link_that_only_other_nodes_pods_need_is_named_and_keeps_nobody_out() {
+fn netns_unsupported_link_of_other_pool_does_not_block_pods() {
     in_namespace(async || {
         let mut node = fixture();
         let mut pool = node.objects.pools[0].clone();
@@ -287,7 +287,7 @@ fn netns_a_kind_of_link_that_only_other_nodes_pods_need_is_named_and_keeps_nobod
 }
 
 #[test]
-fn netns_a_route_that_fails_does_not_keep_others_from_the_same_uplink() {
+fn netns_failing_route_does_not_block_routes_of_same_uplink() {
     in_namespace(async || {
         let mut node = fixture();
         let mut block = node.objects.subnets[1].clone();
@@ -331,7 +331,7 @@ fn netns_a_route_that_fails_does_not_keep_others_from_the_same_uplink() {
 }
 
 #[test]
-fn netns_a_later_failure_does_not_turn_pods_away() {
+fn netns_later_programming_failure_keeps_conflist() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -348,7 +348,7 @@ fn netns_a_later_failure_does_not_turn_pods_away() {
 }
 
 #[test]
-fn netns_nothing_is_torn_down_when_the_node_address_or_the_object_is_gone() {
+fn netns_missing_node_address_or_node_network_removes_nothing() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -364,7 +364,7 @@ fn netns_nothing_is_torn_down_when_the_node_address_or_the_object_is_gone() {
 }
 
 #[test]
-fn netns_retries_slow_down_and_start_again_after_success() {
+fn netns_retry_backoff_grows_and_resets_after_success() {
     in_namespace(async || {
         let mut node = fixture();
         node.kernel().fail_with(|_| Some(Errno::EPERM));
@@ -383,7 +383,7 @@ fn netns_retries_slow_down_and_start_again_after_success() {
 }
 
 #[test]
-fn netns_what_was_put_back_for_pods_is_counted_and_told_when_the_status_is_doubted() {
+fn netns_pod_repair_count_is_written_after_invalidation() {
     in_namespace(async || {
         let mut node = fixture();
         let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
@@ -410,7 +410,7 @@ fn netns_what_was_put_back_for_pods_is_counted_and_told_when_the_status_is_doubt
 }
 
 #[test]
-fn netns_a_leak_is_looked_at_again_in_time_and_reported_until_it_is_gone() {
+fn netns_leaked_attachment_is_rechecked_and_reported() {
     in_namespace(async || {
         let mut node = fixture();
         let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
@@ -454,7 +454,7 @@ fn birds(dst: &str, metric: u32) -> (RouteKey, Route) {
 }
 
 #[test]
-fn netns_what_bird_left_goes_once_it_has_let_go_and_nothing_of_others_does() {
+fn netns_leftover_bird_routes_are_removed_foreign_ones_kept() {
     in_namespace(async || {
         let mut node = fixture();
         let ours = birds("10.244.9.0/26", 78);
@@ -478,7 +478,7 @@ fn netns_what_bird_left_goes_once_it_has_let_go_and_nothing_of_others_does() {
 }
 
 #[test]
-fn netns_bird_is_told_what_the_operator_says_and_its_routes_are_left_alone() {
+fn netns_bird_config_is_written_and_bird_routes_are_kept() {
     in_namespace(async || {
         let mut node = fixture();
         let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
@@ -509,7 +509,7 @@ fn backup_routes(node: &Fixture) -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn netns_while_a_bird_begins_its_routes_have_others_behind_them() {
+fn netns_starting_bird_has_backup_routes() {
     in_namespace(async || {
         let mut node = fixture();
         let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";

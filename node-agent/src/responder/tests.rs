@@ -9,7 +9,7 @@ fn request(source: &str) -> Received {
 }
 
 #[test]
-fn only_exact_requests_of_known_nodes_are_answered() {
+fn responder_answers_only_exact_requests_of_known_nodes() {
     let peers = ["192.0.2.2", "fd00::2"].map(|ip| ip.parse().unwrap());
     let peers = BTreeSet::from(peers);
     for (source, answered) in [
@@ -29,7 +29,7 @@ fn only_exact_requests_of_known_nodes_are_answered() {
 }
 
 #[test]
-fn the_work_of_a_second_is_bounded() {
+fn responder_rate_limit_is_per_second() {
     let mut budget = Budget::default();
     let begin = Instant::now();
     let at = |milliseconds| begin + Duration::from_millis(milliseconds);
@@ -44,7 +44,7 @@ fn the_work_of_a_second_is_bounded() {
 }
 
 #[test]
-fn who_has_the_port_and_what_to_do_is_told() {
+fn taken_port_message_names_process_and_remedy() {
     let taken = io::Error::from(ErrorKind::AddrInUse);
     let begin = "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port 9471";
     let end = "set agent.port in the chart to a free port";

@@ -295,13 +295,13 @@ mod tests {
     }
 
     #[test]
-    fn what_pods_can_have_is_free_but_for_first_last_and_reserved() {
+    fn free_count_excludes_first_last_and_reserved_addresses() {
         let status = told(&nothing(), &["10.244.0.2", "10.244.0.3", "10.244.9.2"]);
         assert_eq!((status.subnets[0].used, status.subnets[0].free), (2, 59));
     }
 
     #[test]
-    fn a_withdrawn_block_is_told_of_while_a_pod_is_in_it() {
+    fn withdrawn_block_is_reported_while_used() {
         let mut desired = nothing();
         desired.withdrawn.push("10.244.9.0/26".parse().unwrap());
         let blocks = |taken: &[&str]| told(&desired, taken).subnets.len();
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_acknowledged_while_it_is_not_known_what_pods_have() {
+    fn status_without_pod_addresses_keeps_old_generation() {
         let mut before = told(&nothing(), &["10.244.0.2"]);
         before.observed_generation = Some(1);
         let mut withdrawn = without_pools();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_outranks_a_conflict_outranks_a_fight_outranks_a_problem_outranks_a_lack() {
+    fn ready_reason_follows_severity_order() {
         let mut desired = nothing();
         let reason = |desired| verdict(desired, &Outcome::default()).reason;
         assert_eq!(reason(&desired), Reason::Programmed);
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_note_leaves_the_node_ready_and_is_in_its_message() {
+    fn note_keeps_node_ready_and_is_in_message() {
         let outcome = Outcome {
             notes: vec!["n".into()],
             ..Outcome::default()
@@ -368,13 +368,13 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_cut_and_say_so() {
+    fn long_message_list_is_truncated_with_count() {
         let many: Vec<String> = (0..5).map(|n| format!("f{n}")).collect();
         assert_eq!(sentence(&many).unwrap(), "f0; f1; f2; and 2 more");
     }
 
     #[test]
-    fn the_operators_condition_does_not_count_as_a_change() {
+    fn condition_of_operator_does_not_count_as_status_change() {
         let ours = told(&nothing(), &[]);
         let mut stored = ours.clone();
         let mut assigned = stored.conditions[0].clone();

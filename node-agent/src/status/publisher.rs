@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_the_loop_hangs_the_node_is_not_ready_and_afterwards_it_is_again() {
+    async fn stalled_loop_sets_not_ready_until_next_beat() {
         let mut it = fixture();
         let ready = Verdict::ready(Reason::Programmed, "well");
         let mut status = with_mtu(1400);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_hangs_in_its_first_round_is_told_with_what_the_api_server_has() {
+    async fn stall_in_first_round_is_reported_with_stored_status() {
         let mut it = fixture();
         it.health.beat();
         tokio::time::sleep(LIMIT * 2).await;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_news_is_told_and_what_comes_in_bursts_rests() {
+    async fn status_is_written_on_change_and_rate_limited() {
         let mut it = fixture();
         assert!(!it.tells().await, "there is nothing to tell");
         it.want(&with_mtu(1400));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn counts_alone_are_told_in_doubt_only() {
+    async fn count_only_change_is_written_after_invalidation() {
         let mut it = fixture();
         it.want(&with_mtu(1400));
         assert!(it.tells().await);
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_api_server_has_is_not_told_again_unless_the_object_is_another() {
+    async fn stored_status_is_rewritten_only_for_new_object_uid() {
         let mut it = fixture();
         let seen = with_mtu(1400);
         it.status.set(Some("u"), Some(&seen), seen.clone());
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failures_are_tried_again_ever_more_slowly() {
+    async fn status_write_failures_back_off() {
         let mut it = fixture();
         std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
         it.want(&with_mtu(1400));

@@ -91,7 +91,7 @@ mod tests {
 
     /// It has taken the connection and says nothing: the loop that programs the kernel goes on all the same.
     #[tokio::test]
-    async fn an_api_server_that_does_not_answer_is_not_waited_for() {
+    async fn silent_api_server_times_out_status_write() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();

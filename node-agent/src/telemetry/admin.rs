@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_is_ready_when_it_can_take_pods_and_alive_before() {
+    async fn readyz_succeeds_only_after_node_can_take_pods() {
         let (metrics, health) = (Metrics::new(), Health::new());
         health.beat();
         // What has gone well before the node could take pods does not make it ready.
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_hangs_is_neither_alive_nor_ready() {
+    async fn stalled_loop_fails_livez_and_readyz() {
         let (metrics, health) = (
             Metrics::new(),
             Health::with_limits(Duration::ZERO, Duration::MAX),
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_that_fails_for_long_is_not_ready_until_it_works_again() {
+    async fn lasting_failure_fails_readyz_until_success() {
         let lasting = Duration::from_millis(200);
         let (metrics, health) = (Metrics::new(), Health::with_limits(Duration::MAX, lasting));
         health.opened();
@@ -153,14 +153,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn metrics_have_the_type_of_their_format() {
+    async fn metrics_response_has_openmetrics_content_type() {
         let answers = answers(&Metrics::new(), &Health::new()).await;
         let header = format!("content-type: {OPENMETRICS}\r\n");
         assert!(answers[2].1.contains(&header), "{answers:?}");
     }
 
     #[tokio::test]
-    async fn what_has_been_counted_is_told() {
+    async fn metrics_contain_all_counters() {
         let metrics = Metrics::new();
         metrics.synced(false);
         metrics.synced(true);

@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_when_it_begins_and_when_it_ends() {
+    fn failure_log_reports_begin_and_end_once() {
         let set = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         let mut failure_log = FailureLog::default();
         for (now, begun, over) in [

@@ -95,17 +95,17 @@ fn names_each(pools: Pools, damages: &[Damage]) {
 }
 
 #[test]
-fn netns_check_names_what_is_wrong_with_routed_pods() {
+fn netns_check_names_each_damage_to_routed_pods() {
     names_each(ROUTED, &ROUTED_DAMAGES);
 }
 
 #[test]
-fn netns_check_names_what_is_wrong_with_bridged_pods() {
+fn netns_check_names_each_damage_to_bridged_pods() {
     names_each(BRIDGED, &BRIDGED_DAMAGES);
 }
 
 #[test]
-fn netns_check_reads_the_records_and_says_when_it_cannot_look() {
+fn netns_check_reports_unreadable_records_and_failed_reads() {
     let mut node = Node::ready(ROUTED);
     let pod = node.add("one");
     node.kill_agent();
@@ -132,7 +132,7 @@ fn netns_check_reads_the_records_and_says_when_it_cannot_look() {
 }
 
 #[test]
-fn netns_more_than_a_hundred_problems_are_a_hundred() {
+fn netns_check_exit_code_is_at_most_hundred() {
     let node = Node::new(ROUTED);
     for n in 0..60 {
         let pair = format!(

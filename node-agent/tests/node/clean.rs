@@ -162,7 +162,7 @@ fn waits(node: &Node, why: &str) {
 }
 
 #[test]
-fn netns_a_cleaned_node_is_as_it_was_before() {
+fn netns_clean_restores_original_node_state() {
     for pools in [BOTH, BRIDGED.of(Families::Both)] {
         is_as_it_was_before(pools);
     }
@@ -222,7 +222,7 @@ fn is_as_it_was_before(pools: Pools) {
 }
 
 #[test]
-fn netns_an_agent_that_ends_in_a_moment_is_waited_for() {
+fn netns_clean_waits_for_terminating_agent() {
     let mut node = Node::ready(ROUTED);
     node.kill_agent();
     let file = fs::File::create(node.path("run/agent.lock")).unwrap();
@@ -237,7 +237,7 @@ fn netns_an_agent_that_ends_in_a_moment_is_waited_for() {
 }
 
 #[test]
-fn netns_a_node_can_be_cleaned_under_its_pods_and_used_again() {
+fn netns_forced_clean_with_pods_allows_agent_restart() {
     let (mut node, before) = inhabited(Node::new(ROUTED));
     let pod = node.add("one");
     node.kill_agent();
@@ -251,7 +251,7 @@ fn netns_a_node_can_be_cleaned_under_its_pods_and_used_again() {
 }
 
 #[test]
-fn netns_a_pod_whose_record_is_lost_is_a_pod() {
+fn netns_clean_waits_for_pod_without_record() {
     let (mut node, _) = inhabited(Node::new(ROUTED));
     let pod = node.add("one");
     node.kill_agent();

@@ -19,7 +19,7 @@ fn remote(node: &Node) -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn netns_a_foreign_route_to_a_block_is_named_and_stays_until_somebody_takes_it_away() {
+fn netns_foreign_route_to_block_is_reported_and_kept() {
     for families in FAMILIES {
         let node = Node::ready(ROUTED.of(families));
         for block in remote(&node) {
@@ -42,7 +42,7 @@ fn netns_a_foreign_route_to_a_block_is_named_and_stays_until_somebody_takes_it_a
 }
 
 #[test]
-fn netns_a_foreign_route_to_a_pod_is_named_and_stays_until_somebody_takes_it_away() {
+fn netns_foreign_route_to_pod_is_reported_and_kept() {
     for families in FAMILIES {
         let node = Node::ready(ROUTED.of(families));
         let pod = node.add("one");
@@ -64,7 +64,7 @@ fn netns_a_foreign_route_to_a_pod_is_named_and_stays_until_somebody_takes_it_awa
 }
 
 #[test]
-fn netns_a_network_configuration_in_front_of_ours_is_named() {
+fn netns_conflist_sorting_before_netweft_is_reported() {
     let node = Node::ready(ROUTED);
     let other = node.path("cni/05-other.conflist");
     fs::write(&other, "{}").unwrap();
@@ -81,7 +81,7 @@ fn netns_a_network_configuration_in_front_of_ours_is_named() {
 
 /// What has a name of ours is ours: it is not in the way for long.
 #[test]
-fn netns_a_link_of_another_kind_under_a_name_of_ours_is_replaced() {
+fn netns_link_of_wrong_kind_with_own_name_is_replaced() {
     let mut node = Node::new(BRIDGED);
     for other in ["nw-vx4096 type bridge", "nw-br0 type veth peer name x"] {
         node.namespace.ip(&format!("link add {other}"));
@@ -95,7 +95,7 @@ fn netns_a_link_of_another_kind_under_a_name_of_ours_is_replaced() {
 }
 
 #[test]
-fn netns_a_tunnel_number_that_another_link_has_is_a_failure_until_it_is_free() {
+fn netns_vni_used_by_other_link_fails_until_free() {
     for families in FAMILIES {
         let mut node = Node::new(ROUTED.of(families));
         let local = node.addresses()[0];
@@ -114,7 +114,7 @@ fn netns_a_tunnel_number_that_another_link_has_is_a_failure_until_it_is_free() {
 }
 
 #[test]
-fn netns_parameters_that_cannot_be_written_are_a_failure_until_they_can() {
+fn netns_read_only_sysctls_fail_until_writable() {
     for families in FAMILIES {
         let mut node = Node::new(ROUTED.of(families));
         let read_only = "mount -o bind,ro /proc/sys /proc/sys && exec \"$@\"";
@@ -144,7 +144,7 @@ fn netns_parameters_that_cannot_be_written_are_a_failure_until_they_can() {
 }
 
 #[test]
-fn netns_without_the_nodes_address_nothing_is_torn_down_and_the_missing_one_is_named() {
+fn netns_missing_node_address_is_named_and_keeps_tunnel() {
     for families in FAMILIES {
         let node = Node::ready(ROUTED.of(families));
         let ip = node.addresses()[0];
@@ -171,7 +171,7 @@ fn netns_without_the_nodes_address_nothing_is_torn_down_and_the_missing_one_is_n
 }
 
 #[test]
-fn netns_files_that_cannot_be_written_are_named_until_they_can() {
+fn netns_unwritable_output_files_are_reported_until_writable() {
     for file in ["run/node.json", "cni/10-netweft.conflist"] {
         let mut node = Node::new(ROUTED);
         fs::create_dir_all(node.path(file).join("in the way")).unwrap();
@@ -186,7 +186,7 @@ fn netns_files_that_cannot_be_written_are_named_until_they_can() {
 }
 
 #[test]
-fn netns_without_nft_a_node_takes_no_pods_until_there_is_one() {
+fn netns_node_without_nft_takes_no_pods() {
     let mut node = Node::new(ROUTED);
     let programs = node.path("programs");
     fs::create_dir(&programs).unwrap();
@@ -204,7 +204,7 @@ fn netns_without_nft_a_node_takes_no_pods_until_there_is_one() {
 }
 
 #[test]
-fn netns_a_block_that_is_another_nodes_is_left_out_and_named_until_it_is_ours() {
+fn netns_block_of_other_node_is_omitted_and_reported() {
     let mut node = Node::new(ROUTED);
     let (own, aside) = (
         node.path("objects/subnet-routed-one.yaml"),
@@ -230,7 +230,7 @@ fn netns_a_block_that_is_another_nodes_is_left_out_and_named_until_it_is_ours() 
 }
 
 #[test]
-fn netns_a_node_without_a_block_says_so_and_takes_pods_when_it_has_one() {
+fn netns_node_without_block_takes_pods_after_assignment() {
     let mut node = Node::new(ROUTED);
     let names = ["routed".to_owned()];
     node.declare("network.yaml", &network(ROUTED, &[], &names));

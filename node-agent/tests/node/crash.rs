@@ -44,22 +44,22 @@ fn killed_at(node: &Node, at: usize) -> bool {
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have() {
+fn netns_agent_killed_at_any_request_converges() {
     is_killed_at_each(|| Node::new(BOTH), 3, 30);
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_ipv6() {
+fn netns_agent_killed_at_any_request_converges_ipv6() {
     is_killed_at_each(|| Node::new(BOTH.of(Families::Ipv6)), 5, 30);
 }
 
 #[test]
-fn netns_killed_at_any_request_the_agent_ends_where_it_would_have_with_both_families() {
+fn netns_agent_killed_at_any_request_converges_dual_stack() {
     is_killed_at_each(|| Node::new(BRIDGED.of(Families::Both)), 5, 30);
 }
 
 #[test]
-fn netns_killed_at_any_request_for_two_hundred_nodes_the_agent_ends_where_it_would_have() {
+fn netns_agent_killed_at_any_request_of_200_nodes_converges() {
     is_killed_at_each(among_two_hundred, 71, 600);
 }
 

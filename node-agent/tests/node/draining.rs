@@ -19,7 +19,7 @@ fn wait_until_it_names(node: &Node, pods: &[&str]) {
 }
 
 #[test]
-fn netns_the_pods_of_a_pool_that_is_disabled_or_being_deleted_are_named_until_they_go() {
+fn netns_pods_of_disabled_or_deleted_pool_are_listed() {
     let node = Node::ready(ROUTED);
     let (one, two) = (node.add("one"), node.add("two"));
     wait_until_it_names(&node, &[]);

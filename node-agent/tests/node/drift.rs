@@ -155,17 +155,17 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
 }
 
 #[test]
-fn netns_what_others_change_is_put_right_and_told_and_what_is_theirs_stays() {
+fn netns_external_changes_are_repaired_and_foreign_ones_kept() {
     puts_right(&Node::ready(BOTH), &HARMS);
 }
 
 #[test]
-fn netns_what_others_change_of_ipv6_is_put_right_and_told() {
+fn netns_external_ipv6_changes_are_repaired_and_reported() {
     puts_right(&Node::ready(ROUTED.of(Families::Ipv6)), &HARMS_V6);
 }
 
 #[test]
-fn netns_what_the_agent_itself_changes_is_no_drift() {
+fn netns_own_changes_of_agent_are_not_drift() {
     let mut node = Node::ready(ROUTED);
     let pod = node.add("one");
     node.nudge();
@@ -202,7 +202,7 @@ fn netns_what_the_agent_itself_changes_is_no_drift() {
 }
 
 #[test]
-fn netns_who_changes_a_thing_again_and_again_is_named_and_waited_for() {
+fn netns_repeated_external_changes_name_process_and_back_off() {
     let node = Node::ready(ROUTED);
     let script = "for i in $(seq 400); do ip route delete 10.244.4.0/22 proto 78 2>/dev/null; sleep 0.01; done";
     let line = ["sh", "-c", script].map(str::to_owned);

@@ -27,7 +27,7 @@ fn obey(node: &Node, said: &str) {
 }
 
 #[test]
-fn netns_chain_that_drops_pods_is_named_until_its_command_is_run() {
+fn netns_chain_dropping_pods_is_reported_until_fixed() {
     for (chain, words) in [
         (
             "nft 'table inet strict { chain forward { type filter hook forward priority 0; policy drop; }; }'",
@@ -86,7 +86,7 @@ fn probe_links(node: &Node) -> usize {
 
 /// The reading takes the chain for one that drops: it does not understand a match of addresses.
 #[test]
-fn netns_probe_withdraws_a_chain_that_accepts_pods_by_a_rule_that_is_not_understood() {
+fn netns_passing_probe_clears_finding_of_uninterpreted_rule() {
     let (mut node, _other) = with_neighbour(
         "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; oifname \"nw*\" accept; ip saddr 10.244.0.0/16 accept; }; }'",
     );
@@ -99,7 +99,7 @@ fn netns_probe_withdraws_a_chain_that_accepts_pods_by_a_rule_that_is_not_underst
 }
 
 #[test]
-fn netns_probe_that_is_dropped_makes_the_node_not_ready_and_names_the_chain() {
+fn netns_dropped_probe_makes_node_not_ready_and_names_chain() {
     let (mut node, _other) = with_neighbour(
         "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; ct state established accept; }; }'",
     );
@@ -118,7 +118,7 @@ fn netns_probe_that_is_dropped_makes_the_node_not_ready_and_names_the_chain() {
 
 /// Where no other node answers, the ruleset alone counts.
 #[test]
-fn netns_probe_without_an_answer_to_direct_requests_decides_nothing() {
+fn netns_probe_without_direct_reply_keeps_ruleset_finding() {
     let (mut node, other) = with_neighbour(
         "nft 'table ip strict { chain forward { type filter hook forward priority 0; policy drop; }; }'",
     );

@@ -22,7 +22,7 @@ impl Drop for Ends<'_> {
 }
 
 #[test]
-fn netns_a_plugin_that_is_replaced_while_it_runs_serves_every_pod() {
+fn netns_plugin_replaced_while_running_serves_every_pod() {
     let mut node = Node::ready(ROUTED);
     // Two versions: what stands behind a program is not looked at.
     let versions = ["one", "two"].map(|version| node.path(version));

@@ -27,7 +27,7 @@ fn has_addresses(node: &Node, link: &str) {
 }
 
 #[test]
-fn netns_pods_have_both_families_where_ipv6_is_off_from_the_start() {
+fn netns_dual_stack_pods_work_with_ipv6_disabled_at_start() {
     for all in [false, true] {
         for pools in [ROUTED, BRIDGED] {
             let mut node = Node::new(pools.of(Families::Both));
@@ -43,7 +43,7 @@ fn netns_pods_have_both_families_where_ipv6_is_off_from_the_start() {
 }
 
 #[test]
-fn netns_pods_keep_both_families_when_ipv6_is_switched_off() {
+fn netns_dual_stack_pods_keep_ipv6_when_disabled_later() {
     for all in [false, true] {
         let node = Node::ready(ROUTED.of(Families::Both));
         let pod = node.add("one");
@@ -62,7 +62,7 @@ fn netns_pods_keep_both_families_when_ipv6_is_switched_off() {
 
 /// A new link of a pod must pass packets on although new links are told not to.
 #[test]
-fn netns_pods_links_forward_where_new_links_do_not() {
+fn netns_pod_links_forward_despite_default_forwarding_off() {
     let node = Node::ready(ROUTED);
     set(&node, "net.ipv4.conf.default.forwarding=0");
     let [one, other] = ["one", "two"].map(|name| node.add(name));
@@ -82,7 +82,7 @@ fn netns_pods_links_forward_where_new_links_do_not() {
 
 /// As a link is where systemd-networkd is told so, while the switch for all links is on.
 #[test]
-fn netns_an_uplink_that_does_not_forward_is_made_to() {
+fn netns_uplink_forwarding_is_enabled() {
     let mut node = Node::new(ROUTED.of(Families::Both));
     let off = ["ipv4", "ipv6"].map(|family| format!("net.{family}.conf.ens7.forwarding=0"));
     set(&node, "net.ipv4.ip_forward=1");
@@ -105,7 +105,7 @@ fn netns_an_uplink_that_does_not_forward_is_made_to() {
 
 /// As the kernel looks with the boot parameter `ipv6.disable=1`.
 #[test]
-fn netns_where_the_kernel_has_no_ipv6_pods_have_ipv4_and_the_node_says_so() {
+fn netns_kernel_without_ipv6_gives_pods_ipv4_only() {
     let mut node = Node::new(ROUTED.of(Families::Both));
     fs::create_dir(node.path("sysctl")).unwrap();
     symlink("/proc/sys/net/ipv4", node.path("sysctl/ipv4")).unwrap();

@@ -14,7 +14,7 @@ fn accept_ra(node: &Node, link: &str) -> String {
 }
 
 #[test]
-fn netns_a_link_that_a_router_has_told_of_goes_on_listening_and_no_other() {
+fn netns_accept_ra_is_kept_only_on_link_with_ra_route() {
     let mut node = Node::new(ROUTED.of(Families::Both));
     for name in ["guests0", "deaf0"] {
         node.namespace.ip(&format!("link add {name} type bridge"));

@@ -40,7 +40,7 @@ fn heard(from: &Pod, by: &Pod, group: IpAddr) -> IpAddr {
 
 /// Groups are outside the pools, yet these packets do not leave the node.
 #[test]
-fn netns_a_bridged_pod_that_speaks_to_a_group_is_heard_under_its_own_address() {
+fn netns_multicast_of_bridged_pod_keeps_source_address() {
     let node = Node::ready(BRIDGED.of(Families::Both));
     let (one, two) = (node.add("one"), node.add("two"));
     for group in ["224.0.0.251", "ff02::fb"] {

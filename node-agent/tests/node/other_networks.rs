@@ -58,7 +58,7 @@ fn check(node: &Node) -> (String, Option<i32>) {
 }
 
 #[test]
-fn netns_a_node_that_another_network_serves_is_left_alone() {
+fn netns_node_served_by_other_network_is_not_changed() {
     let mut node = Node::new(ROUTED);
     let other = Other::new(&node);
     fs::create_dir(node.path("cni")).unwrap();
@@ -102,7 +102,7 @@ fn netns_a_node_that_another_network_serves_is_left_alone() {
 }
 
 #[test]
-fn netns_netweft_runs_next_to_another_network_if_told_to() {
+fn netns_ignore_other_networks_setting_programs_node() {
     let mut node = Node::new(ROUTED);
     let other = Other::new(&node);
     node.start_under(&["env", "NETWEFT_IGNORE_OTHER_NETWORKS=true"]);
@@ -113,7 +113,7 @@ fn netns_netweft_runs_next_to_another_network_if_told_to() {
 
 /// What comes later must not cut off the pods that netweft serves, also after a restart of the agent or of the machine.
 #[test]
-fn netns_a_node_that_netweft_serves_stays_programmed_whatever_another_network_does() {
+fn netns_served_node_stays_programmed_despite_other_network() {
     let mut node = Node::ready(ROUTED);
     let pod = node.add("one");
     node.namespace.ip("link add cni0 type bridge");

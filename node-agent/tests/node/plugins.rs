@@ -37,7 +37,7 @@ fn back(node: &Node, name: &str) {
 }
 
 #[test]
-fn netns_plugins_that_are_deleted_changed_or_lose_their_mode_are_put_back() {
+fn netns_deleted_or_changed_plugins_are_restored() {
     let node = node();
     for name in ["netweft", "netweft-portmap"] {
         let file = node.path("bin").join(name);
@@ -72,7 +72,7 @@ fn netns_plugins_that_are_deleted_changed_or_lose_their_mode_are_put_back() {
 }
 
 #[test]
-fn netns_plugins_that_cannot_be_put_back_are_named_until_they_can() {
+fn netns_plugin_restore_failure_is_reported_until_resolved() {
     let node = node();
     let file = node.path("bin/netweft");
     fs::remove_file(&file).unwrap();

@@ -14,7 +14,7 @@ fn says(node: &mut Node, words: &str) {
 const WAY_OUT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
 
 #[test]
-fn netns_a_vxlan_link_of_another_program_on_the_port_is_named() {
+fn netns_foreign_vxlan_link_on_port_is_reported() {
     let mut node = Node::new(ROUTED);
     node.namespace
         .ip("link add other type vxlan external dstport 4789");
@@ -30,7 +30,7 @@ fn netns_a_vxlan_link_of_another_program_on_the_port_is_named() {
 }
 
 #[test]
-fn netns_a_vxlan_link_with_the_same_number_is_named() {
+fn netns_foreign_vxlan_link_with_same_vni_is_reported() {
     for local in ["local 192.0.2.1", ""] {
         let mut node = Node::new(ROUTED);
         node.namespace.ip(&format!(
@@ -47,7 +47,7 @@ fn netns_a_vxlan_link_with_the_same_number_is_named() {
 }
 
 #[test]
-fn netns_a_program_that_listens_on_the_port_is_named() {
+fn netns_program_listening_on_vxlan_port_is_reported() {
     let mut node = Node::new(ROUTED);
     let socket = node
         .namespace

@@ -114,7 +114,7 @@ fn declare(node: &Node, families: Families, generation: i64, probe: Option<&str>
 }
 
 #[test]
-fn netns_an_answer_by_one_of_the_protocols_is_enough() {
+fn netns_probe_reply_by_one_protocol_suffices() {
     for families in FAMILIES {
         let one = Node::ready(ROUTED.of(families));
         let two = Second::beside(&one, families);
@@ -173,7 +173,7 @@ fn ask(namespace: &Namespace, from: &str, request: &[u8]) -> Option<(Vec<u8>, St
 }
 
 #[test]
-fn netns_an_agent_answers_exact_requests_of_nodes_from_the_address_that_was_asked() {
+fn netns_responder_replies_to_nodes_from_requested_address() {
     let one = Node::ready(ROUTED);
     let other = Namespace::new();
     one.namespace
@@ -204,7 +204,7 @@ fn netns_an_agent_answers_exact_requests_of_nodes_from_the_address_that_was_aske
 }
 
 #[test]
-fn netns_a_port_that_is_taken_is_named_and_stops_nothing() {
+fn netns_taken_responder_port_is_reported_and_harmless() {
     let mut node = Node::new(ROUTED);
     let socket = node
         .namespace

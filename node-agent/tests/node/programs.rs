@@ -153,23 +153,23 @@ fn later(nft: Nft) {
 }
 
 #[test]
-fn netns_an_nft_that_hangs_from_the_start_is_named_and_routes_are_made() {
+fn netns_hung_nft_at_start_is_reported_and_routes_are_added() {
     from_the_start(Hangs);
 }
 
 #[test]
-fn netns_an_nft_that_hangs_later_is_named_and_changes_are_followed() {
+fn netns_hung_nft_later_is_reported_and_changes_are_applied() {
     later(Hangs);
 }
 
 #[test]
-fn netns_an_nft_that_fails_is_named_in_status_and_log() {
+fn netns_failing_nft_is_named_in_status_and_log() {
     from_the_start(Fails);
     later(Fails);
 }
 
 #[test]
-fn netns_an_nft_that_is_missing_is_named_in_status_and_log() {
+fn netns_missing_nft_is_named_in_status_and_log() {
     from_the_start(Missing);
     later(Missing);
 }

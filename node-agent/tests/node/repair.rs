@@ -29,7 +29,7 @@ fn heals(pools: Pools, harms: &[&str]) {
 }
 
 #[test]
-fn netns_what_a_routed_pod_loses_comes_back() {
+fn netns_lost_objects_of_routed_pod_are_restored() {
     heals(
         ROUTED,
         &[
@@ -44,7 +44,7 @@ fn netns_what_a_routed_pod_loses_comes_back() {
 }
 
 #[test]
-fn netns_what_a_bridged_pod_loses_comes_back_the_bridge_included() {
+fn netns_lost_objects_of_bridged_pod_are_restored() {
     heals(
         BRIDGED,
         &[
@@ -61,7 +61,7 @@ fn netns_what_a_bridged_pod_loses_comes_back_the_bridge_included() {
 }
 
 #[test]
-fn netns_nothing_is_put_back_that_is_not_missing() {
+fn netns_intact_pods_are_not_repaired() {
     for pools in [
         ROUTED,
         BRIDGED,
@@ -87,7 +87,7 @@ fn netns_nothing_is_put_back_that_is_not_missing() {
 
 /// Parameters of the kernel that bridged pods need are put right, and named when the kernel has none.
 #[test]
-fn netns_the_bridges_parameters_are_set() {
+fn netns_bridge_sysctls_are_set() {
     let node = Node::ready(BRIDGED);
     for (name, value) in [
         ("bridge/bridge-nf-call-iptables", "1"),
@@ -106,7 +106,7 @@ fn netns_the_bridges_parameters_are_set() {
 }
 
 #[test]
-fn netns_without_br_netfilter_a_node_with_a_bridge_pool_takes_no_pods_and_says_what_to_load() {
+fn netns_bridge_node_without_br_netfilter_takes_no_pods() {
     let mut node = Node::new(BRIDGED);
     // A kernel without the module, as far as the agent can see.
     let parameters = node.path("sysctl");

@@ -35,7 +35,7 @@ fn requests(node: &Node) -> Result<Vec<Vec<String>>, String> {
 }
 
 #[test]
-fn netns_a_pod_asks_for_a_pool_waits_for_its_first_block_and_gets_an_address_of_it() {
+fn netns_pod_requesting_pool_waits_for_its_first_block() {
     let node = Node::ready(ROUTED);
     node.declare("pool-web.yaml", POOL);
     node.declare("network.yaml", &network(2, "\"10.244.0.0/22\""));
@@ -68,7 +68,7 @@ fn netns_a_pod_asks_for_a_pool_waits_for_its_first_block_and_gets_an_address_of_
 }
 
 #[test]
-fn netns_a_pod_that_asks_for_a_pool_that_is_not_for_it_is_told_so_and_nothing_is_asked_for() {
+fn netns_pod_requesting_unavailable_pool_is_refused() {
     let node = Node::ready(ROUTED);
     let refused = add(&node, "web").err().unwrap();
     assert!(
@@ -79,7 +79,7 @@ fn netns_a_pod_that_asks_for_a_pool_that_is_not_for_it_is_told_so_and_nothing_is
 }
 
 #[test]
-fn netns_requests_that_cannot_be_listed_are_a_failure_that_is_logged_once() {
+fn netns_unlistable_block_requests_fail_and_are_logged_once() {
     let node = Node::ready(ROUTED);
     let dir = node.path("run/requests");
     fs::remove_dir_all(&dir).ok();

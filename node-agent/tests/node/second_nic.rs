@@ -69,7 +69,7 @@ fn wait_until_reported(node: &Node, generation: i64, expected: &[(&str, &str)]) 
 }
 
 #[test]
-fn netns_a_node_without_address_and_block_reports_what_selectors_ask_for() {
+fn netns_node_without_block_reports_selected_addresses() {
     let (mut node, _two) = with_second_nic();
     ask(&node, 1, "{ipv4: {interface: 'nic*'}}");
     node.start();
@@ -100,7 +100,7 @@ fn netns_a_node_without_address_and_block_reports_what_selectors_ask_for() {
 }
 
 #[test]
-fn netns_an_address_that_is_replaced_is_reported_although_the_one_in_use_is_missing() {
+fn netns_replaced_node_address_is_reported() {
     let (mut node, _two) = with_second_nic();
     answer(&node, 1, "198.51.100.1", "vxlan");
     node.start();
@@ -119,7 +119,7 @@ fn netns_an_address_that_is_replaced_is_reported_although_the_one_in_use_is_miss
 }
 
 #[test]
-fn netns_pods_of_other_nodes_are_reached_over_the_second_nic() {
+fn netns_remote_pods_are_reached_over_second_nic() {
     let one = mac("one");
     let far_vxlan = [
         format!(
@@ -156,7 +156,7 @@ fn netns_pods_of_other_nodes_are_reached_over_the_second_nic() {
 
 /// The relay sends and takes datagrams from the address that it is told.
 #[test]
-fn netns_the_relay_is_told_the_address_of_the_second_nic() {
+fn netns_relay_config_has_address_of_second_nic() {
     let (mut node, _two) = with_second_nic();
     answer(&node, 1, "198.51.100.1", "udp");
     node.start();

@@ -46,7 +46,7 @@ fn peer(node: &Node, families: Families) -> Namespace {
 }
 
 #[test]
-fn netns_a_way_that_stands_by_is_tried_and_who_does_not_answer_is_named() {
+fn netns_standby_mode_is_probed_and_silent_nodes_are_named() {
     for families in FAMILIES {
         let node = Node::ready(ROUTED.of(families));
         let _peer = peer(&node, families);

@@ -10,7 +10,7 @@ use super::lab::{BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTE
 const CHURN: Duration = Duration::from_secs(7);
 
 #[test]
-fn netns_sandboxes_that_end_without_a_del_give_their_addresses_back() {
+fn netns_sandbox_ended_without_del_frees_its_addresses() {
     std::thread::scope(|scope| {
         for families in FAMILIES {
             for pools in [ROUTED, BRIDGED] {
@@ -38,7 +38,7 @@ fn gives_back(pools: Pools) {
 
 /// Stopped by a debugger, a frozen cgroup, a suspended machine: however long an ADD takes, its address stays its own.
 #[test]
-fn netns_an_add_that_stands_still_between_record_and_link_keeps_its_address() {
+fn netns_add_stopped_before_link_creation_keeps_its_address() {
     let node = Node::ready(ROUTED);
     let space = Namespace::new();
     // Its first request asks whether the link is there, its second makes it.
@@ -179,22 +179,22 @@ impl Churn<'_> {
 }
 
 #[test]
-fn netns_the_sweep_races_with_adds_and_dels_of_routed_pods_and_loses_nothing() {
+fn netns_sweep_race_with_routed_pods_loses_nothing() {
     race(ROUTED);
 }
 
 #[test]
-fn netns_the_sweep_races_with_adds_and_dels_of_bridged_pods_and_loses_nothing() {
+fn netns_sweep_race_with_bridged_pods_loses_nothing() {
     race(BRIDGED);
 }
 
 #[test]
-fn netns_the_sweep_races_with_adds_and_dels_of_pods_of_both_families_and_loses_nothing() {
+fn netns_sweep_race_with_dual_stack_pods_loses_nothing() {
     race(ROUTED.of(Families::Both));
 }
 
 #[test]
-fn netns_the_sweep_races_with_adds_and_dels_of_bridged_ipv6_pods_and_loses_nothing() {
+fn netns_sweep_race_with_bridged_ipv6_pods_loses_nothing() {
     race(BRIDGED.of(Families::Ipv6));
 }
 

@@ -70,11 +70,11 @@ fn pods_keep_their_addresses(pools: Pools, kind: &str) {
 }
 
 #[test]
-fn netns_tunnel_addresses_of_routed_pods_stay_the_nodes() {
+fn netns_tunnel_addresses_of_routed_pools_stay_with_node() {
     pods_keep_their_addresses(ROUTED, "routed");
 }
 
 #[test]
-fn netns_tunnel_addresses_of_bridged_pods_stay_the_nodes() {
+fn netns_tunnel_addresses_of_bridge_pools_stay_with_node() {
     pods_keep_their_addresses(BRIDGED, "bridge");
 }

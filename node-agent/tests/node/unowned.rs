@@ -7,7 +7,7 @@ use netweft_cni::node::NodeConfig;
 use super::lab::{Namespace, Node, Pod, ROUTED, until};
 
 #[test]
-fn netns_a_pod_gets_no_address_of_a_block_that_the_node_has_lost_and_running_pods_go_on() {
+fn netns_lost_block_allocates_nothing_and_pods_keep_running() {
     let node = Node::ready(ROUTED);
     let pod = node.add("one");
     let objects = ["network.yaml", "subnet-routed-one.yaml"].map(|name| {

@@ -10,7 +10,7 @@ fn mtu(node: &Node, link: &str) -> String {
 
 /// As with routing on the host: the node's address is on a link of its own, and others are behind the uplinks.
 #[test]
-fn netns_the_mtu_is_that_of_the_way_to_the_others_where_the_address_is_elsewhere() {
+fn netns_mtu_follows_route_to_peers_with_address_on_dummy() {
     let mut node = Node::new(ROUTED);
     for line in [
         "link add dummy0 type bridge",
@@ -32,7 +32,7 @@ fn netns_the_mtu_is_that_of_the_way_to_the_others_where_the_address_is_elsewhere
 
 /// As on machines that route by source or destination in tables of their own: table `main` names another link.
 #[test]
-fn netns_the_mtu_is_that_of_the_link_that_routing_rules_choose() {
+fn netns_mtu_follows_link_chosen_by_routing_rules() {
     let mut node = Node::new(ROUTED);
     for line in [
         "link add ens8 type bridge",
@@ -49,7 +49,7 @@ fn netns_the_mtu_is_that_of_the_link_that_routing_rules_choose() {
 }
 
 #[test]
-fn netns_an_mtu_beyond_what_the_link_carries_is_named_and_the_node_works() {
+fn netns_mtu_above_link_mtu_is_reported_and_node_is_ready() {
     let mut node = Node::new(ROUTED);
     let network = super::lab::network(ROUTED, &["10.244.0.0/22".into()], &["routed".into()]);
     let with_mtu = |mtu: u32| network.replace("outerFamily:", &format!("mtu: {mtu}, outerFamily:"));

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_of_agents_are_chosen_by_a_label_selector() {
+    fn agent_nodes_flag_is_parsed_as_label_selector() {
         let chooses = |selector: &str, labels: &[(&str, &str)]| {
             let labels = labels.iter();
             let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_have_a_unit() {
+    fn duration_without_unit_is_refused() {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_lasts_long_enough_to_be_renewed() {
+    fn lease_duration_below_two_seconds_is_refused() {
         assert_eq!(parse_lease_duration("2s"), Ok(Duration::from_secs(2)));
         assert!(
             parse_lease_duration("1s")
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_that_take_a_truth_take_both() {
+    fn boolean_flags_accept_true_and_false() {
         let parse = |flag: &str| Args::try_parse_from(["netweft-operator", flag]).unwrap();
         assert!(parse("--manage-crds=true").manage_crds);
         assert!(!parse("--manage-crds=false").manage_crds);

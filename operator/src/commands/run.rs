@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_background_task_that_ends_or_panics_ends_the_program() {
+    async fn ended_or_panicked_background_task_stops_operator() {
         let mut tasks = JoinSet::new();
         tasks.spawn(pending());
         assert!(beside(&mut tasks, ready(())).await.is_ok());

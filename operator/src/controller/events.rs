@@ -113,7 +113,7 @@ mod tests {
     use crate::testing::hanging;
 
     #[tokio::test]
-    async fn an_api_server_that_takes_no_events_holds_nobody_up() {
+    async fn hung_event_request_does_not_block_controller() {
         let (begun, mut tasks) = (Instant::now(), JoinSet::new());
         let events = Events::start(&hanging().await, None, &mut tasks);
         let news = ConditionEvent {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_are_cut_between_characters() {
+    fn long_event_message_is_truncated_at_character_boundary() {
         let long = "ä".repeat(1000);
         assert!(shortened(&long).len() <= 1002);
         assert_eq!(shortened("short"), "short");

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_pods_than_are_asked_about_together_follow() {
+    async fn pod_owner_lookups_beyond_batch_size_follow() {
         let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
         let mut asked = PodOwnerCache::new(&client.await);
         let pods = pods(AT_ONCE + 1);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_api_server_that_refuses_is_not_asked_again_at_once() {
+    async fn refused_pod_owner_lookup_is_not_repeated_at_once() {
         let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
         let mut asked = PodOwnerCache::new(&client.await);
         for count in [AT_ONCE + 1, 1] {
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_fails_now_and_then_is_asked_on_while_it_answers() {
+    async fn partly_failing_pod_owner_lookups_continue() {
         let client = answering(|path| {
             if path.ends_with('0') {
                 refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_api_server_that_does_not_answer_holds_nobody_up() {
+    async fn hung_pod_owner_lookup_does_not_block_controller() {
         let (client, changed, mut tasks) =
             (hanging().await, Arc::new(Notify::new()), JoinSet::new());
         let lookup = Lookup::start(&client, &changed, &mut tasks);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_learnt_is_told_and_only_names_are_asked_about() {
+    async fn pod_owner_lookup_reads_only_metadata_and_notifies() {
         let paths = Arc::new(Mutex::new(Vec::new()));
         let log = paths.clone();
         let client = answering(move |path| {

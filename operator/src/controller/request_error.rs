@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn being_late_is_not_a_failure() {
+    fn write_conflict_or_not_found_is_stale_and_not_failed() {
         assert_eq!(failed(409, "AlreadyExists").class(), Class::Stale);
         assert_eq!(failed(404, "NotFound").class(), Class::Stale);
         assert_eq!(failed(500, "InternalError").class(), Class::Failed);
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_does_not_mean_that_the_object_exists() {
+    fn conflict_error_differs_from_already_exists() {
         assert!(failed(409, "AlreadyExists").already_exists());
         assert!(!failed(409, "Conflict").already_exists());
     }
 
     #[test]
-    fn an_error_says_what_was_tried_on_what_and_why_it_failed() {
+    fn request_error_names_verb_object_and_cause() {
         let text = failed(500, "InternalError").chain();
         assert!(
             text.starts_with("create NodeSubnet 10-0-0-0-26: "),

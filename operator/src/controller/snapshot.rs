@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_still_there() {
+    fn unreadable_objects_are_kept_in_cluster_state() {
         let nodes = arcs(&[
             json!({ "metadata": { "name": "n", "uid": "u" }, "status": { "addresses": 5 } }),
         ]);

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_renews_keeps_it_whatever_time_he_thinks_it_is() {
+    fn renewed_lease_is_kept_despite_clock_skew() {
         let start = Instant::now();
         let today = Timestamp::now().as_second();
         for renewed in [0, today - 48 * 3600, today, today + 48 * 3600] {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_renews_is_taken_when_it_has_lasted_and_no_sooner() {
+    fn expired_lease_is_taken_after_its_full_duration() {
         let start = Instant::now();
         let today = Timestamp::now().as_second();
         for renewed in [0, today, today + 48 * 3600] {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_cannot_renew_steps_down_before_another_may_take_it() {
+    fn leader_without_renewal_steps_down_before_lease_expires() {
         let start = Instant::now();
         let mut election = Election::new("me".into(), LASTS);
         assert!(matches!(election.step(None, start), Step::Create(_)));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_back_is_anybodys() {
+    fn released_lease_is_taken_at_once() {
         let start = Instant::now();
         let mut election = Election::new("me".into(), LASTS);
         election.won(&lease("me", 1, 0), start);

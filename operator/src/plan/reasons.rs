@@ -358,7 +358,7 @@ fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
 }
 
 #[test]
-fn every_reason_is_made_and_told() {
+fn every_condition_reason_is_reachable_and_reported() {
     for reason in Reason::ALL.iter().copied() {
         for (number, Made { says, by }) in makers(reason).into_iter().enumerate() {
             let what = format!("{} {number}", reason.as_str());

@@ -31,12 +31,12 @@ fn delete_pool(cluster: &mut Cluster, name: &str) {
 }
 
 #[test]
-fn a_fresh_cluster_gets_blocks_and_networks_in_one_plan() {
+fn first_plan_of_new_cluster_matches_snapshot() {
     insta::assert_yaml_snapshot!(shown(&cluster(2).plan()));
 }
 
 #[test]
-fn statuses_of_a_cluster_at_work() {
+fn statuses_of_running_cluster_match_snapshot() {
     let mut cluster = cluster(3);
     cluster.modes.push(at(0, vxlan("spare", 5)));
     cluster.peers.push(yaml(
@@ -88,7 +88,7 @@ fn shown(plan: &Plan) -> serde_json::Value {
 }
 
 #[test]
-fn a_plan_that_is_carried_out_leaves_nothing_to_do() {
+fn plan_after_applied_plan_is_empty() {
     let mut cluster = cluster(3);
     cluster.settle();
     cluster.agents_report(2);
@@ -100,7 +100,7 @@ fn a_plan_that_is_carried_out_leaves_nothing_to_do() {
 }
 
 #[test]
-fn the_first_plan_names_only_blocks_it_creates() {
+fn first_plan_names_only_created_blocks() {
     let plan = cluster(3).plan();
     let created: BTreeSet<_> = plan
         .subnets
@@ -118,7 +118,7 @@ fn the_first_plan_names_only_blocks_it_creates() {
 }
 
 #[test]
-fn blocks_are_listed_oldest_first() {
+fn node_network_lists_blocks_oldest_first() {
     let mut cluster = cluster(1);
     cluster.pools[0] = at(0, pool("zebra", "10.244.0.0/16", ""));
     cluster.settle();
@@ -135,7 +135,7 @@ fn blocks_are_listed_oldest_first() {
 }
 
 #[test]
-fn foreign_conditions_are_no_reason_to_write() {
+fn foreign_conditions_cause_no_status_write() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.pools[0]
@@ -148,7 +148,7 @@ fn foreign_conditions_are_no_reason_to_write() {
 }
 
 #[test]
-fn news_is_a_change_of_reason_not_of_numbers() {
+fn event_follows_reason_change_but_not_count_change() {
     let mut cluster = cluster(1);
     let first = cluster.plan();
     let of_pool = first.pool_statuses[0].news.as_ref().unwrap();
@@ -171,7 +171,7 @@ fn news_is_a_change_of_reason_not_of_numbers() {
 }
 
 #[test]
-fn an_unreadable_object_is_told_and_holds_what_it_has() {
+fn unreadable_pool_is_reported_and_keeps_its_blocks() {
     let mut cluster = cluster(1);
     cluster.settle();
     let broken = cluster.pools.remove(0);
@@ -191,7 +191,7 @@ fn an_unreadable_object_is_told_and_holds_what_it_has() {
 }
 
 #[test]
-fn five_thousand_nodes_are_planned_in_no_time() {
+fn plan_for_5000_nodes_is_fast() {
     let mut cluster = cluster(5000);
     cluster.pools.push(at(0, pool("six", "fd00:244::/104", "")));
     cluster.pools[0] = at(0, pool("first", "10.64.0.0/12", ""));

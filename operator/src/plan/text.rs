@@ -25,13 +25,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_has_no_plural() {
+    fn counted_noun_is_singular_only_for_one() {
         assert_eq!(counted(1_usize, "block"), "1 block");
         assert_eq!(counted(0_u128, "block"), "0 blocks");
     }
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_name_list_is_truncated() {
         assert_eq!(list(&["a", "b", "c"], 5), "a, b, c");
         assert_eq!(list(&["a", "b", "c"], 2), "a, b and 1 more");
     }

@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_is_ready_before_all_is_listed() {
+    async fn readyz_fails_before_all_objects_are_listed() {
         let health = health(Duration::from_secs(60));
         assert_eq!(answers(&health).await, [200, 503, 200]);
         health.synced.store(true, Ordering::Relaxed);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_loop_that_hangs_is_dead() {
+    async fn stalled_loop_fails_livez() {
         let health = health(Duration::ZERO);
         // One that has not begun waits for the API server, and no restart would help.
         assert_eq!(answers(&health).await, [200, 503, 200]);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_is_taken_is_named() {
+    async fn taken_listen_port_is_named_in_error() {
         let taken = listen(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = taken.local_addr().unwrap();
         let error = format!("{:#}", listen(address).await.unwrap_err());

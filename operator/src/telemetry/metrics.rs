@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scrape_finds_a_pool_whenever_it_looks() {
+    fn scrape_during_update_always_contains_pool() {
         let (metrics, pool) = (Metrics::new(), a_pool());
         metrics.used([&pool]);
         std::thread::scope(|scope| {
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_leads_no_more_tells_nothing_of_pools_and_modes() {
+    fn former_leader_exports_no_pool_and_mode_metrics() {
         let metrics = Metrics::new();
         metrics.used([&a_pool()]);
         metrics.seen("Node", 3);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn names_carry_prefix_and_unit() {
+    fn metric_names_have_prefix_and_unit() {
         let metrics = Metrics::new();
         metrics.wrote("NodeSubnet", "create", WriteResult::done);
         metrics.seen("Node", 3);

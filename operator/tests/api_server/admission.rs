@@ -103,7 +103,7 @@ fn accepted_peers() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn what_is_legal_is_accepted() {
+async fn admission_accepts_valid_objects() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     for good in accepted() {
@@ -180,7 +180,7 @@ fn documented_records() -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn two_writers_keep_their_own_conditions_of_a_node_network() {
+async fn node_network_conditions_of_two_writers_coexist() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let networks: Api<NodeNetwork> = Api::all(admin.clone());

@@ -153,7 +153,7 @@ fn status() -> Value {
 }
 
 #[tokio::test]
-async fn an_agent_can_write_its_own_status_and_nothing_else() {
+async fn agent_may_write_only_its_own_status() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let operator = plane.client(&token(&admin, "netweft-operator", None).await);
@@ -177,7 +177,7 @@ async fn an_agent_can_write_its_own_status_and_nothing_else() {
 
 /// The roles as the API server adds them up, so that a right nobody thought of above is found too.
 #[tokio::test]
-async fn an_agent_has_no_right_that_is_not_listed_here() {
+async fn agent_has_only_listed_rbac_rights() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;

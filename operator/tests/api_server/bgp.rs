@@ -63,7 +63,7 @@ async fn until_kept(secrets: &Api<Secret>, password: Option<&str>) {
 }
 
 #[tokio::test]
-async fn a_peer_says_what_becomes_of_its_sessions_and_its_password() {
+async fn bgp_peer_status_follows_sessions_and_password() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     for number in 1..=2 {

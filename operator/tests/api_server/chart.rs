@@ -78,7 +78,7 @@ fn workloads(objects: &[Value]) -> Vec<&Value> {
 }
 
 #[test]
-fn the_operator_is_told_on_which_nodes_agents_run() {
+fn chart_passes_agent_node_selector_to_operator() {
     let objects = rendered(&["--set", "agent.nodeSelector.disk=ssd"]);
     let operator = of_kind(&objects, "Deployment")[0];
     let arguments = containers(operator)[0]["args"].as_array().unwrap();
@@ -95,7 +95,7 @@ fn the_operator_is_told_on_which_nodes_agents_run() {
 }
 
 #[test]
-fn values_that_mean_nothing_are_refused() {
+fn invalid_chart_values_are_refused() {
     for wrong in [
         "unknown=1",
         "operator.replica=2",
@@ -122,7 +122,7 @@ fn values_that_mean_nothing_are_refused() {
 }
 
 #[test]
-fn every_container_has_the_least_privileges() {
+fn every_container_has_least_privileges() {
     let objects = [rendered(&[]), rendered(&CLEANUP)].concat();
     for workload in workloads(&objects) {
         let pod = &workload["spec"]["template"]["spec"];
@@ -154,7 +154,7 @@ fn every_container_has_the_least_privileges() {
 }
 
 #[test]
-fn what_cleans_comes_in_the_place_of_everything_else() {
+fn cleanup_chart_replaces_all_other_objects() {
     let objects = rendered(&CLEANUP);
     let of_cleanup = objects
         .iter()
@@ -179,7 +179,7 @@ fn what_cleans_comes_in_the_place_of_everything_else() {
 
 /// API servers that limit the critical classes create such pods only where a quota names the class.
 #[test]
-fn a_quota_admits_the_pods_of_the_critical_classes() {
+fn resource_quota_admits_critical_priority_classes() {
     for more in [&[][..], &CLEANUP[..]] {
         let objects = rendered(more);
         let quotas = of_kind(&objects, "ResourceQuota");
@@ -203,7 +203,7 @@ fn a_quota_admits_the_pods_of_the_critical_classes() {
 }
 
 #[test]
-fn only_the_installer_and_the_agent_can_write_the_plugins() {
+fn only_installer_and_agent_mount_cni_bin() {
     let objects = rendered(&[]);
     let mut writers = Vec::new();
     for container in workloads(&objects).into_iter().flat_map(containers) {
@@ -218,7 +218,7 @@ fn only_the_installer_and_the_agent_can_write_the_plugins() {
 
 /// Two relays are on a node during an update: a port that the scheduler knows of would keep them apart.
 #[test]
-fn a_new_relay_can_stand_beside_the_old_one() {
+fn relay_update_surges_without_host_port() {
     let objects = rendered(&[]);
     let relay = daemon_set(&objects, "netweft-udp-relay");
     let update = &relay["spec"]["updateStrategy"]["rollingUpdate"];
@@ -235,7 +235,7 @@ fn a_new_relay_can_stand_beside_the_old_one() {
 
 /// A port is one BIRD's only, so the old one has to have gone; and it goes without a word to its peers.
 #[test]
-fn a_new_bird_comes_when_the_old_one_has_gone() {
+fn bird_update_replaces_pod_after_graceful_stop() {
     let objects = rendered(&[]);
     let bird = daemon_set(&objects, "netweft-bird");
     let update = &bird["spec"]["updateStrategy"]["rollingUpdate"];
@@ -252,7 +252,7 @@ fn a_new_bird_comes_when_the_old_one_has_gone() {
 
 /// What has no BIRD or no relay is told so.
 #[test]
-fn bird_and_the_relay_can_be_left_out() {
+fn bird_and_relay_can_be_disabled() {
     for (value, set, flag) in [
         ("udpRelay.enabled", "netweft-udp-relay", "--udp-relay"),
         ("bird.enabled", "netweft-bird", "--bird"),
@@ -271,7 +271,7 @@ fn bird_and_the_relay_can_be_left_out() {
 
 /// The operator's only right to other Secrets than the agents' goes with BIRD.
 #[test]
-fn without_bird_nobody_reads_users_secrets() {
+fn disabled_bird_removes_rights_to_user_secrets() {
     for there in [true, false] {
         let objects = rendered(&["--set", &format!("bird.enabled={there}")]);
         let roles = [of_kind(&objects, "Role"), of_kind(&objects, "ClusterRole")].concat();
@@ -289,7 +289,7 @@ fn without_bird_nobody_reads_users_secrets() {
 
 /// A change of a pod template replaces the pods, and with BIRD's every session of its node.
 #[test]
-fn a_new_version_of_netweft_leaves_birds_pods_alone() {
+fn new_chart_version_keeps_bird_pod_template() {
     let directory = tempfile::tempdir().unwrap();
     let newer = directory.path().join("newer");
     copy(Path::new(CHART), &newer);
@@ -321,7 +321,7 @@ fn a_new_version_of_netweft_leaves_birds_pods_alone() {
 }
 
 #[test]
-fn images_come_from_the_registry_that_is_set() {
+fn images_use_configured_registry() {
     let objects = rendered(&[
         "--set",
         "image.registry=registry.example.org:5000,image.tag=t1,bird.image.tag=b1",
@@ -346,7 +346,7 @@ fn images_come_from_the_registry_that_is_set() {
 
 /// An image of the default registry under a name that nobody has taken yet could be anybody's.
 #[test]
-fn without_an_image_repository_nothing_is_rendered() {
+fn empty_image_repository_is_refused() {
     for arguments in [&[][..], &CLEANUP[..]] {
         let arguments = [arguments, &["--set", "image.repository="]].concat();
         let output = helm(CHART, &arguments);
@@ -363,7 +363,7 @@ fn without_an_image_repository_nothing_is_rendered() {
 }
 
 #[test]
-fn all_programs_with_a_token_take_the_address_of_the_api_server() {
+fn api_server_host_is_passed_to_all_clients() {
     let objects = rendered(&["--set", "apiServer.host=192.0.2.1,apiServer.port=6443"]);
     let has_token = |workload: &&Value| {
         workload["spec"]["template"]["spec"]["automountServiceAccountToken"] != false
@@ -385,7 +385,7 @@ fn all_programs_with_a_token_take_the_address_of_the_api_server() {
 }
 
 #[test]
-fn the_default_objects_stay_and_can_be_left_out() {
+fn default_objects_are_kept_and_can_be_disabled() {
     let objects = rendered(&[]);
     for kind in ["NetworkMode", "IPPool"] {
         let found = of_kind(&objects, kind);
@@ -401,7 +401,7 @@ fn the_default_objects_stay_and_can_be_left_out() {
 }
 
 #[test]
-fn the_chart_is_lint_free() {
+fn chart_passes_helm_lint() {
     let output = Command::new(program("helm"))
         .args(["lint", "--strict", CHART])
         .args(IMAGES)

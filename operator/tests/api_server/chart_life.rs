@@ -16,7 +16,7 @@ use crate::objects::{all, any, applied_for_good, create_node, eventually, merge}
 use crate::operator::{Operator, PATIENCE, until_assigned};
 
 #[tokio::test]
-async fn users_objects_survive_upgrade_uninstall_and_reinstall() {
+async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
     let plane = ControlPlane::start().await;
     let admin = plane.admin();
     let old = an_older_chart(plane.dir.path());

@@ -25,7 +25,7 @@ async fn clean(plane: &ControlPlane) -> Process {
 }
 
 #[tokio::test]
-async fn nothing_is_in_the_way_of_whoever_takes_the_definitions_away() {
+async fn cleanup_removes_finalizers_so_crds_can_be_deleted() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
@@ -83,7 +83,7 @@ async fn nothing_is_in_the_way_of_whoever_takes_the_definitions_away() {
 }
 
 #[tokio::test]
-async fn a_leader_is_waited_for() {
+async fn cleanup_waits_for_leader_to_stop() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;

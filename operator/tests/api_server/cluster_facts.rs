@@ -24,7 +24,7 @@ async fn until_pool_says(admin: &Client, reason: &str, words: &str) {
 }
 
 #[tokio::test]
-async fn a_pool_follows_what_becomes_of_kube_proxy_services_and_nodes() {
+async fn pool_status_follows_kube_proxy_services_and_nodes() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
@@ -65,7 +65,7 @@ async fn a_pool_follows_what_becomes_of_kube_proxy_services_and_nodes() {
 
 /// The API server's own Service range is known without anybody's help.
 #[tokio::test]
-async fn a_pool_in_the_service_range_gives_no_blocks() {
+async fn pool_in_service_cidr_assigns_no_blocks() {
     let plane = ControlPlane::start().await;
     let pool = "pools=[{\"name\":\"default-v4\",\"spec\":{\"cidr\":\"10.96.0.0/12\"}}]";
     let chart = crate::control_plane::CHART;
@@ -85,7 +85,7 @@ async fn a_pool_in_the_service_range_gives_no_blocks() {
 }
 
 #[tokio::test]
-async fn an_operator_without_an_api_server_lives_and_is_not_ready() {
+async fn operator_without_api_server_is_live_but_not_ready() {
     let plane = ControlPlane::with_chart().await;
     let nowhere = format!("https://127.0.0.1:{}", free_port());
     let mut operator = Operator::start_by(&plane, &nowhere, "lost", &[]).await;
@@ -105,7 +105,7 @@ async fn an_operator_without_an_api_server_lives_and_is_not_ready() {
 }
 
 #[tokio::test]
-async fn the_operator_brings_its_own_definitions() {
+async fn operator_creates_and_updates_crds() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());

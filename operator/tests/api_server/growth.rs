@@ -52,7 +52,7 @@ async fn owned(admin: &Client) -> usize {
 }
 
 #[tokio::test]
-async fn a_node_gets_a_second_block_and_gives_it_back_when_it_has_been_surplus_for_a_while() {
+async fn second_block_is_released_after_surplus_delay() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, NODE, "10.1.0.1").await;
@@ -88,7 +88,7 @@ async fn a_node_gets_a_second_block_and_gives_it_back_when_it_has_been_surplus_f
 /// Its leader is stopped with the delete under way. The next one knows of no surplus, and the block is handed out from again when the
 /// delete arrives.
 #[tokio::test]
-async fn a_block_that_came_back_is_not_taken_by_a_delete_that_comes_late() {
+async fn late_delete_does_not_remove_restored_block() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, NODE, "10.1.0.1").await;

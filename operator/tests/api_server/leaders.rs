@@ -39,7 +39,7 @@ async fn until_leader(admin: &Client, name: &str) {
 }
 
 #[tokio::test]
-async fn another_operator_takes_over_and_no_block_is_assigned_twice() {
+async fn leader_takeover_assigns_no_block_twice() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let ledger = Ledger::begin(&admin).await;
@@ -86,7 +86,7 @@ async fn one_block_each(client: &Client, nodes: usize) {
 
 /// The leader is stopped while its writes are under way; they arrive when another has given their blocks away.
 #[tokio::test]
-async fn writes_of_a_deposed_leader_that_come_late_do_no_harm() {
+async fn late_writes_of_former_leader_do_no_harm() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_nodes(&admin, 1..=5).await;
@@ -139,7 +139,7 @@ async fn writes_of_a_deposed_leader_that_come_late_do_no_harm() {
 /// After every write with `NETWEFT_SWEEP=all`, else after every third. In two halves at the same time: most of the time is spent
 /// waiting for leases to run out.
 #[tokio::test]
-async fn a_leader_killed_after_any_write_of_a_join_has_done_no_harm() {
+async fn leader_killed_after_any_write_of_join_does_no_harm() {
     let sweep = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
     let stride = if sweep { 1 } else { 3 };
     let (odd, even) = tokio::join!(

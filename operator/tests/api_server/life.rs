@@ -20,7 +20,7 @@ use crate::objects::{all, create, create_node, delete, delete_definition, eventu
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};
 
 #[tokio::test]
-async fn a_life_in_which_every_right_is_used_and_none_is_missing() {
+async fn operator_lifecycle_uses_every_rbac_right() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     // The operator has to bring it again, which takes the right to create it.

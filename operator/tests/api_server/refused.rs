@@ -45,7 +45,7 @@ struct Refusal {
 }
 
 #[tokio::test]
-async fn every_rule_refuses_an_object_of_tests_refused() {
+async fn every_admission_rule_refuses_a_test_object() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "refused-node", "10.1.0.1").await;

@@ -107,7 +107,7 @@ async fn create_nodes(admin: &Client, numbers: std::ops::RangeInclusive<usize>) 
 }
 
 #[tokio::test]
-async fn a_slow_and_failing_api_server_costs_no_assignment_and_is_not_pressed() {
+async fn slow_and_failing_api_server_loses_no_assignment() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let ledger = Ledger::begin(&admin).await;

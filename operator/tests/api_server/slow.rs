@@ -26,7 +26,7 @@ async fn answer(State(client): State<Client>, request: Request) -> Response {
 }
 
 #[tokio::test]
-async fn slow_answers_about_pods_and_events_delay_no_plan() {
+async fn slow_pod_and_event_requests_delay_no_plan() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;

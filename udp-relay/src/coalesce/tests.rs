@@ -62,7 +62,7 @@ fn can_be_one(packet: &Packet) -> bool {
 
 proptest! {
     #[test]
-    fn what_was_cut_becomes_one_again(packet in testing::packets()) {
+    fn coalesced_segments_restore_original_packet(packet in testing::packets()) {
         let joined = join(&packet.segments());
         prop_assert_eq!(cut(&joined), packet.segments());
         if can_be_one(&packet) {
@@ -74,7 +74,7 @@ proptest! {
 
     /// Two flows that are mixed, with lost, doubled and exchanged segments.
     #[test]
-    fn nothing_is_lost_changed_or_put_in_another_order(
+    fn coalescing_mixed_flows_keeps_content_and_order(
         (a, b) in (testing::packets(), testing::packets()),
         order in prop::collection::vec((any::<bool>(), 0usize..40), 0..80),
     ) {
@@ -97,7 +97,7 @@ proptest! {
     /// Whatever bit is different in one segment, all come out as they went in; in their order, unless it is another
     /// flow's now.
     #[test]
-    fn a_segment_that_differs_is_not_swallowed(packet in testing::packets(), which: usize, bit: usize) {
+    fn segment_with_flipped_bit_passes_unchanged(packet in testing::packets(), which: usize, bit: usize) {
         let mut segments = packet.segments();
         let which = which % segments.len();
         let bit = bit % (segments[which].len().min(120) * 8);
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn rubbish_passes_as_it_is(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 40..80), 0..20)) {
+    fn malformed_tcp_segments_pass_unchanged(packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 40..80), 0..20)) {
         let fixed = packets.into_iter().map(|mut packet| {
             let length = packet.len() as u16;
             packet[0] = 0x45;
@@ -135,7 +135,7 @@ proptest! {
 
 /// Segments that follow each other but for one thing, with right checksums.
 #[test]
-fn only_what_agrees_in_everything_is_put_together() {
+fn segments_with_different_headers_are_not_coalesced() {
     type Change = fn(&mut Packet);
     let changes: [Change; 11] = [
         |packet| packet.ack += 1,
@@ -176,7 +176,7 @@ fn only_what_agrees_in_everything_is_put_together() {
 }
 
 #[test]
-fn a_packet_of_the_greatest_length_is_made_and_no_longer_one() {
+fn coalesced_packet_never_exceeds_maximum_length() {
     let packet = Packet {
         options: Vec::new(),
         ..Packet::tcp_v4(70_000, 1400)
@@ -203,7 +203,7 @@ fn a_packet_of_the_greatest_length_is_made_and_no_longer_one() {
 }
 
 #[test]
-fn many_flows_take_turns() {
+fn many_interleaved_flows_lose_no_segment() {
     let packet = |port| Packet {
         ports: [port, 80],
         ..Packet::tcp_v6(300, 100)

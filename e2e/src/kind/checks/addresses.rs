@@ -22,7 +22,7 @@ fn recorded(node: &str) -> anyhow::Result<BTreeSet<String>> {
     Ok(names.lines().map(str::to_owned).collect())
 }
 
-pub(crate) fn an_address_is_freed_when_its_pod_goes(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn deleted_pod_frees_its_address(cluster: &mut Cluster) -> anyhow::Result<()> {
     let probe = cluster.probes.pods.last().context("a pod")?.clone();
     let name = "short-lived";
     start_pod(name, &probe.node, &cluster.image)?;
@@ -42,7 +42,7 @@ pub(crate) fn an_address_is_freed_when_its_pod_goes(cluster: &mut Cluster) -> an
     })
 }
 
-pub(crate) fn a_hundred_pods_come_and_go_and_nothing_is_left(
+pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     check_leaks()?;

@@ -21,7 +21,7 @@ const ENOUGH: Duration = Duration::from_secs(90);
 
 /// What comes in and what goes out is soon no faster than the pod's annotations say, after a burst that is, and nothing of
 /// it is left when the pod has gone.
-pub(crate) fn a_pod_that_asks_is_limited_in_its_rate(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn bandwidth_annotation_limits_pod_rate(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = Residue::look()?;
     let other = cluster.probes.pods.last().context("a pod")?.clone();
     let manifest = LIMITED_POD

@@ -18,7 +18,7 @@ const CHANGED: Duration = Duration::from_secs(60);
 const METERED: Duration = Duration::from_secs(40);
 
 /// From the tunnel to plain routes and back, by editing the NetworkMode.
-pub(crate) fn a_change_of_the_mode_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn mode_change_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let meter = Meter::start(&cluster.probes, METERED)?;
     edit(r#"{"spec": {"mode": "host-gw", "overlay": null}}"#)?;
     ensure!(

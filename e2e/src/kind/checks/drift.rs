@@ -16,7 +16,7 @@ const TOLD: Duration = Duration::from_secs(60);
 
 /// Routes, nft table and a parameter of a worker are taken away: they are back before long, no pod elsewhere loses a packet by
 /// it, the NodeNetwork says what was found, and there is an Event.
-pub(crate) fn what_others_change_is_put_right_and_told(
+pub(crate) fn external_changes_are_repaired_and_reported(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     let victim = cluster.probes.pods.last().context("a pod")?.node.clone();

@@ -14,7 +14,7 @@ const BACK: Duration = Duration::from_secs(120);
 /// How long the API server is away.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-pub(crate) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn killed_agents_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = restarts("netweft-agent")?;
     let meter = Meter::start(&cluster.probes, Duration::from_secs(8))?;
     for node in host::nodes()? {
@@ -27,7 +27,7 @@ pub(crate) fn killed_agents_lose_nothing(cluster: &mut Cluster) -> anyhow::Resul
     returned("netweft-agent", before)
 }
 
-pub(crate) fn killed_operators_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn killed_operators_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = restarts("netweft-operator")?;
     let meter = Meter::start(&cluster.probes, Duration::from_secs(8))?;
     let killed: usize = host::nodes()?
@@ -40,7 +40,7 @@ pub(crate) fn killed_operators_lose_nothing(cluster: &mut Cluster) -> anyhow::Re
 }
 
 /// The API server and, without it, every controller: pods keep their network.
-pub(crate) fn a_dead_api_server_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn api_server_outage_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
     const ASIDE: &str = "/etc/kubernetes/kube-apiserver.yaml";
     let nodes = host::nodes()?;

@@ -72,55 +72,55 @@ macro_rules! checks {
 /// What every mode and every kind of pod has to pass.
 const BASIC: &[Check] = &checks![
     traffic::every_pair_pings,
-    traffic::packets_as_large_as_the_mtu_pass,
-    traffic::the_server_sees_the_pods_own_address,
-    traffic::the_outside_sees_the_nodes_address,
-    traffic::a_pods_containers_share_one_stack,
-    services::dns_answers,
-    services::a_cluster_ip_answers,
-    services::a_node_port_answers,
-    services::a_host_port_answers,
+    traffic::packets_of_mtu_size_pass,
+    traffic::server_in_cluster_sees_pod_address,
+    traffic::server_outside_cluster_sees_node_address,
+    traffic::pod_containers_share_network_namespace,
+    services::dns_resolves_service_name,
+    services::cluster_ip_reaches_pods,
+    services::node_port_reaches_pods,
+    services::host_port_reaches_pod,
 ];
 
 /// What a cluster of mode underlay has to pass besides.
 const UNDERLAY: &[Check] = &checks![
-    bgp::blocks_are_reached_by_bgp_alone,
-    bgp::a_router_takes_the_place_of_the_mesh,
-    bgp::killed_birds_lose_nothing,
-    bgp::a_rollout_of_bird_loses_nothing,
-    bgp::a_release_leaves_every_session_alone,
-    privileges::every_privilege_of_bird_is_needed,
+    bgp::underlay_blocks_are_routed_only_by_bgp,
+    bgp::mesh_replacement_by_router_loses_no_packets,
+    bgp::killed_bird_processes_lose_no_packets,
+    bgp::bird_rollout_loses_no_packets,
+    bgp::release_upgrade_keeps_bgp_sessions,
+    privileges::bird_needs_each_of_its_privileges,
 ];
 
 /// What a cluster with the udp relay has to pass besides.
 const RELAY: &[Check] = &checks![
-    relay::a_rollout_of_the_relay_loses_nothing,
-    privileges::every_privilege_of_the_relay_is_needed,
+    relay::relay_rollout_loses_no_packets,
+    privileges::relay_needs_each_of_its_privileges,
 ];
 
 /// What happens in the life of a cluster.
 const LIFE: &[Check] = &checks![
-    modes::modes_work_side_by_side,
-    objects::bad_objects_are_refused_in_words,
-    objects::what_is_not_supported_says_so,
-    addresses::an_address_is_freed_when_its_pod_goes,
-    pools::a_pod_asks_for_a_pool_which_is_drained_and_deleted,
-    nodes::a_node_works_without_its_agent,
-    drift::what_others_change_is_put_right_and_told,
-    change::a_change_of_the_mode_loses_nothing,
-    faults::killed_agents_lose_nothing,
-    faults::killed_operators_lose_nothing,
-    faults::a_dead_api_server_loses_nothing,
-    nodes::a_new_node_joins_and_a_deleted_one_is_forgotten,
+    modes::pods_of_all_modes_reach_each_other,
+    objects::invalid_objects_are_refused_with_reason,
+    objects::unsupported_network_mode_is_stalled_with_reason,
+    addresses::deleted_pod_frees_its_address,
+    pools::pool_requested_by_pod_is_drained_and_deleted,
+    nodes::node_without_agent_starts_and_stops_pods,
+    drift::external_changes_are_repaired_and_reported,
+    change::mode_change_loses_no_packets,
+    faults::killed_agents_lose_no_packets,
+    faults::killed_operators_lose_no_packets,
+    faults::api_server_outage_loses_no_packets,
+    nodes::new_node_joins_and_deleted_node_is_removed,
 ];
 
 /// What takes long.
 const FULL: &[Check] = &checks![
-    bandwidth::a_pod_that_asks_is_limited_in_its_rate,
-    addresses::a_hundred_pods_come_and_go_and_nothing_is_left,
+    bandwidth::bandwidth_annotation_limits_pod_rate,
+    addresses::hundred_pods_created_and_deleted_leave_nothing,
     other_kernel::nodes_on_another_kernel_carry_pods,
-    privileges::every_privilege_of_the_agent_is_needed,
-    uninstall::what_is_uninstalled_leaves_pods_alone_and_nodes_clean,
+    privileges::agent_needs_each_of_its_privileges,
+    uninstall::uninstall_keeps_pods_and_leaves_nodes_clean,
 ];
 
 /// What a cluster of this mode has to pass besides.

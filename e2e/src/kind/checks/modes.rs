@@ -71,7 +71,7 @@ fn has_ipip() -> bool {
 }
 
 /// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.
-pub(crate) fn modes_work_side_by_side(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn pods_of_all_modes_reach_each_other(cluster: &mut Cluster) -> anyhow::Result<()> {
     let outcome = meet(cluster);
     let gone = take_away(cluster);
     outcome?;

@@ -21,7 +21,9 @@ const SOON: Duration = Duration::from_secs(60);
 const REACHED: Duration = Duration::from_secs(20);
 
 /// Pods start and stop on a node that has no agent, and only the loss of what the agent wrote there makes it NotReady.
-pub(crate) fn a_node_works_without_its_agent(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn node_without_agent_starts_and_stops_pods(
+    cluster: &mut Cluster,
+) -> anyhow::Result<()> {
     let client = cluster.probes.pods.first().context("a pod")?.clone();
     let node = cluster.probes.pods.last().context("a pod")?.node.clone();
     ensure!(client.node != node, "the test pods are on one node only");
@@ -120,7 +122,7 @@ pub(crate) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> an
 }
 
 /// A machine that did not exist before joins with `kubeadm join`; then it is switched off and its Node deleted.
-pub(crate) fn a_new_node_joins_and_a_deleted_one_is_forgotten(
+pub(crate) fn new_node_joins_and_deleted_node_is_removed(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     let workers: Vec<String> = host::nodes()?

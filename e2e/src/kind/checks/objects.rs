@@ -5,7 +5,7 @@ use anyhow::ensure;
 use crate::kind::checks::Cluster;
 use crate::kind::kubectl::{apply, get, kubectl};
 
-pub(crate) fn bad_objects_are_refused_in_words(_: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn invalid_objects_are_refused_with_reason(_: &mut Cluster) -> anyhow::Result<()> {
     let pool = |name: &str, cidr: &str| {
         format!(
             "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}\n"
@@ -29,7 +29,9 @@ pub(crate) fn bad_objects_are_refused_in_words(_: &mut Cluster) -> anyhow::Resul
     Ok(())
 }
 
-pub(crate) fn what_is_not_supported_says_so(_: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn unsupported_network_mode_is_stalled_with_reason(
+    _: &mut Cluster,
+) -> anyhow::Result<()> {
     let name = "not-yet-supported";
     apply(&format!(
         "apiVersion: netweft.io/v1alpha1\nkind: NetworkMode\nmetadata: {{name: {name}}}\nspec: {{mode: host-gw, nodeAddress: {{interface: eth0}}}}\n"

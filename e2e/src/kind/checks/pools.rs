@@ -19,7 +19,7 @@ const TOLD: Duration = Duration::from_secs(30);
 
 /// A pod that asks for a pool by annotation: its first ADD finds no block, the kubelet's next one does. Then the pool is drained, says
 /// whose pod it waits for, and goes with it.
-pub(crate) fn a_pod_asks_for_a_pool_which_is_drained_and_deleted(
+pub(crate) fn pool_requested_by_pod_is_drained_and_deleted(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     apply(&format!(

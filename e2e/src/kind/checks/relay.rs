@@ -6,7 +6,7 @@ use crate::kind::checks::Cluster;
 use crate::kind::checks::rollout::{ROLLOUT, differ, pods, replace};
 use crate::kind::meter::Meter;
 
-pub(crate) fn a_rollout_of_the_relay_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn relay_rollout_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = pods("udp-relay")?;
     let meter = Meter::start(&cluster.probes, ROLLOUT)?;
     let replaced = replace("netweft-udp-relay");

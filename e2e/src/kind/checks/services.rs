@@ -30,7 +30,7 @@ pub(crate) fn cluster_ip(like: IpAddr) -> anyhow::Result<IpAddr> {
     address.with_context(|| format!("the Service has no address like {like}"))
 }
 
-pub(crate) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn dns_resolves_service_name(cluster: &mut Cluster) -> anyhow::Result<()> {
     let addresses = cluster_ips()?;
     let families = cluster.probes.by_family().len();
     ensure!(
@@ -53,7 +53,7 @@ pub(crate) fn dns_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn cluster_ip_reaches_pods(cluster: &mut Cluster) -> anyhow::Result<()> {
     for probes in cluster.probes.by_family() {
         let clients = probes.pods.iter();
         for client in clients.filter(|probe| probe.app == "probe-a") {
@@ -64,7 +64,7 @@ pub(crate) fn a_cluster_ip_answers(cluster: &mut Cluster) -> anyhow::Result<()> 
     Ok(())
 }
 
-pub(crate) fn a_node_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn node_port_reaches_pods(cluster: &mut Cluster) -> anyhow::Result<()> {
     for probes in cluster.probes.by_family() {
         let nodes = probes.nodes.iter();
         let ports = nodes.map(|node| SocketAddr::new(node.address, 30880));
@@ -85,7 +85,7 @@ pub(crate) fn a_node_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub(crate) fn a_host_port_answers(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn host_port_reaches_pod(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mode = cluster.mode;
     let mut families = cluster.probes.by_family().into_iter();
     families.try_for_each(|probes| host_port_answers(&probes, mode))

@@ -22,7 +22,7 @@ pub(crate) fn every_pair_pings(cluster: &mut Cluster) -> anyhow::Result<()> {
 
 /// Packets of exactly the pods' MTU, which no router on the way may cut (a raw socket sets DF on what fits the link). So large is a
 /// datagram's packet on its way too; with what the server says before it, it comes back in two.
-pub(crate) fn packets_as_large_as_the_mtu_pass(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn packets_of_mtu_size_pass(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mtu = cluster.pod_mtu()?;
     for probes in cluster.probes.by_family() {
         let matrix = probes.matrix(&["--size", &mtu.to_string()])?;
@@ -42,7 +42,7 @@ pub(crate) fn packets_as_large_as_the_mtu_pass(cluster: &mut Cluster) -> anyhow:
     Ok(())
 }
 
-pub(crate) fn the_server_sees_the_pods_own_address(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn server_in_cluster_sees_pod_address(cluster: &mut Cluster) -> anyhow::Result<()> {
     for Probes { pods, .. } in cluster.probes.by_family() {
         let servers: Vec<SocketAddr> = pods.iter().map(server).collect();
         for client in &pods {
@@ -132,7 +132,9 @@ impl Drop for Outside {
     }
 }
 
-pub(crate) fn the_outside_sees_the_nodes_address(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn server_outside_cluster_sees_node_address(
+    cluster: &mut Cluster,
+) -> anyhow::Result<()> {
     let outside = Outside::start(&cluster.image)?;
     for probes in cluster.probes.by_family() {
         for pod in &probes.pods {
@@ -148,7 +150,7 @@ pub(crate) fn the_outside_sees_the_nodes_address(cluster: &mut Cluster) -> anyho
     Ok(())
 }
 
-pub(crate) fn a_pods_containers_share_one_stack(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub(crate) fn pod_containers_share_network_namespace(cluster: &mut Cluster) -> anyhow::Result<()> {
     let pod = cluster.probes.pods.first().context("a pod")?;
     for address in &pod.addresses {
         let localhost: IpAddr = if address.is_ipv4() {

@@ -26,7 +26,7 @@ const SOON: Duration = Duration::from_secs(60);
 const OTHER: &str = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "bridge", "bridge": "other0", "isGateway": true,
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.111.NODE.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
 
-pub(crate) fn what_is_uninstalled_leaves_pods_alone_and_nodes_clean(
+pub(crate) fn uninstall_keeps_pods_and_leaves_nodes_clean(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     let before = cluster.before.as_ref().context(

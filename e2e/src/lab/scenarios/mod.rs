@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scenario_refuses_a_mode_that_it_cannot_run_in() {
+    fn scenario_in_unsupported_mode_is_refused() {
         let modes = Scenario::Drift.in_modes(&[]).unwrap();
         assert_eq!(modes, [LabMode::Vxlan]);
         let refusal = Scenario::BgpEdits.in_modes(&[LabMode::Vxlan]).unwrap_err();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn scenario_runs_by_default_in_modes_that_it_can_run_in() {
+    fn scenario_default_modes_are_supported() {
         for scenario in Scenario::value_variants() {
             let modes = scenario.default_modes();
             assert!(!modes.is_empty());

@@ -328,7 +328,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_circuit_has_every_ordered_pair_once() {
+    fn circuit_contains_every_ordered_pair_once() {
         for count in [2, 3, 6] {
             let circuit = circuit(count);
             let pairs: BTreeSet<(usize, usize)> =

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_written_and_failures_do_not_stop_the_rest() {
+    fn sysctl_failure_does_not_stop_other_writes() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("b"), "0\n").unwrap();
         let wanted = BTreeMap::from([("a/missing".into(), "1".into()), ("b".into(), "1".into())]);
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_ask_already_is_left_alone_and_the_range_is_only_widened() {
+    fn ping_group_range_is_only_widened() {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("ipv4/ping_group_range");
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn an_uplink_goes_on_listening_to_routers_and_one_that_did_not_does_not_begin() {
+    fn accept_ra_of_uplink_is_kept_and_never_enabled() {
         let root = tempfile::tempdir().unwrap();
         let file = |link: &str| root.path().join("ipv6/conf").join(link).join("accept_ra");
         for (link, value) in [("eth0", "1\n"), ("eth1", "0\n")] {
@@ -294,7 +294,7 @@ mod tests {
 
     /// The first link is there when forwarding is switched on, the second comes later.
     #[test]
-    fn links_listen_in_spite_of_our_forwarding_and_not_where_the_node_forwarded_before() {
+    fn accept_ra_is_raised_only_if_agent_enabled_forwarding() {
         for (before, after) in [("0", "2"), ("1", "1")] {
             let root = tempfile::tempdir().unwrap();
             let path = |name: &str| root.path().join(name);
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strict_filter_becomes_loose_and_no_other_is_touched() {
+    fn strict_rp_filter_becomes_loose_others_are_kept() {
         let root = tempfile::tempdir().unwrap();
         let file = |link: &str| root.path().join("ipv4/conf").join(link).join("rp_filter");
         let run = |all: &str, own: &str| {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_remembered_is_not_set() {
+    fn sysctl_with_unsaved_original_is_not_set() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("a"), "0\n").unwrap();
         let parameters = Parameters {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_module_would_bring_is_named_and_ipv6_is_not_missed() {
+    fn missing_sysctl_names_module_and_absent_ipv6_is_ignored() {
         let root = tempfile::tempdir().unwrap();
         let errors = |name: &str| {
             let wanted = BTreeMap::from([(name.to_owned(), "1".to_owned())]);

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_value_is_remembered_and_those_of_our_links_are_not() {
+    fn original_sysctl_is_saved_once_but_not_of_own_links() {
         let dir = tempfile::tempdir().unwrap();
         let originals = Originals::new(dir.path());
         assert_eq!(originals.list().unwrap(), BTreeMap::new());

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_in_a_block_of_the_node_even_a_withdrawn_one() {
+    fn check_accepts_address_in_own_or_withdrawn_block() {
         let one = attachment("10.0.0.2");
         let state = pod::host_state(&one);
         let check = |node| problems(&state, Some(one.clone()), Ok(node));
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_node_is_clean_and_one_with_pods_needs_its_configuration() {
+    fn check_requires_node_config_only_with_pods() {
         let missing = || Err(NodeConfigError::Missing);
         let nothing = NetworkState::default();
         assert_eq!(problems(&nothing, None, missing()), Vec::<String>::new());

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_go_and_others_stay() {
+    fn clean_removes_own_files_and_keeps_foreign_files() {
         let dir = tempfile::tempdir().unwrap();
         let [run_dir, conf_dir, bin_dir] = ["run", "conf", "bin"].map(|name| dir.path().join(name));
         let files = Files {

@@ -114,7 +114,7 @@ mod tests {
 ";
 
     #[test]
-    fn chains_go_with_what_leads_to_them_and_others_rules_stay() {
+    fn clean_removes_portmap_chains_and_their_jumps() {
         let script = unhook("ip", LISTING).unwrap();
         let lines: Vec<&str> = script.lines().collect();
         assert_eq!(
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pods_rule_keeps_them_and_where_there_are_none_nothing_is_done() {
+    fn clean_keeps_portmap_chains_used_by_pod() {
         let of_a_pod = LISTING.replace(
             "DNAT { # handle 29",
             "DNAT {\n jump CNI-DN-4f3a # handle 40",

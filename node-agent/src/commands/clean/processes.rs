@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_listens_is_known_whatever_the_socket_and_whoever_has_ended_is_not() {
+    fn running_lists_only_open_sockets_of_bird_and_relay() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join(bird::DIR).join(bird::SOCKET);
         std::fs::create_dir(dir.path().join(bird::DIR)).unwrap();

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn they_are_what_they_were_and_links_that_are_gone_are_no_error() {
+    fn clean_restores_sysctls_and_ignores_missing_links() {
         let node = Node::new();
         assert_eq!(changed(&node.paths()).unwrap().len(), 3);
         put_back(&node.paths()).unwrap();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_has_set_since_is_his() {
+    fn clean_keeps_sysctls_changed_by_others() {
         let node = Node::new();
         fs::write(node.path("ipv4/conf/eth0/rp_filter"), "0").unwrap();
         put_back(&node.paths()).unwrap();
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn another_networks_pods_go_on_being_forwarded_and_links_listen_meanwhile() {
+    fn clean_keeps_forwarding_and_ra_next_to_other_network() {
         let node = Node::new();
         fs::create_dir(node.path("cni")).unwrap();
         fs::write(node.path("cni/20-other.conflist"), "{}").unwrap();

@@ -32,12 +32,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_that_bird_can_have_stays_as_it_is() {
+    fn valid_bird_protocol_name_is_kept() {
         assert_eq!(of("mesh-worker-2.example"), "bgp-mesh-worker-2.example");
     }
 
     #[test]
-    fn any_other_is_shortened_and_stays_its_own() {
+    fn invalid_bird_protocol_name_is_shortened_and_unique() {
         let long = |last: char| of(&format!("{}{last}", "w".repeat(500)));
         assert!(long('a').starts_with("bgp-wwww") && long('a').len() <= LONGEST);
         assert_ne!(long('a'), long('b'));

@@ -68,14 +68,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_end_of_line_does_not_count() {
+    fn bgp_password_loses_one_trailing_newline() {
         for text in ["s3cret", "s3cret\n", "s3cret\r\n"] {
             assert_eq!(Password::parse(text.as_bytes()).unwrap().reveal(), "s3cret");
         }
     }
 
     #[test]
-    fn what_bird_or_the_kernel_cannot_have_is_refused() {
+    fn unsupported_bgp_password_is_refused() {
         let refused = |text: &[u8]| Password::parse(text).unwrap_err();
         assert_eq!(refused(b"\n"), BadPassword::Empty);
         for text in [&b"a\"b"[..], b"a\nb", b"a\0b", b"a\n\n", b"\xff"] {
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_not_printed() {
+    fn bgp_password_is_masked_in_output() {
         let password = Password::parse(b"s3cret").unwrap();
         assert_eq!(format!("{password:?}"), "***");
         assert_eq!(password.mask("near \"s3cret\""), "near \"***\"");

@@ -182,7 +182,7 @@ fn read_by_bird(text: &str) -> Result<(), String> {
 }
 
 #[test]
-fn bird_reads_what_a_node_of_a_mesh_gets() {
+fn bird_accepts_config_of_mesh_node() {
     let six = Session {
         local: "2001:db8::1".parse().unwrap(),
         ..session("mesh-worker-2-ipv6", "2001:db8::2")
@@ -207,7 +207,7 @@ fn rule(action: FilterAction, cidr: &str, lengths: (Option<u8>, Option<u8>)) -> 
 }
 
 #[test]
-fn bird_reads_what_a_node_behind_routers_gets() {
+fn bird_accepts_config_of_node_behind_routers() {
     let mut tor = router("tor-1", "192.0.2.254");
     tor.password_key = Some("tor-password".into());
     tor.bfd = Some(Bfd {
@@ -243,7 +243,7 @@ fn bird_reads_what_a_node_behind_routers_gets() {
 }
 
 #[test]
-fn bird_reads_what_a_reflector_gets() {
+fn bird_accepts_config_of_route_reflector() {
     let mut client = session("mesh-worker-2", "192.0.2.2");
     client.reflector_client = true;
     let mut bgp = speaker(vec![
@@ -258,7 +258,7 @@ fn bird_reads_what_a_reflector_gets() {
 }
 
 #[test]
-fn bird_reads_what_a_node_without_anything_gets_and_what_idles_it() {
+fn bird_accepts_config_of_empty_and_idle_node() {
     let mut inputs = inputs(speaker(vec![]));
     inputs.pools.clear();
     inputs.blocks.clear();
@@ -289,7 +289,7 @@ fn route(dst: &str, (protocol, metric): (u8, u32), dev: Option<&str>) -> (RouteK
 }
 
 #[test]
-fn routes_into_pools_with_one_next_hop_are_stood_in_for_until_none_is_to_be_left() {
+fn backup_routes_copy_single_next_hop_pool_routes() {
     let birds = (PROTOCOL_BIRD, METRIC_BIRD);
     let stand_in = |dst| route(dst, (PROTOCOL_AGENT, METRIC_STAND_IN), Some("uplink1"));
     let earlier = stand_in("10.244.1.0/26");
@@ -312,7 +312,7 @@ fn routes_into_pools_with_one_next_hop_are_stood_in_for_until_none_is_to_be_left
 }
 
 #[test]
-fn a_session_without_its_password_is_left_out() {
+fn bgp_session_without_password_is_omitted() {
     let mut tor = router("tor-1", "192.0.2.254");
     tor.password_key = Some("another".into());
     let text = text_of(&inputs(speaker(vec![tor, router("tor-2", "192.0.2.253")])));
@@ -328,7 +328,7 @@ fn announced_by(inputs: &Inputs) -> Vec<String> {
 }
 
 #[test]
-fn own_blocks_of_the_underlay_are_announced_unless_the_pool_says_no() {
+fn own_underlay_blocks_are_announced_unless_disabled() {
     let mut inputs = inputs(speaker(vec![]));
     let own = ["10.244.0.0/26 unreachable;", "fd00:10::/122 unreachable;"];
     assert_eq!(announced_by(&inputs), own, "not the tunnelled one");
@@ -340,7 +340,7 @@ fn own_blocks_of_the_underlay_are_announced_unless_the_pool_says_no() {
 }
 
 #[test]
-fn nothing_inside_own_blocks_is_taken_whatever_filters_say() {
+fn import_filters_never_accept_routes_in_own_blocks() {
     let mut tor = router("tor", "192.0.2.254");
     tor.filters.import = vec![rule(FilterAction::Accept, "0.0.0.0/0", (None, None))];
     let text = session_text(tor);
@@ -352,7 +352,7 @@ fn nothing_inside_own_blocks_is_taken_whatever_filters_say() {
 }
 
 #[test]
-fn a_pool_of_one_block_is_taken_and_any_other_only_in_parts() {
+fn import_accepts_whole_pool_only_if_pool_is_one_block() {
     let text_with = |cidr: &str| {
         let mut inputs = inputs(speaker(vec![]));
         inputs.pools.insert("four".into(), pool(cidr, 26));
@@ -363,7 +363,7 @@ fn a_pool_of_one_block_is_taken_and_any_other_only_in_parts() {
 }
 
 #[test]
-fn how_far_a_peer_may_be_follows_from_who_it_is() {
+fn bgp_multihop_and_ttl_follow_from_peer_type() {
     let reach = |session: Session| -> Vec<String> {
         let text = session_text(session);
         let lines = text.lines().map(|line| line.trim().trim_end_matches(';'));
@@ -405,7 +405,7 @@ fn how_far_a_peer_may_be_follows_from_who_it_is() {
 }
 
 #[test]
-fn a_rule_that_can_match_nothing_is_left_out_and_none_reaches_around_its_range() {
+fn filter_rule_lengths_are_clamped_and_empty_ones_omitted() {
     let mut tor = router("tor", "192.0.2.254");
     tor.filters.export = vec![
         rule(FilterAction::Accept, "10.0.0.0/8", (Some(4), Some(64))),
@@ -421,7 +421,7 @@ fn a_rule_that_can_match_nothing_is_left_out_and_none_reaches_around_its_range()
 }
 
 #[test]
-fn times_are_rounded_up_to_what_bird_can_have() {
+fn bgp_timers_are_adjusted_to_bird_limits() {
     let mut tor = router("tor", "192.0.2.254");
     tor.hold_time = Duration::from_millis(3500).into();
     tor.keepalive_time = Duration::from_secs(100).into();
@@ -451,7 +451,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_string_of_others_breaks_out_of_its_place(
+    fn bird_config_escapes_arbitrary_strings(
         name in "\\PC{1,80}|[a-z'\";{}\n\\\\]{1,90}",
         community in "\\PC{1,20}|[0-9:;)]{1,12}",
         password in "[ -~]{1,60}|\\PC{1,20}",

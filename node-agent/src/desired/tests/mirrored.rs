@@ -262,7 +262,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_families_mirror_each_other(inputs in twins()) {
+    fn desired_state_is_equal_for_both_families(inputs in twins()) {
         let desired = desired(&inputs, &facts_of(&inputs));
         let [four, six] = routes(&desired.kernel);
         prop_assert_eq!(four, six);

@@ -27,7 +27,7 @@ fn routes(desired: &Desired) -> Vec<String> {
 }
 
 #[test]
-fn a_way_that_stands_by_is_behind_the_one_in_use_and_has_a_smaller_mtu_come_first() {
+fn standby_route_has_higher_metric_and_lower_mtu_applies() {
     let desired = desired(&with(Transport::Direct), &facts());
     assert_eq!(
         routes(&desired),
@@ -55,7 +55,7 @@ fn a_way_that_stands_by_is_behind_the_one_in_use_and_has_a_smaller_mtu_come_firs
 }
 
 #[test]
-fn where_a_plain_way_is_or_may_come_the_nodes_address_has_a_home_without_a_tunnel() {
+fn direct_transport_puts_tunnel_address_on_own_link() {
     let homes = |inputs: &Inputs| {
         let desired = desired(inputs, &facts());
         let own = desired.kernel.addresses.keys();
@@ -74,7 +74,7 @@ fn where_a_plain_way_is_or_may_come_the_nodes_address_has_a_home_without_a_tunne
 }
 
 #[test]
-fn two_ways_by_one_tunnel_share_it_and_the_smaller_mtu() {
+fn modes_with_same_vxlan_share_link_and_smaller_mtu() {
     let mut inputs = with(Transport::Vxlan(VxlanParameters::default()));
     inputs.modes[1].mtu = 1300;
     inputs.modes[1].encapsulate_when = EncapsulateWhen::CrossSubnet;
@@ -90,7 +90,7 @@ fn two_ways_by_one_tunnel_share_it_and_the_smaller_mtu() {
 }
 
 #[test]
-fn tunnels_of_one_vni_and_two_ports_are_two_links() {
+fn vxlan_links_with_different_vni_or_port_are_separate() {
     let other = VxlanParameters {
         vni: 0x00ff_ffff,
         port: 65535,
@@ -106,7 +106,7 @@ fn tunnels_of_one_vni_and_two_ports_are_two_links() {
 }
 
 #[test]
-fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
+fn standby_udp_mode_configures_relay_peers() {
     let desired = desired(&with(Transport::Udp(UdpParameters::default())), &facts());
     assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
     assert_eq!(routes(&desired).len(), 1, "there is no link yet");
@@ -115,7 +115,7 @@ fn the_relay_knows_the_nodes_before_anybody_sends_by_it() {
 }
 
 #[test]
-fn nodes_are_asked_as_the_mode_says() {
+fn probes_use_protocol_of_network_mode() {
     for protocol in [ProbeProtocol::Auto, ProbeProtocol::Icmp, ProbeProtocol::Udp] {
         let mut inputs = with(Transport::Direct);
         inputs.modes[1].probe = protocol;
@@ -130,7 +130,7 @@ fn nodes_are_asked_as_the_mode_says() {
 }
 
 #[test]
-fn every_other_node_is_asked_from_an_address_of_the_pool() {
+fn probes_to_all_nodes_use_pool_source_address() {
     let desired = desired(&with(Transport::Direct), &facts());
     let probe_plan = &desired.probes[0];
     let names: Vec<&String> = probe_plan.targets.keys().collect();
@@ -165,7 +165,7 @@ fn every_other_node_is_asked_from_an_address_of_the_pool() {
 }
 
 #[test]
-fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
+fn probe_targets_of_large_cluster_are_sixteen_and_vary() {
     let mut inputs = with(Transport::Direct);
     let first = inputs.remote[0].clone();
     inputs.remote = (0..40_u8)
@@ -187,7 +187,7 @@ fn of_many_nodes_sixteen_are_asked_and_not_the_same_by_all() {
 }
 
 #[test]
-fn by_bgp_a_node_is_reached_when_bird_has_a_route_to_its_block() {
+fn bgp_probe_succeeds_when_bird_has_route_to_block() {
     let inputs = with(Transport::Bgp);
     let mut facts = facts();
     let probe_plan = |facts: &Facts| desired(&inputs, facts).probes[0].clone();

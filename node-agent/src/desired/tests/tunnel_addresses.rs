@@ -38,7 +38,7 @@ fn on_tunnel(inputs: &Inputs) -> Vec<String> {
 }
 
 #[test]
-fn tunnel_address_is_that_of_the_oldest_block_whatever_is_reserved() {
+fn tunnel_address_of_oldest_block_ignores_reserved_ranges() {
     let mut inputs = with_blocks(&["10.244.3.64/26", "10.244.0.0/26"]);
     assert_eq!(on_tunnel(&inputs), ["10.244.3.65"]);
     for reserved in ["10.244.3.64/31", "10.244.3.65/32", "10.244.0.0/16"] {
@@ -49,7 +49,7 @@ fn tunnel_address_is_that_of_the_oldest_block_whatever_is_reserved() {
 }
 
 #[test]
-fn tunnel_address_of_every_block_is_reserved_for_earlier_plugins() {
+fn tunnel_address_of_every_block_is_reserved() {
     let inputs = with_blocks(&["10.244.3.64/26", "10.244.0.0/26"]);
     let reserved = &desired(&inputs, &facts()).plugin.pools[0].reserved;
     for address in ["10.244.3.65/32", "10.244.0.1/32"] {
@@ -58,7 +58,7 @@ fn tunnel_address_of_every_block_is_reserved_for_earlier_plugins() {
 }
 
 #[test]
-fn tunnel_address_that_a_pod_has_is_left_to_the_pod() {
+fn tunnel_address_used_by_pod_is_left_to_pod() {
     let mut inputs = with_blocks(&["10.244.3.64/26", "10.244.0.0/26"]);
     inputs.pods.addresses = [ip("10.244.3.65")].into();
     assert_eq!(on_tunnel(&inputs), ["10.244.0.1"]);
@@ -73,7 +73,7 @@ fn tunnel_address_that_a_pod_has_is_left_to_the_pod() {
 }
 
 #[test]
-fn probes_ask_for_the_tunnel_address_whatever_is_reserved() {
+fn probes_target_tunnel_address_ignoring_reserved_ranges() {
     let mut inputs = inputs();
     let mut standby = inputs.modes[0].clone();
     standby.transport = Transport::Direct.into();
@@ -382,7 +382,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn no_address_is_on_an_interface_and_in_an_attachment(
+    fn address_is_never_on_interface_and_in_attachment(
         bridged in any::<bool>(),
         steps in prop::collection::vec(any_step(), 1..120),
     ) {

@@ -39,7 +39,7 @@ fn with_relay(mut facts: Facts, open: bool) -> Facts {
 }
 
 #[test]
-fn ipip_routes_name_the_other_node_as_next_hop() {
+fn ipip_routes_have_node_as_next_hop() {
     let (inputs, facts) = by(Transport::Ipip, EncapsulateWhen::Always);
     let desired = desired(&inputs, &facts);
     assert_eq!(
@@ -63,7 +63,7 @@ fn ipip_routes_name_the_other_node_as_next_hop() {
 }
 
 #[test]
-fn ipip_leaves_ipv6_out_and_says_so() {
+fn ipip_omits_and_reports_ipv6_blocks() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
     inputs.modes[0].transport = Transport::Ipip.into();
     let desired = desired(&inputs, &facts);
@@ -81,7 +81,7 @@ fn ipip_leaves_ipv6_out_and_says_so() {
 }
 
 #[test]
-fn udp_routes_name_the_relays_link_and_the_relay_the_nodes() {
+fn udp_routes_use_relay_link_and_relay_has_peers() {
     let (inputs, facts) = by(udp(), EncapsulateWhen::Always);
     let desired = desired(&inputs, &with_relay(facts, true));
     assert_eq!(
@@ -116,7 +116,7 @@ fn udp_routes_name_the_relays_link_and_the_relay_the_nodes() {
 }
 
 #[test]
-fn without_the_relay_it_is_named_and_waited_for_but_told_all_the_same() {
+fn missing_relay_is_awaited_and_its_config_still_written() {
     let (inputs, facts) = by(udp(), EncapsulateWhen::Always);
     let absent = desired(&inputs, &facts);
     assert_eq!(routes(&absent), Vec::<String>::new());
@@ -148,7 +148,7 @@ fn udp_over_ipv6_carries_both_families() {
 }
 
 #[test]
-fn host_gw_routes_name_the_next_hop_and_lead_to_no_link_of_ours() {
+fn host_gw_routes_use_next_hop_on_uplink() {
     let (inputs, facts) = by(Transport::Direct, EncapsulateWhen::Always);
     let desired = desired(&inputs, &facts);
     assert_eq!(
@@ -163,7 +163,7 @@ fn host_gw_routes_name_the_next_hop_and_lead_to_no_link_of_ours() {
 }
 
 #[test]
-fn a_peer_that_is_not_on_the_link_is_named_and_never_routed_to_a_stranger() {
+fn host_gw_peer_off_link_is_reported_and_gets_no_route() {
     let (inputs, facts) = by(Transport::Direct, EncapsulateWhen::Always);
     assert_eq!(
         desired(&inputs, &facts).problems,
@@ -174,7 +174,7 @@ fn a_peer_that_is_not_on_the_link_is_named_and_never_routed_to_a_stranger() {
 }
 
 #[test]
-fn a_next_hop_has_the_family_of_the_pods() {
+fn host_gw_next_hop_needs_node_address_of_pod_family() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
     inputs.modes[0].transport = Transport::Direct.into();
     let alone = desired(&inputs, &facts).problems;
@@ -206,7 +206,7 @@ fn a_next_hop_has_the_family_of_the_pods() {
 }
 
 #[test]
-fn cross_subnet_encapsulates_only_what_is_not_on_the_link() {
+fn cross_subnet_encapsulates_only_off_link_nodes() {
     for (way, far) in [
         (
             Transport::Ipip,
@@ -255,7 +255,7 @@ fn side_by_side() -> (Inputs, Facts) {
 }
 
 #[test]
-fn a_block_is_reached_by_the_mode_of_its_own_pool() {
+fn block_is_routed_by_mode_of_its_pool() {
     let (inputs, facts) = side_by_side();
     let desired = desired(&inputs, &facts);
     let routes = routes(&desired);
@@ -277,7 +277,7 @@ fn a_block_is_reached_by_the_mode_of_its_own_pool() {
 }
 
 #[test]
-fn nodes_are_outside_for_encapsulated_pools_only() {
+fn traffic_to_nodes_is_masqueraded_for_overlay_pools_only() {
     let (inputs, facts) = side_by_side();
     let nft = desired(&inputs, &facts).nft;
     assert!(nft.contains("elements = { 192.0.2.1/32, 192.0.2.2/32, 192.0.2.3/32 }"));
@@ -288,7 +288,7 @@ fn nodes_are_outside_for_encapsulated_pools_only() {
 }
 
 #[test]
-fn a_node_without_a_block_in_an_encapsulated_pool_borrows_an_address_for_its_tunnel() {
+fn node_without_overlay_block_uses_other_tunnel_address() {
     let (mut inputs, facts) = side_by_side();
     inputs.blocks[0] = OwnBlock {
         cidr: "10.99.0.0/26".parse().unwrap(),
@@ -317,7 +317,7 @@ fn by_label(key: &str, value: &str) -> Selector {
 }
 
 #[test]
-fn the_plugin_is_told_which_namespaces_a_pool_is_for_and_which_there_are() {
+fn node_config_lists_namespaces_of_each_pool() {
     let (mut inputs, facts) = side_by_side();
     let labels = |team: &str| [("team".to_owned(), team.to_owned())].into();
     inputs.namespaces = [
@@ -347,7 +347,7 @@ fn the_plugin_is_told_which_namespaces_a_pool_is_for_and_which_there_are() {
 }
 
 #[test]
-fn a_pool_that_has_not_been_heard_of_is_waited_for() {
+fn serving_pool_not_yet_seen_is_awaited() {
     let (mut inputs, facts) = side_by_side();
     inputs.serving = vec!["default-v4".into(), "new".into()];
     assert_eq!(
@@ -357,7 +357,7 @@ fn a_pool_that_has_not_been_heard_of_is_waited_for() {
 }
 
 #[test]
-fn pools_for_some_nodes_stand_first() {
+fn pools_with_node_selector_precede_others() {
     let (mut inputs, facts) = side_by_side();
     inputs.serving = vec!["plain".into()];
     inputs.pools.get_mut("plain").unwrap().some_nodes = true;

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_of_a_status_wake_nobody() {
+    async fn status_only_change_does_not_wake_agent() {
         let first = listed(&[pool("a", 1, "1"), pool("b", 1, "2")]);
         assert_eq!(wakes(first.clone()).await, 1);
         assert_eq!(wakes(listed(&[])).await, 1, "an empty list");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_anew_wakes_only_if_something_is_another() {
+    async fn relist_wakes_agent_only_if_objects_differ() {
         let first = [pool("a", 1, "1"), pool("b", 1, "2")];
         let again = |second: &[IPPool]| {
             let events: Vec<_> = listed(&first).into_iter().chain(listed(second)).collect();

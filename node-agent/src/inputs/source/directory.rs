@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_bad_file_is_named_and_the_others_are_read() {
+    fn invalid_object_file_is_reported_others_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let pool = "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16}\n";
         fs::write(folder.path().join("a.yaml"), pool).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_again_when_it_has_changed_and_only_then() {
+    fn object_directory_is_reread_only_after_change() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut reader = Reader::new(folder, "n");
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_nodes_own_network_is_taken() {
+    fn node_network_of_other_node_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         for name in ["n", "other"] {
             let network = format!(

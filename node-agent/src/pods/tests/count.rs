@@ -28,7 +28,7 @@ impl Fixture {
 }
 
 #[test]
-fn whoever_may_be_choosing_from_a_block_that_is_offered_no_more_is_waited_for() {
+fn removed_block_count_waits_for_add_holding_lock() {
     let mut node = fixture();
     assert_eq!(node.count(&[ONE, OTHER]).unwrap(), Some(BTreeSet::new()));
     let store = node.store();
@@ -43,7 +43,7 @@ fn whoever_may_be_choosing_from_a_block_that_is_offered_no_more_is_waited_for() 
 }
 
 #[test]
-fn nobody_is_waited_for_when_a_block_is_added() {
+fn added_block_count_does_not_wait_for_add() {
     let mut node = fixture();
     assert!(!node.waits(&[ONE]));
     let store = node.store();
@@ -53,7 +53,7 @@ fn nobody_is_waited_for_when_a_block_is_added() {
 }
 
 #[test]
-fn what_was_offered_before_the_agent_began_or_is_not_known_may_be_any_block() {
+fn unknown_earlier_blocks_make_count_wait_for_add() {
     let mut node = fixture();
     let store = node.store();
     let add = store.lock(Duration::ZERO).unwrap();

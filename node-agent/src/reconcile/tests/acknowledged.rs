@@ -29,7 +29,7 @@ fn says(node: &Fixture, generation: i64, blocks: &[(&str, i64)]) {
 }
 
 #[test]
-fn netns_a_change_that_the_plugin_could_not_be_told_of_is_not_acknowledged() {
+fn netns_unwritable_node_config_is_not_acknowledged() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -48,7 +48,7 @@ fn netns_a_change_that_the_plugin_could_not_be_told_of_is_not_acknowledged() {
 }
 
 #[test]
-fn netns_a_change_is_not_acknowledged_while_pods_addresses_cannot_be_listed() {
+fn netns_unlistable_attachments_are_not_acknowledged() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -77,7 +77,7 @@ fn netns_a_change_is_not_acknowledged_while_pods_addresses_cannot_be_listed() {
 
 /// It has read what it may choose from, holds the lock, and has no record yet.
 #[test]
-fn netns_a_block_is_not_given_back_while_an_add_may_be_choosing_from_it() {
+fn netns_block_release_waits_for_add_holding_lock() {
     const SECOND: &str = "10.244.0.128/26";
     in_namespace(async || {
         let mut node = fixture();

@@ -10,7 +10,7 @@ fn offered(node: &Fixture) -> Vec<String> {
 }
 
 #[test]
-fn netns_a_node_without_a_node_network_hands_out_no_block_that_is_no_longer_its_own() {
+fn netns_lost_block_without_node_network_allocates_nothing() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
@@ -36,7 +36,7 @@ fn netns_a_node_without_a_node_network_hands_out_no_block_that_is_no_longer_its_
 }
 
 #[test]
-fn netns_lost_blocks_that_cannot_be_taken_out_are_tried_again() {
+fn netns_removal_of_lost_blocks_is_retried() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;

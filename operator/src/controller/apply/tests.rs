@@ -20,7 +20,7 @@ fn writer(client: Client) -> Writer {
 
 /// As when it has just been deleted by another, which may be about to give it to somebody else.
 #[tokio::test]
-async fn a_node_is_not_told_of_a_block_whose_record_could_not_be_written() {
+async fn node_network_omits_block_with_failed_subnet_write() {
     let mut cluster = cluster(2);
     cluster.settle();
     for (n, old) in (1..).zip(&mut cluster.nodes) {

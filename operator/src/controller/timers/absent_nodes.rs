@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn time_counts_from_when_a_node_was_seen_not_to_be_ready() {
+    fn node_absence_is_counted_from_first_not_ready() {
         let mut absences = AbsentNodes::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_is_silent_until_it_acknowledges_something() {
+    fn agent_is_silent_until_first_acknowledgement() {
         let mut absences = AbsentNodes::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_is_told_once_and_not_too_often() {
+    fn drift_event_is_sent_once_and_rate_limited() {
         let (mut drifts, start) = (DriftEvents::default(), Instant::now());
         let second = Duration::from_secs(1);
         let mut observe = |network: &NodeNetwork, at| {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_this_leader_or_with_another_object_is_not_told() {
+    fn drift_before_leadership_or_of_new_object_sends_no_event() {
         let (mut drifts, start) = (DriftEvents::default(), Instant::now());
         let mut observe =
             |network: &NodeNetwork| drifts.observe([network].into_iter(), start).len();

@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_given_back_the_longest_ago_comes_first_until_it_is_given_away_again() {
+    fn released_blocks_are_ordered_by_release_time() {
         let mut freed = ReleasedBlocks::default();
         let mut observe = |blocks: &[&str]| -> Vec<String> {
             let blocks = blocks.iter().map(|block| block.parse().unwrap());

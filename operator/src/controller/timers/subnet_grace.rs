@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_expires_when_its_grace_has_run_out() {
+    fn orphaned_block_expires_after_grace() {
         let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_orphaned_can_be_reclaimed_first() {
+    fn reclaimable_blocks_are_ordered_by_orphaning_time() {
         let least = GRACE / 10;
         let mut graces = GraceTracker::new(GRACE).reclaimable_after(least);
         let start = Instant::now();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_came_back_starts_the_grace_again() {
+    fn returned_node_restarts_grace() {
         let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
@@ -165,7 +165,7 @@ mod tests {
 
     /// Another leader did both while this one was stopped: it comes back to an orphan that it seems to know.
     #[test]
-    fn a_node_that_came_back_and_went_again_while_nobody_looked_starts_the_grace_again() {
+    fn changed_resource_version_restarts_grace() {
         let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let mut orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_leader_starts_the_grace_again() {
+    fn new_leader_restarts_grace() {
         let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let orphan = subnet("10.244.0.0/26", SubnetState::Orphaned);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_said_for_a_while_neither_begins_nor_ends_a_grace() {
+    fn unknown_state_neither_starts_nor_ends_grace() {
         let mut graces = GraceTracker::new(GRACE);
         let start = Instant::now();
         let block = subnet("10.244.0.0/26", SubnetState::Active);

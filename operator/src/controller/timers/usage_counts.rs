@@ -55,7 +55,7 @@ mod tests {
 
     /// Fifty pods start each second, for a minute: of the writes of the pool's status, counted by the second.
     #[test]
-    fn counts_of_a_pool_are_written_every_ten_seconds() {
+    fn pool_usage_counts_are_written_every_ten_seconds() {
         let (mut cluster, mut counts) = (cluster(3), Counts::default());
         cluster.settle();
         cluster.agents_report(0);
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_is_new_of_a_pool_is_written_at_once() {
+    fn other_pool_status_changes_are_written_at_once() {
         let (mut cluster, mut counts) = (cluster(1), Counts::default());
         let now = Instant::now();
         counts.note(&cluster.step(), now);

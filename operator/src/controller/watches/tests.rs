@@ -34,7 +34,7 @@ fn matter(events: Vec<Event<Guarded<Node>>>) -> Vec<bool> {
 }
 
 #[test]
-fn a_node_is_reduced_to_what_is_looked_at() {
+fn watched_node_is_reduced_to_used_fields() {
     let node = a_node("1", "10.1.0.1").0.unwrap();
     assert_eq!(
         (&node.metadata.annotations, &node.metadata.managed_fields),
@@ -57,7 +57,7 @@ fn a_node_is_reduced_to_what_is_looked_at() {
 }
 
 #[test]
-fn a_heartbeat_does_not_matter_and_a_new_address_does() {
+fn node_heartbeat_is_ignored_and_new_address_matters() {
     let events = vec![
         Event::Init,
         Event::InitApply(a_node("1", "10.1.0.1")),
@@ -74,7 +74,7 @@ fn a_heartbeat_does_not_matter_and_a_new_address_does() {
 }
 
 #[test]
-fn a_node_that_becomes_unreadable_matters() {
+fn node_becoming_unreadable_matters() {
     let broken = guarded(json!({ "metadata": { "name": "n" }, "status": { "addresses": 5 } }));
     assert!(broken.0.is_err());
     assert_eq!(

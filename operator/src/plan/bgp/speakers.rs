@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nodes_identifier_is_its_ipv4_address_or_a_hash_of_its_name() {
+    fn router_id_is_ipv4_address_or_name_hash() {
         let labels = BTreeMap::new();
         let address = Ipv4Addr::new(10, 1, 0, 1);
         let mut speakers = [
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_nodes_have_the_same_identifier() {
+    fn router_ids_are_unique_per_node() {
         let labels = BTreeMap::new();
         // An address that is somebody's hash belongs to the node that has it, however young it is.
         let hash = names::router_id("b", 0);

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_short_below_a_quarter_of_a_block() {
+    fn node_is_short_below_quarter_of_block_free() {
         assert!(!is_short(&[(0, 60)]));
         assert!(!is_short(&[(45, 15)]));
         assert!(is_short(&[(46, 14)]));
@@ -217,12 +217,12 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_whose_blocks_have_no_address_is_not_asked_for_more() {
+    fn pool_with_addressless_blocks_gets_no_demand() {
         assert_eq!(observe(&node(&[(0, 0)])), Utilization::default());
     }
 
     #[test]
-    fn an_empty_block_is_surplus_when_half_a_block_is_free_without_it() {
+    fn empty_block_is_surplus_if_others_have_half_block_free() {
         let second = ["10-244-1-0-26"];
         assert_eq!(surplus(&[(0, 60)]), Vec::<String>::new());
         assert_eq!(surplus(&[(30, 30), (0, 60)]), second);
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawn_block_stays_surplus_until_a_pod_has_slipped_in_or_others_fill() {
+    fn withdrawn_block_is_surplus_until_used_or_others_fill() {
         let withdrawn = |usage: &[(i64, i64)]| {
             let mut cluster = node(usage);
             let network = &mut cluster.networks[0];
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_another_generation_decides_nothing() {
+    fn usage_of_old_generation_is_undecided() {
         let mut cluster = node(&[(60, 0)]);
         cluster.networks[0].metadata.generation = Some(70);
         let utilization = observe(&cluster);

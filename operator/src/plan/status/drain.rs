@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_owner_is_the_controller_or_what_made_it() {
+    fn pod_owner_is_controller_or_its_deployment() {
         assert_eq!(owner("{name: alone}"), "Pod/alone");
         let by = |kind: &str, name: &str| {
             format!(

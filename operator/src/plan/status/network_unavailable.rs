@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_available_when_its_network_is_programmed() {
+    fn network_unavailable_is_cleared_when_node_is_programmed() {
         let mut cluster = cluster(3);
         for (node, status) in cluster.nodes.iter_mut().zip(["True", "True", "False"]) {
             let condition = NodeCondition {

@@ -8,7 +8,7 @@ use netweft_crds::IpFamily;
 use crate::testing::{Cluster, at, cluster, mode, node, pool};
 
 #[test]
-fn the_mode_chooses_among_a_nodes_addresses() {
+fn mode_cidr_selects_node_address() {
     let mut cluster = cluster(1);
     cluster.modes[0] = mode(
         "default",
@@ -26,7 +26,7 @@ fn the_mode_chooses_among_a_nodes_addresses() {
 }
 
 #[test]
-fn a_range_of_ipv6_chooses_addresses_of_ipv6() {
+fn mode_ipv6_cidr_selects_ipv6_address_only() {
     let mut cluster = cluster(1);
     cluster.modes[0] = mode(
         "default",
@@ -43,7 +43,7 @@ fn a_range_of_ipv6_chooses_addresses_of_ipv6() {
 }
 
 #[test]
-fn a_cluster_without_ipv4_has_its_tunnels_over_ipv6() {
+fn ipv6_only_cluster_uses_ipv6_tunnels() {
     let mut cluster = cluster(0);
     cluster.pools[0] = at(0, pool("default-v4", "fd00:10::/64", ""));
     for (n, name) in ["worker-1", "worker-2"].into_iter().enumerate() {
@@ -108,7 +108,7 @@ fn leave(cluster: &mut Cluster, name: &str) {
 }
 
 #[test]
-fn a_node_that_goes_does_not_move_the_others_tunnels_to_the_other_family() {
+fn removed_node_does_not_change_outer_family() {
     let mut cluster = with_an_odd_one();
     leave(&mut cluster, "first");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
@@ -119,7 +119,7 @@ fn a_node_that_goes_does_not_move_the_others_tunnels_to_the_other_family() {
 }
 
 #[test]
-fn the_family_changes_when_no_node_has_an_address_of_it_any_more() {
+fn outer_family_changes_when_no_node_has_address_of_family() {
     let mut cluster = with_an_odd_one();
     leave(&mut cluster, "first");
     cluster.nodes[1] = at(2, node("third", &["fd00::3"]));
@@ -131,7 +131,7 @@ fn the_family_changes_when_no_node_has_an_address_of_it_any_more() {
 }
 
 #[test]
-fn a_range_of_the_other_family_is_followed_although_one_node_has_no_address_in_it() {
+fn ipv6_cidr_changes_outer_family_despite_node_without_match() {
     let mut cluster = cluster(2);
     cluster.nodes[0] = node("worker-1", &["10.1.0.1", "fd00::1"]);
     cluster.settle();
@@ -151,7 +151,7 @@ fn a_range_of_the_other_family_is_followed_although_one_node_has_no_address_in_i
 }
 
 #[test]
-fn where_some_nodes_have_been_told_another_family_that_of_most_stays() {
+fn mixed_outer_families_resolve_to_majority() {
     let mut cluster = cluster(3);
     for (n, old) in (1..).zip(&mut cluster.nodes) {
         let (ipv4, ipv6) = (format!("10.1.0.{n}"), format!("fd00::{n}"));
@@ -169,7 +169,7 @@ fn where_some_nodes_have_been_told_another_family_that_of_most_stays() {
 }
 
 #[test]
-fn two_pools_give_a_node_a_block_of_each_family() {
+fn pools_of_both_families_give_block_of_each_family() {
     let mut cluster = cluster(2);
     cluster.nodes[0] = at(0, node("worker-1", &["10.1.0.1", "2001:db8::1"]));
     cluster
@@ -191,7 +191,7 @@ fn two_pools_give_a_node_a_block_of_each_family() {
 }
 
 #[test]
-fn an_address_that_is_still_stated_is_kept_in_any_order() {
+fn stated_node_address_is_kept_in_any_order() {
     let mut cluster = cluster(2);
     cluster.nodes[0] = node(
         "worker-1",
@@ -227,7 +227,7 @@ fn an_address_that_is_still_stated_is_kept_in_any_order() {
 const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
 
 #[test]
-fn nodes_that_state_one_address_are_named_and_one_uses_it() {
+fn duplicate_node_address_is_reported_and_used_by_one_node() {
     for spec in [
         "{mode: overlay, overlay: {encapsulation: vxlan}}",
         "{mode: host-gw}",
@@ -282,7 +282,7 @@ fn nodes_that_state_one_address_are_named_and_one_uses_it() {
 }
 
 #[test]
-fn a_node_keeps_its_address_from_a_younger_and_an_older_one() {
+fn node_keeps_address_claimed_by_other_node() {
     let mut cluster = cluster(2);
     cluster.settle();
     let before = cluster.clone();
@@ -296,7 +296,7 @@ fn a_node_keeps_its_address_from_a_younger_and_an_older_one() {
 }
 
 #[test]
-fn a_machine_with_a_new_name_has_its_address_at_once() {
+fn renamed_node_gets_address_of_not_ready_node() {
     let mut cluster = cluster(2);
     cluster.settle();
     cluster
@@ -318,7 +318,7 @@ fn a_machine_with_a_new_name_has_its_address_at_once() {
 }
 
 #[test]
-fn an_address_that_nobody_can_send_to_is_left_out() {
+fn unusable_node_address_is_ignored() {
     for wrong in [
         "127.0.0.1",
         "169.254.7.7",

@@ -52,7 +52,7 @@ fn says(cluster: &Cluster) -> String {
 }
 
 #[test]
-fn a_mode_changes_in_phases_and_node_by_node() {
+fn mode_change_proceeds_in_phases_and_node_by_node() {
     let mut cluster = changing(3);
     cluster.settle();
     assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
@@ -104,7 +104,7 @@ fn a_mode_changes_in_phases_and_node_by_node() {
 }
 
 #[test]
-fn no_node_sends_the_new_way_while_one_gets_no_answer() {
+fn mode_change_waits_while_probe_of_node_fails() {
     let mut cluster = changing(3);
     cluster.settle();
     cluster.agents_try(&["worker-3"]);
@@ -121,7 +121,7 @@ fn no_node_sends_the_new_way_while_one_gets_no_answer() {
 }
 
 #[test]
-fn nodes_test_what_stands_by_as_the_mode_says_and_are_told_of_nothing_else() {
+fn probe_setting_applies_only_to_standby_mode() {
     let probes = |cluster: &Cluster| {
         let modes = cluster.networks.iter().flat_map(|it| &it.spec.modes);
         modes.map(|mode| mode.probe).collect::<BTreeSet<_>>()
@@ -149,7 +149,7 @@ fn nodes_test_what_stands_by_as_the_mode_says_and_are_told_of_nothing_else() {
 }
 
 #[test]
-fn where_echo_is_dropped_a_change_can_go_on_without_it() {
+fn probe_none_lets_mode_change_proceed() {
     let mut cluster = changing(3);
     let follow = |cluster: &mut Cluster| {
         for _ in 0..8 {
@@ -170,7 +170,7 @@ fn where_echo_is_dropped_a_change_can_go_on_without_it() {
 }
 
 #[test]
-fn a_node_that_does_not_acknowledge_holds_the_change_and_is_named() {
+fn unacknowledged_node_network_holds_mode_change() {
     let mut cluster = changing(3);
     cluster.settle();
     cluster.agents_try(&[]);
@@ -200,7 +200,7 @@ fn a_node_that_does_not_acknowledge_holds_the_change_and_is_named() {
 }
 
 #[test]
-fn a_node_that_is_not_ready_for_too_long_is_passed_over_and_named() {
+fn long_not_ready_node_is_skipped_in_mode_change() {
     let mut cluster = changing(3);
     cluster.settle();
     let away = cluster.networks[2].status.clone();
@@ -239,7 +239,7 @@ fn a_node_that_is_not_ready_for_too_long_is_passed_over_and_named() {
 
 /// The last writes of a change come one by one, and one of them may fail.
 #[test]
-fn a_node_from_which_the_old_way_was_taken_does_not_get_it_back_because_another_still_has_it() {
+fn removed_old_transport_does_not_return_to_node() {
     let mut cluster = changing(3);
     for _ in 0..4 {
         cluster.settle();
@@ -254,7 +254,7 @@ fn a_node_from_which_the_old_way_was_taken_does_not_get_it_back_because_another_
 }
 
 #[test]
-fn a_node_that_cannot_does_not_switch_though_others_have() {
+fn node_with_failed_probe_does_not_switch_transport() {
     let mut cluster = changing(3);
     cluster.settle();
     cluster.agents_try(&[]);
@@ -271,7 +271,7 @@ fn a_node_that_cannot_does_not_switch_though_others_have() {
 }
 
 #[test]
-fn an_edit_that_is_taken_back_walks_back_the_same_way() {
+fn reverted_mode_edit_switches_nodes_back() {
     let mut cluster = changing(2);
     cluster.settle();
     cluster.agents_try(&[]);
@@ -287,7 +287,7 @@ fn an_edit_that_is_taken_back_walks_back_the_same_way() {
 }
 
 #[test]
-fn an_edit_during_a_change_keeps_every_way_that_a_node_may_send_by() {
+fn second_edit_during_change_keeps_all_used_transports() {
     let mut cluster = changing(2);
     cluster.settle();
     cluster.agents_try(&[]);
@@ -300,7 +300,7 @@ fn an_edit_during_a_change_keeps_every_way_that_a_node_may_send_by() {
 }
 
 #[test]
-fn a_node_that_joins_does_as_the_others_do() {
+fn node_joining_during_mode_change_uses_same_transports() {
     let mut cluster = changing(2);
     cluster.settle();
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
@@ -339,7 +339,7 @@ fn all_but_mute_follow(cluster: &mut Cluster) {
 }
 
 #[test]
-fn a_node_without_an_agent_holds_neither_mode_nor_change() {
+fn node_without_agent_does_not_hold_mode_change() {
     let mut cluster = with_a_mute_node();
     all_but_mute_follow(&mut cluster);
     assert_eq!(
@@ -366,7 +366,7 @@ fn a_node_without_an_agent_holds_neither_mode_nor_change() {
 }
 
 #[test]
-fn an_agent_that_fell_silent_holds_a_change_until_the_deadline() {
+fn silent_agent_holds_mode_change_until_deadline() {
     let mut cluster = changing(3);
     cluster.settle();
     let last_word = cluster.networks[2].status.clone();
@@ -390,7 +390,7 @@ fn an_agent_that_fell_silent_holds_a_change_until_the_deadline() {
 }
 
 #[test]
-fn a_mode_that_no_agent_carries_is_not_ready() {
+fn mode_without_working_agents_is_not_ready() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
@@ -403,7 +403,7 @@ fn a_mode_that_no_agent_carries_is_not_ready() {
 }
 
 #[test]
-fn a_pool_that_names_another_mode_changes_alike() {
+fn pool_with_new_network_mode_changes_in_phases() {
     let mut cluster = cluster(2);
     cluster.modes.push(at(
         1,
@@ -438,7 +438,7 @@ fn a_pool_that_names_another_mode_changes_alike() {
 }
 
 #[test]
-fn ways_that_cannot_be_had_together_change_at_once() {
+fn mode_change_with_conflicting_ports_is_immediate() {
     let mut cluster = cluster(2);
     cluster.modes[0] = at(
         0,
@@ -456,7 +456,7 @@ fn ways_that_cannot_be_had_together_change_at_once() {
 }
 
 #[test]
-fn every_edit_of_the_way_is_a_change_and_no_other_is() {
+fn only_transport_edits_start_mode_change() {
     for (spec, change) in [
         (
             "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {port: 4790}}}",
@@ -490,7 +490,7 @@ fn every_edit_of_the_way_is_a_change_and_no_other_is() {
 }
 
 #[test]
-fn so_many_nodes_switch_at_once() {
+fn rollout_at_once_limits_switching_nodes() {
     for (at_once, expected) in [
         (IntOrString::Int(2), 2),
         (IntOrString::String("30%".to_owned()), 3),
@@ -510,7 +510,7 @@ fn so_many_nodes_switch_at_once() {
 }
 
 #[test]
-fn a_speaker_stays_while_a_node_may_send_by_its_routes() {
+fn bgp_stays_while_node_may_use_underlay_routes() {
     let mut cluster = cluster(2);
     cluster.modes[0] = at(0, mode("default", "{mode: underlay}"));
     cluster.settle();
@@ -529,7 +529,7 @@ fn a_speaker_stays_while_a_node_may_send_by_its_routes() {
 }
 
 #[test]
-fn a_way_back_is_there_from_the_beginning_of_a_change_to_bgp() {
+fn change_to_underlay_keeps_old_transport_at_first() {
     let mut cluster = changing(2);
     cluster.edit_mode("{mode: underlay}");
     cluster.settle();
@@ -547,7 +547,7 @@ fn a_way_back_is_there_from_the_beginning_of_a_change_to_bgp() {
 
 /// Two edits of two modes at the same time do not disturb each other.
 #[test]
-fn each_mode_changes_by_itself() {
+fn simultaneous_mode_changes_are_independent() {
     let mut cluster = cluster(2);
     cluster.modes.push(at(1, vxlan("other", 7)));
     let mut other = at(1, crate::testing::pool("other", "10.9.0.0/16", ""));

@@ -7,7 +7,7 @@ use crate::plan::tests::delete_pool;
 use crate::testing::{cluster, node};
 
 #[test]
-fn a_pool_is_given_up_in_two_steps_without_going_to_and_fro() {
+fn deleted_pool_withdraws_blocks_before_deleting_them() {
     let mut cluster = cluster(2);
     cluster.settle();
     cluster.agents_report(3);
@@ -43,7 +43,7 @@ fn a_pool_is_given_up_in_two_steps_without_going_to_and_fro() {
 }
 
 #[test]
-fn a_pod_that_slipped_in_keeps_its_block() {
+fn late_pod_in_withdrawn_block_keeps_block() {
     let mut cluster = cluster(1);
     cluster.settle();
     delete_pool(&mut cluster, "default-v4");
@@ -62,7 +62,7 @@ fn a_pod_that_slipped_in_keeps_its_block() {
 }
 
 #[test]
-fn an_old_acknowledgement_gives_no_block_back() {
+fn acknowledgement_of_old_generation_releases_no_block() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.agents_report(0);
@@ -74,7 +74,7 @@ fn an_old_acknowledgement_gives_no_block_back() {
 
 /// A leader has created it and was deposed, and what it wrote to the NodeNetwork may still come.
 #[test]
-fn a_block_that_its_node_may_be_about_to_hear_of_is_named_and_withdrawn_before_it_goes() {
+fn unannounced_block_is_announced_before_withdrawal() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.agents_report(50);
@@ -94,7 +94,7 @@ fn a_block_that_its_node_may_be_about_to_hear_of_is_named_and_withdrawn_before_i
 }
 
 #[test]
-fn a_pool_being_deleted_gives_no_new_blocks() {
+fn deleted_pool_assigns_no_new_blocks() {
     let mut cluster = cluster(1);
     cluster.settle();
     delete_pool(&mut cluster, "default-v4");
@@ -104,7 +104,7 @@ fn a_pool_being_deleted_gives_no_new_blocks() {
 }
 
 #[test]
-fn a_pool_has_the_finalizer_from_its_first_block_to_its_last() {
+fn pool_has_finalizer_from_first_to_last_block() {
     let mut cluster = cluster(0);
     cluster.pools[0].metadata.finalizers = Some(vec!["other/one".to_owned()]);
     cluster.settle();

@@ -39,7 +39,7 @@ const PODS: [(usize, &str, &str, &str); 5] = [
 ];
 
 #[test]
-fn a_disabled_pool_lists_what_remains_by_node_namespace_and_owner() {
+fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
     let mut cluster = with(&PODS);
     let owner = |namespace: &str, name: &str, owner: &str| {
         ((namespace.to_owned(), name.to_owned()), owner.to_owned())
@@ -70,7 +70,7 @@ fn a_disabled_pool_lists_what_remains_by_node_namespace_and_owner() {
 }
 
 #[test]
-fn a_pool_that_is_being_deleted_lists_what_it_waits_for() {
+fn deleted_pool_lists_remaining_pods() {
     let mut cluster = with(&PODS[..1]);
     crate::plan::tests::delete_pool(&mut cluster, "default-v4");
     cluster.settle();
@@ -82,7 +82,7 @@ fn a_pool_that_is_being_deleted_lists_what_it_waits_for() {
 }
 
 #[test]
-fn a_long_list_is_cut() {
+fn remaining_pods_list_is_bounded() {
     let names: Vec<String> = (0..100).map(|n| format!("ns-{n:03}")).collect();
     let pods: Vec<_> = names
         .iter()

@@ -5,7 +5,7 @@ use netweft_crds::condition::{READY, is_true};
 use crate::testing::{Cluster, at, cluster, condition, vxlan};
 
 #[test]
-fn a_mode_that_no_pool_uses_any_more_leaves_the_nodes() {
+fn unused_mode_is_removed_from_node_networks() {
     let mut cluster = cluster(1);
     cluster.modes.push(at(1, vxlan("next", 5)));
     cluster.settle();
@@ -21,7 +21,7 @@ fn a_mode_that_no_pool_uses_any_more_leaves_the_nodes() {
 }
 
 #[test]
-fn a_mode_is_ready_when_every_node_has_acknowledged() {
+fn mode_is_ready_when_every_node_has_acknowledged() {
     let mut cluster = cluster(7);
     cluster.settle();
     let ready =

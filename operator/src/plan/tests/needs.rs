@@ -44,7 +44,7 @@ fn shorten(cluster: &mut Cluster, begin: &str) {
 }
 
 #[test]
-fn a_node_has_one_block_of_each_family_of_the_first_pool_for_everybody() {
+fn node_gets_one_block_per_family_of_first_general_pool() {
     let cluster = with(&[
         ("b", "10.22.0.0/16", ""),
         ("a", "10.21.0.0/16", ""),
@@ -56,14 +56,14 @@ fn a_node_has_one_block_of_each_family_of_the_first_pool_for_everybody() {
 }
 
 #[test]
-fn a_pool_for_some_nodes_comes_before_those_for_all() {
+fn node_selector_pool_precedes_general_pool() {
     let some = "nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-1}}";
     let cluster = with(&[("a", "10.21.0.0/16", ""), ("rack", "10.22.0.0/16", some)]);
     assert_eq!(cluster.blocks(NODE), ["10.22.0.0/26"]);
 }
 
 #[test]
-fn where_every_pool_is_for_some_namespaces_a_node_has_one_block_all_the_same() {
+fn node_gets_block_when_all_pools_are_for_namespaces() {
     let cluster = with(&[
         ("web", "10.23.0.0/16", FOR_WEB),
         ("webs", "10.24.0.0/16", FOR_WEB),
@@ -72,7 +72,7 @@ fn where_every_pool_is_for_some_namespaces_a_node_has_one_block_all_the_same() {
 }
 
 #[test]
-fn a_pool_for_some_namespaces_gives_its_first_block_when_a_pod_asks() {
+fn namespace_pool_assigns_first_block_on_pod_request() {
     let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/16", FOR_WEB)]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26"]);
     ask(&mut cluster, &["web"]);
@@ -83,7 +83,7 @@ fn a_pool_for_some_namespaces_gives_its_first_block_when_a_pod_asks() {
 }
 
 #[test]
-fn a_request_is_met_by_one_of_its_pools() {
+fn block_request_is_served_by_one_of_its_pools() {
     let mut cluster = with(&[
         ("a", "10.21.0.0/16", ""),
         ("web", "10.23.0.0/16", FOR_WEB),
@@ -94,7 +94,7 @@ fn a_request_is_met_by_one_of_its_pools() {
 }
 
 #[test]
-fn a_request_of_a_new_node_is_met_by_the_block_it_gets_anyway() {
+fn block_request_of_new_node_is_served_by_initial_block() {
     let mut cluster = cluster(1);
     cluster.pools[0].spec.disabled = true;
     cluster.settle();
@@ -106,7 +106,7 @@ fn a_request_of_a_new_node_is_met_by_the_block_it_gets_anyway() {
 }
 
 #[test]
-fn a_request_for_pools_that_are_none_of_the_nodes_is_passed_over() {
+fn block_request_for_unavailable_pools_is_ignored() {
     let elsewhere = "nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}";
     let mut cluster = with(&[
         ("a", "10.21.0.0/16", ""),
@@ -117,7 +117,7 @@ fn a_request_for_pools_that_are_none_of_the_nodes_is_passed_over() {
 }
 
 #[test]
-fn a_request_that_no_pool_can_meet_is_told_of() {
+fn unserved_block_request_is_reported_as_exhausted() {
     let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
     let mut other = cluster.subnets[0].clone();
     other.spec.node = "gone".to_owned();
@@ -136,7 +136,7 @@ fn a_request_that_no_pool_can_meet_is_told_of() {
 }
 
 #[test]
-fn when_the_first_pool_is_spent_the_next_serves_before_a_pod_has_to_ask() {
+fn next_pool_serves_node_before_first_is_exhausted() {
     let mut cluster = with(&[("a", "10.21.0.0/26", ""), ("b", "10.22.0.0/16", "")]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26"]);
     fill(&mut cluster, 50);
@@ -149,7 +149,7 @@ fn when_the_first_pool_is_spent_the_next_serves_before_a_pod_has_to_ask() {
 }
 
 #[test]
-fn a_pool_that_runs_short_while_another_serves_the_same_pods_grows_but_does_not_complain() {
+fn short_pool_with_alternative_grows_without_exhausted() {
     let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/25", "")]);
     ask(&mut cluster, &["b"]);
     fill(&mut cluster, 0);
@@ -164,7 +164,7 @@ fn a_pool_that_runs_short_while_another_serves_the_same_pods_grows_but_does_not_
 }
 
 #[test]
-fn a_pool_for_some_namespaces_that_runs_short_gets_no_help_from_others() {
+fn short_namespace_pool_gets_no_blocks_of_other_pools() {
     let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
     ask(&mut cluster, &["web"]);
     shorten(&mut cluster, "10.23");
@@ -176,7 +176,7 @@ fn a_pool_for_some_namespaces_that_runs_short_gets_no_help_from_others() {
 }
 
 #[test]
-fn a_disabled_pool_is_followed_by_the_next_at_once() {
+fn disabled_pool_is_replaced_by_next_pool_at_once() {
     let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/16", "")]);
     cluster.pools[0].spec.disabled = true;
     cluster.settle();

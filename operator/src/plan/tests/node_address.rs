@@ -37,7 +37,7 @@ fn addresses(cluster: &Cluster, name: &str) -> Vec<String> {
 
 /// One InternalIP, and a second link for the pods' traffic.
 #[test]
-fn an_address_that_only_the_agent_knows_is_used_in_every_mode() {
+fn address_found_by_agent_is_used_in_every_mode() {
     for (parameters, node_address) in MODES.iter().flat_map(|mode| {
         [
             "{interface: eth1}",
@@ -95,7 +95,7 @@ fn an_address_that_only_the_agent_knows_is_used_in_every_mode() {
 }
 
 #[test]
-fn an_agent_is_asked_nothing_where_kubelet_knows() {
+fn internal_ip_selector_is_not_sent_to_agent() {
     let mut cluster = selecting(1, VXLAN, "{from: internal-ip}");
     assert_eq!(network(&cluster, "worker-1").spec.address_selectors, None);
     // And what it says all the same counts for nothing.
@@ -110,7 +110,7 @@ fn an_agent_is_asked_nothing_where_kubelet_knows() {
 }
 
 #[test]
-fn a_report_counts_for_the_selector_in_force_only() {
+fn address_report_counts_only_for_current_selector() {
     let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
     cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
     cluster.settle();
@@ -139,7 +139,7 @@ fn a_report_counts_for_the_selector_in_force_only() {
 }
 
 #[test]
-fn kubelets_addresses_come_before_an_agents_and_the_one_in_use_before_both() {
+fn address_in_use_precedes_kubelet_and_agent_addresses() {
     let mut cluster = selecting(1, VXLAN, "{cidr: 192.168.0.0/16}");
     cluster.agent_finds(
         "worker-1",
@@ -160,7 +160,7 @@ fn kubelets_addresses_come_before_an_agents_and_the_one_in_use_before_both() {
 }
 
 #[test]
-fn what_an_agent_must_not_report_costs_its_node_only() {
+fn invalid_address_report_affects_only_its_node() {
     for (wrong, why) in [
         ("127.0.0.1", "is none that other nodes can send to"),
         ("169.254.1.1", "is none that other nodes can send to"),
@@ -209,7 +209,7 @@ fn what_an_agent_must_not_report_costs_its_node_only() {
 }
 
 #[test]
-fn an_address_in_use_is_refused_when_another_kubelet_states_it() {
+fn address_in_use_stated_by_other_node_is_refused() {
     let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
     for n in 1..=2 {
         let address = format!("192.168.0.{n}");
@@ -235,7 +235,7 @@ fn an_address_in_use_is_refused_when_another_kubelet_states_it() {
 }
 
 #[test]
-fn no_more_than_sixteen_reported_addresses_are_read() {
+fn at_most_sixteen_reported_addresses_are_read() {
     let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
     let many: Vec<String> = (1..=16).map(|n| format!("10.244.0.{n}")).collect();
     let mut found: Vec<(&str, &str)> = many.iter().map(|it| ("eth1", it.as_str())).collect();
@@ -246,7 +246,7 @@ fn no_more_than_sixteen_reported_addresses_are_read() {
 }
 
 #[test]
-fn a_range_of_one_family_leaves_the_other_to_kubelet() {
+fn cidr_of_one_family_leaves_other_family_to_kubelet() {
     for (parameters, node_address) in MODES
         .iter()
         .flat_map(|mode| ["{cidr: 10.0.0.0/8}", "{ipv4: {cidr: 10.0.0.0/8}}"].map(|it| (*mode, it)))
@@ -280,7 +280,7 @@ fn a_range_of_one_family_leaves_the_other_to_kubelet() {
 }
 
 #[test]
-fn a_family_without_an_address_is_named_with_its_selector() {
+fn family_without_address_is_reported_with_selector() {
     let mut cluster = selecting(
         2,
         "mode: host-gw",
@@ -312,7 +312,7 @@ fn a_family_without_an_address_is_named_with_its_selector() {
 }
 
 #[test]
-fn what_was_looked_for_in_vain_is_said() {
+fn unmatched_address_selector_is_explained() {
     for (node_address, words) in [
         (
             "{interface: eth1}",
@@ -345,7 +345,7 @@ fn what_was_looked_for_in_vain_is_said() {
 }
 
 #[test]
-fn tunnels_follow_the_only_family_that_is_selected_when_all_agents_have_reported() {
+fn outer_family_follows_selector_after_all_agent_reports() {
     let mut cluster = selecting(3, VXLAN, "{from: internal-ip}");
     cluster.agents_report(0);
     cluster.edit_mode(&format!(
@@ -362,7 +362,7 @@ fn tunnels_follow_the_only_family_that_is_selected_when_all_agents_have_reported
 }
 
 #[test]
-fn a_mode_that_cannot_be_used_any_more_leaves_the_selectors() {
+fn invalid_mode_keeps_address_selectors() {
     let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
     cluster.agent_finds("worker-1", &[("eth1", "192.168.0.1")]);
     cluster.settle();

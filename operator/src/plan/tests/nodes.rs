@@ -18,7 +18,7 @@ fn states(cluster: &Cluster) -> Vec<SubnetState> {
 }
 
 #[test]
-fn the_block_of_a_deleted_node_is_orphaned_kept_and_given_back() {
+fn block_of_deleted_node_is_orphaned_and_returned() {
     let mut cluster = cluster(2);
     cluster.settle();
     let gone = cluster.nodes.remove(0);
@@ -50,7 +50,7 @@ fn the_block_of_a_deleted_node_is_orphaned_kept_and_given_back() {
 }
 
 #[test]
-fn the_block_of_a_node_that_is_there_does_not_expire() {
+fn block_of_existing_node_does_not_expire() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.subnets[0].spec.state = SubnetState::Orphaned;
@@ -60,7 +60,7 @@ fn the_block_of_a_node_that_is_there_does_not_expire() {
 }
 
 #[test]
-fn a_node_without_an_address_gets_no_block_and_is_told() {
+fn node_without_address_gets_no_block_and_condition() {
     let mut cluster = cluster(1);
     cluster.nodes.push(node("mute", &[]));
     cluster.nodes[0] = at(0, cluster.nodes[0].clone());
@@ -77,7 +77,7 @@ fn a_node_without_an_address_gets_no_block_and_is_told() {
 }
 
 #[test]
-fn a_node_that_loses_its_address_keeps_the_last_one() {
+fn node_losing_its_address_keeps_last_one() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.nodes[0] = node("worker-1", &[]);
@@ -108,7 +108,7 @@ fn a_node_that_loses_its_address_keeps_the_last_one() {
 }
 
 #[test]
-fn a_recreated_node_owns_its_network_again() {
+fn recreated_node_owns_its_node_network_again() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.nodes[0].metadata.uid = Some("another".to_owned());
@@ -117,7 +117,7 @@ fn a_recreated_node_owns_its_network_again() {
 }
 
 #[test]
-fn a_node_that_takes_smaller_packets_is_told_of_and_equals_cost_nothing() {
+fn link_mtu_is_published_only_if_smaller_than_others() {
     let mut cluster = cluster(3);
     cluster.settle();
     let told = |cluster: &Cluster| {
@@ -160,7 +160,7 @@ fn mode_says(cluster: &Cluster) -> String {
 }
 
 #[test]
-fn a_node_that_the_agent_is_not_for_gets_nothing_and_is_named() {
+fn node_outside_agent_selector_gets_no_block_and_is_named() {
     let mut cluster = cluster(0);
     cluster.agent_nodes = linux();
     cluster.nodes = vec![
@@ -180,7 +180,7 @@ fn a_node_that_the_agent_is_not_for_gets_nothing_and_is_named() {
 }
 
 #[test]
-fn a_node_that_the_agent_leaves_keeps_its_blocks() {
+fn node_leaving_agent_selector_keeps_its_blocks() {
     let mut cluster = cluster(2);
     cluster.settle();
     cluster.agents_report(1);
@@ -195,7 +195,7 @@ fn a_node_that_the_agent_leaves_keeps_its_blocks() {
 }
 
 #[test]
-fn a_network_without_blocks_goes_when_the_agent_leaves() {
+fn node_network_without_blocks_and_agent_is_deleted() {
     let mut cluster = cluster(1);
     cluster.pools[0].spec.disabled = true;
     cluster.settle();
@@ -206,7 +206,7 @@ fn a_network_without_blocks_goes_when_the_agent_leaves() {
 }
 
 #[test]
-fn a_node_without_an_agent_for_too_long_gets_no_block() {
+fn node_with_silent_agent_gets_no_block() {
     let mut cluster = cluster(1);
     let pools = std::mem::take(&mut cluster.pools);
     cluster.settle();

@@ -31,7 +31,7 @@ fn with_pod_cidrs(ready: [Option<&str>; 2]) -> Cluster {
 }
 
 #[test]
-fn pod_cidrs_that_another_network_uses_keep_a_pool_off() {
+fn pod_cidrs_used_by_other_network_stall_pool() {
     let mut cluster = with_pod_cidrs([Some("True"), Some("False")]);
     cluster.settle();
     assert!(cluster.subnets.is_empty());
@@ -58,7 +58,7 @@ fn pod_cidrs_that_another_network_uses_keep_a_pool_off() {
 }
 
 #[test]
-fn pod_cidrs_that_nobody_uses_are_no_obstacle() {
+fn unused_pod_cidrs_do_not_stall_pool() {
     for ready in [
         [None; 2],
         [Some("False"); 2],
@@ -81,7 +81,7 @@ fn pod_cidrs_that_nobody_uses_are_no_obstacle() {
 }
 
 #[test]
-fn one_node_with_another_network_does_not_take_the_pool() {
+fn single_node_with_other_network_does_not_stall_pool() {
     let mut cluster = with_pod_cidrs([Some("False"); 2]);
     cluster.settle();
     let other = with(node("other", &["10.1.0.9"]), "10.244.0.0/24", Some("True"));
@@ -111,7 +111,7 @@ fn report(cluster: &mut Cluster, node: &str, cidr: &str) {
 }
 
 #[test]
-fn routes_of_another_network_on_nodes_keep_a_pool_off() {
+fn reported_routes_of_other_network_stall_pool() {
     let mut cluster = cluster(2);
     cluster.step();
     for (node, cidr) in [("worker-2", "10.244.1.0/24"), ("worker-1", "10.244.0.0/24")] {
@@ -136,7 +136,7 @@ fn routes_of_another_network_on_nodes_keep_a_pool_off() {
 
 /// A report cannot stop a pool that other nodes use.
 #[test]
-fn report_of_one_node_does_not_take_a_pool_in_use() {
+fn report_of_one_node_does_not_stall_used_pool() {
     let mut cluster = cluster(2);
     cluster.settle();
     cluster.agents_report(1);

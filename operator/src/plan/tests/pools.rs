@@ -6,7 +6,7 @@ use netweft_crds::NodeSubnet;
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, pool, services, yaml};
 
 #[test]
-fn a_pool_serves_the_nodes_it_selects() {
+fn pool_serves_only_selected_nodes() {
     let mut cluster = cluster(2);
     cluster.pools[0] = at(
         0,
@@ -34,7 +34,7 @@ fn a_pool_serves_the_nodes_it_selects() {
 const WITHOUT_TUNNEL_ADDRESS: &str = "without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through";
 
 #[test]
-fn an_exhausted_pool_names_the_nodes_it_cannot_serve() {
+fn exhausted_pool_names_unserved_nodes() {
     let mut cluster = cluster(3);
     cluster.pools[0] = at(0, pool("small", "10.0.0.0/25", ""));
     let plan = cluster.plan();
@@ -51,7 +51,7 @@ fn an_exhausted_pool_names_the_nodes_it_cannot_serve() {
 }
 
 #[test]
-fn a_pool_says_so_while_there_is_time_to_make_another() {
+fn nearly_exhausted_pool_is_reported_early() {
     let says = |nodes: usize| {
         let mut cluster = cluster(nodes);
         // Ten blocks.
@@ -68,7 +68,7 @@ fn a_pool_says_so_while_there_is_time_to_make_another() {
 }
 
 #[test]
-fn a_disabled_pool_keeps_what_it_gave() {
+fn disabled_pool_keeps_assigned_blocks() {
     let mut cluster = cluster(1);
     cluster.settle();
     cluster.pools[0].spec.disabled = true;
@@ -86,7 +86,7 @@ fn a_disabled_pool_keeps_what_it_gave() {
 }
 
 #[test]
-fn a_pool_or_mode_that_becomes_unusable_does_not_touch_running_traffic() {
+fn invalidated_pool_or_mode_keeps_running_traffic() {
     let broken: [fn(&mut Cluster); 6] = [
         |cluster| cluster.pools[0].spec.reserved = vec!["ten".to_owned()],
         |cluster| cluster.pools[0].spec.network_mode = "missing".to_owned(),
@@ -124,7 +124,7 @@ fn specs(cluster: &Cluster) -> Vec<netweft_crds::NodeNetworkSpec> {
 }
 
 #[test]
-fn a_pool_that_covers_nodes_or_services_says_which() {
+fn pool_overlapping_nodes_or_services_names_them() {
     let mut cluster = cluster(0);
     cluster.nodes = ["10.244.7.7", "10.244.7.8", "10.1.0.3"]
         .map(|address| node(&format!("at-{address}"), &[address]))
@@ -153,7 +153,7 @@ fn a_pool_that_covers_nodes_or_services_says_which() {
 }
 
 #[test]
-fn a_pool_over_an_address_in_use_is_at_fault() {
+fn pool_covering_used_node_address_is_overlap() {
     let mut cluster = cluster(3);
     cluster.settle();
     cluster
@@ -180,7 +180,7 @@ fn a_pool_over_an_address_in_use_is_at_fault() {
 }
 
 #[test]
-fn an_address_of_a_node_inside_a_pool_costs_that_node_only() {
+fn node_address_inside_pool_affects_only_that_node() {
     let mut cluster = cluster(2);
     cluster.settle();
     // The address lies in the block that would be next.
@@ -204,7 +204,7 @@ fn an_address_of_a_node_inside_a_pool_costs_that_node_only() {
 const ADDRESS_REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
 
 #[test]
-fn an_external_address_of_a_node_is_not_for_pods_either() {
+fn external_ip_inside_pool_is_not_assigned_to_pods() {
     let mut cluster = cluster(2);
     let addresses =
         "[{type: InternalIP, address: 10.1.0.9}, {type: ExternalIP, address: 10.244.0.7}]";
@@ -234,7 +234,7 @@ fn of_orphans() -> Cluster {
 }
 
 #[test]
-fn an_exhausted_pool_counts_the_blocks_of_deleted_nodes() {
+fn exhausted_pool_counts_blocks_of_deleted_nodes() {
     assert_eq!(
         of_orphans().pool_says("default-v4"),
         "False Exhausted: no block is left for worker-5, worker-6, worker-7, worker-8; 4 blocks of deleted Nodes about to be \
@@ -243,7 +243,7 @@ fn an_exhausted_pool_counts_the_blocks_of_deleted_nodes() {
 }
 
 #[test]
-fn orphans_are_reclaimed_when_no_block_is_left_the_oldest_first() {
+fn orphaned_blocks_are_reclaimed_oldest_first_if_exhausted() {
     let mut cluster = of_orphans();
     cluster.reclaimable = ["10-244-0-128-26", "10-244-0-0-26"]
         .map(str::to_owned)
@@ -280,7 +280,7 @@ fn orphans_are_reclaimed_when_no_block_is_left_the_oldest_first() {
 }
 
 #[test]
-fn no_orphan_is_reclaimed_while_its_node_or_a_block_is_there() {
+fn orphaned_block_is_kept_while_node_or_free_block_exists() {
     let mut cluster = of_orphans();
     cluster.reclaimable = cluster.subnets.iter().map(ResourceExt::name_any).collect();
     cluster.nodes.push(node("worker-1", &["10.1.0.1"]));
@@ -300,7 +300,7 @@ fn no_orphan_is_reclaimed_while_its_node_or_a_block_is_there() {
 }
 
 #[test]
-fn a_pool_that_kube_proxy_masquerades_is_used_all_the_same() {
+fn pool_outside_kube_proxy_cluster_cidr_is_used() {
     let mut cluster = cluster(1);
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.0.0.0/16"));
     cluster.settle();
@@ -320,7 +320,7 @@ fn a_pool_that_kube_proxy_masquerades_is_used_all_the_same() {
 }
 
 #[test]
-fn a_kube_proxy_that_knows_no_pods_is_named() {
+fn kube_proxy_without_cluster_cidr_is_mentioned() {
     let mut cluster = cluster(1);
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: ''"));
     cluster.settle();
@@ -334,7 +334,7 @@ fn a_kube_proxy_that_knows_no_pods_is_named() {
 }
 
 #[test]
-fn a_cluster_without_the_config_map_is_told_what_is_not_checked() {
+fn missing_kube_proxy_config_map_is_mentioned() {
     let mut cluster = cluster(1);
     cluster.kube_proxy = None;
     cluster.settle();

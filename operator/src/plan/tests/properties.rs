@@ -121,7 +121,7 @@ fn new_pool(cluster: &mut Cluster, n: u8, block: u8) {
 
 proptest! {
     #[test]
-    fn whatever_happens_plans_settle_and_take_nothing_from_a_node_that_is_there(
+    fn plans_converge_and_keep_blocks_of_existing_nodes(
         happenings in prop::collection::vec(happening(), 1..40),
     ) {
         let mut cluster = Cluster { modes: vec![vxlan("default", 1)], ..Cluster::default() };
@@ -154,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_objects_does_not_matter(
+    fn object_order_does_not_affect_plan(
         happenings in prop::collection::vec(happening(), 1..20),
         turn in 0_usize..10,
     ) {

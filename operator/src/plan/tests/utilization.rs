@@ -29,7 +29,7 @@ fn grown() -> Cluster {
 }
 
 #[test]
-fn a_node_that_runs_short_gets_one_more_block_and_no_other_before_its_agent_has_said_more() {
+fn node_short_of_addresses_gets_one_block_per_report() {
     let mut cluster = grown();
     let shown: Vec<String> = cluster.networks[0]
         .spec
@@ -49,7 +49,7 @@ fn a_node_that_runs_short_gets_one_more_block_and_no_other_before_its_agent_has_
 
 /// As when the NodeSubnet has been created and the write to the NodeNetwork was refused, since the agent had just told its status.
 #[test]
-fn a_block_that_its_node_has_not_been_told_of_counts_as_free() {
+fn unannounced_block_counts_as_free_capacity() {
     let mut cluster = cluster(1);
     cluster.settle();
     report(&mut cluster, &[50]);
@@ -63,7 +63,7 @@ fn a_block_that_its_node_has_not_been_told_of_counts_as_free() {
 }
 
 #[test]
-fn a_pool_that_has_no_more_blocks_says_who_runs_short() {
+fn exhausted_pool_names_nodes_short_of_addresses() {
     let mut cluster = cluster(1);
     cluster.pools = vec![at(0, pool("small", "10.244.0.0/26", ""))];
     cluster.settle();
@@ -80,7 +80,7 @@ fn a_pool_that_has_no_more_blocks_says_who_runs_short() {
 }
 
 #[test]
-fn a_surplus_block_is_given_back_in_two_steps() {
+fn surplus_block_is_withdrawn_then_deleted() {
     let mut cluster = grown();
     report(&mut cluster, &[10, 0]);
     cluster.settle();
@@ -99,7 +99,7 @@ fn a_surplus_block_is_given_back_in_two_steps() {
 }
 
 #[test]
-fn a_pod_that_slipped_into_a_surplus_block_gets_it_back() {
+fn late_pod_in_surplus_block_restores_block() {
     let mut cluster = grown();
     report(&mut cluster, &[10, 0]);
     cluster.surplus = ["10-244-0-128-26".to_owned()].into();
@@ -140,7 +140,7 @@ fn withdrawn() -> (Cluster, NodeSubnet) {
 }
 
 #[test]
-fn a_new_leader_that_knows_of_no_surplus_puts_a_withdrawn_block_back() {
+fn new_leader_restores_withdrawn_block() {
     let (mut cluster, _) = withdrawn();
     cluster.surplus.clear();
     cluster.settle();
@@ -149,7 +149,7 @@ fn a_new_leader_that_knows_of_no_surplus_puts_a_withdrawn_block_back() {
 
 /// The API server deletes only the version that was looked at.
 #[test]
-fn a_block_that_comes_back_is_not_the_one_that_a_deposed_leader_deletes() {
+fn restored_block_gets_new_resource_version() {
     let (mut cluster, deleted) = withdrawn();
     cluster.surplus.clear();
     let plan = cluster.step();
@@ -166,7 +166,7 @@ fn a_block_that_comes_back_is_not_the_one_that_a_deposed_leader_deletes() {
 
 /// As when every write to the NodeNetwork is refused, since the agent has just told its status.
 #[test]
-fn a_block_that_comes_back_is_written_once_for_each_generation_that_does_not_name_it() {
+fn restored_block_is_written_once_per_generation() {
     let (mut cluster, _) = withdrawn();
     cluster.surplus.clear();
     let untold = cluster.networks.clone();
@@ -179,7 +179,7 @@ fn a_block_that_comes_back_is_written_once_for_each_generation_that_does_not_nam
 
 /// Somebody has deleted the NodeNetworks: the next ones name what the old ones did not.
 #[test]
-fn a_block_that_comes_back_is_written_to_before_a_new_network_names_it() {
+fn restored_block_is_written_before_new_node_network() {
     let (mut cluster, deleted) = withdrawn();
     cluster.surplus.clear();
     cluster.networks.clear();

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_inside_the_cluster_cidr_of_its_family_is_known() {
+    fn pool_inside_cluster_cidr_of_its_family_matches() {
         for known in [
             "{clusterCIDR: 10.244.0.0/16}",
             "{detectLocalMode: ClusterCIDR, clusterCIDR: 'fd00::/48,10.0.0.0/8'}",
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kube_proxy_without_a_range_of_the_family_knows_no_pods() {
+    fn kube_proxy_without_cluster_cidr_of_family_knows_no_pods() {
         for nothing in [
             "{clusterCIDR: ''}",
             "{mode: iptables}",
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_config_map_leaves_something_unchecked() {
+    fn only_absent_kube_proxy_config_map_is_remarked() {
         let said = KubeProxy::Absent.remark(&routed()).unwrap();
         assert!(
             said.contains("no ConfigMap kube-system/kube-proxy"),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_say_what_to_write() {
+    fn kube_proxy_mismatch_message_names_required_config() {
         assert_eq!(
             says("{clusterCIDR: 10.0.0.0/16}", &routed()).unwrap(),
             "kube-proxy knows pods by clusterCIDR 10.0.0.0/16 and masquerades what those of 10.244.0.0/16 send to Services; \
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn links_are_known_by_name() {
+    fn kube_proxy_interface_prefix_matches_pod_links() {
         let prefix = |prefix: &str| {
             format!(
                 "{{detectLocalMode: InterfaceNamePrefix, detectLocal: {{interfaceNamePrefix: '{prefix}'}}}}"
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_nothing() {
+    fn unreadable_kube_proxy_config_gives_no_mismatch() {
         for config in [
             "",
             "[]",

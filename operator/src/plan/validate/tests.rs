@@ -35,7 +35,7 @@ fn selector(cidr: &str, interface: &str, reaches: &str) -> Option<AddressSelecto
 }
 
 #[test]
-fn a_selector_of_node_addresses_applies_to_every_family_that_it_can() {
+fn node_address_selector_applies_to_matching_families() {
     let by_link = || selector("", "eth1", "");
     for (node_address, ipv4, ipv6) in [
         ("{from: internal-ip}", None, None),
@@ -71,7 +71,7 @@ fn a_selector_of_node_addresses_applies_to_every_family_that_it_can() {
 }
 
 #[test]
-fn selectors_of_node_addresses_that_say_too_much_or_too_little_are_refused() {
+fn ambiguous_or_empty_node_address_selector_is_refused() {
     for node_address in [
         "{}",
         "{from: internal-ip, interface: eth1}",
@@ -97,7 +97,7 @@ fn selectors_of_node_addresses_that_say_too_much_or_too_little_are_refused() {
 }
 
 #[test]
-fn what_is_supported_is_taken_over() {
+fn valid_mode_and_pool_spec_are_accepted() {
     let spec = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 7, port: 8472}}, mtu: 1400, nodeAddress: {cidr: 10.0.0.0/8}}";
     let mode = checked_mode(spec).unwrap();
     let vxlan = VxlanParameters { vni: 7, port: 8472 };
@@ -125,7 +125,7 @@ fn what_is_supported_is_taken_over() {
 }
 
 #[test]
-fn every_way_is_taken_over() {
+fn every_transport_is_parsed_from_mode_spec() {
     let overlay = |of: &str| format!("{{mode: overlay, overlay: {{{of}}}}}");
     let (always, cross) = (EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet);
     for (spec, way, when) in [
@@ -163,7 +163,7 @@ fn every_way_is_taken_over() {
 }
 
 #[test]
-fn values_that_cannot_be_used_are_answered_with_what_to_write() {
+fn invalid_pool_values_are_refused_with_remedy() {
     for (cidr, more, words) in [
         (
             "10.0.0.0/16",
@@ -220,7 +220,7 @@ fn values_that_cannot_be_used_are_answered_with_what_to_write() {
 }
 
 #[test]
-fn modes_that_cannot_be_used_are_answered_with_what_to_write() {
+fn invalid_mode_values_are_refused_with_remedy() {
     let said = wrong(&checked_mode("{mode: overlay}"));
     assert!(
         said.starts_with("Invalid: spec.overlay is missing"),
@@ -236,7 +236,7 @@ fn modes_that_cannot_be_used_are_answered_with_what_to_write() {
 }
 
 #[test]
-fn of_overlapping_pools_the_older_works() {
+fn older_pool_wins_over_overlapping_younger() {
     let cluster = Cluster {
         modes: vec![vxlan("default", 1)],
         pools: vec![
@@ -255,7 +255,7 @@ fn of_overlapping_pools_the_older_works() {
 }
 
 #[test]
-fn of_overlapping_pools_of_one_second_the_first_by_name_works() {
+fn overlapping_pools_of_equal_age_are_ordered_by_name() {
     let cluster = Cluster {
         modes: vec![vxlan("default", 1)],
         pools: vec![
@@ -269,7 +269,7 @@ fn of_overlapping_pools_of_one_second_the_first_by_name_works() {
 }
 
 #[test]
-fn a_stalled_pool_still_holds_its_range_unless_it_overlaps_itself() {
+fn stalled_pool_keeps_range_unless_stalled_by_overlap() {
     let cluster = Cluster {
         modes: vec![vxlan("default", 1)],
         pools: vec![
@@ -288,7 +288,7 @@ fn a_stalled_pool_still_holds_its_range_unless_it_overlaps_itself() {
 }
 
 #[test]
-fn a_second_mode_with_the_same_vni_is_in_conflict() {
+fn younger_mode_with_same_vni_is_conflict() {
     let cluster = Cluster {
         modes: vec![
             at(2, vxlan("a", 4096)),
@@ -306,7 +306,7 @@ fn a_second_mode_with_the_same_vni_is_in_conflict() {
 }
 
 #[test]
-fn what_a_node_has_once_goes_to_the_older_mode() {
+fn older_mode_wins_exclusive_link_or_port() {
     let overlay =
         |name: &str, of: &str| mode(name, &format!("{{mode: overlay, overlay: {{{of}}}}}"));
     let cluster = Cluster {
@@ -358,7 +358,7 @@ fn what_a_node_has_once_goes_to_the_older_mode() {
 }
 
 #[test]
-fn ipip_is_refused_to_pools_of_ipv6() {
+fn ipip_mode_is_refused_for_ipv6_pool() {
     let cluster = Cluster {
         modes: vec![mode(
             "default",
@@ -379,7 +379,7 @@ fn ipip_is_refused_to_pools_of_ipv6() {
 }
 
 #[test]
-fn udp_needs_the_relay() {
+fn udp_mode_without_relay_is_refused() {
     let cluster = Cluster {
         modes: vec![mode(
             "default",
@@ -398,7 +398,7 @@ fn udp_needs_the_relay() {
 }
 
 #[test]
-fn mode_underlay_needs_bird() {
+fn underlay_mode_without_bird_is_refused() {
     let cluster = Cluster {
         modes: vec![mode("default", "{mode: underlay}")],
         ..Cluster::default()
@@ -415,7 +415,7 @@ fn mode_underlay_needs_bird() {
 
 /// Its rules are CEL's too; what slipped in before them says what is wrong.
 #[test]
-fn an_underlay_that_cannot_be_used_says_why() {
+fn invalid_underlay_spec_is_refused_with_reason() {
     for (parameters, words) in [
         (
             "routeReflectors: [{nodeSelector: {}, clusterID: ten}]",
@@ -437,7 +437,7 @@ fn an_underlay_that_cannot_be_used_says_why() {
 }
 
 #[test]
-fn modes_choose_node_addresses_alike_for_now() {
+fn different_node_address_in_second_mode_is_unsupported() {
     let other = "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 2}}, nodeAddress: {cidr: 10.0.0.0/8}}";
     let cluster = Cluster {
         modes: vec![at(1, vxlan("a", 1)), at(2, mode("b", other))],
@@ -452,7 +452,7 @@ fn modes_choose_node_addresses_alike_for_now() {
 const BY_LINK: &str = "{mode: host-gw, nodeAddress: {interface: eth1}}";
 
 #[test]
-fn a_pool_needs_a_mode_that_exists_and_works() {
+fn pool_with_missing_or_invalid_mode_is_refused() {
     let cluster = Cluster {
         modes: vec![at(1, vxlan("a", 1)), at(1, mode("b", BY_LINK))],
         pools: vec![
@@ -475,7 +475,7 @@ fn a_pool_needs_a_mode_that_exists_and_works() {
 }
 
 #[test]
-fn an_unreadable_mode_is_not_a_missing_one() {
+fn unreadable_mode_differs_from_missing_mode() {
     let cluster = Cluster {
         pools: vec![pool("p", "10.0.0.0/16", "")],
         ..Cluster::default()

@@ -127,7 +127,7 @@ impl Scenario {
 }
 
 #[test]
-fn blocks_that_share_addresses_are_found_whichever_is_the_larger_and_whichever_came_first() {
+fn overlapping_blocks_are_detected_in_any_order() {
     for [first, second] in [
         ["10.0.0.64/26", "10.0.0.64/26"],
         ["10.0.0.64/26", "10.0.0.96/27"],
@@ -160,7 +160,7 @@ fn blocks_that_share_addresses_are_found_whichever_is_the_larger_and_whichever_c
 }
 
 #[test]
-fn a_block_outside_its_pool_or_of_a_pool_that_nobody_knows_is_found() {
+fn block_outside_pool_or_of_unknown_pool_is_detected() {
     let mut scenario = Scenario::with_grace();
     scenario.is("10.0.1.0/26", "a");
     scenario.breach("does not lie in its pool p");
@@ -172,7 +172,7 @@ fn a_block_outside_its_pool_or_of_a_pool_that_nobody_knows_is_found() {
 }
 
 #[test]
-fn a_block_that_changes_its_node_its_pool_its_range_or_its_identity_is_found() {
+fn changed_block_node_pool_cidr_or_uid_is_detected() {
     let changes: [fn(&mut NodeSubnet); 4] = [
         |subnet| subnet.spec.node = "b".to_owned(),
         |subnet| subnet.spec.pool = "q".to_owned(),
@@ -195,7 +195,7 @@ fn a_block_that_changes_its_node_its_pool_its_range_or_its_identity_is_found() {
 }
 
 #[test]
-fn a_block_that_is_deleted_before_the_grace_of_its_last_orphaning_is_over_is_found() {
+fn block_deleted_before_end_of_grace_is_detected() {
     let deleted_after = |grace: Duration| {
         let mut scenario = Scenario::with_grace();
         scenario.is("10.0.0.0/26", "a");
@@ -215,7 +215,7 @@ fn a_block_that_is_deleted_before_the_grace_of_its_last_orphaning_is_over_is_fou
 }
 
 #[test]
-fn an_active_block_goes_only_when_its_node_is_there_has_no_pod_in_it_and_may_hand_out_none() {
+fn deletion_of_used_or_listed_active_block_is_detected() {
     let of_node = |lists: &[&str], pods: i64| {
         let mut scenario = Scenario::with_grace();
         scenario.comes("a");
@@ -240,7 +240,7 @@ fn an_active_block_goes_only_when_its_node_is_there_has_no_pod_in_it_and_may_han
 }
 
 #[test]
-fn a_block_with_pods_that_a_nodenetwork_loses_is_found() {
+fn used_block_removed_from_node_network_is_detected() {
     let mut scenario = Scenario::with_grace();
     scenario.comes("a");
     scenario.lists("a", &["10.0.0.0/26", "10.0.0.64/26"]);
@@ -252,7 +252,7 @@ fn a_block_with_pods_that_a_nodenetwork_loses_is_found() {
 }
 
 #[test]
-fn where_nothing_is_ever_taken_back_every_loss_is_found() {
+fn lost_block_without_reclaim_rules_is_detected() {
     let mut scenario = Scenario::begin(Rules::default());
     scenario.orphaned("10.0.0.0/26", "a");
     scenario.later(GRACE * 1000);
@@ -266,7 +266,7 @@ fn where_nothing_is_ever_taken_back_every_loss_is_found() {
 }
 
 #[test]
-fn events_that_nobody_saw_are_a_breach() {
+fn missed_watch_events_are_detected() {
     let mut scenario = Scenario::with_grace();
     scenario.book.blind("NodeSubnet");
     scenario.breach("not every event was seen");

@@ -61,7 +61,7 @@ struct Simulation {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_nodes_come_go_and_return_while_leaders_die_and_every_block_has_one_owner() {
+async fn many_nodes_with_dying_leaders_keep_unique_block_owners() {
     let size = from_environment("NETWEFT_SIM_NODES", 200);
     let seed = from_environment("NETWEFT_SIM_SEED", 1);
     println!("simulation: NETWEFT_SIM_NODES={size} NETWEFT_SIM_SEED={seed}");

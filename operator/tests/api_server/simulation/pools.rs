@@ -50,7 +50,7 @@ fn range(first: &str, block: u8, count: usize) -> (IpNet, Vec<IpNet>) {
 }
 
 #[test]
-fn what_is_not_reserved_are_exactly_the_blocks_that_were_asked_for() {
+fn unreserved_range_has_exactly_requested_blocks() {
     for (_, first, block) in POOLS {
         for count in [1, 2, 3, 8, 100, 341] {
             let (cidr, reserved) = range(first, block, count);

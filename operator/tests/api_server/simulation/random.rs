@@ -34,7 +34,7 @@ impl Random {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_choice_and_nothing_is_chosen_twice() {
+fn same_seed_gives_same_choice_without_repetition() {
     let choice = |seed| {
         let mut items: Vec<usize> = (0..50).collect();
         let mut taken = Random::of(seed).take(&mut items, 20);

@@ -15,7 +15,7 @@ const CAUGHT: Duration = Duration::from_secs(20);
 
 /// Every session of the mesh is established, every block is reached by what BIRD has learnt and in no other way, and what
 /// travels between nodes has pods' addresses outside.
-pub fn blocks_are_reached_by_bgp_alone(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub fn underlay_blocks_are_routed_only_by_bgp(cluster: &mut Cluster) -> anyhow::Result<()> {
     MESH.established()?;
     converged()?;
     for node in host::nodes()? {

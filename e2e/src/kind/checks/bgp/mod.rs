@@ -17,12 +17,12 @@ use crate::harness::poll::until;
 use crate::kind::host;
 use crate::kind::kubectl::{get, items, text};
 
-pub(crate) use crate::kind::checks::bgp::mesh::blocks_are_reached_by_bgp_alone;
+pub(crate) use crate::kind::checks::bgp::mesh::underlay_blocks_are_routed_only_by_bgp;
 pub(crate) use crate::kind::checks::bgp::restarts::{
-    a_release_leaves_every_session_alone, a_rollout_of_bird_loses_nothing,
-    killed_birds_lose_nothing,
+    bird_rollout_loses_no_packets, killed_bird_processes_lose_no_packets,
+    release_upgrade_keeps_bgp_sessions,
 };
-pub(crate) use crate::kind::checks::bgp::router::a_router_takes_the_place_of_the_mesh;
+pub(crate) use crate::kind::checks::bgp::router::mesh_replacement_by_router_loses_no_packets;
 
 /// BIRD's number among the kernel's sources of routes, and the metric that is netweft's in it.
 const PROTOCOL: &str = "12";

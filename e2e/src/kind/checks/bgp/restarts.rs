@@ -19,7 +19,7 @@ use crate::kind::kubectl::kubectl;
 use crate::kind::meter::Meter;
 
 /// All of them at once, so that nobody is left who remembers.
-pub fn killed_birds_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub fn killed_bird_processes_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = restarts("netweft-bird")?;
     let meter = Meter::start(&cluster.probes, Duration::from_secs(20))?;
     for node in host::nodes()? {
@@ -32,7 +32,7 @@ pub fn killed_birds_lose_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
     converged()
 }
 
-pub fn a_rollout_of_bird_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub fn bird_rollout_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = pods("bird")?;
     let meter = Meter::start(&cluster.probes, ROLLOUT)?;
     let replaced = replace("netweft-bird");
@@ -44,7 +44,7 @@ pub fn a_rollout_of_bird_loses_nothing(cluster: &mut Cluster) -> anyhow::Result<
 }
 
 /// A new version of netweft: operator, agents and relays are replaced, and BIRD and its sessions are the old ones.
-pub fn a_release_leaves_every_session_alone(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub fn release_upgrade_keeps_bgp_sessions(cluster: &mut Cluster) -> anyhow::Result<()> {
     MESH.established()?;
     let (birds, agents) = (pods("bird")?, pods("agent")?);
     let (uptimes, said) = (uptimes(&birds)?, told()?);

@@ -21,7 +21,7 @@ const PASSWORD: &str = "between-the-two-of-us";
 const WALK: Duration = Duration::from_secs(90);
 
 /// Sessions with the router are made, the mesh is given up, the mesh is made again, the router is given up: nothing is lost.
-pub fn a_router_takes_the_place_of_the_mesh(cluster: &mut Cluster) -> anyhow::Result<()> {
+pub fn mesh_replacement_by_router_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let router = Router::start(&cluster.project)?;
     let outcome = there_and_back(cluster, &router);
     // As it was, whatever has happened.

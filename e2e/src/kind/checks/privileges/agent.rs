@@ -48,6 +48,6 @@ const AGENT: Program = Program {
     away: Duration::from_secs(20),
 };
 
-pub fn every_privilege_of_the_agent_is_needed(_: &mut Cluster) -> anyhow::Result<()> {
+pub fn agent_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
     AGENT.needs_every_privilege()
 }

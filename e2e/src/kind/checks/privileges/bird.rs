@@ -38,7 +38,7 @@ const BIRD: Program = Program {
     away: Duration::from_secs(30),
 };
 
-pub fn every_privilege_of_bird_is_needed(_: &mut Cluster) -> anyhow::Result<()> {
+pub fn bird_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
     // A container engine lets its containers bind every port; an ordinary machine does not.
     let before = unprivileged_ports("1024")?;
     let outcome = BIRD.needs_every_privilege();

@@ -19,9 +19,9 @@ use crate::kind::checks::nodes::stay_away_from;
 use crate::kind::host::on;
 use crate::kind::kubectl::{apply, get, kubectl, text};
 
-pub(crate) use crate::kind::checks::privileges::agent::every_privilege_of_the_agent_is_needed;
-pub(crate) use crate::kind::checks::privileges::bird::every_privilege_of_bird_is_needed;
-pub(crate) use crate::kind::checks::privileges::relay::every_privilege_of_the_relay_is_needed;
+pub(crate) use crate::kind::checks::privileges::agent::agent_needs_each_of_its_privileges;
+pub(crate) use crate::kind::checks::privileges::bird::bird_needs_each_of_its_privileges;
+pub(crate) use crate::kind::checks::privileges::relay::relay_needs_each_of_its_privileges;
 
 const NAME: &str = "robbed";
 const NAMESPACE: &str = "netweft-system";

@@ -30,6 +30,6 @@ const RELAY: Program = Program {
     away: Duration::from_secs(20),
 };
 
-pub fn every_privilege_of_the_relay_is_needed(_: &mut Cluster) -> anyhow::Result<()> {
+pub fn relay_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
     RELAY.needs_every_privilege()
 }

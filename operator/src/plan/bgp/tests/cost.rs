@@ -47,7 +47,7 @@ fn time_to_plan(cluster: &Cluster) -> Duration {
 const REFLECTORS: &str = "nodeToNodeMesh: false, routeReflectors: [{nodeSelector: {matchLabels: {role: reflector}}, clusterID: 10.0.0.250}]";
 
 #[test]
-fn two_hundred_nodes_behind_two_reflectors() {
+fn route_reflector_plan_for_200_nodes_is_small() {
     let mut cluster = underlay(0, REFLECTORS);
     cluster.nodes = nodes(200);
     cluster.settle();
@@ -75,7 +75,7 @@ fn two_hundred_nodes_behind_two_reflectors() {
 }
 
 #[test]
-fn a_mesh_of_fifty_nodes() {
+fn mesh_plan_for_50_nodes_is_small_and_fast() {
     let mut cluster = underlay(0, "");
     cluster.nodes = nodes(50);
     cluster.settle();
@@ -92,7 +92,7 @@ fn a_mesh_of_fifty_nodes() {
 }
 
 #[test]
-fn five_thousand_nodes_with_a_few_routers() {
+fn router_peer_plan_for_5000_nodes_is_fast() {
     let mut cluster = underlay(0, "nodeToNodeMesh: false");
     cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
     cluster.nodes = nodes(5000);
@@ -116,7 +116,7 @@ fn five_thousand_nodes_with_a_few_routers() {
 
 /// A mesh that is too large has an end, and says so: the oldest nodes keep theirs.
 #[test]
-fn a_mesh_ends_where_it_would_take_the_api_server_with_it() {
+fn oversized_mesh_is_limited_to_oldest_nodes() {
     let mut cluster = underlay(0, "");
     cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
     cluster.nodes = nodes(520);
@@ -138,7 +138,7 @@ fn a_mesh_ends_where_it_would_take_the_api_server_with_it() {
 }
 
 #[test]
-fn a_reflector_has_an_end_too() {
+fn route_reflector_sessions_are_limited() {
     let mut cluster = underlay(0, REFLECTORS);
     cluster.pools[0].spec.cidr = "10.128.0.0/9".parse().unwrap();
     cluster.nodes = nodes(2100);

@@ -31,7 +31,7 @@ fn password(text: &str) -> BTreeMap<String, Password> {
 }
 
 #[test]
-fn a_password_is_copied_for_the_agents_under_the_peers_name() {
+fn bgp_password_is_copied_to_agent_secret_by_peer_name() {
     let mut cluster = with_password();
     cluster.settle();
     assert_eq!(held(&cluster), password(HIDDEN));
@@ -40,7 +40,7 @@ fn a_password_is_copied_for_the_agents_under_the_peers_name() {
 }
 
 #[test]
-fn a_rotated_password_is_taken_over() {
+fn rotated_bgp_password_updates_agent_secret() {
     let mut cluster = with_password();
     cluster.settle();
     cluster.secrets.insert(
@@ -52,7 +52,7 @@ fn a_rotated_password_is_taken_over() {
 }
 
 #[test]
-fn keys_that_no_peer_needs_are_taken_away() {
+fn unused_bgp_password_keys_are_removed() {
     let mut cluster = with_password();
     cluster.settle();
     let kept = cluster
@@ -71,14 +71,14 @@ fn keys_that_no_peer_needs_are_taken_away() {
 }
 
 #[test]
-fn without_passwords_there_is_no_secret() {
+fn no_bgp_passwords_create_no_secret() {
     let mut cluster = underlay(1, "");
     cluster.settle();
     assert_eq!(cluster.secrets[PASSWORDS_SECRET], None);
 }
 
 #[test]
-fn what_is_missing_is_named_and_what_was_there_stays() {
+fn missing_password_secret_is_reported_and_old_one_kept() {
     let missing: [(Option<Secret>, &str); 2] = [
         (
             None,
@@ -106,7 +106,7 @@ fn what_is_missing_is_named_and_what_was_there_stays() {
 }
 
 #[test]
-fn a_password_that_no_session_can_have_is_refused_and_not_shown() {
+fn invalid_bgp_password_is_refused_and_not_shown() {
     for (text, words) in [
         ("", "is empty"),
         (
@@ -144,7 +144,7 @@ fn a_password_that_no_session_can_have_is_refused_and_not_shown() {
 }
 
 #[test]
-fn nothing_is_written_before_secrets_have_been_looked_at() {
+fn passwords_are_not_written_before_secrets_are_listed() {
     let mut cluster = with_password();
     cluster.settle();
     // A new leader, whose watches have yet to list.
@@ -159,7 +159,7 @@ fn nothing_is_written_before_secrets_have_been_looked_at() {
 }
 
 #[test]
-fn a_peer_that_cannot_be_read_or_used_keeps_its_password() {
+fn unreadable_or_invalid_peer_keeps_its_password() {
     let mut cluster = with_password();
     cluster.settle();
     cluster.peers[0].spec.as_number = None;
@@ -178,7 +178,7 @@ fn a_peer_that_cannot_be_read_or_used_keeps_its_password() {
 }
 
 #[test]
-fn only_secrets_that_peers_name_are_looked_at() {
+fn only_secrets_named_by_peers_are_read() {
     let cluster = with_password();
     let names: Vec<_> = needed(cluster.peers.iter()).into_iter().collect();
     assert_eq!(names, [PASSWORDS_SECRET, "theirs"]);
@@ -186,7 +186,7 @@ fn only_secrets_that_peers_name_are_looked_at() {
 }
 
 #[test]
-fn a_password_shows_itself_to_nobody() {
+fn bgp_password_appears_in_no_debug_output_or_status() {
     let mut cluster = with_password();
     let plan = cluster.plan();
     let (bytes, number) = (HIDDEN.as_bytes(), "99, 111, 114");

@@ -26,7 +26,7 @@ const R1: &str = "nodeSelector: {matchLabels: {rack: r1}}";
 const TOR: &str = "peerIP: 10.1.0.254, asNumber: 65001";
 
 #[test]
-fn a_router_has_a_session_with_each_node_that_is_chosen() {
+fn router_peer_has_session_with_each_selected_node() {
     let cluster = with(
         racks(),
         &[(
@@ -54,7 +54,7 @@ fn a_router_has_a_session_with_each_node_that_is_chosen() {
 }
 
 #[test]
-fn a_session_says_all_that_the_peer_says() {
+fn peer_session_copies_all_peer_settings() {
     let spec = "{peerIP: 10.1.0.254, asNumber: 65001, sourceAddress: 10.1.0.7, ttlSecurity: 2, holdTime: 9s, keepaliveTime: 3s, \
         connectRetryTime: 1s, bfd: {minReceive: 10ms, minTransmit: 20ms, multiplier: 4}, \
         gracefulRestart: {enabled: true, restartTime: 9s}, maxPrefixes: 7, nextHopMode: self, communities: ['1:2', '1:2:3'], \
@@ -65,7 +65,7 @@ fn a_session_says_all_that_the_peer_says() {
 }
 
 #[test]
-fn hops_are_those_of_the_peer_and_of_no_ibgp_session() {
+fn ebgp_multihop_applies_only_to_ebgp_sessions() {
     for (more, hops) in [
         ("asNumber: 65001", None),
         ("asNumber: 65001, ebgpMultihop: 3", Some(3)),
@@ -79,7 +79,7 @@ fn hops_are_those_of_the_peer_and_of_no_ibgp_session() {
 }
 
 #[test]
-fn a_router_of_a_family_has_sessions_with_nodes_of_that_family() {
+fn router_peer_has_sessions_only_with_nodes_of_its_family() {
     let mut cluster = racks();
     cluster.nodes[1] = at(2, labelled("b", &["10.1.0.2", "fd01::2"], "rack", "r1"));
     let cluster = with(cluster, &[("tor", "{peerIP: 'fd01::ff', asNumber: 65001}")]);
@@ -91,7 +91,7 @@ fn a_router_of_a_family_has_sessions_with_nodes_of_that_family() {
 }
 
 #[test]
-fn no_node_is_its_own_peer() {
+fn node_has_no_session_with_itself() {
     let cluster = with(
         racks(),
         &[("b", "{peerIP: 10.1.0.2, asNumber: 64512, peerPort: 1179}")],
@@ -111,7 +111,7 @@ fn no_node_is_its_own_peer() {
 }
 
 #[test]
-fn nodes_as_peers_have_a_session_at_both_ends() {
+fn selected_peer_nodes_have_sessions_at_both_ends() {
     let spec = format!("{{{R1}, peerSelector: {{matchLabels: {{rack: r2}}}}}}");
     let cluster = with(racks(), &[("across", &spec)]);
     let sessions = ["a", "b", "c"].map(|name| cluster.sessions(name)).concat();
@@ -127,7 +127,7 @@ fn nodes_as_peers_have_a_session_at_both_ends() {
 }
 
 #[test]
-fn the_other_end_expects_the_local_as_number() {
+fn peer_node_expects_local_as_number() {
     let spec =
         format!("{{{R1}, peerSelector: {{matchLabels: {{rack: r2}}}}, localASNumber: 65101}}");
     let cluster = with(racks(), &[("across", &spec)]);
@@ -142,7 +142,7 @@ fn the_other_end_expects_the_local_as_number() {
 }
 
 #[test]
-fn nodes_of_both_selectors_have_one_session_with_each_other() {
+fn nodes_in_both_selectors_share_one_session_per_family() {
     let mut cluster = racks();
     cluster.pools.push(at(0, pool("v6", "fd00::/48", "")));
     cluster.nodes[0] = at(1, node("a", &["10.1.0.1", "fd01::1"]));
@@ -159,7 +159,7 @@ fn nodes_of_both_selectors_have_one_session_with_each_other() {
 }
 
 #[test]
-fn a_peer_takes_the_place_of_the_meshs_session_with_the_same_address() {
+fn peer_session_replaces_mesh_session_to_same_address() {
     let spec = "{peerSelector: {matchLabels: {kubernetes.io/hostname: worker-1}}, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}";
     let cluster = with(underlay(3, ""), &[("pair", spec)]);
     assert_eq!(
@@ -185,7 +185,7 @@ fn a_peer_takes_the_place_of_the_meshs_session_with_the_same_address() {
 }
 
 #[test]
-fn of_two_peers_with_one_address_the_older_has_the_session_and_the_younger_its_others() {
+fn older_peer_wins_session_to_same_address() {
     let cluster = with(
         racks(),
         &[
@@ -209,7 +209,7 @@ fn of_two_peers_with_one_address_the_older_has_the_session_and_the_younger_its_o
 }
 
 #[test]
-fn a_pair_of_nodes_has_both_ends_or_none() {
+fn node_pair_session_has_both_ends_or_none() {
     let cluster = with(
         racks(),
         &[

@@ -25,7 +25,7 @@ const REFLECTORS: &str =
     "routeReflectors: [{nodeSelector: {matchLabels: {role: reflector}}, clusterID: 10.0.0.250}]";
 
 #[test]
-fn in_a_mesh_every_node_has_a_session_with_every_other() {
+fn mesh_has_session_between_every_node_pair() {
     let mut cluster = underlay(3, "asNumber: 64999, listenPort: 1179");
     cluster.settle();
     let bgp = cluster.networks[0].spec.bgp.clone().unwrap();
@@ -48,7 +48,7 @@ fn in_a_mesh_every_node_has_a_session_with_every_other() {
 }
 
 #[test]
-fn one_session_says_all_that_the_mode_says() {
+fn mesh_session_copies_all_mode_settings() {
     let mut cluster = underlay(
         2,
         "holdTime: 9s, keepaliveTime: 3s, connectRetryTime: 1s, gracefulRestart: {enabled: false, restartTime: 7s}",
@@ -58,7 +58,7 @@ fn one_session_says_all_that_the_mode_says() {
 }
 
 #[test]
-fn only_pools_and_addresses_of_a_family_make_sessions_of_it() {
+fn sessions_of_family_need_pool_and_addresses_of_family() {
     let mut cluster = underlay(0, "");
     cluster.nodes = vec![
         node("both", &["10.1.0.1", "fd01::1"]),
@@ -87,7 +87,7 @@ fn only_pools_and_addresses_of_a_family_make_sessions_of_it() {
 }
 
 #[test]
-fn a_pool_of_another_mode_makes_no_sessions() {
+fn pool_of_other_mode_creates_no_bgp_sessions() {
     let mut cluster = underlay(0, "");
     cluster.modes.push(at(1, vxlan("tunnel", 5)));
     cluster.nodes = vec![
@@ -100,7 +100,7 @@ fn a_pool_of_another_mode_makes_no_sessions() {
 }
 
 #[test]
-fn as_numbers_follow_labels_and_the_first_rule_counts() {
+fn as_number_follows_first_matching_label_rule() {
     let cluster = racks(
         "asNumbers: [{nodeSelector: {matchLabels: {rack: r2}}, asNumber: 65102}, {nodeSelector: {matchExpressions: [{key: rack, operator: Exists}]}, asNumber: 65101}]",
     );
@@ -115,7 +115,7 @@ fn as_numbers_follow_labels_and_the_first_rule_counts() {
 }
 
 #[test]
-fn clients_have_sessions_with_reflectors_only() {
+fn reflector_clients_have_sessions_only_with_reflectors() {
     let mut cluster = racks(&format!("nodeToNodeMesh: false, {REFLECTORS}"));
     let clients = ["a", "b", "c"].map(|name| cluster.sessions(name));
     assert_eq!(
@@ -148,7 +148,7 @@ fn clients_have_sessions_with_reflectors_only() {
 }
 
 #[test]
-fn with_the_mesh_on_reflectors_reflect_besides() {
+fn mesh_with_reflectors_makes_other_nodes_clients() {
     let cluster = racks(REFLECTORS);
     assert_eq!(cluster.sessions("a").len(), 3);
     let of_reflector = cluster.sessions("r");
@@ -162,7 +162,7 @@ fn with_the_mesh_on_reflectors_reflect_besides() {
 
 /// Only iBGP sessions can be reflected to (RFC 4456).
 #[test]
-fn a_node_with_another_as_number_is_no_client() {
+fn node_with_other_as_number_is_no_reflector_client() {
     let cluster = racks(&format!(
         "nodeToNodeMesh: false, asNumbers: [{{nodeSelector: {{matchLabels: {{rack: r2}}}}, asNumber: 65102}}], {REFLECTORS}"
     ));
@@ -173,7 +173,7 @@ fn a_node_with_another_as_number_is_no_client() {
 }
 
 #[test]
-fn without_a_mode_of_mode_underlay_in_use_no_node_speaks_bgp() {
+fn no_underlay_mode_in_use_removes_bgp() {
     let mut cluster = underlay(2, "");
     cluster.settle();
     cluster.modes.push(at(1, vxlan("tunnel", 5)));
@@ -189,7 +189,7 @@ fn without_a_mode_of_mode_underlay_in_use_no_node_speaks_bgp() {
 
 /// Running traffic is not touched because somebody wrote nonsense.
 #[test]
-fn a_mode_in_trouble_leaves_the_sessions() {
+fn invalid_mode_or_pool_keeps_bgp_sessions() {
     let mut cluster = underlay(2, "");
     cluster.settle();
     let before = cluster.networks.clone();
@@ -207,7 +207,7 @@ fn a_mode_in_trouble_leaves_the_sessions() {
 
 /// It keeps its last address, and sessions with it.
 #[test]
-fn a_node_that_states_no_address_any_more_keeps_its_sessions() {
+fn node_losing_its_address_keeps_bgp_sessions() {
     let mut cluster = underlay(2, "");
     cluster.settle();
     let before = cluster.networks[1].spec.bgp.clone();
@@ -217,7 +217,7 @@ fn a_node_that_states_no_address_any_more_keeps_its_sessions() {
 }
 
 #[test]
-fn two_nodes_that_state_one_address_have_no_session_with_each_other() {
+fn nodes_with_same_address_have_no_mutual_session() {
     let mut cluster = underlay(2, "");
     cluster.nodes.push(node("twin", &["10.1.0.1"]));
     cluster.settle();
@@ -229,7 +229,7 @@ fn two_nodes_that_state_one_address_have_no_session_with_each_other() {
 
 /// An IPv6 session with `x` and one over IPv4 with a node that is called `x-ipv6`.
 #[test]
-fn no_two_sessions_of_a_node_have_one_name() {
+fn session_names_of_node_are_unique() {
     let mut cluster = underlay(0, "");
     second_pool(&mut cluster, "");
     cluster.nodes = vec![
@@ -248,7 +248,7 @@ fn no_two_sessions_of_a_node_have_one_name() {
 }
 
 #[test]
-fn the_order_of_nodes_and_peers_does_not_matter() {
+fn node_and_peer_order_does_not_affect_sessions() {
     let mut cluster = racks(REFLECTORS);
     cluster.peers = vec![
         at(

@@ -34,7 +34,7 @@ fn fail(cluster: &mut Cluster, node: &str, state: SessionState, fault: SessionFa
 }
 
 #[test]
-fn a_peer_is_ready_when_every_chosen_node_has_the_session() {
+fn peer_is_ready_when_all_selected_nodes_are_established() {
     let mut cluster = with_tor(2);
     assert_eq!(
         cluster.peer_says("tor"),
@@ -53,7 +53,7 @@ fn a_peer_is_ready_when_every_chosen_node_has_the_session() {
 }
 
 #[test]
-fn the_last_error_of_a_node_is_told_in_words() {
+fn peer_status_shows_last_error_of_node() {
     let mut cluster = established(3);
     fail(
         &mut cluster,
@@ -80,7 +80,7 @@ fn the_last_error_of_a_node_is_told_in_words() {
 }
 
 #[test]
-fn what_only_a_human_can_put_right_is_stalled() {
+fn session_fault_needing_manual_fix_is_stalled() {
     for (fault, state, reason) in [
         (
             SessionFault::ASNumberMismatch,
@@ -143,7 +143,7 @@ fn what_only_a_human_can_put_right_is_stalled() {
 }
 
 #[test]
-fn the_oldest_errors_are_listed_and_there_are_not_more_than_ten() {
+fn peer_status_lists_ten_oldest_errors() {
     let mut cluster = established(12);
     for network in &mut cluster.networks {
         let session = &mut network.status.as_mut().unwrap().sessions[0];
@@ -171,7 +171,7 @@ fn the_oldest_errors_are_listed_and_there_are_not_more_than_ten() {
 
 /// An agent need not say since when; time alone changes nothing.
 #[test]
-fn an_error_keeps_its_time() {
+fn session_error_keeps_its_timestamp() {
     let mut cluster = established(1);
     fail(
         &mut cluster,
@@ -192,7 +192,7 @@ fn an_error_keeps_its_time() {
 }
 
 #[test]
-fn what_is_said_of_another_address_does_not_count() {
+fn session_report_of_old_peer_address_is_ignored() {
     let mut cluster = established(1);
     cluster.peers[0].spec.peer_ip = Some("10.1.0.253".parse().unwrap());
     cluster.settle();
@@ -200,7 +200,7 @@ fn what_is_said_of_another_address_does_not_count() {
 }
 
 #[test]
-fn nodes_as_peers_are_counted_at_both_ends() {
+fn peer_nodes_are_counted_at_both_ends() {
     let mut cluster = underlay(3, "nodeToNodeMesh: false");
     let one = "{matchLabels: {kubernetes.io/hostname: worker-1}}";
     cluster.peers.push(peer(
@@ -223,7 +223,7 @@ fn nodes_as_peers_are_counted_at_both_ends() {
 }
 
 #[test]
-fn a_peer_that_cannot_have_sessions_says_why() {
+fn peer_without_possible_sessions_reports_reason() {
     let hosts = |name: &str| format!("{{matchLabels: {{kubernetes.io/hostname: {name}}}}}");
     for (spec, words) in [
         (
@@ -278,7 +278,7 @@ fn a_peer_that_cannot_have_sessions_says_why() {
 }
 
 #[test]
-fn nodes_without_an_address_of_the_family_are_named() {
+fn nodes_without_address_of_peer_family_are_named() {
     let mut cluster = underlay(2, "nodeToNodeMesh: false");
     cluster.nodes.push(node("dual", &["10.1.0.9", "fd01::9"]));
     cluster
@@ -295,7 +295,7 @@ fn nodes_without_an_address_of_the_family_are_named() {
 }
 
 #[test]
-fn a_peer_without_speakers_says_what_is_missing() {
+fn peer_without_bgp_nodes_reports_what_is_missing() {
     let says = |cluster: &mut Cluster| {
         cluster.peers = vec![peer("tor", TOR)];
         cluster.settle();
@@ -325,7 +325,7 @@ fn a_peer_without_speakers_says_what_is_missing() {
 }
 
 #[test]
-fn of_two_modes_of_mode_underlay_the_older_is_used() {
+fn older_underlay_mode_wins_over_younger() {
     let mut cluster = underlay(2, "asNumber: 64999");
     cluster.modes.push(at(5, mode("aaa", "{mode: underlay}")));
     cluster.modes.push(at(6, vxlan("tunnel", 5)));
@@ -343,7 +343,7 @@ fn of_two_modes_of_mode_underlay_the_older_is_used() {
 
 /// Readiness of nodes and of the mode is the kernel's, whatever becomes of sessions.
 #[test]
-fn a_mode_is_ready_without_any_session() {
+fn underlay_mode_is_ready_without_sessions() {
     let cluster = with_tor(2);
     let mut cluster = cluster;
     cluster.settle();

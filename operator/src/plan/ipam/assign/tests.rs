@@ -59,7 +59,7 @@ fn created(assignment: &Assignment) -> Vec<String> {
 }
 
 #[test]
-fn a_want_is_met_from_the_first_pool_that_has_a_block_left_and_by_its_lowest() {
+fn demand_gets_lowest_block_of_first_pool_with_space() {
     let pools = [
         pool("a", "10.0.0.0/25", ""),
         pool("b", "10.1.0.0/24", "blockSize: 28"),
@@ -78,7 +78,7 @@ fn a_want_is_met_from_the_first_pool_that_has_a_block_left_and_by_its_lowest() {
 }
 
 #[test]
-fn a_first_block_will_do_for_all_that_wait_for_one_of_its_pool() {
+fn initial_block_serves_all_demands_for_its_pool() {
     let pools = [pool("a", "10.0.0.0/24", ""), pool("b", "10.1.0.0/24", "")];
     let demands = [
         demand("n1", &["a", "b"], Purpose::Initial),
@@ -94,7 +94,7 @@ fn a_first_block_will_do_for_all_that_wait_for_one_of_its_pool() {
 }
 
 #[test]
-fn blocks_of_gone_nodes_other_pools_and_unknown_owners_are_taken() {
+fn blocks_of_deleted_nodes_and_other_pools_are_not_free() {
     let pools = [pool("a", "10.0.0.0/24", "")];
     let mut current = held(&[
         ("gone", "a", "10.0.0.0/26"),
@@ -106,7 +106,7 @@ fn blocks_of_gone_nodes_other_pools_and_unknown_owners_are_taken() {
 }
 
 #[test]
-fn every_pool_that_could_have_met_a_want_names_the_node_by_what_it_wanted() {
+fn exhausted_pools_name_nodes_by_purpose() {
     let pools = [pool("a", "10.0.0.0/26", ""), pool("b", "10.1.0.0/26", "")];
     let demands = [
         demand("n1", &["a"], Purpose::Initial),
@@ -189,7 +189,7 @@ fn any_wants() -> impl Strategy<Value = Vec<BlockDemand>> {
 
 proptest! {
     #[test]
-    fn no_two_blocks_share_an_address((pools, current) in any_input(), demands in any_wants()) {
+    fn assigned_blocks_never_overlap((pools, current) in any_input(), demands in any_wants()) {
         let assignment = assign(&pools, &demands, &current);
         let mut blocks: Vec<IpNet> = current.held.values().flatten().map(|block| block.cidr).collect();
         blocks.extend(assignment.create.iter().map(|(_, block)| block.cidr));
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn a_new_block_is_in_a_pool_that_its_node_wants_and_not_reserved((pools, current) in any_input(), demands in any_wants()) {
+    fn new_block_is_in_demanded_pool_and_not_reserved((pools, current) in any_input(), demands in any_wants()) {
         let assignment = assign(&pools, &demands, &current);
         for (node, block) in &assignment.create {
             let pool = pools.iter().find(|pool| pool.name == block.pool).unwrap();
@@ -213,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn every_want_is_met_or_its_node_is_named_unless_it_was_for_spare((pools, current) in any_input(), demands in any_wants()) {
+    fn unmet_demand_names_node_unless_for_spare_capacity((pools, current) in any_input(), demands in any_wants()) {
         let assignment = assign(&pools, &demands, &current);
         let got = |demand: &BlockDemand| {
             let own = assignment.create.iter().filter(|(node, _)| *node == demand.node);
@@ -234,7 +234,7 @@ proptest! {
 }
 
 #[test]
-fn the_block_that_was_given_back_the_longest_ago_comes_last_but_for_later_ones() {
+fn released_blocks_are_reused_last_and_oldest_first() {
     let pools = [pool("a", "10.0.0.0/24", "")];
     let current = Current {
         freed: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]

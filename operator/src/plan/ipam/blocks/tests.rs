@@ -17,7 +17,7 @@ fn first_free(cidr: &str, prefix: u8, reserved: &[&str], occupied: &[&str]) -> O
 }
 
 #[test]
-fn the_lowest_block_comes_first() {
+fn lowest_free_block_is_first() {
     assert_eq!(
         first_free("10.0.0.0/24", 26, &[], &[]).as_deref(),
         Some("10.0.0.0/26")
@@ -33,7 +33,7 @@ fn the_lowest_block_comes_first() {
 }
 
 #[test]
-fn a_gap_is_filled() {
+fn free_block_fills_gap() {
     let occupied = ["10.0.0.0/26", "10.0.0.128/26", "10.0.0.192/26"];
     assert_eq!(
         first_free("10.0.0.0/24", 26, &[], &occupied).as_deref(),
@@ -42,7 +42,7 @@ fn a_gap_is_filled() {
 }
 
 #[test]
-fn blocks_of_other_sizes_are_respected() {
+fn occupied_blocks_of_other_sizes_are_skipped() {
     assert_eq!(
         first_free("10.0.0.0/24", 26, &[], &["10.0.0.70/31"]).as_deref(),
         Some("10.0.0.0/26")
@@ -72,7 +72,7 @@ fn only_wholly_reserved_blocks_are_skipped() {
 }
 
 #[test]
-fn reserved_addresses_are_counted_once() {
+fn overlapping_reserved_ranges_are_counted_once() {
     let reserved = nets(&["10.244.0.0/24", "10.244.7.7/32", "10.244.0.7/32"]);
     let blocks = Blocks::new(net("10.244.0.0/16"), 26, &reserved, []);
     assert_eq!(blocks.total(), 1020);
@@ -81,7 +81,7 @@ fn reserved_addresses_are_counted_once() {
 }
 
 #[test]
-fn nothing_is_left_of_a_pool_that_is_reserved_as_a_whole() {
+fn fully_reserved_pool_has_no_blocks() {
     let reserved = nets(&["10.0.0.0/25", "10.0.0.128/25"]);
     let blocks = Blocks::new(net("10.0.0.0/24"), 26, &reserved, []);
     assert_eq!(
@@ -92,7 +92,7 @@ fn nothing_is_left_of_a_pool_that_is_reserved_as_a_whole() {
 }
 
 #[test]
-fn the_largest_and_the_smallest_pools_do_not_overflow() {
+fn largest_and_smallest_pools_do_not_overflow() {
     let all = Blocks::new(
         net("::/0"),
         127,
@@ -111,7 +111,7 @@ fn the_largest_and_the_smallest_pools_do_not_overflow() {
 }
 
 #[test]
-fn the_other_family_does_not_count() {
+fn occupied_ranges_of_other_family_are_ignored() {
     assert_eq!(
         first_free("10.0.0.0/24", 26, &[], &["::/0"]).as_deref(),
         Some("10.0.0.0/26")
@@ -138,7 +138,7 @@ fn pieces() -> impl Strategy<Value = Vec<IpNet>> {
 
 proptest! {
     #[test]
-    fn free_blocks_are_those_that_a_look_at_every_address_finds(
+    fn free_blocks_match_exhaustive_address_search(
         reserved in prop_oneof![prop::collection::vec(any_net(), 0..6), pieces()],
         occupied in prop::collection::vec(any_net(), 0..6),
     ) {

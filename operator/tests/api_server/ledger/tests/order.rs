@@ -5,7 +5,7 @@ use crate::ledger::Rules;
 use netweft_crds::SubnetState;
 
 #[test]
-fn freed_blocks_that_go_before_unused_ones_or_before_others_that_were_free_for_longer_are_found() {
+fn wrong_order_of_block_reuse_is_detected() {
     let [a, b, c] = ["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"];
     let freed_one_after_the_other = |all: &[&str]| {
         let blocks = all.iter().map(|block| net(block)).collect();
@@ -47,7 +47,7 @@ fn freed_blocks_that_go_before_unused_ones_or_before_others_that_were_free_for_l
 }
 
 #[test]
-fn the_most_blocks_that_a_node_had_at_a_time_are_counted_by_pool() {
+fn maximum_blocks_per_node_are_counted_by_pool() {
     let mut scenario = Scenario::with_grace();
     let mut other = subnet("10.0.0.192/26", "a", SubnetState::Active);
     other.spec.pool = "q".to_owned();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{GRACE, Scenario, net};
 
 #[test]
-fn a_node_that_comes_back_in_time_has_its_blocks_or_that_is_found() {
+fn lost_block_of_node_returned_in_grace_is_detected() {
     let back_after = |away: Duration| {
         let mut scenario = Scenario::with_grace();
         scenario.comes("a");
@@ -33,7 +33,7 @@ fn a_node_that_comes_back_in_time_has_its_blocks_or_that_is_found() {
 }
 
 #[test]
-fn a_node_that_lists_a_block_of_another_or_of_nobody_is_found() {
+fn foreign_block_in_node_network_is_detected() {
     let mut scenario = Scenario::with_grace();
     scenario.is("10.0.0.0/26", "a");
     scenario.lists("a", &["10.0.0.0/26"]);
@@ -43,7 +43,7 @@ fn a_node_that_lists_a_block_of_another_or_of_nobody_is_found() {
 }
 
 #[test]
-fn nothing_is_settled_while_a_node_has_too_few_or_too_many_or_others_blocks_or_old_words() {
+fn inconsistent_blocks_of_node_are_not_settled() {
     let settled = || {
         let mut scenario = Scenario::with_grace();
         scenario.comes("a");
