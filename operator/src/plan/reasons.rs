@@ -1,5 +1,7 @@
-//! Every reason of the list is made by something: for each, what a condition stands for is broken (or restored), and the
-//! condition and the Event follow. A reason that nothing makes does not compile here.
+//! Every reason of a condition is reached: for each, a scenario breaks (or restores) what the condition stands for, and the condition
+//! and the Event follow. A reason without a scenario does not compile here. A snapshot holds all texts next to each other.
+
+use std::fmt::Write;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -316,6 +318,16 @@ impl Says {
         }
     }
 
+    fn object(&self) -> String {
+        let (kind, name) = match self {
+            Pool(name, _) => ("IPPool", name),
+            Mode(name, _) => ("NetworkMode", name),
+            Peer(name, _) => ("BGPPeer", name),
+            Node(name, _) => ("NodeNetwork", name),
+        };
+        format!("{kind} {name}")
+    }
+
     fn type_(&self) -> &'static str {
         match self {
             Pool(..) | Mode(..) | Peer(..) => READY,
@@ -359,7 +371,9 @@ fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
 
 #[test]
 fn every_condition_reason_is_reachable_and_reported() {
+    let mut snapshot = String::new();
     for reason in Reason::ALL.iter().copied() {
+        let mut texts = Vec::new();
         for (number, Made { says, by }) in makers(reason).into_iter().enumerate() {
             let what = format!("{} {number}", reason.as_str());
             let mut cluster = cluster(2);
@@ -400,6 +414,13 @@ fn every_condition_reason_is_reachable_and_reported() {
             if !status && let Some((status, was)) = before {
                 assert_eq!(status, "True", "{what}: was {was} before it was broken");
             }
+            texts.push(format!(
+                "{} {} {}: {}",
+                says.object(),
+                says.type_(),
+                after.status,
+                after.message
+            ));
             let news = told
                 .last()
                 .unwrap_or_else(|| panic!("{what}: nobody is told"));
@@ -409,5 +430,9 @@ fn every_condition_reason_is_reachable_and_reported() {
                 "{what}"
             );
         }
+        for text in texts {
+            writeln!(snapshot, "{}\n  {text}\n", reason.as_str()).unwrap();
+        }
     }
+    insta::assert_snapshot!("condition_texts", snapshot);
 }

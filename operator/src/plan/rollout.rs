@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!   Preparing   all receive both ways, send the old one, and try the new one
-//!   Switching   some at a time send the new way                               all nodes have what the others may send by
-//!   Retiring    all send the new way, the old one is taken away
+//!   Switching   some at a time use the new datapath                               all nodes have what the others may send by
+//!   Retiring    all use the new datapath, the old one is taken away
 //!   Stable
 //! ```
 //!
@@ -172,7 +172,7 @@ impl<'a> PoolRollout<'a> {
         }
     }
 
-    /// The way that most nodes send by which do not send the new way.
+    /// The way that most nodes send by which do not use the new datapath.
     fn usual_way(&self, nodes: &[NodeRollout<'a>]) -> usize {
         let mut counts = vec![0_usize; self.ways.len()];
         let others = nodes.iter().filter(|node| !node.sends_target);
@@ -301,7 +301,7 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
         String::new()
     };
     Some(format!(
-        "{name} gets no answer by {} from {} to {protocols}{why}{remedy}",
+        "{name} gets no reply over {} from {} to {protocols}{why}{remedy}",
         tried.transport,
         list(&silent, 3)
     ))

@@ -116,10 +116,7 @@ fn tell(
         news: ConditionEvent {
             condition: "Drift".to_owned(),
             reason: "Repaired".to_owned(),
-            message: format!(
-                "put right what somebody else had changed: {}",
-                drift.message
-            ),
+            message: format!("repaired external change: {}", drift.message),
             warning: true,
         },
     });
@@ -164,7 +161,7 @@ mod tests {
         let (drift_events, next) = observe(&network("a", Some(1)), start);
         assert_eq!(
             messages(&drift_events),
-            ["put right what somebody else had changed: route m1"]
+            ["repaired external change: route m1"]
         );
         assert_eq!((drift_events[0].name.as_str(), next), ("one", None));
         assert!(observe(&network("a", Some(1)), start + second).0.is_empty());

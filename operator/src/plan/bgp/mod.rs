@@ -86,7 +86,7 @@ fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Ve
     let written = written.filter(|mode| mode.spec.mode == crds::Mode::Underlay);
     let mut why = Verdict::stalled(
         Reason::NotFound,
-        "no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the spec.networkMode of an IPPool",
+        "no node runs a BGP speaker, because no NetworkMode has mode underlay; create a NetworkMode and set spec.networkMode of an IPPool to it",
     );
     for (number, object) in written.enumerate() {
         let said = match index.modes.get(&object.name_any()) {
@@ -97,7 +97,7 @@ fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Ve
                 Some(_) | None => Verdict::stalled(
                     Reason::NotFound,
                     format!(
-                        "no node speaks BGP, since no usable IPPool has spec.networkMode {}",
+                        "no node runs a BGP speaker, because no usable IPPool has spec.networkMode {}",
                         mode.name
                     ),
                 ),
@@ -105,7 +105,7 @@ fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Ve
             Some(Err(why)) => Verdict::stalled(
                 why.reason,
                 format!(
-                    "no node speaks BGP, since NetworkMode {} cannot be used: {}",
+                    "no node runs a BGP speaker, because NetworkMode {} cannot be used: {}",
                     object.name_any(),
                     why.message
                 ),

@@ -212,7 +212,7 @@ fn judge(
     let counts = counts.unwrap_or(&none);
     let established = counts.established();
     let message = format!(
-        "{established} of {} have the session{}",
+        "session established on {established} of {}{}",
         counted(counts.nodes.len(), "node"),
         remarks(counts, errors, coverage)
     );
@@ -235,26 +235,26 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
         return Some(Verdict::stalled(
             Reason::Conflict,
             format!(
-                "the older BGPPeer {other} has a session of Node {node} with the same address and port; delete one of the two or choose other nodes"
+                "BGPPeer {other}, which is older, already has a session of Node {node} with the same address and port; delete one of the two BGPPeers, or select other nodes"
             ),
         ));
     }
     let nobody = match (coverage.chosen, coverage.partners) {
-        (0, _) => "spec.nodeSelector chooses no Node",
-        (_, Some(0)) => "spec.peerSelector chooses no Node",
+        (0, _) => "spec.nodeSelector matches no Node",
+        (_, Some(0)) => "spec.peerSelector matches no Node",
         (_, _) if has_sessions => return None,
         (_, Some(_)) if coverage.lacking.is_empty() => {
-            "spec.nodeSelector and spec.peerSelector choose one and the same Node only"
+            "spec.nodeSelector and spec.peerSelector match only the same single Node"
         }
         (_, None) if coverage.lacking.is_empty() => {
-            "the only Node that spec.nodeSelector chooses has the address spec.peerIP itself"
+            "the only Node that spec.nodeSelector matches has the address spec.peerIP itself"
         }
         (_, _) => {
             let lacking: Vec<_> = coverage.lacking.iter().collect();
             return Some(Verdict::stalled(
                 Reason::NoNodeAddress,
                 format!(
-                    "no chosen Node has an address of the family that the session takes: {}",
+                    "no selected Node has an address of the IP family of the session: {}",
                     list(&lacking, NAMED)
                 ),
             ));
@@ -262,7 +262,7 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
     };
     Some(Verdict::stalled(
         Reason::NotFound,
-        format!("{nobody}; correct it or label Nodes"),
+        format!("{nobody}; correct the selector, or label Nodes"),
     ))
 }
 
@@ -289,7 +289,7 @@ fn remarks(
 ) -> String {
     let mut remarks = String::new();
     if let Some(first) = errors.first() {
-        remarks += &format!("; {} says: {}", first.node, first.message);
+        remarks += &format!("; {}: {}", first.node, first.message);
         if errors.len() > 1 {
             remarks += &format!(" (and {} more)", counted(errors.len() - 1, "node"));
         }
@@ -306,11 +306,17 @@ fn remarks(
     let lacking = coverage.into_iter().flat_map(|coverage| &coverage.lacking);
     let lacking: Vec<_> = lacking.filter(|node| !has(node)).collect();
     if !lacking.is_empty() {
-        remarks += &format!("; {} has no address of its family", list(&lacking, NAMED));
+        remarks += &format!(
+            "; {} has no address of the IP family of the session",
+            list(&lacking, NAMED)
+        );
     }
     let left_out = coverage.map_or(&[][..], |coverage| &coverage.left_out);
     if !left_out.is_empty() {
-        remarks += &format!("; too many Nodes: {} lack some", list(left_out, NAMED));
+        remarks += &format!(
+            "; too many Nodes: some sessions are missing on {}",
+            list(left_out, NAMED)
+        );
     }
     remarks
 }

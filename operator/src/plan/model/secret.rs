@@ -37,12 +37,12 @@ impl Password {
         let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'"';
         match self.0.as_slice() {
             [] => Some("is empty"),
-            [.., b'\n'] => Some("ends with a line end; write it without, for example with printf"),
+            [.., b'\n'] => Some("ends with a newline; remove the newline, for example with printf"),
             password if password.len() > LONGEST => {
-                Some("is longer than the 80 bytes that TCP MD5 takes")
+                Some("is longer than 80 bytes, the maximum of TCP MD5")
             }
             password if !password.iter().all(plain) => {
-                Some("has other characters than printable ASCII without the quotation mark")
+                Some("has a quotation mark or characters other than printable ASCII")
             }
             _ => None,
         }

@@ -114,15 +114,15 @@ fn held_blocks(held: &[&NodeSubnet]) -> String {
     let pools: Vec<&str> = pools.into_iter().collect();
     format!(
         "{} of {}",
-        counted(held.len(), "subnet"),
+        counted(held.len(), "block"),
         list(&pools, NAMED)
     )
 }
 
 fn without_block(index: &ClusterIndex<'_>, node: &str, lacking: &[String]) -> String {
     let why = if any_mode(index).is_some_and(|mode| index.lacks_agent(node, mode)) {
-        "no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector \
-         of the chart's values leave the node out"
+        "no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with \
+         agent.nodeSelector in the values of the Helm chart"
             .to_owned()
     } else if lacking.is_empty() {
         "no IPPool serves this node".to_owned()
@@ -131,7 +131,7 @@ fn without_block(index: &ClusterIndex<'_>, node: &str, lacking: &[String]) -> St
     };
     let tunnels = index.used_modes().into_values().any(Mode::has_tunnels);
     let plain = if tunnels {
-        "; without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through"
+        "; without a tunnel address this node reaches pods on other nodes only if the network between nodes forwards pod addresses"
     } else {
         ""
     };
@@ -161,7 +161,7 @@ fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Ve
         let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
         if let Some(mode) = pools.first().and_then(|pool| index.mode_of(pool)) {
             lacking.push(format!(
-                "no block of {}, whose packets need {}: {}",
+                "no block of {}, which need {}: {}",
                 list(&pools, NAMED),
                 needed(index, mode, family),
                 no_usable_address(index, mode, &name, family)
@@ -186,7 +186,7 @@ fn twins(choice: &Choice) -> Option<String> {
         .collect();
     (!twins.is_empty()).then(|| {
         format!(
-            "the same address is stated by {}, which cannot use it; {REMEDY}",
+            "the same address is reported by {}, which cannot use it; {REMEDY}",
             list(&twins, NAMED)
         )
     })

@@ -11,7 +11,7 @@ use crate::plan::validate::node_address::Choice;
 /// Most names that a message lists.
 pub(crate) const NAMED: usize = 5;
 /// What gives a node another address.
-pub(crate) const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+pub(crate) const REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
 /// Why the node has no address at all, and what that means.
 pub fn no_address(index: &ClusterIndex<'_>, mode: &Mode, network: &NodeNetwork) -> String {
@@ -19,7 +19,7 @@ pub fn no_address(index: &ClusterIndex<'_>, mode: &Mode, network: &NodeNetwork) 
     // Of the two families that a plain way could take, IPv4 is the one that is named.
     let why = no_usable_address(index, mode, &name, index.outer_family(mode));
     let last = network.spec.addresses.of(index.outer_family(mode));
-    let kept = last.map(|address| format!("; the last one, {address}, stays in use"));
+    let kept = last.map(|address| format!("; the last address, {address}, stays in use"));
     format!("{why}{}", kept.unwrap_or_default())
 }
 
@@ -38,7 +38,7 @@ pub fn no_usable_address(
         let usable = if refused.is_some() { "usable " } else { "" };
         let why = refused.map_or_else(String::new, |why| format!(": {why}"));
         return format!(
-            "the Node states no {usable}{family} address of type InternalIP in status.addresses{why}"
+            "status.addresses of the Node has no {usable}{family} address of type InternalIP{why}"
         );
     };
     let at = format!("spec.nodeAddress {selector}");
@@ -47,7 +47,7 @@ pub fn no_usable_address(
     }
     if !index.has_reported(node, mode) {
         return format!(
-            "{at} selects {family} addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+            "{at} selects {family} addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
         );
     }
     format!("{at} {}", nothing_found(selector, family))

@@ -154,7 +154,7 @@ fn judge_pool(
     if pool.spec.disabled {
         let kept = counted(held.len(), "block");
         let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
-            0 => "no pod has an address of it, so it can be deleted".to_owned(),
+            0 => "no pod has an address of this pool, so the pool can be deleted".to_owned(),
             1 => "1 address is in use, see status.remainingPods".to_owned(),
             used => format!("{used} addresses are in use, see status.remainingPods"),
         };
@@ -170,7 +170,9 @@ fn judge_pool(
     if saturated(left).saturating_mul(5) < all {
         return Verdict::ready(
             Reason::NearlyExhausted,
-            format!("only {free} free: create another IPPool before they are spent{besides}"),
+            format!(
+                "only {free} free: create another IPPool before the pool is exhausted{besides}"
+            ),
         );
     }
     Verdict::ready(Reason::Allocatable, format!("{free} free{besides}"))
@@ -187,7 +189,7 @@ fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdi
     let more = || {
         let nodes = named(assignment.scarce.get(pool)?);
         Some(format!(
-            "no block is left, and addresses run short on {nodes}"
+            "no block is left, and few addresses are free on {nodes}"
         ))
     };
     let why = first.or_else(more)?;
@@ -219,7 +221,7 @@ fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
         return String::new();
     }
     format!(
-        "; {} states an address inside spec.cidr, whose block is assigned to nobody: correct the Node",
+        "; node addresses inside spec.cidr, whose blocks are not assigned: {}; correct the node addresses",
         list(&named, NAMED)
     )
 }
@@ -244,12 +246,11 @@ fn without_family(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     let needed = mode.node_family(family, index.outer_family(mode));
     of_other_family.then(|| {
         format!(
-            "no block is assigned: NetworkMode {} sends to {needed} addresses of nodes, and no Node that this pool serves has one that \
-             spec.nodeAddress of the NetworkMode chooses; {}",
+            "no block is assigned: NetworkMode {} needs an {needed} address of each node, and spec.nodeAddress of the NetworkMode selects none on any Node of this pool; {}",
             mode.name,
             match mode.address.of(needed) {
-                None => "let kubelet state one (--node-ip), or correct spec.nodeAddress",
-                Some(_) => "the condition Assigned of the NodeNetworks says why",
+                None => "set --node-ip of kubelet, or correct spec.nodeAddress",
+                Some(_) => "see the condition Assigned of the NodeNetworks",
             }
         )
     })
@@ -265,7 +266,7 @@ fn in_use(held: &[Held<'_>]) -> Verdict {
     Verdict::reconciling(
         Reason::InUse,
         format!(
-            "being deleted; kept until {} without pods, which status.remainingPods names: waiting for {}",
+            "being deleted; waiting until {} without pods (see status.remainingPods) on {}",
             if held.len() == 1 {
                 "1 block is".to_owned()
             } else {

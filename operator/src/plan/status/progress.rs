@@ -69,13 +69,13 @@ impl<'v> Seen<'v> {
         let (all, change) = (counted(index.nodes.len(), "node"), &self.change);
         let mut text = match self.phase {
             Phase::Preparing => format!(
-                "{change}nodes receive both and try the new way; until all have tried they send the old one"
+                "{change}nodes prepare the new datapath and probe it; traffic stays on the old datapath until all probes succeed"
             ),
-            Phase::Switching => format!("{change}{done} of {all} send the new way"),
+            Phase::Switching => format!("{change}{done} of {all} use the new datapath"),
             Phase::Retiring => {
-                format!("{change}all nodes send the new way; the old one is taken away")
+                format!("{change}all nodes use the new datapath and remove the old one")
             }
-            Phase::Stable => format!("{done} of {all} carry traffic"),
+            Phase::Stable => format!("{done} of {all} programmed"),
         };
         let names: Vec<&str> = self.waiting.iter().copied().collect();
         if !names.is_empty() {
@@ -85,23 +85,23 @@ impl<'v> Seen<'v> {
             text += &format!("; {said}");
         }
         for (why, because) in [
-            (Absence::NotReady, "their Nodes are not Ready"),
+            (Absence::NotReady, "Node not Ready"),
             (
                 Absence::Silent,
-                "no agent there has acknowledged its NodeNetwork within spec.rollout.progressDeadline",
+                "NodeNetwork not acknowledged within spec.rollout.progressDeadline",
             ),
         ] {
             let names = self.passed_over.iter().filter(|(_, of)| **of == why);
             let names: Vec<&str> = names.map(|(name, _)| *name).collect();
             if !names.is_empty() {
                 let names = list(&names, NAMED);
-                text += &format!("; not waited for, because {because}: {names}");
+                text += &format!("; not waiting for {names}: {because}");
             }
         }
         if !index.without_agent.is_empty() {
             let names: Vec<&str> = index.without_agent.iter().copied().collect();
             let names = list(&names, NAMED);
-            text += &format!("; no agent runs by agent.nodeSelector on {names}");
+            text += &format!("; agent.nodeSelector excludes {names}, so no agent runs there");
         }
         text
     }

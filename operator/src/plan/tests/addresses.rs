@@ -58,7 +58,8 @@ fn ipv6_only_cluster_uses_ipv6_tunnels() {
     // A younger Node of the other kind is the odd one.
     cluster.nodes.push(at(9, node("odd", &["10.1.0.9"])));
     cluster.settle();
-    let said = "False NoNodeAddress: the Node states no IPv6 address of type InternalIP in status.addresses";
+    let said =
+        "False NoNodeAddress: status.addresses of the Node has no IPv6 address of type InternalIP";
     assert_eq!(cluster.node_says("odd"), said);
     assert!(
         cluster
@@ -112,7 +113,8 @@ fn removed_node_does_not_change_outer_family() {
     let mut cluster = with_an_odd_one();
     leave(&mut cluster, "first");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
-    let said = "False NoNodeAddress: the Node states no IPv4 address of type InternalIP in status.addresses";
+    let said =
+        "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
     assert_eq!(cluster.node_says("odd"), said);
     leave(&mut cluster, "third");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
@@ -224,7 +226,7 @@ fn stated_node_address_is_kept_in_any_order() {
     );
 }
 
-const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+const REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
 #[test]
 fn duplicate_node_address_is_reported_and_used_by_one_node() {
@@ -244,18 +246,18 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
         assert_eq!(
             cluster.node_says("a"),
             format!(
-                "False NoNodeAddress: the Node states no usable IPv4 address of type InternalIP in status.addresses: 10.0.2.15 is that of Node b; {REMEDY}"
+                "False NoNodeAddress: status.addresses of the Node has no usable IPv4 address of type InternalIP: 10.0.2.15 is the address of Node b; {REMEDY}"
             )
         );
         assert_eq!(
             cluster.node_says("b"),
             format!(
-                "True SubnetsAssigned: 1 subnet of default-v4; the same address is stated by Node a (10.0.2.15), which cannot use it; {REMEDY}"
+                "True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node a (10.0.2.15), which cannot use it; {REMEDY}"
             )
         );
         assert_eq!(
             cluster.node_says("c"),
-            "True SubnetsAssigned: 1 subnet of default-v4"
+            "True SubnetsAssigned: 1 block of default-v4"
         );
         assert!(cluster.blocks("a").is_empty());
         assert!(
@@ -304,7 +306,7 @@ fn renamed_node_gets_address_of_not_ready_node() {
         .insert("worker-1".to_owned(), Duration::ZERO);
     cluster.nodes.push(node("renamed", &["10.1.0.1"]));
     cluster.settle();
-    assert!(cluster.node_says("renamed").starts_with("True SubnetsAssigned: 1 subnet of default-v4; the same address is stated by Node worker-1 (10.1.0.1)"), "{}", cluster.node_says("renamed"));
+    assert!(cluster.node_says("renamed").starts_with("True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node worker-1 (10.1.0.1)"), "{}", cluster.node_says("renamed"));
     assert_eq!(cluster.blocks("worker-1").len(), 1);
     // It keeps it when the old Node is Ready again.
     cluster.not_ready.clear();

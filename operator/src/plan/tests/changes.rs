@@ -100,7 +100,7 @@ fn mode_change_proceeds_in_phases_and_node_by_node() {
     cluster.settle();
     assert_eq!(phase(&cluster), Phase::Stable);
     assert!(cluster.modes[0].status.as_ref().unwrap().from.is_none());
-    assert_eq!(says(&cluster), "Programmed: 3 of 3 nodes carry traffic");
+    assert_eq!(says(&cluster), "Programmed: 3 of 3 nodes programmed");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn mode_change_waits_while_probe_of_node_fails() {
     assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
     assert_eq!(
         says(&cluster),
-        "Preparing: from vxlan to host-gw: nodes receive both and try the new way; until all have tried they send the old one; waiting for worker-1, worker-2; worker-1 gets no answer by host-gw from worker-3 to ICMP echo or UDP port 9471; allow ICMP echo or UDP port 9471 between nodes, or set spec.rollout.probe to none"
+        "Preparing: from vxlan to host-gw: nodes prepare the new datapath and probe it; traffic stays on the old datapath until all probes succeed; waiting for worker-1, worker-2; worker-1 gets no reply over host-gw from worker-3 to ICMP echo or UDP port 9471; allow ICMP echo or UDP port 9471 between nodes, or set spec.rollout.probe to none"
     );
     // Nodes that are not there any more are not heard either.
     cluster.agents_try(&["worker-9"]);
@@ -225,7 +225,7 @@ fn long_not_ready_node_is_skipped_in_mode_change() {
         ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
     );
     assert!(
-        says(&cluster).ends_with("not waited for, because their Nodes are not Ready: worker-3"),
+        says(&cluster).ends_with("not waiting for worker-3: Node not Ready"),
         "{}",
         says(&cluster)
     );
@@ -344,12 +344,12 @@ fn node_without_agent_does_not_hold_mode_change() {
     all_but_mute_follow(&mut cluster);
     assert_eq!(
         says(&cluster),
-        "Programming: 3 of 4 nodes carry traffic; waiting for mute"
+        "Programming: 3 of 4 nodes programmed; waiting for mute"
     );
     let too_long = Duration::from_secs(600);
     cluster.silent.insert("mute".to_owned(), too_long);
     all_but_mute_follow(&mut cluster);
-    let named = "Programmed: 3 of 4 nodes carry traffic; not waited for, because no agent there has acknowledged its NodeNetwork within spec.rollout.progressDeadline: mute";
+    let named = "Programmed: 3 of 4 nodes programmed; not waiting for mute: NodeNetwork not acknowledged within spec.rollout.progressDeadline";
     assert_eq!(says(&cluster), named);
     cluster.edit_mode("{mode: host-gw}");
     all_but_mute_follow(&mut cluster);
@@ -362,7 +362,7 @@ fn node_without_agent_does_not_hold_mode_change() {
     cluster.silent.clear();
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
     cluster.follow();
-    assert_eq!(says(&cluster), "Programmed: 4 of 4 nodes carry traffic");
+    assert_eq!(says(&cluster), "Programmed: 4 of 4 nodes programmed");
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn mode_without_working_agents_is_not_ready() {
     cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
     cluster.settle();
     assert!(
-        says(&cluster).starts_with("Programming: 0 of 1 node carry traffic; not waited for"),
+        says(&cluster).starts_with("Programming: 0 of 1 node programmed; not waiting for"),
         "{}",
         says(&cluster)
     );

@@ -16,7 +16,7 @@ fn deleted_pool_withdraws_blocks_before_deleting_them() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remainingPods names: waiting for worker-1, worker-2"
+        "False InUse: being deleted; waiting until 2 blocks are without pods (see status.remainingPods) on worker-1, worker-2"
     );
     assert_eq!(
         cluster.networks[0].spec.subnets.len(),

@@ -77,7 +77,7 @@ fn deleted_pool_lists_remaining_pods() {
     assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False InUse: being deleted; kept until 2 blocks are without pods, which status.remainingPods names: waiting for worker-1, worker-2"
+        "False InUse: being deleted; waiting until 2 blocks are without pods (see status.remainingPods) on worker-1, worker-2"
     );
 }
 

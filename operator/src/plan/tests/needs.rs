@@ -131,7 +131,7 @@ fn unserved_block_request_is_reported_as_exhausted() {
     );
     assert_eq!(
         cluster.node_says(NODE),
-        "True SubnetsAssigned: 1 subnet of a; no block is left in web"
+        "True SubnetsAssigned: 1 block of a; no block is left in web"
     );
 }
 
@@ -143,7 +143,7 @@ fn next_pool_serves_node_before_first_is_exhausted() {
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.22.0.0/26"]);
     assert_eq!(
         cluster.pool_says("a"),
-        "True NearlyExhausted: only 0 blocks free: create another IPPool before they are spent",
+        "True NearlyExhausted: only 0 blocks free: create another IPPool before the pool is exhausted",
         "the other has enough"
     );
 }
@@ -171,7 +171,7 @@ fn short_namespace_pool_gets_no_blocks_of_other_pools() {
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.23.0.0/26"]);
     assert_eq!(
         cluster.pool_says("web"),
-        "False Exhausted: no block is left, and addresses run short on worker-1; create another IPPool"
+        "False Exhausted: no block is left, and few addresses are free on worker-1; create another IPPool"
     );
 }
 

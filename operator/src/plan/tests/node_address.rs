@@ -5,7 +5,7 @@ use netweft_crds::{IpFamily, NodeAddresses, NodeNetwork};
 
 use crate::testing::{Cluster, at, cluster, mode, node, pool, services};
 
-const REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+const REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
 /// Nodes of one kubelet address each, in a mode with this `nodeAddress`, before any agent has reported.
 fn selecting(nodes: usize, parameters: &str, node_address: &str) -> Cluster {
@@ -64,7 +64,7 @@ fn address_found_by_agent_is_used_in_every_mode() {
             assert_eq!(cluster.blocks(&name).len(), 1, "{what}");
             assert_eq!(
                 cluster.node_says(&name),
-                "True SubnetsAssigned: 1 subnet of default-v4",
+                "True SubnetsAssigned: 1 block of default-v4",
                 "{what}"
             );
         }
@@ -119,7 +119,9 @@ fn address_report_counts_only_for_current_selector() {
     cluster.edit_mode(&spec);
     cluster.settle();
     assert!(
-        cluster.node_says("worker-1").contains("has yet to report"),
+        cluster
+            .node_says("worker-1")
+            .contains("has not reported yet"),
         "{}",
         cluster.node_says("worker-1")
     );
@@ -133,7 +135,7 @@ fn address_report_counts_only_for_current_selector() {
     assert!(
         cluster
             .node_says("worker-1")
-            .ends_with("; the last one, 192.168.0.1, stays in use")
+            .ends_with("; the last address, 192.168.0.1, stays in use")
     );
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"]);
 }
@@ -162,16 +164,19 @@ fn address_in_use_precedes_kubelet_and_agent_addresses() {
 #[test]
 fn invalid_address_report_affects_only_its_node() {
     for (wrong, why) in [
-        ("127.0.0.1", "is none that other nodes can send to"),
-        ("169.254.1.1", "is none that other nodes can send to"),
-        ("224.0.0.5", "is none that other nodes can send to"),
+        ("127.0.0.1", "is not an address that other nodes can reach"),
+        (
+            "169.254.1.1",
+            "is not an address that other nodes can reach",
+        ),
+        ("224.0.0.5", "is not an address that other nodes can reach"),
         ("10.244.7.7", "is inside spec.cidr of IPPool default-v4"),
         (
             "10.96.0.1",
-            "is inside the Services' range 10.96.0.0/12 (ServiceCIDR kubernetes)",
+            "is inside the Service range 10.96.0.0/12 (ServiceCIDR kubernetes)",
         ),
-        ("10.1.0.2", "is stated in status.addresses of Node worker-2"),
-        ("192.168.0.2", "is that of Node worker-2"),
+        ("10.1.0.2", "is in status.addresses of Node worker-2"),
+        ("192.168.0.2", "is the address of Node worker-2"),
     ] {
         let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
         cluster
@@ -191,7 +196,7 @@ fn invalid_address_report_affects_only_its_node() {
         assert!(
             cluster
                 .node_says("worker-2")
-                .starts_with("True SubnetsAssigned: 1 subnet"),
+                .starts_with("True SubnetsAssigned: 1 block"),
             "{wrong}"
         );
         assert!(
@@ -221,7 +226,7 @@ fn address_in_use_stated_by_other_node_is_refused() {
     assert_eq!(
         cluster.node_says("worker-1"),
         format!(
-            "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: 192.168.0.1 is stated in status.addresses of Node worker-2; {REMEDY}; the last one, 192.168.0.1, stays in use"
+            "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: 192.168.0.1 is in status.addresses of Node worker-2; {REMEDY}; the last address, 192.168.0.1, stays in use"
         )
     );
     // Another one is used at once, and by nobody else.
@@ -273,7 +278,7 @@ fn cidr_of_one_family_leaves_other_family_to_kubelet() {
         );
         assert_eq!(
             cluster.node_says("worker-1"),
-            "True SubnetsAssigned: 2 subnets of default-v4, default-v6",
+            "True SubnetsAssigned: 2 blocks of default-v4, default-v6",
             "{what}"
         );
     }
@@ -292,18 +297,18 @@ fn family_without_address_is_reported_with_selector() {
     cluster.settle();
     let why = |cluster: &Cluster| {
         let said = cluster.node_says("worker-1");
-        let words = "True SubnetsAssigned: 1 subnet of default-v4; no block of default-v6, whose packets need an IPv6 address of the node: ";
+        let words = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6, which need an IPv6 address of the node: ";
         said.strip_prefix(words).unwrap_or(&said).to_owned()
     };
     assert_eq!(
         why(&cluster),
-        "spec.nodeAddress {interface: ens*} selects IPv6 addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+        "spec.nodeAddress {interface: ens*} selects IPv6 addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
     );
     cluster.agent_finds("worker-1", &[]);
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v6"),
-        "False NoNodeAddress: no block is assigned: NetworkMode default sends to IPv6 addresses of nodes, and no Node that this pool serves has one that spec.nodeAddress of the NetworkMode chooses; the condition Assigned of the NodeNetworks says why"
+        "False NoNodeAddress: no block is assigned: NetworkMode default needs an IPv6 address of each node, and spec.nodeAddress of the NetworkMode selects none on any Node of this pool; see the condition Assigned of the NodeNetworks"
     );
     assert_eq!(
         why(&cluster),
@@ -331,7 +336,7 @@ fn unmatched_address_selector_is_explained() {
         assert_eq!(
             cluster.node_says("worker-1"),
             format!(
-                "False NoNodeAddress: spec.nodeAddress {node_address} selects IPv4 addresses that the agent of this node has yet to report; if that lasts, see the log of the agent"
+                "False NoNodeAddress: spec.nodeAddress {node_address} selects IPv4 addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
             )
         );
         cluster.agent_finds("worker-1", &[]);

@@ -67,12 +67,13 @@ fn node_without_address_gets_no_block_and_condition() {
     cluster.nodes.push(at(1, node("v6", &["fd00::1"])));
     cluster.settle();
     assert!(cluster.blocks("mute").is_empty() && cluster.blocks("v6").is_empty());
-    let said = "False NoNodeAddress: the Node states no IPv4 address of type InternalIP in status.addresses";
+    let said =
+        "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
     assert_eq!(cluster.node_says("mute"), said);
     assert_eq!(cluster.node_says("v6"), said);
     assert_eq!(
         cluster.node_says("worker-1"),
-        "True SubnetsAssigned: 1 subnet of default-v4"
+        "True SubnetsAssigned: 1 block of default-v4"
     );
 }
 
@@ -93,7 +94,7 @@ fn node_losing_its_address_keeps_last_one() {
     assert!(
         cluster
             .node_says("worker-1")
-            .contains("the last one, 10.1.0.1, stays in use")
+            .contains("the last address, 10.1.0.1, stays in use")
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.7"]);
     cluster.settle();
@@ -175,7 +176,7 @@ fn node_outside_agent_selector_gets_no_block_and_is_named() {
     assert!(cluster.blocks("windows").is_empty());
     assert_eq!(
         mode_says(&cluster),
-        "1 of 1 node carry traffic; no agent runs by agent.nodeSelector on windows"
+        "1 of 1 node programmed; agent.nodeSelector excludes windows, so no agent runs there"
     );
 }
 
@@ -216,7 +217,7 @@ fn node_with_silent_agent_gets_no_block() {
     cluster.settle();
     assert!(cluster.blocks("worker-1").is_empty());
     let said = cluster.node_says("worker-1");
-    assert!(said.starts_with("False NoSubnet: no agent has ever spoken on this node, and it gets no block before one has; if none is to run here, let agent.nodeSelector of the chart's values leave the node out"), "{said}");
+    assert!(said.starts_with("False NoSubnet: no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with agent.nodeSelector in the values of the Helm chart"), "{said}");
     // The agent has been heard of, even if it is behind.
     cluster.agents_report(0);
     cluster.settle();

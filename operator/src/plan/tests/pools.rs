@@ -31,7 +31,7 @@ fn pool_serves_only_selected_nodes() {
     );
 }
 
-const WITHOUT_TUNNEL_ADDRESS: &str = "without an address for tunnels it is answered by pods only where the network between nodes lets their addresses through";
+const WITHOUT_TUNNEL_ADDRESS: &str = "without a tunnel address this node reaches pods on other nodes only if the network between nodes forwards pod addresses";
 
 #[test]
 fn exhausted_pool_names_unserved_nodes() {
@@ -63,7 +63,7 @@ fn nearly_exhausted_pool_is_reported_early() {
         (cluster.pool_says("ten"), told.warning)
     };
     assert_eq!(says(8).0, "True Allocatable: 2 blocks free");
-    let few = "only 1 block free: create another IPPool before they are spent";
+    let few = "only 1 block free: create another IPPool before the pool is exhausted";
     assert_eq!(says(9), (format!("True NearlyExhausted: {few}"), true));
 }
 
@@ -81,7 +81,7 @@ fn disabled_pool_keeps_assigned_blocks() {
         ),
         (1, 0)
     );
-    let said = "True Disabled: spec.disabled: no new blocks and addresses; 1 block assigned, 1023 blocks free; no pod has an address of it, so it can be deleted";
+    let said = "True Disabled: spec.disabled: no new blocks and addresses; 1 block assigned, 1023 blocks free; no pod has an address of this pool, so the pool can be deleted";
     assert_eq!(cluster.pool_says("default-v4"), said);
 }
 
@@ -133,7 +133,7 @@ fn pool_overlapping_nodes_or_services_names_them() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False Overlap: spec.cidr 10.244.0.0/16 covers the address of Node at-10.244.7.7 (10.244.7.7), \
+        "False Overlap: spec.cidr 10.244.0.0/16 contains the address of Node at-10.244.7.7 (10.244.7.7), \
          Node at-10.244.7.8 (10.244.7.8): no new blocks are assigned; create a pool with a range outside and delete this one"
     );
     cluster.nodes.remove(0);
@@ -147,7 +147,7 @@ fn pool_overlapping_nodes_or_services_names_them() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with the Services' range 10.240.0.0/12 (ServiceCIDR more): \
+        "False Overlap: spec.cidr 10.244.0.0/16 overlaps the Service range 10.240.0.0/12 (ServiceCIDR more): \
          no new blocks are assigned; create a pool with a range outside and delete this one"
     );
 }
@@ -167,14 +167,14 @@ fn pool_covering_used_node_address_is_overlap() {
     let said = cluster.pool_says("over");
     assert!(
         said.starts_with(
-            "False Overlap: spec.cidr 10.1.0.0/30 covers the address of Node worker-1 (10.1.0.1)"
+            "False Overlap: spec.cidr 10.1.0.0/30 contains the address of Node worker-1 (10.1.0.1)"
         ),
         "{said}"
     );
     for node in ["worker-1", "worker-7"] {
         assert_eq!(
             cluster.node_says(node),
-            "True SubnetsAssigned: 1 subnet of default-v4"
+            "True SubnetsAssigned: 1 block of default-v4"
         );
     }
 }
@@ -191,17 +191,17 @@ fn node_address_inside_pool_affects_only_that_node() {
     assert_eq!(cluster.blocks("worker-3"), ["10.244.0.192/26"]);
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "True Allocatable: 1020 blocks free; Node inside (10.244.0.130) states an address inside spec.cidr, whose block is assigned to nobody: correct the Node"
+        "True Allocatable: 1020 blocks free; node addresses inside spec.cidr, whose blocks are not assigned: Node inside (10.244.0.130); correct the node addresses"
     );
     assert_eq!(
         cluster.node_says("inside"),
         format!(
-            "False NoNodeAddress: the Node states no usable IPv4 address of type InternalIP in status.addresses: 10.244.0.130 is inside spec.cidr of IPPool default-v4; {ADDRESS_REMEDY}"
+            "False NoNodeAddress: status.addresses of the Node has no usable IPv4 address of type InternalIP: 10.244.0.130 is inside spec.cidr of IPPool default-v4; {ADDRESS_REMEDY}"
         )
     );
 }
 
-const ADDRESS_REMEDY: &str = "give each node its own with kubelet's --node-ip, or choose others with spec.nodeAddress of the NetworkMode";
+const ADDRESS_REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
 #[test]
 fn external_ip_inside_pool_is_not_assigned_to_pods() {
@@ -305,11 +305,9 @@ fn pool_outside_kube_proxy_cluster_cidr_is_used() {
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.0.0.0/16"));
     cluster.settle();
     assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
-    assert!(
-        cluster.pool_says("default-v4").starts_with(
-            "False KubeProxyMismatch: kube-proxy knows pods by clusterCIDR 10.0.0.0/16"
-        )
-    );
+    assert!(cluster.pool_says("default-v4").starts_with(
+        "False KubeProxyMismatch: kube-proxy detects pods by clusterCIDR 10.0.0.0/16"
+    ));
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.244.0.0/16"));
     cluster.settle();
     assert!(
@@ -327,7 +325,7 @@ fn kube_proxy_without_cluster_cidr_is_mentioned() {
     let said = cluster.pool_says("default-v4");
     assert!(
         said.starts_with("True Allocatable")
-            && said.contains("kube-proxy has no IPv4 clusterCIDR to know pods of 10.244.0.0/16 by"),
+            && said.contains("kube-proxy has no IPv4 clusterCIDR to detect pods of 10.244.0.0/16"),
         "{said}"
     );
     assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
@@ -340,7 +338,6 @@ fn missing_kube_proxy_config_map_is_mentioned() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("default-v4"),
-        "True Allocatable: 1023 blocks free; not checked whether kube-proxy knows its pods, for there is no ConfigMap kube-system/kube-proxy: \
-         if kube-proxy runs, its clusterCIDR has to contain 10.244.0.0/16, or its detectLocalMode be InterfaceNamePrefix with nw"
+        "True Allocatable: 1023 blocks free; whether kube-proxy detects pods of this pool is unknown, because ConfigMap kube-system/kube-proxy does not exist: if kube-proxy runs, its clusterCIDR must contain 10.244.0.0/16, or its detectLocalMode must be InterfaceNamePrefix with nw"
     );
 }

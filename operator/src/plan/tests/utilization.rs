@@ -71,11 +71,11 @@ fn exhausted_pool_names_nodes_short_of_addresses() {
     cluster.settle();
     assert_eq!(
         cluster.pool_says("small"),
-        "False Exhausted: no block is left, and addresses run short on worker-1; create another IPPool"
+        "False Exhausted: no block is left, and few addresses are free on worker-1; create another IPPool"
     );
     assert_eq!(
         cluster.node_says(NODE),
-        "True SubnetsAssigned: 1 subnet of small; no block is left in small"
+        "True SubnetsAssigned: 1 block of small; no block is left in small"
     );
 }
 

@@ -32,11 +32,8 @@ pub fn apart(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdi
     );
     let covered = match (nodes.as_slice(), services.as_slice()) {
         ([], []) => return Ok(pool),
-        ([], services) => format!(
-            "shares addresses with the Services' range {}",
-            list(services, NAMED)
-        ),
-        (nodes, _) => format!("covers the address of {}", list(nodes, NAMED)),
+        ([], services) => format!("overlaps the Service range {}", list(services, NAMED)),
+        (nodes, _) => format!("contains the address of {}", list(nodes, NAMED)),
     };
     Err(Verdict::stalled(
         Reason::Overlap,

@@ -128,7 +128,7 @@ impl KubeProxy {
             Self::NamePrefix(prefix) => format!("interfaceNamePrefix {prefix}"),
         };
         Some(format!(
-            "kube-proxy knows pods by {by} and masquerades what those of {} send to Services; {}",
+            "kube-proxy detects pods by {by} and masquerades traffic of pods in {} to Services; {}",
             pool.cidr,
             remedy()
         ))
@@ -145,8 +145,8 @@ impl KubeProxy {
         }
         (*self == Self::Absent).then(|| {
             format!(
-                "not checked whether kube-proxy knows its pods, for there is no ConfigMap {NAMESPACE}/{NAME}: if kube-proxy runs, its \
-                 clusterCIDR has to contain {}, or its detectLocalMode be InterfaceNamePrefix with {PODS_PREFIX}",
+                "whether kube-proxy detects pods of this pool is unknown, because ConfigMap {NAMESPACE}/{NAME} does not exist: if kube-proxy runs, \
+                 its clusterCIDR must contain {}, or its detectLocalMode must be InterfaceNamePrefix with {PODS_PREFIX}",
                 pool.cidr
             )
         })
@@ -156,7 +156,7 @@ impl KubeProxy {
 fn knows_no_pods(pool: &IPPoolSpec) -> String {
     let family = IpFamily::of(pool.cidr.addr());
     format!(
-        "kube-proxy has no {family} clusterCIDR to know pods of {} by, so it does not masquerade what hosts outside the cluster send to \
+        "kube-proxy has no {family} clusterCIDR to detect pods of {}, so it does not masquerade traffic of hosts outside the cluster to \
          ClusterIPs; {}",
         pool.cidr,
         remedy()
@@ -165,8 +165,8 @@ fn knows_no_pods(pool: &IPPoolSpec) -> String {
 
 fn remedy() -> String {
     format!(
-        "write detectLocalMode: InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} into {KEY} of ConfigMap \
-         {NAMESPACE}/{NAME} and restart kube-proxy"
+        "set detectLocalMode: InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} in {KEY} of ConfigMap \
+         {NAMESPACE}/{NAME}, and restart kube-proxy"
     )
 }
 
@@ -223,7 +223,7 @@ mod tests {
         ] {
             assert_eq!(says(nothing, &routed()), None, "{nothing}");
             let said = proxy(nothing).remark(&routed()).unwrap_or_default();
-            let begins = "kube-proxy has no IPv4 clusterCIDR to know pods of 10.244.0.0/16 by";
+            let begins = "kube-proxy has no IPv4 clusterCIDR to detect pods of 10.244.0.0/16";
             assert!(said.starts_with(begins), "{nothing}: {said}");
         }
     }
@@ -232,7 +232,7 @@ mod tests {
     fn only_absent_kube_proxy_config_map_is_remarked() {
         let said = KubeProxy::Absent.remark(&routed()).unwrap();
         assert!(
-            said.contains("no ConfigMap kube-system/kube-proxy"),
+            said.contains("ConfigMap kube-system/kube-proxy does not exist"),
             "{said}"
         );
         assert_eq!(KubeProxy::Absent.mismatch(&routed()), None);
@@ -244,9 +244,7 @@ mod tests {
     fn kube_proxy_mismatch_message_names_required_config() {
         assert_eq!(
             says("{clusterCIDR: 10.0.0.0/16}", &routed()).unwrap(),
-            "kube-proxy knows pods by clusterCIDR 10.0.0.0/16 and masquerades what those of 10.244.0.0/16 send to Services; \
-             write detectLocalMode: InterfaceNamePrefix and detectLocal: {interfaceNamePrefix: nw} into config.conf of \
-             ConfigMap kube-system/kube-proxy and restart kube-proxy"
+            "kube-proxy detects pods by clusterCIDR 10.0.0.0/16 and masquerades traffic of pods in 10.244.0.0/16 to Services; set detectLocalMode: InterfaceNamePrefix and detectLocal: {interfaceNamePrefix: nw} in config.conf of ConfigMap kube-system/kube-proxy, and restart kube-proxy"
         );
     }
 

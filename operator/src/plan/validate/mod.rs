@@ -177,11 +177,11 @@ impl Claim {
             }
             Some(Self::Ipip | Self::Bgp) | None => {
                 let has = if self == Self::Bgp {
-                    "speaks BGP for one NetworkMode"
+                    "has one BGP speaker"
                 } else {
-                    "has one such link"
+                    "has one IPIP link"
                 };
-                format!("a node {has}: let the pools name that mode")
+                format!("a node {has}: set spec.networkMode of the IPPools to that mode")
             }
         }
     }
@@ -206,7 +206,7 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
             return Err(Verdict::stalled(
                 Reason::Conflict,
                 format!(
-                    "{claim} is that of the older NetworkMode {holder}; {}",
+                    "{claim} is already used by NetworkMode {holder}, which is older; {}",
                     claim.instead(taken)
                 ),
             ));
@@ -240,7 +240,7 @@ fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
         Some(first) if first.address != mode.address => Err(Verdict::stalled(
             Reason::NotYetSupported,
             format!(
-                "spec.nodeAddress differs from that of the older NetworkMode {}, which is not supported yet; make them the same",
+                "spec.nodeAddress differs from that of NetworkMode {}, which is older: different values are not supported yet; set the same value in both",
                 first.name
             ),
         )),
@@ -285,7 +285,7 @@ fn overlapping(pool: &IPPool, older: &IPPool) -> Verdict {
     Verdict::stalled(
         Reason::Overlap,
         format!(
-            "spec.cidr {} shares addresses with {} of the older IPPool {}; delete one of the two and create a pool with another range",
+            "spec.cidr {} overlaps {} of IPPool {}, which is older; delete one of the two IPPools and create a pool with another range",
             pool.spec.cidr,
             older.spec.cidr,
             older.name_any()

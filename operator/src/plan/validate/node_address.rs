@@ -64,11 +64,11 @@ pub enum Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UsedBy(node) => write!(f, "is that of Node {node}"),
-            Self::StatedBy(node) => write!(f, "is stated in status.addresses of Node {node}"),
+            Self::UsedBy(node) => write!(f, "is the address of Node {node}"),
+            Self::StatedBy(node) => write!(f, "is in status.addresses of Node {node}"),
             Self::InPool(pool) => write!(f, "is inside spec.cidr of IPPool {pool}"),
-            Self::InServices(range) => write!(f, "is inside the Services' range {range}"),
-            Self::Unreachable => f.write_str("is none that other nodes can send to"),
+            Self::InServices(range) => write!(f, "is inside the Service range {range}"),
+            Self::Unreachable => f.write_str("is not an address that other nodes can reach"),
         }
     }
 }

@@ -249,7 +249,7 @@ fn older_pool_wins_over_overlapping_younger() {
     assert!(pools.by_name["b"].is_ok());
     assert_eq!(
         wrong(&pools.by_name["a"]),
-        "Overlap: spec.cidr 10.0.0.0/8 shares addresses with 10.5.0.0/16 of the older IPPool b; delete one of the two and create a pool with another range"
+        "Overlap: spec.cidr 10.0.0.0/8 overlaps 10.5.0.0/16 of IPPool b, which is older; delete one of the two IPPools and create a pool with another range"
     );
     assert_eq!(pools.by_age, ["b", "a"]);
 }
@@ -282,8 +282,8 @@ fn stalled_pool_keeps_range_unless_stalled_by_overlap() {
         ..Cluster::default()
     };
     let (_, pools) = check_all(&cluster);
-    assert!(wrong(&pools.by_name["inside"]).contains("the older IPPool stalled"));
-    assert!(wrong(&pools.by_name["around"]).contains("the older IPPool beside"));
+    assert!(wrong(&pools.by_name["inside"]).contains("of IPPool stalled, which is older"));
+    assert!(wrong(&pools.by_name["around"]).contains("of IPPool beside, which is older"));
     assert!(pools.by_name["next"].is_ok());
 }
 
@@ -301,7 +301,7 @@ fn younger_mode_with_same_vni_is_conflict() {
     assert!(modes["b"].is_ok() && modes["c"].is_ok());
     assert_eq!(
         wrong(&modes["a"]),
-        "Conflict: spec.overlay.vxlan.vni 4096 is that of the older NetworkMode b; choose another, for example 4097"
+        "Conflict: spec.overlay.vxlan.vni 4096 is already used by NetworkMode b, which is older; choose another, for example 4097"
     );
 }
 
@@ -350,9 +350,9 @@ fn older_mode_wins_exclusive_link_or_port() {
     assert_eq!(
         said,
         [
-            "Conflict: spec.overlay.encapsulation ipip is that of the older NetworkMode ipip-1; a node has one such link: let the pools name that mode",
-            "Conflict: spec.overlay.udp.port 8285 is that of the older NetworkMode udp-1; choose another, for example 8286",
-            "Conflict: spec.overlay.vxlan.port 8285 is that of the older NetworkMode udp-1; choose another, for example 8286",
+            "Conflict: spec.overlay.encapsulation ipip is already used by NetworkMode ipip-1, which is older; a node has one IPIP link: set spec.networkMode of the IPPools to that mode",
+            "Conflict: spec.overlay.udp.port 8285 is already used by NetworkMode udp-1, which is older; choose another, for example 8286",
+            "Conflict: spec.overlay.vxlan.port 8285 is already used by NetworkMode udp-1, which is older; choose another, for example 8286",
         ]
     );
 }
@@ -445,7 +445,7 @@ fn different_node_address_in_second_mode_is_unsupported() {
     };
     let (modes, _) = check_all(&cluster);
     assert!(wrong(&modes["b"]).starts_with(
-        "NotYetSupported: spec.nodeAddress differs from that of the older NetworkMode a"
+        "NotYetSupported: spec.nodeAddress differs from that of NetworkMode a, which is older"
     ));
 }
 
@@ -469,7 +469,7 @@ fn pool_with_missing_or_invalid_mode_is_refused() {
     );
     assert_eq!(
         wrong(&pools.by_name["two"]),
-        "NotYetSupported: NetworkMode b cannot be used: spec.nodeAddress differs from that of the older NetworkMode a, which is not supported yet; make them the same"
+        "NotYetSupported: NetworkMode b cannot be used: spec.nodeAddress differs from that of NetworkMode a, which is older: different values are not supported yet; set the same value in both"
     );
     assert!(pools.by_name["three"].is_ok());
 }

@@ -111,19 +111,19 @@ fn invalid_bgp_password_is_refused_and_not_shown() {
         ("", "is empty"),
         (
             "secret\n",
-            "ends with a line end; write it without, for example with printf",
+            "ends with a newline; remove the newline, for example with printf",
         ),
         (
             &"x".repeat(81),
-            "is longer than the 80 bytes that TCP MD5 takes",
+            "is longer than 80 bytes, the maximum of TCP MD5",
         ),
         (
             "a\"b",
-            "has other characters than printable ASCII without the quotation mark",
+            "has a quotation mark or characters other than printable ASCII",
         ),
         (
             "gr\u{fc}n",
-            "has other characters than printable ASCII without the quotation mark",
+            "has a quotation mark or characters other than printable ASCII",
         ),
     ] {
         let mut cluster = with_password();

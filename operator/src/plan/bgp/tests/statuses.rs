@@ -38,13 +38,13 @@ fn peer_is_ready_when_all_selected_nodes_are_established() {
     let mut cluster = with_tor(2);
     assert_eq!(
         cluster.peer_says("tor"),
-        "False Establishing: 0 of 2 nodes have the session; waiting for worker-1, worker-2"
+        "False Establishing: session established on 0 of 2 nodes; waiting for worker-1, worker-2"
     );
     cluster.sessions_report(4);
     cluster.settle();
     assert_eq!(
         cluster.peer_says("tor"),
-        "True Established: 2 of 2 nodes have the session"
+        "True Established: session established on 2 of 2 nodes"
     );
     let status = status(&cluster);
     let (nodes, prefixes) = (status.nodes.unwrap(), status.prefixes.unwrap());
@@ -63,7 +63,7 @@ fn peer_status_shows_last_error_of_node() {
     );
     assert_eq!(
         cluster.peer_says("tor"),
-        "False Establishing: 2 of 3 nodes have the session; worker-2 says: ConnectTimeout in words"
+        "False Establishing: session established on 2 of 3 nodes; worker-2: ConnectTimeout in words"
     );
     let status = status(&cluster);
     assert_eq!(status.nodes.unwrap().established, 2);
@@ -231,29 +231,29 @@ fn peer_without_possible_sessions_reports_reason() {
                 "{{peerIP: 10.1.0.254, asNumber: 1, nodeSelector: {}}}",
                 hosts("none")
             ),
-            "False NotFound: spec.nodeSelector chooses no Node; correct it or label Nodes",
+            "False NotFound: spec.nodeSelector matches no Node; correct the selector, or label Nodes",
         ),
         (
             format!("{{peerSelector: {}}}", hosts("none")),
-            "False NotFound: spec.peerSelector chooses no Node; correct it or label Nodes",
+            "False NotFound: spec.peerSelector matches no Node; correct the selector, or label Nodes",
         ),
         (
             format!(
                 "{{peerSelector: {0}, nodeSelector: {0}}}",
                 hosts("worker-1")
             ),
-            "False NotFound: spec.nodeSelector and spec.peerSelector choose one and the same Node only; correct it or label Nodes",
+            "False NotFound: spec.nodeSelector and spec.peerSelector match only the same single Node; correct the selector, or label Nodes",
         ),
         (
             format!(
                 "{{peerIP: 10.1.0.1, asNumber: 1, nodeSelector: {}}}",
                 hosts("worker-1")
             ),
-            "False NotFound: the only Node that spec.nodeSelector chooses has the address spec.peerIP itself; correct it or label Nodes",
+            "False NotFound: the only Node that spec.nodeSelector matches has the address spec.peerIP itself; correct the selector, or label Nodes",
         ),
         (
             "{peerIP: 'fd00::1', asNumber: 1}".to_owned(),
-            "False NoNodeAddress: no chosen Node has an address of the family that the session takes: worker-1, worker-2",
+            "False NoNodeAddress: no selected Node has an address of the IP family of the session: worker-1, worker-2",
         ),
         (
             "{peerSelector: {matchExpressions: [{key: a, operator: Near}]}}".to_owned(),
@@ -290,7 +290,7 @@ fn nodes_without_address_of_peer_family_are_named() {
     cluster.settle();
     assert_eq!(
         cluster.peer_says("tor"),
-        "True Established: 1 of 1 node have the session; worker-1, worker-2 has no address of its family"
+        "True Established: session established on 1 of 1 node; worker-1, worker-2 has no address of the IP family of the session"
     );
 }
 
@@ -304,13 +304,12 @@ fn peer_without_bgp_nodes_reports_what_is_missing() {
     let mut none = crate::testing::cluster(1);
     assert_eq!(
         says(&mut none),
-        "False NotFound: no node speaks BGP, since there is no NetworkMode of mode underlay; create one and name it in the \
-         spec.networkMode of an IPPool"
+        "False NotFound: no node runs a BGP speaker, because no NetworkMode has mode underlay; create a NetworkMode and set spec.networkMode of an IPPool to it"
     );
     none.modes.push(at(1, mode("topology", "{mode: underlay}")));
     assert_eq!(
         says(&mut none),
-        "False NotFound: no node speaks BGP, since no usable IPPool has spec.networkMode topology"
+        "False NotFound: no node runs a BGP speaker, because no usable IPPool has spec.networkMode topology"
     );
     none.modes[1] = at(
         1,
@@ -320,7 +319,7 @@ fn peer_without_bgp_nodes_reports_what_is_missing() {
         ),
     );
     assert!(
-        says(&mut none).starts_with("False NotYetSupported: no node speaks BGP, since NetworkMode topology cannot be used: spec.nodeAddress"),
+        says(&mut none).starts_with("False NotYetSupported: no node runs a BGP speaker, because NetworkMode topology cannot be used: spec.nodeAddress"),
     );
 }
 
@@ -332,8 +331,7 @@ fn older_underlay_mode_wins_over_younger() {
     cluster.settle();
     assert_eq!(
         cluster.mode_says("aaa"),
-        "False Conflict: spec.mode underlay is that of the older NetworkMode default; a node speaks BGP for one NetworkMode: let the \
-         pools name that mode"
+        "False Conflict: spec.mode underlay is already used by NetworkMode default, which is older; a node has one BGP speaker: set spec.networkMode of the IPPools to that mode"
     );
     assert_eq!(
         cluster.networks[0].spec.bgp.as_ref().unwrap().as_number,
@@ -349,12 +347,12 @@ fn underlay_mode_is_ready_without_sessions() {
     cluster.settle();
     assert_eq!(
         cluster.mode_says("default"),
-        "True Programmed: 2 of 2 nodes carry traffic"
+        "True Programmed: 2 of 2 nodes programmed"
     );
     fail_all(&mut cluster);
     assert_eq!(
         cluster.mode_says("default"),
-        "True Programmed: 2 of 2 nodes carry traffic"
+        "True Programmed: 2 of 2 nodes programmed"
     );
 }
 
