@@ -4,6 +4,7 @@
 //! directory ([`conf`], [`node`]), all it has done is in the kernel and in its own files there ([`attachment`]).
 
 pub mod attachment;
+pub mod block;
 pub mod block_requests;
 pub mod build_attachment;
 pub mod commands;

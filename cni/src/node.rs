@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use netweft_netstate::model::{LinkName, Mac};
 use serde::{Deserialize, Serialize};
 
-use crate::ipam;
+use crate::block;
 use netweft_common::atomic_file;
 
 /// Name of the file in the shared directory.
@@ -121,7 +121,7 @@ impl NodeConfig {
     /// The tunnel address of each block.
     pub fn tunnel_addresses(&self) -> impl Iterator<Item = IpAddr> {
         let blocks = self.pools.iter().flat_map(|pool| &pool.blocks);
-        blocks.copied().filter_map(ipam::tunnel_address)
+        blocks.copied().filter_map(block::tunnel_address)
     }
 
     /// The bridge's address in each block.

@@ -11,6 +11,7 @@
 mod bgp;
 mod bgp_peer;
 pub mod condition;
+mod ip_family;
 mod ip_pool;
 pub mod names;
 mod network_mode;
@@ -27,6 +28,7 @@ pub use bgp::{
 pub use bgp_peer::{
     BGPPeer, BGPPeerSpec, BGPPeerStatus, Password, PeerError, PeerNodes, Prefixes, SecretKeyRef,
 };
+pub use ip_family::IpFamily;
 pub use ip_pool::{
     IPPool, IPPoolSpec, IPPoolStatus, PodInterface, RemainingPods, Usage, UsageCount,
 };
@@ -40,9 +42,9 @@ pub use node_address::{
     NodeAddressSource, NodeAddressType, is_beyond_the_link, matches_link,
 };
 pub use node_network::{
-    BlockRequest, BlockUsage, DrainingPod, DriftStatus, IpFamily, LinkStatus, NodeMode,
-    NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus, RepairCounts,
-    RouteCounts, Transport, TransportSource, TransportType,
+    BlockRequest, BlockUsage, DrainingPod, DriftStatus, LinkStatus, NodeMode, NodeNetwork,
+    NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus, RepairCounts, RouteCounts,
+    Transport, TransportSource, TransportType,
 };
 pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

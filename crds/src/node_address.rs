@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::node_network::IpFamily;
+use crate::ip_family::IpFamily;
 use crate::{rule, schema};
 
 /// Most addresses that an agent reports.

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::{NodeBgp, SessionStatus};
+use crate::ip_family::IpFamily;
 use crate::network_mode::{EncapsulateWhen, ProbeProtocol, UdpParameters, VxlanParameters};
 use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
@@ -112,40 +113,6 @@ pub struct NodeMode {
     /// Protocol of the probes that test this datapath for the pools in standbyPools.
     #[serde(default, skip_serializing_if = "ProbeProtocol::is_default")]
     pub probe: ProbeProtocol,
-}
-
-/// A version of the Internet Protocol.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum IpFamily {
-    /// IPv4 (RFC 791).
-    #[default]
-    Ipv4,
-    /// IPv6 (RFC 8200).
-    Ipv6,
-}
-
-impl IpFamily {
-    /// The family of an address.
-    #[must_use]
-    pub const fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() {
-            Self::Ipv4
-        } else {
-            Self::Ipv6
-        }
-    }
-}
-
-impl std::fmt::Display for IpFamily {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Ipv4 => "IPv4",
-            Self::Ipv6 => "IPv6",
-        })
-    }
 }
 
 /// How packets travel to other nodes; exactly one member is set.

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::node_network::IpFamily;
+use crate::ip_family::IpFamily;
 use crate::{names, rule, schema};
 
 /// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.

@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use netweft_cni::ipam;
+use netweft_cni::block;
 use nix::libc;
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
@@ -73,7 +73,7 @@ impl Responding {
 pub fn peers(inputs: &Inputs) -> BTreeSet<IpAddr> {
     let remote = inputs.remote.iter();
     let addresses = remote.flat_map(|block| {
-        let own = ipam::tunnel_address(block.cidr);
+        let own = block::tunnel_address(block.cidr);
         block.addresses.iter().chain(own)
     });
     addresses.collect()

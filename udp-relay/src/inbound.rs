@@ -19,10 +19,10 @@ use crate::counters::{Counters, Drop};
 use crate::packet::check;
 use crate::routes::Routes;
 use crate::shared::Reader;
+use crate::stop::Stop;
 use crate::sys::receive::{Received, Receiver};
 use crate::sys::tun;
 use crate::virtio_net_hdr;
-use crate::worker::Stop;
 
 /// One socket's way in.
 pub struct Inbound {

@@ -29,6 +29,7 @@ mod routes;
 mod run;
 mod segment;
 mod shared;
+mod stop;
 mod sys;
 mod takeover;
 #[cfg(test)]

@@ -19,9 +19,9 @@ use crate::packet;
 use crate::routes::Routes;
 use crate::segment::{Cut, MAX_HEADERS, complete};
 use crate::shared::Reader;
+use crate::stop::Stop;
 use crate::sys::send::{BYTES, SEGMENTS, Sender};
 use crate::virtio_net_hdr::{self, VirtioNetHdr};
-use crate::worker::Stop;
 
 /// Room for the longest packet and what stands before it, a multiple of a cache line.
 const FRAME: usize = 65536 + 64;

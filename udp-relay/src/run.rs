@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::event_sources::EventSources;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::worker::new_event;
+use crate::stop::new_event;
 
 /// A round of the control loop takes milliseconds; the longest, one of many tunnels that cannot be opened, some seconds.
 const STALL: Duration = Duration::from_secs(60);

@@ -20,58 +20,7 @@ use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::routes::Routes;
 use crate::shared::{Reader, Shared};
-
-/// Asks threads to stop. Once asked they stay asked.
-#[derive(Debug)]
-pub struct Stop {
-    asked: AtomicBool,
-    event: EventFd,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            asked: AtomicBool::new(false),
-            event: new_event()?,
-        })
-    }
-
-    fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
-        // Nobody reads it, so every thread that waits wakes. It is full only if it was asked 2^64 times.
-        let _ = self.event.write(1);
-    }
-
-    /// Whether to stop.
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
-    }
-
-    /// Waits until there is something to read, or this is asked.
-    ///
-    /// # Errors
-    /// What is waited for is gone.
-    pub fn or_readable(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        let mut both = [
-            PollFd::new(file, PollFlags::POLLIN),
-            PollFd::new(self.event.as_fd(), PollFlags::POLLIN),
-        ];
-        match poll(&mut both, PollTimeout::NONE) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// An event that threads are woken by.
-///
-/// # Errors
-/// There are no descriptors left.
-pub fn new_event() -> io::Result<EventFd> {
-    Ok(EventFd::from_flags(
-        EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,
-    )?)
-}
+use crate::stop::Stop;
 
 /// What the threads of a tunnel work on.
 pub struct Work {

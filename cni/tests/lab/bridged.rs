@@ -1,7 +1,7 @@
 //! A node with a bridge, as the agent makes it.
 
 use ipnet::IpNet;
-use netweft_cni::ipam;
+use netweft_cni::block;
 use netweft_cni::node::{BridgeConfig, PodInterface, PoolConfig};
 
 use super::lab::{Node, pool};
@@ -13,7 +13,7 @@ pub const BRIDGE_MAC: &str = "02:00:00:00:00:0b";
 /// A pool of bridged pods. The tunnel address of each block is its gateway.
 pub fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
     let mut pool = pool(name, blocks);
-    let first = |block: &IpNet| ipam::tunnel_address(*block).unwrap();
+    let first = |block: &IpNet| block::tunnel_address(*block).unwrap();
     let gateways = pool.blocks.iter().map(|block| (*block, first(block)));
     let bridge = BridgeConfig {
         link: BRIDGE.parse().unwrap(),

@@ -39,7 +39,8 @@ use crate::lab::node::Node;
 use crate::lab::topology::underlay::{Subnet, Underlay};
 use crate::traffic::matrix::{Endpoint, Matrix};
 
-pub use crate::lab::cluster::modes::{Families, LabMode};
+pub use crate::lab::cluster::families::Families;
+pub use crate::lab::cluster::modes::LabMode;
 pub use crate::lab::node::kernel_features::masquerades;
 
 /// What kind of lab.

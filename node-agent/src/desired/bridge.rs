@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_cni::ipam;
+use netweft_cni::block;
 use netweft_cni::node::BridgeConfig;
 use netweft_cni::pod;
 use netweft_crds::{PodInterface, names};
@@ -61,7 +61,7 @@ pub fn gateway(inputs: &Inputs, block: &OwnBlock) -> Option<IpAddr> {
             let known = gateways
                 .get(&block.cidr)
                 .or(offered_gateways.get(&block.cidr));
-            let gateway = known.copied().or_else(|| ipam::tunnel_address(block.cidr));
+            let gateway = known.copied().or_else(|| block::tunnel_address(block.cidr));
             gateway.filter(|gateway| inputs.pods.leave(gateway))
         }
     }

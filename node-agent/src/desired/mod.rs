@@ -257,6 +257,12 @@ fn link_mtu(facts: &Facts) -> Option<u32> {
     facts.egress.values().map(|egress| egress.mtu).min()
 }
 
+/// Whether `mode` is a datapath to the blocks of `pool`, in use or in standby, and packets of `mtu` bytes are enough for the pool.
+fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
+    let known = inputs.pools.get(pool);
+    mode.all_pools().any(|name| name == pool) && known.is_some_and(|pool| fits(pool.cidr, mtu))
+}
+
 /// Whether packets of `mtu` bytes are enough for the family of `net`: IPv6 asks for 1280 (RFC 8200, section 5), and the
 /// kernel takes it from a link that has fewer.
 fn fits(net: IpNet, mtu: u32) -> bool {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use netweft_cni::ipam;
+use netweft_cni::block;
 use netweft_crds::{NodeMode, ProbeProtocol, ProbeStatus, Transport};
 use netweft_netstate::model::LinkName;
 use sha2::{Digest, Sha256};
@@ -79,7 +79,7 @@ impl ProbePlan {
                 let family = block.cidr.addr().is_ipv4();
                 let mut own = tunnel_addresses(inputs).into_values();
                 let from = own.find(|address| address.is_ipv4() == family);
-                let to = ipam::tunnel_address(block.cidr);
+                let to = block::tunnel_address(block.cidr);
                 let probe = to.map(|to| Probe {
                     link,
                     from,

@@ -19,7 +19,7 @@ use netweft_netstate::model::{LinkName, Route, RouteKey};
 
 use crate::desired::probe_plan::ProbePlan;
 use crate::desired::tunnel::Tunnel;
-use crate::desired::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
+use crate::desired::{Desired, METRIC_STANDBY, carries, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -119,12 +119,6 @@ fn lowered(inputs: &Inputs, facts: &Facts, block: &RemoteBlock, mtu: u32) -> Opt
         .filter_map(|mode| pod_mtu_to(inputs, facts, mode, block))
         .min();
     least.filter(|least| *least < mtu && fits(block.cidr, *least))
-}
-
-/// Whether the blocks of a pool are or can be reached by this mode, and packets of `mtu` bytes are enough for them.
-pub fn carries(inputs: &Inputs, mode: &NodeMode, pool: &str, mtu: u32) -> bool {
-    let known = inputs.pools.get(pool);
-    mode.all_pools().any(|name| name == pool) && known.is_some_and(|pool| fits(pool.cidr, mtu))
 }
 
 /// Whether packets may travel by this mode without encapsulation.

@@ -16,7 +16,7 @@ use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Rou
 
 use crate::apply::sysctl;
 use crate::desired::tunnel_address::tunnel_addresses;
-use crate::desired::{Desired, fits, routes, udp, unicast, vxlan};
+use crate::desired::{Desired, carries, fits, udp, unicast, vxlan};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
 
@@ -192,7 +192,7 @@ impl<'a> Sources<'a> {
         let all = tunnel_addresses(inputs);
         let (own, others): (BTreeMap<_, _>, BTreeMap<_, _>) = all
             .into_iter()
-            .partition(|(pool, _)| routes::carries(inputs, mode, pool, mtu));
+            .partition(|(pool, _)| carries(inputs, mode, pool, mtu));
         let encapsulated = |pool: &str| {
             let transport = inputs.mode_of(pool).and_then(|mode| mode.transport.get());
             matches!(

@@ -1,4 +1,4 @@
-//! The address of tunnel interfaces: the node's own address ([`ipam::tunnel_address`]) in its oldest block of each pool.
+//! The address of tunnel interfaces: the node's own address ([`block::tunnel_address`]) in its oldest block of each pool.
 //!
 //! It is the preferred source of what the node itself sends into the tunnel, so that answers come back through the
 //! tunnel whatever rp_filter is set to. No pod gets the tunnel address of any block, in any mode, so that neither a change of
@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use netweft_cni::ipam;
+use netweft_cni::block;
 
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
@@ -18,7 +18,7 @@ pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
     let mut addresses = BTreeMap::new();
     let blocks = inputs.blocks.iter();
     for block in blocks.filter(|block| inputs.pools.contains_key(&block.pool)) {
-        let address = ipam::tunnel_address(block.cidr);
+        let address = block::tunnel_address(block.cidr);
         if let Some(address) = address.filter(|address| inputs.pods.leave(address)) {
             addresses.entry(block.pool.as_str()).or_insert(address);
         }
@@ -32,7 +32,7 @@ pub fn taken(inputs: &Inputs) -> Vec<String> {
     let blocks = inputs.blocks.iter();
     let without = blocks.filter(|block| !found.contains_key(block.pool.as_str()));
     let sentence = |block: &OwnBlock| {
-        let address = ipam::tunnel_address(block.cidr)?;
+        let address = block::tunnel_address(block.cidr)?;
         inputs.pods.addresses.contains(&address).then(|| format!(
             "a pod has the address {address}, which is the node's own address in block {} of IPPool {}, so connections that the node opens to pods on other nodes may fail: delete that pod, and its controller starts it with another address",
             block.cidr, block.pool
@@ -51,5 +51,5 @@ pub fn own_addresses(inputs: &Inputs, block: &OwnBlock) -> impl Iterator<Item = 
     } = &inputs.pods;
     let gateways = [gateways, offered_gateways].into_iter();
     let gateways = gateways.filter_map(move |gateways| gateways.get(&block.cidr).copied());
-    gateways.chain(ipam::tunnel_address(block.cidr))
+    gateways.chain(block::tunnel_address(block.cidr))
 }

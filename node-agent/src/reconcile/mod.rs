@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netweft_cni::attachment::Store;
-use netweft_cni::ipam;
+use netweft_cni::block;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::diff::Diff;
@@ -361,7 +361,7 @@ fn targets(inputs: &Inputs) -> Targets {
     let mut own = tunnel_addresses(inputs).into_values();
     let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
     for block in &inputs.remote {
-        let address = ipam::tunnel_address(block.cidr);
+        let address = block::tunnel_address(block.cidr);
         if let Some(address) = address.filter(IpAddr::is_ipv4) {
             others.entry(&block.node).or_insert(address);
         }

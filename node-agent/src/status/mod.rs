@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
-use netweft_cni::ipam;
+use netweft_cni::block;
 use netweft_crds::condition::{ASSIGNED, Reason, Verdict};
 use netweft_crds::{
     BlockRequest, BlockUsage, DrainingPod, LinkStatus, NodeNetworkStatus, RouteCounts,
@@ -173,7 +173,7 @@ fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
         .flat_map(|pool| pool.blocks.iter().map(move |cidr| (pool, *cidr)));
     let current = pairs.map(|(pool, cidr)| {
         let used = used(cidr);
-        let usable = ipam::usable(cidr, &pool.reserved).count() as i64;
+        let usable = block::usable(cidr, &pool.reserved).count() as i64;
         BlockUsage {
             cidr,
             used,

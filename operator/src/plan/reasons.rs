@@ -40,7 +40,7 @@ enum State {
 use Says::{Mode, Node, Peer, Pool};
 use State::{Ready, Reconciling, Stalled};
 
-/// All that make a reason; none: the agent says it of its node (`node-agent/src/status`).
+/// The scenarios that lead to a reason; none: the agent reports it (`node-agent/src/status`).
 fn makers(reason: Reason) -> Vec<Made> {
     match reason {
         Reason::Allocatable => vec![made(Pool("new", Ready), |cluster| {
@@ -369,70 +369,71 @@ fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
     panic!("does not settle: {:#?}", cluster.plan());
 }
 
+/// Runs a scenario and checks the conditions and the Event; returns the condition by which people judge the object.
+fn reach(reason: Reason, number: usize, Made { says, by }: &Made) -> Condition {
+    let what = format!("{} {number}", reason.as_str());
+    let mut cluster = cluster(2);
+    cluster.settle();
+    cluster.agents_report(1);
+    cluster.settle();
+    let before = says.condition(&cluster);
+    let before = before.map(|condition| (condition.status, condition.reason));
+    by(&mut cluster);
+    let told = settle(&mut cluster, says);
+    let after = says
+        .condition(&cluster)
+        .unwrap_or_else(|| panic!("{what}: no condition"));
+    let (status, warns) = match says {
+        Pool(_, state) | Mode(_, state) | Peer(_, state) => {
+            for (type_, of) in [
+                (READY, Ready),
+                (RECONCILING, Reconciling),
+                (STALLED, Stalled),
+            ] {
+                let conditions = says.conditions(&cluster).unwrap();
+                let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
+                assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
+            }
+            (
+                *state == Ready,
+                *state == Stalled || reason == Reason::NearlyExhausted,
+            )
+        }
+        Node(_, assigned) => (*assigned, !*assigned),
+    };
+    assert_eq!(
+        (after.status == "True", after.reason.as_str()),
+        (status, reason.as_str()),
+        "{what}: {}",
+        after.message
+    );
+    if !status && let Some((status, was)) = before {
+        assert_eq!(status, "True", "{what}: was {was} before it was broken");
+    }
+    let news = told.last().unwrap_or_else(|| panic!("{what}: no Event"));
+    assert_eq!(
+        (news.reason.as_str(), news.warning, news.condition.as_str()),
+        (reason.as_str(), warns, says.type_()),
+        "{what}"
+    );
+    after
+}
+
 #[test]
 fn every_condition_reason_is_reachable_and_reported() {
-    let mut snapshot = String::new();
+    let mut texts = String::new();
     for reason in Reason::ALL.iter().copied() {
-        let mut texts = Vec::new();
-        for (number, Made { says, by }) in makers(reason).into_iter().enumerate() {
-            let what = format!("{} {number}", reason.as_str());
-            let mut cluster = cluster(2);
-            cluster.settle();
-            cluster.agents_report(1);
-            cluster.settle();
-            let before = says.condition(&cluster);
-            let before = before.map(|condition| (condition.status, condition.reason));
-            by(&mut cluster);
-            let told = settle(&mut cluster, &says);
-            let after = says
-                .condition(&cluster)
-                .unwrap_or_else(|| panic!("{what}: no condition"));
-            let (status, warns) = match &says {
-                Pool(_, state) | Mode(_, state) | Peer(_, state) => {
-                    for (type_, of) in [
-                        (READY, Ready),
-                        (RECONCILING, Reconciling),
-                        (STALLED, Stalled),
-                    ] {
-                        let conditions = says.conditions(&cluster).unwrap();
-                        let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
-                        assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
-                    }
-                    (
-                        *state == Ready,
-                        *state == Stalled || reason == Reason::NearlyExhausted,
-                    )
-                }
-                Node(_, assigned) => (*assigned, !*assigned),
-            };
-            assert_eq!(
-                (after.status == "True", after.reason.as_str()),
-                (status, reason.as_str()),
-                "{what}: {}",
-                after.message
-            );
-            if !status && let Some((status, was)) = before {
-                assert_eq!(status, "True", "{what}: was {was} before it was broken");
-            }
-            texts.push(format!(
-                "{} {} {}: {}",
-                says.object(),
-                says.type_(),
-                after.status,
-                after.message
-            ));
-            let news = told
-                .last()
-                .unwrap_or_else(|| panic!("{what}: nobody is told"));
-            assert_eq!(
-                (news.reason.as_str(), news.warning, news.condition.as_str()),
-                (reason.as_str(), warns, says.type_()),
-                "{what}"
-            );
-        }
-        for text in texts {
-            writeln!(snapshot, "{}\n  {text}\n", reason.as_str()).unwrap();
+        for (number, made) in makers(reason).iter().enumerate() {
+            let condition = reach(reason, number, made);
+            let Condition {
+                type_,
+                status,
+                message,
+                ..
+            } = condition;
+            let (reason, object) = (reason.as_str(), made.says.object());
+            writeln!(texts, "{reason}\n  {object} {type_} {status}: {message}\n").unwrap();
         }
     }
-    insta::assert_snapshot!("condition_texts", snapshot);
+    insta::assert_snapshot!("condition_texts", texts);
 }

@@ -1,13 +1,11 @@
 //! The kinds of labs.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use clap::ValueEnum;
-use ipnet::IpNet;
 use serde_json::json;
 
-use crate::lab::cluster::objects::{POOL_V4, POOL_V6};
+use crate::lab::cluster::families::Families;
 
 /// How packets travel between the lab's nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -116,47 +114,5 @@ impl LabMode {
     pub fn carries(self, families: Families) -> bool {
         let ipip = matches!(self, Self::Ipip | Self::IpipCrossSubnet);
         !ipip || families == Families::V4
-    }
-}
-
-/// IP families of nodes and pods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Families {
-    /// IPv4 alone.
-    #[value(name = "4")]
-    V4,
-    /// IPv6 alone.
-    #[value(name = "6")]
-    V6,
-    /// Both, on nodes and in pods.
-    #[value(name = "46")]
-    Both,
-}
-
-impl Families {
-    /// Whether an address of this kind exists in the lab.
-    #[must_use]
-    pub fn has(self, address: IpAddr) -> bool {
-        match self {
-            Self::V4 => address.is_ipv4(),
-            Self::V6 => address.is_ipv6(),
-            Self::Both => true,
-        }
-    }
-
-    /// The pools.
-    pub fn pools(self) -> impl Iterator<Item = IpNet> {
-        let pools = [POOL_V4, POOL_V6].into_iter();
-        pools.filter(move |pool| self.has(pool.addr()))
-    }
-}
-
-impl fmt::Display for Families {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-            Self::Both => "IPv4 and IPv6",
-        })
     }
 }

@@ -20,10 +20,11 @@ use crate::lab::node::pod::Pod;
 use crate::lab::node::{Node, PASSWORDS};
 use crate::lab::topology::namespace::Namespace;
 use crate::lab::traffic::loss_meter;
-use crate::lab::traffic::tcp::PORT;
 use crate::traffic::loss_meter::Pings;
 use crate::traffic::matrix::{Endpoint, Matrix, Row, targets};
 
+/// TCP port of the test servers in pods and on nodes.
+pub const TCP_PORT: u16 = 8080;
 /// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
 const ROUTES: Duration = Duration::from_secs(30);
 /// How long a server may take to listen.
@@ -170,7 +171,7 @@ impl Site {
 
     /// A server in every pod, and on every node if `nodes`, where there is none yet; they listen when this returns.
     pub fn start_servers(&mut self, nodes: bool) -> anyhow::Result<()> {
-        let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT);
+        let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), TCP_PORT);
         let mut started = Vec::new();
         let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
         let of_nodes = self.nodes.iter().filter(|_| nodes);

@@ -1,24 +1,16 @@
 //! What a user would apply in the lab, and the Nodes.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use anyhow::Context;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, PodInterface};
 use serde_json::{Value, json};
 
-use crate::lab::cluster::modes::Families;
-
-/// The lab's pool of IPv4.
-pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
-/// The lab's pool of IPv6.
-pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
-    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0),
-    64,
-));
+use crate::lab::cluster::families::Families;
 
 /// An address of a pool in no block of the lab.
 pub fn unused_pod_address(pool: IpNet) -> IpAddr {

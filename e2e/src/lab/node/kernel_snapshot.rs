@@ -10,7 +10,7 @@ use netweft_crds::PodInterface;
 use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::Families;
 use crate::lab::node::Node;
 
 impl Lab {

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use serde_json::json;
 
 use crate::harness::poll::until;
+use crate::lab::cluster::families::POOL_V6;
 use crate::lab::cluster::objects;
 use crate::lab::node::pod::Pod;
 use crate::lab::{Families, Lab, Options, run_scenario};
@@ -112,7 +113,7 @@ impl Lab {
         if self.options.families != Families::V4 {
             return Ok(());
         }
-        let spec = json!({ "cidr": objects::POOL_V6, "networkMode": "default", "podInterface": self.options.pod_interface });
+        let spec = json!({ "cidr": POOL_V6, "networkMode": "default", "podInterface": self.options.pod_interface });
         let six = objects::named_pool("six", &spec)?;
         self.site.store.pools.push(six);
         self.site.settle()?;

@@ -9,9 +9,9 @@ use netweft_crds::PodInterface;
 use crate::harness::command::run;
 use crate::harness::poll::until;
 use crate::lab::Lab;
+use crate::lab::cluster::nodes::TCP_PORT;
 use crate::lab::node::pod::Pod;
 use crate::lab::topology::namespace::Namespace;
-use crate::lab::traffic::tcp::PORT;
 
 /// Bytes by which both ends of a pod's link are made larger than they should be.
 const TOO_LARGE: u32 = 8;
@@ -42,7 +42,7 @@ impl Lab {
     /// The server sees the pod's own address, and gets and returns what does not fit one packet.
     fn check_streams(&self, from: &Pod, target: IpAddr) -> anyhow::Result<()> {
         let own = from.address_like(target).context("a pod's address")?;
-        let (binaries, server) = (&self.options.binaries, SocketAddr::new(target, PORT));
+        let (binaries, server) = (&self.options.binaries, SocketAddr::new(target, TCP_PORT));
         for (protocol, payload) in [("udp", 18), ("udp", 1200), ("tcp", 1_000_000)] {
             let ask = || from.space.ask(binaries, protocol, server, payload);
             // The server may have started only just now.

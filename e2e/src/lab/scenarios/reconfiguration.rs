@@ -11,13 +11,13 @@ use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use crate::harness::command::output;
 use crate::harness::poll::until;
+use crate::lab::cluster::nodes::TCP_PORT;
 use crate::lab::node::Node;
 use crate::lab::node::pod::Pod;
 use crate::lab::topology::segment;
 use crate::lab::topology::segment::MTU;
 use crate::lab::topology::underlay::{Subnet, addresses};
 use crate::lab::traffic::load::Sufferer;
-use crate::lab::traffic::tcp::PORT;
 use crate::lab::{Lab, Options, UPLINKS, run_scenario};
 
 /// The node that is reconfigured.
@@ -104,7 +104,7 @@ impl Lab {
         };
         for (from, to) in [(from, to), (to, from)] {
             for ip in &to.addresses {
-                let server = SocketAddr::new(*ip, PORT);
+                let server = SocketAddr::new(*ip, TCP_PORT);
                 from.space.ask(&self.site.binaries, "tcp", server, LARGE)?;
             }
         }

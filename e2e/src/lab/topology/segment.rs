@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::harness::command::{feed, output};
 use crate::harness::run_dir::Run;
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::Families;
 use crate::lab::topology::namespace::Namespace;
 
 /// Bytes of the largest packet. Not the usual 1500: nothing may rely on it.

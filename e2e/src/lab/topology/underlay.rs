@@ -17,7 +17,8 @@ use ipnet::IpNet;
 
 use crate::harness::poll::until;
 use crate::harness::run_dir::Run;
-use crate::lab::cluster::modes::{Families, LabMode};
+use crate::lab::cluster::families::Families;
+use crate::lab::cluster::modes::LabMode;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
 use crate::lab::topology::namespace::Namespace;

@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::lab::cluster::nodes::Site;
+use crate::lab::cluster::nodes::{Site, TCP_PORT};
 use crate::lab::topology::namespace::Namespace;
 use crate::traffic::tcp::Talked;
-
-/// Port of the servers.
-pub const PORT: u16 = 8080;
 /// Least pause between two chunks and two connections: the load is bounded.
 const TALK: Duration = Duration::from_millis(5);
 
@@ -127,7 +124,7 @@ fn talk(
 ) -> anyhow::Result<Child> {
     let servers = servers
         .iter()
-        .map(|address| SocketAddr::new(*address, PORT).to_string());
+        .map(|address| SocketAddr::new(*address, TCP_PORT).to_string());
     let mut command = space.command(binaries.join("netweft-probe"));
     let pause = pause.max(TALK).as_millis().to_string();
     command.args(["talk", "--pause", &pause]).args(servers);

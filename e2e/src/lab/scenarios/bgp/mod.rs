@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use netweft_crds::PodInterface;
 use serde_json::{Value, json};
 
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::Families;
 use crate::lab::cluster::nodes::Site;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;

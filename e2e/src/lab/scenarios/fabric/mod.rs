@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 
 use crate::harness::poll::until;
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::Families;
 use crate::lab::cluster::nodes::Site;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;

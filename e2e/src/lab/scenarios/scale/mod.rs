@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 
 use crate::harness::command::feed;
 use crate::harness::poll::until;
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::{Families, POOL_V4};
 use crate::lab::cluster::nodes::Site;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
@@ -273,9 +273,9 @@ impl Lab {
         for number in [1, nodes / 2, nodes] {
             self.site.add_pod(number)?;
         }
-        let matrix = self.site.matrix(objects::POOL_V4, |source, target| {
-            !source.is_node && !target.is_node
-        })?;
+        let matrix = self
+            .site
+            .matrix(POOL_V4, |source, target| !source.is_node && !target.is_node)?;
         matrix.check()?;
         Ok(matrix)
     }

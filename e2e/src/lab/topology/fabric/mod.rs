@@ -25,7 +25,7 @@ use ipnet::IpNet;
 use netweft_crds::IpFamily;
 
 use crate::harness::run_dir::Run;
-use crate::lab::cluster::modes::Families;
+use crate::lab::cluster::families::Families;
 use crate::lab::node::Node;
 use crate::lab::topology::fabric::router::{Program, Router, Routers};
 use crate::lab::topology::fabric::speaker::{Neighbour, Role, Speaker};

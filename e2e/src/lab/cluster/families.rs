@@ -1,0 +1,57 @@
+//! IP families of a lab, and a pool of each.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use clap::ValueEnum;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The lab's pool of IPv4.
+pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
+/// The lab's pool of IPv6.
+pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
+    Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0),
+    64,
+));
+
+/// IP families of nodes and pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Families {
+    /// IPv4 alone.
+    #[value(name = "4")]
+    V4,
+    /// IPv6 alone.
+    #[value(name = "6")]
+    V6,
+    /// Both, on nodes and in pods.
+    #[value(name = "46")]
+    Both,
+}
+
+impl Families {
+    /// Whether an address of this kind exists in the lab.
+    #[must_use]
+    pub fn has(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+            Self::Both => true,
+        }
+    }
+
+    /// The pools.
+    pub fn pools(self) -> impl Iterator<Item = IpNet> {
+        let pools = [POOL_V4, POOL_V6].into_iter();
+        pools.filter(move |pool| self.has(pool.addr()))
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+            Self::Both => "IPv4 and IPv6",
+        })
+    }
+}
