@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs tests by tier and sums them up; the last line is "N passed, N failed, N skipped".
+# Runs tests by tier and prints their sum; the last line is "N passed, N failed, N skipped".
 #
 #   tests/run.sh test    the first tier (make test): every stage of tests/tiers marked "test"
-#   tests/run.sh full    and those marked "full"
-#   tests/run.sh soak    only those marked "soak"
-#   tests/run.sh STAGE   one stage with what it needs
+#   tests/run.sh full    the first tier and the stages marked "full"
+#   tests/run.sh soak    only the stages marked "soak"
+#   tests/run.sh STAGE   one stage, after setup and build
 #
-# A stage that runs no test fails. A skip that tests/skips does not list fails. Nothing is tried twice.
+# A stage without a test fails. A skip that tests/skips does not list fails. No test is repeated after a failure.
 set -euo pipefail
 # shellcheck source=../hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../hack/lib.sh"
@@ -16,10 +16,10 @@ cd "$project"
 
 watchdog_minutes=80
 cluster=$project/e2e/cluster/cluster.sh
-# cargo hides what a passing test prints, so a skip would go by unseen.
+# cargo hides the output of a passing test, so a skip would not be noticed.
 unset NETWEFT_SKIP_NETNS
 
-# ---- stages: each prints what it does and ends with a line or lines that count its tests
+# ---- stages: each prints its progress and ends with lines that count its tests
 
 stage_setup() {
   need_free_space
@@ -34,8 +34,8 @@ stage_build() { build_release; }
 
 stage_lint() { hack/lint.sh; }
 
-# All of cargo's tests in one go: another choice of packages would mean other features of what they depend on, and
-# compiling it again.
+# All tests of cargo in one run: another selection of packages would select other features of their dependencies and
+# compile these again.
 stage_rust() {
   # More than there are cores: most tests wait for programs, timers and timeouts.
   export RUST_TEST_THREADS=4
@@ -44,7 +44,7 @@ stage_rust() {
     cargo test --release --locked --workspace --no-fail-fast
 }
 
-# What the first tier tries in strides.
+# Every step of the sweeps; the first tier samples them.
 stage_sweeps() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs)
   export NETWEFT_KUBE_BIN NETWEFT_SWEEP=all
@@ -55,10 +55,10 @@ stage_sweeps() {
 
 stage_lab() {
   local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
-  # Dual stack has all that one family has; what a filter does is IPv4's and does not depend on the kind of pod interface.
+  # Dual stack covers both families; reverse path filters exist for IPv4 only and do not depend on the pod interface.
   "${lab[@]}" --family 46 || code=1
   "${lab[@]}" --family 46 --pod-interface bridge --rp-filter 1 || code=1
-  # The other modes differ from the first in what is between nodes; a strict filter asks the most of that.
+  # The other modes differ from the first only between nodes; a strict filter is the hardest case there.
   "${lab[@]}" --mode host-gw,vxlan-cross-subnet,udp-cross-subnet --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode udp --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --scenario growth --family 46 --rp-filter 1 || code=1
@@ -69,7 +69,7 @@ stage_lab() {
   return "$code"
 }
 
-# What the first tier has in dual stack, in one family.
+# The labs that the first tier runs in dual stack, with one family.
 stage_lab_families() {
   local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
   "${lab[@]}" --family 4,6 || code=1
@@ -83,8 +83,8 @@ stage_lab_families() {
   return "$code"
 }
 
-# What nodes endure: somebody who tampers, agents that die, nodes that come, go and are booted, links and addresses that change; and, where
-# it is nobody else's, the clock.
+# Faults of nodes: external changes, killed agents, nodes that join, leave and boot, changed links and addresses; and the clock, on the other
+# kernel, where no other program uses it.
 stage_lab_endures() {
   local code=0
   "$BIN_DIR/netweft-lab" --scenario drift,agent-failures,reconfiguration --family 46 --rp-filter 1 || code=1
@@ -93,7 +93,7 @@ stage_lab_endures() {
   return "$code"
 }
 
-# From every mode to every other; the first tier has a ring of them.
+# Changes from every mode to every other; the first tier has a ring of changes.
 stage_lab_migrate() {
   local code=0
   bgp_programs
@@ -105,7 +105,7 @@ stage_lab_migrate() {
   return "$code"
 }
 
-# What BGP takes longer for.
+# The slow BGP scenarios.
 stage_lab_bgp() {
   local code=0 lab=("$BIN_DIR/netweft-lab" --snapshots docs/kernel)
   bgp_programs
@@ -123,7 +123,7 @@ bgp_programs() {
   export NETWEFT_BIRD_BIN NETWEFT_ROUTERS
 }
 
-# By what this kernel may lack; where it has it, these labs are on this one. The other is slow: one filter in the first tier.
+# Modes whose link this kernel may lack; if it has the link, these labs run on this kernel. The other kernel is slow: one filter in the first tier.
 stage_lab_other_kernel() { lab_other_kernel --rp-filter 1; }
 
 stage_lab_other_kernel_full() { lab_other_kernel --rp-filter 0,2 && lab_other_kernel --rp-filter 1 --pod-interface bridge; }
@@ -133,7 +133,7 @@ lab_other_kernel() { # ARGUMENT...
     --mode ipip,ipip-cross-subnet "$@"
 }
 
-# Where this kernel has no ipip, MODE=ipip is for nodes that have it: machines with another kernel, beside nodes without.
+# If this kernel has no ipip, MODE=ipip adds nodes with another kernel that has it.
 stage_kind() {
   local mode=${MODE:-vxlan} checks=${CHECKS:-life} only=()
   if [[ $mode == ipip ]] && ! has_tunnels ipip; then
@@ -142,7 +142,7 @@ stage_kind() {
   suite "$checks" "${POD_INTERFACE:-routed}" "$mode" "${only[@]}"
 }
 
-# The other modes of one cluster, each in one of its own: what every mode has to pass, and what this one has to besides.
+# The other modes, each in a cluster of its own: the checks of every mode, and those of this mode.
 stage_kind_modes() {
   local mode code=0
   for mode in host-gw udp vxlan-cross-subnet underlay; do
@@ -152,7 +152,7 @@ stage_kind_modes() {
   return "$code"
 }
 
-# What is the same for every kind of pod is seen with routed ones; and what is the same for both families, with one.
+# Checks that do not depend on the kind of pod run with routed pods, and checks that do not depend on the family with one family.
 stage_kind_bridge() { "$cluster" down && FAMILY=46 suite basic bridge; }
 
 stage_kind_families() {
@@ -167,7 +167,7 @@ stage_kind_families() {
 
 stage_kind_full() {
   "$cluster" down
-  # The plugins of another network, for the nodes when ours has gone.
+  # The plugins of another network, for the nodes after netweft is uninstalled.
   NETWEFT_CNI_BIN=$("$project/e2e/cluster/build-tools.sh" cni)
   export NETWEFT_CNI_BIN
   suite full routed
@@ -175,7 +175,7 @@ stage_kind_full() {
 
 stage_kind_bridge_full() { "$cluster" down && suite life bridge; }
 
-# From the commit before to this one, and back.
+# Upgrade from the commit before to this one, and downgrade.
 stage_kind_upgrade() {
   local old tag bird_tag checkout old_tag old_bird_tag mode code=0
   for mode in vxlan underlay; do
@@ -243,7 +243,7 @@ run_stage() { # NAME
   echo "=== $name: $((SECONDS - started)) s"
 }
 
-# Adds up what the runners say: cargo's "test result:" lines and "NAME: N passed, N failed" of our own.
+# Adds up the results of the runners: "test result:" lines of cargo and "NAME: N passed, N failed" of the project's own.
 count() { # NAME OUTPUT CODE
   local p f s
   read -r p f s < <(awk '
@@ -279,7 +279,7 @@ finish() {
   echo "$passed passed, $failed failed, $skipped skipped"
 }
 
-# Before CI's own limit ends the run without a word: say what there is and what has not run.
+# Before the limit of CI ends the run without output: print the processes, and the stages that have not run.
 watch_over() { # MAIN_PID
   sleep $((watchdog_minutes * 60)) >/dev/null 2>&1
   echo "watchdog: not done after $watchdog_minutes minutes; stages that have not ended: $(cat "$logs/.left" 2>/dev/null)"
@@ -296,11 +296,11 @@ main() {
     soak) mapfile -t stages < <(stages_of soak) ;;
     *) mapfile -t stages < <(printf '%s\n' setup build "$1" | awk '!seen[$0]++') ;;
   esac
-  # Before anything slow: all that any of the stages needs.
+  # First of all: the requirements of all stages.
   require "${stages[@]/#/stage-}"
   passed=0 failed=0 skipped=0
   logs=$(mktemp -d)
-  # Only CI has a limit.
+  # Only the first tier has a time limit: CI's.
   watchdog=
   [[ $1 != test ]] || { watch_over $$ & watchdog=$!; }
   trap 'failed=$((failed + 1)); finish; exit 1' TERM INT
@@ -309,7 +309,7 @@ main() {
   for stage in "${stages[@]}"; do
     printf '%s\n' "${stages[@]}" | sed "0,/^$stage\$/!b;//,\$!d" >"$logs/.left"
     run_stage "$stage"
-    # Without programs there is nothing to test.
+    # Without programs no test can run.
     if [[ $stage == setup || $stage == build ]] && ((failed)); then break; fi
   done
   finish
