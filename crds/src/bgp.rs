@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{rule, schema};
+use crate::{cel, schema};
 
 /// The port of BGP (RFC 4271, section 8.2.1).
 pub(crate) fn port() -> u16 {
@@ -37,14 +37,14 @@ pub(crate) fn five_seconds() -> kube::core::Duration {
 pub struct Bfd {
     /// Required minimum receive interval (RFC 5880, section 4.1).
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.bfd.minReceive", "10ms", "60s", "50ms"))]
+    #[x_kube(validation = cel::duration("spec.bfd.minReceive", "10ms", "60s", "50ms"))]
     pub min_receive: kube::core::Duration,
     /// Desired minimum transmit interval (RFC 5880, section 4.1).
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.bfd.minTransmit", "10ms", "60s", "50ms"))]
+    #[x_kube(validation = cel::duration("spec.bfd.minTransmit", "10ms", "60s", "50ms"))]
     pub min_transmit: kube::core::Duration,
     /// Detection multiplier: number of missing packets after which the session is down.
-    #[x_kube(validation = rule::within("spec.bfd.multiplier", 1, 255, 3))]
+    #[x_kube(validation = cel::within("spec.bfd.multiplier", 1, 255, 3))]
     pub multiplier: u8,
 }
 
@@ -56,7 +56,7 @@ pub struct GracefulRestart {
     pub enabled: bool,
     /// How long the peer keeps the routes of this node while its BGP speaker restarts.
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("gracefulRestart.restartTime", "1s", "4095s", "120s"))]
+    #[x_kube(validation = cel::duration("gracefulRestart.restartTime", "1s", "4095s", "120s"))]
     pub restart_time: kube::core::Duration,
 }
 
@@ -107,15 +107,15 @@ impl Filters {
 /// One rule.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rule::prefix_length("minLength", 16))]
-#[x_kube(validation = rule::prefix_length("maxLength", 26))]
+#[x_kube(validation = cel::prefix_length("minLength", 16))]
+#[x_kube(validation = cel::prefix_length("maxLength", 26))]
 #[x_kube(validation = Rule::new("!has(self.minLength) || !has(self.maxLength) || self.minLength <= self.maxLength").message("minLength of a filter must not be more than its maxLength, for example 16 and 26"))]
 pub struct FilterRule {
     /// accept: a matching prefix passes. reject: it does not.
     pub action: FilterAction,
     /// Range that contains the matching prefixes.
     #[schemars(schema_with = "schema::cidr")]
-    #[x_kube(validation = rule::cidr("cidr of a filter", "10.244.0.0/16"))]
+    #[x_kube(validation = cel::cidr("cidr of a filter", "10.244.0.0/16"))]
     pub cidr: IpNet,
     /// Shortest matching prefix length. Absent: that of cidr.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::{Bfd, Filters, GracefulRestart, NextHopMode, SessionFault};
-use crate::{bgp, rule, schema};
+use crate::{bgp, cel, schema};
 
 /// BGP sessions of nodes with a router or with other nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ use crate::{bgp, rule, schema};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.peerIP) != has(self.peerSelector)").message("spec takes exactly one of peerIP (a router, for example 10.1.0.1) and peerSelector (other nodes)"))]
 #[x_kube(validation = Rule::new("has(self.peerIP) == has(self.asNumber)").message("spec.asNumber belongs to spec.peerIP: give both, for example {peerIP: 10.1.0.1, asNumber: 65001}; nodes chosen by peerSelector have the number of their NetworkMode"))]
-#[x_kube(validation = rule::keepalive_before_hold("spec"))]
+#[x_kube(validation = cel::keepalive_before_hold("spec"))]
 #[x_kube(validation = Rule::new("!has(self.ebgpMultihop) || !has(self.ttlSecurity)").message("spec takes at most one of ebgpMultihop (for example 2) and ttlSecurity (for example 1)"))]
 #[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
 #[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: nodes chosen by peerSelector know each other by their node addresses; remove it"))]
@@ -75,27 +75,27 @@ pub struct BGPPeerSpec {
     /// Label selector of the Nodes that have this session. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
-    #[x_kube(validation = rule::selector("spec.nodeSelector"))]
+    #[x_kube(validation = cel::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
     /// Address of the router. Exactly one of peerIP and peerSelector is required.
     #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
-    #[x_kube(validation = rule::host("spec.peerIP"))]
-    #[x_kube(validation = rule::global("spec.peerIP"))]
+    #[x_kube(validation = cel::host("spec.peerIP"))]
+    #[x_kube(validation = cel::global("spec.peerIP"))]
     pub peer_ip: Option<IpAddr>,
     /// TCP port of the router. Nodes listen on spec.underlay.listenPort of their NetworkMode.
     #[serde(default = "bgp::port")]
-    #[x_kube(validation = rule::port("spec.peerPort", 179))]
+    #[x_kube(validation = cel::port("spec.peerPort", 179))]
     pub peer_port: u16,
     /// Label selector of Nodes as peers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
-    #[x_kube(validation = rule::selector("spec.peerSelector"))]
+    #[x_kube(validation = cel::selector("spec.peerSelector"))]
     pub peer_selector: Option<LabelSelector>,
     /// AS number of the router; required with peerIP. A plain number, also beyond 65535: a number in dotted notation (RFC 5396) is the first
     /// part times 65536 plus the second, for example 4200000000 for 64086.59904.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rule::as_number("spec.asNumber"))]
+    #[x_kube(validation = cel::as_number("spec.asNumber"))]
     pub as_number: Option<u32>,
     /// AS number of the nodes in this session, if it differs from that of the node. A plain number.
     #[serde(
@@ -103,7 +103,7 @@ pub struct BGPPeerSpec {
         rename = "localASNumber",
         skip_serializing_if = "Option::is_none"
     )]
-    #[x_kube(validation = rule::as_number("spec.localASNumber"))]
+    #[x_kube(validation = cel::as_number("spec.localASNumber"))]
     pub local_as_number: Option<u32>,
     /// TCP MD5 password of the session (RFC 2385). Absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,31 +111,31 @@ pub struct BGPPeerSpec {
     /// Address of the node in this session. Absent: the node address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
-    #[x_kube(validation = rule::host("spec.sourceAddress"))]
-    #[x_kube(validation = rule::global("spec.sourceAddress"))]
+    #[x_kube(validation = cel::host("spec.sourceAddress"))]
+    #[x_kube(validation = cel::global("spec.sourceAddress"))]
     pub source_address: Option<IpAddr>,
     /// Maximum number of hops to an eBGP router. Absent: the router is on the same link. Between nodes any number is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rule::within("spec.ebgpMultihop", 1, 255, 2))]
+    #[x_kube(validation = cel::within("spec.ebgpMultihop", 1, 255, 2))]
     pub ebgp_multihop: Option<u8>,
     /// Number of hops that packets of the peer may travel (GTSM, RFC 5082). Absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rule::within("spec.ttlSecurity", 1, 254, 1))]
+    #[x_kube(validation = cel::within("spec.ttlSecurity", 1, 254, 1))]
     pub ttl_security: Option<u8>,
     /// Hold time (RFC 4271): the session ends without messages for this time.
     #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.holdTime", "3s", "65535s", "90s"))]
+    #[x_kube(validation = cel::duration("spec.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
     /// Time between KEEPALIVE messages.
     #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.keepaliveTime", "1s", "65535s", "30s"))]
+    #[x_kube(validation = cel::duration("spec.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
     /// Time between attempts to establish the session.
     #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.connectRetryTime", "1s", "65535s", "5s"))]
+    #[x_kube(validation = cel::duration("spec.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
     /// Bidirectional forwarding detection (RFC 5880). Absent: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -145,7 +145,7 @@ pub struct BGPPeerSpec {
     pub graceful_restart: Option<GracefulRestart>,
     /// Maximum number of prefixes accepted from the peer. Further prefixes are ignored, and the status reports them. Absent: 20000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = rule::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
+    #[x_kube(validation = cel::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
     pub max_prefixes: Option<u32>,
     /// Next hop of advertised prefixes. auto: the node for its own blocks; reflected prefixes keep their next hop. self: the node for all
     /// prefixes. keep: next hops are never changed.
@@ -155,7 +155,7 @@ pub struct BGPPeerSpec {
     /// `64512:1:2`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::communities")]
-    #[x_kube(validation = rule::communities("spec.communities"))]
+    #[x_kube(validation = cel::communities("spec.communities"))]
     pub communities: Vec<String>,
     /// Import and export rules. Without rules, nodes accept blocks of IPPools from the peer and advertise their own blocks.
     #[serde(default, skip_serializing_if = "Filters::is_empty")]
@@ -175,7 +175,7 @@ pub struct Password {
 pub struct SecretKeyRef {
     /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rule::name("spec.password.secretKeyRef.name", "bgp-passwords"))]
+    #[x_kube(validation = cel::name("spec.password.secretKeyRef.name", "bgp-passwords"))]
     pub name: String,
     /// Key in the Secret.
     #[schemars(length(min = 1, max = 253))]

@@ -6,7 +6,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{names, rule, schema};
+use crate::{cel, names, schema};
 
 /// A range of pod addresses, assigned to nodes in blocks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub struct IPPoolSpec {
     /// IPv4 or IPv6 range without host bits, for example `10.244.0.0/16`. Immutable.
     #[schemars(schema_with = "schema::cidr")]
     #[x_kube(
-        validation = rule::cidr("spec.cidr", "10.244.0.0/16"),
+        validation = cel::cidr("spec.cidr", "10.244.0.0/16"),
         validation = Rule::new("!isCIDR(self) || ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '::1/128', 'fe80::/10', 'ff00::/8'].all(c, !cidr(c).containsCIDR(self) && !cidr(self).containsCIDR(c))").message("spec.cidr must hold no link-local, loopback or multicast addresses: use a private range, for example 10.244.0.0/16"),
         validation = Rule::new("self == oldSelf").message("spec.cidr is immutable: create another pool with the range you want")
     )]
@@ -83,7 +83,7 @@ pub struct IPPoolSpec {
     /// Name of the NetworkMode with the datapath to these addresses.
     #[serde(default = "default_mode")]
     #[schemars(length(min = 1, max = 253))]
-    #[x_kube(validation = rule::name("spec.networkMode", "default"))]
+    #[x_kube(validation = cel::name("spec.networkMode", "default"))]
     pub network_mode: String,
 
     /// How pods are connected to their node. routed: a veth pair and a host route for each pod. bridge: a veth pair on a bridge. Immutable.
@@ -118,13 +118,13 @@ pub struct IPPoolSpec {
     /// Label selector of the Nodes that get blocks of this pool. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
-    #[x_kube(validation = rule::selector("spec.nodeSelector"))]
+    #[x_kube(validation = cel::selector("spec.nodeSelector"))]
     pub node_selector: Option<LabelSelector>,
 
     /// Label selector of the namespaces whose pods get addresses of this pool. Absent: all namespaces.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_selector")]
-    #[x_kube(validation = rule::selector("spec.namespaceSelector"))]
+    #[x_kube(validation = cel::selector("spec.namespaceSelector"))]
     pub namespace_selector: Option<LabelSelector>,
 }
 

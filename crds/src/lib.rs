@@ -10,6 +10,7 @@
 
 mod bgp;
 mod bgp_peer;
+mod cel;
 pub mod condition;
 mod ip_family;
 mod ip_pool;
@@ -18,35 +19,34 @@ mod network_mode;
 mod node_address;
 mod node_network;
 mod node_subnet;
-mod rule;
 mod schema;
 
-pub use bgp::{
+pub use crate::bgp::{
     Bfd, FilterAction, FilterRule, Filters, GracefulRestart, NextHopMode, NodeBgp, Session,
     SessionFault, SessionState, SessionStatus,
 };
-pub use bgp_peer::{
+pub use crate::bgp_peer::{
     BGPPeer, BGPPeerSpec, BGPPeerStatus, Password, PeerError, PeerNodes, Prefixes, SecretKeyRef,
 };
-pub use ip_family::IpFamily;
-pub use ip_pool::{
+pub use crate::ip_family::IpFamily;
+pub use crate::ip_pool::{
     IPPool, IPPoolSpec, IPPoolStatus, PodInterface, RemainingPods, Usage, UsageCount,
 };
-pub use network_mode::{
+pub use crate::network_mode::{
     AsNumberRule, EncapsulateWhen, Encapsulation, Mode, ModeSummary, NetworkMode, NetworkModeSpec,
     NetworkModeStatus, NodeProgress, Overlay, Phase, ProbeProtocol, Rollout, RouteReflectorRule,
     UdpParameters, Underlay, VxlanParameters,
 };
-pub use node_address::{
+pub use crate::node_address::{
     AddressSelector, AddressSelectors, FoundAddress, MAX_FOUND, NodeAddressSelector,
     NodeAddressSource, NodeAddressType, is_beyond_the_link, matches_link,
 };
-pub use node_network::{
+pub use crate::node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, LinkStatus, NodeMode, NodeNetwork,
     NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus, RepairCounts, RouteCounts,
     Transport, TransportSource, TransportType,
 };
-pub use node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
+pub use crate::node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bgp::GracefulRestart;
 use crate::node_address::NodeAddressSource;
-use crate::{bgp, rule, schema};
+use crate::{bgp, cel, schema};
 
 /// The datapath between pods of different nodes.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub struct Rollout {
     /// names the Node, and the Node follows when it is back.
     #[serde(default = "default_progress_deadline")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
+    #[x_kube(validation = cel::duration("spec.rollout.progressDeadline", "1s", "86400s", "600s"))]
     pub progress_deadline: kube::core::Duration,
     /// Protocol of the probes that nodes send over the new datapath before they use it. auto: ICMP echo and UDP to the port of the
     /// agents; one reply is enough. icmp: ICMP echo only. udp: UDP only. none: no probes, for networks that drop both protocols; then a
@@ -248,11 +248,11 @@ pub enum EncapsulateWhen {
 pub struct VxlanParameters {
     /// VXLAN network identifier (VNI), 1 to 16777215.
     #[serde(default = "default_vni")]
-    #[x_kube(validation = rule::within("spec.overlay.vxlan.vni", 1, 16_777_215, 4096))]
+    #[x_kube(validation = cel::within("spec.overlay.vxlan.vni", 1, 16_777_215, 4096))]
     pub vni: u32,
     /// UDP destination port of the tunnel.
     #[serde(default = "default_vxlan_port")]
-    #[x_kube(validation = rule::port("spec.overlay.vxlan.port", 4789))]
+    #[x_kube(validation = cel::port("spec.overlay.vxlan.port", 4789))]
     pub port: u16,
 }
 
@@ -278,7 +278,7 @@ fn default_vxlan_port() -> u16 {
 pub struct UdpParameters {
     /// UDP destination port of the tunnel.
     #[serde(default = "default_udp_port")]
-    #[x_kube(validation = rule::port("spec.overlay.udp.port", 8285))]
+    #[x_kube(validation = cel::port("spec.overlay.udp.port", 8285))]
     pub port: u16,
 }
 
@@ -297,12 +297,12 @@ fn default_udp_port() -> u16 {
 /// Parameters of mode underlay.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rule::keepalive_before_hold("spec.underlay"))]
+#[x_kube(validation = cel::keepalive_before_hold("spec.underlay"))]
 pub struct Underlay {
     /// AS number of nodes that match no entry of asNumbers. A plain number, also beyond 65535: a number in dotted notation (RFC 5396) is
     /// the first part times 65536 plus the second, for example 4200000000 for 64086.59904.
     #[serde(default = "default_as_number")]
-    #[x_kube(validation = rule::as_number("spec.underlay.asNumber"))]
+    #[x_kube(validation = cel::as_number("spec.underlay.asNumber"))]
     pub as_number: u32,
     /// AS numbers of some nodes. The first matching entry counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -310,7 +310,7 @@ pub struct Underlay {
     pub as_numbers: Vec<AsNumberRule>,
     /// TCP port on which the BGP speakers of the nodes listen.
     #[serde(default = "bgp::port")]
-    #[x_kube(validation = rule::port("spec.underlay.listenPort", 179))]
+    #[x_kube(validation = cel::port("spec.underlay.listenPort", 179))]
     pub listen_port: u16,
     /// Whether every node has a BGP session with every other node.
     #[serde(default = "yes")]
@@ -322,17 +322,17 @@ pub struct Underlay {
     /// Hold time of the sessions between nodes (RFC 4271): a session without messages for this time ends.
     #[serde(default = "bgp::ninety_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.underlay.holdTime", "3s", "65535s", "90s"))]
+    #[x_kube(validation = cel::duration("spec.underlay.holdTime", "3s", "65535s", "90s"))]
     pub hold_time: kube::core::Duration,
     /// Time between KEEPALIVE messages of the sessions between nodes.
     #[serde(default = "bgp::thirty_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.underlay.keepaliveTime", "1s", "65535s", "30s"))]
+    #[x_kube(validation = cel::duration("spec.underlay.keepaliveTime", "1s", "65535s", "30s"))]
     pub keepalive_time: kube::core::Duration,
     /// Time between attempts to establish a session between nodes.
     #[serde(default = "bgp::five_seconds")]
     #[schemars(schema_with = "schema::duration")]
-    #[x_kube(validation = rule::duration("spec.underlay.connectRetryTime", "1s", "65535s", "5s"))]
+    #[x_kube(validation = cel::duration("spec.underlay.connectRetryTime", "1s", "65535s", "5s"))]
     pub connect_retry_time: kube::core::Duration,
     /// Graceful restart of the sessions between nodes (RFC 4724). Absent: enabled with a restart time of 120s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -369,10 +369,10 @@ fn yes() -> bool {
 pub struct AsNumberRule {
     /// Label selector of the Nodes.
     #[schemars(schema_with = "schema::selector")]
-    #[x_kube(validation = rule::selector("spec.underlay.asNumbers[].nodeSelector"))]
+    #[x_kube(validation = cel::selector("spec.underlay.asNumbers[].nodeSelector"))]
     pub node_selector: LabelSelector,
     /// AS number of these Nodes, as a plain number.
-    #[x_kube(validation = rule::as_number("spec.underlay.asNumbers[].asNumber"))]
+    #[x_kube(validation = cel::as_number("spec.underlay.asNumbers[].asNumber"))]
     pub as_number: u32,
 }
 
@@ -382,7 +382,7 @@ pub struct AsNumberRule {
 pub struct RouteReflectorRule {
     /// Label selector of the Nodes.
     #[schemars(schema_with = "schema::selector")]
-    #[x_kube(validation = rule::selector("spec.underlay.routeReflectors[].nodeSelector"))]
+    #[x_kube(validation = cel::selector("spec.underlay.routeReflectors[].nodeSelector"))]
     pub node_selector: LabelSelector,
     /// Cluster ID of the route reflectors in the form of an IPv4 address (RFC 4456, section 7).
     #[serde(rename = "clusterID")]

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ip_family::IpFamily;
-use crate::{rule, schema};
+use crate::{cel, schema};
 
 /// Most addresses that an agent reports.
 pub const MAX_FOUND: usize = 16;
@@ -29,19 +29,19 @@ pub struct NodeAddressSource {
     /// Range that contains the node address, on any link. The other IP family uses the InternalIP of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
-    #[x_kube(validation = rule::cidr("spec.nodeAddress.cidr", "10.0.0.0/8"))]
+    #[x_kube(validation = cel::cidr("spec.nodeAddress.cidr", "10.0.0.0/8"))]
     pub cidr: Option<IpNet>,
     /// Name of the link with the node address; * matches any characters and ? one character.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
-    #[x_kube(validation = rule::link_pattern("spec.nodeAddress.interface"))]
+    #[x_kube(validation = cel::link_pattern("spec.nodeAddress.interface"))]
     pub interface: Option<String>,
     /// Destination address: the node address is the source address that the node's kernel selects for this destination (`ip route get`). The
     /// other IP family uses the InternalIP of the Node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
-    #[x_kube(validation = rule::host("spec.nodeAddress.reaches"))]
-    #[x_kube(validation = rule::global("spec.nodeAddress.reaches"))]
+    #[x_kube(validation = cel::host("spec.nodeAddress.reaches"))]
+    #[x_kube(validation = cel::global("spec.nodeAddress.reaches"))]
     pub reaches: Option<IpAddr>,
     /// Selector of the IPv4 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,18 +61,18 @@ pub struct NodeAddressSelector {
     /// Range that contains the node address, on any link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_cidr")]
-    #[x_kube(validation = rule::cidr("cidr of spec.nodeAddress", "10.0.0.0/8"))]
+    #[x_kube(validation = cel::cidr("cidr of spec.nodeAddress", "10.0.0.0/8"))]
     pub cidr: Option<IpNet>,
     /// Name of the link with the node address; * matches any characters and ? one character.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
-    #[x_kube(validation = rule::link_pattern("interface of spec.nodeAddress"))]
+    #[x_kube(validation = cel::link_pattern("interface of spec.nodeAddress"))]
     pub interface: Option<String>,
     /// Destination address: the node address is the source address that the node's kernel selects for this destination (`ip route get`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
-    #[x_kube(validation = rule::host("reaches of spec.nodeAddress"))]
-    #[x_kube(validation = rule::global("reaches of spec.nodeAddress"))]
+    #[x_kube(validation = cel::host("reaches of spec.nodeAddress"))]
+    #[x_kube(validation = cel::global("reaches of spec.nodeAddress"))]
     pub reaches: Option<IpAddr>,
 }
 

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ip_family::IpFamily;
-use crate::{names, rule, schema};
+use crate::{cel, names, schema};
 
 /// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ use crate::{names, rule, schema};
 pub struct NodeSubnetSpec {
     /// The block, without host bits.
     #[schemars(schema_with = "schema::cidr")]
-    #[x_kube(validation = rule::cidr("spec.cidr", "10.244.3.64/26"))]
+    #[x_kube(validation = cel::cidr("spec.cidr", "10.244.3.64/26"))]
     pub cidr: IpNet,
     /// Name of the IPPool that the block belongs to.
     #[schemars(length(min = 1, max = 253))]

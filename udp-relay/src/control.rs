@@ -12,11 +12,11 @@ use netweft_common::heartbeat::BEAT;
 use netweft_udp_relay::config::RelayConfig;
 use tracing::{info, warn};
 
+use crate::drop_log::Report;
 use crate::event_sources::{EventSources, readable};
 use crate::handover_protocol::{Connection, Listener, Message, VERSION};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
-use crate::report::Report;
 use crate::takeover;
 use netweft_common::error_chain;
 

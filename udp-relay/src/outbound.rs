@@ -16,9 +16,9 @@ use nix::sys::socket::SockaddrStorage;
 
 use crate::counters::{Counters, Drop};
 use crate::packet;
+use crate::rcu::Reader;
 use crate::routes::Routes;
 use crate::segment::{Cut, MAX_HEADERS, complete};
-use crate::shared::Reader;
 use crate::stop::Stop;
 use crate::sys::send::{BYTES, SEGMENTS, Sender};
 use crate::virtio_net_hdr::{self, VirtioNetHdr};

@@ -10,8 +10,8 @@ use netweft_udp_relay::config::TunnelConfig;
 use nix::sys::eventfd::EventFd;
 
 use crate::counters::TunnelCounters;
+use crate::rcu::Shared;
 use crate::routes::Routes;
-use crate::shared::Shared;
 use crate::sys::tun::{self, TunError};
 use crate::sys::udp;
 use crate::worker::{Work, Workers};

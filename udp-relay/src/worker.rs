@@ -16,8 +16,8 @@ use tracing::warn;
 use crate::counters::TunnelCounters;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
+use crate::rcu::{Reader, Shared};
 use crate::routes::Routes;
-use crate::shared::{Reader, Shared};
 use crate::stop::Stop;
 
 /// What the threads of a tunnel work on.

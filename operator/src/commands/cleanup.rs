@@ -12,9 +12,9 @@ use netweft_crds::names::{PASSWORDS_SECRET, POOL_FINALIZER};
 use tracing::info;
 
 use crate::commands::args::Args;
+use crate::controller::api_request::request;
+use crate::controller::api_request_error::{Cause, RequestError};
 use crate::controller::apply::set_finalizers;
-use crate::controller::request::request;
-use crate::controller::request_error::{Cause, RequestError};
 use crate::leader_election;
 use crate::plan::model::cluster_state::FinalizerChange;
 
@@ -63,7 +63,7 @@ async fn finalizers(client: &Client) -> anyhow::Result<bool> {
         let sent = set_finalizers(client, &change);
         match request("finalize", "IPPool", &name, sent).await {
             Ok(()) => info!(pool = name, "finalizer removed"),
-            Err(error) if error.class() == crate::controller::request_error::Class::Stale => {
+            Err(error) if error.class() == crate::controller::api_request_error::Class::Stale => {
                 all = false;
             }
             Err(error) => return Err(error.into()),

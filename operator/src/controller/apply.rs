@@ -30,15 +30,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tracing::{debug, info, warn};
 
+use crate::controller::api_request::request;
+use crate::controller::api_request_error::{Class, RequestError};
 use crate::controller::apply::kinds::{Named, Written};
 use crate::controller::events::Events;
-use crate::controller::request::request;
-use crate::controller::request_error::{Class, RequestError};
 use crate::controller::timers::drift_events::DriftEvent;
+use crate::plan::conditions::network_unavailable::NETWORK_UNAVAILABLE;
 use crate::plan::model::cluster_state::NetworkUp;
 use crate::plan::model::cluster_state::{Changes, FinalizerChange, Plan, StatusChange};
 use crate::plan::model::secret::{Password, PasswordChange};
-use crate::plan::status::network_unavailable::NETWORK_UNAVAILABLE;
 use crate::telemetry::admin::Health;
 use crate::telemetry::metrics::{Metrics, WriteResult};
 use netweft_common::heartbeat::Heartbeat;

@@ -11,8 +11,8 @@ use kube::{Api, Client, ResourceExt};
 use netweft_crds::names::OPERATOR_FIELD_MANAGER;
 use tracing::{info, warn};
 
-use crate::controller::request::request;
-use crate::controller::request_error::RequestError;
+use crate::controller::api_request::request;
+use crate::controller::api_request_error::RequestError;
 
 /// Applies all definitions, and tries again until the API server has taken them.
 pub async fn apply_until_done(client: &Client) {

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::controller::request::request;
+use crate::controller::api_request::request;
 use crate::plan::model::cluster_state::ConditionEvent;
 
 /// Events that are sent at a time: as many as statuses are written, so that one keeps up with the other.

@@ -1,11 +1,11 @@
 //! The loop of the leader: something changed → snapshot → plan → write.
 
+pub mod api_request;
+pub mod api_request_error;
 pub mod apply;
 pub mod crds;
 pub mod events;
 pub mod pod_owners;
-pub mod request;
-pub mod request_error;
 pub mod secret_watches;
 pub mod snapshot;
 pub mod timers;
@@ -25,9 +25,9 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::controller::api_request::request;
 use crate::controller::apply::Writer;
 use crate::controller::pod_owners::Lookup;
-use crate::controller::request::request;
 use crate::controller::secret_watches::Secrets;
 use crate::controller::snapshot::Snapshot;
 use crate::controller::timers::absent_nodes;
@@ -38,9 +38,9 @@ use crate::controller::timers::subnet_grace::GraceTracker;
 use crate::controller::timers::usage_counts::Counts;
 use crate::controller::watches::{Guarded, Stores};
 use crate::plan;
+use crate::plan::conditions::remaining_pods;
 use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::ClusterState;
-use crate::plan::status::drain;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::heartbeat::Heartbeat;
 
@@ -190,7 +190,8 @@ impl Controller {
         let surplus = |subnet: &NodeSubnet| utilization.is_surplus(subnet);
         let surplus = self.surplus.observe(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
-        self.owners.follow(drain::pods(snapshot.networks()));
+        self.owners
+            .follow(remaining_pods::pods(snapshot.networks()));
         let cluster_state = ClusterState {
             surplus,
             reclaimable: self.graces.reclaimable(start),

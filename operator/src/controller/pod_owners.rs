@@ -15,9 +15,9 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use crate::controller::request::request;
+use crate::controller::api_request::request;
+use crate::plan::conditions::remaining_pods;
 use crate::plan::model::cluster_state::Owners;
-use crate::plan::status::drain;
 
 /// Most pods that are asked about at a time, all together; the others follow.
 const AT_ONCE: usize = 64;
@@ -50,7 +50,7 @@ impl Lookup {
 
     /// From now on these pods' owners are of interest, and no others'.
     pub fn follow<'a>(&self, pods: impl Iterator<Item = &'a DrainingPod>) {
-        let pods = pods.map(drain::key).collect();
+        let pods = pods.map(remaining_pods::key).collect();
         self.pods.send_if_modified(|old| {
             let new = *old != pods;
             if new {
@@ -141,7 +141,7 @@ impl PodOwnerCache {
         for (found, key) in join_all(questions).await {
             match found {
                 Ok(found) => {
-                    let owner = found.map(|pod| drain::owner_of(&pod.metadata));
+                    let owner = found.map(|pod| remaining_pods::owner_of(&pod.metadata));
                     self.known.insert(key, owner);
                 }
                 Err(error) => warn!(error = error.chain(), "a pod's owner is not known"),

@@ -31,7 +31,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::plan::status::network_unavailable::NETWORK_UNAVAILABLE;
+use crate::plan::conditions::network_unavailable::NETWORK_UNAVAILABLE;
 use crate::plan::validate::kube_proxy;
 
 /// An object, or what could be read of it.

@@ -22,8 +22,8 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::commands::args::Args;
-use crate::controller::request::request;
-use crate::controller::request_error::RequestError;
+use crate::controller::api_request::request;
+use crate::controller::api_request_error::RequestError;
 use crate::leader_election::election::{Election, Step};
 
 /// A candidate for leadership.
@@ -134,7 +134,7 @@ impl Leases {
         match written {
             Ok(lease) => election.won(&lease, begun),
             // Another was faster.
-            Err(error) if error.class() == crate::controller::request_error::Class::Stale => {}
+            Err(error) if error.class() == crate::controller::api_request_error::Class::Stale => {}
             Err(error) => return Err(error),
         }
         Ok(())

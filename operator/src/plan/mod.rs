@@ -9,18 +9,18 @@
 //! out leads to a plan that is empty.
 
 pub mod bgp;
+#[cfg(test)]
+mod condition_texts;
+pub mod conditions;
 pub mod ipam;
+pub mod lists;
 pub mod model;
 pub mod node_networks;
 #[cfg(test)]
-mod reasons;
+mod plan_cost;
 pub mod rollout;
 #[cfg(test)]
-mod scale;
-pub mod status;
-#[cfg(test)]
 mod tests;
-pub mod text;
 pub mod validate;
 
 use std::collections::BTreeSet;
@@ -29,10 +29,10 @@ use kube::ResourceExt;
 use netweft_crds::IPPool;
 use netweft_crds::names::POOL_FINALIZER;
 
+use crate::plan::conditions::network_unavailable;
 use crate::plan::ipam::node_subnets;
 use crate::plan::model::cluster_state::{ClusterState, FinalizerChange, Plan};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::status::network_unavailable;
 
 /// Every difference between the cluster and what it should be.
 #[must_use]
@@ -58,8 +58,8 @@ pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
             .values()
             .filter_map(|pool| finalizers(pool, &in_use))
             .collect(),
-        pool_statuses: status::plan_pools(&index, &assignment),
-        mode_statuses: status::plan_modes(&index, &ways, speaking),
+        pool_statuses: conditions::plan_pools(&index, &assignment),
+        mode_statuses: conditions::plan_modes(&index, &ways, speaking),
         peer_statuses: bgp::peer_status::plan_peers(&index, &peers, topology.as_ref()),
         passwords: bgp::passwords::plan(cluster_state, &peers),
         network_up: network_unavailable::plan(&index),

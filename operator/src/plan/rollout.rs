@@ -19,9 +19,9 @@ use netweft_crds::{
     ProbeProtocol, Transport,
 };
 
+use crate::plan::lists::list;
 use crate::plan::model::index::acknowledged;
 use crate::plan::model::index::{Absence, ClusterIndex};
-use crate::plan::text::list;
 use crate::plan::validate::network_mode::Mode;
 
 /// How the blocks of one pool are reached.

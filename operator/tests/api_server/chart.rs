@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::chart_life::copy;
+use crate::chart_lifecycle::copy;
 use crate::control_plane::{CHART, IMAGES, program};
 
 fn helm(chart: &str, arguments: &[&str]) -> Output {

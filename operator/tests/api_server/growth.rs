@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 
 use crate::control_plane::ControlPlane;
-use crate::gate::Gate;
+use crate::held_writes::Gate;
 use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};

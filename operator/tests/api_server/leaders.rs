@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::chart;
 use crate::control_plane::ControlPlane;
-use crate::gate::Gate;
+use crate::held_writes::Gate;
 use crate::ledger::Ledger;
 use crate::objects::{
     all, any, create_node, delete, eventually, forbid_no_deletion, merge, object,

@@ -3,8 +3,8 @@
 //! The rules are [`Book`]'s, which is pure; here are the watches that fill it. Every event is looked at, not only what is there
 //! in the end. Times are those at which an event arrived, by this process' monotonic clock.
 
-mod book;
 mod reuse;
+mod rules;
 mod settled;
 #[cfg(test)]
 mod tests;
@@ -25,7 +25,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use book::Book;
+pub use rules::Book;
 pub use words::{Change, Network, Rules};
 
 use crate::objects::all;

@@ -15,10 +15,10 @@ use crate::plan::bgp::passwords::Found;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
+use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
+use crate::plan::lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::status::{NAMED, StatusUpdate, unreadable};
-use crate::plan::text::{counted, list};
 
 /// Most errors that a status lists.
 const ERRORS: usize = 10;

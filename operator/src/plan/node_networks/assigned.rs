@@ -10,10 +10,10 @@ use netweft_crds::condition::{ASSIGNED, Reason, Status};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
 
 use crate::plan::ipam::assign::Assignment;
+use crate::plan::lists::{counted, list};
 use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::node_networks::no_address::{no_address, no_usable_address};
-use crate::plan::text::{counted, list};
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;
 

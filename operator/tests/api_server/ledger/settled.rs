@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use netweft_crds::IpFamily;
 
-use super::book::{Book, Held};
+use super::rules::{Book, Held};
 
 impl Book {
     /// Nodes that hand out from blocks that are not theirs. The two watches are not in step: ask when all is at rest.

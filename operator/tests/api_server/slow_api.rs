@@ -12,7 +12,7 @@ use netweft_crds::NodeNetwork;
 use serde_json::json;
 
 use crate::control_plane::ControlPlane;
-use crate::gate::{forward, serve};
+use crate::held_writes::{forward, serve};
 use crate::objects::{create_node, eventually};
 use crate::operator::{Operator, PATIENCE, until_assigned};
 

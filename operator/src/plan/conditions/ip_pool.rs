@@ -1,4 +1,4 @@
-//! What IPPools are told about themselves: how much of them is in use, and whether they give blocks.
+//! Conditions of IPPools, and their utilization.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,13 +8,13 @@ use kube::ResourceExt;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
 
+use crate::plan::conditions::remaining_pods;
+use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
+use crate::plan::lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::status::drain;
-use crate::plan::status::{NAMED, StatusUpdate, unreadable};
-use crate::plan::text::{counted, list};
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::ip_pool::lenient_reserved;
 
@@ -31,7 +31,7 @@ pub fn plan_pools(
         let status = IPPoolStatus {
             observed_generation: pool.metadata.generation,
             usage: Some(usage(pool, held)),
-            remaining_pods: drain::remaining(
+            remaining_pods: remaining_pods::remaining(
                 pool,
                 index.networks.values().copied(),
                 &index.cluster_state.owners,

@@ -1,9 +1,9 @@
-//! What users' objects are told about themselves: counts and verdicts as statuses.
+//! Conditions and counts of IPPools, NetworkModes and Nodes: the statuses that the operator writes.
 
-pub mod drain;
+mod ip_pool;
+mod network_mode;
 pub mod network_unavailable;
-mod pools;
-mod progress;
+pub mod remaining_pods;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -12,11 +12,11 @@ use netweft_crds::condition::{READY, Reason, State, Verdict};
 use netweft_crds::{NetworkMode, NetworkModeStatus, Phase};
 
 use crate::plan::bgp::BgpTopology;
+pub use crate::plan::conditions::ip_pool::plan_pools;
+use crate::plan::lists::list;
 use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, Unreadable, UserKind};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::rollout::Rollouts;
-pub use crate::plan::status::pools::plan_pools;
-use crate::plan::text::list;
 
 /// Most nodes that a status names.
 pub const NAMED: usize = 5;
@@ -33,7 +33,7 @@ pub fn plan_modes(
         let (verdict, status) = match index.modes.get(&object.name_any())? {
             Err(why) => (why.clone(), NetworkModeStatus::default()),
             Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (mut verdict, status) = progress::progress(index, ways, object, mode);
+                let (mut verdict, status) = network_mode::progress(index, ways, object, mode);
                 let of_mode = topology.filter(|topology| topology.mode == mode.name);
                 verdict.message += &of_mode.map(too_many).unwrap_or_default();
                 (verdict, status)

@@ -1,14 +1,14 @@
-//! How far the nodes are with a mode, and with a change of it.
+//! Conditions of NetworkModes, and the progress of their nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::condition::{READY, Reason, Verdict};
 use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
 
+use crate::plan::conditions::NAMED;
+use crate::plan::lists::{counted, list};
 use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::rollout::{PoolRollout, Rollouts, in_words, obstacle, summary};
-use crate::plan::status::NAMED;
-use crate::plan::text::{counted, list};
 use crate::plan::validate::network_mode::Mode;
 
 /// What is seen of all pools of a mode together.

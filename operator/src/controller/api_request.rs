@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::controller::request_error::{Cause, RequestError};
+use crate::controller::api_request_error::{Cause, RequestError};
 
 /// A request that has no answer by then is given up; the client itself would wait for minutes.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,11 +1,11 @@
-//! Who still has addresses of a pool that is disabled or being deleted: what its user has to move before it can go.
+//! Pods that still have addresses of an IPPool that is disabled or being deleted. The user moves them before the pool can go.
 //!
 //! ```text
 //!   agents: pods by name (NodeNetwork.status.drainingPods) ─┐
-//!   API server: their owners, asked pod by pod          ├─▶ IPPool.status.remainingPods: node, namespace, owner, pods
+//!   API server: the owner of each pod                      ─┴─▶ IPPool.status.remainingPods: node, namespace, owner, count
 //! ```
 //!
-//! Nobody watches pods for it: there can be a hundred thousand of them, and of most pools nobody ever asks.
+//! The operator does not watch pods for this: a cluster can have a hundred thousand of them, and most pools are never drained.
 
 use crate::plan::model::cluster_state::Owners;
 use std::collections::BTreeMap;

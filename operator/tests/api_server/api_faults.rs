@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::Agent;
 use crate::control_plane::ControlPlane;
-use crate::gate::{forward, serve};
+use crate::held_writes::{forward, serve};
 use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
 use crate::operator::{Operator, PATIENCE, owners, until_assigned};
