@@ -20,6 +20,7 @@ use crate::bird::session_history::Past;
 use crate::bird::session_status;
 use crate::desired::bird::password::Password;
 use crate::desired::bird::{Bird, BirdSession, IDLE, Taken};
+use crate::status::problem::{Problem, Problems};
 use netweft_common::error_chain;
 
 /// How often BIRD is asked.
@@ -54,8 +55,8 @@ struct Order {
 pub struct Observed {
     /// The sessions that are wanted, in the operator's order.
     pub sessions: Vec<SessionStatus>,
-    /// Why BIRD does not do what is wanted, in sentences.
-    pub problems: Vec<String>,
+    /// Why BIRD does not do what is wanted.
+    pub problems: Problems,
     /// Whether BIRD has nothing to do with the kernel's routes any more: it idles, or there is none.
     pub released: bool,
     /// Whether there is none, while one is wanted.
@@ -198,7 +199,7 @@ impl Watcher {
         };
         Observed {
             sessions: self.sessions(bird, &passwords, &seen, &refused),
-            problems: problem.map(mask).into_iter().collect(),
+            problems: problem.map(mask).map(disobedience).into_iter().collect(),
             released: false,
             absent: seen.is_err(),
             met: self.met,
@@ -219,7 +220,7 @@ impl Watcher {
             let absent = matches!(seen, Err(ControlError::Absent(_)));
             observed.released =
                 problem.is_none() && (absent || self.taken.as_deref() == Some(IDLE));
-            observed.problems.extend(problem);
+            observed.problems.extend(problem.map(disobedience));
         }
         observed
     }
@@ -378,6 +379,11 @@ fn log_change(known: Option<&SessionStatus>, status: &SessionStatus) {
     if was != established(status) || known.is_some_and(|known| known.fault != status.fault) {
         info!(session = %name, %peer, ?state, reason = %message, "BGP session changed");
     }
+}
+
+/// BIRD does not do what is wanted, for this reason.
+fn disobedience(why: String) -> Problem {
+    Problem::invalid("BIRD", why)
 }
 
 /// Waits until the BIRD that was met last has ended.

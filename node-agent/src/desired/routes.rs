@@ -11,7 +11,7 @@
 //! It is decided for each peer and family. A block that cannot be reached is left out: a next hop that is not on the link would
 //! send its packets to a router that has never heard of pods.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Transport};
@@ -22,21 +22,20 @@ use crate::desired::tunnel::Tunnel;
 use crate::desired::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
+use crate::status::problem::Problem;
 
 /// Add all that `mode` needs on this node.
 pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
     let Some(transport) = mode.transport.get() else {
-        desired.problems.push(format!(
-            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or choose another spec.mode",
-            mode.name
+        desired.problems.push(left_out(
+            mode,
+            "this agent does not know its transport; update the agents, or choose another spec.mode",
         ));
         return;
     };
     let Some(mtu) = pod_mtu(inputs, facts, mode) else {
-        desired.problems.push(format!(
-            "NetworkMode {} is left out: this node has no address for it",
-            mode.name
-        ));
+        let problem = left_out(mode, "this node has no address for it");
+        desired.problems.push(problem);
         return;
     };
     desired.problems.extend(too_small(inputs, mode, mtu));
@@ -49,7 +48,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
     if let Some(tunnel) = &tunnel {
         tunnel.add_to(desired);
     }
-    let mut withheld = BTreeSet::new();
+    let mut withheld = BTreeMap::new();
     let mut probe_plan = ProbePlan::new(mode, transport);
     let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
@@ -73,11 +72,20 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
                 desired.kernel.routes.insert(key, route);
             }
             Ok(None) => {}
-            Err(why) => withheld.extend([why]),
+            Err(why) => {
+                let problem = Problem::invalid(format!("node {}", block.node), &why);
+                withheld.insert(why, problem);
+            }
         }
     }
-    desired.problems.extend(withheld);
+    desired.problems.extend(withheld.into_values());
     desired.probes.extend(probe_plan.for_some_of(&inputs.node));
+}
+
+fn left_out(mode: &NodeMode, why: &str) -> Problem {
+    let mode = format!("NetworkMode {}", mode.name);
+    let message = format!("{mode} is left out: {why}");
+    Problem::invalid(mode, message)
 }
 
 /// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
@@ -170,7 +178,7 @@ fn next_hop(
     }
 }
 
-fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
+fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<Problem> {
     let pools = mode.all_pools();
     let left_out: Vec<&str> = pools
         .filter_map(|name| Some((name, inputs.pools.get(name)?)))
@@ -178,10 +186,11 @@ fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
         .map(|(name, _)| name.as_str())
         .collect();
     (!left_out.is_empty()).then(|| {
-        format!(
-            "IPPool {} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
-            left_out.join(", "),
+        let pools = format!("IPPool {}", left_out.join(", "));
+        let message = format!(
+            "{pools} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
             mode.name
-        )
+        );
+        Problem::invalid(pools, message)
     })
 }

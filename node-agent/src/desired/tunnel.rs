@@ -65,7 +65,7 @@ impl<'a> Tunnel<'a> {
             udp::add_tunnel(&self.name, parameters, self.local, &mut desired.udp);
             // The link is the relay's, who makes it when it has read of it.
             let relay = self.facts.tuns.get(&self.name);
-            desired.waiting_for.extend(udp::waiting(&self.name, relay));
+            desired.problems.extend(udp::waiting(&self.name, relay));
             if relay.is_none() {
                 return;
             }

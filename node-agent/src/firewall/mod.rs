@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::apply::nft;
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::Paths;
+use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
 use probe::{Outcome, Prober};
 use ruleset::{BaseChain, Dropped, Rules};
@@ -33,31 +34,23 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Names of the tables of legacy iptables that are in use in this network namespace.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// What the forward hook drops, in sentences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// A probe was dropped: pods reach nobody.
-    pub dropped: Vec<String>,
-    /// The ruleset says so, as far as it can be read.
-    pub suspected: Vec<String>,
-}
-
 /// The reconciler's end.
 pub struct Link {
-    findings: watch::Receiver<Findings>,
+    findings: watch::Receiver<Problems>,
     targets: watch::Sender<Targets>,
 }
 
 impl Link {
-    /// What was found last.
+    /// What the forward hook drops, as it was found last: a foreign object where a probe was dropped, so that pods reach nobody; a note
+    /// where the ruleset says so, as far as it can be read.
     #[must_use]
-    pub fn findings(&self) -> Findings {
+    pub fn findings(&self) -> Problems {
         self.findings.borrow().clone()
     }
 
     /// Wakes when something else is found.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Findings> {
+    pub fn changes(&self) -> watch::Receiver<Problems> {
         self.findings.clone()
     }
 
@@ -73,7 +66,7 @@ impl Link {
 
 /// The task that reads the ruleset.
 pub struct Firewall {
-    findings: watch::Sender<Findings>,
+    findings: watch::Sender<Problems>,
     targets: watch::Receiver<Targets>,
     prober: Prober,
     failure_log: FailureLog,
@@ -92,7 +85,7 @@ impl Firewall {
     /// A task that has read nothing yet, and the reconciler's end.
     #[must_use]
     pub fn new(paths: &Paths) -> (Self, Link) {
-        let (findings, found) = watch::channel(Findings::default());
+        let (findings, found) = watch::channel(Problems::default());
         let (order, targets) = watch::channel(Targets::default());
         let firewall = Self {
             findings,
@@ -136,7 +129,7 @@ impl Firewall {
         }
     }
 
-    async fn look(&mut self, targets: &Targets) -> Result<Findings, String> {
+    async fn look(&mut self, targets: &Targets) -> Result<Problems, String> {
         let reading = read().await?;
         let outcome = if reading.is_suspicious() {
             self.prober.probe(targets).await
@@ -158,19 +151,21 @@ impl Reading {
                 .any(|(chain, dropped)| drops_sent(chain, *dropped))
     }
 
-    fn findings(&self, outcome: Outcome) -> Findings {
-        let mut findings = Findings::default();
+    fn findings(&self, outcome: Outcome) -> Problems {
+        let mut findings = Problems::default();
         for (chain, dropped) in &self.chains {
-            match outcome {
+            let (kind, certain) = match outcome {
                 Outcome::Dropped if drops_sent(chain, *dropped) => {
-                    findings.dropped.push(chain.sentence(true));
+                    (ProblemKind::ForeignObject, true)
                 }
-                Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => {}
-                _ => findings.suspected.push(chain.sentence(false)),
-            }
+                Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => continue,
+                _ => (ProblemKind::Note, false),
+            };
+            findings.push(Problem::new(kind, chain, chain.sentence(certain)));
         }
-        if outcome == Outcome::Dropped && findings.dropped.is_empty() {
-            findings.dropped.push(LEGACY.to_owned());
+        if outcome == Outcome::Dropped && !findings.has(ProblemKind::ForeignObject) {
+            let kind = ProblemKind::ForeignObject;
+            findings.push(Problem::new(kind, "legacy iptables", LEGACY));
         }
         findings
     }
@@ -237,7 +232,8 @@ mod tests {
     /// Number of findings: certain, suspected.
     fn found(reading: &Reading, outcome: Outcome) -> (usize, usize) {
         let findings = reading.findings(outcome);
-        (findings.dropped.len(), findings.suspected.len())
+        let count = |kind| findings.of(kind).count();
+        (count(ProblemKind::ForeignObject), count(ProblemKind::Note))
     }
 
     #[test]
@@ -273,7 +269,8 @@ mod tests {
         assert_eq!(found(&reading, Outcome::Forwarded), (0, 0));
         assert_eq!(found(&reading, Outcome::Unknown), (0, 0));
         let findings = reading.findings(Outcome::Dropped);
-        assert!(findings.dropped[0].contains("`iptables-legacy -I FORWARD -i nw+ -j ACCEPT`"));
+        let dropped = findings.messages(ProblemKind::ForeignObject);
+        assert!(dropped[0].contains("`iptables-legacy -I FORWARD -i nw+ -j ACCEPT`"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! connection. A rule that asks for more is passed over, so a drop for some packets only is not found, and neither is an accept.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -123,6 +124,18 @@ impl BaseChain {
         format!(
             "chain {name} of the nftables table {family} {table} drops {what}: allow them with `{from}` and `{to}`, and in the configuration of the program that made the chain"
         )
+    }
+}
+
+impl fmt::Display for BaseChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            family,
+            table,
+            name,
+            ..
+        } = self;
+        write!(f, "nft chain {family} {table} {name}")
     }
 }
 

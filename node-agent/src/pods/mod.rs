@@ -38,6 +38,7 @@ use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
 pub use crate::pods::survey::{OrphanCandidate, Records, Survey};
+use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
 
@@ -71,12 +72,8 @@ pub struct Counts {
 /// How one look went.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tended {
-    /// What could not be done, in sentences; it is tried again.
-    pub failures: Vec<String>,
-    /// Objects of others in a pod's way, in sentences.
-    pub conflicts: Vec<String>,
-    /// What only a human can put right and what harms no pod, in sentences.
-    pub notes: Vec<String>,
+    /// What could not be done, what is in a pod's way, and what stays as it is.
+    pub problems: Problems,
     /// When to look again although nothing may have happened.
     pub again: Option<Duration>,
 }
@@ -149,7 +146,9 @@ impl Pods {
         let mut tended = Tended::default();
         let survey = Survey::new(actual, records);
         if let Err(failure) = self.observe(kernel, &survey, now, &mut tended).await {
-            tended.failures.push(failure);
+            let kind = ProblemKind::ProgrammingFailed;
+            let failure = Problem::new(kind, "attachments", failure);
+            tended.problems.push(failure);
         }
         self.note(records, &mut tended);
         let due = self.orphans.due(now).map(|due| due.max(AGAIN));
@@ -161,19 +160,18 @@ impl Pods {
     fn note(&mut self, records: &Records, tended: &mut Tended) {
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
-            Some(format!(
+            let message = format!(
                 "the attachment of address {ip} cannot be read and stays ({error}): when no pod of this node has the address, remove the file"
-            ))
+            );
+            Some(Problem::note(format!("attachment {ip}"), message))
         });
-        tended.notes.extend(unreadable);
-        for note in tended
-            .notes
-            .iter()
-            .filter(|note| !self.noted.contains(*note))
-        {
+        tended.problems.extend(unreadable);
+        let notes = tended.problems.of(ProblemKind::Note);
+        let notes: BTreeSet<String> = notes.map(ToString::to_string).collect();
+        for note in notes.difference(&self.noted) {
             warn!("{note}");
         }
-        self.noted = tended.notes.iter().cloned().collect();
+        self.noted = notes;
     }
 
     async fn observe(
@@ -193,8 +191,9 @@ impl Pods {
         let add_in_progress = add_in_progress(&self.store, survey.records())?;
         let dead = self.orphans.observe(now, survey.suspects(&add_in_progress));
         let Diff { ops, conflicts } = survey.repairs(&add_in_progress, &dead);
-        tended.notes = dead.iter().filter_map(orphan).collect();
-        tended.conflicts = conflicts.iter().map(ToString::to_string).collect();
+        tended.problems.extend(dead.iter().filter_map(orphan));
+        let conflicts = conflicts.iter().map(Problem::from);
+        tended.problems.extend(conflicts);
         if ops.is_empty() && survey.attachments(&dead).is_empty() {
             return Ok(());
         }
@@ -246,7 +245,7 @@ impl Pods {
                 Ok(()) => self.count(op),
                 Err(error) => {
                     broken.extend(op.link().cloned());
-                    failed(&error, tended);
+                    failed(op, &error, tended);
                 }
             }
         }
@@ -281,9 +280,14 @@ impl Pods {
                 self.counts.reclaimed += 1;
                 self.metrics.reclaimed("attachment");
             }
-            Err(error) => tended.failures.push(format!(
-                "remove the attachment of container {container_id}: {error}"
-            )),
+            Err(error) => {
+                let attachment = format!("attachment of container {container_id}");
+                let message = format!("remove the {attachment}: {error}");
+                let kind = ProblemKind::ProgrammingFailed;
+                tended
+                    .problems
+                    .push(Problem::new(kind, attachment, message));
+            }
         }
     }
 }
@@ -303,10 +307,13 @@ pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAd
     Ok(add_in_progress)
 }
 
-fn orphan(suspect: &OrphanCandidate) -> Option<String> {
+fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
     match suspect {
-        OrphanCandidate::Orphan(link) => Some(format!(
-            "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+        OrphanCandidate::Orphan(link) => Some(Problem::note(
+            format!("link {link}"),
+            format!(
+                "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+            ),
         )),
         OrphanCandidate::Attachment(_)
         | OrphanCandidate::Link(_)
@@ -316,12 +323,13 @@ fn orphan(suspect: &OrphanCandidate) -> Option<String> {
 }
 
 /// A DEL takes links away without the lock, and all that is on them. What then cannot be put back needs not be.
-fn failed(error: &Error, tended: &mut Tended) {
+fn failed(op: &Op, error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
             debug!(error = %error_chain(error), "cannot put a pod's link right, will retry");
-            tended.failures.push(error_chain(error));
+            let failure = Problem::failure(op.object(), error);
+            tended.problems.push(failure);
         }
     }
 }

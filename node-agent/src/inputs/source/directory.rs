@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::inputs::Objects;
 use crate::inputs::source::Ending;
+use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -166,9 +167,11 @@ impl Reader {
                     objects.namespaces.extend(name);
                 }
                 Ok(Object::Network(_) | Object::Other) => {}
-                Err(error) => objects
-                    .unreadable
-                    .push(format!("{} cannot be read: {error}", file.display())),
+                Err(error) => {
+                    let message = format!("{} cannot be read: {error}", file.display());
+                    let problem = Problem::invalid(format!("file {}", file.display()), message);
+                    objects.unreadable.push(problem);
+                }
             }
         }
         objects
@@ -207,6 +210,7 @@ fn parse(text: &str) -> Result<Object, serde_saphyr::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::problem::ProblemKind;
 
     #[test]
     fn invalid_object_file_is_reported_others_are_read() {
@@ -221,8 +225,9 @@ mod tests {
         fs::write(folder.path().join("c.txt"), "not an object").unwrap();
         let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
         assert_eq!(objects.pools.len(), 1);
-        assert_eq!(objects.unreadable.len(), 1);
-        assert!(objects.unreadable[0].contains("b.yaml"));
+        let unreadable = objects.unreadable.messages(ProblemKind::Invalid);
+        assert_eq!(unreadable.len(), 1);
+        assert!(unreadable[0].contains("b.yaml"));
     }
 
     #[test]
