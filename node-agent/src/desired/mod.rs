@@ -20,6 +20,7 @@ mod tests;
 mod tunnel;
 pub mod tunnel_address;
 mod udp;
+pub mod unreachable;
 mod vxlan;
 
 use std::collections::{BTreeMap, BTreeSet};

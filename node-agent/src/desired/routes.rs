@@ -19,6 +19,7 @@ use netweft_netstate::model::{LinkName, Route, RouteKey};
 
 use crate::desired::probe_plan::ProbePlan;
 use crate::desired::tunnel::Tunnel;
+use crate::desired::unreachable::Unreachable;
 use crate::desired::{Desired, METRIC_STANDBY, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
@@ -73,8 +74,9 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
             }
             Ok(None) => {}
             Err(why) => {
-                let problem = Problem::invalid(format!("node {}", block.node), &why);
-                withheld.insert(why, problem);
+                let message = why.to_string();
+                let problem = Problem::invalid(format!("node {}", block.node), &message);
+                withheld.insert(message, problem);
             }
         }
     }
@@ -97,9 +99,9 @@ fn stand_by(
     inputs: &Inputs,
     facts: &Facts,
     (mode, block): (&NodeMode, &RemoteBlock),
-    way: Result<Option<(RouteKey, Route)>, String>,
+    way: Result<Option<(RouteKey, Route)>, Unreachable>,
     desired: &mut Desired,
-) -> Result<Option<LinkName>, String> {
+) -> Result<Option<LinkName>, Unreachable> {
     if let Some((key, route)) = way? {
         let at = inputs.modes.iter().position(|it| it == mode);
         let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
@@ -115,7 +117,7 @@ fn stand_by(
     let bgp_routes = bgp_routes.find(|(net, _)| net.contains(&block.cidr));
     match bgp_routes.filter(|_| mode.transport.get() == Some(Transport::Bgp)) {
         Some((_, link)) => Ok(link.clone()),
-        None => Err(format!("there is no route to {}", block.cidr)),
+        None => Err(Unreachable::NoRoute(block.cidr)),
     }
 }
 
@@ -155,26 +157,28 @@ fn next_hop(
     facts: &Facts,
     mode: &NodeMode,
     block: &RemoteBlock,
-) -> Result<(IpAddr, LinkName), String> {
+) -> Result<(IpAddr, LinkName), Unreachable> {
     let family = IpFamily::of(block.cidr.addr());
-    let lacking = |node: &str| {
-        format!(
-            "no route to {family} pods of node {}: node {node} has no {family} address, and NetworkMode {} sends by next hop; give the node one, or use an encapsulation",
-            block.node, mode.name
-        )
+    let (peer, mode) = (&block.node, &mode.name);
+    let lacking = |node: &str| Unreachable::NoNodeAddress {
+        family,
+        peer: peer.clone(),
+        lacking: node.to_owned(),
+        mode: mode.clone(),
     };
-    let ours = inputs.addresses.of(family);
-    let ours = ours.ok_or_else(|| lacking(&inputs.node))?;
-    let peer = block.addresses.of(family);
-    let peer = peer.ok_or_else(|| lacking(&block.node))?;
-    match facts.egress.get(&ours) {
-        Some(egress) if egress.is_on_link(peer) => Ok((peer, egress.link.clone())),
-        found => Err(format!(
-            "no route to pods of node {}: its address {peer} is not on the link of this node's {ours} ({}), and NetworkMode {} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
-            block.node,
-            found.map_or("unknown", |egress| egress.link.as_str()),
-            mode.name
-        )),
+    let own = inputs.addresses.of(family);
+    let own = own.ok_or_else(|| lacking(&inputs.node))?;
+    let address = block.addresses.of(family);
+    let address = address.ok_or_else(|| lacking(peer))?;
+    match facts.egress.get(&own) {
+        Some(egress) if egress.is_on_link(address) => Ok((address, egress.link.clone())),
+        found => Err(Unreachable::NotOnLink {
+            peer: peer.clone(),
+            address,
+            own,
+            link: found.map(|egress| egress.link.to_string()),
+            mode: mode.clone(),
+        }),
     }
 }
 
