@@ -78,6 +78,28 @@ pub struct Tended {
     pub again: Option<Duration>,
 }
 
+/// Why pods could not be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum PodsError {
+    /// The plugin's lock cannot be had.
+    #[error("lock the attachments")]
+    Lock(#[source] io::Error),
+    /// The records cannot be listed.
+    #[error("read the attachments")]
+    List(#[source] io::Error),
+    /// It is not known whether an ADD is at work on a record.
+    #[error("look at the attachment of {ip}")]
+    Look {
+        /// The record's address.
+        ip: IpAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel does not answer.
+    #[error(transparent)]
+    Kernel(#[from] Error),
+}
+
 impl Pods {
     /// The pods whose records are in `store`.
     #[must_use]
@@ -145,9 +167,8 @@ impl Pods {
     ) -> Tended {
         let mut tended = Tended::default();
         let survey = Survey::new(actual, records);
-        if let Err(failure) = self.observe(kernel, &survey, now, &mut tended).await {
-            let kind = ProblemKind::ProgrammingFailed;
-            let failure = Problem::new(kind, "attachments", failure);
+        if let Err(error) = self.observe(kernel, &survey, now, &mut tended).await {
+            let failure = Problem::failure("attachments", &error);
             tended.problems.push(failure);
         }
         self.note(records, &mut tended);
@@ -180,7 +201,7 @@ impl Pods {
         survey: &Survey<'_>,
         now: Instant,
         tended: &mut Tended,
-    ) -> Result<(), String> {
+    ) -> Result<(), PodsError> {
         // Asking who is under way opens every record, so only when it matters.
         let (nobody, none) = (BTreeSet::new(), BTreeSet::new());
         let calm = survey.suspects(&nobody).is_empty();
@@ -209,20 +230,18 @@ impl Pods {
         kernel: &impl Kernel,
         dead: &BTreeSet<OrphanCandidate>,
         tended: &mut Tended,
-    ) -> Result<(), String> {
+    ) -> Result<(), PodsError> {
         let store = self.store.clone();
         let mut locked = match store.lock(PATIENCE) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tended.again = Some(AGAIN);
                 return Ok(());
             }
-            locked => locked.map_err(|error| format!("lock the attachments: {error}"))?,
+            locked => locked.map_err(PodsError::Lock)?,
         };
-        let records = store
-            .list()
-            .map_err(|error| format!("read the attachments: {error}"))?;
+        let records = store.list().map_err(PodsError::List)?;
         let add_in_progress = add_in_progress(&store, &records)?;
-        let actual = kernel.read().await.map_err(|error| error_chain(&error))?;
+        let actual = kernel.read().await?;
         let survey = Survey::new(&actual, &records);
         let suspects = survey.suspects(&add_in_progress);
         let dead = suspects.intersection(dead).cloned().collect();
@@ -295,12 +314,12 @@ impl Pods {
 /// The addresses of these records that an ADD is at work on.
 ///
 /// # Errors
-/// A record cannot be looked at, in a sentence.
-pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
+/// A record cannot be looked at.
+pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, PodsError> {
     let mut add_in_progress = BTreeSet::new();
     for ip in records.keys() {
         let busy = store.is_under_way(*ip);
-        if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
+        if busy.map_err(|source| PodsError::Look { ip: *ip, source })? {
             add_in_progress.insert(*ip);
         }
     }

@@ -14,6 +14,7 @@ mod node_config;
 mod other_networks;
 mod plugins;
 mod status;
+mod sync_error;
 pub mod taken;
 #[cfg(test)]
 mod tests;
@@ -54,15 +55,15 @@ use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
 use crate::reconcile::backoff::Retry;
 use crate::reconcile::comparison::Comparison;
+use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
 use crate::responder;
 use crate::responder::Responding;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::problem::Problem;
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use netweft_common::error_chain;
 
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -179,9 +180,10 @@ impl<K: Kernel> Reconciler<K> {
                 self.tell(network, &desired, &verdict, outcome);
                 clean.then_some(desired)
             }
-            Err(reason) => {
-                self.failure_log.is(&reason);
-                self.tell_reason(network, &reason);
+            Err(error) => {
+                let problem = Problem::from(&error);
+                self.failure_log.is(&problem.message);
+                self.tell_problem(network, problem);
                 None
             }
         };
@@ -227,17 +229,13 @@ impl<K: Kernel> Reconciler<K> {
         &mut self,
         objects: &Objects,
         network: &NodeNetwork,
-    ) -> Result<(Desired, Outcome), String> {
+    ) -> Result<(Desired, Outcome), SyncError> {
         let config = NodeConfig::read(&self.paths.run_dir).ok();
         let (records, pods) = self
             .pods
             .state(config.as_ref())
-            .map_err(|error| self.unreadable(&error))?;
-        let actual = self
-            .kernel
-            .read()
-            .await
-            .map_err(|error| error_chain(&error))?;
+            .map_err(|error| self.unread(error))?;
+        let actual = self.kernel.read().await?;
         self.find_addresses(objects, network, &actual).await?;
         let given = (objects, network);
         let backup_routes = self.restarts.observe(&self.bird.observed(), Instant::now());
@@ -339,27 +337,22 @@ impl<K: Kernel> Reconciler<K> {
                 outcome.problems.push(lock);
                 self.again = self.again.into_iter().chain([LOCKED]).min();
             }
-            Err(error) => {
-                let kind = ProblemKind::ProgrammingFailed;
-                let failure = Problem::new(kind, "attachments", self.unreadable(&error));
-                outcome.fail(failure);
-            }
+            Err(error) => outcome.fail(Problem::failure("attachments", &self.unread(error))),
         }
     }
 
     fn list_requests(&self, desired: &Desired, outcome: &mut Outcome) {
         match block_requests::waiting(&self.paths.run_dir, &desired.plugin) {
             Ok(requests) => outcome.requests = requests,
-            Err(failure) => {
-                let kind = ProblemKind::ProgrammingFailed;
-                outcome.fail(Problem::new(kind, "block requests", failure));
-            }
+            Err(error) => outcome.fail(Problem::failure("block requests", &error)),
         }
     }
 
-    fn unreadable(&self, error: &io::Error) -> String {
-        let dir = self.paths.run_dir.display();
-        format!("read the attachments in {dir}: {error}")
+    fn unread(&self, source: io::Error) -> AttachmentsUnread {
+        AttachmentsUnread {
+            dir: self.paths.run_dir.clone(),
+            source,
+        }
     }
 }
 

@@ -88,14 +88,13 @@ struct Reader {
     node: String,
     /// Times of the last changes of the folder and of the node's own, once nothing more can come under the same times.
     known: Option<[Option<SystemTime>; 2]>,
-    files: BTreeMap<PathBuf, (Version, Result<Object, String>)>,
+    files: BTreeMap<PathBuf, (Version, Result<Object, serde_saphyr::Error>)>,
 }
 
 /// Inode and time of the last change: another file under the same name has others.
 type Version = (u64, Option<SystemTime>);
 
 /// What is in a file.
-#[derive(Clone)]
 enum Object {
     Pool(IPPool),
     Subnet(NodeSubnet),
@@ -144,8 +143,7 @@ impl Reader {
             let known = self.files.get(&file);
             if known.is_none_or(|(known, _)| *known != version) {
                 let text = fs::read_to_string(&file)?;
-                let object = parse(&text).map_err(|error| error.to_string());
-                self.files.insert(file, (version, object));
+                self.files.insert(file, (version, parse(&text)));
             }
         }
         Ok(())
@@ -155,15 +153,15 @@ impl Reader {
     fn objects(&self) -> Objects {
         let mut objects = Objects::default();
         for (file, (_, object)) in &self.files {
-            match object.clone() {
-                Ok(Object::Pool(pool)) => objects.pools.push(pool),
-                Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet),
+            match object {
+                Ok(Object::Pool(pool)) => objects.pools.push(pool.clone()),
+                Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet.clone()),
                 Ok(Object::Network(network)) if network.name_any() == self.node => {
-                    objects.network = Some(*network);
+                    objects.network = Some(NodeNetwork::clone(network));
                 }
                 Ok(Object::Namespace(PartialObjectMeta { metadata, .. })) => {
-                    let labels = metadata.labels.unwrap_or_default();
-                    let name = metadata.name.map(|name| (name, labels));
+                    let labels = metadata.labels.clone().unwrap_or_default();
+                    let name = metadata.name.clone().map(|name| (name, labels));
                     objects.namespaces.extend(name);
                 }
                 Ok(Object::Network(_) | Object::Other) => {}
