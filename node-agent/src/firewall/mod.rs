@@ -20,12 +20,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::nft;
+use crate::apply::nft::NftError;
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::Paths;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
 use probe::{Outcome, Prober};
-use ruleset::{BaseChain, Dropped, Rules};
+use ruleset::{BaseChain, Dropped, Rules, RulesetError};
 
 pub use probe::{LINKS as PROBE_LINKS, Targets};
 
@@ -81,6 +82,20 @@ struct Reading {
     legacy: bool,
 }
 
+/// Why it is not known whether a firewall drops packets of pods.
+#[derive(Debug, thiserror::Error)]
+enum FirewallError {
+    /// nft does not list the ruleset.
+    #[error(transparent)]
+    List(#[from] NftError),
+    /// What nft prints cannot be read.
+    #[error(transparent)]
+    Parse(#[from] RulesetError),
+    /// The probe's links cannot be made, used or removed.
+    #[error("{0:#}")]
+    Probe(anyhow::Error),
+}
+
 impl Firewall {
     /// A task that has read nothing yet, and the reconciler's end.
     #[must_use]
@@ -122,14 +137,16 @@ impl Firewall {
                         changed
                     });
                 }
-                Err(why) => self
-                    .failure_log
-                    .are([format!("look for firewalls that drop pods' packets: {why}")]),
+                Err(error) => {
+                    let why = error_chain(&error);
+                    self.failure_log
+                        .are([format!("look for firewalls that drop pods' packets: {why}")]);
+                }
             }
         }
     }
 
-    async fn look(&mut self, targets: &Targets) -> Result<Problems, String> {
+    async fn look(&mut self, targets: &Targets) -> Result<Problems, FirewallError> {
         let reading = read().await?;
         let outcome = if reading.is_suspicious() {
             self.prober.probe(targets).await
@@ -137,7 +154,7 @@ impl Firewall {
             let removed = self.prober.remove_links().await;
             removed.map(|()| Outcome::Unknown)
         };
-        Ok(reading.findings(outcome.map_err(|error| format!("{error:#}"))?))
+        Ok(reading.findings(outcome.map_err(FirewallError::Probe)?))
     }
 }
 
@@ -180,9 +197,9 @@ fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {
 }
 
 /// The chains that drop packets of pods.
-async fn read() -> Result<Reading, String> {
-    let chains = nft::list_json(&["list", "chains"]).await;
-    let chains = BaseChain::at_forward(&chains.map_err(|error| error_chain(&error))?)?;
+async fn read() -> Result<Reading, FirewallError> {
+    let chains = nft::list_json(&["list", "chains"]).await?;
+    let chains = BaseChain::at_forward(&chains)?;
     let mut reading = Reading {
         legacy: has_legacy_filter(Path::new(LEGACY_TABLES)),
         ..Reading::default()
@@ -191,10 +208,8 @@ async fn read() -> Result<Reading, String> {
         // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
         let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
         let drops = async |what: &[&str]| {
-            let listed = nft::list_json(what)
-                .await
-                .map_err(|error| error_chain(&error))?;
-            Ok::<_, String>(Rules::parse(&listed)?.dropped(&base))
+            let listed = nft::list_json(what).await?;
+            Ok::<_, FirewallError>(Rules::parse(&listed)?.dropped(&base))
         };
         if drops(&["list", "chain", family, table, name]).await? != Dropped::default() {
             let dropped = drops(&["list", "table", family, table]).await?;
