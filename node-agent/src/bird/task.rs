@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::bird::SOCKET;
 use crate::bird::control::{Control, ControlError};
 use crate::bird::file::File;
+use crate::bird::password_files::{PasswordError, passwords};
 use crate::bird::protocols;
 use crate::bird::protocols::Seen;
 use crate::bird::session_history::Past;
@@ -189,7 +190,7 @@ impl Watcher {
         };
         let passwords = passwords(bird, &self.places.passwords);
         let good = passwords.iter();
-        let good = good.filter_map(|(key, read)| Some((key.clone(), read.clone().ok()?)));
+        let good = good.filter_map(|(key, read)| Some((key.clone(), read.as_ref().ok()?.clone())));
         let good: BTreeMap<String, Password> = good.collect();
         let (problem, seen) = self.carry_out(&bird.render(&good)).await;
         let mask = |text: String| good.values().fold(text, |text, word| word.mask(&text));
@@ -315,7 +316,7 @@ impl Watcher {
     fn sessions(
         &mut self,
         bird: &Bird,
-        passwords: &BTreeMap<String, Result<Password, String>>,
+        passwords: &BTreeMap<String, Result<Password, PasswordError>>,
         seen: &Result<BTreeMap<String, Seen>, ControlError>,
         refused: &BTreeMap<String, String>,
     ) -> Vec<SessionStatus> {
@@ -333,7 +334,7 @@ impl Watcher {
             let status = match (password, seen) {
                 (Some(Err(why)), _) => session_status::absent(
                     session,
-                    Some((SessionFault::PasswordMissing, why.clone())),
+                    Some((SessionFault::PasswordMissing, why.to_string())),
                 ),
                 (_, Err(error)) => session_status::absent(
                     session,
@@ -413,31 +414,6 @@ async fn configure(control: &mut Control) -> Result<Option<String>, ControlError
     }
     Ok(refusal
         .map(|words| format!("BIRD refuses its configuration, so it keeps the last one: {words}")))
-}
-
-/// The passwords that sessions need, by key, or a sentence that says why there is none.
-fn passwords(bird: &Bird, dir: &Path) -> BTreeMap<String, Result<Password, String>> {
-    let keys = bird.sessions.iter();
-    let keys = keys.filter_map(|one| one.session.password_key.as_ref());
-    keys.map(|key| (key.clone(), read_password(key, dir)))
-        .collect()
-}
-
-fn read_password(key: &str, dir: &Path) -> Result<Password, String> {
-    let missing = || {
-        format!(
-            "its password is not there (key {key} of the agents' Secret): see whether the Secret and the key of the BGPPeer's spec.password.secretKeyRef exist"
-        )
-    };
-    let legal = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
-    // Such names are the volume's own.
-    if key.starts_with("..") || key == "." || !key.chars().all(legal) {
-        return Err(missing());
-    }
-    let bytes = std::fs::read(dir.join(key)).map_err(|_| missing())?;
-    Password::parse(&bytes).map_err(|why| {
-        format!("its password (key {key} of the agents' Secret) {why}: choose another")
-    })
 }
 
 fn no_bird(error: &ControlError) -> String {
