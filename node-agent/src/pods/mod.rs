@@ -100,6 +100,16 @@ pub enum PodsError {
     Kernel(#[from] Error),
 }
 
+impl From<&PodsError> for Problem {
+    fn from(error: &PodsError) -> Self {
+        match error {
+            PodsError::Lock(_) | PodsError::List(_) => Self::failure("attachments", error),
+            PodsError::Look { ip, .. } => Self::failure(format!("attachment {ip}"), error),
+            PodsError::Kernel(_) => Self::failure("kernel", error),
+        }
+    }
+}
+
 impl Pods {
     /// The pods whose records are in `store`.
     #[must_use]
@@ -168,8 +178,7 @@ impl Pods {
         let mut tended = Tended::default();
         let survey = Survey::new(actual, records);
         if let Err(error) = self.observe(kernel, &survey, now, &mut tended).await {
-            let failure = Problem::failure("attachments", &error);
-            tended.problems.push(failure);
+            tended.problems.push(Problem::from(&error));
         }
         self.note(records, &mut tended);
         let due = self.orphans.due(now).map(|due| due.max(AGAIN));

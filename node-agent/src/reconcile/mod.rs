@@ -183,7 +183,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) => {
                 let problem = Problem::from(&error);
                 self.failure_log.is(&problem.message);
-                self.tell_problem(network, problem);
+                self.tell_problem(network, &problem);
                 None
             }
         };

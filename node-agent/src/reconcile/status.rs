@@ -9,7 +9,7 @@ use crate::apply::path_probe::ProbeResults;
 use crate::desired::Desired;
 use crate::pods::Counts;
 use crate::reconcile::Reconciler;
-use crate::status::problem::{Problem, Problems};
+use crate::status::problem::Problem;
 use crate::status::{Outcome, status};
 
 impl<K: Kernel> Reconciler<K> {
@@ -50,9 +50,9 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
-    pub(super) fn tell_problem(&self, network: &NodeNetwork, problem: Problem) {
+    pub(super) fn tell_problem(&self, network: &NodeNetwork, problem: &Problem) {
         let before = self.known(network).unwrap_or_default();
-        let Some(verdict) = Problems::from_iter([problem]).verdict() else {
+        let Some(verdict) = problem.verdict() else {
             return;
         };
         let now = Timestamp::now();

@@ -66,6 +66,14 @@ impl ProblemKind {
         }
     }
 
+    fn verdict(self, message: String) -> Option<Verdict> {
+        Some(Verdict {
+            state: self.severity(),
+            reason: self.reason()?,
+            message,
+        })
+    }
+
     /// The value of the label `kind` in metrics and logs.
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -124,6 +132,12 @@ impl Problem {
     #[must_use]
     pub fn note(subject: impl Display, message: impl Into<String>) -> Self {
         Self::new(ProblemKind::Note, subject, message)
+    }
+
+    /// The content of a condition that tells of this alone; `None` if the node is ready in spite of it.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.kind.verdict(self.message.clone())
     }
 }
 
@@ -197,11 +211,8 @@ impl Problems {
     #[must_use]
     pub fn verdict(&self) -> Option<Verdict> {
         ProblemKind::ALL.into_iter().find_map(|kind| {
-            Some(Verdict {
-                state: kind.severity(),
-                reason: kind.reason()?,
-                message: self.sentence(kind)?,
-            })
+            let message = self.sentence(kind)?;
+            kind.verdict(message)
         })
     }
 }
