@@ -71,12 +71,45 @@ test_names() { # no name of a test of more than 60 characters: subject, conditio
     { left-- }
     END { exit bad }'
 }
+typed_errors() { # no Result<_, String>: an error has a type; tests, tools for tests and clap's value parsers apart
+  # shellcheck disable=SC2016 # awk's own $0.
+  git ls-files -z '*.rs' ':!*/tests/*' ':!*/tests.rs' ':!e2e' ':!bench' ':!*/commands/args.rs' | xargs -0 awk '
+    # Reports each Result of the text whose second argument is String, over line ends as well.
+    function check(    rest, start, at, depth, sign, argument, last, before) {
+      gsub(/[-=]>/, "  ", text)
+      rest = text
+      start = 0
+      while (match(rest, /(Result|Ok|Err)(::)?</)) {
+        at = RSTART + RLENGTH
+        argument = last = ""
+        for (depth = 1; depth > 0 && at <= length(rest); at++) {
+          sign = substr(rest, at, 1)
+          if (sign ~ /[<([{]/) depth++
+          if (sign ~ /[])}>]/) depth--
+          if (depth == 1 && sign == ",") { last = last "," argument; argument = "" }
+          else if (depth > 0 && sign !~ /[ \n]/) argument = argument sign
+        }
+        if ((last "," argument) ~ /^,[^,].*,String,?$/) {
+          before = substr(text, 1, start + RSTART)
+          print file ":" gsub(/\n/, "", before) + 1 ": an error that is a String"
+          bad = 1
+        }
+        start += RSTART + RLENGTH - 1
+        rest = substr(rest, RSTART + RLENGTH)
+      }
+    }
+    FNR == 1 { check(); text = ""; file = FILENAME; test = 0 }
+    previous ~ /^#\[cfg\(test\)\]/ && /^(pub(\(crate\))? )?mod [a-z_]+ \{/ { test = 1 }
+    { previous = $0; sub(/\/\/.*/, ""); text = text (test ? "" : $0) "\n" }
+    /^}/ { test = 0 }
+    END { check(); exit bad }'
+}
 stands_alone() { # nothing refers to a place outside the project or to a machine
   ! git grep -nIE '\.\./shared|(^|[^A-Za-z0-9_.-])/(work|farm)/|/root/' -- . ':!*.lock' ':!go.sum' ':!hack/lint.sh'
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology test_names stands_alone; do
+for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology test_names typed_errors stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok

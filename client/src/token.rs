@@ -1,14 +1,26 @@
 //! The token of a service account, which the kubelet replaces in its file.
 
+use std::io;
 use std::path::PathBuf;
 
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, InvalidHeaderValue};
 use http::{HeaderValue, Request};
 use tracing::warn;
 
 /// A token in a file.
 #[derive(Clone, Debug)]
 pub struct TokenFile(PathBuf);
+
+/// Why there is no token.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// No header can have what is in the file.
+    #[error(transparent)]
+    Header(#[from] InvalidHeaderValue),
+}
 
 impl TokenFile {
     /// Of this file.
@@ -20,16 +32,15 @@ impl TokenFile {
     pub fn add_to<B>(&self, mut request: Request<B>) -> Request<B> {
         match self.header() {
             Ok(header) => drop(request.headers_mut().insert(AUTHORIZATION, header)),
-            Err(error) => warn!(file = %self.0.display(), error, "no token"),
+            Err(error) => warn!(file = %self.0.display(), %error, "no token"),
         }
         request
     }
 
     /// In memory and short, so nobody waits for it.
-    fn header(&self) -> Result<HeaderValue, String> {
-        let token = std::fs::read_to_string(&self.0).map_err(|error| error.to_string())?;
-        let header = HeaderValue::try_from(format!("Bearer {}", token.trim()));
-        let mut header = header.map_err(|error| error.to_string())?;
+    fn header(&self) -> Result<HeaderValue, TokenError> {
+        let token = std::fs::read_to_string(&self.0)?;
+        let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;
         header.set_sensitive(true);
         Ok(header)
     }

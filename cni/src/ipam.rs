@@ -365,9 +365,8 @@ mod tests {
         );
     }
 
-    fn first_pool<'a>(node: &'a NodeConfig, namespace: &str) -> Result<&'a str, String> {
-        let choices = choose(node, of(namespace), &BTreeSet::new(), &BTreeMap::new());
-        let choices = choices.map_err(|error| error.to_string())?;
+    fn first_pool<'a>(node: &'a NodeConfig, namespace: &str) -> Result<&'a str, AllocationError> {
+        let choices = choose(node, of(namespace), &BTreeSet::new(), &BTreeMap::new())?;
         Ok(choices[0].pool.name.as_str())
     }
 
@@ -387,7 +386,7 @@ mod tests {
             blocks: vec![],
             ..web.clone()
         });
-        let said = first_pool(&empty, "web").unwrap_err();
+        let said = first_pool(&empty, "web").unwrap_err().to_string();
         assert_eq!(
             said,
             "no free address in pool web (this node has no block of it)"
@@ -397,7 +396,7 @@ mod tests {
             disabled: true,
             ..web
         });
-        let said = first_pool(&disabled, "web").unwrap_err();
+        let said = first_pool(&disabled, "web").unwrap_err().to_string();
         assert_eq!(said, "no free address in pool web (it is disabled)");
     }
 
@@ -408,7 +407,7 @@ mod tests {
             ..node(vec![pool("a", &["10.0.0.0/29"])])
         };
         assert_eq!(first_pool(&node, "db"), Ok("a"));
-        let said = first_pool(&node, "new").unwrap_err();
+        let said = first_pool(&node, "new").unwrap_err().to_string();
         assert!(said.ends_with("does not know namespace new yet"), "{said}");
         let nameless = choose(
             &node,
@@ -471,13 +470,12 @@ mod tests {
     }
 
     /// Names of the pools chosen for a pod of namespace `default` that asks for some.
-    fn asking(node: &NodeConfig, pools: &str) -> Result<Vec<String>, String> {
+    fn asking(node: &NodeConfig, pools: &str) -> Result<Vec<String>, AllocationError> {
         let pod_request = PodRequest {
             pools: Some(pools),
             ..of("default")
         };
-        let choices = choose(node, pod_request, &BTreeSet::new(), &BTreeMap::new());
-        let choices = choices.map_err(|error| error.to_string())?;
+        let choices = choose(node, pod_request, &BTreeSet::new(), &BTreeMap::new())?;
         Ok(choices
             .iter()
             .map(|choice| choice.pool.name.clone())
@@ -500,8 +498,8 @@ mod tests {
         assert_eq!(asking("b,a"), Ok(vec!["b".into(), "six".into()]));
         assert_eq!(asking("none,b"), Ok(vec!["b".into(), "six".into()]));
         assert_eq!(
-            asking("none"),
-            Err("no free address in pool none (10.0.2.0/32)".into())
+            asking("none").unwrap_err().to_string(),
+            "no free address in pool none (10.0.2.0/32)"
         );
     }
 
@@ -513,7 +511,8 @@ mod tests {
         };
         let web = for_namespace("web", "web", "10.0.1.0/29");
         let everybody = pool("a", &["10.0.0.0/29"]);
-        let refused = |pools: Vec<PoolConfig>, asked| asking(&node(pools), asked).unwrap_err();
+        let refused =
+            |pools: Vec<PoolConfig>, asked| asking(&node(pools), asked).unwrap_err().to_string();
         assert_eq!(
             refused(vec![everybody.clone(), web], "a,web"),
             "annotation netweft.io/pools asks for IPPool web, which gives no addresses to this pod: ask for a"

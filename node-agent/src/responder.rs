@@ -30,6 +30,7 @@ use tracing::debug;
 use crate::echo;
 use crate::inputs::Inputs;
 use crate::reconcile::taken::{Listener, listener};
+use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two attempts to get the port.
@@ -42,7 +43,7 @@ const PER_SECOND: u32 = 500;
 /// The reconciler's end.
 pub struct Responding {
     peers: watch::Sender<BTreeSet<IpAddr>>,
-    note: watch::Receiver<Option<String>>,
+    note: watch::Receiver<Option<Problem>>,
 }
 
 impl Responding {
@@ -55,15 +56,15 @@ impl Responding {
         });
     }
 
-    /// Why no request is answered, in a sentence.
+    /// Why no request is answered.
     #[must_use]
-    pub fn note(&self) -> Option<String> {
+    pub fn note(&self) -> Option<Problem> {
         self.note.borrow().clone()
     }
 
     /// Reports changes of the note.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Option<String>> {
+    pub fn changes(&self) -> watch::Receiver<Option<Problem>> {
         self.note.clone()
     }
 }
@@ -83,7 +84,7 @@ pub fn peers(inputs: &Inputs) -> BTreeSet<IpAddr> {
 pub struct Responder {
     port: u16,
     peers: watch::Receiver<BTreeSet<IpAddr>>,
-    note: watch::Sender<Option<String>>,
+    note: watch::Sender<Option<Problem>>,
     failure_log: FailureLog,
 }
 
@@ -110,14 +111,18 @@ impl Responder {
                     self.tell(None);
                     join_all(sockets.iter().map(|socket| self.serve(socket))).await;
                 }
-                Err(error) => self.tell(Some(closed(self.port, &error, listener))),
+                Err(error) => {
+                    let why = closed(self.port, &error, listener);
+                    let subject = format!("UDP port {}", self.port);
+                    self.tell(Some(Problem::note(subject, why)));
+                }
             }
             sleep(AGAIN).await;
         }
     }
 
-    fn tell(&mut self, note: Option<String>) {
-        self.failure_log.are(note.clone());
+    fn tell(&mut self, note: Option<Problem>) {
+        self.failure_log.are(note.as_ref().map(ToString::to_string));
         self.note.send_if_modified(|known| {
             let changed = *known != note;
             *known = note;

@@ -11,6 +11,7 @@
 mod control;
 mod failover;
 mod file;
+mod password_files;
 mod protocols;
 mod reply;
 mod session_history;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,12 +14,14 @@ use tracing::{info, warn};
 use crate::bird::SOCKET;
 use crate::bird::control::{Control, ControlError};
 use crate::bird::file::File;
+use crate::bird::password_files::{PasswordError, passwords};
 use crate::bird::protocols;
 use crate::bird::protocols::Seen;
 use crate::bird::session_history::Past;
 use crate::bird::session_status;
 use crate::desired::bird::password::Password;
 use crate::desired::bird::{Bird, BirdSession, IDLE, Taken};
+use crate::status::problem::{Problem, Problems};
 use netweft_common::error_chain;
 
 /// How often BIRD is asked.
@@ -54,8 +56,8 @@ struct Order {
 pub struct Observed {
     /// The sessions that are wanted, in the operator's order.
     pub sessions: Vec<SessionStatus>,
-    /// Why BIRD does not do what is wanted, in sentences.
-    pub problems: Vec<String>,
+    /// Why BIRD does not do what is wanted.
+    pub problems: Problems,
     /// Whether BIRD has nothing to do with the kernel's routes any more: it idles, or there is none.
     pub released: bool,
     /// Whether there is none, while one is wanted.
@@ -188,7 +190,7 @@ impl Watcher {
         };
         let passwords = passwords(bird, &self.places.passwords);
         let good = passwords.iter();
-        let good = good.filter_map(|(key, read)| Some((key.clone(), read.clone().ok()?)));
+        let good = good.filter_map(|(key, read)| Some((key.clone(), read.as_ref().ok()?.clone())));
         let good: BTreeMap<String, Password> = good.collect();
         let (problem, seen) = self.carry_out(&bird.render(&good)).await;
         let mask = |text: String| good.values().fold(text, |text, word| word.mask(&text));
@@ -198,7 +200,7 @@ impl Watcher {
         };
         Observed {
             sessions: self.sessions(bird, &passwords, &seen, &refused),
-            problems: problem.map(mask).into_iter().collect(),
+            problems: problem.map(mask).map(disobedience).into_iter().collect(),
             released: false,
             absent: seen.is_err(),
             met: self.met,
@@ -219,7 +221,7 @@ impl Watcher {
             let absent = matches!(seen, Err(ControlError::Absent(_)));
             observed.released =
                 problem.is_none() && (absent || self.taken.as_deref() == Some(IDLE));
-            observed.problems.extend(problem);
+            observed.problems.extend(problem.map(disobedience));
         }
         observed
     }
@@ -314,7 +316,7 @@ impl Watcher {
     fn sessions(
         &mut self,
         bird: &Bird,
-        passwords: &BTreeMap<String, Result<Password, String>>,
+        passwords: &BTreeMap<String, Result<Password, PasswordError>>,
         seen: &Result<BTreeMap<String, Seen>, ControlError>,
         refused: &BTreeMap<String, String>,
     ) -> Vec<SessionStatus> {
@@ -332,7 +334,7 @@ impl Watcher {
             let status = match (password, seen) {
                 (Some(Err(why)), _) => session_status::absent(
                     session,
-                    Some((SessionFault::PasswordMissing, why.clone())),
+                    Some((SessionFault::PasswordMissing, why.to_string())),
                 ),
                 (_, Err(error)) => session_status::absent(
                     session,
@@ -380,6 +382,11 @@ fn log_change(known: Option<&SessionStatus>, status: &SessionStatus) {
     }
 }
 
+/// BIRD does not do what is wanted, for this reason.
+fn disobedience(why: String) -> Problem {
+    Problem::invalid("BIRD", why)
+}
+
 /// Waits until the BIRD that was met last has ended.
 async fn ended(line: &mut Option<Control>) {
     match line {
@@ -407,31 +414,6 @@ async fn configure(control: &mut Control) -> Result<Option<String>, ControlError
     }
     Ok(refusal
         .map(|words| format!("BIRD refuses its configuration, so it keeps the last one: {words}")))
-}
-
-/// The passwords that sessions need, by key, or a sentence that says why there is none.
-fn passwords(bird: &Bird, dir: &Path) -> BTreeMap<String, Result<Password, String>> {
-    let keys = bird.sessions.iter();
-    let keys = keys.filter_map(|one| one.session.password_key.as_ref());
-    keys.map(|key| (key.clone(), read_password(key, dir)))
-        .collect()
-}
-
-fn read_password(key: &str, dir: &Path) -> Result<Password, String> {
-    let missing = || {
-        format!(
-            "its password is not there (key {key} of the agents' Secret): see whether the Secret and the key of the BGPPeer's spec.password.secretKeyRef exist"
-        )
-    };
-    let legal = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
-    // Such names are the volume's own.
-    if key.starts_with("..") || key == "." || !key.chars().all(legal) {
-        return Err(missing());
-    }
-    let bytes = std::fs::read(dir.join(key)).map_err(|_| missing())?;
-    Password::parse(&bytes).map_err(|why| {
-        format!("its password (key {key} of the agents' Secret) {why}: choose another")
-    })
 }
 
 fn no_bird(error: &ControlError) -> String {

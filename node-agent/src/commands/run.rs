@@ -20,11 +20,12 @@ use crate::bird::{Observed, Places, Watcher};
 use crate::commands::args::RunArgs;
 use crate::commands::install::Plugins;
 use crate::commands::instance_lock::InstanceLock;
-use crate::firewall::{Findings, Firewall};
+use crate::firewall::Firewall;
 use crate::inputs::file_events::Watch;
 use crate::inputs::source::Source;
 use crate::reconcile::{Reconciler, Tasks};
 use crate::responder::Responder;
+use crate::status::problem::{Problem, Problems};
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
 use crate::telemetry::admin;
@@ -209,8 +210,8 @@ struct Notices {
     objects: watch::Receiver<u64>,
     sessions: watch::Receiver<Observed>,
     probes: watch::Receiver<ProbeResults>,
-    firewall: watch::Receiver<Findings>,
-    responder: watch::Receiver<Option<String>>,
+    firewall: watch::Receiver<Problems>,
+    responder: watch::Receiver<Option<Problem>>,
     kernel: Events,
     files: Watch,
 }

@@ -18,6 +18,7 @@ use netweft_netstate::model::LinkName;
 
 use crate::desired::bridge;
 use crate::inputs::{Inputs, Pool};
+use crate::status::problem::{Problem, ProblemKind};
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
 /// that is half there. (Adding it first makes the removal legal where there was none.) Empty if no rule would be in it.
@@ -61,8 +62,8 @@ pub fn render<'a>(inputs: &Inputs, tunnels: impl IntoIterator<Item = &'a LinkNam
     text
 }
 
-/// What does not work on a kernel that cannot have the table, in a sentence; `None` if no pod here would need it.
-pub fn missed(inputs: &Inputs) -> Option<String> {
+/// What does not work on a kernel that cannot have the table; `None` if no pod here would need it.
+pub fn missed(inputs: &Inputs) -> Option<Problem> {
     let here = |pool: &Pool| {
         let own = inputs.blocks.iter().map(|block| block.cidr);
         own.chain(inputs.withdrawn.iter().copied())
@@ -82,9 +83,14 @@ pub fn missed(inputs: &Inputs) -> Option<String> {
     } else {
         "IPPools"
     };
-    Some(format!(
-        "this kernel has no nftables family inet, so pods of {pools} {} are not masqueraded and reach nothing outside the pools: give the node a kernel with CONFIG_NF_TABLES_INET, or set natOutgoing: false",
-        names.join(", ")
+    let pools = format!("{pools} {}", names.join(", "));
+    let message = format!(
+        "this kernel has no nftables family inet, so pods of {pools} are not masqueraded and reach nothing outside the pools: give the node a kernel with CONFIG_NF_TABLES_INET, or set natOutgoing: false"
+    );
+    Some(Problem::new(
+        ProblemKind::KernelLacksFeature,
+        pools,
+        message,
     ))
 }
 

@@ -12,6 +12,7 @@ mod link_sysctls;
 pub mod masquerade;
 mod mtu_notes;
 mod node_address;
+mod pool_problems;
 pub mod probe_plan;
 mod routes;
 #[cfg(test)]
@@ -19,13 +20,13 @@ mod tests;
 mod tunnel;
 pub mod tunnel_address;
 mod udp;
+pub mod unreachable;
 mod vxlan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_cni::ipam;
 use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, PodInterface, Transport};
 use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
@@ -38,6 +39,7 @@ use crate::desired::probe_plan::ProbePlan;
 use crate::inputs::bgp_routes::METRIC_BIRD;
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, OwnBlock, RemoteBlock};
+use crate::status::problem::Problems;
 
 /// Metric of routes that stand by, while the way to a block changes: behind those in use, BIRD's included.
 const METRIC_STANDBY: u32 = METRIC_BIRD + 10;
@@ -69,12 +71,8 @@ pub struct Desired {
     pub withdrawn: Vec<IpNet>,
     /// Bytes of the largest packet that the links with the node's addresses take.
     pub link_mtu: Option<u32>,
-    /// What is left out and why, in sentences.
-    pub problems: Vec<String>,
-    /// What only an administrator can change and what keeps no pod from working, in sentences.
-    pub notes: Vec<String>,
-    /// What cannot be programmed before another program has done its part, in sentences.
-    pub waiting_for: Vec<String>,
+    /// What is left out and why, what waits for another program, and what an administrator should know.
+    pub problems: Problems,
 }
 
 impl Desired {
@@ -116,7 +114,8 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         namespaces: known_namespaces(inputs),
     };
     let mut problems = inputs.problems.clone();
-    problems.extend(mixed(&plugin));
+    problems.extend(pool_problems::mixed(&plugin));
+    problems.extend(tunnel_address::taken(inputs));
     let mut desired = Desired {
         kernel: NetworkState::default(),
         nft: String::new(),
@@ -131,8 +130,6 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
         withdrawn: inputs.withdrawn.clone(),
         link_mtu: link_mtu(facts),
         problems,
-        notes: tunnel_address::taken(inputs),
-        waiting_for: Vec::new(),
     };
     if let Some(mtu) = least_mtu(inputs, facts).or(inputs.pods.bridge_mtu) {
         bridge::add_to(inputs, mtu, &mut desired.kernel, &mut desired.sysctls);
@@ -140,12 +137,11 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     if let Some(mtu) = least_mtu(inputs, facts) {
         node_address::add_to(inputs, mtu, &mut desired.kernel);
     }
-    let unknown = inputs.serving.iter();
-    let unknown = unknown.filter(|name| !inputs.pools.contains_key(*name));
-    let unheard = |name| format!("IPPool {name} serves this node and has not been heard of yet");
-    desired.waiting_for.extend(unknown.map(unheard));
+    desired.problems.extend(pool_problems::unheard(inputs));
     for mode in &inputs.modes {
-        desired.notes.extend(mtu_notes::beyond(inputs, facts, mode));
+        desired
+            .problems
+            .extend(mtu_notes::beyond(inputs, facts, mode));
         routes::add_to(inputs, facts, mode, &mut desired);
     }
     let blocks = inputs.blocks.iter().map(|block| block.cidr);
@@ -377,31 +373,4 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
 fn known_namespaces(inputs: &Inputs) -> Option<BTreeSet<String>> {
     let chosen = inputs.pools.values().any(|pool| pool.namespaces.is_some());
     chosen.then(|| inputs.namespaces.keys().cloned().collect())
-}
-
-/// Pods that would get an address of a bridge and one of a routed pool are refused by the plugin: better said before.
-fn mixed(plugin: &NodeConfig) -> Option<String> {
-    // One for all the namespaces that no pool names.
-    let others = String::new();
-    let named = plugin
-        .pools
-        .iter()
-        .filter_map(|pool| pool.namespaces.as_ref());
-    let namespaces: BTreeSet<&String> = named.flatten().chain([&others]).collect();
-    let pools = |namespace: &str| {
-        let of_family = |ipv4| ipam::pools_for(plugin, Some(namespace), ipv4);
-        (of_family(true), of_family(false))
-    };
-    let clash = |namespace: &&String| {
-        let (v4, v6) = pools(namespace);
-        let mut pairs = v4
-            .into_iter()
-            .flat_map(|one| v6.iter().map(move |other| (one, *other)));
-        pairs.find(|(one, other)| one.pod_interface != other.pod_interface)
-    };
-    let (one, other) = namespaces.iter().find_map(clash)?;
-    Some(format!(
-        "IPPools {} and {} give addresses to the same pods, but one has podInterface bridge and one routed, so such pods are refused: give both the same",
-        one.name, other.name
-    ))
 }

@@ -5,10 +5,11 @@ use netweft_crds::{NodeMode, Transport};
 use crate::desired::overhead;
 use crate::inputs::Inputs;
 use crate::inputs::host_facts::{Egress, Facts};
+use crate::status::problem::Problem;
 
-/// A `spec.mtu` that is more than the node's own link has room for, in a sentence. The node goes on: small packets pass, and large ones where
+/// A `spec.mtu` that is more than the node's own link has room for. The node goes on: small packets pass, and large ones where
 /// fragments do.
-pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<String> {
+pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<Problem> {
     let Egress { link, mtu, .. } = match mode.transport.get()? {
         Transport::Direct | Transport::Bgp => {
             facts.egress.values().min_by_key(|egress| egress.mtu)?
@@ -28,8 +29,9 @@ pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<String>
         )
     };
     (*set > room).then(|| {
-        format!(
+        let message = format!(
             "spec.mtu {set} of NetworkMode {name} is more than link {link} has room for: it takes packets of {mtu} bytes, {consequence}; set spec.mtu to {room} or less, or leave it out"
-        )
+        );
+        Problem::note(format!("NetworkMode {name}"), message)
     })
 }

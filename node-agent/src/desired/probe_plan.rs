@@ -10,6 +10,7 @@ use netweft_netstate::model::LinkName;
 use sha2::{Digest, Sha256};
 
 use crate::desired::tunnel_address::tunnel_addresses;
+use crate::desired::unreachable::Unreachable;
 use crate::inputs::{Inputs, RemoteBlock};
 
 /// Nodes that one node asks at most.
@@ -35,7 +36,7 @@ pub struct Target {
     /// address, it knows alone.
     pub probes: BTreeSet<Probe>,
     /// Why there is nothing to send by.
-    pub why_not: Option<String>,
+    pub why_not: Option<Unreachable>,
 }
 
 /// A request to another node, and how it is sent.
@@ -67,7 +68,7 @@ impl ProbePlan {
         &mut self,
         inputs: &Inputs,
         block: &RemoteBlock,
-        link: Result<Option<LinkName>, String>,
+        link: Result<Option<LinkName>, Unreachable>,
     ) {
         let probe = self.probe;
         if probe == ProbeProtocol::None {
@@ -123,7 +124,8 @@ impl ProbePlan {
         let why_not = self
             .targets
             .values()
-            .find_map(|target| target.why_not.clone());
+            .find_map(|target| target.why_not.as_ref())
+            .map(ToString::to_string);
         let problem = problem
             .filter(|_| !unreachable.is_empty())
             .map(str::to_owned);

@@ -11,7 +11,7 @@
 //! It is decided for each peer and family. A block that cannot be reached is left out: a next hop that is not on the link would
 //! send its packets to a router that has never heard of pods.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Transport};
@@ -19,24 +19,24 @@ use netweft_netstate::model::{LinkName, Route, RouteKey};
 
 use crate::desired::probe_plan::ProbePlan;
 use crate::desired::tunnel::Tunnel;
+use crate::desired::unreachable::Unreachable;
 use crate::desired::{Desired, METRIC_STANDBY, carries, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
+use crate::status::problem::Problem;
 
 /// Add all that `mode` needs on this node.
 pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
     let Some(transport) = mode.transport.get() else {
-        desired.problems.push(format!(
-            "NetworkMode {} is left out: this agent does not know its transport; update the agents, or choose another spec.mode",
-            mode.name
+        desired.problems.push(left_out(
+            mode,
+            "this agent does not know its transport; update the agents, or choose another spec.mode",
         ));
         return;
     };
     let Some(mtu) = pod_mtu(inputs, facts, mode) else {
-        desired.problems.push(format!(
-            "NetworkMode {} is left out: this node has no address for it",
-            mode.name
-        ));
+        let problem = left_out(mode, "this node has no address for it");
+        desired.problems.push(problem);
         return;
     };
     desired.problems.extend(too_small(inputs, mode, mtu));
@@ -49,7 +49,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
     if let Some(tunnel) = &tunnel {
         tunnel.add_to(desired);
     }
-    let mut withheld = BTreeSet::new();
+    let mut withheld = BTreeMap::new();
     let mut probe_plan = ProbePlan::new(mode, transport);
     let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
@@ -73,11 +73,21 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
                 desired.kernel.routes.insert(key, route);
             }
             Ok(None) => {}
-            Err(why) => withheld.extend([why]),
+            Err(why) => {
+                let message = why.to_string();
+                let problem = Problem::invalid(format!("node {}", block.node), &message);
+                withheld.insert(message, problem);
+            }
         }
     }
-    desired.problems.extend(withheld);
+    desired.problems.extend(withheld.into_values());
     desired.probes.extend(probe_plan.for_some_of(&inputs.node));
+}
+
+fn left_out(mode: &NodeMode, why: &str) -> Problem {
+    let mode = format!("NetworkMode {}", mode.name);
+    let message = format!("{mode} is left out: {why}");
+    Problem::invalid(mode, message)
 }
 
 /// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
@@ -89,9 +99,9 @@ fn stand_by(
     inputs: &Inputs,
     facts: &Facts,
     (mode, block): (&NodeMode, &RemoteBlock),
-    way: Result<Option<(RouteKey, Route)>, String>,
+    way: Result<Option<(RouteKey, Route)>, Unreachable>,
     desired: &mut Desired,
-) -> Result<Option<LinkName>, String> {
+) -> Result<Option<LinkName>, Unreachable> {
     if let Some((key, route)) = way? {
         let at = inputs.modes.iter().position(|it| it == mode);
         let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
@@ -107,7 +117,7 @@ fn stand_by(
     let bgp_routes = bgp_routes.find(|(net, _)| net.contains(&block.cidr));
     match bgp_routes.filter(|_| mode.transport.get() == Some(Transport::Bgp)) {
         Some((_, link)) => Ok(link.clone()),
-        None => Err(format!("there is no route to {}", block.cidr)),
+        None => Err(Unreachable::NoRoute(block.cidr)),
     }
 }
 
@@ -141,30 +151,32 @@ fn next_hop(
     facts: &Facts,
     mode: &NodeMode,
     block: &RemoteBlock,
-) -> Result<(IpAddr, LinkName), String> {
+) -> Result<(IpAddr, LinkName), Unreachable> {
     let family = IpFamily::of(block.cidr.addr());
-    let lacking = |node: &str| {
-        format!(
-            "no route to {family} pods of node {}: node {node} has no {family} address, and NetworkMode {} sends by next hop; give the node one, or use an encapsulation",
-            block.node, mode.name
-        )
+    let (peer, mode) = (&block.node, &mode.name);
+    let lacking = |node: &str| Unreachable::NoNodeAddress {
+        family,
+        peer: peer.clone(),
+        lacking: node.to_owned(),
+        mode: mode.clone(),
     };
-    let ours = inputs.addresses.of(family);
-    let ours = ours.ok_or_else(|| lacking(&inputs.node))?;
-    let peer = block.addresses.of(family);
-    let peer = peer.ok_or_else(|| lacking(&block.node))?;
-    match facts.egress.get(&ours) {
-        Some(egress) if egress.is_on_link(peer) => Ok((peer, egress.link.clone())),
-        found => Err(format!(
-            "no route to pods of node {}: its address {peer} is not on the link of this node's {ours} ({}), and NetworkMode {} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
-            block.node,
-            found.map_or("unknown", |egress| egress.link.as_str()),
-            mode.name
-        )),
+    let own = inputs.addresses.of(family);
+    let own = own.ok_or_else(|| lacking(&inputs.node))?;
+    let address = block.addresses.of(family);
+    let address = address.ok_or_else(|| lacking(peer))?;
+    match facts.egress.get(&own) {
+        Some(egress) if egress.is_on_link(address) => Ok((address, egress.link.clone())),
+        found => Err(Unreachable::NotOnLink {
+            peer: peer.clone(),
+            address,
+            own,
+            link: found.map(|egress| egress.link.to_string()),
+            mode: mode.clone(),
+        }),
     }
 }
 
-fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
+fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<Problem> {
     let pools = mode.all_pools();
     let left_out: Vec<&str> = pools
         .filter_map(|name| Some((name, inputs.pools.get(name)?)))
@@ -172,10 +184,11 @@ fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<String> {
         .map(|(name, _)| name.as_str())
         .collect();
     (!left_out.is_empty()).then(|| {
-        format!(
-            "IPPool {} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
-            left_out.join(", "),
+        let pools = format!("IPPool {}", left_out.join(", "));
+        let message = format!(
+            "{pools} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
             mode.name
-        )
+        );
+        Problem::invalid(pools, message)
     })
 }

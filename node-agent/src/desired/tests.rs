@@ -12,6 +12,7 @@ use crate::desired::*;
 use crate::inputs::host_facts::Egress;
 use crate::inputs::{Pool, RemoteBlock};
 use crate::pods::PodState;
+use crate::status::problem::ProblemKind;
 
 fn pool(cidr: &str) -> Pool {
     Pool {
@@ -34,6 +35,20 @@ fn addresses(ipv4: &str) -> NodeAddresses {
         ipv4: Some(ipv4.parse().unwrap()),
         ipv6: None,
     }
+}
+
+/// What is left out and why.
+fn invalid(desired: &Desired) -> Vec<&str> {
+    desired.problems.messages(ProblemKind::Invalid)
+}
+
+/// What waits for another program.
+fn waiting_for(desired: &Desired) -> Vec<&str> {
+    desired.problems.messages(ProblemKind::ProgrammingFailed)
+}
+
+fn notes(desired: &Desired) -> Vec<&str> {
+    desired.problems.messages(ProblemKind::Note)
 }
 
 fn inputs() -> Inputs {
@@ -74,7 +89,7 @@ fn inputs() -> Inputs {
         pools: BTreeMap::from([("default-v4".to_owned(), pool("10.244.0.0/16"))]),
         bgp: None,
         pods: Default::default(),
-        problems: vec![],
+        problems: Problems::default(),
     }
 }
 
@@ -144,7 +159,7 @@ fn both_families(outer: IpFamily) -> (Inputs, Facts) {
 fn vxlan_over_ipv4_carries_both_families() {
     let (inputs, facts) = both_families(IpFamily::Ipv4);
     let desired = desired(&inputs, &facts);
-    assert_eq!(desired.problems, Vec::<String>::new());
+    assert_eq!(invalid(&desired), [""; 0]);
     let on_link: Vec<String> = desired
         .kernel
         .addresses
@@ -175,7 +190,7 @@ fn vxlan_over_ipv4_carries_both_families() {
 fn vxlan_over_ipv6_carries_both_families_with_smaller_mtu() {
     let (inputs, facts) = both_families(IpFamily::Ipv6);
     let desired = desired(&inputs, &facts);
-    assert_eq!(desired.problems, Vec::<String>::new());
+    assert_eq!(invalid(&desired), [""; 0]);
     assert!(desired.plugin.pools.iter().all(|pool| pool.mtu == 1330));
     assert!(desired.kernel.fdb.values().all(IpAddr::is_ipv6));
     assert!(desired.kernel.links.values().all(|link| matches!(
@@ -207,7 +222,7 @@ fn ipv6_pool_is_omitted_when_mtu_is_below_1280() {
             .all(|key| key.net.addr().is_ipv4())
     );
     assert_eq!(
-        desired.problems,
+        invalid(&desired),
         [
             "IPPool default-v6 is left out: IPv6 needs packets of 1280 bytes and NetworkMode default has room for 1279; raise the MTU of the node's link or spec.mtu"
         ]
@@ -296,10 +311,9 @@ fn peer_without_address_is_reported_others_are_reached() {
     let mut inputs = inputs();
     inputs.remote[2].addresses = NodeAddresses::default();
     let desired = desired(&inputs, &facts());
-    assert_eq!(desired.problems.len(), 1);
-    assert!(
-        desired.problems[0].contains("10.244.1.0/26") && desired.problems[0].contains("worker-3")
-    );
+    let problems = invalid(&desired);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains("10.244.1.0/26") && problems[0].contains("worker-3"));
     assert_eq!(desired.kernel.fdb.len(), 1);
 }
 
@@ -349,14 +363,16 @@ fn missing_nftables_message_names_pools_of_this_node() {
     inputs.pools.insert("elsewhere".into(), elsewhere);
     let said = masquerade::missed(&inputs).unwrap();
     assert!(
-        said.contains("pods of IPPool default-v4 are not masqueraded"),
+        said.message
+            .contains("pods of IPPool default-v4 are not masqueraded"),
         "{said}"
     );
     // A pod may still be in a block that is being given back.
     inputs.withdrawn.push("10.9.0.0/26".parse().unwrap());
     let said = masquerade::missed(&inputs).unwrap();
     assert!(
-        said.contains("pods of IPPools default-v4, elsewhere are"),
+        said.message
+            .contains("pods of IPPools default-v4, elsewhere are"),
         "{said}"
     );
     inputs.blocks.clear();
@@ -370,7 +386,7 @@ fn unknown_transport_is_reported_and_programs_nothing() {
     inputs.modes[0].transport = TransportSource::default();
     let desired = desired(&inputs, &facts());
     assert!(desired.kernel.links.is_empty());
-    assert!(desired.problems[0].contains("NetworkMode default"));
+    assert!(invalid(&desired)[0].contains("NetworkMode default"));
 }
 
 fn bridge_inputs() -> Inputs {
@@ -511,7 +527,7 @@ fn bridge_and_routed_pool_of_one_pod_are_reported() {
         let problems = desired(inputs, &facts()).problems;
         problems
             .iter()
-            .any(|problem| problem.contains("IPPools default-v4 and six"))
+            .any(|problem| problem.message.contains("IPPools default-v4 and six"))
     };
     assert!(mixed(&inputs));
     inputs.pools.get_mut("six").unwrap().pod_interface = PodInterface::Bridge;

@@ -16,6 +16,7 @@ use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Rou
 
 use crate::apply::sysctl;
 use crate::desired::tunnel_address::tunnel_addresses;
+use crate::desired::unreachable::Unreachable;
 use crate::desired::{Desired, carries, fits, udp, unicast, vxlan};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
@@ -65,7 +66,7 @@ impl<'a> Tunnel<'a> {
             udp::add_tunnel(&self.name, parameters, self.local, &mut desired.udp);
             // The link is the relay's, who makes it when it has read of it.
             let relay = self.facts.tuns.get(&self.name);
-            desired.waiting_for.extend(udp::waiting(&self.name, relay));
+            desired.problems.extend(udp::waiting(&self.name, relay));
             if relay.is_none() {
                 return;
             }
@@ -111,21 +112,24 @@ impl<'a> Tunnel<'a> {
         &self,
         block: &RemoteBlock,
         desired: &mut Desired,
-    ) -> Result<Option<(RouteKey, Route)>, String> {
+    ) -> Result<Option<(RouteKey, Route)>, Unreachable> {
         let family = IpFamily::of(block.cidr.addr());
         let Some(remote) = block.addresses.of(self.mode.outer_family) else {
-            return Err(format!(
-                "block {} of node {} is left out: that node has no {} address for the tunnels of NetworkMode {}",
-                block.cidr, block.node, self.mode.outer_family, self.mode.name
-            ));
+            return Err(Unreachable::NoTunnelEndpoint {
+                block: block.cidr,
+                peer: block.node.clone(),
+                family: self.mode.outer_family,
+                mode: self.mode.name.clone(),
+            });
         };
         if self.transport == Transport::Ipip
             && (family, IpFamily::of(remote)) != (IpFamily::Ipv4, IpFamily::Ipv4)
         {
-            return Err(format!(
-                "block {} of node {} is left out: NetworkMode {} has encapsulation ipip, which carries IPv4 in IPv4 only",
-                block.cidr, block.node, self.mode.name
-            ));
+            return Err(Unreachable::NotCarriedByIpip {
+                block: block.cidr,
+                peer: block.node.clone(),
+                mode: self.mode.name.clone(),
+            });
         }
         let via = match self.transport {
             Transport::Vxlan(_) => {

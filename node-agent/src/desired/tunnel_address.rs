@@ -12,6 +12,7 @@ use netweft_cni::block;
 
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
+use crate::status::problem::Problem;
 
 /// The tunnel address of each pool that has a block here with a free one.
 pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
@@ -26,19 +27,20 @@ pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
     addresses
 }
 
-/// The blocks whose tunnel address a pod has, in sentences, where their pool has no other tunnel address on this node.
-pub fn taken(inputs: &Inputs) -> Vec<String> {
+/// The blocks whose tunnel address a pod has, where their pool has no other tunnel address on this node.
+pub fn taken(inputs: &Inputs) -> Vec<Problem> {
     let found = tunnel_addresses(inputs);
     let blocks = inputs.blocks.iter();
     let without = blocks.filter(|block| !found.contains_key(block.pool.as_str()));
-    let sentence = |block: &OwnBlock| {
+    let note = |block: &OwnBlock| {
         let address = block::tunnel_address(block.cidr)?;
-        inputs.pods.addresses.contains(&address).then(|| format!(
-            "a pod has the address {address}, which is the node's own address in block {} of IPPool {}, so connections that the node opens to pods on other nodes may fail: delete that pod, and its controller starts it with another address",
-            block.cidr, block.pool
-        ))
+        let OwnBlock { cidr, pool } = block;
+        let is_taken = inputs.pods.addresses.contains(&address);
+        is_taken.then(|| Problem::note(format!("address {address}"), format!(
+            "a pod has the address {address}, which is the node's own address in block {cidr} of IPPool {pool}, so connections that the node opens to pods on other nodes may fail: delete that pod, and its controller starts it with another address"
+        )))
     };
-    without.filter_map(sentence).collect()
+    without.filter_map(note).collect()
 }
 
 /// The node's own addresses in a block: the gateways that pods name, also if the pool is not bridged any more, and the tunnel

@@ -7,6 +7,8 @@ use netweft_crds::UdpParameters;
 use netweft_netstate::model::LinkName;
 use netweft_udp_relay::config::{LINK_PREFIX, PeerConfig, RelayConfig, TunnelConfig};
 
+use crate::status::problem::{Problem, ProblemKind};
+
 /// `nw-udp` and the port, at most 11 bytes.
 pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
     format!("{LINK_PREFIX}{}", parameters.port).parse().ok()
@@ -58,13 +60,18 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
 }
 
 /// What is missing while the relay has not made its link, or nobody has it open.
-pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<String> {
+pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<Problem> {
     let what = match open {
         Some(true) => return None,
         Some(false) => "nobody reads from it",
         None => "it does not exist",
     };
-    Some(format!(
+    let message = format!(
         "link {link} of the relay: {what}; see the pod of DaemonSet netweft-udp-relay on this node"
+    );
+    Some(Problem::new(
+        ProblemKind::ProgrammingFailed,
+        format!("link {link}"),
+        message,
     ))
 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::status::problem::{Problem, ProblemKind};
+
 /// What has been left alone for so long is no longer fought over.
 const QUIET: Duration = Duration::from_secs(60);
 /// So many times in a row a thing is put right at once.
@@ -67,21 +69,20 @@ impl Fights {
         (due > now).then(|| due - now)
     }
 
-    /// What is fought over, in sentences.
-    #[must_use]
-    pub fn sentences(&self) -> Vec<String> {
+    /// What is fought over.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
         let fights = self.0.iter().filter(|(_, fight)| fight.times >= AT_ONCE);
-        let sentence = |(what, fight): (&String, &Fight)| {
+        fights.map(|(what, fight)| {
             let by = fight
                 .by
                 .as_deref()
                 .unwrap_or("somebody whom the kernel does not name");
-            format!(
+            let message = format!(
                 "{what} is changed again and again by {by} and has been put right {} times in a row: find out why and stop that",
                 fight.times
-            )
-        };
-        fights.map(sentence).collect()
+            );
+            Problem::new(ProblemKind::Contested, what, message)
+        })
     }
 
     /// When the first of them will be over if nothing more happens.
@@ -130,9 +131,11 @@ mod tests {
     #[test]
     fn contention_names_last_process_and_ends_when_quiet() {
         let (mut fights, now) = fought(AT_ONCE - 1);
-        assert_eq!(fights.sentences(), Vec::<String>::new());
+        assert_eq!(fights.problems().next(), None);
         fights.note(WHAT, None, now);
-        let [sentence] = fights.sentences().try_into().unwrap();
+        let [problem] = fights.problems().collect::<Vec<_>>().try_into().unwrap();
+        assert_eq!(problem.subject, WHAT);
+        let sentence = problem.message;
         assert!(sentence.contains(WHAT), "{sentence}");
         assert!(
             sentence.contains("process 42 (ip)") && sentence.contains("20 times"),
@@ -140,9 +143,9 @@ mod tests {
         );
         assert_eq!(fights.over(now), Some(QUIET));
         fights.observe(now + QUIET / 2);
-        assert_eq!(fights.sentences().len(), 1);
+        assert_eq!(fights.problems().count(), 1);
         fights.observe(now + QUIET);
-        assert_eq!(fights.sentences(), Vec::<String>::new());
+        assert_eq!(fights.problems().next(), None);
         assert_eq!(fights.over(now), None);
     }
 }

@@ -26,7 +26,7 @@ use tracing::warn;
 
 use crate::apply::nft;
 use crate::desired::Desired;
-use crate::status::sentence;
+use crate::status::problem::{Problem, sentence};
 use crate::telemetry::metrics::Metrics;
 
 pub use crate::drift::classify::{Difference, link_of};
@@ -194,10 +194,9 @@ impl Drifts {
         self.waits.into_iter().chain(self.fights.over(now)).min()
     }
 
-    /// What is fought over, in sentences.
-    #[must_use]
-    pub fn fights(&self) -> Vec<String> {
-        self.fights.sentences()
+    /// What is fought over.
+    pub fn fights(&self) -> impl Iterator<Item = Problem> {
+        self.fights.problems()
     }
 
     /// For the node's status; `None` while nothing has drifted.

@@ -20,11 +20,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::apply::nft;
+use crate::apply::nft::NftError;
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::Paths;
+use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
 use probe::{Outcome, Prober};
-use ruleset::{BaseChain, Dropped, Rules};
+use ruleset::{BaseChain, Dropped, Rules, RulesetError};
 
 pub use probe::{LINKS as PROBE_LINKS, Targets};
 
@@ -33,31 +35,23 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// Names of the tables of legacy iptables that are in use in this network namespace.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// What the forward hook drops, in sentences.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Findings {
-    /// A probe was dropped: pods reach nobody.
-    pub dropped: Vec<String>,
-    /// The ruleset says so, as far as it can be read.
-    pub suspected: Vec<String>,
-}
-
 /// The reconciler's end.
 pub struct Link {
-    findings: watch::Receiver<Findings>,
+    findings: watch::Receiver<Problems>,
     targets: watch::Sender<Targets>,
 }
 
 impl Link {
-    /// What was found last.
+    /// What the forward hook drops, as it was found last: a foreign object where a probe was dropped, so that pods reach nobody; a note
+    /// where the ruleset says so, as far as it can be read.
     #[must_use]
-    pub fn findings(&self) -> Findings {
+    pub fn findings(&self) -> Problems {
         self.findings.borrow().clone()
     }
 
     /// Wakes when something else is found.
     #[must_use]
-    pub fn changes(&self) -> watch::Receiver<Findings> {
+    pub fn changes(&self) -> watch::Receiver<Problems> {
         self.findings.clone()
     }
 
@@ -73,7 +67,7 @@ impl Link {
 
 /// The task that reads the ruleset.
 pub struct Firewall {
-    findings: watch::Sender<Findings>,
+    findings: watch::Sender<Problems>,
     targets: watch::Receiver<Targets>,
     prober: Prober,
     failure_log: FailureLog,
@@ -88,11 +82,25 @@ struct Reading {
     legacy: bool,
 }
 
+/// Why it is not known whether a firewall drops packets of pods.
+#[derive(Debug, thiserror::Error)]
+enum FirewallError {
+    /// nft does not list the ruleset.
+    #[error(transparent)]
+    List(#[from] NftError),
+    /// What nft prints cannot be read.
+    #[error(transparent)]
+    Parse(#[from] RulesetError),
+    /// The probe's links cannot be made, used or removed.
+    #[error("{0:#}")]
+    Probe(anyhow::Error),
+}
+
 impl Firewall {
     /// A task that has read nothing yet, and the reconciler's end.
     #[must_use]
     pub fn new(paths: &Paths) -> (Self, Link) {
-        let (findings, found) = watch::channel(Findings::default());
+        let (findings, found) = watch::channel(Problems::default());
         let (order, targets) = watch::channel(Targets::default());
         let firewall = Self {
             findings,
@@ -129,14 +137,16 @@ impl Firewall {
                         changed
                     });
                 }
-                Err(why) => self
-                    .failure_log
-                    .are([format!("look for firewalls that drop pods' packets: {why}")]),
+                Err(error) => {
+                    let why = error_chain(&error);
+                    self.failure_log
+                        .are([format!("look for firewalls that drop pods' packets: {why}")]);
+                }
             }
         }
     }
 
-    async fn look(&mut self, targets: &Targets) -> Result<Findings, String> {
+    async fn look(&mut self, targets: &Targets) -> Result<Problems, FirewallError> {
         let reading = read().await?;
         let outcome = if reading.is_suspicious() {
             self.prober.probe(targets).await
@@ -144,7 +154,7 @@ impl Firewall {
             let removed = self.prober.remove_links().await;
             removed.map(|()| Outcome::Unknown)
         };
-        Ok(reading.findings(outcome.map_err(|error| format!("{error:#}"))?))
+        Ok(reading.findings(outcome.map_err(FirewallError::Probe)?))
     }
 }
 
@@ -158,19 +168,21 @@ impl Reading {
                 .any(|(chain, dropped)| drops_sent(chain, *dropped))
     }
 
-    fn findings(&self, outcome: Outcome) -> Findings {
-        let mut findings = Findings::default();
+    fn findings(&self, outcome: Outcome) -> Problems {
+        let mut findings = Problems::default();
         for (chain, dropped) in &self.chains {
-            match outcome {
+            let (kind, certain) = match outcome {
                 Outcome::Dropped if drops_sent(chain, *dropped) => {
-                    findings.dropped.push(chain.sentence(true));
+                    (ProblemKind::ForeignObject, true)
                 }
-                Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => {}
-                _ => findings.suspected.push(chain.sentence(false)),
-            }
+                Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => continue,
+                _ => (ProblemKind::Note, false),
+            };
+            findings.push(Problem::new(kind, chain, chain.sentence(certain)));
         }
-        if outcome == Outcome::Dropped && findings.dropped.is_empty() {
-            findings.dropped.push(LEGACY.to_owned());
+        if outcome == Outcome::Dropped && !findings.has(ProblemKind::ForeignObject) {
+            let kind = ProblemKind::ForeignObject;
+            findings.push(Problem::new(kind, "legacy iptables", LEGACY));
         }
         findings
     }
@@ -185,9 +197,9 @@ fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {
 }
 
 /// The chains that drop packets of pods.
-async fn read() -> Result<Reading, String> {
-    let chains = nft::list_json(&["list", "chains"]).await;
-    let chains = BaseChain::at_forward(&chains.map_err(|error| error_chain(&error))?)?;
+async fn read() -> Result<Reading, FirewallError> {
+    let chains = nft::list_json(&["list", "chains"]).await?;
+    let chains = BaseChain::at_forward(&chains)?;
     let mut reading = Reading {
         legacy: has_legacy_filter(Path::new(LEGACY_TABLES)),
         ..Reading::default()
@@ -196,10 +208,8 @@ async fn read() -> Result<Reading, String> {
         // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
         let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
         let drops = async |what: &[&str]| {
-            let listed = nft::list_json(what)
-                .await
-                .map_err(|error| error_chain(&error))?;
-            Ok::<_, String>(Rules::parse(&listed)?.dropped(&base))
+            let listed = nft::list_json(what).await?;
+            Ok::<_, FirewallError>(Rules::parse(&listed)?.dropped(&base))
         };
         if drops(&["list", "chain", family, table, name]).await? != Dropped::default() {
             let dropped = drops(&["list", "table", family, table]).await?;
@@ -237,7 +247,8 @@ mod tests {
     /// Number of findings: certain, suspected.
     fn found(reading: &Reading, outcome: Outcome) -> (usize, usize) {
         let findings = reading.findings(outcome);
-        (findings.dropped.len(), findings.suspected.len())
+        let count = |kind| findings.of(kind).count();
+        (count(ProblemKind::ForeignObject), count(ProblemKind::Note))
     }
 
     #[test]
@@ -273,7 +284,8 @@ mod tests {
         assert_eq!(found(&reading, Outcome::Forwarded), (0, 0));
         assert_eq!(found(&reading, Outcome::Unknown), (0, 0));
         let findings = reading.findings(Outcome::Dropped);
-        assert!(findings.dropped[0].contains("`iptables-legacy -I FORWARD -i nw+ -j ACCEPT`"));
+        let dropped = findings.messages(ProblemKind::ForeignObject);
+        assert!(dropped[0].contains("`iptables-legacy -I FORWARD -i nw+ -j ACCEPT`"));
     }
 
     #[test]

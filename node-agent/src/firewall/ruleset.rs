@@ -4,6 +4,7 @@
 //! connection. A rule that asks for more is passed over, so a drop for some packets only is not found, and neither is an accept.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde_json::Value;
 
@@ -27,6 +28,17 @@ pub struct BaseChain {
 /// The rules of a table, or of one chain of it: each is a list of statements.
 #[derive(Debug, Default)]
 pub struct Rules(BTreeMap<String, Vec<Vec<Value>>>);
+
+/// Why a text is not a ruleset.
+#[derive(Debug, thiserror::Error)]
+pub enum RulesetError {
+    /// It is not JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// It is not what nft prints.
+    #[error("nft printed no list `nftables`")]
+    NoList,
+}
 
 /// Which packets of pods a chain drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +70,7 @@ impl BaseChain {
     ///
     /// # Errors
     /// The text is not nft's JSON.
-    pub fn at_forward(text: &str) -> Result<Vec<Self>, String> {
+    pub fn at_forward(text: &str) -> Result<Vec<Self>, RulesetError> {
         let text_of = |chain: &Value, key: &str| chain.get(key)?.as_str().map(str::to_owned);
         let base = |chain: &Value| {
             let forwards =
@@ -126,12 +138,24 @@ impl BaseChain {
     }
 }
 
+impl fmt::Display for BaseChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            family,
+            table,
+            name,
+            ..
+        } = self;
+        write!(f, "nft chain {family} {table} {name}")
+    }
+}
+
 impl Rules {
     /// Of what `nft -j list table` prints, or `list chain`.
     ///
     /// # Errors
     /// The text is not nft's JSON.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, RulesetError> {
         let mut chains: BTreeMap<String, Vec<Vec<Value>>> = BTreeMap::new();
         for object in objects(text)? {
             let Some(rule) = object.get("rule") else {
@@ -238,10 +262,10 @@ fn covers(pattern: &str) -> bool {
     prefix.is_some_and(|prefix| LINK_PREFIX.starts_with(prefix))
 }
 
-fn objects(text: &str) -> Result<Vec<Value>, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+fn objects(text: &str) -> Result<Vec<Value>, RulesetError> {
+    let value: Value = serde_json::from_str(text)?;
     let objects = value.get("nftables").and_then(Value::as_array).cloned();
-    objects.ok_or_else(|| "nft printed no list `nftables`".to_owned())
+    objects.ok_or(RulesetError::NoList)
 }
 
 #[cfg(test)]

@@ -296,6 +296,7 @@ mod tests {
     use super::*;
     use crate::inputs::RemoteBlock;
     use crate::pods::PodState;
+    use crate::status::problem::Problems;
 
     fn measure(actual: &NetworkState, inputs: &Inputs) -> Result<Facts, NoSuchAddress> {
         Facts::measure(actual, inputs, &Selected::new())
@@ -349,7 +350,7 @@ mod tests {
             pools: BTreeMap::new(),
             bgp: None,
             pods: PodState::default(),
-            problems: vec![],
+            problems: Problems::default(),
         }
     }
 

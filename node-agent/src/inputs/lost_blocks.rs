@@ -34,6 +34,7 @@ mod tests {
     use netweft_crds::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 
     use super::*;
+    use crate::status::problem::Problem;
 
     const BLOCKS: [&str; 2] = ["10.244.0.0/26", "10.244.0.64/26"];
     const WITHDRAWN: &str = "10.244.0.128/26";
@@ -107,7 +108,9 @@ mod tests {
     fn blocks_stay_with_node_network_or_unreadable_objects() {
         let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
         let unreadable = Objects {
-            unreadable: vec!["NodeSubnet x cannot be read".into()],
+            unreadable: [Problem::invalid("NodeSubnet x", "cannot be read")]
+                .into_iter()
+                .collect(),
             ..Objects::default()
         };
         assert_eq!(left(&unreadable), all);

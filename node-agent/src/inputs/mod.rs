@@ -5,7 +5,7 @@
 //!   attachments, node.json ──PodState::of──▶ Inputs.pods
 //! ```
 //!
-//! What cannot be used becomes a sentence in `problems`; the rest goes on.
+//! What cannot be used becomes a problem; the rest goes on.
 
 pub mod bgp_routes;
 pub mod block_requests;
@@ -29,6 +29,7 @@ use netweft_crds::{
 };
 
 use crate::pods::PodState;
+use crate::status::problem::{Problem, Problems};
 
 /// Labels of namespaces by name.
 pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
@@ -44,8 +45,8 @@ pub struct Objects {
     pub namespaces: Namespaces,
     /// This node's own part.
     pub network: Option<NodeNetwork>,
-    /// Objects that could not be read, in sentences.
-    pub unreadable: Vec<String>,
+    /// Objects that could not be read.
+    pub unreadable: Problems,
 }
 
 /// Everything that decides what the node should look like, but the kernel's own facts.
@@ -73,8 +74,8 @@ pub struct Inputs {
     pub bgp: Option<NodeBgp>,
     /// What the node's pods have, and hold the node to.
     pub pods: PodState,
-    /// What could not be used, in sentences.
-    pub problems: Vec<String>,
+    /// What could not be used.
+    pub problems: Problems,
 }
 
 /// A block of this node.
@@ -212,8 +213,9 @@ impl Inputs {
         let mut known = |cidr: &IpNet, pool: &str| {
             let found = pools.contains_key(pool);
             if !found {
-                problems.push(format!(
-                    "block {cidr} is left out: its IPPool {pool} does not exist or cannot be read"
+                problems.push(Problem::invalid(
+                    format!("block {cidr}"),
+                    format!("block {cidr} is left out: its IPPool {pool} does not exist or cannot be read"),
                 ));
             }
             found
@@ -241,8 +243,9 @@ impl Inputs {
                 .or_insert_with(|| node.to_owned());
             if owner != node {
                 refused.push(node.to_owned());
-                self.problems.push(format!(
-                    "node {node} is left out: its tunnel endpoint would have the Ethernet address of node {owner}'s; rename one of the two"
+                self.problems.push(Problem::invalid(
+                    format!("node {node}"),
+                    format!("node {node} is left out: its tunnel endpoint would have the Ethernet address of node {owner}'s; rename one of the two"),
                 ));
             }
         }
@@ -250,15 +253,16 @@ impl Inputs {
     }
 }
 
-fn named_pool(pool: &IPPool, problems: &mut Vec<String>) -> Option<(String, Pool)> {
+fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> {
     let name = pool.metadata.name.clone()?;
     let spec = &pool.spec;
     let mut reserved = Vec::new();
     for text in &spec.reserved {
         match parse_range(text) {
             Some(range) => reserved.push(range),
-            None => problems.push(format!(
-                "IPPool {name}: reserved {text:?} is neither an address nor a CIDR; write for example 10.244.7.7 or 10.244.0.0/24"
+            None => problems.push(Problem::invalid(
+                format!("IPPool {name}"),
+                format!("IPPool {name}: reserved {text:?} is neither an address nor a CIDR; write for example 10.244.7.7 or 10.244.0.0/24"),
             )),
         }
     }
@@ -279,10 +283,13 @@ fn named_pool(pool: &IPPool, problems: &mut Vec<String>) -> Option<(String, Pool
 }
 
 /// An unreadable selector chooses nobody: rather no address than one of the wrong pool.
-fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Vec<String>) -> Option<Selector> {
+fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Problems) -> Option<Selector> {
     let selector = pool.spec.namespace_selector.clone()?;
     Some(Selector::try_from(selector).unwrap_or_else(|_| {
-        problems.push(format!("IPPool {name}: spec.namespaceSelector cannot be read, so its pods wait; the operators are In, NotIn, Exists and DoesNotExist"));
+        problems.push(Problem::invalid(
+            format!("IPPool {name}"),
+            format!("IPPool {name}: spec.namespaceSelector cannot be read, so its pods wait; the operators are In, NotIn, Exists and DoesNotExist"),
+        ));
         Selector::from(Expression::In(NOBODY.to_owned(), BTreeSet::new()))
     }))
 }
@@ -301,7 +308,7 @@ fn own_blocks(
     node: &str,
     objects: &Objects,
     network: &NodeNetwork,
-    problems: &mut Vec<String>,
+    problems: &mut Problems,
 ) -> Vec<OwnBlock> {
     let mut blocks = Vec::new();
     for cidr in &network.spec.subnets {
@@ -311,9 +318,12 @@ fn own_blocks(
             .find(|subnet| subnet.spec.cidr == *cidr && subnet.spec.node == node);
         match owned {
             Some(subnet) => blocks.push(OwnBlock { cidr: *cidr, pool: subnet.spec.pool.clone() }),
-            None => problems.push(format!(
-                "block {cidr} is left out: the NodeNetwork lists it, but NodeSubnet {} does not name this node",
-                names::node_subnet_name(cidr)
+            None => problems.push(Problem::invalid(
+                format!("block {cidr}"),
+                format!(
+                    "block {cidr} is left out: the NodeNetwork lists it, but NodeSubnet {} does not name this node",
+                    names::node_subnet_name(cidr)
+                ),
             )),
         }
     }

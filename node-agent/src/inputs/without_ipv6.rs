@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use crate::inputs::Objects;
+use crate::status::problem::Problem;
 
-/// The objects without what is of IPv6, and a sentence that says so; `None` if there is nothing of it.
+/// The objects without what is of IPv6, and a problem that says so; `None` if there is nothing of it.
 #[must_use]
 pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     let mut left = objects.clone();
@@ -29,9 +30,10 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
         return None;
     }
     let names: Vec<String> = names.into_iter().collect();
-    left.unreadable.push(format!(
-        "IPPool {} is left out: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector",
-        names.join(", ")
-    ));
+    let pools = format!("IPPool {}", names.join(", "));
+    let message = format!(
+        "{pools} is left out: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
+    );
+    left.unreadable.push(Problem::invalid(pools, message));
     Some(left)
 }

@@ -38,6 +38,7 @@ use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
 pub use crate::pods::survey::{OrphanCandidate, Records, Survey};
+use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
 
@@ -71,14 +72,42 @@ pub struct Counts {
 /// How one look went.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tended {
-    /// What could not be done, in sentences; it is tried again.
-    pub failures: Vec<String>,
-    /// Objects of others in a pod's way, in sentences.
-    pub conflicts: Vec<String>,
-    /// What only a human can put right and what harms no pod, in sentences.
-    pub notes: Vec<String>,
+    /// What could not be done, what is in a pod's way, and what stays as it is.
+    pub problems: Problems,
     /// When to look again although nothing may have happened.
     pub again: Option<Duration>,
+}
+
+/// Why pods could not be looked after.
+#[derive(Debug, thiserror::Error)]
+pub enum PodsError {
+    /// The plugin's lock cannot be had.
+    #[error("lock the attachments")]
+    Lock(#[source] io::Error),
+    /// The records cannot be listed.
+    #[error("read the attachments")]
+    List(#[source] io::Error),
+    /// It is not known whether an ADD is at work on a record.
+    #[error("look at the attachment of {ip}")]
+    Look {
+        /// The record's address.
+        ip: IpAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel does not answer.
+    #[error(transparent)]
+    Kernel(#[from] Error),
+}
+
+impl From<&PodsError> for Problem {
+    fn from(error: &PodsError) -> Self {
+        match error {
+            PodsError::Lock(_) | PodsError::List(_) => Self::failure("attachments", error),
+            PodsError::Look { ip, .. } => Self::failure(format!("attachment {ip}"), error),
+            PodsError::Kernel(_) => Self::failure("kernel", error),
+        }
+    }
 }
 
 impl Pods {
@@ -148,8 +177,8 @@ impl Pods {
     ) -> Tended {
         let mut tended = Tended::default();
         let survey = Survey::new(actual, records);
-        if let Err(failure) = self.observe(kernel, &survey, now, &mut tended).await {
-            tended.failures.push(failure);
+        if let Err(error) = self.observe(kernel, &survey, now, &mut tended).await {
+            tended.problems.push(Problem::from(&error));
         }
         self.note(records, &mut tended);
         let due = self.orphans.due(now).map(|due| due.max(AGAIN));
@@ -161,19 +190,18 @@ impl Pods {
     fn note(&mut self, records: &Records, tended: &mut Tended) {
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
-            Some(format!(
+            let message = format!(
                 "the attachment of address {ip} cannot be read and stays ({error}): when no pod of this node has the address, remove the file"
-            ))
+            );
+            Some(Problem::note(format!("attachment {ip}"), message))
         });
-        tended.notes.extend(unreadable);
-        for note in tended
-            .notes
-            .iter()
-            .filter(|note| !self.noted.contains(*note))
-        {
+        tended.problems.extend(unreadable);
+        let notes = tended.problems.of(ProblemKind::Note);
+        let notes: BTreeSet<String> = notes.map(ToString::to_string).collect();
+        for note in notes.difference(&self.noted) {
             warn!("{note}");
         }
-        self.noted = tended.notes.iter().cloned().collect();
+        self.noted = notes;
     }
 
     async fn observe(
@@ -182,7 +210,7 @@ impl Pods {
         survey: &Survey<'_>,
         now: Instant,
         tended: &mut Tended,
-    ) -> Result<(), String> {
+    ) -> Result<(), PodsError> {
         // Asking who is under way opens every record, so only when it matters.
         let (nobody, none) = (BTreeSet::new(), BTreeSet::new());
         let calm = survey.suspects(&nobody).is_empty();
@@ -193,8 +221,9 @@ impl Pods {
         let add_in_progress = add_in_progress(&self.store, survey.records())?;
         let dead = self.orphans.observe(now, survey.suspects(&add_in_progress));
         let Diff { ops, conflicts } = survey.repairs(&add_in_progress, &dead);
-        tended.notes = dead.iter().filter_map(orphan).collect();
-        tended.conflicts = conflicts.iter().map(ToString::to_string).collect();
+        tended.problems.extend(dead.iter().filter_map(orphan));
+        let conflicts = conflicts.iter().map(Problem::from);
+        tended.problems.extend(conflicts);
         if ops.is_empty() && survey.attachments(&dead).is_empty() {
             return Ok(());
         }
@@ -210,20 +239,18 @@ impl Pods {
         kernel: &impl Kernel,
         dead: &BTreeSet<OrphanCandidate>,
         tended: &mut Tended,
-    ) -> Result<(), String> {
+    ) -> Result<(), PodsError> {
         let store = self.store.clone();
         let mut locked = match store.lock(PATIENCE) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 tended.again = Some(AGAIN);
                 return Ok(());
             }
-            locked => locked.map_err(|error| format!("lock the attachments: {error}"))?,
+            locked => locked.map_err(PodsError::Lock)?,
         };
-        let records = store
-            .list()
-            .map_err(|error| format!("read the attachments: {error}"))?;
+        let records = store.list().map_err(PodsError::List)?;
         let add_in_progress = add_in_progress(&store, &records)?;
-        let actual = kernel.read().await.map_err(|error| error_chain(&error))?;
+        let actual = kernel.read().await?;
         let survey = Survey::new(&actual, &records);
         let suspects = survey.suspects(&add_in_progress);
         let dead = suspects.intersection(dead).cloned().collect();
@@ -246,7 +273,7 @@ impl Pods {
                 Ok(()) => self.count(op),
                 Err(error) => {
                     broken.extend(op.link().cloned());
-                    failed(&error, tended);
+                    failed(op, &error, tended);
                 }
             }
         }
@@ -281,9 +308,14 @@ impl Pods {
                 self.counts.reclaimed += 1;
                 self.metrics.reclaimed("attachment");
             }
-            Err(error) => tended.failures.push(format!(
-                "remove the attachment of container {container_id}: {error}"
-            )),
+            Err(error) => {
+                let attachment = format!("attachment of container {container_id}");
+                let message = format!("remove the {attachment}: {error}");
+                let kind = ProblemKind::ProgrammingFailed;
+                tended
+                    .problems
+                    .push(Problem::new(kind, attachment, message));
+            }
         }
     }
 }
@@ -291,22 +323,25 @@ impl Pods {
 /// The addresses of these records that an ADD is at work on.
 ///
 /// # Errors
-/// A record cannot be looked at, in a sentence.
-pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, String> {
+/// A record cannot be looked at.
+pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, PodsError> {
     let mut add_in_progress = BTreeSet::new();
     for ip in records.keys() {
         let busy = store.is_under_way(*ip);
-        if busy.map_err(|error| format!("look at the attachment of {ip}: {error}"))? {
+        if busy.map_err(|source| PodsError::Look { ip: *ip, source })? {
             add_in_progress.insert(*ip);
         }
     }
     Ok(add_in_progress)
 }
 
-fn orphan(suspect: &OrphanCandidate) -> Option<String> {
+fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
     match suspect {
-        OrphanCandidate::Orphan(link) => Some(format!(
-            "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+        OrphanCandidate::Orphan(link) => Some(Problem::note(
+            format!("link {link}"),
+            format!(
+                "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+            ),
         )),
         OrphanCandidate::Attachment(_)
         | OrphanCandidate::Link(_)
@@ -316,12 +351,13 @@ fn orphan(suspect: &OrphanCandidate) -> Option<String> {
 }
 
 /// A DEL takes links away without the lock, and all that is on them. What then cannot be put back needs not be.
-fn failed(error: &Error, tended: &mut Tended) {
+fn failed(op: &Op, error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
             debug!(error = %error_chain(error), "cannot put a pod's link right, will retry");
-            tended.failures.push(error_chain(error));
+            let failure = Problem::failure(op.object(), error);
+            tended.problems.push(failure);
         }
     }
 }

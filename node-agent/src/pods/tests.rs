@@ -263,11 +263,19 @@ async fn pod_repair_waits_while_lock_is_held() {
     let store = node.store();
     let held = store.lock(Duration::ZERO).unwrap();
     let tended = node.tend().await;
-    assert_eq!((tended.again, tended.failures.len()), (Some(AGAIN), 0));
+    assert_eq!((tended.again, failures(&tended)), (Some(AGAIN), 0));
     assert_eq!(node.kernel.take_applied(), []);
     drop(held);
     assert_eq!(node.tend().await, Tended::default());
     assert_eq!(node.kernel.state().routes.len(), 1);
+}
+
+fn failures(tended: &Tended) -> usize {
+    tended.problems.of(ProblemKind::ProgrammingFailed).count()
+}
+
+fn notes(tended: &Tended) -> Vec<&str> {
+    tended.problems.messages(ProblemKind::Note)
 }
 
 fn stray() -> LinkName {
@@ -319,7 +327,7 @@ async fn stray_link_is_deleted_unless_used_by_pod() {
     });
     let tended = node.tend_twice().await;
     assert!(
-        tended.notes[0].starts_with("link nw0123456789a carries a pod whose attachment is gone")
+        notes(&tended)[0].starts_with("link nw0123456789a carries a pod whose attachment is gone")
     );
     assert_eq!(node.kernel.take_applied(), []);
 }
@@ -363,9 +371,10 @@ async fn unreadable_record_is_reported_and_protects_all_links() {
         state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
     });
     let tended = node.tend_twice().await;
-    assert_eq!(tended.notes.len(), 1);
+    assert_eq!(notes(&tended).len(), 1);
     assert!(
-        tended.notes[0].starts_with("the attachment of address 10.0.0.9 cannot be read and stays")
+        notes(&tended)[0]
+            .starts_with("the attachment of address 10.0.0.9 cannot be read and stays")
     );
     assert_eq!(node.kernel.take_applied(), []);
     assert_eq!(node.taken(), ["10.0.0.2", "10.0.0.9"]);
@@ -384,7 +393,7 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
     });
     let tended = node.tend().await;
     assert!(
-        tended.conflicts[0].starts_with("Route 10.0.0.2/32"),
+        tended.problems.messages(ProblemKind::ForeignObject)[0].starts_with("Route 10.0.0.2/32"),
         "{tended:?}"
     );
     node.kernel.meddle(|state| {
@@ -398,13 +407,13 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
 
 #[tokio::test]
 async fn link_deleted_during_repair_is_no_failure() {
-    for (errno, failures) in [(Errno::ENODEV, 0), (Errno::EPERM, 1)] {
+    for (errno, expected) in [(Errno::ENODEV, 0), (Errno::EPERM, 1)] {
         let mut node = fixture();
         node.add(&attachment("one", &["10.0.0.2"]));
         node.kernel.meddle(|state| state.routes.clear());
         node.kernel.fail_with(move |_| Some(errno));
         let tended = node.tend().await;
-        assert_eq!(tended.failures.len(), failures);
-        assert_eq!(tended.again.is_some(), failures == 0);
+        assert_eq!(failures(&tended), expected);
+        assert_eq!(tended.again.is_some(), expected == 0);
     }
 }

@@ -1,13 +1,13 @@
 //! Reports of the node's addresses that the operator asks for.
 
 use netweft_crds::NodeNetwork;
+use netweft_netstate::error::Error;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 
 use crate::inputs::Objects;
 use crate::inputs::node_addresses::{Probe, Sources, destinations, find};
 use crate::reconcile::Reconciler;
-use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
     /// Looks for addresses, also where nothing else can be done: a node that has no address yet gets one by this report.
@@ -19,12 +19,11 @@ impl<K: Kernel> Reconciler<K> {
         objects: &Objects,
         network: &NodeNetwork,
         actual: &NetworkState,
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
         let selectors = network.spec.address_selectors.clone().unwrap_or_default();
         let mut sources = Sources::new();
         for to in destinations(&selectors) {
-            let route = self.kernel.select_route(to).await;
-            let route = route.map_err(|error| error_chain(&error))?;
+            let route = self.kernel.select_route(to).await?;
             let source = route.and_then(|route| route.source);
             sources.extend(source.map(|source| (to, source)));
         }

@@ -19,6 +19,7 @@ use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
 use crate::reconcile::taken::{listener, taken};
 use crate::status::Outcome;
+use crate::status::problem::{Problem, ProblemKind};
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
@@ -86,7 +87,7 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let now = Instant::now();
         for error in &errors {
-            outcome.fail(error_chain(error));
+            outcome.fail(Problem::failure(error.parameter(), error));
         }
         for (name, found, wanted) in set {
             let was = |settled: &Desired| settled.parameters().any(|it| it == name);
@@ -126,8 +127,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
             // To try again would not help, and pods reach each other without it.
-            Err(NftError::NoFamily) => outcome.lacking.extend(masquerade::missed(inputs)),
-            Err(error) => outcome.fail(error_chain(&error)),
+            Err(NftError::NoFamily) => outcome.problems.extend(masquerade::missed(inputs)),
+            Err(error) => outcome.fail(Problem::failure(TABLE, &error)),
         }
     }
 
@@ -158,21 +159,15 @@ impl<K: Kernel> Reconciler<K> {
                     debug!(error = %error_chain(&error), "cannot change the kernel, will retry");
                     if matches!(error, Error::Slow { .. }) {
                         // The rest would take as long each.
-                        outcome.fail(error_chain(&error));
+                        outcome.fail(Problem::failure(op.object(), &error));
                         break;
                     }
                     // On another's link one route does not hang on the next.
                     let ours = op.link().filter(|link| Owner::agent().owns_link(link));
                     broken.extend(ours.cloned());
-                    let Some((link, sentence)) = lacking(op, &error) else {
-                        self.refused(op, &error, (actual, desired), outcome);
-                        continue;
-                    };
-                    // Where no pod has an address that needs it, pods go on: they only do not reach those that have.
-                    if desired.spare.contains(link) {
-                        outcome.lacking.push(sentence);
-                    } else {
-                        outcome.failures.push(sentence);
+                    match lacking(op, &error, &desired.spare) {
+                        Some(problem) => outcome.problems.push(problem),
+                        None => self.refused(op, &error, (actual, desired), outcome),
                     }
                 }
             }
@@ -202,16 +197,17 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         let sentence = taken(op, error, (actual, &desired.kernel), listener);
-        let sentence = sentence.unwrap_or_else(|| error_chain(error));
+        let message = sentence.unwrap_or_else(|| error_chain(error));
+        let failure = Problem::new(ProblemKind::ProgrammingFailed, op.object(), message);
         let of_a_link = matches!(
             op,
             Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }
         );
         // A route can be refused for what another node says of itself.
         if of_a_link {
-            outcome.fail(sentence);
+            outcome.fail(failure);
         } else {
-            outcome.failures.push(sentence);
+            outcome.problems.push(failure);
         }
     }
 }
@@ -245,8 +241,9 @@ fn parameter(name: &str) -> String {
     format!("parameter net/{name}")
 }
 
-/// A link of a kind that this kernel does not know (`rtnl_newlink`), and what that means in a sentence.
-fn lacking<'a>(op: &'a Op, error: &Error) -> Option<(&'a LinkName, String)> {
+/// A link of a kind that this kernel does not know (`rtnl_newlink`). Where no pod has an address that needs it (`spare`), pods go on: they
+/// only do not reach those that have.
+fn lacking(op: &Op, error: &Error, spare: &BTreeSet<LinkName>) -> Option<Problem> {
     let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
         return None;
     };
@@ -256,10 +253,15 @@ fn lacking<'a>(op: &'a Op, error: &Error) -> Option<(&'a LinkName, String)> {
         LinkKind::Bridge => "bridge",
         LinkKind::Tun | LinkKind::Veth | LinkKind::Other(_) => return None,
     };
+    let problem = if spare.contains(name) {
+        ProblemKind::KernelLacksFeature
+    } else {
+        ProblemKind::ProgrammingFailed
+    };
     (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
-        let sentence = format!(
+        let message = format!(
             "this kernel has no links of the kind {kind}, so there is no {name}, and pods that are reached by it are out of reach: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
         );
-        (name, sentence)
+        Problem::new(problem, op.object(), message)
     })
 }

@@ -2,6 +2,7 @@
 
 use netweft_crds::NodeNetwork;
 use netweft_netstate::diff::{Diff, diff};
+use netweft_netstate::error::Error;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::owner::Owner;
@@ -9,10 +10,9 @@ use netweft_netstate::owner::Owner;
 use crate::desired::bird::BackupRoutes;
 use crate::desired::{Desired, bird, desired};
 use crate::inputs::host_facts;
-use crate::inputs::host_facts::{Facts, Selected};
+use crate::inputs::host_facts::{Facts, NoSuchAddress, Selected};
 use crate::inputs::{Inputs, Objects};
 use crate::pods::PodState;
-use netweft_common::error_chain;
 
 /// What is, what should be, and what lies between.
 pub struct Comparison {
@@ -26,18 +26,29 @@ pub struct Comparison {
     pub difference: Diff,
 }
 
+/// Why there is nothing to compare.
+#[derive(Debug, thiserror::Error)]
+pub enum ComparisonError {
+    /// The kernel does not answer.
+    #[error(transparent)]
+    Kernel(#[from] Error),
+    /// The kernel lacks what everything else rests on.
+    #[error(transparent)]
+    Address(#[from] NoSuchAddress),
+}
+
 impl Comparison {
     /// Compares what was read of the kernel after `pods`.
     ///
     /// # Errors
-    /// The kernel does not answer, or lacks what everything else rests on; in a sentence.
+    /// The kernel does not answer, or lacks what everything else rests on.
     pub async fn make(
         node: &str,
         (objects, network): (&Objects, &NodeNetwork),
         pods: PodState,
         (kernel, actual): (&impl Kernel, NetworkState),
         backup_routes: BackupRoutes,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, ComparisonError> {
         let mut inputs = Inputs::new(node, objects, network, pods);
         let owner = Owner::agent();
         let ours = actual.addresses.keys();
@@ -45,8 +56,7 @@ impl Comparison {
             inputs.pods.unsettled.remove(&key.net.addr());
         }
         let selected = selected(kernel, &actual, &inputs).await?;
-        let facts =
-            Facts::measure(&actual, &inputs, &selected).map_err(|error| error_chain(&error))?;
+        let facts = Facts::measure(&actual, &inputs, &selected)?;
         let mut desired = desired(&inputs, &facts);
         let backup_routes = bird::backup_routes(&inputs, &actual, backup_routes);
         desired.kernel.routes.extend(backup_routes);
@@ -65,11 +75,10 @@ async fn selected(
     kernel: &impl Kernel,
     actual: &NetworkState,
     inputs: &Inputs,
-) -> Result<Selected, String> {
+) -> Result<Selected, Error> {
     let mut selected = Selected::new();
     for to in host_facts::peers(actual, inputs) {
-        let route = kernel.select_route(to).await;
-        let route = route.map_err(|error| error_chain(&error))?;
+        let route = kernel.select_route(to).await?;
         selected.extend(route.map(|route| (to, route.link)));
     }
     Ok(selected)

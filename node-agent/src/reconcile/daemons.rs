@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use netweft_common::error_chain;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
@@ -16,6 +15,7 @@ use crate::desired::Desired;
 use crate::inputs::Inputs;
 use crate::inputs::bgp_routes::bgp_routes;
 use crate::status::Outcome;
+use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
     /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
@@ -24,7 +24,7 @@ impl<K: Kernel> Reconciler<K> {
         &self,
         inputs: &Inputs,
         actual: &NetworkState,
-        desired: &mut Desired,
+        desired: &Desired,
         outcome: &mut Outcome,
     ) {
         let observed = self.bird.observed();
@@ -35,7 +35,7 @@ impl<K: Kernel> Reconciler<K> {
             desired.bird.clone(),
             nodes.collect::<BTreeSet<_>>().into_iter().collect(),
         );
-        desired.problems.extend(observed.problems);
+        outcome.problems.extend(observed.problems);
         let left = || bgp_routes(inputs, actual);
         outcome.bgp_routes = left().count() as i64;
         if desired.bird.is_none() && observed.released {
@@ -45,7 +45,7 @@ impl<K: Kernel> Reconciler<K> {
             });
             let gone: Vec<Op> = gone.collect();
             drop(
-                self.apply(gone.iter().enumerate(), (actual, &*desired), outcome)
+                self.apply(gone.iter().enumerate(), (actual, desired), outcome)
                     .await,
             );
         }
@@ -56,7 +56,8 @@ impl<K: Kernel> Reconciler<K> {
         if desired.probes.iter().any(|it| it.probe.uses_icmp())
             && let Err(error) = Parameters::new(&self.paths).allow_echo()
         {
-            outcome.failures.push(error_chain(&error));
+            let failure = Problem::failure(error.parameter(), &error);
+            outcome.problems.push(failure);
         }
         self.probes.want(&desired.probes);
     }

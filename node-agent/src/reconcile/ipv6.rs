@@ -13,7 +13,7 @@ use crate::pods::Records;
 use crate::reconcile::Reconciler;
 use crate::reconcile::apply::Links;
 use crate::status::Outcome;
-use netweft_common::error_chain;
+use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
     /// Switches IPv6 on where it is carried, before what it takes is put back. New links come later.
@@ -35,7 +35,7 @@ impl<K: Kernel> Reconciler<K> {
         let none = BTreeSet::new();
         let ensured = Parameters::new(&self.paths).ensure(&none, &none, &pods);
         for error in &ensured.errors {
-            outcome.fail(error_chain(error));
+            outcome.fail(Problem::failure(error.parameter(), error));
         }
     }
 }

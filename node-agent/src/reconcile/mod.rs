@@ -14,6 +14,7 @@ mod node_config;
 mod other_networks;
 mod plugins;
 mod status;
+mod sync_error;
 pub mod taken;
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ use netweft_netstate::diff::Diff;
 use netweft_netstate::events::Writers;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::apply::nft::Nft;
 use crate::apply::path_probe::ProbeHandle;
@@ -54,14 +55,15 @@ use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
 use crate::reconcile::backoff::Retry;
 use crate::reconcile::comparison::Comparison;
+use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
 use crate::responder;
 use crate::responder::Responding;
+use crate::status::problem::Problem;
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use netweft_common::error_chain;
 
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
@@ -164,18 +166,24 @@ impl<K: Kernel> Reconciler<K> {
         self.drifts.begin(Instant::now());
         let settled = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
-                let clean = outcome.failures.is_empty();
+                let clean = outcome.is_clean();
+                for problem in outcome.problems.iter() {
+                    let (kind, subject) = (problem.kind.label(), &problem.subject);
+                    debug!(kind, subject, "{problem}");
+                }
                 if !outcome.own_failure {
                     self.health.worked_well();
                 }
-                self.failure_log.are(outcome.faults(&desired));
+                let faults = outcome.problems.faults();
+                self.failure_log.are(faults.map(ToString::to_string));
                 let verdict = verdict(&desired, &outcome);
                 self.tell(network, &desired, &verdict, outcome);
                 clean.then_some(desired)
             }
-            Err(reason) => {
-                self.failure_log.is(&reason);
-                self.tell_reason(network, &reason);
+            Err(error) => {
+                let problem = Problem::from(&error);
+                self.failure_log.is(&problem.message);
+                self.tell_problem(network, &problem);
                 None
             }
         };
@@ -221,17 +229,13 @@ impl<K: Kernel> Reconciler<K> {
         &mut self,
         objects: &Objects,
         network: &NodeNetwork,
-    ) -> Result<(Desired, Outcome), String> {
+    ) -> Result<(Desired, Outcome), SyncError> {
         let config = NodeConfig::read(&self.paths.run_dir).ok();
         let (records, pods) = self
             .pods
             .state(config.as_ref())
-            .map_err(|error| self.unreadable(&error))?;
-        let actual = self
-            .kernel
-            .read()
-            .await
-            .map_err(|error| error_chain(&error))?;
+            .map_err(|error| self.unread(error))?;
+        let actual = self.kernel.read().await?;
         self.find_addresses(objects, network, &actual).await?;
         let given = (objects, network);
         let backup_routes = self.restarts.observe(&self.bird.observed(), Instant::now());
@@ -250,14 +254,14 @@ impl<K: Kernel> Reconciler<K> {
         .await?;
         let mut outcome = self.outcome_of_reading(&records, &inputs, &difference, &mut desired);
         if let Err(error) = self.write_relay_config(&desired.udp) {
-            outcome.fail(error_chain(&error));
+            outcome.fail(Problem::failure("file udp.json", &error));
         }
         self.allow_ipv6(&records, &actual, &desired, &mut outcome);
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
             .await;
         // Only now, so that a route of ours is there before BIRD takes its own back.
-        self.sync_bird(&inputs, &actual, &mut desired, &mut outcome)
+        self.sync_bird(&inputs, &actual, &desired, &mut outcome)
             .await;
         self.set_parameters(&desired, &links, &mut outcome);
         self.load_table(&inputs, &desired, &mut outcome).await;
@@ -272,7 +276,7 @@ impl<K: Kernel> Reconciler<K> {
             let over = self.restarts.over(Instant::now());
             self.again = self.again.into_iter().chain([over]).min();
         }
-        outcome.fights = self.drifts.fights();
+        outcome.problems.extend(self.drifts.fights());
         Ok((desired, outcome))
     }
 
@@ -295,19 +299,16 @@ impl<K: Kernel> Reconciler<K> {
         let mut outcome = Outcome {
             pods: i64::try_from(pods.len()).unwrap_or(i64::MAX),
             draining: draining_pods::pods(&inputs.pools, readable),
-            failures: desired.waiting_for.clone(),
-            notes: std::mem::take(&mut desired.notes),
-            conflicts: self.foreign_configurations(),
+            problems: std::mem::take(&mut desired.problems),
             ..Outcome::default()
         };
-        let conflicts = difference.conflicts.iter().map(ToString::to_string);
-        outcome.conflicts.splice(0..0, conflicts);
-        let found = self.firewall.findings();
-        outcome.conflicts.extend(found.dropped);
-        outcome.notes.extend(found.suspected);
+        let problems = &mut outcome.problems;
+        problems.extend(difference.conflicts.iter().map(Problem::from));
+        problems.extend(self.foreign_configurations());
+        problems.extend(self.firewall.findings());
         self.firewall.probe(targets(inputs));
         self.responding.answer(responder::peers(inputs));
-        outcome.notes.extend(self.responding.note());
+        problems.extend(self.responding.note());
         outcome
     }
 
@@ -318,15 +319,8 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         let now = Instant::now();
-        let Tended {
-            failures,
-            conflicts,
-            notes,
-            again,
-        } = self.pods.tend(&self.kernel, records, actual, now).await;
-        outcome.failures.extend(failures);
-        outcome.conflicts.extend(conflicts);
-        outcome.notes.extend(notes);
+        let Tended { problems, again } = self.pods.tend(&self.kernel, records, actual, now).await;
+        outcome.problems.extend(problems);
         self.again = again;
     }
 
@@ -336,23 +330,29 @@ impl<K: Kernel> Reconciler<K> {
             Ok(taken) => outcome.taken = taken,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let dir = self.paths.run_dir.display();
-                outcome.notes.push(format!("another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"));
+                let message = format!(
+                    "another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"
+                );
+                let lock = Problem::note(format!("file {dir}/lock"), message);
+                outcome.problems.push(lock);
                 self.again = self.again.into_iter().chain([LOCKED]).min();
             }
-            Err(error) => outcome.fail(self.unreadable(&error)),
+            Err(error) => outcome.fail(Problem::failure("attachments", &self.unread(error))),
         }
     }
 
     fn list_requests(&self, desired: &Desired, outcome: &mut Outcome) {
         match block_requests::waiting(&self.paths.run_dir, &desired.plugin) {
             Ok(requests) => outcome.requests = requests,
-            Err(failure) => outcome.fail(failure),
+            Err(error) => outcome.fail(Problem::failure("block requests", &error)),
         }
     }
 
-    fn unreadable(&self, error: &io::Error) -> String {
-        let dir = self.paths.run_dir.display();
-        format!("read the attachments in {dir}: {error}")
+    fn unread(&self, source: io::Error) -> AttachmentsUnread {
+        AttachmentsUnread {
+            dir: self.paths.run_dir.clone(),
+            source,
+        }
     }
 }
 

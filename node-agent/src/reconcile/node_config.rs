@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use netweft_cni::conf;
 use netweft_cni::node;
-use netweft_common::error_chain;
 use netweft_netstate::kernel::Kernel;
 use tracing::info;
 
@@ -14,6 +13,7 @@ use crate::apply::cni_config;
 use crate::desired::Desired;
 use crate::drift::Difference;
 use crate::status::Outcome;
+use crate::status::problem::{Problem, ProblemKind};
 
 impl<K: Kernel> Reconciler<K> {
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
@@ -21,7 +21,7 @@ impl<K: Kernel> Reconciler<K> {
     /// only.
     pub(super) fn publish_node_config(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
         let first = !self.paths.run_dir.join(node::FILE).exists();
-        if first && (!desired.has_blocks() || !outcome.failures.is_empty()) {
+        if first && (!desired.has_blocks() || !outcome.is_clean()) {
             return true;
         }
         match desired.plugin.write(&self.paths.run_dir) {
@@ -33,8 +33,10 @@ impl<K: Kernel> Reconciler<K> {
             Ok(false) => {}
             Err(error) => {
                 let file = self.paths.run_dir.join(node::FILE);
-                let failure = format!("write {}: {error}", file.display());
-                outcome.fail(failure);
+                let message = format!("write {}: {error}", file.display());
+                let kind = ProblemKind::ProgrammingFailed;
+                let subject = format!("file {}", file.display());
+                outcome.fail(Problem::new(kind, subject, message));
                 return false;
             }
         }
@@ -47,7 +49,11 @@ impl<K: Kernel> Reconciler<K> {
                 self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
             }
             Ok(false) => {}
-            Err(error) => outcome.fail(error_chain(&error)),
+            Err(error) => {
+                let file = self.paths.cni_conf_dir.join(conf::CONFLIST_FILE);
+                let subject = format!("file {}", file.display());
+                outcome.fail(Problem::failure(subject, &error));
+            }
         }
         self.health.opened();
         true
@@ -66,17 +72,19 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    pub(super) fn foreign_configurations(&self) -> Vec<String> {
+    pub(super) fn foreign_configurations(&self) -> Vec<Problem> {
         let dir = self.paths.cni_conf_dir.display();
-        let sentence = |file| {
-            format!(
+        let conflict = |file| {
+            let message = format!(
                 "{dir}/{file} sorts before {} and is used instead of it: remove it",
                 conf::CONFLIST_FILE
-            )
+            );
+            let subject = format!("file {dir}/{file}");
+            Problem::new(ProblemKind::ForeignObject, subject, message)
         };
         cni_config::in_front(&self.paths.cni_conf_dir)
             .into_iter()
-            .map(sentence)
+            .map(conflict)
             .collect()
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus};
 use netweft_netstate::kernel::Kernel;
 
@@ -11,6 +10,7 @@ use crate::inputs::Objects;
 use crate::inputs::other_networks;
 use crate::inputs::other_networks::OtherNetworks;
 use crate::reconcile::Reconciler;
+use crate::status::problem::{Problem, ProblemKind};
 
 /// Pause between two checks. A change of the kernel or of the runtime's configurations brings the next one at once.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -28,17 +28,20 @@ impl<K: Kernel> Reconciler<K> {
         // What prevents a reading is reported by the sync.
         let actual = self.kernel.read().await.ok()?;
         let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
-        let message = found.message()?;
-        self.failure_log.is(&message);
-        self.report_other_network(network, found, message);
+        let kind = ProblemKind::ForeignObject;
+        let problem = Problem::new(kind, "other pod network", found.message()?);
+        self.failure_log.is(&problem.message);
+        self.report_other_network(network, found, &problem);
         self.health.worked_well();
         Some(AGAIN)
     }
 
     /// The generation is not acknowledged: nothing of it is carried out.
-    fn report_other_network(&self, network: &NodeNetwork, found: OtherNetworks, message: String) {
+    fn report_other_network(&self, network: &NodeNetwork, found: OtherNetworks, problem: &Problem) {
+        let Some(verdict) = problem.verdict() else {
+            return;
+        };
         let before = self.known(network).unwrap_or_default();
-        let verdict = Verdict::stalled(Reason::ForeignObject, message);
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
         let status = NodeNetworkStatus {

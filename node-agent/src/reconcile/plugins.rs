@@ -4,6 +4,7 @@ use netweft_netstate::kernel::Kernel;
 
 use crate::reconcile::Reconciler;
 use crate::status::Outcome;
+use crate::status::problem::{Problem, ProblemKind};
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
@@ -18,10 +19,14 @@ impl<K: Kernel> Reconciler<K> {
                     self.file_written(&file, |_| true);
                 }
             }
-            Err(error) => outcome.fail(format!(
-                "{}; without it no pod starts or ends on this node: see whether the folder can be written, and delete the agent's pod of this node if the folder itself was replaced",
-                error_chain(&error)
-            )),
+            Err(error) => {
+                let message = format!(
+                    "{}; without it no pod starts or ends on this node: see whether the folder can be written, and delete the agent's pod of this node if the folder itself was replaced",
+                    error_chain(&error)
+                );
+                let kind = ProblemKind::ProgrammingFailed;
+                outcome.fail(Problem::new(kind, "plugins", message));
+            }
         }
     }
 }

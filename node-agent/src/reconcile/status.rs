@@ -1,7 +1,7 @@
 //! What the publisher is to tell.
 
 use k8s_openapi::jiff::Timestamp;
-use netweft_crds::condition::{Reason, Verdict};
+use netweft_crds::condition::Verdict;
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
 use netweft_netstate::kernel::Kernel;
 
@@ -9,6 +9,7 @@ use crate::apply::path_probe::ProbeResults;
 use crate::desired::Desired;
 use crate::pods::Counts;
 use crate::reconcile::Reconciler;
+use crate::status::problem::Problem;
 use crate::status::{Outcome, status};
 
 impl<K: Kernel> Reconciler<K> {
@@ -49,9 +50,11 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
-    pub(super) fn tell_reason(&self, network: &NodeNetwork, reason: &str) {
+    pub(super) fn tell_problem(&self, network: &NodeNetwork, problem: &Problem) {
         let before = self.known(network).unwrap_or_default();
-        let verdict = Verdict::reconciling(Reason::ProgrammingFailed, reason);
+        let Some(verdict) = problem.verdict() else {
+            return;
+        };
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
         let addresses = self.found.clone().unwrap_or(before.addresses);

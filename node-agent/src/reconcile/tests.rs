@@ -26,6 +26,7 @@ use crate::firewall::Firewall;
 use crate::reconcile::backoff::RETRY;
 use crate::reconcile::*;
 use crate::responder::Responder;
+use crate::status::problem::Problems;
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
 
@@ -75,7 +76,7 @@ fn fixture() -> Fixture {
         ],
         namespaces: Default::default(),
         network: Some(serde_saphyr::from_str(&network).unwrap()),
-        unreadable: vec![],
+        unreadable: Problems::default(),
     };
     let path = |name: &str| {
         let path = dir.path().join(name);

@@ -1,5 +1,6 @@
 //! What the agent says about its node.
 
+pub mod problem;
 pub mod publisher;
 pub mod sink;
 
@@ -17,24 +18,17 @@ use netweft_netstate::model::NetworkState;
 
 use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
+use crate::status::problem::{Problem, ProblemKind, Problems};
 
 /// How a sync went.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What could not be programmed, in sentences; it is tried again.
-    pub failures: Vec<String>,
-    /// Whether one of the failures has its cause on this node, whatever other nodes and the objects are like.
+    /// What is wrong.
+    pub problems: Problems,
+    /// Whether something could not be programmed for a cause on this node, whatever other nodes and the objects are like.
     pub own_failure: bool,
-    /// Objects of others that stand where ours should be, in sentences.
-    pub conflicts: Vec<String>,
-    /// What is ours and somebody else changes again and again, in sentences.
-    pub fights: Vec<String>,
-    /// What the kernel lacks and what therefore does not work, in sentences; pods work otherwise.
-    pub lacking: Vec<String>,
     /// Routes that BIRD has put into the kernel.
     pub bgp_routes: i64,
-    /// What only a human can put right and what keeps no pod from working, in sentences.
-    pub notes: Vec<String>,
     /// Pods that keep pools from being drained.
     pub draining: Vec<DrainingPod>,
     /// What pods have asked for that no block here is for.
@@ -47,40 +41,23 @@ pub struct Outcome {
 
 impl Outcome {
     /// A step has failed for a cause on this node.
-    pub fn fail(&mut self, failure: String) {
-        self.failures.push(failure);
+    pub fn fail(&mut self, failure: Problem) {
+        self.problems.push(failure);
         self.own_failure = true;
     }
 
-    /// All that is not as it should be, in sentences. Who changes what is ours is told with each repair.
-    pub fn faults(&self, desired: &Desired) -> Vec<String> {
-        let groups = [
-            &self.failures,
-            &self.conflicts,
-            &desired.problems,
-            &self.lacking,
-        ];
-        groups.into_iter().flatten().cloned().collect()
+    /// Whether everything has been programmed.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        !self.problems.has(ProblemKind::ProgrammingFailed)
     }
 }
 
 /// The condition's content after a sync.
 #[must_use]
 pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
-    if let Some(message) = sentence(&outcome.failures) {
-        return Verdict::reconciling(Reason::ProgrammingFailed, message);
-    }
-    if let Some(message) = sentence(&outcome.conflicts) {
-        return Verdict::stalled(Reason::ForeignObject, message);
-    }
-    if let Some(message) = sentence(&outcome.fights) {
-        return Verdict::stalled(Reason::Contested, message);
-    }
-    if let Some(message) = sentence(&desired.problems) {
-        return Verdict::stalled(Reason::Invalid, message);
-    }
-    if let Some(message) = sentence(&outcome.lacking) {
-        return Verdict::stalled(Reason::KernelLacksFeature, message);
+    if let Some(verdict) = outcome.problems.verdict() {
+        return verdict;
     }
     if !desired.has_blocks() {
         let message = "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
@@ -94,7 +71,7 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
         count(routes, "route"),
         count(links, "link")
     );
-    if let Some(notes) = sentence(&outcome.notes) {
+    if let Some(notes) = outcome.problems.sentence(ProblemKind::Note) {
         message += &format!("; but {notes}");
     }
     Verdict::ready(Reason::Programmed, message)
@@ -222,20 +199,6 @@ fn count(n: usize, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// The first sentences and how many more there are: a condition is read by people.
-pub fn sentence(problems: &[String]) -> Option<String> {
-    const SHOWN: usize = 3;
-    if problems.is_empty() {
-        return None;
-    }
-    let shown: Vec<&str> = problems.iter().take(SHOWN).map(String::as_str).collect();
-    let mut text = shown.join("; ");
-    if problems.len() > SHOWN {
-        text += &format!("; and {} more", problems.len() - SHOWN);
-    }
-    Some(text)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -264,9 +227,7 @@ mod tests {
             udp: Default::default(),
             bird: None,
             withdrawn: vec![],
-            problems: vec![],
-            notes: vec![],
-            waiting_for: vec![],
+            problems: Problems::default(),
         }
     }
 
@@ -324,39 +285,27 @@ mod tests {
 
     #[test]
     fn ready_reason_follows_severity_order() {
-        let mut desired = nothing();
-        let reason = |desired| verdict(desired, &Outcome::default()).reason;
-        assert_eq!(reason(&desired), Reason::Programmed);
-        assert_eq!(reason(&without_pools()), Reason::NoSubnet);
-        desired.problems.push("p".into());
-        assert_eq!(
-            verdict(&desired, &Outcome::default()).reason,
-            Reason::Invalid
-        );
-        let mut outcome = Outcome {
-            lacking: vec!["l".into()],
-            ..Outcome::default()
-        };
-        assert_eq!(
-            verdict(&nothing(), &outcome).reason,
-            Reason::KernelLacksFeature
-        );
-        assert_eq!(verdict(&desired, &outcome).reason, Reason::Invalid);
-        outcome.fights.push("f".into());
-        assert_eq!(verdict(&desired, &outcome).reason, Reason::Contested);
-        outcome.conflicts.push("c".into());
-        assert_eq!(verdict(&desired, &outcome).reason, Reason::ForeignObject);
-        outcome.failures.push("f".into());
-        assert_eq!(
-            verdict(&desired, &outcome).reason,
-            Reason::ProgrammingFailed
-        );
+        let mut outcome = Outcome::default();
+        let reason = |desired: &Desired, outcome: &Outcome| verdict(desired, outcome).reason;
+        assert_eq!(reason(&nothing(), &outcome), Reason::Programmed);
+        assert_eq!(reason(&without_pools(), &outcome), Reason::NoSubnet);
+        for (kind, expected) in [
+            (ProblemKind::KernelLacksFeature, Reason::KernelLacksFeature),
+            (ProblemKind::Invalid, Reason::Invalid),
+            (ProblemKind::Contested, Reason::Contested),
+            (ProblemKind::ForeignObject, Reason::ForeignObject),
+            (ProblemKind::ProgrammingFailed, Reason::ProgrammingFailed),
+        ] {
+            outcome.problems.push(Problem::new(kind, "s", "m"));
+            assert_eq!(reason(&nothing(), &outcome), expected);
+            assert_eq!(reason(&without_pools(), &outcome), expected);
+        }
     }
 
     #[test]
     fn note_keeps_node_ready_and_is_in_message() {
         let outcome = Outcome {
-            notes: vec!["n".into()],
+            problems: [Problem::note("s", "n")].into_iter().collect(),
             ..Outcome::default()
         };
         let said = verdict(&nothing(), &outcome);
@@ -365,12 +314,6 @@ mod tests {
             said.message,
             "0 routes, 0 links, nothing out of place; but n"
         );
-    }
-
-    #[test]
-    fn long_message_list_is_truncated_with_count() {
-        let many: Vec<String> = (0..5).map(|n| format!("f{n}")).collect();
-        assert_eq!(sentence(&many).unwrap(), "f0; f1; f2; and 2 more");
     }
 
     #[test]

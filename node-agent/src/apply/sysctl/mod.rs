@@ -48,6 +48,16 @@ pub enum SysctlError {
     NoBridgeNetfilter(PathBuf),
 }
 
+impl SysctlError {
+    /// What could not be set, in words.
+    #[must_use]
+    pub fn parameter(&self) -> String {
+        let (Self::Set { path, .. } | Self::Remember { path, .. } | Self::NoBridgeNetfilter(path)) =
+            self;
+        format!("parameter {}", path.display())
+    }
+}
+
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Ensured {

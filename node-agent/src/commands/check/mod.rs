@@ -69,7 +69,7 @@ async fn observe(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     let what = || format!("read the attachments in {}", run_dir.display());
     // In the order of the agent's own second look, for the same reason: records, who is under way, kernel.
     let records = store.list().with_context(what)?;
-    let add_in_progress = add_in_progress(&store, &records).map_err(anyhow::Error::msg)?;
+    let add_in_progress = add_in_progress(&store, &records)?;
     let actual = Rtnl::new()?.read().await?;
     let check = Check {
         actual: &actual,

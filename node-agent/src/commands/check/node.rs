@@ -83,8 +83,7 @@ impl NodeCheck {
         // Whether some are to stand in for BIRD's routes only the agent knows.
         let kept = BackupRoutes::Keep;
         let actual = kernel.read().await?;
-        let compared = Comparison::make(&self.node, given, pods, (&kernel, actual), kept).await;
-        let compared = compared.map_err(anyhow::Error::msg)?;
+        let compared = Comparison::make(&self.node, given, pods, (&kernel, actual), kept).await?;
         let difference = compared.difference;
         let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));
         let conflicts = difference.conflicts.iter().map(ToString::to_string);

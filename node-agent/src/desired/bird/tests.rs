@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use crate::desired::bird::*;
 use crate::inputs::host_facts::Egress;
 use crate::inputs::{OwnBlock, Pool};
+use crate::status::problem::Problems;
 
 fn net(text: &str) -> IpNet {
     text.parse().unwrap()
@@ -129,7 +130,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
         pools: pools.map(|(name, pool)| (name.to_owned(), pool)).into(),
         bgp: Some(bgp),
         pods: Default::default(),
-        problems: vec![],
+        problems: Problems::default(),
     }
 }
 

@@ -110,7 +110,7 @@ fn standby_udp_mode_configures_relay_peers() {
     let desired = desired(&with(Transport::Udp(UdpParameters::default())), &facts());
     assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
     assert_eq!(routes(&desired).len(), 1, "there is no link yet");
-    assert!(!desired.waiting_for.is_empty());
+    assert!(!waiting_for(&desired).is_empty());
     assert!(desired.probes[0].targets["worker-2"].why_not.is_some());
 }
 

@@ -7,7 +7,7 @@
 use netweft_cni::attachment::Attachment;
 use netweft_cni::build_attachment::{Request, build_attachment};
 use netweft_cni::env::AttachmentId as Container;
-use netweft_cni::ipam::{Choice, PodRequest};
+use netweft_cni::ipam::{self, Choice, PodRequest};
 use proptest::prelude::*;
 
 use crate::desired::tests::*;
@@ -62,10 +62,11 @@ fn tunnel_address_used_by_pod_is_left_to_pod() {
     let mut inputs = with_blocks(&["10.244.3.64/26", "10.244.0.0/26"]);
     inputs.pods.addresses = [ip("10.244.3.65")].into();
     assert_eq!(on_tunnel(&inputs), ["10.244.0.1"]);
-    assert_eq!(desired(&inputs, &facts()).notes, [""; 0]);
+    assert_eq!(notes(&desired(&inputs, &facts())), [""; 0]);
     inputs.pods.addresses.insert(ip("10.244.0.1"));
     assert_eq!(on_tunnel(&inputs), [""; 0]);
-    let notes = desired(&inputs, &facts()).notes;
+    let desired = desired(&inputs, &facts());
+    let notes = notes(&desired);
     assert_eq!(notes.len(), 2, "{notes:?}");
     assert!(notes[0].starts_with(
         "a pod has the address 10.244.3.65, which is the node's own address in block 10.244.3.64/26"

@@ -73,7 +73,7 @@ fn ipip_omits_and_reports_ipv6_blocks() {
             .all(|route| route.starts_with("10."))
     );
     assert_eq!(
-        desired.problems,
+        invalid(&desired),
         [
             "block fd00:10::40/122 of node worker-2 is left out: NetworkMode default has encapsulation ipip, which carries IPv4 in IPv4 only"
         ]
@@ -93,7 +93,7 @@ fn udp_routes_use_relay_link_and_relay_has_peers() {
         ]
     );
     assert_eq!(desired.plugin.pools[0].mtu, 1372);
-    assert_eq!(desired.waiting_for, Vec::<String>::new());
+    assert_eq!(waiting_for(&desired), [""; 0]);
     let [tunnel] = desired.udp.tunnels.as_slice() else {
         panic!("{:?}", desired.udp)
     };
@@ -122,14 +122,14 @@ fn missing_relay_is_awaited_and_its_config_still_written() {
     assert_eq!(routes(&absent), Vec::<String>::new());
     assert!(absent.kernel.links.is_empty());
     assert!(
-        absent.waiting_for[0].contains("does not exist")
-            && absent.waiting_for[0].contains("netweft-udp-relay")
+        waiting_for(&absent)[0].contains("does not exist")
+            && waiting_for(&absent)[0].contains("netweft-udp-relay")
     );
     assert_eq!(absent.udp.tunnels[0].peers.len(), 2);
     // One that has just ended comes back: what leads to its link stays.
     let shut = desired(&inputs, &with_relay(facts, false));
     assert_eq!(routes(&shut).len(), 3);
-    assert!(shut.waiting_for[0].contains("nobody reads"));
+    assert!(waiting_for(&shut)[0].contains("nobody reads"));
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn udp_over_ipv6_carries_both_families() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv6);
     inputs.modes[0].transport = udp().into();
     let desired = desired(&inputs, &with_relay(facts, true));
-    assert_eq!(desired.problems, Vec::<String>::new());
+    assert_eq!(invalid(&desired), [""; 0]);
     assert_eq!(routes(&desired).len(), 4);
     assert_eq!(desired.plugin.pools[0].mtu, 1400 - 48);
     let blocks = desired.udp.tunnels[0]
@@ -166,7 +166,7 @@ fn host_gw_routes_use_next_hop_on_uplink() {
 fn host_gw_peer_off_link_is_reported_and_gets_no_route() {
     let (inputs, facts) = by(Transport::Direct, EncapsulateWhen::Always);
     assert_eq!(
-        desired(&inputs, &facts).problems,
+        invalid(&desired(&inputs, &facts)),
         [
             "no route to pods of node worker-3: its address 198.51.100.3 is not on the link of this node's 192.0.2.1 (uplink1), and NetworkMode default sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet"
         ]
@@ -177,13 +177,15 @@ fn host_gw_peer_off_link_is_reported_and_gets_no_route() {
 fn host_gw_next_hop_needs_node_address_of_pod_family() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
     inputs.modes[0].transport = Transport::Direct.into();
-    let alone = desired(&inputs, &facts).problems;
+    let alone = desired(&inputs, &facts);
+    let alone = invalid(&alone);
     assert!(
         alone[0].contains("node worker-1 has no IPv6 address"),
         "{alone:?}"
     );
     inputs.addresses.ipv6 = "2001:db8::1".parse().ok();
-    let lonely = desired(&inputs, &facts).problems;
+    let lonely = desired(&inputs, &facts);
+    let lonely = invalid(&lonely);
     assert!(
         lonely[0].contains("node worker-2 has no IPv6 address"),
         "{lonely:?}"
@@ -198,7 +200,7 @@ fn host_gw_next_hop_needs_node_address_of_pod_family() {
     };
     facts.egress.insert("2001:db8::1".parse().unwrap(), uplink);
     let both = desired(&inputs, &facts);
-    assert_eq!(both.problems, Vec::<String>::new());
+    assert_eq!(invalid(&both), [""; 0]);
     assert_eq!(
         routes(&both)[3],
         "fd00:10::40/122 via 2001:db8::2 dev uplink1"
@@ -228,7 +230,7 @@ fn cross_subnet_encapsulates_only_off_link_nodes() {
                 format!("10.244.1.0/26 {far}"),
             ]
         );
-        assert_eq!(desired.problems, Vec::<String>::new());
+        assert_eq!(invalid(&desired), [""; 0]);
         // Room for what is encapsulated, whichever way a packet goes.
         assert!(desired.plugin.pools[0].mtu < 1400);
         let uplink: LinkName = "uplink1".parse().unwrap();
@@ -351,7 +353,7 @@ fn serving_pool_not_yet_seen_is_awaited() {
     let (mut inputs, facts) = side_by_side();
     inputs.serving = vec!["default-v4".into(), "new".into()];
     assert_eq!(
-        desired(&inputs, &facts).waiting_for,
+        waiting_for(&desired(&inputs, &facts)),
         ["IPPool new serves this node and has not been heard of yet"]
     );
 }

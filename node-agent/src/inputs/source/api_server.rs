@@ -19,6 +19,7 @@ use tracing::{Instrument, info_span};
 
 use crate::inputs::source::{Ending, changes};
 use crate::inputs::{Namespaces, Objects};
+use crate::status::problem::Problem;
 
 /// The stores behind the watches.
 pub struct Watches {
@@ -92,7 +93,7 @@ impl Watches {
             subnets,
             namespaces,
             network,
-            unreadable,
+            unreadable: unreadable.into_iter().collect(),
         })
     }
 }
@@ -185,23 +186,23 @@ where
         .is_some_and(|outcome| outcome.is_ok())
 }
 
-/// The objects that could be read, by name; the others become sentences.
+/// The objects that could be read, by name; the others become problems.
 fn readable<K: Watchable>(
     store: &Store<DeserializeGuard<K>>,
-    unreadable: &mut Vec<String>,
+    unreadable: &mut Vec<Problem>,
 ) -> Vec<K> {
     let mut objects = Vec::new();
     for object in store.state() {
         match &object.0 {
             Ok(object) => objects.push(object.clone()),
-            Err(error) => unreadable.push(format!(
-                "{} {} cannot be read: {error}",
-                K::kind(&()),
-                object.name_any()
-            )),
+            Err(error) => {
+                let name = format!("{} {}", K::kind(&()), object.name_any());
+                let message = format!("{name} cannot be read: {error}");
+                unreadable.push(Problem::invalid(name, message));
+            }
         }
     }
     objects.sort_by_key(ResourceExt::name_any);
-    unreadable.sort();
+    unreadable.sort_by(|a, b| a.message.cmp(&b.message));
     objects
 }

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::inputs::Objects;
 use crate::inputs::source::Ending;
+use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -87,14 +88,13 @@ struct Reader {
     node: String,
     /// Times of the last changes of the folder and of the node's own, once nothing more can come under the same times.
     known: Option<[Option<SystemTime>; 2]>,
-    files: BTreeMap<PathBuf, (Version, Result<Object, String>)>,
+    files: BTreeMap<PathBuf, (Version, Result<Object, serde_saphyr::Error>)>,
 }
 
 /// Inode and time of the last change: another file under the same name has others.
 type Version = (u64, Option<SystemTime>);
 
 /// What is in a file.
-#[derive(Clone)]
 enum Object {
     Pool(IPPool),
     Subnet(NodeSubnet),
@@ -143,8 +143,7 @@ impl Reader {
             let known = self.files.get(&file);
             if known.is_none_or(|(known, _)| *known != version) {
                 let text = fs::read_to_string(&file)?;
-                let object = parse(&text).map_err(|error| error.to_string());
-                self.files.insert(file, (version, object));
+                self.files.insert(file, (version, parse(&text)));
             }
         }
         Ok(())
@@ -154,21 +153,23 @@ impl Reader {
     fn objects(&self) -> Objects {
         let mut objects = Objects::default();
         for (file, (_, object)) in &self.files {
-            match object.clone() {
-                Ok(Object::Pool(pool)) => objects.pools.push(pool),
-                Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet),
+            match object {
+                Ok(Object::Pool(pool)) => objects.pools.push(pool.clone()),
+                Ok(Object::Subnet(subnet)) => objects.subnets.push(subnet.clone()),
                 Ok(Object::Network(network)) if network.name_any() == self.node => {
-                    objects.network = Some(*network);
+                    objects.network = Some(NodeNetwork::clone(network));
                 }
                 Ok(Object::Namespace(PartialObjectMeta { metadata, .. })) => {
-                    let labels = metadata.labels.unwrap_or_default();
-                    let name = metadata.name.map(|name| (name, labels));
+                    let labels = metadata.labels.clone().unwrap_or_default();
+                    let name = metadata.name.clone().map(|name| (name, labels));
                     objects.namespaces.extend(name);
                 }
                 Ok(Object::Network(_) | Object::Other) => {}
-                Err(error) => objects
-                    .unreadable
-                    .push(format!("{} cannot be read: {error}", file.display())),
+                Err(error) => {
+                    let message = format!("{} cannot be read: {error}", file.display());
+                    let problem = Problem::invalid(format!("file {}", file.display()), message);
+                    objects.unreadable.push(problem);
+                }
             }
         }
         objects
@@ -207,6 +208,7 @@ fn parse(text: &str) -> Result<Object, serde_saphyr::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::problem::ProblemKind;
 
     #[test]
     fn invalid_object_file_is_reported_others_are_read() {
@@ -221,8 +223,9 @@ mod tests {
         fs::write(folder.path().join("c.txt"), "not an object").unwrap();
         let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
         assert_eq!(objects.pools.len(), 1);
-        assert_eq!(objects.unreadable.len(), 1);
-        assert!(objects.unreadable[0].contains("b.yaml"));
+        let unreadable = objects.unreadable.messages(ProblemKind::Invalid);
+        assert_eq!(unreadable.len(), 1);
+        assert!(unreadable[0].contains("b.yaml"));
     }
 
     #[test]

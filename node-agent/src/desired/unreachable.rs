@@ -1,0 +1,71 @@
+//! Why a block of another node cannot be reached by a mode.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netweft_crds::IpFamily;
+
+/// Why there is no route. Each message says what a user can do, if anything.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreachable {
+    /// One of the two nodes has no address of the block's family to send to by next hop.
+    #[error(
+        "no route to {family} pods of node {peer}: node {lacking} has no {family} address, and NetworkMode {mode} sends by next hop; give the node one, or use an encapsulation"
+    )]
+    NoNodeAddress {
+        /// The block's family.
+        family: IpFamily,
+        /// The node that has the block.
+        peer: String,
+        /// The node without an address.
+        lacking: String,
+        /// The NetworkMode.
+        mode: String,
+    },
+    /// The other node is not a neighbour.
+    #[error(
+        "no route to pods of node {peer}: its address {address} is not on the link of this node's {own} ({}), and NetworkMode {mode} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
+        link.as_deref().unwrap_or("unknown")
+    )]
+    NotOnLink {
+        /// The node that has the block.
+        peer: String,
+        /// Its address.
+        address: IpAddr,
+        /// This node's address.
+        own: IpAddr,
+        /// The link of this node's address.
+        link: Option<String>,
+        /// The NetworkMode.
+        mode: String,
+    },
+    /// The other node has no end of the tunnel.
+    #[error(
+        "block {block} of node {peer} is left out: that node has no {family} address for the tunnels of NetworkMode {mode}"
+    )]
+    NoTunnelEndpoint {
+        /// The block.
+        block: IpNet,
+        /// The node that has it.
+        peer: String,
+        /// The outer family.
+        family: IpFamily,
+        /// The NetworkMode.
+        mode: String,
+    },
+    /// The tunnel does not carry the block's family.
+    #[error(
+        "block {block} of node {peer} is left out: NetworkMode {mode} has encapsulation ipip, which carries IPv4 in IPv4 only"
+    )]
+    NotCarriedByIpip {
+        /// The block.
+        block: IpNet,
+        /// The node that has it.
+        peer: String,
+        /// The NetworkMode.
+        mode: String,
+    },
+    /// A way that stands by leads nowhere yet.
+    #[error("there is no route to {0}")]
+    NoRoute(IpNet),
+}
