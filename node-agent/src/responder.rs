@@ -158,16 +158,16 @@ fn closed(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Listene
     let why = match error.kind() {
         ErrorKind::AddrInUse => match listener(port) {
             Some(Listener::Process(process)) => {
-                format!("is taken on this node by {process}; end that program, or")
+                format!("is used on this node by {process}; end that program, or")
             }
             Some(Listener::Unseen) | None => format!(
-                "is taken on this node by another program (on the node, ss -ulpn sport = {port} shows which); end that program, or"
+                "is used on this node by another program (on the node, ss -ulpn sport = {port} shows which); end that program, or"
             ),
         },
         _ => format!("cannot be opened: {error};"),
     };
     format!(
-        "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port {port} {why} set agent.port in the chart to a free port"
+        "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port {port} {why} set agent.port in the chart to a free port"
     )
 }
 

@@ -185,7 +185,7 @@ impl Cluster {
         panic!("does not settle: {:#?}", self.plan());
     }
 
-    /// Every agent reports: nothing out of place, and so many pods in each block of up to 64 addresses.
+    /// Every agent reports: in sync, and so many pods in each block of up to 64 addresses.
     pub fn agents_report(&mut self, pods: i64) {
         for network in &mut self.networks {
             let usage = |cidr: &ipnet::IpNet| BlockUsage {

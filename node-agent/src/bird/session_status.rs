@@ -90,13 +90,13 @@ fn established(session: &Session, seen: &Seen, refused: &str) -> Option<Fault> {
     } = session;
     if seen.limited {
         let message = format!(
-            "{peer} announces more than {max_prefixes} prefixes; those beyond are left out: let it announce less, or raise spec.maxPrefixes of the BGPPeer"
+            "{peer} advertises more than {max_prefixes} prefixes; further prefixes are ignored: advertise fewer, or raise spec.maxPrefixes of the BGPPeer"
         );
         return Some((SessionFault::TooManyPrefixes, message));
     }
     (seen.filtered > 0).then(|| {
         let message = format!(
-            "{} that {peer} announces {} not taken{refused}; let it announce blocks of other nodes only, or take more by spec.filters.import of the BGPPeer",
+            "{} of {peer} {} rejected{refused}; advertise only blocks of other nodes there, or accept more with spec.filters.import of the BGPPeer",
             count(seen.filtered),
             if seen.filtered == 1 { "is" } else { "are" },
         );
@@ -215,7 +215,7 @@ fn explain(session: &Session, error: &str) -> Fault {
     } = session;
     let message = match class {
         CONNECTION => format!(
-            "{peer} ends the connection ({words}): see whether it knows {local} (AS {local_as}) as a neighbour, and whether {OTHER_SPEAKER} has a session with it; {}",
+            "{peer} closes the connection ({words}): check whether {local} (AS {local_as}) is a neighbor in the configuration of the peer, and whether {OTHER_SPEAKER} has a session with it; {}",
             way_out(session)
         ),
         "Received" => format!("{peer} says: {words}"),
@@ -250,7 +250,7 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
         Complaint::NoAddress => (
             SessionFault::NoRouteToPeer,
             format!(
-                "this node does not have the address {local} to speak from: correct spec.sourceAddress of the BGPPeer, or give it to the node"
+                "this node does not have the source address {local}: correct spec.sourceAddress of the BGPPeer, or give it to the node"
             ),
         ),
         Complaint::NoAnswer => (SessionFault::ConnectTimeout, no_answer(session)),
@@ -262,7 +262,7 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
         ),
         Complaint::TooMany => (
             SessionFault::TooManyPrefixes,
-            format!("{peer} announces too many prefixes"),
+            format!("{peer} advertises too many prefixes"),
         ),
         Complaint::Lost => (
             SessionFault::SessionLost,
@@ -271,13 +271,13 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
         Complaint::PortTaken => (
             SessionFault::NotificationReceived,
             format!(
-                "another program of this node has BGP's port, perhaps {OTHER_SPEAKER}: set spec.underlay.listenPort of the NetworkMode, or stop that program"
+                "another program on this node uses the BGP port, perhaps {OTHER_SPEAKER}: set spec.underlay.listenPort of the NetworkMode, or stop that program"
             ),
         ),
         Complaint::SecondSession => (
             SessionFault::NotificationReceived,
             format!(
-                "{peer} {} a session with {local} ({words}): perhaps {OTHER_SPEAKER} has one from the same address, and two addresses have one session only; {}",
+                "{peer} {} a session with {local} ({words}): perhaps {OTHER_SPEAKER} has a session from the same address, and BGP allows one session per pair of addresses; {}",
                 if theirs { "refuses" } else { "is refused" },
                 way_out(session)
             ),
@@ -291,16 +291,16 @@ const OTHER_SPEAKER: &str = "another BGP speaker on this node (MetalLB, FRR, Cal
 /// How this node and another speaker on it can both have a session with a peer.
 fn way_out(session: &Session) -> &'static str {
     if session.node {
-        "if so, let nodes speak to each other on another port by spec.underlay.listenPort of the NetworkMode"
+        "if so, set another port for sessions between nodes with spec.underlay.listenPort of the NetworkMode"
     } else {
-        "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that the peer knows as a neighbour, or spec.peerPort to another port of the peer"
+        "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that is a neighbor in the configuration of the peer, or spec.peerPort to another port of the peer"
     }
 }
 
 fn no_route(session: &Session) -> String {
     let Session { peer, local, .. } = session;
     format!(
-        "no route from {local} to {peer}: give the node one; an eBGP peer that is on none of the node's links needs spec.ebgpMultihop"
+        "no route from {local} to {peer}: add a route on the node; an eBGP peer that is on no link of the node needs spec.ebgpMultihop"
     )
 }
 
@@ -309,12 +309,12 @@ fn no_answer(session: &Session) -> String {
         peer, port, local, ..
     } = session;
     let password = if session.password_key.is_some() {
-        "its password differs"
+        "the password of the peer differs"
     } else {
-        "it wants a password"
+        "the peer requires a password"
     };
     format!(
-        "{peer} does not answer {local} on port {port}: it is unreachable, or {password} (packets with a wrong signature are dropped unseen)"
+        "{peer} does not reply to {local} on port {port}: the peer is unreachable, or {password} (the kernel drops packets with a wrong MD5 signature)"
     )
 }
 
@@ -369,14 +369,14 @@ mod tests {
     /// As with MetalLB's speaker beside netweft, both with a session to the same router.
     #[test]
     fn bgp_collision_message_names_other_bgp_speaker() {
-        let second = "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that the peer knows as a neighbour, or spec.peerPort to another port of the peer";
+        let second = "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that is a neighbor in the configuration of the peer, or spec.peerPort to another port of the peer";
         for words in ["Connection collision resolution", "Connection rejected"] {
             assert_eq!(
                 said(false, &format!("Received: {words}")),
                 (
                     SessionFault::NotificationReceived,
                     format!(
-                        "192.0.2.254 refuses a session with 192.0.2.1 ({words}): perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has one from the same address, and two addresses have one session only; {second}"
+                        "192.0.2.254 refuses a session with 192.0.2.1 ({words}): perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has a session from the same address, and BGP allows one session per pair of addresses; {second}"
                     )
                 )
             );
@@ -391,13 +391,13 @@ mod tests {
         let between_nodes = said(true, "Received: Connection rejected").1;
         assert!(
             between_nodes.ends_with(
-                "; if so, let nodes speak to each other on another port by spec.underlay.listenPort of the NetworkMode"
+                "; if so, set another port for sessions between nodes with spec.underlay.listenPort of the NetworkMode"
             ),
             "{between_nodes}"
         );
         assert_eq!(
             said(false, "BGP Error: No listening socket").1,
-            "another program of this node has BGP's port, perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD): set spec.underlay.listenPort of the NetworkMode, or stop that program"
+            "another program on this node uses the BGP port, perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD): set spec.underlay.listenPort of the NetworkMode, or stop that program"
         );
     }
 

@@ -22,7 +22,7 @@ pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<Problem
     let room = mtu.saturating_sub(overhead);
     let NodeMode { name, mtu: set, .. } = mode;
     let consequence = if overhead == 0 {
-        "so larger packets are lost where nobody is told that they are too large".to_owned()
+        "so larger packets are lost without an ICMP error".to_owned()
     } else {
         format!(
             "and {overhead} are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped"
@@ -30,7 +30,7 @@ pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<Problem
     };
     (*set > room).then(|| {
         let message = format!(
-            "spec.mtu {set} of NetworkMode {name} is more than link {link} has room for: it takes packets of {mtu} bytes, {consequence}; set spec.mtu to {room} or less, or leave it out"
+            "spec.mtu {set} of NetworkMode {name} is too large for link {link}: the MTU of the link is {mtu}, {consequence}; set spec.mtu to {room} or less, or leave it out"
         );
         Problem::note(format!("NetworkMode {name}"), message)
     })

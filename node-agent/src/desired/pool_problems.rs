@@ -14,7 +14,7 @@ pub fn unheard(inputs: &Inputs) -> impl Iterator<Item = Problem> {
     let unknown = names.filter(|name| !inputs.pools.contains_key(*name));
     unknown.map(|name| {
         let pool = format!("IPPool {name}");
-        let message = format!("{pool} serves this node and has not been heard of yet");
+        let message = format!("{pool} serves this node, and the agent has not received it yet");
         Problem::new(ProblemKind::ProgrammingFailed, pool, message)
     })
 }

@@ -8,7 +8,7 @@
 //!                       └─ host-gw ─▶ no route, and a sentence that says whose and why
 //! ```
 //!
-//! It is decided for each peer and family. A block that cannot be reached is left out: a next hop that is not on the link would
+//! It is decided for each peer and family. A block that cannot be reached is not programmed: a next hop that is not on the link would
 //! send its packets to a router that has never heard of pods.
 
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
 
 fn left_out(mode: &NodeMode, why: &str) -> Problem {
     let mode = format!("NetworkMode {}", mode.name);
-    let message = format!("{mode} is left out: {why}");
+    let message = format!("{mode} is not programmed: {why}");
     Problem::invalid(mode, message)
 }
 
@@ -186,7 +186,7 @@ fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<Problem> {
     (!left_out.is_empty()).then(|| {
         let pools = format!("IPPool {}", left_out.join(", "));
         let message = format!(
-            "{pools} is left out: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
+            "{pools} is not programmed: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
             mode.name
         );
         Problem::invalid(pools, message)

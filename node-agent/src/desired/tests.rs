@@ -224,7 +224,7 @@ fn ipv6_pool_is_omitted_when_mtu_is_below_1280() {
     assert_eq!(
         invalid(&desired),
         [
-            "IPPool default-v6 is left out: IPv6 needs packets of 1280 bytes and NetworkMode default has room for 1279; raise the MTU of the node's link or spec.mtu"
+            "IPPool default-v6 is not programmed: IPv6 needs packets of 1280 bytes and NetworkMode default has room for 1279; raise the MTU of the node's link or spec.mtu"
         ]
     );
 }

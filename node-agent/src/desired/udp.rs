@@ -63,7 +63,7 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
 pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<Problem> {
     let what = match open {
         Some(true) => return None,
-        Some(false) => "nobody reads from it",
+        Some(false) => "no process reads from it",
         None => "it does not exist",
     };
     let message = format!(

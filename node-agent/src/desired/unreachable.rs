@@ -10,7 +10,7 @@ use netweft_crds::IpFamily;
 pub enum Unreachable {
     /// One of the two nodes has no address of the block's family to send to by next hop.
     #[error(
-        "no route to {family} pods of node {peer}: node {lacking} has no {family} address, and NetworkMode {mode} sends by next hop; give the node one, or use an encapsulation"
+        "no route to {family} pods of node {peer}: node {lacking} has no {family} address, and NetworkMode {mode} uses node addresses as next hops; give the node an address, or use an encapsulation"
     )]
     NoNodeAddress {
         /// The block's family.
@@ -24,7 +24,7 @@ pub enum Unreachable {
     },
     /// The other node is not a neighbour.
     #[error(
-        "no route to pods of node {peer}: its address {address} is not on the link of this node's {own} ({}), and NetworkMode {mode} sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
+        "no route to pods of node {peer}: its address {address} is not on the link of this node's {own} ({}), and NetworkMode {mode} uses node addresses as next hops; connect both nodes to one link, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet",
         link.as_deref().unwrap_or("unknown")
     )]
     NotOnLink {
@@ -41,7 +41,7 @@ pub enum Unreachable {
     },
     /// The other node has no end of the tunnel.
     #[error(
-        "block {block} of node {peer} is left out: that node has no {family} address for the tunnels of NetworkMode {mode}"
+        "block {block} of node {peer} is not programmed: that node has no {family} address for the tunnels of NetworkMode {mode}"
     )]
     NoTunnelEndpoint {
         /// The block.
@@ -55,7 +55,7 @@ pub enum Unreachable {
     },
     /// The tunnel does not carry the block's family.
     #[error(
-        "block {block} of node {peer} is left out: NetworkMode {mode} has encapsulation ipip, which carries IPv4 in IPv4 only"
+        "block {block} of node {peer} is not programmed: NetworkMode {mode} has encapsulation ipip, which carries IPv4 in IPv4 only"
     )]
     NotCarriedByIpip {
         /// The block.

@@ -76,9 +76,9 @@ impl Fights {
             let by = fight
                 .by
                 .as_deref()
-                .unwrap_or("somebody whom the kernel does not name");
+                .unwrap_or("an unknown program");
             let message = format!(
-                "{what} is changed again and again by {by} and has been put right {} times in a row: find out why and stop that",
+                "{what} was changed by {by} and repaired {} times in a row: stop the conflicting program",
                 fight.times
             );
             Problem::new(ProblemKind::Contested, what, message)

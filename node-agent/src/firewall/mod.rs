@@ -189,7 +189,7 @@ impl Reading {
 }
 
 /// What to do about a rule that nft does not show.
-const LEGACY: &str = "a rule of legacy iptables drops packets that pods send: a probe was not forwarded. See `iptables-legacy -S FORWARD`; allow the packets with `iptables-legacy -I FORWARD -i nw+ -j ACCEPT` and `iptables-legacy -I FORWARD -o nw+ -j ACCEPT`, and in the configuration of the program that made the rule";
+const LEGACY: &str = "a rule of legacy iptables drops packets of pods: a probe was not forwarded. See `iptables-legacy -S FORWARD`; allow the packets with `iptables-legacy -I FORWARD -i nw+ -j ACCEPT` and `iptables-legacy -I FORWARD -o nw+ -j ACCEPT`, and in the configuration of the program that made the rule";
 
 /// Whether the probe shows what the chain does.
 fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {

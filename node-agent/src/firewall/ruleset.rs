@@ -128,12 +128,12 @@ impl BaseChain {
             None => [insert("iif"), insert("oif")],
         };
         let what = if certain {
-            "packets that pods send, as a probe shows"
+            "packets of pods, as a probe shows"
         } else {
-            "packets that the node forwards, and no rule that netweft can read accepts those of pods, so pods may reach nobody"
+            "packets that the node forwards, and no rule that netweft understands accepts packets of pods, so pods may be unreachable"
         };
         format!(
-            "chain {name} of the nftables table {family} {table} drops {what}: allow them with `{from}` and `{to}`, and in the configuration of the program that made the chain"
+            "chain {name} of the nftables table {family} {table} drops {what}: allow these packets with `{from}` and `{to}`, and in the configuration of the program that made the chain"
         )
     }
 }

@@ -215,7 +215,7 @@ impl Inputs {
             if !found {
                 problems.push(Problem::invalid(
                     format!("block {cidr}"),
-                    format!("block {cidr} is left out: its IPPool {pool} does not exist or cannot be read"),
+                    format!("block {cidr} is not programmed: its IPPool {pool} does not exist or cannot be read"),
                 ));
             }
             found
@@ -245,7 +245,7 @@ impl Inputs {
                 refused.push(node.to_owned());
                 self.problems.push(Problem::invalid(
                     format!("node {node}"),
-                    format!("node {node} is left out: its tunnel endpoint would have the Ethernet address of node {owner}'s; rename one of the two"),
+                    format!("node {node} is not programmed: its tunnel endpoint has the MAC address of the tunnel endpoint of node {owner}; rename one of the two nodes"),
                 ));
             }
         }
@@ -321,7 +321,7 @@ fn own_blocks(
             None => problems.push(Problem::invalid(
                 format!("block {cidr}"),
                 format!(
-                    "block {cidr} is left out: the NodeNetwork lists it, but NodeSubnet {} does not name this node",
+                    "block {cidr} is not programmed: the NodeNetwork lists it, but NodeSubnet {} does not name this node",
                     names::node_subnet_name(cidr)
                 ),
             )),

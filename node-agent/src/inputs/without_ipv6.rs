@@ -32,7 +32,7 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     let names: Vec<String> = names.into_iter().collect();
     let pools = format!("IPPool {}", names.join(", "));
     let message = format!(
-        "{pools} is left out: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
+        "{pools} is not programmed: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
     );
     left.unreadable.push(Problem::invalid(pools, message));
     Some(left)

@@ -191,7 +191,7 @@ impl Pods {
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
             let message = format!(
-                "the attachment of address {ip} cannot be read and stays ({error}): when no pod of this node has the address, remove the file"
+                "the attachment of address {ip} cannot be read and is kept ({error}): if no pod of this node has the address, remove the file"
             );
             Some(Problem::note(format!("attachment {ip}"), message))
         });
@@ -285,11 +285,11 @@ impl Pods {
             Op::LinkDelete { .. } | Op::RouteDelete { .. } | Op::NeighbourDelete { .. }
         );
         if reclaimed {
-            info!(%op, "taken back, as no pod has it");
+            info!(%op, "removed object of no pod");
             self.counts.reclaimed += 1;
             self.metrics.reclaimed(op.kind());
         } else {
-            info!(%op, "put back for a pod");
+            info!(%op, "restored object of a pod");
             self.counts.restored += 1;
             self.metrics.restored(op.kind());
         }
@@ -304,7 +304,7 @@ impl Pods {
         match locked.release(&attachment.owner, addresses.clone()) {
             Ok(()) => {
                 let addresses: Vec<String> = addresses.map(|ip| ip.to_string()).collect();
-                info!(addresses = addresses.join(","), container_id, %if_name, "taken back, as its link is gone");
+                info!(addresses = addresses.join(","), container_id, %if_name, "removed attachment without link");
                 self.counts.reclaimed += 1;
                 self.metrics.reclaimed("attachment");
             }
@@ -340,7 +340,7 @@ fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
         OrphanCandidate::Orphan(link) => Some(Problem::note(
             format!("link {link}"),
             format!(
-                "link {link} carries a pod whose attachment is gone and stays: start that pod anew"
+                "link {link} belongs to a pod without a CNI record: delete the pod, and its controller starts another"
             ),
         )),
         OrphanCandidate::Attachment(_)
@@ -355,7 +355,7 @@ fn failed(op: &Op, error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
-            debug!(error = %error_chain(error), "cannot put a pod's link right, will retry");
+            debug!(error = %error_chain(error), "cannot repair the link of a pod, will retry");
             let failure = Problem::failure(op.object(), error);
             tended.problems.push(failure);
         }

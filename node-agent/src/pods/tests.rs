@@ -327,7 +327,7 @@ async fn stray_link_is_deleted_unless_used_by_pod() {
     });
     let tended = node.tend_twice().await;
     assert!(
-        notes(&tended)[0].starts_with("link nw0123456789a carries a pod whose attachment is gone")
+        notes(&tended)[0].starts_with("link nw0123456789a belongs to a pod without a CNI record")
     );
     assert_eq!(node.kernel.take_applied(), []);
 }
@@ -374,7 +374,7 @@ async fn unreadable_record_is_reported_and_protects_all_links() {
     assert_eq!(notes(&tended).len(), 1);
     assert!(
         notes(&tended)[0]
-            .starts_with("the attachment of address 10.0.0.9 cannot be read and stays")
+            .starts_with("the attachment of address 10.0.0.9 cannot be read and is kept")
     );
     assert_eq!(node.kernel.take_applied(), []);
     assert_eq!(node.taken(), ["10.0.0.2", "10.0.0.9"]);

@@ -260,7 +260,7 @@ fn lacking(op: &Op, error: &Error, spare: &BTreeSet<LinkName>) -> Option<Problem
     };
     (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
         let message = format!(
-            "this kernel has no links of the kind {kind}, so there is no {name}, and pods that are reached by it are out of reach: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
+            "this kernel has no {kind} links, so link {name} is missing and pods behind it are unreachable: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
         );
         Problem::new(problem, op.object(), message)
     })

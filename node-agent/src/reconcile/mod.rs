@@ -331,7 +331,7 @@ impl<K: Kernel> Reconciler<K> {
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let dir = self.paths.run_dir.display();
                 let message = format!(
-                    "another process keeps {dir}/lock, so it is not known whether pods have addresses of blocks that were taken from this node: if that lasts, end that process"
+                    "another process holds the lock {dir}/lock, so withdrawn blocks are not released: if this persists, end that process"
                 );
                 let lock = Problem::note(format!("file {dir}/lock"), message);
                 outcome.problems.push(lock);

@@ -76,7 +76,7 @@ impl<K: Kernel> Reconciler<K> {
         let dir = self.paths.cni_conf_dir.display();
         let conflict = |file| {
             let message = format!(
-                "{dir}/{file} sorts before {} and is used instead of it: remove it",
+                "{dir}/{file} sorts before {}, so the container runtime uses it instead: remove it",
                 conf::CONFLIST_FILE
             );
             let subject = format!("file {dir}/{file}");

@@ -45,7 +45,7 @@ pub fn taken(
                 others(actual, name).find(|(_, kind)| matches!(kind, LinkKind::Ipip { .. }));
             let other = other.map(|(other, _)| other)?;
             Some(format!(
-                "no tunnel {name}: its addresses are taken on this node by link {other}; delete that link if nothing needs it (ip link delete {other}), or choose another encapsulation in the NetworkMode"
+                "link {name} is missing: its addresses are used on this node by link {other}; delete that link if nothing needs it (ip link delete {other}), or choose another encapsulation in the NetworkMode"
             ))
         }
         LinkKind::Tun | LinkKind::Veth | LinkKind::Bridge | LinkKind::Other(_) => None,
@@ -77,11 +77,11 @@ fn vxlan_taken(
     const PORT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
     if let Some(link) = find(&same_vni) {
         return format!(
-            "no tunnel {name}: VNI {vni} on UDP port {port} is taken on this node by link {link}; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, {}",
+            "link {name} is missing: VNI {vni} on UDP port {port} is used on this node by link {link}; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, {}",
             delete(link)
         );
     }
-    let taken = format!("no tunnel {name}: UDP port {port} is taken on this node by");
+    let taken = format!("link {name} is missing: UDP port {port} is used on this node by");
     if let Some(link) = find(&on_port) {
         return format!("{taken} link {link}; {PORT}, {}", delete(link));
     }
@@ -93,7 +93,7 @@ fn vxlan_taken(
             "{taken} another program (on the node, ss -ulpn sport = {port} shows which); {PORT}, or end that program"
         ),
         None => format!(
-            "no tunnel {name}: VNI {vni} or UDP port {port} is taken on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
+            "link {name} is missing: VNI {vni} or UDP port {port} is used on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
         ),
     }
 }

@@ -182,10 +182,7 @@ fn netns_second_reconcile_changes_nothing() {
         assert!(node.conflist());
         assert_eq!(
             node.ready(),
-            (
-                "True".into(),
-                "1 route, 1 link, nothing out of place".into()
-            )
+            ("True".into(), "in sync: 1 route, 1 link".into())
         );
         assert_eq!(status_of(node.dir.path()).observed_generation, Some(4));
         assert_eq!(node.reconcile().await, None);
@@ -281,7 +278,7 @@ fn netns_unsupported_link_of_other_pool_does_not_block_pods() {
         let (ready, message) = node.ready();
         assert_eq!(ready, "False");
         assert!(
-            message.contains("no links of the kind ipip") && message.contains("modprobe ipip"),
+            message.contains("no ipip links") && message.contains("modprobe ipip"),
             "{message}"
         );
     });

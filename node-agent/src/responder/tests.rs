@@ -46,15 +46,15 @@ fn responder_rate_limit_is_per_second() {
 #[test]
 fn taken_port_message_names_process_and_remedy() {
     let taken = io::Error::from(ErrorKind::AddrInUse);
-    let begin = "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port 9471";
+    let begin = "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port 9471";
     let end = "set agent.port in the chart to a free port";
     let process = |_| Some(Listener::Process("process 7 (dnsmasq)".to_owned()));
     assert_eq!(
         closed(9471, &taken, process),
-        format!("{begin} is taken on this node by process 7 (dnsmasq); end that program, or {end}")
+        format!("{begin} is used on this node by process 7 (dnsmasq); end that program, or {end}")
     );
     let unseen = format!(
-        "{begin} is taken on this node by another program (on the node, ss -ulpn sport = 9471 shows which); end that program, or {end}"
+        "{begin} is used on this node by another program (on the node, ss -ulpn sport = 9471 shows which); end that program, or {end}"
     );
     assert_eq!(closed(9471, &taken, |_| Some(Listener::Unseen)), unseen);
     assert_eq!(closed(9471, &taken, |_| None), unseen);

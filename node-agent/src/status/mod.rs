@@ -67,7 +67,7 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     let routes = usize::try_from(routes.tunnel + routes.direct).unwrap_or_default();
     let links = desired.kernel.links.len();
     let mut message = format!(
-        "{}, {}, nothing out of place",
+        "in sync: {}, {}",
         count(routes, "route"),
         count(links, "link")
     );
@@ -310,10 +310,7 @@ mod tests {
         };
         let said = verdict(&nothing(), &outcome);
         assert_eq!(said.reason, Reason::Programmed);
-        assert_eq!(
-            said.message,
-            "0 routes, 0 links, nothing out of place; but n"
-        );
+        assert_eq!(said.message, "in sync: 0 routes, 0 links; but n");
     }
 
     #[test]

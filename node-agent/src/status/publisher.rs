@@ -185,7 +185,7 @@ impl StatusPublisher {
     fn stalled(&self) -> Verdict {
         let limit = self.health.limit().as_secs();
         let message = format!(
-            "the agent's main loop has not come round for more than {limit} s, so this node follows no change; the kubelet restarts the agent. If this comes again, see the agent's log, and whether `ip link` or `nft list ruleset` hangs on the node"
+            "the main loop of the agent has stalled for more than {limit} s, so this node follows no changes; kubelet restarts the agent. If the agent stalls again, see the log of the agent, and check whether `ip link` or `nft list ruleset` hangs on the node"
         );
         Verdict::reconciling(Reason::AgentStalled, message)
     }

@@ -57,7 +57,7 @@ impl Metrics {
         );
         registry.register(
             "drift_repairs",
-            "What somebody else had changed and was put right, by the kind of repair",
+            "External changes that the agent has repaired, by kind",
             Family::clone(&drifted),
         );
         let help = "When everything was last found or put in place";

@@ -104,7 +104,7 @@ fn netns_vni_used_by_other_link_fails_until_free() {
         node.start();
         let said = node.wait_until_it_says("ProgrammingFailed");
         let words =
-            "no tunnel nw-vx4096: VNI 4096 on UDP port 4789 is taken on this node by link other; ";
+            "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; ";
         assert!(said.starts_with(words), "{said}");
         assert!(!node.path("cni/10-netweft.conflist").exists());
         node.namespace.ip("link delete other");
@@ -214,7 +214,7 @@ fn netns_block_of_other_node_is_omitted_and_reported() {
     let another = another.replace("node: one", "node: two");
     let another = another.replace("ipv4: 192.0.2.1", "ipv4: 192.0.2.2");
     fs::rename(&own, &aside).unwrap();
-    let said = "block 10.244.0.0/22 is left out: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node";
+    let said = "block 10.244.0.0/22 is not programmed: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node";
     node.start();
     assert_eq!(node.wait_until_it_says("Invalid"), said, "nobody's");
     fs::write(node.path("another"), another).unwrap();

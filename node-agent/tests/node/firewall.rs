@@ -105,7 +105,7 @@ fn netns_dropped_probe_makes_node_not_ready_and_names_chain() {
     );
     node.start();
     let said = node.wait_until_it_says("ForeignObject");
-    let words = "chain forward of the nftables table ip strict drops packets that pods send, as a probe shows: allow them with";
+    let words = "chain forward of the nftables table ip strict drops packets of pods, as a probe shows: allow them with";
     assert!(said.starts_with(words), "{said}");
     obey(&node, &said);
     node.kill_agent();

@@ -113,7 +113,7 @@ fn netns_kernel_without_ipv6_gives_pods_ipv4_only() {
     node.start_under(&["env", &dir]);
     let said = node.wait_until_it_says("Invalid");
     assert!(
-        said.starts_with("IPPool routed-six is left out: this node's kernel has no IPv6"),
+        said.starts_with("IPPool routed-six is not programmed: this node's kernel has no IPv6"),
         "{said}"
     );
     let pod = node.add("one");

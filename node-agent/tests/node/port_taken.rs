@@ -22,7 +22,7 @@ fn netns_foreign_vxlan_link_on_port_is_reported() {
     says(
         &mut node,
         &format!(
-            "no tunnel nw-vx4096: UDP port 4789 is taken on this node by link other; {WAY_OUT}, or delete that link if nothing needs it (ip link delete other)"
+            "link nw-vx4096 is missing: UDP port 4789 is used on this node by link other; {WAY_OUT}, or delete that link if nothing needs it (ip link delete other)"
         ),
     );
     node.namespace.ip("link delete other");
@@ -39,7 +39,7 @@ fn netns_foreign_vxlan_link_with_same_vni_is_reported() {
         node.namespace.ip("link set other up");
         says(
             &mut node,
-            "no tunnel nw-vx4096: VNI 4096 on UDP port 4789 is taken on this node by link other; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, or delete that link if nothing needs it (ip link delete other)",
+            "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, or delete that link if nothing needs it (ip link delete other)",
         );
         node.namespace.ip("link delete other");
         node.wait_until_ready();
@@ -57,7 +57,7 @@ fn netns_program_listening_on_vxlan_port_is_reported() {
     says(
         &mut node,
         &format!(
-            "no tunnel nw-vx4096: UDP port 4789 is taken on this node by process {own} ({}); {WAY_OUT}, or end that program",
+            "link nw-vx4096 is missing: UDP port 4789 is used on this node by process {own} ({}); {WAY_OUT}, or end that program",
             name.trim()
         ),
     );

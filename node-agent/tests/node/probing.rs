@@ -213,7 +213,7 @@ fn netns_taken_responder_port_is_reported_and_harmless() {
     let own = std::process::id();
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
     let note = format!(
-        "other nodes get no answer by UDP from this one when they test the new way of a NetworkMode, and can only use ICMP echo: UDP port 9471 is taken on this node by process {own} ({}); end that program, or set agent.port in the chart to a free port",
+        "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port 9471 is used on this node by process {own} ({}); end that program, or set agent.port in the chart to a free port",
         name.trim()
     );
     until("the note", || {

@@ -23,7 +23,7 @@ fn heals(pools: Pools, harms: &[&str]) {
         }
         println!("{families:?}: the slowest repair took {longest:?}");
         until("the agent to say that all is well", || node.is_ready());
-        assert!(node.log().contains("put back for a pod"));
+        assert!(node.log().contains("restored object of a pod"));
         assert!(pods[1].answers(&pods[0].space), "pod to pod, {families:?}");
     }
 }

@@ -33,7 +33,7 @@ fn gives_back(pools: Pools) {
     let left: Vec<IpAddr> = node.store().taken().unwrap().into_iter().collect();
     assert_eq!(left, living.addresses, "{pools:?}");
     assert!(living.answers(&node.namespace), "{pools:?}");
-    assert!(node.log().contains("taken back, as its link is gone"));
+    assert!(node.log().contains("removed attachment without link"));
 }
 
 /// Stopped by a debugger, a frozen cgroup, a suspended machine: however long an ADD takes, its address stays its own.

@@ -32,7 +32,7 @@ pub enum SysctlError {
         source: io::Error,
     },
     /// What stood there could not be remembered, so nothing was set.
-    #[error("remember that {path} was {was}, to put it back when netweft goes")]
+    #[error("save the original value {was} of {path}")]
     Remember {
         /// The parameter.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum SysctlError {
     },
     /// Pods on a bridge need a part of the kernel that is not there.
     #[error(
-        "there is no {0}, without which Services fail between pods on the node's bridge: load the kernel module br_netfilter (modprobe br_netfilter, and for the next boot a line in /etc/modules-load.d)"
+        "{0} does not exist, so Services fail between pods on the bridge of this node: load the kernel module br_netfilter (modprobe br_netfilter, and for the next boot a line in /etc/modules-load.d)"
     )]
     NoBridgeNetfilter(PathBuf),
 }
@@ -358,7 +358,7 @@ mod tests {
         };
         let wanted = BTreeMap::from([("a".into(), "1".into())]);
         let ensured = parameters.ensure(&BTreeSet::new(), &BTreeSet::new(), &wanted);
-        assert!(ensured.errors[0].to_string().contains("/a was 0"));
+        assert!(ensured.errors[0].to_string().contains("original value 0 of"));
         assert_eq!(
             std::fs::read_to_string(root.path().join("a")).unwrap(),
             "0\n"

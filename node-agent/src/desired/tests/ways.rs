@@ -75,7 +75,7 @@ fn ipip_omits_and_reports_ipv6_blocks() {
     assert_eq!(
         invalid(&desired),
         [
-            "block fd00:10::40/122 of node worker-2 is left out: NetworkMode default has encapsulation ipip, which carries IPv4 in IPv4 only"
+            "block fd00:10::40/122 of node worker-2 is not programmed: NetworkMode default has encapsulation ipip, which carries IPv4 in IPv4 only"
         ]
     );
 }
@@ -129,7 +129,7 @@ fn missing_relay_is_awaited_and_its_config_still_written() {
     // One that has just ended comes back: what leads to its link stays.
     let shut = desired(&inputs, &with_relay(facts, false));
     assert_eq!(routes(&shut).len(), 3);
-    assert!(waiting_for(&shut)[0].contains("nobody reads"));
+    assert!(waiting_for(&shut)[0].contains("no process reads"));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn host_gw_peer_off_link_is_reported_and_gets_no_route() {
     assert_eq!(
         invalid(&desired(&inputs, &facts)),
         [
-            "no route to pods of node worker-3: its address 198.51.100.3 is not on the link of this node's 192.0.2.1 (uplink1), and NetworkMode default sends by next hop; connect the two, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet"
+            "no route to pods of node worker-3: its address 198.51.100.3 is not on the link of this node's 192.0.2.1 (uplink1), and NetworkMode default uses node addresses as next hops; connect both nodes to one link, or set spec.mode overlay with spec.overlay.encapsulateWhen cross-subnet"
         ]
     );
 }
@@ -354,7 +354,7 @@ fn serving_pool_not_yet_seen_is_awaited() {
     inputs.serving = vec!["default-v4".into(), "new".into()];
     assert_eq!(
         waiting_for(&desired(&inputs, &facts)),
-        ["IPPool new serves this node and has not been heard of yet"]
+        ["IPPool new serves this node, and the agent has not received it yet"]
     );
 }
 
