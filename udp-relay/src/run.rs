@@ -30,7 +30,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         run_dir,
         queues,
         admin_address,
-        log_format: _,
     } = args;
     // Before there are threads, which inherit it.
     let ended = Arc::new(new_event().context("make an event")?);

@@ -67,7 +67,6 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         bgp_passwords,
         listen,
         ignore_other_networks,
-        log_format: _,
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
