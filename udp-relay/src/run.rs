@@ -40,7 +40,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let heartbeat = Arc::new(Heartbeat::new(STALL));
     admin::start(admin_address, metrics.clone(), Arc::clone(&heartbeat))
-        .context("start the HTTP server")?;
+        .context("start the admin server")?;
     let queues = queues.map_or_else(default_queues, usize::from);
     let relay = Relay::new(queues, metrics.clone(), ended);
     let mut control = Control::start(run_dir, relay, metrics)?;

@@ -1,5 +1,7 @@
 //! `netweft-agent run`: wires the source, the kernel and the reconciler, and decides when to look.
 
+use std::future::pending;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -7,6 +9,7 @@ use futures::FutureExt;
 use netweft_common::heartbeat::BEAT;
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
+use netweft_telemetry::admin::{Endpoints, listen};
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -100,9 +103,9 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         reconcile_forever(reconciler, source, notices, beats).await
     });
     tokio::select! {
-        served = admin::serve(listen, metrics, health) => {
-            served.with_context(|| format!("serve on {listen}"))?;
-            bail!("the HTTP server has ended")
+        served = serve_admin(listen, admin::endpoints(metrics, health)) => {
+            served.context("the admin server (--listen) has ended")?;
+            bail!("the admin server (--listen) has ended")
         }
         ended = main_loop => ended,
         () = publisher.run() => bail!("the task that writes the status has ended"),
@@ -112,6 +115,11 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
         what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
     }
+}
+
+async fn serve_admin(address: SocketAddr, endpoints: Endpoints) -> anyhow::Result<()> {
+    let listener = listen(address, "--listen").await?;
+    Ok(endpoints.serve(listener, pending()).await?)
 }
 
 /// Runs the main loop on a thread of its own: a system call that hangs, for example one that waits for the kernel's RTNL lock, must
@@ -280,7 +288,7 @@ fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
 pub async fn asked_to_stop() {
     let wait = async |kind| match signal(kind) {
         Ok(mut stream) => stream.recv().await.unwrap_or(()),
-        Err(_) => std::future::pending().await,
+        Err(_) => pending().await,
     };
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}
