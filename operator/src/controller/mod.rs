@@ -42,6 +42,7 @@ use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::status::drain;
 use crate::telemetry::metrics::Metrics;
+use netweft_common::backoff::Backoff;
 use netweft_common::heartbeat::Heartbeat;
 
 /// Changes that come together are answered together.
@@ -50,7 +51,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often the loop shows that it lives when there is nothing to do.
 const BEAT: Duration = Duration::from_secs(30);
-/// Pauses between attempts when writes fail.
+/// First and longest delay between attempts when writes fail.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The loop and what it needs.
@@ -101,7 +102,7 @@ impl Controller {
     /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut led = false;
-        let mut pause = RETRY.0;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut planning = Duration::ZERO;
         loop {
             self.heartbeat.beat();
@@ -113,12 +114,11 @@ impl Controller {
             let mut again = None;
             if leads {
                 let failed = self.step(&mut planning).await;
-                again = failed.then(|| jittered(pause));
-                pause = if failed {
-                    (pause * 2).min(RETRY.1)
+                if failed {
+                    again = Some(backoff.next_delay());
                 } else {
-                    RETRY.0
-                };
+                    backoff.reset();
+                }
             }
             let now = Instant::now();
             let graces = [&self.graces, &self.surplus];
@@ -291,11 +291,4 @@ impl Controller {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-/// Up to half as much again, so that many operators do not knock at once.
-fn jittered(pause: Duration) -> Duration {
-    // The clock's last digits are random enough for that.
-    let digits = u32::try_from(Timestamp::now().subsec_nanosecond()).unwrap_or_default() % 1000;
-    pause + pause * digits / 2000
 }
