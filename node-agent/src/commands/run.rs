@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::apply::nft;
 use crate::apply::path_probe::{ProbeResults, Prober};
@@ -52,7 +52,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         biased;
         // First, so that signals are taken before anything is waited for: to PID 1 the kernel delivers none that it does not take.
         () = asked_to_stop() => {
-            info!("stopping; the kernel's state stays as it is");
+            info!("stopping, kernel state stays unchanged");
             Ok(())
         }
         ended = serve(args) => ended,
@@ -150,23 +150,24 @@ async fn reconcile_forever(
     mut notices: Notices,
     health: Health,
 ) -> anyhow::Result<()> {
-    let mut retry = None;
+    let (mut retry, mut trigger) = (None, Trigger::Start);
     let mut resync = Instant::now() + RESYNC;
     loop {
         health.beat();
         let worked = cpu_time();
         if let Some(objects) = source.snapshot() {
-            retry = reconciler
-                .reconcile(&objects)
-                .await
-                .map(|delay| Instant::now() + delay);
+            // Of level error: a filter that logs no more than errors would else log them without the span.
+            let span = error_span!("reconcile", ?trigger);
+            debug!(parent: &span, "reconciling");
+            let reconciled = reconciler.reconcile(&objects).instrument(span).await;
+            retry = reconciled.map(|delay| Instant::now() + delay);
             notices.files.follow(reconciler.parameters());
         }
         if !reconciler.is_connected() {
             bail!("the netlink connection has broken");
         }
         let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
-        let trigger = loop {
+        trigger = loop {
             tokio::select! {
                 trigger = notices.next(retry, resync) => break trigger,
                 () = sleep(BEAT) => health.beat(),
@@ -179,7 +180,6 @@ async fn reconcile_forever(
             notices.drain();
         }
         reconciler.record_writers(notices.kernel.take_writers());
-        debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();
             resync = Instant::now() + RESYNC;
@@ -194,6 +194,7 @@ fn cpu_time() -> Duration {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
+    Start,
     Objects,
     Kernel,
     Sessions,
@@ -277,10 +278,10 @@ impl Notices {
 
 /// A broken subscription is replaced; until that succeeds the resync looks.
 fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
-    warn!(error = %broken, "netlink subscription broken, making a new one");
+    warn!(error = %broken, "netlink subscription broken, recreating it");
     match Events::new(nft::TABLE) {
         Ok(renewed) => *events = renewed,
-        Err(error) => error!(%error, "cannot listen to netlink"),
+        Err(error) => warn!(%error, "subscribing to netlink failed, will retry"),
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -15,6 +14,7 @@ use tracing::info;
 use crate::commands::args::Args;
 use crate::controller::Controller;
 use crate::controller::apply::Writer;
+use crate::controller::changes::Changes;
 use crate::controller::crds;
 use crate::controller::events::Events;
 use crate::controller::pod_owners::Lookup;
@@ -91,7 +91,7 @@ async fn work(
     {
         return Ok(());
     }
-    let changed = Arc::new(Notify::new());
+    let changed = Arc::new(Changes::default());
     let mut tasks = JoinSet::new();
     let stores = Stores::start(client, &changed, &mut tasks);
     match stop.run_until_cancelled(stores.wait_until_complete()).await {
@@ -159,7 +159,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("told to stop");
+        info!("received stop signal");
         token.cancel();
     });
     Ok(stop)
