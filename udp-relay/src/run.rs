@@ -48,7 +48,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     while control.wait(&sources)? {
         heartbeat.beat();
     }
-    info!("stopping; links stay, and what they hold waits for the next relay");
+    info!("stopping, links and their queued packets stay");
     Ok(())
 }
 

@@ -167,10 +167,7 @@ impl Drifts {
 
     fn record(&mut self, what: &str, difference: &Difference, by: Option<&str>, now: Instant) {
         let Difference { found, wanted } = difference;
-        warn!(
-            what,
-            found, wanted, by, "put right what somebody else had changed"
-        );
+        warn!(what, found, wanted, by, "repaired external change");
         self.fights.note(what, by, now);
         self.count += 1;
         let by = by.map(|by| format!(", by {by}")).unwrap_or_default();

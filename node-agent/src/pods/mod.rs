@@ -171,7 +171,7 @@ impl Pods {
             .iter()
             .filter(|note| !self.noted.contains(*note))
         {
-            warn!("{note}");
+            warn!(problem = note, "pod needs attention");
         }
         self.noted = tended.notes.iter().cloned().collect();
     }
@@ -258,11 +258,11 @@ impl Pods {
             Op::LinkDelete { .. } | Op::RouteDelete { .. } | Op::NeighbourDelete { .. }
         );
         if reclaimed {
-            info!(%op, "taken back, as no pod has it");
+            info!(%op, "removed orphaned object");
             self.counts.reclaimed += 1;
             self.metrics.reclaimed(op.kind());
         } else {
-            info!(%op, "put back for a pod");
+            info!(%op, "restored object of pod");
             self.counts.restored += 1;
             self.metrics.restored(op.kind());
         }
@@ -277,7 +277,7 @@ impl Pods {
         match locked.release(&attachment.owner, addresses.clone()) {
             Ok(()) => {
                 let addresses: Vec<String> = addresses.map(|ip| ip.to_string()).collect();
-                info!(addresses = addresses.join(","), container_id, %if_name, "taken back, as its link is gone");
+                info!(addresses = addresses.join(","), container_id, %if_name, "released attachment without link");
                 self.counts.reclaimed += 1;
                 self.metrics.reclaimed("attachment");
             }
@@ -320,7 +320,7 @@ fn failed(error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
-            debug!(error = %error_chain(error), "cannot put a pod's link right, will retry");
+            debug!(error = %error_chain(error), "repairing pod link failed, will retry");
             tended.failures.push(error_chain(error));
         }
     }

@@ -150,7 +150,7 @@ impl<K: Kernel> Reconciler<K> {
         let Some(network) = &objects.network else {
             // Also when the Node object is deleted under a running node: its pods keep their network.
             if !self.waiting {
-                info!(node = %self.node, "there is no NodeNetwork of this name, the kernel is left as it is");
+                info!(node = %self.node, "NodeNetwork not found, leaving kernel state unchanged");
             }
             self.waiting = true;
             self.health.worked_well();

@@ -30,7 +30,7 @@ impl<K: Kernel> Reconciler<K> {
             return Some(self.retry.next_delay());
         }
         self.failure_log.are([]);
-        warn!("blocks that are no longer this node's are not handed out any more");
+        warn!("withdrew blocks that this node no longer owns");
         // Whatever comes with a new NodeNetwork, nobody else has changed this file.
         self.drifts.end(None);
         self.retry.reset();

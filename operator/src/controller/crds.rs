@@ -23,8 +23,8 @@ pub async fn apply_until_done(client: &Client) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         match apply(client).await {
-            Ok(()) => return info!("definitions applied"),
-            Err(error) => warn!(error = error.chain(), "definitions not applied, will retry"),
+            Ok(()) => return info!("applied CRDs"),
+            Err(error) => warn!(error = error.chain(), "applying CRDs failed, will retry"),
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }

@@ -180,7 +180,7 @@ impl Parameters {
             return Err(SysctlError::Remember { path, was, source });
         }
         std::fs::write(&path, value).map_err(not_set)?;
-        info!(parameter = %path.display(), from = was, to = value, "kernel parameter set");
+        info!(parameter = %path.display(), from = was, to = value, "set kernel parameter");
         Ok(Some(was))
     }
 }
