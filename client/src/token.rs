@@ -32,7 +32,7 @@ impl TokenFile {
     pub fn add_to<B>(&self, mut request: Request<B>) -> Request<B> {
         match self.header() {
             Ok(header) => drop(request.headers_mut().insert(AUTHORIZATION, header)),
-            Err(error) => warn!(file = %self.0.display(), %error, "no token"),
+            Err(error) => warn!(file = %self.0.display(), %error, "reading token failed"),
         }
         request
     }

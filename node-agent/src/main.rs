@@ -29,31 +29,26 @@ use crate::commands::run;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
-use crate::commands::args::{Command, LogFormat, Verb};
+use crate::commands::args::{Command, Verb};
 
 /// When `check` could not look; below are numbers of problems.
 const CANNOT_LOOK: u8 = 101;
 
 fn main() -> anyhow::Result<ExitCode> {
-    match Command::parse().verb {
+    let Command { log, verb } = Command::parse();
+    log.init();
+    match verb {
         Verb::Install(args) => {
-            log_to_stderr(LogFormat::Text);
             install::install(&args.from, &args.to)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::Run(args) => {
-            log_to_stderr(args.log_format);
             runtime()?.block_on(run::run(args))?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Clean(args) => {
-            log_to_stderr(LogFormat::Text);
-            runtime()?.block_on(clean::run(&args))
-        }
+        Verb::Clean(args) => runtime()?.block_on(clean::run(&args)),
         Verb::Check(args) => {
-            log_to_stderr(LogFormat::Text);
             let looked = runtime()?.block_on(check::run(&args));
             Ok(looked.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
@@ -68,16 +63,4 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("NETWEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => subscriber.with_target(false).with_ansi(terminal).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
 }

@@ -140,12 +140,12 @@ impl Responder {
                         && let Err(error) = send(socket, &request, &answer)
                     {
                         // The other agent asks again.
-                        debug!(to = %request.source, %error, "cannot answer");
+                        debug!(to = %request.source, %error, "answering probe failed");
                     }
                     sleep(budget.spend(Instant::now())).await;
                 }
                 Err(error) => {
-                    debug!(%error, "cannot receive requests");
+                    debug!(%error, "receiving probes failed, will retry");
                     sleep(FAILED).await;
                 }
             }

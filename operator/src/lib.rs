@@ -27,4 +27,3 @@ pub use crate::plan::model::cluster_state::{
     UserKind,
 };
 pub use crate::plan::plan;
-pub use crate::telemetry::logging::init as init_logging;

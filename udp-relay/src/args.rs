@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use netweft_telemetry::logging::LogArgs;
 
 /// Carries packets between this node's udp tunnels and their peers.
 #[derive(Debug, Parser)]
 #[command(name = "netweft-udp-relay", version)]
 pub struct Command {
+    #[command(flatten)]
+    pub log: LogArgs,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -35,9 +38,6 @@ pub struct RunArgs {
     /// Address and port of /livez and /metrics.
     #[arg(long, default_value = "127.0.0.1:9472")]
     pub admin_address: SocketAddr,
-    /// Form of the log.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
-    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -45,12 +45,4 @@ pub struct ProbeArgs {
     /// Where relays meet.
     #[arg(long, default_value = "/run/netweft")]
     pub run_dir: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, one object a line.
-    Json,
 }

@@ -75,7 +75,7 @@ impl Control {
             takeover::confirm(predecessor);
         }
         if let Some(bad) = &bad {
-            warn!(error = bad, "the configuration cannot be used");
+            warn!(error = bad, "configuration is invalid");
         }
         let listener = Listener::bind(&dir).context("listen for other relays")?;
         metrics.serving(true);
@@ -171,7 +171,7 @@ impl Control {
         match RelayConfig::read(&self.dir) {
             Ok(config) => {
                 if self.bad.take().is_some() {
-                    info!("the configuration can be used again");
+                    info!("configuration is valid again");
                 }
                 match &self.role {
                     Role::Serving {
@@ -188,7 +188,7 @@ impl Control {
                 if self.bad.as_ref() != Some(&bad) {
                     warn!(
                         error = bad,
-                        "the configuration cannot be used; going on with the last one"
+                        "configuration is invalid, keeping the last valid one"
                     );
                 }
                 self.bad = Some(bad);
@@ -239,7 +239,7 @@ impl Control {
             }
         });
         if let Err(error) = answered {
-            warn!(%error, "a request was not answered");
+            warn!(%error, "answering request failed");
         }
     }
 
@@ -263,7 +263,7 @@ impl Control {
                 if matches!(heard, Ok(Some((Message::Serving, _)))) {
                     self.stand_by(connection);
                 } else {
-                    warn!(?heard, "a successor has not come to serve; going on");
+                    warn!(?heard, "takeover failed, serving on");
                     self.follow();
                 }
                 Ok(())
@@ -280,10 +280,10 @@ impl Control {
     fn stand_by(&mut self, successor: Connection) {
         self.relay.stop();
         self.metrics.serving(false);
-        info!("a successor serves; standing by");
+        info!("successor serves, standing by");
         if let Err(error) = successor.say(&Message::Stopped) {
             // Then it has ended, which is seen next.
-            warn!(%error, "the successor was not told that this relay has stopped");
+            warn!(%error, "notifying successor failed");
         }
         self.role = Role::Standby { successor };
     }
@@ -293,11 +293,11 @@ impl Control {
         if let Ok(Some(other)) = Connection::open(&self.dir)
             && other.say(&Message::Watch).is_ok()
         {
-            info!("the successor has ended, and another relay serves; standing by");
+            info!("successor exited and another relay serves, standing by");
             self.role = Role::Standby { successor: other };
             return Ok(());
         }
-        warn!("the successor has ended; serving again");
+        warn!("successor exited, serving again");
         let listener = Listener::bind(&self.dir).context("listen for other relays")?;
         self.role = Role::Serving {
             listener,

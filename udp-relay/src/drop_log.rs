@@ -39,7 +39,7 @@ impl Report {
         for (link, now) in &counts {
             let before = self.told.get(link).copied().unwrap_or_default();
             if let Some(reasons) = more(&before, now) {
-                warn!(link, reasons, "packets were dropped");
+                warn!(link, reasons, "dropped packets");
             }
         }
         self.told = counts;

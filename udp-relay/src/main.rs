@@ -39,29 +39,15 @@ mod virtio_net_hdr;
 mod worker;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
-use args::{Command, LogFormat, Verb};
+use args::{Command, Verb};
 
 fn main() -> anyhow::Result<()> {
-    match Command::parse().verb {
-        Verb::Run(args) => {
-            log_to_stderr(args.log_format);
-            run::run(args)
-        }
+    let Command { log, verb } = Command::parse();
+    log.init();
+    match verb {
+        Verb::Run(args) => run::run(args),
         Verb::Ready(args) => probe::ready(&args.run_dir),
         Verb::Alive(args) => probe::alive(&args.run_dir),
-    }
-}
-
-fn log_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("NETWEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => subscriber.with_target(false).with_ansi(terminal).init(),
-        LogFormat::Json => subscriber.json().init(),
     }
 }

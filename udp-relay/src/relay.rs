@@ -67,16 +67,12 @@ impl Relay {
         }
         for (link, failure) in &failures {
             if self.failures.get(link) != Some(failure) {
-                warn!(
-                    link,
-                    error = failure,
-                    "the tunnel is not as it should be; trying again"
-                );
+                warn!(link, error = failure, "tunnel failed, will retry");
             }
         }
         for link in self.failures.keys() {
             if !failures.contains_key(link) {
-                info!(link, "the tunnel is as it should be again");
+                info!(link, "tunnel recovered");
             }
         }
         self.failures = failures;
@@ -89,7 +85,7 @@ impl Relay {
         }
         if !self.tunnels.contains_key(link) {
             let tunnel = Tunnel::open(wanted.clone(), self.queues)?;
-            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "tunnel opened");
+            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "opened tunnel");
             self.adopt(tunnel);
         }
         let Some(tunnel) = self.tunnels.get_mut(link) else {
@@ -98,7 +94,7 @@ impl Relay {
         tunnel.forget_mtu();
         if tunnel.config() != wanted {
             tunnel.change(wanted.clone())?;
-            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "tunnel changed");
+            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "changed tunnel");
         }
         tunnel.start(&self.ended)
     }
@@ -126,7 +122,7 @@ impl Relay {
                 None => tun::remove_left(&link).map_err(TunnelError::from),
             };
             match removed {
-                Ok(true) => info!(link, "tunnel removed"),
+                Ok(true) => info!(link, "removed tunnel"),
                 Ok(false) => {}
                 Err(error) => drop(failures.insert(link, error_chain(&error))),
             }

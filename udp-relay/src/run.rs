@@ -30,7 +30,6 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
         run_dir,
         queues,
         admin_address,
-        log_format: _,
     } = args;
     // Before there are threads, which inherit it.
     let ended = Arc::new(new_event().context("make an event")?);
@@ -41,7 +40,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let metrics = Metrics::new();
     let heartbeat = Arc::new(Heartbeat::new(STALL));
     admin::start(admin_address, metrics.clone(), Arc::clone(&heartbeat))
-        .context("start the HTTP server")?;
+        .context("start the admin server")?;
     let queues = queues.map_or_else(default_queues, usize::from);
     let relay = Relay::new(queues, metrics.clone(), ended);
     let mut control = Control::start(run_dir, relay, metrics)?;
@@ -49,7 +48,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
     while control.wait(&sources)? {
         heartbeat.beat();
     }
-    info!("stopping; links stay, and what they hold waits for the next relay");
+    info!("stopping, links and their queued packets stay");
     Ok(())
 }
 

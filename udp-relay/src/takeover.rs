@@ -56,9 +56,9 @@ pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
 /// do as well.
 pub fn confirm(connection: &Connection) {
     match connection.ask(&Message::Serving) {
-        Ok(Message::Stopped) => info!("taken over"),
-        Ok(other) => warn!(?other, "the predecessor does not say that it has stopped"),
-        Err(error) => warn!(%error, "the predecessor does not say that it has stopped"),
+        Ok(Message::Stopped) => info!("took over from predecessor"),
+        Ok(other) => warn!(?other, "predecessor did not confirm that it stopped"),
+        Err(error) => warn!(%error, "predecessor did not confirm that it stopped"),
     }
 }
 

@@ -106,7 +106,7 @@ impl Workers {
             // Also if it panics.
             let _notice = Notice(ended);
             if let Err(error) = run(&stop) {
-                warn!(link, error = %error, "a queue ended; it will be opened again");
+                warn!(link, error = %error, "queue ended, will reopen it");
             }
         })?;
         self.threads.push(thread);

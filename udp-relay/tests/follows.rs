@@ -36,7 +36,7 @@ fn netns_peer_changes_lose_no_packet() {
     }
     assert_eq!(pings.lost(), 0);
     assert!(stream.end() > 10 << 20);
-    one.await_log("tunnel changed", 50);
+    one.await_log("changed tunnel", 50);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn netns_deleted_tun_link_is_recreated() {
     };
     one.namespace.ip(&format!("link delete {LINK}"));
     eventually("the link is back", || one.namespace.has_link(LINK));
-    one.await_log("tunnel opened", 2);
+    one.await_log("opened tunnel", 2);
     one.do_as_the_agent();
     eventually("pings again", || one.pings(&two.inner(false), ""));
 }

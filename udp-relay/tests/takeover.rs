@@ -31,7 +31,7 @@ fn netns_takeover_by_successor_loses_no_packet() {
     let pings = Pings::start(one, &two.inner(true), 8000);
     for round in 1..=12 {
         let successor = one.start();
-        one.await_log("a successor serves; standing by", round);
+        one.await_log("successor serves, standing by", round);
         one.await_log("serving taken_over=true", round);
         one.await_ready();
         serving.stop();
@@ -53,11 +53,11 @@ fn netns_killed_successor_is_replaced_by_predecessor() {
     let stream = Stream::start(one, two, false, Duration::from_millis(1));
     for round in 1..=3 {
         let successor = one.start();
-        one.await_log("a successor serves; standing by", round);
+        one.await_log("successor serves, standing by", round);
         one.await_ready();
         let pings = Pings::start(one, &two.inner(false), 1000);
         successor.kill();
-        one.await_log("the successor has ended; serving again", round);
+        one.await_log("successor exited, serving again", round);
         one.await_ready();
         // What it had read and not yet passed on has died with it.
         assert!(pings.lost() <= 5);
@@ -66,16 +66,16 @@ fn netns_killed_successor_is_replaced_by_predecessor() {
     assert!(!first.has_ended());
     // A third does not come between two.
     let second = one.start();
-    one.await_log("a successor serves; standing by", 4);
+    one.await_log("successor serves, standing by", 4);
     one.await_ready();
     let third = one.start();
-    one.await_log("a successor serves; standing by", 5);
+    one.await_log("successor serves, standing by", 5);
     one.await_ready();
     second.kill();
-    one.await_log("another relay serves; standing by", 1);
+    one.await_log("another relay serves, standing by", 1);
     assert!(one.pings(&two.inner(false), ""));
     third.kill();
-    one.await_log("the successor has ended; serving again", 4);
+    one.await_log("successor exited, serving again", 4);
     one.await_ready();
     assert!(one.pings(&two.inner(false), ""));
 }
@@ -89,7 +89,7 @@ fn netns_config_changes_after_takeover_reach_both_relays() {
     };
     let [_first, _peer] = relays;
     let successor = one.start();
-    one.await_log("a successor serves; standing by", 1);
+    one.await_log("successor serves, standing by", 1);
     one.await_ready();
     for port in [8286, 8285] {
         for node in &lab.nodes {
@@ -111,7 +111,7 @@ fn netns_config_changes_after_takeover_reach_both_relays() {
     eventually("pings again", || one.pings(&two.inner(false), ""));
     assert_eq!(Pings::start(two, &one.inner(true), 200).lost(), 0);
     successor.kill();
-    one.await_log("the successor has ended; serving again", 1);
+    one.await_log("successor exited, serving again", 1);
     one.await_ready();
     assert!(one.pings(&two.inner(false), ""));
 }

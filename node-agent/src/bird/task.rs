@@ -156,7 +156,7 @@ impl Watcher {
     /// Runs until nobody wants anything any more.
     pub async fn run(mut self) {
         if let Err(error) = self.file.make_folder() {
-            warn!(dir = %self.places.dir.display(), %error, "cannot make BIRD's folder");
+            warn!(dir = %self.places.dir.display(), %error, "creating BIRD directory failed");
         }
         loop {
             let order = self.orders.borrow_and_update().clone();
@@ -410,7 +410,7 @@ async fn configure(control: &mut Control) -> Result<Option<String>, ControlError
     }
     let refusal = reply.refusal();
     if refusal.is_none() {
-        info!("BIRD has taken its configuration");
+        info!("BIRD applied its configuration");
     }
     Ok(refusal
         .map(|words| format!("BIRD refuses its configuration, so it keeps the last one: {words}")))

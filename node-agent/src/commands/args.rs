@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+use netweft_telemetry::logging::LogArgs;
 
 /// Makes this node's kernel agree with what the netweft operator assigned.
 #[derive(Debug, Parser)]
 #[command(name = "netweft-agent", version)]
 pub struct Command {
+    #[command(flatten)]
+    pub log: LogArgs,
     #[command(subcommand)]
     pub verb: Verb,
 }
@@ -78,9 +81,6 @@ pub struct RunArgs {
     /// Program this node although another pod network has routes in the range of an IPPool here, or its CNI configuration has precedence.
     #[arg(long, env = "NETWEFT_IGNORE_OTHER_NETWORKS")]
     pub ignore_other_networks: bool,
-    /// Form of the log.
-    #[arg(long, value_enum, default_value_t = LogFormat::Text, env = "NETWEFT_LOG_FORMAT")]
-    pub log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -126,12 +126,4 @@ pub struct InstallArgs {
     /// Folder of the container runtime.
     #[arg(long, default_value = "/opt/cni/bin")]
     pub to: PathBuf,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// For machines, one object a line.
-    Json,
 }

@@ -35,11 +35,11 @@ pub fn install(from: &Path, to: &Path) -> Result<(), InstallError> {
     fs::create_dir_all(to).map_err(failed(to))?;
     for (source, target) in pairs(from, to)? {
         let replaced = copy(&source, &target).map_err(failed(&target))?;
-        info!(plugin = %target.display(), replaced, "plugin installed");
+        info!(plugin = %target.display(), replaced, "installed plugin");
     }
     let link = to.join(RUNTIME_LOOPBACK);
     if provide_loopback(to, &link).map_err(failed(&link))? {
-        info!(plugin = %link.display(), "the host has no loopback plugin: linked to {LOOPBACK_PLUGIN}");
+        info!(plugin = %link.display(), source = LOOPBACK_PLUGIN, "linked loopback plugin, the host has none");
     }
     Ok(())
 }
@@ -112,7 +112,7 @@ impl Plugins {
             }
             fs::create_dir_all(&self.to).map_err(failed(&target))?;
             if copy(&source, &target).map_err(failed(&target))? {
-                info!(plugin = %target.display(), "plugin put back");
+                info!(plugin = %target.display(), "restored plugin");
                 restored.push(target.clone());
             }
             let equal = now();
@@ -120,7 +120,7 @@ impl Plugins {
         }
         let link = self.to.join(RUNTIME_LOOPBACK);
         if provide_loopback(&self.to, &link).map_err(failed(&link))? {
-            info!(plugin = %link.display(), "plugin put back");
+            info!(plugin = %link.display(), "restored plugin");
             restored.push(link);
         }
         Ok(restored)

@@ -49,7 +49,7 @@ impl InstanceLock {
         if let Some(alone) = lock()? {
             return Ok(alone);
         }
-        info!("another agent runs on this node, waiting for its end");
+        info!("waiting for another agent on this node to exit");
         loop {
             tokio::time::sleep(AGAIN).await;
             if let Some(alone) = lock()? {

@@ -1,5 +1,7 @@
 //! `netweft-agent run`: wires the source, the kernel and the reconciler, and decides when to look.
 
+use std::future::pending;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -7,11 +9,12 @@ use futures::FutureExt;
 use netweft_common::heartbeat::BEAT;
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
+use netweft_telemetry::admin::{Endpoints, listen};
 use nix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::apply::nft;
 use crate::apply::path_probe::{ProbeResults, Prober};
@@ -50,7 +53,7 @@ pub async fn run(args: RunArgs) -> anyhow::Result<()> {
         biased;
         // First, so that signals are taken before anything is waited for: to PID 1 the kernel delivers none that it does not take.
         () = asked_to_stop() => {
-            info!("stopping; the kernel's state stays as it is");
+            info!("stopping, kernel state stays unchanged");
             Ok(())
         }
         ended = serve(args) => ended,
@@ -68,7 +71,6 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         bgp_passwords,
         listen,
         ignore_other_networks,
-        log_format: _,
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
@@ -102,9 +104,9 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         reconcile_forever(reconciler, source, notices, beats).await
     });
     tokio::select! {
-        served = admin::serve(listen, metrics, health) => {
-            served.with_context(|| format!("serve on {listen}"))?;
-            bail!("the HTTP server has ended")
+        served = serve_admin(listen, admin::endpoints(metrics, health)) => {
+            served.context("the admin server (--listen) has ended")?;
+            bail!("the admin server (--listen) has ended")
         }
         ended = main_loop => ended,
         () = publisher.run() => bail!("the task that writes the status has ended"),
@@ -114,6 +116,11 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
         what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
     }
+}
+
+async fn serve_admin(address: SocketAddr, endpoints: Endpoints) -> anyhow::Result<()> {
+    let listener = listen(address, "--listen").await?;
+    Ok(endpoints.serve(listener, pending()).await?)
 }
 
 /// Runs the main loop on a thread of its own: a system call that hangs, for example one that waits for the kernel's RTNL lock, must
@@ -144,23 +151,24 @@ async fn reconcile_forever(
     mut notices: Notices,
     health: Health,
 ) -> anyhow::Result<()> {
-    let mut retry = None;
+    let (mut retry, mut trigger) = (None, Trigger::Start);
     let mut resync = Instant::now() + RESYNC;
     loop {
         health.beat();
         let worked = cpu_time();
         if let Some(objects) = source.snapshot() {
-            retry = reconciler
-                .reconcile(&objects)
-                .await
-                .map(|delay| Instant::now() + delay);
+            // Of level error: a filter that logs no more than errors would else log them without the span.
+            let span = error_span!("reconcile", ?trigger);
+            debug!(parent: &span, "reconciling");
+            let reconciled = reconciler.reconcile(&objects).instrument(span).await;
+            retry = reconciled.map(|delay| Instant::now() + delay);
             notices.files.follow(reconciler.parameters());
         }
         if !reconciler.is_connected() {
             bail!("the netlink connection has broken");
         }
         let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
-        let trigger = loop {
+        trigger = loop {
             tokio::select! {
                 trigger = notices.next(retry, resync) => break trigger,
                 () = sleep(BEAT) => health.beat(),
@@ -173,7 +181,6 @@ async fn reconcile_forever(
             notices.drain();
         }
         reconciler.record_writers(notices.kernel.take_writers());
-        debug!(?trigger, "looking again");
         if trigger == Trigger::Resync {
             reconciler.doubt();
             resync = Instant::now() + RESYNC;
@@ -188,6 +195,7 @@ fn cpu_time() -> Duration {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
+    Start,
     Objects,
     Kernel,
     Sessions,
@@ -271,10 +279,10 @@ impl Notices {
 
 /// A broken subscription is replaced; until that succeeds the resync looks.
 fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
-    warn!(error = %broken, "netlink subscription broken, making a new one");
+    warn!(error = %broken, "netlink subscription broken, recreating it");
     match Events::new(nft::TABLE) {
         Ok(renewed) => *events = renewed,
-        Err(error) => error!(%error, "cannot listen to netlink"),
+        Err(error) => warn!(%error, "subscribing to netlink failed, will retry"),
     }
 }
 
@@ -282,7 +290,7 @@ fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
 pub async fn asked_to_stop() {
     let wait = async |kind| match signal(kind) {
         Ok(mut stream) => stream.recv().await.unwrap_or(()),
-        Err(_) => std::future::pending().await,
+        Err(_) => pending().await,
     };
     tokio::select! {
         () = wait(SignalKind::terminate()) => {}

@@ -124,7 +124,7 @@ impl Watch {
         self.parameters.clear();
         let dirs = self.dirs();
         let unwatched = |error: &io::Error| {
-            warn!(error = %error_chain(error), "cannot watch files; looking once a minute");
+            warn!(error = %error_chain(error), "watching files failed, polling once a minute");
         };
         self.places = Places::watch(&dirs).inspect_err(unwatched).ok();
     }
@@ -161,10 +161,7 @@ impl Places {
         let ending = Ending(Arc::clone(&places));
         thread.spawn(move || {
             let error = ending.0.listen(Inotify::read_events);
-            warn!(
-                error = error.desc(),
-                "the watch on files is broken, making a new one"
-            );
+            warn!(error = error.desc(), "file watch broken, recreating it");
         })?;
         Ok(places)
     }

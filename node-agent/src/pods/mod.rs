@@ -199,7 +199,7 @@ impl Pods {
         let notes = tended.problems.of(ProblemKind::Note);
         let notes: BTreeSet<String> = notes.map(ToString::to_string).collect();
         for note in notes.difference(&self.noted) {
-            warn!("{note}");
+            warn!(problem = note, "pod needs attention");
         }
         self.noted = notes;
     }
@@ -285,11 +285,11 @@ impl Pods {
             Op::LinkDelete { .. } | Op::RouteDelete { .. } | Op::NeighbourDelete { .. }
         );
         if reclaimed {
-            info!(%op, "removed object of no pod");
+            info!(%op, "removed orphaned object");
             self.counts.reclaimed += 1;
             self.metrics.reclaimed(op.kind());
         } else {
-            info!(%op, "restored object of a pod");
+            info!(%op, "restored object of pod");
             self.counts.restored += 1;
             self.metrics.restored(op.kind());
         }
@@ -304,7 +304,7 @@ impl Pods {
         match locked.release(&attachment.owner, addresses.clone()) {
             Ok(()) => {
                 let addresses: Vec<String> = addresses.map(|ip| ip.to_string()).collect();
-                info!(addresses = addresses.join(","), container_id, %if_name, "removed attachment without link");
+                info!(addresses = addresses.join(","), container_id, %if_name, "released attachment without link");
                 self.counts.reclaimed += 1;
                 self.metrics.reclaimed("attachment");
             }
@@ -355,7 +355,7 @@ fn failed(op: &Op, error: &Error, tended: &mut Tended) {
     match error.errno() {
         Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
         _ => {
-            debug!(error = %error_chain(error), "cannot repair the link of a pod, will retry");
+            debug!(error = %error_chain(error), "repairing pod link failed, will retry");
             let failure = Problem::failure(op.object(), error);
             tended.problems.push(failure);
         }

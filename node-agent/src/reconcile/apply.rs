@@ -115,7 +115,7 @@ impl<K: Kernel> Reconciler<K> {
         match self.nft.ensure(&desired.nft).await {
             Ok(Change::None) => {}
             Ok(Change::Loaded { replaced }) => {
-                info!("nft table loaded");
+                info!("loaded nft table");
                 if was {
                     let found = if replaced { "another" } else { "none" };
                     let difference = Difference {
@@ -125,7 +125,7 @@ impl<K: Kernel> Reconciler<K> {
                     self.drifts.table_repaired(&difference, now);
                 }
             }
-            Ok(Change::Removed) => info!("nft table removed, no pool asks for masquerading"),
+            Ok(Change::Removed) => info!("removed nft table, no pool asks for masquerading"),
             // To try again would not help, and pods reach each other without it.
             Err(NftError::NoFamily) => outcome.problems.extend(masquerade::missed(inputs)),
             Err(error) => outcome.fail(Problem::failure(TABLE, &error)),
@@ -147,7 +147,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             match self.kernel.apply(op).await {
                 Ok(()) => {
-                    info!(%op, "kernel changed");
+                    info!(%op, "applied netlink operation");
                     self.metrics.applied(op.kind());
                     applied.done.push(at);
                     self.prepare(op, desired);
@@ -156,7 +156,7 @@ impl<K: Kernel> Reconciler<K> {
                     if let Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } = op {
                         applied.missing.insert(name.clone());
                     }
-                    debug!(error = %error_chain(&error), "cannot change the kernel, will retry");
+                    debug!(error = %error_chain(&error), "netlink operation failed, will retry");
                     if matches!(error, Error::Slow { .. }) {
                         // The rest would take as long each.
                         outcome.fail(Problem::failure(op.object(), &error));

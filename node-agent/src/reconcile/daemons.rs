@@ -70,7 +70,7 @@ impl<K: Kernel> Reconciler<K> {
             config.write(&self.paths.run_dir)?
         };
         if told {
-            info!(tunnels = config.tunnels.len(), "relay told");
+            info!(tunnels = config.tunnels.len(), "wrote relay configuration");
         }
         Ok(())
     }

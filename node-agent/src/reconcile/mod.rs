@@ -6,7 +6,6 @@
 
 mod addresses;
 mod apply;
-pub mod backoff;
 pub mod comparison;
 mod daemons;
 mod ipv6;
@@ -53,7 +52,6 @@ use crate::inputs::without_ipv6::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
-use crate::reconcile::backoff::Retry;
 use crate::reconcile::comparison::Comparison;
 use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
 use crate::responder;
@@ -64,7 +62,10 @@ use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
+use netweft_common::backoff::Backoff;
 
+/// First and longest delay after a failure.
+pub const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// When to look again whether the plugin's lock can be had.
 const LOCKED: Duration = Duration::from_secs(1);
 
@@ -92,7 +93,7 @@ pub struct Reconciler<K> {
     drifts: Drifts,
     waiting: bool,
     ignore_other_networks: bool,
-    retry: Retry,
+    retry: Backoff,
     /// The node's addresses that the operator asks for; `None` before the first look.
     found: Option<Vec<FoundAddress>>,
     /// When to look again although nothing failed.
@@ -130,7 +131,7 @@ impl<K: Kernel> Reconciler<K> {
             again: None,
             waiting: false,
             ignore_other_networks: false,
-            retry: Retry::default(),
+            retry: Backoff::new(RETRY.0, RETRY.1),
             found: None,
         }
     }
@@ -151,7 +152,7 @@ impl<K: Kernel> Reconciler<K> {
         let Some(network) = &objects.network else {
             // Also when the Node object is deleted under a running node: its pods keep their network.
             if !self.waiting {
-                info!(node = %self.node, "there is no NodeNetwork of this name, the kernel is left as it is");
+                info!(node = %self.node, "NodeNetwork not found, leaving kernel state unchanged");
             }
             self.waiting = true;
             self.health.worked_well();
@@ -191,10 +192,10 @@ impl<K: Kernel> Reconciler<K> {
         self.drifts.end(settled);
         self.metrics.synced(clean);
         let retry = if clean {
-            self.retry.succeeded();
+            self.retry.reset();
             None
         } else {
-            Some(self.retry.failed())
+            Some(self.retry.next_delay())
         };
         let drift = self.drifts.again(Instant::now());
         let soonest = retry.into_iter().chain(self.again.take()).chain(drift);

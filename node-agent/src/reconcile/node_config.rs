@@ -26,7 +26,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         match desired.plugin.write(&self.paths.run_dir) {
             Ok(true) => {
-                info!("blocks for new pods written");
+                info!("wrote blocks for new pods");
                 let was = |settled: &Desired| settled.plugin == desired.plugin;
                 self.file_written(&self.paths.run_dir.join(node::FILE), was);
             }
@@ -45,7 +45,7 @@ impl<K: Kernel> Reconciler<K> {
             &conf::conflist(&self.paths.run_dir.to_string_lossy()),
         ) {
             Ok(true) => {
-                info!(dir = %self.paths.cni_conf_dir.display(), "CNI configuration written, the node can take pods");
+                info!(dir = %self.paths.cni_conf_dir.display(), "wrote CNI configuration, node accepts pods");
                 self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
             }
             Ok(false) => {}

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::bird::Observed;
 use crate::firewall::Firewall;
-use crate::reconcile::backoff::RETRY;
+use crate::reconcile::RETRY;
 use crate::reconcile::*;
 use crate::responder::Responder;
 use crate::status::problem::Problems;
@@ -368,7 +368,10 @@ fn netns_retry_backoff_grows_and_resets_after_success() {
         node.kernel().fail_with(|_| Some(Errno::EPERM));
         let first = node.reconcile().await.unwrap();
         let second = node.reconcile().await.unwrap();
-        assert_eq!(second, first * 2);
+        assert!(
+            first <= RETRY.0 && second >= RETRY.0,
+            "{first:?} {second:?}"
+        );
         for _ in 0..20 {
             assert!(node.reconcile().await.unwrap() <= RETRY.1);
         }
@@ -376,7 +379,7 @@ fn netns_retry_backoff_grows_and_resets_after_success() {
         assert_eq!(node.reconcile().await, None);
         node.kernel().meddle(|state| state.fdb.clear());
         node.kernel().fail_with(|_| Some(Errno::EPERM));
-        assert_eq!(node.reconcile().await, Some(first));
+        assert!(node.reconcile().await.unwrap() <= RETRY.0);
     });
 }
 

@@ -27,13 +27,13 @@ impl<K: Kernel> Reconciler<K> {
             let why = error_chain(&error);
             self.failure_log
                 .is(&format!("take blocks that are lost out of {file}: {why}"));
-            return Some(self.retry.failed());
+            return Some(self.retry.next_delay());
         }
         self.failure_log.are([]);
-        warn!("blocks that are no longer this node's are not handed out any more");
+        warn!("withdrew blocks that this node no longer owns");
         // Whatever comes with a new NodeNetwork, nobody else has changed this file.
         self.drifts.end(None);
-        self.retry.succeeded();
+        self.retry.reset();
         None
     }
 }

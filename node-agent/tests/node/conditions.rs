@@ -103,8 +103,7 @@ fn netns_vni_used_by_other_link_fails_until_free() {
         node.namespace.ip(&other);
         node.start();
         let said = node.wait_until_it_says("ProgrammingFailed");
-        let words =
-            "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; ";
+        let words = "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; ";
         assert!(said.starts_with(words), "{said}");
         assert!(!node.path("cni/10-netweft.conflist").exists());
         node.namespace.ip("link delete other");

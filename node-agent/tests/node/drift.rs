@@ -110,7 +110,7 @@ fn repairs(node: &Node) -> Vec<String> {
     let log = node.log();
     let lines = log
         .lines()
-        .filter(|line| line.contains("somebody else had changed"));
+        .filter(|line| line.contains("repaired external change"));
     lines.map(str::to_owned).collect()
 }
 

@@ -23,7 +23,7 @@ fn heals(pools: Pools, harms: &[&str]) {
         }
         println!("{families:?}: the slowest repair took {longest:?}");
         until("the agent to say that all is well", || node.is_ready());
-        assert!(node.log().contains("restored object of a pod"));
+        assert!(node.log().contains("restored object of pod"));
         assert!(pods[1].answers(&pods[0].space), "pod to pod, {families:?}");
     }
 }
@@ -77,8 +77,21 @@ fn netns_intact_pods_are_not_repaired() {
         }
         let seen = node.namespace.state();
         node.wait_until_clean();
-        assert!(!node.log().contains("put back"), "{}", node.log());
-        assert!(!node.log().contains("taken back"), "{}", node.log());
+        assert!(
+            !node.log().contains("restored object of pod"),
+            "{}",
+            node.log()
+        );
+        assert!(
+            !node.log().contains("removed orphaned object"),
+            "{}",
+            node.log()
+        );
+        assert!(
+            !node.log().contains("released attachment"),
+            "{}",
+            node.log()
+        );
         let now = node.namespace.state();
         assert_eq!((now.links, now.routes), (seen.links, seen.routes));
         assert_eq!(node.attachments().len(), pods.len());

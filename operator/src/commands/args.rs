@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector};
+use netweft_telemetry::logging::LogArgs;
 
 /// The cluster operator of netweft: assigns blocks of pod addresses to nodes and tells every node what to do.
 #[derive(Clone, Debug, Parser)]
@@ -65,13 +66,9 @@ pub struct Args {
     #[arg(long, env = "NETWEFT_API_SERVER")]
     pub api_server: Option<String>,
 
-    /// What is logged: a level, or directives as `tracing_subscriber::EnvFilter` takes them.
-    #[arg(long, env = "NETWEFT_LOG", default_value = "info")]
-    pub log: String,
-
-    /// How it is logged.
-    #[arg(long, env = "NETWEFT_LOG_FORMAT", value_enum, default_value = "text")]
-    pub log_format: LogFormat,
+    /// How it logs.
+    #[command(flatten)]
+    pub log: LogArgs,
 
     /// What to do instead of operating.
     #[command(subcommand)]
@@ -84,15 +81,6 @@ pub enum Command {
     /// Take away what would be in the way when no operator runs any more: the finalizers of IPPools, the lease, the Secret of BGP
     /// passwords for the agents. Waits until no operator leads.
     Clean,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// For humans.
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// A whole number and a unit, as Kubernetes users write it.
@@ -186,6 +174,5 @@ mod tests {
         assert!(parse("--manage-crds=true").manage_crds);
         assert!(!parse("--manage-crds=false").manage_crds);
         assert!(!parse("--bird=false").bird);
-        assert_eq!(parse("--log-format=json").log_format, LogFormat::Json);
     }
 }

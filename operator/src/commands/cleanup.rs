@@ -62,7 +62,7 @@ async fn finalizers(client: &Client) -> anyhow::Result<bool> {
         };
         let sent = set_finalizers(client, &change);
         match request("finalize", "IPPool", &name, sent).await {
-            Ok(()) => info!(pool = name, "finalizer removed"),
+            Ok(()) => info!(pool = name, "removed finalizer"),
             Err(error) if error.class() == crate::controller::api_request_error::Class::Stale => {
                 all = false;
             }
@@ -79,7 +79,7 @@ where
     let params = DeleteParams::default();
     let deleted = api.delete(name, &params);
     match request("delete", kind, name, deleted).await {
-        Ok(_) => info!(name, "{kind} deleted"),
+        Ok(_) => info!(kind, name, "deleted object"),
         Err(error) if is_absent(&error) => {}
         Err(error) => return Err(error.into()),
     }

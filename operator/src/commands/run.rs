@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -15,6 +14,7 @@ use tracing::info;
 use crate::commands::args::Args;
 use crate::controller::Controller;
 use crate::controller::apply::Writer;
+use crate::controller::changes::Changes;
 use crate::controller::crds;
 use crate::controller::events::Events;
 use crate::controller::pod_owners::Lookup;
@@ -26,10 +26,10 @@ use crate::controller::timers::subnet_grace::GraceTracker;
 use crate::controller::timers::usage_counts::Counts;
 use crate::controller::watches::Stores;
 use crate::leader_election;
-use crate::telemetry::admin;
 use crate::telemetry::admin::Health;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::heartbeat::Heartbeat;
+use netweft_telemetry::admin;
 
 /// How long the end may take.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -51,8 +51,9 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         heartbeat: Arc::new(Heartbeat::new(HANGING)),
         metrics: metrics.clone(),
     };
-    let listener = admin::listen(args.listen).await?;
-    let mut admin = tokio::spawn(admin::serve(listener, health.clone(), stop.clone()));
+    let listener = admin::listen(args.listen, "--listen").await?;
+    let endpoints = health.clone().endpoints();
+    let mut admin = tokio::spawn(endpoints.serve(listener, stop.clone().cancelled_owned()));
     let mut work = std::pin::pin!(work(&args, &client, &health, &stop));
     let result = tokio::select! {
         // Told to stop, the admin server ends too: that is in order.
@@ -63,12 +64,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             tokio::time::timeout(FAREWELL, work).await.unwrap_or(Ok(()))
         }
         ended = &mut admin => {
-            ended.context("the admin server (--listen) ended")?;
-            anyhow::bail!("the admin server (--listen) ended; its log line says why");
+            let served = ended.context("the admin server (--listen) ended")?;
+            served.context("the admin server (--listen) ended")?;
+            anyhow::bail!("the admin server (--listen) ended");
         }
     };
     stop.cancel();
-    admin.await.context("join the admin server")?;
+    let served = admin.await.context("join the admin server")?;
+    served.context("end the admin server (--listen)")?;
     info!("stopped");
     result
 }
@@ -88,7 +91,7 @@ async fn work(
     {
         return Ok(());
     }
-    let changed = Arc::new(Notify::new());
+    let changed = Arc::new(Changes::default());
     let mut tasks = JoinSet::new();
     let stores = Stores::start(client, &changed, &mut tasks);
     match stop.run_until_cancelled(stores.wait_until_complete()).await {
@@ -156,7 +159,7 @@ fn stop_on_signal() -> anyhow::Result<CancellationToken> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        info!("told to stop");
+        info!("received stop signal");
         token.cancel();
     });
     Ok(stop)

@@ -303,12 +303,12 @@ impl Writer {
         self.heartbeat.beat();
         let label = match &result {
             Ok(_) => {
-                info!(kind = K::KIND, name, verb, "written");
+                info!(kind = K::KIND, name, verb, "wrote object");
                 WriteResult::done
             }
             Err(error) => match error.class() {
                 Class::Stale => {
-                    debug!(error = error.chain(), "write refused, somebody was faster");
+                    debug!(error = error.chain(), "write conflict, planning again");
                     WriteResult::stale
                 }
                 Class::Failed => {

@@ -8,22 +8,25 @@ use futures::future;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
+use netweft_common::backoff::Backoff;
 use netweft_crds::names::OPERATOR_FIELD_MANAGER;
 use tracing::{info, warn};
 
 use crate::controller::api_request::request;
 use crate::controller::api_request_error::RequestError;
 
+/// First and longest delay between attempts.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
 /// Applies all definitions, and tries again until the API server has taken them.
 pub async fn apply_until_done(client: &Client) {
-    let mut wait = Duration::from_millis(500);
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
         match apply(client).await {
-            Ok(()) => return info!("definitions applied"),
-            Err(error) => warn!(error = error.chain(), "definitions not applied, will retry"),
+            Ok(()) => return info!("applied CRDs"),
+            Err(error) => warn!(error = error.chain(), "applying CRDs failed, will retry"),
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(10));
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 

@@ -45,7 +45,7 @@ impl Events {
                     let name = object.name.as_deref().unwrap_or_default();
                     let sent = recorder.publish(&event, &object);
                     if let Err(error) = request("create", "Event", name, sent).await {
-                        warn!(error = error.chain(), "event lost");
+                        warn!(error = error.chain(), "sending Event failed");
                     }
                 }
             };
@@ -84,7 +84,8 @@ impl Events {
             warn!(
                 name,
                 reason = news.reason,
-                "event lost: {WAITING} others wait for the API server to take them"
+                waiting = WAITING,
+                "Event dropped, too many are waiting"
             );
         }
     }

@@ -3,6 +3,7 @@
 pub mod api_request;
 pub mod api_request_error;
 pub mod apply;
+pub mod changes;
 pub mod crds;
 pub mod events;
 pub mod pod_owners;
@@ -21,12 +22,13 @@ use kube::core::Selector;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use netweft_crds::{NodeSubnet, SubnetState};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::controller::api_request::request;
 use crate::controller::apply::Writer;
+use crate::controller::changes::Changes;
 use crate::controller::pod_owners::Lookup;
 use crate::controller::secret_watches::Secrets;
 use crate::controller::snapshot::Snapshot;
@@ -42,6 +44,7 @@ use crate::plan::conditions::remaining_pods;
 use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::telemetry::metrics::Metrics;
+use netweft_common::backoff::Backoff;
 use netweft_common::heartbeat::Heartbeat;
 
 /// Changes that come together are answered together.
@@ -50,7 +53,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often the loop shows that it lives when there is nothing to do.
 const BEAT: Duration = Duration::from_secs(30);
-/// Pauses between attempts when writes fail.
+/// First and longest delay between attempts when writes fail.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The loop and what it needs.
@@ -63,8 +66,8 @@ pub struct Controller {
     pub secrets: Secrets,
     /// Who made the pods that keep pools from being drained.
     pub owners: Lookup,
-    /// Notified when a copy has changed.
-    pub changed: Arc<Notify>,
+    /// What has changed in the copies.
+    pub changed: Arc<Changes>,
     /// Whether this operator leads.
     pub leads: watch::Receiver<bool>,
     /// Carries out plans.
@@ -101,59 +104,74 @@ impl Controller {
     /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut led = false;
-        let mut pause = RETRY.0;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut planning = Duration::ZERO;
+        let mut trigger = "start".to_owned();
         loop {
             self.heartbeat.beat();
-            let leads = *self.leads.borrow_and_update();
-            if leads != led {
-                self.leadership(leads).await;
-                led = leads;
+            // Of level error: a filter that logs no more than errors would else log them without the span.
+            let span = error_span!("reconcile", trigger);
+            let round = self.reconcile(&mut led, &mut planning).instrument(span);
+            let mut retry = None;
+            if round.await {
+                retry = Some(backoff.next_delay());
+            } else {
+                backoff.reset();
             }
-            let mut again = None;
-            if leads {
-                let failed = self.step(&mut planning).await;
-                again = failed.then(|| jittered(pause));
-                pause = if failed {
-                    (pause * 2).min(RETRY.1)
-                } else {
-                    RETRY.0
-                };
-            }
-            let now = Instant::now();
-            let graces = [&self.graces, &self.surplus];
-            let graces = graces.into_iter().filter_map(|graces| graces.next(now));
-            let deadlines = self.deadlines();
-            let absences = [&self.absences, &self.silences].into_iter();
-            let absence = absences.filter_map(|absences| absences.next(&deadlines, now));
-            let drift_event = self.drifts.next(now);
-            let counts = self.counts.next(now).filter(|_| leads);
-            let timers = again.into_iter().chain(graces).chain(absence);
-            let timer = timers.chain(drift_event).chain(counts).min();
-            if !self.reason_to_plan(timer, planning, &stop).await {
-                return;
+            let timer = self.next_timer(retry, led);
+            match self.next_trigger(timer, planning, &stop).await {
+                Some(next) => trigger = next,
+                None => return,
             }
         }
     }
 
-    /// Waits for a change, a change of leadership or the end of `timer`; false: it is over.
-    async fn reason_to_plan(
+    /// Follows a change of leadership; a leader plans. Returns whether that has to be tried again.
+    async fn reconcile(&mut self, led: &mut bool, planning: &mut Duration) -> bool {
+        let leads = *self.leads.borrow_and_update();
+        if leads != *led {
+            self.leadership(leads).await;
+            *led = leads;
+        }
+        leads && self.step(planning).await
+    }
+
+    /// The timer that ends first, and its name.
+    fn next_timer(&self, retry: Option<Duration>, leads: bool) -> Option<(Duration, &'static str)> {
+        let now = Instant::now();
+        let deadlines = self.deadlines();
+        let timers = [
+            (retry, "retry"),
+            (self.graces.next(now), "orphan grace"),
+            (self.surplus.next(now), "surplus delay"),
+            (self.absences.next(&deadlines, now), "node not ready"),
+            (self.silences.next(&deadlines, now), "agent silent"),
+            (self.drifts.next(now), "drift event"),
+            (self.counts.next(now).filter(|_| leads), "usage counts"),
+        ];
+        let timers = timers.into_iter();
+        timers.filter_map(|(end, name)| Some((end?, name))).min()
+    }
+
+    /// Waits for a change, a change of leadership or the end of `timer`, and returns which it was; `None`: it is over.
+    async fn next_trigger(
         &mut self,
-        timer: Option<Duration>,
+        timer: Option<(Duration, &'static str)>,
         planning: Duration,
         stop: &CancellationToken,
-    ) -> bool {
-        let end = tokio::time::Instant::now() + timer.unwrap_or_default();
+    ) -> Option<String> {
+        let (after, name) = timer.unwrap_or_default();
+        let end = tokio::time::Instant::now() + after;
         loop {
             tokio::select! {
-                () = stop.cancelled() => return false,
-                result = self.leads.changed() => return result.is_ok(),
-                () = self.changed.notified() => {
+                () = stop.cancelled() => return None,
+                result = self.leads.changed() => return result.is_ok().then(|| "leadership".to_owned()),
+                () = self.changed.reported() => {
                     // Planning takes at most a fifth of one CPU, however fast things change.
                     tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
-                    return true;
+                    return Some(self.changed.take());
                 }
-                () = tokio::time::sleep_until(end), if timer.is_some() => return true,
+                () = tokio::time::sleep_until(end), if timer.is_some() => return Some(name.to_owned()),
                 // Nothing happens, and that is in order.
                 () = tokio::time::sleep(BEAT) => self.heartbeat.beat(),
             }
@@ -218,7 +236,7 @@ impl Controller {
         self.metrics.plan_seconds.observe(planning.as_secs_f64());
         self.count(&cluster_state);
         if plan.is_empty() {
-            debug!("nothing to do");
+            debug!("plan is empty");
         }
         self.counts.note(&plan, start);
         let outcome = self.writer.carry_out(&plan).await;
@@ -269,7 +287,10 @@ impl Controller {
                 let names = list.iter().map(ResourceExt::name_any).collect();
                 self.catch_up(names).await;
             }
-            Err(error) => warn!(error = error.chain(), "the last leader's blocks not listed"),
+            Err(error) => warn!(
+                error = error.chain(),
+                "listing NodeSubnets of the previous leader failed"
+            ),
         }
     }
 
@@ -285,18 +306,11 @@ impl Controller {
             if Instant::now() >= deadline {
                 warn!(
                     count = missing.len(),
-                    "the watch does not show what was created"
+                    "watch does not show created NodeSubnets"
                 );
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
-}
-
-/// Up to half as much again, so that many operators do not knock at once.
-fn jittered(pause: Duration) -> Duration {
-    // The clock's last digits are random enough for that.
-    let digits = u32::try_from(Timestamp::now().subsec_nanosecond()).unwrap_or_default() % 1000;
-    pause + pause * digits / 2000
 }

@@ -11,11 +11,12 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client};
 use netweft_crds::DrainingPod;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::controller::api_request::request;
+use crate::controller::changes::Changes;
 use crate::plan::conditions::remaining_pods;
 use crate::plan::model::cluster_state::Owners;
 
@@ -35,8 +36,8 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Starts the task as one of `tasks`; it notifies `changed` when more is known. It ends with the [`Lookup`].
-    pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the task as one of `tasks`; it reports to `changed` when more is known. It ends with the [`Lookup`].
+    pub fn start(client: &Client, changed: &Arc<Changes>, tasks: &mut JoinSet<()>) -> Self {
         let (pods, asked) = watch::channel(Pods::new());
         let (told, owners) = watch::channel(Owners::new());
         tasks.spawn(ask(
@@ -70,7 +71,7 @@ async fn ask(
     mut asked: PodOwnerCache,
     mut pods: watch::Receiver<Pods>,
     told: watch::Sender<Owners>,
-    changed: Arc<Notify>,
+    changed: Arc<Changes>,
 ) {
     loop {
         let wanted = pods.borrow_and_update().clone();
@@ -84,7 +85,7 @@ async fn ask(
             new
         });
         if new {
-            changed.notify_one();
+            changed.report("pod owners");
         }
         if more {
             continue;
@@ -144,7 +145,7 @@ impl PodOwnerCache {
                     let owner = found.map(|pod| remaining_pods::owner_of(&pod.metadata));
                     self.known.insert(key, owner);
                 }
-                Err(error) => warn!(error = error.chain(), "a pod's owner is not known"),
+                Err(error) => warn!(error = error.chain(), "pod owner lookup failed"),
             }
         }
         let answers = self.known.len() - known;
@@ -231,8 +232,11 @@ mod tests {
 
     #[tokio::test]
     async fn hung_pod_owner_lookup_does_not_block_controller() {
-        let (client, changed, mut tasks) =
-            (hanging().await, Arc::new(Notify::new()), JoinSet::new());
+        let (client, changed, mut tasks) = (
+            hanging().await,
+            Arc::new(Changes::default()),
+            JoinSet::new(),
+        );
         let lookup = Lookup::start(&client, &changed, &mut tasks);
         lookup.follow([draining("shop", "web")].iter());
         assert_eq!(lookup.state(), Owners::new());
@@ -250,7 +254,8 @@ mod tests {
             let pod = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "web"}}"#;
             (StatusCode::OK, pod.to_owned())
         });
-        let (client, changed, mut tasks) = (client.await, Arc::new(Notify::new()), JoinSet::new());
+        let (client, changed, mut tasks) =
+            (client.await, Arc::new(Changes::default()), JoinSet::new());
         let lookup = Lookup::start(&client, &changed, &mut tasks);
         let pods = [
             draining("shop", "web"),
@@ -260,7 +265,7 @@ mod tests {
             draining("", "web"),
         ];
         lookup.follow(pods.iter());
-        changed.notified().await;
+        changed.reported().await;
         let owner = (("shop".to_owned(), "web".to_owned()), "Pod/web".to_owned());
         assert_eq!(lookup.state(), [owner].into());
         assert_eq!(*paths.lock().unwrap(), ["/api/v1/namespaces/shop/pods/web"]);

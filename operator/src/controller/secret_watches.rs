@@ -12,9 +12,9 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use netweft_crds::BGPPeer;
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::controller::changes::Changes;
 use crate::controller::watches::{Follow, Guarded, strip};
 use crate::plan::bgp::passwords;
 use crate::plan::model::secret::Secret;
@@ -22,7 +22,7 @@ use crate::plan::model::secret::Secret;
 /// The copies.
 pub struct Secrets {
     api: Api<Guarded<core::Secret>>,
-    changed: Arc<Notify>,
+    changed: Arc<Changes>,
     /// Whether passwords are of use to anybody.
     enabled: bool,
     watches: JoinSet<()>,
@@ -36,9 +36,9 @@ struct Copy {
 }
 
 impl Secrets {
-    /// No copies yet, of Secrets in `namespace`; what changes in them notifies `changed`. Those of users are looked at only if
+    /// No copies yet, of Secrets in `namespace`; what changes in them is reported to `changed`. Those of users are looked at only if
     /// passwords are `enabled`.
-    pub fn new(client: &Client, namespace: &str, changed: &Arc<Notify>, enabled: bool) -> Self {
+    pub fn new(client: &Client, namespace: &str, changed: &Arc<Changes>, enabled: bool) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
             changed: changed.clone(),

@@ -3,7 +3,7 @@
 //! # Guarantees
 //! - [`Stores::wait_until_complete`] returns when every kind has been listed in full; before that no copy is used.
 //! - An object that cannot be parsed does not stop its watch.
-//! - After a change that could matter, [`Notify`] is notified at least once. Heartbeats of Nodes do not matter.
+//! - After a change that could matter, [`Changes`] has at least one report. Heartbeats of Nodes do not matter.
 //!
 //! # Caveats
 //! A copy lags behind the API server, and a write of our own is not in it at once.
@@ -24,13 +24,13 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use netweft_client::Patience;
+use netweft_client::WatchBackoff;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
+use crate::controller::changes::Changes;
 use crate::plan::conditions::network_unavailable::NETWORK_UNAVAILABLE;
 use crate::plan::validate::kube_proxy;
 
@@ -59,8 +59,8 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Starts the watches as tasks of `tasks`; they notify `changed`.
-    pub fn start(client: &Client, changed: &Arc<Notify>, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the watches as tasks of `tasks`; they report to `changed`.
+    pub fn start(client: &Client, changed: &Arc<Changes>, tasks: &mut JoinSet<()>) -> Self {
         let mut follow = Follow::new(changed, tasks);
         let proxy = Api::namespaced(client.clone(), kube_proxy::NAMESPACE);
         let by_name = format!("metadata.name={}", kube_proxy::NAME);
@@ -106,15 +106,15 @@ impl<K> Watched for K where
 
 /// What all watches have in common.
 pub struct Follow<'a> {
-    changed: &'a Arc<Notify>,
+    changed: &'a Arc<Changes>,
     tasks: &'a mut JoinSet<()>,
     /// Ends the watch that was started last.
     pub last: Option<AbortHandle>,
 }
 
 impl<'a> Follow<'a> {
-    /// Watches that are tasks of `tasks` and notify `changed`.
-    pub fn new(changed: &'a Arc<Notify>, tasks: &'a mut JoinSet<()>) -> Self {
+    /// Watches that are tasks of `tasks` and report to `changed`.
+    pub fn new(changed: &'a Arc<Changes>, tasks: &'a mut JoinSet<()>) -> Self {
         let last = None;
         Self {
             changed,
@@ -144,10 +144,11 @@ impl<'a> Follow<'a> {
     ) -> Store<Guarded<K>> {
         let (store, mut writer) = reflector::store::<Guarded<K>>();
         let (changed, copy) = (self.changed.clone(), store.clone());
-        let span = info_span!("watch", kind = %K::kind(&()));
+        let kind = K::kind(&());
+        let span = info_span!("watch", %kind);
         let events = watcher(api, config)
             .modify(strip)
-            .backoff(Patience::default());
+            .backoff(WatchBackoff::default());
         let follow = async move {
             let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
             let mut events = std::pin::pin!(events);
@@ -156,7 +157,7 @@ impl<'a> Follow<'a> {
                 let matters = matters(&event, &copy, differs);
                 writer.apply_watcher_event(&event);
                 if matters {
-                    changed.notify_one();
+                    changed.report(&kind);
                 }
             }
         };
@@ -196,7 +197,7 @@ fn matters<K: Watched>(
             false
         }
         Event::Init => {
-            debug!("listing");
+            debug!("listing objects");
             false
         }
         Event::Delete(_) | Event::InitDone => true,

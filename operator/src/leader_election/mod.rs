@@ -58,7 +58,7 @@ impl Candidate {
         let Self { leads, task } = self;
         drop(leads);
         if let Err(error) = task.await {
-            warn!(%error, "lease not released");
+            warn!(%error, "releasing lease failed");
         }
     }
 }
@@ -78,7 +78,7 @@ async fn run(leases: Leases, mut election: Election, told: watch::Sender<bool>) 
             Ok(Ok(())) => failing = false,
             Ok(Err(error)) if !failing => {
                 failing = true;
-                warn!(error = error.chain(), "lease not reached, will retry");
+                warn!(error = error.chain(), "renewing lease failed, will retry");
             }
             Ok(Err(_)) | Err(_) => {}
         }
@@ -92,8 +92,8 @@ async fn run(leases: Leases, mut election: Election, told: watch::Sender<bool>) 
     }
     if let Some(lease) = election.resignation() {
         match leases.patch(lease).await {
-            Ok(_) => info!("lease released"),
-            Err(error) => warn!(error = error.chain(), "lease not released"),
+            Ok(_) => info!("released lease"),
+            Err(error) => warn!(error = error.chain(), "releasing lease failed"),
         }
     }
 }

@@ -1,5 +1,4 @@
-//! What the operator tells of itself: logs, metrics, health.
+//! What the operator tells of itself: metrics, health.
 
 pub mod admin;
-pub mod logging;
 pub mod metrics;

@@ -190,7 +190,7 @@ impl Parameters {
             return Err(SysctlError::Remember { path, was, source });
         }
         std::fs::write(&path, value).map_err(not_set)?;
-        info!(parameter = %path.display(), from = was, to = value, "kernel parameter set");
+        info!(parameter = %path.display(), from = was, to = value, "set kernel parameter");
         Ok(Some(was))
     }
 }
@@ -358,7 +358,11 @@ mod tests {
         };
         let wanted = BTreeMap::from([("a".into(), "1".into())]);
         let ensured = parameters.ensure(&BTreeSet::new(), &BTreeSet::new(), &wanted);
-        assert!(ensured.errors[0].to_string().contains("original value 0 of"));
+        assert!(
+            ensured.errors[0]
+                .to_string()
+                .contains("original value 0 of")
+        );
         assert_eq!(
             std::fs::read_to_string(root.path().join("a")).unwrap(),
             "0\n"

@@ -41,7 +41,7 @@ pub async fn follow<K>(
             Ok(event) => {
                 failure_log.are([]);
                 let changed = lock(&changes).take();
-                debug!(?event, changed, "heard");
+                debug!(?event, changed, "received watch event");
                 if changed {
                     signal.send_modify(|version| *version = version.wrapping_add(1));
                 }

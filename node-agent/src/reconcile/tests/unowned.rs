@@ -43,7 +43,7 @@ fn netns_removal_of_lost_blocks_is_retried() {
         let aside = hinder_node_json(&node);
         node.objects.network = None;
         node.objects.subnets.remove(0);
-        assert_eq!(node.reconcile().await, Some(RETRY.0));
+        assert!(node.reconcile().await.unwrap() <= RETRY.0);
         assert_eq!(offered(&node), ["10.244.0.0/26"]);
         std::fs::remove_dir(aside).unwrap();
         assert_eq!(node.reconcile().await, None);
