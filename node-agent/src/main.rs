@@ -5,7 +5,7 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::survey` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
+//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::leaked_objects` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
 //! `sysctl`, `cni_conf`, `install`, `prober`, `responder` and `report` touch and decide nothing.
 
 mod apply;
@@ -13,12 +13,11 @@ mod bird;
 mod commands;
 mod desired;
 mod drift;
-mod echo;
 mod firewall;
 mod inputs;
 mod pods;
+mod probes;
 mod reconcile;
-mod responder;
 mod status;
 mod telemetry;
 

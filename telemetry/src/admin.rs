@@ -17,8 +17,18 @@ use tracing::info;
 /// The media type of metrics (OpenMetrics 1.0, section 4).
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What holds, or a sentence that says what does not.
-pub type Verdict = Result<(), String>;
+/// Why a check fails: the text of its answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unhealthy(pub String);
+
+impl From<&str> for Unhealthy {
+    fn from(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+}
+
+/// The result of a check.
+pub type Verdict = Result<(), Unhealthy>;
 
 type Check = Box<dyn Fn() -> Verdict + Send + Sync>;
 type Text = Box<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>;
@@ -106,7 +116,7 @@ impl Endpoints {
 fn verdict(verdict: Verdict) -> (StatusCode, String) {
     match verdict {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+        Err(Unhealthy(why)) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
     }
 }
 
@@ -123,7 +133,8 @@ fn text(text: Result<String, fmt::Error>) -> Response {
 /// The loop has stalled.
 pub fn running(name: &str, stalled: Option<Duration>) -> Verdict {
     stalled.map_or(Ok(()), |since| {
-        Err(format!("{name} stalled for {} s", since.as_secs()))
+        let why = format!("{name} stalled for {} s", since.as_secs());
+        Err(Unhealthy(why))
     })
 }
 
@@ -192,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn failed_check_answers_503_with_reason() {
         let endpoints = Endpoints::new(|| running("reconcile loop", None), || Ok(String::new()))
-            .with_readyz(|| Err("not all objects have been listed yet".to_owned()));
+            .with_readyz(|| Err("not all objects have been listed yet".into()));
         let ready = answers(endpoints).await;
         assert_eq!(statuses(&ready), ["200", "503", "200"]);
         assert!(ready[0].ends_with("\r\n\r\nok\n"), "{ready:?}");

@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(endpoints.livez(), Ok(()));
         heartbeat.beat();
         let why = "control loop stalled for 0 s";
-        assert_eq!(endpoints.livez(), Err(why.to_owned()));
+        assert_eq!(endpoints.livez(), Err(why.into()));
         let metrics = endpoints.metrics().unwrap();
         assert!(metrics.contains("netweft_udp_relay_serving 0"), "{metrics}");
     }

@@ -2,6 +2,5 @@
 
 pub mod cni_config;
 pub mod nft;
-pub mod path_probe;
 pub mod subprocess;
 pub mod sysctl;

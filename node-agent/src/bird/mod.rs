@@ -16,7 +16,7 @@ mod protocols;
 mod reply;
 mod session_history;
 mod session_status;
-mod task;
+mod supervisor;
 
 /// Name of the directory below the run directory that is shared with BIRD.
 pub const DIR: &str = "bird";
@@ -24,4 +24,4 @@ pub const DIR: &str = "bird";
 pub const SOCKET: &str = "bird.ctl";
 
 pub use crate::bird::failover::Failover;
-pub use crate::bird::task::{Link, Observed, Places, Watcher};
+pub use crate::bird::supervisor::{Link, Observed, Places, Watcher};

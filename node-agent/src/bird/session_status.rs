@@ -385,7 +385,7 @@ mod tests {
         assert_eq!(
             said(false, "Socket: Connection closed").1,
             format!(
-                "192.0.2.254 ends the connection (Connection closed): see whether it knows 192.0.2.1 (AS 64512) as a neighbour, and whether another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has a session with it; {second}"
+                "192.0.2.254 closes the connection (Connection closed): check whether 192.0.2.1 (AS 64512) is a neighbor in the configuration of the peer, and whether another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has a session with it; {second}"
             )
         );
         let between_nodes = said(true, "Received: Connection rejected").1;

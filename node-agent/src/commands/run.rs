@@ -17,7 +17,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::apply::nft;
-use crate::apply::path_probe::{ProbeResults, Prober};
 use crate::bird;
 use crate::bird::{Observed, Places, Watcher};
 use crate::commands::args::RunArgs;
@@ -26,8 +25,9 @@ use crate::commands::instance_lock::InstanceLock;
 use crate::firewall::Firewall;
 use crate::inputs::file_events::Watch;
 use crate::inputs::source::Source;
+use crate::probes::responder::Responder;
+use crate::probes::sender::{ProbeResults, Prober};
 use crate::reconcile::{Reconciler, Tasks};
-use crate::responder::Responder;
 use crate::status::problem::{Problem, Problems};
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;

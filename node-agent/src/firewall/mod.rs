@@ -23,12 +23,12 @@ use crate::apply::nft;
 use crate::apply::nft::NftError;
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::Paths;
+use crate::firewall::probe::{Outcome, Prober};
+use crate::firewall::ruleset::{BaseChain, Dropped, Rules, RulesetError};
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
-use probe::{Outcome, Prober};
-use ruleset::{BaseChain, Dropped, Rules, RulesetError};
 
-pub use probe::{LINKS as PROBE_LINKS, Targets};
+pub use crate::firewall::probe::{LINKS as PROBE_LINKS, Targets};
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -24,8 +24,8 @@ use netweft_netstate::rtnl::{Rtnl, VethPair};
 use socket2::Socket;
 use tokio::time::sleep;
 
-use crate::apply::path_probe::{Protocol, heard, socket};
 use crate::apply::sysctl::Parameters;
+use crate::probes::sender::{Protocol, heard, socket};
 
 /// The end by which the probe leaves, and the end by which it comes in. With the first goes the second. Neither name is one of the agent's links (`nw-…`) or of a pod's
 /// link, so that nobody takes them for one.

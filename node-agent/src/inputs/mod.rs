@@ -12,11 +12,11 @@ pub mod block_requests;
 pub mod draining_pods;
 pub mod file_events;
 pub mod host_facts;
+pub mod ipv4_only;
 pub mod lost_blocks;
 pub mod node_addresses;
 pub mod other_networks;
 pub mod source;
-pub mod without_ipv6;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

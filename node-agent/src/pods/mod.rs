@@ -10,10 +10,10 @@
 //! that was taken from the node no address is missed.
 //! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
 
+mod leaked_objects;
 mod orphan_timer;
 mod reservations;
 mod state;
-mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -34,10 +34,10 @@ use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tracing::{debug, info, warn};
 
+pub use crate::pods::leaked_objects::{OrphanCandidate, Records, Survey};
 use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
-pub use crate::pods::survey::{OrphanCandidate, Records, Survey};
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;

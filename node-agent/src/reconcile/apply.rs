@@ -17,7 +17,7 @@ use crate::desired::{Desired, masquerade};
 use crate::drift::{Difference, Judgement, TABLE, link_of};
 use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
-use crate::reconcile::taken::{listener, taken};
+use crate::reconcile::link_conflicts::{listener, taken};
 use crate::status::Outcome;
 use crate::status::problem::{Problem, ProblemKind};
 use netweft_common::error_chain;

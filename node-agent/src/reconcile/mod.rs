@@ -4,17 +4,17 @@
 //! does not stop unrelated work; the container runtime's configuration is written last, after the first sync without a
 //! failure. Assumptions: nobody else writes what is ours by name or protocol number.
 
-mod addresses;
 mod apply;
 pub mod comparison;
-mod daemons;
-mod ipv6;
+mod disabled_ipv6_links;
+pub mod link_conflicts;
+mod node_addresses;
 mod node_config;
 mod other_networks;
-mod plugins;
+mod plugin_binaries;
 mod status;
 mod sync_error;
-pub mod taken;
+mod task_inputs;
 #[cfg(test)]
 mod tests;
 mod without_node_network;
@@ -37,7 +37,6 @@ use netweft_netstate::model::NetworkState;
 use tracing::{debug, info};
 
 use crate::apply::nft::Nft;
-use crate::apply::path_probe::ProbeHandle;
 use crate::apply::sysctl::Parameters;
 use crate::bird::{Failover, Link};
 use crate::commands::args::Paths;
@@ -46,16 +45,18 @@ use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
 use crate::desired::tunnel_address::tunnel_addresses;
 use crate::drift::Drifts;
+use crate::firewall;
+use crate::firewall::Targets;
 use crate::firewall::probe::MAX_TARGETS;
-use crate::firewall::{self, Targets};
-use crate::inputs::without_ipv6::without_ipv6;
+use crate::inputs::ipv4_only::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};
+use crate::probes::responder;
+use crate::probes::responder::Responding;
+use crate::probes::sender::ProbeHandle;
 use crate::reconcile::comparison::Comparison;
 use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
-use crate::responder;
-use crate::responder::Responding;
 use crate::status::problem::Problem;
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};

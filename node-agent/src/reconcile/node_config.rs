@@ -8,10 +8,10 @@ use netweft_cni::node;
 use netweft_netstate::kernel::Kernel;
 use tracing::info;
 
-use super::Reconciler;
 use crate::apply::cni_config;
 use crate::desired::Desired;
 use crate::drift::Difference;
+use crate::reconcile::Reconciler;
 use crate::status::Outcome;
 use crate::status::problem::{Problem, ProblemKind};
 

@@ -5,9 +5,9 @@ use netweft_crds::condition::Verdict;
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, RepairCounts, RouteCounts};
 use netweft_netstate::kernel::Kernel;
 
-use crate::apply::path_probe::ProbeResults;
 use crate::desired::Desired;
 use crate::pods::Counts;
+use crate::probes::sender::ProbeResults;
 use crate::reconcile::Reconciler;
 use crate::status::problem::Problem;
 use crate::status::{Outcome, status};

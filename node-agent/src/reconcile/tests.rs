@@ -23,9 +23,9 @@ use tokio::sync::watch;
 
 use crate::bird::Observed;
 use crate::firewall::Firewall;
+use crate::probes::responder::Responder;
 use crate::reconcile::RETRY;
 use crate::reconcile::*;
-use crate::responder::Responder;
 use crate::status::problem::Problems;
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;

@@ -1,6 +1,6 @@
 //! What /livez, /readyz and /metrics say.
 
-use netweft_telemetry::admin::{Endpoints, running};
+use netweft_telemetry::admin::{Endpoints, Unhealthy, Verdict, running};
 
 use crate::telemetry::health::{Health, Unready};
 use crate::telemetry::metrics::Metrics;
@@ -18,17 +18,17 @@ pub fn endpoints(metrics: Metrics, health: Health) -> Endpoints {
 }
 
 /// Ready: the local datapath has been programmed, and can still be.
-fn ready(health: &Health) -> Result<(), String> {
+fn ready(health: &Health) -> Verdict {
     match health.unready() {
         None => Ok(()),
         Some(Unready::Beginning) => Err(
             "the first sync of this agent has not succeeded yet; see the NodeNetwork's conditions"
-                .to_owned(),
+                .into(),
         ),
-        Some(Unready::Failing(since)) => Err(format!(
+        Some(Unready::Failing(since)) => Err(Unhealthy(format!(
             "this node could not be programmed for {} s; see the NodeNetwork's conditions",
             since.as_secs()
-        )),
+        ))),
         Some(Unready::Stalled(since)) => running(LOOP, Some(since)),
     }
 }
@@ -52,7 +52,7 @@ mod tests {
         // What has gone well before the node could take pods does not make it ready.
         health.worked_well();
         let before = endpoints.readyz().unwrap_err();
-        assert!(before.contains("first sync"), "{before}");
+        assert!(before.0.contains("first sync"), "{before:?}");
         assert_eq!(succeed(&endpoints), [true, false]);
         health.opened();
         assert_eq!(succeed(&endpoints), [true, true]);
@@ -69,7 +69,7 @@ mod tests {
             "it has not begun, and waits for its turn on this node"
         );
         health.beat();
-        let why = Err("reconcile loop stalled for 0 s".to_owned());
+        let why = Err("reconcile loop stalled for 0 s".into());
         assert_eq!((endpoints.livez(), endpoints.readyz()), (why.clone(), why));
     }
 
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(succeed(&endpoints), [true, false]);
         let failing = endpoints.readyz().unwrap_err();
         let said = "this node could not be programmed for";
-        assert!(failing.contains(said), "{failing}");
+        assert!(failing.0.contains(said), "{failing:?}");
         health.worked_well();
         assert_eq!(health.unready(), None);
     }

@@ -4,8 +4,8 @@
 //! reached the kernel. Every K is a run of its own on a new node. Every K is tried with `NETWEFT_SWEEP=all`, else some.
 
 use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, until};
-use super::picture::picture;
-use super::sweep::children;
+use super::leaked_objects::children;
+use super::node_state::picture;
 
 /// Starts an agent that is killed at its request number `at`. Says whether it was before it was done.
 fn killed_at(node: &Node, at: usize) -> bool {

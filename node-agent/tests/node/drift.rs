@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::lab::{BOTH, Families, Node, ROUTED, until};
-use super::picture::picture;
+use super::node_state::picture;
 
 /// A harm, and what the agent says it has put right.
 const HARMS: [(&str, &str); 20] = [

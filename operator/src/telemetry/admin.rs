@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netweft_common::heartbeat::Heartbeat;
-use netweft_telemetry::admin::{Endpoints, running};
+use netweft_telemetry::admin::{Endpoints, Unhealthy, running};
 
 use crate::telemetry::metrics::Metrics;
 
@@ -36,7 +36,7 @@ impl Health {
             let synced = synced.load(Ordering::Relaxed);
             synced
                 .then_some(())
-                .ok_or_else(|| "not all objects have been listed yet".to_owned())
+                .ok_or_else(|| Unhealthy::from("not all objects have been listed yet"))
         })
     }
 }
@@ -60,7 +60,7 @@ mod tests {
     fn readyz_fails_before_all_objects_are_listed() {
         let (health, endpoints) = health(Duration::from_secs(60));
         let why = "not all objects have been listed yet";
-        assert_eq!(endpoints.readyz(), Err(why.to_owned()));
+        assert_eq!(endpoints.readyz(), Err(why.into()));
         assert_eq!(endpoints.livez(), Ok(()));
         health.synced.store(true, Ordering::Relaxed);
         assert_eq!(endpoints.readyz(), Ok(()));
@@ -79,6 +79,6 @@ mod tests {
         assert_eq!(endpoints.livez(), Ok(()));
         health.heartbeat.beat();
         let why = "reconcile loop stalled for 0 s";
-        assert_eq!(endpoints.livez(), Err(why.to_owned()));
+        assert_eq!(endpoints.livez(), Err(why.into()));
     }
 }

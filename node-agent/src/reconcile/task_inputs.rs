@@ -9,11 +9,11 @@ use netweft_netstate::op::Op;
 use netweft_udp_relay::config::RelayConfig;
 use tracing::info;
 
-use super::Reconciler;
 use crate::apply::sysctl::Parameters;
 use crate::desired::Desired;
 use crate::inputs::Inputs;
 use crate::inputs::bgp_routes::bgp_routes;
+use crate::reconcile::Reconciler;
 use crate::status::Outcome;
 use crate::status::problem::Problem;
 

@@ -1,4 +1,4 @@
-//! The task that answers the UDP requests by which other agents test a way (see `echo`).
+//! The task that answers the UDP requests by which other agents probe a datapath (see `packet`).
 //!
 //! Requests come from addresses of known nodes only, and the work per second is bounded. An answer leaves from the address that the request was
 //! sent to, whatever route it takes: the socket is bound to no address, and the kernel tells the destination of each packet (`IP_PKTINFO` in
@@ -27,9 +27,9 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::echo;
 use crate::inputs::Inputs;
-use crate::reconcile::taken::{Listener, listener};
+use crate::probes::packet;
+use crate::reconcile::link_conflicts::{Listener, listener};
 use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
@@ -183,9 +183,9 @@ struct Received {
 }
 
 /// The answer to a packet, if it is the request of a node.
-fn answer(request: &Received, peers: &BTreeSet<IpAddr>) -> Option<[u8; echo::LENGTH]> {
+fn answer(request: &Received, peers: &BTreeSet<IpAddr>) -> Option<[u8; packet::LENGTH]> {
     let known = peers.contains(&request.source.ip());
-    known.then(|| echo::udp_answer(&request.data)).flatten()
+    known.then(|| packet::udp_answer(&request.data)).flatten()
 }
 
 /// Bounds the work per second.
@@ -248,7 +248,7 @@ fn socket(ipv4: bool, port: u16) -> io::Result<std::net::UdpSocket> {
 
 /// Receives one packet. A longer one than a request is cut, and is still longer.
 fn receive(socket: &UdpSocket) -> io::Result<Received> {
-    let mut buffer = [0; echo::LENGTH * 2];
+    let mut buffer = [0; packet::LENGTH * 2];
     let mut parts = [IoSliceMut::new(&mut buffer)];
     let mut control = nix::cmsg_space!(libc::in6_pktinfo);
     let flags = MsgFlags::MSG_DONTWAIT;

@@ -1,8 +1,8 @@
-use crate::responder::*;
+use crate::probes::responder::*;
 
 fn request(source: &str) -> Received {
     Received {
-        data: echo::udp_request(7),
+        data: packet::udp_request(7),
         source: SocketAddr::new(source.parse().unwrap(), 40000),
         destination: "10.244.0.1".parse().unwrap(),
     }
@@ -19,7 +19,7 @@ fn responder_answers_only_exact_requests_of_known_nodes() {
         ("fd00::3", false),
     ] {
         let found = answer(&request(source), &peers);
-        let nonce = found.and_then(|packet| echo::udp_nonce(&packet));
+        let nonce = found.and_then(|packet| packet::udp_nonce(&packet));
         assert_eq!(nonce, answered.then_some(7), "{source}");
     }
     assert_eq!(answer(&request("192.0.2.2"), &BTreeSet::new()), None);

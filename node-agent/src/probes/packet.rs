@@ -1,4 +1,4 @@
-//! The requests by which an agent tests whether a way carries packets, and the answers to them.
+//! The requests by which an agent tests whether a datapath carries packets, and the replies.
 //!
 //! ```text
 //!   UDP    "netweft?" nonce (8 bytes)                      answered by the other agent: "netweft!" and the nonce

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::desired::probe_plan::{Probe, ProbePlan};
-use crate::echo;
+use crate::probes::packet;
 use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two looks for answers.
@@ -223,15 +223,15 @@ impl Protocol {
 
     pub(crate) fn request(self, ipv4: bool, nonce: u64) -> Vec<u8> {
         match self {
-            Self::Icmp => echo::icmp_request(ipv4, nonce),
-            Self::Udp(_) => echo::udp_request(nonce),
+            Self::Icmp => packet::icmp_request(ipv4, nonce),
+            Self::Udp(_) => packet::udp_request(nonce),
         }
     }
 
     fn nonce(self, packet: &[u8]) -> Option<u64> {
         match self {
-            Self::Icmp => echo::icmp_nonce(packet),
-            Self::Udp(_) => echo::udp_nonce(packet),
+            Self::Icmp => packet::icmp_nonce(packet),
+            Self::Udp(_) => packet::udp_nonce(packet),
         }
     }
 
