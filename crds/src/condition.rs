@@ -6,13 +6,13 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-/// The object does what it is for.
+/// The object works as specified.
 pub const READY: &str = "Ready";
-/// Work is under way that will change the object's state without anybody's help.
+/// Work is in progress that changes the state of the object without intervention.
 pub const RECONCILING: &str = "Reconciling";
-/// Nothing will change until a human changes something.
+/// Nothing changes without intervention.
 pub const STALLED: &str = "Stalled";
-/// The operator has given the node what it needs (on NodeNetworks, written by the operator).
+/// The operator has assigned the node's blocks and addresses (on NodeNetworks, written by the operator).
 pub const ASSIGNED: &str = "Assigned";
 
 /// Longest message of a condition in characters, as in Kubernetes (`metav1.Condition`). The API server refuses longer ones.
@@ -58,9 +58,9 @@ reasons! {
     Disabled,
     /// Pool: no free block is left for some node.
     Exhausted,
-    /// Pool: it shares addresses with another pool, with nodes, with Services or with another pod network.
+    /// Pool: its range overlaps another pool, node addresses, a Service range or another pod network.
     Overlap,
-    /// Pool: kube-proxy would masquerade what its pods send to Services, or knows no pods at all.
+    /// Pool: kube-proxy would masquerade traffic of its pods to Services, or detects no pods.
     KubeProxyMismatch,
     /// Pool: being deleted, kept until its last block is gone.
     InUse,
@@ -70,17 +70,17 @@ reasons! {
     Invalid,
     /// The values are legal, but this version does not implement them.
     NotYetSupported,
-    /// Mode: another mode claims the same tunnel, or BGP. Peer: another peer has the session already.
+    /// Mode: another mode uses the same VNI, port or BGP speaker. Peer: another peer has the session already.
     Conflict,
-    /// Every node carries traffic this way, or: this node's kernel agrees with what is wanted.
+    /// Mode: every node uses it. NodeNetwork: the kernel is in sync.
     Programmed,
-    /// Waiting for nodes to follow.
+    /// Mode: nodes have not programmed it yet.
     Programming,
-    /// Mode: it changes, and every node learns to receive the new way and tries it.
+    /// Mode: it changes, and nodes prepare the new datapath and probe it.
     Preparing,
-    /// Mode: it changes, and nodes begin to send the new way.
+    /// Mode: it changes, and nodes begin to use the new datapath.
     Switching,
-    /// Mode: it has changed, and nodes take the old way away.
+    /// Mode: it has changed, and nodes remove the old datapath.
     Retiring,
     /// Nothing uses the object yet.
     Unused,
@@ -94,17 +94,17 @@ reasons! {
     Established,
     /// Peer: a session is not established, and is tried again.
     Establishing,
-    /// Peer: a session that nobody but a human can put right.
+    /// Peer: a session has a fault that needs a change of configuration.
     SessionFailed,
     /// NodeNetwork: something could not be programmed; the message says what, and it is tried again.
     ProgrammingFailed,
-    /// NodeNetwork: an object of somebody else stands where ours should be.
+    /// NodeNetwork: an object of another program is in the place of an object of netweft.
     ForeignObject,
-    /// NodeNetwork: what is ours is changed by somebody else again and again; the message says what and by whom.
+    /// NodeNetwork: another program changes an object of netweft repeatedly; the message names both.
     Contested,
     /// NodeNetwork: the node's kernel lacks something; the message says what, what does not work, and what to do.
     KernelLacksFeature,
-    /// NodeNetwork: the agent's main loop hangs, so the node follows no change; a restart of the agent ends it.
+    /// NodeNetwork: the main loop of the agent has stalled, so the node follows no changes until the agent restarts.
     AgentStalled,
 }
 
@@ -115,7 +115,7 @@ pub struct Verdict {
     pub state: State,
     /// Why, in one word of the list.
     pub reason: Reason,
-    /// Why, in a sentence for a human.
+    /// Why, as text for people.
     pub message: String,
 }
 
@@ -126,7 +126,7 @@ pub enum State {
     Ready,
     /// Not ready, on the way.
     Reconciling,
-    /// Not ready, and it needs a human.
+    /// Not ready, and needs intervention.
     Stalled,
 }
 
@@ -149,7 +149,7 @@ impl Verdict {
         }
     }
 
-    /// The object needs a human.
+    /// The object needs intervention.
     pub fn stalled(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             state: State::Stalled,

@@ -5,7 +5,7 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::leaked_objects` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
+//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::reclaim` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
 //! `sysctl`, `cni_conf`, `install`, `prober`, `responder` and `report` touch and decide nothing.
 
 mod apply;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use netweft_telemetry::logging::LogArgs;
 
-/// Carries packets between this node's udp tunnels and their peers.
+/// The UDP relay of netweft: forwards packets between TUN links of this node and the relays of other nodes.
 #[derive(Debug, Parser)]
 #[command(name = "netweft-udp-relay", version)]
 pub struct Command {
@@ -18,21 +18,21 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Do what udp.json says, taking over from the relay that does so now.
+    /// Serve the tunnels of udp.json, and take them over from a running relay.
     Run(RunArgs),
-    /// Say whether the relay of this container does what udp.json says; the exit code too.
+    /// Check whether the relay of this container serves the tunnels of udp.json. The exit code is 0 if it does.
     Ready(ProbeArgs),
-    /// Say whether the relay of this container answers; the exit code too.
+    /// Check whether the relay of this container replies. The exit code is 0 if it does.
     Alive(ProbeArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where udp.json is, and where relays meet.
+    /// Folder with udp.json and the socket for the handover between relays.
     #[arg(long, default_value = "/run/netweft")]
     pub run_dir: PathBuf,
-    /// Queues of a new tunnel; each has a thread for either direction. By default one for each core, 4 at most. A tunnel
-    /// that is taken over keeps what it has.
+    /// Number of queues of a new tunnel, with one thread per queue and direction. Default: one per core, at most 4. A tunnel that is taken
+    /// over keeps its number.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub queues: Option<u8>,
     /// Address and port of /livez and /metrics.
@@ -42,7 +42,7 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
-    /// Where relays meet.
+    /// Folder with the socket of the relay.
     #[arg(long, default_value = "/run/netweft")]
     pub run_dir: PathBuf,
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use netweft_telemetry::logging::LogArgs;
 
-/// Makes this node's kernel agree with what the netweft operator assigned.
+/// The node agent of netweft: programs the kernel of this node according to its NodeNetwork.
 #[derive(Debug, Parser)]
 #[command(name = "netweft-agent", version)]
 pub struct Command {
@@ -18,29 +18,28 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Watch the API (or a folder of objects) and keep the kernel as it should be.
+    /// Watch the API server, or a folder of objects, and program the kernel.
     Run(RunArgs),
-    /// Put the CNI plugins where the container runtime looks for them.
+    /// Install the CNI plugins into the folder of the container runtime.
     Install(InstallArgs),
-    /// Say what of pods on this node has leaked or is missing, and, with the Node's name, what else on it is not as it should be,
-    /// one sentence a line. The exit code is their number, 100 at most; above, it could not look.
+    /// Check for leaked or missing objects of pods on this node and, if the name of the Node is given, for all other deviations. Prints one
+    /// problem per line. The exit code is the number of problems, at most 100. A higher exit code means that the check failed.
     Check(CheckArgs),
-    /// Take all that is netweft's off this node, once its other programs are gone: links, routes, the nft table, files, plugins, and
-    /// set kernel parameters to what they were. Waits for pods that have an address of netweft's. The exit code is 0 if nothing is
-    /// left.
+    /// Remove all objects of netweft from this node: links, routes, the nftables table, files and plugins; and restore sysctls. Stop the
+    /// other programs of netweft first. Waits for pods with addresses of netweft. The exit code is 0 if nothing is left.
     Clean(CleanArgs),
 }
 
 /// Places on a node.
 #[derive(Clone, Debug, Args)]
 pub struct Paths {
-    /// Where the agent and the plugin keep what must not outlive a boot.
+    /// Folder for the state of agent and plugin, which must not survive a reboot.
     #[arg(long, env = "NETWEFT_RUN_DIR", default_value = "/run/netweft")]
     pub run_dir: PathBuf,
-    /// Where the container runtime reads its network configuration.
+    /// Folder with the CNI configuration of the container runtime.
     #[arg(long, env = "NETWEFT_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
     pub cni_conf_dir: PathBuf,
-    /// The node's /proc/sys/net, where it can be written.
+    /// Path of the node's /proc/sys/net, writable.
     #[arg(long, env = "NETWEFT_SYSCTL_DIR", default_value = "/proc/sys/net")]
     pub sysctl_dir: PathBuf,
 }
@@ -48,10 +47,10 @@ pub struct Paths {
 /// Where plugins come from, and where the container runtime looks for them.
 #[derive(Clone, Debug, Args)]
 pub struct PluginPaths {
-    /// Folder with the plugins, as `install` takes them from.
+    /// Folder with the plugins to install.
     #[arg(long, env = "NETWEFT_PLUGINS", default_value = "/opt/netweft/cni")]
     pub plugins: PathBuf,
-    /// Where the container runtime looks for plugins. If it is given, those that are missing or changed there are put back.
+    /// Plugin folder of the container runtime. If set, the agent restores missing or changed plugins there.
     #[arg(long, env = "NETWEFT_CNI_BIN_DIR")]
     pub cni_bin_dir: Option<PathBuf>,
 }
@@ -61,21 +60,21 @@ pub struct RunArgs {
     /// Name of this Node.
     #[arg(long, env = "NODE_NAME")]
     pub node: String,
-    /// Read objects from YAML files in this folder, and in one of the Node's name in it, instead of from the API server. A file
-    /// is changed by renaming another over it. The status is written beside the plugin's files.
+    /// Read objects from YAML files in this folder and in its subfolder with the name of the Node instead of from the API server. Change a
+    /// file by renaming another file over it. The agent writes its status into the folder for state.
     #[arg(long)]
     pub inputs: Option<PathBuf>,
     #[command(flatten)]
     pub paths: Paths,
     #[command(flatten)]
     pub plugins: PluginPaths,
-    /// The BIRD that checks what another is told to read: a program and its first arguments, with blanks between.
+    /// BIRD program that checks configurations: a command and its first arguments, separated by blanks.
     #[arg(long, value_delimiter = ' ', default_value = "bird")]
     pub bird: Vec<String>,
-    /// Passwords of BGP sessions, a file for each key.
+    /// Folder with the passwords of BGP sessions, one file per key.
     #[arg(long, default_value = "/etc/netweft/bgp-passwords")]
     pub bgp_passwords: PathBuf,
-    /// Address and port of /livez, /readyz and /metrics. Other agents are asked and answered on the UDP port of the same number.
+    /// Address and port of /livez, /readyz and /metrics. Probes between agents use the UDP port with the same number.
     #[arg(long, default_value = "127.0.0.1:9471")]
     pub listen: SocketAddr,
     /// Program this node although another pod network has routes in the range of an IPPool here, or its CNI configuration has precedence.
@@ -85,7 +84,7 @@ pub struct RunArgs {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Name of this Node. Without it only the pods' part is looked at, which takes no objects.
+    /// Name of this Node. Without it, the check covers only objects of pods, and reads no objects of the API.
     #[arg(long, env = "NODE_NAME")]
     pub node: Option<String>,
     /// Read objects from YAML files in this folder instead of from the API server, as `run` does.
@@ -104,16 +103,16 @@ pub struct CheckArgs {
 pub struct CleanArgs {
     #[command(flatten)]
     pub paths: Paths,
-    /// Where the container runtime looks for plugins.
+    /// Plugin folder of the container runtime.
     #[arg(long, env = "NETWEFT_CNI_BIN_DIR", default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
-    /// Do not wait for pods: they are cut off.
+    /// Do not wait for pods. Pods with addresses of netweft lose their network.
     #[arg(long)]
     pub force: bool,
-    /// Change nothing, say what there is, one sentence a line.
+    /// Change nothing, and print what would be removed, one object per line.
     #[arg(long, conflicts_with_all = ["force", "stay"])]
     pub dry_run: bool,
-    /// Try until the node is clean, and end only when told to.
+    /// Retry until the node is clean, then wait for a signal to end.
     #[arg(long)]
     pub stay: bool,
 }
@@ -123,7 +122,7 @@ pub struct InstallArgs {
     /// Folder with the plugins.
     #[arg(long, default_value = "/opt/netweft/cni")]
     pub from: PathBuf,
-    /// Folder of the container runtime.
+    /// Plugin folder of the container runtime.
     #[arg(long, default_value = "/opt/cni/bin")]
     pub to: PathBuf,
 }

@@ -1,7 +1,7 @@
-mod mirrored;
 mod standby;
+mod symmetry;
+mod transports;
 mod tunnel_addresses;
-mod ways;
 
 use std::net::IpAddr;
 

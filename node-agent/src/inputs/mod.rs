@@ -12,7 +12,7 @@ pub mod block_requests;
 pub mod draining_pods;
 pub mod file_events;
 pub mod host_facts;
-pub mod ipv4_only;
+pub mod ipv6_support;
 pub mod lost_blocks;
 pub mod node_addresses;
 pub mod other_networks;

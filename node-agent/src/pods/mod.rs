@@ -10,8 +10,8 @@
 //! that was taken from the node no address is missed.
 //! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
 
-mod leaked_objects;
 mod orphan_timer;
+mod reclaim;
 mod reservations;
 mod state;
 #[cfg(test)]
@@ -34,8 +34,8 @@ use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tracing::{debug, info, warn};
 
-pub use crate::pods::leaked_objects::{OrphanCandidate, Records, Survey};
 use crate::pods::orphan_timer::OrphanTimer;
+pub use crate::pods::reclaim::{OrphanCandidate, Records, Survey};
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
 use crate::status::problem::{Problem, ProblemKind, Problems};

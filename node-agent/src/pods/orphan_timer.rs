@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::pods::leaked_objects::OrphanCandidate;
+use crate::pods::reclaim::OrphanCandidate;
 
 /// How long something has to be suspect, in every look from the first to the last, before it is taken away.
 ///

@@ -5,6 +5,7 @@
 //! failure. Assumptions: nobody else writes what is ours by name or protocol number.
 
 mod apply;
+mod background_tasks;
 pub mod comparison;
 mod disabled_ipv6_links;
 pub mod link_conflicts;
@@ -14,7 +15,6 @@ mod other_networks;
 mod plugin_binaries;
 mod status;
 mod sync_error;
-mod task_inputs;
 #[cfg(test)]
 mod tests;
 mod without_node_network;
@@ -48,7 +48,7 @@ use crate::drift::Drifts;
 use crate::firewall;
 use crate::firewall::Targets;
 use crate::firewall::probe::MAX_TARGETS;
-use crate::inputs::ipv4_only::without_ipv6;
+use crate::inputs::ipv6_support::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
 use crate::pods::{Pods, Records, Tended};

@@ -1,4 +1,4 @@
-//! Flags. Each has an environment variable of the same meaning, for the chart.
+//! Command line flags. Each flag has an environment variable, which the chart sets.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,78 +8,78 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{ParseExpressionError, Selector};
 use netweft_telemetry::logging::LogArgs;
 
-/// The cluster operator of netweft: assigns blocks of pod addresses to nodes and tells every node what to do.
+/// The cluster operator of netweft: assigns blocks of pod addresses to nodes and writes the NodeNetwork of each node.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "netweft-operator", version)]
 pub struct Args {
-    /// Namespace of the release: of the lease, and of the Secrets of BGP passwords.
+    /// Namespace of the Helm release, with the lease and the Secrets of BGP passwords.
     #[arg(long, env = "POD_NAMESPACE", default_value = "netweft-system")]
     pub namespace: String,
 
-    /// Name of the lease by which one of several operators is the leader.
+    /// Name of the Lease for leader election.
     #[arg(long, env = "NETWEFT_LEASE_NAME", default_value = "netweft-operator")]
     pub lease_name: String,
 
-    /// Who this operator is among the others; random unless set.
+    /// Identity of this operator in the leader election. Random by default.
     #[arg(long, env = "POD_NAME")]
     pub identity: Option<String>,
 
-    /// How long after its last renewal another may take the lease, for example 15s; at least 2s.
+    /// Time after the last renewal until another operator can acquire the lease, for example 15s. At least 2s.
     #[arg(long, env = "NETWEFT_LEASE_DURATION", default_value = "15s", value_parser = parse_lease_duration)]
     pub lease_duration: Duration,
 
-    /// Address of /livez, /readyz and /metrics. They ask nobody who he is, so by default only the node itself can.
+    /// Address and port of /livez, /readyz and /metrics. These have no authentication, so the default is the loopback address.
     #[arg(long, env = "NETWEFT_LISTEN", default_value = "127.0.0.1:9470")]
     pub listen: SocketAddr,
 
-    /// How long the blocks of a deleted Node are kept for its return, for example 90s, 10m or 1h.
+    /// Grace period for the blocks of a deleted Node, for example 90s, 10m or 1h.
     #[arg(long, env = "NETWEFT_ORPHAN_GRACE", default_value = "10m", value_parser = parse_duration)]
     pub orphan_grace: Duration,
 
-    /// How long a node keeps an empty block that it can do without, for example 90s, 10m or 1h.
+    /// Time until a node releases an empty block that it does not need, for example 90s, 10m or 1h.
     #[arg(long, env = "NETWEFT_SURPLUS_DELAY", default_value = "10m", value_parser = parse_duration)]
     pub surplus_delay: Duration,
 
-    /// Labels of the Nodes on which the agent runs, as a LabelSelector in JSON, for example
-    /// {"matchLabels": {"kubernetes.io/os": "linux"}}; empty: all Nodes.
+    /// LabelSelector in JSON of the Nodes on which the agent runs, for example
+    /// {"matchLabels": {"kubernetes.io/os": "linux"}}. Empty: all Nodes.
     #[arg(long, env = "NETWEFT_AGENT_NODES", default_value = "{}", value_parser = parse_selector)]
     pub agent_nodes: Selector,
 
-    /// Whether to apply this version's definitions (CRDs) at start; false where something else does, for example
+    /// Whether the operator applies the CRDs of its version when it starts. Set false if another tool applies the CRDs, for example
     /// GitOps.
     #[arg(long, env = "NETWEFT_MANAGE_CRDS", default_value_t = true, action = ArgAction::Set)]
     pub manage_crds: bool,
 
-    /// Whether pools may overlap spec.podCIDRs of Nodes that are Ready without netweft; true where nobody uses these ranges.
+    /// Whether IPPools may overlap spec.podCIDRs of Nodes that are Ready without netweft. Set true if no network uses these ranges.
     #[arg(long, env = "NETWEFT_IGNORE_NODE_POD_CIDRS", default_value_t = false, action = ArgAction::Set)]
     pub ignore_node_pod_cidrs: bool,
 
-    /// Whether the nodes run the relay that encapsulation udp needs; false where the chart does not install it.
+    /// Whether the nodes run the UDP relay, which encapsulation udp needs. False if the chart does not install the relay.
     #[arg(long, env = "NETWEFT_UDP_RELAY", default_value_t = true, action = ArgAction::Set)]
     pub udp_relay: bool,
 
-    /// Whether the nodes run BIRD, which mode underlay needs; false where the chart does not install it.
+    /// Whether the nodes run BIRD, which mode underlay needs. False if the chart does not install BIRD.
     #[arg(long, env = "NETWEFT_BIRD", default_value_t = true, action = ArgAction::Set)]
     pub bird: bool,
 
-    /// URL of the API server, for example https://192.0.2.10:6443; by default that of the kubeconfig or the pod.
+    /// URL of the API server, for example https://192.0.2.10:6443. Default: the URL of the kubeconfig or of the pod's environment.
     #[arg(long, env = "NETWEFT_API_SERVER")]
     pub api_server: Option<String>,
 
-    /// How it logs.
+    /// Flags of the log.
     #[command(flatten)]
     pub log: LogArgs,
 
-    /// What to do instead of operating.
+    /// Command to run instead of the operator.
     #[command(subcommand)]
     pub command: Option<Command>,
 }
 
-/// What else the program can do.
+/// Other commands of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Take away what would be in the way when no operator runs any more: the finalizers of IPPools, the lease, the Secret of BGP
-    /// passwords for the agents. Waits until no operator leads.
+    /// Remove what blocks an uninstallation after the last operator: the finalizers of IPPools, the Lease, and the Secret of BGP passwords
+    /// for the agents. Waits until no operator is the leader.
     Clean,
 }
 

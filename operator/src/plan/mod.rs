@@ -13,7 +13,7 @@ pub mod bgp;
 mod condition_texts;
 pub mod conditions;
 pub mod ipam;
-pub mod lists;
+pub mod message_lists;
 pub mod model;
 pub mod node_networks;
 #[cfg(test)]
@@ -60,7 +60,11 @@ pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
             .collect(),
         pool_statuses: conditions::plan_pools(&index, &assignment),
         mode_statuses: conditions::plan_modes(&index, &ways, speaking),
-        peer_statuses: bgp::peer_status::plan_peers(&index, &peers, topology.as_ref()),
+        peer_statuses: crate::plan::conditions::bgp_peer::plan_peers(
+            &index,
+            &peers,
+            topology.as_ref(),
+        ),
         passwords: bgp::passwords::plan(cluster_state, &peers),
         network_up: network_unavailable::plan(&index),
         assigned,

@@ -19,7 +19,7 @@ use netweft_crds::{
     ProbeProtocol, Transport,
 };
 
-use crate::plan::lists::list;
+use crate::plan::message_lists::list;
 use crate::plan::model::index::acknowledged;
 use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::validate::network_mode::Mode;

@@ -16,7 +16,7 @@ use crate::commands::args::{CheckArgs, Paths};
 use crate::commands::install::Plugins;
 use crate::desired::bird::BackupRoutes;
 use crate::desired::{Desired, masquerade};
-use crate::inputs::ipv4_only::without_ipv6;
+use crate::inputs::ipv6_support::without_ipv6;
 use crate::inputs::other_networks;
 use crate::inputs::source::Source;
 use crate::inputs::{Inputs, Objects};

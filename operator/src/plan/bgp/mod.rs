@@ -10,7 +10,6 @@
 
 pub mod passwords;
 pub mod peer;
-pub mod peer_status;
 mod sessions;
 mod speakers;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::plan::conditions::remaining_pods;
 use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
-use crate::plan::lists::{counted, list};
+use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::cluster_ranges;

@@ -1,5 +1,6 @@
 //! Conditions and counts of IPPools, NetworkModes and Nodes: the statuses that the operator writes.
 
+pub mod bgp_peer;
 mod ip_pool;
 mod network_mode;
 pub mod network_unavailable;
@@ -13,7 +14,7 @@ use netweft_crds::{NetworkMode, NetworkModeStatus, Phase};
 
 use crate::plan::bgp::BgpTopology;
 pub use crate::plan::conditions::ip_pool::plan_pools;
-use crate::plan::lists::list;
+use crate::plan::message_lists::list;
 use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, Unreadable, UserKind};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::rollout::Rollouts;

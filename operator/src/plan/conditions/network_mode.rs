@@ -6,7 +6,7 @@ use netweft_crds::condition::{READY, Reason, Verdict};
 use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
 
 use crate::plan::conditions::NAMED;
-use crate::plan::lists::{counted, list};
+use crate::plan::message_lists::{counted, list};
 use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::rollout::{PoolRollout, Rollouts, in_words, obstacle, summary};
 use crate::plan::validate::network_mode::Mode;

@@ -10,7 +10,7 @@ use netweft_crds::condition::{ASSIGNED, Reason, Status};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
 
 use crate::plan::ipam::assign::Assignment;
-use crate::plan::lists::{counted, list};
+use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::node_networks::no_address::{no_address, no_usable_address};

@@ -3,7 +3,7 @@
 use kube::ResourceExt;
 use netweft_crds::{AddressSelector, IpFamily, NodeNetwork};
 
-use crate::plan::lists::list;
+use crate::plan::message_lists::list;
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;

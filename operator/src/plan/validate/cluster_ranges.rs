@@ -13,7 +13,7 @@ use netweft_crds::NodeNetwork;
 use netweft_crds::condition::{Reason, Verdict};
 
 use crate::plan::ipam::blocks::overlap;
-use crate::plan::lists::list;
+use crate::plan::message_lists::list;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::model::node::stated;
 use crate::plan::validate::ip_pool::Pool;

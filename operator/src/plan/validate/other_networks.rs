@@ -17,7 +17,7 @@ use netweft_crds::IPPool;
 use netweft_crds::condition::{READY, Reason, Verdict};
 
 use crate::plan::ipam::blocks::overlap;
-use crate::plan::lists::list;
+use crate::plan::message_lists::list;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::validate::ip_pool::Pool;
 

@@ -16,7 +16,7 @@ use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
 use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
-use crate::plan::lists::{counted, list};
+use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
 
