@@ -35,9 +35,9 @@ pub struct Options {
 }
 
 /// What may be waited for: far more than any repair takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Between a repair and the next harm, so that all is quiet.
-const QUIET: Duration = Duration::from_millis(300);
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 
 /// Measures, prints a table, and returns the figures.
 pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
@@ -50,7 +50,7 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
     for harm in harms(&node.settled, scratch) {
         let mut took = Vec::new();
         for _ in 0..options.count {
-            std::thread::sleep(QUIET);
+            std::thread::sleep(SETTLE_TIME);
             took.push(node.repair(&harm)?.as_secs_f64() * 1000.0);
         }
         let took = sorted(took.into_iter());
@@ -178,7 +178,7 @@ impl<'r> Node<'r> {
         let conflist = scratch.join("cni/10-netweft.conflist");
         let began = Instant::now();
         while !conflist.exists() {
-            ensure!(began.elapsed() < PATIENCE, "the agent does not get ready");
+            ensure!(began.elapsed() < TIMEOUT, "the agent does not get ready");
             std::thread::sleep(Duration::from_millis(20));
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -228,7 +228,7 @@ impl<'r> Node<'r> {
     ) -> anyhow::Result<Duration> {
         let began = Instant::now();
         while !right()? {
-            ensure!(began.elapsed() < PATIENCE, "not put right: {}", harm.what);
+            ensure!(began.elapsed() < TIMEOUT, "not put right: {}", harm.what);
         }
         Ok(began.elapsed())
     }

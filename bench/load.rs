@@ -14,7 +14,7 @@ use crate::numbers::precise;
 /// What one call writes or reads.
 const CHUNK: usize = 256 << 10;
 /// A stream that stands still for so long fails.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One run.
 #[derive(Clone, Copy)]
@@ -65,7 +65,7 @@ impl Load {
     }
 
     fn send_all(&self, server: SocketAddr) -> anyhow::Result<()> {
-        let streams = (0..self.streams).map(|_| TcpStream::connect_timeout(&server, PATIENCE));
+        let streams = (0..self.streams).map(|_| TcpStream::connect_timeout(&server, TIMEOUT));
         let streams = streams.collect::<Result<Vec<_>, _>>().context("connect")?;
         let end = Instant::now() + self.time;
         let share = self.bytes / self.streams;
@@ -82,7 +82,7 @@ impl Load {
 }
 
 fn send(mut stream: TcpStream, bytes: u64, end: Instant) -> anyhow::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
     let (chunk, mut left) = (vec![0x5a; CHUNK], bytes);
     while left > 0 && Instant::now() < end {
         stream.write_all(&chunk).context("send")?;
@@ -109,7 +109,7 @@ fn receive_all(listener: &TcpListener, streams: u64) -> anyhow::Result<u64> {
 }
 
 fn receive(mut stream: TcpStream) -> anyhow::Result<u64> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let (mut chunk, mut bytes) = (vec![0; CHUNK], 0);
     loop {
         match stream.read(&mut chunk) {

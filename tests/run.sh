@@ -65,7 +65,7 @@ stage_lab() {
   bgp_programs
   "${lab[@]}" --scenario mode-changes --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 46 --rp-filter 1 || code=1
-  "${lab[@]}" --scenario bgp-restarts,bgp-recoveries,fabric,scale-mesh --routers bird || code=1
+  "${lab[@]}" --scenario bgp-restarts,bgp-recoveries,fabric --routers bird || code=1
   return "$code"
 }
 
@@ -113,7 +113,7 @@ stage_lab_bgp() {
   "${lab[@]}" --mode underlay --family 4,46 --rp-filter 1 --pod-interface bridge || code=1
   "${lab[@]}" --scenario bgp-restarts,bgp-edits,bgp-foreign-peers --family 4,46 || code=1
   "${lab[@]}" --scenario fabric --family 46 --routers frr,bird,gobgp || code=1
-  "${lab[@]}" --scenario scale-reflectors || code=1
+  "${lab[@]}" --scenario scale-mesh,scale-reflectors || code=1
   return "$code"
 }
 

@@ -322,8 +322,8 @@ pub enum SessionFault {
     ConnectionRefused,
     /// One of the two speakers expects another AS number of the other.
     ASNumberMismatch,
-    /// The peer ended the session with a NOTIFICATION of another cause, which the message names.
-    NotificationReceived,
+    /// The session ended or failed for another cause, for example a NOTIFICATION of the peer; the message names the cause.
+    SessionError,
     /// The hold time expired without a message, or BFD reports the peer down.
     SessionLost,
     /// The peer advertises more prefixes than maxPrefixes.

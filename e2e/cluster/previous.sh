@@ -9,7 +9,7 @@ set -euo pipefail
 # shellcheck source=../../hack/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../../hack/lib.sh"
 
-parts=(Cargo.toml Cargo.lock charts client cni common crds netstate node-agent operator udp-relay)
+parts=(Cargo.toml Cargo.lock charts client cni common crds netstate node-agent operator telemetry udp-relay)
 programs=(netweft-operator netweft-agent netweft netweft-udp-relay netweft-probe)
 
 previous_commit() {

@@ -5,8 +5,8 @@
 //!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `inputs`, `facts`, `desired`, `echo`, `unowned`, `pods::reclaim` and `status` decide and touch nothing; `source`, `reconcile`, `pods`, `nft`, `bird`,
-//! `sysctl`, `cni_conf`, `install`, `prober`, `responder` and `report` touch and decide nothing.
+//! `desired`, `drift`, most of `inputs` and `status::problem` decide and are pure; `inputs::source`, `reconcile`, `apply`, `pods`, `bird`, `firewall`,
+//! `probes` and the publisher of `status` read and write.
 
 mod apply;
 mod bird;

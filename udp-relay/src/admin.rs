@@ -12,7 +12,7 @@ use tracing::error;
 use crate::metrics::Metrics;
 
 /// How long between two attempts to listen.
-const AGAIN: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It serves until the process ends, and ends the process should it not.
 ///
@@ -50,7 +50,7 @@ async fn serve(address: SocketAddr, endpoints: Endpoints) {
     let listener = loop {
         match listen(address, "--admin-address").await {
             Ok(listener) => break listener,
-            Err(_) => tokio::time::sleep(AGAIN).await,
+            Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     };
     if let Err(error) = endpoints.serve(listener, pending()).await {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use netweft_common::heartbeat::BEAT;
+use netweft_common::heartbeat::HEARTBEAT_INTERVAL;
 use netweft_udp_relay::config::RelayConfig;
 use tracing::{info, warn};
 
@@ -151,7 +151,7 @@ impl Control {
             self.predecessors.iter().map(AsFd::as_fd).collect(),
         ];
         // Now and then in any case, to show that the loop comes round.
-        let beat = Instant::now() + BEAT;
+        let beat = Instant::now() + HEARTBEAT_INTERVAL;
         let until = deadline.map_or(beat, |deadline| deadline.min(beat));
         let until = until.min(self.look_at);
         let [signal, change, ended, listener, successor, predecessor] = readable(groups, until)?;

@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::counters::Drop;
 use crate::metrics::Metrics;
 
-const EVERY: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_secs(60);
 
 type Counts = [u64; Drop::ALL.len()];
 
@@ -25,7 +25,7 @@ impl Report {
         Self {
             metrics,
             told: BTreeMap::new(),
-            next: Instant::now() + EVERY,
+            next: Instant::now() + INTERVAL,
         }
     }
 
@@ -34,7 +34,7 @@ impl Report {
         if Instant::now() < self.next {
             return;
         }
-        self.next = Instant::now() + EVERY;
+        self.next = Instant::now() + INTERVAL;
         let counts = self.metrics.drops();
         for (link, now) in &counts {
             let before = self.told.get(link).copied().unwrap_or_default();

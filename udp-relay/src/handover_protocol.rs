@@ -25,7 +25,7 @@ use netweft_udp_relay::config::TunnelConfig;
 /// The version of what is said during a take-over.
 pub const VERSION: u32 = 1;
 /// Nobody is waited for longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest message: what is wrong with many tunnels.
 const LENGTH: usize = 1 << 15;
 /// Queues and sockets of one tunnel.
@@ -139,7 +139,7 @@ impl Connection {
 
     fn new(socket: OwnedFd) -> io::Result<Self> {
         let patience =
-            TimeVal::milliseconds(i64::try_from(PATIENCE.as_millis()).unwrap_or(i64::MAX));
+            TimeVal::milliseconds(i64::try_from(TIMEOUT.as_millis()).unwrap_or(i64::MAX));
         setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
         setsockopt(&socket, sockopt::SendTimeout, &patience)?;
         Ok(Self(socket))

@@ -21,7 +21,7 @@ mod status;
 mod sysctl;
 
 /// How long a command waits for the lock. Its holders need less than a millisecond each, unless one is stopped.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Carries out one request and returns the text for standard output: the result, or the answer that says why not.
 ///
@@ -146,12 +146,14 @@ fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError + use<> {
 
 /// Takes the lock of the store.
 fn lock(store: &Store) -> Result<crate::attachment::Locked<'_>, PluginError> {
-    store.lock(PATIENCE).map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => {
-            PluginError::TryLater("another process keeps the lock in the run directory".to_owned())
-        }
-        _ => io_error("take the lock in the run directory")(error),
-    })
+    store
+        .lock(LOCK_TIMEOUT)
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => PluginError::TryLater(
+                "another process keeps the lock in the run directory".to_owned(),
+            ),
+            _ => io_error("take the lock in the run directory")(error),
+        })
 }
 
 /// Runs the netlink part of a command on this thread.

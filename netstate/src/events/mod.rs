@@ -29,13 +29,13 @@ pub struct NetlinkPortId(pub u32);
 
 impl NetlinkPortId {
     /// `PID_MAX_LIMIT`: what is larger is no process.
-    const MOST: u32 = 4 << 20;
+    const MAX_PID: u32 = 4 << 20;
 
     /// The process, in the PID namespace that it was in when it opened its socket; `None` for the kernel itself and for
     /// sockets without a process's number.
     #[must_use]
     pub fn process(self) -> Option<u32> {
-        (1..=Self::MOST).contains(&self.0).then_some(self.0)
+        (1..=Self::MAX_PID).contains(&self.0).then_some(self.0)
     }
 }
 

@@ -15,7 +15,7 @@
 //! - Without forwarded acknowledgements the end of an answer and the end of the connection look the same.
 //! - A name is resolved to an index as late as possible: a link can be recreated under the same name.
 //! - The extended acknowledgement's text is not parsed, so an error carries the operation and the number.
-//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. `PATIENCE` therefore bounds lost answers only:
+//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. `REQUEST_TIMEOUT` therefore bounds lost answers only:
 //!   a thread that waits for the lock cannot be interrupted, and its owner has to be watched from another thread.
 
 use std::net::IpAddr;
@@ -51,7 +51,7 @@ pub(crate) use decode::is_permanent;
 pub use link::VethPair;
 
 /// How long the kernel may take for the next message of an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the kernel's network state in one network namespace.
 pub struct Rtnl {
@@ -231,7 +231,7 @@ type Answer = NetlinkMessage<RouteNetlinkMessage>;
 async fn next(
     answers: &mut (impl Stream<Item = Answer> + Unpin),
 ) -> Result<Option<Answer>, Failure> {
-    next_within(PATIENCE, answers).await
+    next_within(REQUEST_TIMEOUT, answers).await
 }
 
 async fn next_within(
@@ -285,7 +285,7 @@ impl Failure {
             },
             Self::Slow => Error::Slow {
                 what,
-                patience: PATIENCE,
+                patience: REQUEST_TIMEOUT,
             },
             Self::Unsupported(why) => Error::Unsupported { what, why },
         }

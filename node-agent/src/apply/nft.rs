@@ -19,7 +19,7 @@ use crate::apply::subprocess::ProgramError;
 /// The table's name, of the family inet.
 pub const TABLE: &str = "netweft";
 /// How long nft may take. It reads all tables of the node, which are thousands of rules where kube-proxy has many Services.
-const LIMIT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the table is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +158,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
     let mut command = Command::new("nft");
     command.args(arguments);
     let name = format!("nft {}", arguments.join(" "));
-    subprocess::run(&name, command, input.as_bytes(), LIMIT).await
+    subprocess::run(&name, command, input.as_bytes(), TIMEOUT).await
 }
 
 /// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's

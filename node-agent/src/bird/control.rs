@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use crate::bird::reply::{NoReply, Reply};
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may be, in bytes: a thousand sessions take one million.
-const LONGEST: u64 = 64 << 20;
+const MAX_REPLY: u64 = 64 << 20;
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum ControlError {
     #[error("BIRD said")]
     Nonsense(#[source] NoReply),
     /// It took too long.
-    #[error("no answer from BIRD within {PATIENCE:?}")]
+    #[error("no answer from BIRD within {REPLY_TIMEOUT:?}")]
     Slow,
 }
 
@@ -49,10 +49,10 @@ impl Control {
             }
             _ => ControlError::Broken(error),
         };
-        let stream = timeout(PATIENCE, UnixStream::connect(socket)).await;
+        let stream = timeout(REPLY_TIMEOUT, UnixStream::connect(socket)).await;
         let stream = stream.map_err(|_| ControlError::Slow)?.map_err(absent)?;
         let mut control = Self {
-            stream: BufReader::new(stream.take(LONGEST)),
+            stream: BufReader::new(stream.take(MAX_REPLY)),
         };
         control.answer().await?;
         Ok(control)
@@ -65,7 +65,7 @@ impl Control {
     pub async fn ask(&mut self, command: &str) -> Result<Reply, ControlError> {
         let line = format!("{command}\n");
         let stream = self.stream.get_mut().get_mut();
-        let told = timeout(PATIENCE, stream.write_all(line.as_bytes())).await;
+        let told = timeout(REPLY_TIMEOUT, stream.write_all(line.as_bytes())).await;
         told.map_err(|_| ControlError::Slow)?
             .map_err(ControlError::Broken)?;
         self.answer().await
@@ -84,7 +84,7 @@ impl Control {
             while reply.lines.len() < lines && !self.next(&mut reply).await? {}
             Ok::<(), ControlError>(())
         };
-        timeout(PATIENCE, reading)
+        timeout(REPLY_TIMEOUT, reading)
             .await
             .map_err(|_| ControlError::Slow)??;
         Ok(reply)
@@ -92,7 +92,7 @@ impl Control {
 
     /// Waits until the other end hangs up, as a BIRD that ends does and no other.
     pub async fn ended(&mut self) {
-        self.stream.get_mut().set_limit(LONGEST);
+        self.stream.get_mut().set_limit(MAX_REPLY);
         let mut unasked = Vec::new();
         while matches!(self.stream.read_until(b'\n', &mut unasked).await, Ok(1..)) {
             unasked.clear();
@@ -100,13 +100,13 @@ impl Control {
     }
 
     async fn answer(&mut self) -> Result<Reply, ControlError> {
-        self.stream.get_mut().set_limit(LONGEST);
+        self.stream.get_mut().set_limit(MAX_REPLY);
         let mut reply = Reply::default();
         let reading = async {
             while !self.next(&mut reply).await? {}
             Ok::<(), ControlError>(())
         };
-        timeout(PATIENCE, reading)
+        timeout(REPLY_TIMEOUT, reading)
             .await
             .map_err(|_| ControlError::Slow)??;
         Ok(reply)

@@ -14,7 +14,7 @@ use crate::apply::subprocess::ProgramError;
 const NAME: &str = "bird.conf";
 const ASIDE: &str = "bird.conf.new";
 /// How long BIRD may take to read a configuration.
-const PATIENCE: Duration = Duration::from_secs(20);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The file is not as it should be; the last good one is still there.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,7 @@ impl File {
         })?;
         let mut command = Command::new(program);
         command.args(first).arg("-p").arg("-c").arg(file);
-        let output = subprocess::run(&name, command, &[], PATIENCE).await?;
+        let output = subprocess::run(&name, command, &[], CHECK_TIMEOUT).await?;
         if output.status.success() {
             return Ok(());
         }

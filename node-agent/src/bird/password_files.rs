@@ -12,7 +12,7 @@ use crate::desired::bird::password::{BadPassword, Password};
 pub enum PasswordError {
     /// There is no such file, or it cannot be read.
     #[error(
-        "its password is not there (key {key} of the agents' Secret): see whether the Secret and the key of the BGPPeer's spec.password.secretKeyRef exist"
+        "the password of the session is missing (key {key} of the agents' Secret): check whether the Secret and the key of spec.password.secretKeyRef of the BGPPeer exist"
     )]
     Missing {
         /// The key.
@@ -21,7 +21,7 @@ pub enum PasswordError {
         source: Option<io::Error>,
     },
     /// The file has no password.
-    #[error("its password (key {key} of the agents' Secret) {why}: choose another")]
+    #[error("the password of the session (key {key} of the agents' Secret) {why}: choose another")]
     Unusable {
         /// The key.
         key: String,

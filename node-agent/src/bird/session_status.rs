@@ -221,7 +221,7 @@ fn explain(session: &Session, error: &str) -> Fault {
         "Received" => format!("{peer} says: {words}"),
         _ => format!("{peer} is refused: {words}"),
     };
-    (SessionFault::NotificationReceived, message)
+    (SessionFault::SessionError, message)
 }
 
 fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) -> Fault {
@@ -269,13 +269,13 @@ fn advise(session: &Session, complaint: Complaint, words: &str, theirs: bool) ->
             format!("the session with {peer} was lost ({words})"),
         ),
         Complaint::PortTaken => (
-            SessionFault::NotificationReceived,
+            SessionFault::SessionError,
             format!(
                 "another program on this node uses the BGP port, perhaps {OTHER_SPEAKER}: set spec.underlay.listenPort of the NetworkMode, or stop that program"
             ),
         ),
         Complaint::SecondSession => (
-            SessionFault::NotificationReceived,
+            SessionFault::SessionError,
             format!(
                 "{peer} {} a session with {local} ({words}): perhaps {OTHER_SPEAKER} has a session from the same address, and BGP allows one session per pair of addresses; {}",
                 if theirs { "refuses" } else { "is refused" },
@@ -374,7 +374,7 @@ mod tests {
             assert_eq!(
                 said(false, &format!("Received: {words}")),
                 (
-                    SessionFault::NotificationReceived,
+                    SessionFault::SessionError,
                     format!(
                         "192.0.2.254 refuses a session with 192.0.2.1 ({words}): perhaps another BGP speaker on this node (MetalLB, FRR, Calico's BIRD) has a session from the same address, and BGP allows one session per pair of addresses; {second}"
                     )

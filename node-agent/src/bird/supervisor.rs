@@ -27,9 +27,9 @@ use netweft_common::error_chain;
 /// How often BIRD is asked.
 const POLL: Duration = Duration::from_secs(2);
 /// How many of the prefixes that are not taken are named.
-const NAMED: usize = 3;
+const MAX_LISTED: usize = 3;
 /// Enough lines to find them in: a heading, and a few for each.
-const LINES: usize = 4 * NAMED + 1;
+const LINES: usize = 4 * MAX_LISTED + 1;
 
 /// Places on this node.
 #[derive(Clone, Debug)]
@@ -303,7 +303,7 @@ impl Watcher {
         };
         let first =
             |line: &crate::bird::reply::Line| line.text.split(' ').next()?.parse::<IpNet>().ok();
-        let prefixes = reply.lines.iter().filter_map(first).take(NAMED);
+        let prefixes = reply.lines.iter().filter_map(first).take(MAX_LISTED);
         let named: Vec<String> = prefixes
             .map(|net| format!("{net} ({})", session_status::why_refused(net, taken, nodes)))
             .collect();

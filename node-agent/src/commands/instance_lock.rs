@@ -14,7 +14,7 @@ use tracing::info;
 /// Name of the file in the run directory.
 const FILE: &str = "agent.lock";
 /// How often to try for it.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Held as long as this value lives.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl InstanceLock {
         }
         info!("waiting for another agent on this node to exit");
         loop {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
             if let Some(alone) = lock()? {
                 return Ok(alone);
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::FutureExt;
-use netweft_common::heartbeat::BEAT;
+use netweft_common::heartbeat::HEARTBEAT_INTERVAL;
 use netweft_netstate::events::Events;
 use netweft_netstate::rtnl::Rtnl;
 use netweft_telemetry::admin::{Endpoints, listen};
@@ -42,7 +42,7 @@ const RESYNC: Duration = Duration::from_secs(60);
 const SETTLE: Duration = Duration::from_millis(5);
 /// The least time between a look and the next, and how many times as long as the look has kept the CPU: while things go on
 /// happening, looking takes at most a quarter of one.
-const REST: (Duration, u32) = (Duration::from_millis(20), 3);
+const DEBOUNCE: (Duration, u32) = (Duration::from_millis(20), 3);
 
 /// Run until a signal asks to stop. What is in the kernel stays there.
 ///
@@ -105,7 +105,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     });
     tokio::select! {
         served = serve_admin(listen, admin::endpoints(metrics, health)) => {
-            served.context("the admin server (--listen) has ended")?;
+            served?;
             bail!("the admin server (--listen) has ended")
         }
         ended = main_loop => ended,
@@ -167,11 +167,14 @@ async fn reconcile_forever(
         if !reconciler.is_connected() {
             bail!("the netlink connection has broken");
         }
-        let rested = Instant::now() + REST.0.max(cpu_time().saturating_sub(worked) * REST.1);
+        let rested = Instant::now()
+            + DEBOUNCE
+                .0
+                .max(cpu_time().saturating_sub(worked) * DEBOUNCE.1);
         trigger = loop {
             tokio::select! {
                 trigger = notices.next(retry, resync) => break trigger,
-                () = sleep(BEAT) => health.beat(),
+                () = sleep(HEARTBEAT_INTERVAL) => health.beat(),
             }
         };
         // At once, while the writers live.

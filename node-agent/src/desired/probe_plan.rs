@@ -14,7 +14,7 @@ use crate::desired::unreachable::Unreachable;
 use crate::inputs::{Inputs, RemoteBlock};
 
 /// Nodes that one node asks at most.
-const SAMPLE: usize = 16;
+const MAX_TARGETS: usize = 16;
 
 /// A datapath in standby, and the nodes to probe over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl ProbePlan {
         let lot = |peer: &str| <[u8; 32]>::from(Sha256::digest(format!("{node} {peer}")));
         let mut lots: Vec<[u8; 32]> = self.targets.keys().map(|peer| lot(peer)).collect();
         lots.sort_unstable();
-        if let Some(first_out) = lots.get(SAMPLE) {
+        if let Some(first_out) = lots.get(MAX_TARGETS) {
             self.targets.retain(|peer, _| lot(peer) < *first_out);
         }
         (!self.targets.is_empty()).then_some(self)

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crate::status::problem::{Problem, ProblemKind};
 
 /// What has been left alone for so long is no longer fought over.
-const QUIET: Duration = Duration::from_secs(60);
+const RESET_AFTER: Duration = Duration::from_secs(60);
 /// So many times in a row a thing is put right at once.
-const AT_ONCE: u32 = 20;
+const MAX_IMMEDIATE_REPAIRS: u32 = 20;
 /// So many times it is put right at [`PACE`], which is a minute of it; after that ever more slowly.
 const PACED: u32 = 600;
 /// Time between two repairs of one thing that is fought over: a tenth of what a repair may take still feels like at once.
@@ -31,8 +31,8 @@ struct Fight {
 impl Fight {
     fn pause(&self) -> Duration {
         match self.times {
-            ..AT_ONCE => Duration::ZERO,
-            AT_ONCE..PACED => PACE,
+            ..MAX_IMMEDIATE_REPAIRS => Duration::ZERO,
+            MAX_IMMEDIATE_REPAIRS..PACED => PACE,
             PACED.. => PACE
                 .saturating_mul(1 << (self.times - PACED).min(10))
                 .min(SLOWEST),
@@ -44,7 +44,7 @@ impl Fights {
     /// Forgets what has been quiet.
     pub fn observe(&mut self, now: Instant) {
         self.0
-            .retain(|_, fight| now.saturating_duration_since(fight.last) < QUIET);
+            .retain(|_, fight| now.saturating_duration_since(fight.last) < RESET_AFTER);
     }
 
     /// `what` has just been put right, and `by` had changed it, as far as that is known.
@@ -71,7 +71,10 @@ impl Fights {
 
     /// What is fought over.
     pub fn problems(&self) -> impl Iterator<Item = Problem> {
-        let fights = self.0.iter().filter(|(_, fight)| fight.times >= AT_ONCE);
+        let fights = self
+            .0
+            .iter()
+            .filter(|(_, fight)| fight.times >= MAX_IMMEDIATE_REPAIRS);
         fights.map(|(what, fight)| {
             let by = fight
                 .by
@@ -88,9 +91,12 @@ impl Fights {
     /// When the first of them will be over if nothing more happens.
     #[must_use]
     pub fn over(&self, now: Instant) -> Option<Duration> {
-        let fights = self.0.values().filter(|fight| fight.times >= AT_ONCE);
+        let fights = self
+            .0
+            .values()
+            .filter(|fight| fight.times >= MAX_IMMEDIATE_REPAIRS);
         fights
-            .map(|fight| (fight.last + QUIET).saturating_duration_since(now))
+            .map(|fight| (fight.last + RESET_AFTER).saturating_duration_since(now))
             .min()
     }
 }
@@ -118,19 +124,19 @@ mod tests {
             fights.wait(WHAT, now)
         };
         assert_eq!(wait(0), None);
-        assert_eq!(wait(AT_ONCE - 1), None);
-        assert_eq!(wait(AT_ONCE), Some(PACE));
+        assert_eq!(wait(MAX_IMMEDIATE_REPAIRS - 1), None);
+        assert_eq!(wait(MAX_IMMEDIATE_REPAIRS), Some(PACE));
         assert_eq!(wait(PACED - 1), Some(PACE));
         assert_eq!(wait(PACED + 1), Some(PACE * 2));
         assert_eq!(wait(u32::MAX), Some(SLOWEST));
-        let (fights, now) = fought(AT_ONCE);
+        let (fights, now) = fought(MAX_IMMEDIATE_REPAIRS);
         assert_eq!(fights.wait(WHAT, now + PACE), None);
         assert_eq!(fights.wait("link nw-ipip", now), None);
     }
 
     #[test]
     fn contention_names_last_process_and_ends_when_quiet() {
-        let (mut fights, now) = fought(AT_ONCE - 1);
+        let (mut fights, now) = fought(MAX_IMMEDIATE_REPAIRS - 1);
         assert_eq!(fights.problems().next(), None);
         fights.note(WHAT, None, now);
         let [problem] = fights.problems().collect::<Vec<_>>().try_into().unwrap();
@@ -141,10 +147,10 @@ mod tests {
             sentence.contains("process 42 (ip)") && sentence.contains("20 times"),
             "{sentence}"
         );
-        assert_eq!(fights.over(now), Some(QUIET));
-        fights.observe(now + QUIET / 2);
+        assert_eq!(fights.over(now), Some(RESET_AFTER));
+        fights.observe(now + RESET_AFTER / 2);
         assert_eq!(fights.problems().count(), 1);
-        fights.observe(now + QUIET);
+        fights.observe(now + RESET_AFTER);
         assert_eq!(fights.problems().next(), None);
         assert_eq!(fights.over(now), None);
     }

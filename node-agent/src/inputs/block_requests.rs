@@ -9,7 +9,7 @@ use netweft_cni::node::NodeConfig;
 use netweft_crds::BlockRequest;
 
 /// Most that a status tells of, as the API has it.
-const TOLD: usize = 64;
+const MAX_REPORTED: usize = 64;
 
 /// The requests of pods for blocks cannot be listed.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +36,9 @@ pub fn waiting(
         dir: run_dir.to_owned(),
         source,
     })?;
-    let told = waiting.into_iter().take(TOLD);
+    let told = waiting.into_iter().take(MAX_REPORTED);
     let told = told.map(|request| BlockRequest {
-        pools: request.pools.into_iter().take(TOLD).collect(),
+        pools: request.pools.into_iter().take(MAX_REPORTED).collect(),
     });
     Ok(told.collect())
 }

@@ -9,7 +9,7 @@ use netweft_crds::DrainingPod;
 use crate::inputs::Pool;
 
 /// Most that a status tells of, as the API has it.
-const TOLD: usize = 64;
+const MAX_REPORTED: usize = 64;
 
 /// The pods that have an address of a pool that is disabled or being deleted. `records` are all addresses that pods have.
 #[must_use]
@@ -34,6 +34,6 @@ pub fn pods<'a>(
     });
     let mut pods: Vec<_> = pods.collect();
     pods.sort();
-    pods.truncate(TOLD);
+    pods.truncate(MAX_REPORTED);
     pods
 }

@@ -43,9 +43,9 @@ use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
 
 /// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
-const PATIENCE: Duration = Duration::from_millis(5);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(5);
 /// When to look again after the lock was taken or a link went away under our hands.
-const AGAIN: Duration = Duration::from_millis(100);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The node's pods.
 pub struct Pods {
@@ -132,7 +132,7 @@ impl Pods {
     pub fn state(&mut self, config: Option<&NodeConfig>) -> io::Result<(Records, PodState)> {
         let store = &self.store;
         let locked = |patience| store.lock(patience).is_ok();
-        self.reservations.observe(config, PATIENCE, locked);
+        self.reservations.observe(config, LOCK_TIMEOUT, locked);
         let records = store.list()?;
         let state = PodState::of(&records, config, |ip| self.reservations.hold(ip));
         Ok((records, state))
@@ -155,7 +155,7 @@ impl Pods {
             return Ok(None);
         };
         if before.is_none_or(|before| !before.is_subset(&offered)) {
-            drop(self.store.lock(PATIENCE)?);
+            drop(self.store.lock(LOCK_TIMEOUT)?);
         }
         self.offered = Some(offered);
         self.store.taken().map(Some)
@@ -181,7 +181,7 @@ impl Pods {
             tended.problems.push(Problem::from(&error));
         }
         self.note(records, &mut tended);
-        let due = self.orphans.due(now).map(|due| due.max(AGAIN));
+        let due = self.orphans.due(now).map(|due| due.max(RETRY_INTERVAL));
         tended.again = tended.again.into_iter().chain(due).min();
         tended
     }
@@ -241,9 +241,9 @@ impl Pods {
         tended: &mut Tended,
     ) -> Result<(), PodsError> {
         let store = self.store.clone();
-        let mut locked = match store.lock(PATIENCE) {
+        let mut locked = match store.lock(LOCK_TIMEOUT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tended.again = Some(AGAIN);
+                tended.again = Some(RETRY_INTERVAL);
                 return Ok(());
             }
             locked => locked.map_err(PodsError::Lock)?,
@@ -353,7 +353,7 @@ fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
 /// A DEL takes links away without the lock, and all that is on them. What then cannot be put back needs not be.
 fn failed(op: &Op, error: &Error, tended: &mut Tended) {
     match error.errno() {
-        Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(AGAIN),
+        Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(RETRY_INTERVAL),
         _ => {
             debug!(error = %error_chain(error), "repairing pod link failed, will retry");
             let failure = Problem::failure(op.object(), error);

@@ -263,7 +263,7 @@ async fn pod_repair_waits_while_lock_is_held() {
     let store = node.store();
     let held = store.lock(Duration::ZERO).unwrap();
     let tended = node.tend().await;
-    assert_eq!((tended.again, failures(&tended)), (Some(AGAIN), 0));
+    assert_eq!((tended.again, failures(&tended)), (Some(RETRY_INTERVAL), 0));
     assert_eq!(node.kernel.take_applied(), []);
     drop(held);
     assert_eq!(node.tend().await, Tended::default());

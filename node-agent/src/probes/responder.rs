@@ -34,7 +34,7 @@ use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two attempts to get the port.
-const AGAIN: Duration = Duration::from_secs(10);
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
 /// Pause after a failure to receive.
 const FAILED: Duration = Duration::from_millis(100);
 /// Packets of one family that are looked at in one second.
@@ -117,7 +117,7 @@ impl Responder {
                     self.tell(Some(Problem::note(subject, why)));
                 }
             }
-            sleep(AGAIN).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 

@@ -22,7 +22,7 @@ use crate::probes::packet;
 use crate::telemetry::failure_log::FailureLog;
 
 /// Pause between two looks for answers.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Looks between two rounds of probes.
 const LOOKS: u32 = 10;
 
@@ -156,7 +156,7 @@ impl Prober {
             }
         }
         for _ in 0..LOOKS {
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
             for probe in round.answered() {
                 open.remove(probe);
             }

@@ -68,7 +68,7 @@ use netweft_common::backoff::Backoff;
 /// First and longest delay after a failure.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// When to look again whether the plugin's lock can be had.
-const LOCKED: Duration = Duration::from_secs(1);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The reconciler's ends of the tasks beside it.
 pub type Tasks = (Link, ProbeHandle, firewall::Link, Responding);
@@ -337,7 +337,7 @@ impl<K: Kernel> Reconciler<K> {
                 );
                 let lock = Problem::note(format!("file {dir}/lock"), message);
                 outcome.problems.push(lock);
-                self.again = self.again.into_iter().chain([LOCKED]).min();
+                self.again = self.again.into_iter().chain([LOCK_RETRY_INTERVAL]).min();
             }
             Err(error) => outcome.fail(Problem::failure("attachments", &self.unread(error))),
         }

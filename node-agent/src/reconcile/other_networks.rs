@@ -13,7 +13,7 @@ use crate::reconcile::Reconciler;
 use crate::status::problem::{Problem, ProblemKind};
 
 /// Pause between two checks. A change of the kernel or of the runtime's configurations brings the next one at once.
-const AGAIN: Duration = Duration::from_secs(60);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 impl<K: Kernel> Reconciler<K> {
     /// Reports another pod network that serves this node, if there is one. Returns when to check again.
@@ -33,7 +33,7 @@ impl<K: Kernel> Reconciler<K> {
         self.failure_log.is(&problem.message);
         self.report_other_network(network, found, &problem);
         self.health.worked_well();
-        Some(AGAIN)
+        Some(RECHECK_INTERVAL)
     }
 
     /// The generation is not acknowledged: nothing of it is carried out.

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use netweft_common::heartbeat::BEAT;
+use netweft_common::heartbeat::HEARTBEAT_INTERVAL;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{Reason, Verdict};
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use netweft_common::error_chain;
 
 /// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
 /// kernel): while hundreds of them come, not each is a write.
-const REST: Duration = Duration::from_secs(5);
+const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A status to tell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -142,7 +142,7 @@ impl StatusPublisher {
             let now = Instant::now();
             let again = self.step(now).await;
             // Whether the loop hangs nobody tells.
-            let observe = again.into_iter().chain([now + BEAT]).min();
+            let observe = again.into_iter().chain([now + HEARTBEAT_INTERVAL]).min();
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
                 () = sleep_until(observe.unwrap_or(now)) => {}
@@ -225,7 +225,7 @@ impl StatusPublisher {
     fn rests(&self, wanted: &Wanted, status: &NodeNetworkStatus, now: Instant) -> Option<Instant> {
         let (told, at) = self.told.as_ref()?;
         let before = told.status.as_ref()?;
-        let rested = *at + REST;
+        let rested = *at + MIN_INTERVAL;
         let minor = told.uid == wanted.uid && same_but_for_bursts(before, status);
         (minor && rested > now).then_some(rested)
     }
@@ -335,7 +335,7 @@ mod tests {
         drifted.drift = Some(DriftStatus::default());
         it.want(&drifted);
         assert!(!it.tells().await, "it was told of a moment ago");
-        it.now += REST;
+        it.now += MIN_INTERVAL;
         assert!(it.tells().await);
         it.want(&with_mtu(1300));
         assert!(it.tells().await, "that does not rest");
@@ -351,7 +351,7 @@ mod tests {
         it.want(&counted);
         assert!(!it.tells().await);
         it.status.invalidate();
-        it.now += REST;
+        it.now += MIN_INTERVAL;
         assert!(it.tells().await);
     }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// How long an answer may take. Publishing is part of the loop that programs the kernel, which must not wait for an API
 /// server that has taken a request and does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The status could not be told.
 #[derive(Debug, thiserror::Error)]
@@ -19,7 +19,7 @@ pub enum ReportError {
     #[error("write the status of NodeNetwork {0}")]
     Api(String, #[source] Box<kube::Error>),
     /// The API server took the request and did not answer in time.
-    #[error("write the status of NodeNetwork {0}: no answer within {PATIENCE:?}")]
+    #[error("write the status of NodeNetwork {0}: no answer within {REQUEST_TIMEOUT:?}")]
     Slow(String),
     /// The file could not be written.
     #[error("write {0}")]
@@ -63,7 +63,7 @@ impl StatusSink {
                 let parameters = PatchParams::apply(names::AGENT_FIELD_MANAGER).force();
                 let patch = Patch::Apply(patch);
                 let telling = api.patch_status(node, &parameters, &patch);
-                match tokio::time::timeout(PATIENCE, telling).await {
+                match tokio::time::timeout(REQUEST_TIMEOUT, telling).await {
                     Ok(told) => told
                         .map(drop)
                         .map_err(|error| ReportError::Api(node.to_owned(), Box::new(error))),
@@ -96,7 +96,7 @@ mod tests {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();
         let status = NodeNetworkStatus::default();
-        let told = tokio::time::timeout(PATIENCE * 2, async {
+        let told = tokio::time::timeout(REQUEST_TIMEOUT * 2, async {
             StatusSink::api(client).tell("worker-1", &status).await
         });
         let refusal = told.await.expect("it gives up by itself").unwrap_err();

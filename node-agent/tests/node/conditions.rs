@@ -71,7 +71,7 @@ fn netns_conflist_sorting_before_netweft_is_reported() {
     node.nudge();
     let said = node.wait_until_it_says("ForeignObject");
     assert!(
-        said.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist and is used instead of it: remove it"),
+        said.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it"),
         "{said}"
     );
     fs::remove_file(other).unwrap();

@@ -60,10 +60,10 @@ const HARMS: [(&str, &str); 20] = [
 ];
 
 /// Repairs take tens of milliseconds. What is not heard of is found once a minute, which is no repair.
-const SOON: Duration = Duration::from_secs(10);
+const REPAIR_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between a repair and the next harm.
-const QUIET: Duration = Duration::from_millis(300);
+const SETTLE_TIME: Duration = Duration::from_millis(300);
 
 /// The same of IPv6, where it differs.
 const HARMS_V6: [(&str, &str); 5] = [
@@ -122,7 +122,7 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
     let mut slowest = (Duration::ZERO, "");
     for (harm, what) in harms {
         // The agent's own repair is heard of too, and the look that answers it must not be what finds the next harm.
-        std::thread::sleep(QUIET);
+        std::thread::sleep(SETTLE_TIME);
         let before_it = repairs(node).len();
         let started = Instant::now();
         shell(node, harm);
@@ -141,7 +141,10 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
         }
     }
     println!("the slowest repair: {slowest:?}");
-    assert!(slowest.0 < SOON, "{slowest:?}: nobody has heard of it");
+    assert!(
+        slowest.0 < REPAIR_TIMEOUT,
+        "{slowest:?}: nobody has heard of it"
+    );
     until("the agent to say that all is well", || node.is_ready());
     assert!(pod.answers(&node.namespace));
     let (_, last) = harms.last().unwrap();

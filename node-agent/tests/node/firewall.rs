@@ -105,7 +105,7 @@ fn netns_dropped_probe_makes_node_not_ready_and_names_chain() {
     );
     node.start();
     let said = node.wait_until_it_says("ForeignObject");
-    let words = "chain forward of the nftables table ip strict drops packets of pods, as a probe shows: allow them with";
+    let words = "chain forward of the nftables table ip strict drops packets of pods, as a probe shows: allow these packets with";
     assert!(said.starts_with(words), "{said}");
     obey(&node, &said);
     node.kill_agent();
@@ -125,5 +125,5 @@ fn netns_probe_without_direct_reply_keeps_ruleset_finding() {
     other.ip("link set far0 down");
     node.start();
     let said = wait_until_it_says(&node, "chain forward of the nftables table ip strict");
-    assert!(said.contains("no rule that netweft can read"), "{said}");
+    assert!(said.contains("no rule that netweft understands"), "{said}");
 }

@@ -121,7 +121,7 @@ fn netns_served_node_stays_programmed_despite_other_network() {
     fs::write(node.path("cni/05-other.conflist"), "{}").unwrap();
     node.nudge();
     let said = node.wait_until_it_says("ForeignObject");
-    let words = "cni/05-other.conflist sorts before 10-netweft.conflist and is used instead of it: remove it";
+    let words = "cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it";
     assert!(said.ends_with(words), "{said}");
     node.kill_agent();
     node.namespace.ip("link delete nw-vx4096");

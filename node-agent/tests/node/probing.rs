@@ -220,7 +220,7 @@ fn netns_taken_responder_port_is_reported_and_harmless() {
         let said = node.is_ready()?;
         said.contains(&note).then_some(()).ok_or(said)
     });
-    assert_eq!(node.log().matches("UDP port 9471 is taken").count(), 1);
+    assert_eq!(node.log().matches("UDP port 9471 is used").count(), 1);
     drop(socket);
     until("the note to go", || {
         let said = node.is_ready()?;

@@ -55,7 +55,7 @@ fn netns_mtu_above_link_mtu_is_reported_and_node_is_ready() {
     let with_mtu = |mtu: u32| network.replace("outerFamily:", &format!("mtu: {mtu}, outerFamily:"));
     node.declare("network.yaml", &with_mtu(1450));
     node.start();
-    let words = "spec.mtu 1450 of NetworkMode default is more than link ens7 has room for: it takes packets of 1400 bytes, and 50 are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped; set spec.mtu to 1350 or less, or leave it out";
+    let words = "spec.mtu 1450 of NetworkMode default is too large for link ens7: the MTU of the link is 1400, and 50 are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped; set spec.mtu to 1350 or less, or leave it out";
     until("the node to say so", || {
         let said = node.is_ready()?;
         said.ends_with(&format!("; but {words}"))

@@ -19,11 +19,8 @@ use crate::controller::crds;
 use crate::controller::events::Events;
 use crate::controller::pod_owners::Lookup;
 use crate::controller::secret_watches::Secrets;
-use crate::controller::timers::absent_nodes::AbsentNodes;
-use crate::controller::timers::drift_events::DriftEvents;
-use crate::controller::timers::released_blocks::ReleasedBlocks;
-use crate::controller::timers::subnet_grace::GraceTracker;
-use crate::controller::timers::usage_counts::Counts;
+use crate::controller::snapshot::Settings;
+use crate::controller::timers::Timers;
 use crate::controller::watches::Stores;
 use crate::leader_election;
 use crate::telemetry::admin::Health;
@@ -32,11 +29,9 @@ use netweft_common::heartbeat::Heartbeat;
 use netweft_telemetry::admin;
 
 /// How long the end may take.
-const FAREWELL: Duration = Duration::from_secs(10);
-/// How long a Node that was deleted by mistake has to register again before its blocks are given to others, where no block is left.
-const RECLAIM: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A loop that has not come round for so long hangs. Every request it waits for is given up long before.
-const HANGING: Duration = Duration::from_secs(120);
+const LIVENESS_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Runs the operator until it is told to stop.
 ///
@@ -48,7 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::new());
     let health = Health {
         synced: Arc::new(AtomicBool::new(false)),
-        heartbeat: Arc::new(Heartbeat::new(HANGING)),
+        heartbeat: Arc::new(Heartbeat::new(LIVENESS_DEADLINE)),
         metrics: metrics.clone(),
     };
     let listener = admin::listen(args.listen, "--listen").await?;
@@ -61,7 +56,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         result = &mut work => result,
         () = stop.cancelled() => {
             // What is being written is written, and the lease given back; but not if nobody answers.
-            tokio::time::timeout(FAREWELL, work).await.unwrap_or(Ok(()))
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, work).await.unwrap_or(Ok(()))
         }
         ended = &mut admin => {
             let served = ended.context("the admin server (--listen) ended")?;
@@ -113,17 +108,13 @@ async fn work(
         writer: Writer::new(client.clone(), &args.namespace, health, events),
         heartbeat: health.heartbeat.clone(),
         metrics: health.metrics.clone(),
-        graces: GraceTracker::new(args.orphan_grace).reclaimable_after(RECLAIM),
-        surplus: GraceTracker::new(args.surplus_delay),
-        absences: AbsentNodes::default(),
-        silences: AbsentNodes::default(),
-        agent_nodes: args.agent_nodes.clone(),
-        counts: Counts::default(),
-        drifts: DriftEvents::default(),
-        freed: ReleasedBlocks::default(),
-        ignore_pod_cidrs: args.ignore_node_pod_cidrs,
-        udp_relay: args.udp_relay,
-        bird: args.bird,
+        timers: Timers::new(args.orphan_grace, args.surplus_delay),
+        settings: Settings {
+            agent_nodes: args.agent_nodes.clone(),
+            ignore_pod_cidrs: args.ignore_node_pod_cidrs,
+            udp_relay: args.udp_relay,
+            bird: args.bird,
+        },
     };
     let result = beside(&mut tasks, controller.run(stop.clone())).await;
     candidate.resign().await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::controller::api_request_error::{Cause, RequestError};
 
 /// A request that has no answer by then is given up; the client itself would wait for minutes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits for `request`, but not for ever, and says what it was if it fails.
 ///
@@ -18,10 +18,10 @@ pub async fn request<T>(
     name: &str,
     request: impl Future<Output = Result<T, kube::Error>>,
 ) -> Result<T, RequestError> {
-    let cause = match tokio::time::timeout(PATIENCE, request).await {
+    let cause = match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => Cause::Api(error),
-        Err(_) => Cause::Timeout(PATIENCE),
+        Err(_) => Cause::Timeout(REQUEST_TIMEOUT),
     };
     Err(RequestError {
         verb,

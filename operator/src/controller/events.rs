@@ -17,7 +17,7 @@ use crate::plan::model::cluster_state::ConditionEvent;
 /// Events that are sent at a time: as many as statuses are written, so that one keeps up with the other.
 const CONCURRENCY: usize = 16;
 /// Most Events that wait to be sent.
-const WAITING: usize = 4096;
+const MAX_QUEUED: usize = 4096;
 
 /// Tells users.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Events {
             instance,
         };
         let recorder = Recorder::new(client.clone(), reporter);
-        let (waiting, next) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let (waiting, next) = mpsc::channel::<(Event, ObjectReference)>(MAX_QUEUED);
         let next = stream::unfold(next, |mut next| async move {
             let event = next.recv().await?;
             Some((event, next))
@@ -84,7 +84,7 @@ impl Events {
             warn!(
                 name,
                 reason = news.reason,
-                waiting = WAITING,
+                waiting = MAX_QUEUED,
                 "Event dropped, too many are waiting"
             );
         }
@@ -93,11 +93,11 @@ impl Events {
 
 /// The API server takes notes of up to 1 KiB.
 fn shortened(message: &str) -> String {
-    const MOST: usize = 1000;
+    const MAX_LENGTH: usize = 1000;
     match message
         .char_indices()
         .map(|(at, _)| at)
-        .find(|at| *at >= MOST)
+        .find(|at| *at >= MAX_LENGTH)
     {
         Some(at) => message.split_at(at).0.to_owned(),
         None => message.to_owned(),
@@ -123,7 +123,7 @@ mod tests {
             message: "9 blocks free".to_owned(),
             warning: false,
         };
-        for _ in 0..2 * WAITING {
+        for _ in 0..2 * MAX_QUEUED {
             events.tell::<IPPool>("p", None, &news);
             tokio::task::yield_now().await;
         }

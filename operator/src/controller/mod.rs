@@ -1,4 +1,9 @@
-//! The loop of the leader: something changed → snapshot → plan → write.
+//! The reconcile loop of the leader. A change in a watch, a timer or a change of leadership starts a reconcile:
+//!
+//! 1. [`snapshot`] copies all watched objects, and [`timers`] add what has elapsed: together the cluster state.
+//! 2. [`plan`](crate::plan) computes all writes. It is pure and total.
+//! 3. [`apply`] writes them in order. A failed write starts the next reconcile after a backoff.
+//! 4. [`events`] and metrics report what has changed.
 
 pub mod api_request;
 pub mod api_request_error;
@@ -18,10 +23,9 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
-use kube::core::Selector;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
-use netweft_crds::{NodeSubnet, SubnetState};
+use netweft_crds::NodeSubnet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, error_span, info, warn};
@@ -31,17 +35,11 @@ use crate::controller::apply::Writer;
 use crate::controller::changes::Changes;
 use crate::controller::pod_owners::Lookup;
 use crate::controller::secret_watches::Secrets;
-use crate::controller::snapshot::Snapshot;
-use crate::controller::timers::absent_nodes;
-use crate::controller::timers::absent_nodes::AbsentNodes;
-use crate::controller::timers::drift_events::DriftEvents;
-use crate::controller::timers::released_blocks::ReleasedBlocks;
-use crate::controller::timers::subnet_grace::GraceTracker;
-use crate::controller::timers::usage_counts::Counts;
+use crate::controller::snapshot::{Context, Settings, Snapshot};
+use crate::controller::timers::Timers;
 use crate::controller::watches::{Guarded, Stores};
 use crate::plan;
 use crate::plan::conditions::remaining_pods;
-use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::telemetry::metrics::Metrics;
 use netweft_common::backoff::Backoff;
@@ -52,7 +50,7 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// How long to wait for the watch to show what was just created.
 const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often the loop shows that it lives when there is nothing to do.
-const BEAT: Duration = Duration::from_secs(30);
+const MAX_IDLE: Duration = Duration::from_secs(30);
 /// First and longest delay between attempts when writes fail.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -76,28 +74,10 @@ pub struct Controller {
     pub heartbeat: Arc<Heartbeat>,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Of orphaned NodeSubnets.
-    pub graces: GraceTracker,
-    /// Of those that their nodes can do without.
-    pub surplus: GraceTracker,
-    /// Nodes that are not Ready.
-    pub absences: AbsentNodes,
-    /// Nodes whose agent has not acknowledged its NodeNetwork.
-    pub silences: AbsentNodes,
-    /// Labels of the Nodes on which the agent is to run.
-    pub agent_nodes: Selector,
-    /// When counts of pools were written.
-    pub counts: Counts,
-    /// What agents have put right.
-    pub drifts: DriftEvents,
-    /// Blocks that were given back.
-    pub freed: ReleasedBlocks,
-    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
-    pub ignore_pod_cidrs: bool,
-    /// Whether nodes have the relay for encapsulation udp.
-    pub udp_relay: bool,
-    /// Whether nodes have BIRD for mode underlay.
-    pub bird: bool,
+    /// What is remembered between two plans.
+    pub timers: Timers,
+    /// The flags.
+    pub settings: Settings,
 }
 
 impl Controller {
@@ -138,19 +118,10 @@ impl Controller {
 
     /// The timer that ends first, and its name.
     fn next_timer(&self, retry: Option<Duration>, leads: bool) -> Option<(Duration, &'static str)> {
-        let now = Instant::now();
-        let deadlines = self.deadlines();
-        let timers = [
-            (retry, "retry"),
-            (self.graces.next(now), "orphan grace"),
-            (self.surplus.next(now), "surplus delay"),
-            (self.absences.next(&deadlines, now), "node not ready"),
-            (self.silences.next(&deadlines, now), "agent silent"),
-            (self.drifts.next(now), "drift event"),
-            (self.counts.next(now).filter(|_| leads), "usage counts"),
-        ];
-        let timers = timers.into_iter();
-        timers.filter_map(|(end, name)| Some((end?, name))).min()
+        let timer = self.timers.next(&self.deadlines(), Instant::now());
+        let timer = timer.filter(|_| leads);
+        let retry = retry.map(|after| (after, "retry"));
+        timer.into_iter().chain(retry).min()
     }
 
     /// Waits for a change, a change of leadership or the end of `timer`, and returns which it was; `None`: it is over.
@@ -173,7 +144,7 @@ impl Controller {
                 }
                 () = tokio::time::sleep_until(end), if timer.is_some() => return Some(name.to_owned()),
                 // Nothing happens, and that is in order.
-                () = tokio::time::sleep(BEAT) => self.heartbeat.beat(),
+                () = tokio::time::sleep(MAX_IDLE) => self.heartbeat.beat(),
             }
         }
     }
@@ -181,13 +152,7 @@ impl Controller {
     async fn leadership(&mut self, leads: bool) {
         info!(leads, "leadership changed");
         self.metrics.leader.set(i64::from(leads));
-        self.graces.clear();
-        self.surplus.clear();
-        self.absences.clear();
-        self.silences.clear();
-        self.counts.clear();
-        self.drifts.clear();
-        self.freed.clear();
+        self.timers.clear();
         if leads {
             self.catch_up_with_predecessor().await;
         } else {
@@ -200,37 +165,17 @@ impl Controller {
     async fn step(&mut self, planning: &mut Duration) -> bool {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
-        let orphaned = |subnet: &NodeSubnet| Some(subnet.spec.state == SubnetState::Orphaned);
-        let expired = self.graces.observe(snapshot.subnets(), orphaned, start);
-        let subnets: Vec<_> = snapshot.subnets().collect();
-        let networks: Vec<_> = snapshot.networks().collect();
-        let utilization = Utilization::observe(&subnets, &networks);
-        let surplus = |subnet: &NodeSubnet| utilization.is_surplus(subnet);
-        let surplus = self.surplus.observe(snapshot.subnets(), surplus, start);
         self.secrets.follow(snapshot.peers());
         self.owners
             .follow(remaining_pods::pods(snapshot.networks()));
-        let cluster_state = ClusterState {
-            surplus,
-            reclaimable: self.graces.reclaimable(start),
-            counted_lately: self.counts.lately(start),
-            not_ready: self
-                .absences
-                .observe(absent_nodes::not_ready(snapshot.nodes()), start),
-            silent: self
-                .silences
-                .observe(absent_nodes::silent(snapshot.networks()), start),
-            agent_nodes: self.agent_nodes.clone(),
-            freed: self
-                .freed
-                .observe(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
-            ignore_pod_cidrs: self.ignore_pod_cidrs,
-            without_udp_relay: !self.udp_relay,
-            without_bird: !self.bird,
+        let elapsed = self.timers.observe(&snapshot, start);
+        let cluster_state = snapshot.cluster_state(Context {
+            settings: &self.settings,
+            elapsed,
             secrets: self.secrets.state(),
             owners: self.owners.state(),
-            ..snapshot.cluster_state(expired, Timestamp::now())
-        };
+            now: Timestamp::now(),
+        });
         let plan = plan(&cluster_state);
         *planning = start.elapsed();
         self.metrics.plan_seconds.observe(planning.as_secs_f64());
@@ -238,9 +183,10 @@ impl Controller {
         if plan.is_empty() {
             debug!("plan is empty");
         }
-        self.counts.note(&plan, start);
+        self.timers.usage_counts.note(&plan, start);
         let outcome = self.writer.carry_out(&plan).await;
-        let drift_events = self.drifts.observe(snapshot.networks(), start);
+        let drift_events = &mut self.timers.drift_events;
+        let drift_events = drift_events.observe(snapshot.networks(), start);
         self.writer.tell(&drift_events);
         self.catch_up(outcome.created).await;
         if !outcome.failed {

@@ -21,10 +21,10 @@ use crate::plan::conditions::remaining_pods;
 use crate::plan::model::cluster_state::Owners;
 
 /// Most pods that are asked about at a time, all together; the others follow.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT: usize = 64;
 
 /// When those of whom nothing was heard are asked about again: at once would only press an API server in trouble.
-const PAUSE: Duration = Duration::from_secs(30);
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Namespace and name of a pod.
 type Pods = BTreeSet<(String, String)>;
@@ -94,7 +94,7 @@ async fn ask(
             result = pods.changed() => if result.is_err() {
                 return;
             },
-            () = tokio::time::sleep(PAUSE), if asked.unanswered => {}
+            () = tokio::time::sleep(RETRY_INTERVAL), if asked.unanswered => {}
         }
     }
 }
@@ -133,7 +133,7 @@ impl PodOwnerCache {
         let (unknown, known) = (new.len(), self.known.len());
         let questions = new
             .into_iter()
-            .take(AT_ONCE)
+            .take(MAX_CONCURRENT)
             .map(async |(namespace, name)| {
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
                 let found = request("get", "Pod", &name, api.get_metadata_opt(&name)).await;
@@ -149,7 +149,7 @@ impl PodOwnerCache {
             }
         }
         let answers = self.known.len() - known;
-        let more = answers > 0 && unknown > AT_ONCE;
+        let more = answers > 0 && unknown > MAX_CONCURRENT;
         self.unanswered = !more && answers < unknown;
         more
     }
@@ -198,7 +198,7 @@ mod tests {
     async fn pod_owner_lookups_beyond_batch_size_follow() {
         let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
         let mut asked = PodOwnerCache::new(&client.await);
-        let pods = pods(AT_ONCE + 1);
+        let pods = pods(MAX_CONCURRENT + 1);
         assert!(asked.follow(pods.clone()).await);
         assert!(!asked.follow(pods.clone()).await);
         assert!(!asked.follow(pods).await);
@@ -209,7 +209,7 @@ mod tests {
     async fn refused_pod_owner_lookup_is_not_repeated_at_once() {
         let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
         let mut asked = PodOwnerCache::new(&client.await);
-        for count in [AT_ONCE + 1, 1] {
+        for count in [MAX_CONCURRENT + 1, 1] {
             assert!(!asked.follow(pods(count)).await);
             assert!(asked.unanswered);
         }
@@ -225,7 +225,7 @@ mod tests {
             }
         });
         let mut asked = PodOwnerCache::new(&client.await);
-        assert!(asked.follow(pods(2 * AT_ONCE)).await);
+        assert!(asked.follow(pods(2 * MAX_CONCURRENT)).await);
         assert!(!asked.follow(pods(2)).await);
         assert!(asked.unanswered);
     }

@@ -1,6 +1,6 @@
 //! [`Snapshot`]: what the local copies hold at one moment, as a [`ClusterState`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
@@ -11,8 +11,10 @@ use kube::core::Selector;
 use netweft_crds::names::node_subnet_cidr;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 
+use crate::controller::timers::Elapsed;
 use crate::controller::watches::{Guarded, Stores};
-use crate::plan::model::cluster_state::{ClusterState, Unreadable, UserKind};
+use crate::plan::model::cluster_state::{ClusterState, Owners, Unreadable, UserKind};
+use crate::plan::model::secret::Secret;
 
 /// The objects of one moment.
 pub struct Snapshot {
@@ -26,6 +28,33 @@ pub struct Snapshot {
     kube_proxy: Vec<Arc<Guarded<ConfigMap>>>,
     /// Nodes that cannot be read, as far as they can.
     bare_nodes: Vec<Node>,
+}
+
+/// What the operator's flags say about the cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Labels of the Nodes on which the agent is to run.
+    pub agent_nodes: Selector,
+    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    pub ignore_pod_cidrs: bool,
+    /// Whether nodes have the relay for encapsulation udp.
+    pub udp_relay: bool,
+    /// Whether nodes have BIRD for mode underlay.
+    pub bird: bool,
+}
+
+/// What belongs to a cluster state besides the copies of watched objects.
+pub struct Context<'a> {
+    /// The flags.
+    pub settings: &'a Settings,
+    /// What has elapsed.
+    pub elapsed: Elapsed,
+    /// Secrets of the release's namespace that have been looked for, by name.
+    pub secrets: BTreeMap<String, Option<Secret>>,
+    /// Owners of the pods that keep pools from being drained.
+    pub owners: Owners,
+    /// The time of conditions that change.
+    pub now: Timestamp,
 }
 
 impl Snapshot {
@@ -69,7 +98,14 @@ impl Snapshot {
     }
 
     /// The moment as the core sees it.
-    pub fn cluster_state(&self, expired: BTreeSet<String>, now: Timestamp) -> ClusterState<'_> {
+    pub fn cluster_state(&self, context: Context<'_>) -> ClusterState<'_> {
+        let Context {
+            settings,
+            elapsed,
+            secrets,
+            owners,
+            now,
+        } = context;
         let users = users(&self.pools, UserKind::Pool)
             .chain(users(&self.modes, UserKind::Mode))
             .chain(users(&self.peers, UserKind::Peer));
@@ -79,25 +115,25 @@ impl Snapshot {
             modes: readable(&self.modes).collect(),
             peers: readable(&self.peers).collect(),
             nodes: readable(&self.nodes).chain(&self.bare_nodes).collect(),
-            agent_nodes: Selector::default(),
+            agent_nodes: settings.agent_nodes.clone(),
             subnets: readable(&self.subnets).collect(),
             networks: readable(&self.networks).collect(),
             services: readable(&self.services).collect(),
             kube_proxy: readable(&self.kube_proxy).next(),
-            ignore_pod_cidrs: false,
-            without_udp_relay: false,
-            without_bird: false,
-            secrets: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            ignore_pod_cidrs: settings.ignore_pod_cidrs,
+            without_udp_relay: !settings.udp_relay,
+            without_bird: !settings.bird,
+            secrets,
+            owners,
             unreadable: users.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
-            expired,
-            reclaimable: Vec::new(),
-            counted_lately: BTreeSet::new(),
-            surplus: BTreeSet::new(),
-            not_ready: BTreeMap::new(),
-            silent: BTreeMap::new(),
-            freed: Vec::new(),
+            expired: elapsed.expired,
+            reclaimable: elapsed.reclaimable,
+            counted_lately: elapsed.counted_lately,
+            surplus: elapsed.surplus,
+            not_ready: elapsed.not_ready,
+            silent: elapsed.silent,
+            freed: elapsed.freed,
             now,
         }
     }
@@ -160,7 +196,19 @@ mod tests {
             services: Vec::new(),
             kube_proxy: Vec::new(),
         };
-        let cluster_state = snapshot.cluster_state(BTreeSet::new(), Timestamp::UNIX_EPOCH);
+        let settings = Settings {
+            agent_nodes: Selector::default(),
+            ignore_pod_cidrs: false,
+            udp_relay: true,
+            bird: true,
+        };
+        let cluster_state = snapshot.cluster_state(Context {
+            settings: &settings,
+            elapsed: Elapsed::default(),
+            secrets: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            now: Timestamp::UNIX_EPOCH,
+        });
         assert_eq!(cluster_state.nodes.len(), 1);
         assert_eq!(cluster_state.nodes[0].metadata.uid.as_deref(), Some("u"));
         assert_eq!(

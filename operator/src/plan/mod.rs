@@ -60,11 +60,7 @@ pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
             .collect(),
         pool_statuses: conditions::plan_pools(&index, &assignment),
         mode_statuses: conditions::plan_modes(&index, &ways, speaking),
-        peer_statuses: crate::plan::conditions::bgp_peer::plan_peers(
-            &index,
-            &peers,
-            topology.as_ref(),
-        ),
+        peer_statuses: conditions::bgp_peer::plan_peers(&index, &peers, topology.as_ref()),
         passwords: bgp::passwords::plan(cluster_state, &peers),
         network_up: network_unavailable::plan(&index),
         assigned,

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{create_node, eventually, object, token};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const NODES: [(&str, &str); 2] = [("worker-1", "10.1.0.1"), ("worker-2", "10.1.0.2")];
 
 /// Method, path and body of a request. OWN and OTHER are names of nodes.
@@ -160,7 +160,7 @@ async fn agent_may_write_only_its_own_status() {
     objects_to_attack(&admin, &operator).await;
     for (own, other) in [("worker-1", "worker-2"), ("worker-2", "worker-1")] {
         let agent = plane.client(&token(&admin, "netweft-agent", Some(own)).await);
-        eventually("the policy is in force", PATIENCE, async || {
+        eventually("the policy is in force", TIMEOUT, async || {
             write_status(&agent, other).await.err()
         })
         .await;

@@ -19,7 +19,7 @@ use crate::control_plane::ControlPlane;
 use crate::held_writes::{forward, serve};
 use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
-use crate::operator::{Operator, PATIENCE, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
 use crate::simulation::random::Random;
 
 /// How long every write takes longer.
@@ -29,7 +29,7 @@ const FAILS: usize = 20;
 /// How long a request that will fail by timeout takes.
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// How long it is looked how much is asked when nothing happens.
-const WHILE: Duration = Duration::from_secs(20);
+const DURATION: Duration = Duration::from_secs(20);
 
 /// A rough way to the API server; with it end all connections over it.
 struct Rough {
@@ -119,7 +119,7 @@ async fn slow_and_failing_api_server_loses_no_assignment() {
     create_nodes(&admin, 11..=15).await;
     until_assigned(&admin, 15).await;
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
-    eventually("the agent has told its status", PATIENCE, async || {
+    eventually("the agent has told its status", WAIT_TIMEOUT, async || {
         let status = networks.get("worker-1").await.unwrap().status?;
         is_true(&status.conditions, READY).then_some(())
     })
@@ -137,9 +137,9 @@ async fn slow_and_failing_api_server_loses_no_assignment() {
 
     operator.until_at_rest().await;
     let before = (of_operator.asked(), of_agent.asked());
-    tokio::time::sleep(WHILE).await;
+    tokio::time::sleep(DURATION).await;
     let asked = (of_operator.asked() - before.0, of_agent.asked() - before.1);
-    println!("failed: {failed:?}; asked in {WHILE:?}: {asked:?}");
-    let most = usize::try_from(WHILE.as_secs()).unwrap() * 2;
+    println!("failed: {failed:?}; asked in {DURATION:?}: {asked:?}");
+    let most = usize::try_from(DURATION.as_secs()).unwrap() * 2;
     assert!(asked.0 <= most && asked.1 <= most, "{asked:?}");
 }

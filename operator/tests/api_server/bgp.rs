@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{all, create, create_node, delete, eventually, merge};
-use crate::operator::{Operator, PATIENCE, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
 
 /// How soon a status says what is wrong.
-const SOON: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST: &str = "correct-horse-battery";
 const SECOND: &str = "staple-of-another-day";
 
@@ -56,7 +56,7 @@ async fn kept(secrets: &Api<Secret>, key: &str) -> Option<String> {
 
 async fn until_kept(secrets: &Api<Secret>, password: Option<&str>) {
     let what = "the agents' Secret follows";
-    eventually(what, PATIENCE, async || {
+    eventually(what, WAIT_TIMEOUT, async || {
         (kept(secrets, "tor").await.as_deref() == password).then_some(())
     })
     .await;
@@ -79,9 +79,9 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     create(&peers, peer).await;
     until_peer_says(
         &admin,
-        PATIENCE,
+        WAIT_TIMEOUT,
         "NotFound",
-        "no NetworkMode of mode underlay",
+        "no NetworkMode has mode underlay",
     )
     .await;
     mode_becomes_underlay(&admin).await;
@@ -89,7 +89,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
     until_peer_says(
         &admin,
-        SOON,
+        TIMEOUT,
         "NotFound",
         "Secret theirs, which does not exist",
     )
@@ -98,14 +98,14 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     create(&secrets, secret("other", "x")).await;
     until_peer_says(
         &admin,
-        SOON,
+        TIMEOUT,
         "NotFound",
         "the key tor-r1, which Secret theirs",
     )
     .await;
     assert_eq!(kept(&secrets, "tor").await, None);
     merge(&secrets, "theirs", secret("tor-r1", FIRST)).await;
-    until_peer_says(&admin, SOON, "Establishing", "0 of 2 nodes").await;
+    until_peer_says(&admin, TIMEOUT, "Establishing", "0 of 2 nodes").await;
     until_kept(&secrets, Some(FIRST)).await;
     merge(&secrets, "theirs", secret("tor-r1", SECOND)).await;
     until_kept(&secrets, Some(SECOND)).await;
@@ -113,7 +113,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     sessions_come_and_go(&admin).await;
     // Whoever takes the Secret away takes nothing from a session that is up.
     delete(&secrets, "theirs").await;
-    until_peer_says(&admin, SOON, "NotFound", "Secret theirs").await;
+    until_peer_says(&admin, TIMEOUT, "NotFound", "Secret theirs").await;
     assert_eq!(kept(&secrets, "tor").await.as_deref(), Some(SECOND));
     delete(&peers, "tor").await;
     until_kept(&secrets, None).await;
@@ -127,7 +127,7 @@ async fn mode_becomes_underlay(admin: &Client) {
     let modes: Api<NetworkMode> = Api::all(admin.clone());
     let underlay = json!({ "spec": { "mode": "underlay", "overlay": null } });
     merge(&modes, "default", underlay).await;
-    eventually("every node has its sessions", PATIENCE, async || {
+    eventually("every node has its sessions", WAIT_TIMEOUT, async || {
         let networks = all::<NodeNetwork>(admin).await;
         let sessions = networks
             .iter()
@@ -147,16 +147,16 @@ async fn mode_becomes_underlay(admin: &Client) {
 async fn sessions_come_and_go(admin: &Client) {
     report(admin, "worker-1", "Established", None).await;
     report(admin, "worker-2", "Established", None).await;
-    until_peer_says(admin, SOON, "Established", "2 of 2 nodes").await;
+    until_peer_says(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
     report(admin, "worker-2", "Idle", Some("ASNumberMismatch")).await;
-    let words = "1 of 2 nodes have the session; worker-2 says: what BIRD says";
-    until_peer_says(admin, SOON, "SessionFailed", words).await;
+    let words = "session established on 1 of 2 nodes; worker-2: what BIRD says";
+    until_peer_says(admin, TIMEOUT, "SessionFailed", words).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     let status = peers.get("tor").await.unwrap().status.unwrap();
     assert_eq!(status.errors[0].node, "worker-2");
     assert_eq!(status.prefixes.unwrap().received, 3);
     let events: Api<Event> = Api::namespaced(admin.clone(), "default");
-    eventually("a warning is told", PATIENCE, async || {
+    eventually("a warning is told", WAIT_TIMEOUT, async || {
         let events = events.list(&ListParams::default()).await.unwrap();
         let warns = |event: &Event| {
             event.reason.as_deref() == Some("SessionFailed")
@@ -166,7 +166,7 @@ async fn sessions_come_and_go(admin: &Client) {
     })
     .await;
     report(admin, "worker-2", "Established", None).await;
-    until_peer_says(admin, SOON, "Established", "2 of 2 nodes").await;
+    until_peer_says(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
 }
 
 /// The operator logs all it does, down to `debug`.

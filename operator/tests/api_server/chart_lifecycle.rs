@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{CHART, ControlPlane};
 use crate::objects::{all, any, applied_for_good, create_node, eventually, merge};
-use crate::operator::{Operator, PATIENCE, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
 
 #[tokio::test]
 async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
@@ -40,7 +40,7 @@ async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
 
     plane.helm(&["upgrade", "netweft", CHART]);
     let operator = Operator::start(&plane, "new", &[]).await;
-    eventually("it has brought its definitions", PATIENCE, async || {
+    eventually("it has brought its definitions", WAIT_TIMEOUT, async || {
         operator.is_ready().await
     })
     .await;
@@ -64,7 +64,10 @@ async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
     plane.helm(&["install", "netweft", CHART]);
     assert_eq!(everything(&admin).await, changed, "after installing again");
     let operator = Operator::start(&plane, "again", &[]).await;
-    eventually("it is ready", PATIENCE, async || operator.is_ready().await).await;
+    eventually("it is ready", WAIT_TIMEOUT, async || {
+        operator.is_ready().await
+    })
+    .await;
     until_pools_are_ready(&admin).await;
     assert_eq!(everything(&admin).await, changed, "with an operator");
     operator.stop();
@@ -165,7 +168,7 @@ async fn the_schema_is_the_new_one(admin: &Client) {
 async fn until_pools_are_ready(admin: &Client) {
     eventually(
         "the pools are ready, and the node has a block of one",
-        PATIENCE,
+        WAIT_TIMEOUT,
         async || {
             let pools = all::<IPPool>(admin).await;
             let ready = pools.iter().filter_map(|pool| pool.status.as_ref());

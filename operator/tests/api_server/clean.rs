@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::control_plane::{CHART, ControlPlane, NAMESPACE, Process};
 use crate::objects::{all, create_node, delete, eventually, merge, token};
-use crate::operator::{Operator, PATIENCE, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
 
 /// As the chart's Job does it, with the Job's rights.
 async fn clean(plane: &ControlPlane) -> Process {
@@ -68,7 +68,7 @@ async fn cleanup_removes_finalizers_so_crds_can_be_deleted() {
     for definition in netweft_crds::definitions() {
         delete(&definitions, &definition.name_any()).await;
     }
-    eventually("the definitions are gone", PATIENCE, async || {
+    eventually("the definitions are gone", WAIT_TIMEOUT, async || {
         let left = definitions
             .list_metadata(&kube::api::ListParams::default())
             .await;

@@ -10,12 +10,12 @@ use serde_json::json;
 
 use crate::control_plane::{ControlPlane, free_port};
 use crate::objects::{all, create, create_node, delete, delete_definition, eventually, merge};
-use crate::operator::{Operator, PATIENCE, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
 
 async fn until_pool_says(admin: &Client, reason: &str, words: &str) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     let what = format!("the pool says {reason}: {words}");
-    eventually(&what, PATIENCE, async || {
+    eventually(&what, WAIT_TIMEOUT, async || {
         let status = pools.get("default-v4").await.unwrap().status?;
         let mut conditions = status.conditions.into_iter();
         conditions.find(|c| c.type_ == READY && c.reason == reason && c.message.contains(words))
@@ -89,7 +89,7 @@ async fn operator_without_api_server_is_live_but_not_ready() {
     let plane = ControlPlane::with_chart().await;
     let nowhere = format!("https://127.0.0.1:{}", free_port());
     let mut operator = Operator::start_by(&plane, &nowhere, "lost", &[]).await;
-    let live = eventually("it answers", PATIENCE, async || {
+    let live = eventually("it answers", WAIT_TIMEOUT, async || {
         operator.get("/livez").await
     });
     assert!(live.await.starts_with("HTTP/1.0 200"));
@@ -114,7 +114,7 @@ async fn operator_creates_and_updates_crds() {
     let names = json!({ "spec": { "names": { "shortNames": ["old"] } } });
     merge(&definitions, "ippools.netweft.io", names).await;
     let operator = Operator::start(&plane, "one", &[]).await;
-    eventually("it has listed its kinds", PATIENCE, async || {
+    eventually("it has listed its kinds", WAIT_TIMEOUT, async || {
         operator.is_ready().await
     })
     .await;

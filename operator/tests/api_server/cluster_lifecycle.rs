@@ -17,7 +17,7 @@ use crate::agent::Agent;
 use crate::audit::Account;
 use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{all, create, create_node, delete, delete_definition, eventually, merge};
-use crate::operator::{Operator, PATIENCE, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
 
 #[tokio::test]
 async fn operator_lifecycle_uses_every_rbac_right() {
@@ -82,19 +82,19 @@ async fn agents(plane: &ControlPlane) -> Vec<Agent> {
 async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
     let admin = &plane.admin();
     let modes: Api<NetworkMode> = Api::all(admin.clone());
-    let waits = eventually("the mode waits for its nodes", PATIENCE, async || {
+    let waits = eventually("the mode waits for its nodes", WAIT_TIMEOUT, async || {
         let status = modes.get("default").await.unwrap().status?;
         status.nodes.filter(|nodes| nodes.total == 3)
     });
     assert_eq!(waits.await.pending, ["worker-1", "worker-2", "worker-3"]);
     let agents = agents(plane).await;
-    eventually("the mode is ready", PATIENCE, async || {
+    eventually("the mode is ready", WAIT_TIMEOUT, async || {
         let status = modes.get("default").await.unwrap().status?;
         is_true(&status.conditions, READY).then_some(())
     })
     .await;
     let pools: Api<IPPool> = Api::all(admin.clone());
-    let pool = eventually("the pool counts addresses", PATIENCE, async || {
+    let pool = eventually("the pool counts addresses", WAIT_TIMEOUT, async || {
         let pool = pools.get("default-v4").await.unwrap();
         let usage = pool.status.as_ref()?.usage?;
         (usage.addresses.used == 6 && usage.blocks.used == 3).then_some(pool)
@@ -115,7 +115,7 @@ async fn node_is_available(admin: &Client) {
         .patch_status("worker-1", &parameters, &patch)
         .await
         .unwrap();
-    eventually("the Node is available", PATIENCE, async || {
+    eventually("the Node is available", WAIT_TIMEOUT, async || {
         let conditions = nodes.get("worker-1").await.unwrap().status?.conditions?;
         let status = |type_: &str| {
             let found = conditions.iter().find(|it| it.type_ == type_);
@@ -149,10 +149,14 @@ async fn users_are_told(admin: &Client) {
         "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": password } });
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     create(&peers, peer).await;
-    eventually("the password is kept for agents", PATIENCE, async || {
-        let kept = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
-        kept.data?.get("tor").cloned()
-    })
+    eventually(
+        "the password is kept for agents",
+        WAIT_TIMEOUT,
+        async || {
+            let kept = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
+            kept.data?.get("tor").cloned()
+        },
+    )
     .await;
     for (kind, name, reason) in [
         ("BGPPeer", "tor", "NotFound"),
@@ -161,7 +165,7 @@ async fn users_are_told(admin: &Client) {
         ("NodeNetwork", "worker-1", "SubnetsAssigned"),
     ] {
         let what = format!("{kind} {name} is told {reason}");
-        eventually(&what, PATIENCE, async || {
+        eventually(&what, WAIT_TIMEOUT, async || {
             let of_it = |event: &Event| {
                 event.reason.as_deref() == Some(reason)
                     && event.regarding.as_ref().is_some_and(|object| {
@@ -190,7 +194,7 @@ async fn events_are_counted(admin: &Client) {
     ] {
         let patch = json!({ "spec": { "disabled": disabled } });
         merge(&pools, "default-v4", patch).await;
-        eventually("the pool follows", PATIENCE, async || {
+        eventually("the pool follows", WAIT_TIMEOUT, async || {
             let status = pools.get("default-v4").await.unwrap().status?;
             let mut conditions = status.conditions.iter();
             conditions.find(|c| c.type_ == READY && c.reason == reason)?;
@@ -198,7 +202,7 @@ async fn events_are_counted(admin: &Client) {
         })
         .await;
     }
-    eventually("the event has been counted", PATIENCE, async || {
+    eventually("the event has been counted", WAIT_TIMEOUT, async || {
         let counted = |event: &Event| {
             let twice = event
                 .series
@@ -223,14 +227,14 @@ async fn node_comes_and_goes(admin: &Client) {
         "{before:?} {with:?}"
     );
     delete(&nodes, "worker-0").await;
-    eventually("its block is orphaned", PATIENCE, async || {
+    eventually("its block is orphaned", WAIT_TIMEOUT, async || {
         let subnets = all::<NodeSubnet>(admin).await;
         subnets
             .into_iter()
             .find(|s| s.spec.node == "worker-0" && s.spec.state == SubnetState::Orphaned)
     })
     .await;
-    eventually("its block is given back", PATIENCE, async || {
+    eventually("its block is given back", WAIT_TIMEOUT, async || {
         (!owners(admin).await.contains_key("worker-0")).then_some(())
     })
     .await;
@@ -246,13 +250,13 @@ async fn node_without_an_agent_is_left_alone(admin: &Client) {
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     // It states no address, and so it gets no block.
     create(&nodes, json!({ "metadata": { "name": "other" } })).await;
-    eventually("the Node has a NodeNetwork", PATIENCE, async || {
+    eventually("the Node has a NodeNetwork", WAIT_TIMEOUT, async || {
         networks.get_opt("other").await.unwrap()
     })
     .await;
     let labels = json!({ "metadata": { "labels": { "os": "other" } } });
     merge(&nodes, "other", labels).await;
-    eventually("the NodeNetwork is deleted", PATIENCE, async || {
+    eventually("the NodeNetwork is deleted", WAIT_TIMEOUT, async || {
         networks
             .get_opt("other")
             .await
@@ -301,7 +305,7 @@ async fn pool_is_drained(admin: &Client) {
         json!({ "spec": { "disabled": true } }),
     )
     .await;
-    eventually("the pool says what remains", PATIENCE, async || {
+    eventually("the pool says what remains", WAIT_TIMEOUT, async || {
         let wanted = ["worker-1 None 1", "worker-1 Some(\"Deployment/web\") 1"];
         (remaining().await == wanted).then_some(())
     })
@@ -311,26 +315,34 @@ async fn pool_is_drained(admin: &Client) {
 async fn pool_is_given_up(admin: &Client, agents: &[Agent]) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     delete(&pools, "default-v4").await;
-    eventually("the pool says what it waits for", PATIENCE, async || {
-        let status = pools.get("default-v4").await.unwrap().status?;
-        let mut conditions = status.conditions.iter();
-        conditions.find(|c| c.reason == "InUse" && c.message.contains("worker-1"))?;
-        Some(())
-    })
+    eventually(
+        "the pool says what it waits for",
+        WAIT_TIMEOUT,
+        async || {
+            let status = pools.get("default-v4").await.unwrap().status?;
+            let mut conditions = status.conditions.iter();
+            conditions.find(|c| c.reason == "InUse" && c.message.contains("worker-1"))?;
+            Some(())
+        },
+    )
     .await;
     // Where no pod is left the block is withdrawn, and goes when the agent has seen that.
     let (first, others) = agents.split_first().unwrap();
     others.iter().for_each(Agent::lose_its_pods);
-    eventually("all blocks but one are given back", PATIENCE, async || {
-        let left = owners(admin).await;
-        left.into_keys().eq(["worker-1".to_owned()]).then_some(())
-    })
+    eventually(
+        "all blocks but one are given back",
+        WAIT_TIMEOUT,
+        async || {
+            let left = owners(admin).await;
+            left.into_keys().eq(["worker-1".to_owned()]).then_some(())
+        },
+    )
     .await;
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let kept = networks.get("worker-1").await.unwrap();
     assert_eq!(kept.spec.subnets.len(), 1, "pods have addresses of it");
     first.lose_its_pods();
-    eventually("the pool is gone", PATIENCE, async || {
+    eventually("the pool is gone", WAIT_TIMEOUT, async || {
         let pool = pools.get_opt("default-v4").await.unwrap();
         pool.is_none().then_some(())
     })

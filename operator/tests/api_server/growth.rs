@@ -12,7 +12,7 @@ use crate::control_plane::ControlPlane;
 use crate::held_writes::Gate;
 use crate::ledger::Ledger;
 use crate::objects::{create_node, eventually};
-use crate::operator::{Operator, PATIENCE, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
 
 const NODE: &str = "worker-1";
 const DELAY: Duration = Duration::from_secs(3);
@@ -40,7 +40,7 @@ async fn report(networks: &Api<NodeNetwork>, pods: &[i64]) {
 }
 
 async fn until_blocks(networks: &Api<NodeNetwork>, wanted: usize) -> Vec<IpNet> {
-    eventually("the blocks in the NodeNetwork", PATIENCE, async || {
+    eventually("the blocks in the NodeNetwork", WAIT_TIMEOUT, async || {
         let subnets = networks.get(NODE).await.unwrap().spec.subnets;
         (subnets.len() == wanted).then_some(subnets)
     })
@@ -78,7 +78,7 @@ async fn second_block_is_released_after_surplus_delay() {
     operator.until_at_rest().await;
     assert_eq!(owned(&admin).await, 2, "the agent has not seen it");
     report(&networks, &[10]).await;
-    eventually("the block is given back", PATIENCE, async || {
+    eventually("the block is given back", WAIT_TIMEOUT, async || {
         (owned(&admin).await == 1).then_some(())
     })
     .await;
@@ -108,7 +108,7 @@ async fn late_delete_does_not_remove_restored_block() {
 
     let gate = Gate::open_for(&plane, 0).await;
     let first = Operator::start_by(&plane, &gate.url, "first", &hasty).await;
-    eventually("the delete is under way", PATIENCE, async || {
+    eventually("the delete is under way", WAIT_TIMEOUT, async || {
         (gate.held() == 1).then_some(())
     })
     .await;
@@ -119,19 +119,19 @@ async fn late_delete_does_not_remove_restored_block() {
     report(&networks, &[10, 1]).await;
 
     gate.open();
-    eventually("it has arrived", PATIENCE, async || {
+    eventually("it has arrived", WAIT_TIMEOUT, async || {
         (gate.answered() >= 1).then_some(())
     })
     .await;
     first.process.signal("CONT");
-    eventually("it came too late", PATIENCE, async || {
+    eventually("it came too late", WAIT_TIMEOUT, async || {
         let metrics = first.get("/metrics").await?;
         let stale =
             "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"delete\",result=\"stale\"}";
         metrics.contains(stale).then_some(())
     })
     .await;
-    eventually("the first has stepped down", PATIENCE, async || {
+    eventually("the first has stepped down", WAIT_TIMEOUT, async || {
         first.counts("netweft_operator_leader 0").await
     })
     .await;

@@ -18,10 +18,10 @@ use crate::ledger::Ledger;
 use crate::objects::{
     all, any, create_node, delete, eventually, forbid_no_deletion, merge, object,
 };
-use crate::operator::{Operator, PATIENCE, assigned, leader, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, assigned, leader, owners, until_assigned};
 
 /// Another takes over soon.
-const SOON: [&str; 2] = ["--lease-duration", "2s"];
+const SHORT_LEASE: [&str; 2] = ["--lease-duration", "2s"];
 
 async fn create_nodes(admin: &Client, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
@@ -32,7 +32,7 @@ async fn create_nodes(admin: &Client, numbers: impl IntoIterator<Item = usize>) 
 
 async fn until_leader(admin: &Client, name: &str) {
     let what = format!("{name} leads");
-    eventually(&what, PATIENCE, async || {
+    eventually(&what, WAIT_TIMEOUT, async || {
         leader(admin).await.filter(|holder| holder == name)
     })
     .await;
@@ -44,12 +44,12 @@ async fn leader_takeover_assigns_no_block_twice() {
     let admin = plane.admin();
     let ledger = Ledger::begin(&admin).await;
     create_nodes(&admin, 1..=1).await;
-    let first = Operator::start(&plane, "first", &SOON).await;
+    let first = Operator::start(&plane, "first", &SHORT_LEASE).await;
     until_leader(&admin, "first").await;
-    let mut second = Operator::start(&plane, "second", &SOON).await;
+    let mut second = Operator::start(&plane, "second", &SHORT_LEASE).await;
     until_assigned(&admin, 1).await;
     let standby = "the second is ready without leading";
-    eventually(standby, PATIENCE, async || second.is_ready().await).await;
+    eventually(standby, WAIT_TIMEOUT, async || second.is_ready().await).await;
     assert!(second.counts("netweft_operator_leader 0").await.is_some());
 
     // A leader that is stopped, replaced and resumed believes in its lease for a while.
@@ -92,8 +92,8 @@ async fn late_writes_of_former_leader_do_no_harm() {
     create_nodes(&admin, 1..=5).await;
     // The pool's finalizer and two blocks pass, three blocks are held.
     let gate = Gate::open_for(&plane, 3).await;
-    let first = Operator::start_by(&plane, &gate.url, "first", &SOON).await;
-    eventually("three blocks are under way", PATIENCE, async || {
+    let first = Operator::start_by(&plane, &gate.url, "first", &SHORT_LEASE).await;
+    eventually("three blocks are under way", WAIT_TIMEOUT, async || {
         (gate.held() == 3 && gate.answered() == 3).then_some(())
     })
     .await;
@@ -107,31 +107,31 @@ async fn late_writes_of_former_leader_do_no_harm() {
     delete(&nodes, &gone).await;
     create_nodes(&admin, 6..=6).await;
     let ledger = Ledger::begin(&admin).await;
-    let second = Operator::start(&plane, "second", &SOON).await;
+    let second = Operator::start(&plane, "second", &SHORT_LEASE).await;
     until_assigned(&admin, 5).await;
     one_block_each(&admin, 5).await;
     let settled = owners(&admin).await;
 
     gate.open();
-    eventually("they have arrived", PATIENCE, async || {
+    eventually("they have arrived", WAIT_TIMEOUT, async || {
         (gate.answered() >= 6).then_some(())
     })
     .await;
     first.process.signal("CONT");
     let stale =
         "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"create\",result=\"stale\"} 3";
-    eventually("all three came too late", PATIENCE, async || {
+    eventually("all three came too late", WAIT_TIMEOUT, async || {
         first.counts(stale).await
     })
     .await;
     let down = "netweft_operator_leader 0";
-    eventually("the first has stepped down", PATIENCE, async || {
+    eventually("the first has stepped down", WAIT_TIMEOUT, async || {
         first.counts(down).await
     })
     .await;
     assert!(second.counts("netweft_operator_leader 1").await.is_some());
     let right = "the statuses are what the second says";
-    eventually(right, PATIENCE, async || settled_at(&admin, 5).await).await;
+    eventually(right, WAIT_TIMEOUT, async || settled_at(&admin, 5).await).await;
     assert_eq!(owners(&admin).await, settled);
     assert_eq!(ledger.breaches(), [""; 0]);
 }
@@ -172,8 +172,8 @@ async fn killed_after(plane: &ControlPlane, writes: usize) -> bool {
     create_nodes(&admin, 1..=5).await;
     let ledger = Ledger::begin(&admin).await;
     let gate = Gate::open_for(plane, writes).await;
-    let mut first = Operator::start_by(plane, &gate.url, "first", &SOON).await;
-    let held = eventually("the first has written", PATIENCE, async || {
+    let mut first = Operator::start_by(plane, &gate.url, "first", &SHORT_LEASE).await;
+    let held = eventually("the first has written", WAIT_TIMEOUT, async || {
         let held = gate.held() > 0 && gate.answered() == writes;
         if held {
             return Some(true);
@@ -185,14 +185,14 @@ async fn killed_after(plane: &ControlPlane, writes: usize) -> bool {
         first.stop();
         return false;
     }
-    let second = Operator::start(plane, "second", &SOON).await;
-    eventually("the second stands by", PATIENCE, async || {
+    let second = Operator::start(plane, "second", &SHORT_LEASE).await;
+    eventually("the second stands by", WAIT_TIMEOUT, async || {
         second.is_ready().await
     })
     .await;
     first.process.kill();
     let what = format!("the second completes what was begun by {writes} writes");
-    eventually(&what, PATIENCE, async || settled_at(&admin, 5).await).await;
+    eventually(&what, WAIT_TIMEOUT, async || settled_at(&admin, 5).await).await;
     one_block_each(&admin, 5).await;
     assert_eq!(ledger.breaches(), [""; 0], "after {writes} writes");
     assert_eq!(ledger.blocks(), 5, "after {writes} writes");
@@ -255,7 +255,7 @@ where
 {
     let api: Api<K> = Api::all(admin.clone());
     let (how, which) = (DeleteParams::default(), ListParams::default());
-    eventually("they are gone", PATIENCE, async || {
+    eventually("they are gone", WAIT_TIMEOUT, async || {
         // Refused as long as the policy that forbids it is remembered.
         drop(api.delete_collection(&how, &which).await);
         all::<K>(admin).await.is_empty().then_some(())

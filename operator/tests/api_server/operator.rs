@@ -14,7 +14,7 @@ use crate::control_plane::{ControlPlane, NAMESPACE, Process, free_port};
 use crate::objects::{all, eventually, token};
 
 /// For things that take a second.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An operator with nothing but the rights of its service account.
 pub struct Operator {
@@ -74,7 +74,7 @@ impl Operator {
     pub async fn until_at_rest(&self) {
         const WHILE: Duration = Duration::from_secs(1);
         let (mut plans, mut since) = (String::new(), Instant::now());
-        eventually("the operator is at rest", PATIENCE, async || {
+        eventually("the operator is at rest", WAIT_TIMEOUT, async || {
             let metrics = self.get("/metrics").await?;
             let count = "netweft_operator_plan_seconds_count";
             let now = metrics.lines().find(|line| line.starts_with(count))?;
@@ -105,7 +105,7 @@ pub async fn owners(client: &Client) -> BTreeMap<String, BTreeSet<String>> {
 
 /// Waits until so many nodes are `Assigned`.
 pub async fn until_assigned(client: &Client, nodes: usize) -> Vec<NodeNetwork> {
-    eventually("every node has its block", PATIENCE, async || {
+    eventually("every node has its block", WAIT_TIMEOUT, async || {
         let networks = all::<NodeNetwork>(client).await;
         (assigned(&networks) == nodes).then_some(networks)
     })

@@ -19,7 +19,7 @@ use crate::chart;
 use crate::control_plane::ControlPlane;
 use crate::objects::{any, create_node, eventually, give_everything_to_the_agents, object, token};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One file.
 struct Case {
@@ -94,7 +94,7 @@ async fn refusal(
         created.unwrap_or_else(|error| panic!("{}: {error}", case.file));
     }
     let mut said = String::new();
-    let asked = eventually(&case.file, PATIENCE, async || {
+    let asked = eventually(&case.file, TIMEOUT, async || {
         let status = ask(author, case).await;
         said = status.as_ref().map_or_else(
             || "accepted".to_owned(),
@@ -102,7 +102,7 @@ async fn refusal(
         );
         status.filter(|status| status.message.contains(&case.words))
     });
-    let answer = tokio::time::timeout(PATIENCE / 2, asked).await;
+    let answer = tokio::time::timeout(TIMEOUT / 2, asked).await;
     for object in &case.before {
         let api = any(writer(object), object);
         let gone = api.delete(name(object), &DeleteParams::default()).await;

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::control_plane::ControlPlane;
 use crate::held_writes::{forward, serve};
 use crate::objects::{create_node, eventually};
-use crate::operator::{Operator, PATIENCE, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
 
 /// Questions about pods, and Events, are taken and never answered.
 async fn answer(State(client): State<Client>, request: Request) -> Response {
@@ -44,7 +44,7 @@ async fn slow_pod_and_event_requests_delay_no_plan() {
     operator.until_at_rest().await;
     let begun = Instant::now();
     create_node(&admin, "worker-2", "10.1.0.2").await;
-    eventually("the next node has its block", PATIENCE, async || {
+    eventually("the next node has its block", WAIT_TIMEOUT, async || {
         let network = networks.get_opt("worker-2").await.unwrap()?;
         (!network.spec.subnets.is_empty()).then_some(())
     })

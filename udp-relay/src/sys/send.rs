@@ -20,7 +20,7 @@ pub const BYTES: usize = 65507;
 /// UDP_SEGMENT's control message: a header and a 16 bit number, aligned.
 const CONTROL: usize = 24;
 /// How long a full send buffer is waited for. A network card that takes nothing for so long takes nothing at all.
-const PATIENCE: u16 = 1000;
+const POLL_TIMEOUT: u16 = 1000;
 
 /// Datagrams to be sent, as ranges of a buffer that comes with [`Sender::flush`].
 pub struct Sender {
@@ -241,7 +241,7 @@ fn send_all(headers: &mut [libc::mmsghdr], socket: &OwnedFd) -> io::Result<usize
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let mut writable = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
             // Should this fail, the next attempt will.
-            let _ = poll(&mut writable, PollTimeout::from(PATIENCE));
+            let _ = poll(&mut writable, PollTimeout::from(POLL_TIMEOUT));
             send(headers, socket)
         }
         sent => sent,

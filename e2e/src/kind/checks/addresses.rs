@@ -12,7 +12,7 @@ use crate::kind::kubectl::{apply, get, items, kubectl, text};
 use crate::kind::probes::wait_for_pod;
 use crate::kind::residue::{Residue, check_leaks};
 
-const MANY: usize = 100;
+const POD_COUNT: usize = 100;
 const CROWD: &str = include_str!("../../../manifests/crowd.yaml");
 const GONE: Duration = Duration::from_secs(60);
 
@@ -50,7 +50,7 @@ pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
     apply(
         &CROWD
             .replace("IMAGE", &cluster.image)
-            .replace("COUNT", &MANY.to_string()),
+            .replace("COUNT", &POD_COUNT.to_string()),
     )?;
     kubectl(&[
         "-n",
@@ -65,8 +65,8 @@ pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
         .filter_map(|pod| text(pod, "/status/podIP").ok())
         .collect();
     ensure!(
-        addresses.len() == MANY,
-        "{MANY} pods have {} different addresses",
+        addresses.len() == POD_COUNT,
+        "{POD_COUNT} pods have {} different addresses",
         addresses.len()
     );
     kubectl(&[

@@ -12,7 +12,7 @@ use crate::kind::meter::Meter;
 use crate::kind::residue::in_agent;
 
 /// How long it may take until everything is right and told; agents tell once in five seconds, the operator soon after.
-const TOLD: Duration = Duration::from_secs(60);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Routes, nft table and a parameter of a worker are taken away: they are back before long, no pod elsewhere loses a packet by
 /// it, the NodeNetwork says what was found, and there is an Event.
@@ -31,16 +31,16 @@ pub(crate) fn external_changes_are_repaired_and_reported(
     ] {
         host::on(&victim, &["sh", "-c", harm])?;
     }
-    until("the node to be right again", TOLD, || {
+    until("the node to be right again", REPORT_TIMEOUT, || {
         in_agent(&victim, &["netweft-agent", "check"])
     })?;
     meter.finish()?;
-    until("the NodeNetwork to say so", TOLD, || {
+    until("the NodeNetwork to say so", REPORT_TIMEOUT, || {
         let now = repairs(&victim)?;
         ensure!(now >= before + 3, "{now} repairs after {before}");
         Ok(())
     })?;
-    until("an Event", TOLD, || {
+    until("an Event", REPORT_TIMEOUT, || {
         let events = get(&["events", "-A"])?;
         let mut events = items(&events);
         let told = events.any(|event| {

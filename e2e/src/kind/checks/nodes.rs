@@ -16,7 +16,7 @@ use crate::kind::host;
 use crate::kind::kubectl::{get, items, kubectl, merge, text};
 use crate::kind::probes::Probe;
 
-const SOON: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Ten times what it may take, as for every bound in time.
 const REACHED: Duration = Duration::from_secs(20);
 
@@ -41,7 +41,7 @@ fn a_pod_comes_and_goes(client: &Probe, node: &str, image: &str) -> anyhow::Resu
     let server = SocketAddr::new(address.parse()?, 8080);
     is_seen_as(client.address, client, &[server], 1000)?;
     stop_pod(name)?;
-    until("its address to be free", SOON, || {
+    until("its address to be free", TIMEOUT, || {
         let records = host::on(node, &["ls", "/run/netweft/attachments"])?;
         ensure!(
             !records.lines().any(|line| line == address),
@@ -56,7 +56,7 @@ fn the_runtime_asks_for_the_status(node: &str) -> anyhow::Result<()> {
     const BLOCKS: &str = "/run/netweft/node.json";
     const ASIDE: &str = "/run/netweft/.aside";
     host::on(node, &["mv", BLOCKS, ASIDE])?;
-    let unready = until("the node to be NotReady", SOON, || {
+    let unready = until("the node to be NotReady", TIMEOUT, || {
         let object = get(&["node", node])?;
         let conditions = object
             .pointer("/status/conditions")
@@ -105,7 +105,7 @@ pub(crate) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> an
     merge(&[&system[..], &[&set]].concat(), &patch)?;
     let status = ["rollout", "status", &set, "--timeout=180s"];
     kubectl(&[&system[..], &status].concat())?;
-    until(&format!("{set} to be where it should"), SOON, || {
+    until(&format!("{set} to be where it should"), TIMEOUT, || {
         let all = host::nodes()?;
         let with: Vec<String> = all
             .iter()
@@ -175,7 +175,7 @@ fn join(cluster: &Cluster, model: &str, name: &str) -> anyhow::Result<()> {
     run.args(["--volume", "/lib/modules:/lib/modules:ro"]);
     run.args(["--cgroupns", &cgroupns, &image]);
     output(&mut run).context("start a fourth node")?;
-    until("the new node's container runtime", SOON, || {
+    until("the new node's container runtime", TIMEOUT, || {
         host::on(
             name,
             &["ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"],
@@ -278,7 +278,7 @@ fn blocks_of(node: &str) -> anyhow::Result<Vec<String>> {
 /// No other node has a route to these blocks any more, and they are kept for the node's return.
 fn forgotten(others: &[String], blocks: &[String]) -> anyhow::Result<()> {
     ensure!(!blocks.is_empty(), "the new node never had a block");
-    until("the routes to the deleted node to be gone", SOON, || {
+    until("the routes to the deleted node to be gone", TIMEOUT, || {
         for node in others {
             let routes = host::on(node, &["ip", "route", "show", "table", "all"])?;
             for block in blocks {

@@ -15,7 +15,7 @@ use crate::kind::kubectl::{apply, get, items, kubectl, merge, text};
 const POOL: &str = "asked-for";
 const CIDR: &str = "10.246.64.0/20";
 /// How long the operator and the agents may take to say what has changed.
-const TOLD: Duration = Duration::from_secs(30);
+const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pod that asks for a pool by annotation: its first ADD finds no block, the kubelet's next one does. Then the pool is drained, says
 /// whose pod it waits for, and goes with it.
@@ -30,7 +30,7 @@ metadata: {{name: {POOL}}}
 spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
 "
     ))?;
-    until("all agents to know the pool", TOLD, || {
+    until("all agents to know the pool", REPORT_TIMEOUT, || {
         for network in items(&get(&["nodenetworks"])?) {
             let at = |pointer: &str| network.pointer(pointer);
             let pools = at("/spec/pools").and_then(Value::as_array);
@@ -104,7 +104,7 @@ spec:
 fn drain() -> anyhow::Result<()> {
     let patch = "{\"spec\":{\"disabled\":true}}";
     merge(&["ippool", POOL], patch)?;
-    until("the pool to say whose pod remains", TOLD, || {
+    until("the pool to say whose pod remains", REPORT_TIMEOUT, || {
         let pool = get(&["ippool", POOL])?;
         let remaining = pool.pointer("/status/remainingPods");
         let entries = remaining.and_then(Value::as_array).map_or(0, Vec::len);
@@ -119,7 +119,7 @@ fn drain() -> anyhow::Result<()> {
         Ok(())
     })?;
     kubectl(&["delete", "ippool", POOL, "--wait=false"])?;
-    until("the pool to wait", TOLD, || {
+    until("the pool to wait", REPORT_TIMEOUT, || {
         let pool = get(&["ippool", POOL])?;
         let reconciling = condition(&pool, "Reconciling");
         let reason = reconciling.and_then(|condition| text(condition, "/reason").ok());

@@ -21,7 +21,7 @@ use crate::kind::residue::Residue;
 
 /// How long pods ping while netweft is uninstalled, installed again and asked to clean up.
 const MEANWHILE: Duration = Duration::from_secs(90);
-const SOON: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// A network that is not ours, each node's pods among themselves.
 const OTHER: &str = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "bridge", "bridge": "other0", "isGateway": true,
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.111.NODE.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
@@ -43,7 +43,7 @@ pub(crate) fn uninstall_keeps_pods_and_leaves_nodes_clean(
     }
     scale_dns(0)?;
     release.helm(&["upgrade"], &["--set", "cleanup.enabled=true", "--wait"])?;
-    until("nodes to be as they were", SOON, || {
+    until("nodes to be as they were", TIMEOUT, || {
         Residue::bare()?.same_as(before)
     })?;
     output(
@@ -87,7 +87,7 @@ fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> 
     kubectl(&[&["wait", "nodenetworks"], &ready[..]].concat())?;
 
     release.helm(&["upgrade"], &["--set", "cleanup.enabled=true"])?;
-    until("the cleanup to say whom it waits for", SOON, || {
+    until("the cleanup to say whom it waits for", TIMEOUT, || {
         let label = "app.kubernetes.io/component=cleanup";
         let logs = kubectl(&[&SYSTEM[..], &["logs", "-l", label, "--tail=-1"]].concat())?;
         let named = "pod netweft-e2e/probe-";
@@ -159,7 +159,7 @@ fn another_network_works(image: &str) -> anyhow::Result<()> {
     kubectl(&["create", "namespace", "netweft-e2e"])?;
     let node = nodes.last().context("a node")?;
     for name in ["one", "two"] {
-        until("the namespace to have its account", SOON, || {
+        until("the namespace to have its account", TIMEOUT, || {
             kubectl(&["-n", "netweft-e2e", "get", "serviceaccount", "default"]).map(drop)
         })?;
         start_pod(name, node, image)?;

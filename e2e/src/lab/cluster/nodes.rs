@@ -26,11 +26,11 @@ use crate::traffic::matrix::{Endpoint, Matrix, Row, targets};
 /// TCP port of the test servers in pods and on nodes.
 pub const TCP_PORT: u16 = 8080;
 /// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
-const ROUTES: Duration = Duration::from_secs(30);
+const ROUTES_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server may take to listen.
-const LISTENS: Duration = Duration::from_secs(10);
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a node may be other than its agent wants it; it takes tens of milliseconds.
-const RIGHT: Duration = Duration::from_secs(10);
+const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All that a lab is made of but what is between the nodes.
 pub struct Site {
@@ -187,7 +187,7 @@ impl Site {
             started.push(space);
         }
         for space in started {
-            until("a server", LISTENS, || {
+            until("a server", LISTEN_TIMEOUT, || {
                 space.ask(&self.binaries, "tcp", here, 0)
             })?;
         }
@@ -275,7 +275,7 @@ impl Site {
         let (binaries, objects) = (&self.binaries, self.store.folder());
         for node in &self.nodes {
             let what = format!("{} to be as it should be", node.name);
-            until(&what, RIGHT, || node.check(binaries, objects))?;
+            until(&what, SYNC_TIMEOUT, || node.check(binaries, objects))?;
         }
         Ok(())
     }
@@ -374,7 +374,7 @@ impl Site {
     /// Wait until BIRD has given every node's kernel this many routes.
     pub fn wait_for_bgp_routes(&self, wanted: usize) -> anyhow::Result<()> {
         for node in &self.nodes {
-            until("routes by BGP", ROUTES, || {
+            until("routes by BGP", ROUTES_TIMEOUT, || {
                 let routes = node.bgp_routes()?;
                 ensure!(
                     routes.len() == wanted,

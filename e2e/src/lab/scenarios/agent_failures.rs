@@ -19,7 +19,7 @@ use crate::lab::{Lab, Options, run_scenario};
 /// How long agents are killed, and the time between two kills.
 const STORM: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(200));
 /// How long something may take that takes a second or two.
-const SOON: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// The node that joins, and its uplink.
 const JOINS: (u8, &str) = (4, "enp4s0");
 /// Nodes that come, of which half go again, by their host numbers.
@@ -185,7 +185,7 @@ impl Lab {
         let added = self.site.pods.last().context("a pod")?.addresses.clone();
         self.site.start_servers(true)?;
         for from in &self.site.nodes {
-            until("the new pod to answer", SOON, || {
+            until("the new pod to answer", TIMEOUT, || {
                 let answers = from.space.ping(&self.site.binaries, &added)?;
                 let silent = answers.iter().find(|answer| answer.received == 0);
                 ensure!(silent.is_none(), "{silent:?}");

@@ -33,7 +33,7 @@ const TWINS: &str = "02:00:00:00:00:99";
 /// Port of the outside's server.
 const PORT: u16 = 8080;
 /// How long a frame may take to be sent.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Which of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,7 +262,7 @@ impl Underlay {
         ping.args([pod.to_string(), target.to_string()]);
         let mut answered = false;
         // A neighbour may have to be found first.
-        let dropped = until("a frame to come to the guard", PATIENCE, || {
+        let dropped = until("a frame to come to the guard", TIMEOUT, || {
             answered |= crate::harness::command::run(&mut ping)?.status.success();
             let dropped = self.near.seen()?.dropped - before;
             anyhow::ensure!(answered || dropped > 0, "none has");

@@ -30,10 +30,10 @@ use netweft_common::error_chain;
 use crate::commands::check::node::NodeCheck;
 
 /// Exit codes above say other things than a number of problems.
-const MOST: usize = 100;
+const MAX_EXIT_CODE: usize = 100;
 
 /// What is wrong only for a moment is a pod that comes or goes: a problem is there twice, this far apart.
-const PAUSE: Duration = Duration::from_millis(500);
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks at this node and prints what is wrong.
 ///
@@ -53,14 +53,14 @@ pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let mut found = observe().await?;
     if !found.is_empty() {
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
         let still = observe().await?;
         found.retain(|problem| still.contains(problem));
     }
     for problem in &found {
         println!("{problem}");
     }
-    let code = u8::try_from(found.len().min(MOST)).unwrap_or(u8::MAX);
+    let code = u8::try_from(found.len().min(MAX_EXIT_CODE)).unwrap_or(u8::MAX);
     Ok(ExitCode::from(code))
 }
 

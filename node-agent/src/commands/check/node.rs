@@ -25,7 +25,7 @@ use crate::reconcile::comparison::Comparison;
 use netweft_common::error_chain;
 
 /// How long the objects may take to be heard of.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A node, its objects and its places.
 pub struct NodeCheck {
@@ -114,13 +114,13 @@ impl NodeCheck {
     }
 
     async fn objects(&self) -> anyhow::Result<Objects> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(objects) = self.source.snapshot() {
                 return Ok(objects);
             }
             if Instant::now() >= end {
-                bail!("the objects cannot be had within {PATIENCE:?}");
+                bail!("the objects cannot be had within {TIMEOUT:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -34,9 +34,9 @@ use crate::commands::clean::files::Files;
 use crate::commands::clean::remaining::leftovers;
 
 /// How often to look while something has to go first.
-const AGAIN: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 /// How long an agent that has just ended can still seem to be there: a child that it was starting has its lock until it executes its program.
-const MOMENT: Duration = Duration::from_secs(1);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Exit code while something is in the way or left.
 const NOT_CLEAN: u8 = 1;
 
@@ -128,14 +128,14 @@ impl<'a> Cleaner<'a> {
             if clean {
                 return std::future::pending().await;
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     }
 
     async fn clean(&self) -> anyhow::Result<Outcome> {
         let run_dir = &self.args.paths.run_dir;
         let alone = if run_dir.exists() {
-            let Ok(alone) = timeout(MOMENT, InstanceLock::acquire(run_dir)).await else {
+            let Ok(alone) = timeout(LOCK_TIMEOUT, InstanceLock::acquire(run_dir)).await else {
                 let reason = "An agent runs on this node: uninstall netweft first.";
                 return Ok(Outcome::Waits(vec![reason.to_owned()]));
             };

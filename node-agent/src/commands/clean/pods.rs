@@ -15,9 +15,9 @@ use crate::commands::clean::files::Files;
 use crate::pods::{Records, add_in_progress};
 
 /// How long the plugin may keep its lock.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many pods are named.
-const NAMED: usize = 5;
+const MAX_LISTED: usize = 5;
 
 /// Sees to it that no pod begins, if none is there. Returns why not, in sentences.
 ///
@@ -31,7 +31,10 @@ pub async fn close(
     let run_dir = &args.paths.run_dir;
     let store = Store::new(run_dir);
     // Whoever has chosen an address before this has a record, and whoever comes after it finds no blocks to choose from.
-    let lock = run_dir.exists().then(|| store.lock(PATIENCE)).transpose();
+    let lock = run_dir
+        .exists()
+        .then(|| store.lock(LOCK_TIMEOUT))
+        .transpose();
     let _lock = lock.context("wait for the plugin")?;
     let records = if run_dir.exists() {
         store.list().context("read the attachments")?
@@ -71,8 +74,8 @@ fn who_lives(actual: &NetworkState, records: &Records) -> Option<String> {
     if names.is_empty() {
         return None;
     }
-    let more = names.len().saturating_sub(NAMED);
-    names.truncate(NAMED);
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
     let more = if more == 0 {
         String::new()
     } else {

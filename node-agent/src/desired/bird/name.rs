@@ -5,7 +5,7 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 /// Longest name that BIRD takes (`SYM_MAX_LEN`), in bytes.
-const LONGEST: usize = 64;
+const MAX_LENGTH: usize = 64;
 /// How much of a name that cannot be had stays readable.
 const READABLE: usize = 40;
 
@@ -14,7 +14,7 @@ pub fn of(session: &str) -> String {
     // BIRD takes `_` too; it is kept for the names that are made here, so that none is another session's.
     let legal = |c: char| c.is_ascii_alphanumeric() || ['-', '.', ':'].contains(&c);
     let name = format!("bgp-{session}");
-    if name.len() <= LONGEST && session.chars().all(legal) {
+    if name.len() <= MAX_LENGTH && session.chars().all(legal) {
         return name;
     }
     let kept = session.chars().filter(|c| legal(*c)).take(READABLE);
@@ -39,7 +39,7 @@ mod tests {
     #[test]
     fn invalid_bird_protocol_name_is_shortened_and_unique() {
         let long = |last: char| of(&format!("{}{last}", "w".repeat(500)));
-        assert!(long('a').starts_with("bgp-wwww") && long('a').len() <= LONGEST);
+        assert!(long('a').starts_with("bgp-wwww") && long('a').len() <= MAX_LENGTH);
         assert_ne!(long('a'), long('b'));
         assert_ne!(of("a'b"), of("a\"b"), "both lose the same");
         let made = of("a' { disabled; }");

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Most bytes the kernel takes (`TCP_MD5SIG_MAXKEYLEN`).
-const LONGEST: usize = 80;
+const MAX_LENGTH: usize = 80;
 
 /// A password that can stand in BIRD's text, where a string has no escapes.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Password {
         if text.contains(|c: char| c == '"' || c.is_control()) {
             return Err(BadPassword::Unprintable);
         }
-        if text.len() > LONGEST {
+        if text.len() > MAX_LENGTH {
             return Err(BadPassword::Long);
         }
         Ok(Self(text.to_owned()))

@@ -43,7 +43,7 @@ fn standby_route_has_higher_metric_and_lower_mtu_applies() {
     };
     std::mem::swap(&mut vxlan.pools, &mut direct.pools);
     std::mem::swap(&mut vxlan.standby_pools, &mut direct.standby_pools);
-    let desired = crate::desired::tests::desired(&back, &facts());
+    let desired = super::desired(&back, &facts());
     assert_eq!(
         routes(&desired),
         [

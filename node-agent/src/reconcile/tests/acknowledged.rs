@@ -91,7 +91,7 @@ fn netns_block_release_waits_for_add_holding_lock() {
         let mut add = store.lock(Duration::ZERO).unwrap();
         leave(&mut node, &[FIRST.0]);
         node.objects.network.as_mut().unwrap().metadata.generation = Some(6);
-        assert_eq!(node.reconcile().await, Some(LOCKED));
+        assert_eq!(node.reconcile().await, Some(LOCK_RETRY_INTERVAL));
         says(&node, 5, &[FIRST, (SECOND, 0)]);
         let (ready, message) = node.ready();
         assert_eq!(ready, "True");

@@ -13,7 +13,7 @@ use netweft_crds::NodeNetwork;
 use crate::plan::model::cluster_state::ConditionEvent;
 
 /// The least time between two Events about one node.
-const PAUSE: Duration = Duration::from_secs(60);
+const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What this leader has told of whom.
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl DriftEvents {
     pub fn next(&self, now: Instant) -> Option<Duration> {
         let waiting = self.told.values().filter(|told| told.waits);
         waiting
-            .filter_map(|told| Some((told.at? + PAUSE).saturating_duration_since(now)))
+            .filter_map(|told| Some((told.at? + MIN_INTERVAL).saturating_duration_since(now)))
             .min()
     }
 }
@@ -103,7 +103,7 @@ fn tell(
     };
     let rested = told
         .at
-        .is_none_or(|at| now.saturating_duration_since(at) >= PAUSE);
+        .is_none_or(|at| now.saturating_duration_since(at) >= MIN_INTERVAL);
     if !rested {
         return LastEmitted {
             waits: true,
@@ -167,7 +167,7 @@ mod tests {
         assert!(observe(&network("a", Some(1)), start + second).0.is_empty());
         let (drift_events, next) = observe(&network("a", Some(2)), start + second);
         assert_eq!((drift_events.len(), next), (0, Some(second * 59)));
-        let (drift_events, next) = observe(&network("a", Some(3)), start + PAUSE);
+        let (drift_events, next) = observe(&network("a", Some(3)), start + MIN_INTERVAL);
         assert_eq!(messages(&drift_events).len(), 1);
         assert_eq!(next, None);
     }

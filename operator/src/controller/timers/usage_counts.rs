@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::plan::model::cluster_state::Plan;
 
 /// The least time between two writes of a pool's status in which only the counts are new.
-const PAUSE: Duration = Duration::from_secs(10);
+const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When statuses of pools were written, by name.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ impl Counts {
     /// The pools whose counts have to wait at `now`.
     pub fn lately(&mut self, now: Instant) -> BTreeSet<String> {
         self.written
-            .retain(|_, at| now.saturating_duration_since(*at) < PAUSE);
+            .retain(|_, at| now.saturating_duration_since(*at) < MIN_INTERVAL);
         self.written.keys().cloned().collect()
     }
 
@@ -43,7 +43,7 @@ impl Counts {
         let left = self
             .written
             .values()
-            .map(|at| PAUSE.saturating_sub(now.saturating_duration_since(*at)));
+            .map(|at| MIN_INTERVAL.saturating_sub(now.saturating_duration_since(*at)));
         left.min()
     }
 }

@@ -10,7 +10,7 @@
 
 pub mod passwords;
 pub mod peer;
-mod sessions;
+pub mod sessions;
 mod speakers;
 #[cfg(test)]
 mod tests;
@@ -38,7 +38,7 @@ pub struct BgpTopology {
     /// Nodes that the NetworkMode's own sessions leave out, because they would be too many.
     pub left_out: Vec<String>,
     /// What BGPPeers make, by name.
-    coverage: BTreeMap<String, Coverage>,
+    pub coverage: BTreeMap<String, Coverage>,
 }
 
 /// The BGPPeers, each checked or with what is wrong with it, oldest first.

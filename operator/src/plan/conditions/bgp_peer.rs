@@ -15,15 +15,15 @@ use crate::plan::bgp::passwords::Found;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
-use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
+use crate::plan::conditions::{MAX_LISTED, StatusUpdate, unreadable};
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
 
 /// Most errors that a status lists.
-const ERRORS: usize = 10;
+const MAX_ERRORS: usize = 10;
 /// Most characters of a message that are repeated.
-const LONGEST: usize = 300;
+const MAX_MESSAGE: usize = 300;
 
 /// Statuses of BGPPeers that differ from what stands there.
 #[must_use]
@@ -50,7 +50,7 @@ pub fn plan_peers(
             observed_generation: object.metadata.generation,
             nodes: Some(counts.map(SessionCounts::nodes).unwrap_or_default()),
             prefixes: counts.map(|counts| counts.prefixes),
-            errors: errors.into_iter().take(ERRORS).collect(),
+            errors: errors.into_iter().take(MAX_ERRORS).collect(),
             conditions: Vec::new(),
         };
         let change = StatusUpdate {
@@ -180,7 +180,7 @@ fn errors(
             node: (*node).to_owned(),
             last_transition_time: since.cloned().unwrap_or(Time(index.cluster_state.now)),
             reason,
-            message: status.message.chars().take(LONGEST).collect(),
+            message: status.message.chars().take(MAX_MESSAGE).collect(),
         })
     });
     let mut errors: Vec<_> = faults.collect();
@@ -255,7 +255,7 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
                 Reason::NoNodeAddress,
                 format!(
                     "no selected Node has an address of the IP family of the session: {}",
-                    list(&lacking, NAMED)
+                    list(&lacking, MAX_LISTED)
                 ),
             ));
         }
@@ -275,7 +275,7 @@ fn needs_a_human(fault: SessionFault) -> bool {
         | SessionFault::NoRouteToPeer
         | SessionFault::ConnectTimeout
         | SessionFault::ConnectionRefused
-        | SessionFault::NotificationReceived
+        | SessionFault::SessionError
         | SessionFault::SessionLost
         | SessionFault::PrefixesRejected => false,
     }
@@ -300,22 +300,22 @@ fn remarks(
         .map(|(node, _)| node)
         .collect();
     if !silent.is_empty() {
-        remarks += &format!("; waiting for {}", list(&silent, NAMED));
+        remarks += &format!("; waiting for {}", list(&silent, MAX_LISTED));
     }
     let has = |node: &&String| counts.nodes.contains_key(node.as_str());
     let lacking = coverage.into_iter().flat_map(|coverage| &coverage.lacking);
     let lacking: Vec<_> = lacking.filter(|node| !has(node)).collect();
     if !lacking.is_empty() {
         remarks += &format!(
-            "; {} has no address of the IP family of the session",
-            list(&lacking, NAMED)
+            "; no address of the IP family of the session on {}",
+            list(&lacking, MAX_LISTED)
         );
     }
     let left_out = coverage.map_or(&[][..], |coverage| &coverage.left_out);
     if !left_out.is_empty() {
         remarks += &format!(
             "; too many Nodes: some sessions are missing on {}",
-            list(left_out, NAMED)
+            list(left_out, MAX_LISTED)
         );
     }
     remarks

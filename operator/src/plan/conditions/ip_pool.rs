@@ -9,7 +9,7 @@ use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
 
 use crate::plan::conditions::remaining_pods;
-use crate::plan::conditions::{NAMED, StatusUpdate, unreadable};
+use crate::plan::conditions::{MAX_LISTED, StatusUpdate, unreadable};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
 use crate::plan::message_lists::{counted, list};
@@ -182,7 +182,7 @@ fn judge_pool(
 fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdict> {
     let named = |nodes: &BTreeSet<String>| {
         let nodes: Vec<_> = nodes.iter().collect();
-        list(&nodes, NAMED)
+        list(&nodes, MAX_LISTED)
     };
     let first = assignment.exhausted.get(pool);
     let first = first.map(|nodes| format!("no block is left for {}", named(nodes)));
@@ -222,7 +222,7 @@ fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
     }
     format!(
         "; node addresses inside spec.cidr, whose blocks are not assigned: {}; correct the node addresses",
-        list(&named, NAMED)
+        list(&named, MAX_LISTED)
     )
 }
 
@@ -272,7 +272,7 @@ fn in_use(held: &[Held<'_>]) -> Verdict {
             } else {
                 format!("{} blocks are", held.len())
             },
-            list(&nodes, NAMED)
+            list(&nodes, MAX_LISTED)
         ),
     )
 }

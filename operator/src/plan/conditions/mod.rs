@@ -20,7 +20,7 @@ use crate::plan::model::index::ClusterIndex;
 use crate::plan::rollout::Rollouts;
 
 /// Most nodes that a status names.
-pub const NAMED: usize = 5;
+pub const MAX_LISTED: usize = 5;
 
 /// Statuses of NetworkModes that differ from what stands there.
 #[must_use]
@@ -166,6 +166,6 @@ fn too_many(topology: &BgpTopology) -> String {
     format!(
         "; too many nodes for a session between any two: {} lack some; set \
          spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
-        list(&topology.left_out, NAMED)
+        list(&topology.left_out, MAX_LISTED)
     )
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use netweft_crds::condition::{READY, Reason, Verdict};
 use netweft_crds::{ModeSummary, NetworkMode, NetworkModeStatus, NodeMode, NodeProgress, Phase};
 
-use crate::plan::conditions::NAMED;
+use crate::plan::conditions::MAX_LISTED;
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::rollout::{PoolRollout, Rollouts, in_words, obstacle, summary};
@@ -79,7 +79,7 @@ impl<'v> Seen<'v> {
         };
         let names: Vec<&str> = self.waiting.iter().copied().collect();
         if !names.is_empty() {
-            text += &format!("; waiting for {}", list(&names, NAMED));
+            text += &format!("; waiting for {}", list(&names, MAX_LISTED));
         }
         if let Some(said) = names.iter().find_map(|name| complaint(index, name)) {
             text += &format!("; {said}");
@@ -94,13 +94,13 @@ impl<'v> Seen<'v> {
             let names = self.passed_over.iter().filter(|(_, of)| **of == why);
             let names: Vec<&str> = names.map(|(name, _)| *name).collect();
             if !names.is_empty() {
-                let names = list(&names, NAMED);
+                let names = list(&names, MAX_LISTED);
                 text += &format!("; not waiting for {names}: {because}");
             }
         }
         if !index.without_agent.is_empty() {
             let names: Vec<&str> = index.without_agent.iter().copied().collect();
-            let names = list(&names, NAMED);
+            let names = list(&names, MAX_LISTED);
             text += &format!("; agent.nodeSelector excludes {names}, so no agent runs there");
         }
         text
@@ -137,7 +137,7 @@ pub fn progress(
     } else {
         Verdict::reconciling(reason, message)
     };
-    let named = seen.waiting.iter().take(NAMED);
+    let named = seen.waiting.iter().take(MAX_LISTED);
     let status = NetworkModeStatus {
         phase: Some(seen.phase),
         from: seen.from,

@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use netweft_crds::{DrainingPod, IPPool, NodeNetwork, RemainingPods};
 
 /// Most entries that a status has.
-const LISTED: usize = 64;
+const MAX_GROUPS: usize = 64;
 
 /// Whether a pool shall be without pods.
 #[must_use]
@@ -52,7 +52,7 @@ pub fn remaining<'a>(
             *counts.entry(group).or_default() += 1;
         }
     }
-    let groups = counts.into_iter().take(LISTED);
+    let groups = counts.into_iter().take(MAX_GROUPS);
     groups
         .map(|((node, namespace, owner), count)| RemainingPods {
             node,

@@ -6,7 +6,7 @@ use std::fmt;
 use k8s_openapi::api::core::v1 as core;
 
 /// Most bytes of a key of TCP MD5 (`TCP_MD5SIG_MAXKEYLEN` in Linux).
-const LONGEST: usize = 80;
+const MAX_LENGTH: usize = 80;
 
 /// A password; it shows itself to nobody.
 #[derive(Clone, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Password {
         match self.0.as_slice() {
             [] => Some("is empty"),
             [.., b'\n'] => Some("ends with a newline; remove the newline, for example with printf"),
-            password if password.len() > LONGEST => {
+            password if password.len() > MAX_LENGTH => {
                 Some("is longer than 80 bytes, the maximum of TCP MD5")
             }
             password if !password.iter().all(plain) => {

@@ -1,6 +1,6 @@
 //! The condition `Assigned` of NodeNetworks: whether the node has what it needs, and what it lacks and why.
 
-use crate::plan::node_networks::no_address::{NAMED, REMEDY};
+use crate::plan::node_networks::no_address::{MAX_LISTED, REMEDY};
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Node;
@@ -115,7 +115,7 @@ fn held_blocks(held: &[&NodeSubnet]) -> String {
     format!(
         "{} of {}",
         counted(held.len(), "block"),
-        list(&pools, NAMED)
+        list(&pools, MAX_LISTED)
     )
 }
 
@@ -149,7 +149,10 @@ fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Ve
     let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
     let mut lacking = Vec::new();
     if !exhausted.is_empty() {
-        lacking.push(format!("no block is left in {}", list(&exhausted, NAMED)));
+        lacking.push(format!(
+            "no block is left in {}",
+            list(&exhausted, MAX_LISTED)
+        ));
     }
     for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
         let pools = index.pools_of(node);
@@ -161,8 +164,8 @@ fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Ve
         let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
         if let Some(mode) = pools.first().and_then(|pool| index.mode_of(pool)) {
             lacking.push(format!(
-                "no block of {}, which need {}: {}",
-                list(&pools, NAMED),
+                "no block of {}: packets to it need {}: {}",
+                list(&pools, MAX_LISTED),
                 needed(index, mode, family),
                 no_usable_address(index, mode, &name, family)
             ));
@@ -187,7 +190,7 @@ fn twins(choice: &Choice) -> Option<String> {
     (!twins.is_empty()).then(|| {
         format!(
             "the same address is reported by {}, which cannot use it; {REMEDY}",
-            list(&twins, NAMED)
+            list(&twins, MAX_LISTED)
         )
     })
 }

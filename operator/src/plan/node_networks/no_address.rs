@@ -9,7 +9,7 @@ use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::Choice;
 
 /// Most names that a message lists.
-pub(crate) const NAMED: usize = 5;
+pub(crate) const MAX_LISTED: usize = 5;
 /// What gives a node another address.
 pub(crate) const REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
@@ -86,5 +86,5 @@ fn refused(choice: &Choice, family: IpFamily) -> Option<String> {
     let refused: Vec<String> = refused
         .map(|(address, fault)| format!("{address} {fault}"))
         .collect();
-    (!refused.is_empty()).then(|| format!("{}; {REMEDY}", list(&refused, NAMED)))
+    (!refused.is_empty()).then(|| format!("{}; {REMEDY}", list(&refused, MAX_LISTED)))
 }

@@ -297,7 +297,7 @@ fn family_without_address_is_reported_with_selector() {
     cluster.settle();
     let why = |cluster: &Cluster| {
         let said = cluster.node_says("worker-1");
-        let words = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6, which need an IPv6 address of the node: ";
+        let words = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6: packets to it need an IPv6 address of the node: ";
         said.strip_prefix(words).unwrap_or(&said).to_owned()
     };
     assert_eq!(

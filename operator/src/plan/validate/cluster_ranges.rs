@@ -19,7 +19,7 @@ use crate::plan::model::node::stated;
 use crate::plan::validate::ip_pool::Pool;
 
 /// Most nodes that a verdict names.
-const NAMED: usize = 3;
+const MAX_LISTED: usize = 3;
 
 /// The pool, if it is apart from nodes and Services.
 ///
@@ -32,8 +32,8 @@ pub fn apart(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdi
     );
     let covered = match (nodes.as_slice(), services.as_slice()) {
         ([], []) => return Ok(pool),
-        ([], services) => format!("overlaps the Service range {}", list(services, NAMED)),
-        (nodes, _) => format!("contains the address of {}", list(nodes, NAMED)),
+        ([], services) => format!("overlaps the Service range {}", list(services, MAX_LISTED)),
+        (nodes, _) => format!("contains the address of {}", list(nodes, MAX_LISTED)),
     };
     Err(Verdict::stalled(
         Reason::Overlap,

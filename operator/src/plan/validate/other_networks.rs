@@ -22,7 +22,7 @@ use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::validate::ip_pool::Pool;
 
 /// Most Nodes that a verdict names.
-const NAMED: usize = 3;
+const MAX_LISTED: usize = 3;
 
 /// The pool, if no other network uses its range.
 ///
@@ -41,7 +41,7 @@ pub fn unused_by_others(
                 "spec.cidr {} shares addresses with another pod network: {}: no new blocks are assigned; create a pool with a range outside and \
                  delete this one, or set agent.ignoreOtherNetworks to true in the chart's values if no pod uses these addresses",
                 pool.cidr,
-                list(&reported, NAMED)
+                list(&reported, MAX_LISTED)
             ),
         ));
     }
@@ -87,7 +87,7 @@ pub fn unused_by_others(
              create a pool with a range outside and delete this one, or set operator.ignoreNodePodCIDRs to true in the chart's values if no \
              other network uses these addresses",
             pool.cidr,
-            list(&named, NAMED)
+            list(&named, MAX_LISTED)
         ),
     ))
 }

@@ -8,7 +8,7 @@ use super::wire::Wire;
 use crate::control_plane::ControlPlane;
 use crate::ledger::{Book, Ledger};
 use crate::objects::eventually;
-use crate::operator::{Operator, PATIENCE, leader};
+use crate::operator::{Operator, WAIT_TIMEOUT, leader};
 
 /// Two operators.
 pub struct Pair {
@@ -51,7 +51,7 @@ impl Pair {
         let name = format!("operator-{}", self.started);
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();
         let operator = Operator::start_by(&self.plane, &self.wire.url, &name, &flags).await;
-        eventually("an operator is ready", PATIENCE, async || {
+        eventually("an operator is ready", WAIT_TIMEOUT, async || {
             operator.is_ready().await
         })
         .await;
@@ -60,7 +60,7 @@ impl Pair {
 
     /// Waits until an operator that runs leads, and not `other`; whatever the ledger knows of freed blocks, it does not.
     async fn until_another_leads(&mut self, other: Option<&str>) {
-        let next = eventually("another leads", PATIENCE, async || {
+        let next = eventually("another leads", WAIT_TIMEOUT, async || {
             let holder = leader(&self.admin).await?;
             let led = self
                 .running
@@ -77,7 +77,7 @@ impl Pair {
     }
 
     async fn place_of_leader(&self) -> usize {
-        eventually("somebody leads", PATIENCE, async || {
+        eventually("somebody leads", WAIT_TIMEOUT, async || {
             let holder = leader(&self.admin).await?;
             self.running.iter().position(|(name, _)| *name == holder)
         })
@@ -117,7 +117,7 @@ impl Pair {
         let (_, operator) = self.running.iter().find(|(own, _)| own == name).unwrap();
         eventually(
             "the one that was stopped has stepped down",
-            PATIENCE,
+            WAIT_TIMEOUT,
             async || operator.counts("netweft_operator_leader 0").await,
         )
         .await;

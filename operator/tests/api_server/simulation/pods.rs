@@ -26,11 +26,11 @@ const STARTS: u32 = 50;
 /// For how long.
 const TIME: Duration = Duration::from_secs(25);
 /// A node with more pods would get another block.
-const MOST: i64 = 40;
+const MAX_PODS: i64 = 40;
 /// Pods of a node before.
-const LEAST: i64 = 5;
+const MIN_PODS: i64 = 5;
 /// The least time between two writes of a pool's counts.
-const PAUSE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Events of a kind since the watch was complete.
 #[derive(Clone, Copy, Debug, Default)]
@@ -127,8 +127,12 @@ impl Simulation {
             ticks.tick().await;
             let place = self.random.below(self.live.len());
             let number = self.live[place];
-            let count = pods.entry(number).or_insert(LEAST);
-            *count = if *count == MOST { LEAST } else { *count + 1 };
+            let count = pods.entry(number).or_insert(MIN_PODS);
+            *count = if *count == MAX_PODS {
+                MIN_PODS
+            } else {
+                *count + 1
+            };
             self.agents.have(number, *count);
         }
         self.settle("all pods have been counted", false).await;
@@ -147,7 +151,7 @@ impl Simulation {
             .note("statuses of nodes while pods start", figure(networks.other));
         assert_eq!(waking, 0, "pods of other nodes wake agents");
         assert!(networks.other > 500, "{networks:?}");
-        let turns = TIME.as_secs() / PAUSE.as_secs() + 2;
+        let turns = TIME.as_secs() / INTERVAL.as_secs() + 2;
         let most = pools::names().count() * usize::try_from(turns).unwrap();
         assert!(own.other <= most, "{own:?}, and {most} at most");
         let touched: Vec<usize> = pods.into_keys().collect();

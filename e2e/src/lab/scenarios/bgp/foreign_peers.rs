@@ -25,7 +25,7 @@ const THEIRS: u32 = 65_010;
 /// By what the kernel's routes are known that one of the foreign speakers may add: it sits at host number 108.
 const TAKEN: &str = "via 192.0.2.108 ";
 /// How many prefixes are too many for anybody.
-const MANY: u32 = 100_000;
+const PREFIX_COUNT: u32 = 100_000;
 
 /// One peer and what is to be said about it.
 struct Case {
@@ -112,8 +112,8 @@ impl Lab {
             announces,
             ..case(name, Some(""), &[PrefixesRejected])
         };
-        let many =
-            (0..MANY).map(|n| format!("100.{}.{}.{}/32", 64 + (n >> 16), (n >> 8) & 255, n & 255));
+        let many = (0..PREFIX_COUNT)
+            .map(|n| format!("100.{}.{}.{}/32", 64 + (n >> 16), (n >> 8) & 255, n & 255));
         let inside = (0..200).map(|n| format!("10.244.{}.{}/26", 128 + n / 4, n % 4 * 64));
         Ok(vec![
             Case {

@@ -99,9 +99,9 @@ const REFLECTORS: u8 = 2;
 const LABEL: &str = "reflector";
 const UPLINK: &str = "eth0";
 /// How long agents, BIRDs or sessions may take: a machine that is small has many of them.
-const PATIENCE: Duration = Duration::from_secs(180);
+const TIMEOUT: Duration = Duration::from_secs(180);
 /// How often the kernels' tables are looked at.
-const PAUSE: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 struct Lab {
     site: Site,
@@ -211,7 +211,7 @@ impl Lab {
     fn let_agents_write(&mut self) -> anyhow::Result<()> {
         self.site.start_agents_alone()?;
         let written = format!("{}/bird.conf", crate::lab::node::bird::FOLDER);
-        until("all agents", PATIENCE, || {
+        until("all agents", TIMEOUT, || {
             for node in &self.site.nodes {
                 let conditions = node.status()?.conditions;
                 ensure!(
@@ -231,7 +231,7 @@ impl Lab {
     fn return_agents(&mut self) -> anyhow::Result<()> {
         let before = self.site.established()?;
         self.site.start_agents_alone()?;
-        self.site.wait_until_established(PATIENCE)?;
+        self.site.wait_until_established(TIMEOUT)?;
         check_same(&before, &self.site.established()?)
     }
 
@@ -249,7 +249,7 @@ impl Lab {
     /// Every kernel has the blocks of `pools` pools of all others.
     fn wait_for_routes(&self, pools: usize) -> anyhow::Result<()> {
         let wanted = pools * (self.site.nodes.len() - 1);
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         for node in &self.site.nodes {
             loop {
                 let found = routes(node)?;
@@ -258,10 +258,10 @@ impl Lab {
                 }
                 ensure!(
                     Instant::now() < end,
-                    "{} has {found} of {wanted} routes after {PATIENCE:?}",
+                    "{} has {found} of {wanted} routes after {TIMEOUT:?}",
                     node.name
                 );
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(POLL_INTERVAL);
             }
         }
         Ok(())

@@ -113,7 +113,7 @@ fn session_fault_needing_manual_fix_is_stalled() {
             "False Establishing",
         ),
         (
-            SessionFault::NotificationReceived,
+            SessionFault::SessionError,
             SessionState::Idle,
             "False Establishing",
         ),
@@ -290,7 +290,7 @@ fn nodes_without_address_of_peer_family_are_named() {
     cluster.settle();
     assert_eq!(
         cluster.peer_says("tor"),
-        "True Established: session established on 1 of 1 node; worker-1, worker-2 has no address of the IP family of the session"
+        "True Established: session established on 1 of 1 node; no address of the IP family of the session on worker-1, worker-2"
     );
 }
 
