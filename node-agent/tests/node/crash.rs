@@ -4,7 +4,7 @@
 //! reached the kernel. Every K is a run of its own on a new node. Every K is tried with `NETWEFT_SWEEP=all`, else some.
 
 use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, until};
-use super::leaked_objects::children;
+use super::leaked_objects::children_now;
 use super::node_state::picture;
 
 /// Starts an agent that is killed at its request number `at`. Says whether it was before it was done.
@@ -34,8 +34,8 @@ fn killed_at(node: &Node, at: usize) -> bool {
         }
     });
     if !killed {
-        for agent in children(tracer.id()) {
-            // Ready, it goes on looking, and may have met its last request by now.
+        // A ready agent goes on with requests, so strace may have killed it by now.
+        for agent in children_now(tracer.id()) {
             let _ = node.namespace.command(&format!("kill -KILL {agent}"));
         }
         tracer.wait().unwrap();

@@ -85,20 +85,22 @@ fn netns_add_stopped_before_link_creation_keeps_its_address() {
     assert_eq!(node.check(), (vec![], Some(0)));
 }
 
-pub fn children(pid: u32) -> Vec<u32> {
+/// Waits until a process has children.
+fn children(pid: u32) -> Vec<u32> {
     until("a child", || {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))
-            .map_err(|error| error.to_string())?;
-        let found: Vec<u32> = text
-            .split_whitespace()
-            .filter_map(|pid| pid.parse().ok())
-            .collect();
-        if found.is_empty() {
-            Err("none yet".to_owned())
-        } else {
-            Ok(found)
-        }
+        let found = children_now(pid);
+        (!found.is_empty())
+            .then_some(found)
+            .ok_or_else(|| "none yet".to_owned())
     })
+}
+
+/// The children of a process at this moment.
+pub fn children_now(pid: u32) -> Vec<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let text = text.unwrap_or_default();
+    let pids = text.split_whitespace();
+    pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
 /// What becomes of a pod, in turns.
