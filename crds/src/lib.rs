@@ -197,6 +197,16 @@ mod tests {
         });
     }
 
+    /// schemars takes a field with a schema of its own for required unless serde has a default for it.
+    #[test]
+    fn no_required_field_is_nullable() {
+        check_fields(|_, field| {
+            let required = field.required.iter().flatten();
+            let fields = required.filter_map(|name| field.properties.as_ref()?.get(name));
+            fields.into_iter().any(|field| field.nullable == Some(true))
+        });
+    }
+
     #[test]
     fn no_printer_column_shows_a_list_or_an_object() {
         for definition in definitions() {

@@ -412,7 +412,7 @@ pub struct LinkStatus {
     #[schemars(range(min = 0, max = 4_294_967_295_u32))]
     pub mtu: u32,
     /// Tunnel address on the link.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::optional_ip")]
     pub address: Option<IpAddr>,
 }
