@@ -100,11 +100,9 @@ const RELAY: &[Check] = &checks![
 
 /// What happens in the life of a cluster.
 const LIFE: &[Check] = &checks![
-    modes::pods_of_all_modes_reach_each_other,
     objects::invalid_objects_are_refused_with_reason,
     objects::unsupported_network_mode_is_stalled_with_reason,
     addresses::deleted_pod_frees_its_address,
-    pools::pool_requested_by_pod_is_drained_and_deleted,
     nodes::node_without_agent_starts_and_stops_pods,
     drift::external_changes_are_repaired_and_reported,
     change::mode_change_loses_no_packets,
@@ -116,6 +114,8 @@ const LIFE: &[Check] = &checks![
 
 /// What takes long.
 const FULL: &[Check] = &checks![
+    modes::pods_of_all_modes_reach_each_other,
+    pools::pool_requested_by_pod_is_drained_and_deleted,
     bandwidth::bandwidth_annotation_limits_pod_rate,
     addresses::hundred_pods_created_and_deleted_leave_nothing,
     other_kernel::nodes_on_another_kernel_carry_pods,
