@@ -68,7 +68,7 @@ expect() { # TARGET PACKAGES [VARIABLE=VALUE...]
 }
 
 every_target_names_all_that_is_missing() {
-  local rust='gcc libc6-dev' lab='gcc libc6-dev iproute2 iputils-ping nftables procps' debian='apt mmdebstrap' \
+  local rust='gcc libc6-dev' lab='gcc libc6-dev iproute2 iputils-ping mount nftables procps' debian='apt mmdebstrap' \
     uml='user-mode-linux kmod iproute2' engine='docker.io iptables jq iproute2' setup
   setup="$lab $debian $uml $engine"
   expect build "$rust"

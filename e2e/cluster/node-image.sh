@@ -131,9 +131,9 @@ configure_services() { # ROOT: as kind's own Dockerfile does
   rm -f "$root"/lib/systemd/system/{multi-user,local-fs,basic}.target.wants/* "$root"/etc/systemd/system/*.wants/* \
     "$root"/lib/systemd/system/sockets.target.wants/*{udev,initctl}*
   echo ReadKMsg=no >>"$root/etc/systemd/journald.conf"
-  chroot "$root" systemctl enable kubelet containerd undo-mount-hacks
+  chroot "$root" /usr/bin/systemctl enable kubelet containerd undo-mount-hacks
   # binfmt_misc belongs to the whole kernel.
-  chroot "$root" systemctl mask systemd-binfmt
+  chroot "$root" /usr/bin/systemctl mask systemd-binfmt
 }
 
 configure_containerd() { # ROOT
