@@ -10,8 +10,6 @@
 //! Pure and total. What is right is not touched, what differs is one replacement, what is not ours appears in no operation.
 //! Running the operations and computing the difference again yields nothing, and so does cutting them short and going on.
 
-use std::fmt;
-
 use crate::model::{Link, LinkName, NetworkState, Route, RouteKey};
 use crate::op::Op;
 use crate::owner::Owner;
@@ -33,39 +31,32 @@ pub struct Diff {
     pub conflicts: Vec<Conflict>,
 }
 
-/// Something desired that is not done. `Display` is a sentence for a condition's message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A desired object that is not created. The message is for a condition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Conflict {
-    /// A foreign route has the key of one we want.
+    /// A route of another program has the key of a desired route.
+    #[error(
+        "route {key} metric {}{found} of another program (protocol {}) prevents route {key}{wanted} of netweft: delete the route of the other program (ip route delete {key} metric {}), and stop the program from adding the route again",
+        key.metric,
+        found.protocol,
+        key.metric
+    )]
     RouteTaken {
         /// The common key.
         key: RouteKey,
-        /// The foreign route, left as it is.
+        /// The route of the other program, which stays.
         found: Route,
-        /// Ours, not added.
+        /// The desired route, which is not added.
         wanted: Route,
     },
-    /// The desired object would not be recognised as ours later, so it is not made.
+    /// The desired object has no mark of its owner, so a later comparison would not find it.
+    #[error(
+        "{what}: not applied, because the object has no mark of its owner; please report this as a bug of netweft"
+    )]
     NotOurs {
         /// The operation that was left out.
         what: String,
     },
-}
-
-impl fmt::Display for Conflict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::RouteTaken { key, found, wanted } => write!(
-                f,
-                "Route {key} metric {}{found} of protocol {} is not ours and stays; ours ({key}{wanted}) is not added.",
-                key.metric, found.protocol
-            ),
-            Self::NotOurs { what } => write!(
-                f,
-                "Not done, because it would not be recognised as ours: {what}."
-            ),
-        }
-    }
 }
 
 /// Computes what turns `actual` into `desired` as far as `owner` owns it.

@@ -11,6 +11,8 @@
 mod apply;
 mod bird;
 mod commands;
+#[cfg(test)]
+mod condition_texts;
 mod desired;
 mod drift;
 mod firewall;

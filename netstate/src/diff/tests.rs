@@ -277,8 +277,9 @@ fn foreign_route_at_own_key_is_kept_and_reported() {
     assert_eq!(
         said,
         [
-            "Route 10.244.1.0/26 metric 20 via 10.244.1.0 dev nw-vx onlink of protocol 4 is not ours and stays; \
-          ours (10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink) is not added."
+            "route 10.244.1.0/26 metric 20 via 10.244.1.0 dev nw-vx onlink of another program (protocol 4) prevents route 10.244.1.0/26 \
+             via 10.244.1.0 dev nw-vx onlink of netweft: delete the route of the other program (ip route delete 10.244.1.0/26 metric 20), \
+             and stop the program from adding the route again"
         ]
     );
 }

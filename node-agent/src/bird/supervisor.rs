@@ -21,6 +21,7 @@ use crate::bird::session_history::Past;
 use crate::bird::session_status;
 use crate::desired::bird::password::Password;
 use crate::desired::bird::{Bird, BirdSession, IDLE, Taken};
+use crate::status::cause::Cause;
 use crate::status::problem::{Problem, Problems};
 use netweft_common::error_chain;
 
@@ -200,7 +201,7 @@ impl Watcher {
         };
         Observed {
             sessions: self.sessions(bird, &passwords, &seen, &refused),
-            problems: problem.map(mask).map(disobedience).into_iter().collect(),
+            problems: problem.map(mask).map(bird_problem).into_iter().collect(),
             released: false,
             absent: seen.is_err(),
             met: self.met,
@@ -221,7 +222,7 @@ impl Watcher {
             let absent = matches!(seen, Err(ControlError::Absent(_)));
             observed.released =
                 problem.is_none() && (absent || self.taken.as_deref() == Some(IDLE));
-            observed.problems.extend(problem.map(disobedience));
+            observed.problems.extend(problem.map(bird_problem));
         }
         observed
     }
@@ -382,9 +383,9 @@ fn log_change(known: Option<&SessionStatus>, status: &SessionStatus) {
     }
 }
 
-/// BIRD does not do what is wanted, for this reason.
-fn disobedience(why: String) -> Problem {
-    Problem::invalid("BIRD", why)
+/// BIRD does not run with the configuration, for this reason.
+fn bird_problem(error: String) -> Problem {
+    Problem::from(Cause::Bird { error })
 }
 
 /// Waits until the BIRD that was met last has ended.

@@ -18,7 +18,8 @@ use netweft_netstate::model::LinkName;
 
 use crate::desired::bridge;
 use crate::inputs::{Inputs, Pool};
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 
 /// The whole table as `nft -f` takes it: removed and made anew in one transaction, so that no packet meets a table
 /// that is half there. (Adding it first makes the removal legal where there was none.) Empty if no rule would be in it.
@@ -84,14 +85,7 @@ pub fn missed(inputs: &Inputs) -> Option<Problem> {
         "IPPools"
     };
     let pools = format!("{pools} {}", names.join(", "));
-    let message = format!(
-        "this kernel has no nftables family inet, so pods of {pools} are not masqueraded and reach nothing outside the pools: give the node a kernel with CONFIG_NF_TABLES_INET, or set natOutgoing: false"
-    );
-    Some(Problem::new(
-        ProblemKind::KernelLacksFeature,
-        pools,
-        message,
-    ))
+    Some(Problem::from(Cause::NftablesInetUnsupported { pools }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use netweft_crds::{NodeMode, Transport};
 use crate::desired::overhead;
 use crate::inputs::Inputs;
 use crate::inputs::host_facts::{Egress, Facts};
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// A `spec.mtu` that is more than the node's own link has room for. The node goes on: small packets pass, and large ones where
@@ -21,17 +22,13 @@ pub fn beyond(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<Problem
     let overhead = overhead(mode)?;
     let room = mtu.saturating_sub(overhead);
     let NodeMode { name, mtu: set, .. } = mode;
-    let consequence = if overhead == 0 {
-        "so larger packets are lost without an ICMP error".to_owned()
-    } else {
-        format!(
-            "and {overhead} are for the encapsulation, so larger packets are fragmented, or lost where fragments are dropped"
-        )
-    };
     (*set > room).then(|| {
-        let message = format!(
-            "spec.mtu {set} of NetworkMode {name} is too large for link {link}: the MTU of the link is {mtu}, {consequence}; set spec.mtu to {room} or less, or leave it out"
-        );
-        Problem::note(format!("NetworkMode {name}"), message)
+        Problem::from(Cause::MtuTooLarge {
+            mode: name.clone(),
+            mtu: *set,
+            link: link.clone(),
+            link_mtu: *mtu,
+            overhead,
+        })
     })
 }

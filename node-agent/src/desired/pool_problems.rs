@@ -6,16 +6,16 @@ use netweft_cni::ipam;
 use netweft_cni::node::NodeConfig;
 
 use crate::inputs::Inputs;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 
 /// Pools that serve this node and have not been heard of. They are on their way.
 pub fn unheard(inputs: &Inputs) -> impl Iterator<Item = Problem> {
     let names = inputs.serving.iter();
     let unknown = names.filter(|name| !inputs.pools.contains_key(*name));
     unknown.map(|name| {
-        let pool = format!("IPPool {name}");
-        let message = format!("{pool} serves this node, and the agent has not received it yet");
-        Problem::new(ProblemKind::ProgrammingFailed, pool, message)
+        let pool = name.clone();
+        Problem::from(Cause::PoolNotReceived { pool })
     })
 }
 
@@ -40,9 +40,8 @@ pub fn mixed(plugin: &NodeConfig) -> Option<Problem> {
         pairs.find(|(one, other)| one.pod_interface != other.pod_interface)
     };
     let (one, other) = namespaces.iter().find_map(clash)?;
-    let pools = format!("IPPools {} and {}", one.name, other.name);
-    let message = format!(
-        "{pools} give addresses to the same pods, but one has podInterface bridge and one routed, so such pods are refused: give both the same"
-    );
-    Some(Problem::invalid(pools, message))
+    Some(Problem::from(Cause::PodInterfacesMixed {
+        one: one.name.clone(),
+        other: other.name.clone(),
+    }))
 }

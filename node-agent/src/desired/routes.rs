@@ -23,20 +23,21 @@ use crate::desired::unreachable::Unreachable;
 use crate::desired::{Desired, METRIC_STANDBY, carries, fits, pod_mtu, pod_mtu_to, unicast};
 use crate::inputs::host_facts::Facts;
 use crate::inputs::{Inputs, RemoteBlock};
-use crate::status::problem::Problem;
+use crate::status::cause::Cause;
+use crate::status::problem::{Problem, ProblemKind};
 
 /// Add all that `mode` needs on this node.
 pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
     let Some(transport) = mode.transport.get() else {
-        desired.problems.push(left_out(
-            mode,
-            "this agent does not know its transport; update the agents, or choose another spec.mode",
-        ));
+        let mode = mode.name.clone();
+        let cause = Cause::TransportUnknown { mode };
+        desired.problems.push(Problem::from(cause));
         return;
     };
     let Some(mtu) = pod_mtu(inputs, facts, mode) else {
-        let problem = left_out(mode, "this node has no address for it");
-        desired.problems.push(problem);
+        let mode = mode.name.clone();
+        let cause = Cause::NoAddressForMode { mode };
+        desired.problems.push(Problem::from(cause));
         return;
     };
     desired.problems.extend(too_small(inputs, mode, mtu));
@@ -74,20 +75,14 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
             }
             Ok(None) => {}
             Err(why) => {
-                let message = why.to_string();
-                let problem = Problem::invalid(format!("node {}", block.node), &message);
-                withheld.insert(message, problem);
+                let subject = format!("node {}", block.node);
+                let problem = Problem::new(ProblemKind::Invalid, subject, &why);
+                withheld.insert(why.to_string(), problem);
             }
         }
     }
     desired.problems.extend(withheld.into_values());
     desired.probes.extend(probe_plan.for_some_of(&inputs.node));
-}
-
-fn left_out(mode: &NodeMode, why: &str) -> Problem {
-    let mode = format!("NetworkMode {}", mode.name);
-    let message = format!("{mode} is not programmed: {why}");
-    Problem::invalid(mode, message)
 }
 
 /// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
@@ -184,11 +179,10 @@ fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<Problem> {
         .map(|(name, _)| name.as_str())
         .collect();
     (!left_out.is_empty()).then(|| {
-        let pools = format!("IPPool {}", left_out.join(", "));
-        let message = format!(
-            "{pools} is not programmed: IPv6 needs packets of 1280 bytes and NetworkMode {} has room for {mtu}; raise the MTU of the node's link or spec.mtu",
-            mode.name
-        );
-        Problem::invalid(pools, message)
+        Problem::from(Cause::MtuTooSmallForIpv6 {
+            pools: format!("IPPool {}", left_out.join(", ")),
+            mode: mode.name.clone(),
+            mtu,
+        })
     })
 }

@@ -12,6 +12,7 @@ use netweft_cni::block;
 
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// The tunnel address of each pool that has a block here with a free one.
@@ -36,9 +37,12 @@ pub fn taken(inputs: &Inputs) -> Vec<Problem> {
         let address = block::tunnel_address(block.cidr)?;
         let OwnBlock { cidr, pool } = block;
         let is_taken = inputs.pods.addresses.contains(&address);
-        is_taken.then(|| Problem::note(format!("address {address}"), format!(
-            "a pod has the address {address}, which is the node's own address in block {cidr} of IPPool {pool}, so connections that the node opens to pods on other nodes may fail: delete that pod, and its controller starts it with another address"
-        )))
+        let cause = Cause::TunnelAddressTaken {
+            address,
+            block: *cidr,
+            pool: pool.clone(),
+        };
+        is_taken.then(|| Problem::from(cause))
     };
     without.filter_map(note).collect()
 }

@@ -7,7 +7,8 @@ use netweft_crds::UdpParameters;
 use netweft_netstate::model::LinkName;
 use netweft_udp_relay::config::{LINK_PREFIX, PeerConfig, RelayConfig, TunnelConfig};
 
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 
 /// `nw-udp` and the port, at most 11 bytes.
 pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
@@ -61,17 +62,11 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
 
 /// What is missing while the relay has not made its link, or nobody has it open.
 pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<Problem> {
-    let what = match open {
+    let link = link.clone();
+    let cause = match open {
         Some(true) => return None,
-        Some(false) => "no process reads from it",
-        None => "it does not exist",
+        Some(false) => Cause::RelayNotRunning { link },
+        None => Cause::RelayLinkMissing { link },
     };
-    let message = format!(
-        "link {link} of the relay: {what}; see the pod of DaemonSet netweft-udp-relay on this node"
-    );
-    Some(Problem::new(
-        ProblemKind::ProgrammingFailed,
-        format!("link {link}"),
-        message,
-    ))
+    Some(Problem::from(cause))
 }

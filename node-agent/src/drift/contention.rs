@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 
 /// What has been left alone for so long is no longer fought over.
 const RESET_AFTER: Duration = Duration::from_secs(60);
@@ -76,15 +77,12 @@ impl Fights {
             .iter()
             .filter(|(_, fight)| fight.times >= MAX_IMMEDIATE_REPAIRS);
         fights.map(|(what, fight)| {
-            let by = fight
-                .by
-                .as_deref()
-                .unwrap_or("an unknown program");
-            let message = format!(
-                "{what} was changed by {by} and repaired {} times in a row: stop the conflicting program",
-                fight.times
-            );
-            Problem::new(ProblemKind::Contested, what, message)
+            let by = fight.by.as_deref().unwrap_or("an unknown program");
+            Problem::from(Cause::ChangedRepeatedly {
+                object: what.clone(),
+                by: by.to_owned(),
+                times: fight.times,
+            })
         })
     }
 

@@ -10,7 +10,7 @@
 //! for it, and rules of legacy iptables are not in nft's ruleset at all. So a probe decides about the packets that pods send (`probe`).
 
 pub mod probe;
-mod ruleset;
+pub mod ruleset;
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,8 @@ use crate::apply::nft::NftError;
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::Paths;
 use crate::firewall::probe::{Outcome, Prober};
-use crate::firewall::ruleset::{BaseChain, Dropped, Rules, RulesetError};
+use crate::firewall::ruleset::{BaseChain, Dropped, DropsPods, Rules, RulesetError};
+use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
 
@@ -178,18 +179,18 @@ impl Reading {
                 Outcome::Forwarded if drops_sent(chain, *dropped) && !dropped.to_pods => continue,
                 _ => (ProblemKind::Note, false),
             };
-            findings.push(Problem::new(kind, chain, chain.sentence(certain)));
+            let drops = DropsPods {
+                chain: chain.clone(),
+                certain,
+            };
+            findings.push(Problem::new(kind, chain, &drops));
         }
         if outcome == Outcome::Dropped && !findings.has(ProblemKind::ForeignObject) {
-            let kind = ProblemKind::ForeignObject;
-            findings.push(Problem::new(kind, "legacy iptables", LEGACY));
+            findings.push(Problem::from(Cause::DroppedByLegacyIptables));
         }
         findings
     }
 }
-
-/// What to do about a rule that nft does not show.
-const LEGACY: &str = "a rule of legacy iptables drops packets of pods: a probe was not forwarded. See `iptables-legacy -S FORWARD`; allow the packets with `iptables-legacy -I FORWARD -i nw+ -j ACCEPT` and `iptables-legacy -I FORWARD -o nw+ -j ACCEPT`, and in the configuration of the program that made the rule";
 
 /// Whether the probe shows what the chain does.
 fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {
@@ -220,7 +221,7 @@ async fn read() -> Result<Reading, FirewallError> {
     }
     reading
         .chains
-        .sort_by_key(|(chain, _)| chain.sentence(false));
+        .sort_by_cached_key(|(chain, _)| chain.to_string());
     Ok(reading)
 }
 

@@ -100,9 +100,7 @@ impl BaseChain {
         }
     }
 
-    /// What the administrator has to know and to do. `certain`: a probe was dropped.
-    #[must_use]
-    pub fn sentence(&self, certain: bool) -> String {
+    fn drop_message(&self, certain: bool) -> String {
         let Self {
             family,
             table,
@@ -136,6 +134,16 @@ impl BaseChain {
             "chain {name} of the nftables table {family} {table} drops {what}: allow these packets with `{from}` and `{to}`, and in the configuration of the program that made the chain"
         )
     }
+}
+
+/// A chain that drops packets of pods, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", chain.drop_message(*certain))]
+pub struct DropsPods {
+    /// The chain.
+    pub chain: BaseChain,
+    /// A probe packet was dropped; otherwise the rules make a drop likely.
+    pub certain: bool,
 }
 
 impl fmt::Display for BaseChain {
@@ -368,7 +376,8 @@ mod tests {
             name: name.into(),
             drops_by_policy: true,
         };
-        let said = base("ip", "FORWARD").sentence(false);
+        let message = |chain: BaseChain, certain| DropsPods { chain, certain }.to_string();
+        let said = message(base("ip", "FORWARD"), false);
         assert!(
             said.starts_with("chain FORWARD of the nftables table ip filter drops packets"),
             "{said}"
@@ -379,7 +388,7 @@ mod tests {
             ),
             "{said}"
         );
-        let said = base("inet", "forward").sentence(true);
+        let said = message(base("inet", "forward"), true);
         assert!(
             said.contains("`nft insert rule inet filter forward iifname '\"nw*\"' accept`"),
             "{said}"

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::inputs::Objects;
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// The objects without what is of IPv6, and a problem that says so; `None` if there is nothing of it.
@@ -31,9 +32,7 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     }
     let names: Vec<String> = names.into_iter().collect();
     let pools = format!("IPPool {}", names.join(", "));
-    let message = format!(
-        "{pools} is not programmed: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
-    );
-    left.unreadable.push(Problem::invalid(pools, message));
+    let cause = Cause::KernelWithoutIpv6 { pools };
+    left.unreadable.push(Problem::from(cause));
     Some(left)
 }

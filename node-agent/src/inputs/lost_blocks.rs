@@ -34,7 +34,7 @@ mod tests {
     use netweft_crds::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 
     use super::*;
-    use crate::status::problem::Problem;
+    use crate::status::problem::{ProblemKind, problem};
 
     const BLOCKS: [&str; 2] = ["10.244.0.0/26", "10.244.0.64/26"];
     const WITHDRAWN: &str = "10.244.0.128/26";
@@ -108,7 +108,7 @@ mod tests {
     fn blocks_stay_with_node_network_or_unreadable_objects() {
         let all = [BLOCKS[0], BLOCKS[1], WITHDRAWN];
         let unreadable = Objects {
-            unreadable: [Problem::invalid("NodeSubnet x", "cannot be read")]
+            unreadable: [problem(ProblemKind::Invalid, "NodeSubnet x cannot be read")]
                 .into_iter()
                 .collect(),
             ..Objects::default()

@@ -29,6 +29,7 @@ use netweft_crds::{
 };
 
 use crate::pods::PodState;
+use crate::status::cause::Cause;
 use crate::status::problem::{Problem, Problems};
 
 /// Labels of namespaces by name.
@@ -213,10 +214,11 @@ impl Inputs {
         let mut known = |cidr: &IpNet, pool: &str| {
             let found = pools.contains_key(pool);
             if !found {
-                problems.push(Problem::invalid(
-                    format!("block {cidr}"),
-                    format!("block {cidr} is not programmed: its IPPool {pool} does not exist or cannot be read"),
-                ));
+                let cause = Cause::BlockWithoutPool {
+                    block: *cidr,
+                    pool: pool.to_owned(),
+                };
+                problems.push(Problem::from(cause));
             }
             found
         };
@@ -243,10 +245,11 @@ impl Inputs {
                 .or_insert_with(|| node.to_owned());
             if owner != node {
                 refused.push(node.to_owned());
-                self.problems.push(Problem::invalid(
-                    format!("node {node}"),
-                    format!("node {node} is not programmed: its tunnel endpoint has the MAC address of the tunnel endpoint of node {owner}; rename one of the two nodes"),
-                ));
+                let cause = Cause::TunnelMacConflict {
+                    node: node.to_owned(),
+                    owner: owner.clone(),
+                };
+                self.problems.push(Problem::from(cause));
             }
         }
         self.remote.retain(|block| !refused.contains(&block.node));
@@ -260,10 +263,10 @@ fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> 
     for text in &spec.reserved {
         match parse_range(text) {
             Some(range) => reserved.push(range),
-            None => problems.push(Problem::invalid(
-                format!("IPPool {name}"),
-                format!("IPPool {name}: reserved {text:?} is neither an address nor a CIDR; write for example 10.244.7.7 or 10.244.0.0/24"),
-            )),
+            None => problems.push(Problem::from(Cause::ReservedInvalid {
+                pool: name.clone(),
+                text: text.clone(),
+            })),
         }
     }
     let checked = Pool {
@@ -286,10 +289,9 @@ fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> 
 fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Problems) -> Option<Selector> {
     let selector = pool.spec.namespace_selector.clone()?;
     Some(Selector::try_from(selector).unwrap_or_else(|_| {
-        problems.push(Problem::invalid(
-            format!("IPPool {name}"),
-            format!("IPPool {name}: spec.namespaceSelector cannot be read, so its pods wait; the operators are In, NotIn, Exists and DoesNotExist"),
-        ));
+        problems.push(Problem::from(Cause::NamespaceSelectorInvalid {
+            pool: name.to_owned(),
+        }));
         Selector::from(Expression::In(NOBODY.to_owned(), BTreeSet::new()))
     }))
 }
@@ -317,14 +319,14 @@ fn own_blocks(
             .iter()
             .find(|subnet| subnet.spec.cidr == *cidr && subnet.spec.node == node);
         match owned {
-            Some(subnet) => blocks.push(OwnBlock { cidr: *cidr, pool: subnet.spec.pool.clone() }),
-            None => problems.push(Problem::invalid(
-                format!("block {cidr}"),
-                format!(
-                    "block {cidr} is not programmed: the NodeNetwork lists it, but NodeSubnet {} does not name this node",
-                    names::node_subnet_name(cidr)
-                ),
-            )),
+            Some(subnet) => blocks.push(OwnBlock {
+                cidr: *cidr,
+                pool: subnet.spec.pool.clone(),
+            }),
+            None => problems.push(Problem::from(Cause::BlockOfOtherNode {
+                block: *cidr,
+                subnet: names::node_subnet_name(cidr),
+            })),
         }
     }
     blocks

@@ -15,6 +15,7 @@ use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
 
 use crate::apply::cni_config;
 use crate::commands::args::Paths;
+use crate::status::cause::Cause;
 
 /// Most ranges that are reported.
 const REPORTED: usize = 16;
@@ -22,10 +23,6 @@ const REPORTED: usize = 16;
 /// Route protocols of routing daemons, which bring routes to pods of netweft from BGP and other routing protocols
 /// (include/uapi/linux/rtnetlink.h: zebra, bird, bgp, isis, ospf, rip, eigrp, openr, babel).
 const ROUTING_DAEMONS: [u8; 9] = [11, 12, 42, 99, 186, 187, 188, 189, 192];
-
-/// What the remedy begins with, in each sentence.
-const OVERRIDE: &str =
-    "set agent.ignoreOtherNetworks to true in the chart's values to run netweft next to it";
 
 /// What another network has on this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,28 +36,18 @@ pub struct OtherNetworks {
 impl OtherNetworks {
     /// Why nothing is programmed; `None` if there is no other network.
     #[must_use]
-    pub fn message(&self) -> Option<String> {
+    pub fn cause(&self) -> Option<Cause> {
         if let Some(file) = &self.configuration {
-            return Some(format!(
-                "{file} sorts before {CONFLIST_FILE}, so another CNI plugin connects the pods of this node, and netweft changes nothing here: \
-                 remove the other network and this file, or {OVERRIDE}"
-            ));
+            let file = file.clone();
+            return Some(Cause::OtherNetworkConfiguration { file });
         }
-        let OtherNetwork {
-            cidr,
-            pool,
-            interface,
-        } = self.ranges.first()?;
-        let by = interface.as_ref();
-        let by = by.map_or_else(String::new, |link| format!(" on link {link}"));
-        let more = match self.ranges.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        Some(format!(
-            "another network uses addresses of IPPool {pool} on this node ({cidr}{by}{more}), and netweft changes nothing here: remove the \
-             other network, create an IPPool with a range outside and delete {pool}, or {OVERRIDE}"
-        ))
+        let first = self.ranges.first()?;
+        Some(Cause::OtherNetworkRange {
+            pool: first.pool.clone(),
+            cidr: first.cidr,
+            interface: first.interface.clone(),
+            more: self.ranges.len() - 1,
+        })
     }
 }
 
@@ -215,11 +202,11 @@ mod tests {
         let found = find(&state, &pools(), dir.path());
         assert_eq!(found.ranges.len(), REPORTED);
         assert_eq!(
-            found.message().unwrap(),
+            found.cause().unwrap().to_string(),
             "another network uses addresses of IPPool default-v4 on this node (10.244.0.0/24 on link cni0 and 15 more), and netweft changes \
              nothing here: remove the other network, create an IPPool with a range outside and delete default-v4, or set \
              agent.ignoreOtherNetworks to true in the chart's values to run netweft next to it"
         );
-        assert_eq!(OtherNetworks::default().message(), None);
+        assert_eq!(OtherNetworks::default().cause(), None);
     }
 }

@@ -38,6 +38,7 @@ use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reclaim::{OrphanCandidate, Records, Survey};
 pub use crate::pods::reservations::{Hold, Reservations};
 pub use crate::pods::state::PodState;
+use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
@@ -190,10 +191,10 @@ impl Pods {
     fn note(&mut self, records: &Records, tended: &mut Tended) {
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
-            let message = format!(
-                "the attachment of address {ip} cannot be read and is kept ({error}): if no pod of this node has the address, remove the file"
-            );
-            Some(Problem::note(format!("attachment {ip}"), message))
+            Some(Problem::from(Cause::AttachmentUnreadable {
+                address: *ip,
+                error: error.to_string(),
+            }))
         });
         tended.problems.extend(unreadable);
         let notes = tended.problems.of(ProblemKind::Note);
@@ -309,12 +310,11 @@ impl Pods {
                 self.metrics.reclaimed("attachment");
             }
             Err(error) => {
-                let attachment = format!("attachment of container {container_id}");
-                let message = format!("remove the {attachment}: {error}");
-                let kind = ProblemKind::ProgrammingFailed;
-                tended
-                    .problems
-                    .push(Problem::new(kind, attachment, message));
+                let cause = Cause::AttachmentNotRemoved {
+                    container_id: container_id.clone(),
+                    error: error.to_string(),
+                };
+                tended.problems.push(Problem::from(cause));
             }
         }
     }
@@ -337,12 +337,10 @@ pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAd
 
 fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
     match suspect {
-        OrphanCandidate::Orphan(link) => Some(Problem::note(
-            format!("link {link}"),
-            format!(
-                "link {link} belongs to a pod without a CNI record: delete the pod, and its controller starts another"
-            ),
-        )),
+        OrphanCandidate::Orphan(link) => {
+            let link = link.clone();
+            Some(Problem::from(Cause::PodWithoutRecord { link }))
+        }
         OrphanCandidate::Attachment(_)
         | OrphanCandidate::Link(_)
         | OrphanCandidate::Route(_)

@@ -393,7 +393,7 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
     });
     let tended = node.tend().await;
     assert!(
-        tended.problems.messages(ProblemKind::ForeignObject)[0].starts_with("Route 10.0.0.2/32"),
+        tended.problems.messages(ProblemKind::ForeignObject)[0].starts_with("route 10.0.0.2/32"),
         "{tended:?}"
     );
     node.kernel.meddle(|state| {

@@ -30,6 +30,7 @@ use tracing::debug;
 use crate::inputs::Inputs;
 use crate::probes::packet;
 use crate::reconcile::link_conflicts::{Listener, listener};
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
@@ -108,20 +109,19 @@ impl Responder {
         loop {
             match sockets(self.port) {
                 Ok(sockets) => {
-                    self.tell(None);
+                    self.publish(None);
                     join_all(sockets.iter().map(|socket| self.serve(socket))).await;
                 }
                 Err(error) => {
-                    let why = closed(self.port, &error, listener);
-                    let subject = format!("UDP port {}", self.port);
-                    self.tell(Some(Problem::note(subject, why)));
+                    let problem = Problem::from(unavailable(self.port, &error, listener));
+                    self.publish(Some(problem));
                 }
             }
             sleep(RETRY_INTERVAL).await;
         }
     }
 
-    fn tell(&mut self, note: Option<Problem>) {
+    fn publish(&mut self, note: Option<Problem>) {
         self.failure_log.are(note.as_ref().map(ToString::to_string));
         self.note.send_if_modified(|known| {
             let changed = *known != note;
@@ -153,9 +153,9 @@ impl Responder {
     }
 }
 
-/// Why there is no socket, and what a user can do, in a sentence. `listener` finds who listens on a port.
-fn closed(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Listener>) -> String {
-    let why = match error.kind() {
+/// Why the port cannot be opened. `listener` finds the program that listens on a port.
+fn unavailable(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Listener>) -> Cause {
+    let reason = match error.kind() {
         ErrorKind::AddrInUse => match listener(port) {
             Some(Listener::Process(process)) => {
                 format!("is used on this node by {process}; end that program, or")
@@ -166,9 +166,7 @@ fn closed(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Listene
         },
         _ => format!("cannot be opened: {error};"),
     };
-    format!(
-        "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port {port} {why} set agent.port in the chart to a free port"
-    )
+    Cause::ProbePortUnavailable { port, reason }
 }
 
 /// A packet as it came.

@@ -17,9 +17,10 @@ use crate::desired::{Desired, masquerade};
 use crate::drift::{Difference, Judgement, TABLE, link_of};
 use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
-use crate::reconcile::link_conflicts::{listener, taken};
+use crate::reconcile::link_conflicts::{LinkConflict, listener};
 use crate::status::Outcome;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
@@ -196,9 +197,11 @@ impl<K: Kernel> Reconciler<K> {
         (actual, desired): (&NetworkState, &Desired),
         outcome: &mut Outcome,
     ) {
-        let sentence = taken(op, error, (actual, &desired.kernel), listener);
-        let message = sentence.unwrap_or_else(|| error_chain(error));
-        let failure = Problem::new(ProblemKind::ProgrammingFailed, op.object(), message);
+        let conflict = LinkConflict::find(op, error, (actual, &desired.kernel), listener);
+        let failure = match &conflict {
+            Some(conflict) => Problem::failure(op.object(), conflict),
+            None => Problem::failure(op.object(), error),
+        };
         let of_a_link = matches!(
             op,
             Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }
@@ -253,15 +256,11 @@ fn lacking(op: &Op, error: &Error, spare: &BTreeSet<LinkName>) -> Option<Problem
         LinkKind::Bridge => "bridge",
         LinkKind::Tun | LinkKind::Veth | LinkKind::Other(_) => return None,
     };
-    let problem = if spare.contains(name) {
-        ProblemKind::KernelLacksFeature
-    } else {
-        ProblemKind::ProgrammingFailed
-    };
     (error.errno() == Some(Errno::EOPNOTSUPP)).then(|| {
-        let message = format!(
-            "this kernel has no {kind} links, so link {name} is missing and pods behind it are unreachable: load the module {kind} (modprobe {kind}), or choose another encapsulation in the NetworkMode"
-        );
-        Problem::new(problem, op.object(), message)
+        Problem::from(Cause::LinkKindUnsupported {
+            link: name.clone(),
+            kind,
+            spare: spare.contains(name),
+        })
     })
 }

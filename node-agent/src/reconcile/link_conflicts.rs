@@ -22,42 +22,122 @@ pub enum Listener {
     Unseen,
 }
 
-/// A sentence on who is in the way of the link that `op` makes or brings up, and what to do; `None` if it failed for another cause.
-/// `listener` finds who listens on a port.
-pub fn taken(
-    op: &Op,
-    error: &Error,
-    (actual, desired): (&NetworkState, &NetworkState),
-    listener: impl Fn(u16) -> Option<Listener>,
-) -> Option<String> {
-    let (Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } | Op::LinkChange { name, .. }) =
-        op
-    else {
-        return None;
-    };
-    if !matches!(error.errno(), Some(Errno::EADDRINUSE | Errno::EEXIST)) {
-        return None;
-    }
-    match &desired.links.get(name)?.kind {
-        LinkKind::Vxlan(vxlan) => Some(vxlan_taken(name, vxlan, actual, listener)),
-        LinkKind::Ipip { .. } => {
-            let other =
-                others(actual, name).find(|(_, kind)| matches!(kind, LinkKind::Ipip { .. }));
-            let other = other.map(|(other, _)| other)?;
-            Some(format!(
-                "link {name} is missing: its addresses are used on this node by link {other}; delete that link if nothing needs it (ip link delete {other}), or choose another encapsulation in the NetworkMode"
-            ))
+/// What prevents a link of a tunnel, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkConflict {
+    /// Another IPIP link has the same addresses.
+    #[error(
+        "link {link} is missing: its addresses are used on this node by link {other}; delete that link if nothing needs it (ip link delete {other}), or choose another encapsulation in the NetworkMode"
+    )]
+    Addresses {
+        /// The link of netweft.
+        link: LinkName,
+        /// The other link.
+        other: LinkName,
+    },
+    /// Another VXLAN link has the VNI.
+    #[error(
+        "link {link} is missing: VNI {vni} on UDP port {port} is used on this node by link {other}; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, or delete that link if nothing needs it (ip link delete {other})"
+    )]
+    Vni {
+        /// The link of netweft.
+        link: LinkName,
+        /// The VNI.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+        /// The other link.
+        other: LinkName,
+    },
+    /// A VXLAN link with other flags uses the port.
+    #[error(
+        "link {link} is missing: UDP port {port} is used on this node by link {other}; {OTHER_PORT}, or delete that link if nothing needs it (ip link delete {other})"
+    )]
+    PortOfLink {
+        /// The link of netweft.
+        link: LinkName,
+        /// The UDP port.
+        port: u16,
+        /// The other link.
+        other: LinkName,
+    },
+    /// A process of the PID namespace of the agent listens on the port.
+    #[error(
+        "link {link} is missing: UDP port {port} is used on this node by {process}; {OTHER_PORT}, or end that program"
+    )]
+    PortOfProcess {
+        /// The link of netweft.
+        link: LinkName,
+        /// The UDP port.
+        port: u16,
+        /// Number and name of the process.
+        process: String,
+    },
+    /// A process of another PID namespace listens on the port.
+    #[error(
+        "link {link} is missing: UDP port {port} is used on this node by another program (on the node, ss -ulpn sport = {port} shows which); {OTHER_PORT}, or end that program"
+    )]
+    PortOfUnseenProcess {
+        /// The link of netweft.
+        link: LinkName,
+        /// The UDP port.
+        port: u16,
+    },
+    /// A link or a process that the agent does not find, perhaps one of another network namespace.
+    #[error(
+        "link {link} is missing: VNI {vni} or UDP port {port} is used on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
+    )]
+    Unknown {
+        /// The link of netweft.
+        link: LinkName,
+        /// The VNI.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+    },
+}
+
+const OTHER_PORT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
+
+impl LinkConflict {
+    /// What prevents the link that `op` adds or changes; `None` if the operation failed for another cause. `listener` finds the
+    /// program that listens on a port.
+    pub fn find(
+        op: &Op,
+        error: &Error,
+        (actual, desired): (&NetworkState, &NetworkState),
+        listener: impl Fn(u16) -> Option<Listener>,
+    ) -> Option<Self> {
+        let (Op::LinkAdd { name, .. }
+        | Op::LinkRecreate { name, .. }
+        | Op::LinkChange { name, .. }) = op
+        else {
+            return None;
+        };
+        if !matches!(error.errno(), Some(Errno::EADDRINUSE | Errno::EEXIST)) {
+            return None;
         }
-        LinkKind::Tun | LinkKind::Veth | LinkKind::Bridge | LinkKind::Other(_) => None,
+        match &desired.links.get(name)?.kind {
+            LinkKind::Vxlan(vxlan) => Some(of_vxlan(name, vxlan, actual, listener)),
+            LinkKind::Ipip { .. } => {
+                let mut others = others(actual, name);
+                let other = others.find(|(_, kind)| matches!(kind, LinkKind::Ipip { .. }));
+                other.map(|(other, _)| Self::Addresses {
+                    link: name.clone(),
+                    other: other.clone(),
+                })
+            }
+            LinkKind::Tun | LinkKind::Veth | LinkKind::Bridge | LinkKind::Other(_) => None,
+        }
     }
 }
 
-fn vxlan_taken(
+fn of_vxlan(
     name: &LinkName,
     vxlan: &Vxlan,
     actual: &NetworkState,
     listener: impl Fn(u16) -> Option<Listener>,
-) -> String {
+) -> LinkConflict {
     let Vxlan { vni, port, .. } = vxlan;
     let on_port = |kind: &LinkKind| match kind {
         LinkKind::Vxlan(other) => other.port == *port,
@@ -71,30 +151,28 @@ fn vxlan_taken(
         let mut found = others(actual, name).filter(|(_, kind)| is(kind));
         found.next().map(|(other, _)| other)
     };
-    let delete = |link: &LinkName| {
-        format!("or delete that link if nothing needs it (ip link delete {link})")
-    };
-    const PORT: &str = "choose another spec.overlay.vxlan.port in the NetworkMode";
-    if let Some(link) = find(&same_vni) {
-        return format!(
-            "link {name} is missing: VNI {vni} on UDP port {port} is used on this node by link {link}; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, {}",
-            delete(link)
-        );
+    let (link, vni, port) = (name.clone(), *vni, *port);
+    if let Some(other) = find(&same_vni) {
+        let other = other.clone();
+        return LinkConflict::Vni {
+            link,
+            vni,
+            port,
+            other,
+        };
     }
-    let taken = format!("link {name} is missing: UDP port {port} is used on this node by");
-    if let Some(link) = find(&on_port) {
-        return format!("{taken} link {link}; {PORT}, {}", delete(link));
+    if let Some(other) = find(&on_port) {
+        let other = other.clone();
+        return LinkConflict::PortOfLink { link, port, other };
     }
-    match listener(*port) {
-        Some(Listener::Process(process)) => {
-            format!("{taken} {process}; {PORT}, or end that program")
-        }
-        Some(Listener::Unseen) => format!(
-            "{taken} another program (on the node, ss -ulpn sport = {port} shows which); {PORT}, or end that program"
-        ),
-        None => format!(
-            "link {name} is missing: VNI {vni} or UDP port {port} is used on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
-        ),
+    match listener(port) {
+        Some(Listener::Process(process)) => LinkConflict::PortOfProcess {
+            link,
+            port,
+            process,
+        },
+        Some(Listener::Unseen) => LinkConflict::PortOfUnseenProcess { link, port },
+        None => LinkConflict::Unknown { link, vni, port },
     }
 }
 
@@ -168,7 +246,7 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         let own = format!("process {} (", std::process::id());
         let Some(Listener::Process(found)) = listener(port) else {
-            panic!("nobody listens");
+            panic!("no process listens");
         };
         assert!(found.starts_with(&own), "{found}");
         drop(socket);

@@ -57,6 +57,7 @@ use crate::probes::responder::Responding;
 use crate::probes::sender::ProbeHandle;
 use crate::reconcile::comparison::Comparison;
 use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
@@ -331,12 +332,9 @@ impl<K: Kernel> Reconciler<K> {
         match self.pods.taken(offered) {
             Ok(taken) => outcome.taken = taken,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let dir = self.paths.run_dir.display();
-                let message = format!(
-                    "another process holds the lock {dir}/lock, so withdrawn blocks are not released: if this persists, end that process"
-                );
-                let lock = Problem::note(format!("file {dir}/lock"), message);
-                outcome.problems.push(lock);
+                let file = self.paths.run_dir.join("lock");
+                let cause = Cause::StoreLocked { file };
+                outcome.problems.push(Problem::from(cause));
                 self.again = self.again.into_iter().chain([LOCK_RETRY_INTERVAL]).min();
             }
             Err(error) => outcome.fail(Problem::failure("attachments", &self.unread(error))),

@@ -13,7 +13,8 @@ use crate::desired::Desired;
 use crate::drift::Difference;
 use crate::reconcile::Reconciler;
 use crate::status::Outcome;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
     /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
@@ -32,11 +33,11 @@ impl<K: Kernel> Reconciler<K> {
             }
             Ok(false) => {}
             Err(error) => {
-                let file = self.paths.run_dir.join(node::FILE);
-                let message = format!("write {}: {error}", file.display());
-                let kind = ProblemKind::ProgrammingFailed;
-                let subject = format!("file {}", file.display());
-                outcome.fail(Problem::new(kind, subject, message));
+                let cause = Cause::FileNotWritten {
+                    file: self.paths.run_dir.join(node::FILE),
+                    error: error.to_string(),
+                };
+                outcome.fail(Problem::from(cause));
                 return false;
             }
         }
@@ -73,18 +74,13 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     pub(super) fn foreign_configurations(&self) -> Vec<Problem> {
-        let dir = self.paths.cni_conf_dir.display();
-        let conflict = |file| {
-            let message = format!(
-                "{dir}/{file} sorts before {}, so the container runtime uses it instead: remove it",
-                conf::CONFLIST_FILE
-            );
-            let subject = format!("file {dir}/{file}");
-            Problem::new(ProblemKind::ForeignObject, subject, message)
-        };
-        cni_config::in_front(&self.paths.cni_conf_dir)
-            .into_iter()
-            .map(conflict)
+        let dir = &self.paths.cni_conf_dir;
+        let files = cni_config::in_front(dir).into_iter();
+        files
+            .map(|file| {
+                let file = dir.join(file);
+                Problem::from(Cause::OtherCniConfiguration { file })
+            })
             .collect()
     }
 }

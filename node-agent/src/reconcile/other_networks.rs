@@ -10,7 +10,7 @@ use crate::inputs::Objects;
 use crate::inputs::other_networks;
 use crate::inputs::other_networks::OtherNetworks;
 use crate::reconcile::Reconciler;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::problem::Problem;
 
 /// Pause between two checks. A change of the kernel or of the runtime's configurations brings the next one at once.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(60);
@@ -28,8 +28,7 @@ impl<K: Kernel> Reconciler<K> {
         // What prevents a reading is reported by the sync.
         let actual = self.kernel.read().await.ok()?;
         let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
-        let kind = ProblemKind::ForeignObject;
-        let problem = Problem::new(kind, "other pod network", found.message()?);
+        let problem = Problem::from(found.cause()?);
         self.failure_log.is(&problem.message);
         self.report_other_network(network, found, &problem);
         self.health.worked_well();

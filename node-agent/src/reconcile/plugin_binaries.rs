@@ -4,7 +4,8 @@ use netweft_netstate::kernel::Kernel;
 
 use crate::reconcile::Reconciler;
 use crate::status::Outcome;
-use crate::status::problem::{Problem, ProblemKind};
+use crate::status::cause::Cause;
+use crate::status::problem::Problem;
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
@@ -20,12 +21,8 @@ impl<K: Kernel> Reconciler<K> {
                 }
             }
             Err(error) => {
-                let message = format!(
-                    "{}; without it no pod starts or ends on this node: see whether the folder can be written, and delete the agent's pod of this node if the folder itself was replaced",
-                    error_chain(&error)
-                );
-                let kind = ProblemKind::ProgrammingFailed;
-                outcome.fail(Problem::new(kind, "plugins", message));
+                let error = error_chain(&error);
+                outcome.fail(Problem::from(Cause::PluginNotRestored { error }));
             }
         }
     }

@@ -1,5 +1,6 @@
-//! What the agent says about its node.
+//! The status of the node's NodeNetwork.
 
+pub mod cause;
 pub mod problem;
 pub mod publisher;
 pub mod sink;
@@ -53,15 +54,18 @@ impl Outcome {
     }
 }
 
-/// The condition's content after a sync.
+/// The message of a node without a block.
+pub const NO_BLOCK: &str =
+    "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
+
+/// The condition of the node after a reconcile.
 #[must_use]
 pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     if let Some(verdict) = outcome.problems.verdict() {
         return verdict;
     }
     if !desired.has_blocks() {
-        let message = "no IPPool gives this node a block, so no pod can start here; see the condition Assigned";
-        return Verdict::reconciling(Reason::NoSubnet, message);
+        return Verdict::reconciling(Reason::NoSubnet, NO_BLOCK);
     }
     let routes = routes(&desired.kernel);
     let routes = usize::try_from(routes.tunnel + routes.direct).unwrap_or_default();
@@ -296,7 +300,7 @@ mod tests {
             (ProblemKind::ForeignObject, Reason::ForeignObject),
             (ProblemKind::ProgrammingFailed, Reason::ProgrammingFailed),
         ] {
-            outcome.problems.push(Problem::new(kind, "s", "m"));
+            outcome.problems.push(problem::problem(kind, "m"));
             assert_eq!(reason(&nothing(), &outcome), expected);
             assert_eq!(reason(&without_pools(), &outcome), expected);
         }
@@ -305,7 +309,9 @@ mod tests {
     #[test]
     fn note_keeps_node_ready_and_is_in_message() {
         let outcome = Outcome {
-            problems: [Problem::note("s", "n")].into_iter().collect(),
+            problems: [problem::problem(ProblemKind::Note, "n")]
+                .into_iter()
+                .collect(),
             ..Outcome::default()
         };
         let said = verdict(&nothing(), &outcome);

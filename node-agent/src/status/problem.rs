@@ -1,9 +1,9 @@
-//! What is wrong on the node: one type for everything that is told of in the condition. Reason, severity and the metric's label follow
-//! from the problem's kind.
+//! Problems of a node. The reason and the severity of the condition follow from the kind of the problem.
 //!
 //! ```text
-//!   Inputs, Desired, pods, firewall, BIRD, kernel ──Problem──▶ Outcome.problems ──verdict──▶ condition
-//!                                                                              └─faults───▶ log
+//!   Inputs, Desired, pods, firewall, BIRD ──Cause──┐
+//!   kernel, nft, files ─────────────────────Error──┴▶ Problem ──▶ Outcome.problems ──verdict──▶ condition
+//!                                                                                 └─faults───▶ log
 //! ```
 
 use std::error::Error;
@@ -13,25 +13,27 @@ use netweft_common::error_chain;
 use netweft_crds::condition::{Reason, State, Verdict};
 use netweft_netstate::diff::Conflict;
 
-/// What sort of problem it is. The first kind of this list that there is a problem of decides the condition's reason.
+use crate::status::cause::Cause;
+
+/// The kind of a problem. The first kind of this list that a node has a problem of decides the reason of the condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// Something could not be programmed; it is tried again.
+    /// An object could not be programmed; the agent retries.
     ProgrammingFailed,
-    /// An object of somebody else stands where ours should be.
+    /// An object of another program prevents an object of netweft.
     ForeignObject,
-    /// An object of ours is changed by somebody else again and again.
+    /// Another program changes an object of netweft repeatedly.
     Contested,
-    /// A part of the objects that cannot be used or carried out here, and is left out.
+    /// A part of an API object is invalid on this node and is not programmed.
     Invalid,
-    /// The kernel lacks something, and what needs it does not work; pods work otherwise.
+    /// The kernel lacks a feature that some of the objects need.
     KernelLacksFeature,
-    /// What only a human can put right and what keeps no pod from working: the node stays ready.
+    /// A finding for the administrator that affects no pod: the node stays ready.
     Note,
 }
 
 impl ProblemKind {
-    /// All of them, the most urgent first.
+    /// All kinds, the most urgent first.
     pub const ALL: [Self; 6] = [
         Self::ProgrammingFailed,
         Self::ForeignObject,
@@ -41,7 +43,7 @@ impl ProblemKind {
         Self::Note,
     ];
 
-    /// The condition's reason; `None`: the node is ready in spite of it.
+    /// The reason of the condition; `None`: the node is ready in spite of the problem.
     #[must_use]
     pub fn reason(self) -> Option<Reason> {
         match self {
@@ -54,7 +56,7 @@ impl ProblemKind {
         }
     }
 
-    /// What it makes of the node.
+    /// The state of a node with the problem.
     #[must_use]
     pub fn severity(self) -> State {
         match self {
@@ -74,7 +76,7 @@ impl ProblemKind {
         })
     }
 
-    /// The value of the label `kind` in metrics and logs.
+    /// The kind in logs.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -87,57 +89,55 @@ impl ProblemKind {
         }
     }
 
-    /// Whether the log tells when it begins and ends. Who changes what is ours is told with each repair, and a note by whoever finds it.
+    /// Whether the failure log contains the problem. Each repair of an external change has a log line of its own, and so has each note.
     #[must_use]
     pub fn is_fault(self) -> bool {
         !matches!(self, Self::Contested | Self::Note)
     }
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What sort of problem it is.
+    /// The kind.
     pub kind: ProblemKind,
-    /// What it is about: a link, a route, a file, an IPPool, a NetworkMode, a node.
+    /// Kind and name of the object: a link, a route, a file, an IPPool, a NetworkMode, a node.
     pub subject: String,
-    /// What is wrong and what a user can do, in a sentence.
+    /// What happened, why, and what to do.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem with `subject`.
+    /// A problem with `subject`, explained by an error of another module.
     #[must_use]
-    pub fn new(kind: ProblemKind, subject: impl Display, message: impl Into<String>) -> Self {
+    pub fn new(kind: ProblemKind, subject: impl Display, error: &dyn Error) -> Self {
         Self {
             kind,
             subject: subject.to_string(),
-            message: message.into(),
+            message: error_chain(error),
         }
     }
 
-    /// Something that could not be programmed, for this error.
+    /// `subject` could not be programmed.
     #[must_use]
     pub fn failure(subject: impl Display, error: &dyn Error) -> Self {
-        Self::new(ProblemKind::ProgrammingFailed, subject, error_chain(error))
+        Self::new(ProblemKind::ProgrammingFailed, subject, error)
     }
 
-    /// A part of the objects that is left out.
-    #[must_use]
-    pub fn invalid(subject: impl Display, message: impl Into<String>) -> Self {
-        Self::new(ProblemKind::Invalid, subject, message)
-    }
-
-    /// What keeps no pod from working.
-    #[must_use]
-    pub fn note(subject: impl Display, message: impl Into<String>) -> Self {
-        Self::new(ProblemKind::Note, subject, message)
-    }
-
-    /// The content of a condition that tells of this alone; `None` if the node is ready in spite of it.
+    /// The condition of a node that has this problem only; `None` if the node is ready in spite of the problem.
     #[must_use]
     pub fn verdict(&self) -> Option<Verdict> {
         self.kind.verdict(self.message.clone())
+    }
+}
+
+impl From<Cause> for Problem {
+    fn from(cause: Cause) -> Self {
+        Self {
+            kind: cause.kind(),
+            subject: cause.subject(),
+            message: cause.to_string(),
+        }
     }
 }
 
@@ -147,7 +147,7 @@ impl From<&Conflict> for Problem {
             Conflict::RouteTaken { key, .. } => format!("route {}", key.dst),
             Conflict::NotOurs { what } => what.clone(),
         };
-        Self::new(ProblemKind::ForeignObject, subject, conflict.to_string())
+        Self::new(ProblemKind::ForeignObject, subject, conflict)
     }
 }
 
@@ -162,28 +162,28 @@ impl Display for Problem {
 pub struct Problems(Vec<Problem>);
 
 impl Problems {
-    /// Adds one.
+    /// Adds a problem.
     pub fn push(&mut self, problem: Problem) {
         self.0.push(problem);
     }
 
-    /// Whether there is none.
+    /// Whether the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them.
+    /// All problems.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
     }
 
-    /// Those of one kind.
+    /// The problems of one kind.
     pub fn of(&self, kind: ProblemKind) -> impl Iterator<Item = &Problem> {
         self.iter().filter(move |problem| problem.kind == kind)
     }
 
-    /// Whether there is one of a kind.
+    /// Whether the list contains a problem of a kind.
     #[must_use]
     pub fn has(&self, kind: ProblemKind) -> bool {
         self.of(kind).next().is_some()
@@ -196,18 +196,18 @@ impl Problems {
         messages.collect()
     }
 
-    /// The messages of one kind in a sentence; `None` if there are none.
+    /// The messages of one kind as one text; `None` without messages.
     #[must_use]
     pub fn sentence(&self, kind: ProblemKind) -> Option<String> {
         sentence(&self.messages(kind))
     }
 
-    /// What the log tells of when it begins and ends.
+    /// The problems of the failure log.
     pub fn faults(&self) -> impl Iterator<Item = &Problem> {
         self.iter().filter(|problem| problem.kind.is_fault())
     }
 
-    /// The condition's content; `None` if the node is ready.
+    /// The condition of the node; `None` if the node is ready.
     #[must_use]
     pub fn verdict(&self) -> Option<Verdict> {
         ProblemKind::ALL.into_iter().find_map(|kind| {
@@ -238,7 +238,7 @@ impl IntoIterator for Problems {
     }
 }
 
-/// The first messages and how many more there are: a condition is read by people.
+/// The first messages and the number of further messages.
 #[must_use]
 pub fn sentence<T: AsRef<str>>(messages: &[T]) -> Option<String> {
     const SHOWN: usize = 3;
@@ -251,6 +251,16 @@ pub fn sentence<T: AsRef<str>>(messages: &[T]) -> Option<String> {
         text += &format!("; and {} more", messages.len() - SHOWN);
     }
     Some(text)
+}
+
+/// A problem for tests.
+#[cfg(test)]
+pub fn problem(kind: ProblemKind, message: &str) -> Problem {
+    Problem {
+        kind,
+        subject: "subject".to_owned(),
+        message: message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -281,11 +291,14 @@ mod tests {
     #[test]
     fn verdict_lists_problems_of_most_urgent_kind_only() {
         let mut problems = Problems::default();
-        problems.push(Problem::note("route a", "n"));
-        assert_eq!(problems.verdict(), None);
-        problems.push(Problem::invalid("IPPool a", "i"));
-        problems.push(Problem::new(ProblemKind::ForeignObject, "route a", "f"));
-        problems.push(Problem::new(ProblemKind::ForeignObject, "route b", "g"));
+        let mut push = |kind, message| {
+            problems.push(problem(kind, message));
+            problems.verdict()
+        };
+        assert_eq!(push(ProblemKind::Note, "n"), None);
+        push(ProblemKind::Invalid, "i");
+        push(ProblemKind::ForeignObject, "f");
+        push(ProblemKind::ForeignObject, "g");
         let verdict = Verdict::stalled(Reason::ForeignObject, "f; g");
         assert_eq!(problems.verdict(), Some(verdict));
         let faults: Vec<&str> = problems.faults().map(|it| it.message.as_str()).collect();

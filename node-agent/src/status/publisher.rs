@@ -153,7 +153,7 @@ impl StatusPublisher {
     /// Tells the newest status if that is news and has rested by `now`. Returns when to try again.
     pub async fn step(&mut self, now: Instant) -> Option<Instant> {
         let mut wanted = self.wanted.borrow_and_update().clone();
-        let stalled = self.health.stalled().map(|_| self.stalled());
+        let stalled = self.health.stalled().map(|_| stalled(self.health.limit()));
         if let Some(verdict) = &stalled {
             wanted.status = self.doubtful(&wanted, verdict);
         }
@@ -180,15 +180,6 @@ impl StatusPublisher {
                 Some(now + self.retry.next_delay())
             }
         }
-    }
-
-    /// What there is to say of a loop that hangs.
-    fn stalled(&self) -> Verdict {
-        let limit = self.health.limit().as_secs();
-        let message = format!(
-            "the main loop of the agent has stalled for more than {limit} s, so this node follows no changes; kubelet restarts the agent. If the agent stalls again, see the log of the agent, and check whether `ip link` or `nft list ruleset` hangs on the node"
-        );
-        Verdict::reconciling(Reason::AgentStalled, message)
     }
 
     /// What was said last, if anything, but Ready no more.
@@ -229,6 +220,15 @@ impl StatusPublisher {
         let minor = told.uid == wanted.uid && same_but_for_bursts(before, status);
         (minor && rested > now).then_some(rested)
     }
+}
+
+/// The condition of a node whose agent has not finished a reconcile within `limit`.
+pub fn stalled(limit: Duration) -> Verdict {
+    let limit = limit.as_secs();
+    let message = format!(
+        "the main loop of the agent has stalled for more than {limit} s, so this node follows no changes; kubelet restarts the agent. If the agent stalls again, see the log of the agent, and check whether `ip link` or `nft list ruleset` hangs on the node"
+    );
+    Verdict::reconciling(Reason::AgentStalled, message)
 }
 
 #[cfg(test)]

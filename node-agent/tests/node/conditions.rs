@@ -26,10 +26,10 @@ fn netns_foreign_route_to_block_is_reported_and_kept() {
             let foreign = format!("blackhole {block} metric 20 proto 4");
             node.namespace.ip(&format!("route replace {foreign}"));
             let said = node.wait_until_it_says("ForeignObject");
-            let words = format!("Route {block} metric 20");
+            let words = format!("route {block} metric 20");
             assert!(said.starts_with(&words), "{said}");
             assert!(
-                said.contains("of protocol 4 is not ours and stays"),
+                said.contains("of another program (protocol 4) prevents route"),
                 "{said}"
             );
             node.namespace.ip(&format!("route delete {foreign}"));
@@ -50,9 +50,9 @@ fn netns_foreign_route_to_pod_is_reported_and_kept() {
             let foreign = format!("blackhole {ip} metric 20 proto 4");
             node.namespace.ip(&format!("route replace {foreign}"));
             let said = node.wait_until_it_says("ForeignObject");
-            assert!(said.starts_with(&format!("Route {ip}/")), "{said}");
+            assert!(said.starts_with(&format!("route {ip}/")), "{said}");
             assert!(
-                said.contains("of protocol 4 is not ours and stays"),
+                said.contains("of another program (protocol 4) prevents route"),
                 "{said}"
             );
             node.namespace.ip(&format!("route delete {foreign}"));

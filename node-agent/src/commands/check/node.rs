@@ -72,8 +72,8 @@ impl NodeCheck {
         if !self.ignore_other_networks && !other_networks::has_served(&self.paths) {
             let actual = kernel.read().await?;
             let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
-            if let Some(message) = found.message() {
-                return Ok(vec![message]);
+            if let Some(cause) = found.cause() {
+                return Ok(vec![cause.to_string()]);
             }
         }
         let config = NodeConfig::read(&self.paths.run_dir).ok();

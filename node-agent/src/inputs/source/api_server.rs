@@ -19,6 +19,7 @@ use tracing::{Instrument, info_span};
 
 use crate::inputs::source::{Ending, changes};
 use crate::inputs::{Namespaces, Objects};
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// The stores behind the watches.
@@ -196,9 +197,11 @@ fn readable<K: Watchable>(
         match &object.0 {
             Ok(object) => objects.push(object.clone()),
             Err(error) => {
-                let name = format!("{} {}", K::kind(&()), object.name_any());
-                let message = format!("{name} cannot be read: {error}");
-                unreadable.push(Problem::invalid(name, message));
+                let cause = Cause::ObjectUnreadable {
+                    object: format!("{} {}", K::kind(&()), object.name_any()),
+                    error: error.to_string(),
+                };
+                unreadable.push(Problem::from(cause));
             }
         }
     }

@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::inputs::Objects;
 use crate::inputs::source::Ending;
+use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
@@ -166,9 +167,11 @@ impl Reader {
                 }
                 Ok(Object::Network(_) | Object::Other) => {}
                 Err(error) => {
-                    let message = format!("{} cannot be read: {error}", file.display());
-                    let problem = Problem::invalid(format!("file {}", file.display()), message);
-                    objects.unreadable.push(problem);
+                    let cause = Cause::FileUnreadable {
+                        file: file.clone(),
+                        error: error.to_string(),
+                    };
+                    objects.unreadable.push(Problem::from(cause));
                 }
             }
         }

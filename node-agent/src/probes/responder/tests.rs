@@ -48,19 +48,22 @@ fn taken_port_message_names_process_and_remedy() {
     let taken = io::Error::from(ErrorKind::AddrInUse);
     let begin = "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port 9471";
     let end = "set agent.port in the chart to a free port";
-    let process = |_| Some(Listener::Process("process 7 (dnsmasq)".to_owned()));
+    let message = |error: &io::Error, found: Option<Listener>| {
+        unavailable(9471, error, |_| found.clone()).to_string()
+    };
+    let process = Some(Listener::Process("process 7 (dnsmasq)".to_owned()));
     assert_eq!(
-        closed(9471, &taken, process),
+        message(&taken, process),
         format!("{begin} is used on this node by process 7 (dnsmasq); end that program, or {end}")
     );
     let unseen = format!(
         "{begin} is used on this node by another program (on the node, ss -ulpn sport = 9471 shows which); end that program, or {end}"
     );
-    assert_eq!(closed(9471, &taken, |_| Some(Listener::Unseen)), unseen);
-    assert_eq!(closed(9471, &taken, |_| None), unseen);
+    assert_eq!(message(&taken, Some(Listener::Unseen)), unseen);
+    assert_eq!(message(&taken, None), unseen);
     let denied = io::Error::from(ErrorKind::PermissionDenied);
     assert_eq!(
-        closed(9471, &denied, |_| None),
+        message(&denied, None),
         format!("{begin} cannot be opened: permission denied; {end}")
     );
 }
