@@ -7,8 +7,8 @@
 //! - The token is the one in the file when a request is sent. (The library's own reader keeps it until a time of day, for hours if the
 //!   clock is put back.)
 
+pub mod backoff;
 mod token;
-mod watch_backoff;
 
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ use tower::retry::RetryLayer;
 use tower::{BoxError, ServiceBuilder};
 
 use token::TokenFile;
-pub use watch_backoff::WatchBackoff;
 
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);

@@ -1,7 +1,6 @@
 //! What several of netweft's programs need, and what knows neither Kubernetes nor the kernel's network.
 
 pub mod atomic_file;
-pub mod backoff;
 mod error_chain;
 pub mod heartbeat;
 

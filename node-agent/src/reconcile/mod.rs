@@ -26,6 +26,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::ExponentialBackoff;
+use netweft_client::backoff;
 use netweft_cni::attachment::Store;
 use netweft_cni::block;
 use netweft_cni::node::NodeConfig;
@@ -64,7 +67,6 @@ use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
-use netweft_common::backoff::Backoff;
 
 /// First and longest delay after a failure.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -95,7 +97,7 @@ pub struct Reconciler<K> {
     drifts: Drifts,
     waiting: bool,
     ignore_other_networks: bool,
-    retry: Backoff,
+    retry: ExponentialBackoff,
     /// The node's addresses that the operator asks for; `None` before the first look.
     found: Option<Vec<FoundAddress>>,
     /// When to look again although nothing failed.
@@ -133,7 +135,7 @@ impl<K: Kernel> Reconciler<K> {
             again: None,
             waiting: false,
             ignore_other_networks: false,
-            retry: Backoff::new(RETRY.0, RETRY.1),
+            retry: backoff::exponential(RETRY.0, RETRY.1),
             found: None,
         }
     }
@@ -197,7 +199,7 @@ impl<K: Kernel> Reconciler<K> {
             self.retry.reset();
             None
         } else {
-            Some(self.retry.next_delay())
+            self.retry.next()
         };
         let drift = self.drifts.again(Instant::now());
         let soonest = retry.into_iter().chain(self.again.take()).chain(drift);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use kube::runtime::utils::Backoff;
 use netweft_cni::node::{FILE, NodeConfig};
 use netweft_netstate::kernel::Kernel;
 use tracing::warn;
@@ -27,7 +28,7 @@ impl<K: Kernel> Reconciler<K> {
             let why = error_chain(&error);
             self.failure_log
                 .is(&format!("take blocks that are lost out of {file}: {why}"));
-            return Some(self.retry.next_delay());
+            return self.retry.next();
         }
         self.failure_log.are([]);
         warn!("withdrew blocks that this node no longer owns");

@@ -8,6 +8,9 @@
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::ExponentialBackoff;
+use netweft_client::backoff;
 use netweft_common::heartbeat::HEARTBEAT_INTERVAL;
 use netweft_crds::NodeNetworkStatus;
 use netweft_crds::condition::{Reason, Verdict};
@@ -20,7 +23,6 @@ use crate::status::sink::StatusSink;
 use crate::status::{same, same_but_for_bursts};
 use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
-use netweft_common::backoff::Backoff;
 use netweft_common::error_chain;
 
 /// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
@@ -114,7 +116,7 @@ pub struct StatusPublisher {
     health: Health,
     wanted: watch::Receiver<Wanted>,
     told: Option<(Wanted, Instant)>,
-    retry: Backoff,
+    retry: ExponentialBackoff,
     stalls: FailureLog,
     untold: FailureLog,
 }
@@ -129,7 +131,7 @@ impl StatusPublisher {
             health,
             wanted,
             told: None,
-            retry: Backoff::new(RETRY.0, RETRY.1),
+            retry: backoff::exponential(RETRY.0, RETRY.1),
             stalls: FailureLog::default(),
             untold: FailureLog::default(),
         };
@@ -177,7 +179,7 @@ impl StatusPublisher {
             Err(error) => {
                 let advice = netweft_client::advice(&error);
                 self.untold.are([error_chain(&error) + advice]);
-                Some(now + self.retry.next_delay())
+                self.retry.next().map(|delay| now + delay)
             }
         }
     }

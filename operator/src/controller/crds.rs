@@ -8,7 +8,7 @@ use futures::future;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use netweft_common::backoff::Backoff;
+use netweft_client::backoff;
 use netweft_crds::names::OPERATOR_FIELD_MANAGER;
 use tracing::{info, warn};
 
@@ -20,13 +20,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// Applies all definitions, and tries again until the API server has taken them.
 pub async fn apply_until_done(client: &Client) {
-    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut delays = backoff::exponential(RETRY.0, RETRY.1);
     loop {
         match apply(client).await {
             Ok(()) => return info!("applied CRDs"),
             Err(error) => warn!(error = error.chain(), "applying CRDs failed, will retry"),
         }
-        tokio::time::sleep(backoff.next_delay()).await;
+        tokio::time::sleep(delays.next().unwrap_or(RETRY.1)).await;
     }
 }
 

@@ -42,7 +42,8 @@ use crate::plan;
 use crate::plan::conditions::remaining_pods;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::telemetry::metrics::Metrics;
-use netweft_common::backoff::Backoff;
+use kube::runtime::utils::Backoff;
+use netweft_client::backoff;
 use netweft_common::heartbeat::Heartbeat;
 
 /// Changes that come together are answered together.
@@ -84,7 +85,7 @@ impl Controller {
     /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut led = false;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut delays = backoff::exponential(RETRY.0, RETRY.1);
         let mut planning = Duration::ZERO;
         let mut trigger = "start".to_owned();
         loop {
@@ -94,9 +95,9 @@ impl Controller {
             let round = self.reconcile(&mut led, &mut planning).instrument(span);
             let mut retry = None;
             if round.await {
-                retry = Some(backoff.next_delay());
+                retry = delays.next();
             } else {
-                backoff.reset();
+                delays.reset();
             }
             let timer = self.next_timer(retry, led);
             match self.next_trigger(timer, planning, &stop).await {

@@ -24,7 +24,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::Event;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use netweft_client::WatchBackoff;
+use netweft_client::backoff;
 use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
 use tokio::task::{AbortHandle, JoinSet};
@@ -148,7 +148,7 @@ impl<'a> Follow<'a> {
         let span = info_span!("watch", %kind);
         let events = watcher(api, config)
             .modify(strip)
-            .backoff(WatchBackoff::default());
+            .backoff(backoff::of_watch());
         let follow = async move {
             let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
             let mut events = std::pin::pin!(events);

@@ -9,7 +9,7 @@ use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use netweft_client::WatchBackoff;
+use netweft_client::backoff;
 use netweft_crds::{IPPool, NodeNetwork, NodeSubnet};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -158,7 +158,7 @@ fn follow<K>(
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
-    let events = events.backoff(WatchBackoff::default()).modify(|object| {
+    let events = events.backoff(backoff::of_watch()).modify(|object| {
         object.managed_fields_mut().clear();
         object.annotations_mut().clear();
     });
