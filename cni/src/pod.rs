@@ -27,6 +27,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use netweft_common::link_names;
 use netweft_netstate::model::{
     Address, AddressKey, Link, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, NetworkState,
     Port, Route, RouteKey, RouteKind, TABLE_MAIN,
@@ -76,7 +77,7 @@ pub fn identity(owner: &AttachmentId) -> Identity {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let name = format!("nw{hex:.11}");
+    let name = link_names::of_pod(&hex);
     Identity {
         host_link: name.parse().expect("a link name"),
         host_mac: Mac([2, g, h, i, j, k]),

@@ -1,7 +1,8 @@
-//! What several of netweft's programs need, and what knows neither Kubernetes nor the kernel's network.
+//! Code of several programs of netweft that knows neither Kubernetes nor netlink.
 
 pub mod atomic_file;
 mod error_chain;
 pub mod heartbeat;
+pub mod link_names;
 
 pub use error_chain::error_chain;

@@ -3,6 +3,8 @@
 //! Names of links and protocols of routes carry the owner. Ports, addresses, neighbours and forwarding entries have no mark
 //! of their own: they belong to whoever owns the link they are on. Everything else is foreign and is never touched.
 
+use netweft_common::link_names;
+
 use crate::model::{AddressKey, FdbKey, LinkName, Neighbour, NeighbourKey, Route};
 
 /// Route protocol (`rtm_protocol`) of what the node agent makes.
@@ -56,8 +58,8 @@ impl Owner {
     #[must_use]
     pub fn owns_link(&self, name: &LinkName) -> bool {
         match self.0 {
-            Program::Agent => name.as_str().starts_with("nw-"),
-            Program::Plugin => is_pod_link(name.as_str()),
+            Program::Agent => name.as_str().starts_with(link_names::AGENT_PREFIX),
+            Program::Plugin => link_names::is_of_pod(name.as_str()),
         }
     }
 
@@ -90,12 +92,6 @@ impl Owner {
     pub fn owns_fdb(&self, key: &FdbKey) -> bool {
         self.0 == Program::Agent && self.owns_link(&key.link)
     }
-}
-
-fn is_pod_link(name: &str) -> bool {
-    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    name.strip_prefix("nw")
-        .is_some_and(|hash| hash.len() == 11 && hash.bytes().all(lower_hex))
 }
 
 #[cfg(test)]

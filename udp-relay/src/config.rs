@@ -16,14 +16,13 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use netweft_common::link_names::UDP_PREFIX;
 use serde::{Deserialize, Serialize};
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "udp.json";
 /// The version of the format that this code writes and reads. Fields can be added without a new one.
 pub const VERSION: u32 = 1;
-/// How the names of the relay's links begin. A TUN link that is named so and is in no configuration is removed.
-pub const LINK_PREFIX: &str = "nw-udp";
 /// What the relay puts around a packet in IPv4: 20 bytes IP and 8 bytes UDP.
 pub const OVERHEAD_V4: u32 = 28;
 /// What the relay puts around a packet in IPv6: 40 bytes IP and 8 bytes UDP.
@@ -43,7 +42,7 @@ pub struct RelayConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelConfig {
-    /// Name of the link; it begins with [`LINK_PREFIX`].
+    /// Name of the link; it begins with [`UDP_PREFIX`].
     pub link: String,
     /// UDP port of both ends, the source port too.
     pub port: u16,
@@ -79,7 +78,7 @@ pub enum ConfigError {
     Version(u32),
     /// A link's name is not the relay's, or no name for a link at all.
     #[error(
-        "{FILE} names the link {0:?}: names are {LINK_PREFIX} and letters, digits, dashes or dots, 15 bytes at most"
+        "{FILE} names the link {0:?}: names are {UDP_PREFIX} and letters, digits, dashes or dots, 15 bytes at most"
     )]
     LinkName(String),
     /// Two tunnels want the same link, or the same address and port.
@@ -197,7 +196,7 @@ impl TunnelConfig {
 /// The kernel takes more (`dev_valid_name`), and reads `%` as a place for a number.
 fn is_link_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
-    name.starts_with(LINK_PREFIX) && name.len() <= 15 && name.bytes().all(allowed)
+    name.starts_with(UDP_PREFIX) && name.len() <= 15 && name.bytes().all(allowed)
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use netweft_udp_relay::config::{LINK_PREFIX, RelayConfig, TunnelConfig};
+use netweft_common::link_names::UDP_PREFIX;
+use netweft_udp_relay::config::{RelayConfig, TunnelConfig};
 use nix::sys::eventfd::EventFd;
 use tracing::{info, warn};
 
@@ -106,7 +107,7 @@ impl Relay {
 
     /// Removes links that are in no configuration, those of an earlier process too.
     fn remove_all_but(&mut self, config: &RelayConfig, failures: &mut BTreeMap<String, String>) {
-        let left = tun::links(LINK_PREFIX).unwrap_or_default();
+        let left = tun::links(UDP_PREFIX).unwrap_or_default();
         let known = self.tunnels.keys().cloned();
         let is_wanted = |link: &String| config.tunnels.iter().any(|wanted| wanted.link == *link);
         let mut unwanted: Vec<String> = left

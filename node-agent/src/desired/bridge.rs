@@ -18,6 +18,7 @@ use ipnet::IpNet;
 use netweft_cni::block;
 use netweft_cni::node::BridgeConfig;
 use netweft_cni::pod;
+use netweft_common::link_names::BRIDGE;
 use netweft_crds::{PodInterface, names};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Mac, NetworkState};
 use netweft_netstate::owner::METRIC;
@@ -27,8 +28,6 @@ use crate::desired::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
 
-/// The bridge's name.
-pub const NAME: &str = "nw-br0";
 /// The metric of the blackhole behind a bridged block's route.
 const METRIC_BEHIND: u32 = METRIC + 10;
 
@@ -118,7 +117,7 @@ pub fn config(inputs: &Inputs, blocks: &[&OwnBlock]) -> Option<BridgeConfig> {
 }
 
 fn link_name() -> Option<LinkName> {
-    NAME.parse().ok()
+    BRIDGE.parse().ok()
 }
 
 /// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two

@@ -13,10 +13,10 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_common::link_names;
 use netweft_crds::{PodInterface, Transport};
 use netweft_netstate::model::LinkName;
 
-use crate::desired::bridge;
 use crate::inputs::{Inputs, Pool};
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
@@ -176,7 +176,7 @@ fn rule(pool: &Pool, nodes_spared: bool) -> String {
     let mut text = String::from("\t\t");
     if pool.pod_interface == PodInterface::Bridge {
         // What goes from port to port leaves nothing, though groups are outside the pools (`br_nf_post_routing`).
-        let _ = write!(text, "oifname != \"{}\" ", bridge::NAME);
+        let _ = write!(text, "oifname != \"{}\" ", link_names::BRIDGE);
     }
     let _ = write!(
         text,

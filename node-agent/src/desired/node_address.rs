@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_common::link_names;
 use netweft_crds::Transport;
 use netweft_netstate::model::{Address, AddressKey, LinkName, NetworkState};
 
@@ -17,7 +18,7 @@ use crate::inputs::Inputs;
 
 /// Add the link, if there is an address to hold that is not on the pods' bridge.
 pub fn add_to(inputs: &Inputs, mtu: u32, kernel: &mut NetworkState) {
-    let Ok(name) = "nw-own".parse::<LinkName>() else {
+    let Ok(name) = link_names::OWN_ADDRESSES.parse::<LinkName>() else {
         return;
     };
     let plain = |pool: &str| {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_common::link_names;
 use netweft_crds::{IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey};
 
@@ -44,7 +45,7 @@ impl<'a> Tunnel<'a> {
     ) -> Option<Self> {
         let name = match transport {
             Transport::Vxlan(parameters) => vxlan::link_name(parameters),
-            Transport::Ipip => "nw-ipip".parse().ok(),
+            Transport::Ipip => link_names::IPIP.parse().ok(),
             Transport::Udp(parameters) => udp::link_name(parameters),
             Transport::Direct | Transport::Bgp => None,
         };

@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use netweft_common::link_names::UDP_PREFIX;
 use netweft_crds::UdpParameters;
 use netweft_netstate::model::LinkName;
-use netweft_udp_relay::config::{LINK_PREFIX, PeerConfig, RelayConfig, TunnelConfig};
+use netweft_udp_relay::config::{PeerConfig, RelayConfig, TunnelConfig};
 
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// `nw-udp` and the port, at most 11 bytes.
 pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
-    format!("{LINK_PREFIX}{}", parameters.port).parse().ok()
+    format!("{UDP_PREFIX}{}", parameters.port).parse().ok()
 }
 
 /// Tell the relay of a tunnel, to nobody yet.

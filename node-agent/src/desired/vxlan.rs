@@ -12,6 +12,7 @@
 
 use std::net::IpAddr;
 
+use netweft_common::link_names;
 use netweft_crds::{VxlanParameters, names};
 use netweft_netstate::model::{
     FdbKey, LinkKind, LinkName, Mac, Neighbour, NeighbourKey, NetworkState, Vxlan,
@@ -19,16 +20,11 @@ use netweft_netstate::model::{
 
 use crate::inputs::RemoteBlock;
 
-/// `nw-vx` and the VNI, at most 13 bytes; with another port than the usual one `nw-v`, the VNI, `p` and the port in hexadecimal digits, at
-/// most 15: while the port of a mode changes a node has both.
+/// The name of the link.
 pub fn link_name(parameters: VxlanParameters) -> Option<LinkName> {
     let VxlanParameters { vni, port } = parameters;
-    let name = if port == VxlanParameters::default().port {
-        format!("nw-vx{vni}")
-    } else {
-        format!("nw-v{vni:x}p{port:x}")
-    };
-    name.parse().ok()
+    let other_port = (port != VxlanParameters::default().port).then_some(port);
+    link_names::of_vxlan(vni, other_port).parse().ok()
 }
 
 /// The Ethernet address of a node's endpoint.

@@ -29,7 +29,7 @@ use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::failure_log::FailureLog;
 
-pub use crate::firewall::probe::{LINKS as PROBE_LINKS, Targets};
+pub use crate::firewall::probe::Targets;
 
 /// Pause between two readings.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ipnet::{IpNet, Ipv4Net};
+use netweft_common::link_names::FIREWALL_PROBE;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::{Address, AddressKey, LinkName, Mac, Neighbour, NeighbourKey};
 use netweft_netstate::op::Op;
@@ -27,9 +28,6 @@ use tokio::time::sleep;
 use crate::apply::sysctl::Parameters;
 use crate::probes::sender::{Protocol, heard, socket};
 
-/// The end by which the probe leaves, and the end by which it comes in. With the first goes the second. Neither name is one of the agent's links (`nw-…`) or of a pod's
-/// link, so that nobody takes them for one.
-pub const LINKS: [&str; 2] = ["nwprobe0", "nwprobe1"];
 /// Ethernet addresses of the two, locally administered.
 const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0, 1])];
 /// Address of the second: IPv4 link-local (RFC 3927), used by nobody.
@@ -198,7 +196,7 @@ async fn remove_links(kernel: &Rtnl) -> anyhow::Result<()> {
 }
 
 fn links() -> anyhow::Result<[LinkName; 2]> {
-    let [first, second] = LINKS;
+    let [first, second] = FIREWALL_PROBE;
     Ok([first.parse()?, second.parse()?])
 }
 

@@ -6,10 +6,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use netweft_common::link_names::PREFIX;
 use serde_json::Value;
 
-/// How the names of all links begin that pods' packets come in by or leave by: pods' own, tunnels and the bridge.
-const LINK_PREFIX: &str = "nw";
 /// How often a chain may lead to another. The kernel has a limit of its own (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
@@ -114,12 +113,10 @@ impl BaseChain {
             _ => None,
         };
         let allow = |iptables: &str, side: &str| {
-            format!("{iptables} -I FORWARD -{side} {LINK_PREFIX}+ -j ACCEPT")
+            format!("{iptables} -I FORWARD -{side} {PREFIX}+ -j ACCEPT")
         };
         let insert = |side: &str| {
-            format!(
-                "nft insert rule {family} {table} {name} {side}name '\"{LINK_PREFIX}*\"' accept"
-            )
+            format!("nft insert rule {family} {table} {name} {side}name '\"{PREFIX}*\"' accept")
         };
         let [from, to] = match iptables {
             Some(iptables) => [allow(iptables, "i"), allow(iptables, "o")],
@@ -267,7 +264,7 @@ impl Packet {
 /// Whether a pattern of link names is that of all pods' links.
 fn covers(pattern: &str) -> bool {
     let prefix = pattern.strip_suffix('*');
-    prefix.is_some_and(|prefix| LINK_PREFIX.starts_with(prefix))
+    prefix.is_some_and(|prefix| PREFIX.starts_with(prefix))
 }
 
 fn objects(text: &str) -> Result<Vec<Value>, RulesetError> {

@@ -1,11 +1,11 @@
 //! What of the kernel's state is netweft's. Pure.
 
+use netweft_common::link_names::FIREWALL_PROBE;
 use netweft_netstate::diff::diff;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
 use netweft_netstate::owner::Owner;
 
-use crate::firewall::PROBE_LINKS;
 use crate::inputs::bgp_routes::is_birds;
 
 /// What makes a state without anything of ours: a node that is to have nothing.
@@ -24,7 +24,7 @@ pub fn leftovers(actual: &NetworkState) -> Vec<Op> {
         route: route.clone(),
     });
     let links = actual.links.keys();
-    let probes = links.filter(|name| PROBE_LINKS.contains(&name.as_str()));
+    let probes = links.filter(|name| FIREWALL_PROBE.contains(&name.as_str()));
     let probes = probes.map(|name| Op::LinkDelete { name: name.clone() });
     ours.chain(birds).chain(probes).collect()
 }

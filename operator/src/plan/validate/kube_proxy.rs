@@ -16,6 +16,7 @@
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
+use netweft_common::link_names::{BRIDGE, PREFIX};
 use netweft_crds::{IPPoolSpec, IpFamily, PodInterface};
 use serde::Deserialize;
 
@@ -25,10 +26,6 @@ pub const NAMESPACE: &str = "kube-system";
 pub const NAME: &str = "kube-proxy";
 /// The key of the configuration in it.
 const KEY: &str = "config.conf";
-/// What the names of all pods' links on their nodes begin with.
-const PODS_PREFIX: &str = "nw";
-/// The link by which packets of bridged pods come in.
-const BRIDGE: &str = "nw-br0";
 
 /// How kube-proxy tells packets of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,7 +102,7 @@ impl KubeProxy {
     #[must_use]
     pub fn mismatch(&self, pool: &IPPoolSpec) -> Option<String> {
         let link = match pool.pod_interface {
-            PodInterface::Routed => PODS_PREFIX,
+            PodInterface::Routed => PREFIX,
             PodInterface::Bridge => BRIDGE,
         };
         let by = match self {
@@ -146,7 +143,7 @@ impl KubeProxy {
         (*self == Self::Absent).then(|| {
             format!(
                 "whether kube-proxy detects pods of this pool is unknown, because ConfigMap {NAMESPACE}/{NAME} does not exist: if kube-proxy runs, \
-                 its clusterCIDR must contain {}, or its detectLocalMode must be InterfaceNamePrefix with {PODS_PREFIX}",
+                 its clusterCIDR must contain {}, or its detectLocalMode must be InterfaceNamePrefix with {PREFIX}",
                 pool.cidr
             )
         })
@@ -165,7 +162,7 @@ fn knows_no_pods(pool: &IPPoolSpec) -> String {
 
 fn remedy() -> String {
     format!(
-        "set detectLocalMode: InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PODS_PREFIX}}} in {KEY} of ConfigMap \
+        "set detectLocalMode: InterfaceNamePrefix and detectLocal: {{interfaceNamePrefix: {PREFIX}}} in {KEY} of ConfigMap \
          {NAMESPACE}/{NAME}, and restart kube-proxy"
     )
 }

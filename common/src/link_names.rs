@@ -1,0 +1,85 @@
+//! Names of the links that netweft creates. The owner of a link follows from the name alone (`netstate::owner`).
+//!
+//! | name | link | owner |
+//! |---|---|---|
+//! | `nw0123456789a` | end of a pod's veth pair on the node | plugin |
+//! | `nw-br0` | bridge of pods | agent |
+//! | `nw-own` | holds the own addresses of a node without tunnels | agent |
+//! | `nw-vx4096`, `nw-v1000p2118` | VXLAN, by VNI; with another port by VNI and port in hexadecimal digits | agent |
+//! | `nw-ipip` | IPIP | agent |
+//! | `nw-udp8285` | TUN, by port | relay |
+//! | `nwprobe0`, `nwprobe1` | veth pair of the firewall probe | agent |
+
+/// The prefix of all links that packets of pods use.
+pub const PREFIX: &str = "nw";
+/// The prefix of the links of the agent.
+pub const AGENT_PREFIX: &str = "nw-";
+/// The bridge of pods.
+pub const BRIDGE: &str = "nw-br0";
+/// The link of the node's own addresses.
+pub const OWN_ADDRESSES: &str = "nw-own";
+/// The IPIP link.
+pub const IPIP: &str = "nw-ipip";
+/// The prefix of the links of the relay. The port follows.
+pub const UDP_PREFIX: &str = "nw-udp";
+/// The veth pair of the firewall probe. Neither [`is_of_pod`] nor [`AGENT_PREFIX`] matches the names, so that no reconcile touches the
+/// links.
+pub const FIREWALL_PROBE: [&str; 2] = ["nwprobe0", "nwprobe1"];
+
+/// Hexadecimal digits in the name of a pod's link: with the prefix 13 of the 15 bytes of a name (`IFNAMSIZ`).
+const POD_DIGITS: usize = 11;
+
+/// The name of a pod's link, by the hexadecimal digits of a hash, of which the name has the first 11.
+#[must_use]
+pub fn of_pod(hash: &str) -> String {
+    format!("{PREFIX}{hash:.POD_DIGITS$}")
+}
+
+/// Whether the name is that of a pod's link.
+#[must_use]
+pub fn is_of_pod(name: &str) -> bool {
+    let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let hash = name.strip_prefix(PREFIX);
+    hash.is_some_and(|hash| hash.len() == POD_DIGITS && hash.bytes().all(lower_hex))
+}
+
+/// The name of a VXLAN link. A `port` other than the default of netweft is part of the name, since a node has links with both ports
+/// while the port of a NetworkMode changes. At most 15 bytes.
+#[must_use]
+pub fn of_vxlan(vni: u32, port: Option<u16>) -> String {
+    match port {
+        None => format!("{AGENT_PREFIX}vx{vni}"),
+        Some(port) => format!("{AGENT_PREFIX}v{vni:x}p{port:x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_link_names_fit_kernel_limit() {
+        const VNI: u32 = (1 << 24) - 1;
+        let vxlan = [of_vxlan(VNI, None), of_vxlan(VNI, Some(u16::MAX))];
+        assert_eq!(vxlan, ["nw-vx16777215", "nw-vffffffpffff"]);
+        let udp = format!("{UDP_PREFIX}{}", u16::MAX);
+        for name in [&vxlan[0], &vxlan[1], &udp, &of_pod(&"a".repeat(64))] {
+            assert!(name.len() <= 15, "{name}");
+        }
+    }
+
+    #[test]
+    fn pod_link_is_recognized_by_prefix_and_digits() {
+        assert!(is_of_pod(&of_pod("0123456789abcdef")));
+        for other in [
+            "nwfoo",
+            "nw0123456789A",
+            "nw0123456789",
+            "nw0123456789ab",
+            BRIDGE,
+        ] {
+            assert!(!is_of_pod(other), "{other}");
+        }
+        assert!(!FIREWALL_PROBE.into_iter().any(is_of_pod));
+    }
+}
