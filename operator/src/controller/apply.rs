@@ -92,7 +92,7 @@ impl Writer {
         outcome
     }
 
-    /// Tells users what agents have put right.
+    /// Publishes an Event for each external change that an agent has repaired.
     pub fn tell(&self, drift_events: &[DriftEvent]) {
         for DriftEvent { name, uid, news } in drift_events {
             self.events.tell::<NodeNetwork>(name, uid.as_deref(), news);

@@ -1,4 +1,4 @@
-//! [`Changes`]: wakes the loop, and says what has changed.
+//! [`Changes`]: wakes the loop, and reports what has changed.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};

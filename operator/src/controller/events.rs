@@ -19,7 +19,7 @@ const CONCURRENCY: usize = 16;
 /// Most Events that wait to be sent.
 const MAX_QUEUED: usize = 4096;
 
-/// Tells users.
+/// The queue of Events to publish.
 #[derive(Clone)]
 pub struct Events {
     waiting: mpsc::Sender<(Event, ObjectReference)>,
@@ -54,7 +54,7 @@ impl Events {
         Self { waiting }
     }
 
-    /// Tells the news about an object. An Event that is lost is not tried again: the condition stands.
+    /// Queues an Event about an object. A lost Event is not sent again, because the condition still has its content.
     pub fn tell<K: Resource<DynamicType = ()>>(
         &self,
         name: &str,

@@ -30,7 +30,7 @@ pub struct Snapshot {
     bare_nodes: Vec<Node>,
 }
 
-/// What the operator's flags say about the cluster.
+/// Properties of the cluster that the operator's flags set.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Labels of the Nodes on which the agent is to run.

@@ -222,7 +222,7 @@ mod tests {
         election.won(&lease("me", 1, 0), start);
         assert!(election.leads(second(start, 9)));
         assert!(!election.leads(second(start, 10)));
-        // It was away for long, and nobody has taken it.
+        // The holder was away for long, and no other operator has taken the lease.
         let step = election.step(Some(&lease("me", 1, 0)), second(start, 60));
         assert!(matches!(step, Step::Write(_)));
         election.won(&lease("me", 2, 0), second(start, 60));

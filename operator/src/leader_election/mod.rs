@@ -140,7 +140,7 @@ impl Leases {
         Ok(())
     }
 
-    /// Writes it, unless somebody else has since `lease` was read.
+    /// Writes the lease, unless another client has written it since `lease` was read.
     async fn patch(&self, lease: Lease) -> Result<Lease, RequestError> {
         let params = PatchParams {
             field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),

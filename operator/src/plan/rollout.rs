@@ -205,7 +205,7 @@ struct NodeRollout<'a> {
     sends_target: bool,
     /// It sends the way that is asked for, and its agent has said so.
     settled: bool,
-    /// Its agent has said that its kernel is as the spec wants it.
+    /// Its agent has reported that its kernel matches the spec.
     acknowledged: bool,
     /// Its agent has never said anything: nothing is sent to its pods, for it has none.
     is_new: bool,
@@ -282,7 +282,7 @@ fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> 
     Some(silent.map(String::as_str).collect())
 }
 
-/// Why a node that is waited for has not got further, as far as its agent has said.
+/// Why a node that is waited for has not got further, as far as its agent has reported.
 #[must_use]
 pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     let network = index.networks.get(name)?;

@@ -1,4 +1,4 @@
-//! What the admin server says: `/livez` (the loop comes round), `/readyz` (every kind has been listed) and `/metrics`.
+//! Responses of the admin server: `/livez` (the loop comes round), `/readyz` (every kind has been listed) and `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use netweft_telemetry::admin::{Endpoints, Unhealthy, running};
 
 use crate::telemetry::metrics::Metrics;
 
-/// What the admin server tells.
+/// The state that the admin server reports.
 #[derive(Clone, Debug)]
 pub struct Health {
     /// Whether every kind has been listed. Leadership is not asked for: the follower is as ready as it can be.

@@ -181,7 +181,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Sets how much of each pool is in use, as their statuses say. What stood there before is forgotten.
+    /// Sets the utilization of each pool from its status, and removes the previous values.
     pub fn used<'a>(&self, pools: impl IntoIterator<Item = &'a IPPool>) {
         let _together = self.together();
         self.blocks.clear();
@@ -231,7 +231,7 @@ impl Metrics {
         }
     }
 
-    /// Forgets what only the leader knows: somebody else leads, and what this operator knew would stand beside what that one knows.
+    /// Removes the leader's metrics when another operator leads, so that stale values do not appear next to the new leader's.
     pub fn forget(&self) {
         let _together = self.together();
         self.last_success.set(0);

@@ -1,4 +1,4 @@
-//! What the operator tells of itself: metrics, health.
+//! Metrics and health endpoints of the operator.
 
 pub mod admin;
 pub mod metrics;

@@ -1,4 +1,4 @@
-//! An API server that says what a test wants.
+//! An API server with the answers of a test.
 
 use std::future::ready;
 

@@ -36,7 +36,7 @@ pub fn silent<'a>(networks: impl Iterator<Item = &'a NodeNetwork>) -> impl Itera
 }
 
 impl AbsentNodes {
-    /// Forgets everything: somebody else leads.
+    /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         self.since.clear();
     }

@@ -1,4 +1,4 @@
-//! [`DriftEvents`]: what agents say they have put right on their nodes, told as Events.
+//! [`DriftEvents`]: Events about external changes that agents report as repaired on their nodes.
 //!
 //! The memory is this leader's. What happened before it led is not told again; a node on which much happens is told of once in
 //! a while.
@@ -15,7 +15,7 @@ use crate::plan::model::cluster_state::ConditionEvent;
 /// The least time between two Events about one node.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What this leader has told of whom.
+/// The last Event that this leader has emitted for each NodeNetwork.
 #[derive(Debug, Default)]
 pub struct DriftEvents {
     /// By name and UID of the NodeNetwork.
@@ -24,15 +24,15 @@ pub struct DriftEvents {
 
 #[derive(Clone, Debug, Default)]
 struct LastEmitted {
-    /// When what was told had happened, by the agent's clock.
+    /// When the emitted repair happened, by the agent's clock.
     of: Option<Time>,
-    /// When it was told, by ours.
+    /// When the Event was emitted, by the operator's clock.
     at: Option<Instant>,
-    /// Whether something has yet to be told.
+    /// Whether an Event waits for the rate limit.
     waits: bool,
 }
 
-/// What is to be told about a NodeNetwork.
+/// An Event to emit about a NodeNetwork.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DriftEvent {
     /// Its name.
@@ -44,12 +44,12 @@ pub struct DriftEvent {
 }
 
 impl DriftEvents {
-    /// Forgets everything: somebody else leads.
+    /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         self.told.clear();
     }
 
-    /// What is to be told at `now`.
+    /// The Events to emit at `now`.
     pub fn observe<'a>(
         &mut self,
         networks: impl Iterator<Item = &'a NodeNetwork>,
@@ -72,7 +72,7 @@ impl DriftEvents {
         drift_events
     }
 
-    /// How long until something that waits may be told.
+    /// How long until the next waiting Event may be emitted.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
         let waiting = self.told.values().filter(|told| told.waits);

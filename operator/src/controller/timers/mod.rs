@@ -44,7 +44,7 @@ pub struct Timers {
     pub drift_events: DriftEvents,
 }
 
-/// What the timers say about a snapshot; the fields are those of the cluster state.
+/// The results of the timers for a snapshot; the fields are those of the cluster state.
 #[derive(Debug, Default)]
 pub struct Elapsed {
     /// Names of orphaned NodeSubnets whose grace period is over.

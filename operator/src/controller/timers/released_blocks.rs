@@ -13,7 +13,7 @@ pub struct ReleasedBlocks {
 }
 
 impl ReleasedBlocks {
-    /// Forgets everything: somebody else leads.
+    /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

@@ -52,7 +52,7 @@ impl GraceTracker {
         long.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
-    /// Forgets everything: somebody else leads.
+    /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         self.since.clear();
     }

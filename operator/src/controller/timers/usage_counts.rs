@@ -18,7 +18,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Forgets everything: somebody else leads.
+    /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         self.written.clear();
     }

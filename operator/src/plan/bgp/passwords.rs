@@ -22,7 +22,7 @@ pub fn needed<'a>(peers: impl Iterator<Item = &'a BGPPeer>) -> BTreeSet<String> 
     names.chain([PASSWORDS_SECRET.to_owned()]).collect()
 }
 
-/// What can be said about a BGPPeer's password.
+/// The result of looking up a BGPPeer's password.
 #[derive(Clone, Debug)]
 pub enum Found<'a> {
     /// It is there.

@@ -9,7 +9,7 @@ use netweft_crds::{AsNumberRule, Bfd, Filters, GracefulRestart, NextHopMode, Rou
 
 use crate::plan::validate::ip_pool::selector;
 
-/// Most prefixes that a session takes where nothing is said.
+/// Default for the most prefixes that a session accepts.
 const MAX_PREFIXES: u32 = 20_000;
 
 /// How nodes speak BGP.

@@ -1,4 +1,4 @@
-//! Statuses of BGPPeers: what the nodes say of their sessions, added up.
+//! Statuses of BGPPeers: the session states that the nodes report, summed up.
 
 use std::collections::BTreeMap;
 
@@ -73,7 +73,7 @@ pub fn plan_peers(
         .collect()
 }
 
-/// What the nodes say of one peer's sessions.
+/// The states that the nodes report for one peer's sessions.
 #[derive(Debug, Default)]
 struct SessionCounts<'a> {
     nodes: BTreeMap<&'a str, AtNode<'a>>,
@@ -281,7 +281,7 @@ fn needs_a_human(fault: SessionFault) -> bool {
     }
 }
 
-/// What there is to say besides how many nodes have the session.
+/// Additions to the message, after the number of nodes that have the session.
 fn remarks(
     counts: &SessionCounts<'_>,
     errors: &[PeerError],

@@ -59,7 +59,7 @@ pub fn plan_pools(
         .collect()
 }
 
-/// Whether what would be written says nothing new but how much is in use.
+/// Whether the new status differs from the old one only in its utilization.
 fn only_counts_differ(old: Option<&IPPoolStatus>, new: &IPPoolStatus) -> bool {
     old.is_some_and(|old| {
         let mut conditions = new.conditions.iter();
@@ -138,7 +138,7 @@ fn judge_pool(
     if let Some(why) = without_family(index, &name) {
         return Verdict::stalled(Reason::NoNodeAddress, why);
     }
-    // Blocks are assigned all the same: a cluster has to come up before somebody can repair it.
+    // Blocks are still assigned: a cluster has to start before a user can repair it.
     if let Some(why) = index.kube_proxy.mismatch(&pool.spec) {
         return Verdict::stalled(Reason::KubeProxyMismatch, why);
     }
@@ -208,7 +208,7 @@ fn orphans(held: &[Held<'_>], what: &str) -> String {
     }
 }
 
-/// Nodes that state an address of the pool: the blocks with these addresses are assigned to nobody.
+/// Nodes that state an address of the pool: the blocks with these addresses are not assigned.
 fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
     let stated = cluster_ranges::addresses_of_nodes(index.cluster_state);
     let inside = stated.filter(|(_, address)| pool.spec.cidr.contains(address));

@@ -75,14 +75,14 @@ pub fn plan_modes(
 pub struct StatusUpdate<'a> {
     /// The object.
     pub meta: &'a ObjectMeta,
-    /// What there is to say about it.
+    /// The message of the condition.
     pub verdict: Verdict,
     /// The time of conditions that change.
     pub now: Timestamp,
 }
 
 impl StatusUpdate<'_> {
-    /// `new` with the conditions of the verdict, unless `old` says the same.
+    /// `new` with the conditions of the verdict, unless `old` has the same conditions.
     pub fn of<S: Clone + Default + PartialEq>(
         self,
         old: Option<&S>,
@@ -94,7 +94,7 @@ impl StatusUpdate<'_> {
         let after = self
             .verdict
             .conditions(self.meta.generation, &before, self.now);
-        // Conditions that somebody else keeps on the object are none of our business.
+        // Conditions that other controllers keep on the object are left alone.
         let kept = after
             .iter()
             .filter_map(|new| before.iter().find(|old| old.type_ == new.type_));

@@ -64,7 +64,7 @@ impl<'v> Seen<'v> {
         seen
     }
 
-    /// The phase in a sentence, with the nodes that it waits for and what they say.
+    /// The phase in a sentence, with the nodes that it waits for and their messages.
     fn sentence(&self, index: &ClusterIndex<'_>, done: usize) -> String {
         let (all, change) = (counted(index.nodes.len(), "node"), &self.change);
         let mut text = match self.phase {

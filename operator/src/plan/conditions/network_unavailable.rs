@@ -14,7 +14,7 @@ use crate::plan::model::index::acknowledged;
 /// The condition's type.
 pub const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 
-/// The Nodes whose agent says that the network is programmed while their condition says that there is none.
+/// The Nodes whose agent reports a programmed network while their condition NetworkUnavailable is still set.
 #[must_use]
 pub fn plan(index: &ClusterIndex<'_>) -> Vec<NetworkUp> {
     let nodes = index.nodes.iter();

@@ -20,7 +20,7 @@ pub struct Blocks {
     prefix: u8,
     /// Wholly reserved, by number, merged.
     reserved: Vec<Range>,
-    /// Reserved or holding somebody's addresses, by number, merged.
+    /// Blocks that are reserved or contain addresses in use, by number, merged.
     taken: Vec<Range>,
 }
 

@@ -18,9 +18,9 @@ use netweft_crds::{NodeNetwork, NodeSubnet, SubnetState};
 
 use crate::plan::validate::oldest_first;
 
-/// A block is given to whoever has less than this share of one free.
+/// A node that has less than this share of a block free gets another block.
 const LOW_WATERMARK: i64 = 4;
-/// A block is taken from whoever has this share of one free without it.
+/// A node that has this share of a block free without the block gives the block back.
 const HIGH_WATERMARK: i64 = 2;
 
 /// How the blocks of all nodes are used.
@@ -30,7 +30,7 @@ pub struct Utilization {
     pub short: BTreeMap<String, BTreeSet<String>>,
     /// Names of NodeSubnets that are empty and that their node could do without.
     pub surplus: BTreeSet<String>,
-    /// Names of NodeSubnets of which nothing can be said at present.
+    /// Names of NodeSubnets whose utilization is unknown at present.
     undecided: BTreeSet<String>,
 }
 
@@ -68,7 +68,7 @@ impl Utilization {
         utilization
     }
 
-    /// Whether the node can do without the block; `None`: that cannot be said now.
+    /// Whether the node can do without the block; `None`: not known at present.
     #[must_use]
     pub fn is_surplus(&self, subnet: &NodeSubnet) -> Option<bool> {
         let name = subnet.name_any();

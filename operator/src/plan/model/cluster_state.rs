@@ -56,7 +56,7 @@ pub struct ClusterState<'a> {
     pub owners: Owners,
     /// Objects of users that exist but could not be read.
     pub unreadable: Vec<Unreadable>,
-    /// Blocks of NodeSubnets that exist but could not be read: nobody else may have them.
+    /// Blocks of NodeSubnets that exist but could not be read. They must not be assigned to another node.
     pub unreadable_blocks: BTreeSet<IpNet>,
     /// Names of orphaned NodeSubnets whose grace has run out.
     pub expired: BTreeSet<String>,
@@ -167,7 +167,7 @@ pub struct FinalizerChange {
     pub finalizers: Vec<String>,
 }
 
-/// A status that differs from what the object says now.
+/// A status that differs from the object's current status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StatusChange<S> {
     /// Name of the object.
@@ -181,7 +181,7 @@ pub struct StatusChange<S> {
     pub news: Option<ConditionEvent>,
 }
 
-/// What a human is told when the verdict about an object has changed.
+/// The Event for a user when an object's condition has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionEvent {
     /// Type of the condition that changed.
@@ -195,7 +195,7 @@ pub struct ConditionEvent {
 }
 
 impl ConditionEvent {
-    /// What there is to tell when `new` takes the place of the condition of its type in `before`.
+    /// The Event to publish when `new` replaces the condition of its type in `before`.
     #[must_use]
     pub fn of(before: &[Condition], new: &Condition, warning: bool) -> Option<Self> {
         let same = |old: &Condition| {

@@ -361,7 +361,7 @@ fn last_addresses(
     }
 }
 
-/// Whether the node's agent says that its kernel agrees with the spec as it is now.
+/// Whether the node's agent reports that the kernel matches the current spec.
 pub fn acknowledged(network: &NodeNetwork) -> bool {
     network.status.as_ref().is_some_and(|status| {
         status.observed_generation == network.metadata.generation

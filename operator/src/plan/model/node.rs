@@ -1,4 +1,4 @@
-//! What a Node says of itself.
+//! Properties that a Node object reports.
 
 use std::net::IpAddr;
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1 as core;
 /// Most bytes of a key of TCP MD5 (`TCP_MD5SIG_MAXKEYLEN` in Linux).
 const MAX_LENGTH: usize = 80;
 
-/// A password; it shows itself to nobody.
+/// A password. Its value is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(Vec<u8>);
 

@@ -1,4 +1,4 @@
-//! What BGPPeers and the NetworkMode say.
+//! Statuses of BGPPeers and of the NetworkMode.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
