@@ -12,13 +12,13 @@ use netweft_crds::{SessionFault, SessionState};
 use crate::plan::model::cluster_state::{ConditionEvent, Plan};
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
 
-/// Who says a reason, and what makes him say it.
+/// An object, and the change that brings its condition to a reason.
 struct Made {
     says: Says,
     by: fn(&mut Cluster),
 }
 
-/// Whose condition has the reason, by the object's name, and what it says then.
+/// The object whose condition has the reason, by its name, and the expected state.
 enum Says {
     /// `Ready` of a pool.
     Pool(&'static str, State),
@@ -152,7 +152,7 @@ fn speak(cluster: &mut Cluster) {
     cluster.sessions_report(1);
 }
 
-/// And has told so.
+/// The session is up, and the agents have reported it.
 fn established(cluster: &mut Cluster) {
     speak(cluster);
     cluster.settle();
@@ -335,7 +335,7 @@ impl Says {
         }
     }
 
-    /// What the plan tells a human about the object.
+    /// The Event of the plan about the object.
     fn news(&self, plan: &Plan) -> Option<ConditionEvent> {
         fn of<S: Clone>(
             changes: &[crate::plan::model::cluster_state::StatusChange<S>],
@@ -356,7 +356,7 @@ impl Says {
     }
 }
 
-/// Steps until there is nothing left to do; returns what humans are told of the object on the way.
+/// Steps until the plan is empty; returns the Events about the object.
 fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
     let mut told = Vec::new();
     for _ in 0..10 {

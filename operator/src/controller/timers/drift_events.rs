@@ -1,7 +1,6 @@
 //! [`DriftEvents`]: Events about external changes that agents report as repaired on their nodes.
 //!
-//! The memory is this leader's. What happened before it led is not told again; a node on which much happens is told of once in
-//! a while.
+//! Each leader has its own memory. Repairs before its leadership emit no Event. Events about one node are rate-limited.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

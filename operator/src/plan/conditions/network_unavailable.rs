@@ -46,7 +46,7 @@ mod tests {
     use super::*;
     use crate::testing::{Cluster, cluster};
 
-    /// Nodes that are told.
+    /// Names of the Nodes whose condition the plan clears.
     fn told(cluster: &Cluster) -> Vec<String> {
         let up = cluster.plan().network_up.into_iter();
         up.map(|up| up.node).collect()
