@@ -82,7 +82,7 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Runs until `stop`, or until nobody can lead any more. A plan that is being carried out is carried out.
+    /// Runs until `stop`, or until the leader election has ended. A plan that is being carried out is carried out.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut led = false;
         let mut delays = backoff::exponential(RETRY.0, RETRY.1);

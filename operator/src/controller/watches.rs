@@ -204,7 +204,7 @@ fn matters<K: Watched>(
     }
 }
 
-/// Takes away who wrote what, which nobody looks at.
+/// Removes the managed fields, which are not used.
 pub fn strip<K: Watched>(object: &mut Guarded<K>) {
     object.meta_mut().managed_fields = None;
 }

@@ -152,7 +152,7 @@ fn speak(cluster: &mut Cluster) {
     cluster.sessions_report(1);
 }
 
-/// The session is up, and the agents have reported it.
+/// The session is up, and the status of the BGPPeer shows it.
 fn established(cluster: &mut Cluster) {
     speak(cluster);
     cluster.settle();

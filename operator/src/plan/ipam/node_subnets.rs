@@ -92,7 +92,7 @@ fn is_on_its_way(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
     !is_named(subnet, network) && given.is_some() && given == given_after(network).as_ref()
 }
 
-/// What [`GIVEN_AFTER`] says of a block that is given now.
+/// The value of [`GIVEN_AFTER`] for a block that is assigned now.
 fn given_after(network: &NodeNetwork) -> Option<String> {
     network
         .metadata
