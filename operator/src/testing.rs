@@ -293,7 +293,7 @@ impl Cluster {
     }
 
     /// Reason and message of a pool's `Ready`.
-    pub fn pool_says(&self, name: &str) -> String {
+    pub fn pool_message(&self, name: &str) -> String {
         let pool = self
             .pools
             .iter()
@@ -303,7 +303,7 @@ impl Cluster {
     }
 
     /// Status, reason and message of a node's `Assigned`.
-    pub fn node_says(&self, name: &str) -> String {
+    pub fn node_message(&self, name: &str) -> String {
         let network = self
             .networks
             .iter()

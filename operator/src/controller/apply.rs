@@ -93,9 +93,10 @@ impl Writer {
     }
 
     /// Publishes an Event for each external change that an agent has repaired.
-    pub fn tell(&self, drift_events: &[DriftEvent]) {
-        for DriftEvent { name, uid, news } in drift_events {
-            self.events.tell::<NodeNetwork>(name, uid.as_deref(), news);
+    pub fn publish_drift_events(&self, drift_events: &[DriftEvent]) {
+        for DriftEvent { name, uid, event } in drift_events {
+            self.events
+                .publish::<NodeNetwork>(name, uid.as_deref(), event);
         }
     }
 
@@ -166,14 +167,14 @@ impl Writer {
             // Only this condition is ours: the list is keyed by type, and the agent has applied the others.
             let status = json!({ "conditions": [change.status] });
             let StatusChange {
-                name, uid, news, ..
+                name, uid, event, ..
             } = change.clone();
             async move {
                 self.status::<NodeNetwork, _>(&StatusChange {
                     name,
                     uid,
                     status,
-                    news,
+                    event,
                 })
                 .await
             }
@@ -249,7 +250,7 @@ impl Writer {
             name,
             uid,
             status,
-            news,
+            event,
         } = change;
         let object = json!({
             "apiVersion": K::api_version(&()),
@@ -262,8 +263,8 @@ impl Writer {
         let patch = Patch::Apply(object);
         self.write::<K, _>("status", name, api.patch_status(name, &params, &patch))
             .await?;
-        if let Some(news) = news {
-            self.events.tell::<K>(name, uid.as_deref(), news);
+        if let Some(event) = event {
+            self.events.publish::<K>(name, uid.as_deref(), event);
         }
         Ok(())
     }

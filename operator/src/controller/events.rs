@@ -55,11 +55,11 @@ impl Events {
     }
 
     /// Queues an Event about an object. A lost Event is not sent again, because the condition still has its content.
-    pub fn tell<K: Resource<DynamicType = ()>>(
+    pub fn publish<K: Resource<DynamicType = ()>>(
         &self,
         name: &str,
         uid: Option<&str>,
-        news: &ConditionEvent,
+        condition_event: &ConditionEvent,
     ) {
         let kind = K::kind(&()).into_owned();
         let object = ObjectReference {
@@ -70,20 +70,20 @@ impl Events {
             ..ObjectReference::default()
         };
         let event = Event {
-            type_: if news.warning {
+            type_: if condition_event.warning {
                 EventType::Warning
             } else {
                 EventType::Normal
             },
-            reason: news.reason.clone(),
-            note: Some(shortened(&news.message)),
-            action: news.condition.clone(),
+            reason: condition_event.reason.clone(),
+            note: Some(shortened(&condition_event.message)),
+            action: condition_event.condition.clone(),
             secondary: None,
         };
         if self.waiting.try_send((event, object)).is_err() {
             warn!(
                 name,
-                reason = news.reason,
+                reason = condition_event.reason,
                 waiting = MAX_QUEUED,
                 "Event dropped, too many are waiting"
             );
@@ -117,14 +117,14 @@ mod tests {
     async fn hung_event_request_does_not_block_controller() {
         let (begun, mut tasks) = (Instant::now(), JoinSet::new());
         let events = Events::start(&hanging().await, None, &mut tasks);
-        let news = ConditionEvent {
+        let condition_event = ConditionEvent {
             condition: "Ready".to_owned(),
             reason: "Allocatable".to_owned(),
             message: "9 blocks free".to_owned(),
             warning: false,
         };
         for _ in 0..2 * MAX_QUEUED {
-            events.tell::<IPPool>("p", None, &news);
+            events.publish::<IPPool>("p", None, &condition_event);
             tokio::task::yield_now().await;
         }
         assert!(begun.elapsed().as_secs() < 10);

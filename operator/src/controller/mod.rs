@@ -188,7 +188,7 @@ impl Controller {
         let outcome = self.writer.carry_out(&plan).await;
         let drift_events = &mut self.timers.drift_events;
         let drift_events = drift_events.observe(snapshot.networks(), start);
-        self.writer.tell(&drift_events);
+        self.writer.publish_drift_events(&drift_events);
         self.catch_up(outcome.created).await;
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());

@@ -13,13 +13,13 @@ use crate::plan::model::cluster_state::{ConditionEvent, Plan};
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
 
 /// An object, and the change that brings its condition to a reason.
-struct Made {
-    says: Says,
+struct Scenario {
+    object: Object,
     by: fn(&mut Cluster),
 }
 
 /// The object whose condition has the reason, by its name, and the expected state.
-enum Says {
+enum Object {
     /// `Ready` of a pool.
     Pool(&'static str, State),
     /// `Ready` of a mode.
@@ -37,40 +37,40 @@ enum State {
     Stalled,
 }
 
-use Says::{Mode, Node, Peer, Pool};
+use Object::{Mode, Node, Peer, Pool};
 use State::{Ready, Reconciling, Stalled};
 
 /// The scenarios that lead to a reason; none: the agent reports it (`node-agent/src/status`).
-fn makers(reason: Reason) -> Vec<Made> {
+fn scenarios(reason: Reason) -> Vec<Scenario> {
     match reason {
-        Reason::Allocatable => vec![made(Pool("new", Ready), |cluster| {
+        Reason::Allocatable => vec![scenario(Pool("new", Ready), |cluster| {
             cluster.pools.push(at(9, pool("new", "10.9.0.0/16", "")));
         })],
-        Reason::NearlyExhausted => vec![made(Pool("spent", Ready), |cluster| {
+        Reason::NearlyExhausted => vec![scenario(Pool("spent", Ready), |cluster| {
             cluster.pools.push(at(9, pool("spent", "fd00:9::/121", "")));
         })],
-        Reason::Disabled => vec![made(Pool(POOL, Ready), |cluster| {
+        Reason::Disabled => vec![scenario(Pool(POOL, Ready), |cluster| {
             cluster.pools[0].spec.disabled = true;
         })],
         Reason::Exhausted => exhausted(),
         Reason::Overlap => overlaps(),
         Reason::KubeProxyMismatch => mismatch(),
-        Reason::InUse => vec![made(Pool(POOL, Reconciling), |cluster| {
+        Reason::InUse => vec![scenario(Pool(POOL, Reconciling), |cluster| {
             cluster.pools[0].metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         })],
         Reason::NotFound => not_found(),
         Reason::Invalid => invalid(),
         Reason::NotYetSupported => not_supported(),
         Reason::Conflict => conflicts(),
-        Reason::Established => vec![made(Peer("tor", Ready), speak)],
+        Reason::Established => vec![scenario(Peer("tor", Ready), speak)],
         Reason::Establishing => establishing(),
         Reason::SessionFailed => session_failed(),
         Reason::Programmed => programmed(),
         Reason::Programming => in_progress(),
-        Reason::Preparing => vec![made(Mode(MODE, Reconciling), change)],
-        Reason::Switching => vec![made(Mode(MODE, Reconciling), switch)],
-        Reason::Retiring => vec![made(Mode(MODE, Reconciling), retire)],
-        Reason::Unused => vec![made(Mode("spare", Ready), |cluster| {
+        Reason::Preparing => vec![scenario(Mode(MODE, Reconciling), change)],
+        Reason::Switching => vec![scenario(Mode(MODE, Reconciling), switch)],
+        Reason::Retiring => vec![scenario(Mode(MODE, Reconciling), retire)],
+        Reason::Unused => vec![scenario(Mode("spare", Ready), |cluster| {
             cluster.modes.push(at(9, vxlan("spare", 5)));
         })],
         Reason::SubnetsAssigned => subnets_assigned(),
@@ -87,21 +87,21 @@ fn makers(reason: Reason) -> Vec<Made> {
 const POOL: &str = "default-v4";
 const MODE: &str = "default";
 
-fn made(says: Says, by: fn(&mut Cluster)) -> Made {
-    Made { says, by }
+fn scenario(object: Object, by: fn(&mut Cluster)) -> Scenario {
+    Scenario { object, by }
 }
 
-fn overlaps() -> Vec<Made> {
+fn overlaps() -> Vec<Scenario> {
     vec![
-        made(Pool("younger", Stalled), |cluster| {
+        scenario(Pool("younger", Stalled), |cluster| {
             cluster
                 .pools
                 .push(at(9, pool("younger", "10.244.9.0/24", "")));
         }),
-        made(Pool(POOL, Stalled), |cluster| {
+        scenario(Pool(POOL, Stalled), |cluster| {
             cluster.pools[0].spec.cidr = "10.1.0.0/16".parse().unwrap();
         }),
-        made(Pool(POOL, Stalled), |cluster| {
+        scenario(Pool(POOL, Stalled), |cluster| {
             cluster.services.push(services("more", "10.244.0.0/20"));
         }),
     ]
@@ -109,14 +109,14 @@ fn overlaps() -> Vec<Made> {
 
 const BY_LINK: &str = "{mode: host-gw, nodeAddress: {interface: eth1}}";
 
-fn not_supported() -> Vec<Made> {
+fn not_supported() -> Vec<Scenario> {
     vec![
-        made(Pool("some", Stalled), |cluster| {
+        scenario(Pool("some", Stalled), |cluster| {
             cluster.modes.push(at(9, mode("by-link", BY_LINK)));
             let more = "networkMode: by-link";
             cluster.pools.push(at(9, pool("some", "10.9.0.0/16", more)));
         }),
-        made(Mode("by-link", Stalled), |cluster| {
+        scenario(Mode("by-link", Stalled), |cluster| {
             cluster.modes.push(at(9, mode("by-link", BY_LINK)));
         }),
     ]
@@ -158,12 +158,12 @@ fn established(cluster: &mut Cluster) {
     cluster.settle();
 }
 
-fn conflicts() -> Vec<Made> {
+fn conflicts() -> Vec<Scenario> {
     vec![
-        made(Mode("younger", Stalled), |cluster| {
+        scenario(Mode("younger", Stalled), |cluster| {
             cluster.modes.push(at(9, vxlan("younger", 4096)));
         }),
-        made(Peer("younger", Stalled), |cluster| {
+        scenario(Peer("younger", Stalled), |cluster| {
             established(cluster);
             let same = "{peerIP: 10.1.0.254, asNumber: 65002}";
             cluster.peers.push(at(9, peer("younger", same)));
@@ -171,8 +171,8 @@ fn conflicts() -> Vec<Made> {
     ]
 }
 
-fn session_failed() -> Vec<Made> {
-    vec![made(Peer("tor", Stalled), |cluster| {
+fn session_failed() -> Vec<Scenario> {
+    vec![scenario(Peer("tor", Stalled), |cluster| {
         established(cluster);
         cluster.session_fails(
             "worker-1",
@@ -183,8 +183,8 @@ fn session_failed() -> Vec<Made> {
     })]
 }
 
-fn establishing() -> Vec<Made> {
-    vec![made(Peer("tor", Reconciling), |cluster| {
+fn establishing() -> Vec<Scenario> {
+    vec![scenario(Peer("tor", Reconciling), |cluster| {
         established(cluster);
         cluster.session_fails(
             "worker-1",
@@ -195,17 +195,17 @@ fn establishing() -> Vec<Made> {
     })]
 }
 
-fn not_found() -> Vec<Made> {
+fn not_found() -> Vec<Scenario> {
     vec![
-        made(Pool(POOL, Stalled), |cluster| cluster.modes.clear()),
-        made(Mode(MODE, Stalled), |cluster| {
+        scenario(Pool(POOL, Stalled), |cluster| cluster.modes.clear()),
+        scenario(Mode(MODE, Stalled), |cluster| {
             cluster.modes[0] = mode(MODE, "{mode: underlay}");
             cluster.without_bird = true;
         }),
-        made(Peer("tor", Stalled), |cluster| {
+        scenario(Peer("tor", Stalled), |cluster| {
             cluster.peers.push(at(9, peer("tor", TOR)));
         }),
-        made(Peer("tor", Stalled), |cluster| {
+        scenario(Peer("tor", Stalled), |cluster| {
             established(cluster);
             cluster.secrets.insert("theirs".to_owned(), None);
             let at = "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: theirs, key: k}}}";
@@ -214,47 +214,47 @@ fn not_found() -> Vec<Made> {
     ]
 }
 
-fn no_node_address() -> Vec<Made> {
+fn no_node_address() -> Vec<Scenario> {
     vec![
-        made(Node("worker-1", false), |cluster| {
+        scenario(Node("worker-1", false), |cluster| {
             cluster.nodes[0] = node("worker-1", &[]);
         }),
-        made(Pool("v6", Stalled), |cluster| {
+        scenario(Pool("v6", Stalled), |cluster| {
             cluster.modes[0] = mode(MODE, "{mode: host-gw}");
             cluster.pools.push(at(9, pool("v6", "fd00:9::/64", "")));
         }),
-        made(Peer("tor", Stalled), |cluster| {
+        scenario(Peer("tor", Stalled), |cluster| {
             established(cluster);
             cluster.peers[0].spec.peer_ip = Some("fd01::1".parse().unwrap());
         }),
     ]
 }
 
-fn in_progress() -> Vec<Made> {
+fn in_progress() -> Vec<Scenario> {
     vec![
-        made(Mode(MODE, Reconciling), |cluster| {
+        scenario(Mode(MODE, Reconciling), |cluster| {
             cluster.networks[0]
                 .status
                 .as_mut()
                 .unwrap()
                 .observed_generation = Some(0);
         }),
-        made(Mode(MODE, Reconciling), |cluster| {
+        scenario(Mode(MODE, Reconciling), |cluster| {
             let conditions = &mut cluster.networks[1].status.as_mut().unwrap().conditions;
             conditions.retain(|condition| condition.type_ != READY);
         }),
     ]
 }
 
-fn invalid() -> Vec<Made> {
+fn invalid() -> Vec<Scenario> {
     vec![
-        made(Pool(POOL, Stalled), |cluster| {
+        scenario(Pool(POOL, Stalled), |cluster| {
             cluster.pools[0].spec.reserved = vec!["ten".to_owned()];
         }),
-        made(Mode(MODE, Stalled), |cluster| {
+        scenario(Mode(MODE, Stalled), |cluster| {
             cluster.modes[0].spec.overlay = None;
         }),
-        made(Peer("tor", Stalled), |cluster| {
+        scenario(Peer("tor", Stalled), |cluster| {
             cluster
                 .peers
                 .push(at(9, peer("tor", "{peerIP: 10.1.0.254}")));
@@ -262,8 +262,8 @@ fn invalid() -> Vec<Made> {
     ]
 }
 
-fn programmed() -> Vec<Made> {
-    vec![made(Mode("next", Ready), |cluster| {
+fn programmed() -> Vec<Scenario> {
+    vec![scenario(Mode("next", Ready), |cluster| {
         cluster.modes.push(at(9, vxlan("next", 5)));
         cluster.pools[0].spec.network_mode = "next".to_owned();
         cluster.follow();
@@ -273,32 +273,32 @@ fn programmed() -> Vec<Made> {
     })]
 }
 
-fn no_subnet() -> Vec<Made> {
-    vec![made(Node("worker-3", false), |cluster| {
+fn no_subnet() -> Vec<Scenario> {
+    vec![scenario(Node("worker-3", false), |cluster| {
         cluster.pools[0].spec.disabled = true;
         cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     })]
 }
 
-fn subnets_assigned() -> Vec<Made> {
-    vec![made(Node("worker-3", true), |cluster| {
+fn subnets_assigned() -> Vec<Scenario> {
+    vec![scenario(Node("worker-3", true), |cluster| {
         cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     })]
 }
 
-fn exhausted() -> Vec<Made> {
-    vec![made(Pool("small", Stalled), |cluster| {
+fn exhausted() -> Vec<Scenario> {
+    vec![scenario(Pool("small", Stalled), |cluster| {
         cluster.pools.push(at(9, pool("small", "fd00:9::/122", "")));
     })]
 }
 
-fn mismatch() -> Vec<Made> {
-    vec![made(Pool(POOL, Stalled), |cluster| {
+fn mismatch() -> Vec<Scenario> {
+    vec![scenario(Pool(POOL, Stalled), |cluster| {
         cluster.kube_proxy = Some(kube_proxy("detectLocalMode: NodeCIDR"));
     })]
 }
 
-impl Says {
+impl Object {
     /// The condition by which a human judges the object.
     fn condition(&self, cluster: &Cluster) -> Option<Condition> {
         self.conditions(cluster)?
@@ -318,7 +318,7 @@ impl Says {
         }
     }
 
-    fn object(&self) -> String {
+    fn label(&self) -> String {
         let (kind, name) = match self {
             Pool(name, _) => ("IPPool", name),
             Mode(name, _) => ("NetworkMode", name),
@@ -336,7 +336,7 @@ impl Says {
     }
 
     /// The Event of the plan about the object.
-    fn news(&self, plan: &Plan) -> Option<ConditionEvent> {
+    fn event(&self, plan: &Plan) -> Option<ConditionEvent> {
         fn of<S: Clone>(
             changes: &[crate::plan::model::cluster_state::StatusChange<S>],
             name: &str,
@@ -344,7 +344,7 @@ impl Says {
             changes
                 .iter()
                 .find(|change| change.name == name)?
-                .news
+                .event
                 .clone()
         }
         match self {
@@ -357,40 +357,40 @@ impl Says {
 }
 
 /// Steps until the plan is empty; returns the Events about the object.
-fn settle(cluster: &mut Cluster, says: &Says) -> Vec<ConditionEvent> {
-    let mut told = Vec::new();
+fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
+    let mut events = Vec::new();
     for _ in 0..10 {
         let plan = cluster.step();
-        told.extend(says.news(&plan));
+        events.extend(object.event(&plan));
         if plan.is_empty() {
-            return told;
+            return events;
         }
     }
     panic!("does not settle: {:#?}", cluster.plan());
 }
 
 /// Runs a scenario and checks the conditions and the Event; returns the condition by which people judge the object.
-fn reach(reason: Reason, number: usize, Made { says, by }: &Made) -> Condition {
+fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> Condition {
     let what = format!("{} {number}", reason.as_str());
     let mut cluster = cluster(2);
     cluster.settle();
     cluster.agents_report(1);
     cluster.settle();
-    let before = says.condition(&cluster);
+    let before = object.condition(&cluster);
     let before = before.map(|condition| (condition.status, condition.reason));
     by(&mut cluster);
-    let told = settle(&mut cluster, says);
-    let after = says
+    let events = settle(&mut cluster, object);
+    let after = object
         .condition(&cluster)
         .unwrap_or_else(|| panic!("{what}: no condition"));
-    let (status, warns) = match says {
+    let (status, warns) = match object {
         Pool(_, state) | Mode(_, state) | Peer(_, state) => {
             for (type_, of) in [
                 (READY, Ready),
                 (RECONCILING, Reconciling),
                 (STALLED, Stalled),
             ] {
-                let conditions = says.conditions(&cluster).unwrap();
+                let conditions = object.conditions(&cluster).unwrap();
                 let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
                 assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
             }
@@ -410,10 +410,14 @@ fn reach(reason: Reason, number: usize, Made { says, by }: &Made) -> Condition {
     if !status && let Some((status, was)) = before {
         assert_eq!(status, "True", "{what}: was {was} before it was broken");
     }
-    let news = told.last().unwrap_or_else(|| panic!("{what}: no Event"));
+    let event = events.last().unwrap_or_else(|| panic!("{what}: no Event"));
     assert_eq!(
-        (news.reason.as_str(), news.warning, news.condition.as_str()),
-        (reason.as_str(), warns, says.type_()),
+        (
+            event.reason.as_str(),
+            event.warning,
+            event.condition.as_str()
+        ),
+        (reason.as_str(), warns, object.type_()),
         "{what}"
     );
     after
@@ -423,15 +427,15 @@ fn reach(reason: Reason, number: usize, Made { says, by }: &Made) -> Condition {
 fn every_condition_reason_is_reachable_and_reported() {
     let mut texts = String::new();
     for reason in Reason::ALL.iter().copied() {
-        for (number, made) in makers(reason).iter().enumerate() {
-            let condition = reach(reason, number, made);
+        for (number, scenario) in scenarios(reason).iter().enumerate() {
+            let condition = reach(reason, number, scenario);
             let Condition {
                 type_,
                 status,
                 message,
                 ..
             } = condition;
-            let (reason, object) = (reason.as_str(), made.says.object());
+            let (reason, object) = (reason.as_str(), scenario.object.label());
             writeln!(texts, "{reason}\n  {object} {type_} {status}: {message}\n").unwrap();
         }
     }

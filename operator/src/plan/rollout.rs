@@ -153,7 +153,7 @@ impl<'a> PoolRollout<'a> {
             .iter()
             .filter(|node| node.sends_target && !node.settled && waited_for.contains(node.name));
         let mut left = at_once.saturating_sub(under_way.count());
-        let usual = self.usual_way(nodes);
+        let usual = self.most_used_datapath(nodes);
         for node in nodes.iter().filter(|node| !node.sends_target) {
             let mut switch = || {
                 if !waited_for.contains(node.name) {
@@ -173,7 +173,7 @@ impl<'a> PoolRollout<'a> {
     }
 
     /// The way that most nodes send by which do not use the new datapath.
-    fn usual_way(&self, nodes: &[NodeRollout<'a>]) -> usize {
+    fn most_used_datapath(&self, nodes: &[NodeRollout<'a>]) -> usize {
         let mut counts = vec![0_usize; self.ways.len()];
         let others = nodes.iter().filter(|node| !node.sends_target);
         for way in others.filter_map(|node| self.position(node.sends?)) {

@@ -151,8 +151,8 @@ fn foreign_conditions_cause_no_status_write() {
 fn event_follows_reason_change_but_not_count_change() {
     let mut cluster = cluster(1);
     let first = cluster.plan();
-    let of_pool = first.pool_statuses[0].news.as_ref().unwrap();
-    let of_mode = first.mode_statuses[0].news.as_ref().unwrap();
+    let of_pool = first.pool_statuses[0].event.as_ref().unwrap();
+    let of_mode = first.mode_statuses[0].event.as_ref().unwrap();
     assert_eq!(
         (of_pool.reason.as_str(), of_pool.warning),
         ("Allocatable", false)
@@ -165,7 +165,7 @@ fn event_follows_reason_change_but_not_count_change() {
     cluster.nodes.push(node("worker-2", &["10.1.0.2"]));
     let plan = cluster.plan();
     assert_eq!(
-        (plan.pool_statuses.len(), &plan.pool_statuses[0].news),
+        (plan.pool_statuses.len(), &plan.pool_statuses[0].event),
         (1, &None)
     );
 }

@@ -100,7 +100,7 @@ impl Cluster {
     }
 
     /// Status, reason and message of a BGPPeer's `Ready`.
-    pub fn peer_says(&self, name: &str) -> String {
+    pub fn peer_message(&self, name: &str) -> String {
         let peer = self
             .peers
             .iter()
@@ -110,7 +110,7 @@ impl Cluster {
     }
 
     /// Status, reason and message of a mode's `Ready`.
-    pub fn mode_says(&self, name: &str) -> String {
+    pub fn mode_message(&self, name: &str) -> String {
         let mode = self
             .modes
             .iter()

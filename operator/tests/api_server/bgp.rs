@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST: &str = "correct-horse-battery";
 const SECOND: &str = "staple-of-another-day";
 
-async fn until_peer_says(admin: &Client, within: Duration, reason: &str, words: &str) {
+async fn wait_for_peer_condition(admin: &Client, within: Duration, reason: &str, words: &str) {
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     let what = format!("the peer says {reason}: {words}");
     eventually(&what, within, async || {
@@ -77,7 +77,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },
         "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": at } });
     create(&peers, peer).await;
-    until_peer_says(
+    wait_for_peer_condition(
         &admin,
         WAIT_TIMEOUT,
         "NotFound",
@@ -87,7 +87,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     mode_becomes_underlay(&admin).await;
 
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-    until_peer_says(
+    wait_for_peer_condition(
         &admin,
         TIMEOUT,
         "NotFound",
@@ -96,7 +96,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     .await;
     let secret = |key: &str, password: &str| json!({ "metadata": { "name": "theirs" }, "stringData": { key: password } });
     create(&secrets, secret("other", "x")).await;
-    until_peer_says(
+    wait_for_peer_condition(
         &admin,
         TIMEOUT,
         "NotFound",
@@ -105,7 +105,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     .await;
     assert_eq!(kept(&secrets, "tor").await, None);
     merge(&secrets, "theirs", secret("tor-r1", FIRST)).await;
-    until_peer_says(&admin, TIMEOUT, "Establishing", "0 of 2 nodes").await;
+    wait_for_peer_condition(&admin, TIMEOUT, "Establishing", "0 of 2 nodes").await;
     until_kept(&secrets, Some(FIRST)).await;
     merge(&secrets, "theirs", secret("tor-r1", SECOND)).await;
     until_kept(&secrets, Some(SECOND)).await;
@@ -113,7 +113,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     sessions_come_and_go(&admin).await;
     // Whoever takes the Secret away takes nothing from a session that is up.
     delete(&secrets, "theirs").await;
-    until_peer_says(&admin, TIMEOUT, "NotFound", "Secret theirs").await;
+    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", "Secret theirs").await;
     assert_eq!(kept(&secrets, "tor").await.as_deref(), Some(SECOND));
     delete(&peers, "tor").await;
     until_kept(&secrets, None).await;
@@ -147,10 +147,10 @@ async fn mode_becomes_underlay(admin: &Client) {
 async fn sessions_come_and_go(admin: &Client) {
     report(admin, "worker-1", "Established", None).await;
     report(admin, "worker-2", "Established", None).await;
-    until_peer_says(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
+    wait_for_peer_condition(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
     report(admin, "worker-2", "Idle", Some("ASNumberMismatch")).await;
     let words = "session established on 1 of 2 nodes; worker-2: what BIRD says";
-    until_peer_says(admin, TIMEOUT, "SessionFailed", words).await;
+    wait_for_peer_condition(admin, TIMEOUT, "SessionFailed", words).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     let status = peers.get("tor").await.unwrap().status.unwrap();
     assert_eq!(status.errors[0].node, "worker-2");
@@ -166,7 +166,7 @@ async fn sessions_come_and_go(admin: &Client) {
     })
     .await;
     report(admin, "worker-2", "Established", None).await;
-    until_peer_says(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
+    wait_for_peer_condition(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
 }
 
 /// The operator logs all it does, down to `debug`.

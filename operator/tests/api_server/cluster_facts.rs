@@ -12,7 +12,7 @@ use crate::control_plane::{ControlPlane, free_port};
 use crate::objects::{all, create, create_node, delete, delete_definition, eventually, merge};
 use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
 
-async fn until_pool_says(admin: &Client, reason: &str, words: &str) {
+async fn wait_for_pool_condition(admin: &Client, reason: &str, words: &str) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     let what = format!("the pool says {reason}: {words}");
     eventually(&what, WAIT_TIMEOUT, async || {
@@ -29,25 +29,25 @@ async fn pool_status_follows_kube_proxy_services_and_nodes() {
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
     let operator = Operator::start(&plane, "one", &[]).await;
-    until_pool_says(&admin, "Allocatable", "").await;
+    wait_for_pool_condition(&admin, "Allocatable", "").await;
 
     let proxies: Api<ConfigMap> = Api::namespaced(admin.clone(), "kube-system");
     let says = |configuration: &str| json!({ "metadata": { "name": "kube-proxy" }, "data": { "config.conf": configuration } });
     create(&proxies, says("clusterCIDR: 10.0.0.0/16\n")).await;
-    until_pool_says(&admin, "KubeProxyMismatch", "clusterCIDR 10.0.0.0/16").await;
+    wait_for_pool_condition(&admin, "KubeProxyMismatch", "clusterCIDR 10.0.0.0/16").await;
     // A cluster has to come up before somebody can repair it.
     create_node(&admin, "worker-2", "10.1.0.2").await;
     until_assigned(&admin, 2).await;
     let by_name = "detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: nw}\n";
     operator.until_at_rest().await;
     merge(&proxies, "kube-proxy", says(by_name)).await;
-    until_pool_says(&admin, "Allocatable", "").await;
+    wait_for_pool_condition(&admin, "Allocatable", "").await;
 
     let ranges: Api<ServiceCIDR> = Api::all(admin.clone());
     let more = json!({ "metadata": { "name": "more" }, "spec": { "cidrs": ["10.244.128.0/20"] } });
     operator.until_at_rest().await;
     create(&ranges, more).await;
-    until_pool_says(&admin, "Overlap", "10.244.128.0/20 (ServiceCIDR more)").await;
+    wait_for_pool_condition(&admin, "Overlap", "10.244.128.0/20 (ServiceCIDR more)").await;
     // No more blocks; what was given stays.
     let before = owners(&admin).await;
     create_node(&admin, "worker-3", "10.1.0.3").await;
@@ -57,10 +57,10 @@ async fn pool_status_follows_kube_proxy_services_and_nodes() {
     until_assigned(&admin, 3).await;
     // A Node with an address of pods' costs nobody else anything.
     create_node(&admin, "worker-4", "10.244.7.7").await;
-    until_pool_says(&admin, "Allocatable", "Node worker-4 (10.244.7.7)").await;
+    wait_for_pool_condition(&admin, "Allocatable", "Node worker-4 (10.244.7.7)").await;
     let nodes: Api<Node> = Api::all(admin.clone());
     delete(&nodes, "worker-4").await;
-    until_pool_says(&admin, "Allocatable", "").await;
+    wait_for_pool_condition(&admin, "Allocatable", "").await;
 }
 
 /// The API server's own Service range is known without anybody's help.
@@ -80,7 +80,7 @@ async fn pool_in_service_cidr_assigns_no_blocks() {
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
     let _operator = Operator::start(&plane, "one", &[]).await;
-    until_pool_says(&admin, "Overlap", "10.96.0.0/16 (ServiceCIDR kubernetes)").await;
+    wait_for_pool_condition(&admin, "Overlap", "10.96.0.0/16 (ServiceCIDR kubernetes)").await;
     assert!(owners(&admin).await.is_empty());
 }
 

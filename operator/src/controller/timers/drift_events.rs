@@ -18,7 +18,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub struct DriftEvents {
     /// By name and UID of the NodeNetwork.
-    told: BTreeMap<(String, Option<String>), LastEmitted>,
+    emitted: BTreeMap<(String, Option<String>), LastEmitted>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -39,13 +39,13 @@ pub struct DriftEvent {
     /// Its UID.
     pub uid: Option<String>,
     /// The Event.
-    pub news: ConditionEvent,
+    pub event: ConditionEvent,
 }
 
 impl DriftEvents {
     /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
-        self.told.clear();
+        self.emitted.clear();
     }
 
     /// The Events to emit at `now`.
@@ -54,19 +54,19 @@ impl DriftEvents {
         networks: impl Iterator<Item = &'a NodeNetwork>,
         now: Instant,
     ) -> Vec<DriftEvent> {
-        let mut before = std::mem::take(&mut self.told);
+        let mut before = std::mem::take(&mut self.emitted);
         let mut drift_events = Vec::new();
         for network in networks {
             let key = (network.name_any(), network.uid());
             let known = before.remove(&key);
-            let told = match known {
-                Some(told) => tell(told, network, now, &mut drift_events),
+            let emitted = match known {
+                Some(emitted) => record_drift(emitted, network, now, &mut drift_events),
                 None => LastEmitted {
                     of: last(network),
                     ..LastEmitted::default()
                 },
             };
-            self.told.insert(key, told);
+            self.emitted.insert(key, emitted);
         }
         drift_events
     }
@@ -74,9 +74,9 @@ impl DriftEvents {
     /// How long until the next waiting Event may be emitted.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
-        let waiting = self.told.values().filter(|told| told.waits);
+        let waiting = self.emitted.values().filter(|emitted| emitted.waits);
         waiting
-            .filter_map(|told| Some((told.at? + MIN_INTERVAL).saturating_duration_since(now)))
+            .filter_map(|emitted| Some((emitted.at? + MIN_INTERVAL).saturating_duration_since(now)))
             .min()
     }
 }
@@ -86,33 +86,33 @@ fn last(network: &NodeNetwork) -> Option<Time> {
     status.drift.as_ref()?.last_repair_time.clone()
 }
 
-fn tell(
-    told: LastEmitted,
+fn record_drift(
+    emitted: LastEmitted,
     network: &NodeNetwork,
     now: Instant,
     drift_events: &mut Vec<DriftEvent>,
 ) -> LastEmitted {
     let of = last(network);
     let drift = network.status.as_ref().and_then(|it| it.drift.as_ref());
-    let Some(drift) = drift.filter(|_| of != told.of) else {
+    let Some(drift) = drift.filter(|_| of != emitted.of) else {
         return LastEmitted {
             waits: false,
-            ..told
+            ..emitted
         };
     };
-    let rested = told
+    let rested = emitted
         .at
         .is_none_or(|at| now.saturating_duration_since(at) >= MIN_INTERVAL);
     if !rested {
         return LastEmitted {
             waits: true,
-            ..told
+            ..emitted
         };
     }
     drift_events.push(DriftEvent {
         name: network.name_any(),
         uid: network.uid(),
-        news: ConditionEvent {
+        event: ConditionEvent {
             condition: "Drift".to_owned(),
             reason: "Repaired".to_owned(),
             message: format!("repaired external change: {}", drift.message),
@@ -144,7 +144,7 @@ mod tests {
     fn messages(drift_events: &[DriftEvent]) -> Vec<&str> {
         drift_events
             .iter()
-            .map(|drift_event| drift_event.news.message.as_str())
+            .map(|drift_event| drift_event.event.message.as_str())
             .collect()
     }
 

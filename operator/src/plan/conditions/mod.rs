@@ -102,13 +102,13 @@ impl StatusUpdate<'_> {
         let warning =
             self.verdict.state == State::Stalled || self.verdict.reason == Reason::NearlyExhausted;
         let ready = after.iter().find(|condition| condition.type_ == READY);
-        let news = ready.and_then(|ready| ConditionEvent::of(&before, ready, warning));
+        let event = ready.and_then(|ready| ConditionEvent::of(&before, ready, warning));
         *conditions(&mut new) = after;
         (old.is_none() || own != new).then(|| StatusChange {
             name: self.meta.name.clone().unwrap_or_default(),
             uid: self.meta.uid.clone(),
             status: new,
-            news,
+            event,
         })
     }
 }
@@ -144,7 +144,7 @@ where
                 name: metadata.name.clone().unwrap_or_default(),
                 uid: metadata.uid.clone(),
                 status: status(metadata, verdict.conditions(metadata.generation, &[], time)),
-                news: None,
+                event: None,
             }
         },
     )

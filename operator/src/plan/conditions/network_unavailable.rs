@@ -47,7 +47,7 @@ mod tests {
     use crate::testing::{Cluster, cluster};
 
     /// Names of the Nodes whose condition the plan clears.
-    fn told(cluster: &Cluster) -> Vec<String> {
+    fn updated_nodes(cluster: &Cluster) -> Vec<String> {
         let up = cluster.plan().network_up.into_iter();
         up.map(|up| up.node).collect()
     }
@@ -64,7 +64,7 @@ mod tests {
             node.status.as_mut().unwrap().conditions = Some(vec![condition]);
         }
         cluster.settle();
-        assert!(told(&cluster).is_empty());
+        assert!(updated_nodes(&cluster).is_empty());
         cluster.agents_report(0);
         cluster.networks[1]
             .status
@@ -72,8 +72,8 @@ mod tests {
             .unwrap()
             .observed_generation = Some(0);
         cluster.settle_but_for_conditions_of_nodes();
-        assert_eq!(told(&cluster), ["worker-1"]);
+        assert_eq!(updated_nodes(&cluster), ["worker-1"]);
         cluster.nodes[0].status.as_mut().unwrap().conditions = None;
-        assert!(told(&cluster).is_empty());
+        assert!(updated_nodes(&cluster).is_empty());
     }
 }

@@ -72,7 +72,7 @@ pub fn is_withdrawn(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
         return index.pool_is_going(&subnet.spec.pool);
     };
     is_to_go(index, subnet)
-        && !is_on_its_way(subnet, network)
+        && !is_pending(subnet, network)
         && (!is_named(subnet, network) || pods_in(subnet, network) == Some(0))
 }
 
@@ -87,7 +87,7 @@ fn is_named(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
 }
 
 /// Whether a write that makes the NodeNetwork name the block may be under way.
-fn is_on_its_way(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
+fn is_pending(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
     let given = subnet.annotations().get(GIVEN_AFTER);
     !is_named(subnet, network) && given.is_some() && given == given_after(network).as_ref()
 }

@@ -178,7 +178,7 @@ pub struct StatusChange<S> {
     pub status: S,
     /// What is worth an event: the condition by which a human judges the object (`Ready`, or `Assigned` on a
     /// NodeNetwork) has another status or reason than before.
-    pub news: Option<ConditionEvent>,
+    pub event: Option<ConditionEvent>,
 }
 
 /// The Event for a user when an object's condition has changed.

@@ -73,7 +73,7 @@ fn assigned(
     Some(StatusChange {
         name: network.name_any(),
         uid: network.uid(),
-        news: ConditionEvent::of(before, &condition, condition.status != "True"),
+        event: ConditionEvent::of(before, &condition, condition.status != "True"),
         status: condition,
     })
 }

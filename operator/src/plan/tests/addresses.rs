@@ -60,7 +60,7 @@ fn ipv6_only_cluster_uses_ipv6_tunnels() {
     cluster.settle();
     let said =
         "False NoNodeAddress: status.addresses of the Node has no IPv6 address of type InternalIP";
-    assert_eq!(cluster.node_says("odd"), said);
+    assert_eq!(cluster.node_message("odd"), said);
     assert!(
         cluster
             .outer_families()
@@ -115,7 +115,7 @@ fn removed_node_does_not_change_outer_family() {
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
     let said =
         "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
-    assert_eq!(cluster.node_says("odd"), said);
+    assert_eq!(cluster.node_message("odd"), said);
     leave(&mut cluster, "third");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
 }
@@ -244,25 +244,25 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
         ];
         cluster.settle();
         assert_eq!(
-            cluster.node_says("a"),
+            cluster.node_message("a"),
             format!(
                 "False NoNodeAddress: status.addresses of the Node has no usable IPv4 address of type InternalIP: 10.0.2.15 is the address of Node b; {REMEDY}"
             )
         );
         assert_eq!(
-            cluster.node_says("b"),
+            cluster.node_message("b"),
             format!(
                 "True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node a (10.0.2.15), which cannot use it; {REMEDY}"
             )
         );
         assert_eq!(
-            cluster.node_says("c"),
+            cluster.node_message("c"),
             "True SubnetsAssigned: 1 block of default-v4"
         );
         assert!(cluster.blocks("a").is_empty());
         assert!(
             cluster
-                .pool_says("default-v4")
+                .pool_message("default-v4")
                 .starts_with("True Allocatable")
         );
         // It has another one to use.
@@ -279,7 +279,11 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
                 .ipv4,
             Some("10.1.0.1".parse().unwrap())
         );
-        assert!(cluster.node_says("a").starts_with("True SubnetsAssigned"));
+        assert!(
+            cluster
+                .node_message("a")
+                .starts_with("True SubnetsAssigned")
+        );
     }
 }
 
@@ -294,7 +298,11 @@ fn node_keeps_address_claimed_by_other_node() {
     assert_eq!(cluster.networks[0].spec, before.networks[0].spec);
     // The one that has it goes.
     leave(&mut cluster, "worker-1");
-    assert!(cluster.node_says("a").starts_with("True SubnetsAssigned"));
+    assert!(
+        cluster
+            .node_message("a")
+            .starts_with("True SubnetsAssigned")
+    );
 }
 
 #[test]
@@ -306,15 +314,15 @@ fn renamed_node_gets_address_of_not_ready_node() {
         .insert("worker-1".to_owned(), Duration::ZERO);
     cluster.nodes.push(node("renamed", &["10.1.0.1"]));
     cluster.settle();
-    assert!(cluster.node_says("renamed").starts_with("True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node worker-1 (10.1.0.1)"), "{}", cluster.node_says("renamed"));
+    assert!(cluster.node_message("renamed").starts_with("True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node worker-1 (10.1.0.1)"), "{}", cluster.node_message("renamed"));
     assert_eq!(cluster.blocks("worker-1").len(), 1);
     // It keeps it when the old Node is Ready again.
     cluster.not_ready.clear();
     cluster.settle();
-    assert!(cluster.node_says("renamed").starts_with("True"));
+    assert!(cluster.node_message("renamed").starts_with("True"));
     assert!(
         cluster
-            .node_says("worker-1")
+            .node_message("worker-1")
             .starts_with("False NoNodeAddress")
     );
 }

@@ -15,7 +15,7 @@ fn deleted_pool_withdraws_blocks_before_deleting_them() {
     delete_pool(&mut cluster, "default-v4");
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "False InUse: being deleted; waiting until 2 blocks are without pods (see status.remainingPods) on worker-1, worker-2"
     );
     assert_eq!(

@@ -64,7 +64,7 @@ fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
     );
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .ends_with("; 5 addresses are in use, see status.remainingPods")
     );
 }
@@ -76,7 +76,7 @@ fn deleted_pool_lists_remaining_pods() {
     cluster.settle();
     assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "False InUse: being deleted; waiting until 2 blocks are without pods (see status.remainingPods) on worker-1, worker-2"
     );
 }

@@ -126,11 +126,11 @@ fn unserved_block_request_is_reported_as_exhausted() {
     cluster.subnets.push(at(0, other.spec.into_object()));
     ask(&mut cluster, &["web"]);
     assert_eq!(
-        cluster.pool_says("web"),
+        cluster.pool_message("web"),
         "False Exhausted: no block is left for worker-1; 1 block of deleted Nodes about to be reclaimed; create another IPPool"
     );
     assert_eq!(
-        cluster.node_says(NODE),
+        cluster.node_message(NODE),
         "True SubnetsAssigned: 1 block of a; no block is left in web"
     );
 }
@@ -142,7 +142,7 @@ fn next_pool_serves_node_before_first_is_exhausted() {
     fill(&mut cluster, 50);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.22.0.0/26"]);
     assert_eq!(
-        cluster.pool_says("a"),
+        cluster.pool_message("a"),
         "True NearlyExhausted: only 0 blocks free: create another IPPool before the pool is exhausted",
         "the other has enough"
     );
@@ -160,7 +160,11 @@ fn short_pool_with_alternative_grows_without_exhausted() {
     );
     shorten(&mut cluster, "10.22");
     assert_eq!(cluster.blocks(NODE).len(), 3);
-    assert!(cluster.pool_says("b").starts_with("True NearlyExhausted"));
+    assert!(
+        cluster
+            .pool_message("b")
+            .starts_with("True NearlyExhausted")
+    );
 }
 
 #[test]
@@ -170,7 +174,7 @@ fn short_namespace_pool_gets_no_blocks_of_other_pools() {
     shorten(&mut cluster, "10.23");
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.23.0.0/26"]);
     assert_eq!(
-        cluster.pool_says("web"),
+        cluster.pool_message("web"),
         "False Exhausted: no block is left, and few addresses are free on worker-1; create another IPPool"
     );
 }

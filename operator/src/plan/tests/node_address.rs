@@ -63,7 +63,7 @@ fn address_found_by_agent_is_used_in_every_mode() {
             assert_eq!(addresses(&cluster, &name), [address.as_str()], "{what}");
             assert_eq!(cluster.blocks(&name).len(), 1, "{what}");
             assert_eq!(
-                cluster.node_says(&name),
+                cluster.node_message(&name),
                 "True SubnetsAssigned: 1 block of default-v4",
                 "{what}"
             );
@@ -120,10 +120,10 @@ fn address_report_counts_only_for_current_selector() {
     cluster.settle();
     assert!(
         cluster
-            .node_says("worker-1")
+            .node_message("worker-1")
             .contains("has not reported yet"),
         "{}",
-        cluster.node_says("worker-1")
+        cluster.node_message("worker-1")
     );
     assert!(cluster.blocks("worker-1").is_empty());
     cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
@@ -134,7 +134,7 @@ fn address_report_counts_only_for_current_selector() {
     cluster.settle();
     assert!(
         cluster
-            .node_says("worker-1")
+            .node_message("worker-1")
             .ends_with("; the last address, 192.168.0.1, stays in use")
     );
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"]);
@@ -187,7 +187,7 @@ fn invalid_address_report_affects_only_its_node() {
         cluster.agent_finds("worker-1", &[("eth1", wrong)]);
         cluster.settle();
         assert_eq!(
-            cluster.node_says("worker-1"),
+            cluster.node_message("worker-1"),
             format!(
                 "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: {wrong} {why}; {REMEDY}"
             )
@@ -195,16 +195,16 @@ fn invalid_address_report_affects_only_its_node() {
         assert!(cluster.blocks("worker-1").is_empty(), "{wrong}");
         assert!(
             cluster
-                .node_says("worker-2")
+                .node_message("worker-2")
                 .starts_with("True SubnetsAssigned: 1 block"),
             "{wrong}"
         );
         assert!(
             cluster
-                .pool_says("default-v4")
+                .pool_message("default-v4")
                 .starts_with("True Allocatable"),
             "{wrong}: {}",
-            cluster.pool_says("default-v4")
+            cluster.pool_message("default-v4")
         );
         // Another one is taken.
         cluster.agent_finds("worker-1", &[("eth1", wrong), ("eth1", "192.168.0.1")]);
@@ -224,7 +224,7 @@ fn address_in_use_stated_by_other_node_is_refused() {
     cluster.nodes[1] = node("worker-2", &["10.1.0.2", "192.168.0.1"]);
     cluster.settle();
     assert_eq!(
-        cluster.node_says("worker-1"),
+        cluster.node_message("worker-1"),
         format!(
             "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: 192.168.0.1 is in status.addresses of Node worker-2; {REMEDY}; the last address, 192.168.0.1, stays in use"
         )
@@ -277,7 +277,7 @@ fn cidr_of_one_family_leaves_other_family_to_kubelet() {
             "{what}"
         );
         assert_eq!(
-            cluster.node_says("worker-1"),
+            cluster.node_message("worker-1"),
             "True SubnetsAssigned: 2 blocks of default-v4, default-v6",
             "{what}"
         );
@@ -296,7 +296,7 @@ fn family_without_address_is_reported_with_selector() {
         .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
     cluster.settle();
     let why = |cluster: &Cluster| {
-        let said = cluster.node_says("worker-1");
+        let said = cluster.node_message("worker-1");
         let words = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6: packets to it need an IPv6 address of the node: ";
         said.strip_prefix(words).unwrap_or(&said).to_owned()
     };
@@ -307,7 +307,7 @@ fn family_without_address_is_reported_with_selector() {
     cluster.agent_finds("worker-1", &[]);
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("default-v6"),
+        cluster.pool_message("default-v6"),
         "False NoNodeAddress: no block is assigned: NetworkMode default needs an IPv6 address of each node, and spec.nodeAddress of the NetworkMode selects none on any Node of this pool; see the condition Assigned of the NodeNetworks"
     );
     assert_eq!(
@@ -334,7 +334,7 @@ fn unmatched_address_selector_is_explained() {
     ] {
         let mut cluster = selecting(1, VXLAN, node_address);
         assert_eq!(
-            cluster.node_says("worker-1"),
+            cluster.node_message("worker-1"),
             format!(
                 "False NoNodeAddress: spec.nodeAddress {node_address} selects IPv4 addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
             )
@@ -343,7 +343,7 @@ fn unmatched_address_selector_is_explained() {
         cluster.settle();
         let remedy = "spec.nodeAddress of the NetworkMode or the addresses of the node";
         assert_eq!(
-            cluster.node_says("worker-1"),
+            cluster.node_message("worker-1"),
             format!("False NoNodeAddress: {words} {remedy}")
         );
     }

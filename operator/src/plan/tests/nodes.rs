@@ -69,10 +69,10 @@ fn node_without_address_gets_no_block_and_condition() {
     assert!(cluster.blocks("mute").is_empty() && cluster.blocks("v6").is_empty());
     let said =
         "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
-    assert_eq!(cluster.node_says("mute"), said);
-    assert_eq!(cluster.node_says("v6"), said);
+    assert_eq!(cluster.node_message("mute"), said);
+    assert_eq!(cluster.node_message("v6"), said);
     assert_eq!(
-        cluster.node_says("worker-1"),
+        cluster.node_message("worker-1"),
         "True SubnetsAssigned: 1 block of default-v4"
     );
 }
@@ -93,7 +93,7 @@ fn node_losing_its_address_keeps_last_one() {
     );
     assert!(
         cluster
-            .node_says("worker-1")
+            .node_message("worker-1")
             .contains("the last address, 10.1.0.1, stays in use")
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.7"]);
@@ -154,7 +154,7 @@ fn linux() -> Selector {
     [("os", "linux")].into_iter().collect()
 }
 
-fn mode_says(cluster: &Cluster) -> String {
+fn mode_message(cluster: &Cluster) -> String {
     let status = cluster.modes[0].status.as_ref().unwrap();
     let ready = status.conditions.iter().find(|it| it.type_ == "Ready");
     ready.unwrap().message.clone()
@@ -175,7 +175,7 @@ fn node_outside_agent_selector_gets_no_block_and_is_named() {
     assert_eq!(cluster.networks.len(), 1);
     assert!(cluster.blocks("windows").is_empty());
     assert_eq!(
-        mode_says(&cluster),
+        mode_message(&cluster),
         "1 of 1 node programmed; agent.nodeSelector excludes windows, so no agent runs there"
     );
 }
@@ -216,7 +216,7 @@ fn node_with_silent_agent_gets_no_block() {
     cluster.pools.push(at(1, pool("v6", "fd00:10::/64", "")));
     cluster.settle();
     assert!(cluster.blocks("worker-1").is_empty());
-    let said = cluster.node_says("worker-1");
+    let said = cluster.node_message("worker-1");
     assert!(said.starts_with("False NoSubnet: no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with agent.nodeSelector in the values of the Helm chart"), "{said}");
     // The agent has been heard of, even if it is behind.
     cluster.agents_report(0);

@@ -38,21 +38,25 @@ fn pod_cidrs_used_by_other_network_stall_pool() {
     let says = "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with spec.podCIDRs of Node worker-1 (10.244.0.0/24), which had a pod \
                 network before netweft: no new blocks are assigned; create a pool with a range outside and delete this one, or set \
                 operator.ignoreNodePodCIDRs to true in the chart's values if no other network uses these addresses";
-    assert_eq!(cluster.pool_says("default-v4"), says);
+    assert_eq!(cluster.pool_message("default-v4"), says);
     // Neither a block of another pool nor a Node that restarts takes the other network away.
     cluster.pools.push(at(1, pool("beside", "10.9.0.0/16", "")));
     cluster.settle();
     assert_eq!(cluster.blocks("worker-1"), ["10.9.0.0/26"]);
-    assert_eq!(cluster.pool_says("default-v4"), says);
+    assert_eq!(cluster.pool_message("default-v4"), says);
     cluster.nodes[0] = with(cluster.nodes[0].clone(), "10.244.0.0/24", Some("Unknown"));
     cluster.nodes[1] = with(cluster.nodes[1].clone(), "10.244.1.0/24", Some("Unknown"));
     cluster.settle();
-    assert!(cluster.pool_says("default-v4").starts_with("False Overlap"));
+    assert!(
+        cluster
+            .pool_message("default-v4")
+            .starts_with("False Overlap")
+    );
     cluster.ignore_pod_cidrs = true;
     cluster.settle();
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("True Allocatable")
     );
 }
@@ -74,7 +78,7 @@ fn unused_pod_cidrs_do_not_stall_pool() {
         cluster.settle();
         assert!(
             cluster
-                .pool_says("default-v4")
+                .pool_message("default-v4")
                 .starts_with("True Allocatable")
         );
     }
@@ -90,7 +94,7 @@ fn single_node_with_other_network_does_not_stall_pool() {
     assert_eq!(cluster.blocks("other"), ["10.244.1.0/26"]);
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("True Allocatable")
     );
 }
@@ -119,7 +123,7 @@ fn reported_routes_of_other_network_stall_pool() {
     }
     cluster.step();
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with another pod network: 10.244.0.0/24 on link cni0 of Node worker-1, \
          10.244.1.0/24 on link cni0 of Node worker-2: no new blocks are assigned; create a pool with a range outside and delete this one, \
          or set agent.ignoreOtherNetworks to true in the chart's values if no pod uses these addresses"
@@ -145,7 +149,7 @@ fn report_of_one_node_does_not_stall_used_pool() {
     cluster.step();
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("True Allocatable")
     );
     assert_eq!(cluster.blocks("worker-3").len(), 1);

@@ -20,13 +20,13 @@ fn pool_serves_only_selected_nodes() {
     assert!(cluster.blocks("worker-1").is_empty());
     assert_eq!(cluster.blocks("worker-2"), ["10.0.0.0/26"]);
     assert_eq!(
-        cluster.node_says("worker-1"),
+        cluster.node_message("worker-1"),
         format!("False NoSubnet: no IPPool serves this node; {WITHOUT_TUNNEL_ADDRESS}")
     );
     cluster.modes[0] = at(0, mode("default", "{mode: host-gw}"));
     cluster.settle();
     assert_eq!(
-        cluster.node_says("worker-1"),
+        cluster.node_message("worker-1"),
         "False NoSubnet: no IPPool serves this node"
     );
 }
@@ -38,14 +38,14 @@ fn exhausted_pool_names_unserved_nodes() {
     let mut cluster = cluster(3);
     cluster.pools[0] = at(0, pool("small", "10.0.0.0/25", ""));
     let plan = cluster.plan();
-    assert!(plan.pool_statuses[0].news.as_ref().unwrap().warning);
+    assert!(plan.pool_statuses[0].event.as_ref().unwrap().warning);
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("small"),
+        cluster.pool_message("small"),
         "False Exhausted: no block is left for worker-3; create another IPPool"
     );
     assert_eq!(
-        cluster.node_says("worker-3"),
+        cluster.node_message("worker-3"),
         format!("False NoSubnet: no block is left in small; {WITHOUT_TUNNEL_ADDRESS}")
     );
 }
@@ -58,9 +58,9 @@ fn nearly_exhausted_pool_is_reported_early() {
         let reserved = "reserved: [10.0.2.128/25, 10.0.3.0/24]";
         cluster.pools[0] = at(0, pool("ten", "10.0.0.0/22", reserved));
         let plan = cluster.plan();
-        let told = plan.pool_statuses[0].news.clone().unwrap();
+        let told = plan.pool_statuses[0].event.clone().unwrap();
         cluster.settle();
-        (cluster.pool_says("ten"), told.warning)
+        (cluster.pool_message("ten"), told.warning)
     };
     assert_eq!(says(8).0, "True Allocatable: 2 blocks free");
     let few = "only 1 block free: create another IPPool before the pool is exhausted";
@@ -82,7 +82,7 @@ fn disabled_pool_keeps_assigned_blocks() {
         (1, 0)
     );
     let said = "True Disabled: spec.disabled: no new blocks and addresses; 1 block assigned, 1023 blocks free; no pod has an address of this pool, so the pool can be deleted";
-    assert_eq!(cluster.pool_says("default-v4"), said);
+    assert_eq!(cluster.pool_message("default-v4"), said);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn pool_overlapping_nodes_or_services_names_them() {
     cluster.services = vec![services("kubernetes", "10.96.0.0/16")];
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "False Overlap: spec.cidr 10.244.0.0/16 contains the address of Node at-10.244.7.7 (10.244.7.7), \
          Node at-10.244.7.8 (10.244.7.8): no new blocks are assigned; create a pool with a range outside and delete this one"
     );
@@ -140,13 +140,13 @@ fn pool_overlapping_nodes_or_services_names_them() {
     cluster.settle();
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("True Allocatable")
     );
     cluster.services.push(services("more", "10.240.0.0/12"));
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "False Overlap: spec.cidr 10.244.0.0/16 overlaps the Service range 10.240.0.0/12 (ServiceCIDR more): \
          no new blocks are assigned; create a pool with a range outside and delete this one"
     );
@@ -164,7 +164,7 @@ fn pool_covering_used_node_address_is_overlap() {
     cluster.nodes.push(node("worker-6", &["10.2.0.3"]));
     cluster.nodes.push(node("worker-7", &["10.1.0.0"]));
     cluster.settle();
-    let said = cluster.pool_says("over");
+    let said = cluster.pool_message("over");
     assert!(
         said.starts_with(
             "False Overlap: spec.cidr 10.1.0.0/30 contains the address of Node worker-1 (10.1.0.1)"
@@ -173,7 +173,7 @@ fn pool_covering_used_node_address_is_overlap() {
     );
     for node in ["worker-1", "worker-7"] {
         assert_eq!(
-            cluster.node_says(node),
+            cluster.node_message(node),
             "True SubnetsAssigned: 1 block of default-v4"
         );
     }
@@ -190,11 +190,11 @@ fn node_address_inside_pool_affects_only_that_node() {
     assert!(cluster.blocks("inside").is_empty());
     assert_eq!(cluster.blocks("worker-3"), ["10.244.0.192/26"]);
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "True Allocatable: 1020 blocks free; node addresses inside spec.cidr, whose blocks are not assigned: Node inside (10.244.0.130); correct the node addresses"
     );
     assert_eq!(
-        cluster.node_says("inside"),
+        cluster.node_message("inside"),
         format!(
             "False NoNodeAddress: status.addresses of the Node has no usable IPv4 address of type InternalIP: 10.244.0.130 is inside spec.cidr of IPPool default-v4; {ADDRESS_REMEDY}"
         )
@@ -215,7 +215,7 @@ fn external_ip_inside_pool_is_not_assigned_to_pods() {
     assert_eq!(cluster.blocks("outside"), ["10.244.0.64/26"]);
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .contains("Node outside (10.244.0.7)")
     );
 }
@@ -236,7 +236,7 @@ fn of_orphans() -> Cluster {
 #[test]
 fn exhausted_pool_counts_blocks_of_deleted_nodes() {
     assert_eq!(
-        of_orphans().pool_says("default-v4"),
+        of_orphans().pool_message("default-v4"),
         "False Exhausted: no block is left for worker-5, worker-6, worker-7, worker-8; 4 blocks of deleted Nodes about to be \
          reclaimed; create another IPPool"
     );
@@ -265,7 +265,7 @@ fn orphaned_blocks_are_reclaimed_oldest_first_if_exhausted() {
     assert_eq!(given.len(), 2);
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("False Exhausted: no block is left for worker-7, worker-8; 2 blocks of")
     );
     // One that goes anyway is no reason to take another.
@@ -305,14 +305,14 @@ fn pool_outside_kube_proxy_cluster_cidr_is_used() {
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.0.0.0/16"));
     cluster.settle();
     assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
-    assert!(cluster.pool_says("default-v4").starts_with(
+    assert!(cluster.pool_message("default-v4").starts_with(
         "False KubeProxyMismatch: kube-proxy detects pods by clusterCIDR 10.0.0.0/16"
     ));
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.244.0.0/16"));
     cluster.settle();
     assert!(
         cluster
-            .pool_says("default-v4")
+            .pool_message("default-v4")
             .starts_with("True Allocatable")
     );
 }
@@ -322,7 +322,7 @@ fn kube_proxy_without_cluster_cidr_is_mentioned() {
     let mut cluster = cluster(1);
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: ''"));
     cluster.settle();
-    let said = cluster.pool_says("default-v4");
+    let said = cluster.pool_message("default-v4");
     assert!(
         said.starts_with("True Allocatable")
             && said.contains("kube-proxy has no IPv4 clusterCIDR to detect pods of 10.244.0.0/16"),
@@ -337,7 +337,7 @@ fn missing_kube_proxy_config_map_is_mentioned() {
     cluster.kube_proxy = None;
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("default-v4"),
+        cluster.pool_message("default-v4"),
         "True Allocatable: 1023 blocks free; whether kube-proxy detects pods of this pool is unknown, because ConfigMap kube-system/kube-proxy does not exist: if kube-proxy runs, its clusterCIDR must contain 10.244.0.0/16, or its detectLocalMode must be InterfaceNamePrefix with nw"
     );
 }

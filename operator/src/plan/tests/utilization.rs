@@ -70,11 +70,11 @@ fn exhausted_pool_names_nodes_short_of_addresses() {
     report(&mut cluster, &[50]);
     cluster.settle();
     assert_eq!(
-        cluster.pool_says("small"),
+        cluster.pool_message("small"),
         "False Exhausted: no block is left, and few addresses are free on worker-1; create another IPPool"
     );
     assert_eq!(
-        cluster.node_says(NODE),
+        cluster.node_message(NODE),
         "True SubnetsAssigned: 1 block of small; no block is left in small"
     );
 }

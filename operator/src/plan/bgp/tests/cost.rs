@@ -128,7 +128,7 @@ fn oversized_mesh_is_limited_to_oldest_nodes() {
     );
     assert!(cluster.networks.iter().all(|network| size(network) < ROOM));
     cluster.step();
-    let says = cluster.mode_says("default");
+    let says = cluster.mode_message("default");
     let words =
         "; too many nodes for a session between any two: worker-00500.rack-12.example.org, ";
     assert!(

@@ -96,7 +96,7 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
         cluster.settle();
         cluster.secrets.insert("theirs".to_owned(), found);
         cluster.settle();
-        assert_eq!(cluster.peer_says("tor"), words);
+        assert_eq!(cluster.peer_message("tor"), words);
         assert_eq!(
             held(&cluster),
             password(HIDDEN),
@@ -132,7 +132,7 @@ fn invalid_bgp_password_is_refused_and_not_shown() {
             .insert("theirs".to_owned(), Some(secret("tor-r1", text)));
         cluster.settle();
         let says = format!("False Invalid: the password in key tor-r1 of Secret theirs {words}");
-        assert_eq!(cluster.peer_says("tor"), says);
+        assert_eq!(cluster.peer_message("tor"), says);
         assert!(held(&cluster).is_empty(), "{text:?}");
     }
     let mut cluster = with_password();
@@ -155,7 +155,7 @@ fn passwords_are_not_written_before_secrets_are_listed() {
     let mut half = cluster.clone();
     half.secrets.remove("theirs");
     assert_eq!(half.plan().passwords, None);
-    assert!(!half.peer_says("tor").contains("NotFound"));
+    assert!(!half.peer_message("tor").contains("NotFound"));
 }
 
 #[test]

@@ -203,7 +203,7 @@ fn older_peer_wins_session_to_same_address() {
     );
     assert_eq!(cluster.sessions("c").len(), 2);
     assert_eq!(
-        cluster.peer_says("any"),
+        cluster.peer_message("any"),
         "False Conflict: BGPPeer tor, which is older, already has a session of Node a with the same address and port; delete one of the two BGPPeers, or select other nodes"
     );
 }

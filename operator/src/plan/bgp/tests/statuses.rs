@@ -37,13 +37,13 @@ fn fail(cluster: &mut Cluster, node: &str, state: SessionState, fault: SessionFa
 fn peer_is_ready_when_all_selected_nodes_are_established() {
     let mut cluster = with_tor(2);
     assert_eq!(
-        cluster.peer_says("tor"),
+        cluster.peer_message("tor"),
         "False Establishing: session established on 0 of 2 nodes; waiting for worker-1, worker-2"
     );
     cluster.sessions_report(4);
     cluster.settle();
     assert_eq!(
-        cluster.peer_says("tor"),
+        cluster.peer_message("tor"),
         "True Established: session established on 2 of 2 nodes"
     );
     let status = status(&cluster);
@@ -62,7 +62,7 @@ fn peer_status_shows_last_error_of_node() {
         SessionFault::ConnectTimeout,
     );
     assert_eq!(
-        cluster.peer_says("tor"),
+        cluster.peer_message("tor"),
         "False Establishing: session established on 2 of 3 nodes; worker-2: ConnectTimeout in words"
     );
     let status = status(&cluster);
@@ -131,7 +131,7 @@ fn session_fault_needing_manual_fix_is_stalled() {
     ] {
         let mut cluster = established(2);
         fail(&mut cluster, "worker-1", state, fault);
-        let says = cluster.peer_says("tor");
+        let says = cluster.peer_message("tor");
         assert!(says.starts_with(reason), "{fault:?}: {says}");
         assert!(
             says.ends_with("worker-1 says: ".to_owned().as_str()) || says.contains("in words"),
@@ -163,9 +163,9 @@ fn peer_status_lists_ten_oldest_errors() {
     let expected: Vec<_> = (3..=12).rev().map(|n| format!("worker-{n}")).collect();
     assert_eq!(listed, expected);
     assert!(
-        cluster.peer_says("tor").ends_with("(and 11 nodes more)"),
+        cluster.peer_message("tor").ends_with("(and 11 nodes more)"),
         "{}",
-        cluster.peer_says("tor")
+        cluster.peer_message("tor")
     );
 }
 
@@ -272,7 +272,7 @@ fn peer_without_possible_sessions_reports_reason() {
         let mut cluster = underlay(2, "");
         cluster.peers.push(peer("tor", &spec));
         cluster.settle();
-        let says = cluster.peer_says("tor");
+        let says = cluster.peer_message("tor");
         assert!(says.starts_with(words), "{spec}: {says}");
     }
 }
@@ -289,7 +289,7 @@ fn nodes_without_address_of_peer_family_are_named() {
     cluster.sessions_report(1);
     cluster.settle();
     assert_eq!(
-        cluster.peer_says("tor"),
+        cluster.peer_message("tor"),
         "True Established: session established on 1 of 1 node; no address of the IP family of the session on worker-1, worker-2"
     );
 }
@@ -299,7 +299,7 @@ fn peer_without_bgp_nodes_reports_what_is_missing() {
     let says = |cluster: &mut Cluster| {
         cluster.peers = vec![peer("tor", TOR)];
         cluster.settle();
-        cluster.peer_says("tor")
+        cluster.peer_message("tor")
     };
     let mut none = crate::testing::cluster(1);
     assert_eq!(
@@ -330,7 +330,7 @@ fn older_underlay_mode_wins_over_younger() {
     cluster.modes.push(at(6, vxlan("tunnel", 5)));
     cluster.settle();
     assert_eq!(
-        cluster.mode_says("aaa"),
+        cluster.mode_message("aaa"),
         "False Conflict: spec.mode underlay is already used by NetworkMode default, which is older; a node has one BGP speaker: set spec.networkMode of the IPPools to that mode"
     );
     assert_eq!(
@@ -346,12 +346,12 @@ fn underlay_mode_is_ready_without_sessions() {
     let mut cluster = cluster;
     cluster.settle();
     assert_eq!(
-        cluster.mode_says("default"),
+        cluster.mode_message("default"),
         "True Programmed: 2 of 2 nodes programmed"
     );
     fail_all(&mut cluster);
     assert_eq!(
-        cluster.mode_says("default"),
+        cluster.mode_message("default"),
         "True Programmed: 2 of 2 nodes programmed"
     );
 }
