@@ -33,7 +33,7 @@ pub enum NftError {
     /// The program refused the table.
     #[error("nft refused the table: {0}")]
     Refused(String),
-    /// The program could not tell whether there is a table.
+    /// nft did not report whether the table exists.
     #[error("nft cannot list the table: {0}")]
     Unlisted(String),
     /// The remembered listing could not be written.
@@ -95,7 +95,7 @@ impl Nft {
     /// Whether the table is `text` as it was loaded, or there is none if that is empty.
     ///
     /// # Errors
-    /// nft is missing or cannot tell.
+    /// nft is missing or does not report the table.
     pub async fn is(&self, text: &str) -> Result<bool, NftError> {
         let found = self.list().await?;
         let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
@@ -123,7 +123,7 @@ impl Nft {
 /// Any table with its handles, empty if there is none.
 ///
 /// # Errors
-/// nft is missing or cannot tell.
+/// nft is missing or does not report the table.
 pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
     listing(&["-a", "list", "table", family, table]).await
 }
@@ -131,7 +131,7 @@ pub async fn list(family: &str, table: &str) -> Result<String, NftError> {
 /// What nft prints as JSON (libnftables-json(5)).
 ///
 /// # Errors
-/// nft is missing or cannot tell.
+/// nft is missing or does not report the table.
 pub async fn list_json(arguments: &[&str]) -> Result<String, NftError> {
     let arguments = [&["-j", "-t"], arguments].concat();
     let listed = listing(&arguments).await?;
@@ -207,7 +207,7 @@ async fn carry_out(arguments: &[&str], text: &str) -> Result<(), NftError> {
 mod tests {
     use super::*;
 
-    /// As nft 1.0.6 says it on kernels without the family, without nf_tables, and without a rule's expression.
+    /// Output of nft 1.0.6 on kernels without the family, without nf_tables, and without the expression of a rule.
     #[test]
     fn missing_nft_family_differs_from_refused_rule() {
         let family = "/dev/stdin:1:1-23: Error: Could not process rule: Operation not supported\nadd table inet netweft\n^^^^^^^^^^^^^^^^^^^^^^^\n/dev/stdin:2:19-25: Error: Could not process rule: No such file or directory\ndelete table inet netweft\n";

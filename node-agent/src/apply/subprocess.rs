@@ -60,7 +60,7 @@ pub async fn run(
     let talk = async move {
         if let Some(stdin) = &mut stdin
             && let Err(error) = stdin.write_all(input).await
-            // What a program that has ended has to say is in its output.
+            // The program has ended: its output is complete.
             && error.kind() != io::ErrorKind::BrokenPipe
         {
             return Err(error);

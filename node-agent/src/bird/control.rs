@@ -24,7 +24,7 @@ pub enum ControlError {
     /// The conversation broke.
     #[error("speak to BIRD")]
     Broken(#[source] io::Error),
-    /// It said something else than an answer.
+    /// The output is not a reply.
     #[error("BIRD said")]
     Nonsense(#[source] NoReply),
     /// It took too long.

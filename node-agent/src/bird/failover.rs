@@ -1,4 +1,4 @@
-//! When BIRD's routes need somebody to stand in for them. Pure: the clock is the caller's.
+//! When backup routes serve instead of the routes of BIRD. Pure: the clock is the caller's.
 //!
 //! A BIRD that starts leaves the kernel's routes alone until it has heard all its peers, but does not wait for those that start as well
 //! (RFC 4724, section 4.1): it takes their routes out of the kernel, and puts them back when they have told of them. That is a

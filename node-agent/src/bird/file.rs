@@ -114,7 +114,7 @@ impl File {
 }
 
 fn write_aside(path: &Path, text: &str) -> io::Result<()> {
-    // One that somebody left there could have another mode.
+    // A left-over file could have another mode.
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}

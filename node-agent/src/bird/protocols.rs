@@ -1,4 +1,4 @@
-//! What BIRD says of its sessions (`show protocols all`), as data.
+//! The sessions of BIRD (`show protocols all`), as data.
 
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ fn state(word: &str) -> Option<SessionState> {
 mod tests {
     use super::*;
 
-    /// As BIRD 2.20 says it, shortened.
+    /// Output of BIRD 2.20, shortened.
     const SAID: &str = "\
 2002-Name       Proto      Table      State  Since         Info
 1002-nw_own_v4  Static     master4    up     1795637878    

@@ -1,4 +1,4 @@
-//! What BIRD says on its control socket: lines with a number each (doc/reply_codes in its source).
+//! Replies of BIRD on its control socket: lines with a number each (doc/reply_codes in the source of BIRD).
 //!
 //! ```text
 //!   1002-name  BGP  ---  up  1764100000  Established     more follows
@@ -24,7 +24,7 @@ pub struct Reply {
     pub lines: Vec<Line>,
 }
 
-/// What BIRD said cannot be understood.
+/// A reply of BIRD cannot be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a line that is none of its protocol")]
 pub struct NoReply;

@@ -1,4 +1,4 @@
-//! What a session has been through, as far as BIRD tells it only for a moment.
+//! The history of a session, of which BIRD shows some facts only for a moment.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ impl Past {
                 reason: error.clone(),
                 seen: looked,
             }),
-            // What another session was refused for says nothing of this one.
+            // The refusal of an earlier session does not apply to this one.
             None => before
                 .and_then(|before| before.refusal)
                 .filter(|refusal| refusal.session == *session)
@@ -103,7 +103,7 @@ mod tests {
         serde_json::from_value(session).unwrap()
     }
 
-    /// What is said at the end of looks: seconds, AS number that is expected, state, BIRD's last error.
+    /// The result after some observations: seconds, expected AS number, state, last error of BIRD.
     fn said(looks: &[(u64, u32, SessionState, &str)]) -> Option<String> {
         let begun = Instant::now();
         let mut past = None;

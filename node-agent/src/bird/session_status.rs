@@ -1,4 +1,4 @@
-//! What is to be said of a session: a pure function of what was asked for and of what BIRD sees.
+//! The status of a session: a pure function of the desired session and the observation of BIRD.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use netweft_crds::{Session, SessionFault, SessionState, SessionStatus};
 use crate::bird::protocols::Seen;
 use crate::desired::bird::Taken;
 
-/// A TCP connection takes milliseconds; one that has not come about in this time has been answered by nobody.
+/// A TCP handshake takes milliseconds; a connection attempt that lasts for so long has had no reply.
 const STUCK: Duration = Duration::from_secs(2);
-/// BIRD's clock is read twice for what it says of the past, so the same moment can differ by this, in seconds.
+/// BIRD computes past times from two readings of its clock, so the same moment can differ by this, in seconds.
 const JITTER: i64 = 2;
 
-/// Something is wrong with a session: why, and a sentence that says what to do.
+/// A fault of a session, and a message with the remedy.
 pub type Fault = (SessionFault, String);
 
 /// The status of a session that BIRD has; `stuck`: how long it has been in the same state.
@@ -59,7 +59,7 @@ fn without(session: &Session, state: SessionState, fault: Option<Fault>) -> Sess
     }
 }
 
-/// A session that goes on failing for the same reason stays as it was told: its states between two attempts are no news.
+/// A session that fails repeatedly for the same reason keeps its status: its states between two attempts are no change.
 #[must_use]
 pub fn settle(before: Option<&SessionStatus>, mut now: SessionStatus) -> SessionStatus {
     let Some(before) = before else {
@@ -171,7 +171,7 @@ const COMPLAINTS: &[(&str, Complaint)] = &[
     ("ollision", Complaint::SecondSession),
 ];
 
-/// Whether one of both does not want the session as it is, and said why: it will be so at each attempt.
+/// Whether a side refuses the session and has given the reason: the next attempt fails alike.
 #[must_use]
 pub fn is_refusal(error: &str) -> bool {
     let (class, words) = parts(error);
@@ -183,7 +183,7 @@ pub fn is_refusal(error: &str) -> bool {
         )
 }
 
-/// Whether the peer ended the connection and said nothing.
+/// Whether the peer closed the connection without a reason.
 #[must_use]
 pub fn is_bare_end(error: &str) -> bool {
     let (class, words) = parts(error);
@@ -366,7 +366,7 @@ mod tests {
         (status.fault.unwrap(), status.message)
     }
 
-    /// As with MetalLB's speaker beside netweft, both with a session to the same router.
+    /// As with the speaker of MetalLB on the same node, both with a session to the same router.
     #[test]
     fn bgp_collision_message_names_other_bgp_speaker() {
         let second = "if so, set spec.sourceAddress of the BGPPeer to a second address of this node that is a neighbor in the configuration of the peer, or spec.peerPort to another port of the peer";

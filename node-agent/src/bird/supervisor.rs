@@ -1,4 +1,4 @@
-//! The task: make BIRD's configuration what the reconciler wants, and say what became of its sessions.
+//! The task that applies the configuration of BIRD and observes the sessions.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -94,7 +94,7 @@ impl Link {
         (Self { orders, observed }, sender)
     }
 
-    /// What was said last.
+    /// The last observation.
     #[cfg(test)]
     pub fn wanted(&self) -> Option<Bird> {
         self.orders.borrow().clone()?.bird
@@ -106,7 +106,7 @@ impl Link {
         self.observed.borrow().clone()
     }
 
-    /// To be told when something else is found.
+    /// Reports each change of the observation.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Observed> {
         self.observed.clone()
@@ -154,7 +154,7 @@ impl Watcher {
         (watcher, link)
     }
 
-    /// Runs until nobody wants anything any more.
+    /// Runs until the reconciler has ended.
     pub async fn run(mut self) {
         if let Err(error) = self.file.make_folder() {
             warn!(dir = %self.places.dir.display(), %error, "creating BIRD directory failed");
@@ -208,7 +208,7 @@ impl Watcher {
         }
     }
 
-    /// BGP is off: whoever finds a configuration idles.
+    /// BGP is off: BIRD gets a configuration without sessions.
     async fn idle(&mut self) -> Observed {
         let mut observed = Observed {
             released: true,
@@ -227,7 +227,7 @@ impl Watcher {
         observed
     }
 
-    /// Makes BIRD do what the text says, if it does not yet, and asks what it sees. Returns what kept it from that.
+    /// Applies the configuration if BIRD does not have it yet, and reads the sessions. Returns the failure, if any.
     async fn carry_out(
         &mut self,
         text: &str,
@@ -242,7 +242,7 @@ impl Watcher {
                 Some(line) => line,
                 None => {
                     let control = Control::connect(&socket).await?;
-                    // What another was told this one does not know.
+                    // A new BIRD does not know the configuration of its predecessor.
                     self.taken = None;
                     self.met += 1;
                     control

@@ -220,7 +220,7 @@ pub fn pod_mtu(inputs: &Inputs, facts: &Facts, mode: &NodeMode) -> Option<u32> {
     Some(link_mtu.saturating_sub(overhead(mode)?))
 }
 
-/// The same of packets to a block whose node says how large a packet it takes.
+/// The same of packets to a block whose node states the size of the packets that it accepts.
 #[must_use]
 pub fn pod_mtu_to(
     inputs: &Inputs,
@@ -369,7 +369,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
     described.into_iter().map(|(_, config)| config).collect()
 }
 
-/// Where pools are chosen by namespace, a pod of one that nobody has told of yet must wait.
+/// Where namespaces select pools, a pod of an unknown namespace must wait.
 fn known_namespaces(inputs: &Inputs) -> Option<BTreeSet<String>> {
     let chosen = inputs.pools.values().any(|pool| pool.namespaces.is_some());
     chosen.then(|| inputs.namespaces.keys().cloned().collect())

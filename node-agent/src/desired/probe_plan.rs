@@ -63,7 +63,7 @@ impl ProbePlan {
         }
     }
 
-    /// Ask the node of `block`, by `link`; `None`: by more than one, which are not told apart.
+    /// Probes the node of `block` by `link`; `None`: by several links, which the probe does not distinguish.
     pub fn add(
         &mut self,
         inputs: &Inputs,

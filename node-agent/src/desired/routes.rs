@@ -5,7 +5,7 @@
 //!                       │ no
 //!                       ├─ encapsulated ─▶ route into the tunnel (`tunnel`)
 //!                       ├─ underlay ─▶ none of ours: BIRD's, who hears of the block from its node (`bird`)
-//!                       └─ host-gw ─▶ no route, and a sentence that says whose and why
+//!                       └─ host-gw ─▶ no route, and a problem with node and reason
 //! ```
 //!
 //! It is decided for each peer and family. A block that cannot be reached is not programmed: a next hop that is not on the link would

@@ -158,7 +158,7 @@ impl<'a> Tunnel<'a> {
         }
     }
 
-    /// A next hop is given together with `onlink`: on a tunnel nobody can be looked up.
+    /// A next hop needs `onlink`: a tunnel has no neighbor discovery.
     fn route(
         &self,
         block: &RemoteBlock,

@@ -16,7 +16,7 @@ pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
     format!("{UDP_PREFIX}{}", parameters.port).parse().ok()
 }
 
-/// Tell the relay of a tunnel, to nobody yet.
+/// Adds a tunnel without peers to the configuration of the relay.
 pub fn add_tunnel(
     link: &LinkName,
     parameters: UdpParameters,
@@ -61,7 +61,7 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
     }
 }
 
-/// What is missing while the relay has not made its link, or nobody has it open.
+/// The problem while the relay has not created its link, or no process has the link open.
 pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<Problem> {
     let link = link.clone();
     let cause = match open {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netweft_crds::IpFamily;
 
-/// Why there is no route. Each message says what a user can do, if anything.
+/// Why there is no route. Each message has the remedy, if there is one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreachable {
     /// One of the two nodes has no address of the block's family to send to by next hop.

@@ -1,4 +1,4 @@
-//! Which operations put right what somebody else has changed. Pure.
+//! Which operations repair external changes. Pure.
 
 use std::collections::BTreeMap;
 
@@ -174,7 +174,7 @@ mod tests {
         state
     }
 
-    /// What is said, with the operation.
+    /// The description of each repair.
     fn said(settled: &NetworkState, actual: &NetworkState, desired: &NetworkState) -> Vec<String> {
         let ops = diff(actual, desired, &Owner::agent()).ops;
         let drift = drift(&ops, settled, actual, desired);

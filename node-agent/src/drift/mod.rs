@@ -53,7 +53,7 @@ pub struct Drifts {
 /// What is to become of operations, by their places.
 #[derive(Debug, Default)]
 pub struct Judgement {
-    /// Those that put right what somebody else has changed.
+    /// The operations that repair external changes.
     pub drift: BTreeMap<usize, Difference>,
     /// Those that wait, because they have been done too often.
     pub held: BTreeSet<usize>,
@@ -75,7 +75,7 @@ impl Drifts {
         }
     }
 
-    /// Remembers who wrote what. To be told soon: a process is known by its name while it lives.
+    /// Records which process changed which object. To be called soon: the name of a process is known while the process lives.
     pub fn record_writers(&mut self, writers: Writers) {
         let named = writers
             .into_iter()
@@ -131,7 +131,7 @@ impl Drifts {
         wait.is_some()
     }
 
-    /// An operation has been done that puts right what somebody else has changed.
+    /// An operation has repaired an external change.
     pub fn repaired(&mut self, op: &Op, difference: &Difference, now: Instant) {
         self.put_right(&op.object(), &op.object().to_string(), difference, now);
         self.metrics.drifted(op.kind());
@@ -148,7 +148,7 @@ impl Drifts {
         self.metrics.drifted("nft");
     }
 
-    /// A kernel parameter or a file has been put right, of which nobody tells who changed it.
+    /// A kernel parameter or a file has been repaired. The process that changed it is not known.
     pub fn thing_repaired(
         &mut self,
         kind: &'static str,

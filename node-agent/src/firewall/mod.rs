@@ -120,7 +120,7 @@ impl Firewall {
     pub async fn run(mut self) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // At the start nobody can be probed.
+        // No target is known at the start.
         let mut without_target = true;
         loop {
             tokio::select! {

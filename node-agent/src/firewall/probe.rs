@@ -30,7 +30,7 @@ use crate::probes::sender::{Protocol, heard, socket};
 
 /// Ethernet addresses of the two, locally administered.
 const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0, 1])];
-/// Address of the second: IPv4 link-local (RFC 3927), used by nobody.
+/// Address of the second: IPv4 link-local (RFC 3927), without another user.
 const ADDRESS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 78, 78), 32));
 const MTU: u32 = 1280;
 /// Nodes that are probed at most.
@@ -95,7 +95,7 @@ impl Prober {
         if !self.linked {
             self.make_links(&kernel).await?;
         }
-        // If somebody has taken the links away, the next probe makes them again.
+        // If another program has deleted the links, the next probe creates them again.
         self.linked = false;
         self.resolve(&kernel, to).await?;
         let [by, _] = links()?;
@@ -204,7 +204,7 @@ fn links() -> anyhow::Result<[LinkName; 2]> {
 struct Echo(Vec<UdpSocket>);
 
 impl Echo {
-    /// Sends a request to each of `to`, by a link or as the routes say.
+    /// Sends a request to each of `to`, by a link or by the routing table.
     fn send(from: IpAddr, to: &[IpAddr], by: Option<&LinkName>) -> io::Result<Self> {
         let any = socket(Protocol::Icmp, true, (Some(from), 0))?;
         let identifier = any.local_addr()?.port();

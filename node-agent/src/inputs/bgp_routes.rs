@@ -7,7 +7,7 @@ use crate::inputs::Inputs;
 /// Route protocol (`rtm_protocol`) of BIRD, as the kernel numbers it.
 pub const PROTOCOL_BIRD: u8 = 12;
 
-/// Metric of BIRD's routes; a host's own BIRD has 32 unless told otherwise.
+/// Metric of the routes of BIRD; a BIRD of the host uses 32 by default.
 pub const METRIC_BIRD: u32 = 78;
 
 /// BIRD's routes into our pools. Those of a BIRD of the host's own have another metric.

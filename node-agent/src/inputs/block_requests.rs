@@ -1,4 +1,4 @@
-//! What pods have asked for that this node has no block for, told in the status.
+//! Requests of pods for pools without a block on this node, which the status reports.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use netweft_cni::block_requests::Requests;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::BlockRequest;
 
-/// Most that a status tells of, as the API has it.
+/// Maximum number in a status, as in the CRD.
 const MAX_REPORTED: usize = 64;
 
 /// The requests of pods for blocks cannot be listed.

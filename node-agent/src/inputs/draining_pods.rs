@@ -8,7 +8,7 @@ use netweft_crds::DrainingPod;
 
 use crate::inputs::Pool;
 
-/// Most that a status tells of, as the API has it.
+/// Maximum number in a status, as in the CRD.
 const MAX_REPORTED: usize = 64;
 
 /// The pods that have an address of a pool that is disabled or being deleted. `records` are all addresses that pods have.

@@ -48,7 +48,7 @@ pub struct Egress {
     /// Prefixes whose addresses are on the link itself: its connected routes, which follow from its addresses and their
     /// prefix lengths, or from what routers say of an IPv6 link.
     pub on_link: BTreeSet<IpNet>,
-    /// Prefixes for which somebody has set another way.
+    /// Prefixes for which another program has set another route.
     pub elsewhere: BTreeSet<IpNet>,
 }
 
@@ -497,7 +497,7 @@ mod tests {
         );
     }
 
-    /// `ip rule add to 198.51.100.0/24 lookup 100`: table `main` says nothing of it.
+    /// `ip rule add to 198.51.100.0/24 lookup 100`: table `main` has no route for it.
     #[test]
     fn policy_routing_determines_egress_link() {
         let mut state = state();

@@ -1,4 +1,4 @@
-//! Nodes whose kernel has no IPv6: they carry IPv4 and say what they leave out.
+//! Nodes whose kernel has no IPv6 serve IPv4 and report the pools that are left out.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use crate::inputs::Objects;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// The objects without what is of IPv6, and a problem that says so; `None` if there is nothing of it.
+/// The objects without IPv6, and a problem that names the pools; `None` if the objects have no IPv6.
 #[must_use]
 pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     let mut left = objects.clone();

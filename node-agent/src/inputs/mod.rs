@@ -59,7 +59,7 @@ pub struct Inputs {
     pub addresses: NodeAddresses,
     /// What the node receives and how it sends.
     pub modes: Vec<NodeMode>,
-    /// The pools that this node's pods get addresses from, as the operator says; they may have no block here.
+    /// The pools from which pods of this node get addresses, by the operator; the node may have no block of some.
     pub serving: Vec<String>,
     /// The namespaces there are, with their labels, while a pool is for some of them only.
     pub namespaces: Namespaces,
@@ -285,7 +285,7 @@ fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> 
     Some((name, checked))
 }
 
-/// An unreadable selector chooses nobody: rather no address than one of the wrong pool.
+/// An invalid selector matches no namespace: no address is better than an address of the wrong pool.
 fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Problems) -> Option<Selector> {
     let selector = pool.spec.namespace_selector.clone()?;
     Some(Selector::try_from(selector).unwrap_or_else(|_| {
@@ -305,7 +305,7 @@ fn parse_range(text: &str) -> Option<IpNet> {
         .map(|net| net.trunc())
 }
 
-/// The node's own blocks in the operator's order; both the NodeNetwork and the NodeSubnet must say that they are.
+/// The node's own blocks in the operator's order. The NodeNetwork and the NodeSubnet have to agree on each.
 fn own_blocks(
     node: &str,
     objects: &Objects,

@@ -1,6 +1,6 @@
 //! Another pod network on a node that netweft has never served: netweft changes nothing there, or running pods would lose their network.
 //!
-//! Once netweft has served the node the check is over: a route or a file that somebody adds later must not cut pods of netweft off.
+//! The check is over once netweft has served the node: a later route or file must not disconnect pods of netweft.
 
 use std::collections::BTreeSet;
 use std::path::Path;

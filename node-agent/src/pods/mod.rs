@@ -1,4 +1,4 @@
-//! Upkeep of what the plugin has made: puts back what pods' links have lost, takes back what nobody has any more.
+//! Repair of objects that the plugin has made, and reclaiming of orphaned objects.
 //!
 //! ```text
 //!   records, kernel ──survey──▶ nothing amiss ─▶ done

@@ -18,7 +18,7 @@ pub const GRACE: Duration = Duration::from_secs(5);
 pub struct OrphanTimer(BTreeMap<OrphanCandidate, Instant>);
 
 impl OrphanTimer {
-    /// Takes note of those that are suspect `now`, forgets the others, and tells who has been so for [`GRACE`].
+    /// Records what is suspect `now`, forgets the rest, and returns what has been suspect for [`GRACE`].
     pub fn observe(
         &mut self,
         now: Instant,

@@ -1,13 +1,13 @@
-//! Records and kernel compared: what pods have lost, and what nobody has any more. Pure.
+//! Comparison of records and kernel: objects that pods have lost, and orphaned objects. Pure.
 //!
-//! Only a record says that something is a pod's, only a link says that a pod lives:
+//! Only a record proves the owner of an object, only a link proves that a pod runs:
 //!
 //! | record | link | |
 //! |---|---|---|
 //! | yes | yes | a pod: what its link has lost is put back |
-//! | yes | no | suspect: an address that nobody has |
-//! | no | carries nothing | suspect: a link that nobody has |
-//! | no | carries a pod's address | suspect: somebody took the record away |
+//! | yes | no | suspect: an address without a pod |
+//! | no | carries nothing | suspect: a link without a pod |
+//! | no | carries a pod's address | suspect: the record was deleted |
 //!
 //! Records and kernel are not read at one moment, so one look can show any of the suspects where all is well. A record that cannot be read may be anybody's, so while there is one no link is suspect, and its address is not.
 
@@ -25,7 +25,7 @@ use netweft_netstate::owner::Owner;
 /// The records by address, as the plugin's store lists them.
 pub type Records = BTreeMap<IpAddr, io::Result<Attachment>>;
 
-/// Something of the plugin's that seems to be nobody's.
+/// An object of the plugin that seems to have no owner.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OrphanCandidate {
     /// The record of an attachment without a link.
@@ -83,7 +83,7 @@ impl<'a> Survey<'a> {
         self.records
     }
 
-    /// What seems to be nobody's. `add_in_progress` are the addresses that an ADD is at work on.
+    /// The objects without an owner. `add_in_progress` are the addresses of unfinished ADDs.
     #[must_use]
     pub fn suspects(&self, add_in_progress: &BTreeSet<IpAddr>) -> BTreeSet<OrphanCandidate> {
         let alive = |attachment: &&&Attachment| {
@@ -168,7 +168,7 @@ impl<'a> Survey<'a> {
                 .links
                 .values_mut()
                 .for_each(|link| link.mtu = found.mtu);
-            // Where there is no bridge the agent is about to make it, or says why it cannot.
+            // Where there is no bridge the agent is about to create it, or reports why it cannot.
             wanted
                 .ports
                 .retain(|_, port| self.actual.links.contains_key(&port.master));

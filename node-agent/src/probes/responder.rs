@@ -90,7 +90,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// A responder on a UDP port that answers nobody yet, and the link to it.
+    /// A responder on a UDP port without peers, and the link to it.
     #[must_use]
     pub fn new(port: u16) -> (Self, Responding) {
         let (peers, known) = watch::channel(BTreeSet::new());

@@ -70,7 +70,7 @@ impl ProbeHandle {
         self.answers.borrow().clone()
     }
 
-    /// To be told when something else is found.
+    /// Reports each change of the results.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<ProbeResults> {
         self.answers.clone()
@@ -120,7 +120,7 @@ impl Prober {
         (prober, probes)
     }
 
-    /// Runs until nobody wants anything any more.
+    /// Runs until the reconciler has ended.
     pub async fn run(mut self) {
         loop {
             let orders = self.orders.borrow_and_update().clone();
@@ -182,7 +182,7 @@ impl Prober {
     }
 }
 
-/// Numbers of requests that nobody can guess.
+/// Unpredictable numbers of requests.
 #[derive(Default)]
 struct Nonces {
     secret: RandomState,

@@ -185,7 +185,7 @@ fn others<'a>(
     others.map(|(other, link)| (other, &link.kind))
 }
 
-/// Who listens on a UDP port of this network namespace. The kernel's own sockets, those of tunnels, belong to nobody.
+/// The program that listens on a UDP port of this network namespace. Sockets of the kernel, those of tunnels, have no process.
 pub fn listener(port: u16) -> Option<Listener> {
     let inode = ["udp", "udp6"].iter().find_map(|table| {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;

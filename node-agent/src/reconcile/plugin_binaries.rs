@@ -1,4 +1,4 @@
-//! Keeping the plugins where the container runtime looks for them: whoever updates the runtime may empty the folder.
+//! Restores the plugins in the folder of the container runtime, which an update of the runtime may empty.
 
 use netweft_netstate::kernel::Kernel;
 

@@ -145,7 +145,7 @@ pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool
 }
 
 /// Every block that pods get addresses from, and every other in which some pod still has one: the operator takes a
-/// block back only when it is told of none.
+/// block back only when the status does not list it.
 fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
     let used = |block: IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
     let pools = &desired.plugin.pools;
@@ -251,7 +251,7 @@ mod tests {
         desired
     }
 
-    /// The status of generation 2, after one that said nothing.
+    /// The status of generation 2, after an empty one.
     fn told(desired: &Desired, taken: &[&str]) -> NodeNetworkStatus {
         let verdict = Verdict::ready(Reason::Programmed, "m");
         let taken: BTreeSet<IpAddr> = taken.iter().map(|ip| ip.parse().unwrap()).collect();

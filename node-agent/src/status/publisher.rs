@@ -1,8 +1,8 @@
-//! Publishing the status outside the loop that programs the kernel, which must not wait for whoever is told.
+//! Publishing the status outside the loop that programs the kernel, which must not wait for the API server.
 //!
 //! ```text
 //!   Reconciler ──want──▶ the newest status ──news? rested?──▶ StatusSink
-//!   Health ──stalled?──▶ Ready False with what else was said last
+//!   Health ──stalled?──▶ Ready False with the rest of the last status
 //! ```
 
 use std::time::Duration;
@@ -29,14 +29,14 @@ use netweft_common::error_chain;
 /// kernel): while hundreds of them come, not each is a write.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A status to tell.
+/// A status to publish.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
     /// Whether there is an object that has a status.
     exists: bool,
     /// Of which object: a Node that is deleted and comes back has a new one.
     uid: Option<String>,
-    /// What is to be told; none before the first sync.
+    /// The status to publish; none before the first reconcile.
     status: Option<NodeNetworkStatus>,
     /// What the API server was last seen to have.
     seen: Option<NodeNetworkStatus>,
@@ -44,7 +44,7 @@ struct Wanted {
     doubts: u64,
 }
 
-/// Where the reconciler puts what is to be told.
+/// The handle by which the reconciler sets the status.
 pub struct StatusHandle {
     wanted: watch::Sender<Wanted>,
 }
@@ -81,7 +81,7 @@ impl StatusHandle {
         });
     }
 
-    /// From now on this is to be told.
+    /// Sets the status to publish.
     pub fn set(
         &self,
         uid: Option<&str>,
@@ -109,7 +109,7 @@ impl StatusHandle {
     }
 }
 
-/// What is told, and to whom.
+/// The publisher and its sink.
 pub struct StatusPublisher {
     node: String,
     reporter: StatusSink,
@@ -122,7 +122,7 @@ pub struct StatusPublisher {
 }
 
 impl StatusPublisher {
-    /// One for `node`, who has told nothing yet, and where to put what is to be told.
+    /// A publisher for `node`, which has published nothing yet, and its handle.
     pub fn new(node: String, reporter: StatusSink, health: Health) -> (StatusHandle, Self) {
         let (sender, wanted) = watch::channel(Wanted::default());
         let publisher = Self {
@@ -138,12 +138,12 @@ impl StatusPublisher {
         (StatusHandle { wanted: sender }, publisher)
     }
 
-    /// Tells, for as long as there is somebody who wants something told.
+    /// Publishes until the reconciler has ended.
     pub async fn run(mut self) {
         loop {
             let now = Instant::now();
             let again = self.step(now).await;
-            // Whether the loop hangs nobody tells.
+            // A stall has no notification.
             let observe = again.into_iter().chain([now + HEARTBEAT_INTERVAL]).min();
             tokio::select! {
                 changed = self.wanted.changed() => if changed.is_err() { return },
@@ -184,7 +184,7 @@ impl StatusPublisher {
         }
     }
 
-    /// What was said last, if anything, but Ready no more.
+    /// The last published status, but not Ready.
     fn doubtful(&self, wanted: &Wanted, verdict: &Verdict) -> Option<NodeNetworkStatus> {
         if !wanted.exists {
             return None;
@@ -194,7 +194,7 @@ impl StatusPublisher {
         let told = self.told.as_ref().map(|(told, _)| told);
         let told = told.filter(|told| told.uid == wanted.uid);
         let told = told.and_then(|told| told.status.as_ref());
-        // What was told last tells since when.
+        // The last published condition has the time of the transition.
         let before = &told.unwrap_or(&status).conditions;
         let conditions = verdict.conditions(status.observed_generation, before, Timestamp::now());
         status.conditions = conditions;

@@ -12,7 +12,7 @@ use serde_json::json;
 /// server that has taken a request and does not answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The status could not be told.
+/// The status could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The API server refused it or did not answer.
@@ -50,7 +50,7 @@ impl StatusSink {
     /// Tell the status of `node`.
     ///
     /// # Errors
-    /// It could not be told; nothing else is affected.
+    /// The write failed; nothing else is affected.
     pub async fn tell(&self, node: &str, status: &NodeNetworkStatus) -> Result<(), ReportError> {
         match self {
             Self::Api(api) => {
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// It has taken the connection and says nothing: the loop that programs the kernel goes on all the same.
+    /// The server accepts the connection and does not reply: the loop that programs the kernel goes on.
     #[tokio::test]
     async fn silent_api_server_times_out_status_write() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,4 @@
-//! What /livez, /readyz and /metrics say.
+//! The contents of /livez, /readyz and /metrics.
 
 use netweft_telemetry::admin::{Endpoints, Unhealthy, Verdict, running};
 

@@ -10,7 +10,7 @@ const STALL: Duration = Duration::from_secs(60);
 /// For how long a ready agent may fail at its own node before it is not ready any more: longer than what passes by itself.
 const LASTING: Duration = Duration::from_secs(300);
 
-/// Shared by the main loop, which reports, and the tasks beside it, which tell.
+/// Shared by the main loop, which reports, and the background tasks, which read.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Inner>);
 

@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Shared by the loop, which counts, and the HTTP server, which tells.
+/// Shared by the main loop, which counts, and the HTTP server, which reads.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Inner>,
@@ -109,7 +109,7 @@ impl Metrics {
         self.inner.reclaimed.get_or_create(&[("kind", kind)]).inc();
     }
 
-    /// Something that somebody else had changed has been put right.
+    /// Counts a repaired external change.
     pub fn drifted(&self, kind: &'static str) {
         self.inner.drifted.get_or_create(&[("kind", kind)]).inc();
     }

@@ -1,4 +1,4 @@
-//! What the agent tells of itself: metrics, health, failures in the log.
+//! Telemetry of the agent: metrics, health, failures in the log.
 
 pub mod admin;
 pub mod failure_log;

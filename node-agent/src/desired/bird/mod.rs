@@ -35,7 +35,7 @@ use crate::inputs::host_facts::Facts;
 pub const METRIC_STAND_IN: u32 = METRIC_BIRD + 1;
 /// How long a BIRD that starts waits for its peers at most, in s: one that lives is back within some `connect retry time`s.
 const RECOVERY: u8 = 20;
-/// What the file says while BGP is off. BIRD wants one protocol at least.
+/// The configuration while BGP is off. BIRD requires one protocol at least.
 pub const IDLE: &str = concat!(
     "# Written by netweft-agent: BGP is off on this node.\n",
     "router id 0.0.0.1;\n",
@@ -49,7 +49,7 @@ pub struct Bird {
     common: String,
     /// The sessions in the operator's order.
     pub sessions: Vec<BirdSession>,
-    /// What is taken from others unless a filter says otherwise.
+    /// The default of what is accepted from peers.
     pub taken: Taken,
 }
 

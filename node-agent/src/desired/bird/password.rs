@@ -44,7 +44,7 @@ impl Password {
         Ok(Self(text.to_owned()))
     }
 
-    /// The password itself, for BIRD and nobody else.
+    /// The password itself, for BIRD only.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

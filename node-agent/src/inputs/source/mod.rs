@@ -40,7 +40,7 @@ impl Source {
     /// Watch a folder for `node`, or, without one, the API server, of which a client is returned.
     ///
     /// # Errors
-    /// Nothing says where the API server is.
+    /// The address of the API server is not configured.
     pub async fn open(folder: Option<&Path>, node: &str) -> anyhow::Result<(Self, Option<Client>)> {
         if let Some(folder) = folder {
             return Ok((Self::Files(directory::Folder::start(folder, node)), None));
