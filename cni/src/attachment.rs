@@ -126,8 +126,9 @@ impl Store {
         self.run_dir.join("attachments")
     }
 
-    /// The file that is locked while addresses are chosen or given back.
-    fn lock_file(&self) -> PathBuf {
+    /// The file that is locked while addresses are allocated or released.
+    #[must_use]
+    pub fn lock_file(&self) -> PathBuf {
         self.run_dir.join("lock")
     }
 

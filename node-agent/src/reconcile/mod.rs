@@ -334,7 +334,7 @@ impl<K: Kernel> Reconciler<K> {
         match self.pods.taken(offered) {
             Ok(taken) => outcome.taken = taken,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let file = self.paths.run_dir.join("lock");
+                let file = Store::new(&self.paths.run_dir).lock_file();
                 let cause = Cause::StoreLocked { file };
                 outcome.problems.push(Problem::from(cause));
                 self.again = self.again.into_iter().chain([LOCK_RETRY_INTERVAL]).min();
