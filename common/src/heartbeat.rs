@@ -1,9 +1,9 @@
-//! [`Heartbeat`]: whether a loop still comes round. A program whose loop hangs is better started again.
+//! [`Heartbeat`]: whether a loop still runs. A program whose loop hangs has to be restarted.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a loop shows that it comes round while it has nothing to do.
+/// How often an idle loop shows that it runs.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// When a loop came round last.

@@ -71,7 +71,7 @@ pub struct Controller {
     pub leads: watch::Receiver<bool>,
     /// Carries out plans.
     pub writer: Writer,
-    /// Shows that the loop comes round.
+    /// Shows that the main loop runs.
     pub heartbeat: Arc<Heartbeat>,
     /// Counts.
     pub metrics: Arc<Metrics>,

@@ -1,4 +1,4 @@
-//! Responses of the admin server: `/livez` (the loop comes round), `/readyz` (every kind has been listed) and `/metrics`.
+//! Responses of the admin server: `/livez` (the main loop runs), `/readyz` (every kind has been listed) and `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -58,9 +58,9 @@ fn nearly_exhausted_pool_is_reported_early() {
         let reserved = "reserved: [10.0.2.128/25, 10.0.3.0/24]";
         cluster.pools[0] = at(0, pool("ten", "10.0.0.0/22", reserved));
         let plan = cluster.plan();
-        let told = plan.pool_statuses[0].event.clone().unwrap();
+        let event = plan.pool_statuses[0].event.clone().unwrap();
         cluster.settle();
-        (cluster.pool_message("ten"), told.warning)
+        (cluster.pool_message("ten"), event.warning)
     };
     assert_eq!(says(8).0, "True Allocatable: 2 blocks free");
     let few = "only 1 block free: create another IPPool before the pool is exhausted";
