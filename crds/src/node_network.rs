@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::{NodeBgp, SessionStatus};
+use crate::condition;
 use crate::ip_family::IpFamily;
 use crate::network_mode::{EncapsulateWhen, ProbeProtocol, UdpParameters, VxlanParameters};
 use crate::node_address::{AddressSelectors, FoundAddress};
@@ -376,6 +377,22 @@ pub struct ProbeStatus {
     pub message: Option<String>,
 }
 
+impl NodeNetworkStatus {
+    /// The status with each message cut to its bound. The API server refuses a whole status for one longer message.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let drift = self.drift.iter_mut().map(|drift| &mut drift.message);
+        let sessions = self.sessions.iter_mut();
+        let sessions = sessions.map(|session| &mut session.message);
+        let probes = self.probes.iter_mut();
+        let probes = probes.filter_map(|probe| probe.message.as_mut());
+        for message in drift.chain(sessions).chain(probes) {
+            *message = condition::bounded(std::mem::take(message));
+        }
+        self
+    }
+}
+
 /// Pods wait for a first block of one of these pools.
 #[derive(
     Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -456,4 +473,30 @@ pub struct RepairCounts {
     /// Addresses, links, routes and neighbours that were removed because no pod had them any more.
     #[schemars(range(min = 0))]
     pub reclaimed: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::condition::MAX_MESSAGE;
+
+    #[test]
+    fn overlong_messages_of_status_are_cut() {
+        let long = "x".repeat(MAX_MESSAGE + 1);
+        let status: NodeNetworkStatus = serde_json::from_value(serde_json::json!({
+            "drift": {"repairs": 1, "message": long},
+            "sessions": [{
+                "name": "a", "peerIP": "192.0.2.1", "state": "Idle", "received": 0, "advertised": 0, "message": long,
+            }],
+            "probes": [{"mode": "a", "transport": "vxlan", "probed": 1, "message": long}],
+        }))
+        .unwrap();
+        let status = status.bounded();
+        let drift = status.drift.map(|drift| drift.message);
+        let session = status.sessions.into_iter().map(|session| session.message);
+        let probe = status.probes.into_iter().filter_map(|probe| probe.message);
+        let messages: Vec<String> = drift.into_iter().chain(session).chain(probe).collect();
+        assert_eq!(messages.len(), 3);
+        assert!(messages.iter().all(|message| message.len() == MAX_MESSAGE));
+    }
 }

@@ -68,7 +68,8 @@ impl<K: Kernel> Reconciler<K> {
 
     pub(super) fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
         let uid = network.metadata.uid.as_deref();
-        self.status.set(uid, network.status.as_ref(), status);
+        self.status
+            .set(uid, network.status.as_ref(), status.bounded());
     }
 
     /// The status as it stands, or soon will.
