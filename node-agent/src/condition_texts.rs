@@ -138,11 +138,13 @@ fn invalid_pools_and_modes() -> Vec<Cause> {
             text: "10.244.x".to_owned(),
         },
         Cause::NamespaceSelectorInvalid { pool: pool() },
-        Cause::KernelWithoutIpv6 { pools: pools() },
+        Cause::KernelWithoutIpv6 {
+            pool: "default-v6".to_owned(),
+        },
         Cause::TransportUnknown { mode: mode() },
         Cause::NoAddressForMode { mode: mode() },
         Cause::MtuTooSmallForIpv6 {
-            pools: pools(),
+            pool: "default-v6".to_owned(),
             mode: mode(),
             mtu: 1230,
         },

@@ -171,16 +171,13 @@ fn next_hop(
     }
 }
 
-fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> Option<Problem> {
+fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> impl Iterator<Item = Problem> {
     let pools = mode.all_pools();
-    let left_out: Vec<&str> = pools
-        .filter_map(|name| Some((name, inputs.pools.get(name)?)))
-        .filter(|(_, pool)| !fits(pool.cidr, mtu))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    (!left_out.is_empty()).then(|| {
+    let pools = pools.filter_map(|name| Some((name, inputs.pools.get(name)?)));
+    let left_out = pools.filter(move |(_, pool)| !fits(pool.cidr, mtu));
+    left_out.map(move |(name, _)| {
         Problem::from(Cause::MtuTooSmallForIpv6 {
-            pools: format!("IPPool {}", left_out.join(", ")),
+            pool: name.clone(),
             mode: mode.name.clone(),
             mtu,
         })

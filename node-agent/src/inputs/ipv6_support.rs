@@ -6,7 +6,7 @@ use crate::inputs::Objects;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// The objects without IPv6, and a problem that names the pools; `None` if the objects have no IPv6.
+/// The objects without IPv6, and a problem for each pool that is left out; `None` if the objects have no IPv6.
 #[must_use]
 pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     let mut left = objects.clone();
@@ -30,9 +30,9 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
     if left == *objects {
         return None;
     }
-    let names: Vec<String> = names.into_iter().collect();
-    let pools = format!("IPPool {}", names.join(", "));
-    let cause = Cause::KernelWithoutIpv6 { pools };
-    left.unreadable.push(Problem::from(cause));
+    let causes = names
+        .into_iter()
+        .map(|pool| Cause::KernelWithoutIpv6 { pool });
+    left.unreadable.extend(causes.map(Problem::from));
     Some(left)
 }

@@ -191,11 +191,11 @@ pub enum Cause {
     },
     /// The kernel was booted without IPv6.
     #[error(
-        "{pools} is not programmed: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
+        "IPPool {pool} is not programmed: this node's kernel has no IPv6, so pods get no IPv6 address here; boot it without ipv6.disable=1, or keep this node out of the pool by spec.nodeSelector"
     )]
     KernelWithoutIpv6 {
-        /// The pools, with their kind.
-        pools: String,
+        /// The IPPool.
+        pool: String,
     },
     /// The operator is newer than the agent.
     #[error(
@@ -206,18 +206,20 @@ pub enum Cause {
         mode: String,
     },
     /// The node has no address of the outer family.
-    #[error("NetworkMode {mode} is not programmed: this node has no address for it")]
+    #[error(
+        "NetworkMode {mode} is not programmed: this node has no address for its packets; set kubelet's --node-ip, or select an address with spec.nodeAddress"
+    )]
     NoAddressForMode {
         /// The NetworkMode.
         mode: String,
     },
     /// IPv6 requires a link MTU of 1280 bytes (RFC 8200, section 5).
     #[error(
-        "{pools} is not programmed: IPv6 needs packets of 1280 bytes and NetworkMode {mode} has room for {mtu}; raise the MTU of the node's link or spec.mtu"
+        "IPPool {pool} is not programmed: IPv6 needs packets of 1280 bytes and NetworkMode {mode} has room for {mtu}; raise the MTU of the node's link or spec.mtu"
     )]
     MtuTooSmallForIpv6 {
-        /// The pools, with their kind.
-        pools: String,
+        /// The IPPool.
+        pool: String,
         /// The NetworkMode.
         mode: String,
         /// Bytes.
@@ -380,7 +382,9 @@ impl Cause {
         match self {
             Self::PoolNotReceived { pool }
             | Self::ReservedInvalid { pool, .. }
-            | Self::NamespaceSelectorInvalid { pool } => format!("IPPool {pool}"),
+            | Self::NamespaceSelectorInvalid { pool }
+            | Self::KernelWithoutIpv6 { pool }
+            | Self::MtuTooSmallForIpv6 { pool, .. } => format!("IPPool {pool}"),
             Self::RelayLinkMissing { link }
             | Self::RelayNotRunning { link }
             | Self::LinkKindUnsupported { link, .. }
@@ -405,9 +409,7 @@ impl Cause {
                 format!("block {block}")
             }
             Self::TunnelMacConflict { node, .. } => format!("node {node}"),
-            Self::KernelWithoutIpv6 { pools }
-            | Self::MtuTooSmallForIpv6 { pools, .. }
-            | Self::NftablesInetUnsupported { pools } => pools.clone(),
+            Self::NftablesInetUnsupported { pools } => pools.clone(),
             Self::TransportUnknown { mode }
             | Self::NoAddressForMode { mode }
             | Self::MtuTooLarge { mode, .. } => format!("NetworkMode {mode}"),
