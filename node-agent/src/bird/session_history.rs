@@ -14,7 +14,7 @@ const STANDS: Duration = Duration::from_mins(10);
 
 /// A session up to the last look at it.
 #[derive(Clone, Debug)]
-pub struct Past {
+pub struct SessionHistory {
     state: SessionState,
     /// Since when it has been in that state.
     since: Instant,
@@ -33,7 +33,7 @@ struct Refusal {
     seen: Instant,
 }
 
-impl Past {
+impl SessionHistory {
     /// What `before` has become at another look.
     #[must_use]
     pub fn after(before: Option<Self>, session: &Session, seen: &Seen, looked: Instant) -> Self {
@@ -106,7 +106,7 @@ mod tests {
     /// The result after some observations: seconds, expected AS number, state, last error of BIRD.
     fn said(looks: &[(u64, u32, SessionState, &str)]) -> Option<String> {
         let begun = Instant::now();
-        let mut past = None;
+        let mut history = None;
         let mut said = None;
         for (seconds, peer_as, state, error) in looks {
             let seen = Seen {
@@ -115,9 +115,9 @@ mod tests {
                 ..Seen::default()
             };
             let at = begun + Duration::from_secs(*seconds);
-            let now = Past::after(past, &session(*peer_as), &seen, at);
+            let now = SessionHistory::after(history, &session(*peer_as), &seen, at);
             said = now.recall(&seen).last_error;
-            past = Some(now);
+            history = Some(now);
         }
         said
     }
@@ -180,7 +180,7 @@ mod tests {
                 state: Some(state),
                 ..Seen::default()
             };
-            Past::after(
+            SessionHistory::after(
                 before,
                 &session(65010),
                 &seen,

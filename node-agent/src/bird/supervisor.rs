@@ -17,7 +17,7 @@ use crate::bird::file::File;
 use crate::bird::password_files::{PasswordError, passwords};
 use crate::bird::protocols;
 use crate::bird::protocols::Seen;
-use crate::bird::session_history::Past;
+use crate::bird::session_history::SessionHistory;
 use crate::bird::session_status;
 use crate::desired::bird::password::Password;
 use crate::desired::bird::{Bird, BirdSession, IDLE, Taken};
@@ -75,7 +75,7 @@ pub struct Link {
 
 impl Link {
     /// Says what is wanted.
-    pub fn want(&self, bird: Option<Bird>, nodes: Vec<IpAddr>) {
+    pub fn set(&self, bird: Option<Bird>, nodes: Vec<IpAddr>) {
         let order = Some(Order { bird, nodes });
         self.orders.send_if_modified(|known| {
             let news = *known != order;
@@ -125,7 +125,7 @@ pub struct Watcher {
     /// The text that BIRD has taken, as far as we know.
     taken: Option<String>,
     /// What each session has been through.
-    pasts: BTreeMap<String, Past>,
+    histories: BTreeMap<String, SessionHistory>,
     /// Which prefixes are not taken, by session, and how many there were when that was asked.
     refused: BTreeMap<String, (i64, String)>,
 }
@@ -144,7 +144,7 @@ impl Watcher {
             line: None,
             met: 0,
             taken: None,
-            pasts: BTreeMap::new(),
+            histories: BTreeMap::new(),
             refused: BTreeMap::new(),
         };
         let link = Link {
@@ -165,7 +165,7 @@ impl Watcher {
             if let Some(order) = order {
                 let observed = self.observe(&order).await;
                 busy = order.bird.is_some() || !observed.released;
-                self.tell(observed);
+                self.publish(observed);
             }
             tokio::select! {
                 changed = self.orders.changed() => if changed.is_err() { return },
@@ -175,7 +175,7 @@ impl Watcher {
         }
     }
 
-    fn tell(&self, found: Observed) {
+    fn publish(&self, found: Observed) {
         self.observed.send_if_modified(|known| {
             let news = *known != found;
             if news {
@@ -215,7 +215,7 @@ impl Watcher {
             met: self.met,
             ..Observed::default()
         };
-        self.pasts.clear();
+        self.histories.clear();
         self.refused.clear();
         if self.file.exists() {
             let (problem, seen) = self.carry_out(IDLE).await;
@@ -322,7 +322,7 @@ impl Watcher {
         refused: &BTreeMap<String, String>,
     ) -> Vec<SessionStatus> {
         let before = self.observed.borrow().sessions.clone();
-        let mut pasts = BTreeMap::new();
+        let mut histories = BTreeMap::new();
         let mut told = Vec::new();
         for BirdSession {
             session, protocol, ..
@@ -344,16 +344,16 @@ impl Watcher {
                 (_, Ok(seen)) => match seen.get(protocol) {
                     None => session_status::absent(session, None),
                     Some(seen) => {
-                        let past = self.pasts.remove(protocol);
-                        let past = Past::after(past, session, seen, Instant::now());
+                        let history = self.histories.remove(protocol);
+                        let history = SessionHistory::after(history, session, seen, Instant::now());
                         let refused = refused.get(protocol).map_or("", String::as_str);
                         let status = session_status::status(
                             session,
-                            &past.recall(seen),
-                            past.stuck(),
+                            &history.recall(seen),
+                            history.stuck(),
                             refused,
                         );
-                        pasts.insert(protocol.clone(), past);
+                        histories.insert(protocol.clone(), history);
                         status
                     }
                 },
@@ -363,7 +363,7 @@ impl Watcher {
             log_change(known, &status);
             told.push(status);
         }
-        self.pasts = pasts;
+        self.histories = histories;
         told
     }
 }

@@ -137,7 +137,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     if let Some(mtu) = least_mtu(inputs, facts) {
         node_address::add_to(inputs, mtu, &mut desired.kernel);
     }
-    desired.problems.extend(pool_problems::unheard(inputs));
+    desired.problems.extend(pool_problems::not_received(inputs));
     for mode in &inputs.modes {
         desired
             .problems

@@ -10,7 +10,7 @@ use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 /// Pools that serve this node and have not been heard of. They are on their way.
-pub fn unheard(inputs: &Inputs) -> impl Iterator<Item = Problem> {
+pub fn not_received(inputs: &Inputs) -> impl Iterator<Item = Problem> {
     let names = inputs.serving.iter();
     let unknown = names.filter(|name| !inputs.pools.contains_key(*name));
     unknown.map(|name| {

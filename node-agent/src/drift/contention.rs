@@ -20,16 +20,16 @@ const SLOWEST: Duration = Duration::from_secs(10);
 
 /// What has been put right lately, by its name.
 #[derive(Debug, Default)]
-pub struct Fights(BTreeMap<String, Fight>);
+pub struct Contentions(BTreeMap<String, Contention>);
 
 #[derive(Debug)]
-struct Fight {
+struct Contention {
     times: u32,
     last: Instant,
     by: Option<String>,
 }
 
-impl Fight {
+impl Contention {
     fn pause(&self) -> Duration {
         match self.times {
             ..MAX_IMMEDIATE_REPAIRS => Duration::ZERO,
@@ -41,47 +41,47 @@ impl Fight {
     }
 }
 
-impl Fights {
+impl Contentions {
     /// Forgets what has been quiet.
     pub fn observe(&mut self, now: Instant) {
         self.0
-            .retain(|_, fight| now.saturating_duration_since(fight.last) < RESET_AFTER);
+            .retain(|_, contention| now.saturating_duration_since(contention.last) < RESET_AFTER);
     }
 
     /// `what` has just been put right, and `by` had changed it, as far as that is known.
     pub fn note(&mut self, what: &str, by: Option<&str>, now: Instant) {
-        let fight = self.0.entry(what.to_owned()).or_insert(Fight {
+        let contention = self.0.entry(what.to_owned()).or_insert(Contention {
             times: 0,
             last: now,
             by: None,
         });
-        fight.times = fight.times.saturating_add(1);
-        fight.last = now;
+        contention.times = contention.times.saturating_add(1);
+        contention.last = now;
         if by.is_some() {
-            fight.by = by.map(str::to_owned);
+            contention.by = by.map(str::to_owned);
         }
     }
 
     /// How long `what` has to wait before it is put right again; `None`: not at all.
     #[must_use]
     pub fn wait(&self, what: &str, now: Instant) -> Option<Duration> {
-        let fight = self.0.get(what)?;
-        let due = fight.last + fight.pause();
+        let contention = self.0.get(what)?;
+        let due = contention.last + contention.pause();
         (due > now).then(|| due - now)
     }
 
     /// What is fought over.
     pub fn problems(&self) -> impl Iterator<Item = Problem> {
-        let fights = self
+        let contentions = self
             .0
             .iter()
-            .filter(|(_, fight)| fight.times >= MAX_IMMEDIATE_REPAIRS);
-        fights.map(|(what, fight)| {
-            let by = fight.by.as_deref().unwrap_or("an unknown program");
+            .filter(|(_, contention)| contention.times >= MAX_IMMEDIATE_REPAIRS);
+        contentions.map(|(what, contention)| {
+            let by = contention.by.as_deref().unwrap_or("an unknown program");
             Problem::from(Cause::ChangedRepeatedly {
                 object: what.clone(),
                 by: by.to_owned(),
-                times: fight.times,
+                times: contention.times,
             })
         })
     }
@@ -89,12 +89,12 @@ impl Fights {
     /// When the first of them will be over if nothing more happens.
     #[must_use]
     pub fn over(&self, now: Instant) -> Option<Duration> {
-        let fights = self
+        let contentions = self
             .0
             .values()
-            .filter(|fight| fight.times >= MAX_IMMEDIATE_REPAIRS);
-        fights
-            .map(|fight| (fight.last + RESET_AFTER).saturating_duration_since(now))
+            .filter(|contention| contention.times >= MAX_IMMEDIATE_REPAIRS);
+        contentions
+            .map(|contention| (contention.last + RESET_AFTER).saturating_duration_since(now))
             .min()
     }
 }
@@ -105,21 +105,21 @@ mod tests {
 
     const WHAT: &str = "route 10.244.1.0/26";
 
-    fn fought(times: u32) -> (Fights, Instant) {
+    fn contended(times: u32) -> (Contentions, Instant) {
         let now = Instant::now();
-        let fight = Fight {
+        let contention = Contention {
             times,
             last: now,
             by: Some("process 42 (ip)".to_owned()),
         };
-        (Fights([(WHAT.to_owned(), fight)].into()), now)
+        (Contentions([(WHAT.to_owned(), contention)].into()), now)
     }
 
     #[test]
     fn contention_backoff_starts_late_and_grows() {
         let wait = |times| {
-            let (fights, now) = fought(times);
-            fights.wait(WHAT, now)
+            let (contentions, now) = contended(times);
+            contentions.wait(WHAT, now)
         };
         assert_eq!(wait(0), None);
         assert_eq!(wait(MAX_IMMEDIATE_REPAIRS - 1), None);
@@ -127,17 +127,21 @@ mod tests {
         assert_eq!(wait(PACED - 1), Some(PACE));
         assert_eq!(wait(PACED + 1), Some(PACE * 2));
         assert_eq!(wait(u32::MAX), Some(SLOWEST));
-        let (fights, now) = fought(MAX_IMMEDIATE_REPAIRS);
-        assert_eq!(fights.wait(WHAT, now + PACE), None);
-        assert_eq!(fights.wait("link nw-ipip", now), None);
+        let (contentions, now) = contended(MAX_IMMEDIATE_REPAIRS);
+        assert_eq!(contentions.wait(WHAT, now + PACE), None);
+        assert_eq!(contentions.wait("link nw-ipip", now), None);
     }
 
     #[test]
     fn contention_names_last_process_and_ends_when_quiet() {
-        let (mut fights, now) = fought(MAX_IMMEDIATE_REPAIRS - 1);
-        assert_eq!(fights.problems().next(), None);
-        fights.note(WHAT, None, now);
-        let [problem] = fights.problems().collect::<Vec<_>>().try_into().unwrap();
+        let (mut contentions, now) = contended(MAX_IMMEDIATE_REPAIRS - 1);
+        assert_eq!(contentions.problems().next(), None);
+        contentions.note(WHAT, None, now);
+        let [problem] = contentions
+            .problems()
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
         assert_eq!(problem.subject, WHAT);
         let sentence = problem.message;
         assert!(sentence.contains(WHAT), "{sentence}");
@@ -145,11 +149,11 @@ mod tests {
             sentence.contains("process 42 (ip)") && sentence.contains("20 times"),
             "{sentence}"
         );
-        assert_eq!(fights.over(now), Some(RESET_AFTER));
-        fights.observe(now + RESET_AFTER / 2);
-        assert_eq!(fights.problems().count(), 1);
-        fights.observe(now + RESET_AFTER);
-        assert_eq!(fights.problems().next(), None);
-        assert_eq!(fights.over(now), None);
+        assert_eq!(contentions.over(now), Some(RESET_AFTER));
+        contentions.observe(now + RESET_AFTER / 2);
+        assert_eq!(contentions.problems().count(), 1);
+        contentions.observe(now + RESET_AFTER);
+        assert_eq!(contentions.problems().next(), None);
+        assert_eq!(contentions.over(now), None);
     }
 }

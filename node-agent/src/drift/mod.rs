@@ -30,7 +30,7 @@ use crate::status::problem::{Problem, sentence};
 use crate::telemetry::metrics::Metrics;
 
 pub use crate::drift::classify::{Difference, link_of};
-use crate::drift::contention::Fights;
+use crate::drift::contention::Contentions;
 
 /// The name of nft's table, in the words of nft.
 pub const TABLE: &str = "nft table inet netweft";
@@ -39,7 +39,7 @@ pub const TABLE: &str = "nft table inet netweft";
 pub struct Drifts {
     settled: Option<Desired>,
     writers: BTreeMap<ObjectRef, String>,
-    fights: Fights,
+    contentions: Contentions,
     metrics: Metrics,
     count: i64,
     /// What was put right in the last sync that had to, in sentences.
@@ -66,7 +66,7 @@ impl Drifts {
         Self {
             settled: None,
             writers: BTreeMap::new(),
-            fights: Fights::default(),
+            contentions: Contentions::default(),
             metrics,
             count: 0,
             last: None,
@@ -85,7 +85,7 @@ impl Drifts {
 
     /// A sync begins.
     pub fn begin(&mut self, now: Instant) {
-        self.fights.observe(now);
+        self.contentions.observe(now);
         self.fresh = true;
         self.waits = None;
     }
@@ -126,7 +126,7 @@ impl Drifts {
 
     /// Whether `what` has been put right too often to be put right now.
     pub fn has_to_wait(&mut self, what: &str, now: Instant) -> bool {
-        let wait = self.fights.wait(what, now);
+        let wait = self.contentions.wait(what, now);
         self.waits = self.waits.into_iter().chain(wait).min();
         wait.is_some()
     }
@@ -168,7 +168,7 @@ impl Drifts {
     fn record(&mut self, what: &str, difference: &Difference, by: Option<&str>, now: Instant) {
         let Difference { found, wanted } = difference;
         warn!(what, found, wanted, by, "repaired external change");
-        self.fights.note(what, by, now);
+        self.contentions.note(what, by, now);
         self.count += 1;
         let by = by.map(|by| format!(", by {by}")).unwrap_or_default();
         let sentence = format!("{what} (found: {found}; wanted: {wanted}{by})");
@@ -185,15 +185,18 @@ impl Drifts {
         self.writers.clear();
     }
 
-    /// When to look again: something waits, or a fight may be over.
+    /// When to look again: something waits, or a contention may be over.
     #[must_use]
     pub fn again(&self, now: Instant) -> Option<Duration> {
-        self.waits.into_iter().chain(self.fights.over(now)).min()
+        self.waits
+            .into_iter()
+            .chain(self.contentions.over(now))
+            .min()
     }
 
     /// What is fought over.
-    pub fn fights(&self) -> impl Iterator<Item = Problem> {
-        self.fights.problems()
+    pub fn contentions(&self) -> impl Iterator<Item = Problem> {
+        self.contentions.problems()
     }
 
     /// For the node's status; `None` while nothing has drifted.

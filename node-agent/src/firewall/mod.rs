@@ -129,7 +129,7 @@ impl Firewall {
             }
             let targets = self.targets.borrow_and_update().clone();
             without_target = targets.from.is_none() || targets.to.is_empty();
-            match self.look(&targets).await {
+            match self.check(&targets).await {
                 Ok(found) => {
                     self.failure_log.are([]);
                     self.findings.send_if_modified(|findings| {
@@ -147,7 +147,7 @@ impl Firewall {
         }
     }
 
-    async fn look(&mut self, targets: &Targets) -> Result<Problems, FirewallError> {
+    async fn check(&mut self, targets: &Targets) -> Result<Problems, FirewallError> {
         let reading = read().await?;
         let outcome = if reading.is_suspicious() {
             self.prober.probe(targets).await

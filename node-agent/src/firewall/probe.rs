@@ -26,7 +26,7 @@ use socket2::Socket;
 use tokio::time::sleep;
 
 use crate::apply::sysctl::Parameters;
-use crate::probes::sender::{Protocol, heard, socket};
+use crate::probes::sender::{Protocol, replies, socket};
 
 /// Ethernet addresses of the two, locally administered.
 const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0, 1])];
@@ -223,7 +223,7 @@ impl Echo {
 
     fn is_answered(&self) -> bool {
         let answers = self.0.iter();
-        let mut answers = answers.flat_map(|socket| heard(Protocol::Icmp, socket));
+        let mut answers = answers.flat_map(|socket| replies(Protocol::Icmp, socket));
         answers.next().is_some()
     }
 }

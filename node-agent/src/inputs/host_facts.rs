@@ -92,7 +92,7 @@ impl Facts {
             let used = others.used(address.is_ipv4());
             let mtu = mtu(actual, &key.link, &used)?;
             let link = leaving(&key.link, &used);
-            let (on_link, elsewhere) = ways(actual, &link, address.is_ipv4());
+            let (on_link, elsewhere) = prefixes_of_link(actual, &link, address.is_ipv4());
             let egress = Egress {
                 link,
                 mtu,
@@ -269,7 +269,11 @@ fn needed(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
 
 /// What other people's routes of a family say of a link: the prefixes that are on it, and those that are behind a router or
 /// on another link.
-fn ways(actual: &NetworkState, link: &LinkName, ipv4: bool) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
+fn prefixes_of_link(
+    actual: &NetworkState,
+    link: &LinkName,
+    ipv4: bool,
+) -> (BTreeSet<IpNet>, BTreeSet<IpNet>) {
     let foreign = |(key, route): &(&RouteKey, &Route)| {
         key.table == TABLE_MAIN
             && key.dst.addr().is_ipv4() == ipv4

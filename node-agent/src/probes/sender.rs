@@ -50,7 +50,7 @@ impl ProbeHandle {
     }
 
     /// Says what is to be tried. What was answered before counts.
-    pub fn want(&self, probes: &[ProbePlan]) {
+    pub fn set_plans(&self, probes: &[ProbePlan]) {
         let targets = probes
             .iter()
             .flat_map(|probe_plan| probe_plan.targets.values());
@@ -126,7 +126,7 @@ impl Prober {
             let orders = self.orders.borrow_and_update().clone();
             let known = self.answers.borrow().answered.clone();
             let mut open: BTreeSet<Probe> = orders.difference(&known).cloned().collect();
-            self.tell(&ProbeResults {
+            self.publish(&ProbeResults {
                 answered: orders.intersection(&known).cloned().collect(),
                 problem: None,
             });
@@ -165,13 +165,13 @@ impl Prober {
             }
         }
         self.failure_log.are(round.problem.clone());
-        self.tell(&ProbeResults {
+        self.publish(&ProbeResults {
             answered: orders.difference(open).cloned().collect(),
             problem: round.problem,
         });
     }
 
-    fn tell(&self, found: &ProbeResults) {
+    fn publish(&self, found: &ProbeResults) {
         self.answers.send_if_modified(|known| {
             let news = known != found;
             if news {
@@ -298,8 +298,9 @@ impl Round {
     /// The probes whose answers have come in, each from the address that was asked.
     fn answered(&self) -> impl Iterator<Item = &Probe> {
         let sockets = self.sockets.iter();
-        let heard = sockets.flat_map(|(protocol, socket)| heard(*protocol, socket));
-        heard.filter_map(|(nonce, source)| self.sent.get(&nonce).filter(|probe| probe.to == source))
+        let replies = sockets.flat_map(|(protocol, socket)| replies(*protocol, socket));
+        replies
+            .filter_map(|(nonce, source)| self.sent.get(&nonce).filter(|probe| probe.to == source))
     }
 }
 
@@ -332,7 +333,7 @@ pub(crate) fn socket(
 }
 
 /// The nonces of the answers that have come in, and where they came from.
-pub(crate) fn heard(protocol: Protocol, socket: &UdpSocket) -> Vec<(u64, IpAddr)> {
+pub(crate) fn replies(protocol: Protocol, socket: &UdpSocket) -> Vec<(u64, IpAddr)> {
     let mut answers = Vec::new();
     let mut buffer = [0; 256];
     while let Ok((length, source)) = socket.recv_from(&mut buffer) {

@@ -31,7 +31,7 @@ impl<K: Kernel> Reconciler<K> {
         let remote = inputs.remote.iter();
         let nodes = remote.flat_map(|block| block.addresses.iter());
         let nodes = inputs.addresses.iter().chain(nodes);
-        self.bird.want(
+        self.bird.set(
             desired.bird.clone(),
             nodes.collect::<BTreeSet<_>>().into_iter().collect(),
         );
@@ -59,7 +59,7 @@ impl<K: Kernel> Reconciler<K> {
             let failure = Problem::failure(error.parameter(), &error);
             outcome.problems.push(failure);
         }
-        self.probes.want(&desired.probes);
+        self.probes.set_plans(&desired.probes);
     }
 
     /// The relay knows no more than what it is told here.

@@ -182,13 +182,13 @@ impl<K: Kernel> Reconciler<K> {
                 let faults = outcome.problems.faults();
                 self.failure_log.are(faults.map(ToString::to_string));
                 let verdict = verdict(&desired, &outcome);
-                self.tell(network, &desired, &verdict, outcome);
+                self.publish_outcome(network, &desired, &verdict, outcome);
                 clean.then_some(desired)
             }
             Err(error) => {
                 let problem = Problem::from(&error);
                 self.failure_log.is(&problem.message);
-                self.tell_problem(network, &problem);
+                self.publish_problem(network, &problem);
                 None
             }
         };
@@ -281,7 +281,7 @@ impl<K: Kernel> Reconciler<K> {
             let over = self.restarts.over(Instant::now());
             self.again = self.again.into_iter().chain([over]).min();
         }
-        outcome.problems.extend(self.drifts.fights());
+        outcome.problems.extend(self.drifts.contentions());
         Ok((desired, outcome))
     }
 

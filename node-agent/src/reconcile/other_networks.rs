@@ -40,7 +40,7 @@ impl<K: Kernel> Reconciler<K> {
         let Some(verdict) = problem.verdict() else {
             return;
         };
-        let before = self.known(network).unwrap_or_default();
+        let before = self.last_status(network).unwrap_or_default();
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
         let status = NodeNetworkStatus {
@@ -48,6 +48,6 @@ impl<K: Kernel> Reconciler<K> {
             other_networks: found.ranges,
             ..before
         };
-        self.want_told(network, status);
+        self.publish(network, status);
     }
 }

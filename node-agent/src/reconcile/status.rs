@@ -13,14 +13,14 @@ use crate::status::problem::Problem;
 use crate::status::{Outcome, status};
 
 impl<K: Kernel> Reconciler<K> {
-    pub(super) fn tell(
+    pub(super) fn publish_outcome(
         &self,
         network: &NodeNetwork,
         desired: &Desired,
         verdict: &Verdict,
         outcome: Outcome,
     ) {
-        let before = self.known(network).unwrap_or_default();
+        let before = self.last_status(network).unwrap_or_default();
         let (generation, taken) = (network.metadata.generation, outcome.taken.as_ref());
         let mut status = status(desired, verdict, generation, before, taken);
         status.routes = status.routes.map(|routes| RouteCounts {
@@ -46,12 +46,12 @@ impl<K: Kernel> Reconciler<K> {
             restored: i64::try_from(restored).unwrap_or(i64::MAX),
             reclaimed: i64::try_from(reclaimed).unwrap_or(i64::MAX),
         });
-        self.want_told(network, status);
+        self.publish(network, status);
     }
 
     /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
-    pub(super) fn tell_problem(&self, network: &NodeNetwork, problem: &Problem) {
-        let before = self.known(network).unwrap_or_default();
+    pub(super) fn publish_problem(&self, network: &NodeNetwork, problem: &Problem) {
+        let before = self.last_status(network).unwrap_or_default();
         let Some(verdict) = problem.verdict() else {
             return;
         };
@@ -63,17 +63,17 @@ impl<K: Kernel> Reconciler<K> {
             addresses,
             ..before
         };
-        self.want_told(network, status);
+        self.publish(network, status);
     }
 
-    pub(super) fn want_told(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
+    pub(super) fn publish(&self, network: &NodeNetwork, status: NodeNetworkStatus) {
         let uid = network.metadata.uid.as_deref();
         self.status
             .set(uid, network.status.as_ref(), status.bounded());
     }
 
     /// The status as it stands, or soon will.
-    pub(super) fn known(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
+    pub(super) fn last_status(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
         let uid = network.metadata.uid.as_deref();
         self.status.last(uid, network.status.as_ref())
     }

@@ -161,7 +161,7 @@ impl StatusPublisher {
         }
         self.stalls.are(stalled.map(|verdict| verdict.message));
         let status = wanted.status.clone()?;
-        if !self.is_news(&wanted, &status) {
+        if !self.is_change(&wanted, &status) {
             debug!("status unchanged");
             self.retry.reset();
             return None;
@@ -169,7 +169,7 @@ impl StatusPublisher {
         if let Some(rested) = self.rests(&wanted, &status, now) {
             return Some(rested);
         }
-        match self.reporter.tell(&self.node, &status).await {
+        match self.reporter.write(&self.node, &status).await {
             Ok(()) => {
                 self.untold.are([]);
                 self.told = Some((wanted, now));
@@ -201,7 +201,7 @@ impl StatusPublisher {
         Some(status)
     }
 
-    fn is_news(&self, wanted: &Wanted, status: &NodeNetworkStatus) -> bool {
+    fn is_change(&self, wanted: &Wanted, status: &NodeNetworkStatus) -> bool {
         let told = self.told.as_ref().map(|(told, _)| told);
         let believed = told.filter(|told| (&told.uid, told.doubts) == (&wanted.uid, wanted.doubts));
         match believed {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     impl Fixture {
-        fn want(&self, status: &NodeNetworkStatus) {
+        fn set(&self, status: &NodeNetworkStatus) {
             self.status.set(Some("u"), None, status.clone());
         }
 
@@ -296,7 +296,7 @@ mod tests {
         let mut status = with_mtu(1400);
         status.conditions = ready.conditions(Some(1), &[], Timestamp::now());
         it.health.beat();
-        it.want(&status);
+        it.set(&status);
         assert!(it.tells().await);
         assert_eq!(ready_in(&it.dir), ("True".into(), "Programmed".into()));
         tokio::time::sleep(LIMIT * 2).await;
@@ -330,27 +330,27 @@ mod tests {
     async fn status_is_written_on_change_and_rate_limited() {
         let mut it = fixture();
         assert!(!it.tells().await, "there is nothing to tell");
-        it.want(&with_mtu(1400));
+        it.set(&with_mtu(1400));
         assert!(it.tells().await);
         assert!(!it.tells().await);
         let mut drifted = with_mtu(1400);
         drifted.drift = Some(DriftStatus::default());
-        it.want(&drifted);
+        it.set(&drifted);
         assert!(!it.tells().await, "it was told of a moment ago");
         it.now += MIN_INTERVAL;
         assert!(it.tells().await);
-        it.want(&with_mtu(1300));
+        it.set(&with_mtu(1300));
         assert!(it.tells().await, "that does not rest");
     }
 
     #[tokio::test]
     async fn count_only_change_is_written_after_invalidation() {
         let mut it = fixture();
-        it.want(&with_mtu(1400));
+        it.set(&with_mtu(1400));
         assert!(it.tells().await);
         let mut counted = with_mtu(1400);
         counted.repairs = Some(RepairCounts::default());
-        it.want(&counted);
+        it.set(&counted);
         assert!(!it.tells().await);
         it.status.invalidate();
         it.now += MIN_INTERVAL;
@@ -373,7 +373,7 @@ mod tests {
     async fn status_write_failures_back_off() {
         let mut it = fixture();
         std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
-        it.want(&with_mtu(1400));
+        it.set(&with_mtu(1400));
         let pause = async |it: &mut Fixture| it.publisher.step(it.now).await.unwrap() - it.now;
         assert!(pause(&mut it).await <= RETRY.0);
         assert!((RETRY.0..=RETRY.0 * 2).contains(&pause(&mut it).await));
@@ -382,7 +382,7 @@ mod tests {
         }
         std::fs::remove_dir(it.dir.path().join("status.new")).unwrap();
         assert_eq!(it.publisher.step(it.now).await, None);
-        it.want(&with_mtu(1300));
+        it.set(&with_mtu(1300));
         std::fs::create_dir(it.dir.path().join("status.new")).unwrap();
         assert!(pause(&mut it).await <= RETRY.0);
     }

@@ -51,7 +51,7 @@ impl StatusSink {
     ///
     /// # Errors
     /// The write failed; nothing else is affected.
-    pub async fn tell(&self, node: &str, status: &NodeNetworkStatus) -> Result<(), ReportError> {
+    pub async fn write(&self, node: &str, status: &NodeNetworkStatus) -> Result<(), ReportError> {
         match self {
             Self::Api(api) => {
                 let patch = json!({
@@ -97,7 +97,7 @@ mod tests {
         let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();
         let status = NodeNetworkStatus::default();
         let told = tokio::time::timeout(REQUEST_TIMEOUT * 2, async {
-            StatusSink::api(client).tell("worker-1", &status).await
+            StatusSink::api(client).write("worker-1", &status).await
         });
         let refusal = told.await.expect("it gives up by itself").unwrap_err();
         assert!(matches!(refusal, ReportError::Slow(_)), "{refusal}");

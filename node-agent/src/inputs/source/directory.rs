@@ -50,11 +50,11 @@ impl Folder {
             let _ending = Ending { what, ends };
             let mut failure_log = FailureLog::default();
             while !sender.is_closed() {
-                let news = reader.news();
+                let changed = reader.changed_objects();
                 let folder = reader.folder.display();
                 let unread = |error| format!("read the folder of objects {folder}: {error}");
-                failure_log.are(news.as_ref().err().map(unread));
-                if let Ok(Some(objects)) = news
+                failure_log.are(changed.as_ref().err().map(unread));
+                if let Ok(Some(objects)) = changed
                     && sender.borrow().as_ref() != Some(&objects)
                 {
                     sender.send_replace(Some(objects));
@@ -116,7 +116,7 @@ impl Reader {
     }
 
     /// The objects, unless the folders are as they were.
-    fn news(&mut self) -> io::Result<Option<Objects>> {
+    fn changed_objects(&mut self) -> io::Result<Option<Objects>> {
         let own = self.folder.join(&self.node);
         let own = fs::metadata(own).and_then(|own| own.modified());
         let changed = [Some(fs::metadata(&self.folder)?.modified()?), own.ok()];
@@ -224,7 +224,10 @@ mod tests {
         )
         .unwrap();
         fs::write(folder.path().join("c.txt"), "not an object").unwrap();
-        let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
+        let objects = Reader::new(folder.path(), "n")
+            .changed_objects()
+            .unwrap()
+            .unwrap();
         assert_eq!(objects.pools.len(), 1);
         let unreadable = objects.unreadable.messages(ProblemKind::Invalid);
         assert_eq!(unreadable.len(), 1);
@@ -236,7 +239,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut reader = Reader::new(folder, "n");
-        let mut observe = || reader.news().unwrap();
+        let mut observe = || reader.changed_objects().unwrap();
         // Until the change is old enough to be the last of its time.
         let settled = (0..100).any(|_| {
             std::thread::sleep(SETTLED);
@@ -273,7 +276,10 @@ mod tests {
             );
             fs::write(folder.path().join(format!("{name}.yaml")), network).unwrap();
         }
-        let objects = Reader::new(folder.path(), "n").news().unwrap().unwrap();
+        let objects = Reader::new(folder.path(), "n")
+            .changed_objects()
+            .unwrap()
+            .unwrap();
         assert_eq!(objects.network.unwrap().name_any(), "n");
     }
 }
