@@ -21,22 +21,22 @@ use crate::desired::Desired;
 use crate::desired::bird::METRIC_STAND_IN;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 
-/// How a sync went.
+/// The result of a reconcile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// What is wrong.
+    /// Problems of the node.
     pub problems: Problems,
-    /// Whether something could not be programmed for a cause on this node, whatever other nodes and the objects are like.
+    /// Whether a step has failed for a cause on this node, independent of other nodes and of the objects.
     pub own_failure: bool,
-    /// Routes that BIRD has put into the kernel.
+    /// Number of routes that BIRD has added to the kernel.
     pub bgp_routes: i64,
-    /// Pods that keep pools from being drained.
+    /// Pods that prevent pools from being drained.
     pub draining: Vec<DrainingPod>,
-    /// What pods have asked for that no block here is for.
+    /// Requests of pods for pools without a block on this node.
     pub requests: Vec<BlockRequest>,
-    /// Pods that have addresses.
+    /// Number of pods with addresses.
     pub pods: i64,
-    /// The addresses that pods have. `None`: that is not known, or pods can still get others than those of the spec.
+    /// The addresses of pods. `None`: unknown, or pods can still get addresses outside the blocks of the spec.
     pub taken: Option<BTreeSet<IpAddr>>,
 }
 
@@ -47,7 +47,7 @@ impl Outcome {
         self.own_failure = true;
     }
 
-    /// Whether everything has been programmed.
+    /// Whether all objects are programmed.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         !self.problems.has(ProblemKind::ProgrammingFailed)
@@ -81,9 +81,8 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     Verdict::ready(Reason::Programmed, message)
 }
 
-/// The status after a sync. `taken` are the addresses that pods have. Where that is not known the generation is not acknowledged,
-/// and what was said of blocks `before` stands: the operator deletes a NodeSubnet that is not in the spec and of which it is told
-/// nothing.
+/// The status after a reconcile. `taken` are the addresses of pods. Where they are unknown, the generation is not acknowledged and the
+/// usage of blocks of `before` stays, because the operator deletes a NodeSubnet that is neither in the spec nor in the status.
 pub fn status(
     desired: &Desired,
     verdict: &Verdict,
@@ -115,8 +114,7 @@ pub fn status(
     }
 }
 
-/// Whether two statuses say the same, apart from the operator's part and from counts, which would make a status of every
-/// repair.
+/// Whether two statuses are equal, apart from the operator's condition and from counts: each repair would cause a write.
 #[must_use]
 pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     let ours = |status: &NodeNetworkStatus| {
@@ -130,8 +128,7 @@ pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     ours(a) == ours(b)
 }
 
-/// Whether two statuses say the same apart from what comes in bursts: BGP sessions with their routes, and what
-/// others do to the kernel.
+/// Whether two statuses are equal apart from frequent changes: BGP sessions with their routes, and external changes of the kernel.
 #[must_use]
 pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
     let calm = |status: &NodeNetworkStatus| {
@@ -144,8 +141,8 @@ pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool
     same(&calm(a), &calm(b))
 }
 
-/// Every block that pods get addresses from, and every other in which some pod still has one: the operator takes a
-/// block back only when the status does not list it.
+/// All blocks of new pods, and other blocks with addresses of pods: the operator withdraws a
+/// block only when the status does not list it.
 fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
     let used = |block: IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
     let pools = &desired.plugin.pools;
@@ -184,7 +181,7 @@ fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
     described.collect()
 }
 
-/// Routes to other nodes' blocks: into a link of ours, or to a next hop on another's. (Own blocks' are on the bridge.)
+/// Routes to blocks of other nodes: by a link of netweft (tunnel), or by a next hop on a link of the host (direct).
 fn routes(kernel: &NetworkState) -> RouteCounts {
     let mut counts = RouteCounts::default();
     let lasting = kernel.routes.iter();

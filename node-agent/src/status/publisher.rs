@@ -1,7 +1,7 @@
 //! Publishing the status outside the loop that programs the kernel, which must not wait for the API server.
 //!
 //! ```text
-//!   Reconciler ──want──▶ the newest status ──news? rested?──▶ StatusSink
+//!   Reconciler ──set──▶ the newest status ──changed? minimum interval over?──▶ StatusSink
 //!   Health ──stalled?──▶ Ready False with the rest of the last status
 //! ```
 
@@ -25,22 +25,22 @@ use crate::telemetry::failure_log::FailureLog;
 use crate::telemetry::health::Health;
 use netweft_common::error_chain;
 
-/// How long a status rests after it was told, if only what comes in bursts is news (BGP sessions, what others do to the
-/// kernel): while hundreds of them come, not each is a write.
+/// Minimum interval between two writes that differ only in frequent changes (BGP sessions, external changes of the kernel), which
+/// come by the hundred.
 const MIN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A status to publish.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Wanted {
-    /// Whether there is an object that has a status.
+    /// Whether the NodeNetwork exists.
     exists: bool,
-    /// Of which object: a Node that is deleted and comes back has a new one.
+    /// UID of the NodeNetwork: a Node that is deleted and created again has another NodeNetwork.
     uid: Option<String>,
     /// The status to publish; none before the first reconcile.
     status: Option<NodeNetworkStatus>,
-    /// What the API server was last seen to have.
+    /// The last status that the API server sent.
     seen: Option<NodeNetworkStatus>,
-    /// How often what was told has been doubted.
+    /// Number of requests to write the status again.
     doubts: u64,
 }
 
@@ -50,7 +50,7 @@ pub struct StatusHandle {
 }
 
 impl StatusHandle {
-    /// The status that stands for an object: the one wanted last, else the one that the API server has.
+    /// The current status of a NodeNetwork: the one that was set last, else the one of the API server.
     pub fn last(
         &self,
         uid: Option<&str>,
@@ -64,8 +64,8 @@ impl StatusHandle {
         ours.or(seen).cloned()
     }
 
-    /// The main loop has met an object that was last seen to have this status. Until something is wanted told of it nothing is, unless
-    /// the loop hangs.
+    /// The main loop has read a NodeNetwork with this status. Nothing is written for the NodeNetwork before a status is set, unless the
+    /// loop stalls.
     pub fn attach(&self, uid: Option<&str>, seen: Option<&NodeNetworkStatus>) {
         self.wanted.send_if_modified(|wanted| {
             if !wanted.exists || wanted.uid.as_deref() != uid {
@@ -102,8 +102,7 @@ impl StatusHandle {
         });
     }
 
-    /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
-    /// date.
+    /// Writes the status again at the next step, so that a status that another client has changed is corrected, and counts are current.
     pub fn invalidate(&self) {
         self.wanted.send_modify(|wanted| wanted.doubts += 1);
     }
@@ -152,7 +151,7 @@ impl StatusPublisher {
         }
     }
 
-    /// Tells the newest status if that is news and has rested by `now`. Returns when to try again.
+    /// Writes the newest status if it is a change and the minimum interval is over at `now`. Returns when to try again.
     pub async fn step(&mut self, now: Instant) -> Option<Instant> {
         let mut wanted = self.wanted.borrow_and_update().clone();
         let stalled = self.health.stalled().map(|_| stalled(self.health.limit()));
@@ -206,7 +205,7 @@ impl StatusPublisher {
         let believed = told.filter(|told| (&told.uid, told.doubts) == (&wanted.uid, wanted.doubts));
         match believed {
             Some(told) => !told.status.as_ref().is_some_and(|told| same(told, status)),
-            // In doubt counts matter too.
+            // A repeated write brings counts up to date, too.
             None => !wanted
                 .seen
                 .as_ref()
@@ -214,7 +213,7 @@ impl StatusPublisher {
         }
     }
 
-    /// Until when the status may rest, if it may.
+    /// When the minimum interval ends, if it applies.
     fn rests(&self, wanted: &Wanted, status: &NodeNetworkStatus, now: Instant) -> Option<Instant> {
         let (told, at) = self.told.as_ref()?;
         let before = told.status.as_ref()?;
@@ -240,7 +239,7 @@ mod tests {
 
     use super::*;
 
-    /// How long the loop may take in these tests.
+    /// The limit of the loop in these tests.
     const LIMIT: Duration = Duration::from_millis(100);
 
     struct Fixture {
@@ -270,7 +269,7 @@ mod tests {
             self.status.set(Some("u"), None, status.clone());
         }
 
-        /// Whether the step wrote something.
+        /// Whether the step wrote a status.
         async fn tells(&mut self) -> bool {
             let file = self.dir.path().join("status.yaml");
             let _ = std::fs::remove_file(&file);
@@ -279,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Ready's status and reason, as written.
+    /// Status and reason of the condition Ready, as written.
     fn ready_in(dir: &TempDir) -> (String, String) {
         let text = std::fs::read_to_string(dir.path().join("status.yaml")).unwrap();
         let status: NodeNetworkStatus = serde_saphyr::from_str(&text).unwrap();
