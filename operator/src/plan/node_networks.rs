@@ -25,7 +25,7 @@ use crate::plan::rollout::Rollouts;
 #[must_use]
 pub fn plan_networks(
     index: &ClusterIndex<'_>,
-    ways: &Rollouts<'_>,
+    rollouts: &Rollouts<'_>,
     topology: Option<&BgpTopology>,
     created: &[NodeSubnet],
 ) -> Changes<NodeNetwork> {
@@ -36,7 +36,7 @@ pub fn plan_networks(
     let mut changes = Changes::default();
     for (name, node) in &index.nodes {
         let new = new.get(name).map_or(&[][..], Vec::as_slice);
-        let spec = spec(index, modes(index, ways, name), topology, node, new);
+        let spec = spec(index, modes(index, rollouts, name), topology, node, new);
         let owners = vec![owner(node)];
         match index.networks.get(name) {
             None => {
@@ -131,21 +131,21 @@ fn bgp(
     speaker.cloned().or_else(kept)
 }
 
-/// The ways that the node has, and for which pools.
+/// The datapaths of the node, with the pools of each.
 ///
 /// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
 /// running traffic, the node goes on doing for it what it did.
-fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeMode> {
+fn modes(index: &ClusterIndex<'_>, rollouts: &Rollouts<'_>, node: &str) -> Vec<NodeMode> {
     let old = index.networks.get(node);
     let old = || old.into_iter().flat_map(|network| &network.spec.modes);
     let mut modes: Vec<NodeMode> = Vec::new();
-    let mut add = |way: &NodeMode, pool: &str, standby: bool| {
-        let known = |mode: &NodeMode| mode.name == way.name && mode.same_transport(way);
+    let mut add = |datapath: &NodeMode, pool: &str, standby: bool| {
+        let known = |mode: &NodeMode| mode.name == datapath.name && mode.same_transport(datapath);
         let at = modes.iter().position(known).unwrap_or_else(|| {
             modes.push(NodeMode {
                 pools: Vec::new(),
                 standby_pools: Vec::new(),
-                ..way.clone()
+                ..datapath.clone()
             });
             modes.len() - 1
         });
@@ -159,13 +159,15 @@ fn modes(index: &ClusterIndex<'_>, ways: &Rollouts<'_>, node: &str) -> Vec<NodeM
         }
     };
     for pool in index.pools_in_use.iter().copied() {
-        match ways.get(pool) {
+        match rollouts.get(pool) {
             Some(change) => {
                 change
                     .send(node)
                     .into_iter()
-                    .for_each(|way| add(way, pool, false));
-                change.standby(node).for_each(|way| add(way, pool, true));
+                    .for_each(|datapath| add(datapath, pool, false));
+                change
+                    .standby(node)
+                    .for_each(|datapath| add(datapath, pool, true));
             }
             None => {
                 let has = |list: &[String]| list.iter().any(|name| name == pool);

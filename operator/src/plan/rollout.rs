@@ -1,14 +1,14 @@
-//! Changes of the way to a pool's blocks, node by node, so that no packet is lost: the way that is asked for is there on every node
-//! before one node uses it, and the way before stays until none does.
+//! Changes of the datapath to the blocks of a pool, node by node, so that no packet is lost: the target datapath is there on every node
+//! before one node uses it, and the previous datapath stays until none does.
 //!
 //! ```text
-//!   Preparing   all receive both ways, send the old one, and try the new one
+//!   Preparing   all receive both datapaths, send the old one, and try the new one
 //!   Switching   some at a time use the new datapath                               all nodes have what the others may send by
 //!   Retiring    all use the new datapath, the old one is taken away
 //!   Stable
 //! ```
 //!
-//! What is under way stands in the NodeNetworks themselves: which way each node sends, which stand by, what its agent has
+//! What is under way stands in the NodeNetworks themselves: by which datapath each node sends, which stand by, what its agent has
 //! acknowledged and found. So a new leader goes on where the last one was, and whatever is edited meanwhile, back for one, is a new
 //! target from there.
 
@@ -29,15 +29,15 @@ use crate::plan::validate::network_mode::Mode;
 pub struct PoolRollout<'a> {
     /// Where the change stands.
     pub phase: Phase,
-    /// All ways that nodes need; the first is the one that is asked for.
-    ways: Vec<NodeMode>,
-    /// Nodes that send another way than the first, and which.
+    /// All datapaths that nodes need; the first is the target.
+    datapaths: Vec<NodeMode>,
+    /// Nodes that send by another datapath than the target, with its index.
     sends: BTreeMap<&'a str, usize>,
-    /// Nodes that do not carry the pool's traffic the way that is asked for, as far as known.
+    /// Nodes that do not carry the pool's traffic by the target datapath, as far as known.
     pub unsettled: BTreeSet<&'a str>,
     /// Nodes that the phase waits for.
     pub waiting: BTreeSet<&'a str>,
-    /// Nodes that do not carry the pool's traffic the way that is asked for and are not waited for, and why.
+    /// Nodes that do not carry the pool's traffic by the target datapath and are not waited for, and why.
     pub passed_over: BTreeMap<&'a str, Absence>,
 }
 
@@ -61,7 +61,7 @@ impl<'a> PoolRollout<'a> {
     /// What `node` sends by.
     #[must_use]
     pub fn send(&self, node: &str) -> Option<&NodeMode> {
-        self.ways
+        self.datapaths
             .get(self.sends.get(node).copied().unwrap_or_default())
     }
 
@@ -69,18 +69,18 @@ impl<'a> PoolRollout<'a> {
     pub fn standby(&self, node: &str) -> impl Iterator<Item = &NodeMode> {
         let sends = self.sends.get(node).copied().unwrap_or_default();
         let changing = matches!(self.phase, Phase::Preparing | Phase::Switching);
-        let ways = self
-            .ways
+        let datapaths = self
+            .datapaths
             .iter()
             .enumerate()
             .filter(move |(n, _)| changing && *n != sends);
-        ways.map(|(_, way)| way)
+        datapaths.map(|(_, datapath)| datapath)
     }
 
-    /// The way before, while there is one.
+    /// The previous datapath, while there is one.
     #[must_use]
     pub fn from(&self) -> Option<&NodeMode> {
-        self.ways.get(1)
+        self.datapaths.get(1)
     }
 
     fn observe(index: &'a ClusterIndex<'a>, pool: &str, mode: &Mode) -> Self {
@@ -91,12 +91,17 @@ impl<'a> PoolRollout<'a> {
             .map(|name| NodeRollout::observe(index, name, pool, mode, &target))
             .collect();
         let probe = target.probe;
-        let mut ways = vec![target];
-        for way in nodes.iter().flat_map(NodeRollout::ways) {
-            let known = ways.iter().any(|known| known.same_transport(way));
-            let excluded = ways.first().is_some_and(|target| exclude(target, way));
+        let mut datapaths = vec![target];
+        for datapath in nodes.iter().flat_map(NodeRollout::datapaths) {
+            let known = datapaths.iter().any(|known| known.same_transport(datapath));
+            let excluded = datapaths
+                .first()
+                .is_some_and(|target| exclude(target, datapath));
             if !known && !excluded {
-                ways.push(NodeMode { probe, ..bare(way) });
+                datapaths.push(NodeMode {
+                    probe,
+                    ..bare(datapath)
+                });
             }
         }
         let of = |choose: fn(&NodeRollout<'a>) -> bool| {
@@ -108,7 +113,7 @@ impl<'a> PoolRollout<'a> {
         let passed_over = passed_over.collect();
         let mut change = Self {
             phase: Phase::Stable,
-            ways,
+            datapaths,
             sends: BTreeMap::new(),
             unsettled: of(|node| !node.settled),
             waiting: of(|node| !node.settled && node.absence.is_none()),
@@ -116,7 +121,7 @@ impl<'a> PoolRollout<'a> {
         };
         let through =
             |node: &NodeRollout<'_>| node.settled || node.absence.is_some() || node.is_through();
-        if change.ways.len() > 1 {
+        if change.datapaths.len() > 1 {
             if nodes.iter().all(through) {
                 change.phase = Phase::Retiring;
             } else {
@@ -167,17 +172,17 @@ impl<'a> PoolRollout<'a> {
                 continue;
             }
             // One that has nothing yet does as the others do.
-            let sends = node.sends.and_then(|way| self.position(way));
+            let sends = node.sends.and_then(|datapath| self.position(datapath));
             self.sends.insert(node.name, sends.unwrap_or(usual));
         }
     }
 
-    /// The way that most nodes send by which do not use the new datapath.
+    /// The datapath that most nodes send by which do not use the new datapath.
     fn most_used_datapath(&self, nodes: &[NodeRollout<'a>]) -> usize {
-        let mut counts = vec![0_usize; self.ways.len()];
+        let mut counts = vec![0_usize; self.datapaths.len()];
         let others = nodes.iter().filter(|node| !node.sends_target);
-        for way in others.filter_map(|node| self.position(node.sends?)) {
-            if let Some(count) = counts.get_mut(way) {
+        for datapath in others.filter_map(|node| self.position(node.sends?)) {
+            if let Some(count) = counts.get_mut(datapath) {
                 *count += 1;
             }
         }
@@ -187,11 +192,13 @@ impl<'a> PoolRollout<'a> {
             .enumerate()
             .rev()
             .max_by_key(|(_, count)| **count);
-        most.map(|(way, _)| way).unwrap_or_default()
+        most.map(|(datapath, _)| datapath).unwrap_or_default()
     }
 
-    fn position(&self, way: &NodeMode) -> Option<usize> {
-        self.ways.iter().position(|known| known.same_transport(way))
+    fn position(&self, datapath: &NodeMode) -> Option<usize> {
+        self.datapaths
+            .iter()
+            .position(|known| known.same_transport(datapath))
     }
 }
 
@@ -203,7 +210,7 @@ struct NodeRollout<'a> {
     /// What stands by.
     standby: Vec<&'a NodeMode>,
     sends_target: bool,
-    /// It sends the way that is asked for, and its agent has said so.
+    /// It sends by the target datapath, and its agent has said so.
     settled: bool,
     /// Its agent has reported that its kernel matches the spec.
     acknowledged: bool,
@@ -211,7 +218,7 @@ struct NodeRollout<'a> {
     is_new: bool,
     /// Why it is not waited for, if it is not.
     absence: Option<Absence>,
-    /// Nodes that it gets no answer from by the way that is asked for; `None`: it has not tried. Without a probe none count.
+    /// Nodes that it gets no answer from by the target datapath; `None`: it has not tried. Without a probe none count.
     silent: Option<Vec<&'a str>>,
 }
 
@@ -228,7 +235,7 @@ impl<'a> NodeRollout<'a> {
         let has = |list: &[String]| list.iter().any(|it| it == pool);
         let sends = modes.iter().find(|mode| has(&mode.pools));
         let standby = modes.iter().filter(|mode| has(&mode.standby_pools));
-        let sends_target = sends.is_some_and(|way| way.same_transport(target));
+        let sends_target = sends.is_some_and(|datapath| datapath.same_transport(target));
         let acknowledged = network.is_some_and(acknowledged);
         Self {
             name,
@@ -248,16 +255,16 @@ impl<'a> NodeRollout<'a> {
         }
     }
 
-    /// Whether it has only the way that is asked for: the others were taken from it when all nodes sent that one, or it is new.
+    /// Whether it has only the target datapath: the others were taken from it when all nodes sent that one, or it is new.
     fn is_through(&self) -> bool {
         self.sends_target && self.standby.is_empty()
     }
 
-    fn ways(&self) -> impl Iterator<Item = &'a NodeMode> {
+    fn datapaths(&self) -> impl Iterator<Item = &'a NodeMode> {
         self.sends.into_iter().chain(self.standby.iter().copied())
     }
 
-    /// Whether it could send the way that is asked for: it says that all is there, and of the nodes that count every one it asked has
+    /// Whether it could send by the target datapath: it says that all is there, and of the nodes that count every one it asked has
     /// answered.
     fn is_prepared(&self, counts: &dyn Fn(&str) -> bool) -> bool {
         let proven = || {
@@ -269,13 +276,13 @@ impl<'a> NodeRollout<'a> {
     }
 }
 
-/// Nodes that did not answer by a way that stands by on this node, as its agent says. Of ways that differ in their parameters only,
+/// Nodes that did not answer by a standby datapath on this node, as its agent says. Of datapaths that differ in their parameters only,
 /// all count.
-fn silent<'a>(network: &'a NodeNetwork, way: &NodeMode) -> Option<Vec<&'a str>> {
-    let transport = way.transport.get()?.into();
+fn silent<'a>(network: &'a NodeNetwork, datapath: &NodeMode) -> Option<Vec<&'a str>> {
+    let transport = datapath.transport.get()?.into();
     let tried = network.status.as_ref()?.probes.iter();
     let mut tried = tried
-        .filter(|tried| tried.mode == way.name && tried.transport == transport)
+        .filter(|tried| tried.mode == datapath.name && tried.transport == transport)
         .peekable();
     tried.peek()?;
     let silent = tried.flat_map(|tried| &tried.unreachable);
@@ -307,7 +314,7 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     ))
 }
 
-/// A way as a status names it.
+/// A datapath as a status names it.
 #[must_use]
 pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
     let (mode, encapsulation) = match mode.transport.get()? {
@@ -323,7 +330,7 @@ pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
     })
 }
 
-/// A way in a few words.
+/// A short description of a datapath.
 #[must_use]
 pub fn in_words(mode: &NodeMode) -> String {
     let transport = mode.transport.get().map_or_else(
@@ -336,7 +343,7 @@ pub fn in_words(mode: &NodeMode) -> String {
     }
 }
 
-/// The way alone.
+/// The datapath without its pools.
 fn bare(mode: &NodeMode) -> NodeMode {
     NodeMode {
         pools: Vec::new(),

@@ -26,7 +26,7 @@ pub const MAX_LISTED: usize = 5;
 #[must_use]
 pub fn plan_modes(
     index: &ClusterIndex<'_>,
-    ways: &Rollouts<'_>,
+    rollouts: &Rollouts<'_>,
     topology: Option<&BgpTopology>,
 ) -> Vec<StatusChange<NetworkModeStatus>> {
     let used = index.used_modes();
@@ -34,7 +34,7 @@ pub fn plan_modes(
         let (verdict, status) = match index.modes.get(&object.name_any())? {
             Err(why) => (why.clone(), NetworkModeStatus::default()),
             Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (mut verdict, status) = network_mode::progress(index, ways, object, mode);
+                let (mut verdict, status) = network_mode::progress(index, rollouts, object, mode);
                 let of_mode = topology.filter(|topology| topology.mode == mode.name);
                 verdict.message += &of_mode.map(too_many).unwrap_or_default();
                 (verdict, status)

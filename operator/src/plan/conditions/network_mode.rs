@@ -15,7 +15,7 @@ use crate::plan::validate::network_mode::Mode;
 struct Seen<'v> {
     /// The earliest phase that one is in.
     phase: Phase,
-    /// The way before.
+    /// The previous datapath.
     from: Option<ModeSummary>,
     /// What changes into what, in words.
     change: String,
@@ -51,7 +51,7 @@ impl<'v> Seen<'v> {
                 .collect(),
         };
         if phase == Phase::Stable {
-            // The old way has left the specs, and some nodes have yet to say that it has left them.
+            // No spec has the previous datapath any more, and some nodes have not acknowledged the removal.
             let changing = |it: &&NetworkModeStatus| it.phase.is_some_and(|it| it != Phase::Stable);
             match before.filter(changing) {
                 Some(before) if !seen.waiting.is_empty() => {
@@ -110,11 +110,11 @@ impl<'v> Seen<'v> {
 /// What there is to say about a mode that pools use, but for the conditions.
 pub fn progress(
     index: &ClusterIndex<'_>,
-    ways: &Rollouts<'_>,
+    rollouts: &Rollouts<'_>,
     object: &NetworkMode,
     mode: &Mode,
 ) -> (Verdict, NetworkModeStatus) {
-    let of_mode = ways.iter().filter(|(pool, _)| {
+    let of_mode = rollouts.iter().filter(|(pool, _)| {
         let its = index.mode_of(pool);
         its.is_some_and(|its| its.name == mode.name)
     });

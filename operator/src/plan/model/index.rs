@@ -325,11 +325,14 @@ fn has_reported(network: Option<&NodeNetwork>, selectors: &AddressSelectors) -> 
 
 /// The families that nodes are told for a mode, that of most first; more than one is half a change.
 fn families_in_use(mode: &Mode, networks: &BTreeMap<&str, &NodeNetwork>) -> Vec<IpFamily> {
-    let ways = networks.values().flat_map(|network| &network.spec.modes);
-    let ways: Vec<_> = ways.filter(|way| way.name == mode.name).collect();
+    let datapaths = networks.values().flat_map(|network| &network.spec.modes);
+    let datapaths: Vec<_> = datapaths
+        .filter(|datapath| datapath.name == mode.name)
+        .collect();
     let count = |family: &IpFamily| {
-        ways.iter()
-            .filter(|way| way.outer_family == *family)
+        datapaths
+            .iter()
+            .filter(|datapath| datapath.outer_family == *family)
             .count()
     };
     let mut families = vec![IpFamily::Ipv4, IpFamily::Ipv6];

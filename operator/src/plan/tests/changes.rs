@@ -1,4 +1,4 @@
-//! Changes of the way between nodes.
+//! Changes of the datapath between nodes.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,7 +20,7 @@ fn changing(nodes: usize) -> Cluster {
 }
 
 /// What each node sends by, and what stands by.
-fn ways(cluster: &Cluster) -> Vec<String> {
+fn datapaths(cluster: &Cluster) -> Vec<String> {
     let of = |modes: &[NodeMode], list: fn(&NodeMode) -> &Vec<String>| {
         let chosen = modes.iter().filter(|mode| !list(mode).is_empty());
         chosen
@@ -41,7 +41,7 @@ fn phase(cluster: &Cluster) -> Phase {
     cluster.modes[0].status.as_ref().unwrap().phase.unwrap()
 }
 
-fn says(cluster: &Cluster) -> String {
+fn message(cluster: &Cluster) -> String {
     let status = cluster.modes[0].status.as_ref().unwrap();
     let ready = status
         .conditions
@@ -55,7 +55,7 @@ fn says(cluster: &Cluster) -> String {
 fn mode_change_proceeds_in_phases_and_node_by_node() {
     let mut cluster = changing(3);
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
     assert_eq!(phase(&cluster), Phase::Preparing);
     let from = cluster.modes[0]
         .status
@@ -72,7 +72,7 @@ fn mode_change_proceeds_in_phases_and_node_by_node() {
     cluster.agents_report(0);
     cluster.settle();
     assert_eq!(
-        (phase(&cluster), ways(&cluster)[0].as_str()),
+        (phase(&cluster), datapaths(&cluster)[0].as_str()),
         (Phase::Preparing, "vxlan/host-gw")
     );
     cluster.agents_try(&[]);
@@ -86,21 +86,24 @@ fn mode_change_proceeds_in_phases_and_node_by_node() {
                 "vxlan/host-gw"
             }
         };
-        assert_eq!(ways(&cluster), (0..3).map(expected).collect::<Vec<_>>());
-        assert!(says(&cluster).contains(&format!(
+        assert_eq!(
+            datapaths(&cluster),
+            (0..3).map(expected).collect::<Vec<_>>()
+        );
+        assert!(message(&cluster).contains(&format!(
             "from vxlan to host-gw: {} of 3 nodes",
             switched - 1
         )));
         cluster.agents_try(&[]);
     }
     cluster.settle();
-    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["host-gw"; 3]);
     assert_eq!(phase(&cluster), Phase::Retiring);
     cluster.agents_report(0);
     cluster.settle();
     assert_eq!(phase(&cluster), Phase::Stable);
     assert!(cluster.modes[0].status.as_ref().unwrap().from.is_none());
-    assert_eq!(says(&cluster), "Programmed: 3 of 3 nodes programmed");
+    assert_eq!(message(&cluster), "Programmed: 3 of 3 nodes programmed");
 }
 
 #[test]
@@ -109,9 +112,9 @@ fn mode_change_waits_while_probe_of_node_fails() {
     cluster.settle();
     cluster.agents_try(&["worker-3"]);
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
     assert_eq!(
-        says(&cluster),
+        message(&cluster),
         "Preparing: from vxlan to host-gw: nodes prepare the new datapath and probe it; traffic stays on the old datapath until all probes succeed; waiting for worker-1, worker-2; worker-1 gets no reply over host-gw from worker-3 to ICMP echo or UDP port 9471; allow ICMP echo or UDP port 9471 between nodes, or set spec.rollout.probe to none"
     );
     // Nodes that are not there any more are not heard either.
@@ -164,7 +167,7 @@ fn probe_none_lets_mode_change_proceed() {
     status.observed_generation = Some(0);
     cluster.edit_mode("{mode: host-gw, rollout: {probe: none}}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
     follow(&mut cluster);
     assert_eq!(phase(&cluster), Phase::Stable);
 }
@@ -175,7 +178,7 @@ fn unacknowledged_node_network_holds_mode_change() {
     cluster.settle();
     cluster.agents_try(&[]);
     cluster.settle();
-    // worker-1 is told to switch, and says nothing: neither does the next switch, nor is the old way taken from anybody.
+    // worker-1 is told to switch, and says nothing: neither does the next switch, nor is the previous datapath taken from anybody.
     let silent = cluster.networks[0].status.clone();
     for _ in 0..3 {
         cluster.agents_try(&[]);
@@ -183,7 +186,7 @@ fn unacknowledged_node_network_holds_mode_change() {
         cluster.settle();
     }
     assert_eq!(
-        ways(&cluster),
+        datapaths(&cluster),
         ["host-gw/vxlan", "vxlan/host-gw", "vxlan/host-gw"]
     );
     assert_eq!(
@@ -221,18 +224,18 @@ fn long_not_ready_node_is_skipped_in_mode_change() {
         .insert("worker-3".to_owned(), Duration::from_secs(600));
     step(&mut cluster);
     assert_eq!(
-        ways(&cluster),
+        datapaths(&cluster),
         ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
     );
     assert!(
-        says(&cluster).ends_with("not waiting for worker-3: Node not Ready"),
+        message(&cluster).ends_with("not waiting for worker-3: Node not Ready"),
         "{}",
-        says(&cluster)
+        message(&cluster)
     );
     step(&mut cluster);
     step(&mut cluster);
     // When it comes back it sends nothing old.
-    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["host-gw"; 3]);
     step(&mut cluster);
     assert_eq!(phase(&cluster), Phase::Stable);
 }
@@ -247,10 +250,10 @@ fn removed_old_transport_does_not_return_to_node() {
     }
     let before = cluster.networks[2].clone();
     cluster.settle();
-    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["host-gw"; 3]);
     cluster.networks[2] = before;
     cluster.settle();
-    assert_eq!(ways(&cluster), ["host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["host-gw"; 3]);
 }
 
 #[test]
@@ -259,13 +262,13 @@ fn node_with_failed_probe_does_not_switch_transport() {
     cluster.settle();
     cluster.agents_try(&[]);
     cluster.settle();
-    assert_eq!(ways(&cluster)[0], "host-gw/vxlan");
+    assert_eq!(datapaths(&cluster)[0], "host-gw/vxlan");
     cluster.agents_try(&[]);
     cluster.networks[1].status.as_mut().unwrap().probes[0].unreachable =
         vec!["worker-3".to_owned()];
     cluster.settle();
     assert_eq!(
-        ways(&cluster),
+        datapaths(&cluster),
         ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
     );
 }
@@ -277,13 +280,13 @@ fn reverted_mode_edit_switches_nodes_back() {
     cluster.agents_try(&[]);
     cluster.settle();
     cluster.agents_try(&[]);
-    assert_eq!(ways(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
+    assert_eq!(datapaths(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/host-gw", "vxlan/host-gw"]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw", "vxlan/host-gw"]);
     cluster.agents_try(&[]);
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan"; 2]);
+    assert_eq!(datapaths(&cluster), ["vxlan"; 2]);
 }
 
 #[test]
@@ -292,10 +295,13 @@ fn second_edit_during_change_keeps_all_used_transports() {
     cluster.settle();
     cluster.agents_try(&[]);
     cluster.settle();
-    assert_eq!(ways(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
+    assert_eq!(datapaths(&cluster), ["host-gw/vxlan", "vxlan/host-gw"]);
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: udp}}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["host-gw/udp+vxlan", "vxlan/udp+host-gw"]);
+    assert_eq!(
+        datapaths(&cluster),
+        ["host-gw/udp+vxlan", "vxlan/udp+host-gw"]
+    );
     assert_eq!(phase(&cluster), Phase::Preparing);
 }
 
@@ -305,14 +311,14 @@ fn node_joining_during_mode_change_uses_same_transports() {
     cluster.settle();
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
     // Nobody waits for it before its agent has said anything.
     let silent = cluster.networks[2].status.clone();
     cluster.agents_try(&["worker-3"]);
     cluster.networks[2].status = silent;
     cluster.settle();
     assert_eq!(
-        ways(&cluster),
+        datapaths(&cluster),
         ["host-gw/vxlan", "vxlan/host-gw", "host-gw/vxlan"]
     );
 }
@@ -343,26 +349,26 @@ fn node_without_agent_does_not_hold_mode_change() {
     let mut cluster = with_a_mute_node();
     all_but_mute_follow(&mut cluster);
     assert_eq!(
-        says(&cluster),
+        message(&cluster),
         "Programming: 3 of 4 nodes programmed; waiting for mute"
     );
     let too_long = Duration::from_secs(600);
     cluster.silent.insert("mute".to_owned(), too_long);
     all_but_mute_follow(&mut cluster);
     let named = "Programmed: 3 of 4 nodes programmed; not waiting for mute: NodeNetwork not acknowledged within spec.rollout.progressDeadline";
-    assert_eq!(says(&cluster), named);
+    assert_eq!(message(&cluster), named);
     cluster.edit_mode("{mode: host-gw}");
     all_but_mute_follow(&mut cluster);
     assert_eq!(
-        (phase(&cluster), says(&cluster).as_str()),
+        (phase(&cluster), message(&cluster).as_str()),
         (Phase::Stable, named)
     );
-    assert_eq!(ways(&cluster), ["host-gw"; 4]);
+    assert_eq!(datapaths(&cluster), ["host-gw"; 4]);
     // An agent that comes after all is waited for like any other.
     cluster.silent.clear();
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
     cluster.follow();
-    assert_eq!(says(&cluster), "Programmed: 4 of 4 nodes programmed");
+    assert_eq!(message(&cluster), "Programmed: 4 of 4 nodes programmed");
 }
 
 #[test]
@@ -380,11 +386,11 @@ fn silent_agent_holds_mode_change_until_deadline() {
     let silent = |seconds| (String::from("worker-3"), Duration::from_secs(seconds));
     cluster.silent.extend([silent(599)]);
     follow(&mut cluster);
-    assert_eq!(ways(&cluster), ["vxlan/host-gw"; 3]);
+    assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
     cluster.silent.extend([silent(600)]);
     follow(&mut cluster);
     assert_eq!(
-        (phase(&cluster), ways(&cluster)),
+        (phase(&cluster), datapaths(&cluster)),
         (Phase::Stable, vec!["host-gw".to_owned(); 3])
     );
 }
@@ -396,9 +402,9 @@ fn mode_without_working_agents_is_not_ready() {
     cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
     cluster.settle();
     assert!(
-        says(&cluster).starts_with("Programming: 0 of 1 node programmed; not waiting for"),
+        message(&cluster).starts_with("Programming: 0 of 1 node programmed; not waiting for"),
         "{}",
-        says(&cluster)
+        message(&cluster)
     );
 }
 
@@ -431,7 +437,7 @@ fn pool_with_new_network_mode_changes_in_phases() {
     cluster.agents_try(&[]);
     cluster.settle();
     assert_eq!(names(&cluster), ["default 0/1", "next 1/0"]);
-    assert_eq!(ways(&cluster), ["host-gw/vxlan"; 2], "all at once");
+    assert_eq!(datapaths(&cluster), ["host-gw/vxlan"; 2], "all at once");
     cluster.agents_try(&[]);
     cluster.settle();
     assert_eq!(names(&cluster), ["next 1/0"]);
@@ -452,7 +458,7 @@ fn mode_change_with_conflicting_ports_is_immediate() {
     cluster.settle();
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: udp}}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["udp"; 2]);
+    assert_eq!(datapaths(&cluster), ["udp"; 2]);
 }
 
 #[test]
@@ -501,7 +507,7 @@ fn rollout_at_once_limits_switching_nodes() {
         cluster.settle();
         cluster.agents_try(&[]);
         cluster.settle();
-        let switched = ways(&cluster)
+        let switched = datapaths(&cluster)
             .iter()
             .filter(|it| it.starts_with("host-gw"))
             .count();
@@ -518,13 +524,13 @@ fn bgp_stays_while_node_may_use_underlay_routes() {
     cluster.settle();
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["underlay/vxlan"; 2]);
+    assert_eq!(datapaths(&cluster), ["underlay/vxlan"; 2]);
     assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_some()));
     for _ in 0..3 {
         cluster.agents_try(&[]);
         cluster.settle();
     }
-    assert_eq!(ways(&cluster), ["vxlan"; 2]);
+    assert_eq!(datapaths(&cluster), ["vxlan"; 2]);
     assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_none()));
 }
 
@@ -533,7 +539,7 @@ fn change_to_underlay_keeps_old_transport_at_first() {
     let mut cluster = changing(2);
     cluster.edit_mode("{mode: underlay}");
     cluster.settle();
-    assert_eq!(ways(&cluster), ["vxlan/underlay"; 2]);
+    assert_eq!(datapaths(&cluster), ["vxlan/underlay"; 2]);
     assert!(cluster.networks.iter().all(|it| it.spec.bgp.is_some()));
     let direct = Transport::Bgp;
     assert!(
