@@ -37,9 +37,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// The generation is not acknowledged: nothing of it is carried out.
     fn report_other_network(&self, network: &NodeNetwork, found: OtherNetworks, problem: &Problem) {
-        let Some(verdict) = problem.verdict() else {
-            return;
-        };
+        let verdict = problem.verdict();
         let before = self.last_status(network).unwrap_or_default();
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);

@@ -52,9 +52,7 @@ impl<K: Kernel> Reconciler<K> {
     /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
     pub(super) fn publish_problem(&self, network: &NodeNetwork, problem: &Problem) {
         let before = self.last_status(network).unwrap_or_default();
-        let Some(verdict) = problem.verdict() else {
-            return;
-        };
+        let verdict = problem.verdict();
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
         let addresses = self.found.clone().unwrap_or(before.addresses);

@@ -68,12 +68,12 @@ impl ProblemKind {
         }
     }
 
-    fn verdict(self, message: String) -> Option<Verdict> {
-        Some(Verdict {
+    fn verdict(self, message: String) -> Verdict {
+        Verdict {
             state: self.severity(),
-            reason: self.reason()?,
+            reason: self.reason().unwrap_or(Reason::Programmed),
             message,
-        })
+        }
     }
 
     /// The kind in logs.
@@ -124,9 +124,9 @@ impl Problem {
         Self::new(ProblemKind::ProgrammingFailed, subject, error)
     }
 
-    /// The condition of a node that has this problem only; `None` if the node is ready in spite of the problem.
+    /// The condition of a node that has this problem only.
     #[must_use]
-    pub fn verdict(&self) -> Option<Verdict> {
+    pub fn verdict(&self) -> Verdict {
         self.kind.verdict(self.message.clone())
     }
 }
@@ -210,9 +210,10 @@ impl Problems {
     /// The condition of the node; `None` if the node is ready.
     #[must_use]
     pub fn verdict(&self) -> Option<Verdict> {
-        ProblemKind::ALL.into_iter().find_map(|kind| {
-            let message = self.sentence(kind)?;
-            kind.verdict(message)
+        let mut faults = ProblemKind::ALL.into_iter();
+        faults.find_map(|kind| {
+            kind.reason()?;
+            Some(kind.verdict(self.sentence(kind)?))
         })
     }
 }
