@@ -19,13 +19,13 @@ const MAX_REPLY: u64 = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// Nobody listens on the socket, or there is none.
-    #[error("nobody listens on {0}")]
+    #[error("no process listens on {}", .0.display())]
     Absent(PathBuf),
     /// The conversation broke.
     #[error("speak to BIRD")]
     Broken(#[source] io::Error),
     /// The output is not a reply.
-    #[error("BIRD said")]
+    #[error("unexpected output of BIRD")]
     Nonsense(#[source] NoReply),
     /// It took too long.
     #[error("no answer from BIRD within {REPLY_TIMEOUT:?}")]

@@ -218,7 +218,7 @@ fn explain(session: &Session, error: &str) -> Fault {
             "{peer} closes the connection ({words}): check whether {local} (AS {local_as}) is a neighbor in the configuration of the peer, and whether {OTHER_SPEAKER} has a session with it; {}",
             way_out(session)
         ),
-        "Received" => format!("{peer} says: {words}"),
+        "Received" => format!("{peer} reports: {words}"),
         _ => format!("{peer} is refused: {words}"),
     };
     (SessionFault::SessionError, message)

@@ -111,7 +111,7 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         ended = main_loop => ended,
         () = publisher.run() => bail!("the task that writes the status has ended"),
         () = watcher.run() => bail!("the task that watches BIRD has ended"),
-        () = prober.run() => bail!("the task that tries ways that stand by has ended"),
+        () = prober.run() => bail!("the prober of standby datapaths has ended"),
         () = responder.run() => bail!("the task that answers other agents has ended"),
         () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
         what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),

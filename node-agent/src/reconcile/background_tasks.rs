@@ -51,7 +51,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// Ask others by the ways that stand by.
+    /// Sets the probes over standby datapaths.
     pub(super) fn update_probes(&self, desired: &Desired, outcome: &mut Outcome) {
         if desired.probes.iter().any(|it| it.probe.uses_icmp())
             && let Err(error) = Parameters::new(&self.paths).allow_echo()

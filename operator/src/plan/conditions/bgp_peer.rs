@@ -239,7 +239,7 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
             ),
         ));
     }
-    let nobody = match (coverage.chosen, coverage.partners) {
+    let cause = match (coverage.chosen, coverage.partners) {
         (0, _) => "spec.nodeSelector matches no Node",
         (_, Some(0)) => "spec.peerSelector matches no Node",
         (_, _) if has_sessions => return None,
@@ -262,7 +262,7 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
     };
     Some(Verdict::stalled(
         Reason::NotFound,
-        format!("{nobody}; correct the selector, or label Nodes"),
+        format!("{cause}; correct the selector, or label Nodes"),
     ))
 }
 

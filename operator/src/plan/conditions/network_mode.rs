@@ -165,6 +165,6 @@ fn complaint(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
         .find(|condition| condition.type_ == READY)?;
     let current = status.observed_generation == network.metadata.generation;
     let complains = current && ready.status != "True";
-    let said = || format!("{name} says: {}", ready.message);
-    complains.then(said).or_else(|| obstacle(index, name))
+    let report = || format!("{name} reports: {}", ready.message);
+    complains.then(report).or_else(|| obstacle(index, name))
 }
