@@ -24,12 +24,16 @@ use crate::plan::model::cluster_state::FinalizerChange;
 /// The API server cannot be reached or refuses.
 pub async fn clean(args: Args) -> anyhow::Result<()> {
     let client = netweft_client::connect(args.api_server.as_deref()).await?;
-    let mut candidate = leader_election::stand(&client, &args);
+    let mut candidate = leader_election::start(&client, &args);
     info!(lease = args.lease_name, "waiting until no operator leads");
-    let led = candidate.leads.wait_for(|leads| *leads).await.map(drop);
+    let led = candidate
+        .is_leader
+        .wait_for(|is_leader| *is_leader)
+        .await
+        .map(drop);
     led.context("the lease is no longer looked after")?;
     while !finalizers(&client).await? {}
-    candidate.resign().await;
+    candidate.release().await;
     let leases: Api<Lease> = Api::namespaced(client.clone(), &args.namespace);
     delete("Lease", &args.lease_name, leases).await?;
     let secrets: Api<Secret> = Api::namespaced(client, &args.namespace);

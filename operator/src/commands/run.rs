@@ -95,7 +95,7 @@ async fn work(
     }
     health.synced.store(true, Ordering::Relaxed);
     info!("all objects listed");
-    let candidate = leader_election::stand(client, args);
+    let candidate = leader_election::start(client, args);
     let events = Events::start(client, args.identity.clone(), &mut tasks);
     let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
     let controller = Controller {
@@ -104,7 +104,7 @@ async fn work(
         secrets,
         owners: Lookup::start(client, &changed, &mut tasks),
         changed,
-        leads: candidate.leads.clone(),
+        leads: candidate.is_leader.clone(),
         writer: Writer::new(client.clone(), &args.namespace, health, events),
         heartbeat: health.heartbeat.clone(),
         metrics: health.metrics.clone(),
@@ -117,7 +117,7 @@ async fn work(
         },
     };
     let result = beside(&mut tasks, controller.run(stop.clone())).await;
-    candidate.resign().await;
+    candidate.release().await;
     tasks.shutdown().await;
     result?;
     anyhow::ensure!(stop.is_cancelled(), "the lease is no longer looked after");

@@ -1,4 +1,4 @@
-//! What to do about the lease, decided from what was seen of it and when. Pure.
+//! The decision about the Lease, from its observed state and the time of the observation. Pure.
 
 use std::time::Duration;
 
@@ -8,119 +8,114 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 use tokio::time::Instant;
 
-/// How often in the time a lease lasts everybody looks at it.
-const LOOKS: u32 = 5;
+/// Attempts to acquire or renew the Lease within its duration.
+const ATTEMPTS_PER_LEASE: u32 = 5;
 
-/// One candidate's index.
+/// The state of one candidate.
 #[derive(Debug)]
 pub struct Election {
     identity: String,
-    lasts: Duration,
-    /// What was last seen, and since when it has been so.
-    seen: Option<(Seen, Instant)>,
-    /// When the renewal that holds was begun.
-    renewed: Option<Instant>,
-    /// As it was last read or written.
+    lease_duration: Duration,
+    /// The resource version observed last, and the time of its first observation. Every renewal changes the version.
+    observed: Option<(Option<String>, Instant)>,
+    /// Start of the last successful acquisition or renewal.
+    renewed_at: Option<Instant>,
+    /// The Lease as last read or written.
     lease: Option<Lease>,
 }
 
-/// What makes one state of a lease another than the next: every renewal has a version of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    version: Option<String>,
-}
-
-/// What is to be done about it.
+/// The next step of a candidate.
 #[derive(Debug, PartialEq)]
 pub enum Step {
-    /// It is another's.
+    /// Another candidate holds the Lease.
     Wait,
-    /// There is none.
+    /// The Lease does not exist.
     Create(LeaseSpec),
-    /// It is ours, nobody's, or has been left.
-    Write(Box<Lease>),
+    /// This candidate holds the Lease, or the Lease has no holder, or it has expired.
+    Update(Box<Lease>),
 }
 
 impl Election {
-    /// Of a candidate of this name, for a lease that lasts so long.
-    pub fn new(identity: String, lasts: Duration) -> Self {
+    /// A candidate with this identity.
+    pub fn new(identity: String, lease_duration: Duration) -> Self {
         Self {
             identity,
-            lasts,
-            seen: None,
-            renewed: None,
+            lease_duration,
+            observed: None,
+            renewed_at: None,
             lease: None,
         }
     }
 
-    /// Whether this one leads: a third of the lease before another may take it, it does not any more.
-    pub fn leads(&self, now: Instant) -> bool {
-        self.end().is_some_and(|end| now < end)
+    /// Whether this candidate is the leader. Its leadership ends when a third of the lease duration is left.
+    pub fn is_leader(&self, now: Instant) -> bool {
+        self.leadership_end().is_some_and(|end| now < end)
     }
 
-    /// Until when it leads, if nothing comes of the next looks.
-    fn end(&self) -> Option<Instant> {
-        self.renewed.map(|renewed| renewed + self.lasts * 2 / 3)
+    /// End of the leadership without another renewal.
+    fn leadership_end(&self) -> Option<Instant> {
+        self.renewed_at
+            .map(|renewed_at| renewed_at + self.lease_duration * 2 / 3)
     }
 
-    /// Until when an answer is waited for that is asked at `now`.
-    pub fn patience(&self, now: Instant) -> Instant {
-        let end = self.end().filter(|end| *end > now);
-        end.unwrap_or(now + self.lasts)
+    /// Deadline of a request that is sent at `now`.
+    pub fn request_deadline(&self, now: Instant) -> Instant {
+        let end = self.leadership_end().filter(|end| *end > now);
+        end.unwrap_or(now + self.lease_duration)
     }
 
-    /// When to look again.
-    pub fn next(&self, now: Instant) -> Instant {
-        self.patience(now).min(now + self.lasts / LOOKS)
+    /// Time of the next attempt.
+    pub fn next_attempt(&self, now: Instant) -> Instant {
+        self.request_deadline(now)
+            .min(now + self.lease_duration / ATTEMPTS_PER_LEASE)
     }
 
-    /// What follows from the lease as it was found at `now`.
+    /// The step that follows from the Lease as read at `now`.
     pub fn step(&mut self, found: Option<&Lease>, now: Instant) -> Step {
         self.lease = found.cloned();
         let Some(lease) = found else {
-            self.seen = None;
-            self.renewed = None;
-            return Step::Create(self.claim(&LeaseSpec::default()));
+            self.observed = None;
+            self.renewed_at = None;
+            return Step::Create(self.held_spec(&LeaseSpec::default()));
         };
-        let seen = Seen {
-            version: lease.metadata.resource_version.clone(),
-        };
-        let since = match &self.seen {
-            Some((before, since)) if *before == seen => *since,
+        let version = lease.metadata.resource_version.clone();
+        let since = match &self.observed {
+            Some((before, since)) if *before == version => *since,
             _ => now,
         };
-        self.seen = Some((seen, since));
+        self.observed = Some((version.clone(), since));
         let spec = lease.spec.clone().unwrap_or_default();
         let holder = spec.holder_identity.as_deref().unwrap_or_default();
         if holder != self.identity {
-            self.renewed = None;
-            // As its holder wants it, who may have been started with another duration.
-            let lasts = spec
-                .lease_duration_seconds
-                .and_then(|seconds| u64::try_from(seconds).ok());
-            let lasts = lasts.map_or(self.lasts, Duration::from_secs);
-            if !holder.is_empty() && now < since + lasts {
+            self.renewed_at = None;
+            // The holder's own duration counts: operators may run with different flags.
+            let seconds = spec.lease_duration_seconds.map(u64::try_from);
+            let lease_duration = match seconds {
+                Some(Ok(seconds)) => Duration::from_secs(seconds),
+                Some(Err(_)) | None => self.lease_duration,
+            };
+            if !holder.is_empty() && now < since + lease_duration {
                 return Step::Wait;
             }
         }
-        Step::Write(Box::new(Lease {
+        Step::Update(Box::new(Lease {
             metadata: ObjectMeta {
-                resource_version: lease.metadata.resource_version.clone(),
+                resource_version: version,
                 ..ObjectMeta::default()
             },
-            spec: Some(self.claim(&spec)),
+            spec: Some(self.held_spec(&spec)),
         }))
     }
 
-    /// What is written has been taken; it was begun at `begun`.
-    pub fn won(&mut self, written: &Lease, begun: Instant) {
+    /// Records a successful write whose request started at `started`.
+    pub fn acquired(&mut self, written: &Lease, started: Instant) {
         self.lease = Some(written.clone());
-        self.renewed = Some(begun);
+        self.renewed_at = Some(started);
     }
 
-    /// The lease without us, if it is ours.
-    pub fn resignation(&self) -> Option<Lease> {
-        let lease = self.lease.as_ref().filter(|_| self.renewed.is_some())?;
+    /// The Lease without a holder, if this candidate holds it.
+    pub fn release(&self) -> Option<Lease> {
+        let lease = self.lease.as_ref().filter(|_| self.renewed_at.is_some())?;
         Some(Lease {
             metadata: ObjectMeta {
                 resource_version: lease.metadata.resource_version.clone(),
@@ -133,21 +128,21 @@ impl Election {
         })
     }
 
-    /// The lease as ours. Its times are for people to read.
-    fn claim(&self, before: &LeaseSpec) -> LeaseSpec {
+    /// The spec of the Lease with this candidate as holder. The times are only informational.
+    fn held_spec(&self, before: &LeaseSpec) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let ours = before.holder_identity.as_deref() == Some(self.identity.as_str());
+        let is_holder = before.holder_identity.as_deref() == Some(self.identity.as_str());
         let transitions = before.lease_transitions.unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(self.lasts.as_secs()).ok(),
-            acquire_time: if ours {
+            lease_duration_seconds: i32::try_from(self.lease_duration.as_secs()).ok(),
+            acquire_time: if is_holder {
                 before.acquire_time.clone()
             } else {
                 Some(now.clone())
             },
             renew_time: Some(now),
-            lease_transitions: Some(if ours {
+            lease_transitions: Some(if is_holder {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -161,7 +156,7 @@ impl Election {
 mod tests {
     use super::*;
 
-    const LASTS: Duration = Duration::from_secs(15);
+    const LEASE_DURATION: Duration = Duration::from_secs(15);
 
     fn lease(holder: &str, version: u32, renewed: i64) -> Lease {
         Lease {
@@ -187,12 +182,12 @@ mod tests {
         let start = Instant::now();
         let today = Timestamp::now().as_second();
         for renewed in [0, today - 48 * 3600, today, today + 48 * 3600] {
-            let mut election = Election::new("me".into(), LASTS);
-            for turn in 0..10 {
-                let now = second(start, u64::from(turn) * 14);
-                let step = election.step(Some(&lease("other", turn, renewed)), now);
-                assert_eq!(step, Step::Wait, "{renewed} {turn}");
-                assert!(!election.leads(now));
+            let mut election = Election::new("this".into(), LEASE_DURATION);
+            for attempt in 0..10 {
+                let now = second(start, u64::from(attempt) * 14);
+                let step = election.step(Some(&lease("other", attempt, renewed)), now);
+                assert_eq!(step, Step::Wait, "{renewed} {attempt}");
+                assert!(!election.is_leader(now));
             }
         }
     }
@@ -202,48 +197,48 @@ mod tests {
         let start = Instant::now();
         let today = Timestamp::now().as_second();
         for renewed in [0, today, today + 48 * 3600] {
-            let mut election = Election::new("me".into(), LASTS);
+            let mut election = Election::new("this".into(), LEASE_DURATION);
             let mut step = |seconds| {
                 let found = lease("other", 1, renewed);
                 election.step(Some(&found), second(start, seconds))
             };
             assert_eq!(step(0), Step::Wait);
             assert_eq!(step(14), Step::Wait);
-            assert!(matches!(step(15), Step::Write(_)), "{renewed}");
+            assert!(matches!(step(15), Step::Update(_)), "{renewed}");
         }
     }
 
     #[test]
     fn leader_without_renewal_steps_down_before_lease_expires() {
         let start = Instant::now();
-        let mut election = Election::new("me".into(), LASTS);
+        let mut election = Election::new("this".into(), LEASE_DURATION);
         assert!(matches!(election.step(None, start), Step::Create(_)));
-        assert!(!election.leads(start));
-        election.won(&lease("me", 1, 0), start);
-        assert!(election.leads(second(start, 9)));
-        assert!(!election.leads(second(start, 10)));
-        // The holder was away for long, and no other operator has taken the lease.
-        let step = election.step(Some(&lease("me", 1, 0)), second(start, 60));
-        assert!(matches!(step, Step::Write(_)));
-        election.won(&lease("me", 2, 0), second(start, 60));
-        assert!(election.leads(second(start, 61)));
-        // Somebody has.
+        assert!(!election.is_leader(start));
+        election.acquired(&lease("this", 1, 0), start);
+        assert!(election.is_leader(second(start, 9)));
+        assert!(!election.is_leader(second(start, 10)));
+        // The holder was stopped for a long time, and no other candidate has acquired the Lease.
+        let step = election.step(Some(&lease("this", 1, 0)), second(start, 60));
+        assert!(matches!(step, Step::Update(_)));
+        election.acquired(&lease("this", 2, 0), second(start, 60));
+        assert!(election.is_leader(second(start, 61)));
+        // Another candidate has acquired the Lease.
         let step = election.step(Some(&lease("other", 3, 0)), second(start, 62));
         assert_eq!(step, Step::Wait);
-        assert!(!election.leads(second(start, 62)));
-        assert_eq!(election.resignation(), None);
+        assert!(!election.is_leader(second(start, 62)));
+        assert_eq!(election.release(), None);
     }
 
     #[test]
     fn released_lease_is_taken_at_once() {
         let start = Instant::now();
-        let mut election = Election::new("me".into(), LASTS);
-        election.won(&lease("me", 1, 0), start);
-        let back = election.resignation().unwrap();
-        assert_eq!(back.metadata.resource_version.as_deref(), Some("1"));
-        let mut other = Election::new("other".into(), LASTS);
-        let step = other.step(Some(&back), start);
-        let Step::Write(lease) = step else {
+        let mut election = Election::new("this".into(), LEASE_DURATION);
+        election.acquired(&lease("this", 1, 0), start);
+        let released = election.release().unwrap();
+        assert_eq!(released.metadata.resource_version.as_deref(), Some("1"));
+        let mut other = Election::new("other".into(), LEASE_DURATION);
+        let step = other.step(Some(&released), start);
+        let Step::Update(lease) = step else {
             panic!("{step:?}");
         };
         let spec = lease.spec.unwrap();
