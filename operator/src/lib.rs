@@ -1,13 +1,15 @@
-//! The cluster operator: pools, modes, peers and nodes become NodeSubnets, NodeNetworks and conditions.
+//! The cluster operator: it computes NodeSubnets, NodeNetworks and conditions from IPPools, NetworkModes, BGPPeers and
+//! Nodes.
 //!
-//! A functional core inside a thin shell. The core is [`plan()`]: one complete picture of the cluster ([`ClusterState`]) to
-//! every write that is due ([`Plan`]), with no clock, no I/O and no client. The shell watches, calls it and writes.
+//! A functional core inside a thin shell. The core is [`plan()`]: it computes all due writes ([`Plan`]) from the
+//! cluster state ([`ClusterState`]), without a clock, I/O or a client. The shell watches the objects, calls the core
+//! and applies the plan.
 //!
 //! ```text
 //!   IPPool NetworkMode BGPPeer Node NodeSubnet NodeNetwork ServiceCIDR, kube-proxy's ConfigMap
 //!        │ watch                                      ▲ write (leader)
 //!        ▼                                            │
-//!      ClusterState ──▶ validate ──▶ assign ──▶ networks, status ──▶ Plan
+//!      ClusterState ──▶ validate ──▶ ipam ──▶ node_networks, conditions ──▶ Plan
 //! ```
 
 mod commands;

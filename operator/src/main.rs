@@ -1,4 +1,4 @@
-//! The cluster operator's program.
+//! The program of the cluster operator.
 
 use clap::Parser;
 use netweft_operator::{Args, Command, clean, run};

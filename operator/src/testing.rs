@@ -23,7 +23,7 @@ use crate::plan;
 use crate::plan::model::cluster_state::{Changes, ClusterState, Plan, StatusChange};
 use crate::plan::model::secret::Secret;
 
-pub use crate::testing::api::{answering, hanging, refusal};
+pub use crate::testing::api::{error_response, responding_client, unresponsive_client};
 pub use crate::testing::bgp::{labelled, peer, secret, underlay};
 
 /// The cluster.
@@ -38,17 +38,17 @@ pub struct Cluster {
     pub services: Vec<ServiceCIDR>,
     pub kube_proxy: Option<ConfigMap>,
     pub secrets: BTreeMap<String, Option<Secret>>,
-    pub owners: plan::model::cluster_state::Owners,
+    pub pod_owners: plan::model::cluster_state::PodOwners,
     pub without_bird: bool,
     pub ignore_pod_cidrs: bool,
     pub expired: BTreeSet<String>,
     pub surplus: BTreeSet<String>,
     pub reclaimable: Vec<String>,
-    pub counted_lately: BTreeSet<String>,
+    pub recent_usage_writes: BTreeSet<String>,
     pub not_ready: BTreeMap<String, Duration>,
-    pub silent: BTreeMap<String, Duration>,
+    pub unacknowledged: BTreeMap<String, Duration>,
     pub agent_nodes: Selector,
-    pub freed: Vec<ipnet::IpNet>,
+    pub released: Vec<ipnet::IpNet>,
     /// Seconds since the beginning; the time of every new object and condition.
     pub clock: i64,
     /// How many versions of objects there have been.
@@ -147,17 +147,17 @@ impl Cluster {
             services: self.services.iter().collect(),
             kube_proxy: self.kube_proxy.as_ref(),
             secrets: self.secrets.clone(),
-            owners: self.owners.clone(),
+            pod_owners: self.pod_owners.clone(),
             without_bird: self.without_bird,
             ignore_pod_cidrs: self.ignore_pod_cidrs,
             expired: self.expired.clone(),
             surplus: self.surplus.clone(),
             reclaimable: self.reclaimable.clone(),
-            counted_lately: self.counted_lately.clone(),
+            recent_usage_writes: self.recent_usage_writes.clone(),
             not_ready: self.not_ready.clone(),
-            silent: self.silent.clone(),
+            unacknowledged: self.unacknowledged.clone(),
             agent_nodes: self.agent_nodes.clone(),
-            freed: self.freed.clone(),
+            released: self.released.clone(),
             now: Timestamp::from_second(self.clock).unwrap(),
             ..ClusterState::default()
         }

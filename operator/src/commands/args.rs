@@ -85,17 +85,17 @@ pub enum Command {
 
 /// A whole number and a unit, as Kubernetes users write it.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration; write for example 90s, 10m or 1h");
-    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+    let error = || format!("{text:?} is not a duration; write for example 90s, 10m or 1h");
+    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
     let (number, unit) = text.split_at(at);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let number: u64 = number.parse().map_err(|_| error())?;
     let seconds = match unit {
         "s" => Some(number),
         "m" => number.checked_mul(60),
         "h" => number.checked_mul(3600),
         _ => None,
     };
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
+    seconds.map(Duration::from_secs).ok_or_else(error)
 }
 
 fn parse_lease_duration(text: &str) -> Result<Duration, String> {
@@ -109,14 +109,14 @@ fn parse_lease_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_selector(text: &str) -> Result<Selector, String> {
-    let wrong = |why: String| {
+    let error = |why: String| {
         format!(
             "{text:?} is not a LabelSelector in JSON: {why}; write for example {{\"matchLabels\": {{\"kubernetes.io/os\": \"linux\"}}}}"
         )
     };
     let selector: LabelSelector =
-        serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
-    Selector::try_from(selector).map_err(|ParseExpressionError(why)| wrong(why))
+        serde_json::from_str(text).map_err(|cause| error(cause.to_string()))?;
+    Selector::try_from(selector).map_err(|ParseExpressionError(why)| error(why))
 }
 
 #[cfg(test)]
@@ -127,23 +127,23 @@ mod tests {
 
     #[test]
     fn agent_nodes_flag_is_parsed_as_label_selector() {
-        let chooses = |selector: &str, labels: &[(&str, &str)]| {
+        let selects = |selector: &str, labels: &[(&str, &str)]| {
             let labels = labels.iter();
             let labels = labels.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
             parse_selector(selector).unwrap().matches(&labels.collect())
         };
-        assert!(chooses("{}", &[]));
+        assert!(selects("{}", &[]));
         let linux = r#"{"matchLabels": {"os": "linux"},
             "matchExpressions": [{"key": "type", "operator": "NotIn", "values": ["kwok"]}]}"#;
-        assert!(chooses(linux, &[("os", "linux")]));
-        assert!(!chooses(linux, &[("os", "windows")]));
-        assert!(!chooses(linux, &[("os", "linux"), ("type", "kwok")]));
-        for wrong in [
+        assert!(selects(linux, &[("os", "linux")]));
+        assert!(!selects(linux, &[("os", "windows")]));
+        assert!(!selects(linux, &[("os", "linux"), ("type", "kwok")]));
+        for invalid in [
             "",
             "os=linux",
             r#"{"matchExpressions": [{"key": "os", "operator": "Is"}]}"#,
         ] {
-            let error = parse_selector(wrong).unwrap_err();
+            let error = parse_selector(invalid).unwrap_err();
             assert!(error.contains("is not a LabelSelector in JSON"), "{error}");
         }
     }
@@ -153,8 +153,8 @@ mod tests {
         assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("10m"), Ok(Duration::from_secs(600)));
         assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
-        for wrong in ["", "10", "m", "1d", "-1s", "99999999999999999999h"] {
-            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        for invalid in ["", "10", "m", "1d", "-1s", "99999999999999999999h"] {
+            assert!(parse_duration(invalid).is_err(), "{invalid}");
         }
     }
 

@@ -1,6 +1,7 @@
-//! `netweft-operator clean`: what operators leave at the API server and what would be in the way without them.
+//! `netweft-operator clean`: removes the objects of operators that would block or outlive an uninstallation.
 //!
-//! Users' objects stay, and so does what is known of the nodes: it goes with the definitions, or serves whoever installs netweft again.
+//! Users' objects stay. NodeSubnets and NodeNetworks stay, too: they are deleted with the CRDs, or a new installation
+//! uses them.
 
 use anyhow::Context;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -13,26 +14,26 @@ use tracing::info;
 
 use crate::commands::args::Args;
 use crate::controller::api_request::request;
-use crate::controller::api_request_error::{Cause, RequestError};
+use crate::controller::api_request_error::{Cause, Class, RequestError};
 use crate::controller::apply::set_finalizers;
 use crate::leader_election;
 use crate::plan::model::cluster_state::FinalizerChange;
 
-/// Cleans, as soon as no operator leads.
+/// Cleans up when no operator is the leader.
 ///
 /// # Errors
-/// The API server cannot be reached or refuses.
+/// The API server cannot be reached or refuses a request.
 pub async fn clean(args: Args) -> anyhow::Result<()> {
     let client = netweft_client::connect(args.api_server.as_deref()).await?;
     let mut candidate = leader_election::start(&client, &args);
     info!(lease = args.lease_name, "waiting until no operator leads");
-    let led = candidate
+    let acquired = candidate
         .is_leader
         .wait_for(|is_leader| *is_leader)
         .await
         .map(drop);
-    led.context("the lease is no longer looked after")?;
-    while !finalizers(&client).await? {}
+    acquired.context("the leader election ended")?;
+    while !remove_finalizers(&client).await? {}
     candidate.release().await;
     let leases: Api<Lease> = Api::namespaced(client.clone(), &args.namespace);
     delete("Lease", &args.lease_name, leases).await?;
@@ -40,17 +41,17 @@ pub async fn clean(args: Args) -> anyhow::Result<()> {
     delete("Secret", PASSWORDS_SECRET, secrets).await
 }
 
-/// Takes ours off all pools. Returns whether none had changed meanwhile.
-async fn finalizers(client: &Client) -> anyhow::Result<bool> {
+/// Removes netweft's finalizer from all pools. Returns false if a pool has changed in the meantime.
+async fn remove_finalizers(client: &Client) -> anyhow::Result<bool> {
     let api: Api<IPPool> = Api::all(client.clone());
     let pools = request("list", "IPPool", "all", api.list(&ListParams::default())).await;
     let pools = match pools {
         Ok(pools) => pools,
-        // Their definition is gone, and they with it.
+        // The CRD is deleted, and with it all pools.
         Err(error) if is_absent(&error) => return Ok(true),
         Err(error) => return Err(error.into()),
     };
-    let mut all = true;
+    let mut complete = true;
     for pool in pools {
         let name = pool.name_any();
         let mut finalizers = pool.finalizers().to_vec();
@@ -67,13 +68,13 @@ async fn finalizers(client: &Client) -> anyhow::Result<bool> {
         let sent = set_finalizers(client, &change);
         match request("finalize", "IPPool", &name, sent).await {
             Ok(()) => info!(pool = name, "removed finalizer"),
-            Err(error) if error.class() == crate::controller::api_request_error::Class::Stale => {
-                all = false;
+            Err(error) if error.class() == Class::Stale => {
+                complete = false;
             }
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(all)
+    Ok(complete)
 }
 
 async fn delete<K>(kind: &'static str, name: &str, api: Api<K>) -> anyhow::Result<()>

@@ -1,4 +1,4 @@
-//! What the program can be asked to do, and its command line.
+//! The commands of the program and its command line.
 
 pub mod args;
 pub mod cleanup;

@@ -1,4 +1,4 @@
-//! Puts the parts together and takes them apart again.
+//! Starts and stops the parts of the operator.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,11 +14,11 @@ use tracing::info;
 use crate::commands::args::Args;
 use crate::controller::Controller;
 use crate::controller::apply::Writer;
-use crate::controller::changes::Changes;
 use crate::controller::crds;
 use crate::controller::events::Events;
-use crate::controller::pod_owners::Lookup;
-use crate::controller::secret_watches::Secrets;
+use crate::controller::pod_owners::PodOwnerLookup;
+use crate::controller::reconcile_trigger::ReconcileTrigger;
+use crate::controller::secret_watches::SecretWatches;
 use crate::controller::snapshot::Settings;
 use crate::controller::timers::Timers;
 use crate::controller::watches::Stores;
@@ -28,15 +28,16 @@ use crate::telemetry::metrics::Metrics;
 use netweft_common::heartbeat::Heartbeat;
 use netweft_telemetry::admin;
 
-/// How long the end may take.
+/// Time limit of the shutdown.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// A loop that has not come round for so long hangs. Every request it waits for is given up long before.
+/// A reconcile loop without a heartbeat for this time hangs. Its requests have much shorter time limits.
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Runs the operator until it is told to stop.
+/// Runs the operator until it receives a stop signal.
 ///
 /// # Errors
-/// When it cannot even begin: no port, no way to reach an API server. What fails later is tried again.
+/// The operator cannot start: the port is in use, or there is no configuration of an API server. Later failures are
+/// retried.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let stop = stop_on_signal()?;
     let client = netweft_client::connect(args.api_server.as_deref()).await?;
@@ -49,14 +50,14 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let listener = admin::listen(args.listen, "--listen").await?;
     let endpoints = health.clone().endpoints();
     let mut admin = tokio::spawn(endpoints.serve(listener, stop.clone().cancelled_owned()));
-    let mut work = std::pin::pin!(work(&args, &client, &health, &stop));
+    let mut controller = std::pin::pin!(run_controller(&args, &client, &health, &stop));
     let result = tokio::select! {
-        // Told to stop, the admin server ends too: that is in order.
+        // After a stop signal the admin server ends too, which is no error.
         biased;
-        result = &mut work => result,
+        result = &mut controller => result,
         () = stop.cancelled() => {
-            // What is being written is written, and the lease given back; but not if nobody answers.
-            tokio::time::timeout(SHUTDOWN_TIMEOUT, work).await.unwrap_or(Ok(()))
+            // Current writes are completed and the Lease is released, unless the API server does not answer.
+            tokio::time::timeout(SHUTDOWN_TIMEOUT, controller).await.unwrap_or(Ok(()))
         }
         ended = &mut admin => {
             let served = ended.context("the admin server (--listen) ended")?;
@@ -71,8 +72,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     result
 }
 
-/// From the definitions to the loop, each step only when the one before it is complete.
-async fn work(
+/// Applies the CRDs, lists all objects, and runs the controller. Each step starts when the previous one is complete.
+async fn run_controller(
     args: &Args,
     client: &Client,
     health: &Health,
@@ -86,9 +87,9 @@ async fn work(
     {
         return Ok(());
     }
-    let changed = Arc::new(Changes::default());
+    let trigger = Arc::new(ReconcileTrigger::default());
     let mut tasks = JoinSet::new();
-    let stores = Stores::start(client, &changed, &mut tasks);
+    let stores = Stores::start(client, &trigger, &mut tasks);
     match stop.run_until_cancelled(stores.wait_until_complete()).await {
         None => return Ok(()),
         Some(complete) => complete.context("list all objects")?,
@@ -97,14 +98,14 @@ async fn work(
     info!("all objects listed");
     let candidate = leader_election::start(client, args);
     let events = Events::start(client, args.identity.clone(), &mut tasks);
-    let secrets = Secrets::new(client, &args.namespace, &changed, args.bird);
+    let secrets = SecretWatches::new(client, &args.namespace, &trigger, args.bird);
     let controller = Controller {
         client: client.clone(),
         stores,
         secrets,
-        owners: Lookup::start(client, &changed, &mut tasks),
-        changed,
-        leads: candidate.is_leader.clone(),
+        pod_owners: PodOwnerLookup::start(client, &trigger, &mut tasks),
+        trigger,
+        is_leader: candidate.is_leader.clone(),
         writer: Writer::new(client.clone(), &args.namespace, health, events),
         heartbeat: health.heartbeat.clone(),
         metrics: health.metrics.clone(),
@@ -116,21 +117,24 @@ async fn work(
             bird: args.bird,
         },
     };
-    let result = beside(&mut tasks, controller.run(stop.clone())).await;
+    let result = run_with_tasks(&mut tasks, controller.run(stop.clone())).await;
     candidate.release().await;
     tasks.shutdown().await;
     result?;
-    anyhow::ensure!(stop.is_cancelled(), "the lease is no longer looked after");
+    anyhow::ensure!(stop.is_cancelled(), "the leader election ended");
     Ok(())
 }
 
 /// Runs `main` to its end.
 ///
 /// # Errors
-/// One of `tasks`, all of which are to last as long, has ended before: the program had better be started again.
-async fn beside(tasks: &mut JoinSet<()>, main: impl Future<Output = ()>) -> anyhow::Result<()> {
+/// One of `tasks` has ended before `main`. The program must be restarted.
+async fn run_with_tasks(
+    tasks: &mut JoinSet<()>,
+    main: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     tokio::select! {
-        // What ends in the same moment because `main` has ended is in order.
+        // A task that ends together with `main` is no error.
         biased;
         () = main => Ok(()),
         Some(ended) = tasks.join_next() => match ended {
@@ -166,12 +170,12 @@ mod tests {
     async fn ended_or_panicked_background_task_stops_operator() {
         let mut tasks = JoinSet::new();
         tasks.spawn(pending());
-        assert!(beside(&mut tasks, ready(())).await.is_ok());
+        assert!(run_with_tasks(&mut tasks, ready(())).await.is_ok());
         tasks.spawn(ready(()));
-        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        let error = run_with_tasks(&mut tasks, pending()).await.unwrap_err();
         assert_eq!(error.to_string(), "a background task ended");
-        tasks.spawn(async { panic!("as the test says") });
-        let error = beside(&mut tasks, pending()).await.unwrap_err();
+        tasks.spawn(async { panic!("expected by the test") });
+        let error = run_with_tasks(&mut tasks, pending()).await.unwrap_err();
         assert!(format!("{error:#}").contains("panicked"), "{error:#}");
     }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::controller::api_request_error::{Cause, RequestError};
 
-/// A request that has no answer by then is given up; the client itself would wait for minutes.
+/// Time limit of a request. The client's own limit is minutes.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Waits for `request`, but not for ever, and says what it was if it fails.
+/// Sends `request` with a time limit. An error names the request.
 ///
 /// # Errors
-/// When the request fails or takes too long.
+/// The request fails or exceeds the time limit.
 pub async fn request<T>(
     verb: &'static str,
     kind: &'static str,

@@ -1,20 +1,20 @@
-//! What can go wrong in the shell, and what that means for trying again.
+//! Errors of requests to the API server, and their meaning for retries.
 
 use std::error::Error as _;
 
 use thiserror::Error;
 
-/// A request to the API server that did not do what it should.
+/// A failed request to the API server.
 #[derive(Debug, Error)]
 #[error("{verb} {kind} {name}")]
 pub struct RequestError {
-    /// What was tried.
+    /// Verb of the request.
     pub verb: &'static str,
-    /// On which kind.
+    /// Kind of the object.
     pub kind: &'static str,
-    /// On which object.
+    /// Name of the object.
     pub name: String,
-    /// What came of it.
+    /// Cause of the failure.
     #[source]
     pub source: Cause,
 }
@@ -22,29 +22,29 @@ pub struct RequestError {
 /// Why a request failed.
 #[derive(Debug, Error)]
 pub enum Cause {
-    /// The API server or the way to it.
+    /// The API server has refused the request, or could not be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
-    /// No answer in time.
+    /// The time limit was exceeded.
     #[error("no answer within {0:?}")]
     Timeout(std::time::Duration),
 }
 
-/// What a failed write means.
+/// Meaning of a failed write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// It rested on an old picture: somebody else was faster. The watch will say so, and the next plan is right.
+    /// The plan was based on an outdated state. The watch will show the change, and the next plan considers it.
     Stale,
-    /// It may succeed if it is tried again.
+    /// A retry can succeed.
     Failed,
 }
 
 impl RequestError {
-    /// What the failure means.
+    /// Meaning of the failure.
     #[must_use]
     pub fn class(&self) -> Class {
         match &self.source {
-            // 404: the object went; 409: it changed, or was there already, or was replaced by another of its name.
+            // 404: the object was deleted. 409: the object was changed, created or replaced.
             Cause::Api(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
                 Class::Stale
             }
@@ -52,7 +52,7 @@ impl RequestError {
         }
     }
 
-    /// Whether an object of that name was there already.
+    /// Whether an object with this name already existed.
     #[must_use]
     pub fn already_exists(&self) -> bool {
         matches!(&self.source, Cause::Api(kube::Error::Api(status)) if status.reason == "AlreadyExists")

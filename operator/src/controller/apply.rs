@@ -1,10 +1,10 @@
-//! Carries out a plan.
+//! Applies a plan.
 //!
 //! # Guarantees
-//! - A block is owned because creating its NodeSubnet succeeded. No NodeNetwork is written that names a block whose
-//!   NodeSubnet could not be created, or not be changed: another may be about to delete it.
-//! - Every update and delete carries the UID and resource version that the plan looked at.
-//! - One write that fails does not stop those that do not depend on it.
+//! - A node owns a block because the creation of its NodeSubnet succeeded. A NodeNetwork is not written if one of its
+//!   NodeSubnets could not be created or updated: another leader may be about to delete that NodeSubnet.
+//! - Every update and delete carries the UID and the resource version that the plan is based on.
+//! - A failed write does not stop independent writes.
 //!
 //! ```text
 //!   finalizers of pools ─▶ passwords ─▶ NodeSubnets ─▶ NodeNetworks ─▶ statuses ─▶ events
@@ -32,7 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::controller::api_request::request;
 use crate::controller::api_request_error::{Class, RequestError};
-use crate::controller::apply::kinds::{Named, Written};
+use crate::controller::apply::kinds::{KindName, PlannedObject};
 use crate::controller::events::Events;
 use crate::controller::timers::drift_events::DriftEvent;
 use crate::plan::conditions::network_unavailable::NETWORK_UNAVAILABLE;
@@ -43,7 +43,7 @@ use crate::telemetry::admin::Health;
 use crate::telemetry::metrics::{Metrics, WriteResult};
 use netweft_common::heartbeat::Heartbeat;
 
-/// Requests under way at a time: enough for many nodes that join at once, few enough for the API server's fairness.
+/// Concurrent requests: enough for many nodes that join at once, and few enough for API Priority and Fairness.
 const CONCURRENCY: usize = 16;
 
 /// Writes to the API server.
@@ -55,18 +55,17 @@ pub struct Writer {
     events: Events,
 }
 
-/// What came of a plan.
+/// The result of a plan.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Names of NodeSubnets that exist now, and that the watch has yet to show.
+    /// Names of the created NodeSubnets, which the watch does not show yet.
     pub created: BTreeSet<String>,
-    /// Whether a write failed in a way that is worth trying again.
+    /// Whether a write failed and should be retried.
     pub failed: bool,
 }
 
 impl Writer {
-    /// A writer that counts and shows that it lives by `health`, and tells users by `events`; what has a namespace is in
-    /// `namespace`.
+    /// A writer that reports to `health` and publishes `events`. Namespaced objects are in `namespace`.
     pub fn new(client: Client, namespace: &str, health: &Health, events: Events) -> Self {
         Self {
             client,
@@ -77,18 +76,19 @@ impl Writer {
         }
     }
 
-    /// Carries out `plan`.
-    pub async fn carry_out(&self, plan: &Plan) -> Outcome {
+    /// Applies `plan`.
+    pub async fn apply(&self, plan: &Plan) -> Outcome {
         let mut outcome = Outcome::default();
-        let finalizers = each(&plan.finalizers, |change| self.finalize(change)).await;
-        outcome.note(&finalizers);
+        let finalizers = each(&plan.finalizers, |change| self.set_finalizers(change)).await;
+        outcome.record(&finalizers);
         if let Some(change) = &plan.passwords {
-            outcome.note(&[self.passwords(change).await]);
+            outcome.record(&[self.write_passwords(change).await]);
         }
-        let missing = self.subnets(&plan.subnets, &mut outcome).await;
-        self.networks(&plan.networks, &missing, &mut outcome).await;
-        self.statuses(plan, &mut outcome).await;
-        outcome.note(&each(&plan.network_up, |up| self.network_up(up)).await);
+        let missing = self.write_subnets(&plan.subnets, &mut outcome).await;
+        self.write_networks(&plan.networks, &missing, &mut outcome)
+            .await;
+        self.write_statuses(plan, &mut outcome).await;
+        outcome.record(&each(&plan.network_up, |up| self.clear_network_unavailable(up)).await);
         outcome
     }
 
@@ -100,8 +100,8 @@ impl Writer {
         }
     }
 
-    /// Writes NodeSubnets; returns the names of those that are not the plan's, whatever the reason.
-    async fn subnets(
+    /// Writes NodeSubnets. Returns the names of those that could not be written.
+    async fn write_subnets(
         &self,
         changes: &Changes<NodeSubnet>,
         outcome: &mut Outcome,
@@ -110,7 +110,7 @@ impl Writer {
         let updated = each(&changes.update, |subnet| self.replace(subnet)).await;
         let deleted = each(&changes.delete, |subnet| self.delete(subnet)).await;
         for results in [&created, &updated, &deleted] {
-            outcome.note(results);
+            outcome.record(results);
         }
         for (subnet, result) in changes.create.iter().zip(&created) {
             let failure = result.as_ref().err();
@@ -124,53 +124,53 @@ impl Writer {
         missing.map(|(subnet, _)| subnet.name_any()).collect()
     }
 
-    async fn networks(
+    async fn write_networks(
         &self,
         changes: &Changes<NodeNetwork>,
         missing: &BTreeSet<String>,
         outcome: &mut Outcome,
     ) {
-        let owns = |network: &&NodeNetwork| {
+        let has_all_subnets = |network: &&NodeNetwork| {
             !network
                 .spec
                 .subnets
                 .iter()
                 .any(|s| missing.contains(&node_subnet_name(s)))
         };
-        let create: Vec<_> = changes.create.iter().filter(owns).collect();
-        let update: Vec<_> = changes.update.iter().filter(owns).collect();
-        outcome.note(&each(&create, |network| self.create(*network)).await);
-        outcome.note(&each(&update, |network| self.replace(*network)).await);
-        outcome.note(&each(&changes.delete, |network| self.delete(network)).await);
+        let create: Vec<_> = changes.create.iter().filter(has_all_subnets).collect();
+        let update: Vec<_> = changes.update.iter().filter(has_all_subnets).collect();
+        outcome.record(&each(&create, |network| self.create(*network)).await);
+        outcome.record(&each(&update, |network| self.replace(*network)).await);
+        outcome.record(&each(&changes.delete, |network| self.delete(network)).await);
     }
 
-    async fn statuses(&self, plan: &Plan, outcome: &mut Outcome) {
-        outcome.note(
+    async fn write_statuses(&self, plan: &Plan, outcome: &mut Outcome) {
+        outcome.record(
             &each(&plan.pool_statuses, |change| {
-                self.status::<IPPool, _>(change)
+                self.write_status::<IPPool, _>(change)
             })
             .await,
         );
-        outcome.note(
+        outcome.record(
             &each(&plan.mode_statuses, |change| {
-                self.status::<NetworkMode, _>(change)
+                self.write_status::<NetworkMode, _>(change)
             })
             .await,
         );
-        outcome.note(
+        outcome.record(
             &each(&plan.peer_statuses, |change| {
-                self.status::<BGPPeer, _>(change)
+                self.write_status::<BGPPeer, _>(change)
             })
             .await,
         );
         let assigned = each(&plan.assigned, |change| {
-            // Only this condition is ours: the list is keyed by type, and the agent has applied the others.
+            // The list is a map by type: the agent keeps its conditions, because the operator applies only this one.
             let status = json!({ "conditions": [change.status] });
             let StatusChange {
                 name, uid, event, ..
             } = change.clone();
             async move {
-                self.status::<NodeNetwork, _>(&StatusChange {
+                self.write_status::<NodeNetwork, _>(&StatusChange {
                     name,
                     uid,
                     status,
@@ -179,22 +179,22 @@ impl Writer {
                 .await
             }
         });
-        outcome.note(&assigned.await);
+        outcome.record(&assigned.await);
     }
 
-    async fn create<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+    async fn create<K: PlannedObject>(&self, object: &K) -> Result<(), RequestError> {
         let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
-        self.write::<K, _>("create", &name, api.create(&post(), object))
+        self.write::<K, _>("create", &name, api.create(&post_params(), object))
             .await
     }
 
-    async fn replace<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+    async fn replace<K: PlannedObject>(&self, object: &K) -> Result<(), RequestError> {
         let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
-        self.write::<K, _>("update", &name, api.replace(&name, &post(), object))
+        self.write::<K, _>("update", &name, api.replace(&name, &post_params(), object))
             .await
     }
 
-    async fn delete<K: Written>(&self, object: &K) -> Result<(), RequestError> {
+    async fn delete<K: PlannedObject>(&self, object: &K) -> Result<(), RequestError> {
         let (name, api) = (object.name_any(), Api::<K>::all(self.client.clone()));
         let preconditions = Preconditions {
             resource_version: object.resource_version(),
@@ -208,14 +208,14 @@ impl Writer {
             .await
     }
 
-    async fn finalize(&self, change: &FinalizerChange) -> Result<(), RequestError> {
+    async fn set_finalizers(&self, change: &FinalizerChange) -> Result<(), RequestError> {
         let request = set_finalizers(&self.client, change);
         self.write::<IPPool, _>("finalize", &change.name, request)
             .await
     }
 
-    /// Changes keys of the agents' Secret, or makes it. Keys of others are theirs.
-    async fn passwords(&self, change: &PasswordChange) -> Result<(), RequestError> {
+    /// Updates keys of the agents' Secret, or creates the Secret. Keys of other writers stay.
+    async fn write_passwords(&self, change: &PasswordChange) -> Result<(), RequestError> {
         let PasswordChange { seen, set, remove } = change;
         let encoded = |password: &Password| json!(ByteString(password.expose().to_vec()));
         let set = set.iter().map(|(key, password)| (key, encoded(password)));
@@ -229,7 +229,7 @@ impl Writer {
                 "metadata": { "uid": uid, "resourceVersion": version },
                 "data": data,
             })),
-            // Applying is the one way to create by which a role can say the name.
+            // RBAC can limit an apply to this name, but not a create.
             None => Patch::Apply(json!({
                 "apiVersion": "v1",
                 "kind": "Secret",
@@ -242,7 +242,7 @@ impl Writer {
             .await
     }
 
-    async fn status<K: Written, S: Serialize>(
+    async fn write_status<K: PlannedObject, S: Serialize>(
         &self,
         change: &StatusChange<S>,
     ) -> Result<(), RequestError> {
@@ -269,8 +269,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Clears the condition `NetworkUnavailable` of a Node, and touches no other.
-    async fn network_up(&self, up: &NetworkUp) -> Result<(), RequestError> {
+    /// Sets the condition `NetworkUnavailable` of a Node to False. Other conditions stay.
+    async fn clear_network_unavailable(&self, up: &NetworkUp) -> Result<(), RequestError> {
         let NetworkUp { node, uid, since } = up;
         let since = Time(*since);
         let patch = Patch::Strategic(json!({
@@ -293,8 +293,8 @@ impl Writer {
         self.write::<Node, _>("status", node, sent).await
     }
 
-    /// Sends a request, counts it and logs it.
-    async fn write<K: Named, T>(
+    /// Sends a request, counts it and logs its result.
+    async fn write<K: KindName, T>(
         &self,
         verb: &'static str,
         name: &str,
@@ -318,13 +318,13 @@ impl Writer {
                 }
             },
         };
-        self.metrics.wrote(K::KIND, verb, label);
+        self.metrics.count_write(K::KIND, verb, label);
         result.map(|_| ())
     }
 }
 
 impl Outcome {
-    fn note(&mut self, results: &[Result<(), RequestError>]) {
+    fn record(&mut self, results: &[Result<(), RequestError>]) {
         self.failed |= results
             .iter()
             .filter_map(|result| result.as_ref().err())
@@ -332,10 +332,10 @@ impl Outcome {
     }
 }
 
-/// Gives a pool its finalizers, unless it has changed since it was looked at.
+/// Sets the finalizers of a pool, unless the pool has changed since it was read.
 ///
 /// # Errors
-/// The API server refuses.
+/// The API server refuses the request.
 pub async fn set_finalizers(client: &Client, change: &FinalizerChange) -> Result<(), kube::Error> {
     let FinalizerChange {
         name,
@@ -354,19 +354,19 @@ pub async fn set_finalizers(client: &Client, change: &FinalizerChange) -> Result
     api.patch_metadata(name, &params, &patch).await.map(drop)
 }
 
-fn post() -> PostParams {
+fn post_params() -> PostParams {
     PostParams {
         field_manager: Some(OPERATOR_FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     }
 }
 
-/// Does something with each item, some of them at a time; the results are in the order of the items.
-async fn each<'a, T, F>(items: &'a [T], act: impl Fn(&'a T) -> F) -> Vec<F::Output>
+/// Runs `action` for each item with limited concurrency. The results have the order of the items.
+async fn each<'a, T, F>(items: &'a [T], action: impl Fn(&'a T) -> F) -> Vec<F::Output>
 where
     F: Future,
 {
-    futures::stream::iter(items.iter().map(act))
+    futures::stream::iter(items.iter().map(action))
         .buffered(CONCURRENCY)
         .collect()
         .await

@@ -1,6 +1,6 @@
-//! Applies this version's definitions (CRDs) at start, so that an upgrade of the operator is an upgrade of the kinds.
+//! Applies the CRDs of this version at start, so an upgrade of the operator is an upgrade of the CRDs.
 //!
-//! Server-side apply with force: helm installs the definitions of `crds/` once and never touches them again.
+//! Server-side apply with force: helm installs the CRDs of `crds/` once and never updates them.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::controller::api_request_error::RequestError;
 /// First and longest delay between attempts.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Applies all definitions, and tries again until the API server has taken them.
+/// Applies all CRDs, and retries until the API server has accepted them.
 pub async fn apply_until_done(client: &Client) {
     let mut delays = backoff::exponential(RETRY.0, RETRY.1);
     loop {

@@ -1,6 +1,6 @@
-//! Events: what a user reads in `kubectl describe` when a verdict about an object has changed.
+//! Events: the changes of conditions that `kubectl describe` shows.
 //!
-//! A task of its own sends them, so that an API server that is slow to take them delays no plan.
+//! A separate task sends them, so a slow API server does not delay a plan.
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -14,9 +14,9 @@ use tracing::warn;
 use crate::controller::api_request::request;
 use crate::plan::model::cluster_state::ConditionEvent;
 
-/// Events that are sent at a time: as many as statuses are written, so that one keeps up with the other.
+/// Concurrent requests: as many as for statuses, so the queue does not grow.
 const CONCURRENCY: usize = 16;
-/// Most Events that wait to be sent.
+/// Maximum number of queued Events.
 const MAX_QUEUED: usize = 4096;
 
 /// The queue of Events to publish.
@@ -26,11 +26,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// Events in the name of this operator. The task that sends them is one of `tasks`, and ends with the last [`Events`].
-    pub fn start(client: &Client, instance: Option<String>, tasks: &mut JoinSet<()>) -> Self {
+    /// Starts the publisher with this operator as the reporting instance. Its task is one of `tasks`, and ends with the
+    /// last [`Events`].
+    pub fn start(client: &Client, identity: Option<String>, tasks: &mut JoinSet<()>) -> Self {
         let reporter = Reporter {
             controller: OPERATOR_FIELD_MANAGER.to_owned(),
-            instance,
+            instance: identity,
         };
         let recorder = Recorder::new(client.clone(), reporter);
         let (waiting, next) = mpsc::channel::<(Event, ObjectReference)>(MAX_QUEUED);
@@ -76,7 +77,7 @@ impl Events {
                 EventType::Normal
             },
             reason: condition_event.reason.clone(),
-            note: Some(shortened(&condition_event.message)),
+            note: Some(truncated(&condition_event.message)),
             action: condition_event.condition.clone(),
             secondary: None,
         };
@@ -91,8 +92,8 @@ impl Events {
     }
 }
 
-/// The API server takes notes of up to 1 KiB.
-fn shortened(message: &str) -> String {
+/// The API server accepts notes of up to 1 KiB.
+fn truncated(message: &str) -> String {
     const MAX_LENGTH: usize = 1000;
     match message
         .char_indices()
@@ -111,12 +112,12 @@ mod tests {
     use netweft_crds::IPPool;
 
     use super::*;
-    use crate::testing::hanging;
+    use crate::testing::unresponsive_client;
 
     #[tokio::test]
     async fn hung_event_request_does_not_block_controller() {
-        let (begun, mut tasks) = (Instant::now(), JoinSet::new());
-        let events = Events::start(&hanging().await, None, &mut tasks);
+        let (start, mut tasks) = (Instant::now(), JoinSet::new());
+        let events = Events::start(&unresponsive_client().await, None, &mut tasks);
         let condition_event = ConditionEvent {
             condition: "Ready".to_owned(),
             reason: "Allocatable".to_owned(),
@@ -127,13 +128,13 @@ mod tests {
             events.publish::<IPPool>("p", None, &condition_event);
             tokio::task::yield_now().await;
         }
-        assert!(begun.elapsed().as_secs() < 10);
+        assert!(start.elapsed().as_secs() < 10);
     }
 
     #[test]
     fn long_event_message_is_truncated_at_character_boundary() {
         let long = "ä".repeat(1000);
-        assert!(shortened(&long).len() <= 1002);
-        assert_eq!(shortened("short"), "short");
+        assert!(truncated(&long).len() <= 1002);
+        assert_eq!(truncated("short"), "short");
     }
 }

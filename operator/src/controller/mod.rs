@@ -8,10 +8,10 @@
 pub mod api_request;
 pub mod api_request_error;
 pub mod apply;
-pub mod changes;
 pub mod crds;
 pub mod events;
 pub mod pod_owners;
+pub mod reconcile_trigger;
 pub mod secret_watches;
 pub mod snapshot;
 pub mod timers;
@@ -32,9 +32,9 @@ use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::controller::api_request::request;
 use crate::controller::apply::Writer;
-use crate::controller::changes::Changes;
-use crate::controller::pod_owners::Lookup;
-use crate::controller::secret_watches::Secrets;
+use crate::controller::pod_owners::PodOwnerLookup;
+use crate::controller::reconcile_trigger::ReconcileTrigger;
+use crate::controller::secret_watches::SecretWatches;
 use crate::controller::snapshot::{Context, Settings, Snapshot};
 use crate::controller::timers::Timers;
 use crate::controller::watches::{Guarded, Stores};
@@ -46,60 +46,62 @@ use kube::runtime::utils::Backoff;
 use netweft_client::backoff;
 use netweft_common::heartbeat::Heartbeat;
 
-/// Changes that come together are answered together.
+/// Changes within this time are handled by one plan.
 const DEBOUNCE: Duration = Duration::from_millis(100);
-/// How long to wait for the watch to show what was just created.
-const CATCH_UP: Duration = Duration::from_secs(10);
-/// How often the loop shows that it lives when there is nothing to do.
+/// Time to wait for created objects to appear in the watch.
+const WATCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Interval of the heartbeat without any change.
 const MAX_IDLE: Duration = Duration::from_secs(30);
-/// First and longest delay between attempts when writes fail.
+/// First and longest delay before failed writes are retried.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// The loop and what it needs.
+/// The reconcile loop and its dependencies.
 pub struct Controller {
-    /// For the one consistent read of a new leader.
+    /// For the consistent read of a new leader.
     pub client: Client,
     /// The local copies, complete.
     pub stores: Stores,
     /// Copies of the Secrets that BGPPeers name.
-    pub secrets: Secrets,
-    /// Who made the pods that keep pools from being drained.
-    pub owners: Lookup,
-    /// What has changed in the copies.
-    pub changed: Arc<Changes>,
+    pub secrets: SecretWatches,
+    /// Owners of the pods that keep pools from being drained.
+    pub pod_owners: PodOwnerLookup,
+    /// Triggers of the next reconcile.
+    pub trigger: Arc<ReconcileTrigger>,
     /// Whether this operator leads.
-    pub leads: watch::Receiver<bool>,
-    /// Carries out plans.
+    pub is_leader: watch::Receiver<bool>,
+    /// Applies plans.
     pub writer: Writer,
     /// Shows that the main loop runs.
     pub heartbeat: Arc<Heartbeat>,
-    /// Counts.
+    /// Metrics of the operator.
     pub metrics: Arc<Metrics>,
-    /// What is remembered between two plans.
+    /// State between two plans.
     pub timers: Timers,
-    /// The flags.
+    /// The settings of the operator's flags.
     pub settings: Settings,
 }
 
 impl Controller {
-    /// Runs until `stop`, or until the leader election has ended. A plan that is being carried out is carried out.
+    /// Runs until `stop` or until the leader election has ended. A plan that is being applied is completed.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut led = false;
+        let mut was_leader = false;
         let mut delays = backoff::exponential(RETRY.0, RETRY.1);
         let mut planning = Duration::ZERO;
         let mut trigger = "start".to_owned();
         loop {
             self.heartbeat.beat();
-            // Of level error: a filter that logs no more than errors would else log them without the span.
+            // Level error, so that a filter that logs only errors still logs this span.
             let span = error_span!("reconcile", trigger);
-            let round = self.reconcile(&mut led, &mut planning).instrument(span);
+            let failed = self
+                .reconcile(&mut was_leader, &mut planning)
+                .instrument(span);
             let mut retry = None;
-            if round.await {
+            if failed.await {
                 retry = delays.next();
             } else {
                 delays.reset();
             }
-            let timer = self.next_timer(retry, led);
+            let timer = self.next_timer(retry, was_leader);
             match self.next_trigger(timer, planning, &stop).await {
                 Some(next) => trigger = next,
                 None => return,
@@ -107,25 +109,29 @@ impl Controller {
         }
     }
 
-    /// Follows a change of leadership; a leader plans. Returns whether that has to be tried again.
-    async fn reconcile(&mut self, led: &mut bool, planning: &mut Duration) -> bool {
-        let leads = *self.leads.borrow_and_update();
-        if leads != *led {
-            self.leadership(leads).await;
-            *led = leads;
+    /// Handles a change of leadership. A leader plans and applies. Returns whether a retry is needed.
+    async fn reconcile(&mut self, was_leader: &mut bool, planning: &mut Duration) -> bool {
+        let is_leader = *self.is_leader.borrow_and_update();
+        if is_leader != *was_leader {
+            self.change_leadership(is_leader).await;
+            *was_leader = is_leader;
         }
-        leads && self.step(planning).await
+        is_leader && self.plan_and_apply(planning).await
     }
 
-    /// The timer that ends first, and its name.
-    fn next_timer(&self, retry: Option<Duration>, leads: bool) -> Option<(Duration, &'static str)> {
-        let timer = self.timers.next(&self.deadlines(), Instant::now());
-        let timer = timer.filter(|_| leads);
+    /// The first timer to end, and its name.
+    fn next_timer(
+        &self,
+        retry: Option<Duration>,
+        is_leader: bool,
+    ) -> Option<(Duration, &'static str)> {
+        let timer = self.timers.next(&self.progress_deadlines(), Instant::now());
+        let timer = timer.filter(|_| is_leader);
         let retry = retry.map(|after| (after, "retry"));
         timer.into_iter().chain(retry).min()
     }
 
-    /// Waits for a change, a change of leadership or the end of `timer`, and returns which it was; `None`: it is over.
+    /// Waits for a change, a change of leadership or the end of `timer`, and returns its name; `None`: the loop ends.
     async fn next_trigger(
         &mut self,
         timer: Option<(Duration, &'static str)>,
@@ -137,67 +143,67 @@ impl Controller {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return None,
-                result = self.leads.changed() => return result.is_ok().then(|| "leadership".to_owned()),
-                () = self.changed.reported() => {
-                    // Planning takes at most a fifth of one CPU, however fast things change.
+                result = self.is_leader.changed() => return result.is_ok().then(|| "leadership".to_owned()),
+                () = self.trigger.triggered() => {
+                    // Limits planning to a fifth of one CPU under constant changes.
                     tokio::time::sleep(DEBOUNCE.max(planning * 4)).await;
-                    return Some(self.changed.take());
+                    return Some(self.trigger.take());
                 }
                 () = tokio::time::sleep_until(end), if timer.is_some() => return Some(name.to_owned()),
-                // Nothing happens, and that is in order.
+                // Without any change the loop is alive, too.
                 () = tokio::time::sleep(MAX_IDLE) => self.heartbeat.beat(),
             }
         }
     }
 
-    async fn leadership(&mut self, leads: bool) {
-        info!(leads, "leadership changed");
-        self.metrics.leader.set(i64::from(leads));
+    async fn change_leadership(&mut self, is_leader: bool) {
+        info!(is_leader, "leadership changed");
+        self.metrics.leader.set(i64::from(is_leader));
         self.timers.clear();
-        if leads {
-            self.catch_up_with_predecessor().await;
+        if is_leader {
+            self.wait_for_predecessor_subnets().await;
         } else {
-            self.owners.follow([].iter());
-            self.metrics.forget();
+            self.pod_owners.set_pods([].iter());
+            self.metrics.clear_leader_metrics();
         }
     }
 
-    /// One plan, made and carried out. Returns whether it has to be tried again.
-    async fn step(&mut self, planning: &mut Duration) -> bool {
+    /// Makes a plan and applies it. Returns whether a retry is needed.
+    async fn plan_and_apply(&mut self, planning: &mut Duration) -> bool {
         let start = Instant::now();
         let snapshot = Snapshot::take(&self.stores);
-        self.secrets.follow(snapshot.peers());
-        self.owners
-            .follow(remaining_pods::pods(snapshot.networks()));
+        self.secrets.set_peers(snapshot.peers());
+        self.pod_owners
+            .set_pods(remaining_pods::pods(snapshot.networks()));
         let elapsed = self.timers.observe(&snapshot, start);
         let cluster_state = snapshot.cluster_state(Context {
             settings: &self.settings,
             elapsed,
-            secrets: self.secrets.state(),
-            owners: self.owners.state(),
+            secrets: self.secrets.secrets(),
+            pod_owners: self.pod_owners.owners(),
             now: Timestamp::now(),
         });
         let plan = plan(&cluster_state);
         *planning = start.elapsed();
         self.metrics.plan_seconds.observe(planning.as_secs_f64());
-        self.count(&cluster_state);
+        self.update_metrics(&cluster_state);
         if plan.is_empty() {
             debug!("plan is empty");
         }
-        self.timers.usage_counts.note(&plan, start);
-        let outcome = self.writer.carry_out(&plan).await;
+        self.timers.usage_writes.record(&plan, start);
+        let outcome = self.writer.apply(&plan).await;
         let drift_events = &mut self.timers.drift_events;
         let drift_events = drift_events.observe(snapshot.networks(), start);
         self.writer.publish_drift_events(&drift_events);
-        self.catch_up(outcome.created).await;
+        self.wait_for_subnets(outcome.created).await;
         if !outcome.failed {
             self.metrics.last_success.set(Timestamp::now().as_second());
         }
         outcome.failed
     }
 
-    /// How long changes wait for nodes that are not Ready.
-    fn deadlines(&self) -> Vec<Duration> {
+    /// The progress deadlines of all NetworkModes.
+    fn progress_deadlines(&self) -> Vec<Duration> {
         let modes = self.stores.modes.state();
         let modes = modes.iter().filter_map(|mode| mode.0.as_ref().ok());
         modes
@@ -205,7 +211,7 @@ impl Controller {
             .collect()
     }
 
-    fn count(&self, cluster_state: &ClusterState<'_>) {
+    fn update_metrics(&self, cluster_state: &ClusterState<'_>) {
         let ClusterState {
             pools,
             modes,
@@ -215,24 +221,24 @@ impl Controller {
             networks,
             ..
         } = cluster_state;
-        self.metrics.seen("IPPool", pools.len());
-        self.metrics.used(pools.iter().copied());
-        self.metrics.changing(modes.iter().copied());
-        self.metrics.seen("NetworkMode", modes.len());
-        self.metrics.seen("BGPPeer", peers.len());
-        self.metrics.seen("Node", nodes.len());
-        self.metrics.seen("NodeSubnet", subnets.len());
-        self.metrics.seen("NodeNetwork", networks.len());
+        self.metrics.set_objects("IPPool", pools.len());
+        self.metrics.set_pool_usage(pools.iter().copied());
+        self.metrics.set_mode_progress(modes.iter().copied());
+        self.metrics.set_objects("NetworkMode", modes.len());
+        self.metrics.set_objects("BGPPeer", peers.len());
+        self.metrics.set_objects("Node", nodes.len());
+        self.metrics.set_objects("NodeSubnet", subnets.len());
+        self.metrics.set_objects("NodeNetwork", networks.len());
     }
 
-    /// Waits until the watch shows everything the previous leader created: what it assigned in its last moments would
-    /// else be assigned a second time. That would do no harm, but a node would have a block too many.
-    async fn catch_up_with_predecessor(&self) {
+    /// Waits until the watch shows all NodeSubnets that the previous leader created. Without them this leader would
+    /// assign a second block to the same node, which is harmless but wasteful.
+    async fn wait_for_predecessor_subnets(&self) {
         let api: Api<Guarded<NodeSubnet>> = Api::all(self.client.clone());
         match request("list", "NodeSubnet", "", api.list(&ListParams::default())).await {
             Ok(list) => {
                 let names = list.iter().map(ResourceExt::name_any).collect();
-                self.catch_up(names).await;
+                self.wait_for_subnets(names).await;
             }
             Err(error) => warn!(
                 error = error.chain(),
@@ -241,9 +247,9 @@ impl Controller {
         }
     }
 
-    /// Waits until the watch shows these NodeSubnets, for a while: one of them may be gone again.
-    async fn catch_up(&self, names: BTreeSet<String>) {
-        let deadline = Instant::now() + CATCH_UP;
+    /// Waits until the watch shows these NodeSubnets, with a limit: another client may have deleted one.
+    async fn wait_for_subnets(&self, names: BTreeSet<String>) {
+        let deadline = Instant::now() + WATCH_TIMEOUT;
         let mut missing = names;
         loop {
             missing.retain(|name| self.stores.subnets.get(&ObjectRef::new(name)).is_none());

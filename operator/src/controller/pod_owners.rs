@@ -1,7 +1,7 @@
-//! [`Owners`](crate::plan::model::cluster_state::Owners): who made the pods that keep pools from being drained, asked of the API server for one pod after
-//! the other and only while they do.
+//! [`PodOwnerLookup`]: looks up the owners of the pods that keep pools from being drained. The API server is asked for
+//! each pod by its name, and only while a pool is drained.
 //!
-//! A task of its own asks, so that an API server that is slow to answer delays no plan.
+//! A separate task sends the requests, so a slow API server does not delay a plan.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,76 +16,74 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::controller::api_request::request;
-use crate::controller::changes::Changes;
+use crate::controller::reconcile_trigger::ReconcileTrigger;
 use crate::plan::conditions::remaining_pods;
-use crate::plan::model::cluster_state::Owners;
+use crate::plan::model::cluster_state::{PodKey, PodOwners};
 
-/// Most pods that are asked about at a time, all together; the others follow.
+/// Maximum number of concurrent requests. The other pods follow afterwards.
 const MAX_CONCURRENT: usize = 64;
 
-/// When those of whom nothing was heard are asked about again: at once would only press an API server in trouble.
+/// Delay before failed requests are repeated. An immediate repetition would burden an overloaded API server.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Namespace and name of a pod.
-type Pods = BTreeSet<(String, String)>;
+/// Namespaces and names of pods.
+type PodKeys = BTreeSet<PodKey>;
 
-/// Asks for owners, and what is known of them.
-pub struct Lookup {
-    pods: watch::Sender<Pods>,
-    owners: watch::Receiver<Owners>,
+/// Handle of the lookup task.
+pub struct PodOwnerLookup {
+    pods: watch::Sender<PodKeys>,
+    owners: watch::Receiver<PodOwners>,
 }
 
-impl Lookup {
-    /// Starts the task as one of `tasks`; it reports to `changed` when more is known. It ends with the [`Lookup`].
-    pub fn start(client: &Client, changed: &Arc<Changes>, tasks: &mut JoinSet<()>) -> Self {
-        let (pods, asked) = watch::channel(Pods::new());
-        let (told, owners) = watch::channel(Owners::new());
-        tasks.spawn(ask(
-            PodOwnerCache::new(client),
-            asked,
-            told,
-            changed.clone(),
-        ));
+impl PodOwnerLookup {
+    /// Starts the lookup as one of `tasks`. It triggers `trigger` when owners change, and ends with the
+    /// [`PodOwnerLookup`].
+    pub fn start(
+        client: &Client,
+        trigger: &Arc<ReconcileTrigger>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let (pods, requested) = watch::channel(PodKeys::new());
+        let (found, owners) = watch::channel(PodOwners::new());
+        let cache = PodOwnerCache::new(client);
+        tasks.spawn(run(cache, requested, found, trigger.clone()));
         Self { pods, owners }
     }
 
-    /// From now on these pods' owners are of interest, and no others'.
-    pub fn follow<'a>(&self, pods: impl Iterator<Item = &'a DrainingPod>) {
-        let pods = pods.map(remaining_pods::key).collect();
-        self.pods.send_if_modified(|old| {
-            let new = *old != pods;
-            if new {
-                *old = pods;
-            }
-            new
-        });
+    /// Sets the pods whose owners are looked up.
+    pub fn set_pods<'a>(&self, pods: impl Iterator<Item = &'a DrainingPod>) {
+        let pods = pods.map(remaining_pods::pod_key).collect();
+        send_if_different(&self.pods, pods);
     }
 
-    /// What is known.
-    pub fn state(&self) -> Owners {
+    /// The owners found so far.
+    pub fn owners(&self) -> PodOwners {
         self.owners.borrow().clone()
     }
 }
 
-async fn ask(
-    mut asked: PodOwnerCache,
-    mut pods: watch::Receiver<Pods>,
-    told: watch::Sender<Owners>,
-    changed: Arc<Changes>,
+/// Sends `new` if it differs from the value sent last. Returns whether it does.
+fn send_if_different<T: PartialEq>(sender: &watch::Sender<T>, new: T) -> bool {
+    sender.send_if_modified(|old| {
+        let differs = *old != new;
+        if differs {
+            *old = new;
+        }
+        differs
+    })
+}
+
+async fn run(
+    mut cache: PodOwnerCache,
+    mut pods: watch::Receiver<PodKeys>,
+    found: watch::Sender<PodOwners>,
+    trigger: Arc<ReconcileTrigger>,
 ) {
     loop {
-        let wanted = pods.borrow_and_update().clone();
-        let more = asked.follow(wanted).await;
-        let state = asked.state();
-        let new = told.send_if_modified(|old| {
-            let new = *old != state;
-            if new {
-                *old = state;
-            }
-            new
-        });
-        if new {
-            changed.report("pod owners");
+        let requested = pods.borrow_and_update().clone();
+        let more = cache.update(requested).await;
+        if send_if_different(&found, cache.owners()) {
+            trigger.trigger("pod owners");
         }
         if more {
             continue;
@@ -94,77 +92,77 @@ async fn ask(
             result = pods.changed() => if result.is_err() {
                 return;
             },
-            () = tokio::time::sleep(RETRY_INTERVAL), if asked.unanswered => {}
+            () = tokio::time::sleep(RETRY_INTERVAL), if cache.has_failures => {}
         }
     }
 }
 
-/// What has been learnt.
+/// The owners of the requested pods.
 struct PodOwnerCache {
     client: Client,
-    /// `None`: the pod is not there any more.
-    known: BTreeMap<(String, String), Option<String>>,
-    /// Whether nothing was heard of some.
-    unanswered: bool,
+    /// `None`: the pod does not exist.
+    owners: BTreeMap<PodKey, Option<String>>,
+    /// Whether a request has failed.
+    has_failures: bool,
 }
 
 impl PodOwnerCache {
-    /// Nothing yet.
+    /// An empty cache.
     fn new(client: &Client) -> Self {
         Self {
             client: client.clone(),
-            known: BTreeMap::new(),
-            unanswered: false,
+            owners: BTreeMap::new(),
+            has_failures: false,
         }
     }
 
-    /// Asks about those of `pods` that are new, and forgets all others. Where there was no answer it is asked again the next time.
-    /// Returns whether there are more, and it is worth while to ask about them at once.
-    async fn follow(&mut self, pods: Pods) -> bool {
-        let mut before = std::mem::take(&mut self.known);
+    /// Looks up the owners of new `pods`, and removes all other pods. Failed lookups are repeated at the next call.
+    /// Returns whether more pods are left that should be looked up at once.
+    async fn update(&mut self, pods: PodKeys) -> bool {
+        let mut before = std::mem::take(&mut self.owners);
         let mut new = BTreeSet::new();
-        // The names are an agent's words.
+        // Agents report the names, so they are untrusted input for a URL.
         for key in pods.into_iter().filter(is_name) {
             match before.remove(&key) {
-                Some(owner) => drop(self.known.insert(key, owner)),
+                Some(owner) => drop(self.owners.insert(key, owner)),
                 None => drop(new.insert(key)),
             }
         }
-        let (unknown, known) = (new.len(), self.known.len());
-        let questions = new
+        let (new_count, cached) = (new.len(), self.owners.len());
+        let requests = new
             .into_iter()
             .take(MAX_CONCURRENT)
             .map(async |(namespace, name)| {
                 let api: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-                let found = request("get", "Pod", &name, api.get_metadata_opt(&name)).await;
-                (found, (namespace, name))
+                let pod = request("get", "Pod", &name, api.get_metadata_opt(&name)).await;
+                (pod, (namespace, name))
             });
-        for (found, key) in join_all(questions).await {
-            match found {
-                Ok(found) => {
-                    let owner = found.map(|pod| remaining_pods::owner_of(&pod.metadata));
-                    self.known.insert(key, owner);
+        for (pod, key) in join_all(requests).await {
+            match pod {
+                Ok(pod) => {
+                    let owner = pod.map(|pod| remaining_pods::owner_of(&pod.metadata));
+                    self.owners.insert(key, owner);
                 }
                 Err(error) => warn!(error = error.chain(), "pod owner lookup failed"),
             }
         }
-        let answers = self.known.len() - known;
-        let more = answers > 0 && unknown > MAX_CONCURRENT;
-        self.unanswered = !more && answers < unknown;
+        let answered = self.owners.len() - cached;
+        let more = answered > 0 && new_count > MAX_CONCURRENT;
+        self.has_failures = !more && answered < new_count;
         more
     }
 
-    /// What is known.
-    fn state(&self) -> Owners {
-        let known = self.known.iter();
-        known
+    /// The owners of all pods that exist.
+    fn owners(&self) -> PodOwners {
+        let owners = self.owners.iter();
+        owners
             .filter_map(|(key, owner)| Some((key.clone(), owner.clone()?)))
             .collect()
     }
 }
 
-/// Whether both can be parts of a URL's path: names of Kubernetes (RFC 1123, section 2.1) can.
-fn is_name((namespace, name): &(String, String)) -> bool {
+/// Whether namespace and name are names of Kubernetes (RFC 1123, section 2.1), which are safe in the path of a URL.
+fn is_name((namespace, name): &PodKey) -> bool {
     let is_part = |text: &str| {
         let legal = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"-.".contains(&c);
         !text.is_empty() && text.bytes().all(legal) && !text.starts_with('.')
@@ -179,9 +177,9 @@ mod tests {
     use axum::http::StatusCode;
 
     use super::*;
-    use crate::testing::{answering, hanging, refusal};
+    use crate::testing::{error_response, responding_client, unresponsive_client};
 
-    fn pods(count: usize) -> Pods {
+    fn pods(count: usize) -> PodKeys {
         let pod = |n: usize| ("shop".to_owned(), format!("web-{n:03}"));
         (0..count).map(pod).collect()
     }
@@ -196,67 +194,70 @@ mod tests {
 
     #[tokio::test]
     async fn pod_owner_lookups_beyond_batch_size_follow() {
-        let client = answering(|_| refusal(StatusCode::NOT_FOUND, "NotFound"));
-        let mut asked = PodOwnerCache::new(&client.await);
+        let client = responding_client(|_| error_response(StatusCode::NOT_FOUND, "NotFound"));
+        let mut cache = PodOwnerCache::new(&client.await);
         let pods = pods(MAX_CONCURRENT + 1);
-        assert!(asked.follow(pods.clone()).await);
-        assert!(!asked.follow(pods.clone()).await);
-        assert!(!asked.follow(pods).await);
-        assert!(!asked.unanswered);
+        assert!(cache.update(pods.clone()).await);
+        assert!(!cache.update(pods.clone()).await);
+        assert!(!cache.update(pods).await);
+        assert!(!cache.has_failures);
     }
 
     #[tokio::test]
     async fn refused_pod_owner_lookup_is_not_repeated_at_once() {
-        let client = answering(|_| refusal(StatusCode::FORBIDDEN, "Forbidden"));
-        let mut asked = PodOwnerCache::new(&client.await);
+        let client = responding_client(|_| error_response(StatusCode::FORBIDDEN, "Forbidden"));
+        let mut cache = PodOwnerCache::new(&client.await);
         for count in [MAX_CONCURRENT + 1, 1] {
-            assert!(!asked.follow(pods(count)).await);
-            assert!(asked.unanswered);
+            assert!(!cache.update(pods(count)).await);
+            assert!(cache.has_failures);
         }
     }
 
     #[tokio::test]
     async fn partly_failing_pod_owner_lookups_continue() {
-        let client = answering(|path| {
+        let client = responding_client(|path| {
             if path.ends_with('0') {
-                refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
+                error_response(StatusCode::INTERNAL_SERVER_ERROR, "InternalError")
             } else {
-                refusal(StatusCode::NOT_FOUND, "NotFound")
+                error_response(StatusCode::NOT_FOUND, "NotFound")
             }
         });
-        let mut asked = PodOwnerCache::new(&client.await);
-        assert!(asked.follow(pods(2 * MAX_CONCURRENT)).await);
-        assert!(!asked.follow(pods(2)).await);
-        assert!(asked.unanswered);
+        let mut cache = PodOwnerCache::new(&client.await);
+        assert!(cache.update(pods(2 * MAX_CONCURRENT)).await);
+        assert!(!cache.update(pods(2)).await);
+        assert!(cache.has_failures);
     }
 
     #[tokio::test]
     async fn hung_pod_owner_lookup_does_not_block_controller() {
-        let (client, changed, mut tasks) = (
-            hanging().await,
-            Arc::new(Changes::default()),
+        let (client, trigger, mut tasks) = (
+            unresponsive_client().await,
+            Arc::new(ReconcileTrigger::default()),
             JoinSet::new(),
         );
-        let lookup = Lookup::start(&client, &changed, &mut tasks);
-        lookup.follow([draining("shop", "web")].iter());
-        assert_eq!(lookup.state(), Owners::new());
+        let lookup = PodOwnerLookup::start(&client, &trigger, &mut tasks);
+        lookup.set_pods([draining("shop", "web")].iter());
+        assert_eq!(lookup.owners(), PodOwners::new());
         tokio::task::yield_now().await;
-        lookup.follow([].iter());
-        assert_eq!(lookup.state(), Owners::new());
+        lookup.set_pods([].iter());
+        assert_eq!(lookup.owners(), PodOwners::new());
     }
 
     #[tokio::test]
     async fn pod_owner_lookup_reads_only_metadata_and_notifies() {
-        let paths = Arc::new(Mutex::new(Vec::new()));
-        let log = paths.clone();
-        let client = answering(move |path| {
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = requests.clone();
+        let client = responding_client(move |path| {
             log.lock().unwrap().push(path.to_owned());
             let pod = r#"{"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "web"}}"#;
             (StatusCode::OK, pod.to_owned())
         });
-        let (client, changed, mut tasks) =
-            (client.await, Arc::new(Changes::default()), JoinSet::new());
-        let lookup = Lookup::start(&client, &changed, &mut tasks);
+        let (client, trigger, mut tasks) = (
+            client.await,
+            Arc::new(ReconcileTrigger::default()),
+            JoinSet::new(),
+        );
+        let lookup = PodOwnerLookup::start(&client, &trigger, &mut tasks);
         let pods = [
             draining("shop", "web"),
             draining("../../nodes", "web"),
@@ -264,11 +265,14 @@ mod tests {
             draining("shop", "web?watch"),
             draining("", "web"),
         ];
-        lookup.follow(pods.iter());
-        changed.reported().await;
+        lookup.set_pods(pods.iter());
+        trigger.triggered().await;
         let owner = (("shop".to_owned(), "web".to_owned()), "Pod/web".to_owned());
-        assert_eq!(lookup.state(), [owner].into());
-        assert_eq!(*paths.lock().unwrap(), ["/api/v1/namespaces/shop/pods/web"]);
+        assert_eq!(lookup.owners(), [owner].into());
+        assert_eq!(
+            *requests.lock().unwrap(),
+            ["/api/v1/namespaces/shop/pods/web"]
+        );
         drop(lookup);
         assert!(tasks.join_next().await.unwrap().is_ok());
     }

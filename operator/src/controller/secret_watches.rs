@@ -1,7 +1,7 @@
-//! [`Secrets`]: local copies of the Secrets that BGPPeers name, and of the agents' own; of no others.
+//! [`SecretWatches`]: local copies of the Secrets that BGPPeers name, and of the agents' Secret.
 //!
-//! Each is watched by its name, from when it is needed until it is not, so that the operator neither asks for nor holds what else
-//! is in the release's namespace.
+//! Each Secret is watched by its name, and only while it is needed. The operator neither reads nor holds other Secrets
+//! of the release's namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,43 +14,48 @@ use kube::{Api, Client};
 use netweft_crds::BGPPeer;
 use tokio::task::{AbortHandle, JoinSet};
 
-use crate::controller::changes::Changes;
-use crate::controller::watches::{Follow, Guarded, strip};
+use crate::controller::reconcile_trigger::ReconcileTrigger;
+use crate::controller::watches::{Guarded, WatchStarter, strip};
 use crate::plan::bgp::passwords;
 use crate::plan::model::secret::Secret;
 
 /// The copies.
-pub struct Secrets {
+pub struct SecretWatches {
     api: Api<Guarded<core::Secret>>,
-    changed: Arc<Changes>,
-    /// Whether passwords are of use to anybody.
+    trigger: Arc<ReconcileTrigger>,
+    /// Whether the nodes run BIRD, which needs the passwords.
     enabled: bool,
     watches: JoinSet<()>,
-    copies: BTreeMap<String, Copy>,
+    copies: BTreeMap<String, WatchedSecret>,
 }
 
-/// One copy, and what ends its watch.
-struct Copy {
+/// One copy and its watch.
+struct WatchedSecret {
     store: Store<Guarded<core::Secret>>,
     watch: Option<AbortHandle>,
 }
 
-impl Secrets {
-    /// No copies yet, of Secrets in `namespace`; what changes in them is reported to `changed`. Those of users are looked at only if
+impl SecretWatches {
+    /// No copies yet, of Secrets in `namespace`. Their changes trigger `trigger`. Secrets of users are watched only if
     /// passwords are `enabled`.
-    pub fn new(client: &Client, namespace: &str, changed: &Arc<Changes>, enabled: bool) -> Self {
+    pub fn new(
+        client: &Client,
+        namespace: &str,
+        trigger: &Arc<ReconcileTrigger>,
+        enabled: bool,
+    ) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
-            changed: changed.clone(),
+            trigger: trigger.clone(),
             enabled,
             watches: JoinSet::new(),
             copies: BTreeMap::new(),
         }
     }
 
-    /// From now on these BGPPeers' Secrets are watched, and no others.
-    pub fn follow<'a>(&mut self, peers: impl Iterator<Item = &'a BGPPeer>) {
-        let needed = passwords::needed(peers.filter(|_| self.enabled));
+    /// Sets the BGPPeers whose Secrets are watched.
+    pub fn set_peers<'a>(&mut self, peers: impl Iterator<Item = &'a BGPPeer>) {
+        let needed = passwords::secret_names(peers.filter(|_| self.enabled));
         self.copies.retain(|name, copy| {
             let keep = needed.contains(name);
             if let (false, Some(watch)) = (keep, &copy.watch) {
@@ -64,7 +69,7 @@ impl Secrets {
                 self.copies.insert(name, copy);
             }
         }
-        // What has been ended is forgotten; a watch ends by itself only if it panics.
+        // Removes aborted watches. A watch ends by itself only if it panics.
         while let Some(ended) = self.watches.try_join_next() {
             if let Err(error) = ended
                 && error.is_panic()
@@ -74,10 +79,11 @@ impl Secrets {
         }
     }
 
-    /// What has been looked at, by name.
-    pub fn state(&self) -> BTreeMap<String, Option<Secret>> {
-        let listed =
-            |copy: &&Copy| matches!(copy.store.wait_until_ready().now_or_never(), Some(Ok(())));
+    /// The Secrets that have been listed, by name.
+    pub fn secrets(&self) -> BTreeMap<String, Option<Secret>> {
+        let listed = |copy: &&WatchedSecret| {
+            matches!(copy.store.wait_until_ready().now_or_never(), Some(Ok(())))
+        };
         let copies = self.copies.iter().filter(|(_, copy)| listed(copy));
         copies
             .map(|(name, copy)| {
@@ -88,15 +94,15 @@ impl Secrets {
             .collect()
     }
 
-    fn start(&mut self, name: &str) -> Copy {
+    fn start(&mut self, name: &str) -> WatchedSecret {
         let by_name = watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let mut follow = Follow::new(&self.changed, &mut self.watches);
-        let store = follow.some(self.api.clone(), by_name, strip, |old, new| {
+        let mut starter = WatchStarter::new(&self.trigger, &mut self.watches);
+        let store = starter.watch(self.api.clone(), by_name, strip, |old, new| {
             old.data != new.data || old.metadata.uid != new.metadata.uid
         });
-        Copy {
+        WatchedSecret {
             store,
-            watch: follow.last,
+            watch: starter.last_watch,
         }
     }
 }

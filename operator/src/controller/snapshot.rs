@@ -1,4 +1,4 @@
-//! [`Snapshot`]: what the local copies hold at one moment, as a [`ClusterState`].
+//! [`Snapshot`]: the content of all local copies at one moment, as a [`ClusterState`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 
 use crate::controller::timers::Elapsed;
 use crate::controller::watches::{Guarded, Stores};
-use crate::plan::model::cluster_state::{ClusterState, Owners, Unreadable, UserKind};
+use crate::plan::model::cluster_state::{ClusterState, PodOwners, Unreadable, UserKind};
 use crate::plan::model::secret::Secret;
 
-/// The objects of one moment.
+/// The content of all local copies.
 pub struct Snapshot {
     pools: Vec<Arc<Guarded<IPPool>>>,
     modes: Vec<Arc<Guarded<NetworkMode>>>,
@@ -26,16 +26,16 @@ pub struct Snapshot {
     networks: Vec<Arc<Guarded<NodeNetwork>>>,
     services: Vec<Arc<Guarded<ServiceCIDR>>>,
     kube_proxy: Vec<Arc<Guarded<ConfigMap>>>,
-    /// Nodes that cannot be read, as far as they can.
-    bare_nodes: Vec<Node>,
+    /// Metadata of Nodes that cannot be parsed.
+    unreadable_nodes: Vec<Node>,
 }
 
 /// Properties of the cluster that the operator's flags set.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Labels of the Nodes on which the agent is to run.
+    /// Labels of the Nodes on which the agent runs.
     pub agent_nodes: Selector,
-    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    /// Whether `spec.podCIDRs` of Nodes are no sign of another network.
     pub ignore_pod_cidrs: bool,
     /// Whether nodes have the relay for encapsulation udp.
     pub udp_relay: bool,
@@ -43,26 +43,26 @@ pub struct Settings {
     pub bird: bool,
 }
 
-/// What belongs to a cluster state besides the copies of watched objects.
+/// The parts of a cluster state that are not copies of watched objects.
 pub struct Context<'a> {
-    /// The flags.
+    /// The settings of the operator's flags.
     pub settings: &'a Settings,
-    /// What has elapsed.
+    /// The results of the timers.
     pub elapsed: Elapsed,
-    /// Secrets of the release's namespace that have been looked for, by name.
+    /// Secrets of the release's namespace that have been looked up, by name.
     pub secrets: BTreeMap<String, Option<Secret>>,
-    /// Owners of the pods that keep pools from being drained.
-    pub owners: Owners,
-    /// The time of conditions that change.
+    /// PodOwners of the pods that keep pools from being drained.
+    pub pod_owners: PodOwners,
+    /// The transition time of conditions that change.
     pub now: Timestamp,
 }
 
 impl Snapshot {
-    /// What `stores` hold now.
+    /// Copies the current content of `stores`.
     pub fn take(stores: &Stores) -> Self {
         let nodes = stores.nodes.state();
-        let bare_nodes = unreadable(&nodes)
-            .map(|(metadata, _)| bare_node(metadata))
+        let unreadable_nodes = unreadable(&nodes)
+            .map(|(metadata, _)| node_without_content(metadata))
             .collect();
         Self {
             pools: stores.pools.state(),
@@ -73,7 +73,7 @@ impl Snapshot {
             services: stores.services.state(),
             kube_proxy: stores.kube_proxy.state(),
             nodes,
-            bare_nodes,
+            unreadable_nodes,
         }
     }
 
@@ -97,24 +97,26 @@ impl Snapshot {
         readable(&self.peers)
     }
 
-    /// The moment as the core sees it.
+    /// The cluster state for a plan.
     pub fn cluster_state(&self, context: Context<'_>) -> ClusterState<'_> {
         let Context {
             settings,
             elapsed,
             secrets,
-            owners,
+            pod_owners,
             now,
         } = context;
-        let users = users(&self.pools, UserKind::Pool)
-            .chain(users(&self.modes, UserKind::Mode))
-            .chain(users(&self.peers, UserKind::Peer));
+        let user_objects = user_objects(&self.pools, UserKind::Pool)
+            .chain(user_objects(&self.modes, UserKind::Mode))
+            .chain(user_objects(&self.peers, UserKind::Peer));
         let names = unreadable(&self.subnets).filter_map(|(metadata, _)| metadata.name.as_deref());
         ClusterState {
             pools: readable(&self.pools).collect(),
             modes: readable(&self.modes).collect(),
             peers: readable(&self.peers).collect(),
-            nodes: readable(&self.nodes).chain(&self.bare_nodes).collect(),
+            nodes: readable(&self.nodes)
+                .chain(&self.unreadable_nodes)
+                .collect(),
             agent_nodes: settings.agent_nodes.clone(),
             subnets: readable(&self.subnets).collect(),
             networks: readable(&self.networks).collect(),
@@ -124,16 +126,16 @@ impl Snapshot {
             without_udp_relay: !settings.udp_relay,
             without_bird: !settings.bird,
             secrets,
-            owners,
-            unreadable: users.collect(),
+            pod_owners,
+            unreadable: user_objects.collect(),
             unreadable_blocks: names.filter_map(node_subnet_cidr).collect(),
             expired: elapsed.expired,
             reclaimable: elapsed.reclaimable,
-            counted_lately: elapsed.counted_lately,
+            recent_usage_writes: elapsed.recent_usage_writes,
             surplus: elapsed.surplus,
             not_ready: elapsed.not_ready,
-            silent: elapsed.silent,
-            freed: elapsed.freed,
+            unacknowledged: elapsed.unacknowledged,
+            released: elapsed.released,
             now,
         }
     }
@@ -148,7 +150,10 @@ fn unreadable<K>(objects: &[Arc<Guarded<K>>]) -> impl Iterator<Item = (&ObjectMe
     errors.map(|invalid| (&invalid.metadata, invalid.error.as_str()))
 }
 
-fn users<K>(objects: &[Arc<Guarded<K>>], kind: UserKind) -> impl Iterator<Item = Unreadable> {
+fn user_objects<K>(
+    objects: &[Arc<Guarded<K>>],
+    kind: UserKind,
+) -> impl Iterator<Item = Unreadable> {
     unreadable(objects).map(move |(metadata, error)| Unreadable {
         kind,
         metadata: metadata.clone(),
@@ -156,8 +161,8 @@ fn users<K>(objects: &[Arc<Guarded<K>>], kind: UserKind) -> impl Iterator<Item =
     })
 }
 
-/// A Node that cannot be read is still there: its blocks must not be taken for those of a Node that is gone.
-fn bare_node(metadata: &ObjectMeta) -> Node {
+/// A Node that cannot be parsed exists: its blocks are not orphaned.
+fn node_without_content(metadata: &ObjectMeta) -> Node {
     Node {
         metadata: metadata.clone(),
         ..Node::default()
@@ -187,8 +192,8 @@ mod tests {
             pools: arcs(&[json!({ "metadata": { "name": "p" }, "spec": { "cidr": 7 } })]),
             modes: Vec::new(),
             peers: Vec::new(),
-            bare_nodes: unreadable(&nodes)
-                .map(|(metadata, _)| bare_node(metadata))
+            unreadable_nodes: unreadable(&nodes)
+                .map(|(metadata, _)| node_without_content(metadata))
                 .collect(),
             nodes,
             subnets: arcs(&[json!({ "metadata": { "name": "10-0-0-0-26" }, "spec": {} })]),
@@ -206,7 +211,7 @@ mod tests {
             settings: &settings,
             elapsed: Elapsed::default(),
             secrets: BTreeMap::new(),
-            owners: BTreeMap::new(),
+            pod_owners: BTreeMap::new(),
             now: Timestamp::UNIX_EPOCH,
         });
         assert_eq!(cluster_state.nodes.len(), 1);

@@ -1,12 +1,12 @@
-//! Watches: one local copy of each kind, and a knock on the door whenever something changed.
+//! Watches: one local copy of each watched kind. Each relevant change triggers a reconcile.
 //!
 //! # Guarantees
-//! - [`Stores::wait_until_complete`] returns when every kind has been listed in full; before that no copy is used.
+//! - [`Stores::wait_until_complete`] returns when every kind has been listed in full. No copy is used before.
 //! - An object that cannot be parsed does not stop its watch.
-//! - After a change that could matter, [`Changes`] has at least one report. Heartbeats of Nodes do not matter.
+//! - A change that can affect a plan triggers a reconcile. Heartbeats of Nodes do not.
 //!
 //! # Caveats
-//! A copy lags behind the API server, and a write of our own is not in it at once.
+//! A copy lags behind the API server. It lacks the operator's own writes for a moment.
 
 #[cfg(test)]
 mod tests;
@@ -30,11 +30,11 @@ use serde::de::DeserializeOwned;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{Instrument, debug, info_span, warn};
 
-use crate::controller::changes::Changes;
+use crate::controller::reconcile_trigger::ReconcileTrigger;
 use crate::plan::conditions::network_unavailable::NETWORK_UNAVAILABLE;
 use crate::plan::validate::kube_proxy;
 
-/// An object, or what could be read of it.
+/// An object, or its metadata and the error if it cannot be parsed.
 pub type Guarded<K> = DeserializeGuard<K>;
 
 /// The local copies.
@@ -46,7 +46,7 @@ pub struct Stores {
     pub modes: Store<Guarded<NetworkMode>>,
     /// BGPPeers.
     pub peers: Store<Guarded<BGPPeer>>,
-    /// Nodes, reduced to what is looked at.
+    /// Nodes, reduced to the fields in use.
     pub nodes: Store<Guarded<Node>>,
     /// NodeSubnets.
     pub subnets: Store<Guarded<NodeSubnet>>,
@@ -59,28 +59,32 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Starts the watches as tasks of `tasks`; they report to `changed`.
-    pub fn start(client: &Client, changed: &Arc<Changes>, tasks: &mut JoinSet<()>) -> Self {
-        let mut follow = Follow::new(changed, tasks);
+    /// Starts the watches as tasks of `tasks`. They trigger `trigger`.
+    pub fn start(
+        client: &Client,
+        trigger: &Arc<ReconcileTrigger>,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let mut starter = WatchStarter::new(trigger, tasks);
         let proxy = Api::namespaced(client.clone(), kube_proxy::NAMESPACE);
         let by_name = format!("metadata.name={}", kube_proxy::NAME);
         let by_name = watcher::Config::default().fields(&by_name);
         Self {
-            pools: follow.all(client, strip, |_, _| true),
-            modes: follow.all(client, strip, |_, _| true),
-            peers: follow.all(client, strip, |_, _| true),
-            nodes: follow.all(client, strip_node, node_differs),
-            subnets: follow.all(client, strip, |_, _| true),
-            networks: follow.all(client, strip, |_, _| true),
-            services: follow.all(client, strip, |old, new| old.spec != new.spec),
-            kube_proxy: follow.some(proxy, by_name, strip, |old, new| old.data != new.data),
+            pools: starter.watch_all(client, strip, |_, _| true),
+            modes: starter.watch_all(client, strip, |_, _| true),
+            peers: starter.watch_all(client, strip, |_, _| true),
+            nodes: starter.watch_all(client, strip_node, node_differs),
+            subnets: starter.watch_all(client, strip, |_, _| true),
+            networks: starter.watch_all(client, strip, |_, _| true),
+            services: starter.watch_all(client, strip, |old, new| old.spec != new.spec),
+            kube_proxy: starter.watch(proxy, by_name, strip, |old, new| old.data != new.data),
         }
     }
 
     /// Waits until every kind has been listed in full.
     ///
     /// # Errors
-    /// When a watch has ended, which happens only when the program ends.
+    /// A watch has ended, which happens only at the end of the program.
     pub async fn wait_until_complete(&self) -> Result<(), WriterDropped> {
         self.pools.wait_until_ready().await?;
         self.modes.wait_until_ready().await?;
@@ -104,38 +108,39 @@ impl<K> Watched for K where
 {
 }
 
-/// What all watches have in common.
-pub struct Follow<'a> {
-    changed: &'a Arc<Changes>,
+/// Starts watches that share a trigger and a set of tasks.
+pub struct WatchStarter<'a> {
+    trigger: &'a Arc<ReconcileTrigger>,
     tasks: &'a mut JoinSet<()>,
-    /// Ends the watch that was started last.
-    pub last: Option<AbortHandle>,
+    /// Aborts the watch that was started last.
+    pub last_watch: Option<AbortHandle>,
 }
 
-impl<'a> Follow<'a> {
-    /// Watches that are tasks of `tasks` and report to `changed`.
-    pub fn new(changed: &'a Arc<Changes>, tasks: &'a mut JoinSet<()>) -> Self {
-        let last = None;
+impl<'a> WatchStarter<'a> {
+    /// Watches that are tasks of `tasks` and trigger `trigger`.
+    pub fn new(trigger: &'a Arc<ReconcileTrigger>, tasks: &'a mut JoinSet<()>) -> Self {
+        let last_watch = None;
         Self {
-            changed,
+            trigger,
             tasks,
-            last,
+            last_watch,
         }
     }
 
-    /// A copy of all objects of a cluster-scoped kind.
-    fn all<K: Watched + Resource<Scope = ClusterResourceScope>>(
+    /// Watches all objects of a cluster-scoped kind.
+    fn watch_all<K: Watched + Resource<Scope = ClusterResourceScope>>(
         &mut self,
         client: &Client,
         strip: fn(&mut Guarded<K>),
         differs: fn(&K, &K) -> bool,
     ) -> Store<Guarded<K>> {
         let api = Api::all(client.clone());
-        self.some(api, watcher::Config::default(), strip, differs)
+        self.watch(api, watcher::Config::default(), strip, differs)
     }
 
-    /// A copy of what `api` lists by `config`: `strip` leaves what is looked at, `differs` tells what matters.
-    pub fn some<K: Watched>(
+    /// Watches the objects that `api` lists with `config`. `strip` removes unused fields, `differs` detects relevant
+    /// changes.
+    pub fn watch<K: Watched>(
         &mut self,
         api: Api<Guarded<K>>,
         config: watcher::Config,
@@ -143,31 +148,31 @@ impl<'a> Follow<'a> {
         differs: fn(&K, &K) -> bool,
     ) -> Store<Guarded<K>> {
         let (store, mut writer) = reflector::store::<Guarded<K>>();
-        let (changed, copy) = (self.changed.clone(), store.clone());
+        let (trigger, copy) = (self.trigger.clone(), store.clone());
         let kind = K::kind(&());
         let span = info_span!("watch", %kind);
         let events = watcher(api, config)
             .modify(strip)
             .backoff(backoff::of_watch());
-        let follow = async move {
+        let watch = async move {
             let events = events.inspect_err(|error| warn!(%error, "watch interrupted, will retry"));
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
                 let Ok(event) = event else { continue };
-                let matters = matters(&event, &copy, differs);
+                let affects_plan = affects_plan(&event, &copy, differs);
                 writer.apply_watcher_event(&event);
-                if matters {
-                    changed.report(&kind);
+                if affects_plan {
+                    trigger.trigger(&kind);
                 }
             }
         };
-        self.last = Some(self.tasks.spawn(follow.instrument(span)));
+        self.last_watch = Some(self.tasks.spawn(watch.instrument(span)));
         store
     }
 }
 
 /// Whether `event` can change a plan.
-fn matters<K: Watched>(
+fn affects_plan<K: Watched>(
     event: &Event<Guarded<K>>,
     copy: &Store<Guarded<K>>,
     differs: fn(&K, &K) -> bool,
@@ -204,12 +209,12 @@ fn matters<K: Watched>(
     }
 }
 
-/// Removes the managed fields, which are not used.
+/// Removes the managed fields, which are unused.
 pub fn strip<K: Watched>(object: &mut Guarded<K>) {
     object.meta_mut().managed_fields = None;
 }
 
-/// Reduces a Node to what is looked at: at thousands of nodes the rest is most of the memory.
+/// Reduces a Node to the fields in use. With thousands of Nodes the other fields would need most of the memory.
 fn strip_node(object: &mut Guarded<Node>) {
     let meta = std::mem::take(object.meta_mut());
     *object.meta_mut() = ObjectMeta {
@@ -229,7 +234,7 @@ fn strip_node(object: &mut Guarded<Node>) {
             ..NodeSpec::default()
         });
         let status = node.status.take().unwrap_or_default();
-        // Without the heartbeat's time: a heartbeat is not a change.
+        // The time of the heartbeat is removed: a heartbeat is not a change.
         let conditions = status
             .conditions
             .into_iter()
@@ -248,7 +253,7 @@ fn strip_node(object: &mut Guarded<Node>) {
     }
 }
 
-/// All but the resource version: a heartbeat is not a change.
+/// Compares everything but the resource version: a heartbeat is not a change.
 fn node_differs(old: &Node, new: &Node) -> bool {
     old.status != new.status
         || old.spec != new.spec

@@ -1,5 +1,5 @@
-//! Every reason of a condition is reached: for each, a scenario breaks (or restores) what the condition stands for, and the condition
-//! and the Event follow. A reason without a scenario does not compile here. A snapshot holds all texts next to each other.
+//! Every reason of a condition is reachable: a scenario breaks or restores what the condition is about, and the
+//! condition and its Event are checked. A reason without a scenario does not compile. A snapshot holds all texts.
 
 use std::fmt::Write;
 
@@ -12,13 +12,13 @@ use netweft_crds::{SessionFault, SessionState};
 use crate::plan::model::cluster_state::{ConditionEvent, Plan};
 use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, services, vxlan};
 
-/// An object, and the change that brings its condition to a reason.
+/// An object, and the change after which its condition has the reason.
 struct Scenario {
     object: Object,
     by: fn(&mut Cluster),
 }
 
-/// The object whose condition has the reason, by its name, and the expected state.
+/// The object by name, and the expected state of its condition.
 enum Object {
     /// `Ready` of a pool.
     Pool(&'static str, State),
@@ -40,7 +40,7 @@ enum State {
 use Object::{Mode, Node, Peer, Pool};
 use State::{Ready, Reconciling, Stalled};
 
-/// The scenarios that lead to a reason; none: the agent reports it (`node-agent/src/status`).
+/// The scenarios that lead to a reason. Empty: the agent reports the reason (`node-agent/src/status`).
 fn scenarios(reason: Reason) -> Vec<Scenario> {
     match reason {
         Reason::Allocatable => vec![scenario(Pool("new", Ready), |cluster| {
@@ -122,19 +122,19 @@ fn not_supported() -> Vec<Scenario> {
     ]
 }
 
-/// The mode is edited.
+/// Edits the mode.
 fn change(cluster: &mut Cluster) {
     cluster.edit_mode("{mode: host-gw, rollout: {maxConcurrent: 100%}}");
 }
 
-/// And every agent has tried the new way.
+/// Edits the mode; all agents have probed the new datapath.
 fn switch(cluster: &mut Cluster) {
     change(cluster);
     cluster.settle();
     cluster.agents_try(&[]);
 }
 
-/// And all send it.
+/// Edits the mode; all nodes use the new datapath.
 fn retire(cluster: &mut Cluster) {
     switch(cluster);
     cluster.settle();
@@ -143,7 +143,7 @@ fn retire(cluster: &mut Cluster) {
 
 const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
 
-/// The pool's mode becomes one that speaks BGP, to a router.
+/// Changes the pool's mode to underlay, with a session to a router.
 fn speak(cluster: &mut Cluster) {
     cluster.modes[0] = mode(MODE, "{mode: underlay, underlay: {nodeToNodeMesh: false}}");
     cluster.peers.push(at(1, peer("tor", TOR)));
@@ -152,7 +152,7 @@ fn speak(cluster: &mut Cluster) {
     cluster.sessions_report(1);
 }
 
-/// The session is up, and the status of the BGPPeer shows it.
+/// The session is established in the status of the BGPPeer.
 fn established(cluster: &mut Cluster) {
     speak(cluster);
     cluster.settle();
@@ -299,7 +299,7 @@ fn mismatch() -> Vec<Scenario> {
 }
 
 impl Object {
-    /// The condition by which a human judges the object.
+    /// The condition that sums up the object.
     fn condition(&self, cluster: &Cluster) -> Option<Condition> {
         self.conditions(cluster)?
             .into_iter()
@@ -335,7 +335,7 @@ impl Object {
         }
     }
 
-    /// The Event of the plan about the object.
+    /// The Event in the plan about the object.
     fn event(&self, plan: &Plan) -> Option<ConditionEvent> {
         fn of<S: Clone>(
             changes: &[crate::plan::model::cluster_state::StatusChange<S>],
@@ -356,7 +356,7 @@ impl Object {
     }
 }
 
-/// Steps until the plan is empty; returns the Events about the object.
+/// Steps until the plan is empty. Returns the Events about the object.
 fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
     let mut events = Vec::new();
     for _ in 0..10 {
@@ -369,7 +369,7 @@ fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
     panic!("does not settle: {:#?}", cluster.plan());
 }
 
-/// Runs a scenario and checks the conditions and the Event; returns the condition by which people judge the object.
+/// Runs a scenario, and checks the conditions and the Event. Returns the condition that sums up the object.
 fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> Condition {
     let what = format!("{} {number}", reason.as_str());
     let mut cluster = cluster(2);

@@ -1,4 +1,4 @@
-//! Numbers and lists as they stand in messages.
+//! Counts and lists in messages.
 
 use std::fmt::Display;
 
@@ -9,7 +9,7 @@ pub fn counted<N: Copy + Display + PartialEq + From<u8>>(count: N, noun: &str) -
     format!("{count} {noun}{plural}")
 }
 
-/// The first `most` names, and how many more there are.
+/// The first `most` names, and the number of the others.
 #[must_use]
 pub fn list<S: AsRef<str>>(names: &[S], most: usize) -> String {
     let shown: Vec<_> = names.iter().take(most).map(AsRef::as_ref).collect();

@@ -1,12 +1,10 @@
-//! `plan`: from a complete picture of the cluster to everything that has to be written.
+//! [`plan()`]: from the cluster state to all writes that are due.
 //!
 //! ```text
-//!   ClusterState ─▶ ClusterIndex (validate: pools, modes) ─▶ subnets (assign), bgp, change ─▶ networks ─▶ statuses
-//!                                                                         └─────▶ Plan
+//!   ClusterState ─▶ ClusterIndex (validate) ─▶ ipam, bgp, rollout ─▶ node_networks ─▶ conditions ─▶ Plan
 //! ```
 //!
-//! Pure, total and deterministic: the order of objects in the cluster does not matter, and a plan that has been carried
-//! out leads to a plan that is empty.
+//! Pure, total and deterministic: the order of objects does not matter, and the plan after an applied plan is empty.
 
 pub mod bgp;
 #[cfg(test)]
@@ -34,16 +32,16 @@ use crate::plan::ipam::node_subnets;
 use crate::plan::model::cluster_state::{ClusterState, FinalizerChange, Plan};
 use crate::plan::model::index::ClusterIndex;
 
-/// Every difference between the cluster and what it should be.
+/// Computes all differences between the cluster state and the desired objects.
 #[must_use]
 pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
     let index = ClusterIndex::new(cluster_state);
     let (subnets, assignment) = node_subnets::plan_subnets(&index);
     let peers = bgp::peers(&index);
     let topology = bgp::resolve(&index, &peers);
-    let speaking = topology.as_ref().ok();
-    let ways = rollout::rollouts(&index);
-    let networks = node_networks::plan_networks(&index, &ways, speaking, &subnets.create);
+    let bgp_topology = topology.as_ref().ok();
+    let rollouts = rollout::rollouts(&index);
+    let networks = node_networks::plan_networks(&index, &rollouts, bgp_topology, &subnets.create);
     let assigned = node_networks::plan_assigned(&index, &assignment, &networks);
     let created = subnets.create.iter().map(|subnet| &subnet.spec.pool);
     let in_use: BTreeSet<&String> = cluster_state
@@ -58,8 +56,8 @@ pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
             .values()
             .filter_map(|pool| finalizers(pool, &in_use))
             .collect(),
-        pool_statuses: conditions::plan_pools(&index, &assignment),
-        mode_statuses: conditions::plan_modes(&index, &ways, speaking),
+        pool_statuses: conditions::ip_pool::plan_pools(&index, &assignment),
+        mode_statuses: conditions::network_mode::plan_modes(&index, &rollouts, bgp_topology),
         peer_statuses: conditions::bgp_peer::plan_peers(&index, &peers, topology.as_ref()),
         passwords: bgp::passwords::plan(cluster_state, &peers),
         network_up: network_unavailable::plan(&index),
@@ -69,15 +67,16 @@ pub fn plan(cluster_state: &ClusterState<'_>) -> Plan {
     }
 }
 
-/// A pool has our finalizer from its first block on, and loses it when it is being deleted and its last is gone.
+/// A pool gets netweft's finalizer with its first block. The finalizer is removed when the pool is being deleted and
+/// has no block.
 fn finalizers(pool: &IPPool, in_use: &BTreeSet<&String>) -> Option<FinalizerChange> {
     let name = pool.name_any();
     let mut finalizers = pool.finalizers().to_vec();
-    let ours = finalizers
+    let own = finalizers
         .iter()
         .position(|finalizer| finalizer == POOL_FINALIZER);
     let deleting = pool.metadata.deletion_timestamp.is_some();
-    match (ours, in_use.contains(&name)) {
+    match (own, in_use.contains(&name)) {
         // The API server refuses new finalizers on an object that is being deleted.
         (None, true) if !deleting => finalizers.push(POOL_FINALIZER.to_owned()),
         (Some(position), false) if deleting => {

@@ -1,4 +1,4 @@
-//! NodeNetworks: what each node is to do, resolved into one object, and the condition `Assigned`.
+//! NodeNetworks: the complete configuration of each node in one object, and their condition `Assigned`.
 
 mod assigned;
 mod no_address;
@@ -21,7 +21,7 @@ use crate::plan::model::index::ClusterIndex;
 pub use crate::plan::node_networks::assigned::plan_assigned;
 use crate::plan::rollout::Rollouts;
 
-/// NodeNetworks to create, to update and to delete. Those of nodes that are gone go with their owner, the Node.
+/// NodeNetworks to create, to update and to delete. Those of deleted Nodes are garbage-collected with their owner.
 #[must_use]
 pub fn plan_networks(
     index: &ClusterIndex<'_>,
@@ -53,10 +53,12 @@ pub fn plan_networks(
             Some(_) => {}
         }
     }
-    // A Node that is there and is not netweft's any more.
+    // The Node exists, and the agent does not run there any more.
     let networks = index.networks.iter();
-    let foreign = networks.filter(|(name, _)| index.without_agent.contains(**name));
-    changes.delete = foreign.map(|(_, network)| (*network).clone()).collect();
+    let without_agent = networks.filter(|(name, _)| index.without_agent.contains(**name));
+    changes.delete = without_agent
+        .map(|(_, network)| (*network).clone())
+        .collect();
     changes
 }
 
@@ -88,7 +90,7 @@ fn spec(
     }
 }
 
-/// What the agent has to look for. While no mode can be used, what it was.
+/// The selectors for the agent. While no mode is usable, the former selectors stay.
 fn selectors(index: &ClusterIndex<'_>, old: Option<&NodeNetworkSpec>) -> Option<AddressSelectors> {
     let Some(selectors) = &index.selectors else {
         return old?.address_selectors.clone();
@@ -96,8 +98,8 @@ fn selectors(index: &ClusterIndex<'_>, old: Option<&NodeNetworkSpec>) -> Option<
     Some(selectors.clone()).filter(|it| *it != AddressSelectors::default())
 }
 
-/// The pools that the node's pods get addresses from. One that is in trouble stays what it was: its pods must not get an
-/// address of another meanwhile. One that is gone stays while the node has a block of it.
+/// The pools that serve the node's pods. An invalid pool stays: its pods must not get an address of another pool. A
+/// deleted pool stays while the node has a block of it.
 fn pools(
     index: &ClusterIndex<'_>,
     node: &Node,
@@ -105,16 +107,16 @@ fn pools(
     old: Option<&NodeNetworkSpec>,
 ) -> Vec<String> {
     let usable = index.pools_of(node).map(|pool| pool.name.clone());
-    let holds = |pool: &str| held.iter().any(|subnet| subnet.spec.pool == pool);
-    let stays = |name: &&String| {
-        index.pools.usable(name).is_none() && (!index.pool_is_going(name) || holds(name))
+    let has_block = |pool: &str| held.iter().any(|subnet| subnet.spec.pool == pool);
+    let is_kept = |name: &&String| {
+        index.pools.usable(name).is_none() && (!index.is_pool_deleted(name) || has_block(name))
     };
     let before = old.into_iter().flat_map(|spec| &spec.pools);
-    let pools: BTreeSet<String> = usable.chain(before.filter(stays).cloned()).collect();
+    let pools: BTreeSet<String> = usable.chain(before.filter(is_kept).cloned()).collect();
     pools.into_iter().collect()
 }
 
-/// The node's BGP speaker. Like the modes: while one that is in trouble is kept for the blocks there are, so is the speaker.
+/// The node's BGP speaker. It stays while an invalid mode stays.
 fn bgp(
     topology: Option<&BgpTopology>,
     name: &str,
@@ -131,10 +133,10 @@ fn bgp(
     speaker.cloned().or_else(kept)
 }
 
-/// The datapaths of the node, with the pools of each.
+/// The datapaths of the node, with their pools.
 ///
-/// While a pool that has blocks is in trouble, its mode may be one that cannot be resolved any more; so as not to touch
-/// running traffic, the node goes on doing for it what it did.
+/// While a pool with blocks is invalid, its mode may be unusable. The node then keeps its datapaths of that pool, so
+/// that running traffic is not affected.
 fn modes(index: &ClusterIndex<'_>, rollouts: &Rollouts<'_>, node: &str) -> Vec<NodeMode> {
     let old = index.networks.get(node);
     let old = || old.into_iter().flat_map(|network| &network.spec.modes);
@@ -160,12 +162,12 @@ fn modes(index: &ClusterIndex<'_>, rollouts: &Rollouts<'_>, node: &str) -> Vec<N
     };
     for pool in index.pools_in_use.iter().copied() {
         match rollouts.get(pool) {
-            Some(change) => {
-                change
-                    .send(node)
+            Some(rollout) => {
+                rollout
+                    .in_use(node)
                     .into_iter()
                     .for_each(|datapath| add(datapath, pool, false));
-                change
+                rollout
                     .standby(node)
                     .for_each(|datapath| add(datapath, pool, true));
             }
@@ -180,11 +182,11 @@ fn modes(index: &ClusterIndex<'_>, rollouts: &Rollouts<'_>, node: &str) -> Vec<N
             }
         }
     }
-    // Where nothing stands by, an edit of `probe` changes no node's spec.
-    let quiet = modes
+    // Without standby pools the probe is reset, so an edit of `probe` does not change the NodeNetwork.
+    let without_standby = modes
         .iter_mut()
         .filter(|mode| mode.standby_pools.is_empty());
-    quiet.for_each(|mode| mode.probe = ProbeProtocol::default());
+    without_standby.for_each(|mode| mode.probe = ProbeProtocol::default());
     modes.sort_by(|one, other| one.name.cmp(&other.name));
     modes
 }

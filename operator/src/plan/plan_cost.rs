@@ -1,13 +1,13 @@
-//! What a plan costs grows with the cluster, not with its square.
+//! The cost of a plan grows with the size of the cluster, not with its square.
 
 use std::time::{Duration, Instant};
 
 use crate::testing::{cluster, pool};
 
-/// The shortest time that a plan takes in a cluster that is as it should be.
-fn planning(nodes: usize) -> Duration {
+/// Shortest planning time in a cluster whose plan is empty.
+fn planning_time(nodes: usize) -> Duration {
     let mut cluster = cluster(nodes);
-    // A block of each family for every node.
+    // One block of each family for every node.
     cluster.pools = vec![
         pool("v4", "10.64.0.0/12", ""),
         pool("v6", "fd00:10:64::/64", ""),
@@ -24,11 +24,11 @@ fn planning(nodes: usize) -> Duration {
     tries.min().unwrap()
 }
 
-/// Twenty times as slow is measured, since little of what is looked at is in the processor's caches then; one quadratic step
-/// made it more than fifty.
+/// With ten times the nodes, planning takes about twenty times as long: fewer objects are in the CPU's caches. A
+/// quadratic step makes it more than fifty times.
 #[test]
 fn planning_time_grows_less_than_quadratically() {
-    let (few, many) = (planning(500), planning(5000));
+    let (few, many) = (planning_time(500), planning_time(5000));
     println!("500 nodes: {few:?}, 5,000 nodes: {many:?}");
     assert!(many < few * 40, "500 nodes: {few:?}, 5,000 nodes: {many:?}");
 }

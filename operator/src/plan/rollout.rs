@@ -1,16 +1,16 @@
-//! Changes of the datapath to the blocks of a pool, node by node, so that no packet is lost: the target datapath is there on every node
-//! before one node uses it, and the previous datapath stays until none does.
+//! Rollout of a changed datapath to the blocks of a pool, node by node and without packet loss: all nodes have the
+//! target datapath before any node uses it, and the previous datapath stays until no node uses it.
 //!
 //! ```text
-//!   Preparing   all receive both datapaths, send the old one, and try the new one
-//!   Switching   some at a time use the new datapath                               all nodes have what the others may send by
-//!   Retiring    all use the new datapath, the old one is taken away
-//!   Stable
+//!   Preparing   all nodes use the old datapath and probe the new one; the new one is standby
+//!   Switching   a limited number of nodes at a time switches to the new datapath; the other one is standby
+//!   Retiring    all nodes use the new datapath and remove the old one
+//!   Stable      all nodes have only the new datapath
 //! ```
 //!
-//! What is under way stands in the NodeNetworks themselves: by which datapath each node sends, which stand by, what its agent has
-//! acknowledged and found. So a new leader goes on where the last one was, and whatever is edited meanwhile, back for one, is a new
-//! target from there.
+//! The NodeNetworks hold the whole state: the datapath in use on each node, the standby datapaths, and what the agent
+//! has acknowledged and probed. So a new leader continues the rollout, and any edit in between, also back to the former
+//! mode, is just a new target.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,60 +24,60 @@ use crate::plan::model::index::acknowledged;
 use crate::plan::model::index::{Absence, ClusterIndex};
 use crate::plan::validate::network_mode::Mode;
 
-/// How the blocks of one pool are reached.
+/// The rollout of one pool's datapath.
 #[derive(Debug)]
 pub struct PoolRollout<'a> {
-    /// Where the change stands.
+    /// Phase of the rollout.
     pub phase: Phase,
     /// All datapaths that nodes need; the first is the target.
     datapaths: Vec<NodeMode>,
-    /// Nodes that send by another datapath than the target, with its index.
-    sends: BTreeMap<&'a str, usize>,
-    /// Nodes that do not carry the pool's traffic by the target datapath, as far as known.
-    pub unsettled: BTreeSet<&'a str>,
+    /// Nodes that use another datapath than the target, with its index.
+    in_use: BTreeMap<&'a str, usize>,
+    /// Nodes that are not known to use the target datapath.
+    pub not_converged: BTreeSet<&'a str>,
     /// Nodes that the phase waits for.
     pub waiting: BTreeSet<&'a str>,
-    /// Nodes that do not carry the pool's traffic by the target datapath and are not waited for, and why.
-    pub passed_over: BTreeMap<&'a str, Absence>,
+    /// Nodes that are not known to use the target datapath and are not waited for, and why.
+    pub not_waited_for: BTreeMap<&'a str, Absence>,
 }
 
-/// All pools in use whose mode can be used, by name.
+/// The rollouts of all pools in use with a usable mode, by pool.
 pub type Rollouts<'a> = BTreeMap<&'a str, PoolRollout<'a>>;
 
-/// Looks at all pools.
+/// Observes the rollouts of all pools.
 #[must_use]
 pub fn rollouts<'a>(index: &'a ClusterIndex<'a>) -> Rollouts<'a> {
     let pools = index.pools_in_use.iter().copied();
-    let looks = pools.filter_map(|pool| {
+    let rollouts = pools.filter_map(|pool| {
         Some((
             pool,
             PoolRollout::observe(index, pool, index.mode_of(pool)?),
         ))
     });
-    looks.collect()
+    rollouts.collect()
 }
 
 impl<'a> PoolRollout<'a> {
-    /// What `node` sends by.
+    /// The datapath that `node` uses.
     #[must_use]
-    pub fn send(&self, node: &str) -> Option<&NodeMode> {
+    pub fn in_use(&self, node: &str) -> Option<&NodeMode> {
         self.datapaths
-            .get(self.sends.get(node).copied().unwrap_or_default())
+            .get(self.in_use.get(node).copied().unwrap_or_default())
     }
 
-    /// By what else `node` receives.
+    /// The standby datapaths of `node`: it receives by them.
     pub fn standby(&self, node: &str) -> impl Iterator<Item = &NodeMode> {
-        let sends = self.sends.get(node).copied().unwrap_or_default();
+        let in_use = self.in_use.get(node).copied().unwrap_or_default();
         let changing = matches!(self.phase, Phase::Preparing | Phase::Switching);
         let datapaths = self
             .datapaths
             .iter()
             .enumerate()
-            .filter(move |(n, _)| changing && *n != sends);
+            .filter(move |(n, _)| changing && *n != in_use);
         datapaths.map(|(_, datapath)| datapath)
     }
 
-    /// The previous datapath, while there is one.
+    /// The previous datapath, during a rollout.
     #[must_use]
     pub fn from(&self) -> Option<&NodeMode> {
         self.datapaths.get(1)
@@ -93,59 +93,61 @@ impl<'a> PoolRollout<'a> {
         let probe = target.probe;
         let mut datapaths = vec![target];
         for datapath in nodes.iter().flat_map(NodeRollout::datapaths) {
-            let known = datapaths.iter().any(|known| known.same_transport(datapath));
-            let excluded = datapaths
+            let existing = datapaths
+                .iter()
+                .any(|existing| existing.same_transport(datapath));
+            let exclusive = datapaths
                 .first()
-                .is_some_and(|target| exclude(target, datapath));
-            if !known && !excluded {
+                .is_some_and(|target| are_exclusive(target, datapath));
+            if !existing && !exclusive {
                 datapaths.push(NodeMode {
                     probe,
-                    ..bare(datapath)
+                    ..without_pools(datapath)
                 });
             }
         }
-        let of = |choose: fn(&NodeRollout<'a>) -> bool| {
-            let chosen = nodes.iter().filter(|node| choose(node));
-            chosen.map(|node| node.name).collect::<BTreeSet<_>>()
+        let names = |matches: fn(&NodeRollout<'a>) -> bool| {
+            let selected = nodes.iter().filter(|node| matches(node));
+            selected.map(|node| node.name).collect::<BTreeSet<_>>()
         };
-        let passed_over = nodes.iter().filter(|node| !node.settled);
-        let passed_over = passed_over.filter_map(|node| Some((node.name, node.absence?)));
-        let passed_over = passed_over.collect();
-        let mut change = Self {
+        let not_waited_for = nodes.iter().filter(|node| !node.converged);
+        let not_waited_for = not_waited_for.filter_map(|node| Some((node.name, node.absence?)));
+        let not_waited_for = not_waited_for.collect();
+        let mut rollout = Self {
             phase: Phase::Stable,
             datapaths,
-            sends: BTreeMap::new(),
-            unsettled: of(|node| !node.settled),
-            waiting: of(|node| !node.settled && node.absence.is_none()),
-            passed_over,
+            in_use: BTreeMap::new(),
+            not_converged: names(|node| !node.converged),
+            waiting: names(|node| !node.converged && node.absence.is_none()),
+            not_waited_for,
         };
-        let through =
-            |node: &NodeRollout<'_>| node.settled || node.absence.is_some() || node.is_through();
-        if change.datapaths.len() > 1 {
-            if nodes.iter().all(through) {
-                change.phase = Phase::Retiring;
+        let is_done =
+            |node: &NodeRollout<'_>| node.converged || node.absence.is_some() || node.is_complete();
+        if rollout.datapaths.len() > 1 {
+            if nodes.iter().all(is_done) {
+                rollout.phase = Phase::Retiring;
             } else {
-                change.go_on(&nodes, mode.rollout.max_concurrent(nodes.len()));
+                rollout.advance(&nodes, mode.rollout.max_concurrent(nodes.len()));
             }
         }
-        change
+        rollout
     }
 
-    /// Decides who sends by what.
-    fn go_on(&mut self, nodes: &[NodeRollout<'a>], at_once: usize) {
+    /// Decides which datapath each node uses.
+    fn advance(&mut self, nodes: &[NodeRollout<'a>], max_concurrent: usize) {
         let waited_for: BTreeSet<&str> = nodes
             .iter()
             .filter(|node| node.absence.is_none() && !node.is_new)
             .map(|node| node.name)
             .collect();
-        let counts = |silent: &str| waited_for.contains(silent);
+        let is_counted = |node: &str| waited_for.contains(node);
         let unprepared = nodes
             .iter()
-            .filter(|node| waited_for.contains(node.name) && !node.is_prepared(&counts));
+            .filter(|node| waited_for.contains(node.name) && !node.is_prepared(&is_counted));
         let unprepared: BTreeSet<&str> = unprepared.map(|node| node.name).collect();
-        // All had tried it then.
-        let begun = nodes.iter().any(|node| node.sends_target && !node.is_new);
-        let ready = begun || unprepared.is_empty();
+        // All nodes had probed the target at that time.
+        let has_started = nodes.iter().any(|node| node.uses_target && !node.is_new);
+        let ready = has_started || unprepared.is_empty();
         self.phase = if ready {
             Phase::Switching
         } else {
@@ -154,39 +156,39 @@ impl<'a> PoolRollout<'a> {
         if !ready {
             self.waiting = unprepared;
         }
-        let under_way = nodes
+        let in_progress = nodes
             .iter()
-            .filter(|node| node.sends_target && !node.settled && waited_for.contains(node.name));
-        let mut left = at_once.saturating_sub(under_way.count());
-        let usual = self.most_used_datapath(nodes);
-        for node in nodes.iter().filter(|node| !node.sends_target) {
+            .filter(|node| node.uses_target && !node.converged && waited_for.contains(node.name));
+        let mut budget = max_concurrent.saturating_sub(in_progress.count());
+        let most_used = self.most_used_datapath(nodes);
+        for node in nodes.iter().filter(|node| !node.uses_target) {
             let mut switch = || {
                 if !waited_for.contains(node.name) {
                     return true;
                 }
-                let may = left > 0 && node.is_prepared(&counts);
-                left -= usize::from(may);
-                may
+                let allowed = budget > 0 && node.is_prepared(&is_counted);
+                budget -= usize::from(allowed);
+                allowed
             };
             if ready && switch() {
                 continue;
             }
-            // One that has nothing yet does as the others do.
-            let sends = node.sends.and_then(|datapath| self.position(datapath));
-            self.sends.insert(node.name, sends.unwrap_or(usual));
+            // A new node uses the datapath that most nodes use.
+            let in_use = node.in_use.and_then(|datapath| self.position(datapath));
+            self.in_use.insert(node.name, in_use.unwrap_or(most_used));
         }
     }
 
-    /// The datapath that most nodes send by which do not use the new datapath.
+    /// The previous datapath that most nodes use.
     fn most_used_datapath(&self, nodes: &[NodeRollout<'a>]) -> usize {
         let mut counts = vec![0_usize; self.datapaths.len()];
-        let others = nodes.iter().filter(|node| !node.sends_target);
-        for datapath in others.filter_map(|node| self.position(node.sends?)) {
+        let others = nodes.iter().filter(|node| !node.uses_target);
+        for datapath in others.filter_map(|node| self.position(node.in_use?)) {
             if let Some(count) = counts.get_mut(datapath) {
                 *count += 1;
             }
         }
-        // The first of those that are alike.
+        // The first of equally frequent datapaths.
         let most = counts
             .iter()
             .enumerate()
@@ -198,28 +200,29 @@ impl<'a> PoolRollout<'a> {
     fn position(&self, datapath: &NodeMode) -> Option<usize> {
         self.datapaths
             .iter()
-            .position(|known| known.same_transport(datapath))
+            .position(|existing| existing.same_transport(datapath))
     }
 }
 
-/// Where one node stands.
+/// The state of one node in the rollout.
 struct NodeRollout<'a> {
     name: &'a str,
-    /// What it sends by.
-    sends: Option<&'a NodeMode>,
-    /// What stands by.
+    /// The datapath in use.
+    in_use: Option<&'a NodeMode>,
+    /// The standby datapaths.
     standby: Vec<&'a NodeMode>,
-    sends_target: bool,
-    /// It sends by the target datapath, and its agent has said so.
-    settled: bool,
-    /// Its agent has reported that its kernel matches the spec.
+    uses_target: bool,
+    /// Whether the node uses the target datapath and its agent has acknowledged that.
+    converged: bool,
+    /// Whether the agent has reported that the kernel matches the spec.
     acknowledged: bool,
-    /// Its agent has never said anything: nothing is sent to its pods, for it has none.
+    /// Whether the agent has never reported: the node has no pods, so no node sends to it.
     is_new: bool,
-    /// Why it is not waited for, if it is not.
+    /// Why the rollout does not wait for the node, if so.
     absence: Option<Absence>,
-    /// Nodes that it gets no answer from by the target datapath; `None`: it has not tried. Without a probe none count.
-    silent: Option<Vec<&'a str>>,
+    /// Nodes whose replies are missing over the target datapath; `None`: no probe has run. Always empty if probes are
+    /// disabled.
+    unreachable: Option<Vec<&'a str>>,
 }
 
 impl<'a> NodeRollout<'a> {
@@ -232,76 +235,76 @@ impl<'a> NodeRollout<'a> {
     ) -> Self {
         let network = index.networks.get(name).copied();
         let modes = network.map_or(&[][..], |network| &network.spec.modes);
-        let has = |list: &[String]| list.iter().any(|it| it == pool);
-        let sends = modes.iter().find(|mode| has(&mode.pools));
-        let standby = modes.iter().filter(|mode| has(&mode.standby_pools));
-        let sends_target = sends.is_some_and(|datapath| datapath.same_transport(target));
+        let contains = |list: &[String]| list.iter().any(|it| it == pool);
+        let in_use = modes.iter().find(|mode| contains(&mode.pools));
+        let standby = modes.iter().filter(|mode| contains(&mode.standby_pools));
+        let uses_target = in_use.is_some_and(|datapath| datapath.same_transport(target));
         let acknowledged = network.is_some_and(acknowledged);
         Self {
             name,
-            sends,
+            in_use,
             standby: standby.collect(),
-            sends_target,
-            settled: sends_target && acknowledged,
+            uses_target,
+            converged: uses_target && acknowledged,
             acknowledged,
-            is_new: !index.has_spoken(name),
+            is_new: !index.has_ever_reported(name),
             absence: index.absence(name, mode),
-            silent: match mode.rollout.probe {
+            unreachable: match mode.rollout.probe {
                 ProbeProtocol::Auto | ProbeProtocol::Icmp | ProbeProtocol::Udp => {
-                    network.and_then(|network| silent(network, target))
+                    network.and_then(|network| unreachable(network, target))
                 }
                 ProbeProtocol::None => Some(Vec::new()),
             },
         }
     }
 
-    /// Whether it has only the target datapath: the others were taken from it when all nodes sent that one, or it is new.
-    fn is_through(&self) -> bool {
-        self.sends_target && self.standby.is_empty()
+    /// Whether the node has only the target datapath: the rollout was complete here, or the node is new.
+    fn is_complete(&self) -> bool {
+        self.uses_target && self.standby.is_empty()
     }
 
     fn datapaths(&self) -> impl Iterator<Item = &'a NodeMode> {
-        self.sends.into_iter().chain(self.standby.iter().copied())
+        self.in_use.into_iter().chain(self.standby.iter().copied())
     }
 
-    /// Whether it could send by the target datapath: it says that all is there, and of the nodes that count every one it asked has
-    /// answered.
-    fn is_prepared(&self, counts: &dyn Fn(&str) -> bool) -> bool {
-        let proven = || {
-            self.silent
+    /// Whether the node can switch: its agent has acknowledged all datapaths, and all probed nodes that
+    /// `is_counted` accepts have replied.
+    fn is_prepared(&self, is_counted: &dyn Fn(&str) -> bool) -> bool {
+        let all_replied = || {
+            self.unreachable
                 .as_ref()
-                .is_some_and(|silent| !silent.iter().any(|node| counts(node)))
+                .is_some_and(|unreachable| !unreachable.iter().any(|node| is_counted(node)))
         };
-        self.acknowledged && (self.sends_target || proven())
+        self.acknowledged && (self.uses_target || all_replied())
     }
 }
 
-/// Nodes that did not answer by a standby datapath on this node, as its agent says. Of datapaths that differ in their parameters only,
-/// all count.
-fn silent<'a>(network: &'a NodeNetwork, datapath: &NodeMode) -> Option<Vec<&'a str>> {
+/// Nodes that did not reply over a standby datapath of this node. Datapaths that differ only in their parameters count
+/// together.
+fn unreachable<'a>(network: &'a NodeNetwork, datapath: &NodeMode) -> Option<Vec<&'a str>> {
     let transport = datapath.transport.get()?.into();
-    let tried = network.status.as_ref()?.probes.iter();
-    let mut tried = tried
-        .filter(|tried| tried.mode == datapath.name && tried.transport == transport)
+    let probes = network.status.as_ref()?.probes.iter();
+    let mut probes = probes
+        .filter(|probe| probe.mode == datapath.name && probe.transport == transport)
         .peekable();
-    tried.peek()?;
-    let silent = tried.flat_map(|tried| &tried.unreachable);
-    Some(silent.map(String::as_str).collect())
+    probes.peek()?;
+    let unreachable = probes.flat_map(|probe| &probe.unreachable);
+    Some(unreachable.map(String::as_str).collect())
 }
 
-/// Why a node that is waited for has not got further, as far as its agent has reported.
+/// Why a node does not proceed, from the probes that its agent has reported.
 #[must_use]
-pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
+pub fn probe_failure(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     let network = index.networks.get(name)?;
-    let tried = network.status.as_ref()?.probes.iter();
-    let mut tried = tried.filter(|tried| !tried.unreachable.is_empty());
-    let tried = tried.next().filter(|_| acknowledged(network))?;
-    let silent: Vec<&String> = tried.unreachable.iter().collect();
-    let why = tried
+    let probes = network.status.as_ref()?.probes.iter();
+    let mut probes = probes.filter(|probe| !probe.unreachable.is_empty());
+    let probe = probes.next().filter(|_| acknowledged(network))?;
+    let unreachable: Vec<&String> = probe.unreachable.iter().collect();
+    let why = probe
         .message
         .as_deref()
         .map_or_else(String::new, |why| format!(" ({why})"));
-    let protocols = tried.protocols.join(" or ");
+    let protocols = probe.protocols.join(" or ");
     let remedy = if why.is_empty() {
         format!("; allow {protocols} between nodes, or set spec.rollout.probe to none")
     } else {
@@ -309,12 +312,12 @@ pub fn obstacle(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     };
     Some(format!(
         "{name} gets no reply over {} from {} to {protocols}{why}{remedy}",
-        tried.transport,
-        list(&silent, 3)
+        probe.transport,
+        list(&unreachable, 3)
     ))
 }
 
-/// A datapath as a status names it.
+/// The mode and encapsulation of a datapath, for a status.
 #[must_use]
 pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
     let (mode, encapsulation) = match mode.transport.get()? {
@@ -330,9 +333,9 @@ pub fn summary(mode: &NodeMode) -> Option<ModeSummary> {
     })
 }
 
-/// A short description of a datapath.
+/// A short description of a datapath, for messages.
 #[must_use]
-pub fn in_words(mode: &NodeMode) -> String {
+pub fn description(mode: &NodeMode) -> String {
     let transport = mode.transport.get().map_or_else(
         || "an unknown transport".to_owned(),
         |transport| transport.to_string(),
@@ -343,8 +346,8 @@ pub fn in_words(mode: &NodeMode) -> String {
     }
 }
 
-/// The datapath without its pools.
-fn bare(mode: &NodeMode) -> NodeMode {
+/// The datapath without pools.
+fn without_pools(mode: &NodeMode) -> NodeMode {
     NodeMode {
         pools: Vec::new(),
         standby_pools: Vec::new(),
@@ -352,9 +355,9 @@ fn bare(mode: &NodeMode) -> NodeMode {
     }
 }
 
-/// Whether no node can have both at the same time: they would be the same link with another address, or the same UDP port of the
-/// kernel's and the relay's.
-fn exclude(one: &NodeMode, other: &NodeMode) -> bool {
+/// Whether a node cannot have both at the same time: they are the same link with another address, or need the same UDP
+/// port in the kernel and the relay.
+fn are_exclusive(one: &NodeMode, other: &NodeMode) -> bool {
     let other_family = one.outer_family != other.outer_family;
     match (one.transport.get(), other.transport.get()) {
         (Some(Transport::Vxlan(one)), Some(Transport::Vxlan(other))) => {

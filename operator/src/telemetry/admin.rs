@@ -11,16 +11,16 @@ use crate::telemetry::metrics::Metrics;
 /// The state that the admin server reports.
 #[derive(Clone, Debug)]
 pub struct Health {
-    /// Whether every kind has been listed. Leadership is not asked for: the follower is as ready as it can be.
+    /// Whether every kind has been listed. Leadership does not matter: a standby operator is ready.
     pub synced: Arc<AtomicBool>,
-    /// The loop's; a program whose loop hangs is better started again.
+    /// Heartbeat of the reconcile loop. A program whose loop hangs must be restarted.
     pub heartbeat: Arc<Heartbeat>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 
 impl Health {
-    /// The checks and the metrics.
+    /// The health checks and the metrics.
     #[must_use]
     pub fn endpoints(self) -> Endpoints {
         let Self {
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn stalled_loop_fails_livez() {
         let (health, endpoints) = health(Duration::ZERO);
-        // One that has not begun waits for the API server, and no restart would help.
+        // A loop that has not started waits for the API server. A restart would not help.
         assert_eq!(endpoints.livez(), Ok(()));
         health.heartbeat.beat();
         let why = "reconcile loop stalled for 0 s";

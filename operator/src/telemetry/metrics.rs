@@ -1,4 +1,4 @@
-//! Metrics. Every label has a fixed set of values, or is the name of a pool.
+//! Metrics. Every label has a fixed set of values, or is the name of a pool or mode.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -13,21 +13,21 @@ use prometheus_client::registry::{Registry, Unit};
 use kube::ResourceExt;
 use netweft_crds::{IPPool, NetworkMode, Usage};
 
-/// Everything the operator measures.
+/// All metrics of the operator.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Held while several series change together: a scrape sees all of the old ones or all of the new ones.
-    together: Mutex<()>,
-    /// 1 while this operator leads.
+    /// Held while several series change: a scrape contains either all old or all new values.
+    update_lock: Mutex<()>,
+    /// 1 while this operator is the leader.
     pub leader: Gauge,
-    /// How long a plan takes to make.
+    /// Duration of planning.
     pub plan_seconds: Histogram,
     /// Writes by kind and result.
     pub writes: Family<WriteLabels, Counter>,
-    /// When the last plan was carried out in full.
+    /// Time at which the last plan was applied completely.
     pub last_success: Gauge,
-    /// Objects in the last plan's cluster, by kind.
+    /// Objects in the cluster state of the last plan, by kind.
     pub objects: Family<ObjectLabels, Gauge>,
     blocks: Family<ShareLabels, Gauge>,
     addresses: Family<ShareLabels, Gauge>,
@@ -35,37 +35,37 @@ pub struct Metrics {
     nodes: Family<ProgressLabels, Gauge>,
 }
 
-/// What a write was and what came of it.
+/// Labels of a write.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WriteLabels {
     /// Kind of the object.
     pub kind: &'static str,
-    /// What was done.
+    /// Verb of the request.
     pub verb: &'static str,
-    /// What came of it.
+    /// Result of the request.
     pub result: WriteResult,
 }
 
-/// What came of a write.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 pub enum WriteResult {
-    /// It was done.
+    /// The write succeeded.
     done,
-    /// It rested on an old picture and was refused.
+    /// The API server refused the write, because the object has changed since the plan.
     stale,
-    /// It failed.
+    /// The write failed for another reason.
     failed,
 }
 
-/// A kind of object.
+/// Labels of a count of objects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ObjectLabels {
-    /// The kind.
+    /// Kind of the objects.
     pub kind: &'static str,
 }
 
-/// A part of a pool.
+/// Labels of the utilization of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ShareLabels {
     pool: String,
@@ -75,20 +75,20 @@ struct ShareLabels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 enum Share {
-    /// What there is.
+    /// All blocks or addresses of the pool.
     total,
-    /// What is assigned to nodes, or given to pods.
+    /// Blocks assigned to nodes, or addresses in use by pods.
     used,
 }
 
-/// A mode that is in a phase of its change.
+/// Labels of the rollout phase of a mode.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
     mode: String,
     phase: String,
 }
 
-/// The nodes that are to carry a mode, or those that do.
+/// Labels of the number of nodes of a mode.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ProgressLabels {
     mode: String,
@@ -98,14 +98,14 @@ struct ProgressLabels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[expect(non_camel_case_types, reason = "the variants are the label's values")]
 enum Progress {
-    /// All.
+    /// All nodes.
     total,
-    /// Those that carry the traffic as it is wanted.
+    /// Nodes that use the target datapath.
     updated,
 }
 
 impl Metrics {
-    /// All metrics at their beginning.
+    /// All metrics with their initial values.
     #[must_use]
     pub fn new() -> Self {
         let leader = Gauge::default();
@@ -131,26 +131,26 @@ impl Metrics {
         registry.register("writes", "Writes to the API server", writes.clone());
         registry.register_with_unit(
             "last_success_timestamp",
-            "Unix time at which the last plan was carried out in full",
+            "Unix time at which the last plan was applied completely",
             Unit::Seconds,
             last_success.clone(),
         );
-        registry.register("objects", "Objects seen", objects.clone());
+        registry.register("objects", "Objects in the last plan", objects.clone());
         registry.register("pool_blocks", "Blocks of a pool", blocks.clone());
         registry.register("pool_addresses", "Addresses of a pool", addresses.clone());
         registry.register(
             "mode_phase",
-            "1 for the phase that a mode's change is in",
+            "1 for the current rollout phase of a mode",
             phases.clone(),
         );
         registry.register(
             "mode_nodes",
-            "Nodes that are to carry a mode, and those that do",
+            "Nodes of a mode: all, and those that use its datapath",
             nodes.clone(),
         );
         Self {
             registry,
-            together: Mutex::new(()),
+            update_lock: Mutex::new(()),
             leader,
             plan_seconds,
             writes,
@@ -166,24 +166,24 @@ impl Metrics {
     /// The metrics as text.
     ///
     /// # Errors
-    /// None that a String could give.
+    /// Writing to a String does not fail.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
-        let _together = self.together();
+        let _lock = self.lock_updates();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
     /// Counts a write.
-    pub fn wrote(&self, kind: &'static str, verb: &'static str, result: WriteResult) {
+    pub fn count_write(&self, kind: &'static str, verb: &'static str, result: WriteResult) {
         self.writes
             .get_or_create(&WriteLabels { kind, verb, result })
             .inc();
     }
 
     /// Sets the utilization of each pool from its status, and removes the previous values.
-    pub fn used<'a>(&self, pools: impl IntoIterator<Item = &'a IPPool>) {
-        let _together = self.together();
+    pub fn set_pool_usage<'a>(&self, pools: impl IntoIterator<Item = &'a IPPool>) {
+        let _lock = self.lock_updates();
         self.blocks.clear();
         self.addresses.clear();
         for pool in pools {
@@ -202,9 +202,9 @@ impl Metrics {
         }
     }
 
-    /// Sets how far the modes are that are in use.
-    pub fn changing<'a>(&self, modes: impl IntoIterator<Item = &'a NetworkMode>) {
-        let _together = self.together();
+    /// Sets the rollout phase and the numbers of nodes of all modes in use.
+    pub fn set_mode_progress<'a>(&self, modes: impl IntoIterator<Item = &'a NetworkMode>) {
+        let _lock = self.lock_updates();
         self.phases.clear();
         self.nodes.clear();
         for mode in modes {
@@ -232,8 +232,8 @@ impl Metrics {
     }
 
     /// Removes the leader's metrics when another operator leads, so that stale values do not appear next to the new leader's.
-    pub fn forget(&self) {
-        let _together = self.together();
+    pub fn clear_leader_metrics(&self) {
+        let _lock = self.lock_updates();
         self.last_success.set(0);
         self.objects.clear();
         self.blocks.clear();
@@ -242,15 +242,15 @@ impl Metrics {
         self.nodes.clear();
     }
 
-    fn together(&self) -> MutexGuard<'_, ()> {
-        // It guards no value that could be half changed for good.
-        self.together
+    fn lock_updates(&self) -> MutexGuard<'_, ()> {
+        // The lock guards no data, so a panic of a holder leaves nothing inconsistent.
+        self.update_lock
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Sets how many objects of a kind there are.
-    pub fn seen(&self, kind: &'static str, count: usize) {
+    /// Sets the number of objects of a kind.
+    pub fn set_objects(&self, kind: &'static str, count: usize) {
         self.objects
             .get_or_create(&ObjectLabels { kind })
             .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::testing::yaml;
 
-    fn a_pool() -> IPPool {
+    fn pool_with_usage() -> IPPool {
         let status = "{usage: {blocks: {total: 4, used: 2}, addresses: {total: 256, used: 7}}}";
         yaml(&format!(
             "{{metadata: {{name: p}}, spec: {{cidr: 10.0.0.0/24}}, status: {status}}}"
@@ -277,10 +277,10 @@ mod tests {
 
     #[test]
     fn scrape_during_update_always_contains_pool() {
-        let (metrics, pool) = (Metrics::new(), a_pool());
-        metrics.used([&pool]);
+        let (metrics, pool) = (Metrics::new(), pool_with_usage());
+        metrics.set_pool_usage([&pool]);
         std::thread::scope(|scope| {
-            let updates = scope.spawn(|| (0..20_000).for_each(|_| metrics.used([&pool])));
+            let updates = scope.spawn(|| (0..20_000).for_each(|_| metrics.set_pool_usage([&pool])));
             while !updates.is_finished() {
                 let text = metrics.text().unwrap();
                 for line in ["blocks", "addresses"] {
@@ -294,10 +294,10 @@ mod tests {
     #[test]
     fn former_leader_exports_no_pool_and_mode_metrics() {
         let metrics = Metrics::new();
-        metrics.used([&a_pool()]);
-        metrics.seen("Node", 3);
+        metrics.set_pool_usage([&pool_with_usage()]);
+        metrics.set_objects("Node", 3);
         metrics.last_success.set(7);
-        metrics.forget();
+        metrics.clear_leader_metrics();
         let text = metrics.text().unwrap();
         assert!(
             !text.contains("pool=") && !text.contains("kind=\"Node\""),
@@ -309,24 +309,24 @@ mod tests {
     #[test]
     fn metric_names_have_prefix_and_unit() {
         let metrics = Metrics::new();
-        metrics.wrote("NodeSubnet", "create", WriteResult::done);
-        metrics.seen("Node", 3);
+        metrics.count_write("NodeSubnet", "create", WriteResult::done);
+        metrics.set_objects("Node", 3);
         let pool = |name: &str| {
             let status = "{usage: {blocks: {total: 4, used: 2}, addresses: {total: 256, used: 7}}}";
             yaml::<IPPool>(&format!(
                 "{{metadata: {{name: {name}}}, spec: {{cidr: 10.0.0.0/24}}, status: {status}}}"
             ))
         };
-        metrics.used([&pool("gone")]);
-        metrics.used([&pool("p")]);
+        metrics.set_pool_usage([&pool("deleted")]);
+        metrics.set_pool_usage([&pool("p")]);
         let mode = |phase: &str| {
             let status = format!("{{phase: {phase}, nodes: {{total: 3, updated: 1}}}}");
             yaml::<NetworkMode>(&format!(
                 "{{metadata: {{name: m}}, spec: {{mode: host-gw}}, status: {status}}}"
             ))
         };
-        metrics.changing([&mode("Preparing")]);
-        metrics.changing([&mode("Switching")]);
+        metrics.set_mode_progress([&mode("Preparing")]);
+        metrics.set_mode_progress([&mode("Switching")]);
         let text = metrics.text().unwrap();
         for line in [
             "netweft_operator_leader 0",
@@ -344,7 +344,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
-        assert!(!text.contains("gone"), "{text}");
+        assert!(!text.contains("deleted"), "{text}");
         assert!(!text.contains("Preparing"), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! An API server with the answers of a test.
+//! Clients of an API server whose responses a test chooses.
 
 use std::future::ready;
 
@@ -8,30 +8,30 @@ use axum::http::StatusCode;
 use kube::core::Status;
 use kube::{Client, Config};
 
-/// A client of a server on loopback that answers every request, by its path, with what `answer` says.
-pub async fn answering<A>(answer: A) -> Client
+/// A client of a server on loopback. `respond` returns the response for the path of a request.
+pub async fn responding_client<R>(respond: R) -> Client
 where
-    A: Fn(&str) -> (StatusCode, String) + Clone + Send + Sync + 'static,
+    R: Fn(&str) -> (StatusCode, String) + Clone + Send + Sync + 'static,
 {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let answer = move |request: Request| ready(answer(request.uri().path()));
-    let router = Router::new().fallback(answer);
+    let handler = move |request: Request| ready(respond(request.uri().path()));
+    let router = Router::new().fallback(handler);
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
     let mut config = Config::new(url.parse().unwrap());
-    // Nobody is trusted: what the machine trusts would have to be read.
+    // An empty list of root certificates: loading those of the machine is slow and not needed.
     config.root_cert = Some(Vec::new());
     Client::try_from(config).unwrap()
 }
 
-/// A client of a server on loopback that takes every request and answers none.
-pub async fn hanging() -> Client {
+/// A client of a server on loopback that accepts every connection and sends no response.
+pub async fn unresponsive_client() -> Client {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        let mut held = Vec::new();
+        let mut connections = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
-            held.push(stream);
+            connections.push(stream);
         }
     });
     let mut config = Config::new(url.parse().unwrap());
@@ -39,8 +39,8 @@ pub async fn hanging() -> Client {
     Client::try_from(config).unwrap()
 }
 
-/// The answer of an API server that refuses.
-pub fn refusal(code: StatusCode, reason: &str) -> (StatusCode, String) {
-    let status = Status::failure("as the test says", reason).with_code(code.as_u16());
+/// The response of an API server that refuses a request.
+pub fn error_response(code: StatusCode, reason: &str) -> (StatusCode, String) {
+    let status = Status::failure("refused by the test", reason).with_code(code.as_u16());
     (code, serde_json::to_string(&status).unwrap())
 }

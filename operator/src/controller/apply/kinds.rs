@@ -1,4 +1,4 @@
-//! The kinds of objects that are written, with their names for logs and metrics.
+//! The kinds of written objects, with their names for logs and metrics.
 
 use std::fmt::Debug;
 
@@ -9,9 +9,9 @@ use netweft_crds::{BGPPeer, IPPool, NetworkMode, NodeNetwork, NodeSubnet};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// An object that all writes here are about.
-pub trait Written:
-    Named
+/// A kind of cluster-scoped object that plans write.
+pub trait PlannedObject:
+    KindName
     + Resource<DynamicType = (), Scope = ClusterResourceScope>
     + Clone
     + Debug
@@ -20,34 +20,34 @@ pub trait Written:
 {
 }
 
-/// A kind that writes are counted by.
-pub trait Named {
+/// The name of a kind in logs and metrics.
+pub trait KindName {
     const KIND: &'static str;
 }
 
-impl Named for IPPool {
+impl KindName for IPPool {
     const KIND: &'static str = "IPPool";
 }
-impl Named for NetworkMode {
+impl KindName for NetworkMode {
     const KIND: &'static str = "NetworkMode";
 }
-impl Named for BGPPeer {
+impl KindName for BGPPeer {
     const KIND: &'static str = "BGPPeer";
 }
-impl Named for NodeSubnet {
+impl KindName for NodeSubnet {
     const KIND: &'static str = "NodeSubnet";
 }
-impl Named for NodeNetwork {
+impl KindName for NodeNetwork {
     const KIND: &'static str = "NodeNetwork";
 }
-impl Named for Node {
+impl KindName for Node {
     const KIND: &'static str = "Node";
 }
-impl Named for Secret {
+impl KindName for Secret {
     const KIND: &'static str = "Secret";
 }
-impl Written for IPPool {}
-impl Written for NetworkMode {}
-impl Written for BGPPeer {}
-impl Written for NodeSubnet {}
-impl Written for NodeNetwork {}
+impl PlannedObject for IPPool {}
+impl PlannedObject for NetworkMode {}
+impl PlannedObject for BGPPeer {}
+impl PlannedObject for NodeSubnet {}
+impl PlannedObject for NodeNetwork {}

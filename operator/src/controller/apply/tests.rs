@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use tokio::task::JoinSet;
 
 use crate::controller::apply::*;
-use crate::testing::{answering, cluster, node, refusal};
+use crate::testing::{cluster, error_response, node, responding_client};
 
 fn writer(client: Client) -> Writer {
     let health = Health {
@@ -18,7 +18,7 @@ fn writer(client: Client) -> Writer {
     Writer::new(client, "default", &health, events)
 }
 
-/// As when it has just been deleted by another, which may be about to give it to somebody else.
+/// The NodeSubnet was deleted by another leader, which may assign the block to another node.
 #[tokio::test]
 async fn node_network_omits_block_with_failed_subnet_write() {
     let mut cluster = cluster(2);
@@ -28,24 +28,27 @@ async fn node_network_omits_block_with_failed_subnet_write() {
     }
     let plan = cluster.plan();
     let [first, second] = &plan.subnets.update[..] else {
-        panic!("both blocks are sent to elsewhere: {plan:?}");
+        panic!("both blocks are sent elsewhere: {plan:?}");
     };
     assert_eq!(first.spec.node, "worker-1");
     let written = serde_json::to_string(second).unwrap();
-    let (gone, asked) = (first.name_any(), Arc::new(Mutex::new(Vec::new())));
-    let log = asked.clone();
-    let client = answering(move |path| {
+    let (deleted, requests) = (first.name_any(), Arc::new(Mutex::new(Vec::new())));
+    let log = requests.clone();
+    let client = responding_client(move |path| {
         log.lock().unwrap().push(path.to_owned());
-        if path.ends_with(&gone) {
-            refusal(StatusCode::NOT_FOUND, "NotFound")
+        if path.ends_with(&deleted) {
+            error_response(StatusCode::NOT_FOUND, "NotFound")
         } else if path.contains("/nodesubnets/") {
             (StatusCode::OK, written.clone())
         } else {
-            refusal(StatusCode::FORBIDDEN, "Forbidden")
+            error_response(StatusCode::FORBIDDEN, "Forbidden")
         }
     });
-    writer(client.await).carry_out(&plan).await;
-    let mut asked = asked.lock().unwrap().clone();
-    asked.retain(|path| path.contains("/nodenetworks/") && !path.ends_with("/status"));
-    assert_eq!(asked, ["/apis/netweft.io/v1alpha1/nodenetworks/worker-2"]);
+    writer(client.await).apply(&plan).await;
+    let mut requests = requests.lock().unwrap().clone();
+    requests.retain(|path| path.contains("/nodenetworks/") && !path.ends_with("/status"));
+    assert_eq!(
+        requests,
+        ["/apis/netweft.io/v1alpha1/nodenetworks/worker-2"]
+    );
 }

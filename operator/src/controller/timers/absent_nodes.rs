@@ -1,6 +1,8 @@
-//! [`AbsentNodes`]: for how long this leader has seen that Nodes are not Ready, or that agents do not acknowledge.
+//! [`AbsentNodes`]: for how long this leader has observed that a Node is not Ready, or that an agent does not
+//! acknowledge its NodeNetwork.
 //!
-//! The times are of the monotonic clock and live in memory: a new leader starts again, so it can only wait longer for a node.
+//! The times are of the monotonic clock and in memory. A new leader starts from zero, so it can only wait longer for a
+//! node.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -9,24 +11,26 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use netweft_crds::NodeNetwork;
 
-/// Name and UID of a Node or NodeNetwork, and the generation that the agent has acknowledged last: an object that comes back under
-/// an old name is another, and an agent that has acknowledged something since is alive.
-pub type Absent = (String, Option<String>, Option<i64>);
+/// Name and UID of a Node or NodeNetwork, and the generation that the agent has acknowledged last. An object with the
+/// same name and another UID is a different object. An agent with a later acknowledgement is alive.
+pub type AbsenceKey = (String, Option<String>, Option<i64>);
 
-/// Since when this leader has known it of which nodes.
+/// The start of each absence.
 #[derive(Debug, Default)]
 pub struct AbsentNodes {
-    since: BTreeMap<Absent, Instant>,
+    since: BTreeMap<AbsenceKey, Instant>,
 }
 
 /// The Nodes that are not Ready.
-pub fn not_ready<'a>(nodes: impl Iterator<Item = &'a Node>) -> impl Iterator<Item = Absent> {
+pub fn not_ready<'a>(nodes: impl Iterator<Item = &'a Node>) -> impl Iterator<Item = AbsenceKey> {
     let absent = nodes.filter(|node| !is_ready(node));
     absent.map(|node| (node.name_any(), node.uid(), None))
 }
 
 /// The NodeNetworks whose generation no agent has acknowledged.
-pub fn silent<'a>(networks: impl Iterator<Item = &'a NodeNetwork>) -> impl Iterator<Item = Absent> {
+pub fn unacknowledged<'a>(
+    networks: impl Iterator<Item = &'a NodeNetwork>,
+) -> impl Iterator<Item = AbsenceKey> {
     networks.filter_map(|network| {
         let status = network.status.as_ref();
         let observed = status.and_then(|status| status.observed_generation);
@@ -41,10 +45,10 @@ impl AbsentNodes {
         self.since.clear();
     }
 
-    /// Takes note of who is absent at `now`, and returns for how long each has been, by name.
+    /// Records the absent nodes at `now`, and returns the duration of each absence by name.
     pub fn observe(
         &mut self,
-        absent: impl Iterator<Item = Absent>,
+        absent: impl Iterator<Item = AbsenceKey>,
         now: Instant,
     ) -> BTreeMap<String, Duration> {
         let absent = absent.map(|key| {
@@ -58,7 +62,7 @@ impl AbsentNodes {
             .collect()
     }
 
-    /// How long until the next of them has been absent for one of `deadlines`; `None`: all that could have, have.
+    /// Time until the next absence reaches one of `deadlines`; `None`: every absence has reached all deadlines.
     #[must_use]
     pub fn next(&self, deadlines: &[Duration], now: Instant) -> Option<Duration> {
         let absent = self
@@ -71,7 +75,7 @@ impl AbsentNodes {
     }
 }
 
-/// A Node that says nothing about it is not one whose kubelet has gone silent.
+/// A Node without the condition Ready counts as ready: its kubelet has not reported yet.
 fn is_ready(node: &Node) -> bool {
     let conditions = node
         .status
@@ -103,13 +107,13 @@ mod tests {
             (absent.get("one").copied(), absences.next(&deadlines, at))
         };
         assert_eq!(observe(&node("a", "True"), start), (None, None));
-        let silent = node("a", "Unknown");
+        let unknown = node("a", "Unknown");
         assert_eq!(
-            observe(&silent, start + second),
+            observe(&unknown, start + second),
             (Some(Duration::ZERO), Some(second * 5))
         );
         assert_eq!(
-            observe(&silent, start + second * 7),
+            observe(&unknown, start + second * 7),
             (Some(second * 6), Some(second * 54))
         );
         let other = node("b", "False");
@@ -129,17 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn agent_is_silent_until_first_acknowledgement() {
+    fn agent_is_absent_until_first_acknowledgement() {
         let mut absences = AbsentNodes::default();
         let start = Instant::now();
         let second = Duration::from_secs(1);
         let mut observe = |generation, observed, at| {
             let network = network(generation, observed);
-            let absent = silent([&network].into_iter());
+            let absent = unacknowledged([&network].into_iter());
             absences.observe(absent, at).get("one").copied()
         };
         assert_eq!(observe(1, None, start), Some(Duration::ZERO));
-        // Specs that change meanwhile are no word of the agent.
+        // A new spec is not a sign of life of the agent.
         assert_eq!(observe(2, None, start + second), Some(second));
         assert_eq!(observe(2, Some(2), start + second * 2), None);
         assert_eq!(
@@ -147,15 +151,15 @@ mod tests {
             Some(Duration::ZERO)
         );
         assert_eq!(observe(4, Some(2), start + second * 5), Some(second * 2));
-        // It is behind, and alive.
+        // The agent is behind, but alive.
         assert_eq!(
             observe(5, Some(4), start + second * 6),
             Some(Duration::ZERO)
         );
-        // A new leader counts anew.
+        // A new leader starts from zero.
         absences.clear();
         let network = network(1, None);
-        let observe = absences.observe(silent([&network].into_iter()), start + second * 9);
+        let observe = absences.observe(unacknowledged([&network].into_iter()), start + second * 9);
         assert_eq!(observe["one"], Duration::ZERO);
     }
 }

@@ -1,6 +1,6 @@
 //! [`DriftEvents`]: Events about external changes that agents report as repaired on their nodes.
 //!
-//! Each leader has its own memory. Repairs before its leadership emit no Event. Events about one node are rate-limited.
+//! The state is in memory. Repairs before the leadership cause no Event. Events about one node are rate-limited.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use netweft_crds::NodeNetwork;
 
 use crate::plan::model::cluster_state::ConditionEvent;
 
-/// The least time between two Events about one node.
+/// Minimum interval between two Events about one node.
 const MIN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The last Event that this leader has emitted for each NodeNetwork.
@@ -23,12 +23,12 @@ pub struct DriftEvents {
 
 #[derive(Clone, Debug, Default)]
 struct LastEmitted {
-    /// When the emitted repair happened, by the agent's clock.
-    of: Option<Time>,
+    /// Time of the repair that the last Event was about, by the agent's clock.
+    repaired_at: Option<Time>,
     /// When the Event was emitted, by the operator's clock.
     at: Option<Instant>,
     /// Whether an Event waits for the rate limit.
-    waits: bool,
+    is_waiting: bool,
 }
 
 /// An Event to emit about a NodeNetwork.
@@ -54,15 +54,15 @@ impl DriftEvents {
         networks: impl Iterator<Item = &'a NodeNetwork>,
         now: Instant,
     ) -> Vec<DriftEvent> {
-        let mut before = std::mem::take(&mut self.emitted);
+        let mut previous = std::mem::take(&mut self.emitted);
         let mut drift_events = Vec::new();
         for network in networks {
             let key = (network.name_any(), network.uid());
-            let known = before.remove(&key);
-            let emitted = match known {
+            let emitted_before = previous.remove(&key);
+            let emitted = match emitted_before {
                 Some(emitted) => record_drift(emitted, network, now, &mut drift_events),
                 None => LastEmitted {
-                    of: last(network),
+                    repaired_at: last_repair_time(network),
                     ..LastEmitted::default()
                 },
             };
@@ -74,14 +74,14 @@ impl DriftEvents {
     /// How long until the next waiting Event may be emitted.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
-        let waiting = self.emitted.values().filter(|emitted| emitted.waits);
+        let waiting = self.emitted.values().filter(|emitted| emitted.is_waiting);
         waiting
             .filter_map(|emitted| Some((emitted.at? + MIN_INTERVAL).saturating_duration_since(now)))
             .min()
     }
 }
 
-fn last(network: &NodeNetwork) -> Option<Time> {
+fn last_repair_time(network: &NodeNetwork) -> Option<Time> {
     let status = network.status.as_ref()?;
     status.drift.as_ref()?.last_repair_time.clone()
 }
@@ -92,20 +92,20 @@ fn record_drift(
     now: Instant,
     drift_events: &mut Vec<DriftEvent>,
 ) -> LastEmitted {
-    let of = last(network);
+    let repaired_at = last_repair_time(network);
     let drift = network.status.as_ref().and_then(|it| it.drift.as_ref());
-    let Some(drift) = drift.filter(|_| of != emitted.of) else {
+    let Some(drift) = drift.filter(|_| repaired_at != emitted.repaired_at) else {
         return LastEmitted {
-            waits: false,
+            is_waiting: false,
             ..emitted
         };
     };
-    let rested = emitted
+    let allowed = emitted
         .at
         .is_none_or(|at| now.saturating_duration_since(at) >= MIN_INTERVAL);
-    if !rested {
+    if !allowed {
         return LastEmitted {
-            waits: true,
+            is_waiting: true,
             ..emitted
         };
     }
@@ -120,9 +120,9 @@ fn record_drift(
         },
     });
     LastEmitted {
-        of,
+        repaired_at,
         at: Some(now),
-        waits: false,
+        is_waiting: false,
     }
 }
 

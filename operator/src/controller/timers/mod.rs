@@ -1,11 +1,11 @@
-//! What the leader remembers between two plans: since when something holds, and what was reported last. All of it is in memory; a new
-//! leader begins without it.
+//! State of the leader between two plans: since when conditions hold, and what was reported last. All of it is in
+//! memory. A new leader starts without it.
 
 pub mod absent_nodes;
 pub mod drift_events;
 pub mod released_blocks;
 pub mod subnet_grace;
-pub mod usage_counts;
+pub mod usage_writes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use crate::controller::timers::absent_nodes::AbsentNodes;
 use crate::controller::timers::drift_events::DriftEvents;
 use crate::controller::timers::released_blocks::ReleasedBlocks;
 use crate::controller::timers::subnet_grace::GraceTracker;
-use crate::controller::timers::usage_counts::Counts;
+use crate::controller::timers::usage_writes::UsageWriteTimes;
 use crate::plan::ipam::utilization::Utilization;
 
-/// How long an orphaned block is kept at least, even if no other block is left: a Node that was deleted by mistake has this time to
-/// register again.
+/// Minimum time that an orphaned block is kept, even if no other block is free. A Node that was deleted by mistake can
+/// register again within this time.
 const RECLAIM_AFTER: Duration = Duration::from_secs(30);
 
 /// All timers of the leader.
@@ -35,11 +35,11 @@ pub struct Timers {
     /// Nodes that are not Ready.
     not_ready: AbsentNodes,
     /// Nodes whose agent has not acknowledged its NodeNetwork.
-    silent: AbsentNodes,
+    unacknowledged: AbsentNodes,
     /// Released blocks, in the order of their release.
     released: ReleasedBlocks,
-    /// Writes of the counts of IPPools.
-    pub usage_counts: Counts,
+    /// Times of the last status writes of IPPools.
+    pub usage_writes: UsageWriteTimes,
     /// Events about repaired drift.
     pub drift_events: DriftEvents,
 }
@@ -55,12 +55,12 @@ pub struct Elapsed {
     pub surplus: BTreeSet<String>,
     /// Nodes that are not Ready, and for how long.
     pub not_ready: BTreeMap<String, Duration>,
-    /// Nodes with a silent agent, and for how long.
-    pub silent: BTreeMap<String, Duration>,
-    /// IPPools whose counts were written a moment ago.
-    pub counted_lately: BTreeSet<String>,
+    /// Nodes whose agent has not acknowledged its NodeNetwork, and for how long.
+    pub unacknowledged: BTreeMap<String, Duration>,
+    /// IPPools whose utilization was written within the last seconds.
+    pub recent_usage_writes: BTreeSet<String>,
     /// Released blocks, the first released first.
-    pub freed: Vec<IpNet>,
+    pub released: Vec<IpNet>,
 }
 
 impl Timers {
@@ -68,28 +68,28 @@ impl Timers {
     #[must_use]
     pub fn new(orphan_grace: Duration, surplus_delay: Duration) -> Self {
         Self {
-            orphans: GraceTracker::new(orphan_grace).reclaimable_after(RECLAIM_AFTER),
+            orphans: GraceTracker::new(orphan_grace).with_reclaimable_after(RECLAIM_AFTER),
             surplus: GraceTracker::new(surplus_delay),
             not_ready: AbsentNodes::default(),
-            silent: AbsentNodes::default(),
+            unacknowledged: AbsentNodes::default(),
             released: ReleasedBlocks::default(),
-            usage_counts: Counts::default(),
+            usage_writes: UsageWriteTimes::default(),
             drift_events: DriftEvents::default(),
         }
     }
 
-    /// Forgets everything: what another leader did meanwhile is not known.
+    /// Clears all state: changes by another leader are unknown.
     pub fn clear(&mut self) {
         self.orphans.clear();
         self.surplus.clear();
         self.not_ready.clear();
-        self.silent.clear();
+        self.unacknowledged.clear();
         self.released.clear();
-        self.usage_counts.clear();
+        self.usage_writes.clear();
         self.drift_events.clear();
     }
 
-    /// Notes what is in a snapshot, and returns what has elapsed.
+    /// Records a snapshot, and returns what has elapsed.
     pub fn observe(&mut self, snapshot: &Snapshot, now: Instant) -> Elapsed {
         let subnets: Vec<_> = snapshot.subnets().collect();
         let networks: Vec<_> = snapshot.networks().collect();
@@ -103,11 +103,11 @@ impl Timers {
             not_ready: self
                 .not_ready
                 .observe(absent_nodes::not_ready(snapshot.nodes()), now),
-            silent: self
-                .silent
-                .observe(absent_nodes::silent(snapshot.networks()), now),
-            counted_lately: self.usage_counts.lately(now),
-            freed: self
+            unacknowledged: self
+                .unacknowledged
+                .observe(absent_nodes::unacknowledged(snapshot.networks()), now),
+            recent_usage_writes: self.usage_writes.recent(now),
+            released: self
                 .released
                 .observe(snapshot.subnets().map(|subnet| subnet.spec.cidr)),
         }
@@ -119,9 +119,12 @@ impl Timers {
             (self.orphans.next(now), "orphan grace"),
             (self.surplus.next(now), "surplus delay"),
             (self.not_ready.next(deadlines, now), "node not ready"),
-            (self.silent.next(deadlines, now), "agent silent"),
+            (
+                self.unacknowledged.next(deadlines, now),
+                "agent not acknowledging",
+            ),
             (self.drift_events.next(now), "drift event"),
-            (self.usage_counts.next(now), "usage counts"),
+            (self.usage_writes.next(now), "usage write"),
         ];
         let timers = timers.into_iter();
         timers.filter_map(|(end, name)| Some((end?, name))).min()

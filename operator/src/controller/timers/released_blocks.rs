@@ -1,11 +1,11 @@
-//! [`ReleasedBlocks`]: which blocks were given back, as this leader has seen it.
+//! [`ReleasedBlocks`]: the blocks whose release this leader has observed.
 
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
 
-/// Blocks that were given back, in order. It lives in memory: to a new leader all free blocks are alike, and the lowest goes
-/// first.
+/// Released blocks in the order of their release. The state is in memory: for a new leader all free blocks are equal,
+/// and the lowest is assigned first.
 #[derive(Debug, Default)]
 pub struct ReleasedBlocks {
     assigned: BTreeSet<IpNet>,
@@ -18,7 +18,7 @@ impl ReleasedBlocks {
         *self = Self::default();
     }
 
-    /// Takes note of what is assigned now, and tells what was and is not any more, the longest ago first.
+    /// Records the assigned blocks, and returns the released ones, the longest released first.
     pub fn observe(&mut self, assigned: impl Iterator<Item = IpNet>) -> Vec<IpNet> {
         let assigned: BTreeSet<IpNet> = assigned.collect();
         self.order.retain(|block| !assigned.contains(block));
@@ -34,10 +34,10 @@ mod tests {
 
     #[test]
     fn released_blocks_are_ordered_by_release_time() {
-        let mut freed = ReleasedBlocks::default();
+        let mut released = ReleasedBlocks::default();
         let mut observe = |blocks: &[&str]| -> Vec<String> {
             let blocks = blocks.iter().map(|block| block.parse().unwrap());
-            freed
+            released
                 .observe(blocks)
                 .iter()
                 .map(ToString::to_string)

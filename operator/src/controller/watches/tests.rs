@@ -8,10 +8,10 @@ fn guarded(value: serde_json::Value) -> Guarded<Node> {
     node
 }
 
-fn a_node(version: &str, address: &str) -> Guarded<Node> {
+fn stored_node(version: &str, address: &str) -> Guarded<Node> {
     let condition = |type_: &str| {
-        let beat = format!("2026-01-01T00:00:0{version}Z");
-        json!({ "type": type_, "status": "True", "lastHeartbeatTime": beat })
+        let heartbeat = format!("2026-01-01T00:00:0{version}Z");
+        json!({ "type": type_, "status": "True", "lastHeartbeatTime": heartbeat })
     };
     let conditions = ["Ready", "NetworkUnavailable", "DiskPressure"].map(condition);
     guarded(json!({
@@ -23,19 +23,19 @@ fn a_node(version: &str, address: &str) -> Guarded<Node> {
     }))
 }
 
-fn matter(events: Vec<Event<Guarded<Node>>>) -> Vec<bool> {
+fn affect_plan(events: Vec<Event<Guarded<Node>>>) -> Vec<bool> {
     let (store, mut writer) = reflector::store::<Guarded<Node>>();
-    let judge = |event: Event<Guarded<Node>>| {
-        let matters = matters(&event, &store, node_differs);
+    let apply = |event: Event<Guarded<Node>>| {
+        let affects_plan = affects_plan(&event, &store, node_differs);
         writer.apply_watcher_event(&event);
-        matters
+        affects_plan
     };
-    events.into_iter().map(judge).collect()
+    events.into_iter().map(apply).collect()
 }
 
 #[test]
 fn watched_node_is_reduced_to_used_fields() {
-    let node = a_node("1", "10.1.0.1").0.unwrap();
+    let node = stored_node("1", "10.1.0.1").0.unwrap();
     assert_eq!(
         (&node.metadata.annotations, &node.metadata.managed_fields),
         (&None, &None)
@@ -60,15 +60,15 @@ fn watched_node_is_reduced_to_used_fields() {
 fn node_heartbeat_is_ignored_and_new_address_matters() {
     let events = vec![
         Event::Init,
-        Event::InitApply(a_node("1", "10.1.0.1")),
+        Event::InitApply(stored_node("1", "10.1.0.1")),
         Event::InitDone,
-        Event::Apply(a_node("2", "10.1.0.1")),
-        Event::Apply(a_node("3", "10.1.0.2")),
-        Event::Delete(a_node("4", "10.1.0.2")),
-        Event::Apply(a_node("5", "10.1.0.2")),
+        Event::Apply(stored_node("2", "10.1.0.1")),
+        Event::Apply(stored_node("3", "10.1.0.2")),
+        Event::Delete(stored_node("4", "10.1.0.2")),
+        Event::Apply(stored_node("5", "10.1.0.2")),
     ];
     assert_eq!(
-        matter(events),
+        affect_plan(events),
         [false, false, true, false, true, true, true]
     );
 }
@@ -78,8 +78,8 @@ fn node_becoming_unreadable_matters() {
     let broken = guarded(json!({ "metadata": { "name": "n" }, "status": { "addresses": 5 } }));
     assert!(broken.0.is_err());
     assert_eq!(
-        matter(vec![
-            Event::Apply(a_node("1", "10.1.0.1")),
+        affect_plan(vec![
+            Event::Apply(stored_node("1", "10.1.0.1")),
             Event::Apply(broken)
         ]),
         [true, true]

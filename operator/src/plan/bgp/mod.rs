@@ -1,10 +1,10 @@
-//! BGP: a NetworkMode of mode underlay, BGPPeers and Nodes become the sessions of every node, and what nodes say of them becomes
-//! the BGPPeers' statuses.
+//! BGP: from the NetworkMode of mode underlay, BGPPeers and Nodes to the sessions of every node, and from the session
+//! states that agents report to the statuses of BGPPeers.
 //!
 //! ```text
 //!   NetworkMode ─▶ underlay ──┐
-//!   Node ───────▶ speakers ───┼─▶ wiring ─▶ NodeNetwork.spec.bgp of every node ┄ agents ┄▶ NodeNetwork.status.sessions
-//!   BGPPeer ────▶ peer ───────┘      └────▶ report ◀───────────────────────────────────────────────────────┘
+//!   Node ───────▶ speakers ───┼─▶ sessions ─▶ NodeNetwork.spec.bgp ┄┄ agents ┄┄▶ NodeNetwork.status.sessions
+//!   BGPPeer ────▶ peer ───────┘      └──▶ conditions::bgp_peer ◀───────────────────────────┘
 //!   Secret ─────▶ passwords ─▶ the agents' Secret
 //! ```
 
@@ -23,28 +23,28 @@ use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{self as crds, IpFamily, NodeBgp};
 
 use crate::plan::bgp::peer::Peer;
-use crate::plan::bgp::sessions::{Coverage, Wiring};
+use crate::plan::bgp::sessions::{Coverage, SessionBuilder};
 use crate::plan::bgp::underlay::Underlay;
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::oldest_first;
 
-/// All sessions of a cluster.
+/// All BGP sessions of a cluster.
 #[derive(Debug, Default)]
 pub struct BgpTopology {
-    /// The NetworkMode that nodes speak BGP by.
+    /// The NetworkMode of mode underlay in use.
     pub mode: String,
-    /// Every node's part.
+    /// The BGP configuration of every node.
     pub speakers: BTreeMap<String, NodeBgp>,
-    /// Nodes that the NetworkMode's own sessions leave out, because they would be too many.
+    /// Nodes without some sessions of the NetworkMode, because of the limits.
     pub left_out: Vec<String>,
-    /// What BGPPeers make, by name.
+    /// The nodes of each BGPPeer, by name.
     pub coverage: BTreeMap<String, Coverage>,
 }
 
-/// The BGPPeers, each checked or with what is wrong with it, oldest first.
+/// The BGPPeers, each validated or with its error, oldest first.
 pub type Peers = Vec<(String, Result<Peer, Verdict>)>;
 
-/// Checks the BGPPeers.
+/// Validates the BGPPeers.
 #[must_use]
 pub fn peers(index: &ClusterIndex<'_>) -> Peers {
     let objects = oldest_first(&index.cluster_state.peers).into_iter();
@@ -57,38 +57,38 @@ pub fn peers(index: &ClusterIndex<'_>) -> Peers {
         .collect()
 }
 
-/// Resolves who has a session with whom.
+/// Computes all sessions.
 ///
 /// # Errors
-/// Why no node speaks BGP.
+/// Why no node runs a BGP speaker.
 pub fn resolve(index: &ClusterIndex<'_>, peers: &Peers) -> Result<BgpTopology, Verdict> {
     let (mode, underlay) = in_use(index)?;
     let speakers = speakers::speakers(index, underlay);
-    let mut wiring = Wiring::new(underlay, families(index, mode), &speakers);
+    let mut builder = SessionBuilder::new(underlay, families(index, mode), &speakers);
     let coverage = peers.iter().filter_map(|(name, peer)| {
-        let coverage = wiring.peer(peer.as_ref().ok()?);
+        let coverage = builder.add_peer(peer.as_ref().ok()?);
         Some((name.clone(), coverage))
     });
     let coverage = coverage.collect();
-    let left_out = wiring.mode();
+    let left_out = builder.add_mode();
     Ok(BgpTopology {
         mode: mode.to_owned(),
-        speakers: wiring.finish(),
+        speakers: builder.finish(),
         left_out,
         coverage,
     })
 }
 
-/// The one mode of mode underlay that can be used and that a pool uses.
+/// The usable NetworkMode of mode underlay that a pool uses.
 fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Verdict> {
-    let written = oldest_first(&index.cluster_state.modes).into_iter();
-    let written = written.filter(|mode| mode.spec.mode == crds::Mode::Underlay);
+    let underlay_modes = oldest_first(&index.cluster_state.modes).into_iter();
+    let underlay_modes = underlay_modes.filter(|mode| mode.spec.mode == crds::Mode::Underlay);
     let mut why = Verdict::stalled(
         Reason::NotFound,
         "no node runs a BGP speaker, because no NetworkMode has mode underlay; create a NetworkMode and set spec.networkMode of an IPPool to it",
     );
-    for (number, object) in written.enumerate() {
-        let said = match index.modes.get(&object.name_any()) {
+    for (number, object) in underlay_modes.enumerate() {
+        let verdict = match index.modes.get(&object.name_any()) {
             Some(Ok(mode)) => match &mode.underlay {
                 Some(underlay) if !families(index, &mode.name).is_empty() => {
                     return Ok((&mode.name, underlay));
@@ -111,15 +111,15 @@ fn in_use<'v>(index: &'v ClusterIndex<'_>) -> Result<(&'v str, &'v Underlay), Ve
             ),
             None => continue,
         };
-        // Of several that cannot be had, the oldest is the one to repair.
+        // If several modes are unusable, the oldest must be repaired.
         if number == 0 {
-            why = said;
+            why = verdict;
         }
     }
     Err(why)
 }
 
-/// Families of the pools that a mode is for. A pool in trouble counts as long as nodes have blocks of it.
+/// Families of the pools of a mode. An invalid pool counts while nodes have blocks of it.
 fn families(index: &ClusterIndex<'_>, mode: &str) -> BTreeSet<IpFamily> {
     let pools = index.pool_objects.iter().filter(|(name, pool)| {
         let holds = || {

@@ -1,8 +1,8 @@
-//! Passwords of BGP sessions: from Secrets of users to the one Secret that the agents' pods mount.
+//! Passwords of BGP sessions: from Secrets of users to the Secret that the agents' pods mount.
 //!
-//! The agents cannot read Secrets. So the operator copies what BGPPeers name into one Secret of the release's namespace, a key
-//! for each BGPPeer, and takes away what none names any more. What is named and not there leaves what was there: sessions that
-//! are up stay up, and the BGPPeer says what is missing.
+//! Agents cannot read Secrets. The operator copies the passwords of BGPPeers into one Secret of the release's
+//! namespace, one key for each BGPPeer, and removes unused keys. A missing password leaves the former one, so
+//! established sessions stay, and the BGPPeer reports what is missing.
 
 use crate::plan::model::secret::{Password, PasswordChange};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,8 @@ use crate::plan::bgp::Peers;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::model::cluster_state::{ClusterState, UserKind};
 
-/// Names of the Secrets that have to be looked at: what BGPPeers name, and the agents'.
-pub fn needed<'a>(peers: impl Iterator<Item = &'a BGPPeer>) -> BTreeSet<String> {
+/// Names of the Secrets in use: those that BGPPeers refer to, and the agents' Secret.
+pub fn secret_names<'a>(peers: impl Iterator<Item = &'a BGPPeer>) -> BTreeSet<String> {
     let passwords = peers.filter_map(|peer| peer.spec.password.as_ref());
     let names = passwords.map(|password| password.secret_key_ref.name.clone());
     names.chain([PASSWORDS_SECRET.to_owned()]).collect()
@@ -25,18 +25,18 @@ pub fn needed<'a>(peers: impl Iterator<Item = &'a BGPPeer>) -> BTreeSet<String> 
 /// The result of looking up a BGPPeer's password.
 #[derive(Clone, Debug)]
 pub enum Found<'a> {
-    /// It is there.
+    /// The password.
     Password(&'a Password),
-    /// The Secret has not been looked at yet.
+    /// The Secret has not been read yet.
     Unknown,
-    /// It is not there, or of no use.
+    /// The password is missing or unusable.
     Fault(Verdict),
 }
 
-/// Looks a password up.
+/// Looks up a password.
 #[must_use]
-pub fn find<'a>(cluster_state: &'a ClusterState<'_>, at: &SecretKeyRef) -> Found<'a> {
-    let SecretKeyRef { name, key } = at;
+pub fn find<'a>(cluster_state: &'a ClusterState<'_>, reference: &SecretKeyRef) -> Found<'a> {
+    let SecretKeyRef { name, key } = reference;
     let secret = match cluster_state.secrets.get(name) {
         None => return Found::Unknown,
         Some(None) => {
@@ -64,13 +64,13 @@ pub fn find<'a>(cluster_state: &'a ClusterState<'_>, at: &SecretKeyRef) -> Found
     }
 }
 
-/// How the agents' Secret has to change, if it has to.
+/// The changes of the agents' Secret, if any.
 #[must_use]
 pub fn plan(cluster_state: &ClusterState<'_>, peers: &Peers) -> Option<PasswordChange> {
-    // Nothing is written before it has been looked at.
+    // Nothing is written before the Secret has been read.
     let seen = cluster_state.secrets.get(PASSWORDS_SECRET)?;
     let held = seen.as_ref().map(|secret| &secret.keys);
-    // A BGPPeer that is wrong keeps what it has.
+    // An invalid BGPPeer keeps its password.
     let unreadable = cluster_state.unreadable.iter();
     let unreadable = unreadable.filter(|object| object.kind == UserKind::Peer);
     let mut needed: BTreeSet<&str> = unreadable
@@ -78,13 +78,14 @@ pub fn plan(cluster_state: &ClusterState<'_>, peers: &Peers) -> Option<PasswordC
         .collect();
     let mut set = BTreeMap::new();
     for (name, peer) in peers {
-        let at = match peer {
+        let reference = match peer {
             Err(_) => None,
             Ok(Peer { password: None, .. }) => continue,
             Ok(Peer { password, .. }) => password.as_ref(),
         };
         needed.insert(name);
-        if let Some(Found::Password(password)) = at.map(|at| find(cluster_state, at))
+        if let Some(Found::Password(password)) =
+            reference.map(|reference| find(cluster_state, reference))
             && held.and_then(|keys| keys.get(name)) != Some(password)
         {
             set.insert(name.clone(), password.clone());

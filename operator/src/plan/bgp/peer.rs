@@ -1,4 +1,4 @@
-//! [`Peer`]: a BGPPeer whose values have been checked, one at a time.
+//! [`Peer`]: a validated BGPPeer. Each BGPPeer is validated on its own.
 
 use std::net::IpAddr;
 
@@ -9,24 +9,24 @@ use netweft_crds::{BGPPeerSpec, SecretKeyRef};
 use crate::plan::bgp::underlay::SessionDefaults;
 use crate::plan::validate::ip_pool::selector;
 
-/// A peer that sessions can be made from.
+/// A validated BGPPeer.
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its name.
     pub name: String,
-    /// Nodes that have the session.
+    /// Selector of the nodes with a session.
     pub nodes: Selector,
-    /// With whom.
+    /// The other end of the sessions.
     pub target: Target,
-    /// AS number of `nodes` in this session instead of their own.
+    /// AS number of the nodes in this session, instead of their own.
     pub local_as: Option<u32>,
-    /// Where the password is.
+    /// Reference to the password.
     pub password: Option<SecretKeyRef>,
-    /// What its sessions have in common.
+    /// Common parameters of the sessions.
     pub defaults: SessionDefaults,
 }
 
-/// The other end.
+/// The other end of a session.
 #[derive(Clone, Debug)]
 pub enum Target {
     /// A router.
@@ -44,16 +44,16 @@ pub struct Router {
     pub port: u16,
     /// Its AS number.
     pub as_number: u32,
-    /// Our address, where it is not the node's.
+    /// The local address, if it is not the node's.
     pub source: Option<IpAddr>,
 }
 
-/// Checks what can be checked without looking at other objects.
+/// Validates a BGPPeer without looking at other objects.
 ///
 /// # Errors
-/// What is wrong, and what to write instead.
+/// The error and the remedy.
 pub fn check(name: &str, spec: &BGPPeerSpec) -> Result<Peer, Verdict> {
-    // Every field is named, so that a new one has to be given a meaning here.
+    // The pattern has all fields, so that a new field needs a decision here.
     let BGPPeerSpec {
         node_selector,
         peer_ip: _,        // by target()

@@ -1,7 +1,7 @@
-//! [`Wiring`]: who has a session with whom.
+//! [`SessionBuilder`]: the BGP sessions of all nodes.
 //!
-//! BGPPeers come first, the oldest before the others, then the NetworkMode's own sessions: the mesh, and those of reflectors.
-//! Sessions between nodes are made in pairs, one at each end.
+//! Sessions of BGPPeers come first, oldest BGPPeer first, then those of the NetworkMode: the mesh, and sessions with
+//! route reflectors. Sessions between nodes are created in pairs, one at each end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,16 +13,16 @@ use crate::plan::bgp::peer::{Peer, Router, Target};
 use crate::plan::bgp::speakers::Speaker;
 use crate::plan::bgp::underlay::{SessionDefaults, Underlay};
 
-/// Most pairs of nodes that one mode or BGPPeer makes sessions between: a mesh of 500 nodes. Beyond, the youngest are left out
-/// and named; a mesh that grows without end would take API server and nodes with it.
-const PAIRS: usize = 500 * 499 / 2;
-/// Most sessions of one node with others: those and their states have to fit into its NodeNetwork.
-const SESSIONS: usize = 2000;
-/// Hops between two nodes with different AS numbers: any. Which of them share a link is known to their agents.
+/// Maximum number of node pairs with sessions of one mode or BGPPeer: a mesh of 500 nodes. The youngest nodes beyond
+/// are left out and reported. An unlimited mesh would overload the API server and the nodes.
+const MAX_PAIRS: usize = 500 * 499 / 2;
+/// Maximum number of sessions of a node with other nodes: they and their states must fit into the NodeNetwork.
+const MAX_SESSIONS: usize = 2000;
+/// Hops between two nodes with different AS numbers: any. The agents know which nodes share a link.
 const ANY_HOPS: u8 = 255;
 
-/// Sessions in the making.
-pub struct Wiring<'a> {
+/// Builds the sessions of all nodes.
+pub struct SessionBuilder<'a> {
     underlay: &'a Underlay,
     families: BTreeSet<IpFamily>,
     /// Oldest first.
@@ -34,38 +34,38 @@ pub struct Wiring<'a> {
 struct Node<'a> {
     speaker: &'a Speaker<'a>,
     sessions: Vec<Session>,
-    /// Sessions that BGPPeers ask for: peer's address and port, and the BGPPeer.
-    asked: BTreeMap<(IpAddr, u16), String>,
+    /// Sessions of BGPPeers: address and port of the peer, and the name of the BGPPeer.
+    of_peers: BTreeMap<(IpAddr, u16), String>,
 }
 
-/// What a BGPPeer makes.
+/// The nodes of a BGPPeer.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage {
-    /// How many nodes `nodeSelector` chooses.
-    pub chosen: usize,
-    /// How many nodes `peerSelector` chooses; `None` for a router.
-    pub partners: Option<usize>,
-    /// Chosen nodes without a session, for want of an address of its family.
-    pub lacking: BTreeSet<String>,
-    /// An older BGPPeer that has a session already, and the node that has it.
+    /// Number of nodes that `nodeSelector` selects.
+    pub selected: usize,
+    /// Number of nodes that `peerSelector` selects; `None` for a router.
+    pub selected_peers: Option<usize>,
+    /// Selected nodes without a session, because an address of its family is missing.
+    pub without_address: BTreeSet<String>,
+    /// An older BGPPeer with the same session, and the node with that session.
     pub conflict: Option<(String, String)>,
-    /// Nodes without a session because there would be too many.
+    /// Nodes without some sessions because of the limits.
     pub left_out: Vec<String>,
 }
 
-/// Who asks for sessions between nodes.
-struct Asker<'p> {
-    /// What their names begin with.
+/// Creates the sessions between nodes for a BGPPeer or the NetworkMode.
+struct SessionPairs<'p> {
+    /// Prefix of the sessions' names.
     prefix: &'p str,
     defaults: &'p SessionDefaults,
     peer: Option<&'p Peer>,
-    /// Where nodes listen.
+    /// Port that nodes listen on.
     port: u16,
     families: &'p BTreeSet<IpFamily>,
 }
 
-/// The two ends of a session, as one of them sees it.
-struct Ends {
+/// The endpoints of a session, from the view of one node.
+struct Endpoints {
     name: String,
     bgp_peer: Option<String>,
     local: (IpAddr, u32),
@@ -76,25 +76,25 @@ struct Ends {
 }
 
 impl SessionDefaults {
-    fn session(&self, ends: Ends) -> Session {
-        let (local, local_as) = ends.local;
-        let (peer, peer_as) = ends.peer;
-        let any = (ends.node && self.ttl_security.is_none()).then_some(ANY_HOPS);
+    fn session(&self, endpoints: Endpoints) -> Session {
+        let (local, local_as) = endpoints.local;
+        let (peer, peer_as) = endpoints.peer;
+        let any = (endpoints.node && self.ttl_security.is_none()).then_some(ANY_HOPS);
         Session {
-            name: ends.name,
-            bgp_peer: ends.bgp_peer,
+            name: endpoints.name,
+            bgp_peer: endpoints.bgp_peer,
             peer,
-            port: ends.port,
+            port: endpoints.port,
             local,
             local_as,
             peer_as,
-            node: ends.node,
-            reflector_client: ends.client && local_as == peer_as,
+            node: endpoints.node,
+            reflector_client: endpoints.client && local_as == peer_as,
             password_key: self.password_key.clone(),
             hold_time: self.hold_time,
             keepalive_time: self.keepalive_time,
             connect_retry_time: self.connect_retry_time,
-            // An iBGP session may have any number of hops as it is.
+            // iBGP sessions allow any number of hops anyway.
             multihop: (local_as != peer_as)
                 .then_some(self.multihop.or(any))
                 .flatten(),
@@ -109,8 +109,8 @@ impl SessionDefaults {
     }
 }
 
-impl<'a> Wiring<'a> {
-    /// Nodes without sessions.
+impl<'a> SessionBuilder<'a> {
+    /// All nodes without sessions.
     #[must_use]
     pub fn new(
         underlay: &'a Underlay,
@@ -121,7 +121,7 @@ impl<'a> Wiring<'a> {
         let node = |speaker| Node {
             speaker,
             sessions: Vec::new(),
-            asked: BTreeMap::new(),
+            of_peers: BTreeMap::new(),
         };
         Self {
             underlay,
@@ -131,20 +131,20 @@ impl<'a> Wiring<'a> {
         }
     }
 
-    /// Makes the sessions that a BGPPeer asks for; older BGPPeers have been here before.
-    pub fn peer(&mut self, peer: &Peer) -> Coverage {
+    /// Creates the sessions of a BGPPeer. Older BGPPeers must come first.
+    pub fn add_peer(&mut self, peer: &Peer) -> Coverage {
         let others = match &peer.target {
-            Target::Router(router) => return self.router(peer, router),
+            Target::Router(router) => return self.add_router(peer, router),
             Target::Nodes(others) => others,
         };
-        let marks = self.marks(|speaker| {
+        let per_node = self.per_node(|speaker| {
             (
                 peer.nodes.matches(speaker.labels),
                 others.matches(speaker.labels),
             )
         });
         let families = self.families.clone();
-        let asker = Asker {
+        let session_pairs = SessionPairs {
             prefix: &peer.name,
             defaults: &peer.defaults,
             peer: Some(peer),
@@ -153,18 +153,18 @@ impl<'a> Wiring<'a> {
         };
         let wanted =
             |one: &(bool, bool), other: &(bool, bool)| one.0 && other.1 || other.0 && one.1;
-        let mut coverage = self.pairs(&asker, &marks, wanted);
-        coverage.chosen = marks.iter().filter(|mark| mark.0).count();
-        coverage.partners = Some(marks.iter().filter(|mark| mark.1).count());
+        let mut coverage = self.add_pairs(&session_pairs, &per_node, wanted);
+        coverage.selected = per_node.iter().filter(|value| value.0).count();
+        coverage.selected_peers = Some(per_node.iter().filter(|value| value.1).count());
         coverage
     }
 
-    /// Makes the sessions that the NetworkMode asks for; returns the nodes that are left out.
-    pub fn mode(&mut self) -> Vec<String> {
+    /// Creates the sessions of the NetworkMode. Returns the nodes that are left out.
+    pub fn add_mode(&mut self) -> Vec<String> {
         let underlay = self.underlay;
-        let reflects = self.marks(|speaker| speaker.cluster_id.is_some());
+        let reflects = self.per_node(|speaker| speaker.cluster_id.is_some());
         let families = self.families.clone();
-        let asker = Asker {
+        let session_pairs = SessionPairs {
             prefix: "mesh",
             defaults: &underlay.defaults,
             peer: None,
@@ -172,10 +172,10 @@ impl<'a> Wiring<'a> {
             families: &families,
         };
         let wanted = |one: &bool, other: &bool| underlay.mesh || *one || *other;
-        self.pairs(&asker, &reflects, wanted).left_out
+        self.add_pairs(&session_pairs, &reflects, wanted).left_out
     }
 
-    /// Every node's part, by name.
+    /// The BGP configuration of every node, by name.
     #[must_use]
     pub fn finish(self) -> BTreeMap<String, NodeBgp> {
         let listen_port = self.underlay.listen_port;
@@ -198,12 +198,12 @@ impl<'a> Wiring<'a> {
             .collect()
     }
 
-    /// Something about each node, in their order.
-    fn marks<T>(&self, of: impl Fn(&Speaker<'_>) -> T) -> Vec<T> {
+    /// A value for each node, in the order of the nodes.
+    fn per_node<T>(&self, of: impl Fn(&Speaker<'_>) -> T) -> Vec<T> {
         self.nodes.iter().map(|node| of(node.speaker)).collect()
     }
 
-    fn router(&mut self, peer: &Peer, router: &Router) -> Coverage {
+    fn add_router(&mut self, peer: &Peer, router: &Router) -> Coverage {
         let mut coverage = Coverage::default();
         let family = IpFamily::of(router.address);
         let is_node = self.addresses.contains(&router.address);
@@ -212,16 +212,16 @@ impl<'a> Wiring<'a> {
             if !peer.nodes.matches(speaker.labels) {
                 continue;
             }
-            coverage.chosen += 1;
+            coverage.selected += 1;
             if own == Some(router.address) {
                 continue;
             }
             let Some(local) = router.source.or(own) else {
-                coverage.lacking.insert(speaker.name.to_owned());
+                coverage.without_address.insert(speaker.name.to_owned());
                 continue;
             };
-            node.ask(
-                peer.defaults.session(Ends {
+            node.add_of_peer(
+                peer.defaults.session(Endpoints {
                     name: peer.name.clone(),
                     bgp_peer: Some(peer.name.clone()),
                     local: (local, peer.local_as.unwrap_or(speaker.as_number)),
@@ -236,28 +236,32 @@ impl<'a> Wiring<'a> {
         coverage
     }
 
-    /// Sessions between all pairs that are `wanted`, by what is marked about the two.
-    fn pairs<T>(
+    /// Creates sessions between all pairs of nodes for which `wanted` returns true.
+    fn add_pairs<T>(
         &mut self,
-        asker: &Asker<'_>,
-        marks: &[T],
+        session_pairs: &SessionPairs<'_>,
+        per_node: &[T],
         wanted: impl Fn(&T, &T) -> bool,
     ) -> Coverage {
         let mut coverage = Coverage::default();
-        let mut budget = PAIRS;
-        for (number, mark) in marks.iter().enumerate() {
+        let mut budget = MAX_PAIRS;
+        for (number, value) in per_node.iter().enumerate() {
             let (older, rest) = self.nodes.split_at_mut(number);
             let Some(younger) = rest.first_mut() else {
                 break;
             };
             let mut left_out = false;
-            for (older, _) in older.iter_mut().zip(marks).filter(|(_, m)| wanted(m, mark)) {
+            for (older, _) in older
+                .iter_mut()
+                .zip(per_node)
+                .filter(|(_, m)| wanted(m, value))
+            {
                 if budget == 0 || older.is_full() || younger.is_full() {
                     left_out = true;
                     continue;
                 }
                 budget -= 1;
-                asker.pair(older, younger, &mut coverage);
+                session_pairs.add_pair(older, younger, &mut coverage);
             }
             if left_out {
                 coverage.left_out.push(younger.speaker.name.to_owned());
@@ -267,48 +271,50 @@ impl<'a> Wiring<'a> {
     }
 }
 
-impl Asker<'_> {
-    /// A session between two nodes in each family that both have.
-    fn pair(&self, one: &mut Node<'_>, other: &mut Node<'_>, coverage: &mut Coverage) {
-        let mut met = false;
+impl SessionPairs<'_> {
+    /// Creates a session between two nodes in each family that both have.
+    fn add_pair(&self, one: &mut Node<'_>, other: &mut Node<'_>, coverage: &mut Coverage) {
+        let mut has_common_family = false;
         for family in self.families {
             let first = self.session(one.speaker, other.speaker, *family);
             let second = self.session(other.speaker, one.speaker, *family);
             let (Some(first), Some(second)) = (first, second) else {
                 continue;
             };
-            met = true;
+            has_common_family = true;
             if self.peer.is_none() {
-                one.fall_back_on(first);
-                other.fall_back_on(second);
+                one.add_of_mode(first);
+                other.add_of_mode(second);
             } else if one.is_free(&first, coverage) && other.is_free(&second, coverage) {
-                one.ask(first, coverage);
-                other.ask(second, coverage);
+                one.add_of_peer(first, coverage);
+                other.add_of_peer(second, coverage);
             }
         }
-        if !met {
-            coverage.lacking.insert(one.speaker.name.to_owned());
-            coverage.lacking.insert(other.speaker.name.to_owned());
+        if !has_common_family {
+            coverage.without_address.insert(one.speaker.name.to_owned());
+            coverage
+                .without_address
+                .insert(other.speaker.name.to_owned());
         }
     }
 
     /// The session of the node `own` with the node `other`.
     fn session(&self, own: &Speaker<'_>, other: &Speaker<'_>, family: IpFamily) -> Option<Session> {
         let (local, peer) = (own.addresses.of(family)?, other.addresses.of(family)?);
-        // Of two nodes that state one address, neither can reach the other.
+        // Nodes with the same address cannot reach each other.
         if local == peer {
             return None;
         }
         let as_number = |speaker: &Speaker<'_>| {
-            let asks = self.peer.filter(|peer| peer.nodes.matches(speaker.labels));
-            let stated = asks.and_then(|peer| peer.local_as);
-            stated.unwrap_or(speaker.as_number)
+            let selected = self.peer.filter(|peer| peer.nodes.matches(speaker.labels));
+            let local_as = selected.and_then(|peer| peer.local_as);
+            local_as.unwrap_or(speaker.as_number)
         };
         let suffix = match family {
             IpFamily::Ipv4 => "",
             IpFamily::Ipv6 => "-ipv6",
         };
-        Some(self.defaults.session(Ends {
+        Some(self.defaults.session(Endpoints {
             name: format!("{}-{}{suffix}", self.prefix, other.name),
             bgp_peer: self.peer.map(|peer| peer.name.clone()),
             local: (local, as_number(own)),
@@ -322,38 +328,39 @@ impl Asker<'_> {
 
 impl Node<'_> {
     fn is_full(&self) -> bool {
-        self.sessions.len() >= SESSIONS
+        self.sessions.len() >= MAX_SESSIONS
     }
 
-    /// Whether no older BGPPeer has a session with the same address and port; if one has, that is noted.
+    /// Whether no older BGPPeer has a session with the same address and port. If one has, the conflict is recorded.
     fn is_free(&self, session: &Session, coverage: &mut Coverage) -> bool {
-        let by = self.asked.get(&(session.peer, session.port));
-        if let Some(by) = by {
-            let found = || (by.clone(), self.speaker.name.to_owned());
+        let holder = self.of_peers.get(&(session.peer, session.port));
+        if let Some(holder) = holder {
+            let found = || (holder.clone(), self.speaker.name.to_owned());
             coverage.conflict.get_or_insert_with(found);
         }
-        by.is_none()
+        holder.is_none()
     }
 
-    /// Adds a session that a BGPPeer asks for, if it can have it.
-    fn ask(&mut self, session: Session, coverage: &mut Coverage) {
+    /// Adds the session of a BGPPeer, unless it conflicts.
+    fn add_of_peer(&mut self, session: Session, coverage: &mut Coverage) {
         if self.is_free(&session, coverage) {
-            let by = session.bgp_peer.clone().unwrap_or_default();
-            self.asked.insert((session.peer, session.port), by);
+            let holder = session.bgp_peer.clone().unwrap_or_default();
+            self.of_peers.insert((session.peer, session.port), holder);
             self.sessions.push(session);
         }
     }
 
-    /// Adds a session of the NetworkMode's, unless a BGPPeer has taken its place.
-    fn fall_back_on(&mut self, session: Session) {
+    /// Adds a session of the NetworkMode, unless a BGPPeer has a session with the same address.
+    fn add_of_mode(&mut self, session: Session) {
         let at = (session.peer, 0)..=(session.peer, u16::MAX);
-        if self.asked.range(at).next().is_none() {
+        if self.of_peers.range(at).next().is_none() {
             self.sessions.push(session);
         }
     }
 }
 
-/// Sorted, and no two of one name: the BGPPeer `a-b` with the node `c` and the BGPPeer `a` with the node `b-c` have one.
+/// Sorted, with unique names: the BGPPeer `a-b` with the node `c` and the BGPPeer `a` with the node `b-c` have the same
+/// name.
 fn by_unique_name(mut sessions: Vec<Session>) -> Vec<Session> {
     let mut names = BTreeSet::new();
     for session in &mut sessions {

@@ -1,4 +1,4 @@
-//! [`Speaker`]: a node as a BGP speaker, before it has sessions.
+//! [`Speaker`]: a node as a BGP speaker, without sessions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -24,7 +24,7 @@ pub struct Speaker<'a> {
     pub as_number: u32,
     /// Its BGP identifier.
     pub router_id: Ipv4Addr,
-    /// The cluster it reflects for.
+    /// Cluster ID, if the node is a route reflector.
     pub cluster_id: Option<Ipv4Addr>,
 }
 
@@ -44,13 +44,13 @@ pub fn speakers<'a>(index: &ClusterIndex<'a>, underlay: &Underlay) -> Vec<Speake
             })
         })
         .collect();
-    identify(&mut speakers);
+    set_router_ids(&mut speakers);
     speakers
 }
 
-/// Gives every speaker an identifier that no other has: its IPv4 address, else a hash of its name. Of two with the same hash,
-/// which takes tens of thousands of nodes, the older has it and the younger the next.
-fn identify(speakers: &mut [Speaker<'_>]) {
+/// Sets unique router IDs: the IPv4 address, or a hash of the name. If hashes collide, which takes tens of thousands of
+/// nodes, the older node gets the hash and the younger one the next.
+fn set_router_ids(speakers: &mut [Speaker<'_>]) {
     let addresses = speakers.iter().filter_map(|speaker| speaker.addresses.ipv4);
     let mut taken: BTreeSet<Ipv4Addr> = addresses.collect();
     for speaker in speakers {
@@ -58,7 +58,7 @@ fn identify(speakers: &mut [Speaker<'_>]) {
             Some(address) => address,
             None => {
                 let ids = (0..).map(|attempt| names::router_id(speaker.name, attempt));
-                // There are far more of them than nodes.
+                // There are far more IDs than nodes.
                 let mut free = ids.skip_while(|id| taken.contains(id));
                 free.next().unwrap_or(Ipv4Addr::UNSPECIFIED)
             }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     fn ids(speakers: &mut [Speaker<'_>]) -> Vec<Ipv4Addr> {
-        identify(speakers);
+        set_router_ids(speakers);
         speakers.iter().map(|speaker| speaker.router_id).collect()
     }
 
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn router_ids_are_unique_per_node() {
         let labels = BTreeMap::new();
-        // An address that is somebody's hash belongs to the node that has it, however young it is.
+        // An address that equals a hash is the ID of the node with that address, even if that node is the youngest.
         let hash = names::router_id("b", 0);
         let mut speakers = [
             speaker("b", None, &labels),

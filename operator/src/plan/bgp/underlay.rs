@@ -1,4 +1,4 @@
-//! [`Underlay`]: how nodes speak BGP, as a NetworkMode says it, checked.
+//! [`Underlay`]: the validated BGP parameters of a NetworkMode.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -9,68 +9,68 @@ use netweft_crds::{AsNumberRule, Bfd, Filters, GracefulRestart, NextHopMode, Rou
 
 use crate::plan::validate::ip_pool::selector;
 
-/// Default for the most prefixes that a session accepts.
+/// Default maximum number of prefixes of a session.
 const MAX_PREFIXES: u32 = 20_000;
 
-/// How nodes speak BGP.
+/// BGP parameters of the nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Underlay {
     /// TCP port on which nodes listen.
     pub listen_port: u16,
-    /// Whether every node has a session with every other.
+    /// Whether all nodes have sessions with each other.
     pub mesh: bool,
-    /// What the mode's own sessions have in common.
+    /// Common parameters of the mode's sessions.
     pub defaults: SessionDefaults,
     as_number: u32,
     as_numbers: Vec<(Selector, u32)>,
     reflectors: Vec<(Selector, Ipv4Addr)>,
 }
 
-/// What is said about a session besides who its ends are.
+/// Parameters of a session, without its endpoints.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SessionDefaults {
-    /// Time without a message after which the session is dead.
+    /// Hold time.
     pub hold_time: kube::core::Duration,
-    /// Time between keepalives.
+    /// Interval of keepalives.
     pub keepalive_time: kube::core::Duration,
-    /// Time between attempts to connect.
+    /// Interval of connection attempts.
     pub connect_retry_time: kube::core::Duration,
-    /// Hops to an eBGP peer.
+    /// Maximum number of hops to an eBGP peer.
     pub multihop: Option<u8>,
-    /// Hops that packets have come.
+    /// Maximum number of hops of received packets (GTSM).
     pub ttl_security: Option<u8>,
     /// Bidirectional forwarding detection.
     pub bfd: Option<Bfd>,
     /// Graceful restart.
     pub graceful_restart: GracefulRestart,
-    /// Largest number of prefixes taken.
+    /// Maximum number of accepted prefixes.
     pub max_prefixes: u32,
-    /// Next hop in what is announced.
+    /// Next hop of announced prefixes.
     pub next_hop_mode: NextHopMode,
-    /// Communities added to what is announced.
+    /// Communities of announced prefixes.
     pub communities: Vec<String>,
-    /// What is taken and announced.
+    /// Import and export filters.
     pub filters: Filters,
     /// Key of the password in the agents' Secret.
     pub password_key: Option<String>,
 }
 
 impl SessionDefaults {
-    /// The limit where `stated` is none.
+    /// The maximum number of prefixes, with its default.
     #[must_use]
-    pub fn max_prefixes(stated: Option<u32>) -> u32 {
-        stated.unwrap_or(MAX_PREFIXES)
+    pub fn max_prefixes(limit: Option<u32>) -> u32 {
+        limit.unwrap_or(MAX_PREFIXES)
     }
 }
 
 impl Underlay {
-    /// AS number of a node with these labels; the first rule that matches counts.
+    /// AS number of a node with these labels. The first matching rule counts.
     #[must_use]
     pub fn as_number(&self, labels: &BTreeMap<String, String>) -> u32 {
         first_match(&self.as_numbers, labels).unwrap_or(self.as_number)
     }
 
-    /// The cluster that a node with these labels reflects for (RFC 4456), if it does.
+    /// Cluster ID of a node with these labels, if it is a route reflector (RFC 4456).
     #[must_use]
     pub fn cluster_id(&self, labels: &BTreeMap<String, String>) -> Option<Ipv4Addr> {
         first_match(&self.reflectors, labels)
@@ -84,12 +84,12 @@ fn first_match<T: Copy>(rules: &[(Selector, T)], labels: &BTreeMap<String, Strin
         .map(|(_, value)| *value)
 }
 
-/// Checks what can be checked without looking at other objects.
+/// Validates the BGP parameters without looking at other objects.
 ///
 /// # Errors
-/// What is wrong, and what to write instead.
+/// The error and the remedy.
 pub fn check(spec: &netweft_crds::Underlay) -> Result<Underlay, Verdict> {
-    // Every field is named, so that a new one has to be given a meaning here.
+    // The pattern has all fields, so that a new field needs a decision here.
     let netweft_crds::Underlay {
         as_number,
         as_numbers,
@@ -119,21 +119,24 @@ pub fn check(spec: &netweft_crds::Underlay) -> Result<Underlay, Verdict> {
             password_key: None,
         },
         as_number: *as_number,
-        as_numbers: as_numbers.iter().map(numbered).collect::<Result<_, _>>()?,
+        as_numbers: as_numbers
+            .iter()
+            .map(as_number_rule)
+            .collect::<Result<_, _>>()?,
         reflectors: route_reflectors
             .iter()
-            .map(reflecting)
+            .map(reflector_rule)
             .collect::<Result<_, _>>()?,
     })
 }
 
-fn numbered(rule: &AsNumberRule) -> Result<(Selector, u32), Verdict> {
+fn as_number_rule(rule: &AsNumberRule) -> Result<(Selector, u32), Verdict> {
     let nodes = rule.node_selector.clone();
     let nodes = selector("spec.underlay.asNumbers[].nodeSelector", nodes)?;
     Ok((nodes, rule.as_number))
 }
 
-fn reflecting(rule: &RouteReflectorRule) -> Result<(Selector, Ipv4Addr), Verdict> {
+fn reflector_rule(rule: &RouteReflectorRule) -> Result<(Selector, Ipv4Addr), Verdict> {
     let nodes = rule.node_selector.clone();
     let nodes = selector("spec.underlay.routeReflectors[].nodeSelector", nodes)?;
     let cluster = rule.cluster_id.parse().map_err(|_| {

@@ -1,4 +1,4 @@
-//! Statuses of BGPPeers: the session states that the nodes report, summed up.
+//! Statuses of BGPPeers: a summary of the session states that agents report.
 
 use std::collections::BTreeMap;
 
@@ -15,77 +15,61 @@ use crate::plan::bgp::passwords::Found;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
-use crate::plan::conditions::{MAX_LISTED, StatusUpdate, unreadable};
+use crate::plan::conditions::{MAX_LISTED, status_change, unreadable_statuses};
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
 
-/// Most errors that a status lists.
+/// Maximum number of errors in a status.
 const MAX_ERRORS: usize = 10;
-/// Most characters of a message that are repeated.
+/// Maximum number of characters of an error message.
 const MAX_MESSAGE: usize = 300;
 
-/// Statuses of BGPPeers that differ from what stands there.
+/// Statuses of BGPPeers that differ from the current ones.
 #[must_use]
 pub fn plan_peers(
     index: &ClusterIndex<'_>,
     peers: &Peers,
     topology: Result<&BgpTopology, &Verdict>,
 ) -> Vec<StatusChange<BGPPeerStatus>> {
-    let tallies = topology.map(|topology| tallies(index, topology));
+    let all_counts = topology.map(|topology| count_sessions(index, topology));
     let by_name: BTreeMap<_, _> = peers.iter().map(|(name, peer)| (name, peer)).collect();
     let changes = index.cluster_state.peers.iter().filter_map(|object| {
         let name = object.name_any();
         let peer = by_name.get(&name)?.as_ref();
-        let counts = match &tallies {
-            Ok(tallies) => tallies.get(name.as_str()),
-            Err(_) => None,
-        };
+        let counts = all_counts.as_ref().ok();
+        let counts = counts.and_then(|counts| counts.get(name.as_str()));
         let errors = counts.map_or_else(Vec::new, |counts| errors(index, object, counts));
         let verdict = match (peer, topology) {
             (Err(why), _) | (_, Err(why)) => why.clone(),
-            (Ok(peer), Ok(topology)) => judge(index, peer, topology, counts, &errors),
+            (Ok(peer), Ok(topology)) => session_verdict(index, peer, topology, counts, &errors),
         };
         let status = BGPPeerStatus {
-            observed_generation: object.metadata.generation,
             nodes: Some(counts.map(SessionCounts::nodes).unwrap_or_default()),
             prefixes: counts.map(|counts| counts.prefixes),
             errors: errors.into_iter().take(MAX_ERRORS).collect(),
-            conditions: Vec::new(),
+            ..BGPPeerStatus::default()
         };
-        let change = StatusUpdate {
-            meta: &object.metadata,
-            verdict,
-            now: index.cluster_state.now,
-        };
-        change.of(object.status.as_ref(), status, |status| {
-            &mut status.conditions
-        })
+        status_change(*object, &verdict, status, index.cluster_state.now)
     });
     changes
-        .chain(unreadable(index, UserKind::Peer, |meta, conditions| {
-            BGPPeerStatus {
-                observed_generation: meta.generation,
-                conditions,
-                ..BGPPeerStatus::default()
-            }
-        }))
+        .chain(unreadable_statuses(index, UserKind::Peer))
         .collect()
 }
 
-/// The states that the nodes report for one peer's sessions.
+/// The states of the sessions of one BGPPeer.
 #[derive(Debug, Default)]
 struct SessionCounts<'a> {
-    nodes: BTreeMap<&'a str, AtNode<'a>>,
+    nodes: BTreeMap<&'a str, NodeSessions<'a>>,
     prefixes: Prefixes,
 }
 
-/// One node's sessions of one peer.
+/// The sessions of one BGPPeer on one node.
 #[derive(Debug, Default)]
-struct AtNode<'a> {
-    /// Sessions that are not established.
+struct NodeSessions<'a> {
+    /// Number of sessions that are not established.
     down: usize,
-    /// The first that has a fault.
+    /// The first session with a fault.
     fault: Option<(SessionFault, &'a SessionStatus)>,
 }
 
@@ -103,35 +87,35 @@ impl SessionCounts<'_> {
     }
 }
 
-/// By peer. Only nodes that a peer has a session on are counted.
-fn tallies<'a>(
+/// Counts the sessions by BGPPeer. Only nodes with a session of the BGPPeer are counted.
+fn count_sessions<'a>(
     index: &ClusterIndex<'a>,
     topology: &'a BgpTopology,
 ) -> BTreeMap<&'a str, SessionCounts<'a>> {
-    let mut tallies: BTreeMap<&str, SessionCounts<'_>> = BTreeMap::new();
+    let mut all_counts: BTreeMap<&str, SessionCounts<'_>> = BTreeMap::new();
     let mode = index.modes.get(&topology.mode);
     let mode = mode.and_then(|mode| mode.as_ref().ok());
     for (node, bgp) in &topology.speakers {
         if mode.is_some_and(|mode| index.lacks_agent(node, mode)) {
             continue;
         }
-        let wanted = bgp.sessions.iter();
-        let wanted = wanted.filter_map(|session| Some((session, session.bgp_peer.as_deref()?)));
+        let sessions = bgp.sessions.iter();
+        let sessions = sessions.filter_map(|session| Some((session, session.bgp_peer.as_deref()?)));
         let network = index.networks.get(node.as_str());
-        let mut said: Option<BTreeMap<&str, &SessionStatus>> = None;
-        for (session, peer) in wanted {
-            let said = said.get_or_insert_with(|| sessions(network.copied()));
-            let status = said.get(session.name.as_str());
-            // What is said of the name may be about what the node has not given up yet.
+        let mut reported: Option<BTreeMap<&str, &SessionStatus>> = None;
+        for (session, peer) in sessions {
+            let reported = reported.get_or_insert_with(|| reported_sessions(network.copied()));
+            let status = reported.get(session.name.as_str());
+            // The report may be about a former session with the same name.
             let status = status.filter(|status| status.peer == session.peer);
-            let counts = tallies.entry(peer).or_default();
+            let counts = all_counts.entry(peer).or_default();
             counts.count(node, status.copied());
         }
     }
-    tallies
+    all_counts
 }
 
-fn sessions(network: Option<&NodeNetwork>) -> BTreeMap<&str, &SessionStatus> {
+fn reported_sessions(network: Option<&NodeNetwork>) -> BTreeMap<&str, &SessionStatus> {
     let status = network.and_then(|network| network.status.as_ref());
     let sessions = status.into_iter().flat_map(|status| &status.sessions);
     sessions
@@ -141,11 +125,11 @@ fn sessions(network: Option<&NodeNetwork>) -> BTreeMap<&str, &SessionStatus> {
 
 impl<'a> SessionCounts<'a> {
     fn count(&mut self, node: &'a str, status: Option<&'a SessionStatus>) {
-        let at = self.nodes.entry(node).or_default();
+        let sessions = self.nodes.entry(node).or_default();
         let up = status.filter(|status| status.state == SessionState::Established);
-        at.down += usize::from(up.is_none());
+        sessions.down += usize::from(up.is_none());
         let fault = status.and_then(|status| Some((status.fault?, status)));
-        at.fault = at.fault.take().or(fault);
+        sessions.fault = sessions.fault.take().or(fault);
         if let Some(up) = up {
             let Prefixes {
                 received,
@@ -157,7 +141,7 @@ impl<'a> SessionCounts<'a> {
     }
 }
 
-/// What is wrong, the oldest first.
+/// The errors of all nodes, the oldest first.
 fn errors(
     index: &ClusterIndex<'_>,
     object: &BGPPeer,
@@ -172,8 +156,8 @@ fn errors(
             )
         })
         .collect();
-    let faults = counts.nodes.iter().filter_map(|(node, at)| {
-        let (reason, status) = at.fault?;
+    let faults = counts.nodes.iter().filter_map(|(node, sessions)| {
+        let (reason, status) = sessions.fault?;
         let since = status.last_transition_time.as_ref();
         let since = since.or_else(|| before.get(&(*node, reason)).copied());
         Some(PeerError {
@@ -190,7 +174,7 @@ fn errors(
     errors
 }
 
-fn judge(
+fn session_verdict(
     index: &ClusterIndex<'_>,
     peer: &Peer,
     topology: &BgpTopology,
@@ -205,7 +189,8 @@ fn judge(
     {
         return why;
     }
-    if let Some(why) = coverage.and_then(|coverage| impossible(coverage, counts.is_some())) {
+    if let Some(why) = coverage.and_then(|coverage| no_session_verdict(coverage, counts.is_some()))
+    {
         return why;
     }
     let none = SessionCounts::default();
@@ -217,10 +202,10 @@ fn judge(
         remarks(counts, errors, coverage)
     );
     let down = |error: &PeerError| {
-        let at = counts.nodes.get(error.node.as_str());
-        at.is_some_and(|at| at.down > 0)
+        let sessions = counts.nodes.get(error.node.as_str());
+        sessions.is_some_and(|sessions| sessions.down > 0)
     };
-    if errors.iter().any(|error| needs_a_human(error.reason)) {
+    if errors.iter().any(|error| needs_intervention(error.reason)) {
         Verdict::stalled(Reason::SessionFailed, message)
     } else if established == counts.nodes.len() && !errors.iter().any(down) {
         Verdict::ready(Reason::Established, message)
@@ -229,8 +214,8 @@ fn judge(
     }
 }
 
-/// Why a BGPPeer does not have the sessions it asks for, whatever nodes do.
-fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
+/// Why a BGPPeer has no sessions, independent of the state of nodes.
+fn no_session_verdict(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
     if let Some((other, node)) = &coverage.conflict {
         return Some(Verdict::stalled(
             Reason::Conflict,
@@ -239,23 +224,23 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
             ),
         ));
     }
-    let cause = match (coverage.chosen, coverage.partners) {
+    let cause = match (coverage.selected, coverage.selected_peers) {
         (0, _) => "spec.nodeSelector matches no Node",
         (_, Some(0)) => "spec.peerSelector matches no Node",
         (_, _) if has_sessions => return None,
-        (_, Some(_)) if coverage.lacking.is_empty() => {
+        (_, Some(_)) if coverage.without_address.is_empty() => {
             "spec.nodeSelector and spec.peerSelector match only the same single Node"
         }
-        (_, None) if coverage.lacking.is_empty() => {
+        (_, None) if coverage.without_address.is_empty() => {
             "the only Node that spec.nodeSelector matches has the address spec.peerIP itself"
         }
         (_, _) => {
-            let lacking: Vec<_> = coverage.lacking.iter().collect();
+            let without_address: Vec<_> = coverage.without_address.iter().collect();
             return Some(Verdict::stalled(
                 Reason::NoNodeAddress,
                 format!(
                     "no selected Node has an address of the IP family of the session: {}",
-                    list(&lacking, MAX_LISTED)
+                    list(&without_address, MAX_LISTED)
                 ),
             ));
         }
@@ -266,8 +251,8 @@ fn impossible(coverage: &Coverage, has_sessions: bool) -> Option<Verdict> {
     ))
 }
 
-/// Faults that stay until a human changes something here or at the peer.
-fn needs_a_human(fault: SessionFault) -> bool {
+/// Whether a fault stays until a user changes the configuration here or at the peer.
+fn needs_intervention(fault: SessionFault) -> bool {
     match fault {
         SessionFault::ASNumberMismatch | SessionFault::TooManyPrefixes => true,
         SessionFault::BIRDUnavailable
@@ -281,7 +266,7 @@ fn needs_a_human(fault: SessionFault) -> bool {
     }
 }
 
-/// Additions to the message, after the number of nodes that have the session.
+/// Details of the message, after the number of nodes with an established session.
 fn remarks(
     counts: &SessionCounts<'_>,
     errors: &[PeerError],
@@ -294,21 +279,23 @@ fn remarks(
             remarks += &format!(" (and {} more)", counted(errors.len() - 1, "node"));
         }
     }
-    let silent = counts.nodes.iter();
-    let silent: Vec<_> = silent
-        .filter(|(_, at)| at.down > 0 && at.fault.is_none())
+    let waiting = counts.nodes.iter();
+    let waiting: Vec<_> = waiting
+        .filter(|(_, sessions)| sessions.down > 0 && sessions.fault.is_none())
         .map(|(node, _)| node)
         .collect();
-    if !silent.is_empty() {
-        remarks += &format!("; waiting for {}", list(&silent, MAX_LISTED));
+    if !waiting.is_empty() {
+        remarks += &format!("; waiting for {}", list(&waiting, MAX_LISTED));
     }
-    let has = |node: &&String| counts.nodes.contains_key(node.as_str());
-    let lacking = coverage.into_iter().flat_map(|coverage| &coverage.lacking);
-    let lacking: Vec<_> = lacking.filter(|node| !has(node)).collect();
-    if !lacking.is_empty() {
+    let has_session = |node: &&String| counts.nodes.contains_key(node.as_str());
+    let without_address = coverage
+        .into_iter()
+        .flat_map(|coverage| &coverage.without_address);
+    let without_address: Vec<_> = without_address.filter(|node| !has_session(node)).collect();
+    if !without_address.is_empty() {
         remarks += &format!(
             "; no address of the IP family of the session on {}",
-            list(&lacking, MAX_LISTED)
+            list(&without_address, MAX_LISTED)
         );
     }
     let left_out = coverage.map_or(&[][..], |coverage| &coverage.left_out);

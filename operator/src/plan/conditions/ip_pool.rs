@@ -1,4 +1,4 @@
-//! Conditions of IPPools, and their utilization.
+//! Statuses of IPPools: conditions, utilization, and remaining pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,8 +8,7 @@ use kube::ResourceExt;
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
 
-use crate::plan::conditions::remaining_pods;
-use crate::plan::conditions::{MAX_LISTED, StatusUpdate, unreadable};
+use crate::plan::conditions::{MAX_LISTED, remaining_pods, status_change, unreadable_statuses};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
 use crate::plan::message_lists::{counted, list};
@@ -18,50 +17,37 @@ use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::ip_pool::lenient_reserved;
 
-/// Statuses of IPPools that differ from what stands there.
+/// Statuses of IPPools that differ from the current ones.
 #[must_use]
 pub fn plan_pools(
     index: &ClusterIndex<'_>,
     assignment: &Assignment,
 ) -> Vec<StatusChange<IPPoolStatus>> {
-    let held = blocks_by_pool(index);
+    let blocks = blocks_by_pool(index);
     let changes = index.pool_objects.iter().filter_map(|(name, pool)| {
-        let held = held.get(name).map_or(&[][..], Vec::as_slice);
-        let verdict = judge_pool(index, assignment, pool, held);
+        let blocks = blocks.get(name).map_or(&[][..], Vec::as_slice);
+        let verdict = pool_verdict(index, assignment, pool, blocks);
         let status = IPPoolStatus {
-            observed_generation: pool.metadata.generation,
-            usage: Some(usage(pool, held)),
+            usage: Some(usage(pool, blocks)),
             remaining_pods: remaining_pods::remaining(
                 pool,
                 index.networks.values().copied(),
-                &index.cluster_state.owners,
+                &index.cluster_state.pod_owners,
             ),
-            conditions: Vec::new(),
+            ..IPPoolStatus::default()
         };
-        let change = StatusUpdate {
-            meta: &pool.metadata,
-            verdict,
-            now: index.cluster_state.now,
-        };
-        let old = pool.status.as_ref();
-        let change = change.of(old, status, |status| &mut status.conditions);
-        let lately = index.cluster_state.counted_lately.contains(*name);
-        change.filter(|change| !lately || !only_counts_differ(old, &change.status))
+        let change = status_change(*pool, &verdict, status, index.cluster_state.now);
+        let recent = index.cluster_state.recent_usage_writes.contains(*name);
+        change.filter(|change| !recent || !only_usage_differs(pool, &change.status))
     });
     changes
-        .chain(unreadable(index, UserKind::Pool, |meta, conditions| {
-            IPPoolStatus {
-                observed_generation: meta.generation,
-                conditions,
-                ..IPPoolStatus::default()
-            }
-        }))
+        .chain(unreadable_statuses(index, UserKind::Pool))
         .collect()
 }
 
 /// Whether the new status differs from the old one only in its utilization.
-fn only_counts_differ(old: Option<&IPPoolStatus>, new: &IPPoolStatus) -> bool {
-    old.is_some_and(|old| {
+fn only_usage_differs(pool: &IPPool, new: &IPPoolStatus) -> bool {
+    pool.status.as_ref().is_some_and(|old| {
         let mut conditions = new.conditions.iter();
         old.observed_generation == new.observed_generation
             && old.remaining_pods == new.remaining_pods
@@ -69,76 +55,77 @@ fn only_counts_differ(old: Option<&IPPoolStatus>, new: &IPPoolStatus) -> bool {
     })
 }
 
-/// A block and its node, and how many of its addresses are in use.
-struct Held<'a> {
+/// A block of a pool.
+struct AssignedBlock<'a> {
     node: &'a str,
+    /// Number of addresses in use.
     used: i64,
-    /// Whether the Node is gone.
+    /// Whether the Node is deleted.
     orphaned: bool,
 }
 
-fn blocks_by_pool<'a>(index: &ClusterIndex<'a>) -> BTreeMap<&'a str, Vec<Held<'a>>> {
+fn blocks_by_pool<'a>(index: &ClusterIndex<'a>) -> BTreeMap<&'a str, Vec<AssignedBlock<'a>>> {
     let statuses = index
         .networks
         .values()
         .filter_map(|network| network.status.as_ref());
     let usage = statuses.flat_map(|status| &status.subnets);
     let used: BTreeMap<IpNet, i64> = usage.map(|usage| (usage.cidr, usage.used)).collect();
-    let mut pools: BTreeMap<&str, Vec<Held<'_>>> = BTreeMap::new();
+    let mut pools: BTreeMap<&str, Vec<AssignedBlock<'_>>> = BTreeMap::new();
     for subnet in index.cluster_state.subnets.iter().copied() {
         let used = used.get(&subnet.spec.cidr).copied().unwrap_or_default();
-        let held = Held {
+        let block = AssignedBlock {
             node: &subnet.spec.node,
             used,
             orphaned: subnet.spec.state == SubnetState::Orphaned,
         };
-        pools.entry(&subnet.spec.pool).or_default().push(held);
+        pools.entry(&subnet.spec.pool).or_default().push(block);
     }
     pools
 }
 
-fn usage(pool: &IPPool, held: &[Held<'_>]) -> Usage {
+fn usage(pool: &IPPool, blocks: &[AssignedBlock<'_>]) -> Usage {
     let reserved = lenient_reserved(&pool.spec.reserved);
-    let blocks = Blocks::new(pool.spec.cidr, pool.spec.block_prefix(), &reserved, []);
+    let capacity = Blocks::new(pool.spec.cidr, pool.spec.block_prefix(), &reserved, []);
     Usage {
         blocks: UsageCount {
-            total: saturated(blocks.total()),
-            used: i64::try_from(held.len()).unwrap_or(i64::MAX),
+            total: saturating_i64(capacity.total()),
+            used: i64::try_from(blocks.len()).unwrap_or(i64::MAX),
         },
         addresses: UsageCount {
-            total: saturated(address_count(&pool.spec.cidr, &reserved)),
-            used: held
+            total: saturating_i64(address_count(&pool.spec.cidr, &reserved)),
+            used: blocks
                 .iter()
-                .map(|held| held.used)
+                .map(|block| block.used)
                 .fold(0, i64::saturating_add),
         },
     }
 }
 
-fn saturated(count: u128) -> i64 {
+fn saturating_i64(count: u128) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn judge_pool(
+fn pool_verdict(
     index: &ClusterIndex<'_>,
     assignment: &Assignment,
     pool: &IPPool,
-    held: &[Held<'_>],
+    blocks: &[AssignedBlock<'_>],
 ) -> Verdict {
     let name = pool.name_any();
     if pool.metadata.deletion_timestamp.is_some() {
-        return in_use(held);
+        return deleting(blocks);
     }
     if let Some(Err(why)) = index.pools.by_name.get(&name) {
         return why.clone();
     }
-    if let Some(why) = spent(assignment, &name, held) {
+    if let Some(why) = exhausted(assignment, &name, blocks) {
         return why;
     }
-    if let Some(why) = without_family(index, &name) {
+    if let Some(why) = missing_family(index, &name) {
         return Verdict::stalled(Reason::NoNodeAddress, why);
     }
-    // Blocks are still assigned: a cluster has to start before a user can repair it.
+    // Blocks are assigned nevertheless: the cluster must start before a user can correct kube-proxy.
     if let Some(why) = index.kube_proxy.mismatch(&pool.spec) {
         return Verdict::stalled(Reason::KubeProxyMismatch, why);
     }
@@ -146,14 +133,14 @@ fn judge_pool(
     let free = counted(left, "block");
     let remark = index.kube_proxy.remark(&pool.spec);
     let remark = remark.map_or_else(String::new, |it| format!("; {it}"));
-    let besides = format!(
+    let remarks = format!(
         "{}{}{remark}",
-        orphans(held, "kept for operator.orphanGrace"),
-        strangers(index, pool)
+        orphans_remark(blocks, "kept for operator.orphanGrace"),
+        node_addresses_remark(index, pool)
     );
     if pool.spec.disabled {
-        let kept = counted(held.len(), "block");
-        let remaining = match held.iter().map(|held| held.used).sum::<i64>() {
+        let kept = counted(blocks.len(), "block");
+        let remaining = match blocks.iter().map(|block| block.used).sum::<i64>() {
             0 => "no pod has an address of this pool, so the pool can be deleted".to_owned(),
             1 => "1 address is in use, see status.remainingPods".to_owned(),
             used => format!("{used} addresses are in use, see status.remainingPods"),
@@ -161,25 +148,25 @@ fn judge_pool(
         return Verdict::ready(
             Reason::Disabled,
             format!(
-                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {remaining}{besides}"
+                "spec.disabled: no new blocks and addresses; {kept} assigned, {free} free; {remaining}{remarks}"
             ),
         );
     }
-    // Less than a fifth: so that there is time to do something before the pool is spent.
-    let all = usage(pool, held).blocks.total;
-    if saturated(left).saturating_mul(5) < all {
+    // Below a fifth, so that the user has time to act before the pool is exhausted.
+    let all = usage(pool, blocks).blocks.total;
+    if saturating_i64(left).saturating_mul(5) < all {
         return Verdict::ready(
             Reason::NearlyExhausted,
             format!(
-                "only {free} free: create another IPPool before the pool is exhausted{besides}"
+                "only {free} free: create another IPPool before the pool is exhausted{remarks}"
             ),
         );
     }
-    Verdict::ready(Reason::Allocatable, format!("{free} free{besides}"))
+    Verdict::ready(Reason::Allocatable, format!("{free} free{remarks}"))
 }
 
-/// Whom no block is left for.
-fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdict> {
+/// The verdict about a pool without a free block for some nodes.
+fn exhausted(assignment: &Assignment, pool: &str, blocks: &[AssignedBlock<'_>]) -> Option<Verdict> {
     let named = |nodes: &BTreeSet<String>| {
         let nodes: Vec<_> = nodes.iter().collect();
         list(&nodes, MAX_LISTED)
@@ -193,25 +180,25 @@ fn spent(assignment: &Assignment, pool: &str, held: &[Held<'_>]) -> Option<Verdi
         ))
     };
     let why = first.or_else(more)?;
-    let besides = orphans(held, "about to be reclaimed");
+    let remarks = orphans_remark(blocks, "about to be reclaimed");
     Some(Verdict::stalled(
         Reason::Exhausted,
-        format!("{why}{besides}; create another IPPool"),
+        format!("{why}{remarks}; create another IPPool"),
     ))
 }
 
-/// How many blocks are those of Nodes that are gone, and what becomes of them.
-fn orphans(held: &[Held<'_>], what: &str) -> String {
-    match held.iter().filter(|held| held.orphaned).count() {
+/// The number of blocks of deleted Nodes, and their `fate`.
+fn orphans_remark(blocks: &[AssignedBlock<'_>], fate: &str) -> String {
+    match blocks.iter().filter(|block| block.orphaned).count() {
         0 => String::new(),
-        count => format!("; {} of deleted Nodes {what}", counted(count, "block")),
+        count => format!("; {} of deleted Nodes {fate}", counted(count, "block")),
     }
 }
 
-/// Nodes that state an address of the pool: the blocks with these addresses are not assigned.
-fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
-    let stated = cluster_ranges::addresses_of_nodes(index.cluster_state);
-    let inside = stated.filter(|(_, address)| pool.spec.cidr.contains(address));
+/// Nodes with an address inside the pool. The blocks with these addresses are not assigned.
+fn node_addresses_remark(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
+    let addresses = cluster_ranges::addresses_of_nodes(index.cluster_state);
+    let inside = addresses.filter(|(_, address)| pool.spec.cidr.contains(address));
     let mut named: Vec<String> = inside
         .map(|(node, address)| format!("Node {} ({address})", node.name_any()))
         .collect();
@@ -226,8 +213,8 @@ fn strangers(index: &ClusterIndex<'_>, pool: &IPPool) -> String {
     )
 }
 
-/// Why no Node that the pool serves can have a block of it though they have addresses: all of the other family.
-fn without_family(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
+/// Why no Node of the pool can get a block: all have only addresses of the other family.
+fn missing_family(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     let (pool, mode) = (index.pools.usable(name)?, index.mode_of(name)?);
     if !pool.open {
         return None;
@@ -256,21 +243,21 @@ fn without_family(index: &ClusterIndex<'_>, name: &str) -> Option<String> {
     })
 }
 
-fn in_use(held: &[Held<'_>]) -> Verdict {
-    if held.is_empty() {
+fn deleting(blocks: &[AssignedBlock<'_>]) -> Verdict {
+    if blocks.is_empty() {
         return Verdict::reconciling(Reason::InUse, "being deleted; no block is left");
     }
-    let mut nodes: Vec<_> = held.iter().map(|held| held.node).collect();
+    let mut nodes: Vec<_> = blocks.iter().map(|block| block.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
     Verdict::reconciling(
         Reason::InUse,
         format!(
             "being deleted; waiting until {} without pods (see status.remainingPods) on {}",
-            if held.len() == 1 {
+            if blocks.len() == 1 {
                 "1 block is".to_owned()
             } else {
-                format!("{} blocks are", held.len())
+                format!("{} blocks are", blocks.len())
             },
             list(&nodes, MAX_LISTED)
         ),

@@ -1,171 +1,102 @@
-//! Conditions and counts of IPPools, NetworkModes and Nodes: the statuses that the operator writes.
+//! Statuses and conditions of IPPools, NetworkModes, BGPPeers and Nodes.
 
 pub mod bgp_peer;
-mod ip_pool;
-mod network_mode;
+pub mod ip_pool;
+pub mod network_mode;
 pub mod network_unavailable;
 pub mod remaining_pods;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::Resource;
+use kube::core::object::HasStatus;
 use netweft_crds::condition::{READY, Reason, State, Verdict};
-use netweft_crds::{NetworkMode, NetworkModeStatus, Phase};
+use netweft_crds::{BGPPeerStatus, IPPoolStatus, NetworkModeStatus};
 
-use crate::plan::bgp::BgpTopology;
-pub use crate::plan::conditions::ip_pool::plan_pools;
-use crate::plan::message_lists::list;
-use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, Unreadable, UserKind};
+use crate::plan::model::cluster_state::{ConditionEvent, StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::rollout::Rollouts;
 
-/// Most nodes that a status names.
+/// Maximum number of names in a message.
 pub const MAX_LISTED: usize = 5;
 
-/// Statuses of NetworkModes that differ from what stands there.
-#[must_use]
-pub fn plan_modes(
-    index: &ClusterIndex<'_>,
-    rollouts: &Rollouts<'_>,
-    topology: Option<&BgpTopology>,
-) -> Vec<StatusChange<NetworkModeStatus>> {
-    let used = index.used_modes();
-    let changes = index.cluster_state.modes.iter().filter_map(|object| {
-        let (verdict, status) = match index.modes.get(&object.name_any())? {
-            Err(why) => (why.clone(), NetworkModeStatus::default()),
-            Ok(mode) if used.contains_key(mode.name.as_str()) => {
-                let (mut verdict, status) = network_mode::progress(index, rollouts, object, mode);
-                let of_mode = topology.filter(|topology| topology.mode == mode.name);
-                verdict.message += &of_mode.map(too_many).unwrap_or_default();
-                (verdict, status)
-            }
-            Ok(_) => {
-                let status = NetworkModeStatus {
-                    phase: Some(Phase::Stable),
-                    ..NetworkModeStatus::default()
-                };
-                (unused(object), status)
-            }
-        };
-        let status = NetworkModeStatus {
-            observed_generation: object.metadata.generation,
-            ..status
-        };
-        let change = StatusUpdate {
-            meta: &object.metadata,
-            verdict,
-            now: index.cluster_state.now,
-        };
-        change.of(object.status.as_ref(), status, |status| {
-            &mut status.conditions
-        })
-    });
-    changes
-        .chain(unreadable(index, UserKind::Mode, |meta, conditions| {
-            NetworkModeStatus {
-                observed_generation: meta.generation,
-                conditions,
-                ..NetworkModeStatus::default()
-            }
-        }))
-        .collect()
+/// The fields that the statuses of all [`UserKind`]s have.
+pub trait UserObjectStatus: Clone + Default + PartialEq {
+    /// Generation of the spec that the status describes.
+    fn observed_generation(&mut self) -> &mut Option<i64>;
+    /// The conditions.
+    fn conditions(&mut self) -> &mut Vec<Condition>;
 }
 
-/// One object's new status in the making.
-pub struct StatusUpdate<'a> {
-    /// The object.
-    pub meta: &'a ObjectMeta,
-    /// The message of the condition.
-    pub verdict: Verdict,
-    /// The time of conditions that change.
-    pub now: Timestamp,
+macro_rules! user_object_status {
+    ($($status:ty),*) => {
+        $(impl UserObjectStatus for $status {
+            fn observed_generation(&mut self) -> &mut Option<i64> {
+                &mut self.observed_generation
+            }
+
+            fn conditions(&mut self) -> &mut Vec<Condition> {
+                &mut self.conditions
+            }
+        })*
+    };
 }
 
-impl StatusUpdate<'_> {
-    /// `new` with the conditions of the verdict, unless `old` has the same conditions.
-    pub fn of<S: Clone + Default + PartialEq>(
-        self,
-        old: Option<&S>,
-        mut new: S,
-        conditions: fn(&mut S) -> &mut Vec<Condition>,
-    ) -> Option<StatusChange<S>> {
-        let mut own = old.cloned().unwrap_or_default();
-        let before = std::mem::take(conditions(&mut own));
-        let after = self
-            .verdict
-            .conditions(self.meta.generation, &before, self.now);
-        // Conditions that other controllers keep on the object are left alone.
-        let kept = after
-            .iter()
-            .filter_map(|new| before.iter().find(|old| old.type_ == new.type_));
-        *conditions(&mut own) = kept.cloned().collect();
-        let warning =
-            self.verdict.state == State::Stalled || self.verdict.reason == Reason::NearlyExhausted;
-        let ready = after.iter().find(|condition| condition.type_ == READY);
-        let event = ready.and_then(|ready| ConditionEvent::of(&before, ready, warning));
-        *conditions(&mut new) = after;
-        (old.is_none() || own != new).then(|| StatusChange {
-            name: self.meta.name.clone().unwrap_or_default(),
-            uid: self.meta.uid.clone(),
-            status: new,
-            event,
-        })
-    }
+user_object_status!(IPPoolStatus, NetworkModeStatus, BGPPeerStatus);
+
+/// Completes `status` with the generation of `object` and the conditions of `verdict`. Returns the status if it differs
+/// from the current one.
+fn status_change<K>(
+    object: &K,
+    verdict: &Verdict,
+    mut status: K::Status,
+    now: Timestamp,
+) -> Option<StatusChange<K::Status>>
+where
+    K: Resource + HasStatus,
+    K::Status: UserObjectStatus,
+{
+    let meta = object.meta();
+    let mut current = object.status().cloned().unwrap_or_default();
+    let before = std::mem::take(current.conditions());
+    let after = verdict.conditions(meta.generation, &before, now);
+    // Conditions of other controllers are not compared. Server-side apply keeps them.
+    let own = after
+        .iter()
+        .filter_map(|new| before.iter().find(|old| old.type_ == new.type_));
+    *current.conditions() = own.cloned().collect();
+    let warning = verdict.state == State::Stalled || verdict.reason == Reason::NearlyExhausted;
+    let ready = after.iter().find(|condition| condition.type_ == READY);
+    let event = ready.and_then(|ready| ConditionEvent::of(&before, ready, warning));
+    *status.observed_generation() = meta.generation;
+    *status.conditions() = after;
+    (object.status().is_none() || current != status).then(|| StatusChange {
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone(),
+        status,
+        event,
+    })
 }
 
-/// Statuses of objects that cannot be read. What stands there now cannot be read either, so they are written always;
-/// that changes nothing in the API server, because the time is the object's own.
-pub fn unreadable<'a, S>(
+/// Statuses of the objects of a kind that cannot be parsed. The current status cannot be parsed either, so these are
+/// always written. The API server ignores an unchanged write: the transition time is the creation time of the object.
+fn unreadable_statuses<'a, S: UserObjectStatus + 'a>(
     index: &'a ClusterIndex<'_>,
     kind: UserKind,
-    status: fn(&ObjectMeta, Vec<Condition>) -> S,
-) -> impl Iterator<Item = StatusChange<S>> + 'a
-where
-    S: 'a,
-{
-    let objects = index
-        .cluster_state
-        .unreadable
-        .iter()
-        .filter(move |object| object.kind == kind);
-    objects.map(
-        move |Unreadable {
-                  metadata, error, ..
-              }| {
-            let verdict = Verdict::stalled(
-                Reason::Invalid,
-                format!("the object cannot be read: {error}"),
-            );
-            let time = metadata
-                .creation_timestamp
-                .as_ref()
-                .map_or(Timestamp::UNIX_EPOCH, |time| time.0);
-            StatusChange {
-                name: metadata.name.clone().unwrap_or_default(),
-                uid: metadata.uid.clone(),
-                status: status(metadata, verdict.conditions(metadata.generation, &[], time)),
-                event: None,
-            }
-        },
-    )
-}
-
-fn unused(object: &NetworkMode) -> Verdict {
-    let name = object.name_any();
-    Verdict::ready(
-        Reason::Unused,
-        format!("no usable IPPool has spec.networkMode {name}"),
-    )
-}
-
-/// Who has no session because there would be too many.
-fn too_many(topology: &BgpTopology) -> String {
-    if topology.left_out.is_empty() {
-        return String::new();
-    }
-    format!(
-        "; too many nodes for a session between any two: {} lack some; set \
-         spec.underlay.nodeToNodeMesh to false and use routeReflectors or BGPPeers",
-        list(&topology.left_out, MAX_LISTED)
-    )
+) -> impl Iterator<Item = StatusChange<S>> + 'a {
+    let objects = index.cluster_state.unreadable.iter();
+    let objects = objects.filter(move |object| object.kind == kind);
+    objects.map(|object| {
+        let meta = &object.metadata;
+        let created = meta.creation_timestamp.as_ref();
+        let time = created.map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+        let mut status = S::default();
+        *status.observed_generation() = meta.generation;
+        *status.conditions() = object.verdict().conditions(meta.generation, &[], time);
+        StatusChange {
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone(),
+            status,
+            event: None,
+        }
+    })
 }

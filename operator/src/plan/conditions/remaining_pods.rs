@@ -7,17 +7,17 @@
 //!
 //! The operator does not watch pods for this: a cluster can have a hundred thousand of them, and most pools are never drained.
 
-use crate::plan::model::cluster_state::Owners;
+use crate::plan::model::cluster_state::{PodKey, PodOwners};
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use netweft_crds::{DrainingPod, IPPool, NodeNetwork, RemainingPods};
 
-/// Most entries that a status has.
+/// Maximum number of entries in a status.
 const MAX_GROUPS: usize = 64;
 
-/// Whether a pool shall be without pods.
+/// Whether the pool must become free of pods.
 #[must_use]
 pub fn is_draining(pool: &IPPool) -> bool {
     pool.spec.disabled || pool.metadata.deletion_timestamp.is_some()
@@ -33,12 +33,12 @@ pub fn pods<'a>(
     statuses.flat_map(|status| &status.draining_pods)
 }
 
-/// Who still has addresses of `pool`.
+/// Groups of pods that still have addresses of `pool`.
 #[must_use]
 pub fn remaining<'a>(
     pool: &IPPool,
     networks: impl IntoIterator<Item = &'a NodeNetwork>,
-    owners: &Owners,
+    owners: &PodOwners,
 ) -> Vec<RemainingPods> {
     if !is_draining(pool) {
         return Vec::new();
@@ -47,7 +47,7 @@ pub fn remaining<'a>(
     let mut counts: BTreeMap<(String, &str, Option<&String>), i64> = BTreeMap::new();
     for network in networks {
         for pod in pods([network]).filter(|pod| pod.pool == name) {
-            let owner = owners.get(&key(pod));
+            let owner = owners.get(&pod_key(pod));
             let group = (network.name_any(), pod.namespace.as_str(), owner);
             *counts.entry(group).or_default() += 1;
         }
@@ -63,14 +63,14 @@ pub fn remaining<'a>(
         .collect()
 }
 
-/// What a pod is known by.
+/// Namespace and name of a pod.
 #[must_use]
-pub fn key(pod: &DrainingPod) -> (String, String) {
+pub fn pod_key(pod: &DrainingPod) -> PodKey {
     (pod.namespace.clone(), pod.name.clone())
 }
 
-/// Who made the pod with this metadata, by kind and name: the pod itself if nobody did. A ReplicaSet's name is its Deployment's and a
-/// hash, which the pod has as a label.
+/// Kind and name of the controller of the pod with this metadata, or of the pod itself if it has no controller. The
+/// name of a ReplicaSet is the name of its Deployment with a hash, which is also a label of the pod.
 #[must_use]
 pub fn owner_of(pod: &ObjectMeta) -> String {
     let owners = pod.owner_references.iter().flatten();

@@ -1,11 +1,10 @@
-//! `assign`: which node gets which block.
+//! Assignment of blocks to nodes.
 //!
-//! Every block demand (`demand`) is met from the first of its pools that has a block left; what a node has, it keeps.
-//! Blocks that nobody has had go first, the lowest before the others, then the one that was given back the longest ago: what is
-//! left of its last owner, in caches and connections, gets time to end. Where none is left, blocks whose Node is gone are reclaimed, the
-//! longest orphaned first. The API server has the last word: a block is owned
-//! because creating its NodeSubnet succeeded, so an assignment made from an old picture does no harm. Nothing is taken away here
-//! (`subnets`).
+//! Each block demand (`demand`) is met from the first of its pools with a free block. Nodes keep their blocks. Never
+//! used blocks are assigned first, in ascending order, then released blocks, the longest released first: caches and
+//! connections of the previous owner get time to expire. If no block is free, blocks of deleted Nodes are reclaimed,
+//! the longest orphaned first. A node owns a block because the creation of its NodeSubnet succeeded, so an assignment
+//! from an outdated state is harmless. This module releases nothing (see `node_subnets`).
 
 #[cfg(test)]
 mod tests;
@@ -27,35 +26,35 @@ pub struct Block {
     pub cidr: IpNet,
 }
 
-/// Who has what.
+/// The blocks in use.
 #[derive(Clone, Debug, Default)]
 pub struct Current {
-    /// Blocks by node, those of nodes that are gone included.
+    /// Blocks by node, including those of deleted Nodes.
     pub held: BTreeMap<String, BTreeSet<Block>>,
-    /// Blocks whose owner is not known, and addresses that are none of pods.
+    /// Blocks with an unknown owner, and addresses that do not belong to pods.
     pub foreign: BTreeSet<IpNet>,
-    /// Blocks that were given back, the longest ago first.
-    pub freed: Vec<IpNet>,
-    /// Blocks of nodes that are gone which can be reclaimed, the longest orphaned first.
+    /// Released blocks, the longest released first.
+    pub released: Vec<IpNet>,
+    /// Blocks of deleted Nodes that can be reclaimed, the longest orphaned first.
     pub orphans: Vec<Block>,
 }
 
-/// What is to be created, and what could not be had.
+/// Blocks to create, and unmet demands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
     /// New blocks by node.
     pub create: Vec<(String, Block)>,
-    /// Blocks of nodes that are gone, to be taken for demands that nothing else can meet.
+    /// Blocks of deleted Nodes to reclaim for demands that no free block can meet.
     pub reclaim: BTreeSet<IpNet>,
-    /// Nodes, by pool, whose first block it could have been and for which none was left in any pool.
+    /// Nodes without a block, by the pools that could have served them and have no free block.
     pub exhausted: BTreeMap<String, BTreeSet<String>>,
-    /// Nodes, by pool, that run short of addresses and for which no block was left in any pool.
+    /// Nodes with few free addresses, by the pools that could have served them and have no free block.
     pub scarce: BTreeMap<String, BTreeSet<String>>,
     /// Free blocks by pool, after this assignment.
     pub free: BTreeMap<String, u128>,
 }
 
-/// Meets the demands, the first ones first, as far as there are blocks. `pools` come in the order of preference.
+/// Meets the demands in their order while blocks are free. `pools` are in the order of preference.
 #[must_use]
 pub fn assign<'a>(
     pools: impl IntoIterator<Item = &'a Pool>,
@@ -66,13 +65,13 @@ pub fn assign<'a>(
     let mut occupied: Vec<IpNet> = current.foreign.iter().copied().collect();
     occupied.extend(current.held.values().flatten().map(|block| block.cidr));
     let mut unmet: Vec<&BlockDemand> = demands.iter().collect();
-    let mut given = Given::default();
+    let mut new_blocks = NewBlocks::default();
     for pool in pools {
         let blocks = Blocks::new(pool.cidr, pool.block_prefix, &pool.reserved, &occupied);
-        let mut free = rested(&blocks, &current.freed);
+        let mut free = free_in_release_order(&blocks, &current.released);
         let mut left = blocks.free_count();
         unmet.retain(|demand| {
-            if given.meets(demand) {
+            if new_blocks.meets(demand) {
                 return false;
             }
             if !demand.pools.contains(&pool.name) {
@@ -82,9 +81,9 @@ pub fn assign<'a>(
                 return true;
             };
             left = left.saturating_sub(1);
-            // Pools that overlap are refused before they come here; should they come, they still share no block.
+            // Overlapping pools are refused earlier. If they got here, they still would not share a block.
             occupied.push(cidr);
-            given.insert(demand, pool);
+            new_blocks.insert(demand, pool);
             let pool = pool.name.clone();
             assignment
                 .create
@@ -93,8 +92,8 @@ pub fn assign<'a>(
         });
         assignment.free.insert(pool.name.clone(), left);
     }
-    for demand in unmet.into_iter().filter(|demand| !given.meets(demand)) {
-        let lacking = match demand.purpose {
+    for demand in unmet.into_iter().filter(|demand| !new_blocks.meets(demand)) {
+        let unserved = match demand.purpose {
             Purpose::Initial => &mut assignment.exhausted,
             Purpose::LowCapacity => &mut assignment.scarce,
             Purpose::Spillover => continue,
@@ -104,28 +103,28 @@ pub fn assign<'a>(
         let orphan =
             orphans.find(|it| demand.pools.contains(&it.pool) && !reclaim.contains(&it.cidr));
         if let Some(orphan) = orphan {
-            // The demand is met by the plan that sees the block free.
+            // The next plan, in which the block is free, meets the demand.
             reclaim.insert(orphan.cidr);
             continue;
         }
         for pool in &demand.pools {
-            let nodes = lacking.entry(pool.clone()).or_default();
+            let nodes = unserved.entry(pool.clone()).or_default();
             nodes.insert(demand.node.clone());
         }
     }
     assignment
 }
 
-/// The blocks that nodes get here, by node and pool.
+/// New blocks by node and pool.
 #[derive(Default)]
-struct Given<'a>(BTreeSet<(&'a str, &'a str)>);
+struct NewBlocks<'a>(BTreeSet<(&'a str, &'a str)>);
 
-impl<'a> Given<'a> {
+impl<'a> NewBlocks<'a> {
     fn insert(&mut self, demand: &'a BlockDemand, pool: &'a Pool) {
         self.0.insert((&demand.node, &pool.name));
     }
 
-    /// Whether a block that was wanted for something else will do.
+    /// Whether a block that was assigned for another demand satisfies this one.
     fn meets(&self, demand: &BlockDemand) -> bool {
         let mut pools = demand.pools.iter();
         demand.purpose == Purpose::Initial
@@ -133,9 +132,12 @@ impl<'a> Given<'a> {
     }
 }
 
-/// Free blocks in the order in which they are to be used.
-fn rested(blocks: &Blocks, freed: &[IpNet]) -> impl Iterator<Item = IpNet> {
-    let never_used = blocks.free().filter(|block| !freed.contains(block));
-    let given_back = freed.iter().copied().filter(|block| blocks.is_free(block));
+/// Free blocks in the order of their use.
+fn free_in_release_order(blocks: &Blocks, released: &[IpNet]) -> impl Iterator<Item = IpNet> {
+    let never_used = blocks.free().filter(|block| !released.contains(block));
+    let given_back = released
+        .iter()
+        .copied()
+        .filter(|block| blocks.is_free(block));
     never_used.chain(given_back)
 }

@@ -1,7 +1,7 @@
-//! Arithmetic of blocks: which blocks a pool has, which are taken, which is the lowest free one.
+//! Arithmetic of blocks: all blocks of a pool, the occupied ones, and the lowest free one.
 //!
-//! Blocks are numbered from the start of their pool, and sets of them are sorted, disjoint ranges of numbers. So a
-//! pool of any size costs as much as the number of things that lie in it, and IPv4 and IPv6 are the same.
+//! Blocks are numbered from the start of their pool. Sets of blocks are sorted, disjoint ranges of numbers. The cost
+//! depends on the number of ranges, not on the size of the pool, and is equal for IPv4 and IPv6.
 
 #[cfg(test)]
 mod tests;
@@ -18,15 +18,15 @@ type Range = (u128, u128);
 pub struct Blocks {
     cidr: IpNet,
     prefix: u8,
-    /// Wholly reserved, by number, merged.
+    /// Fully reserved blocks as merged ranges of numbers.
     reserved: Vec<Range>,
-    /// Blocks that are reserved or contain addresses in use, by number, merged.
+    /// Reserved or occupied blocks as merged ranges of numbers.
     taken: Vec<Range>,
 }
 
 impl Blocks {
-    /// The blocks of `cidr` with `prefix`; none is free in which an address of `occupied` lies, or which lies in
-    /// `reserved` as a whole.
+    /// The blocks of `cidr` with `prefix`. A block is not free if it contains an address of `occupied` or lies
+    /// completely in `reserved`.
     pub fn new<'a>(
         cidr: IpNet,
         prefix: u8,
@@ -34,7 +34,7 @@ impl Blocks {
         occupied: impl IntoIterator<Item = &'a IpNet>,
     ) -> Self {
         let shift = shift(&cidr, prefix);
-        // A block that is reserved in part can still serve its other addresses, so rounding is inwards here …
+        // A partly reserved block can still serve its other addresses, so reserved ranges are rounded inwards.
         let ranges = merge(
             reserved
                 .iter()
@@ -45,7 +45,7 @@ impl Blocks {
             .into_iter()
             .filter_map(|range| whole_blocks(range, shift));
         let reserved = merge(whole.collect());
-        // … and outwards here: one foreign address is enough.
+        // One occupied address makes the block unusable, so occupied ranges are rounded outwards.
         let touched = occupied
             .into_iter()
             .filter_map(|net| offsets(&cidr, net))
@@ -59,13 +59,13 @@ impl Blocks {
         }
     }
 
-    /// How many blocks can ever be assigned.
+    /// Number of assignable blocks, free or not.
     #[must_use]
     pub fn total(&self) -> u128 {
         members_without((0, self.last()), &self.reserved)
     }
 
-    /// How many blocks are free.
+    /// Number of free blocks.
     #[must_use]
     pub fn free_count(&self) -> u128 {
         members_without((0, self.last()), &self.taken)
@@ -97,7 +97,7 @@ impl Blocks {
             && !taken.any(|(first, last)| (*first..=*last).contains(&number))
     }
 
-    /// Number of the last block.
+    /// Number of the last block, counted from zero.
     fn last(&self) -> u128 {
         let (first, last) = span(&self.cidr);
         (last - first) >> shift(&self.cidr, self.prefix)
@@ -114,7 +114,7 @@ impl Blocks {
     }
 }
 
-/// How many addresses of `cidr` are not in `reserved`.
+/// Number of addresses of `cidr` outside `reserved`.
 #[must_use]
 pub fn address_count(cidr: &IpNet, reserved: &[IpNet]) -> u128 {
     let reserved = merge(
@@ -126,15 +126,15 @@ pub fn address_count(cidr: &IpNet, reserved: &[IpNet]) -> u128 {
     members_without(span(cidr), &reserved)
 }
 
-/// Whether two ranges have an address in common. Prefixes are either nested or disjoint.
+/// Whether two ranges share an address. Prefixes are either nested or disjoint.
 #[must_use]
 pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// Bits of an address that are inside its block.
+/// Number of address bits inside a block.
 fn shift(cidr: &IpNet, prefix: u8) -> u32 {
-    // 127 keeps `>>` defined for a block of the whole of IPv6, which no pool may have.
+    // 127 keeps `>>` defined for a block of all IPv6 addresses, which no pool may have.
     u32::from(cidr.max_prefix_len().saturating_sub(prefix)).min(127)
 }
 
@@ -150,15 +150,15 @@ fn number(address: IpAddr) -> u128 {
     }
 }
 
-/// The part of `net` that lies in `cidr`, counted from its start.
+/// The part of `net` inside `cidr`, as offsets from the start of `cidr`.
 fn offsets(cidr: &IpNet, net: &IpNet) -> Option<Range> {
     let (base, end) = span(cidr);
     let (first, last) = span(net);
-    // `overlap` compares families too, which the numbers do not show.
+    // `overlap` also compares the families, which the numbers do not show.
     overlap(cidr, net).then(|| (first.max(base) - base, last.min(end) - base))
 }
 
-/// The blocks that lie in a range of addresses as a whole.
+/// The blocks that lie completely inside a range of addresses.
 fn whole_blocks((first, last): Range, shift: u32) -> Option<Range> {
     let inside = (1 << shift) - 1;
     let first = (first >> shift).checked_add(u128::from(first & inside != 0))?;
@@ -166,7 +166,7 @@ fn whole_blocks((first, last): Range, shift: u32) -> Option<Range> {
     (first <= last).then_some((first, last))
 }
 
-/// Sorted, with overlapping and adjacent ranges made one.
+/// Sorts the ranges, and merges overlapping and adjacent ones.
 fn merge(mut ranges: Vec<Range>) -> Vec<Range> {
     ranges.sort_unstable();
     let mut merged: Vec<Range> = Vec::with_capacity(ranges.len());
@@ -179,13 +179,13 @@ fn merge(mut ranges: Vec<Range>) -> Vec<Range> {
     merged
 }
 
-/// Members of a range but for those of merged ranges that lie in it.
+/// Number of members of a range outside the merged ranges in it.
 fn members_without((first, last): Range, without: &[Range]) -> u128 {
     let without = without
         .iter()
         .map(|(first, last)| (last - first).saturating_add(1))
         .fold(0, u128::saturating_add);
-    // One is added last: all of IPv6 has one address more than fits.
+    // The addition comes last: the number of IPv6 addresses does not fit.
     match (last - first).checked_sub(without) {
         Some(rest) => rest.saturating_add(1),
         None => 0,

@@ -1,10 +1,11 @@
-//! Who demands a block, and of which pools.
+//! Block demands: which node needs a block, and of which pools.
 //!
-//! A node has one block of each family before any pod asks: of the pools for every namespace, or of any if there are none such. It
-//! is what makes the first pod start at once, and holds the address that the node sends from into tunnels. Of every other pool
-//! a node gets its first block when a pod that needs it has been turned away (`NodeNetwork.status.blockRequests`): a pool for a few
-//! pods does not spend a block on each node. A node on which no agent has ever spoken gets no further block once that has been so for
-//! as long as a change waits for a node. Whoever has blocks and runs short of addresses gets more (`utilization`).
+//! Each node has one block of each family before any pod starts: of the pools for all namespaces, or of any pool if
+//! there is none. So the first pod starts at once, and the block provides the node's address in tunnels. Of any other
+//! pool a node gets its first block when the plugin has refused a pod that needs it
+//! (`NodeNetwork.status.blockRequests`), so a pool for a few pods does not use a block on every node. A node whose
+//! agent has never reported gets no further block after the progress deadline of a rollout. Nodes with few free
+//! addresses get more blocks (`utilization`).
 
 use std::collections::BTreeSet;
 
@@ -15,41 +16,41 @@ use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::ip_pool::Pool;
 
-/// A block that a node is to get, of any of some pools.
+/// A block that a node needs, of one of several pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockDemand {
     /// The node.
     pub node: String,
-    /// The pools it can be of, all of them open to this node.
+    /// The possible pools. All of them are open and select the node.
     pub pools: BTreeSet<String>,
-    /// What it is for.
+    /// Why the node needs the block.
     pub purpose: Purpose,
 }
 
-/// What a block is wanted for.
+/// Why a node needs a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Purpose {
-    /// The node has none of these pools; one of any of them is enough.
+    /// The node has no block of these pools. One block of any of them is enough.
     Initial,
-    /// Addresses run short, and pods will have none if there is no block.
+    /// Few addresses are free. Without a block pods will get none.
     LowCapacity,
-    /// Addresses of one pool run short, and another serves the same pods.
+    /// Few addresses of one pool are free, and another pool serves the same pods.
     Spillover,
 }
 
-/// What all nodes demand, the most urgent first.
+/// The demands of all nodes, the most urgent first.
 #[must_use]
 pub fn demands(index: &ClusterIndex<'_>, utilization: &Utilization) -> Vec<BlockDemand> {
     let nodes = index.nodes.iter();
     let mut demands: Vec<BlockDemand> = nodes
         .flat_map(|(name, node)| NodeDemand::new(index, name, node, utilization).all())
         .collect();
-    // Stable: a node's own block comes before one for a pod that may do with it.
+    // The sort is stable: a node's default block comes before a requested one that it may satisfy.
     demands.sort_by_key(|demand| demand.purpose);
     demands
 }
 
-/// One node, and the pools it may draw from.
+/// A node and the pools that can serve it.
 struct NodeDemand<'a> {
     index: &'a ClusterIndex<'a>,
     node: &'a str,
@@ -91,7 +92,7 @@ impl<'a> NodeDemand<'a> {
         demands
     }
 
-    /// Of the pools that serve every pod.
+    /// Demands for pools that serve all pods.
     fn default_pools(&self, family: IpFamily) -> Vec<BlockDemand> {
         let of_family = |pool: &&&Pool| pool.family() == family;
         let all: Vec<&Pool> = self.open.iter().filter(of_family).copied().collect();
@@ -125,14 +126,14 @@ impl<'a> NodeDemand<'a> {
         vec![self.demand(pools, Purpose::Initial)]
     }
 
-    /// Whether the node has any block of the family, and so an address for tunnels.
+    /// Whether the node has a block of the family, and so an address for tunnels.
     fn holds_any(&self, family: IpFamily) -> bool {
         let held = self.index.subnets.get(self.node).into_iter().flatten();
         let mut families = held.map(|subnet| IpFamily::of(subnet.spec.cidr.addr()));
         families.any(|held| held == family)
     }
 
-    /// For pods that found no block of any pool they may have.
+    /// Demands for pods that were refused for lack of a block.
     fn requested(&self) -> Vec<BlockDemand> {
         let status = self.index.networks.get(self.node);
         let status = status.and_then(|network| network.status.as_ref());
@@ -161,7 +162,7 @@ impl<'a> NodeDemand<'a> {
     }
 }
 
-/// The pools of which the node can be given blocks now.
+/// The pools that can serve the node now.
 fn open_pools<'a>(index: &'a ClusterIndex<'a>, node: &'a Node) -> Vec<&'a Pool> {
     let pools = index.pools_of(node).filter(|pool| pool.open);
     let name = node.metadata.name.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Which node gets which block.
+//! Assignment of blocks to nodes.
 
 pub mod assign;
 pub mod blocks;

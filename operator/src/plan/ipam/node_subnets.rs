@@ -1,16 +1,16 @@
-//! The life of NodeSubnets: created for a node, orphaned when it goes, taken up again when it comes back, deleted
-//! when its grace has run out, its pool is given up or its node can do without it; and, where no other block is left for a node, before its
-//! grace has run out.
+//! The lifecycle of NodeSubnets. They are created for a node, orphaned when the Node is deleted, and active again when
+//! the Node returns. They are deleted when the grace period is over, when their pool is deleted, or when they are
+//! surplus; and before the end of the grace period if no other block is free.
 //!
-//! A node that is there gives blocks back in two steps, so that no pod can slip in between:
-//! 1. when the agent says that no pod has an address of the block, the block leaves `NodeNetwork.spec.subnets`
-//!    (`networks`): from the generation that says so on, the agent hands out none of its addresses;
-//! 2. when the agent has acknowledged that generation and still says that no pod has an address, the NodeSubnet goes.
+//! An existing node releases a block in two steps, so that no pod can get an address of it in between:
+//! 1. When the agent reports no pod in the block, the block is removed from `NodeNetwork.spec.subnets`
+//!    (`node_networks`). From that generation on the node assigns none of its addresses.
+//! 2. When the agent has acknowledged that generation and still reports no pod, the NodeSubnet is deleted.
 //!
-//! A block that comes back from between the two is given as a new one is: its NodeSubnet is written, which then says after which
-//! generation of the NodeNetwork that was, and only then the NodeNetwork. So a delete that a leader decided on before it was
-//! deposed is refused: it is about another version. And until the NodeNetwork has gone on from that generation the block does
-//! not go again: a write that names it may be on its way.
+//! A block that returns between the two steps is assigned like a new one: first the NodeSubnet is written, with the
+//! generation of the NodeNetwork at that time, then the NodeNetwork. So the API server refuses a delete that a former
+//! leader has decided on: its resource version is outdated. While the NodeNetwork still has that generation the block
+//! is not deleted, because a write that lists it may be in progress.
 
 use crate::plan::ipam::utilization::usage_of;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,26 +28,26 @@ use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::cluster_ranges;
 use crate::plan::validate::other_networks;
 
-/// Annotation of a NodeSubnet: the last generation of its NodeNetwork that did not name the block. There is none if it was given
-/// before the NodeNetwork was there.
-const GIVEN_AFTER: &str = "netweft.io/given-after";
+/// Annotation of a NodeSubnet: the last generation of the NodeNetwork that did not list the block. It is missing if the
+/// block was assigned before the NodeNetwork existed.
+const ASSIGNED_AFTER: &str = "netweft.io/assigned-after-generation";
 
-/// What is to be done with NodeSubnets, and what the assignment found out.
+/// Changes of NodeSubnets, and the result of the assignment.
 #[must_use]
 pub fn plan_subnets(index: &ClusterIndex<'_>) -> (Changes<NodeSubnet>, Assignment) {
     let utilization =
         Utilization::observe(&index.cluster_state.subnets, &index.cluster_state.networks);
     let demands = demand::demands(index, &utilization);
     let assignment = assign(index.pools.by_preference(), &demands, &current(index));
-    let mut changes = review(index);
+    let mut changes = plan_existing(index);
     let reclaimed = index.cluster_state.subnets.iter().filter(|subnet| {
-        let known = || {
+        let is_planned = || {
             changes
                 .delete
                 .iter()
-                .any(|gone| gone.meta() == subnet.meta())
+                .any(|deleted| deleted.meta() == subnet.meta())
         };
-        assignment.reclaim.contains(&subnet.spec.cidr) && !known()
+        assignment.reclaim.contains(&subnet.spec.cidr) && !is_planned()
     });
     let reclaimed: Vec<_> = reclaimed.map(|subnet| (*subnet).clone()).collect();
     changes.delete.extend(reclaimed);
@@ -58,58 +58,60 @@ pub fn plan_subnets(index: &ClusterIndex<'_>) -> (Changes<NodeSubnet>, Assignmen
     (changes, assignment)
 }
 
-/// Pods in the block of `subnet`; `None`: not known.
+/// Number of pods in the block of `subnet`; `None`: unknown.
 #[must_use]
-pub fn pods_in(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
+pub fn pod_count(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<i64> {
     usage_of(subnet, network).map(|usage| usage.used)
 }
 
-/// Whether a block that is to go is no longer the node's to hand out from: step 1 above. Once withdrawn it stays so as long as it
-/// is to go, whatever the next status says: else the two steps would chase each other.
+/// Whether the node must not assign addresses of a block that it releases: step 1 above. A withdrawn block stays
+/// withdrawn while it is to be released, whatever the next status reports; otherwise the two steps would alternate.
 #[must_use]
 pub fn is_withdrawn(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
     let Some(network) = index.networks.get(subnet.spec.node.as_str()) else {
-        return index.pool_is_going(&subnet.spec.pool);
+        return index.is_pool_deleted(&subnet.spec.pool);
     };
-    is_to_go(index, subnet)
+    is_to_be_released(index, subnet)
         && !is_pending(subnet, network)
-        && (!is_named(subnet, network) || pods_in(subnet, network) == Some(0))
+        && (!is_listed(subnet, network) || pod_count(subnet, network) == Some(0))
 }
 
-/// Whether a node that is there shall be without this block.
-fn is_to_go(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
-    index.pool_is_going(&subnet.spec.pool)
+/// Whether an existing node must release this block.
+fn is_to_be_released(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
+    index.is_pool_deleted(&subnet.spec.pool)
         || index.cluster_state.surplus.contains(&subnet.name_any())
 }
 
-fn is_named(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
+fn is_listed(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
     network.spec.subnets.contains(&subnet.spec.cidr)
 }
 
-/// Whether a write that makes the NodeNetwork name the block may be under way.
+/// Whether a write that adds the block to the NodeNetwork may be in progress.
 fn is_pending(subnet: &NodeSubnet, network: &NodeNetwork) -> bool {
-    let given = subnet.annotations().get(GIVEN_AFTER);
-    !is_named(subnet, network) && given.is_some() && given == given_after(network).as_ref()
+    let recorded = subnet.annotations().get(ASSIGNED_AFTER);
+    !is_listed(subnet, network)
+        && recorded.is_some()
+        && recorded == assigned_after(network).as_ref()
 }
 
-/// The value of [`GIVEN_AFTER`] for a block that is assigned now.
-fn given_after(network: &NodeNetwork) -> Option<String> {
+/// The value of the annotation for a block that is assigned now.
+fn assigned_after(network: &NodeNetwork) -> Option<String> {
     network
         .metadata
         .generation
         .map(|generation| generation.to_string())
 }
 
-/// Says in the NodeSubnet of a block that its NodeNetwork does not name yet when it was given.
-fn give(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
-    match network.and_then(given_after) {
+/// Sets the annotation of a NodeSubnet whose NodeNetwork does not list the block yet.
+fn set_assigned_after(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
+    match network.and_then(assigned_after) {
         Some(generation) => {
             let annotations = subnet.annotations_mut();
-            annotations.insert(GIVEN_AFTER.to_owned(), generation);
+            annotations.insert(ASSIGNED_AFTER.to_owned(), generation);
         }
         None => {
             if let Some(annotations) = &mut subnet.metadata.annotations {
-                annotations.remove(GIVEN_AFTER);
+                annotations.remove(ASSIGNED_AFTER);
             }
         }
     }
@@ -124,7 +126,7 @@ fn current(index: &ClusterIndex<'_>) -> Current {
             .chain(nodes)
             .chain(other_networks::occupied(index.cluster_state))
             .collect(),
-        freed: index.cluster_state.freed.clone(),
+        released: index.cluster_state.released.clone(),
         ..Current::default()
     };
     for NodeSubnetSpec {
@@ -141,7 +143,7 @@ fn current(index: &ClusterIndex<'_>) -> Current {
     current
 }
 
-/// Blocks that can be reclaimed: their Nodes are gone, and the other nodes have been told.
+/// Blocks that can be reclaimed: their Nodes are deleted, and the other nodes know the NodeSubnets as orphaned.
 fn orphans(index: &ClusterIndex<'_>) -> Vec<Block> {
     let reclaimable = index.cluster_state.reclaimable.iter().enumerate();
     let order: BTreeMap<&str, usize> = reclaimable.map(|(n, name)| (name.as_str(), n)).collect();
@@ -155,12 +157,12 @@ fn orphans(index: &ClusterIndex<'_>) -> Vec<Block> {
         subnet.spec.state == SubnetState::Orphaned && !nodes.contains(subnet.spec.node.as_str())
     });
     let ordered = subnets.filter_map(|subnet| {
-        let place = order.get(subnet.metadata.name.as_deref()?)?;
+        let position = order.get(subnet.metadata.name.as_deref()?)?;
         let block = Block {
             pool: subnet.spec.pool.clone(),
             cidr: subnet.spec.cidr,
         };
-        Some((*place, block))
+        Some((*position, block))
     });
     let ordered: BTreeMap<usize, Block> = ordered.collect();
     ordered.into_values().collect()
@@ -183,18 +185,20 @@ fn new_subnet(index: &ClusterIndex<'_>, node: &str, block: &Block) -> Option<Nod
         state: SubnetState::Active,
     };
     let mut subnet = spec.into_object();
-    give(&mut subnet, network);
+    set_assigned_after(&mut subnet, network);
     Some(subnet)
 }
 
-/// What has to be done with the NodeSubnets that exist.
-fn review(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
+/// Updates and deletions of existing NodeSubnets.
+fn plan_existing(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
     let mut changes = Changes::default();
-    let most = most_that_links_take(index);
+    let largest_mtu = largest_link_mtu(index);
     for subnet in index.subnets.values().flatten() {
         match index.nodes.get(subnet.spec.node.as_str()) {
-            Some(_) if released(index, subnet) => changes.delete.push((*subnet).clone()),
-            Some(node) => changes.update.extend(active(index, subnet, (node, most))),
+            Some(_) if is_released(index, subnet) => changes.delete.push((*subnet).clone()),
+            Some(node) => changes
+                .update
+                .extend(activated(index, subnet, (node, largest_mtu))),
             None if expired(index, subnet) => changes.delete.push((*subnet).clone()),
             None => changes.update.extend(orphaned(subnet)),
         }
@@ -202,8 +206,8 @@ fn review(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
     changes
 }
 
-/// Bytes of the largest packet that any node's links take, as far as agents have said.
-fn most_that_links_take(index: &ClusterIndex<'_>) -> u32 {
+/// The largest link MTU of all nodes, from the reports of their agents.
+fn largest_link_mtu(index: &ClusterIndex<'_>) -> u32 {
     let networks = index
         .nodes
         .keys()
@@ -212,50 +216,52 @@ fn most_that_links_take(index: &ClusterIndex<'_>) -> u32 {
     mtus.max().unwrap_or_default()
 }
 
-fn active(
+fn activated(
     index: &ClusterIndex<'_>,
     subnet: &NodeSubnet,
-    (node, most): (&Node, u32),
+    (node, largest_mtu): (&Node, u32),
 ) -> Option<NodeSubnet> {
-    let mut wanted = subnet.clone();
-    wanted.spec.state = SubnetState::Active;
-    // With the pool or its mode in trouble, or the Node silent about its address, the last known one stays: it may
-    // carry traffic.
+    let mut desired = subnet.clone();
+    desired.spec.state = SubnetState::Active;
+    // If the pool or its mode is invalid, or the Node reports no address, the last addresses stay: they may carry
+    // traffic.
     if let Some(mode) = index.mode_of(&subnet.spec.pool)
         && let Some(addresses) = index.addresses(node, mode, IpFamily::of(subnet.spec.cidr.addr()))
     {
-        wanted.spec.node_addresses = addresses;
+        desired.spec.node_addresses = addresses;
     }
-    // Only where it is less: in a cluster of equals no agent hears of it.
+    // Only a smaller MTU is written, so in a cluster of equal MTUs no agent has to act.
     let network = index.networks.get(subnet.spec.node.as_str()).copied();
     if let Some(mtu) = network.and_then(|network| network.status.as_ref()?.link_mtu) {
-        wanted.spec.link_mtu = (mtu < most).then_some(mtu);
+        desired.spec.link_mtu = (mtu < largest_mtu).then_some(mtu);
     }
-    let named = network.is_some_and(|network| is_named(subnet, network));
-    if !named && !is_withdrawn(index, subnet) {
-        give(&mut wanted, network);
+    let listed = network.is_some_and(|network| is_listed(subnet, network));
+    if !listed && !is_withdrawn(index, subnet) {
+        set_assigned_after(&mut desired, network);
     }
-    (wanted != *subnet).then_some(wanted)
+    (desired != *subnet).then_some(desired)
 }
 
 fn orphaned(subnet: &NodeSubnet) -> Option<NodeSubnet> {
-    let mut wanted = subnet.clone();
-    wanted.spec.state = SubnetState::Orphaned;
-    (wanted.spec != subnet.spec).then_some(wanted)
+    let mut desired = subnet.clone();
+    desired.spec.state = SubnetState::Orphaned;
+    (desired.spec != subnet.spec).then_some(desired)
 }
 
 fn expired(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
     match subnet.spec.state {
         SubnetState::Orphaned => index.cluster_state.expired.contains(&subnet.name_any()),
-        // The grace has not even begun.
+        // The grace period has not started.
         SubnetState::Active => false,
     }
 }
 
-/// Whether a block that is to go can be taken from its live node: step 2 above.
-fn released(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
+/// Whether an existing node has released the block: step 2 above.
+fn is_released(index: &ClusterIndex<'_>, subnet: &NodeSubnet) -> bool {
     let Some(network) = index.networks.get(subnet.spec.node.as_str()) else {
         return false;
     };
-    is_withdrawn(index, subnet) && !is_named(subnet, network) && pods_in(subnet, network) == Some(0)
+    is_withdrawn(index, subnet)
+        && !is_listed(subnet, network)
+        && pod_count(subnet, network) == Some(0)
 }

@@ -1,14 +1,14 @@
-//! Which nodes run short of a pool's addresses, and which blocks are one too many.
+//! Nodes with few free addresses of a pool, and surplus blocks.
 //!
 //! ```text
 //!   free addresses of a node in a pool, in blocks:   0 ───── ¼ ───── ½ ─────▶
-//!                                             short: another │       │ so much is left without it: an empty block
-//!                                            block is given  ┘       └ is surplus, and goes after a while
+//!                         low: another block is      │       │ high: an empty block is surplus
+//!                         assigned               ◀───┘       └───▶ if so much is free without it
 //! ```
 //!
-//! The gap between the two keeps a node from getting and giving back the same block for every pod that comes and goes. A
-//! node's first block of a pool is never surplus: it holds the tunnel's address. Only what an agent says of the present
-//! generation of its NodeNetwork counts; a node that has not said it gets and gives nothing.
+//! The gap between the watermarks avoids that a node gets and releases the same block with every pod. A node's first
+//! block of a pool is never surplus, because it provides the tunnel address. Only reports about the current generation
+//! of the NodeNetwork count. Without such a report a node neither gets nor releases blocks.
 
 use netweft_crds::BlockUsage;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,24 +18,24 @@ use netweft_crds::{NodeNetwork, NodeSubnet, SubnetState};
 
 use crate::plan::validate::oldest_first;
 
-/// A node that has less than this share of a block free gets another block.
+/// Divisor of the low watermark: a node with less than a quarter of a block free gets another block.
 const LOW_WATERMARK: i64 = 4;
-/// A node that has this share of a block free without the block gives the block back.
+/// Divisor of the high watermark: a block is surplus if half a block is free without it.
 const HIGH_WATERMARK: i64 = 2;
 
-/// How the blocks of all nodes are used.
+/// Utilization of the blocks of all nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Utilization {
-    /// Nodes that run short, by pool.
+    /// Nodes below the low watermark, by pool.
     pub short: BTreeMap<String, BTreeSet<String>>,
-    /// Names of NodeSubnets that are empty and that their node could do without.
+    /// Names of surplus NodeSubnets: they are empty, and their node is above the high watermark without them.
     pub surplus: BTreeSet<String>,
-    /// Names of NodeSubnets whose utilization is unknown at present.
+    /// Names of NodeSubnets whose utilization is unknown.
     undecided: BTreeSet<String>,
 }
 
 impl Utilization {
-    /// Looks at all blocks.
+    /// Observes all blocks.
     #[must_use]
     pub fn observe(subnets: &[&NodeSubnet], networks: &[&NodeNetwork]) -> Self {
         let networks: BTreeMap<String, &NodeNetwork> = networks
@@ -68,7 +68,7 @@ impl Utilization {
         utilization
     }
 
-    /// Whether the node can do without the block; `None`: not known at present.
+    /// Whether the block is surplus; `None`: unknown.
     #[must_use]
     pub fn is_surplus(&self, subnet: &NodeSubnet) -> Option<bool> {
         let name = subnet.name_any();
@@ -88,7 +88,7 @@ struct Used<'a> {
 }
 
 impl<'a> NodeUsage<'a> {
-    /// `None`: not all of it is known.
+    /// `None`: the usage of at least one block is unknown.
     fn of(blocks: &[&'a NodeSubnet], network: &NodeNetwork) -> Option<Self> {
         let used = |subnet: &&'a NodeSubnet| {
             let usage = usage_of(subnet, network)?;
@@ -99,8 +99,8 @@ impl<'a> NodeUsage<'a> {
             })
         };
         let mut blocks = blocks.iter().map(used).collect::<Option<Vec<_>>>()?;
-        // An empty block that the NodeNetwork does not list is on its way to the node, or from it: what has just been given is
-        // not to be given once more.
+        // The node is about to get or to release an empty block that the NodeNetwork does not list. It counts as free,
+        // so that the node does not get one more block.
         let whole = whole(&blocks);
         let listed = |block: &Used<'_>| network.spec.subnets.contains(&block.subnet.spec.cidr);
         for block in &mut blocks {
@@ -119,12 +119,12 @@ impl<'a> NodeUsage<'a> {
         self.blocks.iter().map(|block| block.free).sum()
     }
 
-    /// More blocks of a pool that has no address in a block would not help.
+    /// If all addresses of a pool's blocks are reserved, more blocks do not help.
     fn is_short(&self) -> bool {
         self.block() > 0 && self.free() * LOW_WATERMARK < self.block()
     }
 
-    /// The youngest go first.
+    /// The youngest blocks are released first.
     fn surplus(&self) -> Vec<String> {
         let (block, mut left) = (self.block(), self.free());
         let mut surplus = Vec::new();
@@ -138,13 +138,13 @@ impl<'a> NodeUsage<'a> {
     }
 }
 
-/// Addresses of a whole block: reserved ones may make some blocks smaller.
+/// Number of addresses of a block without reserved addresses.
 fn whole(blocks: &[Used<'_>]) -> i64 {
     let sizes = blocks.iter().map(|block| block.used + block.free);
     sizes.max().unwrap_or_default()
 }
 
-/// How the block of `subnet` is used, by what the node's agent says of its present generation; `None`: not known.
+/// Usage of the block of `subnet`, as the agent reports it for the current generation; `None`: unknown.
 #[must_use]
 pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage> {
     let status = network.status.as_ref()?;
@@ -154,7 +154,7 @@ pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage
     let cidr = subnet.spec.cidr;
     match status.subnets.iter().find(|usage| usage.cidr == cidr) {
         Some(usage) => Some(usage.clone()),
-        // The agent reports every block of its spec and every other that still holds a pod.
+        // The agent reports every block of the spec, and every other block with pods.
         None if network.spec.subnets.contains(&cidr) => None,
         None => Some(BlockUsage {
             cidr,
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use crate::testing::{Cluster, cluster};
 
-    /// A node whose agent says this of its blocks: used and free.
+    /// A node whose agent reports these counts of its blocks: used and free.
     fn node(usage: &[(i64, i64)]) -> Cluster {
         let mut cluster = cluster(1);
         cluster.settle();
@@ -212,7 +212,7 @@ mod tests {
         assert!(is_short(&[(60, 0)]));
         assert!(!is_short(&[(60, 0), (0, 60)]));
         assert!(is_short(&[(60, 0), (58, 2)]));
-        // Most of the first is reserved.
+        // Most addresses of the first block are reserved.
         assert!(is_short(&[(1, 1), (58, 2)]));
     }
 
@@ -229,9 +229,9 @@ mod tests {
         assert_eq!(surplus(&[(31, 29), (0, 60)]), Vec::<String>::new());
         assert_eq!(surplus(&[(30, 30), (1, 59)]), Vec::<String>::new());
         assert_eq!(surplus(&[(0, 60), (60, 0)]), Vec::<String>::new());
-        // The first is never.
+        // The first block is never surplus.
         assert_eq!(surplus(&[(0, 60), (30, 30)]), Vec::<String>::new());
-        // One of the two is enough.
+        // Without one of the two, enough addresses are free.
         assert_eq!(surplus(&[(60, 0), (0, 60), (0, 60)]), ["10-244-2-0-26"]);
         assert_eq!(
             surplus(&[(10, 50), (0, 60), (0, 60)]),
@@ -246,7 +246,7 @@ mod tests {
             let network = &mut cluster.networks[0];
             network.spec.subnets.pop();
             let status = network.status.as_mut().unwrap();
-            // The agent names those that hold a pod.
+            // The agent reports other blocks only while they have pods.
             status.subnets.retain(|said: &BlockUsage| {
                 network.spec.subnets.contains(&said.cidr) || said.used > 0
             });

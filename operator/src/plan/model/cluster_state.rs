@@ -1,11 +1,11 @@
-//! What the operator decides from ([`ClusterState`]) and what it decides ([`Plan`]).
+//! Input ([`ClusterState`]) and output ([`Plan`]) of the planner.
 //!
 //! ```text
 //!   watches ─▶ ClusterState ─▶ plan() ─▶ Plan ─▶ writes
 //! ```
 //!
-//! Both are plain data: a `ClusterState` is one complete picture of the cluster, a `Plan` is every difference between that
-//! picture and what should be. A plan for a cluster that is as it should be is empty.
+//! Both are plain data. A `ClusterState` is all objects at one moment. A `Plan` is all differences between these
+//! objects and the desired ones. The plan for a converged cluster is empty.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
 use kube::core::Selector;
+use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
     BGPPeer, BGPPeerStatus, IPPool, IPPoolStatus, NetworkMode, NetworkModeStatus, NodeNetwork,
     NodeSubnet,
@@ -23,7 +24,7 @@ use netweft_crds::{
 
 use crate::plan::model::secret::{PasswordChange, Secret};
 
-/// One complete picture of the cluster.
+/// All objects that a plan is made from.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterState<'a> {
     /// All IPPools.
@@ -32,62 +33,74 @@ pub struct ClusterState<'a> {
     pub modes: Vec<&'a NetworkMode>,
     /// All BGPPeers.
     pub peers: Vec<&'a BGPPeer>,
-    /// All Nodes; names, labels, `spec.podCIDRs`, `status.addresses` and two conditions are looked at.
+    /// All Nodes, with names, labels, `spec.podCIDRs`, `status.addresses` and two conditions.
     pub nodes: Vec<&'a Node>,
-    /// Labels of the Nodes on which the agent is to run; empty: of all.
+    /// Labels of the Nodes on which the agent runs; empty: all Nodes.
     pub agent_nodes: Selector,
     /// All NodeSubnets.
     pub subnets: Vec<&'a NodeSubnet>,
     /// All NodeNetworks.
     pub networks: Vec<&'a NodeNetwork>,
-    /// The ranges of Services' addresses.
+    /// All ServiceCIDRs.
     pub services: Vec<&'a ServiceCIDR>,
-    /// kube-proxy's ConfigMap, where there is one.
+    /// The ConfigMap of kube-proxy, if it exists.
     pub kube_proxy: Option<&'a ConfigMap>,
-    /// Whether `spec.podCIDRs` of Nodes say nothing about other networks.
+    /// Whether `spec.podCIDRs` of Nodes are no sign of another network.
     pub ignore_pod_cidrs: bool,
-    /// Whether nodes have no relay for encapsulation udp.
+    /// Whether the nodes run no relay for encapsulation udp.
     pub without_udp_relay: bool,
-    /// Whether nodes have no BIRD for mode underlay.
+    /// Whether the nodes run no BIRD for mode underlay.
     pub without_bird: bool,
-    /// Secrets of the release's namespace that have been looked for, by name; `None`: there is none of that name.
+    /// Secrets of the release's namespace that have been looked up, by name; `None`: the Secret does not exist.
     pub secrets: BTreeMap<String, Option<Secret>>,
-    /// Who made the pods that keep pools from being drained, as far as known.
-    pub owners: Owners,
-    /// Objects of users that exist but could not be read.
+    /// Owners of the pods that keep pools from being drained, as far as they have been looked up.
+    pub pod_owners: PodOwners,
+    /// Objects of users that exist and cannot be parsed.
     pub unreadable: Vec<Unreadable>,
-    /// Blocks of NodeSubnets that exist but could not be read. They must not be assigned to another node.
+    /// Blocks of NodeSubnets that exist and cannot be parsed. They must not be assigned to another node.
     pub unreadable_blocks: BTreeSet<IpNet>,
-    /// Names of orphaned NodeSubnets whose grace has run out.
+    /// Names of orphaned NodeSubnets whose grace period is over.
     pub expired: BTreeSet<String>,
-    /// Names of orphaned NodeSubnets that can be reclaimed where no other block is left, the longest orphaned first.
+    /// Names of orphaned NodeSubnets that can be reclaimed if no other block is free, the longest orphaned first.
     pub reclaimable: Vec<String>,
-    /// Pools whose counts were written a moment ago: a change of nothing else waits.
-    pub counted_lately: BTreeSet<String>,
-    /// Names of NodeSubnets that have been empty for so long, beside so much room, that their nodes can do without them.
+    /// Pools whose utilization was written within the last seconds. A status that differs only in its utilization
+    /// waits.
+    pub recent_usage_writes: BTreeSet<String>,
+    /// Names of NodeSubnets that have been surplus for the whole delay.
     pub surplus: BTreeSet<String>,
-    /// Nodes that are not Ready, and for how long this leader has seen that.
+    /// Nodes that are not Ready, and for how long this leader has observed that.
     pub not_ready: BTreeMap<String, Duration>,
-    /// Nodes whose agent has not acknowledged the present spec of the NodeNetwork, and for how long this leader has seen that.
-    pub silent: BTreeMap<String, Duration>,
-    /// Blocks that were given back, the longest ago first, as far as this leader knows.
-    pub freed: Vec<IpNet>,
-    /// The time that stands in conditions that change now.
+    /// Nodes whose agent has not acknowledged the current NodeNetwork, and for how long this leader has observed that.
+    pub unacknowledged: BTreeMap<String, Duration>,
+    /// Blocks whose release this leader has observed, the longest released first.
+    pub released: Vec<IpNet>,
+    /// The transition time of conditions that change.
     pub now: Timestamp,
 }
 
-/// A user's object that could not be read.
+/// An object of a user that cannot be parsed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Unreadable {
-    /// Its kind.
+    /// Kind of the object.
     pub kind: UserKind,
-    /// Its metadata.
+    /// Metadata of the object.
     pub metadata: ObjectMeta,
-    /// What is wrong with it.
+    /// The error of the parser.
     pub error: String,
 }
 
-/// Kinds that users write.
+impl Unreadable {
+    /// The verdict about the object.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        Verdict::stalled(
+            Reason::Invalid,
+            format!("the object cannot be read: {}", self.error),
+        )
+    }
+}
+
+/// Kinds of objects that users write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum UserKind {
     /// IPPool.
@@ -98,15 +111,15 @@ pub enum UserKind {
     Peer,
 }
 
-/// Everything that has to be written to make the cluster as it should be.
+/// All writes that are due.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// Finalizers of pools.
     pub finalizers: Vec<FinalizerChange>,
     /// Blocks.
     pub subnets: Changes<NodeSubnet>,
-    /// Specs of NodeNetworks. A new one names blocks that this very plan creates: it must not be written before they
-    /// exist.
+    /// Specs of NodeNetworks. A new spec refers to blocks that the same plan creates, so it is written after the
+    /// NodeSubnets.
     pub networks: Changes<NodeNetwork>,
     /// Statuses of IPPools.
     pub pool_statuses: Vec<StatusChange<IPPoolStatus>>,
@@ -116,14 +129,14 @@ pub struct Plan {
     pub peer_statuses: Vec<StatusChange<BGPPeerStatus>>,
     /// The Secret of the agents' BGP passwords.
     pub passwords: Option<PasswordChange>,
-    /// Nodes whose condition `NetworkUnavailable` is to be cleared.
+    /// Nodes whose condition `NetworkUnavailable` must be cleared.
     pub network_up: Vec<NetworkUp>,
     /// The condition `Assigned` of NodeNetworks.
     pub assigned: Vec<StatusChange<Condition>>,
 }
 
 impl Plan {
-    /// Whether there is nothing to write.
+    /// Whether no write is due.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -132,15 +145,15 @@ impl Plan {
 
 /// Objects to create, to update and to delete.
 ///
-/// Updated and deleted objects are complete and carry the `uid` and `resourceVersion` that were looked at, so that a
-/// write that rests on an old picture is refused by the API server.
+/// Updated and deleted objects are complete and carry the `uid` and `resourceVersion` that the plan is based on, so the
+/// API server refuses a write that is based on an outdated state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Changes<K> {
-    /// Objects that are not there.
+    /// Objects that do not exist.
     pub create: Vec<K>,
-    /// Objects that are there and differ.
+    /// Objects that differ.
     pub update: Vec<K>,
-    /// Objects that have served.
+    /// Objects that are no longer needed.
     pub delete: Vec<K>,
 }
 
@@ -154,16 +167,16 @@ impl<K> Default for Changes<K> {
     }
 }
 
-/// The finalizers a pool shall have from now on.
+/// The desired finalizers of a pool.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FinalizerChange {
     /// Name of the pool.
     pub name: String,
-    /// The pool that was looked at.
+    /// UID of the pool that the plan is based on.
     pub uid: Option<String>,
-    /// The version that was looked at.
+    /// Resource version that the plan is based on.
     pub resource_version: Option<String>,
-    /// All its finalizers, other people's included.
+    /// All finalizers, including those of other controllers.
     pub finalizers: Vec<String>,
 }
 
@@ -172,25 +185,25 @@ pub struct FinalizerChange {
 pub struct StatusChange<S> {
     /// Name of the object.
     pub name: String,
-    /// The object that was looked at.
+    /// UID of the object that the plan is based on.
     pub uid: Option<String>,
-    /// The status, or the part of it that is the operator's.
+    /// The status, or the operator's part of it.
     pub status: S,
-    /// What is worth an event: the condition by which a human judges the object (`Ready`, or `Assigned` on a
-    /// NodeNetwork) has another status or reason than before.
+    /// The Event to publish if the status or the reason of the condition changes that sums up the object (`Ready`, or
+    /// `Assigned` of a NodeNetwork).
     pub event: Option<ConditionEvent>,
 }
 
-/// The Event for a user when an object's condition has changed.
+/// The Event about a changed condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionEvent {
     /// Type of the condition that changed.
     pub condition: String,
-    /// Its reason.
+    /// Reason of the condition.
     pub reason: String,
-    /// Its message.
+    /// Message of the condition.
     pub message: String,
-    /// Whether it takes a human to make it better.
+    /// Whether a user has to act.
     pub warning: bool,
 }
 
@@ -210,16 +223,19 @@ impl ConditionEvent {
     }
 }
 
-/// A Node that is told that its network is there.
+/// A Node whose condition `NetworkUnavailable` is set to False.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkUp {
-    /// Its name.
+    /// Name of the Node.
     pub node: String,
-    /// Its UID.
+    /// UID of the Node.
     pub uid: Option<String>,
-    /// Since when, by the operator's clock.
+    /// Transition time, by the operator's clock.
     pub since: Timestamp,
 }
 
-/// Who made pods, by namespace and name.
-pub type Owners = BTreeMap<(String, String), String>;
+/// Owners of pods, as kind and name.
+pub type PodOwners = BTreeMap<PodKey, String>;
+
+/// Namespace and name of a pod.
+pub type PodKey = (String, String);

@@ -1,4 +1,4 @@
-//! The cluster as a plan sees it.
+//! The input and output of a plan.
 
 pub mod cluster_state;
 pub mod index;

@@ -4,8 +4,11 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
 
-/// The addresses of `node` that have one of these types, by type first.
-pub fn stated<'a>(node: &'a Node, types: &'a [&str]) -> impl Iterator<Item = IpAddr> + 'a {
+/// The addresses in the status of `node` that have one of these types, in the order of `types`.
+pub fn status_addresses<'a>(
+    node: &'a Node,
+    types: &'a [&str],
+) -> impl Iterator<Item = IpAddr> + 'a {
     let addresses = node
         .status
         .iter()

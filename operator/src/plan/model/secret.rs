@@ -1,11 +1,11 @@
-//! Secrets with passwords of BGP sessions, as far as a plan looks at them.
+//! Secrets with passwords of BGP sessions, reduced to the fields in use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use k8s_openapi::api::core::v1 as core;
 
-/// Most bytes of a key of TCP MD5 (`TCP_MD5SIG_MAXKEYLEN` in Linux).
+/// Maximum length of a TCP MD5 key in bytes (`TCP_MD5SIG_MAXKEYLEN` in Linux).
 const MAX_LENGTH: usize = 80;
 
 /// A password. Its value is never printed.
@@ -31,7 +31,7 @@ impl Password {
         &self.0
     }
 
-    /// What is wrong with it, and what to do.
+    /// Why the password is unusable, with the remedy.
     #[must_use]
     pub fn fault(&self) -> Option<&'static str> {
         let plain = |byte: &u8| matches!(byte, b' '..=b'~') && *byte != b'"';
@@ -49,14 +49,14 @@ impl Password {
     }
 }
 
-/// A Secret as far as it is looked at.
+/// A Secret, reduced to the fields in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secret {
-    /// Its UID.
+    /// UID of the Secret.
     pub uid: Option<String>,
-    /// Its version.
+    /// Resource version of the Secret.
     pub resource_version: Option<String>,
-    /// Its keys.
+    /// Data of the Secret.
     pub keys: BTreeMap<String, Password>,
 }
 
@@ -73,13 +73,13 @@ impl From<&core::Secret> for Secret {
     }
 }
 
-/// How the agents' Secret has to change.
+/// Changes of the agents' Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PasswordChange {
-    /// The Secret that was looked at: UID and version; none: there is none.
+    /// UID and resource version of the Secret that the plan is based on; `None`: it does not exist.
     pub seen: Option<(Option<String>, Option<String>)>,
     /// Keys to set.
     pub set: BTreeMap<String, Password>,
-    /// Keys to take away.
+    /// Keys to remove.
     pub remove: BTreeSet<String>,
 }

@@ -1,4 +1,4 @@
-//! The condition `Assigned` of NodeNetworks: whether the node has what it needs, and what it lacks and why.
+//! The condition `Assigned` of NodeNetworks: whether the node has the blocks and addresses that it needs.
 
 use crate::plan::node_networks::no_address::{MAX_LISTED, REMEDY};
 use std::collections::BTreeSet;
@@ -15,10 +15,10 @@ use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::node_networks::no_address::{no_address, no_usable_address};
 use crate::plan::validate::network_mode::Mode;
-use crate::plan::validate::node_address::Choice;
+use crate::plan::validate::node_address::AddressChoice;
 
-/// The condition `Assigned` of NodeNetworks whose spec is as it should be. One that has yet to be written is judged
-/// when it is: the condition names the generation it is about.
+/// The condition `Assigned` of all NodeNetworks without a pending update. The others follow after their update, because
+/// the condition carries the generation.
 #[must_use]
 pub fn plan_assigned(
     index: &ClusterIndex<'_>,
@@ -26,11 +26,11 @@ pub fn plan_assigned(
     pending: &Changes<NodeNetwork>,
 ) -> Vec<StatusChange<Condition>> {
     let pending: BTreeSet<_> = pending.update.iter().map(ResourceExt::name_any).collect();
-    let settled = index
+    let current = index
         .networks
         .iter()
         .filter(|(name, _)| !pending.contains(**name));
-    settled
+    current
         .filter_map(|(name, network)| {
             let node = index.nodes.get(name)?;
             assigned(index, assignment, network, node)
@@ -38,7 +38,7 @@ pub fn plan_assigned(
         .collect()
 }
 
-/// One of the modes in use: all agree on how node addresses are chosen (`validate`).
+/// Any mode in use: all have the same node address selectors (`validate`).
 fn any_mode<'a>(index: &'a ClusterIndex<'_>) -> Option<&'a Mode> {
     index.used_modes().into_values().next()
 }
@@ -49,12 +49,12 @@ fn assigned(
     network: &NodeNetwork,
     node: &Node,
 ) -> Option<StatusChange<Condition>> {
-    let blocks_in_sight = index.subnets.contains_key(network.name_any().as_str());
-    if !blocks_in_sight && !network.spec.subnets.is_empty() {
-        // Its NodeSubnets have been written, and the watch has yet to say so.
+    let has_node_subnets = index.subnets.contains_key(network.name_any().as_str());
+    if !has_node_subnets && !network.spec.subnets.is_empty() {
+        // The NodeSubnets exist, and the watch does not show them yet.
         return None;
     }
-    let (status, reason, message) = judge(index, assignment, network, node);
+    let (status, reason, message) = assess(index, assignment, network, node);
     let before = network
         .status
         .as_ref()
@@ -78,7 +78,7 @@ fn assigned(
     })
 }
 
-fn judge(
+fn assess(
     index: &ClusterIndex<'_>,
     assignment: &Assignment,
     network: &NodeNetwork,
@@ -91,7 +91,7 @@ fn judge(
         let message = no_address(index, mode, network);
         return (false, Reason::NoNodeAddress, message);
     }
-    let lacking = lacking(index, assignment, node);
+    let shortages = shortages(index, assignment, node);
     let held = index
         .subnets
         .get(name.as_str())
@@ -100,16 +100,16 @@ fn judge(
         return (
             false,
             Reason::NoSubnet,
-            without_block(index, &name, &lacking),
+            no_block_message(index, &name, &shortages),
         );
     }
-    let mut message = vec![held_blocks(held)];
-    message.extend(lacking);
-    message.extend(index.choice(&name).and_then(twins));
+    let mut message = vec![blocks_message(held)];
+    message.extend(shortages);
+    message.extend(index.choice(&name).and_then(shared_addresses));
     (true, Reason::SubnetsAssigned, message.join("; "))
 }
 
-fn held_blocks(held: &[&NodeSubnet]) -> String {
+fn blocks_message(held: &[&NodeSubnet]) -> String {
     let pools: BTreeSet<&str> = held.iter().map(|it| it.spec.pool.as_str()).collect();
     let pools: Vec<&str> = pools.into_iter().collect();
     format!(
@@ -119,27 +119,27 @@ fn held_blocks(held: &[&NodeSubnet]) -> String {
     )
 }
 
-fn without_block(index: &ClusterIndex<'_>, node: &str, lacking: &[String]) -> String {
+fn no_block_message(index: &ClusterIndex<'_>, node: &str, shortages: &[String]) -> String {
     let why = if any_mode(index).is_some_and(|mode| index.lacks_agent(node, mode)) {
         "no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with \
          agent.nodeSelector in the values of the Helm chart"
             .to_owned()
-    } else if lacking.is_empty() {
+    } else if shortages.is_empty() {
         "no IPPool serves this node".to_owned()
     } else {
-        lacking.join("; ")
+        shortages.join("; ")
     };
     let tunnels = index.used_modes().into_values().any(Mode::has_tunnels);
-    let plain = if tunnels {
+    let consequence = if tunnels {
         "; without a tunnel address this node reaches pods on other nodes only if the network between nodes forwards pod addresses"
     } else {
         ""
     };
-    format!("{why}{plain}")
+    format!("{why}{consequence}")
 }
 
-/// What pools do not give the node: those that have no block left, and those that the node has no address for.
-fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Vec<String> {
+/// What the node lacks: blocks of exhausted pools, and addresses for pools of a family.
+fn shortages(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Vec<String> {
     let name = node.name_any();
     let exhausted = assignment
         .exhausted
@@ -147,9 +147,9 @@ fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Ve
         .chain(&assignment.scarce)
         .filter(|(_, nodes)| nodes.contains(&name));
     let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
-    let mut lacking = Vec::new();
+    let mut shortages = Vec::new();
     if !exhausted.is_empty() {
-        lacking.push(format!(
+        shortages.push(format!(
             "no block is left in {}",
             list(&exhausted, MAX_LISTED)
         ));
@@ -163,34 +163,34 @@ fn lacking(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> Ve
         });
         let pools: Vec<&str> = pools.map(|pool| pool.name.as_str()).collect();
         if let Some(mode) = pools.first().and_then(|pool| index.mode_of(pool)) {
-            lacking.push(format!(
+            shortages.push(format!(
                 "no block of {}: packets to it need {}: {}",
                 list(&pools, MAX_LISTED),
-                needed(index, mode, family),
+                needed_address(index, mode, family),
                 no_usable_address(index, mode, &name, family)
             ));
         }
     }
-    lacking
+    shortages
 }
 
-/// The address that packets to pods of a family take, in words.
-fn needed(index: &ClusterIndex<'_>, mode: &Mode, inner: IpFamily) -> String {
+/// The node address that packets to pods of family `inner` need.
+fn needed_address(index: &ClusterIndex<'_>, mode: &Mode, inner: IpFamily) -> String {
     let family = mode.node_family(inner, index.outer_family(mode));
     format!("an {family} address of the node")
 }
 
-/// Which other Nodes state an address of this node.
-fn twins(choice: &Choice) -> Option<String> {
-    let twins: Vec<String> = choice
-        .twins
+/// The other Nodes that report an address of this node.
+fn shared_addresses(choice: &AddressChoice) -> Option<String> {
+    let others: Vec<String> = choice
+        .shared_with
         .iter()
         .map(|(address, node)| format!("Node {node} ({address})"))
         .collect();
-    (!twins.is_empty()).then(|| {
+    (!others.is_empty()).then(|| {
         format!(
             "the same address is reported by {}, which cannot use it; {REMEDY}",
-            list(&twins, MAX_LISTED)
+            list(&others, MAX_LISTED)
         )
     })
 }

@@ -353,7 +353,7 @@ fn node_without_agent_does_not_hold_mode_change() {
         "Programming: 3 of 4 nodes programmed; waiting for mute"
     );
     let too_long = Duration::from_secs(600);
-    cluster.silent.insert("mute".to_owned(), too_long);
+    cluster.unacknowledged.insert("mute".to_owned(), too_long);
     all_but_mute_follow(&mut cluster);
     let named = "Programmed: 3 of 4 nodes programmed; not waiting for mute: NodeNetwork not acknowledged within spec.rollout.progressDeadline";
     assert_eq!(message(&cluster), named);
@@ -365,7 +365,7 @@ fn node_without_agent_does_not_hold_mode_change() {
     );
     assert_eq!(datapaths(&cluster), ["host-gw"; 4]);
     // An agent that comes after all is waited for like any other.
-    cluster.silent.clear();
+    cluster.unacknowledged.clear();
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan}}");
     cluster.follow();
     assert_eq!(message(&cluster), "Programmed: 4 of 4 nodes programmed");
@@ -384,10 +384,10 @@ fn silent_agent_holds_mode_change_until_deadline() {
         }
     };
     let silent = |seconds| (String::from("worker-3"), Duration::from_secs(seconds));
-    cluster.silent.extend([silent(599)]);
+    cluster.unacknowledged.extend([silent(599)]);
     follow(&mut cluster);
     assert_eq!(datapaths(&cluster), ["vxlan/host-gw"; 3]);
-    cluster.silent.extend([silent(600)]);
+    cluster.unacknowledged.extend([silent(600)]);
     follow(&mut cluster);
     assert_eq!(
         (phase(&cluster), datapaths(&cluster)),
@@ -399,7 +399,7 @@ fn silent_agent_holds_mode_change_until_deadline() {
 fn mode_without_working_agents_is_not_ready() {
     let mut cluster = cluster(1);
     cluster.settle();
-    cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
+    cluster.unacknowledged = [("worker-1".to_owned(), Duration::from_secs(600))].into();
     cluster.settle();
     assert!(
         message(&cluster).starts_with("Programming: 0 of 1 node programmed; not waiting for"),

@@ -44,7 +44,7 @@ fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
     let owner = |namespace: &str, name: &str, owner: &str| {
         ((namespace.to_owned(), name.to_owned()), owner.to_owned())
     };
-    cluster.owners = [
+    cluster.pod_owners = [
         owner("shop", "web-a", "Deployment/web"),
         owner("shop", "web-b", "Deployment/web"),
         owner("shop", "web-c", "Deployment/web"),

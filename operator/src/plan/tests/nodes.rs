@@ -211,7 +211,7 @@ fn node_with_silent_agent_gets_no_block() {
     let mut cluster = cluster(1);
     let pools = std::mem::take(&mut cluster.pools);
     cluster.settle();
-    cluster.silent = [("worker-1".to_owned(), Duration::from_secs(600))].into();
+    cluster.unacknowledged = [("worker-1".to_owned(), Duration::from_secs(600))].into();
     cluster.pools = pools;
     cluster.pools.push(at(1, pool("v6", "fd00:10::/64", "")));
     cluster.settle();

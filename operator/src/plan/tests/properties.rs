@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use netweft_crds::{NodeNetwork, SubnetState};
 use proptest::prelude::*;
 
-use crate::plan::ipam::node_subnets::pods_in;
+use crate::plan::ipam::node_subnets::pod_count;
 use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::Plan;
 use crate::plan::tests::delete_pool;
@@ -137,7 +137,7 @@ proptest! {
                     prop_assert!(cluster.surplus.contains(&gone.name_any()), "{:?}", gone);
                     let node = &gone.spec.node;
                     let network = cluster.networks.iter().find(|network| network.name_any() == *node);
-                    prop_assert_eq!(pods_in(gone, network.unwrap()), Some(0));
+                    prop_assert_eq!(pod_count(gone, network.unwrap()), Some(0));
                     let others = cluster.subnets.iter().filter(|subnet| {
                         (&subnet.spec.node, &subnet.spec.pool) == (node, &gone.spec.pool)
                     });

@@ -1,8 +1,8 @@
-//! What pods must not have because the cluster has it: addresses of nodes and of Services.
+//! Ranges of the cluster that pools must not overlap: addresses of nodes and of Services.
 //!
-//! A pool that covers one of them draws traffic that is not its own. It gets no new blocks; those it has given stay, for
-//! they may carry traffic. But one Node that states an address inside a pool does not take the pool from the others: the Node is
-//! at fault then (`node_address`), and the block with that address is not assigned to anybody.
+//! An overlapping pool attracts traffic that does not belong to it. The pool gets no new blocks. Assigned blocks stay,
+//! because they may carry traffic. A single Node that reports an address inside a pool does not stall the pool: then
+//! the address is unusable (`node_address`), and the block with the address is not assigned.
 
 use std::net::IpAddr;
 
@@ -15,17 +15,17 @@ use netweft_crds::condition::{Reason, Verdict};
 use crate::plan::ipam::blocks::overlap;
 use crate::plan::message_lists::list;
 use crate::plan::model::cluster_state::ClusterState;
-use crate::plan::model::node::stated;
+use crate::plan::model::node::status_addresses;
 use crate::plan::validate::ip_pool::Pool;
 
-/// Most nodes that a verdict names.
+/// Maximum number of nodes in a message.
 const MAX_LISTED: usize = 3;
 
-/// The pool, if it is apart from nodes and Services.
+/// Returns the pool if it overlaps neither nodes nor Services.
 ///
 /// # Errors
-/// What it covers, and what to do.
-pub fn apart(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdict> {
+/// The overlap and the remedy.
+pub fn check_disjoint(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdict> {
     let (nodes, services) = (
         nodes_in(&pool, cluster_state),
         services_in(&pool, cluster_state),
@@ -44,18 +44,18 @@ pub fn apart(pool: Pool, cluster_state: &ClusterState<'_>) -> Result<Pool, Verdi
     ))
 }
 
-/// Types of a Node's addresses.
+/// Types of node addresses.
 pub const TYPES: &[&str] = &["InternalIP", "ExternalIP"];
 
-/// All addresses that Nodes state.
+/// All addresses in the status of Nodes.
 pub fn addresses_of_nodes<'a>(
     cluster_state: &'a ClusterState<'_>,
 ) -> impl Iterator<Item = (&'a Node, IpAddr)> {
     let nodes = cluster_state.nodes.iter();
-    nodes.flat_map(|node| stated(node, TYPES).map(move |address| (*node, address)))
+    nodes.flat_map(|node| status_addresses(node, TYPES).map(move |address| (*node, address)))
 }
 
-/// Ranges and names of the pools but those that were laid over the nodes' network: these are at fault themselves.
+/// Ranges and names of the pools, except for pools that overlap the network of the nodes: those are themselves invalid.
 pub fn ranges_of_pods<'a>(cluster_state: &'a ClusterState<'_>) -> Vec<(IpNet, &'a str)> {
     let pools = cluster_state.pools.iter();
     let ranges = pools.filter_map(|pool| Some((pool.spec.cidr, pool.metadata.name.as_deref()?)));
@@ -66,18 +66,18 @@ pub fn ranges_of_pods<'a>(cluster_state: &'a ClusterState<'_>) -> Vec<(IpNet, &'
         .collect()
 }
 
-/// Whether most Nodes that state an address of the family state one inside `range`.
+/// Whether most Nodes with an address of the family have one inside `range`.
 fn covers_most(range: &IpNet, cluster_state: &ClusterState<'_>) -> bool {
     let (mut inside, mut all) = (0_usize, 0_usize);
     for node in &cluster_state.nodes {
-        let stated = || stated(node, TYPES);
-        all += usize::from(stated().any(|it| it.is_ipv4() == range.addr().is_ipv4()));
-        inside += usize::from(stated().any(|it| range.contains(&it)));
+        let addresses = || status_addresses(node, TYPES);
+        all += usize::from(addresses().any(|it| it.is_ipv4() == range.addr().is_ipv4()));
+        inside += usize::from(addresses().any(|it| range.contains(&it)));
     }
     inside * 2 > all
 }
 
-/// NodeNetworks with addresses that are in use and inside `range`.
+/// NodeNetworks with addresses in use inside `range`.
 fn in_use<'a>(
     range: &'a IpNet,
     cluster_state: &'a ClusterState<'_>,
@@ -89,16 +89,16 @@ fn in_use<'a>(
     addresses.filter(|(_, address)| range.contains(address))
 }
 
-/// Nodes by which the pool is at fault: those whose addresses inside it are in use, and all if it covers most of them.
+/// Nodes that make the pool invalid: those with addresses in use inside it, and all if the pool covers most Nodes.
 fn nodes_in(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     let in_use = in_use(&pool.cidr, cluster_state);
     let mut covered: Vec<_> = in_use
         .map(|(network, address)| (network.name_any(), address))
         .collect();
     if covers_most(&pool.cidr, cluster_state) {
-        let stated =
+        let addresses =
             addresses_of_nodes(cluster_state).map(|(node, address)| (node.name_any(), address));
-        covered.extend(stated.filter(|(_, address)| pool.cidr.contains(address)));
+        covered.extend(addresses.filter(|(_, address)| pool.cidr.contains(address)));
     }
     let mut named: Vec<_> = covered
         .into_iter()
@@ -109,7 +109,7 @@ fn nodes_in(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     named
 }
 
-/// The ranges of Services' addresses, and the words for each.
+/// The ranges of Services, and a description of each.
 pub fn ranges_of_services(cluster_state: &ClusterState<'_>) -> Vec<(IpNet, String)> {
     let ranges = cluster_state.services.iter().flat_map(|object| {
         let cidrs = object
@@ -119,8 +119,8 @@ pub fn ranges_of_services(cluster_state: &ClusterState<'_>) -> Vec<(IpNet, Strin
         cidrs.map(|cidr| (object.name_any(), cidr))
     });
     let parsed = ranges.filter_map(|(name, cidr)| {
-        let words = format!("{cidr} (ServiceCIDR {name})");
-        Some((cidr.parse().ok()?, words))
+        let description = format!("{cidr} (ServiceCIDR {name})");
+        Some((cidr.parse().ok()?, description))
     });
     parsed.collect()
 }
@@ -128,7 +128,7 @@ pub fn ranges_of_services(cluster_state: &ClusterState<'_>) -> Vec<(IpNet, Strin
 fn services_in(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     let ranges = ranges_of_services(cluster_state).into_iter();
     let overlapping = ranges.filter(|(range, _)| overlap(range, &pool.cidr));
-    let mut covered: Vec<String> = overlapping.map(|(_, words)| words).collect();
+    let mut covered: Vec<String> = overlapping.map(|(_, description)| description).collect();
     covered.sort();
     covered
 }

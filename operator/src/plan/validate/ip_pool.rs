@@ -1,4 +1,4 @@
-//! [`Pool`]: an IPPool whose values have been checked, one pool at a time.
+//! [`Pool`]: a validated IPPool. Each IPPool is validated on its own.
 
 use std::net::IpAddr;
 
@@ -13,21 +13,21 @@ use netweft_crds::{IPPoolSpec, IpFamily};
 pub struct Pool {
     /// Its name.
     pub name: String,
-    /// Its range, strictly masked.
+    /// CIDR without host bits.
     pub cidr: IpNet,
-    /// Prefix length of its blocks, not shorter than that of `cidr`.
+    /// Prefix length of the blocks, at least the length of `cidr`.
     pub block_prefix: u8,
-    /// Addresses and ranges that are never handed out, all of them inside `cidr`.
+    /// Addresses and ranges inside `cidr` that are never assigned.
     pub reserved: Vec<IpNet>,
     /// Name of its NetworkMode.
     pub mode: String,
-    /// Nodes that get blocks.
+    /// Selector of the nodes that get blocks.
     pub nodes: Selector,
-    /// Whether `nodes` are chosen, and not simply all.
+    /// Whether the pool has a node selector.
     pub for_some_nodes: bool,
-    /// Whether it serves the pods of every namespace.
+    /// Whether the pool serves all namespaces.
     pub for_all_namespaces: bool,
-    /// Whether new blocks may be assigned; not so in a pool that is disabled or being deleted.
+    /// Whether new blocks may be assigned: the pool is neither disabled nor being deleted.
     pub open: bool,
 }
 
@@ -39,21 +39,21 @@ impl Pool {
     }
 }
 
-/// Checks what can be checked without looking at other objects.
+/// Validates an IPPool without looking at other objects.
 ///
 /// # Errors
-/// What is wrong, and what to write instead.
+/// The error and the remedy.
 pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verdict> {
-    // Every field is named, so that a new one has to be given a meaning here.
+    // The pattern has all fields, so that a new field needs a decision here.
     let IPPoolSpec {
         cidr,
         block_size: _, // by block_prefix()
         network_mode,
-        pod_interface: _,        // the agents'
-        nat_outgoing: _,         // the agents'
-        nat_outgoing_exclude: _, // the agents'
+        pod_interface: _,        // for agents
+        nat_outgoing: _,         // for agents
+        nat_outgoing_exclude: _, // for agents
         disabled,
-        disable_bgp_export: _, // the agents'
+        disable_bgp_export: _, // for agents
         reserved,
         node_selector,
         namespace_selector,
@@ -69,7 +69,7 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
         "spec.nodeSelector",
         node_selector.clone().unwrap_or_default(),
     )?;
-    // The agents evaluate it, who know the namespaces.
+    // The agents evaluate this selector, because they watch namespaces.
     selector(
         "spec.namespaceSelector",
         namespace_selector.clone().unwrap_or_default(),
@@ -87,7 +87,7 @@ pub fn check(name: &str, spec: &IPPoolSpec, deleting: bool) -> Result<Pool, Verd
     })
 }
 
-/// `reserved` as ranges, what is malformed left out: enough for counting.
+/// `reserved` as ranges, without invalid entries. For counts only.
 pub fn lenient_reserved(reserved: &[String]) -> Vec<IpNet> {
     reserved
         .iter()
@@ -140,10 +140,10 @@ fn parse_range(text: &str) -> Option<IpNet> {
     address.map(IpNet::from).or_else(|| text.parse().ok())
 }
 
-/// The selector, if it can be evaluated.
+/// Parses a selector.
 ///
 /// # Errors
-/// What is wrong with `field`.
+/// `field` has an invalid operator.
 pub fn selector(field: &str, selector: LabelSelector) -> Result<Selector, Verdict> {
     Selector::try_from(selector).map_err(|ParseExpressionError(error)| {
         Verdict::stalled(

@@ -1,18 +1,18 @@
-//! [`KubeProxy`]: how kube-proxy tells packets of pods from those of others, read from its ConfigMap.
+//! [`KubeProxy`]: how kube-proxy detects packets of pods, according to its ConfigMap.
 //!
-//! On the way to a Service, kube-proxy masquerades what it does not take for a pod's packet; the pods behind the Service
-//! then see a node where they should see a pod. What it takes for a pod's is said by `detectLocalMode`
-//! (`getLocalDetectors` in kube-proxy):
+//! kube-proxy masquerades packets to a Service that it does not detect as packets of pods. The pods behind the Service
+//! then see the address of a node instead of the pod's. `detectLocalMode` selects the detection (`getLocalDetectors` in
+//! kube-proxy):
 //!
 //! | mode | a pod's packet |
 //! |---|---|
-//! | `ClusterCIDR`, the default | comes from `clusterCIDR`, the first of each family; none: not known |
-//! | `NodeCIDR` | comes from `Node.spec.podCIDR`, which is not ours |
-//! | `BridgeInterface` | comes in by that link |
-//! | `InterfaceNamePrefix` | comes in by a link whose name begins so |
+//! | `ClusterCIDR` (default) | The source is in `clusterCIDR`, the first one of each family. Empty: no detection. |
+//! | `NodeCIDR` | The source is in `Node.spec.podCIDR`, which netweft does not use. |
+//! | `BridgeInterface` | The packet arrives by this link. |
+//! | `InterfaceNamePrefix` | The packet arrives by a link whose name has this prefix. |
 //!
-//! A kube-proxy that knows no pods' packets masquerades nobody's on the way to a ClusterIP. Pods and nodes reach Services all the
-//! same (the agent gives what a node sends into a tunnel the tunnel's address), and hosts outside the cluster do not.
+//! Without detection kube-proxy masquerades no packet to a ClusterIP. Pods and nodes still reach Services, because
+//! packets from a node into a tunnel have the tunnel's address. Hosts outside the cluster do not.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -20,32 +20,32 @@ use netweft_common::link_names::{BRIDGE, PREFIX};
 use netweft_crds::{IPPoolSpec, IpFamily, PodInterface};
 use serde::Deserialize;
 
-/// Namespace of the ConfigMap, as kubeadm writes it.
+/// Namespace of kube-proxy's ConfigMap, as created by kubeadm.
 pub const NAMESPACE: &str = "kube-system";
-/// Its name.
+/// Name of kube-proxy's ConfigMap.
 pub const NAME: &str = "kube-proxy";
-/// The key of the configuration in it.
+/// Key of the configuration in the ConfigMap.
 const KEY: &str = "config.conf";
 
-/// How kube-proxy tells packets of pods.
+/// How kube-proxy detects packets of pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum KubeProxy {
-    /// There is no ConfigMap: on k3s, RKE2, Talos and managed clusters, and where something else serves Services.
+    /// No ConfigMap: k3s, RKE2, Talos, managed clusters, and clusters without kube-proxy.
     #[default]
     Absent,
-    /// The ConfigMap does not say.
+    /// The ConfigMap has no known detection mode.
     Unknown,
-    /// By source.
+    /// By source address.
     ClusterCidr(Vec<IpNet>),
-    /// By source, in the Node's `podCIDR`.
+    /// By source address in the Node's `podCIDR`.
     NodeCidr,
-    /// By this link.
+    /// By the link with this name.
     Bridge(String),
-    /// By the beginning of the link's name.
+    /// By links whose names have this prefix.
     NamePrefix(String),
 }
 
-/// The part of `KubeProxyConfiguration` (kubeproxy.config.k8s.io/v1alpha1) that is looked at.
+/// The fields in use of `KubeProxyConfiguration` (kubeproxy.config.k8s.io/v1alpha1).
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Configuration {
@@ -57,7 +57,7 @@ struct Configuration {
     detect_local: Option<DetectLocal>,
 }
 
-/// Parameters of two modes.
+/// Parameters of the modes BridgeInterface and InterfaceNamePrefix.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct DetectLocal {
@@ -68,17 +68,17 @@ struct DetectLocal {
 }
 
 impl KubeProxy {
-    /// What the ConfigMap says. One that cannot be read says nothing: kube-proxy does not start from it either.
+    /// Parses the ConfigMap. kube-proxy does not start with an invalid one either.
     #[must_use]
     pub fn of(config: &ConfigMap) -> Self {
         let text = config.data.as_ref().and_then(|data| data.get(KEY));
         let text = text.filter(|text| !text.trim().is_empty());
-        let read: Option<Configuration> = text.and_then(|text| serde_saphyr::from_str(text).ok());
+        let parsed: Option<Configuration> = text.and_then(|text| serde_saphyr::from_str(text).ok());
         let Some(Configuration {
             detect_local_mode,
             cluster_cidr,
             detect_local,
-        }) = read
+        }) = parsed
         else {
             return Self::Unknown;
         };
@@ -98,7 +98,7 @@ impl KubeProxy {
         }
     }
 
-    /// What is wrong, and what to do, if packets of this pool's pods are not taken for pods'.
+    /// Why kube-proxy does not detect packets of this pool's pods, with a remedy.
     #[must_use]
     pub fn mismatch(&self, pool: &IPPoolSpec) -> Option<String> {
         let link = match pool.pod_interface {
@@ -131,14 +131,14 @@ impl KubeProxy {
         ))
     }
 
-    /// What keeps no pod from a Service and should be known: what could not be checked, or that no pods are known.
+    /// A remark about a configuration that disconnects no pod: the detection is unknown, or there is none.
     #[must_use]
     pub fn remark(&self, pool: &IPPoolSpec) -> Option<String> {
         let ipv4 = pool.cidr.addr().is_ipv4();
         if let Self::ClusterCidr(ranges) = self
             && !ranges.iter().any(|range| range.addr().is_ipv4() == ipv4)
         {
-            return Some(knows_no_pods(pool));
+            return Some(no_detection_message(pool));
         }
         (*self == Self::Absent).then(|| {
             format!(
@@ -150,7 +150,7 @@ impl KubeProxy {
     }
 }
 
-fn knows_no_pods(pool: &IPPoolSpec) -> String {
+fn no_detection_message(pool: &IPPoolSpec) -> String {
     let family = IpFamily::of(pool.cidr.addr());
     format!(
         "kube-proxy has no {family} clusterCIDR to detect pods of {}, so it does not masquerade traffic of hosts outside the cluster to \
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
     use crate::testing::pool;
 
-    fn says(configuration: &str, pool: &IPPoolSpec) -> Option<String> {
+    fn mismatch(configuration: &str, pool: &IPPoolSpec) -> Option<String> {
         proxy(configuration).mismatch(pool)
     }
 
@@ -195,42 +195,42 @@ mod tests {
 
     #[test]
     fn pool_inside_cluster_cidr_of_its_family_matches() {
-        for known in [
+        for range in [
             "{clusterCIDR: 10.244.0.0/16}",
             "{detectLocalMode: ClusterCIDR, clusterCIDR: 'fd00::/48,10.0.0.0/8'}",
         ] {
-            assert_eq!(says(known, &routed()), None, "{known}");
+            assert_eq!(mismatch(range, &routed()), None, "{range}");
         }
-        for foreign in [
+        for other in [
             "{clusterCIDR: 10.244.0.0/17}",
             "{detectLocalMode: '', clusterCIDR: '10.0.0.0/16,fd00::/48'}",
         ] {
-            assert!(says(foreign, &routed()).is_some(), "{foreign}");
+            assert!(mismatch(other, &routed()).is_some(), "{other}");
         }
     }
 
     #[test]
-    fn kube_proxy_without_cluster_cidr_of_family_knows_no_pods() {
-        for nothing in [
+    fn kube_proxy_without_cluster_cidr_of_family_detects_no_pods() {
+        for config in [
             "{clusterCIDR: ''}",
             "{mode: iptables}",
             "{detectLocalMode: '', clusterCIDR: ''}",
             "{detectLocalMode: ClusterCIDR, clusterCIDR: null}",
             "{clusterCIDR: 'fd00::/48'}",
         ] {
-            assert_eq!(says(nothing, &routed()), None, "{nothing}");
-            let said = proxy(nothing).remark(&routed()).unwrap_or_default();
-            let begins = "kube-proxy has no IPv4 clusterCIDR to detect pods of 10.244.0.0/16";
-            assert!(said.starts_with(begins), "{nothing}: {said}");
+            assert_eq!(mismatch(config, &routed()), None, "{config}");
+            let message = proxy(config).remark(&routed()).unwrap_or_default();
+            let expected = "kube-proxy has no IPv4 clusterCIDR to detect pods of 10.244.0.0/16";
+            assert!(message.starts_with(expected), "{config}: {message}");
         }
     }
 
     #[test]
     fn only_absent_kube_proxy_config_map_is_remarked() {
-        let said = KubeProxy::Absent.remark(&routed()).unwrap();
+        let message = KubeProxy::Absent.remark(&routed()).unwrap();
         assert!(
-            said.contains("ConfigMap kube-system/kube-proxy does not exist"),
-            "{said}"
+            message.contains("ConfigMap kube-system/kube-proxy does not exist"),
+            "{message}"
         );
         assert_eq!(KubeProxy::Absent.mismatch(&routed()), None);
         assert_eq!(KubeProxy::Unknown.remark(&routed()), None);
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn kube_proxy_mismatch_message_names_required_config() {
         assert_eq!(
-            says("{clusterCIDR: 10.0.0.0/16}", &routed()).unwrap(),
+            mismatch("{clusterCIDR: 10.0.0.0/16}", &routed()).unwrap(),
             "kube-proxy detects pods by clusterCIDR 10.0.0.0/16 and masquerades traffic of pods in 10.244.0.0/16 to Services; set detectLocalMode: InterfaceNamePrefix and detectLocal: {interfaceNamePrefix: nw} in config.conf of ConfigMap kube-system/kube-proxy, and restart kube-proxy"
         );
     }
@@ -271,8 +271,16 @@ mod tests {
             ),
             ("{detectLocalMode: NodeCIDR}".to_owned(), false, false),
         ] {
-            assert_eq!(says(&prefix, &routed()).is_none(), of_routed, "{prefix}");
-            assert_eq!(says(&prefix, &bridged()).is_none(), of_bridged, "{prefix}");
+            assert_eq!(
+                mismatch(&prefix, &routed()).is_none(),
+                of_routed,
+                "{prefix}"
+            );
+            assert_eq!(
+                mismatch(&prefix, &bridged()).is_none(),
+                of_bridged,
+                "{prefix}"
+            );
         }
     }
 
@@ -284,7 +292,7 @@ mod tests {
             "{detectLocalMode: Nonsense}",
             "{clusterCIDR: [1]}",
         ] {
-            assert_eq!(says(config, &routed()), None, "{config}");
+            assert_eq!(mismatch(config, &routed()), None, "{config}");
         }
         assert_eq!(KubeProxy::of(&ConfigMap::default()), KubeProxy::Unknown);
     }

@@ -1,7 +1,7 @@
-//! CRDs as users write them → checked types, or a [`Verdict`] that says what to write instead.
+//! Validation: from CRDs as written by users to validated types, or to a [`Verdict`] with a remedy.
 //!
-//! What one object says is checked in `pool` and `mode`; here objects are held against each other. Of two that cannot
-//! both be had, the older keeps what it has: by `creationTimestamp`, then by name.
+//! `ip_pool` and `network_mode` validate single objects. This module compares objects with each other. Of two
+//! conflicting objects the older one wins: by `creationTimestamp`, then by name.
 
 pub mod cluster_ranges;
 pub mod ip_pool;
@@ -25,10 +25,10 @@ use crate::plan::model::cluster_state::{ClusterState, UserKind};
 use crate::plan::validate::ip_pool::Pool;
 use crate::plan::validate::network_mode::Mode;
 
-/// All modes by name, each checked or with what is wrong with it.
+/// All modes by name, each validated or with its error.
 pub type Modes = BTreeMap<String, Result<Mode, Verdict>>;
 
-/// All pools, each checked or with what is wrong with it.
+/// All pools, each validated or with its error.
 #[derive(Clone, Debug, Default)]
 pub struct Pools {
     /// By name.
@@ -38,19 +38,19 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// The pool of this name, if it can be used.
+    /// The pool with this name, if it is usable.
     #[must_use]
     pub fn usable(&self, name: &str) -> Option<&Pool> {
         self.by_name.get(name)?.as_ref().ok()
     }
 
-    /// The pools that can be used, oldest first.
+    /// The usable pools, oldest first.
     pub fn all_usable(&self) -> impl Iterator<Item = &Pool> {
         self.by_age.iter().filter_map(|name| self.usable(name))
     }
 
-    /// The pools that can be used, in the order in which pods get addresses of them: those for some nodes before those for all,
-    /// then by name. The plugin goes by the same order.
+    /// The usable pools in the order in which pods get addresses of them: pools with a node selector first, then by
+    /// name. The plugin uses the same order.
     #[must_use]
     pub fn by_preference(&self) -> Vec<&Pool> {
         let mut pools: Vec<&Pool> = self.all_usable().collect();
@@ -59,7 +59,7 @@ impl Pools {
     }
 }
 
-/// Checks the modes.
+/// Validates the modes.
 #[must_use]
 pub fn modes(cluster_state: &ClusterState<'_>) -> Modes {
     let mut checked = Modes::new();
@@ -68,9 +68,9 @@ pub fn modes(cluster_state: &ClusterState<'_>) -> Modes {
     for object in oldest_first(&cluster_state.modes) {
         let name = object.name_any();
         let result = network_mode::check(&name, &object.spec)
-            .and_then(|mode| with_its_program(mode, cluster_state))
-            .and_then(|mode| unique_tunnel(mode, &mut claims))
-            .and_then(|mode| same_addresses(mode, first.as_ref()));
+            .and_then(|mode| check_program_installed(mode, cluster_state))
+            .and_then(|mode| check_exclusive(mode, &mut claims))
+            .and_then(|mode| check_same_selectors(mode, first.as_ref()));
         if let (None, Ok(mode)) = (&first, &result) {
             first = Some(mode.clone());
         }
@@ -80,11 +80,11 @@ pub fn modes(cluster_state: &ClusterState<'_>) -> Modes {
     checked
 }
 
-/// Checks the pools.
+/// Validates the pools.
 #[must_use]
 pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
     let mut checked = Pools::default();
-    // A pool that is stalled for another reason still holds its range: its blocks may carry traffic.
+    // A pool that is stalled for another reason keeps its range, because its blocks may carry traffic.
     let mut holders: Vec<&IPPool> = Vec::new();
     for object in oldest_first(&cluster_state.pools) {
         let name = object.name_any();
@@ -92,14 +92,14 @@ pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
             .iter()
             .find(|holder| overlap(&holder.spec.cidr, &object.spec.cidr));
         let result = match older {
-            Some(older) => Err(overlapping(object, older)),
+            Some(older) => Err(overlap_verdict(object, older)),
             None => {
                 holders.push(object);
                 let deleting = object.meta().deletion_timestamp.is_some();
                 ip_pool::check(&name, &object.spec, deleting)
-                    .and_then(|pool| with_mode(pool, modes))
-                    .and_then(|pool| cluster_ranges::apart(pool, cluster_state))
-                    .and_then(|pool| other_networks::unused_by_others(pool, object, cluster_state))
+                    .and_then(|pool| check_mode(pool, modes))
+                    .and_then(|pool| cluster_ranges::check_disjoint(pool, cluster_state))
+                    .and_then(|pool| other_networks::check_unused(pool, object, cluster_state))
             }
         };
         checked.by_age.push(name.clone());
@@ -111,29 +111,29 @@ pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
     checked
 }
 
-/// The objects in the order of their rights.
+/// The objects in the order of their precedence.
 pub fn oldest_first<'a, K: Resource>(objects: &[&'a K]) -> Vec<&'a K> {
     let mut sorted = objects.to_vec();
     sorted.sort_by_cached_key(|object| age_key(*object));
     sorted
 }
 
-/// Sorts the oldest first; an object that does not exist yet is the youngest.
+/// Sort key: oldest first. An object that does not exist yet is the youngest.
 pub fn age_key<K: Resource>(object: &K) -> (bool, Option<Time>, String) {
     let created = object.meta().creation_timestamp.clone();
     (created.is_none(), created, object.name_any())
 }
 
-/// What a mode has of a node that other modes cannot have as well.
+/// A resource of a node that only one mode can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
     /// The VXLAN link of this VNI.
     Vni(u32),
-    /// The ipip link that takes packets from anybody.
+    /// The ipip link without a remote address.
     Ipip,
-    /// A UDP port of the kernel's, which VXLAN links share.
+    /// A UDP port of the kernel, which VXLAN links share.
     VxlanPort(u16),
-    /// A UDP port of the relay's.
+    /// A UDP port of the relay.
     RelayPort(u16),
     /// The BGP speaker.
     Bgp,
@@ -161,8 +161,8 @@ impl Claim {
         }
     }
 
-    /// What to write instead, given that `taken` are other modes'.
-    fn instead(self, taken: &[(Self, String)]) -> String {
+    /// The remedy, if the claims `taken` belong to other modes.
+    fn remedy(self, taken: &[(Self, String)]) -> String {
         let free = |claim: &Self| !taken.iter().any(|(other, _)| claim.excludes(*other));
         let found = match self {
             Self::Vni(vni) => (vni..=0x00ff_ffff).chain(1..vni).map(Self::Vni).find(free),
@@ -199,7 +199,7 @@ impl fmt::Display for Claim {
     }
 }
 
-fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, Verdict> {
+fn check_exclusive(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, Verdict> {
     let claims = Claim::of(mode.transport);
     for claim in &claims {
         if let Some((_, holder)) = taken.iter().find(|(other, _)| claim.excludes(*other)) {
@@ -207,7 +207,7 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
                 Reason::Conflict,
                 format!(
                     "{claim} is already used by NetworkMode {holder}, which is older; {}",
-                    claim.instead(taken)
+                    claim.remedy(taken)
                 ),
             ));
         }
@@ -216,9 +216,9 @@ fn unique_tunnel(mode: Mode, taken: &mut Vec<(Claim, String)>) -> Result<Mode, V
     Ok(mode)
 }
 
-/// The relay and BIRD are DaemonSets of their own, which a cluster can do without.
-fn with_its_program(mode: Mode, cluster_state: &ClusterState<'_>) -> Result<Mode, Verdict> {
-    let lacking = match mode.transport {
+/// The relay and BIRD are separate DaemonSets, which the chart may not install.
+fn check_program_installed(mode: Mode, cluster_state: &ClusterState<'_>) -> Result<Mode, Verdict> {
+    let message = match mode.transport {
         Transport::Udp(_) if cluster_state.without_udp_relay => {
             "spec.overlay.encapsulation udp needs the relay, which is not installed: set udpRelay.enabled to true in the chart's values, or choose vxlan"
         }
@@ -231,11 +231,11 @@ fn with_its_program(mode: Mode, cluster_state: &ClusterState<'_>) -> Result<Mode
         | Transport::Direct
         | Transport::Bgp => return Ok(mode),
     };
-    Err(Verdict::stalled(Reason::NotFound, lacking))
+    Err(Verdict::stalled(Reason::NotFound, message))
 }
 
-/// A NodeNetwork has one set of node addresses, so all modes have to choose them alike for now.
-fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
+/// A NodeNetwork has one set of node addresses, so all modes need the same selectors for now.
+fn check_same_selectors(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
     match first {
         Some(first) if first.address != mode.address => Err(Verdict::stalled(
             Reason::NotYetSupported,
@@ -248,7 +248,7 @@ fn same_addresses(mode: Mode, first: Option<&Mode>) -> Result<Mode, Verdict> {
     }
 }
 
-fn with_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
+fn check_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
     let name = &pool.mode;
     match modes.get(name) {
         Some(Ok(mode)) if !mode.carries(IpFamily::of(pool.cidr.addr())) => Err(Verdict::stalled(
@@ -281,7 +281,7 @@ fn with_mode(pool: Pool, modes: &Modes) -> Result<Pool, Verdict> {
     }
 }
 
-fn overlapping(pool: &IPPool, older: &IPPool) -> Verdict {
+fn overlap_verdict(pool: &IPPool, older: &IPPool) -> Verdict {
     Verdict::stalled(
         Reason::Overlap,
         format!(
@@ -301,11 +301,5 @@ fn unreadable(
         .unreadable
         .iter()
         .filter(move |object| object.kind == kind);
-    of_kind.filter_map(|object| {
-        let message = format!("the object cannot be read: {}", object.error);
-        Some((
-            object.metadata.name.clone()?,
-            Verdict::stalled(Reason::Invalid, message),
-        ))
-    })
+    of_kind.filter_map(|object| Some((object.metadata.name.clone()?, object.verdict())))
 }

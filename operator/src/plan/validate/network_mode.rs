@@ -1,4 +1,4 @@
-//! [`Mode`]: a NetworkMode whose values have been checked, one mode at a time.
+//! [`Mode`]: a validated NetworkMode. Each NetworkMode is validated on its own.
 
 use netweft_crds::condition::{Reason, Verdict};
 use netweft_crds::{
@@ -10,22 +10,22 @@ use netweft_crds::{
 use crate::plan::bgp::underlay;
 use crate::plan::bgp::underlay::Underlay;
 
-/// A datapath between nodes that can be programmed.
+/// A datapath between nodes that agents can program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mode {
     /// Its name.
     pub name: String,
     /// How packets are sent and received.
     pub transport: Transport,
-    /// Whether peers on the same link are sent to without encapsulation.
+    /// Whether packets to peers on the same link are encapsulated.
     pub encapsulate_when: EncapsulateWhen,
-    /// Bytes of the largest packet of a pod; 0: measured.
+    /// MTU of pods in bytes; 0: derived from the links.
     pub mtu: u32,
-    /// Which of a node's addresses the others send to, by family.
+    /// Selectors of the node addresses that peers send to, by family.
     pub address: AddressSelectors,
-    /// How nodes speak BGP, in mode underlay.
+    /// BGP parameters, in mode underlay.
     pub underlay: Option<Underlay>,
-    /// How a change to this mode is carried out.
+    /// Parameters of a rollout of this mode.
     pub rollout: Rollout,
 }
 
@@ -36,14 +36,14 @@ impl Mode {
         family == IpFamily::Ipv4 || self.transport != Transport::Ipip
     }
 
-    /// Family of the node address that packets to pods of family `inner` are sent to: a next hop has their own family, the
-    /// far end of a tunnel that of all the mode's tunnels.
+    /// Family of the node address that packets to pods of family `inner` are sent to: a next hop has the family of the
+    /// packets, a tunnel the family of all tunnels of the mode.
     #[must_use]
     pub fn node_family(&self, inner: IpFamily, outer: IpFamily) -> IpFamily {
         if self.has_tunnels() { outer } else { inner }
     }
 
-    /// Whether packets travel, or can travel, in packets between nodes' addresses.
+    /// Whether packets are encapsulated, always or in some cases.
     #[must_use]
     pub fn has_tunnels(&self) -> bool {
         match self.transport {
@@ -52,7 +52,7 @@ impl Mode {
         }
     }
 
-    /// What a node has to do for this mode; for which pools is added by the caller.
+    /// The datapath of a node in this mode, without pools.
     #[must_use]
     pub fn node_mode(&self, outer_family: IpFamily) -> NodeMode {
         NodeMode {
@@ -68,10 +68,10 @@ impl Mode {
     }
 }
 
-/// Checks what can be checked without looking at other objects.
+/// Validates a NetworkMode without looking at other objects.
 ///
 /// # Errors
-/// What is wrong, and what to write instead.
+/// The error and the remedy.
 pub fn check(name: &str, spec: &NetworkModeSpec) -> Result<Mode, Verdict> {
     let NetworkModeSpec {
         mode,
@@ -154,7 +154,7 @@ fn check_address(source: &NodeAddressSource) -> Result<AddressSelectors, Verdict
     })
 }
 
-/// A selector for both families. A range or a destination has a family, and selects nothing of the other.
+/// A selector for both families. A range or a destination has a family, and selects no address of the other.
 fn for_each_family(both: &NodeAddressSelector) -> Result<AddressSelectors, Verdict> {
     let own = both.cidr.map(|range| range.addr()).or(both.reaches);
     let checked = |family| match own {
@@ -169,7 +169,7 @@ fn for_each_family(both: &NodeAddressSelector) -> Result<AddressSelectors, Verdi
 
 const ONE_SELECTOR: &str = "spec.nodeAddress takes exactly one of from, cidr, interface and reaches, for example {interface: eth1}, or instead ipv4 and ipv6 with one of these each, for example {ipv4: {interface: eth1}, ipv6: {from: internal-ip}}";
 
-/// What a selector asks for beyond the Node's own statement.
+/// Validates a selector. `None`: the InternalIP of the Node's status.
 fn check_selector(
     selector: NodeAddressSelector,
     family: IpFamily,

@@ -1,11 +1,12 @@
-//! Ranges that another pod network most likely uses: `spec.podCIDRs` of Nodes.
+//! Ranges that another pod network probably uses: `spec.podCIDRs` of Nodes, and ranges that agents report.
 //!
-//! A podCIDR alone says little: the controller manager allocates one for each Node where kubeadm was given `--pod-network-cidr`, whether or
-//! not anybody uses it. But a kubelet says that its Node is Ready only when the runtime has a pod network. So a Node that is Ready and has
-//! no block of netweft's has another network, and its podCIDRs are taken for that network's.
+//! A podCIDR alone is no proof: with `--pod-network-cidr` of kubeadm the controller manager allocates one for each
+//! Node, used or not. But a kubelet reports its Node as Ready only when the runtime has a pod network. So a Ready Node
+//! without a block of netweft has another network, which uses its podCIDRs.
 //!
-//! Besides, agents report routes and addresses of other networks inside the ranges of pools, and program nothing while these exist. A
-//! report counts only as long as no node has programmed a block of the pool: no node can take a pool from the others.
+//! Agents report routes and addresses of other networks inside the CIDRs of pools, and program nothing while these
+//! exist. A report counts only while no node has programmed a block of the pool, so a single node cannot stall a pool
+//! in use.
 
 use std::collections::BTreeSet;
 
@@ -21,19 +22,19 @@ use crate::plan::message_lists::list;
 use crate::plan::model::cluster_state::ClusterState;
 use crate::plan::validate::ip_pool::Pool;
 
-/// Most Nodes that a verdict names.
+/// Maximum number of Nodes in a message.
 const MAX_LISTED: usize = 3;
 
-/// The pool, if no other network uses its range.
+/// Returns the pool if no other network uses its range.
 ///
 /// # Errors
-/// Which Nodes' podCIDRs it overlaps, and what to do.
-pub fn unused_by_others(
+/// The overlap and the remedy.
+pub fn check_unused(
     pool: Pool,
     object: &IPPool,
     cluster_state: &ClusterState<'_>,
 ) -> Result<Pool, Verdict> {
-    let reported = reported(&pool, cluster_state);
+    let reported = reported_ranges(&pool, cluster_state);
     if !reported.is_empty() {
         return Err(Verdict::stalled(
             Reason::Overlap,
@@ -49,26 +50,27 @@ pub fn unused_by_others(
         .subnets
         .iter()
         .any(|it| it.spec.pool == pool.name);
-    // A pool that has given blocks has no other network below it, at the most some Nodes have.
+    // A pool with blocks does not overlap another network of the whole cluster, at most of some Nodes.
     if cluster_state.ignore_pod_cidrs || has_blocks {
         return Ok(pool);
     }
-    let served = served(cluster_state);
-    // Of another pool a node may have got blocks meanwhile, and be no less the other network's.
+    let nodes_with_blocks = nodes_with_blocks(cluster_state);
+    // A node may have got a block of another pool since the refusal. The other network still uses the range.
     let refused = is_refused(object);
     let nodes = cluster_state.nodes.iter().copied();
-    let nodes = nodes.filter(|node| refused || !served.contains(node.name_any().as_str()));
+    let nodes =
+        nodes.filter(|node| refused || !nodes_with_blocks.contains(node.name_any().as_str()));
     let overlapping: Vec<(&Node, IpNet)> = nodes
         .filter(|node| cluster_state.agent_nodes.matches(node.labels()))
         .filter_map(|node| Some((node, pod_cidrs(node).find(|it| overlap(it, &pool.cidr))?)))
         .collect();
     let of_status = |status: &str| {
         let nodes = overlapping.iter();
-        let nodes = nodes.filter(|(node, _)| ready(node) == Some(status));
+        let nodes = nodes.filter(|(node, _)| ready_status(node) == Some(status));
         nodes.copied().collect::<Vec<_>>()
     };
     let mut others = of_status("True");
-    // Kubelets that fell silent were Ready before, unless others say that they never were.
+    // Nodes with an unknown state were Ready before, unless other Nodes report that they never were.
     if others.is_empty() && of_status("False").is_empty() {
         others = of_status("Unknown");
     }
@@ -92,8 +94,8 @@ pub fn unused_by_others(
     ))
 }
 
-/// What agents report of other networks inside the pool's range, in words; nothing once a node has programmed a block of the pool.
-fn reported(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
+/// Ranges of other networks inside the pool, as agents report them; empty if a node has programmed a block of the pool.
+fn reported_ranges(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     let statuses = || {
         let networks = cluster_state.networks.iter();
         networks.filter_map(|network| Some((network.name_any(), network.status.as_ref()?)))
@@ -118,22 +120,22 @@ fn reported(pool: &Pool, cluster_state: &ClusterState<'_>) -> Vec<String> {
     found
 }
 
-/// podCIDRs of single Nodes that have another network, in a cluster whose other nodes are netweft's: no block of them is assigned.
+/// podCIDRs of single Nodes with another network, in a cluster of netweft. Blocks in them are not assigned.
 pub fn occupied(cluster_state: &ClusterState<'_>) -> Vec<IpNet> {
     if cluster_state.ignore_pod_cidrs {
         return Vec::new();
     }
-    let served = served(cluster_state);
+    let nodes_with_blocks = nodes_with_blocks(cluster_state);
     let nodes = cluster_state.nodes.iter().filter(|node| {
-        ready(node).is_some_and(|status| status != "False")
+        ready_status(node).is_some_and(|status| status != "False")
             && cluster_state.agent_nodes.matches(node.labels())
-            && !served.contains(node.name_any().as_str())
+            && !nodes_with_blocks.contains(node.name_any().as_str())
     });
     nodes.flat_map(|node| pod_cidrs(node)).collect()
 }
 
 /// Names of nodes that have a block.
-fn served<'a>(cluster_state: &ClusterState<'a>) -> BTreeSet<&'a str> {
+fn nodes_with_blocks<'a>(cluster_state: &ClusterState<'a>) -> BTreeSet<&'a str> {
     let subnets = cluster_state.subnets.iter().copied();
     subnets.map(|it| it.spec.node.as_str()).collect()
 }
@@ -150,8 +152,8 @@ fn pod_cidrs(node: &Node) -> impl Iterator<Item = IpNet> + '_ {
     cidrs.filter_map(|cidr| cidr.parse().ok())
 }
 
-/// What the Node's condition Ready says.
-fn ready(node: &Node) -> Option<&str> {
+/// Status of the Node's condition Ready.
+fn ready_status(node: &Node) -> Option<&str> {
     let status = node.status.iter();
     let mut conditions = status.flat_map(|status| status.conditions.iter().flatten());
     let ready = conditions.find(|condition| condition.type_ == "Ready")?;

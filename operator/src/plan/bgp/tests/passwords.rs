@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use netweft_crds::names::PASSWORDS_SECRET;
 
-use crate::plan::bgp::passwords::needed;
+use crate::plan::bgp::passwords::secret_names;
 use crate::plan::model::secret::{Password, Secret};
 use crate::testing::{Cluster, at, peer, secret, underlay};
 
@@ -180,9 +180,9 @@ fn unreadable_or_invalid_peer_keeps_its_password() {
 #[test]
 fn only_secrets_named_by_peers_are_read() {
     let cluster = with_password();
-    let names: Vec<_> = needed(cluster.peers.iter()).into_iter().collect();
+    let names: Vec<_> = secret_names(cluster.peers.iter()).into_iter().collect();
     assert_eq!(names, [PASSWORDS_SECRET, "theirs"]);
-    assert_eq!(needed([].iter()).len(), 1);
+    assert_eq!(secret_names([].iter()).len(), 1);
 }
 
 #[test]

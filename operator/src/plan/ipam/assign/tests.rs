@@ -219,8 +219,8 @@ proptest! {
             let own = assignment.create.iter().filter(|(node, _)| *node == demand.node);
             own.filter(|(_, block)| demand.pools.contains(&block.pool)).count()
         };
-        let is_named = |lacking: &BTreeMap<String, BTreeSet<String>>, demand: &BlockDemand| {
-            demand.pools.iter().all(|pool| lacking.get(pool).is_some_and(|nodes| nodes.contains(&demand.node)))
+        let is_named = |unserved: &BTreeMap<String, BTreeSet<String>>, demand: &BlockDemand| {
+            demand.pools.iter().all(|pool| unserved.get(pool).is_some_and(|nodes| nodes.contains(&demand.node)))
         };
         for demand in &demands {
             match demand.purpose {
@@ -237,7 +237,7 @@ proptest! {
 fn released_blocks_are_reused_last_and_oldest_first() {
     let pools = [pool("a", "10.0.0.0/24", "")];
     let current = Current {
-        freed: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]
+        released: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]
             .map(|block| block.parse().unwrap())
             .into(),
         ..held(&[("n1", "a", "10.0.0.192/26")])

@@ -1,43 +1,43 @@
-//! [`Counts`]: when this leader last wrote how much of each pool is in use.
+//! [`UsageWriteTimes`]: when this leader last wrote the utilization of each pool.
 //!
-//! Each pod that starts changes the counts, and each write of them reaches every watch of the pools. So a status in which nothing else
-//! is new waits.
+//! Each new pod changes the utilization, and each write reaches every watch of IPPools. So a status that differs only
+//! in its utilization is written with a delay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::plan::model::cluster_state::Plan;
 
-/// The least time between two writes of a pool's status in which only the counts are new.
+/// Minimum interval between two status writes of a pool that differ only in the utilization.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// When statuses of pools were written, by name.
+/// Times of the last status writes of pools, by name.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub struct UsageWriteTimes {
     written: BTreeMap<String, Instant>,
 }
 
-impl Counts {
+impl UsageWriteTimes {
     /// Clears the state when another operator leads.
     pub fn clear(&mut self) {
         self.written.clear();
     }
 
-    /// The pools whose counts have to wait at `now`.
-    pub fn lately(&mut self, now: Instant) -> BTreeSet<String> {
+    /// The pools whose utilization must not be written at `now`.
+    pub fn recent(&mut self, now: Instant) -> BTreeSet<String> {
         self.written
             .retain(|_, at| now.saturating_duration_since(*at) < MIN_INTERVAL);
         self.written.keys().cloned().collect()
     }
 
-    /// `plan` is carried out at `now`.
-    pub fn note(&mut self, plan: &Plan, now: Instant) {
+    /// Records that `plan` is applied at `now`.
+    pub fn record(&mut self, plan: &Plan, now: Instant) {
         let written = plan.pool_statuses.iter();
         self.written
             .extend(written.map(|change| (change.name.clone(), now)));
     }
 
-    /// How long until counts that wait may be written; `None`: none wait.
+    /// Time until the utilization of the next pool may be written; `None`: no pool waits.
     #[must_use]
     pub fn next(&self, now: Instant) -> Option<Duration> {
         let left = self
@@ -53,10 +53,10 @@ mod tests {
     use super::*;
     use crate::testing::cluster;
 
-    /// Fifty pods start each second, for a minute: of the writes of the pool's status, counted by the second.
+    /// Fifty pods start each second for a minute. The status writes of the pool are counted.
     #[test]
-    fn pool_usage_counts_are_written_every_ten_seconds() {
-        let (mut cluster, mut counts) = (cluster(3), Counts::default());
+    fn pool_usage_is_written_every_ten_seconds() {
+        let (mut cluster, mut write_times) = (cluster(3), UsageWriteTimes::default());
         cluster.settle();
         cluster.agents_report(0);
         cluster.settle();
@@ -65,9 +65,9 @@ mod tests {
         for tenth in 0..600_u32 {
             let now = start + Duration::from_millis(100) * tenth;
             cluster.agents_report(i64::from(tenth % 40));
-            cluster.counted_lately = counts.lately(now);
+            cluster.recent_usage_writes = write_times.recent(now);
             let plan = cluster.step();
-            counts.note(&plan, now);
+            write_times.record(&plan, now);
             if !plan.pool_statuses.is_empty() {
                 writes.push(tenth);
             }
@@ -75,26 +75,29 @@ mod tests {
         }
         assert_eq!(writes, [1, 101, 201, 301, 401, 501]);
         assert_eq!(
-            counts.next(start + Duration::from_secs(59)),
+            write_times.next(start + Duration::from_secs(59)),
             Some(Duration::from_millis(1100))
         );
     }
 
     #[test]
     fn other_pool_status_changes_are_written_at_once() {
-        let (mut cluster, mut counts) = (cluster(1), Counts::default());
+        let (mut cluster, mut write_times) = (cluster(1), UsageWriteTimes::default());
         let now = Instant::now();
-        counts.note(&cluster.step(), now);
+        write_times.record(&cluster.step(), now);
         cluster.settle();
         cluster.agents_report(7);
-        cluster.counted_lately = counts.lately(now);
+        cluster.recent_usage_writes = write_times.recent(now);
         assert!(cluster.plan().pool_statuses.is_empty());
         cluster.pools[0].spec.disabled = true;
         let plan = cluster.plan();
         let usage = plan.pool_statuses[0].status.usage.unwrap();
         assert_eq!(usage.addresses.used, 7);
-        // A new leader knows of no write, and counts.
-        counts.clear();
-        assert_eq!((counts.lately(now).len(), counts.next(now)), (0, None));
+        // A new leader has no recorded writes.
+        write_times.clear();
+        assert_eq!(
+            (write_times.recent(now).len(), write_times.next(now)),
+            (0, None)
+        );
     }
 }
