@@ -130,15 +130,15 @@ fn change(cluster: &mut Cluster) {
 /// Edits the mode; all agents have probed the new datapath.
 fn switch(cluster: &mut Cluster) {
     change(cluster);
-    cluster.settle();
-    cluster.agents_try(&[]);
+    cluster.reconcile();
+    cluster.agents_probe(&[]);
 }
 
 /// Edits the mode; all nodes use the new datapath.
 fn retire(cluster: &mut Cluster) {
     switch(cluster);
-    cluster.settle();
-    cluster.agents_try(&[]);
+    cluster.reconcile();
+    cluster.agents_probe(&[]);
 }
 
 const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
@@ -147,15 +147,15 @@ const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
 fn speak(cluster: &mut Cluster) {
     cluster.modes[0] = mode(MODE, "{mode: underlay, underlay: {nodeToNodeMesh: false}}");
     cluster.peers.push(at(1, peer("tor", TOR)));
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(1);
-    cluster.sessions_report(1);
+    cluster.agents_report_sessions(1);
 }
 
 /// The session is established in the status of the BGPPeer.
 fn established(cluster: &mut Cluster) {
     speak(cluster);
-    cluster.settle();
+    cluster.reconcile();
 }
 
 fn conflicts() -> Vec<Scenario> {
@@ -174,7 +174,7 @@ fn conflicts() -> Vec<Scenario> {
 fn session_failed() -> Vec<Scenario> {
     vec![scenario(Peer("tor", Stalled), |cluster| {
         established(cluster);
-        cluster.session_fails(
+        cluster.agent_reports_session_fault(
             "worker-1",
             "tor",
             SessionState::Idle,
@@ -186,7 +186,7 @@ fn session_failed() -> Vec<Scenario> {
 fn establishing() -> Vec<Scenario> {
     vec![scenario(Peer("tor", Reconciling), |cluster| {
         established(cluster);
-        cluster.session_fails(
+        cluster.agent_reports_session_fault(
             "worker-1",
             "tor",
             SessionState::Idle,
@@ -266,9 +266,9 @@ fn programmed() -> Vec<Scenario> {
     vec![scenario(Mode("next", Ready), |cluster| {
         cluster.modes.push(at(9, vxlan("next", 5)));
         cluster.pools[0].spec.network_mode = "next".to_owned();
-        cluster.follow();
+        cluster.finish_rollout();
         cluster.networks[0].status = None;
-        cluster.settle();
+        cluster.reconcile();
         cluster.agents_report(1);
     })]
 }
@@ -373,9 +373,9 @@ fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
 fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> Condition {
     let what = format!("{} {number}", reason.as_str());
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(1);
-    cluster.settle();
+    cluster.reconcile();
     let before = object.condition(&cluster);
     let before = before.map(|condition| (condition.status, condition.reason));
     by(&mut cluster);

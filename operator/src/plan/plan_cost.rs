@@ -12,14 +12,14 @@ fn planning_time(nodes: usize) -> Duration {
         pool("v4", "10.64.0.0/12", ""),
         pool("v6", "fd00:10:64::/64", ""),
     ];
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(5);
-    cluster.settle();
+    cluster.reconcile();
     let cluster_state = cluster.cluster_state();
     let tries = (0..5).map(|_| {
-        let begun = Instant::now();
+        let start = Instant::now();
         assert!(crate::plan(&cluster_state).is_empty());
-        begun.elapsed()
+        start.elapsed()
     });
     tries.min().unwrap()
 }

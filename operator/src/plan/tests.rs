@@ -1,14 +1,14 @@
-mod addresses;
-mod changes;
-mod deletion;
-mod draining;
+mod agent_reported_addresses;
+mod block_demands;
 mod modes;
-mod needs;
-mod node_address;
+mod node_status_addresses;
 mod nodes;
 mod other_networks;
+mod pool_deletion;
 mod pools;
 mod properties;
+mod remaining_pods;
+mod rollout;
 mod utilization;
 
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::plan::model::cluster_state::{Unreadable, UserKind};
 use crate::plan::*;
 use crate::testing::{Cluster, at, cluster, condition, node, pool, vxlan, yaml};
 
-/// Gives the pool up: its deletion has been asked for.
+/// Requests the deletion of a pool.
 fn delete_pool(cluster: &mut Cluster, name: &str) {
     let pool = cluster
         .pools
@@ -42,7 +42,7 @@ fn statuses_of_running_cluster_match_snapshot() {
     cluster.peers.push(yaml(
         "{metadata: {name: tor}, spec: {peerIP: 10.1.0.254, asNumber: 65001}}",
     ));
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(10);
     cluster.networks[1]
         .status
@@ -50,7 +50,7 @@ fn statuses_of_running_cluster_match_snapshot() {
         .unwrap()
         .conditions
         .clear();
-    cluster.settle();
+    cluster.reconcile();
     let pools = cluster
         .pools
         .iter()
@@ -90,9 +90,9 @@ fn shown(plan: &Plan) -> serde_json::Value {
 #[test]
 fn plan_after_applied_plan_is_empty() {
     let mut cluster = cluster(3);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(2);
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.plan().is_empty());
     // Time alone changes nothing.
     cluster.clock += 1000;
@@ -121,10 +121,10 @@ fn first_plan_names_only_created_blocks() {
 fn node_network_lists_blocks_oldest_first() {
     let mut cluster = cluster(1);
     cluster.pools[0] = at(0, pool("zebra", "10.244.0.0/16", ""));
-    cluster.settle();
+    cluster.reconcile();
     cluster.pools.push(at(9, pool("ape", "10.9.0.0/16", "")));
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
+    cluster.reconcile();
     let shown: Vec<_> = cluster.networks[0]
         .spec
         .subnets
@@ -137,7 +137,7 @@ fn node_network_lists_blocks_oldest_first() {
 #[test]
 fn foreign_conditions_cause_no_status_write() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.pools[0]
         .status
         .as_mut()
@@ -161,7 +161,7 @@ fn event_follows_reason_change_but_not_count_change() {
         (of_mode.reason.as_str(), of_mode.warning),
         ("Programming", false)
     );
-    cluster.settle();
+    cluster.reconcile();
     cluster.nodes.push(node("worker-2", &["10.1.0.2"]));
     let plan = cluster.plan();
     assert_eq!(
@@ -173,7 +173,7 @@ fn event_follows_reason_change_but_not_count_change() {
 #[test]
 fn unreadable_pool_is_reported_and_keeps_its_blocks() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     let broken = cluster.pools.remove(0);
     let mut cluster_state = cluster.cluster_state();
     cluster_state.unreadable.push(Unreadable {
@@ -198,7 +198,7 @@ fn plan_for_5000_nodes_is_fast() {
     let start = Instant::now();
     let plan = cluster.plan();
     assert_eq!(plan.subnets.create.len(), 10_000);
-    // Measured at 30 ms; anything quadratic takes many seconds.
+    // The measured time is 30 ms. A quadratic step takes many seconds.
     assert!(
         start.elapsed() < Duration::from_secs(3),
         "{:?}",

@@ -1,4 +1,4 @@
-//! What clusters that speak BGP have besides.
+//! Objects and reports of agents in clusters with BGP.
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
@@ -7,7 +7,7 @@ use netweft_crds::names::PASSWORDS_SECRET;
 use netweft_crds::{BGPPeer, Session, SessionFault, SessionState, SessionStatus};
 
 use crate::plan::model::secret::{Password, PasswordChange, Secret};
-use crate::testing::{Cluster, at, cluster, mode, node, say, yaml};
+use crate::testing::{Cluster, at, cluster, condition_text, mode, node, yaml};
 
 /// A BGPPeer with this spec.
 pub fn peer(name: &str, spec: &str) -> BGPPeer {
@@ -24,14 +24,14 @@ pub fn secret(key: &str, password: &str) -> Secret {
     }
 }
 
-/// A Node with these InternalIPs and this label.
+/// A Node with these addresses of type InternalIP and this label.
 pub fn labelled(name: &str, addresses: &[&str], key: &str, value: &str) -> Node {
     let mut node = node(name, addresses);
     node.labels_mut().insert(key.to_owned(), value.to_owned());
     node
 }
 
-/// `nodes` Nodes, and a pool in mode underlay with these parameters.
+/// A cluster with `nodes` Nodes, whose pool has a NetworkMode of mode underlay with these parameters.
 pub fn underlay(nodes: usize, parameters: &str) -> Cluster {
     let spec = format!("{{mode: underlay, underlay: {{{parameters}}}}}");
     Cluster {
@@ -42,11 +42,11 @@ pub fn underlay(nodes: usize, parameters: &str) -> Cluster {
 }
 
 impl Cluster {
-    /// Every session is established, and so many prefixes come and go in each.
-    pub fn sessions_report(&mut self, prefixes: i64) {
+    /// Every agent reports that its sessions are established, with `prefixes` received and advertised prefixes.
+    pub fn agents_report_sessions(&mut self, prefixes: i64) {
         for network in &mut self.networks {
             let sessions = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
-            let said = sessions.map(|session| SessionStatus {
+            let reported = sessions.map(|session| SessionStatus {
                 name: session.name.clone(),
                 peer: session.peer,
                 state: SessionState::Established,
@@ -57,13 +57,13 @@ impl Cluster {
                 fault: None,
                 message: String::new(),
             });
-            let said = said.collect();
-            network.status.get_or_insert_default().sessions = said;
+            let reported = reported.collect();
+            network.status.get_or_insert_default().sessions = reported;
         }
     }
 
-    /// A session of a node has a fault, and is down if `state` is not Established.
-    pub fn session_fails(
+    /// The agent of a node reports a state and a fault of a session.
+    pub fn agent_reports_session_fault(
         &mut self,
         node: &str,
         name: &str,
@@ -79,14 +79,14 @@ impl Cluster {
         let session = sessions.iter_mut().find(|s| s.name == name).unwrap();
         session.state = state;
         session.fault = Some(fault);
-        session.message = format!("{fault:?} in words");
+        session.message = format!("message of {fault:?}");
     }
 
-    /// A node's sessions as `name: local AS local -> AS peer:port` and what else is not as usual.
+    /// The sessions of a node as `name: local AS -> peer port AS`, with unusual parameters.
     pub fn sessions(&self, node: &str) -> Vec<String> {
         let network = self.networks.iter().find(|n| n.name_any() == node).unwrap();
         let sessions = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
-        let shown = |s: &Session| {
+        let text = |s: &Session| {
             let client = if s.reflector_client { " client" } else { "" };
             let hops = s
                 .multihop
@@ -96,38 +96,38 @@ impl Cluster {
             let (local_as, peer_as, port) = (s.local_as, s.peer_as, s.port);
             format!("{name}: {local} AS{local_as} -> {peer} {port} AS{peer_as}{client}{hops}")
         };
-        sessions.map(shown).collect()
+        sessions.map(text).collect()
     }
 
-    /// Status, reason and message of a BGPPeer's `Ready`.
+    /// Status, reason and message of the condition `Ready` of a BGPPeer.
     pub fn peer_message(&self, name: &str) -> String {
         let peer = self
             .peers
             .iter()
             .find(|peer| peer.name_any() == name)
             .unwrap();
-        say(&peer.status.as_ref().unwrap().conditions, READY)
+        condition_text(&peer.status.as_ref().unwrap().conditions, READY)
     }
 
-    /// Status, reason and message of a mode's `Ready`.
+    /// Status, reason and message of the condition `Ready` of a NetworkMode.
     pub fn mode_message(&self, name: &str) -> String {
         let mode = self
             .modes
             .iter()
             .find(|mode| mode.name_any() == name)
             .unwrap();
-        say(&mode.status.as_ref().unwrap().conditions, READY)
+        condition_text(&mode.status.as_ref().unwrap().conditions, READY)
     }
 
-    /// Carries out a change of the agents' Secret.
-    pub fn keep_passwords(&mut self, change: &PasswordChange) {
-        let held = self.secrets.get_mut(PASSWORDS_SECRET).unwrap();
-        let seen = held
+    /// Applies a change of the agents' Secret.
+    pub fn apply_passwords(&mut self, change: &PasswordChange) {
+        let stored = self.secrets.get_mut(PASSWORDS_SECRET).unwrap();
+        let version = stored
             .as_ref()
             .map(|s| (s.uid.clone(), s.resource_version.clone()));
-        assert_eq!(seen, change.seen, "409");
+        assert_eq!(version, change.seen, "409");
         self.versions += 1;
-        let secret = held.get_or_insert_default();
+        let secret = stored.get_or_insert_default();
         secret.uid = Some("uid-passwords".to_owned());
         secret.resource_version = Some(self.versions.to_string());
         secret.keys.retain(|key, _| !change.remove.contains(key));

@@ -22,7 +22,7 @@ fn writer(client: Client) -> Writer {
 #[tokio::test]
 async fn node_network_omits_block_with_failed_subnet_write() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     for (n, old) in (1..).zip(&mut cluster.nodes) {
         *old = node(&format!("worker-{n}"), &[&format!("10.9.0.{n}")]);
     }

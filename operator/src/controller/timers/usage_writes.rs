@@ -57,9 +57,9 @@ mod tests {
     #[test]
     fn pool_usage_is_written_every_ten_seconds() {
         let (mut cluster, mut write_times) = (cluster(3), UsageWriteTimes::default());
-        cluster.settle();
+        cluster.reconcile();
         cluster.agents_report(0);
-        cluster.settle();
+        cluster.reconcile();
         let start = Instant::now();
         let mut writes = Vec::new();
         for tenth in 0..600_u32 {
@@ -85,7 +85,7 @@ mod tests {
         let (mut cluster, mut write_times) = (cluster(1), UsageWriteTimes::default());
         let now = Instant::now();
         write_times.record(&cluster.step(), now);
-        cluster.settle();
+        cluster.reconcile();
         cluster.agents_report(7);
         cluster.recent_usage_writes = write_times.recent(now);
         assert!(cluster.plan().pool_statuses.is_empty());

@@ -63,7 +63,7 @@ mod tests {
             };
             node.status.as_mut().unwrap().conditions = Some(vec![condition]);
         }
-        cluster.settle();
+        cluster.reconcile();
         assert!(updated_nodes(&cluster).is_empty());
         cluster.agents_report(0);
         cluster.networks[1]
@@ -71,7 +71,7 @@ mod tests {
             .as_mut()
             .unwrap()
             .observed_generation = Some(0);
-        cluster.settle_but_for_conditions_of_nodes();
+        cluster.reconcile_except_network_unavailable();
         assert_eq!(updated_nodes(&cluster), ["worker-1"]);
         cluster.nodes[0].status.as_mut().unwrap().conditions = None;
         assert!(updated_nodes(&cluster).is_empty());

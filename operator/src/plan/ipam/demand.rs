@@ -139,8 +139,8 @@ impl<'a> NodeDemand<'a> {
         let status = status.and_then(|network| network.status.as_ref());
         let requests = status.into_iter().flat_map(|status| &status.block_requests);
         let demands = requests.filter_map(|request| {
-            let asked = |pool: &&&Pool| request.pools.contains(&pool.name);
-            let pools: Vec<&Pool> = self.open.iter().filter(asked).copied().collect();
+            let is_requested = |pool: &&&Pool| request.pools.contains(&pool.name);
+            let pools: Vec<&Pool> = self.open.iter().filter(is_requested).copied().collect();
             let served = pools
                 .iter()
                 .any(|pool| self.held.contains(pool.name.as_str()));

@@ -170,11 +170,11 @@ mod tests {
     use crate::testing::{Cluster, cluster};
 
     /// A node whose agent reports these counts of its blocks: used and free.
-    fn node(usage: &[(i64, i64)]) -> Cluster {
+    fn node(counts: &[(i64, i64)]) -> Cluster {
         let mut cluster = cluster(1);
-        cluster.settle();
+        cluster.reconcile();
         let first = cluster.subnets[0].clone();
-        for n in 1..usage.len() {
+        for n in 1..counts.len() {
             let mut more = first.spec.clone();
             more.cidr = format!("10.244.{n}.0/26").parse().unwrap();
             let mut more = more.into_object();
@@ -182,11 +182,11 @@ mod tests {
             more.metadata.creation_timestamp = first.metadata.creation_timestamp.clone();
             cluster.subnets.push(more);
         }
-        cluster.settle();
+        cluster.reconcile();
         cluster.agents_report(0);
         let status = cluster.networks[0].status.as_mut().unwrap();
-        for (said, (used, free)) in status.subnets.iter_mut().zip(usage) {
-            (said.used, said.free) = (*used, *free);
+        for (usage, (used, free)) in status.subnets.iter_mut().zip(counts) {
+            (usage.used, usage.free) = (*used, *free);
         }
         cluster
     }
@@ -247,8 +247,8 @@ mod tests {
             network.spec.subnets.pop();
             let status = network.status.as_mut().unwrap();
             // The agent reports other blocks only while they have pods.
-            status.subnets.retain(|said: &BlockUsage| {
-                network.spec.subnets.contains(&said.cidr) || said.used > 0
+            status.subnets.retain(|usage: &BlockUsage| {
+                network.spec.subnets.contains(&usage.cidr) || usage.used > 0
             });
             observe(&cluster).surplus.len()
         };

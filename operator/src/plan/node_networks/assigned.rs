@@ -121,7 +121,7 @@ fn blocks_message(held: &[&NodeSubnet]) -> String {
 
 fn no_block_message(index: &ClusterIndex<'_>, node: &str, shortages: &[String]) -> String {
     let why = if any_mode(index).is_some_and(|mode| index.lacks_agent(node, mode)) {
-        "no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with \
+        "no agent has ever reported from this node, so the node gets no block; if no agent should run here, exclude the node with \
          agent.nodeSelector in the values of the Helm chart"
             .to_owned()
     } else if shortages.is_empty() {

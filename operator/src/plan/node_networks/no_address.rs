@@ -68,7 +68,7 @@ fn no_match(selector: &AddressSelector, family: IpFamily) -> String {
     }
     if let Some(range) = selector.cidr {
         return format!(
-            "selects no address of this node: status.addresses of the Node, where kubelet states its own addresses only, has none inside \
+            "selects no address of this node: status.addresses of the Node (kubelet's own addresses) has none inside \
              {range}, and no link of this node that is up has a global one outside all IPPools{properties}; compare `ip address` on the node, \
              and {remedy}"
         );

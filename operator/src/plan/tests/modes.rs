@@ -1,4 +1,4 @@
-//! Modes: whom they are for, and when they are ready.
+//! Use and readiness of NetworkModes.
 
 use netweft_crds::condition::{READY, is_true};
 
@@ -8,9 +8,9 @@ use crate::testing::{Cluster, at, cluster, condition, vxlan};
 fn unused_mode_is_removed_from_node_networks() {
     let mut cluster = cluster(1);
     cluster.modes.push(at(1, vxlan("next", 5)));
-    cluster.settle();
+    cluster.reconcile();
     cluster.pools[0].spec.network_mode = "next".to_owned();
-    cluster.follow();
+    cluster.finish_rollout();
     let names: Vec<_> = cluster.networks[0]
         .spec
         .modes
@@ -23,7 +23,7 @@ fn unused_mode_is_removed_from_node_networks() {
 #[test]
 fn mode_is_ready_when_every_node_has_acknowledged() {
     let mut cluster = cluster(7);
-    cluster.settle();
+    cluster.reconcile();
     let ready =
         |cluster: &Cluster| is_true(&cluster.modes[0].status.as_ref().unwrap().conditions, READY);
     let status = cluster.modes[0].status.clone().unwrap();
@@ -36,16 +36,16 @@ fn mode_is_ready_when_every_node_has_acknowledged() {
         status.conditions[0].message
     );
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert!(ready(&cluster));
-    // A spec that is newer than its acknowledgement is not carried out yet.
+    // A new spec is not acknowledged yet.
     cluster.modes[0] = vxlan("default", 9);
-    cluster.settle();
+    cluster.reconcile();
     assert!(!ready(&cluster));
-    cluster.follow();
+    cluster.finish_rollout();
     assert!(ready(&cluster));
     cluster.networks[3].status.as_mut().unwrap().conditions =
         vec![condition(READY, "False", "ProgrammingFailed")];
-    cluster.settle();
+    cluster.reconcile();
     assert!(!ready(&cluster));
 }

@@ -1,4 +1,4 @@
-//! Nodes that join, leave, come back and lose their addresses.
+//! Nodes that are created, deleted, recreated, and that lose their addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,10 +20,10 @@ fn states(cluster: &Cluster) -> Vec<SubnetState> {
 #[test]
 fn block_of_deleted_node_is_orphaned_and_returned() {
     let mut cluster = cluster(2);
-    cluster.settle();
-    let gone = cluster.nodes.remove(0);
+    cluster.reconcile();
+    let deleted = cluster.nodes.remove(0);
     cluster.networks.remove(0);
-    // Expired or not: first it is orphaned.
+    // An expired grace period has no effect before the block is orphaned.
     cluster.expired.insert("10-244-0-0-26".to_owned());
     cluster.step();
     assert_eq!(
@@ -31,46 +31,46 @@ fn block_of_deleted_node_is_orphaned_and_returned() {
         [SubnetState::Orphaned, SubnetState::Active]
     );
     cluster.expired.clear();
-    cluster.settle();
-    // A new node does not get it.
+    cluster.reconcile();
+    // A new node does not get the block.
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-3"), ["10.244.0.128/26"]);
-    // The old one does, when it returns.
-    cluster.nodes.push(gone);
-    cluster.settle();
+    // The former node gets the block when it returns.
+    cluster.nodes.push(deleted);
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-1"), ["10.244.0.0/26"]);
     assert_eq!(states(&cluster), [SubnetState::Active; 3]);
-    // Gone for good.
+    // The node does not return.
     cluster.nodes.retain(|node| node.name_any() != "worker-1");
-    cluster.settle();
+    cluster.reconcile();
     cluster.expired.insert("10-244-0-0-26".to_owned());
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.blocks("worker-1").is_empty());
 }
 
 #[test]
 fn block_of_existing_node_does_not_expire() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.subnets[0].spec.state = SubnetState::Orphaned;
     cluster.expired.insert("10-244-0-0-26".to_owned());
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(states(&cluster), [SubnetState::Active]);
 }
 
 #[test]
 fn node_without_address_gets_no_block_and_condition() {
     let mut cluster = cluster(1);
-    cluster.nodes.push(node("mute", &[]));
+    cluster.nodes.push(node("no-address", &[]));
     cluster.nodes[0] = at(0, cluster.nodes[0].clone());
     cluster.nodes.push(at(1, node("v6", &["fd00::1"])));
-    cluster.settle();
-    assert!(cluster.blocks("mute").is_empty() && cluster.blocks("v6").is_empty());
-    let said =
+    cluster.reconcile();
+    assert!(cluster.blocks("no-address").is_empty() && cluster.blocks("v6").is_empty());
+    let message =
         "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
-    assert_eq!(cluster.node_message("mute"), said);
-    assert_eq!(cluster.node_message("v6"), said);
+    assert_eq!(cluster.node_message("no-address"), message);
+    assert_eq!(cluster.node_message("v6"), message);
     assert_eq!(
         cluster.node_message("worker-1"),
         "True SubnetsAssigned: 1 block of default-v4"
@@ -80,9 +80,9 @@ fn node_without_address_gets_no_block_and_condition() {
 #[test]
 fn node_losing_its_address_keeps_last_one() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.nodes[0] = node("worker-1", &[]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.subnets[0].spec.node_addresses.ipv4,
         Some("10.1.0.1".parse().unwrap())
@@ -97,7 +97,7 @@ fn node_losing_its_address_keeps_last_one() {
             .contains("the last address, 10.1.0.1, stays in use")
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.7"]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.subnets[0].spec.node_addresses.ipv4,
         Some("10.1.0.7".parse().unwrap())
@@ -111,42 +111,42 @@ fn node_losing_its_address_keeps_last_one() {
 #[test]
 fn recreated_node_owns_its_node_network_again() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.nodes[0].metadata.uid = Some("another".to_owned());
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].owner_references()[0].uid, "another");
 }
 
 #[test]
 fn link_mtu_is_published_only_if_smaller_than_others() {
     let mut cluster = cluster(3);
-    cluster.settle();
-    let told = |cluster: &Cluster| {
+    cluster.reconcile();
+    let published = |cluster: &Cluster| {
         let subnets = cluster.subnets.iter();
-        let told = subnets.map(|subnet| (subnet.spec.node.clone(), subnet.spec.link_mtu));
-        told.collect::<BTreeMap<_, _>>()
+        let published = subnets.map(|subnet| (subnet.spec.node.clone(), subnet.spec.link_mtu));
+        published.collect::<BTreeMap<_, _>>()
     };
-    let say = |cluster: &mut Cluster, mtus: [Option<u32>; 3]| {
+    let report = |cluster: &mut Cluster, mtus: [Option<u32>; 3]| {
         for (network, mtu) in cluster.networks.iter_mut().zip(mtus) {
             network.status.get_or_insert_default().link_mtu = mtu;
         }
-        cluster.settle();
+        cluster.reconcile();
     };
-    say(&mut cluster, [Some(1500); 3]);
-    assert!(told(&cluster).values().all(Option::is_none));
-    say(&mut cluster, [Some(1500), Some(1400), Some(1500)]);
-    let names: Vec<String> = told(&cluster).into_keys().collect();
+    report(&mut cluster, [Some(1500); 3]);
+    assert!(published(&cluster).values().all(Option::is_none));
+    report(&mut cluster, [Some(1500), Some(1400), Some(1500)]);
+    let names: Vec<String> = published(&cluster).into_keys().collect();
     let of = |cluster: &Cluster| {
         names
             .iter()
-            .map(|name| told(cluster)[name])
+            .map(|name| published(cluster)[name])
             .collect::<Vec<_>>()
     };
     assert_eq!(of(&cluster), [None, Some(1400), None]);
-    // Who says nothing for a while is what he was.
-    say(&mut cluster, [Some(1500), None, Some(1500)]);
+    // Without a report the last value stays.
+    report(&mut cluster, [Some(1500), None, Some(1500)]);
     assert_eq!(of(&cluster), [None, Some(1400), None]);
-    say(&mut cluster, [Some(1500); 3]);
+    report(&mut cluster, [Some(1500); 3]);
     assert_eq!(of(&cluster), [None; 3]);
 }
 
@@ -166,12 +166,12 @@ fn node_outside_agent_selector_gets_no_block_and_is_named() {
     cluster.agent_nodes = linux();
     cluster.nodes = vec![
         labelled("worker-1", &["10.1.0.1"], "os", "linux"),
-        // Neither its address nor its age counts.
+        // Neither the address nor the age of this Node counts.
         at(0, labelled("windows", &["fd00::1"], "os", "windows")),
     ];
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks.len(), 1);
     assert!(cluster.blocks("windows").is_empty());
     assert_eq!(
@@ -183,12 +183,12 @@ fn node_outside_agent_selector_gets_no_block_and_is_named() {
 #[test]
 fn node_leaving_agent_selector_keeps_its_blocks() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(1);
-    cluster.settle();
+    cluster.reconcile();
     let (subnets, networks) = (cluster.subnets.clone(), cluster.networks.len());
     cluster.agent_nodes = linux();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         (cluster.subnets, cluster.networks.len()),
         (subnets, networks)
@@ -199,27 +199,27 @@ fn node_leaving_agent_selector_keeps_its_blocks() {
 fn node_network_without_blocks_and_agent_is_deleted() {
     let mut cluster = cluster(1);
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks.len(), 1);
     cluster.agent_nodes = linux();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks.len(), 0);
 }
 
 #[test]
-fn node_with_silent_agent_gets_no_block() {
+fn node_without_agent_report_gets_no_block() {
     let mut cluster = cluster(1);
     let pools = std::mem::take(&mut cluster.pools);
-    cluster.settle();
+    cluster.reconcile();
     cluster.unacknowledged = [("worker-1".to_owned(), Duration::from_secs(600))].into();
     cluster.pools = pools;
     cluster.pools.push(at(1, pool("v6", "fd00:10::/64", "")));
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.blocks("worker-1").is_empty());
-    let said = cluster.node_message("worker-1");
-    assert!(said.starts_with("False NoSubnet: no agent has ever reported from this node, and the node gets no block before; if no agent is to run here, exclude the node with agent.nodeSelector in the values of the Helm chart"), "{said}");
-    // The agent has been heard of, even if it is behind.
+    let message = cluster.node_message("worker-1");
+    assert!(message.starts_with("False NoSubnet: no agent has ever reported from this node, so the node gets no block; if no agent should run here, exclude the node with agent.nodeSelector in the values of the Helm chart"), "{message}");
+    // The agent has reported, even if an old generation.
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-1").len(), 2);
 }

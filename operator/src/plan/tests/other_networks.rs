@@ -1,12 +1,12 @@
-//! Pools whose range another pod network uses.
+//! Pools whose CIDR another pod network uses.
 
 use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec};
 use kube::ResourceExt;
 
 use crate::testing::{Cluster, at, cluster, node, pool};
 
-/// Has this podCIDR, and this condition Ready.
-fn with(mut node: Node, pod_cidr: &str, ready: Option<&str>) -> Node {
+/// Sets the podCIDR and the condition Ready of a Node.
+fn node_with(mut node: Node, pod_cidr: &str, ready: Option<&str>) -> Node {
     node.spec = Some(NodeSpec {
         pod_cidr: Some(pod_cidr.to_owned()),
         pod_cidrs: Some(vec![pod_cidr.to_owned()]),
@@ -21,39 +21,39 @@ fn with(mut node: Node, pod_cidr: &str, ready: Option<&str>) -> Node {
     node
 }
 
-/// A cluster with podCIDRs out of the pool's range, as kubeadm init --pod-network-cidr makes one.
-fn with_pod_cidrs(ready: [Option<&str>; 2]) -> Cluster {
+/// A cluster with podCIDRs inside the pool's CIDR, as created by `kubeadm init --pod-network-cidr`.
+fn cluster_with_pod_cidrs(ready: [Option<&str>; 2]) -> Cluster {
     let mut cluster = cluster(2);
     for ((n, old), ready) in (0..).zip(&mut cluster.nodes).zip(ready) {
-        *old = with(old.clone(), &format!("10.244.{n}.0/24"), ready);
+        *old = node_with(old.clone(), &format!("10.244.{n}.0/24"), ready);
     }
     cluster
 }
 
 #[test]
 fn pod_cidrs_used_by_other_network_stall_pool() {
-    let mut cluster = with_pod_cidrs([Some("True"), Some("False")]);
-    cluster.settle();
+    let mut cluster = cluster_with_pod_cidrs([Some("True"), Some("False")]);
+    cluster.reconcile();
     assert!(cluster.subnets.is_empty());
-    let says = "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with spec.podCIDRs of Node worker-1 (10.244.0.0/24), which had a pod \
+    let message = "False Overlap: spec.cidr 10.244.0.0/16 shares addresses with spec.podCIDRs of Node worker-1 (10.244.0.0/24), which had a pod \
                 network before netweft: no new blocks are assigned; create a pool with a range outside and delete this one, or set \
                 operator.ignoreNodePodCIDRs to true in the chart's values if no other network uses these addresses";
-    assert_eq!(cluster.pool_message("default-v4"), says);
-    // Neither a block of another pool nor a Node that restarts takes the other network away.
-    cluster.pools.push(at(1, pool("beside", "10.9.0.0/16", "")));
-    cluster.settle();
+    assert_eq!(cluster.pool_message("default-v4"), message);
+    // The verdict stays if a node gets a block of another pool, and if a Node restarts.
+    cluster.pools.push(at(1, pool("second", "10.9.0.0/16", "")));
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-1"), ["10.9.0.0/26"]);
-    assert_eq!(cluster.pool_message("default-v4"), says);
-    cluster.nodes[0] = with(cluster.nodes[0].clone(), "10.244.0.0/24", Some("Unknown"));
-    cluster.nodes[1] = with(cluster.nodes[1].clone(), "10.244.1.0/24", Some("Unknown"));
-    cluster.settle();
+    assert_eq!(cluster.pool_message("default-v4"), message);
+    cluster.nodes[0] = node_with(cluster.nodes[0].clone(), "10.244.0.0/24", Some("Unknown"));
+    cluster.nodes[1] = node_with(cluster.nodes[1].clone(), "10.244.1.0/24", Some("Unknown"));
+    cluster.reconcile();
     assert!(
         cluster
             .pool_message("default-v4")
             .starts_with("False Overlap")
     );
     cluster.ignore_pod_cidrs = true;
-    cluster.settle();
+    cluster.reconcile();
     assert!(
         cluster
             .pool_message("default-v4")
@@ -68,14 +68,14 @@ fn unused_pod_cidrs_do_not_stall_pool() {
         [Some("False"); 2],
         [Some("False"), Some("Unknown")],
     ] {
-        let mut cluster = with_pod_cidrs(ready);
-        cluster.settle();
+        let mut cluster = cluster_with_pod_cidrs(ready);
+        cluster.reconcile();
         assert_eq!(cluster.blocks("worker-2"), ["10.244.0.64/26"], "{ready:?}");
-        // Now they are Ready by netweft.
+        // The nodes become Ready because of netweft.
         for node in &mut cluster.nodes {
-            *node = with(node.clone(), "10.244.0.0/24", Some("True"));
+            *node = node_with(node.clone(), "10.244.0.0/24", Some("True"));
         }
-        cluster.settle();
+        cluster.reconcile();
         assert!(
             cluster
                 .pool_message("default-v4")
@@ -86,11 +86,11 @@ fn unused_pod_cidrs_do_not_stall_pool() {
 
 #[test]
 fn single_node_with_other_network_does_not_stall_pool() {
-    let mut cluster = with_pod_cidrs([Some("False"); 2]);
-    cluster.settle();
-    let other = with(node("other", &["10.1.0.9"]), "10.244.0.0/24", Some("True"));
+    let mut cluster = cluster_with_pod_cidrs([Some("False"); 2]);
+    cluster.reconcile();
+    let other = node_with(node("other", &["10.1.0.9"]), "10.244.0.0/24", Some("True"));
     cluster.nodes.push(other);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks("other"), ["10.244.1.0/26"]);
     assert!(
         cluster
@@ -99,8 +99,8 @@ fn single_node_with_other_network_does_not_stall_pool() {
     );
 }
 
-/// Agents that find another network report what it has here.
-fn report(cluster: &mut Cluster, node: &str, cidr: &str) {
+/// The agent of a node reports another network.
+fn report_network(cluster: &mut Cluster, node: &str, cidr: &str) {
     let network = cluster.networks.iter_mut();
     let mut network = network.filter(|it| it.name_any() == node);
     let status = netweft_crds::NodeNetworkStatus {
@@ -119,7 +119,7 @@ fn reported_routes_of_other_network_stall_pool() {
     let mut cluster = cluster(2);
     cluster.step();
     for (node, cidr) in [("worker-2", "10.244.1.0/24"), ("worker-1", "10.244.0.0/24")] {
-        report(&mut cluster, node, cidr);
+        report_network(&mut cluster, node, cidr);
     }
     cluster.step();
     assert_eq!(
@@ -131,20 +131,20 @@ fn reported_routes_of_other_network_stall_pool() {
     let blocks = cluster.subnets.len();
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     cluster.step();
-    assert_eq!(cluster.subnets.len(), blocks, "no block for the new node");
+    assert_eq!(cluster.subnets.len(), blocks, "the new node gets no block");
     // The other network is removed.
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-3").len(), 1);
 }
 
-/// A report cannot stop a pool that other nodes use.
+/// The report of one node cannot stall a pool that other nodes use.
 #[test]
 fn report_of_one_node_does_not_stall_used_pool() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(1);
-    report(&mut cluster, "worker-2", "10.244.0.0/16");
+    report_network(&mut cluster, "worker-2", "10.244.0.0/16");
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     cluster.step();
     assert!(

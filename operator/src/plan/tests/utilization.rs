@@ -1,4 +1,4 @@
-//! A node gets more blocks, and gives them back.
+//! Blocks that nodes get and release because of their utilization.
 
 use netweft_crds::{BlockUsage, NodeSubnet};
 
@@ -6,31 +6,31 @@ use crate::testing::{Cluster, at, cluster, pool};
 
 const NODE: &str = "worker-1";
 
-/// The agent of the first node reports so many pods in its blocks, in their order.
+/// The agent of the first node reports these numbers of pods in its blocks.
 fn report(cluster: &mut Cluster, pods: &[i64]) {
     cluster.agents_report(0);
     let status = cluster.networks[0].status.as_mut().unwrap();
-    for (said, pods) in status.subnets.iter_mut().zip(pods) {
-        (said.used, said.free) = (*pods, 61 - pods);
+    for (usage, pods) in status.subnets.iter_mut().zip(pods) {
+        (usage.used, usage.free) = (*pods, 61 - pods);
     }
 }
 
-fn grown() -> Cluster {
+fn with_second_block() -> Cluster {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     report(&mut cluster, &[50]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.blocks(NODE),
         ["10.244.0.0/26", "10.244.0.128/26"],
-        "the next one is worker-2's"
+        "10.244.0.64/26 belongs to worker-2"
     );
     cluster
 }
 
 #[test]
 fn node_short_of_addresses_gets_one_block_per_report() {
-    let mut cluster = grown();
+    let mut cluster = with_second_block();
     let shown: Vec<String> = cluster.networks[0]
         .spec
         .subnets
@@ -39,25 +39,29 @@ fn node_short_of_addresses_gets_one_block_per_report() {
         .collect();
     assert_eq!(shown, ["10.244.0.0/26", "10.244.0.128/26"]);
     report(&mut cluster, &[61, 20]);
-    cluster.settle();
-    assert_eq!(cluster.blocks(NODE).len(), 2, "the second has room");
+    cluster.reconcile();
+    assert_eq!(
+        cluster.blocks(NODE).len(),
+        2,
+        "the second block has free addresses"
+    );
     report(&mut cluster, &[61, 48]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE).len(), 3);
     assert_eq!(cluster.blocks("worker-2").len(), 1);
 }
 
-/// As when the NodeSubnet has been created and the write to the NodeNetwork was refused, since the agent had just told its status.
+/// The NodeSubnet was created, but the write to the NodeNetwork failed with a conflict.
 #[test]
 fn unannounced_block_counts_as_free_capacity() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     report(&mut cluster, &[50]);
-    let untold = cluster.networks.clone();
+    let networks = cluster.networks.clone();
     cluster.step();
     assert_eq!(cluster.blocks(NODE).len(), 2);
-    cluster.networks = untold;
-    cluster.settle();
+    cluster.networks = networks;
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE).len(), 2);
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }
@@ -66,9 +70,9 @@ fn unannounced_block_counts_as_free_capacity() {
 fn exhausted_pool_names_nodes_short_of_addresses() {
     let mut cluster = cluster(1);
     cluster.pools = vec![at(0, pool("small", "10.244.0.0/26", ""))];
-    cluster.settle();
+    cluster.reconcile();
     report(&mut cluster, &[50]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.pool_message("small"),
         "False Exhausted: no block is left, and few addresses are free on worker-1; create another IPPool"
@@ -81,29 +85,33 @@ fn exhausted_pool_names_nodes_short_of_addresses() {
 
 #[test]
 fn surplus_block_is_withdrawn_then_deleted() {
-    let mut cluster = grown();
+    let mut cluster = with_second_block();
     report(&mut cluster, &[10, 0]);
-    cluster.settle();
-    assert_eq!(cluster.blocks(NODE).len(), 2, "not before its time");
+    cluster.reconcile();
+    assert_eq!(
+        cluster.blocks(NODE).len(),
+        2,
+        "the surplus delay is not over"
+    );
     cluster.surplus = ["10-244-0-128-26".to_owned()].into();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 1);
     assert_eq!(
         cluster.blocks(NODE).len(),
         2,
-        "not before the agent has seen that"
+        "the agent has not acknowledged yet"
     );
     report(&mut cluster, &[10]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE), ["10.244.0.0/26"]);
 }
 
 #[test]
 fn late_pod_in_surplus_block_restores_block() {
-    let mut cluster = grown();
+    let mut cluster = with_second_block();
     report(&mut cluster, &[10, 0]);
     cluster.surplus = ["10-244-0-128-26".to_owned()].into();
-    cluster.settle();
+    cluster.reconcile();
     report(&mut cluster, &[10]);
     cluster.networks[0]
         .status
@@ -115,24 +123,24 @@ fn late_pod_in_surplus_block_restores_block() {
             used: 1,
             free: 0,
         });
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.blocks(NODE).len(),
         2,
-        "a live address is never freed"
+        "a block with a pod is not released"
     );
-    // Which the next look finds: the block is not surplus any more.
+    // The next observation finds that the block is not surplus any more.
     cluster.surplus.clear();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }
 
-/// The second block is withdrawn, and its leader is about to delete it.
+/// The second block is withdrawn, and the leader is about to delete it.
 fn withdrawn() -> (Cluster, NodeSubnet) {
-    let mut cluster = grown();
+    let mut cluster = with_second_block();
     report(&mut cluster, &[10, 0]);
     cluster.surplus = ["10-244-0-128-26".to_owned()].into();
-    cluster.settle();
+    cluster.reconcile();
     report(&mut cluster, &[10]);
     let mut deleted = cluster.plan().subnets.delete;
     assert_eq!(deleted.len(), 1);
@@ -143,11 +151,11 @@ fn withdrawn() -> (Cluster, NodeSubnet) {
 fn new_leader_restores_withdrawn_block() {
     let (mut cluster, _) = withdrawn();
     cluster.surplus.clear();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }
 
-/// The API server deletes only the version that was looked at.
+/// The API server deletes only the resource version that the plan is based on.
 #[test]
 fn restored_block_gets_new_resource_version() {
     let (mut cluster, deleted) = withdrawn();
@@ -161,23 +169,26 @@ fn restored_block_gets_new_resource_version() {
         back.unwrap().metadata.resource_version,
         deleted.metadata.resource_version
     );
-    assert!(cluster.plan().subnets.update.is_empty(), "once is enough");
+    assert!(
+        cluster.plan().subnets.update.is_empty(),
+        "the NodeSubnet is written only once"
+    );
 }
 
-/// As when every write to the NodeNetwork is refused, since the agent has just told its status.
+/// Every write to the NodeNetwork fails with a conflict.
 #[test]
 fn restored_block_is_written_once_per_generation() {
     let (mut cluster, _) = withdrawn();
     cluster.surplus.clear();
-    let untold = cluster.networks.clone();
+    let networks = cluster.networks.clone();
     cluster.step();
-    cluster.networks = untold;
+    cluster.networks = networks;
     assert!(cluster.plan().subnets.update.is_empty());
     *cluster.networks[0].metadata.generation.as_mut().unwrap() += 1;
     assert_eq!(cluster.plan().subnets.update.len(), 1);
 }
 
-/// Somebody has deleted the NodeNetworks: the next ones name what the old ones did not.
+/// A user has deleted the NodeNetworks. The new ones list the withdrawn block.
 #[test]
 fn restored_block_is_written_before_new_node_network() {
     let (mut cluster, deleted) = withdrawn();
@@ -186,6 +197,6 @@ fn restored_block_is_written_before_new_node_network() {
     let written = cluster.step().subnets.update;
     let written: Vec<_> = written.iter().map(|subnet| subnet.spec.cidr).collect();
     assert_eq!(written, [deleted.spec.cidr]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
 }

@@ -1,4 +1,4 @@
-//! What large clusters cost: sizes of objects and time to plan.
+//! Cost of BGP in large clusters: size of objects, and planning time.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use netweft_crds::NodeNetwork;
 
 use crate::testing::{Cluster, at, labelled, node, peer, underlay};
 
-/// An object in etcd may have 1.5 MiB; half of it is for the status and for who wrote what.
+/// The limit of etcd is 1.5 MiB. Half of it is for the status and the managed fields.
 const ROOM: usize = 700 * 1024;
 
 fn nodes(count: usize) -> Vec<k8s_openapi::api::core::v1::Node> {
@@ -31,7 +31,7 @@ fn sessions(network: &NodeNetwork) -> usize {
     network.spec.bgp.as_ref().unwrap().sessions.len()
 }
 
-/// The median of five, so that a busy machine does not decide.
+/// The median of five runs, because of other load on the machine.
 fn time_to_plan(cluster: &Cluster) -> Duration {
     let mut times: Vec<_> = (0..5)
         .map(|_| {
@@ -50,7 +50,7 @@ const REFLECTORS: &str = "nodeToNodeMesh: false, routeReflectors: [{nodeSelector
 fn route_reflector_plan_for_200_nodes_is_small() {
     let mut cluster = underlay(0, REFLECTORS);
     cluster.nodes = nodes(200);
-    cluster.settle();
+    cluster.reconcile();
     let sizes: Vec<_> = cluster.networks.iter().map(size).collect();
     let (clients, reflectors) = (&sizes[2..], &sizes[..2]);
     assert!(clients.iter().all(|size| *size < 2048), "{clients:?}");
@@ -63,7 +63,7 @@ fn route_reflector_plan_for_200_nodes_is_small() {
         (sessions(0), sessions(1), sessions(2), sessions(199)),
         (199, 199, 2, 2)
     );
-    // A node that joins is one session more for each reflector, and nothing to the others.
+    // A new node adds one session to each reflector, and none to other nodes.
     cluster.nodes = nodes(201);
     let plan = cluster.plan();
     assert_eq!(
@@ -78,7 +78,7 @@ fn route_reflector_plan_for_200_nodes_is_small() {
 fn mesh_plan_for_50_nodes_is_small_and_fast() {
     let mut cluster = underlay(0, "");
     cluster.nodes = nodes(50);
-    cluster.settle();
+    cluster.reconcile();
     assert!(
         cluster
             .networks
@@ -114,7 +114,7 @@ fn router_peer_plan_for_5000_nodes_is_fast() {
     assert!(time < Duration::from_secs(10), "{time:?}");
 }
 
-/// A mesh that is too large has an end, and says so: the oldest nodes keep theirs.
+/// An oversized mesh is limited and reported. The oldest nodes keep their sessions.
 #[test]
 fn oversized_mesh_is_limited_to_oldest_nodes() {
     let mut cluster = underlay(0, "");
@@ -128,12 +128,12 @@ fn oversized_mesh_is_limited_to_oldest_nodes() {
     );
     assert!(cluster.networks.iter().all(|network| size(network) < ROOM));
     cluster.step();
-    let says = cluster.mode_message("default");
-    let words =
+    let message = cluster.mode_message("default");
+    let expected =
         "; too many nodes for a session between any two: worker-00500.rack-12.example.org, ";
     assert!(
-        says.contains(words) && says.contains("use routeReflectors or BGPPeers"),
-        "{says}"
+        message.contains(expected) && message.contains("use routeReflectors or BGPPeers"),
+        "{message}"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Passwords: from users' Secrets to the agents', and nowhere else.
+//! Passwords: from Secrets of users to the agents' Secret, and to no other place.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ fn with_password() -> Cluster {
     cluster
 }
 
-fn held(cluster: &Cluster) -> BTreeMap<String, Password> {
+fn stored(cluster: &Cluster) -> BTreeMap<String, Password> {
     let secret = cluster.secrets[PASSWORDS_SECRET].clone();
     secret.unwrap_or_default().keys
 }
@@ -33,8 +33,8 @@ fn password(text: &str) -> BTreeMap<String, Password> {
 #[test]
 fn bgp_password_is_copied_to_agent_secret_by_peer_name() {
     let mut cluster = with_password();
-    cluster.settle();
-    assert_eq!(held(&cluster), password(HIDDEN));
+    cluster.reconcile();
+    assert_eq!(stored(&cluster), password(HIDDEN));
     let session = &cluster.networks[0].spec.bgp.as_ref().unwrap().sessions[0];
     assert_eq!(session.password_key.as_deref(), Some("tor"));
 }
@@ -42,19 +42,19 @@ fn bgp_password_is_copied_to_agent_secret_by_peer_name() {
 #[test]
 fn rotated_bgp_password_updates_agent_secret() {
     let mut cluster = with_password();
-    cluster.settle();
+    cluster.reconcile();
     cluster.secrets.insert(
         "theirs".to_owned(),
         Some(secret("tor-r1", "battery staple")),
     );
-    cluster.settle();
-    assert_eq!(held(&cluster), password("battery staple"));
+    cluster.reconcile();
+    assert_eq!(stored(&cluster), password("battery staple"));
 }
 
 #[test]
 fn unused_bgp_password_keys_are_removed() {
     let mut cluster = with_password();
-    cluster.settle();
+    cluster.reconcile();
     let kept = cluster
         .secrets
         .get_mut(PASSWORDS_SECRET)
@@ -63,17 +63,17 @@ fn unused_bgp_password_keys_are_removed() {
         .unwrap();
     kept.keys
         .insert("old".to_owned(), Password::new("x".into()));
-    cluster.settle();
-    assert_eq!(held(&cluster), password(HIDDEN));
+    cluster.reconcile();
+    assert_eq!(stored(&cluster), password(HIDDEN));
     cluster.peers[0].spec.password = None;
-    cluster.settle();
-    assert!(held(&cluster).is_empty());
+    cluster.reconcile();
+    assert!(stored(&cluster).is_empty());
 }
 
 #[test]
 fn no_bgp_passwords_create_no_secret() {
     let mut cluster = underlay(1, "");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.secrets[PASSWORDS_SECRET], None);
 }
 
@@ -89,16 +89,16 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
             "False NotFound: spec.password names the key tor-r1, which Secret theirs does not have; add it",
         ),
     ];
-    for (found, words) in missing {
+    for (found, expected) in missing {
         let mut cluster = with_password();
-        cluster.settle();
-        cluster.sessions_report(1);
-        cluster.settle();
+        cluster.reconcile();
+        cluster.agents_report_sessions(1);
+        cluster.reconcile();
         cluster.secrets.insert("theirs".to_owned(), found);
-        cluster.settle();
-        assert_eq!(cluster.peer_message("tor"), words);
+        cluster.reconcile();
+        assert_eq!(cluster.peer_message("tor"), expected);
         assert_eq!(
-            held(&cluster),
+            stored(&cluster),
             password(HIDDEN),
             "sessions that are up stay up"
         );
@@ -107,7 +107,7 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
 
 #[test]
 fn invalid_bgp_password_is_refused_and_not_shown() {
-    for (text, words) in [
+    for (text, expected) in [
         ("", "is empty"),
         (
             "secret\n",
@@ -130,28 +130,29 @@ fn invalid_bgp_password_is_refused_and_not_shown() {
         cluster
             .secrets
             .insert("theirs".to_owned(), Some(secret("tor-r1", text)));
-        cluster.settle();
-        let says = format!("False Invalid: the password in key tor-r1 of Secret theirs {words}");
-        assert_eq!(cluster.peer_message("tor"), says);
-        assert!(held(&cluster).is_empty(), "{text:?}");
+        cluster.reconcile();
+        let message =
+            format!("False Invalid: the password in key tor-r1 of Secret theirs {expected}");
+        assert_eq!(cluster.peer_message("tor"), message);
+        assert!(stored(&cluster).is_empty(), "{text:?}");
     }
     let mut cluster = with_password();
     cluster
         .secrets
         .insert("theirs".to_owned(), Some(secret("tor-r1", &"x".repeat(80))));
-    cluster.settle();
-    assert_eq!(held(&cluster).len(), 1);
+    cluster.reconcile();
+    assert_eq!(stored(&cluster).len(), 1);
 }
 
 #[test]
 fn passwords_are_not_written_before_secrets_are_listed() {
     let mut cluster = with_password();
-    cluster.settle();
-    // A new leader, whose watches have yet to list.
+    cluster.reconcile();
+    // The watches of a new leader have not listed yet.
     let mut fresh = cluster.clone();
     fresh.secrets.clear();
     assert!(fresh.plan().is_empty(), "{:?}", fresh.plan());
-    // The agents' Secret has been looked at, the user's not yet.
+    // The agents' Secret has been listed, the user's Secret not yet.
     let mut half = cluster.clone();
     half.secrets.remove("theirs");
     assert_eq!(half.plan().passwords, None);
@@ -161,10 +162,10 @@ fn passwords_are_not_written_before_secrets_are_listed() {
 #[test]
 fn unreadable_or_invalid_peer_keeps_its_password() {
     let mut cluster = with_password();
-    cluster.settle();
+    cluster.reconcile();
     cluster.peers[0].spec.as_number = None;
-    cluster.settle();
-    assert_eq!(held(&cluster), password(HIDDEN));
+    cluster.reconcile();
+    assert_eq!(stored(&cluster), password(HIDDEN));
     let unreadable = crate::plan::model::cluster_state::Unreadable {
         kind: crate::plan::model::cluster_state::UserKind::Peer,
         metadata: cluster.peers.remove(0).metadata,
@@ -199,9 +200,13 @@ fn bgp_password_appears_in_no_debug_output_or_status() {
         !shown.contains(HIDDEN) && !shown.contains(number) && shown.contains("***"),
         "{shown}"
     );
-    cluster.settle();
-    cluster.sessions_report(1);
-    cluster.settle();
-    let told = serde_json::json!([cluster.peers, cluster.networks, cluster.modes]).to_string();
-    assert!(!told.contains(HIDDEN) && !told.contains(number), "{told}");
+    cluster.reconcile();
+    cluster.agents_report_sessions(1);
+    cluster.reconcile();
+    let serialized =
+        serde_json::json!([cluster.peers, cluster.networks, cluster.modes]).to_string();
+    assert!(
+        !serialized.contains(HIDDEN) && !serialized.contains(number),
+        "{serialized}"
+    );
 }

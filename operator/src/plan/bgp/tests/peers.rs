@@ -1,4 +1,4 @@
-//! Sessions that BGPPeers ask for.
+//! Sessions of BGPPeers.
 
 use crate::testing::{Cluster, at, labelled, node, peer, pool, underlay};
 
@@ -13,12 +13,12 @@ fn racks() -> Cluster {
     cluster
 }
 
-fn with(mut cluster: Cluster, peers: &[(&str, &str)]) -> Cluster {
+fn cluster_with_peers(mut cluster: Cluster, peers: &[(&str, &str)]) -> Cluster {
     for (number, (name, spec)) in peers.iter().enumerate() {
         let number = i64::try_from(number).unwrap();
         cluster.peers.push(at(number, peer(name, spec)));
     }
-    cluster.settle();
+    cluster.reconcile();
     cluster
 }
 
@@ -27,7 +27,7 @@ const TOR: &str = "peerIP: 10.1.0.254, asNumber: 65001";
 
 #[test]
 fn router_peer_has_session_with_each_selected_node() {
-    let cluster = with(
+    let cluster = cluster_with_peers(
         racks(),
         &[(
             "tor",
@@ -60,7 +60,7 @@ fn peer_session_copies_all_peer_settings() {
         gracefulRestart: {enabled: true, restartTime: 9s}, maxPrefixes: 7, nextHopMode: self, communities: ['1:2', '1:2:3'], \
         filters: {import: [{action: accept, cidr: 10.0.0.0/8, maxLength: 24}], export: [{action: reject, cidr: 10.9.0.0/16, minLength: 20}]}, \
         password: {secretKeyRef: {name: s, key: k}}}";
-    let cluster = with(underlay(1, ""), &[("tor", spec)]);
+    let cluster = cluster_with_peers(underlay(1, ""), &[("tor", spec)]);
     insta::assert_yaml_snapshot!(cluster.networks[0].spec.bgp);
 }
 
@@ -72,7 +72,7 @@ fn ebgp_multihop_applies_only_to_ebgp_sessions() {
         ("asNumber: 64512, ebgpMultihop: 3", None),
     ] {
         let spec = format!("{{peerIP: 10.1.0.254, {more}}}");
-        let cluster = with(underlay(1, ""), &[("tor", &spec)]);
+        let cluster = cluster_with_peers(underlay(1, ""), &[("tor", &spec)]);
         let session = &cluster.networks[0].spec.bgp.as_ref().unwrap().sessions[0];
         assert_eq!(session.multihop, hops, "{more}");
     }
@@ -82,7 +82,7 @@ fn ebgp_multihop_applies_only_to_ebgp_sessions() {
 fn router_peer_has_sessions_only_with_nodes_of_its_family() {
     let mut cluster = racks();
     cluster.nodes[1] = at(2, labelled("b", &["10.1.0.2", "fd01::2"], "rack", "r1"));
-    let cluster = with(cluster, &[("tor", "{peerIP: 'fd01::ff', asNumber: 65001}")]);
+    let cluster = cluster_with_peers(cluster, &[("tor", "{peerIP: 'fd01::ff', asNumber: 65001}")]);
     assert!(cluster.sessions("a").is_empty());
     assert_eq!(
         cluster.sessions("b"),
@@ -92,7 +92,7 @@ fn router_peer_has_sessions_only_with_nodes_of_its_family() {
 
 #[test]
 fn node_has_no_session_with_itself() {
-    let cluster = with(
+    let cluster = cluster_with_peers(
         racks(),
         &[("b", "{peerIP: 10.1.0.2, asNumber: 64512, peerPort: 1179}")],
     );
@@ -113,7 +113,7 @@ fn node_has_no_session_with_itself() {
 #[test]
 fn selected_peer_nodes_have_sessions_at_both_ends() {
     let spec = format!("{{{R1}, peerSelector: {{matchLabels: {{rack: r2}}}}}}");
-    let cluster = with(racks(), &[("across", &spec)]);
+    let cluster = cluster_with_peers(racks(), &[("across", &spec)]);
     let sessions = ["a", "b", "c"].map(|name| cluster.sessions(name)).concat();
     assert_eq!(
         sessions,
@@ -130,7 +130,7 @@ fn selected_peer_nodes_have_sessions_at_both_ends() {
 fn peer_node_expects_local_as_number() {
     let spec =
         format!("{{{R1}, peerSelector: {{matchLabels: {{rack: r2}}}}, localASNumber: 65101}}");
-    let cluster = with(racks(), &[("across", &spec)]);
+    let cluster = cluster_with_peers(racks(), &[("across", &spec)]);
     assert_eq!(
         cluster.sessions("a"),
         ["across-c: 10.1.0.1 AS65101 -> 10.2.0.3 1179 AS64512 255 hops"]
@@ -147,7 +147,7 @@ fn nodes_in_both_selectors_share_one_session_per_family() {
     cluster.pools.push(at(0, pool("v6", "fd00::/48", "")));
     cluster.nodes[0] = at(1, node("a", &["10.1.0.1", "fd01::1"]));
     cluster.nodes[1] = at(2, node("b", &["10.1.0.2", "fd01::2"]));
-    let cluster = with(cluster, &[("all", "{peerSelector: {}}")]);
+    let cluster = cluster_with_peers(cluster, &[("all", "{peerSelector: {}}")]);
     assert_eq!(
         cluster.sessions("a"),
         [
@@ -161,7 +161,7 @@ fn nodes_in_both_selectors_share_one_session_per_family() {
 #[test]
 fn peer_session_replaces_mesh_session_to_same_address() {
     let spec = "{peerSelector: {matchLabels: {kubernetes.io/hostname: worker-1}}, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}";
-    let cluster = with(underlay(3, ""), &[("pair", spec)]);
+    let cluster = cluster_with_peers(underlay(3, ""), &[("pair", spec)]);
     assert_eq!(
         cluster.sessions("worker-1"),
         [
@@ -169,9 +169,9 @@ fn peer_session_replaces_mesh_session_to_same_address() {
             "pair-worker-2: 10.1.0.1 AS64512 -> 10.1.0.2 179 AS64512",
         ]
     );
-    // By address too, at the one end that asks.
+    // The address counts, too, at the end of the router session.
     let spec = "{peerIP: 10.1.0.1, asNumber: 64512, nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}}";
-    let cluster = with(underlay(2, ""), &[("one", spec)]);
+    let cluster = cluster_with_peers(underlay(2, ""), &[("one", spec)]);
     let ends = ["worker-1", "worker-2"]
         .map(|name| cluster.sessions(name))
         .concat();
@@ -186,7 +186,7 @@ fn peer_session_replaces_mesh_session_to_same_address() {
 
 #[test]
 fn older_peer_wins_session_to_same_address() {
-    let cluster = with(
+    let cluster = cluster_with_peers(
         racks(),
         &[
             ("tor", &format!("{{{R1}, {TOR}}}")),
@@ -210,7 +210,7 @@ fn older_peer_wins_session_to_same_address() {
 
 #[test]
 fn node_pair_session_has_both_ends_or_none() {
-    let cluster = with(
+    let cluster = cluster_with_peers(
         racks(),
         &[
             (
@@ -220,7 +220,7 @@ fn node_pair_session_has_both_ends_or_none() {
             ("pairs", "{peerSelector: {}}"),
         ],
     );
-    // b has the older's session with a, so a has none with b by the younger.
+    // b has a session of the older BGPPeer with a, so a has none of the younger BGPPeer with b.
     let names = |node: &str| cluster.sessions(node).join(" ");
     assert!(names("b").contains("older: "), "{}", names("b"));
     assert!(!names("a").contains("pairs-b"), "{}", names("a"));

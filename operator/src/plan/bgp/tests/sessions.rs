@@ -1,4 +1,4 @@
-//! The NetworkMode's own sessions: AS numbers, identifiers, the mesh, reflectors.
+//! Sessions of the NetworkMode: AS numbers, router IDs, mesh, route reflectors.
 
 use netweft_crds::names::router_id;
 
@@ -17,7 +17,7 @@ fn racks(parameters: &str) -> Cluster {
         at(3, labelled("c", &["10.2.0.3"], "rack", "r2")),
         at(4, labelled("r", &["10.3.0.4"], "role", "reflector")),
     ];
-    cluster.settle();
+    cluster.reconcile();
     cluster
 }
 
@@ -27,7 +27,7 @@ const REFLECTORS: &str =
 #[test]
 fn mesh_has_session_between_every_node_pair() {
     let mut cluster = underlay(3, "asNumber: 64999, listenPort: 1179");
-    cluster.settle();
+    cluster.reconcile();
     let bgp = cluster.networks[0].spec.bgp.clone().unwrap();
     assert_eq!(
         (
@@ -53,7 +53,7 @@ fn mesh_session_copies_all_mode_settings() {
         2,
         "holdTime: 9s, keepaliveTime: 3s, connectRetryTime: 1s, gracefulRestart: {enabled: false, restartTime: 7s}",
     );
-    cluster.settle();
+    cluster.reconcile();
     insta::assert_yaml_snapshot!(cluster.networks[0].spec.bgp);
 }
 
@@ -66,7 +66,7 @@ fn sessions_of_family_need_pool_and_addresses_of_family() {
         node("six", &["fd01::3"]),
         node("too", &["10.1.0.4", "fd01::4"]),
     ];
-    cluster.settle();
+    cluster.reconcile();
     let names = |cluster: &Cluster, node: &str| -> Vec<String> {
         let sessions = cluster.sessions(node).into_iter();
         sessions
@@ -76,7 +76,7 @@ fn sessions_of_family_need_pool_and_addresses_of_family() {
     assert_eq!(names(&cluster, "both"), ["mesh-four", "mesh-too"]);
     assert!(names(&cluster, "six").is_empty());
     second_pool(&mut cluster, "");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         names(&cluster, "both"),
         ["mesh-four", "mesh-six-ipv6", "mesh-too", "mesh-too-ipv6"]
@@ -95,7 +95,7 @@ fn pool_of_other_mode_creates_no_bgp_sessions() {
         node("b", &["10.1.0.2", "fd01::2"]),
     ];
     second_pool(&mut cluster, "networkMode: tunnel");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.sessions("a").len(), 1);
 }
 
@@ -134,9 +134,9 @@ fn reflector_clients_have_sessions_only_with_reflectors() {
             .iter()
             .all(|session| session.reflector_client)
     );
-    // Reflectors are each other's peers, not clients.
+    // Reflectors are peers of each other, not clients.
     cluster.nodes[2] = at(3, labelled("c", &["10.2.0.3"], "role", "reflector"));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.sessions("r"),
         [
@@ -160,7 +160,7 @@ fn mesh_with_reflectors_makes_other_nodes_clients() {
     );
 }
 
-/// Only iBGP sessions can be reflected to (RFC 4456).
+/// Only iBGP peers can be clients of a route reflector (RFC 4456).
 #[test]
 fn node_with_other_as_number_is_no_reflector_client() {
     let cluster = racks(&format!(
@@ -175,10 +175,10 @@ fn node_with_other_as_number_is_no_reflector_client() {
 #[test]
 fn no_underlay_mode_in_use_removes_bgp() {
     let mut cluster = underlay(2, "");
-    cluster.settle();
+    cluster.reconcile();
     cluster.modes.push(at(1, vxlan("tunnel", 5)));
     cluster.pools[0].spec.network_mode = "tunnel".to_owned();
-    cluster.follow();
+    cluster.finish_rollout();
     assert!(
         cluster
             .networks
@@ -187,32 +187,32 @@ fn no_underlay_mode_in_use_removes_bgp() {
     );
 }
 
-/// Running traffic is not touched because somebody wrote nonsense.
+/// An invalid edit does not affect running traffic.
 #[test]
 fn invalid_mode_or_pool_keeps_bgp_sessions() {
     let mut cluster = underlay(2, "");
-    cluster.settle();
+    cluster.reconcile();
     let before = cluster.networks.clone();
     let broken = "{mode: underlay, nodeAddress: {}}";
     cluster.modes[0] = at(0, mode("default", broken));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.bgp, before[0].spec.bgp);
     assert!(before[0].spec.bgp.is_some());
-    // A pool in trouble, while the mode is in order.
+    // The pool is invalid, the mode is valid.
     cluster.modes[0] = at(0, mode("default", "{mode: underlay}"));
     cluster.pools[0].spec.reserved = vec!["ten".to_owned()];
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.bgp, before[0].spec.bgp);
 }
 
-/// It keeps its last address, and sessions with it.
+/// The node keeps its last address and its sessions.
 #[test]
 fn node_losing_its_address_keeps_bgp_sessions() {
     let mut cluster = underlay(2, "");
-    cluster.settle();
+    cluster.reconcile();
     let before = cluster.networks[1].spec.bgp.clone();
     cluster.nodes[0] = node("worker-1", &[]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[1].spec.bgp, before);
 }
 
@@ -220,14 +220,14 @@ fn node_losing_its_address_keeps_bgp_sessions() {
 fn nodes_with_same_address_have_no_mutual_session() {
     let mut cluster = underlay(2, "");
     cluster.nodes.push(node("twin", &["10.1.0.1"]));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.sessions("twin"),
         ["mesh-worker-2: 10.1.0.1 AS64512 -> 10.1.0.2 179 AS64512"]
     );
 }
 
-/// An IPv6 session with `x` and one over IPv4 with a node that is called `x-ipv6`.
+/// An IPv6 session with node `x`, and an IPv4 session with a node named `x-ipv6`.
 #[test]
 fn session_names_of_node_are_unique() {
     let mut cluster = underlay(0, "");
@@ -237,7 +237,7 @@ fn session_names_of_node_are_unique() {
         at(2, node("x", &["fd01::2"])),
         at(3, node("x-ipv6", &["10.1.0.3"])),
     ];
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.sessions("a"),
         [
@@ -260,7 +260,7 @@ fn node_and_peer_order_does_not_affect_sessions() {
             crate::testing::peer("too", "{peerIP: 10.1.0.9, asNumber: 2}"),
         ),
     ];
-    cluster.settle();
+    cluster.reconcile();
     let before = cluster.networks.clone();
     cluster.nodes.reverse();
     cluster.peers.reverse();

@@ -1,4 +1,4 @@
-//! Statuses of BGPPeers and of the NetworkMode.
+//! Statuses of BGPPeers and of the NetworkMode in mode underlay.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
@@ -12,15 +12,15 @@ const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
 fn with_tor(nodes: usize) -> Cluster {
     let mut cluster = underlay(nodes, "nodeToNodeMesh: false");
     cluster.peers.push(at(0, peer("tor", TOR)));
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
     cluster
 }
 
 fn established(nodes: usize) -> Cluster {
     let mut cluster = with_tor(nodes);
-    cluster.sessions_report(4);
-    cluster.settle();
+    cluster.agents_report_sessions(4);
+    cluster.reconcile();
     cluster
 }
 
@@ -29,8 +29,8 @@ fn status(cluster: &Cluster) -> BGPPeerStatus {
 }
 
 fn fail(cluster: &mut Cluster, node: &str, state: SessionState, fault: SessionFault) {
-    cluster.session_fails(node, "tor", state, fault);
-    cluster.settle();
+    cluster.agent_reports_session_fault(node, "tor", state, fault);
+    cluster.reconcile();
 }
 
 #[test]
@@ -40,8 +40,8 @@ fn peer_is_ready_when_all_selected_nodes_are_established() {
         cluster.peer_message("tor"),
         "False Establishing: session established on 0 of 2 nodes; waiting for worker-1, worker-2"
     );
-    cluster.sessions_report(4);
-    cluster.settle();
+    cluster.agents_report_sessions(4);
+    cluster.reconcile();
     assert_eq!(
         cluster.peer_message("tor"),
         "True Established: session established on 2 of 2 nodes"
@@ -63,7 +63,7 @@ fn peer_status_shows_last_error_of_node() {
     );
     assert_eq!(
         cluster.peer_message("tor"),
-        "False Establishing: session established on 2 of 3 nodes; worker-2: ConnectTimeout in words"
+        "False Establishing: session established on 2 of 3 nodes; worker-2: message of ConnectTimeout"
     );
     let status = status(&cluster);
     assert_eq!(status.nodes.unwrap().established, 2);
@@ -74,7 +74,7 @@ fn peer_status_shows_last_error_of_node() {
         (
             "worker-2",
             SessionFault::ConnectTimeout,
-            "ConnectTimeout in words"
+            "message of ConnectTimeout"
         )
     );
 }
@@ -122,7 +122,7 @@ fn session_fault_needing_manual_fix_is_stalled() {
             SessionState::Idle,
             "False Establishing",
         ),
-        // A router usually advertises more than blocks of pods.
+        // A router usually advertises more prefixes than blocks of pods.
         (
             SessionFault::PrefixesRejected,
             SessionState::Established,
@@ -131,9 +131,9 @@ fn session_fault_needing_manual_fix_is_stalled() {
     ] {
         let mut cluster = established(2);
         fail(&mut cluster, "worker-1", state, fault);
-        let says = cluster.peer_message("tor");
-        assert!(says.starts_with(reason), "{fault:?}: {says}");
-        assert!(says.contains("in words"), "{says}");
+        let message = cluster.peer_message("tor");
+        assert!(message.starts_with(reason), "{fault:?}: {message}");
+        assert!(message.contains("message of"), "{message}");
         let stalled = is_true(&status(&cluster).conditions, "Stalled");
         assert_eq!(stalled, reason.contains("Failed"), "{fault:?}");
     }
@@ -151,7 +151,7 @@ fn peer_status_lists_ten_oldest_errors() {
             .unwrap();
         session.last_transition_time = Some(Time(Timestamp::from_second(100 - number).unwrap()));
     }
-    cluster.settle();
+    cluster.reconcile();
     let listed: Vec<_> = status(&cluster)
         .errors
         .into_iter()
@@ -166,7 +166,7 @@ fn peer_status_lists_ten_oldest_errors() {
     );
 }
 
-/// An agent need not say since when; time alone changes nothing.
+/// Agents may omit the time of a transition. Time alone changes nothing.
 #[test]
 fn session_error_keeps_its_timestamp() {
     let mut cluster = established(1);
@@ -192,7 +192,7 @@ fn session_error_keeps_its_timestamp() {
 fn session_report_of_old_peer_address_is_ignored() {
     let mut cluster = established(1);
     cluster.peers[0].spec.peer_ip = Some("10.1.0.253".parse().unwrap());
-    cluster.settle();
+    cluster.reconcile();
     assert!(!is_true(&status(&cluster).conditions, READY));
 }
 
@@ -204,17 +204,17 @@ fn peer_nodes_are_counted_at_both_ends() {
         "star",
         &format!("{{nodeSelector: {one}, peerSelector: {{}}}}"),
     ));
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
-    cluster.sessions_report(1);
-    // The one node has two sessions, of which one is down.
-    cluster.session_fails(
+    cluster.agents_report_sessions(1);
+    // The selected node has two sessions. One of them is down.
+    cluster.agent_reports_session_fault(
         "worker-1",
         "star-worker-2",
         SessionState::Idle,
         SessionFault::SessionLost,
     );
-    cluster.settle();
+    cluster.reconcile();
     let nodes = status(&cluster).nodes.unwrap();
     assert_eq!((nodes.total, nodes.established), (3, 2));
 }
@@ -222,7 +222,7 @@ fn peer_nodes_are_counted_at_both_ends() {
 #[test]
 fn peer_without_possible_sessions_reports_reason() {
     let hosts = |name: &str| format!("{{matchLabels: {{kubernetes.io/hostname: {name}}}}}");
-    for (spec, words) in [
+    for (spec, expected) in [
         (
             format!(
                 "{{peerIP: 10.1.0.254, asNumber: 1, nodeSelector: {}}}",
@@ -268,9 +268,9 @@ fn peer_without_possible_sessions_reports_reason() {
     ] {
         let mut cluster = underlay(2, "");
         cluster.peers.push(peer("tor", &spec));
-        cluster.settle();
-        let says = cluster.peer_message("tor");
-        assert!(says.starts_with(words), "{spec}: {says}");
+        cluster.reconcile();
+        let message = cluster.peer_message("tor");
+        assert!(message.starts_with(expected), "{spec}: {message}");
     }
 }
 
@@ -281,10 +281,10 @@ fn nodes_without_address_of_peer_family_are_named() {
     cluster
         .peers
         .push(peer("tor", "{peerIP: 'fd01::1', asNumber: 65001}"));
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
-    cluster.sessions_report(1);
-    cluster.settle();
+    cluster.agents_report_sessions(1);
+    cluster.reconcile();
     assert_eq!(
         cluster.peer_message("tor"),
         "True Established: session established on 1 of 1 node; no address of the IP family of the session on worker-1, worker-2"
@@ -293,19 +293,19 @@ fn nodes_without_address_of_peer_family_are_named() {
 
 #[test]
 fn peer_without_bgp_nodes_reports_what_is_missing() {
-    let says = |cluster: &mut Cluster| {
+    let message = |cluster: &mut Cluster| {
         cluster.peers = vec![peer("tor", TOR)];
-        cluster.settle();
+        cluster.reconcile();
         cluster.peer_message("tor")
     };
     let mut none = crate::testing::cluster(1);
     assert_eq!(
-        says(&mut none),
+        message(&mut none),
         "False NotFound: no node runs a BGP speaker, because no NetworkMode has mode underlay; create a NetworkMode and set spec.networkMode of an IPPool to it"
     );
     none.modes.push(at(1, mode("topology", "{mode: underlay}")));
     assert_eq!(
-        says(&mut none),
+        message(&mut none),
         "False NotFound: no node runs a BGP speaker, because no usable IPPool has spec.networkMode topology"
     );
     none.modes[1] = at(
@@ -316,7 +316,7 @@ fn peer_without_bgp_nodes_reports_what_is_missing() {
         ),
     );
     assert!(
-        says(&mut none).starts_with("False NotYetSupported: no node runs a BGP speaker, because NetworkMode topology cannot be used: spec.nodeAddress"),
+        message(&mut none).starts_with("False NotYetSupported: no node runs a BGP speaker, because NetworkMode topology cannot be used: spec.nodeAddress"),
     );
 }
 
@@ -325,7 +325,7 @@ fn older_underlay_mode_wins_over_younger() {
     let mut cluster = underlay(2, "asNumber: 64999");
     cluster.modes.push(at(5, mode("aaa", "{mode: underlay}")));
     cluster.modes.push(at(6, vxlan("tunnel", 5)));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.mode_message("aaa"),
         "False Conflict: spec.mode underlay is already used by NetworkMode default, which is older; a node has one BGP speaker: set spec.networkMode of the IPPools to that mode"
@@ -336,12 +336,12 @@ fn older_underlay_mode_wins_over_younger() {
     );
 }
 
-/// Readiness of nodes and of the mode is the kernel's, whatever becomes of sessions.
+/// The readiness of nodes and of the mode depends on the kernel's state, not on sessions.
 #[test]
 fn underlay_mode_is_ready_without_sessions() {
     let cluster = with_tor(2);
     let mut cluster = cluster;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.mode_message("default"),
         "True Programmed: 2 of 2 nodes programmed"
@@ -354,9 +354,14 @@ fn underlay_mode_is_ready_without_sessions() {
 }
 
 fn fail_all(cluster: &mut Cluster) {
-    cluster.sessions_report(0);
+    cluster.agents_report_sessions(0);
     for name in ["worker-1", "worker-2"] {
-        cluster.session_fails(name, "tor", SessionState::Idle, SessionFault::NoRouteToPeer);
+        cluster.agent_reports_session_fault(
+            name,
+            "tor",
+            SessionState::Idle,
+            SessionFault::NoRouteToPeer,
+        );
     }
-    cluster.settle();
+    cluster.reconcile();
 }

@@ -17,7 +17,7 @@ fn demand(node: &str, pools: &[&str], purpose: Purpose) -> BlockDemand {
     }
 }
 
-/// A first block of any of these pools for each.
+/// An initial demand of each node for one of these pools.
 fn first(nodes: &[&str], pools: &[&str]) -> Vec<BlockDemand> {
     let nodes = nodes.iter();
     nodes
@@ -124,7 +124,7 @@ fn exhausted_pools_name_nodes_by_purpose() {
     assert_eq!(assignment.scarce, named(&[("a", &["n1"])]));
 }
 
-/// Up to three pools, which may overlap, with a few reserved ranges; some blocks that are held already.
+/// Up to three pools, possibly overlapping, with a few reserved ranges and some assigned blocks.
 fn any_input() -> impl Strategy<Value = (Vec<Pool>, Current)> {
     let reserved = prop::collection::vec((0_u8..=255, 24_u8..=32), 0..4);
     let a_pool = (0_u8..4, 22_u8..=24, 24_u8..=28, reserved);
@@ -150,7 +150,7 @@ fn any_input() -> impl Strategy<Value = (Vec<Pool>, Current)> {
     (pools, held.prop_map(disjoint))
 }
 
-/// Blocks as they can stand in the API: none inside another.
+/// Blocks as the API contains them: disjoint.
 fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
     let mut current = Current::default();
     let mut seen: Vec<IpNet> = Vec::new();
@@ -174,7 +174,7 @@ fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
     current
 }
 
-/// Wants of up to thirty nodes for some of the pools.
+/// Demands of up to thirty nodes for some of the pools.
 fn any_wants() -> impl Strategy<Value = Vec<BlockDemand>> {
     let purpose = prop::sample::select(vec![
         Purpose::Initial,

@@ -119,7 +119,7 @@ fn occupied_ranges_of_other_family_are_ignored() {
     assert!(!overlap(&net("0.0.0.0/0"), &net("::/0")));
 }
 
-/// Anything in and around 10.0.0.0/24.
+/// Any range in and around 10.0.0.0/24.
 fn any_net() -> impl Strategy<Value = IpNet> {
     (0_u32..512, 24_u8..=32).prop_map(|(offset, prefix)| {
         let address = Ipv4Addr::from(0x0a00_0000 - 128 + offset);
@@ -127,7 +127,7 @@ fn any_net() -> impl Strategy<Value = IpNet> {
     })
 }
 
-/// Pieces of blocks, so many that some blocks are made up of them.
+/// Parts of blocks, so many that some blocks are completely covered.
 fn pieces() -> impl Strategy<Value = Vec<IpNet>> {
     let piece = (0_u32..256, 29_u8..=31).prop_map(|(offset, prefix)| {
         let address = Ipv4Addr::from(0x0a00_0000 + offset);

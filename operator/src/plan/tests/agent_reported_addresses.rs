@@ -1,4 +1,4 @@
-//! Addresses that agents report, and one selector for each family.
+//! Node addresses that agents report, and separate selectors for each family.
 
 use kube::ResourceExt;
 use netweft_crds::{IpFamily, NodeAddresses, NodeNetwork};
@@ -7,12 +7,12 @@ use crate::testing::{Cluster, at, cluster, mode, node, pool, services};
 
 const REMEDY: &str = "set a unique --node-ip for each kubelet, or select other addresses with spec.nodeAddress of the NetworkMode";
 
-/// Nodes of one kubelet address each, in a mode with this `nodeAddress`, before any agent has reported.
-fn selecting(nodes: usize, parameters: &str, node_address: &str) -> Cluster {
+/// Nodes with one kubelet address each, in a mode with this `nodeAddress`. No agent has reported yet.
+fn cluster_with_selector(nodes: usize, parameters: &str, node_address: &str) -> Cluster {
     let mut cluster = cluster(nodes);
     let spec = format!("{{{parameters}, nodeAddress: {node_address}}}");
     cluster.modes[0] = at(0, mode("default", &spec));
-    cluster.settle();
+    cluster.reconcile();
     cluster
 }
 
@@ -35,7 +35,7 @@ fn addresses(cluster: &Cluster, name: &str) -> Vec<String> {
     addresses.iter().map(|it| it.to_string()).collect()
 }
 
-/// One InternalIP, and a second link for the pods' traffic.
+/// One InternalIP, and another link for pod traffic.
 #[test]
 fn address_found_by_agent_is_used_in_every_mode() {
     for (parameters, node_address) in MODES.iter().flat_map(|mode| {
@@ -48,34 +48,34 @@ fn address_found_by_agent_is_used_in_every_mode() {
         ]
         .map(|it| (*mode, it))
     }) {
-        let what = format!("{parameters} {node_address}");
-        let mut cluster = selecting(2, parameters, node_address);
-        assert!(cluster.blocks("worker-1").is_empty(), "{what}");
-        let asked = network(&cluster, "worker-1").spec.address_selectors.clone();
-        assert!(asked.unwrap().ipv4.is_some(), "{what}");
+        let case = format!("{parameters} {node_address}");
+        let mut cluster = cluster_with_selector(2, parameters, node_address);
+        assert!(cluster.blocks("worker-1").is_empty(), "{case}");
+        let requested = network(&cluster, "worker-1").spec.address_selectors.clone();
+        assert!(requested.unwrap().ipv4.is_some(), "{case}");
         for n in 1..=2 {
             let address = format!("192.168.0.{n}");
-            cluster.agent_finds(&format!("worker-{n}"), &[("eth1", &address)]);
+            cluster.agent_reports_addresses(&format!("worker-{n}"), &[("eth1", &address)]);
         }
-        cluster.settle();
+        cluster.reconcile();
         for n in 1..=2 {
             let (name, address) = (format!("worker-{n}"), format!("192.168.0.{n}"));
-            assert_eq!(addresses(&cluster, &name), [address.as_str()], "{what}");
-            assert_eq!(cluster.blocks(&name).len(), 1, "{what}");
+            assert_eq!(addresses(&cluster, &name), [address.as_str()], "{case}");
+            assert_eq!(cluster.blocks(&name).len(), 1, "{case}");
             assert_eq!(
                 cluster.node_message(&name),
                 "True SubnetsAssigned: 1 block of default-v4",
-                "{what}"
+                "{case}"
             );
         }
         let subnets = cluster.subnets.iter();
-        let told: Vec<NodeAddresses> = subnets.map(|it| it.spec.node_addresses).collect();
+        let published: Vec<NodeAddresses> = subnets.map(|it| it.spec.node_addresses).collect();
         let own: Vec<NodeAddresses> = cluster
             .networks
             .iter()
             .map(|it| it.spec.addresses)
             .collect();
-        assert_eq!(told, own, "{what}");
+        assert_eq!(published, own, "{case}");
         let speakers = cluster
             .networks
             .iter()
@@ -89,35 +89,35 @@ fn address_found_by_agent_is_used_in_every_mode() {
         assert_eq!(
             sessions,
             &expected[..if is_underlay { 2 } else { 0 }],
-            "{what}"
+            "{case}"
         );
     }
 }
 
 #[test]
 fn internal_ip_selector_is_not_sent_to_agent() {
-    let mut cluster = selecting(1, VXLAN, "{from: internal-ip}");
+    let mut cluster = cluster_with_selector(1, VXLAN, "{from: internal-ip}");
     assert_eq!(network(&cluster, "worker-1").spec.address_selectors, None);
-    // And what it says all the same counts for nothing.
+    // A report without a request is ignored.
     cluster.nodes[0] = node("worker-1", &[]);
-    cluster.agent_finds("worker-1", &[("eth1", "192.168.0.1")]);
-    cluster.settle();
+    cluster.agent_reports_addresses("worker-1", &[("eth1", "192.168.0.1")]);
+    cluster.reconcile();
     assert_eq!(
         addresses(&cluster, "worker-1"),
         ["10.1.0.1"],
-        "the last one"
+        "the last address stays"
     );
 }
 
 #[test]
 fn address_report_counts_only_for_current_selector() {
-    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
-    cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
-    cluster.settle();
+    let mut cluster = cluster_with_selector(1, VXLAN, "{interface: eth1}");
+    cluster.agent_reports_addresses("worker-1", &[("eth10", "192.168.0.1")]);
+    cluster.reconcile();
     assert!(cluster.blocks("worker-1").is_empty());
     let spec = format!("{{{VXLAN}, nodeAddress: {{reaches: 192.168.9.9}}}}");
     cluster.edit_mode(&spec);
-    cluster.settle();
+    cluster.reconcile();
     assert!(
         cluster
             .node_message("worker-1")
@@ -126,12 +126,12 @@ fn address_report_counts_only_for_current_selector() {
         cluster.node_message("worker-1")
     );
     assert!(cluster.blocks("worker-1").is_empty());
-    cluster.agent_finds("worker-1", &[("eth10", "192.168.0.1")]);
-    cluster.settle();
+    cluster.agent_reports_addresses("worker-1", &[("eth10", "192.168.0.1")]);
+    cluster.reconcile();
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"]);
-    // Asked for another destination, the answer for the last one does not count, but the address stays in use.
+    // After an edit of the destination the previous report does not count, but the address stays in use.
     cluster.edit_mode(&spec.replace("192.168.9.9", "172.16.0.9"));
-    cluster.settle();
+    cluster.reconcile();
     assert!(
         cluster
             .node_message("worker-1")
@@ -142,28 +142,32 @@ fn address_report_counts_only_for_current_selector() {
 
 #[test]
 fn address_in_use_precedes_kubelet_and_agent_addresses() {
-    let mut cluster = selecting(1, VXLAN, "{cidr: 192.168.0.0/16}");
-    cluster.agent_finds(
+    let mut cluster = cluster_with_selector(1, VXLAN, "{cidr: 192.168.0.0/16}");
+    cluster.agent_reports_addresses(
         "worker-1",
         &[("eth1", "192.168.0.7"), ("eth2", "192.168.0.8")],
     );
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"]);
-    cluster.agent_finds(
+    cluster.agent_reports_addresses(
         "worker-1",
         &[("eth2", "192.168.0.8"), ("eth1", "192.168.0.7")],
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.1", "192.168.0.9"]);
-    cluster.settle();
-    assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"], "in use");
-    cluster.agent_finds("worker-1", &[("eth2", "192.168.0.8")]);
-    cluster.settle();
+    cluster.reconcile();
+    assert_eq!(
+        addresses(&cluster, "worker-1"),
+        ["192.168.0.7"],
+        "the address is in use"
+    );
+    cluster.agent_reports_addresses("worker-1", &[("eth2", "192.168.0.8")]);
+    cluster.reconcile();
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.9"]);
 }
 
 #[test]
 fn invalid_address_report_affects_only_its_node() {
-    for (wrong, why) in [
+    for (invalid, why) in [
         ("127.0.0.1", "is not an address that other nodes can reach"),
         (
             "169.254.1.1",
@@ -178,75 +182,79 @@ fn invalid_address_report_affects_only_its_node() {
         ("10.1.0.2", "is in status.addresses of Node worker-2"),
         ("192.168.0.2", "is the address of Node worker-2"),
     ] {
-        let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
+        let mut cluster = cluster_with_selector(2, VXLAN, "{interface: eth1}");
         cluster
             .services
             .push(services("kubernetes", "10.96.0.0/12"));
-        cluster.agent_finds("worker-2", &[("eth1", "192.168.0.2")]);
-        cluster.settle();
-        cluster.agent_finds("worker-1", &[("eth1", wrong)]);
-        cluster.settle();
+        cluster.agent_reports_addresses("worker-2", &[("eth1", "192.168.0.2")]);
+        cluster.reconcile();
+        cluster.agent_reports_addresses("worker-1", &[("eth1", invalid)]);
+        cluster.reconcile();
         assert_eq!(
             cluster.node_message("worker-1"),
             format!(
-                "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: {wrong} {why}; {REMEDY}"
+                "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: {invalid} {why}; {REMEDY}"
             )
         );
-        assert!(cluster.blocks("worker-1").is_empty(), "{wrong}");
+        assert!(cluster.blocks("worker-1").is_empty(), "{invalid}");
         assert!(
             cluster
                 .node_message("worker-2")
                 .starts_with("True SubnetsAssigned: 1 block"),
-            "{wrong}"
+            "{invalid}"
         );
         assert!(
             cluster
                 .pool_message("default-v4")
                 .starts_with("True Allocatable"),
-            "{wrong}: {}",
+            "{invalid}: {}",
             cluster.pool_message("default-v4")
         );
-        // Another one is taken.
-        cluster.agent_finds("worker-1", &[("eth1", wrong), ("eth1", "192.168.0.1")]);
-        cluster.settle();
-        assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.1"], "{wrong}");
+        // Another address is used.
+        cluster.agent_reports_addresses("worker-1", &[("eth1", invalid), ("eth1", "192.168.0.1")]);
+        cluster.reconcile();
+        assert_eq!(
+            addresses(&cluster, "worker-1"),
+            ["192.168.0.1"],
+            "{invalid}"
+        );
     }
 }
 
 #[test]
 fn address_in_use_stated_by_other_node_is_refused() {
-    let mut cluster = selecting(2, VXLAN, "{interface: eth1}");
+    let mut cluster = cluster_with_selector(2, VXLAN, "{interface: eth1}");
     for n in 1..=2 {
         let address = format!("192.168.0.{n}");
-        cluster.agent_finds(&format!("worker-{n}"), &[("eth1", &address)]);
+        cluster.agent_reports_addresses(&format!("worker-{n}"), &[("eth1", &address)]);
     }
-    cluster.settle();
+    cluster.reconcile();
     cluster.nodes[1] = node("worker-2", &["10.1.0.2", "192.168.0.1"]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.node_message("worker-1"),
         format!(
             "False NoNodeAddress: spec.nodeAddress {{interface: eth1}} selects no usable IPv4 address of this node: 192.168.0.1 is in status.addresses of Node worker-2; {REMEDY}; the last address, 192.168.0.1, stays in use"
         )
     );
-    // Another one is used at once, and by nobody else.
-    cluster.agent_finds(
+    // Another address is used at once, and only by this node.
+    cluster.agent_reports_addresses(
         "worker-1",
         &[("eth1", "192.168.0.1"), ("eth1", "192.168.0.7")],
     );
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(addresses(&cluster, "worker-1"), ["192.168.0.7"]);
     assert_eq!(addresses(&cluster, "worker-2"), ["192.168.0.2"]);
 }
 
 #[test]
 fn at_most_sixteen_reported_addresses_are_read() {
-    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
+    let mut cluster = cluster_with_selector(1, VXLAN, "{interface: eth1}");
     let many: Vec<String> = (1..=16).map(|n| format!("10.244.0.{n}")).collect();
     let mut found: Vec<(&str, &str)> = many.iter().map(|it| ("eth1", it.as_str())).collect();
     found.push(("eth1", "192.168.0.1"));
-    cluster.agent_finds("worker-1", &found);
-    cluster.settle();
+    cluster.agent_reports_addresses("worker-1", &found);
+    cluster.reconcile();
     assert!(cluster.blocks("worker-1").is_empty());
 }
 
@@ -259,7 +267,7 @@ fn cidr_of_one_family_leaves_other_family_to_kubelet() {
         if parameters.contains("ipip") {
             continue;
         }
-        let mut cluster = selecting(0, parameters, node_address);
+        let mut cluster = cluster_with_selector(0, parameters, node_address);
         cluster
             .pools
             .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
@@ -269,24 +277,24 @@ fn cidr_of_one_family_leaves_other_family_to_kubelet() {
                 .nodes
                 .push(node(&format!("worker-{n}"), &[&ipv4, &ipv6]));
         }
-        cluster.settle();
-        let what = format!("{parameters} {node_address}");
+        cluster.reconcile();
+        let case = format!("{parameters} {node_address}");
         assert_eq!(
             addresses(&cluster, "worker-1"),
             ["10.1.0.1", "fd00::1"],
-            "{what}"
+            "{case}"
         );
         assert_eq!(
             cluster.node_message("worker-1"),
             "True SubnetsAssigned: 2 blocks of default-v4, default-v6",
-            "{what}"
+            "{case}"
         );
     }
 }
 
 #[test]
 fn family_without_address_is_reported_with_selector() {
-    let mut cluster = selecting(
+    let mut cluster = cluster_with_selector(
         2,
         "mode: host-gw",
         "{ipv4: {from: internal-ip}, ipv6: {interface: 'ens*'}}",
@@ -294,18 +302,21 @@ fn family_without_address_is_reported_with_selector() {
     cluster
         .pools
         .push(at(0, pool("default-v6", "fd00:10:244::/64", "")));
-    cluster.settle();
+    cluster.reconcile();
     let why = |cluster: &Cluster| {
-        let said = cluster.node_message("worker-1");
-        let words = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6: packets to it need an IPv6 address of the node: ";
-        said.strip_prefix(words).unwrap_or(&said).to_owned()
+        let message = cluster.node_message("worker-1");
+        let expected = "True SubnetsAssigned: 1 block of default-v4; no block of default-v6: packets to it need an IPv6 address of the node: ";
+        message
+            .strip_prefix(expected)
+            .unwrap_or(&message)
+            .to_owned()
     };
     assert_eq!(
         why(&cluster),
         "spec.nodeAddress {interface: ens*} selects IPv6 addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
     );
-    cluster.agent_finds("worker-1", &[]);
-    cluster.settle();
+    cluster.agent_reports_addresses("worker-1", &[]);
+    cluster.reconcile();
     assert_eq!(
         cluster.pool_message("default-v6"),
         "False NoNodeAddress: no block is assigned: NetworkMode default needs an IPv6 address of each node, and spec.nodeAddress of the NetworkMode selects none on any Node of this pool; see the condition Assigned of the NodeNetworks"
@@ -318,61 +329,61 @@ fn family_without_address_is_reported_with_selector() {
 
 #[test]
 fn unmatched_address_selector_is_explained() {
-    for (node_address, words) in [
+    for (node_address, expected) in [
         (
             "{interface: eth1}",
             "spec.nodeAddress {interface: eth1} matches no link of this node that is up and has a global IPv4 address outside all IPPools; compare `ip address` on the node, and correct",
         ),
         (
             "{cidr: 192.168.0.0/16}",
-            "spec.nodeAddress {cidr: 192.168.0.0/16} selects no address of this node: status.addresses of the Node, where kubelet states its own addresses only, has none inside 192.168.0.0/16, and no link of this node that is up has a global one outside all IPPools; compare `ip address` on the node, and correct",
+            "spec.nodeAddress {cidr: 192.168.0.0/16} selects no address of this node: status.addresses of the Node (kubelet's own addresses) has none inside 192.168.0.0/16, and no link of this node that is up has a global one outside all IPPools; compare `ip address` on the node, and correct",
         ),
         (
             "{reaches: 192.168.9.9}",
             "spec.nodeAddress {reaches: 192.168.9.9} selects no address of this node: its kernel does not send to 192.168.9.9 from a global IPv4 address outside all IPPools; compare `ip route get 192.168.9.9` on the node, and correct",
         ),
     ] {
-        let mut cluster = selecting(1, VXLAN, node_address);
+        let mut cluster = cluster_with_selector(1, VXLAN, node_address);
         assert_eq!(
             cluster.node_message("worker-1"),
             format!(
                 "False NoNodeAddress: spec.nodeAddress {node_address} selects IPv4 addresses, which the agent of this node has not reported yet; if this persists, see the log of the agent"
             )
         );
-        cluster.agent_finds("worker-1", &[]);
-        cluster.settle();
+        cluster.agent_reports_addresses("worker-1", &[]);
+        cluster.reconcile();
         let remedy = "spec.nodeAddress of the NetworkMode or the addresses of the node";
         assert_eq!(
             cluster.node_message("worker-1"),
-            format!("False NoNodeAddress: {words} {remedy}")
+            format!("False NoNodeAddress: {expected} {remedy}")
         );
     }
 }
 
 #[test]
 fn outer_family_follows_selector_after_all_agent_reports() {
-    let mut cluster = selecting(3, VXLAN, "{from: internal-ip}");
+    let mut cluster = cluster_with_selector(3, VXLAN, "{from: internal-ip}");
     cluster.agents_report(0);
     cluster.edit_mode(&format!(
         "{{{VXLAN}, nodeAddress: {{ipv6: {{interface: eth1}}}}}}"
     ));
-    cluster.settle();
-    cluster.agent_finds("worker-1", &[("eth1", "fd00::1")]);
-    cluster.agent_finds("worker-2", &[("eth1", "fd00::2")]);
-    cluster.settle();
+    cluster.reconcile();
+    cluster.agent_reports_addresses("worker-1", &[("eth1", "fd00::1")]);
+    cluster.agent_reports_addresses("worker-2", &[("eth1", "fd00::2")]);
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
-    cluster.agent_finds("worker-3", &[("eth1", "fd00::3")]);
-    cluster.follow();
+    cluster.agent_reports_addresses("worker-3", &[("eth1", "fd00::3")]);
+    cluster.finish_rollout();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
 }
 
 #[test]
 fn invalid_mode_keeps_address_selectors() {
-    let mut cluster = selecting(1, VXLAN, "{interface: eth1}");
-    cluster.agent_finds("worker-1", &[("eth1", "192.168.0.1")]);
-    cluster.settle();
+    let mut cluster = cluster_with_selector(1, VXLAN, "{interface: eth1}");
+    cluster.agent_reports_addresses("worker-1", &[("eth1", "192.168.0.1")]);
+    cluster.reconcile();
     let before = network(&cluster, "worker-1").spec.clone();
     cluster.edit_mode("{mode: host-gw, nodeAddress: {}}");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(network(&cluster, "worker-1").spec, before);
 }

@@ -1,13 +1,13 @@
-//! A pool that shall be without pods says whose it still has.
+//! Pods that remain in disabled and deleted pools.
 
 use netweft_crds::{DrainingPod, RemainingPods};
 
 use crate::testing::{Cluster, cluster};
 
-/// Two nodes that have told of pods, by node, pool, namespace and name.
-fn with(pods: &[(usize, &str, &str, &str)]) -> Cluster {
+/// Two nodes whose agents report these pods: node, pool, namespace and name.
+fn cluster_with_pods(pods: &[(usize, &str, &str, &str)]) -> Cluster {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
     for (node, pool, namespace, name) in pods {
         let status = cluster.networks[*node].status.as_mut().unwrap();
@@ -40,7 +40,7 @@ const PODS: [(usize, &str, &str, &str); 5] = [
 
 #[test]
 fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
-    let mut cluster = with(&PODS);
+    let mut cluster = cluster_with_pods(&PODS);
     let owner = |namespace: &str, name: &str, owner: &str| {
         ((namespace.to_owned(), name.to_owned()), owner.to_owned())
     };
@@ -50,10 +50,14 @@ fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
         owner("shop", "web-c", "Deployment/web"),
     ]
     .into();
-    cluster.settle();
-    assert_eq!(remaining(&cluster), Vec::<String>::new(), "it is open");
+    cluster.reconcile();
+    assert_eq!(
+        remaining(&cluster),
+        Vec::<String>::new(),
+        "the pool is not disabled"
+    );
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         remaining(&cluster),
         [
@@ -71,9 +75,9 @@ fn disabled_pool_lists_remaining_pods_by_node_and_owner() {
 
 #[test]
 fn deleted_pool_lists_remaining_pods() {
-    let mut cluster = with(&PODS[..1]);
+    let mut cluster = cluster_with_pods(&PODS[..1]);
     crate::plan::tests::delete_pool(&mut cluster, "default-v4");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(remaining(&cluster), ["worker-2 shop ? 1"]);
     assert_eq!(
         cluster.pool_message("default-v4"),
@@ -88,8 +92,8 @@ fn remaining_pods_list_is_bounded() {
         .iter()
         .map(|name| (0, "default-v4", name.as_str(), "pod"))
         .collect();
-    let mut cluster = with(&pods);
+    let mut cluster = cluster_with_pods(&pods);
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(remaining(&cluster).len(), 64);
 }

@@ -1,4 +1,4 @@
-//! A pool is given up.
+//! Deletion of pools.
 
 use kube::ResourceExt;
 use netweft_crds::names::POOL_FINALIZER;
@@ -9,11 +9,11 @@ use crate::testing::{cluster, node};
 #[test]
 fn deleted_pool_withdraws_blocks_before_deleting_them() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(3);
-    cluster.settle();
+    cluster.reconcile();
     delete_pool(&mut cluster, "default-v4");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.pool_message("default-v4"),
         "False InUse: being deleted; waiting until 2 blocks are without pods (see status.remainingPods) on worker-1, worker-2"
@@ -21,11 +21,11 @@ fn deleted_pool_withdraws_blocks_before_deleting_them() {
     assert_eq!(
         cluster.networks[0].spec.subnets.len(),
         1,
-        "pods have addresses"
+        "pods have addresses of the block"
     );
-    // The pods go, the tunnel addresses stay: the blocks are withdrawn.
+    // Without pods, but with tunnel addresses, the blocks are withdrawn.
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert!(
         cluster
             .networks
@@ -35,28 +35,28 @@ fn deleted_pool_withdraws_blocks_before_deleting_them() {
     assert_eq!(
         cluster.subnets.len(),
         2,
-        "not before the agents have seen that"
+        "the agents have not acknowledged yet"
     );
     cluster.agents_report(0);
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.subnets.is_empty() && cluster.pools.is_empty());
 }
 
 #[test]
 fn late_pod_in_withdrawn_block_keeps_block() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     delete_pool(&mut cluster, "default-v4");
     cluster.agents_report(0);
     let mut usage = cluster.networks[0].status.as_ref().unwrap().subnets.clone();
     usage[0].used = 1;
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.networks[0].spec.subnets.is_empty());
     cluster.agents_report(0);
     let status = cluster.networks[0].status.as_mut().unwrap();
     status.subnets = usage;
     status.links.clear();
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.subnets.len(), 1);
     assert_eq!(cluster.pools.len(), 1);
 }
@@ -64,31 +64,31 @@ fn late_pod_in_withdrawn_block_keeps_block() {
 #[test]
 fn acknowledgement_of_old_generation_releases_no_block() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(0);
     delete_pool(&mut cluster, "default-v4");
     cluster.networks[0].metadata.generation = Some(7);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.networks[0].spec.subnets.len(), 1);
 }
 
-/// A leader has created it and was deposed, and what it wrote to the NodeNetwork may still come.
+/// A former leader has created the block, and its write to the NodeNetwork may still arrive.
 #[test]
 fn unannounced_block_is_announced_before_withdrawal() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     cluster.agents_report(50);
-    let untold = cluster.networks.clone();
+    let networks = cluster.networks.clone();
     cluster.step();
     assert_eq!(cluster.subnets.len(), 2);
-    cluster.networks = untold;
+    cluster.networks = networks;
     delete_pool(&mut cluster, "default-v4");
     let plan = cluster.step();
     assert!(plan.subnets.delete.is_empty());
     assert_eq!(cluster.networks[0].spec.subnets.len(), 2);
     for _ in 0..2 {
         cluster.agents_report(0);
-        cluster.settle();
+        cluster.reconcile();
     }
     assert!(cluster.subnets.is_empty() && cluster.pools.is_empty());
 }
@@ -96,10 +96,10 @@ fn unannounced_block_is_announced_before_withdrawal() {
 #[test]
 fn deleted_pool_assigns_no_new_blocks() {
     let mut cluster = cluster(1);
-    cluster.settle();
+    cluster.reconcile();
     delete_pool(&mut cluster, "default-v4");
     cluster.nodes.push(node("worker-2", &["10.1.0.2"]));
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.blocks("worker-2").is_empty());
 }
 
@@ -107,14 +107,14 @@ fn deleted_pool_assigns_no_new_blocks() {
 fn pool_has_finalizer_from_first_to_last_block() {
     let mut cluster = cluster(0);
     cluster.pools[0].metadata.finalizers = Some(vec!["other/one".to_owned()]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.pools[0].finalizers(), ["other/one"]);
     cluster.nodes.push(node("worker-1", &["10.1.0.1"]));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.pools[0].finalizers(), ["other/one", POOL_FINALIZER]);
     cluster.subnets.clear();
     cluster.nodes.clear();
     delete_pool(&mut cluster, "default-v4");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.pools[0].finalizers(), ["other/one"]);
 }

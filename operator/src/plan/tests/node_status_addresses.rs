@@ -1,4 +1,4 @@
-//! Which of a node's addresses tunnels run between.
+//! Node addresses in the status of Nodes, and the address family of tunnels.
 
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ fn mode_cidr_selects_node_address() {
         "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {cidr: 192.168.0.0/16}}",
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.1", "192.168.3.4", "fd00::1"]);
-    cluster.settle();
+    cluster.reconcile();
     let addresses = cluster.subnets[0].spec.node_addresses;
     assert_eq!(
         (addresses.ipv4, addresses.ipv6),
         ("192.168.3.4".parse().ok(), "fd00::1".parse().ok()),
-        "a range says nothing of the other family"
+        "a CIDR selects no address of the other family"
     );
     assert_eq!(cluster.networks[0].spec.addresses, addresses);
 }
@@ -33,7 +33,7 @@ fn mode_ipv6_cidr_selects_ipv6_address_only() {
         "{mode: overlay, overlay: {encapsulation: vxlan}, nodeAddress: {cidr: 'fd00::/16'}}",
     );
     cluster.nodes[0] = node("worker-1", &["10.1.0.1", "2001:db8::1", "fd00::1"]);
-    cluster.settle();
+    cluster.reconcile();
     let addresses = cluster.subnets[0].spec.node_addresses;
     assert_eq!(
         (addresses.ipv4, addresses.ipv6),
@@ -51,40 +51,40 @@ fn ipv6_only_cluster_uses_ipv6_tunnels() {
             .nodes
             .push(at(n as i64, node(name, &[&format!("2001:db8::{}", n + 1)])));
     }
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks("worker-1"), ["fd00:10::/122"]);
     assert_eq!(cluster.blocks("worker-2"), ["fd00:10::40/122"]);
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6, IpFamily::Ipv6]);
-    // A younger Node of the other kind is the odd one.
+    // A younger Node with another family gets no block.
     cluster.nodes.push(at(9, node("odd", &["10.1.0.9"])));
-    cluster.settle();
-    let said =
+    cluster.reconcile();
+    let message =
         "False NoNodeAddress: status.addresses of the Node has no IPv6 address of type InternalIP";
-    assert_eq!(cluster.node_message("odd"), said);
+    assert_eq!(cluster.node_message("odd"), message);
     assert!(
         cluster
             .outer_families()
             .iter()
             .all(|family| *family == IpFamily::Ipv6)
     );
-    // Nodes that have gone silent change nothing.
+    // Nodes without addresses do not change the family.
     for node_without in ["worker-1", "worker-2", "odd"] {
         let at_age = cluster
             .nodes
             .iter()
             .position(|node| node.name_any() == node_without);
         cluster.nodes[at_age.unwrap()].status = None;
-        cluster.settle();
+        cluster.reconcile();
         assert_eq!(
             cluster.outer_families(),
             [IpFamily::Ipv6; 3],
-            "{node_without} has gone silent"
+            "{node_without} has no address"
         );
     }
 }
 
-/// Three Nodes of IPv4, and one of IPv6 that is older than all of them but one.
-fn with_an_odd_one() -> Cluster {
+/// Three Nodes with IPv4, and one with IPv6 that is the second oldest.
+fn with_one_ipv6_node() -> Cluster {
     let mut cluster = cluster(0);
     let nodes = [
         ("first", "10.1.0.1"),
@@ -95,40 +95,40 @@ fn with_an_odd_one() -> Cluster {
     for (second, (name, address)) in (0..).zip(nodes) {
         cluster.nodes.push(at(second, node(name, &[address])));
     }
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 4]);
     cluster
 }
 
-/// The Node goes, and with it its NodeNetwork.
-fn leave(cluster: &mut Cluster, name: &str) {
+/// Deletes a Node and its NodeNetwork.
+fn delete_node(cluster: &mut Cluster, name: &str) {
     cluster.nodes.retain(|node| node.name_any() != name);
     let networks = &mut cluster.networks;
     networks.retain(|network| network.name_any() != name);
-    cluster.settle();
+    cluster.reconcile();
 }
 
 #[test]
 fn removed_node_does_not_change_outer_family() {
-    let mut cluster = with_an_odd_one();
-    leave(&mut cluster, "first");
+    let mut cluster = with_one_ipv6_node();
+    delete_node(&mut cluster, "first");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
-    let said =
+    let message =
         "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
-    assert_eq!(cluster.node_message("odd"), said);
-    leave(&mut cluster, "third");
+    assert_eq!(cluster.node_message("odd"), message);
+    delete_node(&mut cluster, "third");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
 }
 
 #[test]
 fn outer_family_changes_when_no_node_has_address_of_family() {
-    let mut cluster = with_an_odd_one();
-    leave(&mut cluster, "first");
+    let mut cluster = with_one_ipv6_node();
+    delete_node(&mut cluster, "first");
     cluster.nodes[1] = at(2, node("third", &["fd00::3"]));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
     cluster.nodes[2] = at(3, node("fourth", &["fd00::4"]));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
 }
 
@@ -136,19 +136,19 @@ fn outer_family_changes_when_no_node_has_address_of_family() {
 fn ipv6_cidr_changes_outer_family_despite_node_without_match() {
     let mut cluster = cluster(2);
     cluster.nodes[0] = node("worker-1", &["10.1.0.1", "fd00::1"]);
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
     cluster.edit_mode(
         "{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 4096}}, nodeAddress: {cidr: 'fd00::/16'}}",
     );
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.outer_families(),
         [IpFamily::Ipv4; 2],
-        "the agent of worker-2 may find one"
+        "the agent of worker-2 has not reported"
     );
     cluster.agents_report(0);
-    cluster.follow();
+    cluster.finish_rollout();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 2]);
 }
 
@@ -159,14 +159,14 @@ fn mixed_outer_families_resolve_to_majority() {
         let (ipv4, ipv6) = (format!("10.1.0.{n}"), format!("fd00::{n}"));
         *old = node(&format!("worker-{n}"), &[&ipv4, &ipv6]);
     }
-    cluster.settle();
+    cluster.reconcile();
     cluster.networks[0].spec.modes[0].outer_family = IpFamily::Ipv6;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
     for network in &mut cluster.networks[1..] {
         network.spec.modes[0].outer_family = IpFamily::Ipv6;
     }
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6; 3]);
 }
 
@@ -177,7 +177,7 @@ fn pools_of_both_families_give_block_of_each_family() {
     cluster
         .pools
         .push(at(1, pool("default-v6", "fd00:10::/64", "")));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         cluster.blocks("worker-1"),
         ["10.244.0.0/26", "fd00:10::/122"]
@@ -193,22 +193,22 @@ fn pools_of_both_families_give_block_of_each_family() {
 }
 
 #[test]
-fn stated_node_address_is_kept_in_any_order() {
+fn used_node_address_is_kept_in_any_order() {
     let mut cluster = cluster(2);
     cluster.nodes[0] = node(
         "worker-1",
         &["10.1.0.1", "192.168.3.4", "fd00::1", "fd00::2"],
     );
-    cluster.settle();
+    cluster.reconcile();
     let before = (cluster.networks.clone(), cluster.subnets.clone());
     cluster.nodes[0] = node(
         "worker-1",
         &["fd00::2", "192.168.3.4", "fd00::1", "10.1.0.1"],
     );
     assert!(cluster.plan().is_empty());
-    // The order counts again when the address in use is not stated any more, or not allowed.
+    // The order counts when the address in use is not reported any more, or not selected.
     cluster.nodes[0] = node("worker-1", &["172.16.0.1", "192.168.3.4"]);
-    cluster.settle();
+    cluster.reconcile();
     assert_ne!(
         (&cluster.networks, &cluster.subnets),
         (&before.0, &before.1)
@@ -219,7 +219,7 @@ fn stated_node_address_is_kept_in_any_order() {
         Some("172.16.0.1".parse().unwrap())
     );
     cluster.edit_mode("{mode: overlay, overlay: {encapsulation: vxlan, vxlan: {vni: 4096}}, nodeAddress: {cidr: 192.168.0.0/16}}");
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(
         addresses(&cluster).ipv4,
         Some("192.168.3.4".parse().unwrap())
@@ -242,7 +242,7 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
             at(3, node("b", &["10.0.2.15"])),
             at(4, node("c", &["10.0.2.16"])),
         ];
-        cluster.settle();
+        cluster.reconcile();
         assert_eq!(
             cluster.node_message("a"),
             format!(
@@ -265,9 +265,9 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
                 .pool_message("default-v4")
                 .starts_with("True Allocatable")
         );
-        // It has another one to use.
+        // The node has a second address.
         cluster.nodes[0] = node("a", &["10.0.2.15", "10.1.0.1"]);
-        cluster.settle();
+        cluster.reconcile();
         assert_eq!(
             cluster
                 .networks
@@ -290,14 +290,14 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
 #[test]
 fn node_keeps_address_claimed_by_other_node() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     let before = cluster.clone();
     cluster.nodes.push(at(0, node("a", &["10.1.0.1"])));
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.subnets, before.subnets);
     assert_eq!(cluster.networks[0].spec, before.networks[0].spec);
-    // The one that has it goes.
-    leave(&mut cluster, "worker-1");
+    // The owner of the address is deleted.
+    delete_node(&mut cluster, "worker-1");
     assert!(
         cluster
             .node_message("a")
@@ -308,17 +308,17 @@ fn node_keeps_address_claimed_by_other_node() {
 #[test]
 fn renamed_node_gets_address_of_not_ready_node() {
     let mut cluster = cluster(2);
-    cluster.settle();
+    cluster.reconcile();
     cluster
         .not_ready
         .insert("worker-1".to_owned(), Duration::ZERO);
     cluster.nodes.push(node("renamed", &["10.1.0.1"]));
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.node_message("renamed").starts_with("True SubnetsAssigned: 1 block of default-v4; the same address is reported by Node worker-1 (10.1.0.1)"), "{}", cluster.node_message("renamed"));
     assert_eq!(cluster.blocks("worker-1").len(), 1);
-    // It keeps it when the old Node is Ready again.
+    // The node keeps the address when the old Node is Ready again.
     cluster.not_ready.clear();
-    cluster.settle();
+    cluster.reconcile();
     assert!(cluster.node_message("renamed").starts_with("True"));
     assert!(
         cluster
@@ -329,7 +329,7 @@ fn renamed_node_gets_address_of_not_ready_node() {
 
 #[test]
 fn unusable_node_address_is_ignored() {
-    for wrong in [
+    for unusable in [
         "127.0.0.1",
         "169.254.7.7",
         "fe80::1",
@@ -338,14 +338,14 @@ fn unusable_node_address_is_ignored() {
         "ff02::1",
     ] {
         let mut cluster = cluster(1);
-        cluster.nodes[0] = node("worker-1", &[wrong, "10.1.0.1"]);
-        cluster.settle();
+        cluster.nodes[0] = node("worker-1", &[unusable, "10.1.0.1"]);
+        cluster.reconcile();
         let addresses: Vec<String> = cluster.networks[0]
             .spec
             .addresses
             .iter()
             .map(|it| it.to_string())
             .collect();
-        assert_eq!(addresses, ["10.1.0.1"], "{wrong}");
+        assert_eq!(addresses, ["10.1.0.1"], "{unusable}");
     }
 }

@@ -1,4 +1,4 @@
-//! Of which pools a node gets blocks, and when.
+//! The pools of a node's blocks, and the time of their assignment.
 
 use netweft_crds::BlockRequest;
 
@@ -7,45 +7,45 @@ use crate::testing::{Cluster, at, cluster, pool};
 const NODE: &str = "worker-1";
 const FOR_WEB: &str = "namespaceSelector: {matchLabels: {team: web}}";
 
-/// One node and these pools: name, range, further fields.
-fn with(pools: &[(&str, &str, &str)]) -> Cluster {
+/// A cluster of one node with these pools: name, CIDR, other fields.
+fn cluster_with(pools: &[(&str, &str, &str)]) -> Cluster {
     let mut cluster = cluster(1);
     let pools = pools.iter();
     cluster.pools = pools
         .map(|(name, cidr, more)| at(0, pool(name, cidr, more)))
         .collect();
-    cluster.settle();
+    cluster.reconcile();
     cluster
 }
 
-/// Pods of the node ask for a first block of any of these pools.
-fn ask(cluster: &mut Cluster, pools: &[&str]) {
+/// Pods of the node request a first block of one of these pools.
+fn request_block(cluster: &mut Cluster, pools: &[&str]) {
     let status = cluster.networks[0].status.get_or_insert_default();
     let pools = pools.iter().map(|pool| (*pool).to_owned()).collect();
     status.block_requests.push(BlockRequest { pools });
-    cluster.settle();
+    cluster.reconcile();
 }
 
-/// So many addresses are in use in each of the node's blocks.
+/// The agent reports `pods` addresses in use in each block of the node.
 fn fill(cluster: &mut Cluster, pods: i64) {
     cluster.agents_report(pods);
-    cluster.settle();
+    cluster.reconcile();
 }
 
-/// Nearly all addresses are in use in those of the node's blocks that begin so.
-fn shorten(cluster: &mut Cluster, begin: &str) {
+/// The agent reports nearly full blocks, for all blocks whose CIDR starts with `prefix`.
+fn nearly_fill(cluster: &mut Cluster, prefix: &str) {
     cluster.agents_report(0);
     let status = cluster.networks[0].status.as_mut().unwrap();
     let blocks = status.subnets.iter_mut();
-    for said in blocks.filter(|said| said.cidr.to_string().starts_with(begin)) {
-        (said.used, said.free) = (60, 1);
+    for usage in blocks.filter(|usage| usage.cidr.to_string().starts_with(prefix)) {
+        (usage.used, usage.free) = (60, 1);
     }
-    cluster.settle();
+    cluster.reconcile();
 }
 
 #[test]
 fn node_gets_one_block_per_family_of_first_general_pool() {
-    let cluster = with(&[
+    let cluster = cluster_with(&[
         ("b", "10.22.0.0/16", ""),
         ("a", "10.21.0.0/16", ""),
         ("web", "10.23.0.0/16", FOR_WEB),
@@ -58,13 +58,13 @@ fn node_gets_one_block_per_family_of_first_general_pool() {
 #[test]
 fn node_selector_pool_precedes_general_pool() {
     let some = "nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-1}}";
-    let cluster = with(&[("a", "10.21.0.0/16", ""), ("rack", "10.22.0.0/16", some)]);
+    let cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("rack", "10.22.0.0/16", some)]);
     assert_eq!(cluster.blocks(NODE), ["10.22.0.0/26"]);
 }
 
 #[test]
 fn node_gets_block_when_all_pools_are_for_namespaces() {
-    let cluster = with(&[
+    let cluster = cluster_with(&[
         ("web", "10.23.0.0/16", FOR_WEB),
         ("webs", "10.24.0.0/16", FOR_WEB),
     ]);
@@ -73,23 +73,23 @@ fn node_gets_block_when_all_pools_are_for_namespaces() {
 
 #[test]
 fn namespace_pool_assigns_first_block_on_pod_request() {
-    let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/16", FOR_WEB)]);
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/16", FOR_WEB)]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26"]);
-    ask(&mut cluster, &["web"]);
+    request_block(&mut cluster, &["web"]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.23.0.0/26"]);
     // The agent has not withdrawn the request yet.
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE).len(), 2);
 }
 
 #[test]
 fn block_request_is_served_by_one_of_its_pools() {
-    let mut cluster = with(&[
+    let mut cluster = cluster_with(&[
         ("a", "10.21.0.0/16", ""),
         ("web", "10.23.0.0/16", FOR_WEB),
         ("web-2", "10.24.0.0/16", FOR_WEB),
     ]);
-    ask(&mut cluster, &["web", "web-2"]);
+    request_block(&mut cluster, &["web", "web-2"]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.23.0.0/26"]);
 }
 
@@ -97,34 +97,34 @@ fn block_request_is_served_by_one_of_its_pools() {
 fn block_request_of_new_node_is_served_by_initial_block() {
     let mut cluster = cluster(1);
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
-    ask(&mut cluster, &["default-v4"]);
-    assert!(cluster.blocks(NODE).is_empty(), "it is disabled");
+    cluster.reconcile();
+    request_block(&mut cluster, &["default-v4"]);
+    assert!(cluster.blocks(NODE).is_empty(), "the pool is disabled");
     cluster.pools[0].spec.disabled = false;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE), ["10.244.0.0/26"]);
 }
 
 #[test]
 fn block_request_for_unavailable_pools_is_ignored() {
     let elsewhere = "nodeSelector: {matchLabels: {kubernetes.io/hostname: worker-2}}";
-    let mut cluster = with(&[
+    let mut cluster = cluster_with(&[
         ("a", "10.21.0.0/16", ""),
         ("rack", "10.22.0.0/16", elsewhere),
     ]);
-    ask(&mut cluster, &["rack", "missing"]);
+    request_block(&mut cluster, &["rack", "missing"]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26"]);
 }
 
 #[test]
 fn unserved_block_request_is_reported_as_exhausted() {
-    let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
     let mut other = cluster.subnets[0].clone();
-    other.spec.node = "gone".to_owned();
+    other.spec.node = "deleted".to_owned();
     other.spec.pool = "web".to_owned();
     other.spec.cidr = "10.23.0.0/26".parse().unwrap();
     cluster.subnets.push(at(0, other.spec.into_object()));
-    ask(&mut cluster, &["web"]);
+    request_block(&mut cluster, &["web"]);
     assert_eq!(
         cluster.pool_message("web"),
         "False Exhausted: no block is left for worker-1; 1 block of deleted Nodes about to be reclaimed; create another IPPool"
@@ -137,28 +137,28 @@ fn unserved_block_request_is_reported_as_exhausted() {
 
 #[test]
 fn next_pool_serves_node_before_first_is_exhausted() {
-    let mut cluster = with(&[("a", "10.21.0.0/26", ""), ("b", "10.22.0.0/16", "")]);
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/26", ""), ("b", "10.22.0.0/16", "")]);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26"]);
     fill(&mut cluster, 50);
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.22.0.0/26"]);
     assert_eq!(
         cluster.pool_message("a"),
         "True NearlyExhausted: only 0 blocks free: create another IPPool before the pool is exhausted",
-        "the other has enough"
+        "the other pool has free addresses"
     );
 }
 
 #[test]
 fn short_pool_with_alternative_grows_without_exhausted() {
-    let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/25", "")]);
-    ask(&mut cluster, &["b"]);
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/25", "")]);
+    request_block(&mut cluster, &["b"]);
     fill(&mut cluster, 0);
-    shorten(&mut cluster, "10.22");
+    nearly_fill(&mut cluster, "10.22");
     assert_eq!(
         cluster.blocks(NODE),
         ["10.21.0.0/26", "10.22.0.0/26", "10.22.0.64/26"]
     );
-    shorten(&mut cluster, "10.22");
+    nearly_fill(&mut cluster, "10.22");
     assert_eq!(cluster.blocks(NODE).len(), 3);
     assert!(
         cluster
@@ -169,9 +169,9 @@ fn short_pool_with_alternative_grows_without_exhausted() {
 
 #[test]
 fn short_namespace_pool_gets_no_blocks_of_other_pools() {
-    let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
-    ask(&mut cluster, &["web"]);
-    shorten(&mut cluster, "10.23");
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("web", "10.23.0.0/26", FOR_WEB)]);
+    request_block(&mut cluster, &["web"]);
+    nearly_fill(&mut cluster, "10.23");
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.23.0.0/26"]);
     assert_eq!(
         cluster.pool_message("web"),
@@ -181,8 +181,8 @@ fn short_namespace_pool_gets_no_blocks_of_other_pools() {
 
 #[test]
 fn disabled_pool_is_replaced_by_next_pool_at_once() {
-    let mut cluster = with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/16", "")]);
+    let mut cluster = cluster_with(&[("a", "10.21.0.0/16", ""), ("b", "10.22.0.0/16", "")]);
     cluster.pools[0].spec.disabled = true;
-    cluster.settle();
+    cluster.reconcile();
     assert_eq!(cluster.blocks(NODE), ["10.21.0.0/26", "10.22.0.0/26"]);
 }
