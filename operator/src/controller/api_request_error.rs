@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn failed(code: u16, reason: &str) -> RequestError {
-        let status = Status::failure("the server's words", reason).with_code(code);
+        let status = Status::failure("the server's message", reason).with_code(code);
         let source = Cause::Api(kube::Error::Api(Box::new(status)));
         RequestError {
             verb: "create",
@@ -109,6 +109,6 @@ mod tests {
             text.starts_with("create NodeSubnet 10-0-0-0-26: "),
             "{text}"
         );
-        assert!(text.contains("the server's words"), "{text}");
+        assert!(text.contains("the server's message"), "{text}");
     }
 }

@@ -207,8 +207,8 @@ fn not_found() -> Vec<Scenario> {
         }),
         scenario(Peer("tor", Stalled), |cluster| {
             established(cluster);
-            cluster.secrets.insert("theirs".to_owned(), None);
-            let at = "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: theirs, key: k}}}";
+            cluster.secrets.insert("user-passwords".to_owned(), None);
+            let at = "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: user-passwords, key: k}}}";
             cluster.peers[0].spec = peer("tor", at).spec;
         }),
     ]

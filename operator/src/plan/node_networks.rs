@@ -142,8 +142,8 @@ fn modes(index: &ClusterIndex<'_>, rollouts: &Rollouts<'_>, node: &str) -> Vec<N
     let old = || old.into_iter().flat_map(|network| &network.spec.modes);
     let mut modes: Vec<NodeMode> = Vec::new();
     let mut add = |datapath: &NodeMode, pool: &str, standby: bool| {
-        let known = |mode: &NodeMode| mode.name == datapath.name && mode.same_transport(datapath);
-        let at = modes.iter().position(known).unwrap_or_else(|| {
+        let is_same = |mode: &NodeMode| mode.name == datapath.name && mode.same_transport(datapath);
+        let at = modes.iter().position(is_same).unwrap_or_else(|| {
             modes.push(NodeMode {
                 pools: Vec::new(),
                 standby_pools: Vec::new(),

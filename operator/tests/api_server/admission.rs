@@ -1,4 +1,4 @@
-//! What is accepted when it is written; `refused` has the rest.
+//! Objects that the API server accepts. `refused` tests the others.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use netweft_crds::{IPPool, NodeNetwork};
 use serde_json::{Value, json};
 
 use crate::control_plane::ControlPlane;
-use crate::objects::{applied, object, token, verdict};
+use crate::objects::{object, token, try_apply, try_create};
 
 fn pool(spec: &Value) -> Value {
     json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "IPPool", "metadata": { "name": "new" }, "spec": spec })
@@ -28,7 +28,7 @@ fn subnet(name: &str, cidr: &str) -> Value {
         "spec": { "cidr": cidr, "pool": "p", "node": "n", "state": "Active" } })
 }
 
-/// At the edges of the rules, and what users want.
+/// Objects at the limits of the rules, and typical objects.
 fn accepted() -> Vec<Value> {
     [accepted_pools(), accepted_modes(), accepted_peers()].concat()
 }
@@ -46,7 +46,7 @@ fn accepted_pools() -> Vec<Value> {
     ]
 }
 
-/// What the operator writes.
+/// Objects that the operator writes.
 fn accepted_subnets() -> Vec<Value> {
     vec![
         subnet("10-244-3-64-26", "10.244.3.64/26"),
@@ -106,15 +106,19 @@ fn accepted_peers() -> Vec<Value> {
 async fn admission_accepts_valid_objects() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
-    for good in accepted() {
-        assert_eq!(verdict(&admin, good.clone()).await, Ok(()), "{good}");
+    for object in accepted() {
+        assert_eq!(try_create(&admin, object.clone()).await, Ok(()), "{object}");
     }
     let operator = plane.client(&token(&admin, "netweft-operator", None).await);
-    for good in [accepted_subnets(), documented_records()].concat() {
-        assert_eq!(verdict(&operator, good.clone()).await, Ok(()), "{good}");
+    for object in [accepted_subnets(), documented_records()].concat() {
+        assert_eq!(
+            try_create(&operator, object.clone()).await,
+            Ok(()),
+            "{object}"
+        );
     }
     examples_are_accepted(&admin).await;
-    // What may change still can, the policy against overlap notwithstanding.
+    // Mutable fields of a pool can change, although a policy forbids overlapping pools.
     let pools: Api<IPPool> = Api::all(admin);
     let patch = Patch::Merge(json!({ "spec": { "natOutgoing": false, "blockSize": 26 } }));
     pools
@@ -123,8 +127,8 @@ async fn admission_accepts_valid_objects() {
         .unwrap();
 }
 
-/// What stands in `examples/` is what users apply: every object is accepted as it is, on top of the chart's defaults, and changes
-/// nothing that is there.
+/// Users apply the objects in `examples/`: each is accepted unchanged in addition to the chart's defaults, and does not
+/// affect existing objects.
 async fn examples_are_accepted(admin: &Client) {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
     let mut kinds = BTreeSet::new();
@@ -138,7 +142,7 @@ async fn examples_are_accepted(admin: &Client) {
             let name = example["metadata"]["name"].as_str().unwrap();
             assert!(name.starts_with("example-"), "{}", path.display());
             let (kind, spec) = (example["kind"].as_str().unwrap(), &example["spec"]);
-            // It has to do with namespaces and nodes that have the example's label, and with no other.
+            // The example affects only namespaces and nodes with the example's label.
             let selector = match kind {
                 "IPPool" => Some(&spec["namespaceSelector"]["matchLabels"]),
                 "BGPPeer" => Some(&spec["nodeSelector"]["matchLabels"]),
@@ -151,7 +155,7 @@ async fn examples_are_accepted(admin: &Client) {
             );
             kinds.insert(kind.to_owned());
             assert_eq!(
-                applied(admin, example.clone()).await,
+                try_apply(admin, example.clone()).await,
                 Ok(()),
                 "{}: {example}",
                 path.display()
@@ -164,7 +168,7 @@ async fn examples_are_accepted(admin: &Client) {
     );
 }
 
-/// The objects that `docs/records.md` explains.
+/// The objects in `docs/records.md`.
 fn documented_records() -> Vec<Value> {
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/records.md");
     let text = std::fs::read_to_string(page).unwrap();

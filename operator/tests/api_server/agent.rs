@@ -1,4 +1,4 @@
-//! The agent's program on a node of this test: a network namespace without a way out but for the API server.
+//! The agent's program on a simulated node: a network namespace that reaches only the API server.
 
 use std::fs;
 use std::io;
@@ -12,20 +12,20 @@ use tempfile::TempDir;
 use crate::control_plane::{ControlPlane, Process};
 use crate::objects::token;
 
-/// The agent of a node, with the token that its pod would have.
+/// The agent of a node, with a token like that of its pod.
 pub struct Agent {
     process: Process,
     dir: TempDir,
 }
 
 impl Agent {
-    /// Starts one on a node that has this address and, by their records, these pods.
+    /// Starts an agent on a node with this address and records of these pods.
     pub async fn start(plane: &ControlPlane, node: &str, address: &str, pods: &[String]) -> Self {
-        Self::start_by(plane, plane.url(), (node, address), pods).await
+        Self::start_with_url(plane, plane.url(), (node, address), pods).await
     }
 
-    /// The same, of one that goes to the API server by `url`.
-    pub async fn start_by(
+    /// Starts an agent that reaches the API server by `url`.
+    pub async fn start_with_url(
         plane: &ControlPlane,
         url: &str,
         (node, address): (&str, &str),
@@ -37,7 +37,7 @@ impl Agent {
         let attachments = dir.path().join("run/attachments");
         fs::create_dir_all(&attachments).unwrap();
         for pod in pods {
-            // A record that cannot be read is counted and stays, and needs no pod that goes with it.
+            // An unreadable record counts as a pod and is never removed, so no pod is needed.
             fs::write(attachments.join(pod), "").unwrap();
         }
         let log = plane.dir.path().join(format!("agent-{node}.log"));
@@ -45,7 +45,7 @@ impl Agent {
         let (_, server) = url.split_once("://").unwrap();
         let server = server.to_owned();
         let address = address.to_owned();
-        // Network namespaces are a thread's own.
+        // A network namespace belongs to a thread.
         let started = std::thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace: run as root");
             ip("link set lo up");
@@ -56,17 +56,17 @@ impl Agent {
             (Process::start(&mut command, &log), listener, server)
         });
         let (process, listener, server) = started.join().unwrap();
-        std::thread::spawn(move || pass_on(&listener, &server));
+        std::thread::spawn(move || forward_connections(&listener, &server));
         Self { process, dir }
     }
 
-    /// The pods go.
-    pub fn lose_its_pods(&self) {
+    /// Removes the records of all pods.
+    pub fn remove_pods(&self) {
         let attachments = self.dir.path().join("run/attachments");
         for record in fs::read_dir(attachments).unwrap() {
             fs::remove_file(record.unwrap().path()).unwrap();
         }
-        // The agent hears of links, not of files.
+        // The agent is notified about links, not about files.
         for line in ["link add nudge type bridge", "link delete nudge"] {
             let namespace = format!("--net=/proc/{}/ns/net", self.process.id());
             let mut nsenter = Command::new("nsenter");
@@ -80,37 +80,37 @@ fn command(node: &str, kubeconfig: &Path, dir: &Path) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_netweft-operator")).with_file_name("netweft-agent");
     assert!(
         program.is_file(),
-        "the agent beside the operator: build the whole workspace"
+        "the agent is not in the target directory: build the whole workspace"
     );
     let path = |name: &str| dir.join(name);
     let mut command = Command::new(program);
     command.env("KUBECONFIG", kubeconfig);
     command.args(["run", "--node", node]);
-    let places: [(&str, PathBuf); 2] =
+    let directories: [(&str, PathBuf); 2] =
         [("--run-dir", path("run")), ("--cni-conf-dir", path("cni"))];
-    for (flag, place) in places {
-        command.arg(flag).arg(place);
+    for (flag, directory) in directories {
+        command.arg(flag).arg(directory);
     }
     command
 }
 
 fn ip(line: &str) {
-    let done = Command::new("ip").args(line.split(' ')).status();
-    assert!(done.expect("ip, of iproute2").success(), "ip {line}");
+    let status = Command::new("ip").args(line.split(' ')).status();
+    assert!(status.expect("ip, of iproute2").success(), "ip {line}");
 }
 
-/// Takes each connection to the listener, which is the agent's side, to the server on this side, where it is called the same.
-fn pass_on(listener: &TcpListener, server: &str) {
+/// Forwards each connection from the agent's network namespace to the server with the same address in this one.
+fn forward_connections(listener: &TcpListener, server: &str) {
     for from in listener.incoming() {
         let (from, to) = (from.unwrap(), TcpStream::connect(server).unwrap());
         let back = (to.try_clone().unwrap(), from.try_clone().unwrap());
-        std::thread::spawn(move || carry(from, to));
-        std::thread::spawn(move || carry(back.0, back.1));
+        std::thread::spawn(move || copy_until_closed(from, to));
+        std::thread::spawn(move || copy_until_closed(back.0, back.1));
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream) {
-    // However it ends, it has ended.
+fn copy_until_closed(mut from: TcpStream, mut to: TcpStream) {
+    // Errors end the connection, which is fine.
     let _ = io::copy(&mut from, &mut to);
     let _ = to.shutdown(std::net::Shutdown::Write);
 }

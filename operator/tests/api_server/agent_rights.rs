@@ -1,4 +1,4 @@
-//! What an agent's token may do: read what it needs, write the status of its node's NodeNetwork, and nothing else.
+//! The rights of an agent's token: read what the agent needs, and write the status of its own NodeNetwork.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,30 +17,30 @@ use crate::objects::{create_node, eventually, object, token};
 const TIMEOUT: Duration = Duration::from_secs(30);
 const NODES: [(&str, &str); 2] = [("worker-1", "10.1.0.1"), ("worker-2", "10.1.0.2")];
 
-/// Method, path and body of a request. OWN and OTHER are names of nodes.
-type Call = (&'static str, &'static str, Value);
+/// Method, path and body of a request. OWN and OTHER are replaced by names of nodes.
+type ForbiddenRequest = (&'static str, &'static str, Value);
 
 /// Requests that an agent must not make.
-fn forbidden() -> Vec<Call> {
+fn forbidden() -> Vec<ForbiddenRequest> {
     [
         networks(),
         blocks(),
-        declarations(),
-        the_clusters(),
-        ways_up(),
+        user_objects(),
+        cluster_objects(),
+        privilege_escalation(),
     ]
     .concat()
 }
 
-/// Other nodes' NodeNetworks, and what the operator has said in its own.
-fn networks() -> Vec<Call> {
+/// NodeNetworks of other nodes, and the spec of its own.
+fn networks() -> Vec<ForbiddenRequest> {
     const OTHER: &str = "/apis/netweft.io/v1alpha1/nodenetworks/OTHER";
     const OTHER_STATUS: &str = "/apis/netweft.io/v1alpha1/nodenetworks/OTHER/status";
     const OWN: &str = "/apis/netweft.io/v1alpha1/nodenetworks/OWN";
     const OWN_STATUS: &str = "/apis/netweft.io/v1alpha1/nodenetworks/OWN/status";
     const ALL: &str = "/apis/netweft.io/v1alpha1/nodenetworks";
     let spec = json!({ "spec": { "subnets": ["10.244.9.0/26"] } });
-    let network = ours("NodeNetwork", "OWN", &json!({}));
+    let network = netweft_object("NodeNetwork", "OWN", &json!({}));
     vec![
         ("PATCH", OTHER_STATUS, status()),
         ("PATCH", OTHER, spec.clone()),
@@ -53,12 +53,12 @@ fn networks() -> Vec<Call> {
     ]
 }
 
-fn blocks() -> Vec<Call> {
+fn blocks() -> Vec<ForbiddenRequest> {
     const ALL: &str = "/apis/netweft.io/v1alpha1/nodesubnets";
     const ONE: &str = "/apis/netweft.io/v1alpha1/nodesubnets/10-244-0-0-26";
     let spec =
         json!({ "cidr": "10.244.9.0/26", "pool": "default-v4", "node": "OWN", "state": "Active" });
-    let block = ours("NodeSubnet", "10-244-9-0-26", &spec);
+    let block = netweft_object("NodeSubnet", "10-244-9-0-26", &spec);
     vec![
         ("POST", ALL, block.clone()),
         ("PUT", ONE, block),
@@ -67,16 +67,16 @@ fn blocks() -> Vec<Call> {
     ]
 }
 
-/// What users declare.
-fn declarations() -> Vec<Call> {
+/// Objects of users.
+fn user_objects() -> Vec<ForbiddenRequest> {
     const POOLS: &str = "/apis/netweft.io/v1alpha1/ippools";
     const POOL: &str = "/apis/netweft.io/v1alpha1/ippools/default-v4";
     const POOL_STATUS: &str = "/apis/netweft.io/v1alpha1/ippools/default-v4/status";
     const MODES: &str = "/apis/netweft.io/v1alpha1/networkmodes";
     const MODE_STATUS: &str = "/apis/netweft.io/v1alpha1/networkmodes/default/status";
     const PEERS: &str = "/apis/netweft.io/v1alpha1/bgppeers";
-    let pool = ours("IPPool", "new", &json!({ "cidr": "10.9.0.0/16" }));
-    let peer = ours("BGPPeer", "new", &json!({ "peerSelector": {} }));
+    let pool = netweft_object("IPPool", "new", &json!({ "cidr": "10.9.0.0/16" }));
+    let peer = netweft_object("BGPPeer", "new", &json!({ "peerSelector": {} }));
     vec![
         ("POST", POOLS, pool),
         ("PATCH", POOL, json!({ "spec": { "disabled": true } })),
@@ -89,14 +89,14 @@ fn declarations() -> Vec<Call> {
     ]
 }
 
-/// What is the cluster's.
-fn the_clusters() -> Vec<Call> {
+/// Objects of the cluster.
+fn cluster_objects() -> Vec<ForbiddenRequest> {
     const LEASE: &str =
         "/apis/coordination.k8s.io/v1/namespaces/netweft-system/leases/netweft-operator";
     const PROXY: &str = "/api/v1/namespaces/kube-system/configmaps/kube-proxy";
     const SECRETS: &str = "/api/v1/namespaces/netweft-system/secrets";
     const SECRET: &str = "/api/v1/namespaces/netweft-system/secrets/netweft-bgp-passwords";
-    let labels = json!({ "metadata": { "labels": { "taken": "over" } } });
+    let labels = json!({ "metadata": { "labels": { "changed": "by-agent" } } });
     vec![
         ("GET", "/api/v1/secrets", Value::Null),
         ("GET", SECRETS, Value::Null),
@@ -119,8 +119,8 @@ fn the_clusters() -> Vec<Call> {
     ]
 }
 
-/// Ways to become somebody else.
-fn ways_up() -> Vec<Call> {
+/// Privilege escalation.
+fn privilege_escalation() -> Vec<ForbiddenRequest> {
     const OPERATOR: &str =
         "/api/v1/namespaces/netweft-system/serviceaccounts/netweft-operator/token";
     const AGENT: &str = "/api/v1/namespaces/netweft-system/serviceaccounts/netweft-agent/token";
@@ -144,7 +144,7 @@ fn ways_up() -> Vec<Call> {
     ]
 }
 
-fn ours(kind: &str, name: &str, spec: &Value) -> Value {
+fn netweft_object(kind: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": "netweft.io/v1alpha1", "kind": kind, "metadata": { "name": name }, "spec": spec })
 }
 
@@ -157,25 +157,25 @@ async fn agent_may_write_only_its_own_status() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     let operator = plane.client(&token(&admin, "netweft-operator", None).await);
-    objects_to_attack(&admin, &operator).await;
+    create_targets(&admin, &operator).await;
     for (own, other) in [("worker-1", "worker-2"), ("worker-2", "worker-1")] {
         let agent = plane.client(&token(&admin, "netweft-agent", Some(own)).await);
         eventually("the policy is in force", TIMEOUT, async || {
             write_status(&agent, other).await.err()
         })
         .await;
-        may_do_its_work(&agent, own).await;
+        check_needed_requests(&agent, own).await;
         for (method, path, body) in forbidden() {
             let for_nodes = |text: String| text.replace("OWN", own).replace("OTHER", other);
             let path = for_nodes(path.to_owned());
             let body = (!body.is_null()).then(|| for_nodes(body.to_string()));
-            let answer = send(&agent, method, &path, body).await;
-            assert_eq!(answer.0, 403, "{own}: {method} {path}: {}", answer.1);
+            let response = send(&agent, method, &path, body).await;
+            assert_eq!(response.0, 403, "{own}: {method} {path}: {}", response.1);
         }
     }
 }
 
-/// The roles as the API server adds them up, so that a right nobody thought of above is found too.
+/// The API server's own list of rights, so that rights beyond the requests above are found, too.
 #[tokio::test]
 async fn agent_has_only_listed_rbac_rights() {
     let plane = ControlPlane::with_chart().await;
@@ -183,15 +183,15 @@ async fn agent_has_only_listed_rbac_rights() {
     create_node(&admin, "worker-1", "10.1.0.1").await;
     let agent = plane.client(&token(&admin, "netweft-agent", Some("worker-1")).await);
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), NAMESPACE);
-    let anybody = object(json!({ "metadata": { "name": "anybody" } }));
+    let unprivileged = object(json!({ "metadata": { "name": "unprivileged" } }));
     accounts
-        .create(&PostParams::default(), &anybody)
+        .create(&PostParams::default(), &unprivileged)
         .await
         .unwrap();
-    let anybody = plane.client(&token(&admin, "anybody", None).await);
+    let unprivileged = plane.client(&token(&admin, "unprivileged", None).await);
     for namespace in [NAMESPACE, "default", "kube-system"] {
         let mut own = rights(&agent, namespace).await;
-        for right in rights(&anybody, namespace).await {
+        for right in rights(&unprivileged, namespace).await {
             own.remove(&right);
         }
         let own: Vec<_> = own.iter().map(String::as_str).collect();
@@ -213,13 +213,13 @@ async fn agent_has_only_listed_rbac_rights() {
     }
 }
 
-/// What somebody may do in a namespace and outside of all, by the API server's own account.
+/// The rights of an account in a namespace, and outside of namespaces, from the API server.
 async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
     let review: SelfSubjectRulesReview = object(json!({ "spec": { "namespace": namespace } }));
     let reviews: Api<SelfSubjectRulesReview> = Api::all(client.clone());
-    let answer = reviews.create(&PostParams::default(), &review).await;
+    let response = reviews.create(&PostParams::default(), &review).await;
     let mut rights = BTreeSet::new();
-    for rule in answer.unwrap().status.unwrap().resource_rules {
+    for rule in response.unwrap().status.unwrap().resource_rules {
         let groups = rule.api_groups.unwrap_or_default();
         let resources = rule.resources.unwrap_or_default();
         for (group, resource) in groups
@@ -233,8 +233,8 @@ async fn rights(client: &Client, namespace: &str) -> BTreeSet<String> {
     rights
 }
 
-/// So that what is forbidden would else succeed.
-async fn objects_to_attack(admin: &Client, operator: &Client) {
+/// Creates the objects, so that the forbidden requests would succeed otherwise.
+async fn create_targets(admin: &Client, operator: &Client) {
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     for (node, address) in NODES {
         create_node(admin, node, address).await;
@@ -247,7 +247,7 @@ async fn objects_to_attack(admin: &Client, operator: &Client) {
             .await
             .unwrap();
     }
-    // Which nobody else may create.
+    // Only the operator may create NodeSubnets.
     let subnets: Api<NodeSubnet> = Api::all(operator.clone());
     let subnet = object(
         json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NodeSubnet",
@@ -260,8 +260,8 @@ async fn objects_to_attack(admin: &Client, operator: &Client) {
         .unwrap();
 }
 
-/// The control of the test: the same token does what an agent has to do.
-async fn may_do_its_work(agent: &Client, own: &str) {
+/// The requests that an agent needs succeed with the same token.
+async fn check_needed_requests(agent: &Client, own: &str) {
     let all = ListParams::default();
     Api::<IPPool>::all(agent.clone()).list(&all).await.unwrap();
     Api::<NodeSubnet>::all(agent.clone())
@@ -285,7 +285,7 @@ async fn write_status(client: &Client, name: &str) -> Result<(), String> {
     written.map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// Sends a request as it is; returns the status and the body of the answer.
+/// Sends a request. Returns status code and body of the response.
 async fn send(client: &Client, method: &str, path: &str, body: Option<String>) -> (u16, String) {
     let kind = if method == "PATCH" {
         "application/merge-patch+json"

@@ -1,4 +1,5 @@
-//! What was asked of the API server and by whom, by its audit log; and whether what the chart's roles grant was used.
+//! Requests and their accounts in the audit log of the API server, compared with the rights that the chart's roles
+//! grant.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{Display, Formatter};
@@ -10,20 +11,20 @@ use serde_json::Value;
 use crate::chart;
 use crate::control_plane::{ControlPlane, NAMESPACE};
 
-/// One thing that an account may do, or has done.
+/// A right of an account, or a use of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Deed {
+pub struct Right {
     account: String,
     verb: String,
-    /// With its subresource and its group.
+    /// Resource with subresource and group.
     resource: String,
-    /// Of a namespace; empty: of the cluster, or of any.
+    /// Namespace; empty: cluster-scoped, or any namespace.
     namespace: String,
-    /// Of one object; empty: of any.
+    /// Name of the object; empty: any object.
     name: String,
 }
 
-impl Display for Deed {
+impl Display for Right {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self {
             account,
@@ -36,31 +37,31 @@ impl Display for Deed {
     }
 }
 
-/// What our accounts did and were refused.
-pub struct Account {
-    done: BTreeSet<Deed>,
+/// Requests of netweft's service accounts.
+pub struct AuditedRequests {
+    used: BTreeSet<Right>,
     /// Requests that were forbidden.
     pub forbidden: Vec<String>,
 }
 
-impl Account {
-    /// Reads the audit log of `plane`.
+impl AuditedRequests {
+    /// Reads the audit log of a control plane.
     pub fn of(plane: &ControlPlane) -> Self {
         let log = std::fs::read_to_string(plane.audit_log()).unwrap();
-        let (mut done, mut forbidden) = (BTreeSet::new(), Vec::new());
-        // The last line may be half written.
+        let (mut used, mut forbidden) = (BTreeSet::new(), Vec::new());
+        // The last line may be incomplete.
         for event in log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         {
             let user = event["user"]["username"].as_str().unwrap_or_default();
-            let ours = format!("system:serviceaccount:{NAMESPACE}:");
-            let Some(account) = user.strip_prefix(&ours) else {
+            let prefix = format!("system:serviceaccount:{NAMESPACE}:");
+            let Some(account) = user.strip_prefix(&prefix) else {
                 continue;
             };
             let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
             match code {
-                200..=299 => done.extend(deeds(account, &event, code)),
+                200..=299 => used.extend(used_rights(account, &event, code)),
                 403 => forbidden.push(format!(
                     "{account}: {} {}",
                     event["verb"], event["requestURI"]
@@ -68,48 +69,48 @@ impl Account {
                 _ => {}
             }
         }
-        Self { done, forbidden }
+        Self { used, forbidden }
     }
 
-    /// What the chart's roles grant and nobody did.
+    /// Rights that the chart's roles grant and no request has used.
     pub fn unused(&self) -> Vec<String> {
         let granted = granted();
         assert!(granted.len() > 30, "{granted:?}");
-        let unused = granted.difference(&self.done);
+        let unused = granted.difference(&self.used);
         unused.map(ToString::to_string).collect()
     }
 }
 
-/// How often an account asked for what, whatever the answer. A watch counts once, when it begins.
-pub fn calls(plane: &ControlPlane, account: &str) -> BTreeMap<String, u64> {
+/// Counts the requests of an account by verb and resource, whatever the response. A watch counts once, at its start.
+pub fn count_requests(plane: &ControlPlane, account: &str) -> BTreeMap<String, u64> {
     let user = format!("system:serviceaccount:{NAMESPACE}:{account}");
-    let mut calls = BTreeMap::new();
+    let mut counts = BTreeMap::new();
     for log in plane.audit_logs() {
         let lines = BufReader::new(File::open(log).unwrap()).lines();
         let own = lines
             .map_while(Result::ok)
             .filter(|line| line.contains(&user));
-        // The last line may be half written.
+        // The last line may be incomplete.
         for event in own.filter_map(|line| serde_json::from_str::<Value>(&line).ok()) {
-            let begins = event["stage"] == "ResponseStarted";
-            if event["user"]["username"] != *user || begins != (event["verb"] == "watch") {
+            let is_watch_start = event["stage"] == "ResponseStarted";
+            if event["user"]["username"] != *user || is_watch_start != (event["verb"] == "watch") {
                 continue;
             }
             let of = |key: &str| event["objectRef"][key].as_str().unwrap_or_default();
             let subresource = [of("resource"), of("subresource")].join("/");
-            let call = format!(
+            let request = format!(
                 "{} {}",
                 event["verb"].as_str().unwrap(),
                 subresource.trim_end_matches('/')
             );
-            *calls.entry(call).or_default() += 1;
+            *counts.entry(request).or_default() += 1;
         }
     }
-    calls
+    counts
 }
 
-/// What a request that succeeded was, in the words of roles: those with and without its namespace and name.
-fn deeds(account: &str, event: &Value, code: u64) -> Vec<Deed> {
+/// The rights that a successful request has used, with and without namespace and name.
+fn used_rights(account: &str, event: &Value, code: u64) -> Vec<Right> {
     let of = |key: &str| {
         event["objectRef"][key]
             .as_str()
@@ -118,7 +119,7 @@ fn deeds(account: &str, event: &Value, code: u64) -> Vec<Deed> {
     };
     let verb = event["verb"].as_str().unwrap().to_owned();
     let mut verbs = vec![verb.clone()];
-    // An object that is applied and was not there is created, and that takes the right to create.
+    // An apply of an object that does not exist needs the right to create it, too.
     if verb == "patch" && code == 201 {
         verbs.push("create".to_owned());
     }
@@ -127,11 +128,11 @@ fn deeds(account: &str, event: &Value, code: u64) -> Vec<Deed> {
         .map(|name| format!("/{name}"))
         .unwrap_or_default();
     let resource = format!("{}{subresource}.{}", of("resource"), of("apiGroup"));
-    let mut deeds = Vec::new();
+    let mut used_rights = Vec::new();
     for verb in verbs {
         for namespace in [of("namespace"), String::new()] {
             for name in [of("name"), String::new()] {
-                deeds.push(Deed {
+                used_rights.push(Right {
                     account: account.to_owned(),
                     verb: verb.clone(),
                     resource: resource.clone(),
@@ -141,11 +142,11 @@ fn deeds(account: &str, event: &Value, code: u64) -> Vec<Deed> {
             }
         }
     }
-    deeds
+    used_rights
 }
 
-/// What the chart's roles grant to its accounts.
-fn granted() -> BTreeSet<Deed> {
+/// The rights that the chart's roles grant.
+fn granted() -> BTreeSet<Right> {
     let objects = chart::rendered(&[]);
     let mut granted = BTreeSet::new();
     for (bindings, roles) in [
@@ -163,7 +164,7 @@ fn granted() -> BTreeSet<Deed> {
             for subject in members(&binding["subjects"]) {
                 let account = subject["name"].as_str().unwrap();
                 for rule in members(&role["rules"]) {
-                    granted.extend(of_rule(account, namespace, rule));
+                    granted.extend(rights_of_rule(account, namespace, rule));
                 }
             }
         }
@@ -171,7 +172,7 @@ fn granted() -> BTreeSet<Deed> {
     granted
 }
 
-fn of_rule(account: &str, namespace: &str, rule: &Value) -> Vec<Deed> {
+fn rights_of_rule(account: &str, namespace: &str, rule: &Value) -> Vec<Right> {
     let texts = |key: &str| -> Vec<String> {
         let values = members(&rule[key]).iter();
         values
@@ -183,11 +184,11 @@ fn of_rule(account: &str, namespace: &str, rule: &Value) -> Vec<Deed> {
     if names.is_empty() {
         names.push(String::new());
     }
-    let mut deeds = Vec::new();
+    let mut rights = Vec::new();
     for group in texts("apiGroups") {
         for resource in texts("resources") {
             for verb in texts("verbs") {
-                deeds.extend(names.iter().map(|name| Deed {
+                rights.extend(names.iter().map(|name| Right {
                     account: account.to_owned(),
                     verb: verb.clone(),
                     resource: format!("{resource}.{group}"),
@@ -197,7 +198,7 @@ fn of_rule(account: &str, namespace: &str, rule: &Value) -> Vec<Deed> {
             }
         }
     }
-    deeds
+    rights
 }
 
 fn members(list: &Value) -> &[Value] {

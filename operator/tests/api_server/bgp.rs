@@ -1,4 +1,4 @@
-//! BGP as users see it: what a BGPPeer says, what becomes of its password, and what is told of either.
+//! BGPPeers from the view of users: conditions, passwords and Events.
 
 use std::time::Duration;
 
@@ -14,31 +14,31 @@ use serde_json::{Value, json};
 
 use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{all, create, create_node, delete, eventually, merge};
-use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, wait_until_assigned};
 
-/// How soon a status says what is wrong.
+/// Time limit for a condition after its cause.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST: &str = "correct-horse-battery";
 const SECOND: &str = "staple-of-another-day";
 
-async fn wait_for_peer_condition(admin: &Client, within: Duration, reason: &str, words: &str) {
+async fn wait_for_peer_condition(admin: &Client, within: Duration, reason: &str, text: &str) {
     let peers: Api<BGPPeer> = Api::all(admin.clone());
-    let what = format!("the peer says {reason}: {words}");
+    let what = format!("the peer has {reason}: {text}");
     eventually(&what, within, async || {
         let status = peers.get("tor").await.unwrap().status?;
         let mut conditions = status.conditions.into_iter();
-        conditions.find(|c| c.type_ == READY && c.reason == reason && c.message.contains(words))
+        conditions.find(|c| c.type_ == READY && c.reason == reason && c.message.contains(text))
     })
     .await;
 }
 
-/// What the agents of the nodes say of a session.
+/// Reports a session like the agent of a node.
 async fn report(admin: &Client, node: &str, state: &str, fault: Option<&str>) {
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let mut session = json!({ "name": "tor", "peerIP": "10.1.0.254", "state": state, "received": 3, "advertised": 1 });
     if let Some(fault) = fault {
         session["fault"] = fault.into();
-        session["message"] = "what BIRD says".into();
+        session["message"] = "message of BIRD".into();
     }
     let patch = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "NodeNetwork", "status": { "sessions": [session] } });
     let params = PatchParams::apply("netweft-agent").force();
@@ -47,17 +47,17 @@ async fn report(admin: &Client, node: &str, state: &str, fault: Option<&str>) {
     written.await.unwrap();
 }
 
-/// The value of a key of the agents' Secret.
-async fn kept(secrets: &Api<Secret>, key: &str) -> Option<String> {
+/// The value of a key in the agents' Secret.
+async fn stored_password(secrets: &Api<Secret>, key: &str) -> Option<String> {
     let secret = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
     let ByteString(value) = secret.data?.remove(key)?;
     Some(String::from_utf8(value).unwrap())
 }
 
-async fn until_kept(secrets: &Api<Secret>, password: Option<&str>) {
-    let what = "the agents' Secret follows";
+async fn wait_until_stored(secrets: &Api<Secret>, password: Option<&str>) {
+    let what = "the agents' Secret is updated";
     eventually(what, WAIT_TIMEOUT, async || {
-        (kept(secrets, "tor").await.as_deref() == password).then_some(())
+        (stored_password(secrets, "tor").await.as_deref() == password).then_some(())
     })
     .await;
 }
@@ -71,9 +71,9 @@ async fn bgp_peer_status_follows_sessions_and_password() {
         create_node(&admin, &name, &address).await;
     }
     let operator = Operator::start(&plane, "one", &[]).await;
-    until_assigned(&admin, 2).await;
+    wait_until_assigned(&admin, 2).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());
-    let at = json!({ "secretKeyRef": { "name": "theirs", "key": "tor-r1" } });
+    let at = json!({ "secretKeyRef": { "name": "user-passwords", "key": "tor-r1" } });
     let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },
         "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": at } });
     create(&peers, peer).await;
@@ -84,46 +84,49 @@ async fn bgp_peer_status_follows_sessions_and_password() {
         "no NetworkMode has mode underlay",
     )
     .await;
-    mode_becomes_underlay(&admin).await;
+    change_mode_to_underlay(&admin).await;
 
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
     wait_for_peer_condition(
         &admin,
         TIMEOUT,
         "NotFound",
-        "Secret theirs, which does not exist",
+        "Secret user-passwords, which does not exist",
     )
     .await;
-    let secret = |key: &str, password: &str| json!({ "metadata": { "name": "theirs" }, "stringData": { key: password } });
+    let secret = |key: &str, password: &str| json!({ "metadata": { "name": "user-passwords" }, "stringData": { key: password } });
     create(&secrets, secret("other", "x")).await;
     wait_for_peer_condition(
         &admin,
         TIMEOUT,
         "NotFound",
-        "the key tor-r1, which Secret theirs",
+        "the key tor-r1, which Secret user-passwords",
     )
     .await;
-    assert_eq!(kept(&secrets, "tor").await, None);
-    merge(&secrets, "theirs", secret("tor-r1", FIRST)).await;
+    assert_eq!(stored_password(&secrets, "tor").await, None);
+    merge(&secrets, "user-passwords", secret("tor-r1", FIRST)).await;
     wait_for_peer_condition(&admin, TIMEOUT, "Establishing", "0 of 2 nodes").await;
-    until_kept(&secrets, Some(FIRST)).await;
-    merge(&secrets, "theirs", secret("tor-r1", SECOND)).await;
-    until_kept(&secrets, Some(SECOND)).await;
+    wait_until_stored(&secrets, Some(FIRST)).await;
+    merge(&secrets, "user-passwords", secret("tor-r1", SECOND)).await;
+    wait_until_stored(&secrets, Some(SECOND)).await;
 
-    sessions_come_and_go(&admin).await;
-    // Whoever takes the Secret away takes nothing from a session that is up.
-    delete(&secrets, "theirs").await;
-    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", "Secret theirs").await;
-    assert_eq!(kept(&secrets, "tor").await.as_deref(), Some(SECOND));
+    check_session_reports(&admin).await;
+    // Deleting the Secret does not affect an established session.
+    delete(&secrets, "user-passwords").await;
+    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", "Secret user-passwords").await;
+    assert_eq!(
+        stored_password(&secrets, "tor").await.as_deref(),
+        Some(SECOND)
+    );
     delete(&peers, "tor").await;
-    until_kept(&secrets, None).await;
+    wait_until_stored(&secrets, None).await;
 
     operator.stop();
-    nobody_was_told_the_password(&plane).await;
-    only_these_secrets_were_looked_at(&plane);
+    assert_password_is_not_disclosed(&plane).await;
+    assert_only_needed_secrets_were_read(&plane);
 }
 
-async fn mode_becomes_underlay(admin: &Client) {
+async fn change_mode_to_underlay(admin: &Client) {
     let modes: Api<NetworkMode> = Api::all(admin.clone());
     let underlay = json!({ "spec": { "mode": "underlay", "overlay": null } });
     merge(&modes, "default", underlay).await;
@@ -144,19 +147,19 @@ async fn mode_becomes_underlay(admin: &Client) {
     .await;
 }
 
-async fn sessions_come_and_go(admin: &Client) {
+async fn check_session_reports(admin: &Client) {
     report(admin, "worker-1", "Established", None).await;
     report(admin, "worker-2", "Established", None).await;
     wait_for_peer_condition(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
     report(admin, "worker-2", "Idle", Some("ASNumberMismatch")).await;
-    let words = "session established on 1 of 2 nodes; worker-2: what BIRD says";
-    wait_for_peer_condition(admin, TIMEOUT, "SessionFailed", words).await;
+    let text = "session established on 1 of 2 nodes; worker-2: message of BIRD";
+    wait_for_peer_condition(admin, TIMEOUT, "SessionFailed", text).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     let status = peers.get("tor").await.unwrap().status.unwrap();
     assert_eq!(status.errors[0].node, "worker-2");
     assert_eq!(status.prefixes.unwrap().received, 3);
     let events: Api<Event> = Api::namespaced(admin.clone(), "default");
-    eventually("a warning is told", WAIT_TIMEOUT, async || {
+    eventually("a warning Event is published", WAIT_TIMEOUT, async || {
         let events = events.list(&ListParams::default()).await.unwrap();
         let warns = |event: &Event| {
             event.reason.as_deref() == Some("SessionFailed")
@@ -169,29 +172,29 @@ async fn sessions_come_and_go(admin: &Client) {
     wait_for_peer_condition(admin, TIMEOUT, "Established", "2 of 2 nodes").await;
 }
 
-/// The operator logs all it does, down to `debug`.
-async fn nobody_was_told_the_password(plane: &ControlPlane) {
+/// The log has level debug.
+async fn assert_password_is_not_disclosed(plane: &ControlPlane) {
     let log = std::fs::read_to_string(plane.dir.path().join("one.log")).unwrap();
     assert!(
         log.contains(PASSWORDS_SECRET),
-        "the log is another's:\n{log}"
+        "the log lacks the Secret's name:\n{log}"
     );
     let admin = plane.admin();
     let events: Api<Event> = Api::namespaced(admin.clone(), "default");
     let events = events.list(&ListParams::default()).await.unwrap();
     assert!(!events.items.is_empty());
     let networks = all::<NodeNetwork>(&admin).await;
-    let said = serde_json::to_string(&(events.items, networks)).unwrap();
+    let published = serde_json::to_string(&(events.items, networks)).unwrap();
     for password in [FIRST, SECOND] {
         let base64 = serde_json::to_string(&ByteString(password.into())).unwrap();
         for form in [password, base64.trim_matches('"')] {
             assert!(!log.contains(form), "the log shows {form}");
-            assert!(!said.contains(form), "{said}");
+            assert!(!published.contains(form), "{published}");
         }
     }
 }
 
-fn only_these_secrets_were_looked_at(plane: &ControlPlane) {
+fn assert_only_needed_secrets_were_read(plane: &ControlPlane) {
     let log = std::fs::read_to_string(plane.audit_log()).unwrap();
     let events = log
         .lines()
@@ -211,5 +214,5 @@ fn only_these_secrets_were_looked_at(plane: &ControlPlane) {
     names.sort();
     names.dedup();
     let of = |name: &str| format!("{NAMESPACE:?} {name:?}");
-    assert_eq!(names, [of(PASSWORDS_SECRET), of("theirs")]);
+    assert_eq!(names, [of(PASSWORDS_SECRET), of("user-passwords")]);
 }

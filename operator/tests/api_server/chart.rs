@@ -1,4 +1,4 @@
-//! What the chart renders, and which values it refuses. No control plane is needed.
+//! Objects that the chart renders, and values that it refuses. No control plane is needed.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -25,7 +25,7 @@ fn helm(chart: &str, arguments: &[&str]) -> Output {
 
 const CLEANUP: [&str; 2] = ["--set", "cleanup.enabled=true"];
 
-/// The chart's objects with these arguments of helm.
+/// The objects of the chart, rendered with these arguments of helm.
 pub fn rendered(arguments: &[&str]) -> Vec<Value> {
     rendered_of(CHART, arguments)
 }
@@ -45,7 +45,7 @@ fn rendered_of(chart: &str, arguments: &[&str]) -> Vec<Value> {
         .collect()
 }
 
-/// Those of one kind.
+/// The objects of one kind.
 pub fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
     objects
         .iter()
@@ -96,7 +96,7 @@ fn chart_passes_agent_node_selector_to_operator() {
 
 #[test]
 fn invalid_chart_values_are_refused() {
-    for wrong in [
+    for value in [
         "unknown=1",
         "operator.replica=2",
         "agent.port=0",
@@ -111,12 +111,12 @@ fn invalid_chart_values_are_refused() {
         "logging.format=xml",
         "pools[0].name=p,pools[0].cidr=10.0.0.0/16",
     ] {
-        let output = helm(CHART, &["--set", wrong]);
-        assert!(!output.status.success(), "{wrong}");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let output = helm(CHART, &["--set", value]);
+        assert!(!output.status.success(), "{value}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            said.contains("don't meet the specifications of the schema"),
-            "{wrong}: {said}"
+            stderr.contains("don't meet the specifications of the schema"),
+            "{value}: {stderr}"
         );
     }
 }
@@ -177,7 +177,7 @@ fn cleanup_chart_replaces_all_other_objects() {
     );
 }
 
-/// API servers that limit the critical classes create such pods only where a quota names the class.
+/// API servers that limit the critical priority classes admit such pods only in a namespace with a quota for the class.
 #[test]
 fn resource_quota_admits_critical_priority_classes() {
     for more in [&[][..], &CLEANUP[..]] {
@@ -216,7 +216,7 @@ fn only_installer_and_agent_mount_cni_bin() {
     assert_eq!(writers, ["agent", "install"]);
 }
 
-/// Two relays are on a node during an update: a port that the scheduler knows of would keep them apart.
+/// During an update a node runs two relays. A port in the pod spec would prevent that.
 #[test]
 fn relay_update_surges_without_host_port() {
     let objects = rendered(&[]);
@@ -233,7 +233,8 @@ fn relay_update_surges_without_host_port() {
     );
 }
 
-/// A port is one BIRD's only, so the old one has to have gone; and it goes without a word to its peers.
+/// Two BIRDs cannot share a port, so the old one must end first. It ends by graceful restart, without a message to its
+/// peers.
 #[test]
 fn bird_update_replaces_pod_after_graceful_stop() {
     let objects = rendered(&[]);
@@ -243,37 +244,37 @@ fn bird_update_replaces_pod_after_graceful_stop() {
         (&update["maxSurge"], &update["maxUnavailable"]),
         (&0.into(), &1.into())
     );
-    let parting = &containers(bird)[0]["lifecycle"]["preStop"]["exec"]["command"];
+    let pre_stop = &containers(bird)[0]["lifecycle"]["preStop"]["exec"]["command"];
     assert!(
-        parting.to_string().ends_with(r#""graceful","restart"]"#),
-        "{parting}"
+        pre_stop.to_string().ends_with(r#""graceful","restart"]"#),
+        "{pre_stop}"
     );
 }
 
-/// What has no BIRD or no relay is told so.
+/// The operator gets flags for BIRD and the relay.
 #[test]
 fn bird_and_relay_can_be_disabled() {
     for (value, set, flag) in [
         ("udpRelay.enabled", "netweft-udp-relay", "--udp-relay"),
         ("bird.enabled", "netweft-bird", "--bird"),
     ] {
-        for there in [true, false] {
-            let objects = rendered(&["--set", &format!("{value}={there}")]);
+        for enabled in [true, false] {
+            let objects = rendered(&["--set", &format!("{value}={enabled}")]);
             let sets = of_kind(&objects, "DaemonSet");
             let found = sets.iter().any(|found| found["metadata"]["name"] == set);
-            assert_eq!(found, there, "{set}");
+            assert_eq!(found, enabled, "{set}");
             let operator = of_kind(&objects, "Deployment")[0];
             let arguments = containers(operator)[0]["args"].to_string();
-            assert!(arguments.contains(&format!("\"{flag}={there}\"")));
+            assert!(arguments.contains(&format!("\"{flag}={enabled}\"")));
         }
     }
 }
 
-/// The operator's only right to other Secrets than the agents' goes with BIRD.
+/// The only right of the operator to read Secrets of users depends on BIRD.
 #[test]
 fn disabled_bird_removes_rights_to_user_secrets() {
-    for there in [true, false] {
-        let objects = rendered(&["--set", &format!("bird.enabled={there}")]);
+    for enabled in [true, false] {
+        let objects = rendered(&["--set", &format!("bird.enabled={enabled}")]);
         let roles = [of_kind(&objects, "Role"), of_kind(&objects, "ClusterRole")].concat();
         let rules = roles
             .iter()
@@ -283,23 +284,23 @@ fn disabled_bird_removes_rights_to_user_secrets() {
             .map(|rule| rule["resourceNames"].clone())
             .collect();
         names.retain(|names| *names != json!(["netweft-bgp-passwords"]));
-        assert_eq!(names.len(), usize::from(there), "{names:?}");
+        assert_eq!(names.len(), usize::from(enabled), "{names:?}");
     }
 }
 
-/// A change of a pod template replaces the pods, and with BIRD's every session of its node.
+/// A changed pod template replaces the pods, and BIRD's pods with all sessions of the node.
 #[test]
 fn new_chart_version_keeps_bird_pod_template() {
     let directory = tempfile::tempdir().unwrap();
     let newer = directory.path().join("newer");
     copy(Path::new(CHART), &newer);
-    let about = newer.join("Chart.yaml");
-    let text = std::fs::read_to_string(&about).unwrap();
-    let bumped = text
+    let chart_yaml = newer.join("Chart.yaml");
+    let text = std::fs::read_to_string(&chart_yaml).unwrap();
+    let new_text = text
         .replace("\nversion: ", "\nversion: 9")
         .replace("appVersion: ", "appVersion: 9");
-    assert_eq!(bumped.len(), text.len() + 2);
-    std::fs::write(&about, bumped).unwrap();
+    assert_eq!(new_text.len(), text.len() + 2);
+    std::fs::write(&chart_yaml, new_text).unwrap();
     let newer = newer.to_str().unwrap();
     let versions = [
         rendered(&[]),
@@ -312,7 +313,7 @@ fn new_chart_version_keeps_bird_pod_template() {
     });
     for (bird, agent) in [new, tagged] {
         assert_eq!(bird, old.0);
-        assert_ne!(agent, old.1, "this version is not another one");
+        assert_ne!(agent, old.1, "the versions have the same pod template");
     }
     let other_bird = rendered(&["--set", "bird.image.tag=2.99.0"]);
     let template = &daemon_set(&other_bird, "netweft-bird")["spec"]["template"];
@@ -344,17 +345,17 @@ fn images_use_configured_registry() {
     );
 }
 
-/// An image of the default registry under a name that nobody has taken yet could be anybody's.
+/// An image name in the default registry that nobody has registered could be registered by an attacker.
 #[test]
 fn empty_image_repository_is_refused() {
     for arguments in [&[][..], &CLEANUP[..]] {
         let arguments = [arguments, &["--set", "image.repository="]].concat();
         let output = helm(CHART, &arguments);
         assert!(!output.status.success(), "{arguments:?}");
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(
-            said.contains("image.repository is empty, and no images of netweft are published"),
-            "{said}"
+            stderr.contains("image.repository is empty, and no images of netweft are published"),
+            "{stderr}"
         );
     }
     let values = std::fs::read_to_string(Path::new(CHART).join("values.yaml")).unwrap();
@@ -392,7 +393,7 @@ fn default_objects_are_kept_and_can_be_disabled() {
         assert_eq!(found.len(), 1);
         let annotations = &found[0]["metadata"]["annotations"];
         assert_eq!(annotations["helm.sh/resource-policy"], "keep");
-        // Argo CD prunes what Helm keeps, unless it is told.
+        // Argo CD deletes objects that Helm keeps, unless an annotation forbids it.
         let options = &annotations["argocd.argoproj.io/sync-options"];
         assert_eq!(options, "Prune=false,Delete=false");
     }

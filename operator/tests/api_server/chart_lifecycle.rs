@@ -1,5 +1,5 @@
-//! The chart installed, upgraded from a version with an older schema, uninstalled and installed again: users' objects
-//! survive each step.
+//! The chart is installed, upgraded from a version with an older schema, uninstalled and installed again. Objects of
+//! users survive each step.
 
 use std::path::{Path, PathBuf};
 
@@ -12,27 +12,27 @@ use netweft_crds::{IPPool, NodeSubnet};
 use serde_json::{Value, json};
 
 use crate::control_plane::{CHART, ControlPlane};
-use crate::objects::{all, any, applied_for_good, create_node, eventually, merge};
-use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
+use crate::objects::{all, apply_object, create_node, dynamic_api, eventually, merge};
+use crate::operator::{Operator, WAIT_TIMEOUT, wait_until_assigned};
 
 #[tokio::test]
 async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
     let plane = ControlPlane::start().await;
     let admin = plane.admin();
-    let old = an_older_chart(plane.dir.path());
+    let old = older_chart(plane.dir.path());
     let old = old.to_str().unwrap();
     plane.helm(&["install", "netweft", old, "--create-namespace"]);
-    for object in users_objects() {
-        applied_for_good(&admin, &object).await;
+    for object in user_objects() {
+        apply_object(&admin, &object).await;
     }
     create_node(&admin, "worker-1", "10.1.0.1").await;
-    // An operator of the older version left the definitions alone.
+    // An operator of the older version does not change the CRDs.
     let operator = Operator::start(&plane, "old", &["--manage-crds", "false"]).await;
-    until_assigned(&admin, 1).await;
-    until_pools_are_ready(&admin).await;
+    wait_until_assigned(&admin, 1).await;
+    wait_until_pools_are_ready(&admin).await;
     operator.stop();
-    // It has written a finalizer and statuses, and lost no field that it does not know.
-    let before = everything(&admin).await;
+    // The operator has written a finalizer and statuses, and has kept a field that is unknown to it.
+    let before = object_contents(&admin).await;
     let edge = before
         .iter()
         .find(|object| object["metadata"]["name"] == "edge");
@@ -40,41 +40,51 @@ async fn user_objects_survive_upgrade_uninstall_and_reinstall() {
 
     plane.helm(&["upgrade", "netweft", CHART]);
     let operator = Operator::start(&plane, "new", &[]).await;
-    eventually("it has brought its definitions", WAIT_TIMEOUT, async || {
-        operator.is_ready().await
-    })
+    eventually(
+        "the operator has applied its CRDs",
+        WAIT_TIMEOUT,
+        async || operator.is_ready().await,
+    )
     .await;
-    the_schema_is_the_new_one(&admin).await;
-    let colourless = without_colour(before);
-    assert_eq!(everything(&admin).await, colourless, "after the upgrade");
-    until_pools_are_ready(&admin).await;
+    assert_schema_is_updated(&admin).await;
+    let expected = after_upgrade(before);
+    assert_eq!(object_contents(&admin).await, expected, "after the upgrade");
+    wait_until_pools_are_ready(&admin).await;
     operator.stop();
 
-    let said = plane.helm(&["uninstall", "netweft"]);
+    let output = plane.helm(&["uninstall", "netweft"]);
     for kept in ["[IPPool] default-v4", "[NetworkMode] default"] {
-        assert!(said.contains(kept), "{said}");
+        assert!(output.contains(kept), "{output}");
     }
-    assert_eq!(everything(&admin).await, colourless, "after uninstalling");
+    assert_eq!(
+        object_contents(&admin).await,
+        expected,
+        "after uninstalling"
+    );
 
-    // What the user has changed meanwhile is his.
+    // Changes by the user between two installations stay.
     let pools: Api<IPPool> = Api::all(admin.clone());
     let patch = json!({ "spec": { "reserved": ["10.244.7.7"] } });
     merge(&pools, "default-v4", patch).await;
-    let changed = everything(&admin).await;
+    let changed = object_contents(&admin).await;
     plane.helm(&["install", "netweft", CHART]);
-    assert_eq!(everything(&admin).await, changed, "after installing again");
+    assert_eq!(
+        object_contents(&admin).await,
+        changed,
+        "after installing again"
+    );
     let operator = Operator::start(&plane, "again", &[]).await;
-    eventually("it is ready", WAIT_TIMEOUT, async || {
+    eventually("the operator is ready", WAIT_TIMEOUT, async || {
         operator.is_ready().await
     })
     .await;
-    until_pools_are_ready(&admin).await;
-    assert_eq!(everything(&admin).await, changed, "with an operator");
+    wait_until_pools_are_ready(&admin).await;
+    assert_eq!(object_contents(&admin).await, changed, "with an operator");
     operator.stop();
 }
 
-/// The chart with definitions of an older version: a field less, a rule that has been given up, and a field that has.
-fn an_older_chart(directory: &Path) -> PathBuf {
+/// The chart with older CRDs: a missing field, an obsolete field and an obsolete rule.
+fn older_chart(directory: &Path) -> PathBuf {
     let chart = directory.join("older");
     copy(Path::new(CHART), &chart);
     let file = chart.join("crds/ippools.yaml");
@@ -86,12 +96,12 @@ fn an_older_chart(directory: &Path) -> PathBuf {
     fields.remove("disableBGPExport").unwrap();
     fields.insert("colour".to_owned(), json!({ "type": "string" }));
     let rules = spec["x-kubernetes-validations"].as_array_mut().unwrap();
-    rules.push(json!({ "rule": "!has(self.natOutgoingExclude)", "message": "given up" }));
+    rules.push(json!({ "rule": "!has(self.natOutgoingExclude)", "message": "obsolete rule" }));
     std::fs::write(&file, serde_saphyr::to_string(&definition).unwrap()).unwrap();
     chart
 }
 
-/// Copy a folder with all that is in it.
+/// Copies a directory with its content.
 pub fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -105,30 +115,35 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn users_objects() -> Vec<Value> {
-    const OURS: &str = "netweft.io/v1alpha1";
+fn user_objects() -> Vec<Value> {
+    const API_VERSION: &str = "netweft.io/v1alpha1";
     vec![
-        json!({ "apiVersion": OURS, "kind": "IPPool", "metadata": { "name": "edge", "labels": { "team": "a" } },
+        json!({ "apiVersion": API_VERSION, "kind": "IPPool", "metadata": { "name": "edge", "labels": { "team": "a" } },
             "spec": { "cidr": "10.9.0.0/16", "blockSize": 27, "networkMode": "edge", "colour": "blue" } }),
-        json!({ "apiVersion": OURS, "kind": "NetworkMode", "metadata": { "name": "edge" },
+        json!({ "apiVersion": API_VERSION, "kind": "NetworkMode", "metadata": { "name": "edge" },
             "spec": { "mode": "overlay", "overlay": { "encapsulation": "vxlan", "vxlan": { "vni": 7 } } } }),
-        json!({ "apiVersion": OURS, "kind": "BGPPeer", "metadata": { "name": "tor", "annotations": { "by": "a" } },
+        json!({ "apiVersion": API_VERSION, "kind": "BGPPeer", "metadata": { "name": "tor", "annotations": { "by": "a" } },
             "spec": { "peerIP": "10.1.0.254", "asNumber": 65001 } }),
     ]
 }
 
-/// Who and what users' objects and blocks are, without what the API server counts.
-async fn everything(admin: &Client) -> Vec<Value> {
+/// Identity and content of users' objects and blocks, without fields that the API server changes.
+async fn object_contents(admin: &Client) -> Vec<Value> {
     let mut found = Vec::new();
     for kind in ["IPPool", "NetworkMode", "BGPPeer", "NodeSubnet"] {
-        let api = any(admin, &json!({ "kind": kind }));
+        let api = dynamic_api(admin, &json!({ "kind": kind }));
         let objects = api.list(&ListParams::default()).await.unwrap();
-        found.extend(objects.items.iter().map(|object| essence(kind, object)));
+        found.extend(
+            objects
+                .items
+                .iter()
+                .map(|object| identity_and_spec(kind, object)),
+        );
     }
     found
 }
 
-fn essence(kind: &str, object: &DynamicObject) -> Value {
+fn identity_and_spec(kind: &str, object: &DynamicObject) -> Value {
     let of_user =
         |labels: &&String| !labels.contains("helm.sh/") && !labels.contains("app.kubernetes.io/");
     let labels = object.metadata.labels.iter().flatten();
@@ -141,8 +156,8 @@ fn essence(kind: &str, object: &DynamicObject) -> Value {
     })
 }
 
-/// The field that has been given up cannot be read any more, and the one that is new has its default.
-fn without_colour(mut objects: Vec<Value>) -> Vec<Value> {
+/// After the upgrade the obsolete field cannot be read, and the new field has its default.
+fn after_upgrade(mut objects: Vec<Value>) -> Vec<Value> {
     for object in objects
         .iter_mut()
         .filter(|object| object["kind"] == "IPPool")
@@ -154,7 +169,7 @@ fn without_colour(mut objects: Vec<Value>) -> Vec<Value> {
     objects
 }
 
-async fn the_schema_is_the_new_one(admin: &Client) {
+async fn assert_schema_is_updated(admin: &Client) {
     let definitions: Api<CustomResourceDefinition> = Api::all(admin.clone());
     let pools = definitions.get("ippools.netweft.io").await.unwrap();
     let schema = serde_json::to_value(&pools.spec.versions[0].schema).unwrap();
@@ -162,10 +177,10 @@ async fn the_schema_is_the_new_one(admin: &Client) {
     assert!(spec["properties"]["disableBGPExport"].is_object());
     assert!(spec["properties"]["colour"].is_null());
     let rules = spec["x-kubernetes-validations"].to_string();
-    assert!(!rules.contains("given up"), "{rules}");
+    assert!(!rules.contains("obsolete rule"), "{rules}");
 }
 
-async fn until_pools_are_ready(admin: &Client) {
+async fn wait_until_pools_are_ready(admin: &Client) {
     eventually(
         "the pools are ready, and the node has a block of one",
         WAIT_TIMEOUT,

@@ -1,5 +1,5 @@
-//! The life of a cluster: nodes come and go, agents report, a pool is given up. With it every right that the chart grants
-//! is used, and none is missing.
+//! The lifecycle of a cluster: nodes are created and deleted, agents report, a pool is deleted. The test uses every
+//! right that the chart grants, and shows that none is missing.
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
@@ -14,24 +14,24 @@ use netweft_crds::{
 use serde_json::json;
 
 use crate::agent::Agent;
-use crate::audit::Account;
+use crate::audit::AuditedRequests;
 use crate::control_plane::{ControlPlane, NAMESPACE};
-use crate::objects::{all, create, create_node, delete, delete_definition, eventually, merge};
-use crate::operator::{Operator, WAIT_TIMEOUT, owners, until_assigned};
+use crate::objects::{all, create, create_node, delete, delete_crd, eventually, merge};
+use crate::operator::{Operator, WAIT_TIMEOUT, owners, wait_until_assigned};
 
 #[tokio::test]
 async fn operator_lifecycle_uses_every_rbac_right() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
-    // The operator has to bring it again, which takes the right to create it.
-    delete_definition(&admin, "bgppeers.netweft.io").await;
+    // The operator must create the CRD again, which needs the right to create CRDs.
+    delete_crd(&admin, "bgppeers.netweft.io").await;
     for number in 1..=3 {
         let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
         create_node(&admin, &name, &address).await;
     }
     let linux = r#"--agent-nodes={"matchExpressions": [{"key": "os", "operator": "NotIn", "values": ["other"]}]}"#;
     let operator = Operator::start(&plane, "one", &["--orphan-grace", "3s", linux]).await;
-    let networks = until_assigned(&admin, 3).await;
+    let networks = wait_until_assigned(&admin, 3).await;
     let owners = owners(&admin).await;
     assert!(
         owners.values().all(|blocks| blocks.len() == 1),
@@ -42,32 +42,37 @@ async fn operator_lifecycle_uses_every_rbac_right() {
         assert_eq!(network.spec.modes[0].transport.vxlan.unwrap().vni, 4096);
     }
     assert!(operator.is_ready().await.is_some());
-    assert!(operator.counts("netweft_operator_leader 1").await.is_some());
+    assert!(
+        operator
+            .has_metric("netweft_operator_leader 1")
+            .await
+            .is_some()
+    );
 
-    let agents = statuses_follow_the_agents(&plane).await;
-    node_is_available(&admin).await;
-    pods_are_told_apart_by_namespace(&admin).await;
-    users_are_told(&admin).await;
-    events_are_counted(&admin).await;
-    node_comes_and_goes(&admin).await;
-    node_without_an_agent_is_left_alone(&admin).await;
-    pool_is_drained(&admin).await;
-    pool_is_given_up(&admin, &agents).await;
+    let agents = check_statuses_follow_agents(&plane).await;
+    check_network_unavailable_is_cleared(&admin).await;
+    add_namespace_selector(&admin).await;
+    check_conditions_and_events(&admin).await;
+    check_repeated_events(&admin).await;
+    check_node_lifecycle(&admin).await;
+    check_node_without_agent(&admin).await;
+    check_pool_draining(&admin).await;
+    check_pool_deletion(&admin, &agents).await;
 
-    let account = Account::of(&plane);
-    assert!(account.forbidden.is_empty(), "{:#?}", account.forbidden);
-    let unused = account.unused();
-    assert!(unused.is_empty(), "granted and not used: {unused:#?}");
+    let requests = AuditedRequests::of(&plane);
+    assert!(requests.forbidden.is_empty(), "{:#?}", requests.forbidden);
+    let unused = requests.unused();
+    assert!(unused.is_empty(), "granted but unused: {unused:#?}");
 }
 
-/// Of the nodes 1, 2 and 3, with as many pods each.
+/// The agents of the nodes 1, 2 and 3, with 1, 2 and 3 pods.
 async fn agents(plane: &ControlPlane) -> Vec<Agent> {
     let owners = owners(&plane.admin()).await;
     let mut agents = Vec::new();
     for number in 1..=3 {
         let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
         let block: IpNet = owners[&name].first().unwrap().parse().unwrap();
-        // The first is the tunnel's.
+        // The first address of the block belongs to the tunnel.
         let pods: Vec<String> = block
             .hosts()
             .skip(1)
@@ -79,14 +84,14 @@ async fn agents(plane: &ControlPlane) -> Vec<Agent> {
     agents
 }
 
-async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
+async fn check_statuses_follow_agents(plane: &ControlPlane) -> Vec<Agent> {
     let admin = &plane.admin();
     let modes: Api<NetworkMode> = Api::all(admin.clone());
-    let waits = eventually("the mode waits for its nodes", WAIT_TIMEOUT, async || {
+    let waiting = eventually("the mode waits for its nodes", WAIT_TIMEOUT, async || {
         let status = modes.get("default").await.unwrap().status?;
         status.nodes.filter(|nodes| nodes.total == 3)
     });
-    assert_eq!(waits.await.pending, ["worker-1", "worker-2", "worker-3"]);
+    assert_eq!(waiting.await.pending, ["worker-1", "worker-2", "worker-3"]);
     let agents = agents(plane).await;
     eventually("the mode is ready", WAIT_TIMEOUT, async || {
         let status = modes.get("default").await.unwrap().status?;
@@ -104,10 +109,10 @@ async fn statuses_follow_the_agents(plane: &ControlPlane) -> Vec<Agent> {
     agents
 }
 
-/// A cloud provider says that a Node has no network, and the operator that it has.
-async fn node_is_available(admin: &Client) {
+/// A cloud provider sets NetworkUnavailable of a Node, and the operator clears it.
+async fn check_network_unavailable_is_cleared(admin: &Client) {
     let nodes: Api<Node> = Api::all(admin.clone());
-    let condition = |type_: &str| json!({ "type": type_, "status": "True", "reason": "Test", "message": "as the test says" });
+    let condition = |type_: &str| json!({ "type": type_, "status": "True", "reason": "Test", "message": "set by the test" });
     let conditions = ["NetworkUnavailable", "Other"].map(condition);
     let patch = Patch::Strategic(json!({ "status": { "conditions": conditions } }));
     let parameters = PatchParams::default();
@@ -128,8 +133,8 @@ async fn node_is_available(admin: &Client) {
     .await;
 }
 
-/// From when a pool asks for namespaces agents look at them. This one asks for all.
-async fn pods_are_told_apart_by_namespace(admin: &Client) {
+/// Agents watch namespaces only while a pool has a namespaceSelector. This one selects all namespaces.
+async fn add_namespace_selector(admin: &Client) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     merge(
         &pools,
@@ -139,22 +144,23 @@ async fn pods_are_told_apart_by_namespace(admin: &Client) {
     .await;
 }
 
-/// By conditions and by Events, of every kind that they write.
-async fn users_are_told(admin: &Client) {
+/// The operator writes conditions and Events for all kinds.
+async fn check_conditions_and_events(admin: &Client) {
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-    let secret = json!({ "metadata": { "name": "theirs" }, "stringData": { "tor": "a-password" } });
+    let secret =
+        json!({ "metadata": { "name": "user-passwords" }, "stringData": { "tor": "a-password" } });
     create(&secrets, secret).await;
-    let password = json!({ "secretKeyRef": { "name": "theirs", "key": "tor" } });
+    let password = json!({ "secretKeyRef": { "name": "user-passwords", "key": "tor" } });
     let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },
         "spec": { "peerIP": "10.1.0.254", "asNumber": 65001, "password": password } });
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     create(&peers, peer).await;
     eventually(
-        "the password is kept for agents",
+        "the password is in the agents' Secret",
         WAIT_TIMEOUT,
         async || {
-            let kept = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
-            kept.data?.get("tor").cloned()
+            let secret = secrets.get_opt(PASSWORDS_SECRET).await.unwrap()?;
+            secret.data?.get("tor").cloned()
         },
     )
     .await;
@@ -164,7 +170,7 @@ async fn users_are_told(admin: &Client) {
         ("NetworkMode", "default", "Programmed"),
         ("NodeNetwork", "worker-1", "SubnetsAssigned"),
     ] {
-        let what = format!("{kind} {name} is told {reason}");
+        let what = format!("{kind} {name} has an Event {reason}");
         eventually(&what, WAIT_TIMEOUT, async || {
             let of_it = |event: &Event| {
                 event.reason.as_deref() == Some(reason)
@@ -183,8 +189,8 @@ async fn events(admin: &Client) -> Vec<Event> {
     events.list(&ListParams::default()).await.unwrap().items
 }
 
-/// What is told again is the same event, counted.
-async fn events_are_counted(admin: &Client) {
+/// Repeated Events are counted in a series.
+async fn check_repeated_events(admin: &Client) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     for (disabled, reason) in [
         (true, "Disabled"),
@@ -194,7 +200,7 @@ async fn events_are_counted(admin: &Client) {
     ] {
         let patch = json!({ "spec": { "disabled": disabled } });
         merge(&pools, "default-v4", patch).await;
-        eventually("the pool follows", WAIT_TIMEOUT, async || {
+        eventually("the pool has the condition", WAIT_TIMEOUT, async || {
             let status = pools.get("default-v4").await.unwrap().status?;
             let mut conditions = status.conditions.iter();
             conditions.find(|c| c.type_ == READY && c.reason == reason)?;
@@ -202,7 +208,7 @@ async fn events_are_counted(admin: &Client) {
         })
         .await;
     }
-    eventually("the event has been counted", WAIT_TIMEOUT, async || {
+    eventually("the Event is counted", WAIT_TIMEOUT, async || {
         let counted = |event: &Event| {
             let twice = event
                 .series
@@ -215,40 +221,40 @@ async fn events_are_counted(admin: &Client) {
     .await;
 }
 
-async fn node_comes_and_goes(admin: &Client) {
+async fn check_node_lifecycle(admin: &Client) {
     let nodes: Api<Node> = Api::all(admin.clone());
     let before = owners(admin).await;
-    // A joining node changes nothing for the others.
+    // A new node does not affect other nodes.
     create_node(admin, "worker-0", "10.1.0.9").await;
-    until_assigned(admin, 4).await;
+    wait_until_assigned(admin, 4).await;
     let with = owners(admin).await;
     assert!(
         before.iter().all(|(node, blocks)| with[node] == *blocks),
         "{before:?} {with:?}"
     );
     delete(&nodes, "worker-0").await;
-    eventually("its block is orphaned", WAIT_TIMEOUT, async || {
+    eventually("the block is orphaned", WAIT_TIMEOUT, async || {
         let subnets = all::<NodeSubnet>(admin).await;
         subnets
             .into_iter()
             .find(|s| s.spec.node == "worker-0" && s.spec.state == SubnetState::Orphaned)
     })
     .await;
-    eventually("its block is given back", WAIT_TIMEOUT, async || {
+    eventually("the block is released", WAIT_TIMEOUT, async || {
         (!owners(admin).await.contains_key("worker-0")).then_some(())
     })
     .await;
     assert_eq!(owners(admin).await, before);
-    // Nothing collects garbage here.
+    // The garbage collector does not run here.
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     delete(&networks, "worker-0").await;
 }
 
-/// What the operator knows of a Node that is none of its agents' any more goes, if the node has no block.
-async fn node_without_an_agent_is_left_alone(admin: &Client) {
+/// If the agent does not run on a Node any more, its NodeNetwork is deleted, provided that the node has no block.
+async fn check_node_without_agent(admin: &Client) {
     let nodes: Api<Node> = Api::all(admin.clone());
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
-    // It states no address, and so it gets no block.
+    // Without an address the node gets no block.
     create(&nodes, json!({ "metadata": { "name": "other" } })).await;
     eventually("the Node has a NodeNetwork", WAIT_TIMEOUT, async || {
         networks.get_opt("other").await.unwrap()
@@ -268,8 +274,8 @@ async fn node_without_an_agent_is_left_alone(admin: &Client) {
     delete(&nodes, "other").await;
 }
 
-/// In the place of an agent whose node has these pods: the operator asks who made them, and says so.
-async fn pool_is_drained(admin: &Client) {
+/// Reports pods in a draining pool like an agent. The operator looks up their owners and reports them.
+async fn check_pool_draining(admin: &Client) {
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), "default");
     create(&accounts, json!({ "metadata": { "name": "default" } })).await;
     let pods: Api<Pod> = Api::namespaced(admin.clone(), "default");
@@ -283,7 +289,7 @@ async fn pool_is_drained(admin: &Client) {
     .await;
     let of = |name: &str| json!({ "pool": "default-v4", "namespace": "default", "name": name });
     let patch =
-        Patch::Merge(json!({ "status": { "drainingPods": [of("web-5d4f-x"), of("gone")] } }));
+        Patch::Merge(json!({ "status": { "drainingPods": [of("web-5d4f-x"), of("deleted")] } }));
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let parameters = PatchParams::default();
     networks
@@ -305,18 +311,22 @@ async fn pool_is_drained(admin: &Client) {
         json!({ "spec": { "disabled": true } }),
     )
     .await;
-    eventually("the pool says what remains", WAIT_TIMEOUT, async || {
-        let wanted = ["worker-1 None 1", "worker-1 Some(\"Deployment/web\") 1"];
-        (remaining().await == wanted).then_some(())
-    })
+    eventually(
+        "the pool lists the remaining pods",
+        WAIT_TIMEOUT,
+        async || {
+            let expected = ["worker-1 None 1", "worker-1 Some(\"Deployment/web\") 1"];
+            (remaining().await == expected).then_some(())
+        },
+    )
     .await;
 }
 
-async fn pool_is_given_up(admin: &Client, agents: &[Agent]) {
+async fn check_pool_deletion(admin: &Client, agents: &[Agent]) {
     let pools: Api<IPPool> = Api::all(admin.clone());
     delete(&pools, "default-v4").await;
     eventually(
-        "the pool says what it waits for",
+        "the pool reports what it waits for",
         WAIT_TIMEOUT,
         async || {
             let status = pools.get("default-v4").await.unwrap().status?;
@@ -326,23 +336,27 @@ async fn pool_is_given_up(admin: &Client, agents: &[Agent]) {
         },
     )
     .await;
-    // Where no pod is left the block is withdrawn, and goes when the agent has seen that.
+    // A block without pods is withdrawn, and released when the agent has acknowledged that.
     let (first, others) = agents.split_first().unwrap();
-    others.iter().for_each(Agent::lose_its_pods);
+    others.iter().for_each(Agent::remove_pods);
     eventually(
-        "all blocks but one are given back",
+        "all blocks but one are released",
         WAIT_TIMEOUT,
         async || {
-            let left = owners(admin).await;
-            left.into_keys().eq(["worker-1".to_owned()]).then_some(())
+            let owners = owners(admin).await;
+            owners.into_keys().eq(["worker-1".to_owned()]).then_some(())
         },
     )
     .await;
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
-    let kept = networks.get("worker-1").await.unwrap();
-    assert_eq!(kept.spec.subnets.len(), 1, "pods have addresses of it");
-    first.lose_its_pods();
-    eventually("the pool is gone", WAIT_TIMEOUT, async || {
+    let secret = networks.get("worker-1").await.unwrap();
+    assert_eq!(
+        secret.spec.subnets.len(),
+        1,
+        "pods have addresses of the block"
+    );
+    first.remove_pods();
+    eventually("the pool is deleted", WAIT_TIMEOUT, async || {
         let pool = pools.get_opt("default-v4").await.unwrap();
         pool.is_none().then_some(())
     })

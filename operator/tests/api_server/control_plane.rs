@@ -14,17 +14,17 @@ use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
 
 /// Namespace of the release.
 pub const NAMESPACE: &str = "netweft-system";
-/// The chart's directory.
+/// Directory of the chart.
 pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/netweft");
-/// A value that the chart asks for; nothing pulls the images.
+/// A value that the chart requires. No image is pulled.
 pub const IMAGES: [&str; 2] = ["--set", "image.repository=netweft"];
 const ADMIN_TOKEN: &str = "admin-of-this-test";
 
-/// A child that does not outlive its owner.
+/// A child process that is killed when this value is dropped.
 pub struct Process(Child);
 
 impl Process {
-    /// Starts `command` with its output in `log`.
+    /// Starts `command` with stdout and stderr in `log`.
     pub fn start(command: &mut Command, log: &Path) -> Self {
         let log = std::fs::File::create(log).unwrap();
         let command = command
@@ -33,18 +33,18 @@ impl Process {
         Self(command.stderr(log).spawn().unwrap())
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    /// Its number.
+    /// PID of the process.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Any signal, by its name.
+    /// Sends a signal by its name.
     pub fn signal(&self, name: &str) {
         let pid = self.id().to_string();
         assert!(
@@ -56,22 +56,19 @@ impl Process {
         );
     }
 
-    /// Whether it has not ended by itself.
-    pub fn runs(&mut self) -> bool {
+    /// Whether the process is running.
+    pub fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 
-    /// Waits for the end.
-    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let deadline = Instant::now() + patience;
+    /// Waits for the end of the process.
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.0.try_wait().unwrap() {
                 return status;
             }
-            assert!(
-                Instant::now() < deadline,
-                "still running after {patience:?}"
-            );
+            assert!(Instant::now() < deadline, "still running after {timeout:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -84,17 +81,18 @@ impl Drop for Process {
     }
 }
 
-/// The control plane; it ends with this value. Fields are dropped in their order: the API server goes first.
+/// A control plane that ends when this value is dropped. Fields are dropped in their order, so the API server ends
+/// first.
 pub struct ControlPlane {
     api_server: Process,
     _etcd: Process,
-    /// Where logs and kubeconfigs are.
+    /// Directory of logs and kubeconfigs.
     pub dir: tempfile::TempDir,
     url: String,
 }
 
 impl ControlPlane {
-    /// Starts one and waits until it answers.
+    /// Starts a control plane and waits until it is ready.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let etcd_url = format!("http://127.0.0.1:{}", free_port());
@@ -112,14 +110,14 @@ impl ControlPlane {
         plane
     }
 
-    /// Starts one with the chart installed.
+    /// Starts a control plane with the chart installed.
     pub async fn with_chart() -> Self {
         let plane = Self::start().await;
         plane.helm(&["install", "netweft", CHART, "--create-namespace"]);
         plane
     }
 
-    /// Runs helm on the release's namespace, an installation or upgrade with [`IMAGES`]; returns what it says.
+    /// Runs helm in the release's namespace, with [`IMAGES`] for installations and upgrades. Returns its output.
     pub fn helm(&self, arguments: &[&str]) -> String {
         let mut helm = Command::new(program("helm"));
         helm.args(arguments).args(["--namespace", NAMESPACE]);
@@ -128,45 +126,45 @@ impl ControlPlane {
         }
         let output = helm.env("KUBECONFIG", self.admin_kubeconfig()).output();
         let output = output.unwrap();
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        assert!(output.status.success(), "helm {arguments:?}: {said}");
-        said
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(output.status.success(), "helm {arguments:?}: {text}");
+        text
     }
 
-    /// A client that may do everything.
+    /// A client with all rights.
     pub fn admin(&self) -> Client {
         self.client(ADMIN_TOKEN)
     }
 
     /// A client with this token.
     pub fn client(&self, token: &str) -> Client {
-        self.client_by(Some(token))
+        self.client_with(Some(token))
     }
 
-    /// A client that says nothing about who asks; the requests themselves have to.
-    pub fn client_of_anybody(&self) -> Client {
-        self.client_by(None)
+    /// A client without credentials, for requests that carry their own.
+    pub fn client_without_credentials(&self) -> Client {
+        self.client_with(None)
     }
 
-    fn client_by(&self, token: Option<&str>) -> Client {
+    fn client_with(&self, token: Option<&str>) -> Client {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true;
         config.auth_info.token = token.map(|token| token.to_owned().into());
         Client::try_from(config).unwrap()
     }
 
-    /// Where the API server listens.
+    /// URL of the API server.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// What was asked of it, one JSON object a line.
+    /// The audit log: one JSON object per line.
     pub fn audit_log(&self) -> PathBuf {
         self.dir.path().join("audit.log")
     }
 
-    /// The same with those that it began anew after, the API server does so every 100 MB.
+    /// The audit log and its rotated files. The API server rotates after 100 MB.
     pub fn audit_logs(&self) -> Vec<PathBuf> {
         let files = std::fs::read_dir(self.dir.path()).unwrap();
         let paths = files.map(|file| file.unwrap().path());
@@ -177,12 +175,12 @@ impl ControlPlane {
         paths.filter(is_audit_log).collect()
     }
 
-    /// A kubeconfig of the one who may do everything.
+    /// A kubeconfig with all rights.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.kubeconfig(&self.url, ADMIN_TOKEN)
     }
 
-    /// A kubeconfig with this token, for the API server by `url`.
+    /// A kubeconfig with this token, for the API server at `url`.
     pub fn kubeconfig(&self, url: &str, token: &str) -> PathBuf {
         let text = format!(
             "{{apiVersion: v1, kind: Config, current-context: c,
@@ -201,7 +199,7 @@ impl ControlPlane {
     async fn wait_until_ready(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(90);
         loop {
-            // The hooks after its start make these; admission of the chart's pods needs them.
+            // Hooks create these after the start. The admission of the chart's pods needs them.
             let classes: Api<PriorityClass> = Api::all(self.admin());
             let error = match classes.get("system-node-critical").await {
                 Ok(_) => return,
@@ -209,7 +207,7 @@ impl ControlPlane {
             };
             let log = self.dir.path().join("kube-apiserver.log");
             assert!(
-                Instant::now() < deadline && self.api_server.runs(),
+                Instant::now() < deadline && self.api_server.is_running(),
                 "the API server is not ready: {error}\n{}",
                 std::fs::read_to_string(log).unwrap_or_default()
             );
@@ -218,12 +216,12 @@ impl ControlPlane {
     }
 }
 
-/// A port that nobody listens on, of those that the kernel gives to nobody (`ip_local_port_range`): a program that starts a moment
-/// later finds it free.
+/// A free port outside of the kernel's ephemeral range (`ip_local_port_range`), so that it stays free until a program
+/// uses it.
 pub fn free_port() -> u16 {
     loop {
-        let chance = RandomState::new().hash_one(());
-        let port = 20_000 + u16::try_from(chance % 12_000).unwrap();
+        let random = RandomState::new().hash_one(());
+        let port = 20_000 + u16::try_from(random % 12_000).unwrap();
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
@@ -287,9 +285,9 @@ fn start_api_server(dir: &Path, etcd: &str, port: u16) -> Process {
     Process::start(&mut server, &dir.join("kube-apiserver.log"))
 }
 
-/// Writes a fresh key pair; returns the files of its private and its public part.
+/// Writes a new key pair. Returns the files of the private and the public key.
 fn service_account_keys(dir: &Path) -> (PathBuf, PathBuf) {
-    // SubjectPublicKeyInfo (RFC 5480) of an uncompressed point on P-256, up to the point.
+    // SubjectPublicKeyInfo (RFC 5480) of an uncompressed point on P-256, without the point.
     const SPKI: &[u8] = b"\x30\x59\x30\x13\x06\x07\x2a\x86\x48\xce\x3d\x02\x01\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07\x03\x42\x00";
     let (random, algorithm) = (SystemRandom::new(), &ECDSA_P256_SHA256_ASN1_SIGNING);
     let private = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
@@ -320,7 +318,7 @@ fn pem(label: &str, bytes: &[u8]) -> String {
     )
 }
 
-/// A program of the control plane.
+/// Path of a program of the control plane.
 pub fn program(name: &str) -> PathBuf {
     let Some(dir) = std::env::var_os("NETWEFT_KUBE_BIN") else {
         panic!(

@@ -1,7 +1,8 @@
-//! [`Gate`]: a way to the API server on which writes to our objects are counted, and held from a number on.
+//! [`WriteGate`]: a proxy to the API server that counts writes to netweft's objects, and holds them from a given number
+//! on.
 //!
-//! So an operator can be killed after exactly its n-th write, and a write can be late, without the operator's knowing:
-//! to it the gate is the API server, over plain HTTP. Leases, definitions and Events pass uncounted.
+//! So an operator can be killed after exactly n writes, and a write can be delayed. The operator uses the proxy as its
+//! API server, over plain HTTP. Leases, CRDs and Events are not counted.
 
 use std::sync::Arc;
 
@@ -16,60 +17,60 @@ use tokio::task::JoinSet;
 
 use crate::control_plane::ControlPlane;
 
-/// The gate; with it end all connections through it.
-pub struct Gate {
-    /// Where it listens.
+/// The proxy. Dropping it closes all connections.
+pub struct WriteGate {
+    /// URL of the proxy.
     pub url: String,
-    counts: Arc<Counts>,
+    state: Arc<GateState>,
     _server: JoinSet<()>,
 }
 
-/// Who has come, and who may pass.
-struct Counts {
-    /// To the API server, with the rights of whoever asks.
+/// The counters of the proxy.
+struct GateState {
+    /// Client of the API server without credentials. Requests carry their own.
     client: Client,
-    /// Numbers up to this one pass.
+    /// Writes up to this number pass.
     limit: watch::Sender<usize>,
     arrived: watch::Sender<usize>,
     answered: watch::Sender<usize>,
 }
 
-impl Gate {
-    /// A gate through which `limit` writes pass.
-    pub async fn open_for(plane: &ControlPlane, limit: usize) -> Self {
-        let counts = Arc::new(Counts {
-            client: plane.client_of_anybody(),
+impl WriteGate {
+    /// Starts a proxy that lets `limit` writes pass.
+    pub async fn start(plane: &ControlPlane, limit: usize) -> Self {
+        let state = Arc::new(GateState {
+            client: plane.client_without_credentials(),
             limit: watch::Sender::new(limit),
             arrived: watch::Sender::new(0),
             answered: watch::Sender::new(0),
         });
-        let router = Router::new().fallback(pass).with_state(counts.clone());
+        let router = Router::new().fallback(handle).with_state(state.clone());
         let (url, server) = serve(router).await;
         Self {
             url,
-            counts,
+            state,
             _server: server,
         }
     }
 
-    /// How many writes are held.
+    /// Number of held writes.
     pub fn held(&self) -> usize {
-        let arrived = *self.counts.arrived.borrow();
-        arrived.saturating_sub(*self.counts.limit.borrow())
+        let arrived = *self.state.arrived.borrow();
+        arrived.saturating_sub(*self.state.limit.borrow())
     }
 
-    /// How many writes the API server has answered.
+    /// Number of writes that the API server has answered.
     pub fn answered(&self) -> usize {
-        *self.counts.answered.borrow()
+        *self.state.answered.borrow()
     }
 
-    /// Lets everything pass from now on.
+    /// Lets all writes pass from now on.
     pub fn open(&self) {
-        self.counts.limit.send_replace(usize::MAX);
+        self.state.limit.send_replace(usize::MAX);
     }
 }
 
-/// Serves on loopback as long as the set lives; returns where.
+/// Serves on loopback until the set is dropped. Returns the URL.
 pub async fn serve(router: Router) -> (String, JoinSet<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -78,34 +79,34 @@ pub async fn serve(router: Router) -> (String, JoinSet<()>) {
     (url, server)
 }
 
-async fn pass(State(counts): State<Arc<Counts>>, request: Request) -> Response {
+async fn handle(State(state): State<Arc<GateState>>, request: Request) -> Response {
     let is_write = request.method() != Method::GET;
     let counted = is_write && request.uri().path().starts_with("/apis/netweft.io/");
     if counted {
         let mut number = 0;
-        counts.arrived.send_modify(|arrived| {
+        state.arrived.send_modify(|arrived| {
             *arrived += 1;
             number = *arrived;
         });
-        let mut limit = counts.limit.subscribe();
+        let mut limit = state.limit.subscribe();
         limit.wait_for(|limit| number <= *limit).await.unwrap();
     }
-    let answer = forward(&counts.client, request).await;
+    let response = forward(&state.client, request).await;
     if counted {
-        counts.answered.send_modify(|answered| *answered += 1);
+        state.answered.send_modify(|answered| *answered += 1);
     }
-    answer
+    response
 }
 
-/// Asks the API server itself, with the rights of whoever asks.
+/// Forwards a request to the API server with the credentials of the request.
 pub async fn forward(client: &Client, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 1 << 24).await.unwrap();
     let request = Request::from_parts(head, kube::client::Body::from(body));
     match client.send(request).await {
-        Ok(answer) => {
-            let (mut head, body) = answer.into_parts();
-            // How the body is cut into pieces is decided anew on this side.
+        Ok(response) => {
+            let (mut head, body) = response.into_parts();
+            // This connection has its own transfer encoding.
             head.headers.remove(header::TRANSFER_ENCODING);
             head.headers.remove(header::CONNECTION);
             Response::from_parts(head, Body::new(body))

@@ -1,4 +1,4 @@
-//! Leaders that are stopped, replaced, resumed and killed: no block is given twice, none is taken back.
+//! Leaders that are stopped, replaced, continued and killed: no block is assigned twice, and none is lost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 use crate::chart;
 use crate::control_plane::ControlPlane;
-use crate::held_writes::Gate;
-use crate::ledger::Ledger;
+use crate::held_writes::WriteGate;
+use crate::invariants::InvariantMonitor;
 use crate::objects::{
-    all, any, create_node, delete, eventually, forbid_no_deletion, merge, object,
+    all, allow_deletion, create_node, delete, dynamic_api, eventually, merge, object,
 };
-use crate::operator::{Operator, WAIT_TIMEOUT, assigned, leader, owners, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, assigned, leader, owners, wait_until_assigned};
 
-/// Another takes over soon.
+/// A short lease, so that another operator becomes the leader soon.
 const SHORT_LEASE: [&str; 2] = ["--lease-duration", "2s"];
 
 async fn create_nodes(admin: &Client, numbers: impl IntoIterator<Item = usize>) {
@@ -30,8 +30,8 @@ async fn create_nodes(admin: &Client, numbers: impl IntoIterator<Item = usize>) 
     }
 }
 
-async fn until_leader(admin: &Client, name: &str) {
-    let what = format!("{name} leads");
+async fn wait_until_leader(admin: &Client, name: &str) {
+    let what = format!("{name} is the leader");
     eventually(&what, WAIT_TIMEOUT, async || {
         leader(admin).await.filter(|holder| holder == name)
     })
@@ -42,40 +42,45 @@ async fn until_leader(admin: &Client, name: &str) {
 async fn leader_takeover_assigns_no_block_twice() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
-    let ledger = Ledger::begin(&admin).await;
+    let monitor = InvariantMonitor::start(&admin).await;
     create_nodes(&admin, 1..=1).await;
     let first = Operator::start(&plane, "first", &SHORT_LEASE).await;
-    until_leader(&admin, "first").await;
+    wait_until_leader(&admin, "first").await;
     let mut second = Operator::start(&plane, "second", &SHORT_LEASE).await;
-    until_assigned(&admin, 1).await;
-    let standby = "the second is ready without leading";
+    wait_until_assigned(&admin, 1).await;
+    let standby = "the standby is ready";
     eventually(standby, WAIT_TIMEOUT, async || second.is_ready().await).await;
-    assert!(second.counts("netweft_operator_leader 0").await.is_some());
+    assert!(
+        second
+            .has_metric("netweft_operator_leader 0")
+            .await
+            .is_some()
+    );
 
-    // A leader that is stopped, replaced and resumed believes in its lease for a while.
+    // A leader that is stopped, replaced and continued acts as leader for a moment.
     first.process.signal("STOP");
     create_nodes(&admin, 2..=20).await;
-    until_assigned(&admin, 20).await;
+    wait_until_assigned(&admin, 20).await;
     assert_eq!(leader(&admin).await.as_deref(), Some("second"));
     first.process.signal("CONT");
     create_nodes(&admin, 21..=40).await;
-    until_assigned(&admin, 40).await;
-    one_block_each(&admin, 40).await;
+    wait_until_assigned(&admin, 40).await;
+    assert_one_block_each(&admin, 40).await;
 
-    // kill -9 of the leader.
+    // The leader is killed.
     second.process.kill();
     create_nodes(&admin, 41..=41).await;
-    until_assigned(&admin, 41).await;
+    wait_until_assigned(&admin, 41).await;
     assert_eq!(leader(&admin).await.as_deref(), Some("first"));
-    one_block_each(&admin, 41).await;
-    assert_eq!(ledger.breaches(), [""; 0]);
+    assert_one_block_each(&admin, 41).await;
+    assert_eq!(monitor.violations(), [""; 0]);
 
-    // A leader that is told to stop gives the lease back.
+    // A leader releases the lease when it stops.
     first.stop();
     assert_eq!(leader(&admin).await, None);
 }
 
-async fn one_block_each(client: &Client, nodes: usize) {
+async fn assert_one_block_each(client: &Client, nodes: usize) {
     let owners = owners(client).await;
     assert_eq!(owners.len(), nodes);
     let blocks: BTreeSet<_> = owners.values().flatten().collect();
@@ -84,101 +89,104 @@ async fn one_block_each(client: &Client, nodes: usize) {
     assert_eq!(most, Some(1), "{owners:?}");
 }
 
-/// The leader is stopped while its writes are under way; they arrive when another has given their blocks away.
+/// The leader is stopped while its writes are in progress. They arrive when another leader has assigned the blocks.
 #[tokio::test]
 async fn late_writes_of_former_leader_do_no_harm() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_nodes(&admin, 1..=5).await;
-    // The pool's finalizer and two blocks pass, three blocks are held.
-    let gate = Gate::open_for(&plane, 3).await;
-    let first = Operator::start_by(&plane, &gate.url, "first", &SHORT_LEASE).await;
-    eventually("three blocks are under way", WAIT_TIMEOUT, async || {
+    // The finalizer of the pool and two blocks pass. Three blocks are held.
+    let gate = WriteGate::start(&plane, 3).await;
+    let first = Operator::start_with_url(&plane, &gate.url, "first", &SHORT_LEASE).await;
+    eventually("three block creations are held", WAIT_TIMEOUT, async || {
         (gate.held() == 3 && gate.answered() == 3).then_some(())
     })
     .await;
     first.process.signal("STOP");
-    // One that was to get a block goes, another comes: the next leader gives each of these blocks to somebody else.
+    // A Node without a block is replaced by another Node, so the next leader assigns each of the held blocks to a
+    // different node.
     let have: BTreeSet<_> = owners(&admin).await.into_keys().collect();
     let lacking = (1..=5).map(|number| format!("worker-{number}"));
     let lacking = lacking.into_iter().find(|name| !have.contains(name));
     let nodes: Api<Node> = Api::all(admin.clone());
-    let gone = lacking.unwrap();
-    delete(&nodes, &gone).await;
+    let deleted = lacking.unwrap();
+    delete(&nodes, &deleted).await;
     create_nodes(&admin, 6..=6).await;
-    let ledger = Ledger::begin(&admin).await;
+    let monitor = InvariantMonitor::start(&admin).await;
     let second = Operator::start(&plane, "second", &SHORT_LEASE).await;
-    until_assigned(&admin, 5).await;
-    one_block_each(&admin, 5).await;
-    let settled = owners(&admin).await;
+    wait_until_assigned(&admin, 5).await;
+    assert_one_block_each(&admin, 5).await;
+    let before = owners(&admin).await;
 
     gate.open();
-    eventually("they have arrived", WAIT_TIMEOUT, async || {
+    eventually("the held writes have arrived", WAIT_TIMEOUT, async || {
         (gate.answered() >= 6).then_some(())
     })
     .await;
     first.process.signal("CONT");
     let stale =
         "netweft_operator_writes_total{kind=\"NodeSubnet\",verb=\"create\",result=\"stale\"} 3";
-    eventually("all three came too late", WAIT_TIMEOUT, async || {
-        first.counts(stale).await
+    eventually("all three creations conflict", WAIT_TIMEOUT, async || {
+        first.has_metric(stale).await
     })
     .await;
     let down = "netweft_operator_leader 0";
-    eventually("the first has stepped down", WAIT_TIMEOUT, async || {
-        first.counts(down).await
+    eventually("the first is not the leader", WAIT_TIMEOUT, async || {
+        first.has_metric(down).await
     })
     .await;
-    assert!(second.counts("netweft_operator_leader 1").await.is_some());
-    let right = "the statuses are what the second says";
-    eventually(right, WAIT_TIMEOUT, async || settled_at(&admin, 5).await).await;
-    assert_eq!(owners(&admin).await, settled);
-    assert_eq!(ledger.breaches(), [""; 0]);
+    assert!(
+        second
+            .has_metric("netweft_operator_leader 1")
+            .await
+            .is_some()
+    );
+    let right = "the statuses are complete";
+    eventually(right, WAIT_TIMEOUT, async || is_converged(&admin, 5).await).await;
+    assert_eq!(owners(&admin).await, before);
+    assert_eq!(monitor.violations(), [""; 0]);
 }
 
-/// After every write with `NETWEFT_SWEEP=all`, else after every third. In two halves at the same time: most of the time is spent
-/// waiting for leases to run out.
+/// After every write with `NETWEFT_SWEEP=all`, else after every third one. Two halves run concurrently, because most of
+/// the time is spent waiting until leases expire.
 #[tokio::test]
 async fn leader_killed_after_any_write_of_join_does_no_harm() {
-    let sweep = std::env::var("NETWEFT_SWEEP").is_ok_and(|how| how == "all");
+    let sweep = std::env::var("NETWEFT_SWEEP").is_ok_and(|params| params == "all");
     let stride = if sweep { 1 } else { 3 };
     let (odd, even) = tokio::join!(
-        every_write_from(1, 2 * stride),
-        every_write_from(1 + stride, 2 * stride)
+        kill_after_every_write_from(1, 2 * stride),
+        kill_after_every_write_from(1 + stride, 2 * stride)
     );
     let writes = odd.max(even);
-    // Five blocks, five NodeNetworks, five conditions Assigned, a finalizer and two statuses at least.
-    assert!(
-        writes + stride > 18,
-        "only {writes} writes were found to kill after"
-    );
+    // At least five blocks, five NodeNetworks, five conditions Assigned, a finalizer and two statuses.
+    assert!(writes + stride > 18, "the join has only {writes} writes");
     println!("killed after each of {writes} writes");
 }
 
-/// Kills the leader after its `first` write of a join, then after every `stride`-th; returns the last.
-async fn every_write_from(first: usize, stride: usize) -> usize {
+/// Kills the leader after its `first` write, then after every `stride`-th. Returns the number of the last write.
+async fn kill_after_every_write_from(first: usize, stride: usize) -> usize {
     let plane = ControlPlane::with_chart().await;
     let mut write = first;
-    while killed_after(&plane, write).await {
+    while kill_after_write(&plane, write).await {
         write += stride;
     }
     write.saturating_sub(stride)
 }
 
-/// Lets five nodes join and kills the leader after so many writes. Returns false if it has not that many to do.
-async fn killed_after(plane: &ControlPlane, writes: usize) -> bool {
+/// Creates five Nodes and kills the leader after `writes` writes. Returns false if it has fewer writes to do.
+async fn kill_after_write(plane: &ControlPlane, writes: usize) -> bool {
     let admin = plane.admin();
-    fresh_cluster(&admin).await;
+    reset_cluster(&admin).await;
     create_nodes(&admin, 1..=5).await;
-    let ledger = Ledger::begin(&admin).await;
-    let gate = Gate::open_for(plane, writes).await;
-    let mut first = Operator::start_by(plane, &gate.url, "first", &SHORT_LEASE).await;
+    let monitor = InvariantMonitor::start(&admin).await;
+    let gate = WriteGate::start(plane, writes).await;
+    let mut first = Operator::start_with_url(plane, &gate.url, "first", &SHORT_LEASE).await;
     let held = eventually("the first has written", WAIT_TIMEOUT, async || {
         let held = gate.held() > 0 && gate.answered() == writes;
         if held {
             return Some(true);
         }
-        settled_at(&admin, 5).await.map(|()| false)
+        is_converged(&admin, 5).await.map(|()| false)
     })
     .await;
     if !held {
@@ -186,25 +194,25 @@ async fn killed_after(plane: &ControlPlane, writes: usize) -> bool {
         return false;
     }
     let second = Operator::start(plane, "second", &SHORT_LEASE).await;
-    eventually("the second stands by", WAIT_TIMEOUT, async || {
+    eventually("the standby is ready", WAIT_TIMEOUT, async || {
         second.is_ready().await
     })
     .await;
     first.process.kill();
-    let what = format!("the second completes what was begun by {writes} writes");
-    eventually(&what, WAIT_TIMEOUT, async || settled_at(&admin, 5).await).await;
-    one_block_each(&admin, 5).await;
-    assert_eq!(ledger.breaches(), [""; 0], "after {writes} writes");
-    assert_eq!(ledger.blocks(), 5, "after {writes} writes");
+    let what = format!("the second completes the join after {writes} writes");
+    eventually(&what, WAIT_TIMEOUT, async || is_converged(&admin, 5).await).await;
+    assert_one_block_each(&admin, 5).await;
+    assert_eq!(monitor.violations(), [""; 0], "after {writes} writes");
+    assert_eq!(monitor.assignment_count(), 5, "after {writes} writes");
     second.stop();
     true
 }
 
-/// Whether everything is said and done for so many nodes.
-async fn settled_at(admin: &Client, nodes: usize) -> Option<()> {
+/// Whether the objects and statuses of all nodes are complete.
+async fn is_converged(admin: &Client, nodes: usize) -> Option<()> {
     let networks = all::<NodeNetwork>(admin).await;
     let blocks = networks.iter().map(|network| network.spec.subnets.len());
-    let told = assigned(&networks) == nodes && blocks.sum::<usize>() == nodes;
+    let listed = assigned(&networks) == nodes && blocks.sum::<usize>() == nodes;
     let count = i64::try_from(nodes).unwrap();
     let pool = Api::<IPPool>::all(admin.clone()).get("default-v4").await;
     let pool = pool.unwrap();
@@ -212,12 +220,12 @@ async fn settled_at(admin: &Client, nodes: usize) -> Option<()> {
     let mode = Api::<NetworkMode>::all(admin.clone()).get("default").await;
     let progress = mode.unwrap().status?.nodes?;
     let counted = usage.blocks.used == count && progress.total == count;
-    (told && counted && pool.finalizers().len() == 1).then_some(())
+    (listed && counted && pool.finalizers().len() == 1).then_some(())
 }
 
-/// The chart's default objects as they were first applied, and nothing else.
-async fn fresh_cluster(admin: &Client) {
-    forbid_no_deletion(admin).await;
+/// Restores the default objects of the chart and deletes all others.
+async fn reset_cluster(admin: &Client) {
+    allow_deletion(admin).await;
     let pools: Api<IPPool> = Api::all(admin.clone());
     let none = json!({ "metadata": { "finalizers": null } });
     for pool in all::<IPPool>(admin).await {
@@ -236,10 +244,10 @@ async fn fresh_cluster(admin: &Client) {
     }
 }
 
-/// The policy against overlap may still see the pool that was deleted a moment ago.
+/// The policy against overlapping pools may still see the deleted pool for a moment.
 async fn create_default(admin: &Client, value: &Value) {
     let new: DynamicObject = object(value.clone());
-    let api = any(admin, value);
+    let api = dynamic_api(admin, value);
     eventually(
         "a default object is created",
         Duration::from_secs(10),
@@ -254,10 +262,10 @@ where
     K: Clone + std::fmt::Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::all(admin.clone());
-    let (how, which) = (DeleteParams::default(), ListParams::default());
-    eventually("they are gone", WAIT_TIMEOUT, async || {
-        // Refused as long as the policy that forbids it is remembered.
-        drop(api.delete_collection(&how, &which).await);
+    let (params, list) = (DeleteParams::default(), ListParams::default());
+    eventually("all objects are deleted", WAIT_TIMEOUT, async || {
+        // The API server applies the deleted policy for a moment.
+        drop(api.delete_collection(&params, &list).await);
         all::<K>(admin).await.is_empty().then_some(())
     })
     .await;

@@ -1,6 +1,6 @@
 //! The operator and the chart against a real kube-apiserver with a real etcd.
 //!
-//! The programs come from the directory in `NETWEFT_KUBE_BIN`; each test has a control plane of its own, on loopback.
+//! The programs come from the directory in `NETWEFT_KUBE_BIN`. Each test has its own control plane on loopback.
 
 #![expect(
     clippy::expect_used,
@@ -21,12 +21,12 @@ mod clean;
 mod cluster_facts;
 mod cluster_lifecycle;
 mod control_plane;
-mod growth;
 mod held_writes;
+mod invariants;
 mod leaders;
-mod ledger;
 mod objects;
 mod operator;
 mod refused;
 mod simulation;
 mod slow_api;
+mod surplus_blocks;

@@ -1,4 +1,4 @@
-//! Objects and helpers of the scenarios.
+//! Objects and helpers for the tests.
 
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
@@ -17,46 +17,48 @@ use serde_json::{Value, json};
 
 use crate::control_plane::NAMESPACE;
 
-/// An object from JSON.
+/// Parses an object from JSON.
 pub fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-/// What the API server says to the creation of an object; it is only asked.
-pub async fn verdict(client: &Client, value: Value) -> Result<(), String> {
+/// Creates an object in a dry run. Returns the error of the API server.
+pub async fn try_create(client: &Client, value: Value) -> Result<(), String> {
     let params = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    let result = any(client, &value).create(&params, &object(value)).await;
+    let result = dynamic_api(client, &value)
+        .create(&params, &object(value))
+        .await;
     result.map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// What the API server says to `kubectl apply` of an object; it is only asked.
-pub async fn applied(client: &Client, value: Value) -> Result<(), String> {
+/// Applies an object in a dry run, like `kubectl apply`. Returns the error of the API server.
+pub async fn try_apply(client: &Client, value: Value) -> Result<(), String> {
     let params = PatchParams {
         dry_run: true,
         ..PatchParams::apply("a-user").force()
     };
     let name = value["metadata"]["name"].as_str().unwrap().to_owned();
-    let result = any(client, &value)
+    let result = dynamic_api(client, &value)
         .patch(&name, &params, &Patch::Apply(value))
         .await;
     result.map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// Applies an object as a user does.
-pub async fn applied_for_good(client: &Client, value: &Value) {
+pub async fn apply_object(client: &Client, value: &Value) {
     let name = value["metadata"]["name"].as_str().unwrap();
     let params = PatchParams::apply("a-user");
-    let api = any(client, value);
+    let api = dynamic_api(client, value);
     api.patch(name, &params, &Patch::Apply(value))
         .await
         .unwrap();
 }
 
-/// Objects of the kind of `value`, of ours unless it says otherwise.
-pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
+/// The API of the kind of `value`, by default in netweft's group.
+pub fn dynamic_api(client: &Client, value: &Value) -> Api<DynamicObject> {
     let of = value["apiVersion"]
         .as_str()
         .unwrap_or("netweft.io/v1alpha1");
@@ -65,12 +67,12 @@ pub fn any(client: &Client, value: &Value) -> Api<DynamicObject> {
     Api::all_with(client.clone(), &ApiResource::from_gvk(&gvk))
 }
 
-/// An object of ours or of Kubernetes that the tests read and write.
+/// An object that the tests read and write.
 pub trait Kind: Clone + Debug + DeserializeOwned + Serialize {}
 impl<K: Clone + Debug + DeserializeOwned + Serialize> Kind for K {}
 
-/// Creates an object. An API server that has just learnt of an admission policy refuses what the policy is about until it has
-/// listed the policy's parameters.
+/// Creates an object. The API server refuses requests to which a new admission policy applies until it has listed the
+/// parameters of the policy, so these are repeated.
 pub async fn create<K: Kind>(api: &Api<K>, value: Value) {
     let object = object(value);
     let end = Instant::now() + Duration::from_secs(30);
@@ -100,7 +102,7 @@ pub async fn merge<K: Kind>(api: &Api<K>, name: &str, patch: Value) {
     patched.unwrap();
 }
 
-/// Asks for the deletion of an object.
+/// Requests the deletion of an object.
 pub async fn delete<K: Kind>(api: &Api<K>, name: &str) {
     let deleted = api.delete(name, &DeleteParams::default()).await;
     deleted.unwrap();
@@ -112,13 +114,13 @@ pub async fn create_node(client: &Client, name: &str, address: &str) {
     create(&nodes, json!({ "metadata": { "name": name } })).await;
     let status = json!({ "addresses": [{ "type": "InternalIP", "address": address }] });
     let (params, patch) = (PatchParams::default(), json!({ "status": status }));
-    let stated = nodes
+    let patched = nodes
         .patch_status(name, &params, &Patch::Merge(patch))
         .await;
-    stated.unwrap();
+    patched.unwrap();
 }
 
-/// A token of a service account, as its pod would have it if it ran on `node`, or one that is bound to no pod.
+/// A token of a service account: bound to a pod on `node`, or bound to no pod.
 pub async fn token(client: &Client, account: &str, node: Option<&str>) -> String {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), NAMESPACE);
     let bound = match node {
@@ -158,34 +160,37 @@ where
         .items
 }
 
-/// Waits until `check` has something to say.
+/// Waits until `check` returns a value.
 pub async fn eventually<T>(
-    what: &str,
-    patience: Duration,
+    condition: &str,
+    timeout: Duration,
     mut check: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     loop {
         if let Some(value) = check().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        assert!(
+            Instant::now() < deadline,
+            "{condition}: not within {timeout:?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Makes the agents' roles a mistake: by them, an agent may do everything.
-pub async fn give_everything_to_the_agents(admin: &Client) {
-    give_everything_to(admin, "netweft-agent").await;
+/// Gives the agents' service account all rights, so that only admission policies limit it.
+pub async fn grant_all_rights_to_agents(admin: &Client) {
+    grant_all_rights(admin, "netweft-agent").await;
 }
 
-/// Makes a service account an administrator, and the account if there is none.
-pub async fn give_everything_to(admin: &Client, account: &str) {
+/// Gives a service account all rights. Creates the account if it does not exist.
+pub async fn grant_all_rights(admin: &Client, account: &str) {
     let accounts: Api<ServiceAccount> = Api::namespaced(admin.clone(), NAMESPACE);
     let new = object(json!({ "metadata": { "name": account } }));
     drop(accounts.create(&PostParams::default(), &new).await);
     let binding = json!({
-        "metadata": { "name": "mistake" },
+        "metadata": { "name": "all-rights" },
         "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin" },
         "subjects": [{ "kind": "ServiceAccount", "name": account, "namespace": NAMESPACE }],
     });
@@ -193,36 +198,31 @@ pub async fn give_everything_to(admin: &Client, account: &str) {
     create(&bindings, binding).await;
 }
 
-/// The definitions of all kinds.
-pub fn definitions(admin: &Client) -> Api<CustomResourceDefinition> {
+/// The API of CRDs.
+pub fn crd_api(admin: &Client) -> Api<CustomResourceDefinition> {
     Api::all(admin.clone())
 }
 
-/// Lets an administrator delete what the network needs: takes away what forbids it.
-pub async fn forbid_no_deletion(admin: &Client) {
+/// Removes the admission policy that forbids an administrator to delete objects that the network needs.
+pub async fn allow_deletion(admin: &Client) {
     let bindings: Api<ValidatingAdmissionPolicyBinding> = Api::all(admin.clone());
     let params = DeleteParams::default();
     drop(bindings.delete("netweft-records", &params).await);
 }
 
-/// Deletes a definition and waits until it is gone: one that is about to go could still be applied to.
-pub async fn delete_definition(admin: &Client, name: &str) {
-    forbid_no_deletion(admin).await;
-    let definitions = definitions(admin);
-    eventually("deleting is allowed", Duration::from_secs(30), async || {
-        definitions
-            .delete(name, &DeleteParams::default())
-            .await
-            .ok()
-    })
-    .await;
+/// Deletes a CRD and waits until it is deleted: a CRD that is being deleted could still be applied.
+pub async fn delete_crd(admin: &Client, name: &str) {
+    allow_deletion(admin).await;
+    let crds = crd_api(admin);
     eventually(
-        "the definition is gone",
-        Duration::from_secs(60),
-        async || {
-            let found = definitions.get_opt(name).await.unwrap();
-            found.is_none().then_some(())
-        },
+        "the CRD can be deleted",
+        Duration::from_secs(30),
+        async || crds.delete(name, &DeleteParams::default()).await.ok(),
     )
+    .await;
+    eventually("the CRD is deleted", Duration::from_secs(60), async || {
+        let found = crds.get_opt(name).await.unwrap();
+        found.is_none().then_some(())
+    })
     .await;
 }

@@ -1,10 +1,11 @@
-//! Every rule refuses something: `tests/refused` holds an object for each, and one of them without is a failure.
+//! Every validation rule refuses an object: `tests/refused` has an object for each rule, and a rule without an object
+//! fails the test.
 //!
-//! A file is one refusal. Its first line is `# refused: ` and words of the refusal: the field, and a value that is
-//! legal. The last of its documents is refused; those before it are created first, and if one of them has its name, it
-//! is an update. A document with a status and no spec is written to the status, one with neither is a deletion. A line `# by: ` names an author other
-//! than the administrator: `the agent of NODE`, or `an agent of no node`; either may do everything by its roles, so that
-//! what refuses is the policy.
+//! Each file is one refusal. Its first line is `# refused: ` and a part of the message: the field, and a legal value.
+//! The last document is refused. The documents before it are created first. If one of them has the same name, the last
+//! document is an update. A document with a status and without a spec is written to the status. A document with neither
+//! is a deletion. A line `# by: ` names another author than the administrator: `the agent of NODE`, or `an agent of no
+//! node`. Both have all rights, so that only the policy refuses.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,30 +18,32 @@ use serde_json::Value;
 
 use crate::chart;
 use crate::control_plane::ControlPlane;
-use crate::objects::{any, create_node, eventually, give_everything_to_the_agents, object, token};
+use crate::objects::{
+    create_node, dynamic_api, eventually, grant_all_rights_to_agents, object, token,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// One file.
+/// A file of `tests/refused`.
 struct Case {
     file: String,
-    words: String,
+    message_part: String,
     author: Author,
-    before: Vec<Value>,
-    last: Value,
+    setup: Vec<Value>,
+    refused_object: Value,
 }
 
-/// Who writes the last document.
+/// The author of the last document.
 enum Author {
     Administrator,
     AgentOf(Option<String>),
 }
 
-/// What the API server said.
+/// The error of the API server.
 struct Refusal {
     kind: String,
     message: String,
-    /// Field, with `[]` for any index, and message.
+    /// Field (`[]` for any index) and message.
     causes: Vec<(String, String)>,
 }
 
@@ -49,7 +52,7 @@ async fn every_admission_rule_refuses_a_test_object() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "refused-node", "10.1.0.1").await;
-    give_everything_to_the_agents(&admin).await;
+    grant_all_rights_to_agents(&admin).await;
     let unbound = token(&admin, "netweft-agent", None).await;
     let bound = token(&admin, "netweft-agent", Some("refused-node")).await;
     let operator = plane.client(&token(&admin, "netweft-operator", None).await);
@@ -68,18 +71,20 @@ async fn every_admission_rule_refuses_a_test_object() {
             Err(problem) => problems.push(format!("{}: {problem}", case.file)),
         }
     }
-    let idle = rules().into_iter().filter(|rule| !rule.is_in(&refusals));
-    problems.extend(idle.map(|rule| format!("no object of tests/refused is refused by: {rule}")));
+    let unused = rules()
+        .into_iter()
+        .filter(|rule| !rule.has_refused_one_of(&refusals));
+    problems.extend(unused.map(|rule| format!("no object of tests/refused is refused by: {rule}")));
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// What is said to the case's last document; policies and rights take effect a moment after they are written.
+/// The refusal of the case's last document. Retries, because policies and rights take effect with a delay.
 async fn refusal(
     [admin, operator]: [&Client; 2],
     author: &Client,
     case: &Case,
 ) -> Result<Refusal, String> {
-    // Nobody else may create or delete NodeSubnets.
+    // The policy lets only the operator create and delete NodeSubnets.
     let writer = |object: &Value| {
         if object["kind"] == "NodeSubnet" {
             operator
@@ -87,65 +92,73 @@ async fn refusal(
             admin
         }
     };
-    for object in &case.before {
-        let api = any(writer(object), object);
+    for object in &case.setup {
+        let api = dynamic_api(writer(object), object);
         let new = self::object(object.clone());
         let created = api.create(&PostParams::default(), &new).await;
         created.unwrap_or_else(|error| panic!("{}: {error}", case.file));
     }
-    let mut said = String::new();
-    let asked = eventually(&case.file, TIMEOUT, async || {
-        let status = ask(author, case).await;
-        said = status.as_ref().map_or_else(
+    let mut last_message = String::new();
+    let attempts = eventually(&case.file, TIMEOUT, async || {
+        let status = dry_run(author, case).await;
+        last_message = status.as_ref().map_or_else(
             || "accepted".to_owned(),
             |status| status.message.to_string(),
         );
-        status.filter(|status| status.message.contains(&case.words))
+        status.filter(|status| status.message.contains(&case.message_part))
     });
-    let answer = tokio::time::timeout(TIMEOUT / 2, asked).await;
-    for object in &case.before {
-        let api = any(writer(object), object);
-        let gone = api.delete(name(object), &DeleteParams::default()).await;
-        gone.unwrap_or_else(|error| panic!("{}: {error}", case.file));
+    let result = tokio::time::timeout(TIMEOUT / 2, attempts).await;
+    for object in &case.setup {
+        let api = dynamic_api(writer(object), object);
+        let deleted = api.delete(name(object), &DeleteParams::default()).await;
+        deleted.unwrap_or_else(|error| panic!("{}: {error}", case.file));
     }
-    let status = answer.map_err(|_| format!("not refused in these words, but: {said}"))?;
+    let status =
+        result.map_err(|_| format!("not refused with this message, but: {last_message}"))?;
     let refusal = Refusal::new(case, &status);
     if refusal.causes.len() > 1 {
-        return Err(format!("more than one thing is wrong: {}", refusal.message));
+        return Err(format!("more than one violation: {}", refusal.message));
     }
     Ok(refusal)
 }
 
-/// Asks for the last document's write; nothing is stored.
-async fn ask(author: &Client, case: &Case) -> Option<Status> {
-    let (api, name) = (any(author, &case.last), name(&case.last));
-    let dry = PostParams {
+/// Writes the last document in a dry run.
+async fn dry_run(author: &Client, case: &Case) -> Option<Status> {
+    let (api, name) = (
+        dynamic_api(author, &case.refused_object),
+        name(&case.refused_object),
+    );
+    let params = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    let of_same_name =
-        |object: &&Value| object["kind"] == case.last["kind"] && self::name(object) == name;
-    let result = if case.last.get("spec").is_none() && case.last.get("status").is_some() {
+    let of_same_name = |object: &&Value| {
+        object["kind"] == case.refused_object["kind"] && self::name(object) == name
+    };
+    let result = if case.refused_object.get("spec").is_none()
+        && case.refused_object.get("status").is_some()
+    {
         let params = PatchParams {
             dry_run: true,
             ..PatchParams::apply("an-author").force()
         };
-        api.patch_status(name, &params, &Patch::Apply(&case.last))
+        api.patch_status(name, &params, &Patch::Apply(&case.refused_object))
             .await
-    } else if case.last.get("spec").is_none() {
+    } else if case.refused_object.get("spec").is_none() {
         let params = DeleteParams {
             dry_run: true,
             ..DeleteParams::default()
         };
         let deleted = api.delete(name, &params).await;
-        deleted.map(|_| object(case.last.clone()))
-    } else if case.before.iter().find(of_same_name).is_some() {
-        let mut new: kube::core::DynamicObject = object(case.last.clone());
+        deleted.map(|_| object(case.refused_object.clone()))
+    } else if case.setup.iter().find(of_same_name).is_some() {
+        let mut new: kube::core::DynamicObject = object(case.refused_object.clone());
         let old = api.get(name).await.unwrap();
         new.metadata.resource_version = old.metadata.resource_version;
-        api.replace(name, &dry, &new).await
+        api.replace(name, &params, &new).await
     } else {
-        api.create(&dry, &object(case.last.clone())).await
+        api.create(&params, &object(case.refused_object.clone()))
+            .await
     };
     match result {
         Ok(_) => None,
@@ -156,12 +169,12 @@ async fn ask(author: &Client, case: &Case) -> Option<Status> {
 
 impl Refusal {
     fn new(case: &Case, status: &Status) -> Self {
-        // Said besides, when the schema itself is not met.
-        const ASIDE: &str = "some validation rules were not checked";
+        // The API server adds this if the schema itself is violated.
+        const SKIPPED_RULES: &str = "some validation rules were not checked";
         let causes = status.details.iter().flat_map(|details| &details.causes);
-        let causes = causes.filter(|cause| !cause.message.contains(ASIDE));
+        let causes = causes.filter(|cause| !cause.message.contains(SKIPPED_RULES));
         Self {
-            kind: case.last["kind"].as_str().unwrap().to_owned(),
+            kind: case.refused_object["kind"].as_str().unwrap().to_owned(),
             message: status.message.clone(),
             causes: causes
                 .map(|cause| (without_indices(&cause.field), cause.message.clone()))
@@ -178,20 +191,20 @@ fn without_indices(field: &str) -> String {
     })
 }
 
-/// Something that refuses.
-enum Rule {
-    /// A rule in a definition.
+/// A rule that refuses objects.
+enum ValidationRule {
+    /// A rule in a CRD.
     Schema {
         kind: String,
         field: String,
         message: String,
     },
-    /// A validation of an admission policy; the words that stand in its message whatever the object is.
-    Policy { name: String, words: Vec<String> },
+    /// A validation of an admission policy, with the constant parts of its message.
+    Policy { name: String, parts: Vec<String> },
 }
 
-impl Rule {
-    fn is_in(&self, refusals: &[Refusal]) -> bool {
+impl ValidationRule {
+    fn has_refused_one_of(&self, refusals: &[Refusal]) -> bool {
         refusals.iter().any(|refusal| match self {
             Self::Schema {
                 kind,
@@ -202,17 +215,17 @@ impl Rule {
                     |cause: &(String, String)| cause.0 == *field && cause.1.contains(message);
                 refusal.kind == *kind && refusal.causes.iter().any(by_this)
             }
-            Self::Policy { name, words } => {
+            Self::Policy { name, parts } => {
                 refusal
                     .message
                     .contains(&format!("ValidatingAdmissionPolicy '{name}'"))
-                    && words.iter().all(|words| refusal.message.contains(words))
+                    && parts.iter().all(|parts| refusal.message.contains(parts))
             }
         })
     }
 }
 
-impl std::fmt::Display for Rule {
+impl std::fmt::Display for ValidationRule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Schema {
@@ -220,13 +233,13 @@ impl std::fmt::Display for Rule {
                 field,
                 message,
             } => write!(f, "{kind} {field}: {message}"),
-            Self::Policy { name, words } => write!(f, "policy {name}: {}", words.join("…")),
+            Self::Policy { name, parts } => write!(f, "policy {name}: {}", parts.join("…")),
         }
     }
 }
 
-/// All rules: of the definitions, and of the policies as the chart renders them.
-fn rules() -> Vec<Rule> {
+/// All rules in the CRDs and in the policies that the chart renders.
+fn rules() -> Vec<ValidationRule> {
     let mut rules = Vec::new();
     for file in files(&project("charts/netweft/crds")) {
         let text = std::fs::read_to_string(&file).unwrap();
@@ -241,23 +254,27 @@ fn rules() -> Vec<Rule> {
         let name = policy["metadata"]["name"].as_str().unwrap();
         for validation in policy["spec"]["validations"].as_array().unwrap() {
             let name = name.to_owned();
-            let words = fixed_words(validation);
-            rules.push(Rule::Policy { name, words });
+            let parts = constant_parts(validation);
+            rules.push(ValidationRule::Policy { name, parts });
         }
     }
     assert!(of_definitions > 60 && rules.len() >= of_definitions + 4);
     let all: BTreeSet<_> = rules.iter().map(ToString::to_string).collect();
-    assert_eq!(all.len(), rules.len(), "two rules say the same: {all:#?}");
+    assert_eq!(
+        all.len(),
+        rules.len(),
+        "two rules have the same message: {all:#?}"
+    );
     rules
 }
 
-/// The rules and, in specs, the lists of values below `schema`.
-fn collect(kind: &str, field: &str, schema: &Value, rules: &mut Vec<Rule>) {
+/// Collects the rules, and the enums of specs, below `schema`.
+fn collect(kind: &str, field: &str, schema: &Value, rules: &mut Vec<ValidationRule>) {
     let mut add = |message: &str| {
         let (kind, message) = (kind.to_owned(), message.to_owned());
-        // The field of a rule about the object as a whole is called so.
+        // The API server's name for the object as a whole.
         let field = if field.is_empty() { "<nil>" } else { field }.to_owned();
-        rules.push(Rule::Schema {
+        rules.push(ValidationRule::Schema {
             kind,
             field,
             message,
@@ -286,8 +303,8 @@ fn collect(kind: &str, field: &str, schema: &Value, rules: &mut Vec<Rule>) {
     }
 }
 
-/// The string literals of the message's expression, or the message.
-fn fixed_words(validation: &Value) -> Vec<String> {
+/// The string literals of the message expression, or the message.
+fn constant_parts(validation: &Value) -> Vec<String> {
     match validation["messageExpression"].as_str() {
         Some(expression) => expression
             .split('\'')
@@ -321,19 +338,19 @@ fn case(file: &Path) -> Case {
         Some(author) => {
             let node = author.strip_prefix("the agent of ");
             Author::AgentOf(Some(
-                node.unwrap_or_else(|| panic!("{file}: who is {author}?"))
+                node.unwrap_or_else(|| panic!("{file}: unknown author {author}"))
                     .to_owned(),
             ))
         }
     };
-    let mut before: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+    let mut setup: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
     Case {
-        words: header("# refused: ")
-            .unwrap_or_else(|| panic!("{file} does not begin with # refused:")),
+        message_part: header("# refused: ")
+            .unwrap_or_else(|| panic!("{file} does not start with # refused:")),
         file,
         author,
-        last: before.pop().unwrap(),
-        before,
+        refused_object: setup.pop().unwrap(),
+        setup,
     }
 }
 

@@ -1,4 +1,4 @@
-//! An API server that answers slowly what only reports wait for delays nothing else.
+//! Slow responses to lookups of pods and to Events do not delay plans.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use serde_json::json;
 use crate::control_plane::ControlPlane;
 use crate::held_writes::{forward, serve};
 use crate::objects::{create_node, eventually};
-use crate::operator::{Operator, WAIT_TIMEOUT, until_assigned};
+use crate::operator::{Operator, WAIT_TIMEOUT, wait_until_assigned};
 
-/// Questions about pods, and Events, are taken and never answered.
-async fn answer(State(client): State<Client>, request: Request) -> Response {
+/// Never responds to lookups of pods and to Events.
+async fn respond(State(client): State<Client>, request: Request) -> Response {
     let path = request.uri().path();
     if path.contains("/pods/") || path.ends_with("/events") {
         return pending().await;
@@ -30,19 +30,19 @@ async fn slow_pod_and_event_requests_delay_no_plan() {
     let plane = ControlPlane::with_chart().await;
     let admin = plane.admin();
     create_node(&admin, "worker-1", "10.1.0.1").await;
-    let router = Router::new().fallback(answer);
-    let (url, _server) = serve(router.with_state(plane.client_of_anybody())).await;
-    let operator = Operator::start_by(&plane, &url, "one", &[]).await;
-    until_assigned(&admin, 1).await;
+    let router = Router::new().fallback(respond);
+    let (url, _server) = serve(router.with_state(plane.client_without_credentials())).await;
+    let operator = Operator::start_with_url(&plane, &url, "one", &[]).await;
+    wait_until_assigned(&admin, 1).await;
     let pods = ["a", "b"].map(|name| json!({ "pool": "p", "namespace": "default", "name": name }));
     let patch = Patch::Merge(json!({ "status": { "drainingPods": pods } }));
     let networks: Api<NodeNetwork> = Api::all(admin.clone());
     let params = PatchParams::default();
-    let said = networks.patch_status("worker-1", &params, &patch).await;
-    said.unwrap();
-    // By now it is asking who made them.
-    operator.until_at_rest().await;
-    let begun = Instant::now();
+    let patched = networks.patch_status("worker-1", &params, &patch).await;
+    patched.unwrap();
+    // At this time the lookup of the pods' owners has started.
+    operator.wait_until_idle().await;
+    let start = Instant::now();
     create_node(&admin, "worker-2", "10.1.0.2").await;
     eventually("the next node has its block", WAIT_TIMEOUT, async || {
         let network = networks.get_opt("worker-2").await.unwrap()?;
@@ -50,8 +50,8 @@ async fn slow_pod_and_event_requests_delay_no_plan() {
     })
     .await;
     assert!(
-        begun.elapsed() < Duration::from_secs(10),
+        start.elapsed() < Duration::from_secs(10),
         "{:?}",
-        begun.elapsed()
+        start.elapsed()
     );
 }

@@ -151,9 +151,9 @@ impl<'a> SessionBuilder<'a> {
             port: self.underlay.listen_port,
             families: &families,
         };
-        let wanted =
+        let has_session =
             |one: &(bool, bool), other: &(bool, bool)| one.0 && other.1 || other.0 && one.1;
-        let mut coverage = self.add_pairs(&session_pairs, &per_node, wanted);
+        let mut coverage = self.add_pairs(&session_pairs, &per_node, has_session);
         coverage.selected = per_node.iter().filter(|value| value.0).count();
         coverage.selected_peers = Some(per_node.iter().filter(|value| value.1).count());
         coverage
@@ -171,8 +171,9 @@ impl<'a> SessionBuilder<'a> {
             port: underlay.listen_port,
             families: &families,
         };
-        let wanted = |one: &bool, other: &bool| underlay.mesh || *one || *other;
-        self.add_pairs(&session_pairs, &reflects, wanted).left_out
+        let has_session = |one: &bool, other: &bool| underlay.mesh || *one || *other;
+        self.add_pairs(&session_pairs, &reflects, has_session)
+            .left_out
     }
 
     /// The BGP configuration of every node, by name.
@@ -236,12 +237,12 @@ impl<'a> SessionBuilder<'a> {
         coverage
     }
 
-    /// Creates sessions between all pairs of nodes for which `wanted` returns true.
+    /// Creates sessions between all pairs of nodes for which `has_session` returns true.
     fn add_pairs<T>(
         &mut self,
         session_pairs: &SessionPairs<'_>,
         per_node: &[T],
-        wanted: impl Fn(&T, &T) -> bool,
+        has_session: impl Fn(&T, &T) -> bool,
     ) -> Coverage {
         let mut coverage = Coverage::default();
         let mut budget = MAX_PAIRS;
@@ -254,7 +255,7 @@ impl<'a> SessionBuilder<'a> {
             for (older, _) in older
                 .iter_mut()
                 .zip(per_node)
-                .filter(|(_, m)| wanted(m, value))
+                .filter(|(_, m)| has_session(m, value))
             {
                 if budget == 0 || older.is_full() || younger.is_full() {
                     left_out = true;

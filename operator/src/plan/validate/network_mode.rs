@@ -180,13 +180,13 @@ fn check_selector(
         interface,
         reaches,
     } = selector;
-    let given = [
+    let fields = [
         from.is_some(),
         cidr.is_some(),
         interface.is_some(),
         reaches.is_some(),
     ];
-    if given.into_iter().filter(|given| *given).count() != 1 {
+    if fields.into_iter().filter(|is_set| *is_set).count() != 1 {
         return invalid(ONE_SELECTOR);
     }
     let of = cidr.map(|range| range.addr()).or(reaches).map(IpFamily::of);

@@ -1,4 +1,4 @@
-//! [`Agents`]: in the place of all agents, acknowledges NodeNetworks and says how many pods there are.
+//! [`Agents`]: simulates all agents. They acknowledge NodeNetworks and report numbers of pods.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -14,16 +14,16 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::nodes::name;
-use crate::ledger::{Book, Ledger, Network};
+use crate::invariants::{InvariantChecker, InvariantMonitor, ObservedNetwork};
 
-/// Reports under way at a time.
-const BATCH: usize = 16;
-/// Pods of a node that has room, and of one that runs short.
+/// Maximum number of concurrent reports.
+const CONCURRENCY: usize = 16;
+/// Number of pods of a node with enough addresses, and of a node with few free addresses.
 const PODS: (i64, i64) = (5, 55);
-/// Addresses for pods in a block, but for the tunnel's.
-const BLOCK: i64 = 61;
+/// Addresses of a block that pods can use.
+const BLOCK_SIZE: i64 = 61;
 
-/// All agents.
+/// All simulated agents.
 pub struct Agents {
     shared: Arc<Shared>,
     task: JoinSet<()>,
@@ -31,22 +31,22 @@ pub struct Agents {
 
 struct Shared {
     api: Api<NodeNetwork>,
-    ledger: Arc<Ledger>,
+    monitor: Arc<InvariantMonitor>,
     pods: Mutex<BTreeMap<String, i64>>,
-    /// What was last said: of which object and generation, and how many pods.
-    said: Mutex<BTreeMap<String, Said>>,
+    /// The last report for each NodeNetwork: UID, generation, and number of pods.
+    reports: Mutex<BTreeMap<String, LastReport>>,
 }
 
-type Said = (Option<String>, Option<i64>, i64);
+type LastReport = (Option<String>, Option<i64>, i64);
 
 impl Agents {
-    /// They say nothing yet.
-    pub fn new(admin: &Client, ledger: &Arc<Ledger>) -> Self {
+    /// Agents that do not report yet.
+    pub fn new(admin: &Client, monitor: &Arc<InvariantMonitor>) -> Self {
         let shared = Arc::new(Shared {
             api: Api::all(admin.clone()),
-            ledger: ledger.clone(),
+            monitor: monitor.clone(),
             pods: Mutex::default(),
-            said: Mutex::default(),
+            reports: Mutex::default(),
         });
         Self {
             shared,
@@ -54,33 +54,33 @@ impl Agents {
         }
     }
 
-    /// They begin to report.
+    /// Starts reporting.
     pub fn start(&mut self) {
         self.task.spawn(self.shared.clone().report());
     }
 
-    /// Whether nothing is left to say.
-    pub fn have_said_all(&self, book: &Book) -> bool {
-        self.shared.due(book).is_empty()
+    /// Whether all NodeNetworks have a current report.
+    pub fn have_reported(&self, checker: &InvariantChecker) -> bool {
+        self.shared.due(checker).is_empty()
     }
 
-    /// Pods come to these nodes, until they run short, or go again.
-    pub fn fill(&self, numbers: &[usize], full: bool) {
+    /// Sets many or few pods on these nodes.
+    pub fn fill(&self, numbers: &[usize], many: bool) {
         let mut pods = self.shared.pods.lock().unwrap();
         pods.extend(numbers.iter().map(|number| {
-            let count = if full { PODS.1 } else { PODS.0 };
+            let count = if many { PODS.1 } else { PODS.0 };
             (name(*number), count)
         }));
     }
 
-    /// This node has so many pods now.
-    pub fn have(&self, number: usize, count: i64) {
+    /// Sets the number of pods of a node.
+    pub fn set_pods(&self, number: usize, count: i64) {
         let mut pods = self.shared.pods.lock().unwrap();
         pods.insert(name(number), count);
     }
 
-    /// How many blocks of each pool a node is to have.
-    pub fn wanted(&self) -> impl Fn(&str) -> usize + use<> {
+    /// Number of blocks of each pool that a node needs.
+    pub fn expected_count(&self) -> impl Fn(&str) -> usize + use<> {
         let pods = self.shared.pods.lock().unwrap().clone();
         move |node| {
             if pods.get(node) == Some(&PODS.1) {
@@ -95,44 +95,45 @@ impl Agents {
 impl Shared {
     async fn report(self: Arc<Self>) {
         loop {
-            let due = self.ledger.with(|book| self.due(book));
+            let due = self.monitor.with(|checker| self.due(checker));
             let reports = due.into_iter().map(|(name, network, pods)| {
-                let own = self.clone();
-                async move { own.say(&name, &network, pods).await }
+                let shared = self.clone();
+                async move { shared.report_node(&name, &network, pods).await }
             });
-            let reports = futures::stream::iter(reports).buffer_unordered(BATCH);
+            let reports = futures::stream::iter(reports).buffer_unordered(CONCURRENCY);
             reports.collect::<()>().await;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// NodeNetworks of Nodes that are there, of which something else was said last, or nothing.
-    fn due(&self, book: &Book) -> Vec<(String, Network, i64)> {
-        let (pods, said) = (self.pods.lock().unwrap(), self.said.lock().unwrap());
-        let own = book.networks().iter().filter(|(name, network)| {
-            let uid = book.uid_of(name).flatten();
+    /// NodeNetworks of existing Nodes whose last report differs from the current state.
+    fn due(&self, checker: &InvariantChecker) -> Vec<(String, ObservedNetwork, i64)> {
+        let (pods, reports) = (self.pods.lock().unwrap(), self.reports.lock().unwrap());
+        let owned = checker.networks().iter().filter(|(name, network)| {
+            let uid = checker.node_uid(name).flatten();
             uid.is_some() && uid == network.owner.as_deref()
         });
-        let counted = own.map(|(name, network)| {
+        let counted = owned.map(|(name, network)| {
             let pods = pods.get(name).copied().unwrap_or(PODS.0);
             (name, network, pods)
         });
         let due = counted.filter(|(name, network, pods)| {
-            said.get(*name) != Some(&(network.uid.clone(), network.generation, *pods))
+            reports.get(*name) != Some(&(network.uid.clone(), network.generation, *pods))
         });
         due.map(|(name, network, pods)| (name.clone(), network.clone(), pods))
             .collect()
     }
 
-    /// The first block of each family holds all pods. What is refused is said again.
-    async fn say(&self, name: &str, network: &Network, pods: i64) {
+    /// Reports all pods in the first block of each family. A failed report is repeated later.
+    async fn report_node(&self, name: &str, network: &ObservedNetwork, pods: i64) {
         let mut usage = Vec::new();
         for cidr in &network.subnets {
             let of_family = |other: &&IpNet| other.addr().is_ipv4() == cidr.addr().is_ipv4();
             let first = network.subnets.iter().find(of_family) == Some(cidr);
             let used = if first { pods } else { 0 };
-            self.ledger.with(|book| book.uses(name, *cidr, used));
-            usage.push(json!({ "cidr": cidr, "used": used, "free": BLOCK - used }));
+            self.monitor
+                .with(|checker| checker.set_pods(name, *cidr, used));
+            usage.push(json!({ "cidr": cidr, "used": used, "free": BLOCK_SIZE - used }));
         }
         let status = json!({
             "apiVersion": "netweft.io/v1alpha1",
@@ -148,8 +149,11 @@ impl Shared {
         let params = PatchParams::apply("netweft-agent").force();
         let patch = Patch::Apply(status);
         if self.api.patch_status(name, &params, &patch).await.is_ok() {
-            let said = (network.uid.clone(), network.generation, pods);
-            self.said.lock().unwrap().insert(name.to_owned(), said);
+            let reports = (network.uid.clone(), network.generation, pods);
+            self.reports
+                .lock()
+                .unwrap()
+                .insert(name.to_owned(), reports);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What nodes and leaders go through, by a seed.
+//! Random changes of nodes and leaders, determined by a seed.
 
 use std::time::{Duration, Instant};
 
@@ -7,198 +7,209 @@ use tokio::time::sleep;
 use super::Simulation;
 use super::nodes::name;
 
-/// What becomes of the leader in a round.
+/// What happens to the leader in a round.
 #[derive(Clone, Copy, Debug)]
-pub enum Fate {
-    /// SIGKILL.
+pub enum LeaderEvent {
+    /// The leader is killed with SIGKILL.
     Killed,
-    /// SIGSTOP, replaced, SIGCONT.
+    /// The leader is stopped with SIGSTOP, replaced, and continued with SIGCONT.
     Stopped,
 }
 
-/// Who does what in a round.
+/// The nodes of each change in a round.
 #[derive(Default)]
-struct Choice {
-    /// Deleted, and created again within the grace.
-    returning: Vec<usize>,
-    /// Deleted for good.
-    going: Vec<usize>,
-    /// New ones, all at once.
-    coming: Vec<usize>,
-    /// Get another address.
-    moving: Vec<usize>,
-    /// Run short of addresses.
-    filling: Vec<usize>,
-    /// Ran short, and do so no more.
-    emptying: Vec<usize>,
+struct NodeChanges {
+    /// Deleted, and created again within the grace period.
+    recreated: Vec<usize>,
+    /// Deleted.
+    deleted: Vec<usize>,
+    /// Created together.
+    created: Vec<usize>,
+    /// Change their address.
+    readdressed: Vec<usize>,
+    /// Get many pods.
+    filled: Vec<usize>,
+    /// Lose most of their pods again.
+    emptied: Vec<usize>,
 }
 
 impl Simulation {
-    /// One round: nodes come, go, return, move, fill and empty while the leader meets its fate.
-    pub async fn round(&mut self, number: usize, fate: Fate) {
-        let choice = self.choose(if number == 0 { 50 } else { self.share() });
-        let Choice {
-            returning,
-            going,
-            coming,
-            moving,
-            filling,
-            emptying,
-        } = &choice;
+    /// One round: nodes change while the leader is killed or stopped.
+    pub async fn round(&mut self, number: usize, event: LeaderEvent) {
+        let changes = self.choose_changes(if number == 0 { 50 } else { self.share() });
+        let NodeChanges {
+            recreated,
+            deleted,
+            created,
+            readdressed,
+            filled,
+            emptied,
+        } = &changes;
         println!(
-            "round {number}: {fate:?}; {} return, {} renamed or new, {} moved, {} short, {} with room again",
-            returning.len(),
-            coming.len(),
-            moving.len(),
-            filling.len(),
-            emptying.len()
+            "round {number}: {event:?}; Nodes: {} recreated, {} created, {} with another address, {} with many pods, {} with few pods again",
+            recreated.len(),
+            created.len(),
+            readdressed.len(),
+            filled.len(),
+            emptied.len()
         );
         let nodes = self.nodes.clone();
-        let left = Instant::now();
-        nodes.leave(&[returning.as_slice(), going].concat()).await;
-        self.agents.fill(filling, true);
-        self.agents.fill(emptying, false);
-        // The leader has had time for some of it.
+        let start = Instant::now();
+        nodes
+            .delete(&[recreated.as_slice(), deleted].concat())
+            .await;
+        self.agents.fill(filled, true);
+        self.agents.fill(emptied, false);
+        // The leader has had time to handle some of the changes.
         sleep(self.random_pause(500)).await;
-        let away = self.random_pause(1000) + self.grace / 4;
-        let nodes_do = async {
-            let back = async {
-                sleep(away.saturating_sub(left.elapsed())).await;
-                nodes.join(returning).await;
+        let pause = self.random_pause(1000) + self.grace / 4;
+        let node_changes = async {
+            let recreate = async {
+                sleep(pause.saturating_sub(start.elapsed())).await;
+                nodes.create(recreated).await;
             };
-            tokio::join!(nodes.join(coming), nodes.readdress(moving, 100_000), back);
+            tokio::join!(
+                nodes.create(created),
+                nodes.change_address(readdressed, 100_000),
+                recreate
+            );
         };
-        match fate {
-            Fate::Killed => {
-                tokio::join!(self.pair.kill_leader(), nodes_do);
+        match event {
+            LeaderEvent::Killed => {
+                tokio::join!(self.pair.kill_leader(), node_changes);
             }
-            Fate::Stopped => self.stopped(nodes_do).await,
+            LeaderEvent::Stopped => self.stop_leader(node_changes).await,
         }
-        self.live.extend(coming);
-        self.live.extend(returning);
-        self.full.retain(|number| !emptying.contains(number));
-        self.full.extend(filling);
-        self.settle(&format!("round {number}"), false).await;
+        self.existing.extend(created);
+        self.existing.extend(recreated);
+        self.full.retain(|number| !emptied.contains(number));
+        self.full.extend(filled);
+        self.converge(&format!("round {number}"), false).await;
     }
 
-    /// The leader is stopped while some nodes are away. When it is resumed their blocks have been taken up and orphaned again by
-    /// another, and the grace that it has been counting itself has run out long ago.
-    async fn stopped(&mut self, nodes_do: impl Future<Output = ()>) {
+    /// The leader is stopped while some Nodes are deleted. When it continues, another leader has activated and orphaned
+    /// their blocks again, and the grace period that the stopped leader has measured is over.
+    async fn stop_leader(&mut self, node_changes: impl Future<Output = ()>) {
         let nodes = self.nodes.clone();
-        let wanderers = self.random.take(&mut self.live, 4);
-        nodes.leave(&wanderers).await;
-        self.until_orphaned(&wanderers).await;
-        let begun = Instant::now();
+        let absent = self.random.take(&mut self.existing, 4);
+        nodes.delete(&absent).await;
+        self.wait_until_orphaned(&absent).await;
+        let start = Instant::now();
         let stopped = async {
             let stopped = self.pair.stop_leader().await;
-            nodes.join(&wanderers).await;
+            nodes.create(&absent).await;
             stopped
         };
-        let (stopped, ()) = tokio::join!(stopped, nodes_do);
-        self.until_active(&wanderers).await;
-        nodes.leave(&wanderers).await;
-        self.until_orphaned(&wanderers).await;
-        let over = self.grace + Duration::from_millis(500);
-        sleep(over.saturating_sub(begun.elapsed())).await;
+        let (stopped, ()) = tokio::join!(stopped, node_changes);
+        self.wait_until_active(&absent).await;
+        nodes.delete(&absent).await;
+        self.wait_until_orphaned(&absent).await;
+        let grace_end = self.grace + Duration::from_millis(500);
+        sleep(grace_end.saturating_sub(start.elapsed())).await;
         self.pair.resume(&stopped);
-        // Others join while two believe that they lead.
-        let coming = self.new_numbers(self.share());
-        nodes.join(&coming).await;
-        self.pair.until_resigned(&stopped).await;
-        nodes.join(&wanderers).await;
-        self.live.extend(coming.iter().chain(&wanderers));
+        // Nodes are created while two operators act as leader.
+        let created = self.new_numbers(self.share());
+        nodes.create(&created).await;
+        self.pair.wait_until_not_leader(&stopped).await;
+        nodes.create(&absent).await;
+        self.existing.extend(created.iter().chain(&absent));
     }
 
-    async fn until_orphaned(&self, numbers: &[usize]) {
-        self.until("their blocks are orphaned", |book| {
+    async fn wait_until_orphaned(&self, numbers: &[usize]) {
+        self.wait_until("the blocks are orphaned", |checker| {
             numbers.iter().all(|number| {
-                let (held, orphaned) = book.held_by(&name(*number));
-                held == orphaned
+                let (subnets, orphaned) = checker.subnets_of(&name(*number));
+                subnets == orphaned
             })
         })
         .await;
     }
 
-    async fn until_active(&self, numbers: &[usize]) {
-        self.until("their blocks are theirs again", |book| {
+    async fn wait_until_active(&self, numbers: &[usize]) {
+        self.wait_until("the blocks are active again", |checker| {
             numbers.iter().all(|number| {
-                let (held, orphaned) = book.held_by(&name(*number));
-                held > 0 && orphaned == 0
+                let (subnets, orphaned) = checker.subnets_of(&name(*number));
+                subnets > 0 && orphaned == 0
             })
         })
         .await;
     }
 
-    /// Released blocks are given away again: after those that nobody has had, and the longest free first.
-    pub async fn reuse(&mut self) {
+    /// Released blocks are assigned again: after all never used blocks, the longest released first.
+    pub async fn assign_released_blocks(&mut self) {
         loop {
             let half = self.share() * 2;
             let (first, second) = (
-                self.random.take(&mut self.live, half),
-                self.random.take(&mut self.live, half),
+                self.random.take(&mut self.existing, half),
+                self.random.take(&mut self.existing, half),
             );
-            self.pair.same_leader();
-            self.nodes.leave(&first).await;
-            // So that the leader looks at least once between the two.
-            sleep(self.look + Duration::from_millis(500)).await;
-            self.nodes.leave(&second).await;
-            let gone: Vec<_> = first
+            self.pair.has_same_leader();
+            self.nodes.delete(&first).await;
+            // The leader must observe the releases separately.
+            sleep(self.observation_interval + Duration::from_millis(500)).await;
+            self.nodes.delete(&second).await;
+            let names: Vec<_> = first
                 .iter()
                 .chain(&second)
                 .map(|number| name(*number))
                 .collect();
-            self.until("their blocks are given back", |book| {
-                gone.iter().all(|name| book.held_by(name) == (0, 0))
+            self.wait_until("the blocks are released", |checker| {
+                names.iter().all(|name| checker.subnets_of(name) == (0, 0))
             })
             .await;
-            self.pair.until_at_rest().await;
-            let free = self.ledger.with(|book| {
+            self.pair.wait_until_idle().await;
+            let free = self.monitor.with(|checker| {
                 let pools = super::pools::names();
-                pools.map(|pool| book.free(pool)).collect::<Vec<_>>()
+                pools
+                    .map(|pool| checker.free_blocks(pool))
+                    .collect::<Vec<_>>()
             });
-            let least = free
+            let min_free = free
                 .iter()
-                .map(|(unused, freed)| unused + freed)
+                .map(|(unused, released)| unused + released)
                 .min()
                 .unwrap();
-            let count = least - half / 2;
-            println!("reuse: {count} nodes join; free, never used and given back: {free:?}");
-            let coming = self.new_numbers(count);
-            self.nodes.join(&coming).await;
-            self.live.extend(coming);
-            if self.settle("reuse", false).await {
+            let count = min_free - half / 2;
+            println!(
+                "released blocks: {count} nodes are created; free blocks, never used and released: {free:?}"
+            );
+            let created = self.new_numbers(count);
+            self.nodes.create(&created).await;
+            self.existing.extend(created);
+            if self.converge("released blocks", false).await {
                 let enough = free.iter().all(|(unused, _)| unused + half / 2 < count);
-                assert!(enough, "hardly a block was given twice");
+                assert!(enough, "too few released blocks were assigned");
                 return;
             }
-            println!("reuse: the leader changed meanwhile, again");
+            println!("released blocks: the leader has changed, repeating");
         }
     }
 
-    fn choose(&mut self, coming: usize) -> Choice {
+    fn choose_changes(&mut self, created: usize) -> NodeChanges {
         let share = self.share();
         let full = std::mem::take(&mut self.full);
-        self.live.retain(|number| !full.contains(number));
-        let mut emptying = full.clone();
-        let emptying = self.random.take(&mut emptying, share / 2);
-        let returning = self.random.take(&mut self.live, share);
-        let going = self.random.take(&mut self.live, share);
-        let filling = self.random.take(&mut self.live, share);
-        let moving = self.random.take(&mut self.live, share);
-        self.live.extend(full.iter().chain(&filling).chain(&moving));
+        self.existing.retain(|number| !full.contains(number));
+        let mut emptied = full.clone();
+        let emptied = self.random.take(&mut emptied, share / 2);
+        let recreated = self.random.take(&mut self.existing, share);
+        let deleted = self.random.take(&mut self.existing, share);
+        let filled = self.random.take(&mut self.existing, share);
+        let readdressed = self.random.take(&mut self.existing, share);
+        self.existing
+            .extend(full.iter().chain(&filled).chain(&readdressed));
         self.full = full;
-        let coming = self.new_numbers(coming);
-        Choice {
-            returning,
-            going,
-            coming,
-            moving,
-            filling,
-            emptying,
+        let created = self.new_numbers(created);
+        NodeChanges {
+            recreated,
+            deleted,
+            created,
+            readdressed,
+            filled,
+            emptied,
         }
     }
 
-    /// How many nodes do the same thing in a round.
+    /// Number of nodes of one change in a round.
     fn share(&self) -> usize {
         share(self.size)
     }
@@ -214,7 +225,7 @@ impl Simulation {
     }
 }
 
-/// How many of so many nodes do the same thing in a round.
+/// Number of nodes of one change in a round, in a cluster of `size` nodes.
 pub fn share(size: usize) -> usize {
     (size / 50).max(4)
 }

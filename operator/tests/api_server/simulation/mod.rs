@@ -1,23 +1,24 @@
-//! Many nodes, which exist for the API server only, and two operators: the life of nodes as far as addresses go.
+//! A simulation with many nodes, which exist only for the API server, and two operators. Nodes are created, deleted and
+//! recreated, and change their addresses, while leaders are killed and stopped.
 //!
-//! Every event of NodeSubnets is held against the rules of the [`Ledger`] from before the first Node on. Agents, kubelets and the
-//! garbage collector are played; API server, etcd and operators are the real programs.
+//! The [`InvariantMonitor`] checks every event of NodeSubnets from before the first Node. API server, etcd and
+//! operators are the real programs. Agents, kubelets and the garbage collector are simulated.
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `NETWEFT_SIM_NODES` | how many Nodes; 200 by default |
-//! | `NETWEFT_SIM_SEED` | what chance begins with; the same gives the same choices |
-//! | `NETWEFT_SIM_JSON` | a file for the figures |
+//! | `NETWEFT_SIM_NODES` | number of Nodes, 200 by default |
+//! | `NETWEFT_SIM_SEED` | seed of the random choices; the same seed gives the same choices |
+//! | `NETWEFT_SIM_JSON` | output file of the measurements |
 
 mod agents;
+mod byte_counting_proxy;
 mod churn;
-mod figures;
+mod measurements;
 mod nodes;
-mod operators;
+mod operator_pair;
 mod pods;
 mod pools;
 pub mod random;
-mod wire;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -26,65 +27,69 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::control_plane::{CHART, ControlPlane};
-use crate::ledger::{Book, Ledger, Rules};
+use crate::invariants::{InvariantChecker, InvariantConfig, InvariantMonitor};
 use agents::Agents;
-use churn::{Fate, share};
-use figures::Figures;
+use churn::{LeaderEvent, share};
+use measurements::Measurements;
 use nodes::Nodes;
-use operators::Pair;
+use operator_pair::OperatorPair;
 use random::Random;
 
-/// By how much one event may reach the ledger later than another.
-const LAG: Duration = Duration::from_secs(1);
+/// Maximum difference between the arrival times of simultaneous events.
+const EVENT_LAG: Duration = Duration::from_secs(1);
 
-/// A cluster of many nodes.
+/// A simulated cluster.
 struct Simulation {
-    /// Ended before what they ask is.
+    /// Dropped first: the tasks use the API server.
     _tasks: JoinSet<()>,
     nodes: Nodes,
     agents: Agents,
-    pair: Pair,
-    ledger: Arc<Ledger>,
+    pair: OperatorPair,
+    monitor: Arc<InvariantMonitor>,
     plane: Arc<ControlPlane>,
-    figures: Figures,
+    measurements: Measurements,
     random: Random,
-    /// Nodes at the beginning.
+    /// Number of Nodes at the start.
     size: usize,
-    /// Nodes that are there.
-    live: Vec<usize>,
-    /// Those of them that have more pods than go into one block.
+    /// Numbers of the existing Nodes.
+    existing: Vec<usize>,
+    /// Numbers of the existing Nodes with more pods than one block has addresses.
     full: Vec<usize>,
     /// Number of the next new Node.
     next: usize,
     grace: Duration,
-    look: Duration,
+    observation_interval: Duration,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_nodes_with_dying_leaders_keep_unique_block_owners() {
+async fn many_nodes_with_killed_leaders_keep_unique_block_owners() {
     let size = from_environment("NETWEFT_SIM_NODES", 200);
     let seed = from_environment("NETWEFT_SIM_SEED", 1);
     println!("simulation: NETWEFT_SIM_NODES={size} NETWEFT_SIM_SEED={seed}");
-    let mut fates = vec![Fate::Killed, Fate::Stopped, Fate::Killed];
+    let mut events = vec![
+        LeaderEvent::Killed,
+        LeaderEvent::Stopped,
+        LeaderEvent::Killed,
+    ];
     if size >= 1000 {
-        fates.extend([Fate::Killed, Fate::Stopped]);
+        events.extend([LeaderEvent::Killed, LeaderEvent::Stopped]);
     }
-    let mut simulation = Simulation::begin(size, seed, fates.len()).await;
-    simulation.join_all().await;
+    let mut simulation = Simulation::start(size, seed, events.len()).await;
+    simulation.create_all_nodes().await;
     simulation.acknowledge().await;
     simulation.pods().await;
-    for (number, fate) in fates.into_iter().enumerate() {
-        simulation.round(number, fate).await;
+    for (number, event) in events.into_iter().enumerate() {
+        simulation.round(number, event).await;
     }
-    simulation.end_of("churn").await;
-    simulation.reuse().await;
-    simulation.end_of("reuse").await;
-    simulation.settle("the end", true).await;
+    simulation.end_phase("churn").await;
+    simulation.assign_released_blocks().await;
+    simulation.end_phase("reuse").await;
+    simulation.converge("the end", true).await;
     simulation.finish(seed).await;
 }
 
 impl Simulation {
-    async fn begin(size: usize, seed: u64, rounds: usize) -> Self {
+    async fn start(size: usize, seed: u64, rounds: usize) -> Self {
         let plane = Arc::new(ControlPlane::start().await);
         let no_pools = ["--set-json", "pools=[]"];
         plane.helm(
@@ -95,156 +100,176 @@ impl Simulation {
             .concat(),
         );
         let admin = plane.admin();
-        // Room for all that is held at a time, and no more: what was given back has to be given again.
+        // Enough blocks for the maximum in use, and no more, so that released blocks must be assigned again.
         let count = size + 60 + share(size) * (4 * rounds + 2);
         let seconds = |scale: usize, least: u64| least + u64::try_from(size / scale).unwrap();
-        let (grace, look) = (seconds(250, 3), seconds(500, 1));
-        let (grace, look) = (Duration::from_secs(grace), Duration::from_secs(look));
-        let rules = Rules {
+        let (grace, observation_interval) = (seconds(250, 3), seconds(500, 1));
+        let (grace, observation_interval) = (
+            Duration::from_secs(grace),
+            Duration::from_secs(observation_interval),
+        );
+        let config = InvariantConfig {
             grace: Some(grace),
-            lag: LAG,
-            look,
-            blocks: pools::make(&admin, count).await,
-            ..Rules::default()
+            event_lag: EVENT_LAG,
+            observation_interval,
+            blocks: pools::create_all(&admin, count).await,
+            ..InvariantConfig::default()
         };
-        let ledger = Arc::new(Ledger::begin_by(&admin, rules).await);
+        let monitor = Arc::new(InvariantMonitor::start_with(&admin, config).await);
         let mut tasks = JoinSet::new();
-        tasks.spawn(nodes::collect(admin.clone(), ledger.clone()));
-        tasks.spawn(tell_progress(ledger.clone()));
+        tasks.spawn(nodes::collect_garbage(admin.clone(), monitor.clone()));
+        tasks.spawn(print_progress(monitor.clone()));
         let flags = ["--lease-duration=2s", "--surplus-delay=2s"].map(str::to_owned);
         let flags = [
             flags.to_vec(),
             vec![format!("--orphan-grace={}s", grace.as_secs())],
         ];
-        let pair = Pair::start(&plane, &ledger, flags.concat()).await;
+        let pair = OperatorPair::start(&plane, &monitor, flags.concat()).await;
         Self {
-            nodes: Nodes::new(&admin, &ledger),
-            agents: Agents::new(&admin, &ledger),
-            figures: Figures::begin(size, &plane, &pair).await,
+            nodes: Nodes::new(&admin, &monitor),
+            agents: Agents::new(&admin, &monitor),
+            measurements: Measurements::start(size, &plane, &pair).await,
             pair,
-            ledger,
+            monitor,
             plane,
-            random: Random::of(seed),
+            random: Random::from_seed(seed),
             size,
-            live: (0..size).collect(),
+            existing: (0..size).collect(),
             full: Vec::new(),
             next: size,
             grace,
-            look,
+            observation_interval,
             _tasks: tasks,
         }
     }
 
-    /// All Nodes are created as fast as it goes; no agent runs yet.
-    async fn join_all(&mut self) {
-        let begun = Instant::now();
-        self.nodes.join(&self.live).await;
-        self.figures
-            .note("seconds to create all Nodes", begun.elapsed().as_secs_f64());
-        self.until("every node has its blocks", |book| {
-            book.unsettled(|_| 1, false).is_empty()
+    /// Creates all Nodes as fast as possible. No agent runs yet.
+    async fn create_all_nodes(&mut self) {
+        let start = Instant::now();
+        self.nodes.create(&self.existing).await;
+        self.measurements
+            .add("seconds to create all Nodes", start.elapsed().as_secs_f64());
+        self.wait_until("every node has its blocks", |checker| {
+            checker.differences(|_| 1, false).is_empty()
         })
         .await;
-        self.figures
-            .note("seconds to full assignment", begun.elapsed().as_secs_f64());
-        self.until("every node is told", Book::all_assigned).await;
-        self.end_of("join").await;
+        self.measurements
+            .add("seconds to full assignment", start.elapsed().as_secs_f64());
+        self.wait_until(
+            "every NodeNetwork is Assigned",
+            InvariantChecker::all_assigned,
+        )
+        .await;
+        self.end_phase("join").await;
     }
 
-    /// The agents start.
+    /// Starts the agents.
     async fn acknowledge(&mut self) {
         self.agents.start();
-        self.settle("acknowledged", false).await;
-        self.end_of("acknowledge").await;
+        self.converge("acknowledged", false).await;
+        self.end_phase("acknowledge").await;
     }
 
-    /// Waits until all is as it should be; returns whether the order in which blocks were given could be looked at, which takes
-    /// one leader from the last time on.
-    async fn settle(&mut self, what: &str, at_last: bool) -> bool {
-        let wanted = self.agents.wanted();
-        self.until(&format!("settled: {what}"), |book| {
-            self.agents.have_said_all(book)
-                && book.all_assigned()
-                && book.unsettled(&wanted, at_last).is_empty()
+    /// Waits until the cluster has converged. Returns whether the assignment order was checked, which requires the same
+    /// leader since the last call.
+    async fn converge(&mut self, condition: &str, after_grace: bool) -> bool {
+        let expected_count = self.agents.expected_count();
+        self.wait_until(&format!("converged: {condition}"), |checker| {
+            self.agents.have_reported(checker)
+                && checker.all_assigned()
+                && checker.differences(&expected_count, after_grace).is_empty()
         })
         .await;
-        let foreign = self.ledger.with(|book| book.foreign());
-        assert_eq!(foreign, [""; 0]);
-        let same = self.pair.same_leader();
-        self.ledger.with(|book| {
-            if same {
-                book.at_rest();
+        let wrong_blocks = self.monitor.with(|checker| checker.blocks_of_other_nodes());
+        assert_eq!(wrong_blocks, [""; 0]);
+        let same_leader = self.pair.has_same_leader();
+        self.monitor.with(|checker| {
+            if same_leader {
+                checker.check_converged();
             } else {
-                book.leads_anew();
+                checker.reset_leader();
             }
         });
-        self.fail_on_breaches();
-        same
+        self.fail_on_violations();
+        same_leader
     }
 
-    /// Waits for the ledger to say so, and ends with the first breach.
-    async fn until(&self, what: &str, so: impl Fn(&Book) -> bool) {
-        let patience = Duration::from_secs(60 + u64::try_from(self.size / 10).unwrap());
-        let begun = Instant::now();
-        while !self.ledger.with(|book| so(book)) {
-            self.fail_on_breaches();
-            if begun.elapsed() > patience {
-                let wrong = self
-                    .ledger
-                    .with(|book| book.unsettled(self.agents.wanted(), false));
-                let some: Vec<_> = wrong.iter().take(5).collect();
+    /// Waits for a condition of the checker. Fails at the first violation.
+    async fn wait_until(&self, condition: &str, is_met: impl Fn(&InvariantChecker) -> bool) {
+        let timeout = Duration::from_secs(60 + u64::try_from(self.size / 10).unwrap());
+        let start = Instant::now();
+        while !self.monitor.with(|checker| is_met(checker)) {
+            self.fail_on_violations();
+            if start.elapsed() > timeout {
+                let differences = self
+                    .monitor
+                    .with(|checker| checker.differences(self.agents.expected_count(), false));
+                let first: Vec<_> = differences.iter().take(5).collect();
                 panic!(
-                    "{what}: not within {patience:?}; {} are wrong: {some:#?}",
-                    wrong.len()
+                    "{condition}: not within {timeout:?}; {} differences: {first:#?}",
+                    differences.len()
                 );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        self.fail_on_breaches();
-        println!("  {what}: after {:.1} s", begun.elapsed().as_secs_f64());
-    }
-
-    fn fail_on_breaches(&self) {
-        let breaches = self.ledger.with(|book| book.breaches().to_vec());
-        let some: Vec<_> = breaches.iter().take(10).collect();
-        assert!(
-            breaches.is_empty(),
-            "{} breaches: {some:#?}",
-            breaches.len()
+        self.fail_on_violations();
+        println!(
+            "  {condition}: after {:.1} s",
+            start.elapsed().as_secs_f64()
         );
     }
 
-    async fn end_of(&mut self, phase: &'static str) {
-        self.figures.end_of(phase, &self.plane, &self.pair).await;
+    fn fail_on_violations(&self) {
+        let violations = self.monitor.with(|checker| checker.violations().to_vec());
+        let first: Vec<_> = violations.iter().take(10).collect();
+        assert!(
+            violations.is_empty(),
+            "{} violations: {first:#?}",
+            violations.len()
+        );
+    }
+
+    async fn end_phase(&mut self, phase: &'static str) {
+        self.measurements
+            .end_phase(phase, &self.plane, &self.pair)
+            .await;
     }
 
     async fn finish(mut self, seed: u64) {
-        #[expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
+        #[expect(clippy::cast_precision_loss, reason = "the values are rounded anyway")]
         let memory = self.pair.memory().await as f64;
-        self.figures.note("MiB of the leader at most", memory);
-        let most = self.ledger.with(|book| book.most());
-        self.figures.print();
+        self.measurements.add("MiB of the leader at most", memory);
+        let max_blocks = self.monitor.with(|checker| checker.max_blocks());
+        self.measurements.print();
         if let Some(file) = std::env::var_os("NETWEFT_SIM_JSON") {
-            let mut figures = self.figures.json();
-            figures["seed"] = seed.into();
-            std::fs::write(file, format!("{figures:#}\n")).unwrap();
+            let mut measurements = self.measurements.json();
+            measurements["seed"] = seed.into();
+            std::fs::write(file, format!("{measurements:#}\n")).unwrap();
         }
-        assert_eq!(most, 2, "blocks of a node in a pool at most");
-        // What was checked has to have been there.
-        let given = self.ledger.with(|book| book.given());
-        assert!(given > 2 * self.size, "only {given} blocks were given");
+        assert_eq!(max_blocks, 2, "blocks of a node in a pool at most");
+        // The checks are only meaningful if blocks were assigned again.
+        let assignments = self.monitor.with(|checker| checker.assignment_count());
+        assert!(
+            assignments > 2 * self.size,
+            "only {assignments} blocks were assigned"
+        );
     }
 }
 
-async fn tell_progress(ledger: Arc<Ledger>) {
-    let begun = Instant::now();
+async fn print_progress(monitor: Arc<InvariantMonitor>) {
+    let start = Instant::now();
     loop {
         tokio::time::sleep(Duration::from_secs(10)).await;
-        let [held, given, networks] =
-            ledger.with(|book| [book.held(), book.given(), book.networks().len()]);
+        let [subnets, assignments, networks] = monitor.with(|checker| {
+            [
+                checker.subnet_count(),
+                checker.assignment_count(),
+                checker.networks().len(),
+            ]
+        });
         println!(
-            "  {} s: {networks} NodeNetworks, {held} NodeSubnets, {given} were given",
-            begun.elapsed().as_secs()
+            "  {} s: {networks} NodeNetworks, {subnets} NodeSubnets, {assignments} assignments",
+            start.elapsed().as_secs()
         );
     }
 }

@@ -1,5 +1,5 @@
-//! Nodes of the simulation: they are created, deleted, moved, and what they leave is collected, since no controller manager runs
-//! here. The ledger is told before anything is asked for.
+//! Nodes of the simulation, and garbage collection of their NodeNetworks, because no controller manager runs. The
+//! monitor is informed before each request.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -12,55 +12,56 @@ use kube::{Api, Client, ResourceExt};
 use netweft_crds::NodeNetwork;
 use serde_json::{Value, json};
 
-use crate::ledger::Ledger;
+use crate::invariants::InvariantMonitor;
 use crate::objects::object;
 
-/// Requests under way at a time.
+/// Maximum number of concurrent requests.
 pub const CONCURRENCY: usize = 32;
 
 /// Creates and deletes Nodes.
 #[derive(Clone)]
 pub struct Nodes {
     api: Api<Node>,
-    ledger: Arc<Ledger>,
+    monitor: Arc<InvariantMonitor>,
 }
 
 impl Nodes {
-    /// Of the cluster that `ledger` writes about.
-    pub fn new(admin: &Client, ledger: &Arc<Ledger>) -> Self {
+    /// Nodes of the cluster that `monitor` watches.
+    pub fn new(admin: &Client, monitor: &Arc<InvariantMonitor>) -> Self {
         Self {
             api: Api::all(admin.clone()),
-            ledger: ledger.clone(),
+            monitor: monitor.clone(),
         }
     }
 
-    /// Lets these Nodes join; each has the address of its number.
-    pub async fn join(&self, numbers: &[usize]) {
+    /// Creates Nodes. The address follows from the number.
+    pub async fn create(&self, numbers: &[usize]) {
         each(numbers, |number| async move {
             let (name, address) = (name(number), address(number));
-            self.ledger
-                .with(|book| book.node_comes(&name, address, Instant::now()));
-            // A kubelet creates its Node with its addresses.
+            self.monitor
+                .with(|checker| checker.add_node(&name, address, Instant::now()));
+            // Like a kubelet, create the Node together with its addresses.
             let node: Node = object(json!({
                 "metadata": { "name": name },
-                "status": stated(address),
+                "status": node_status(address),
             }));
             let node = self
                 .api
                 .create(&PostParams::default(), &node)
                 .await
                 .unwrap();
-            self.ledger.with(|book| book.node_is(&name, node.uid()));
+            self.monitor
+                .with(|checker| checker.set_node_uid(&name, node.uid()));
         })
         .await;
     }
 
     /// Deletes these Nodes.
-    pub async fn leave(&self, numbers: &[usize]) {
+    pub async fn delete(&self, numbers: &[usize]) {
         each(numbers, |number| async move {
             let name = name(number);
-            self.ledger
-                .with(|book| book.node_goes(&name, Instant::now()));
+            self.monitor
+                .with(|checker| checker.remove_node(&name, Instant::now()));
             self.api
                 .delete(&name, &DeleteParams::default())
                 .await
@@ -69,15 +70,16 @@ impl Nodes {
         .await;
     }
 
-    /// Gives these Nodes other addresses.
-    pub async fn readdress(&self, numbers: &[usize], offset: usize) {
+    /// Changes the addresses of Nodes.
+    pub async fn change_address(&self, numbers: &[usize], offset: usize) {
         each(numbers, |number| async move {
             let (name, address) = (name(number), address(number + offset));
-            self.ledger.with(|book| book.node_moves(&name, address));
-            let patch = json!({ "status": stated(address) });
+            self.monitor
+                .with(|checker| checker.set_node_address(&name, address));
+            let patch = json!({ "status": node_status(address) });
             let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
-            let moved = self.api.patch_status(&name, &params, &patch).await;
-            moved.unwrap();
+            let patched = self.api.patch_status(&name, &params, &patch).await;
+            patched.unwrap();
         })
         .await;
     }
@@ -93,43 +95,46 @@ fn address(number: usize) -> IpAddr {
     Ipv4Addr::from(first + u32::try_from(number).unwrap()).into()
 }
 
-fn stated(address: IpAddr) -> Value {
+fn node_status(address: IpAddr) -> Value {
     json!({ "addresses": [{ "type": "InternalIP", "address": address }] })
 }
 
-async fn each<F: Future<Output = ()>>(numbers: &[usize], act: impl Fn(usize) -> F) {
-    let acts = futures::stream::iter(numbers.iter().map(|number| act(*number)));
-    acts.buffer_unordered(CONCURRENCY).collect::<()>().await;
+async fn each<F: Future<Output = ()>>(numbers: &[usize], action: impl Fn(usize) -> F) {
+    let actions = futures::stream::iter(numbers.iter().map(|number| action(*number)));
+    actions.buffer_unordered(CONCURRENCY).collect::<()>().await;
 }
 
-/// In the garbage collector's place: deletes NodeNetworks whose Node is gone.
-pub async fn collect(admin: Client, ledger: Arc<Ledger>) {
+/// Deletes NodeNetworks whose Node is deleted, like the garbage collector.
+pub async fn collect_garbage(admin: Client, monitor: Arc<InvariantMonitor>) {
     let api: Api<NodeNetwork> = Api::all(admin);
     loop {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        let dead = ledger.with(|book| {
-            let is_dead = |name: &str, owner: Option<&str>| match book.uid_of(name) {
+        let deleted = monitor.with(|checker| {
+            let is_deleted = |name: &str, owner: Option<&str>| match checker.node_uid(name) {
                 None => true,
-                // It is being created.
+                // The Node is being created.
                 Some(None) => false,
                 Some(uid) => uid != owner,
             };
-            let networks = book.networks().iter();
-            let dead = networks.filter(|(name, now)| is_dead(name, now.owner.as_deref()));
-            let dead = dead.map(|(name, now)| {
-                let seen = Preconditions {
+            let networks = checker.networks().iter();
+            let deleted = networks.filter(|(name, now)| is_deleted(name, now.owner.as_deref()));
+            let deleted = deleted.map(|(name, now)| {
+                let preconditions = Preconditions {
                     uid: now.uid.clone(),
                     resource_version: now.version.clone(),
                 };
-                (name.clone(), DeleteParams::default().preconditions(seen))
+                (
+                    name.clone(),
+                    DeleteParams::default().preconditions(preconditions),
+                )
             });
-            dead.collect::<Vec<_>>()
+            deleted.collect::<Vec<_>>()
         });
-        let deletions = dead.into_iter().map(|(name, params)| {
+        let deletions = deleted.into_iter().map(|(name, params)| {
             let api = &api;
             async move { api.delete(&name, &params).await }
         });
-        // One that was changed meanwhile is looked at again.
+        // NodeNetworks that have changed in the meantime are handled in the next round.
         let deletions = futures::stream::iter(deletions).buffer_unordered(CONCURRENCY);
         deletions.for_each(|_| async {}).await;
     }

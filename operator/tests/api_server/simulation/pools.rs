@@ -1,4 +1,5 @@
-//! The two pools of the simulation, of one family each: exactly so many blocks, so that some have to be given twice.
+//! The two pools of the simulation, one of each family. They have an exact number of blocks, so that some blocks must
+//! be assigned again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,16 +10,16 @@ use serde_json::json;
 
 use crate::objects::create;
 
-/// Name, first address and length of a block's prefix.
+/// Name, first address and prefix length of the blocks.
 const POOLS: [(&str, &str, u8); 2] = [("sim-v4", "10.64.0.0", 26), ("sim-v6", "fd00:10:64::", 122)];
 
-/// Their names.
+/// Names of the pools.
 pub fn names() -> impl Iterator<Item = &'static str> {
     POOLS.into_iter().map(|(name, ..)| name)
 }
 
-/// Creates the pools with `count` blocks each that can be assigned; returns these.
-pub async fn make(admin: &Client, count: usize) -> BTreeMap<String, BTreeSet<IpNet>> {
+/// Creates the pools with `count` assignable blocks each. Returns these blocks.
+pub async fn create_all(admin: &Client, count: usize) -> BTreeMap<String, BTreeSet<IpNet>> {
     let pools: Api<IPPool> = Api::all(admin.clone());
     let mut blocks = BTreeMap::new();
     for (name, first, block) in POOLS {
@@ -34,7 +35,7 @@ pub async fn make(admin: &Client, count: usize) -> BTreeMap<String, BTreeSet<IpN
     blocks
 }
 
-/// The shortest range that has so many blocks, and what of it is too much.
+/// The smallest range with at least `count` blocks, and the surplus part of it.
 fn range(first: &str, block: u8, count: usize) -> (IpNet, Vec<IpNet>) {
     let total = count.next_power_of_two();
     let longer = |blocks: usize| block - u8::try_from(blocks.ilog2()).unwrap();

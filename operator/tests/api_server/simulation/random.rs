@@ -1,15 +1,15 @@
-//! [`Random`]: numbers that look like chance and are the same for the same seed (SplitMix64).
+//! [`Random`]: pseudo-random numbers from a seed (SplitMix64).
 
-/// A sequence of numbers.
+/// A sequence of pseudo-random numbers.
 pub struct Random(u64);
 
 impl Random {
     /// The sequence of `seed`.
-    pub fn of(seed: u64) -> Self {
+    pub fn from_seed(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The next of 64 bits.
+    /// The next 64 bits.
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -18,13 +18,13 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// One of the numbers below `limit`.
+    /// A number below `limit`.
     pub fn below(&mut self, limit: usize) -> usize {
         let limit = u64::try_from(limit.max(1)).unwrap();
         usize::try_from(self.next() % limit).unwrap()
     }
 
-    /// Takes `count` of `items` out, as many as there are at most.
+    /// Removes up to `count` random elements of `items` and returns them.
     pub fn take<T>(&mut self, items: &mut Vec<T>, count: usize) -> Vec<T> {
         let count = count.min(items.len());
         (0..count)
@@ -37,7 +37,7 @@ impl Random {
 fn same_seed_gives_same_choice_without_repetition() {
     let choice = |seed| {
         let mut items: Vec<usize> = (0..50).collect();
-        let mut taken = Random::of(seed).take(&mut items, 20);
+        let mut taken = Random::from_seed(seed).take(&mut items, 20);
         let order = taken.clone();
         taken.append(&mut items);
         taken.sort_unstable();

@@ -8,8 +8,7 @@ use crate::plan::bgp::passwords::secret_names;
 use crate::plan::model::secret::{Password, Secret};
 use crate::testing::{Cluster, at, peer, secret, underlay};
 
-const SPEC: &str =
-    "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: theirs, key: tor-r1}}}";
+const SPEC: &str = "{peerIP: 10.1.0.254, asNumber: 65001, password: {secretKeyRef: {name: user-passwords, key: tor-r1}}}";
 const HIDDEN: &str = "correct horse";
 
 fn with_password() -> Cluster {
@@ -17,7 +16,7 @@ fn with_password() -> Cluster {
     cluster.peers.push(at(0, peer("tor", SPEC)));
     cluster
         .secrets
-        .insert("theirs".to_owned(), Some(secret("tor-r1", HIDDEN)));
+        .insert("user-passwords".to_owned(), Some(secret("tor-r1", HIDDEN)));
     cluster
 }
 
@@ -44,7 +43,7 @@ fn rotated_bgp_password_updates_agent_secret() {
     let mut cluster = with_password();
     cluster.reconcile();
     cluster.secrets.insert(
-        "theirs".to_owned(),
+        "user-passwords".to_owned(),
         Some(secret("tor-r1", "battery staple")),
     );
     cluster.reconcile();
@@ -82,11 +81,11 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
     let missing: [(Option<Secret>, &str); 2] = [
         (
             None,
-            "False NotFound: spec.password names Secret theirs, which does not exist in the release's namespace; create it with the key tor-r1",
+            "False NotFound: spec.password names Secret user-passwords, which does not exist in the release's namespace; create it with the key tor-r1",
         ),
         (
             Some(secret("other", "x")),
-            "False NotFound: spec.password names the key tor-r1, which Secret theirs does not have; add it",
+            "False NotFound: spec.password names the key tor-r1, which Secret user-passwords does not have; add it",
         ),
     ];
     for (found, expected) in missing {
@@ -94,13 +93,13 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
         cluster.reconcile();
         cluster.agents_report_sessions(1);
         cluster.reconcile();
-        cluster.secrets.insert("theirs".to_owned(), found);
+        cluster.secrets.insert("user-passwords".to_owned(), found);
         cluster.reconcile();
         assert_eq!(cluster.peer_message("tor"), expected);
         assert_eq!(
             stored(&cluster),
             password(HIDDEN),
-            "sessions that are up stay up"
+            "established sessions stay established"
         );
     }
 }
@@ -129,17 +128,18 @@ fn invalid_bgp_password_is_refused_and_not_shown() {
         let mut cluster = with_password();
         cluster
             .secrets
-            .insert("theirs".to_owned(), Some(secret("tor-r1", text)));
+            .insert("user-passwords".to_owned(), Some(secret("tor-r1", text)));
         cluster.reconcile();
         let message =
-            format!("False Invalid: the password in key tor-r1 of Secret theirs {expected}");
+            format!("False Invalid: the password in key tor-r1 of Secret user-passwords {expected}");
         assert_eq!(cluster.peer_message("tor"), message);
         assert!(stored(&cluster).is_empty(), "{text:?}");
     }
     let mut cluster = with_password();
-    cluster
-        .secrets
-        .insert("theirs".to_owned(), Some(secret("tor-r1", &"x".repeat(80))));
+    cluster.secrets.insert(
+        "user-passwords".to_owned(),
+        Some(secret("tor-r1", &"x".repeat(80))),
+    );
     cluster.reconcile();
     assert_eq!(stored(&cluster).len(), 1);
 }
@@ -154,7 +154,7 @@ fn passwords_are_not_written_before_secrets_are_listed() {
     assert!(fresh.plan().is_empty(), "{:?}", fresh.plan());
     // The agents' Secret has been listed, the user's Secret not yet.
     let mut half = cluster.clone();
-    half.secrets.remove("theirs");
+    half.secrets.remove("user-passwords");
     assert_eq!(half.plan().passwords, None);
     assert!(!half.peer_message("tor").contains("NotFound"));
 }
@@ -182,7 +182,7 @@ fn unreadable_or_invalid_peer_keeps_its_password() {
 fn only_secrets_named_by_peers_are_read() {
     let cluster = with_password();
     let names: Vec<_> = secret_names(cluster.peers.iter()).into_iter().collect();
-    assert_eq!(names, [PASSWORDS_SECRET, "theirs"]);
+    assert_eq!(names, [PASSWORDS_SECRET, "user-passwords"]);
     assert_eq!(secret_names([].iter()).len(), 1);
 }
 
@@ -193,7 +193,7 @@ fn bgp_password_appears_in_no_debug_output_or_status() {
     let (bytes, number) = (HIDDEN.as_bytes(), "99, 111, 114");
     assert!(
         format!("{bytes:?}").contains(number),
-        "the test looks for what Debug would show"
+        "the test searches for the Debug format"
     );
     let shown = format!("{plan:?} {:?}", cluster.cluster_state());
     assert!(

@@ -97,7 +97,7 @@ fn initial_block_serves_all_demands_for_its_pool() {
 fn blocks_of_deleted_nodes_and_other_pools_are_not_free() {
     let pools = [pool("a", "10.0.0.0/24", "")];
     let mut current = held(&[
-        ("gone", "a", "10.0.0.0/26"),
+        ("deleted", "a", "10.0.0.0/26"),
         ("n1", "former", "10.0.0.64/28"),
     ]);
     current.foreign.insert("10.0.0.128/26".parse().unwrap());
@@ -250,6 +250,6 @@ fn released_blocks_are_reused_last_and_oldest_first() {
     assert_eq!(
         assignment.exhausted["a"],
         ["n5".to_owned()].into(),
-        "none is given twice"
+        "no block is assigned twice"
     );
 }

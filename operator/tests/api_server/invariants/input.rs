@@ -1,4 +1,4 @@
-//! What the book is told, and by which rules it judges.
+//! Configuration and observations of the checker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,48 +8,48 @@ use kube::ResourceExt;
 use netweft_crds::NodeNetwork;
 use netweft_crds::condition::{ASSIGNED, is_true};
 
-/// What holds in a cluster.
+/// Configuration of the checker.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
-    /// How long blocks outlive their Node; `None`: nothing is ever taken from anybody.
+pub struct InvariantConfig {
+    /// Grace period of blocks of deleted Nodes; `None`: no block is ever released.
     pub grace: Option<Duration>,
-    /// By how much one event may reach this process later than another.
-    pub lag: Duration,
-    /// How long may pass from one look of the leader at its cluster to the next.
-    pub look: Duration,
-    /// Ranges of the pools.
+    /// Maximum difference between the arrival times of simultaneous events.
+    pub event_lag: Duration,
+    /// Maximum interval between two observations of the leader.
+    pub observation_interval: Duration,
+    /// CIDRs of the pools.
     pub pools: BTreeMap<String, IpNet>,
-    /// All blocks of a pool, where the order in which they are given away is to be looked at.
+    /// All blocks of the pools whose assignment order is checked.
     pub blocks: BTreeMap<String, BTreeSet<IpNet>>,
 }
 
-/// What happened to an object.
-pub enum Change<'a, K> {
-    /// It is there, as it is now.
-    Is(&'a K),
-    /// It was deleted.
-    Gone(&'a K),
+/// A change of an object.
+pub enum ObjectChange<'a, K> {
+    /// The object was created or updated.
+    Applied(&'a K),
+    /// The object was deleted.
+    Deleted(&'a K),
 }
 
-/// What was seen of a NodeNetwork.
+/// An observed NodeNetwork.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Network {
+pub struct ObservedNetwork {
     /// Its UID.
     pub uid: Option<String>,
-    /// Its version.
+    /// Resource version of the object.
     pub version: Option<String>,
     /// Generation of its spec.
     pub generation: Option<i64>,
     /// UID of its Node.
     pub owner: Option<String>,
-    /// Whether the operator says that it has all it needs.
+    /// Whether the condition Assigned is True.
     pub assigned: bool,
     /// The node's blocks.
     pub subnets: Vec<IpNet>,
 }
 
-impl Network {
-    /// What the ledger keeps of it.
+impl ObservedNetwork {
+    /// The observed fields of a NodeNetwork.
     pub fn of(network: &NodeNetwork) -> Self {
         let conditions = network.status.as_ref().map(|status| &status.conditions);
         Self {

@@ -1,4 +1,4 @@
-//! Planted breaches: each has to be found, and what is in order has not.
+//! Each violation is detected, and correct changes are accepted.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +6,18 @@ use ipnet::IpNet;
 use netweft_crds::{NodeAddresses, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 use serde_json::json;
 
-use super::{Book, Change, Rules};
+use super::{InvariantChecker, InvariantConfig, ObjectChange};
 use crate::objects::object;
 
-mod order;
-mod settled;
+mod assignment_order;
+mod convergence;
 
 const GRACE: Duration = Duration::from_secs(10);
 const LAG: Duration = Duration::from_secs(1);
 
-/// A book with a clock.
+/// A checker with a clock.
 struct Scenario {
-    book: Book,
+    checker: InvariantChecker,
     now: Instant,
 }
 
@@ -53,76 +53,79 @@ fn network(node: &str, blocks: &[&str]) -> NodeNetwork {
 }
 
 impl Scenario {
-    fn begin(rules: Rules) -> Self {
+    fn start(config: InvariantConfig) -> Self {
         let pools = [("p".to_owned(), net("10.0.0.0/24"))].into();
-        let rules = Rules {
-            lag: LAG,
-            look: LAG,
+        let config = InvariantConfig {
+            event_lag: LAG,
+            observation_interval: LAG,
             pools,
-            ..rules
+            ..config
         };
         Self {
-            book: Book::new(rules),
+            checker: InvariantChecker::new(config),
             now: Instant::now(),
         }
     }
 
     fn with_grace() -> Self {
-        Self::begin(Rules {
+        Self::start(InvariantConfig {
             grace: Some(GRACE),
-            ..Rules::default()
+            ..InvariantConfig::default()
         })
     }
 
-    fn is(&mut self, cidr: &str, node: &str) {
-        self.sees(&subnet(cidr, node, SubnetState::Active));
+    fn active(&mut self, cidr: &str, node: &str) {
+        self.observe(&subnet(cidr, node, SubnetState::Active));
     }
 
     fn orphaned(&mut self, cidr: &str, node: &str) {
-        self.sees(&subnet(cidr, node, SubnetState::Orphaned));
+        self.observe(&subnet(cidr, node, SubnetState::Orphaned));
     }
 
-    fn sees(&mut self, subnet: &NodeSubnet) {
-        self.book.subnet(&Change::Is(subnet), self.now);
+    fn observe(&mut self, subnet: &NodeSubnet) {
+        self.checker
+            .observe_subnet(&ObjectChange::Applied(subnet), self.now);
     }
 
-    fn gone(&mut self, cidr: &str, node: &str) {
+    fn deleted(&mut self, cidr: &str, node: &str) {
         let subnet = subnet(cidr, node, SubnetState::Orphaned);
-        self.book.subnet(&Change::Gone(&subnet), self.now);
+        self.checker
+            .observe_subnet(&ObjectChange::Deleted(&subnet), self.now);
     }
 
     fn lists(&mut self, node: &str, blocks: &[&str]) {
         let network = network(node, blocks);
-        self.book.network(&Change::Is(&network), self.now);
+        self.checker
+            .observe_network(&ObjectChange::Applied(&network), self.now);
     }
 
-    fn comes(&mut self, node: &str) {
-        self.book
-            .node_comes(node, net("192.0.2.1/32").addr(), self.now);
-        self.book.node_is(node, Some("u".to_owned()));
+    fn node_created(&mut self, node: &str) {
+        self.checker
+            .add_node(node, net("192.0.2.1/32").addr(), self.now);
+        self.checker.set_node_uid(node, Some("u".to_owned()));
     }
 
-    fn goes(&mut self, node: &str) {
-        self.book.node_goes(node, self.now);
+    fn node_deleted(&mut self, node: &str) {
+        self.checker.remove_node(node, self.now);
     }
 
-    fn later(&mut self, by: Duration) {
+    fn advance(&mut self, by: Duration) {
         self.now += by;
     }
 
-    /// The one breach says this.
-    fn breach(&self, words: &str) {
-        let breaches = self.book.breaches();
-        assert_eq!(breaches.len(), 1, "{breaches:?}");
-        assert!(breaches[0].contains(words), "{breaches:?}");
+    /// Expects exactly one violation with this text.
+    fn expect_violation(&self, text: &str) {
+        let violations = self.checker.violations();
+        assert_eq!(violations.len(), 1, "{violations:?}");
+        assert!(violations[0].contains(text), "{violations:?}");
     }
 
-    fn is_in_order(&self) {
-        assert_eq!(self.book.breaches(), [""; 0]);
+    fn expect_no_violation(&self) {
+        assert_eq!(self.checker.violations(), [""; 0]);
     }
 
-    fn unsettled(&self) -> Vec<String> {
-        self.book.unsettled(|_| 1, false)
+    fn differences(&self) -> Vec<String> {
+        self.checker.differences(|_| 1, false)
     }
 }
 
@@ -136,7 +139,7 @@ fn overlapping_blocks_are_detected_in_any_order() {
         ["10.0.0.64/26", "10.0.0.64/27"],
     ] {
         let mut scenario = Scenario::with_grace();
-        // By other names, as no API server would let them be.
+        // The names differ, because the API server refuses equal names.
         for (number, (cidr, node)) in [
             ("10.0.0.0/27", "a"),
             (first, "b"),
@@ -148,27 +151,27 @@ fn overlapping_blocks_are_detected_in_any_order() {
         {
             let mut subnet = subnet(cidr, node, SubnetState::Active);
             subnet.metadata.name = Some(number.to_string());
-            scenario.sees(&subnet);
+            scenario.observe(&subnet);
         }
-        scenario.breach("of d shares addresses with");
+        scenario.expect_violation("of d shares addresses with");
     }
     let mut scenario = Scenario::with_grace();
     for cidr in ["10.0.0.0/26", "10.0.0.128/26", "10.0.0.64/26"] {
-        scenario.is(cidr, "a");
+        scenario.active(cidr, "a");
     }
-    scenario.is_in_order();
+    scenario.expect_no_violation();
 }
 
 #[test]
 fn block_outside_pool_or_of_unknown_pool_is_detected() {
     let mut scenario = Scenario::with_grace();
-    scenario.is("10.0.1.0/26", "a");
-    scenario.breach("does not lie in its pool p");
+    scenario.active("10.0.1.0/26", "a");
+    scenario.expect_violation("is outside of its pool p");
     let mut scenario = Scenario::with_grace();
     let mut other = subnet("10.0.0.0/26", "a", SubnetState::Active);
     other.spec.pool = "q".to_owned();
-    scenario.sees(&other);
-    scenario.breach("does not lie in its pool q");
+    scenario.observe(&other);
+    scenario.expect_violation("is outside of its pool q");
 }
 
 #[test]
@@ -181,93 +184,95 @@ fn changed_block_node_pool_cidr_or_uid_is_detected() {
     ];
     for change in changes {
         let mut scenario = Scenario::with_grace();
-        scenario.is("10.0.0.0/26", "a");
+        scenario.active("10.0.0.0/26", "a");
         let mut changed = subnet("10.0.0.0/26", "a", SubnetState::Active);
         change(&mut changed);
-        scenario.sees(&changed);
-        scenario.breach("10-0-0-0-26 was Held");
+        scenario.observe(&changed);
+        scenario.expect_violation("10-0-0-0-26 was ObservedSubnet");
     }
     let mut scenario = Scenario::with_grace();
-    scenario.is("10.0.0.0/26", "a");
+    scenario.active("10.0.0.0/26", "a");
     scenario.orphaned("10.0.0.0/26", "a");
-    scenario.is("10.0.0.0/26", "a");
-    scenario.is_in_order();
+    scenario.active("10.0.0.0/26", "a");
+    scenario.expect_no_violation();
 }
 
 #[test]
 fn block_deleted_before_end_of_grace_is_detected() {
     let deleted_after = |grace: Duration| {
         let mut scenario = Scenario::with_grace();
-        scenario.is("10.0.0.0/26", "a");
+        scenario.active("10.0.0.0/26", "a");
         scenario.orphaned("10.0.0.0/26", "a");
-        scenario.later(GRACE);
-        scenario.is("10.0.0.0/26", "a");
+        scenario.advance(GRACE);
+        scenario.active("10.0.0.0/26", "a");
         scenario.orphaned("10.0.0.0/26", "a");
-        scenario.later(grace / 2);
+        scenario.advance(grace / 2);
         scenario.orphaned("10.0.0.0/26", "a");
-        scenario.later(grace / 2);
-        scenario.gone("10.0.0.0/26", "a");
+        scenario.advance(grace / 2);
+        scenario.deleted("10.0.0.0/26", "a");
         scenario
     };
-    deleted_after(Duration::ZERO).breach("after it was orphaned");
-    deleted_after(GRACE - LAG * 2).breach("after it was orphaned");
-    deleted_after(GRACE).is_in_order();
+    deleted_after(Duration::ZERO).expect_violation("after it was orphaned");
+    deleted_after(GRACE - LAG * 2).expect_violation("after it was orphaned");
+    deleted_after(GRACE).expect_no_violation();
 }
 
 #[test]
 fn deletion_of_used_or_listed_active_block_is_detected() {
     let of_node = |lists: &[&str], pods: i64| {
         let mut scenario = Scenario::with_grace();
-        scenario.comes("a");
-        scenario.is("10.0.0.0/26", "a");
+        scenario.node_created("a");
+        scenario.active("10.0.0.0/26", "a");
         scenario.lists("a", &["10.0.0.0/26"]);
         scenario.lists("a", lists);
-        scenario.book.uses("a", net("10.0.0.0/26"), pods);
-        scenario.gone("10.0.0.0/26", "a");
+        scenario.checker.set_pods("a", net("10.0.0.0/26"), pods);
+        scenario.deleted("10.0.0.0/26", "a");
         scenario
     };
-    of_node(&[], 1).breach("has pods in it");
-    of_node(&["10.0.0.0/26"], 0).breach("may hand out from it");
-    of_node(&[], 0).is_in_order();
+    of_node(&[], 1).expect_violation("although pods use it");
+    of_node(&["10.0.0.0/26"], 0).expect_violation("although the NodeNetwork lists it");
+    of_node(&[], 0).expect_no_violation();
 
     let mut scenario = Scenario::with_grace();
-    scenario.comes("a");
-    scenario.is("10.0.0.0/26", "a");
-    scenario.goes("a");
-    scenario.later(LAG * 2);
-    scenario.gone("10.0.0.0/26", "a");
-    scenario.breach("which is gone, without a grace");
+    scenario.node_created("a");
+    scenario.active("10.0.0.0/26", "a");
+    scenario.node_deleted("a");
+    scenario.advance(LAG * 2);
+    scenario.deleted("10.0.0.0/26", "a");
+    scenario.expect_violation("without a grace period, its Node is deleted");
 }
 
 #[test]
 fn used_block_removed_from_node_network_is_detected() {
     let mut scenario = Scenario::with_grace();
-    scenario.comes("a");
+    scenario.node_created("a");
     scenario.lists("a", &["10.0.0.0/26", "10.0.0.64/26"]);
     scenario.lists("a", &["10.0.0.0/26"]);
-    scenario.is_in_order();
-    scenario.book.uses("a", net("10.0.0.0/26"), 1);
+    scenario.expect_no_violation();
+    scenario.checker.set_pods("a", net("10.0.0.0/26"), 1);
     scenario.lists("a", &[]);
-    scenario.breach("a may no longer use 10.0.0.0/26");
+    scenario.expect_violation("a must not lose 10.0.0.0/26");
 }
 
 #[test]
 fn lost_block_without_reclaim_rules_is_detected() {
-    let mut scenario = Scenario::begin(Rules::default());
+    let mut scenario = Scenario::start(InvariantConfig::default());
     scenario.orphaned("10.0.0.0/26", "a");
-    scenario.later(GRACE * 1000);
-    scenario.gone("10.0.0.0/26", "a");
-    scenario.breach("10.0.0.0/26 was taken from a");
-    let mut scenario = Scenario::begin(Rules::default());
+    scenario.advance(GRACE * 1000);
+    scenario.deleted("10.0.0.0/26", "a");
+    scenario.expect_violation("10.0.0.0/26 of a was deleted");
+    let mut scenario = Scenario::start(InvariantConfig::default());
     scenario.lists("a", &["10.0.0.0/26"]);
     let network = network("a", &[]);
-    scenario.book.network(&Change::Gone(&network), scenario.now);
-    scenario.breach("a may no longer use 10.0.0.0/26");
+    scenario
+        .checker
+        .observe_network(&ObjectChange::Deleted(&network), scenario.now);
+    scenario.expect_violation("a must not lose 10.0.0.0/26");
 }
 
 #[test]
 fn missed_watch_events_are_detected() {
     let mut scenario = Scenario::with_grace();
-    scenario.book.blind("NodeSubnet");
-    scenario.breach("not every event was seen");
+    scenario.checker.record_missed_events("NodeSubnet");
+    scenario.expect_violation("events may be missed");
 }

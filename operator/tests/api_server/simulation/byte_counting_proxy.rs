@@ -1,4 +1,4 @@
-//! [`Wire`]: a way to the API server on which bytes are counted, as they are on the wire, TLS included.
+//! [`ByteCountingProxy`]: a proxy to the API server that counts the bytes on the wire, with TLS.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,18 +10,18 @@ use tokio::task::JoinSet;
 
 use crate::control_plane::ControlPlane;
 
-/// The way; with it end all connections over it.
-pub struct Wire {
-    /// Where it begins.
+/// The proxy. Dropping it closes all connections.
+pub struct ByteCountingProxy {
+    /// URL of the proxy.
     pub url: String,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
     _listener: JoinSet<()>,
 }
 
-impl Wire {
-    /// A way to the API server of `plane`.
-    pub async fn to(plane: &ControlPlane) -> Self {
+impl ByteCountingProxy {
+    /// Starts a proxy to the API server of `plane`.
+    pub async fn start(plane: &ControlPlane) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let server = plane.url().trim_start_matches("https://").to_owned();
@@ -31,13 +31,13 @@ impl Wire {
         task.spawn(async move {
             let mut connections = JoinSet::new();
             loop {
-                let (near, _) = listener.accept().await.unwrap();
-                let Ok(far) = TcpStream::connect(&server).await else {
+                let (client, _) = listener.accept().await.unwrap();
+                let Ok(server_side) = TcpStream::connect(&server).await else {
                     continue;
                 };
-                let (near, far) = (near.into_split(), far.into_split());
-                connections.spawn(carry(near.0, far.1, counts.0.clone()));
-                connections.spawn(carry(far.0, near.1, counts.1.clone()));
+                let (client, server_side) = (client.into_split(), server_side.into_split());
+                connections.spawn(copy_and_count(client.0, server_side.1, counts.0.clone()));
+                connections.spawn(copy_and_count(server_side.0, client.1, counts.1.clone()));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -49,15 +49,15 @@ impl Wire {
         }
     }
 
-    /// Bytes to the API server and from it, so far.
+    /// Bytes sent to and received from the API server so far.
     pub fn bytes(&self) -> (u64, u64) {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        (of(&self.sent), of(&self.received))
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (load(&self.sent), load(&self.received))
     }
 }
 
-/// Carries one direction of a connection to its end.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: Arc<AtomicU64>) {
+/// Copies one direction of a connection until it is closed.
+async fn copy_and_count(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, count: Arc<AtomicU64>) {
     let mut buffer = vec![0; 64 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         count.fetch_add(length.try_into().unwrap(), Ordering::Relaxed);

@@ -1,33 +1,33 @@
-//! What the operators cost: time, calls, bytes, memory.
+//! Cost of the operators: time, API calls, bytes, memory.
 //!
-//! Calls are the API server's own count: the lines of its audit log about the operator's account, that of the standby included.
-//! Bytes are counted on the connections between both operators and the API server, TLS included, in both directions ([`Wire`]).
+//! The API calls are the lines of the audit log for the service account of both operators. The bytes are counted on the
+//! connections between both operators and the API server, with TLS and in both directions ([`ByteCountingProxy`]).
 //!
-//! [`Wire`]: super::wire::Wire
+//! [`ByteCountingProxy`]: super::byte_counting_proxy::ByteCountingProxy
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::operators::Pair;
+use super::operator_pair::OperatorPair;
 use crate::audit;
 use crate::control_plane::ControlPlane;
 
-/// All figures.
-pub struct Figures {
+/// All measurements.
+pub struct Measurements {
     nodes: usize,
-    last: Mark,
+    last: Counters,
     phases: Vec<Phase>,
-    more: BTreeMap<&'static str, f64>,
+    values: BTreeMap<&'static str, f64>,
 }
 
-/// How much there was at a moment.
-struct Mark {
+/// The counters at one time.
+struct Counters {
     at: Instant,
     bytes: (u64, u64),
     calls: BTreeMap<String, u64>,
-    /// Of which leader, seconds of planning and number of plans.
+    /// Name of the leader, planning time in seconds, and number of plans.
     planning: (String, f64, f64),
 }
 
@@ -37,35 +37,40 @@ struct Phase {
     sent: u64,
     received: u64,
     calls: BTreeMap<String, u64>,
-    /// Seconds of a plan, on average; `None`: the leader changed.
+    /// Mean planning time in seconds; `None`: the leader has changed.
     plan: Option<f64>,
 }
 
-impl Mark {
-    async fn now(plane: &ControlPlane, pair: &Pair) -> Self {
+impl Counters {
+    async fn now(plane: &ControlPlane, pair: &OperatorPair) -> Self {
         Self {
             at: Instant::now(),
-            bytes: pair.wire.bytes(),
-            calls: audit::calls(plane, "netweft-operator"),
-            planning: pair.planning().await,
+            bytes: pair.proxy.bytes(),
+            calls: audit::count_requests(plane, "netweft-operator"),
+            planning: pair.planning_time().await,
         }
     }
 }
 
-impl Figures {
-    /// From now on.
-    pub async fn begin(nodes: usize, plane: &ControlPlane, pair: &Pair) -> Self {
+impl Measurements {
+    /// Starts the first phase.
+    pub async fn start(nodes: usize, plane: &ControlPlane, pair: &OperatorPair) -> Self {
         Self {
             nodes,
-            last: Mark::now(plane, pair).await,
+            last: Counters::now(plane, pair).await,
             phases: Vec::new(),
-            more: BTreeMap::new(),
+            values: BTreeMap::new(),
         }
     }
 
-    /// What has been since the end of the last phase is called `name`.
-    pub async fn end_of(&mut self, name: &'static str, plane: &ControlPlane, pair: &Pair) {
-        let now = Mark::now(plane, pair).await;
+    /// Ends the current phase with this name, and starts the next one.
+    pub async fn end_phase(
+        &mut self,
+        name: &'static str,
+        plane: &ControlPlane,
+        pair: &OperatorPair,
+    ) {
+        let now = Counters::now(plane, pair).await;
         let last = std::mem::replace(&mut self.last, now);
         let now = &self.last;
         let calls = now.calls.iter().map(|(call, count)| {
@@ -86,12 +91,12 @@ impl Figures {
         });
     }
 
-    /// A figure of its own.
-    pub fn note(&mut self, what: &'static str, value: f64) {
-        self.more.insert(what, value);
+    /// Adds a single value.
+    pub fn add(&mut self, what: &'static str, value: f64) {
+        self.values.insert(what, value);
     }
 
-    /// A table for humans.
+    /// Prints a table.
     pub fn print(&self) {
         println!(
             "{} nodes; calls and bytes of both operators, for each of these nodes",
@@ -116,19 +121,23 @@ impl Figures {
             );
         }
         for phase in &self.phases {
-            let most = phase
+            let frequent = phase
                 .calls
                 .iter()
                 .filter(|(_, count)| self.each(**count) >= 0.05);
-            let most = most.map(|(call, count)| format!("{call} {:.2}", self.each(*count)));
-            println!("{}: {}", phase.name, most.collect::<Vec<_>>().join(", "));
+            let frequent = frequent.map(|(call, count)| format!("{call} {:.2}", self.each(*count)));
+            println!(
+                "{}: {}",
+                phase.name,
+                frequent.collect::<Vec<_>>().join(", ")
+            );
         }
-        for (what, value) in &self.more {
+        for (what, value) in &self.values {
             println!("{what}: {value:.1}");
         }
     }
 
-    /// The same for programs.
+    /// All measurements as JSON.
     pub fn json(&self) -> Value {
         let phases = self.phases.iter().map(|phase| {
             let calls: u64 = phase.calls.values().sum();
@@ -142,18 +151,18 @@ impl Figures {
                 "planMilliseconds": phase.plan.map(|plan| tenths(plan * 1000.0)),
             })
         });
-        let more = self
-            .more
+        let values = self
+            .values
             .iter()
             .map(|(what, value)| (*what, tenths(*value)));
         json!({
             "nodes": self.nodes,
             "phases": phases.collect::<Vec<_>>(),
-            "more": more.collect::<BTreeMap<_, _>>(),
+            "more": values.collect::<BTreeMap<_, _>>(),
         })
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "figures are rounded anyway")]
+    #[expect(clippy::cast_precision_loss, reason = "the values are rounded anyway")]
     fn each(&self, sum: u64) -> f64 {
         sum as f64 / self.nodes as f64
     }
