@@ -26,7 +26,10 @@ use crate::plan::model::cluster_state::FinalizerChange;
 pub async fn clean(args: Args) -> anyhow::Result<()> {
     let client = netweft_client::connect(args.api_server.as_deref()).await?;
     let mut candidate = leader_election::start(&client, &args);
-    info!(lease = args.lease_name, "waiting until no operator leads");
+    info!(
+        lease = args.lease_name,
+        "waiting until no operator is the leader"
+    );
     let acquired = candidate
         .is_leader
         .wait_for(|is_leader| *is_leader)

@@ -67,7 +67,7 @@ pub struct Controller {
     pub pod_owners: PodOwnerLookup,
     /// Triggers of the next reconcile.
     pub trigger: Arc<ReconcileTrigger>,
-    /// Whether this operator leads.
+    /// Whether this operator is the leader.
     pub is_leader: watch::Receiver<bool>,
     /// Applies plans.
     pub writer: Writer,

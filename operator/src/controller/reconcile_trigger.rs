@@ -57,7 +57,11 @@ mod tests {
         assert_eq!(trigger.triggered().now_or_never(), Some(()));
         trigger.trigger("NodeSubnet");
         assert_eq!(trigger.take(), "IPPool,Node,NodeSubnet");
-        assert_eq!(trigger.triggered().now_or_never(), None, "all is taken");
+        assert_eq!(
+            trigger.triggered().now_or_never(),
+            None,
+            "all triggers are taken"
+        );
         trigger.trigger("Node");
         assert_eq!(trigger.triggered().now_or_never(), Some(()));
         assert_eq!(trigger.take(), "Node");

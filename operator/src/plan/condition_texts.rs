@@ -15,7 +15,7 @@ use crate::testing::{Cluster, at, cluster, kube_proxy, mode, node, peer, pool, s
 /// An object, and the change after which its condition has the reason.
 struct Scenario {
     object: Object,
-    by: fn(&mut Cluster),
+    edit: fn(&mut Cluster),
 }
 
 /// The object by name, and the expected state of its condition.
@@ -62,14 +62,14 @@ fn scenarios(reason: Reason) -> Vec<Scenario> {
         Reason::Invalid => invalid(),
         Reason::NotYetSupported => not_supported(),
         Reason::Conflict => conflicts(),
-        Reason::Established => vec![scenario(Peer("tor", Ready), speak)],
+        Reason::Established => vec![scenario(Peer("tor", Ready), change_to_underlay)],
         Reason::Establishing => establishing(),
         Reason::SessionFailed => session_failed(),
         Reason::Programmed => programmed(),
         Reason::Programming => in_progress(),
-        Reason::Preparing => vec![scenario(Mode(MODE, Reconciling), change)],
-        Reason::Switching => vec![scenario(Mode(MODE, Reconciling), switch)],
-        Reason::Retiring => vec![scenario(Mode(MODE, Reconciling), retire)],
+        Reason::Preparing => vec![scenario(Mode(MODE, Reconciling), edit_mode)],
+        Reason::Switching => vec![scenario(Mode(MODE, Reconciling), start_rollout)],
+        Reason::Retiring => vec![scenario(Mode(MODE, Reconciling), finish_switching)],
         Reason::Unused => vec![scenario(Mode("spare", Ready), |cluster| {
             cluster.modes.push(at(9, vxlan("spare", 5)));
         })],
@@ -87,8 +87,8 @@ fn scenarios(reason: Reason) -> Vec<Scenario> {
 const POOL: &str = "default-v4";
 const MODE: &str = "default";
 
-fn scenario(object: Object, by: fn(&mut Cluster)) -> Scenario {
-    Scenario { object, by }
+fn scenario(object: Object, edit: fn(&mut Cluster)) -> Scenario {
+    Scenario { object, edit }
 }
 
 fn overlaps() -> Vec<Scenario> {
@@ -123,20 +123,20 @@ fn not_supported() -> Vec<Scenario> {
 }
 
 /// Edits the mode.
-fn change(cluster: &mut Cluster) {
+fn edit_mode(cluster: &mut Cluster) {
     cluster.edit_mode("{mode: host-gw, rollout: {maxConcurrent: 100%}}");
 }
 
 /// Edits the mode; all agents have probed the new datapath.
-fn switch(cluster: &mut Cluster) {
-    change(cluster);
+fn start_rollout(cluster: &mut Cluster) {
+    edit_mode(cluster);
     cluster.reconcile();
     cluster.agents_probe(&[]);
 }
 
 /// Edits the mode; all nodes use the new datapath.
-fn retire(cluster: &mut Cluster) {
-    switch(cluster);
+fn finish_switching(cluster: &mut Cluster) {
+    start_rollout(cluster);
     cluster.reconcile();
     cluster.agents_probe(&[]);
 }
@@ -144,7 +144,7 @@ fn retire(cluster: &mut Cluster) {
 const TOR: &str = "{peerIP: 10.1.0.254, asNumber: 65001}";
 
 /// Changes the pool's mode to underlay, with a session to a router.
-fn speak(cluster: &mut Cluster) {
+fn change_to_underlay(cluster: &mut Cluster) {
     cluster.modes[0] = mode(MODE, "{mode: underlay, underlay: {nodeToNodeMesh: false}}");
     cluster.peers.push(at(1, peer("tor", TOR)));
     cluster.reconcile();
@@ -154,7 +154,7 @@ fn speak(cluster: &mut Cluster) {
 
 /// The session is established in the status of the BGPPeer.
 fn established(cluster: &mut Cluster) {
-    speak(cluster);
+    change_to_underlay(cluster);
     cluster.reconcile();
 }
 
@@ -357,7 +357,7 @@ impl Object {
 }
 
 /// Steps until the plan is empty. Returns the Events about the object.
-fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
+fn reconcile(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
     let mut events = Vec::new();
     for _ in 0..10 {
         let plan = cluster.step();
@@ -366,23 +366,23 @@ fn settle(cluster: &mut Cluster, object: &Object) -> Vec<ConditionEvent> {
             return events;
         }
     }
-    panic!("does not settle: {:#?}", cluster.plan());
+    panic!("the plan does not become empty: {:#?}", cluster.plan());
 }
 
 /// Runs a scenario, and checks the conditions and the Event. Returns the condition that sums up the object.
-fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> Condition {
-    let what = format!("{} {number}", reason.as_str());
+fn run_scenario(reason: Reason, index: usize, Scenario { object, edit }: &Scenario) -> Condition {
+    let label = format!("{} {index}", reason.as_str());
     let mut cluster = cluster(2);
     cluster.reconcile();
     cluster.agents_report(1);
     cluster.reconcile();
     let before = object.condition(&cluster);
     let before = before.map(|condition| (condition.status, condition.reason));
-    by(&mut cluster);
-    let events = settle(&mut cluster, object);
+    edit(&mut cluster);
+    let events = reconcile(&mut cluster, object);
     let after = object
         .condition(&cluster)
-        .unwrap_or_else(|| panic!("{what}: no condition"));
+        .unwrap_or_else(|| panic!("{label}: no condition"));
     let (status, warns) = match object {
         Pool(_, state) | Mode(_, state) | Peer(_, state) => {
             for (type_, of) in [
@@ -392,7 +392,7 @@ fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> C
             ] {
                 let conditions = object.conditions(&cluster).unwrap();
                 let condition = conditions.iter().find(|c| c.type_ == type_).unwrap();
-                assert_eq!(condition.status == "True", of == *state, "{what}: {type_}");
+                assert_eq!(condition.status == "True", of == *state, "{label}: {type_}");
             }
             (
                 *state == Ready,
@@ -404,13 +404,16 @@ fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> C
     assert_eq!(
         (after.status == "True", after.reason.as_str()),
         (status, reason.as_str()),
-        "{what}: {}",
+        "{label}: {}",
         after.message
     );
-    if !status && let Some((status, was)) = before {
-        assert_eq!(status, "True", "{what}: was {was} before it was broken");
+    if !status && let Some((status, reason_before)) = before {
+        assert_eq!(
+            status, "True",
+            "{label}: had reason {reason_before} before the change"
+        );
     }
-    let event = events.last().unwrap_or_else(|| panic!("{what}: no Event"));
+    let event = events.last().unwrap_or_else(|| panic!("{label}: no Event"));
     assert_eq!(
         (
             event.reason.as_str(),
@@ -418,7 +421,7 @@ fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> C
             event.condition.as_str()
         ),
         (reason.as_str(), warns, object.type_()),
-        "{what}"
+        "{label}"
     );
     after
 }
@@ -427,8 +430,8 @@ fn reach(reason: Reason, number: usize, Scenario { object, by }: &Scenario) -> C
 fn every_condition_reason_is_reachable_and_reported() {
     let mut texts = String::new();
     for reason in Reason::ALL.iter().copied() {
-        for (number, scenario) in scenarios(reason).iter().enumerate() {
-            let condition = reach(reason, number, scenario);
+        for (index, scenario) in scenarios(reason).iter().enumerate() {
+            let condition = run_scenario(reason, index, scenario);
             let Condition {
                 type_,
                 status,

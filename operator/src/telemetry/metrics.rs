@@ -231,7 +231,7 @@ impl Metrics {
         }
     }
 
-    /// Removes the leader's metrics when another operator leads, so that stale values do not appear next to the new leader's.
+    /// Removes the leader's metrics when another operator is the leader, so that stale values do not appear next to the new leader's.
     pub fn clear_leader_metrics(&self) {
         let _lock = self.lock_updates();
         self.last_success.set(0);

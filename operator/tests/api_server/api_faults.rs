@@ -150,7 +150,7 @@ async fn slow_and_failing_api_server_loses_no_assignment() {
         operator_proxy.requests() - before.0,
         agent_proxy.requests() - before.1,
     );
-    println!("failed: {failed:?}; asked in {OBSERVATION_TIME:?}: {requests:?}");
+    println!("failed: {failed:?}; requests in {OBSERVATION_TIME:?}: {requests:?}");
     let max_requests = usize::try_from(OBSERVATION_TIME.as_secs()).unwrap() * 2;
     assert!(
         requests.0 <= max_requests && requests.1 <= max_requests,

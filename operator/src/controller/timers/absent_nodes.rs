@@ -40,7 +40,7 @@ pub fn unacknowledged<'a>(
 }
 
 impl AbsentNodes {
-    /// Clears the state when another operator leads.
+    /// Clears the state when another operator is the leader.
     pub fn clear(&mut self) {
         self.since.clear();
     }

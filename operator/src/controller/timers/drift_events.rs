@@ -43,7 +43,7 @@ pub struct DriftEvent {
 }
 
 impl DriftEvents {
-    /// Clears the state when another operator leads.
+    /// Clears the state when another operator is the leader.
     pub fn clear(&mut self) {
         self.emitted.clear();
     }

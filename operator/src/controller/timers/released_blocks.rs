@@ -13,7 +13,7 @@ pub struct ReleasedBlocks {
 }
 
 impl ReleasedBlocks {
-    /// Clears the state when another operator leads.
+    /// Clears the state when another operator is the leader.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

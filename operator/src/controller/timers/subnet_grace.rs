@@ -60,7 +60,7 @@ impl GraceTracker {
             .collect()
     }
 
-    /// Clears the state when another operator leads.
+    /// Clears the state when another operator is the leader.
     pub fn clear(&mut self) {
         self.since.clear();
     }

@@ -18,7 +18,7 @@ pub struct UsageWriteTimes {
 }
 
 impl UsageWriteTimes {
-    /// Clears the state when another operator leads.
+    /// Clears the state when another operator is the leader.
     pub fn clear(&mut self) {
         self.written.clear();
     }

@@ -24,7 +24,7 @@ pub fn secret_names<'a>(peers: impl Iterator<Item = &'a BGPPeer>) -> BTreeSet<St
 
 /// The result of looking up a BGPPeer's password.
 #[derive(Clone, Debug)]
-pub enum Found<'a> {
+pub enum PasswordLookup<'a> {
     /// The password.
     Password(&'a Password),
     /// The Secret has not been read yet.
@@ -35,12 +35,15 @@ pub enum Found<'a> {
 
 /// Looks up a password.
 #[must_use]
-pub fn find<'a>(cluster_state: &'a ClusterState<'_>, reference: &SecretKeyRef) -> Found<'a> {
+pub fn find<'a>(
+    cluster_state: &'a ClusterState<'_>,
+    reference: &SecretKeyRef,
+) -> PasswordLookup<'a> {
     let SecretKeyRef { name, key } = reference;
     let secret = match cluster_state.secrets.get(name) {
-        None => return Found::Unknown,
+        None => return PasswordLookup::Unknown,
         Some(None) => {
-            return Found::Fault(Verdict::stalled(
+            return PasswordLookup::Fault(Verdict::stalled(
                 Reason::NotFound,
                 format!(
                     "spec.password names Secret {name}, which does not exist in the release's namespace; create it with the key {key}"
@@ -50,16 +53,16 @@ pub fn find<'a>(cluster_state: &'a ClusterState<'_>, reference: &SecretKeyRef) -
         Some(Some(secret)) => secret,
     };
     match secret.keys.get(key) {
-        None => Found::Fault(Verdict::stalled(
+        None => PasswordLookup::Fault(Verdict::stalled(
             Reason::NotFound,
             format!("spec.password names the key {key}, which Secret {name} does not have; add it"),
         )),
         Some(password) => match password.fault() {
-            Some(fault) => Found::Fault(Verdict::stalled(
+            Some(fault) => PasswordLookup::Fault(Verdict::stalled(
                 Reason::Invalid,
                 format!("the password in key {key} of Secret {name} {fault}"),
             )),
-            None => Found::Password(password),
+            None => PasswordLookup::Password(password),
         },
     }
 }
@@ -84,7 +87,7 @@ pub fn plan(cluster_state: &ClusterState<'_>, peers: &Peers) -> Option<PasswordC
             Ok(Peer { password, .. }) => password.as_ref(),
         };
         needed.insert(name);
-        if let Some(Found::Password(password)) =
+        if let Some(PasswordLookup::Password(password)) =
             reference.map(|reference| find(cluster_state, reference))
             && held.and_then(|keys| keys.get(name)) != Some(password)
         {

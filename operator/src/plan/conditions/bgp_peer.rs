@@ -11,7 +11,7 @@ use netweft_crds::{
 };
 
 use crate::plan::bgp::passwords;
-use crate::plan::bgp::passwords::Found;
+use crate::plan::bgp::passwords::PasswordLookup;
 use crate::plan::bgp::peer::Peer;
 use crate::plan::bgp::sessions::Coverage;
 use crate::plan::bgp::{BgpTopology, Peers};
@@ -182,7 +182,7 @@ fn session_verdict(
     errors: &[PeerError],
 ) -> Verdict {
     let coverage = topology.coverage.get(&peer.name);
-    if let Some(Found::Fault(why)) = peer
+    if let Some(PasswordLookup::Fault(why)) = peer
         .password
         .as_ref()
         .map(|at| passwords::find(index.cluster_state, at))

@@ -174,7 +174,7 @@ fn exhausted(assignment: &Assignment, pool: &str, blocks: &[AssignedBlock<'_>]) 
     let first = assignment.exhausted.get(pool);
     let first = first.map(|nodes| format!("no block is left for {}", named(nodes)));
     let more = || {
-        let nodes = named(assignment.scarce.get(pool)?);
+        let nodes = named(assignment.low_capacity.get(pool)?);
         Some(format!(
             "no block is left, and few addresses are free on {nodes}"
         ))

@@ -28,7 +28,7 @@ pub struct Block {
 
 /// The blocks in use.
 #[derive(Clone, Debug, Default)]
-pub struct Current {
+pub struct CurrentBlocks {
     /// Blocks by node, including those of deleted Nodes.
     pub held: BTreeMap<String, BTreeSet<Block>>,
     /// Blocks with an unknown owner, and addresses that do not belong to pods.
@@ -49,7 +49,7 @@ pub struct Assignment {
     /// Nodes without a block, by the pools that could have served them and have no free block.
     pub exhausted: BTreeMap<String, BTreeSet<String>>,
     /// Nodes with few free addresses, by the pools that could have served them and have no free block.
-    pub scarce: BTreeMap<String, BTreeSet<String>>,
+    pub low_capacity: BTreeMap<String, BTreeSet<String>>,
     /// Free blocks by pool, after this assignment.
     pub free: BTreeMap<String, u128>,
 }
@@ -59,7 +59,7 @@ pub struct Assignment {
 pub fn assign<'a>(
     pools: impl IntoIterator<Item = &'a Pool>,
     demands: &[BlockDemand],
-    current: &Current,
+    current: &CurrentBlocks,
 ) -> Assignment {
     let mut assignment = Assignment::default();
     let mut occupied: Vec<IpNet> = current.foreign.iter().copied().collect();
@@ -95,7 +95,7 @@ pub fn assign<'a>(
     for demand in unmet.into_iter().filter(|demand| !new_blocks.meets(demand)) {
         let unserved = match demand.purpose {
             Purpose::Initial => &mut assignment.exhausted,
-            Purpose::LowCapacity => &mut assignment.scarce,
+            Purpose::LowCapacity => &mut assignment.low_capacity,
             Purpose::Spillover => continue,
         };
         let mut orphans = current.orphans.iter();

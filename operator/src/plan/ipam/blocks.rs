@@ -21,7 +21,7 @@ pub struct Blocks {
     /// Fully reserved blocks as merged ranges of numbers.
     reserved: Vec<Range>,
     /// Reserved or occupied blocks as merged ranges of numbers.
-    taken: Vec<Range>,
+    occupied_blocks: Vec<Range>,
 }
 
 impl Blocks {
@@ -46,16 +46,16 @@ impl Blocks {
             .filter_map(|range| whole_blocks(range, shift));
         let reserved = merge(whole.collect());
         // One occupied address makes the block unusable, so occupied ranges are rounded outwards.
-        let touched = occupied
+        let occupied = occupied
             .into_iter()
             .filter_map(|net| offsets(&cidr, net))
             .map(|(first, last)| (first >> shift, last >> shift));
-        let taken = merge(reserved.iter().copied().chain(touched).collect());
+        let occupied_blocks = merge(reserved.iter().copied().chain(occupied).collect());
         Self {
             cidr,
             prefix,
             reserved,
-            taken,
+            occupied_blocks,
         }
     }
 
@@ -68,16 +68,21 @@ impl Blocks {
     /// Number of free blocks.
     #[must_use]
     pub fn free_count(&self) -> u128 {
-        members_without((0, self.last()), &self.taken)
+        members_without((0, self.last()), &self.occupied_blocks)
     }
 
     /// The free blocks, lowest first.
     pub fn free(&self) -> impl Iterator<Item = IpNet> + '_ {
-        let ends = self.taken.iter().map(|(first, _)| first.checked_sub(1));
+        let ends = self
+            .occupied_blocks
+            .iter()
+            .map(|(first, _)| first.checked_sub(1));
         let ends = ends.chain([Some(self.last())]);
-        let starts = [Some(0)]
-            .into_iter()
-            .chain(self.taken.iter().map(|(_, last)| last.checked_add(1)));
+        let starts = [Some(0)].into_iter().chain(
+            self.occupied_blocks
+                .iter()
+                .map(|(_, last)| last.checked_add(1)),
+        );
         starts
             .zip(ends)
             .filter_map(|(start, end)| Some((start?, end?)))
@@ -92,9 +97,9 @@ impl Blocks {
             return false;
         };
         let number = first >> shift(&self.cidr, self.prefix);
-        let mut taken = self.taken.iter();
+        let mut occupied_blocks = self.occupied_blocks.iter();
         self.block(number) == Some(*block)
-            && !taken.any(|(first, last)| (*first..=*last).contains(&number))
+            && !occupied_blocks.any(|(first, last)| (*first..=*last).contains(&number))
     }
 
     /// Number of the last block, counted from zero.

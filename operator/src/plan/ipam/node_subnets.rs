@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
 
-use crate::plan::ipam::assign::{Assignment, Block, Current, assign};
+use crate::plan::ipam::assign::{Assignment, Block, CurrentBlocks, assign};
 use crate::plan::ipam::demand;
 use crate::plan::ipam::utilization::Utilization;
 use crate::plan::model::cluster_state::Changes;
@@ -117,17 +117,17 @@ fn set_assigned_after(subnet: &mut NodeSubnet, network: Option<&NodeNetwork>) {
     }
 }
 
-fn current(index: &ClusterIndex<'_>) -> Current {
+fn current(index: &ClusterIndex<'_>) -> CurrentBlocks {
     let nodes = cluster_ranges::addresses_of_nodes(index.cluster_state)
         .map(|(_, address)| IpNet::from(address));
     let foreign = index.cluster_state.unreadable_blocks.iter().copied();
-    let mut current = Current {
+    let mut current = CurrentBlocks {
         foreign: foreign
             .chain(nodes)
             .chain(other_networks::occupied(index.cluster_state))
             .collect(),
         released: index.cluster_state.released.clone(),
-        ..Current::default()
+        ..CurrentBlocks::default()
     };
     for NodeSubnetSpec {
         cidr, pool, node, ..

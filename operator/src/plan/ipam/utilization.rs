@@ -78,10 +78,10 @@ impl Utilization {
 
 /// A node's blocks of one pool, oldest first.
 struct NodeUsage<'a> {
-    blocks: Vec<Used<'a>>,
+    blocks: Vec<UsedBlock<'a>>,
 }
 
-struct Used<'a> {
+struct UsedBlock<'a> {
     subnet: &'a NodeSubnet,
     used: i64,
     free: i64,
@@ -92,7 +92,7 @@ impl<'a> NodeUsage<'a> {
     fn of(blocks: &[&'a NodeSubnet], network: &NodeNetwork) -> Option<Self> {
         let used = |subnet: &&'a NodeSubnet| {
             let usage = usage_of(subnet, network)?;
-            Some(Used {
+            Some(UsedBlock {
                 subnet,
                 used: usage.used,
                 free: usage.free,
@@ -101,18 +101,18 @@ impl<'a> NodeUsage<'a> {
         let mut blocks = blocks.iter().map(used).collect::<Option<Vec<_>>>()?;
         // The node is about to get or to release an empty block that the NodeNetwork does not list. It counts as free,
         // so that the node does not get one more block.
-        let whole = whole(&blocks);
-        let listed = |block: &Used<'_>| network.spec.subnets.contains(&block.subnet.spec.cidr);
+        let block_size = largest_block(&blocks);
+        let listed = |block: &UsedBlock<'_>| network.spec.subnets.contains(&block.subnet.spec.cidr);
         for block in &mut blocks {
             if block.used == 0 && !listed(block) {
-                block.free = whole;
+                block.free = block_size;
             }
         }
         Some(Self { blocks })
     }
 
-    fn block(&self) -> i64 {
-        whole(&self.blocks)
+    fn block_size(&self) -> i64 {
+        largest_block(&self.blocks)
     }
 
     fn free(&self) -> i64 {
@@ -121,15 +121,15 @@ impl<'a> NodeUsage<'a> {
 
     /// If all addresses of a pool's blocks are reserved, more blocks do not help.
     fn is_short(&self) -> bool {
-        self.block() > 0 && self.free() * LOW_WATERMARK < self.block()
+        self.block_size() > 0 && self.free() * LOW_WATERMARK < self.block_size()
     }
 
     /// The youngest blocks are released first.
     fn surplus(&self) -> Vec<String> {
-        let (block, mut left) = (self.block(), self.free());
+        let (block_size, mut left) = (self.block_size(), self.free());
         let mut surplus = Vec::new();
-        for Used { subnet, used, free } in self.blocks.iter().skip(1).rev() {
-            if *used == 0 && (left - free) * HIGH_WATERMARK >= block {
+        for UsedBlock { subnet, used, free } in self.blocks.iter().skip(1).rev() {
+            if *used == 0 && (left - free) * HIGH_WATERMARK >= block_size {
                 left -= free;
                 surplus.push(subnet.name_any());
             }
@@ -139,7 +139,7 @@ impl<'a> NodeUsage<'a> {
 }
 
 /// Number of addresses of a block without reserved addresses.
-fn whole(blocks: &[Used<'_>]) -> i64 {
+fn largest_block(blocks: &[UsedBlock<'_>]) -> i64 {
     let sizes = blocks.iter().map(|block| block.used + block.free);
     sizes.max().unwrap_or_default()
 }

@@ -144,7 +144,7 @@ fn shortages(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> 
     let exhausted = assignment
         .exhausted
         .iter()
-        .chain(&assignment.scarce)
+        .chain(&assignment.low_capacity)
         .filter(|(_, nodes)| nodes.contains(&name));
     let exhausted: Vec<_> = exhausted.map(|(pool, _)| pool.as_str()).collect();
     let mut shortages = Vec::new();

@@ -56,11 +56,13 @@ fn ipv6_only_cluster_uses_ipv6_tunnels() {
     assert_eq!(cluster.blocks("worker-2"), ["fd00:10::40/122"]);
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv6, IpFamily::Ipv6]);
     // A younger Node with another family gets no block.
-    cluster.nodes.push(at(9, node("odd", &["10.1.0.9"])));
+    cluster
+        .nodes
+        .push(at(9, node("other-family", &["10.1.0.9"])));
     cluster.reconcile();
     let message =
         "False NoNodeAddress: status.addresses of the Node has no IPv6 address of type InternalIP";
-    assert_eq!(cluster.node_message("odd"), message);
+    assert_eq!(cluster.node_message("other-family"), message);
     assert!(
         cluster
             .outer_families()
@@ -68,7 +70,7 @@ fn ipv6_only_cluster_uses_ipv6_tunnels() {
             .all(|family| *family == IpFamily::Ipv6)
     );
     // Nodes without addresses do not change the family.
-    for node_without in ["worker-1", "worker-2", "odd"] {
+    for node_without in ["worker-1", "worker-2", "other-family"] {
         let at_age = cluster
             .nodes
             .iter()
@@ -88,7 +90,7 @@ fn with_one_ipv6_node() -> Cluster {
     let mut cluster = cluster(0);
     let nodes = [
         ("first", "10.1.0.1"),
-        ("odd", "fd00::2"),
+        ("other-family", "fd00::2"),
         ("third", "10.1.0.3"),
         ("fourth", "10.1.0.4"),
     ];
@@ -115,7 +117,7 @@ fn removed_node_does_not_change_outer_family() {
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 3]);
     let message =
         "False NoNodeAddress: status.addresses of the Node has no IPv4 address of type InternalIP";
-    assert_eq!(cluster.node_message("odd"), message);
+    assert_eq!(cluster.node_message("other-family"), message);
     delete_node(&mut cluster, "third");
     assert_eq!(cluster.outer_families(), [IpFamily::Ipv4; 2]);
 }

@@ -93,7 +93,7 @@ async fn count<K>(
     let mut events = std::pin::pin!(events);
     let mut generations = BTreeMap::new();
     while let Some(event) = events.next().await {
-        let causes_action = match event.expect("the watch goes on") {
+        let causes_action = match event.expect("the watch continues") {
             Event::Init => continue,
             Event::InitApply(object) => {
                 generations.insert(object.name_any(), object.meta().generation);

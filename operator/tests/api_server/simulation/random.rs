@@ -37,11 +37,11 @@ impl Random {
 fn same_seed_gives_same_choice_without_repetition() {
     let choice = |seed| {
         let mut items: Vec<usize> = (0..50).collect();
-        let mut taken = Random::from_seed(seed).take(&mut items, 20);
-        let order = taken.clone();
-        taken.append(&mut items);
-        taken.sort_unstable();
-        assert_eq!(taken, (0..50).collect::<Vec<_>>());
+        let mut chosen = Random::from_seed(seed).take(&mut items, 20);
+        let order = chosen.clone();
+        chosen.append(&mut items);
+        chosen.sort_unstable();
+        assert_eq!(chosen, (0..50).collect::<Vec<_>>());
         order
     };
     assert_eq!(choice(1), choice(1));

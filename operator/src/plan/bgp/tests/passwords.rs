@@ -130,8 +130,9 @@ fn invalid_bgp_password_is_refused_and_not_shown() {
             .secrets
             .insert("user-passwords".to_owned(), Some(secret("tor-r1", text)));
         cluster.reconcile();
-        let message =
-            format!("False Invalid: the password in key tor-r1 of Secret user-passwords {expected}");
+        let message = format!(
+            "False Invalid: the password in key tor-r1 of Secret user-passwords {expected}"
+        );
         assert_eq!(cluster.peer_message("tor"), message);
         assert!(stored(&cluster).is_empty(), "{text:?}");
     }

@@ -219,10 +219,10 @@ fn node_losing_its_address_keeps_bgp_sessions() {
 #[test]
 fn nodes_with_same_address_have_no_mutual_session() {
     let mut cluster = underlay(2, "");
-    cluster.nodes.push(node("twin", &["10.1.0.1"]));
+    cluster.nodes.push(node("duplicate", &["10.1.0.1"]));
     cluster.reconcile();
     assert_eq!(
-        cluster.sessions("twin"),
+        cluster.sessions("duplicate"),
         ["mesh-worker-2: 10.1.0.1 AS64512 -> 10.1.0.2 179 AS64512"]
     );
 }

@@ -34,8 +34,8 @@ fn named(nodes: &[(&str, &[&str])]) -> BTreeMap<String, BTreeSet<String>> {
         .collect()
 }
 
-fn held(blocks: &[(&str, &str, &str)]) -> Current {
-    let mut current = Current::default();
+fn held(blocks: &[(&str, &str, &str)]) -> CurrentBlocks {
+    let mut current = CurrentBlocks::default();
     for (node, pool, cidr) in blocks {
         let block = Block {
             pool: (*pool).to_owned(),
@@ -65,7 +65,7 @@ fn demand_gets_lowest_block_of_first_pool_with_space() {
         pool("b", "10.1.0.0/24", "blockSize: 28"),
     ];
     let demands = first(&["n1", "n2", "n3"], &["a", "b"]);
-    let assignment = assign(&pools, &demands, &Current::default());
+    let assignment = assign(&pools, &demands, &CurrentBlocks::default());
     assert_eq!(
         created(&assignment),
         ["n1 10.0.0.0/26", "n2 10.0.0.64/26", "n3 10.1.0.0/28"]
@@ -86,7 +86,7 @@ fn initial_block_serves_all_demands_for_its_pool() {
         demand("n1", &["b"], Purpose::Initial),
         demand("n2", &["b"], Purpose::Initial),
     ];
-    let assignment = assign(&pools, &demands, &Current::default());
+    let assignment = assign(&pools, &demands, &CurrentBlocks::default());
     assert_eq!(
         created(&assignment),
         ["n1 10.0.0.0/26", "n1 10.1.0.0/26", "n2 10.1.0.64/26"]
@@ -115,17 +115,17 @@ fn exhausted_pools_name_nodes_by_purpose() {
         demand("n1", &["a"], Purpose::LowCapacity),
         demand("n2", &["b"], Purpose::Spillover),
     ];
-    let assignment = assign(&pools, &demands, &Current::default());
+    let assignment = assign(&pools, &demands, &CurrentBlocks::default());
     assert_eq!(created(&assignment), ["n1 10.0.0.0/26", "n2 10.1.0.0/26"]);
     assert_eq!(
         assignment.exhausted,
         named(&[("a", &["n3"]), ("b", &["n3"])])
     );
-    assert_eq!(assignment.scarce, named(&[("a", &["n1"])]));
+    assert_eq!(assignment.low_capacity, named(&[("a", &["n1"])]));
 }
 
 /// Up to three pools, possibly overlapping, with a few reserved ranges and some assigned blocks.
-fn any_input() -> impl Strategy<Value = (Vec<Pool>, Current)> {
+fn any_input() -> impl Strategy<Value = (Vec<Pool>, CurrentBlocks)> {
     let reserved = prop::collection::vec((0_u8..=255, 24_u8..=32), 0..4);
     let a_pool = (0_u8..4, 22_u8..=24, 24_u8..=28, reserved);
     let pools = prop::collection::vec(a_pool, 1..4).prop_map(|pools| {
@@ -151,11 +151,11 @@ fn any_input() -> impl Strategy<Value = (Vec<Pool>, Current)> {
 }
 
 /// Blocks as the API contains them: disjoint.
-fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
-    let mut current = Current::default();
+fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> CurrentBlocks {
+    let mut current = CurrentBlocks::default();
     let mut seen: Vec<IpNet> = Vec::new();
-    for (node, pool, low, prefix) in blocks {
-        let address = std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(low) % 1024);
+    for (node, pool, low_capacity, prefix) in blocks {
+        let address = std::net::Ipv4Addr::from(0x0a00_0000 + u32::from(low_capacity) % 1024);
         let cidr = IpNet::new(address.into(), prefix).unwrap().trunc();
         if seen.iter().any(|other| overlap(other, &cidr)) {
             continue;
@@ -175,7 +175,7 @@ fn disjoint(blocks: Vec<(usize, usize, u16, u8)>) -> Current {
 }
 
 /// Demands of up to thirty nodes for some of the pools.
-fn any_wants() -> impl Strategy<Value = Vec<BlockDemand>> {
+fn any_demands() -> impl Strategy<Value = Vec<BlockDemand>> {
     let purpose = prop::sample::select(vec![
         Purpose::Initial,
         Purpose::LowCapacity,
@@ -189,7 +189,7 @@ fn any_wants() -> impl Strategy<Value = Vec<BlockDemand>> {
 
 proptest! {
     #[test]
-    fn assigned_blocks_never_overlap((pools, current) in any_input(), demands in any_wants()) {
+    fn assigned_blocks_never_overlap((pools, current) in any_input(), demands in any_demands()) {
         let assignment = assign(&pools, &demands, &current);
         let mut blocks: Vec<IpNet> = current.held.values().flatten().map(|block| block.cidr).collect();
         blocks.extend(assignment.create.iter().map(|(_, block)| block.cidr));
@@ -201,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn new_block_is_in_demanded_pool_and_not_reserved((pools, current) in any_input(), demands in any_wants()) {
+    fn new_block_is_in_demanded_pool_and_not_reserved((pools, current) in any_input(), demands in any_demands()) {
         let assignment = assign(&pools, &demands, &current);
         for (node, block) in &assignment.create {
             let pool = pools.iter().find(|pool| pool.name == block.pool).unwrap();
@@ -213,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn unmet_demand_names_node_unless_for_spare_capacity((pools, current) in any_input(), demands in any_wants()) {
+    fn unmet_demand_names_node_unless_for_spare_capacity((pools, current) in any_input(), demands in any_demands()) {
         let assignment = assign(&pools, &demands, &current);
         let got = |demand: &BlockDemand| {
             let own = assignment.create.iter().filter(|(node, _)| *node == demand.node);
@@ -225,7 +225,7 @@ proptest! {
         for demand in &demands {
             match demand.purpose {
                 Purpose::Initial => prop_assert!(got(demand) > 0 || is_named(&assignment.exhausted, demand)),
-                Purpose::LowCapacity => prop_assert!(got(demand) > 0 || is_named(&assignment.scarce, demand)),
+                Purpose::LowCapacity => prop_assert!(got(demand) > 0 || is_named(&assignment.low_capacity, demand)),
                 Purpose::Spillover => {}
             }
         }
@@ -236,7 +236,7 @@ proptest! {
 #[test]
 fn released_blocks_are_reused_last_and_oldest_first() {
     let pools = [pool("a", "10.0.0.0/24", "")];
-    let current = Current {
+    let current = CurrentBlocks {
         released: ["10.0.0.64/26", "10.0.0.0/26", "10.0.0.0/28", "10.9.0.0/26"]
             .map(|block| block.parse().unwrap())
             .into(),
