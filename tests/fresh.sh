@@ -10,8 +10,9 @@ toolchains=(cargo rustc rustdoc rustfmt cargo-fmt cargo-clippy clippy-driver go 
 
 stages() { awk '$1 == "test" { print "stage-" $2 }' "$project/tests/tiers"; }
 
-# Links to the programs of the essential and the declared packages, and of what these depend on.
-link_programs() { # DIRECTORY
+# Links to the programs of the essential and the declared packages, and of what these depend on, and to the toolchains. In two directories:
+# the docker client of the machine and that of the package docker.io can differ, and a machine has both.
+link_programs() { # PACKAGES TOOLCHAINS
   local tool path packages essential
   mapfile -t packages < <(stages | xargs "$project/hack/require.sh" --list)
   mapfile -t essential < <(dpkg-query --show --showformat '${Package} ${Essential}\n' | sed -n 's/ yes$//p')
@@ -25,7 +26,7 @@ link_programs() { # DIRECTORY
     [[ ! -e $1/$(basename "$(realpath "$path")") ]] || ln -sf "$path" "$1/$tool"
   done
   for tool in "${toolchains[@]}"; do
-    if path=$(type -P "$tool"); then ln -sf "$path" "$1/$tool"; fi
+    if path=$(type -P "$tool"); then ln -sf "$path" "$2/$tool"; fi
   done
 }
 
@@ -34,12 +35,12 @@ mapfile -t names < <(stages)
 require "${names[@]}"
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/netweft-fresh.XXXXXX")
 trap 'NETWEFT_CACHE=$work/cache "$project/hack/down.sh" >/dev/null 2>&1 || true; chmod -R u+w "$work"; rm -rf "$work"' EXIT
-mkdir -p "$work/bin"
-link_programs "$work/bin"
+mkdir -p "$work/bin" "$work/toolchains"
+link_programs "$work/bin" "$work/toolchains"
 # The checkout as it is committed: what is only in the work tree does not count.
 git clone --quiet "$project" "$work/netweft"
 cd "$work/netweft"
-env -i HOME="$HOME" PATH="$work/bin" CI=true \
+env -i HOME="$HOME" PATH="$work/toolchains:$work/bin" CI=true \
   RUSTUP_HOME="${RUSTUP_HOME:-$HOME/.rustup}" CARGO_HOME="$work/cargo" NETWEFT_CACHE="$work/cache" \
   GOPROXY="$(go env GOPROXY)" \
   make test

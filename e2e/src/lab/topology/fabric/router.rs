@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -96,8 +97,7 @@ impl Router {
     }
 
     fn start_frr(&self, run: &mut Run, speaker: &Speaker) -> anyhow::Result<()> {
-        let mut make = self.space.command("chroot");
-        make.arg(&self.root);
+        let mut make = self.chrooted();
         make.args("install -d -o frr -g frr /run/frr".split(' '));
         crate::harness::command::output(&mut make)?;
         self.frr_daemon(run, "zebra", "log stdout\n")?;
@@ -128,10 +128,18 @@ impl Router {
         Ok(table.lines().filter(|line| line.contains(up)).count())
     }
 
+    /// A command in the root of the router. PATH is set: that of the caller can lack the folders of the root.
+    fn chrooted(&self) -> Command {
+        let mut command = self.space.command("chroot");
+        command.arg(&self.root);
+        command.args(["/usr/bin/env", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"]);
+        command
+    }
+
     /// What a program answers in there.
     fn inside(&self, words: &str, more: &[&str]) -> anyhow::Result<String> {
-        let mut command = self.space.command("chroot");
-        command.arg(&self.root).args(words.split(' ')).args(more);
+        let mut command = self.chrooted();
+        command.args(words.split(' ')).args(more);
         crate::harness::command::output(&mut command)
     }
 
@@ -143,8 +151,8 @@ impl Router {
     }
 
     fn daemon(&self, run: &mut Run, name: &str, words: &str) -> anyhow::Result<()> {
-        let mut command = self.space.command("chroot");
-        command.arg(&self.root).args(words.split(' '));
+        let mut command = self.chrooted();
+        command.args(words.split(' '));
         let log = run.folder().join(format!("{}-{name}.log", self.name));
         self.space.start(run, &mut command, &log).map(drop)
     }
