@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::block;
 use netweft_common::atomic_file;
 
+pub use netweft_common::PodInterface;
+
 /// Name of the file in the shared directory.
 pub const FILE: &str = "node.json";
 /// The version of the format that this code writes and reads. Fields can be added without a new one.
@@ -62,16 +64,6 @@ pub struct PoolConfig {
     /// Whether to hand out no new address.
     #[serde(default)]
     pub disabled: bool,
-}
-
-/// How a pod's link is attached to the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PodInterface {
-    /// A veth pair and a host route.
-    Routed,
-    /// A veth pair into a bridge.
-    Bridge,
 }
 
 /// The bridge that the agent keeps for pods.

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{cel, names, schema};
 
+pub use netweft_common::PodInterface;
+
 /// A range of pod addresses, assigned to nodes in blocks.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -88,6 +90,7 @@ pub struct IPPoolSpec {
 
     /// How pods are connected to their node. routed: a veth pair and a host route for each pod. bridge: a veth pair on a bridge. Immutable.
     #[serde(default)]
+    #[schemars(schema_with = "schema::pod_interface")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("spec.podInterface is immutable: create another pool, routed or bridge"))]
     pub pod_interface: PodInterface,
 
@@ -130,17 +133,6 @@ pub struct IPPoolSpec {
 
 fn default_mode() -> String {
     names::DEFAULT_MODE.to_owned()
-}
-
-/// How a pod is connected to its node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum PodInterface {
-    /// A veth pair and a host route for each pod; no layer 2 between pods.
-    #[default]
-    Routed,
-    /// A veth pair on a bridge, as with Docker.
-    Bridge,
 }
 
 /// The state of an IPPool, written by the operator.

@@ -3,6 +3,7 @@
 //! Every string and list has a bound: the API server estimates the worst cost of a rule from them and refuses a
 //! definition whose rules could be too expensive.
 
+use netweft_common::PodInterface;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::condition::MAX_MESSAGE;
@@ -30,6 +31,11 @@ pub fn cidr_set(_: &mut SchemaGenerator) -> Schema {
 /// A set of addresses and CIDRs.
 pub fn addresses_or_cidrs(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "x-kubernetes-list-type": "set", "maxItems": 256, "items": { "type": "string", "minLength": 2, "maxLength": 43 } })
+}
+
+/// [`netweft_common::PodInterface`], whose crate has no schemas.
+pub fn pod_interface(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": [PodInterface::Routed, PodInterface::Bridge] })
 }
 
 /// An IP address in text.

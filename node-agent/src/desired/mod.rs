@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_cni::node::{self, NodeConfig, PodInterface as PluginInterface, PoolConfig};
+use netweft_cni::node::{self, NodeConfig, PoolConfig};
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, PodInterface, Transport};
 use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
@@ -337,9 +337,9 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
             inputs.mode_of(name)?;
             let mtu = mtu.filter(|mtu| fits(pool.cidr, *mtu))?;
             let mut reserved = pool.reserved.clone();
-            let (pod_interface, bridge) = match pool.pod_interface {
-                PodInterface::Routed => (PluginInterface::Routed, None),
-                PodInterface::Bridge => (PluginInterface::Bridge, bridge::config(inputs, &blocks)),
+            let bridge = match pool.pod_interface {
+                PodInterface::Routed => None,
+                PodInterface::Bridge => bridge::config(inputs, &blocks),
             };
             let own: BTreeSet<IpAddr> = blocks
                 .iter()
@@ -349,7 +349,7 @@ fn plugin_pools(inputs: &Inputs, facts: &Facts) -> Vec<PoolConfig> {
             let config = PoolConfig {
                 name: name.to_owned(),
                 cidr: Some(pool.cidr),
-                pod_interface,
+                pod_interface: pool.pod_interface,
                 bridge,
                 mtu,
                 blocks: blocks.into_iter().map(|block| block.cidr).collect(),
