@@ -48,7 +48,7 @@ stage_rust() {
 stage_sweeps() {
   NETWEFT_KUBE_BIN=$(kubernetes_programs)
   export NETWEFT_KUBE_BIN NETWEFT_SWEEP=all
-  cargo test --release --locked --workspace --test sweep
+  cargo test --release --locked --workspace --test kill_at_syscall
   cargo test --release --locked --workspace --test node killed_at_any_request
   cargo test --release --locked --workspace --test api_server killed_after_any_write
 }

@@ -1,16 +1,17 @@
 //! The record of one attached sandbox, and the directory of these records.
 //!
 //! ```text
-//!   /run/netweft/lock                       held while addresses are chosen or given back; remembers the last per block
-//!   /run/netweft/attachments/10.244.0.5     one record per address,
-//!   /run/netweft/attachments/fd00::5        the same file under both in dual stack
+//!   /run/netweft/lock                       held while addresses are allocated or released; contains the last one of each block
+//!   /run/netweft/attachments/10.244.0.5     one record for each address,
+//!   /run/netweft/attachments/fd00::5        in dual stack the same file under both addresses
 //! ```
 //!
-//! A record is written aside, flushed and linked under its address: it is never empty, and `link(2)` fails for an address
-//! that is taken, lock or no lock. Records are never changed, so they can be read without the lock.
+//! A record is written to a temporary file, flushed, and linked to the name of its address. A record is therefore never
+//! empty, and `link(2)` fails for an allocated address, also without the lock. Records never change, so no lock is needed
+//! to read them.
 //!
-//! Whoever reserves an address also holds a lock on the record itself until its pod is wired. The kernel lets go of it when
-//! the process ends in whatever way, so others know an ADD that is under way, however long it takes, from a dead one.
+//! ADD also holds a lock on the record itself until the links of the pod are set up. The kernel releases this lock when the
+//! process ends for any reason. The lock distinguishes an ADD in progress, however long it takes, from a killed one.
 
 use netweft_common::atomic_file;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,18 +33,18 @@ use crate::env::{AttachmentId, Pod};
 /// The version of the format that this code writes. Fields can be added without a new one.
 pub const VERSION: u32 = 1;
 
-/// What a record is called until it has all its names.
+/// The name of a record before it has the names of its addresses; it is part of the name of the temporary file.
 const NEW: &str = "new";
 
-/// How one sandbox is attached. Everything that is needed to make it again or to take it away.
+/// How one sandbox is attached: all data for restoring and removing it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
     /// Version of the format.
     pub version: u32,
-    /// Whose it is.
+    /// Owner of the attachment.
     pub owner: AttachmentId,
-    /// The pod, as far as known.
+    /// The pod, as far as the runtime passed it.
     pub pod: Pod,
     /// Path of the sandbox's network namespace.
     pub netns: String,
@@ -51,7 +52,7 @@ pub struct Attachment {
     pub addresses: Vec<PodAddress>,
     /// The host's end of the link.
     pub host_link: LinkName,
-    /// Ethernet address of the host's end, the gateway's.
+    /// Ethernet address of the host's end, which is that of the gateway.
     pub host_mac: Mac,
     /// Ethernet address of the pod's end.
     pub pod_mac: Mac,
@@ -62,12 +63,12 @@ pub struct Attachment {
     pub mtu: u32,
 }
 
-/// The agent's bridge, as it was when the pod was attached.
+/// The agent's bridge at the time of ADD.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bridge {
-    /// Its name.
+    /// Name of the bridge.
     pub link: LinkName,
-    /// Its Ethernet address.
+    /// Ethernet address of the bridge.
     pub mac: Mac,
 }
 
@@ -76,9 +77,9 @@ pub struct Bridge {
 pub struct PodAddress {
     /// The address.
     pub ip: IpAddr,
-    /// The pool it is from.
+    /// The pool that the address is from.
     pub pool: String,
-    /// On a bridge: the bridge's address in the block of this one, with the block's prefix length.
+    /// On a bridge: the bridge's address in the block of this address, with the block's prefix length.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway: Option<IpNet>,
 }
@@ -89,14 +90,14 @@ pub struct Store {
     run_dir: PathBuf,
 }
 
-/// The lock on a record whose pod is being wired. It ends with this value, or with the process.
+/// The lock on the record of an ADD in progress. It is released with this value, or when the process ends.
 #[derive(Debug)]
-#[must_use = "without it the pod counts as wired"]
-pub struct UnderWay {
+#[must_use = "the ADD counts as complete when the lock is released"]
+pub struct AddInProgress {
     _record: Flock<File>,
 }
 
-/// The directory while nobody else changes it.
+/// The directory with its lock held.
 pub struct Locked<'a> {
     store: &'a Store,
     lock: Flock<File>,
@@ -136,13 +137,13 @@ impl Store {
         self.dir().join(ip.to_string())
     }
 
-    /// Waits for the lock, `patience` at most: its holder may be stopped.
+    /// Acquires the lock, within `timeout`: the process that holds it may be stopped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if somebody else kept it, else why it cannot be had.
-    pub fn lock(&self, patience: Duration) -> io::Result<Locked<'_>> {
+    /// [`io::ErrorKind::WouldBlock`] if another process holds the lock for all this time, else the error of the file.
+    pub fn lock(&self, timeout: Duration) -> io::Result<Locked<'_>> {
         let (dir, path) = (self.dir(), self.lock_file());
-        fs::create_dir_all(&dir).map_err(of_file("create", &dir))?;
+        fs::create_dir_all(&dir).map_err(with_path("create", &dir))?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -150,24 +151,24 @@ impl Store {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(of_file("open", &path))?;
-        let until = Instant::now() + patience;
+            .map_err(with_path("open", &path))?;
+        let deadline = Instant::now() + timeout;
         loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Locked { store: self, lock }),
-                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < until => file,
+                Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
                 Err((_, errno)) => return Err(errno.into()),
             };
-            // Holders need well below a millisecond.
+            // A process holds the lock for well below a millisecond.
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 
-    /// The addresses that have a record. Needs no lock.
+    /// The addresses that have a record, which are allocated. Needs no lock.
     ///
     /// # Errors
     /// When the directory cannot be read; one that does not exist is empty.
-    pub fn taken(&self) -> io::Result<BTreeSet<IpAddr>> {
+    pub fn allocated(&self) -> io::Result<BTreeSet<IpAddr>> {
         Ok(self
             .names()?
             .iter()
@@ -175,16 +176,16 @@ impl Store {
             .collect())
     }
 
-    /// All records by address. One that does not parse comes with its error: whose it is is not known, so it stays. Needs
-    /// no lock.
+    /// All records by address, or the error of a record that cannot be read. Such a record stays, because its owner is
+    /// unknown. Needs no lock.
     ///
     /// # Errors
     /// When the directory cannot be read; one that does not exist is empty.
     pub fn list(&self) -> io::Result<BTreeMap<IpAddr, io::Result<Attachment>>> {
         let mut records = BTreeMap::new();
-        for ip in self.taken()? {
+        for ip in self.allocated()? {
             match self.read(ip) {
-                // Released meanwhile.
+                // Released since the directory was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 record => drop(records.insert(ip, record)),
             }
@@ -192,12 +193,12 @@ impl Store {
         Ok(records)
     }
 
-    /// Whether an ADD holds the record of this address, so that its link and all that is on it may still be missing. An
-    /// address without a record is not under way.
+    /// Whether an ADD for this address is in progress, so that the link and its routes may not exist yet. `false` for an
+    /// address without a record.
     ///
     /// # Errors
-    /// When it cannot be told.
-    pub fn is_under_way(&self, ip: IpAddr) -> io::Result<bool> {
+    /// When the record cannot be opened or its lock cannot be tested.
+    pub fn add_in_progress(&self, ip: IpAddr) -> io::Result<bool> {
         let file = match File::open(self.path(ip)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             opened => opened?,
@@ -224,37 +225,37 @@ impl Store {
 }
 
 impl Locked<'_> {
-    /// Puts a record under all its addresses, or under none. It is under way as long as the answer lives.
+    /// Stores the record under all its addresses, or under none. The ADD is in progress until the returned lock is dropped.
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if one of them is taken, else why it cannot be written.
-    pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<UnderWay> {
-        self.sweep_aside();
-        let (aside, file) = atomic_file::write_aside(
+    /// [`io::ErrorKind::AlreadyExists`] if one of the addresses is allocated, else the error of the file.
+    pub fn reserve(&mut self, attachment: &Attachment) -> io::Result<AddInProgress> {
+        self.remove_temporary_files();
+        let (temporary, file) = atomic_file::write_temporary(
             &self.store.dir().join(NEW),
             &serde_json::to_vec(attachment)?,
         )?;
         let record = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| io::Error::from(errno))?;
-        let mut done = Vec::new();
+        let mut linked = Vec::new();
         let mut result = Ok(());
         for address in &attachment.addresses {
             let path = self.store.path(address.ip);
-            result = fs::hard_link(&aside, &path);
+            result = fs::hard_link(&temporary, &path);
             if result.is_err() {
                 break;
             }
-            done.push(path);
+            linked.push(path);
         }
         if result.is_err() {
-            done.iter().for_each(|path| drop(fs::remove_file(path)));
+            linked.iter().for_each(|path| drop(fs::remove_file(path)));
         }
-        // What stays of it is swept with the next lock. The records stand, so the answer must be that they do.
-        drop(fs::remove_file(&aside));
-        result.map(|()| UnderWay { _record: record })
+        // A failure is ignored: the records exist, and the next `reserve` removes the temporary file.
+        drop(fs::remove_file(&temporary));
+        result.map(|()| AddInProgress { _record: record })
     }
 
-    /// Removes the records of `owner` under these addresses; absent is fine, and somebody else's stay.
+    /// Removes the records of `owner` under these addresses. Absent records and records of other owners are skipped.
     ///
     /// # Errors
     /// When a record cannot be removed.
@@ -271,10 +272,10 @@ impl Locked<'_> {
         Ok(())
     }
 
-    /// The address handed out last, by block. A hint kept in the lock file itself, so that it costs no file of its own;
-    /// damage to it means starting from the front.
+    /// The address that was allocated last, by block: the allocation cursors. They are stored in the lock file, to need
+    /// no second file. Damaged cursors count as absent: allocation starts at the first address.
     #[must_use]
-    pub fn last(&mut self) -> BTreeMap<IpNet, IpAddr> {
+    pub fn cursors(&mut self) -> BTreeMap<IpNet, IpAddr> {
         let mut bytes = Vec::new();
         let read = self
             .lock
@@ -285,9 +286,9 @@ impl Locked<'_> {
             .unwrap_or_default()
     }
 
-    /// Remembers the addresses handed out last. A failure costs nothing but the hint.
-    pub fn remember(&mut self, last: &BTreeMap<IpNet, IpAddr>) {
-        let written = serde_json::to_vec(last)
+    /// Stores the allocation cursors. A failure is ignored, because allocation works without them.
+    pub fn store_cursors(&mut self, cursors: &BTreeMap<IpNet, IpAddr>) {
+        let written = serde_json::to_vec(cursors)
             .map_err(io::Error::from)
             .and_then(|bytes| {
                 self.lock.set_len(0)?;
@@ -297,19 +298,23 @@ impl Locked<'_> {
         drop(written);
     }
 
-    /// Removes what a killed writer left: only holders of the lock write here. What cannot be removed is in nobody's way.
-    fn sweep_aside(&self) {
+    /// Removes the temporary files of killed processes: only the process that holds the lock writes here. Failures are
+    /// ignored, because such a file is harmless.
+    fn remove_temporary_files(&self) {
         for name in self.store.names().unwrap_or_default() {
-            if atomic_file::is_aside(NEW, &name) {
+            if atomic_file::is_temporary(NEW, &name) {
                 drop(fs::remove_file(self.store.dir().join(name)));
             }
         }
     }
 }
 
-/// Puts the file into an error's words.
-fn of_file(tried: &str, path: &Path) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{tried} {}: {error}", path.display()))
+/// Adds the operation and the file to an error.
+fn with_path(operation: &str, path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |error| {
+        let text = format!("{operation} {}: {error}", path.display());
+        io::Error::new(error.kind(), text)
+    }
 }
 
 #[cfg(test)]

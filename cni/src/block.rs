@@ -1,12 +1,12 @@
-//! The addresses of a block: the node's own, and those of pods.
+//! The addresses of a block: the tunnel address of the node, and the addresses for pods.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-/// The node's own address in a block: the one after the network address. It is the address of tunnel interfaces and the
-/// gateway of bridged pods. The position is fixed: the address depends on nothing but the block, so that every node
-/// computes the same one, and no pod gets it. `None` for a block without room for it (IPv4 /31 and /32, IPv6 /128).
+/// The node's own address in a block: the one after the network address. It is the address of tunnel links and the
+/// gateway of bridged pods. No pod gets it. The address depends only on the block, so every node computes the same one.
+/// `None` for a block that is too small (IPv4 /31 and /32, IPv6 /128).
 #[must_use]
 pub fn tunnel_address(block: IpNet) -> Option<IpAddr> {
     let number = number(block.network()).checked_add(1)?;
@@ -19,11 +19,11 @@ pub fn usable(block: IpNet, reserved: &[IpNet]) -> impl Iterator<Item = IpAddr> 
     candidates(block, reserved, None)
 }
 
-/// The usable addresses of a block, round from the one after `last`.
+/// The usable addresses of a block, from the one after `last`, wrapping around.
 ///
-/// Never the first, which is the block's own name: tunnels use it as a next hop, and IPv6 as the subnet-router anycast
-/// address. Never the second, which is the node's ([`tunnel_address`]). In IPv4 never the last either, which other systems take
-/// for a broadcast.
+/// The first address is not usable: tunnels use it as a next hop, and in IPv6 it is the subnet-router anycast address.
+/// The second is the node's ([`tunnel_address`]). In IPv4 the last is not usable, because other systems treat it as a
+/// broadcast address.
 pub fn candidates(
     block: IpNet,
     reserved: &[IpNet],
@@ -58,7 +58,7 @@ fn address(number: u128, ipv4: bool) -> Option<IpAddr> {
     }
 }
 
-/// The number after the last address of a block that can be used.
+/// The number after the last usable address of a block.
 fn end(block: IpNet) -> u128 {
     number(block.broadcast()).saturating_add(u128::from(block.addr().is_ipv6()))
 }

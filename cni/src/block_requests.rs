@@ -1,12 +1,12 @@
-//! What pods have asked for that this node has no block for: the plugin leaves it, the agent tells the operator.
+//! Requests of pods for pools without a block on this node: the plugin writes them, the agent reports them to the operator.
 //!
 //! ```text
 //!   /run/netweft/requests/5feceb66ffc86f38    {"version":1,"pools":["web"]}
 //! ```
 //!
-//! There is one file for every list of pools, named by a hash of it, and every ADD that fails for want of a block writes it anew:
-//! its time of modification tells when a pod last asked. DEL leaves it, since the runtime calls DEL between two tries of the same
-//! pod; what nobody asks for any more is forgotten.
+//! There is one file for each list of pools; its name is a hash of the list. Every ADD that fails without a block rewrites
+//! the file, so its modification time is the time of the last request. DEL does not delete it, because the runtime calls
+//! DEL between two attempts for the same pod. A request that is not repeated expires.
 
 use netweft_common::atomic_file;
 use std::fmt::Write;
@@ -20,26 +20,26 @@ use sha2::{Digest, Sha256};
 
 /// Name of the directory in the one shared by agent and plugin.
 pub const DIR: &str = "requests";
-/// A request that has not been made again for so long is forgotten. The kubelet tries a pod again within two minutes.
-const FORGOTTEN: Duration = Duration::from_secs(300);
+/// The age at which a request expires. The kubelet starts another attempt for a pod within two minutes.
+const EXPIRY: Duration = Duration::from_secs(300);
 /// The version of the format that this code writes and reads.
 const VERSION: u32 = 1;
 
 /// The directory of requests.
 #[derive(Clone, Debug)]
-pub struct Requests {
+pub struct BlockRequests {
     dir: PathBuf,
 }
 
-/// Pods wait for a first block of any of these pools.
+/// Pods need a first block of any of these pools.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Request {
+pub struct BlockRequest {
     version: u32,
     /// Names of the pools, the preferred first.
     pub pools: Vec<String>,
 }
 
-impl Requests {
+impl BlockRequests {
     /// The requests in the directory shared by agent and plugin.
     #[must_use]
     pub fn new(run_dir: &Path) -> Self {
@@ -48,12 +48,18 @@ impl Requests {
         }
     }
 
-    /// Makes a request, or makes it again.
+    /// The directory of the requests.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a request, or renews it.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn make(&self, pools: &[String]) -> io::Result<()> {
-        let request = Request {
+    pub fn submit(&self, pools: &[String]) -> io::Result<()> {
+        let request = BlockRequest {
             version: VERSION,
             pools: pools.to_vec(),
         };
@@ -66,67 +72,68 @@ impl Requests {
         atomic_file::replace(&self.dir.join(name), &serde_json::to_vec(&request)?)
     }
 
-    /// The requests that still wait at `now`, in order. Those that are met, of which any pool is `served`, and those that nobody makes any
-    /// more are removed, as is what is none.
+    /// The pending requests at `now`, in order. Deletes the files of requests that are met (a pool has a block, by
+    /// `has_block`) or expired, and invalid files.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn waiting(
+    pub fn pending(
         &self,
-        served: impl Fn(&str) -> bool,
+        has_block: impl Fn(&str) -> bool,
         now: SystemTime,
-    ) -> io::Result<Vec<Request>> {
-        let mut waiting = Vec::new();
+    ) -> io::Result<Vec<BlockRequest>> {
+        let mut pending = Vec::new();
         let entries = match fs::read_dir(&self.dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(waiting),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(pending),
             entries => entries?,
         };
         for entry in entries {
             let path = entry?.path();
-            // Another try may make it anew meanwhile; if it is gone, the next one does.
-            let forget = || drop(fs::remove_file(&path));
             match read(&path, now) {
-                Found::Request(request) if !request.pools.iter().any(|pool| served(pool)) => {
-                    waiting.push(request);
+                FileContent::Request(request)
+                    if !request.pools.iter().any(|pool| has_block(pool)) =>
+                {
+                    pending.push(request);
                 }
-                Found::UnderWay => {}
-                Found::Request(_) | Found::Nothing => forget(),
+                FileContent::Temporary => {}
+                // An ADD may renew the request at this moment. If its file is deleted, the next ADD writes it again.
+                FileContent::Request(_) | FileContent::Invalid => drop(fs::remove_file(&path)),
             }
         }
-        waiting.sort();
-        Ok(waiting)
+        pending.sort();
+        Ok(pending)
     }
 }
 
-/// What a file turns out to be.
-enum Found {
-    Request(Request),
-    /// What a writer writes beside the file it replaces.
-    UnderWay,
-    /// It is too old, or none of ours.
-    Nothing,
+/// What a file of the directory contains.
+enum FileContent {
+    Request(BlockRequest),
+    /// A file that replaces another when it is complete.
+    Temporary,
+    /// An expired request, or another file.
+    Invalid,
 }
 
-fn read(path: &Path, now: SystemTime) -> Found {
-    let Ok(made) = fs::metadata(path).and_then(|found| found.modified()) else {
-        return Found::Nothing;
+fn read(path: &Path, now: SystemTime) -> FileContent {
+    let Ok(modified) = fs::metadata(path).and_then(|found| found.modified()) else {
+        return FileContent::Invalid;
     };
-    // One that seems to be from the future is young: the clock was put back.
-    if now.duration_since(made).unwrap_or_default() > FORGOTTEN {
-        return Found::Nothing;
+    // A time in the future counts as now: the clock was set back.
+    if now.duration_since(modified).unwrap_or_default() > EXPIRY {
+        return FileContent::Invalid;
     }
     if path
         .file_name()
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
     {
-        return Found::UnderWay;
+        return FileContent::Temporary;
     }
     let text = fs::read(path).unwrap_or_default();
-    match serde_json::from_slice::<Request>(&text) {
+    match serde_json::from_slice::<BlockRequest>(&text) {
         Ok(request) if request.version == VERSION && !request.pools.is_empty() => {
-            Found::Request(request)
+            FileContent::Request(request)
         }
-        _ => Found::Nothing,
+        _ => FileContent::Invalid,
     }
 }
 
@@ -134,9 +141,9 @@ fn read(path: &Path, now: SystemTime) -> Found {
 mod tests {
     use super::*;
 
-    fn waiting(requests: &Requests, served: &str, after: u64) -> Vec<String> {
+    fn pending(requests: &BlockRequests, with_block: &str, after: u64) -> Vec<String> {
         let now = SystemTime::now() + Duration::from_secs(after);
-        let found = requests.waiting(|pool| pool == served, now).unwrap();
+        let found = requests.pending(|pool| pool == with_block, now).unwrap();
         found
             .iter()
             .map(|request| request.pools.join(" "))
@@ -144,48 +151,48 @@ mod tests {
     }
 
     #[test]
-    fn block_request_waits_until_one_pool_is_served() {
+    fn block_request_is_pending_until_one_pool_has_a_block() {
         let dir = tempfile::tempdir().unwrap();
-        let requests = Requests::new(dir.path());
-        assert!(waiting(&requests, "", 0).is_empty(), "no directory yet");
-        let make = |pools: &[&str]| {
+        let requests = BlockRequests::new(dir.path());
+        assert!(pending(&requests, "", 0).is_empty(), "no directory yet");
+        let submit = |pools: &[&str]| {
             let pools: Vec<String> = pools.iter().map(|pool| (*pool).to_owned()).collect();
-            requests.make(&pools).unwrap();
+            requests.submit(&pools).unwrap();
         };
-        make(&["b", "c"]);
-        make(&["a"]);
-        make(&["a"]);
-        assert_eq!(waiting(&requests, "", 0), ["a", "b c"]);
-        assert_eq!(waiting(&requests, "c", 0), ["a"]);
-        assert_eq!(waiting(&requests, "", 0), ["a"], "what is met is removed");
+        submit(&["b", "c"]);
+        submit(&["a"]);
+        submit(&["a"]);
+        assert_eq!(pending(&requests, "", 0), ["a", "b c"]);
+        assert_eq!(pending(&requests, "c", 0), ["a"]);
+        assert_eq!(pending(&requests, "", 0), ["a"], "met requests are deleted");
     }
 
     #[test]
     fn block_request_not_repeated_expires() {
         let dir = tempfile::tempdir().unwrap();
-        let requests = Requests::new(dir.path());
-        requests.make(&["a".to_owned()]).unwrap();
-        assert_eq!(waiting(&requests, "", 299).len(), 1);
-        assert_eq!(waiting(&requests, "", 301).len(), 0);
-        assert_eq!(waiting(&requests, "", 0).len(), 0);
+        let requests = BlockRequests::new(dir.path());
+        requests.submit(&["a".to_owned()]).unwrap();
+        assert_eq!(pending(&requests, "", 299).len(), 1);
+        assert_eq!(pending(&requests, "", 301).len(), 0);
+        assert_eq!(pending(&requests, "", 0).len(), 0);
     }
 
     #[test]
     fn invalid_block_request_files_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let requests = Requests::new(dir.path());
-        requests.make(&["a".to_owned()]).unwrap();
+        let requests = BlockRequests::new(dir.path());
+        requests.submit(&["a".to_owned()]).unwrap();
         let folder = dir.path().join(DIR);
         for (name, text) in [
             ("empty", ""),
-            ("later", r#"{"version":2,"pools":["a"]}"#),
-            ("nothing", r#"{"version":1,"pools":[]}"#),
+            ("newer", r#"{"version":2,"pools":["a"]}"#),
+            ("no-pools", r#"{"version":1,"pools":[]}"#),
         ] {
             fs::write(folder.join(name), text).unwrap();
         }
-        fs::write(folder.join(".half.7"), "{").unwrap();
+        fs::write(folder.join(".incomplete.7"), "{").unwrap();
         let files = || fs::read_dir(&folder).unwrap().count();
-        assert_eq!((waiting(&requests, "", 0), files()), (vec!["a".into()], 2));
-        assert_eq!((waiting(&requests, "", 301), files()), (vec![], 0));
+        assert_eq!((pending(&requests, "", 0), files()), (vec!["a".into()], 2));
+        assert_eq!((pending(&requests, "", 301), files()), (vec![], 0));
     }
 }

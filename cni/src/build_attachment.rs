@@ -1,34 +1,34 @@
-//! What a pod's attachment will be: its addresses, and what they need. Pure.
+//! Builds the attachment of a pod from its allocated addresses. Pure.
 
 use ipnet::IpNet;
 
 use crate::attachment::{Attachment, Bridge, PodAddress, VERSION};
 use crate::env::{AttachmentId, Pod};
 use crate::error::PluginError;
-use crate::ipam::Choice;
+use crate::ipam::Allocation;
 use crate::node::PodInterface;
 use crate::pod::{self, Identity};
 
-/// Who is to be attached.
+/// The sandbox to attach.
 #[derive(Clone, Debug)]
-pub struct Request {
-    /// Whose the attachment will be.
+pub struct AttachmentRequest {
+    /// Owner of the attachment.
     pub owner: AttachmentId,
     /// Path of the sandbox's network namespace.
     pub netns_path: String,
-    /// The pod, as far as the runtime told.
+    /// The pod, as far as the runtime passes it.
     pub pod: Pod,
 }
 
-/// The attachment that is to be made.
+/// The attachment with these addresses.
 ///
 /// # Errors
-/// The pools cannot be wired together, or `node.json` lacks what this pool needs.
+/// The pools have different pod interfaces, or `node.json` has no bridge or gateway for a pool with bridged pods.
 pub fn build_attachment(
-    request: Request,
-    choices: &[Choice<'_>],
+    request: AttachmentRequest,
+    allocations: &[Allocation<'_>],
 ) -> Result<Attachment, PluginError> {
-    let Request {
+    let AttachmentRequest {
         owner,
         netns_path,
         pod,
@@ -38,7 +38,7 @@ pub fn build_attachment(
         host_mac,
         pod_mac,
     } = pod::identity(&owner);
-    let addresses: Result<Vec<PodAddress>, PluginError> = choices.iter().map(address).collect();
+    let addresses: Result<Vec<PodAddress>, PluginError> = allocations.iter().map(address).collect();
     Ok(Attachment {
         version: VERSION,
         owner,
@@ -48,56 +48,58 @@ pub fn build_attachment(
         host_link,
         host_mac,
         pod_mac,
-        bridge: bridge(choices)?,
-        mtu: choices
+        bridge: bridge(allocations)?,
+        mtu: allocations
             .iter()
-            .map(|choice| choice.pool.mtu)
+            .map(|allocation| allocation.pool.mtu)
             .min()
             .unwrap_or_default(),
     })
 }
 
-/// The bridge of all chosen pools, or none of any: a pod has one link, and a port of a bridge has no routes of its own.
-fn bridge(choices: &[Choice<'_>]) -> Result<Option<Bridge>, PluginError> {
-    let bridged = |choice: &&Choice<'_>| choice.pool.pod_interface == PodInterface::Bridge;
-    let (bridged, routed): (Vec<_>, Vec<_>) = choices.iter().partition(bridged);
+/// The bridge of all pools, or none if all pools are routed: a pod has one link, and no routes lead to a port of a bridge.
+fn bridge(allocations: &[Allocation<'_>]) -> Result<Option<Bridge>, PluginError> {
+    let bridged =
+        |allocation: &&Allocation<'_>| allocation.pool.pod_interface == PodInterface::Bridge;
+    let (bridged, routed): (Vec<_>, Vec<_>) = allocations.iter().partition(bridged);
     match (bridged.first(), routed.first()) {
         (None, _) => Ok(None),
-        (Some(choice), None) => {
-            let bridge = choice.pool.bridge.as_ref().map(|bridge| Bridge {
+        (Some(allocation), None) => {
+            let bridge = allocation.pool.bridge.as_ref().map(|bridge| Bridge {
                 link: bridge.link.clone(),
                 mac: bridge.mac,
             });
-            bridge.map(Some).ok_or_else(|| no_gateway(choice))
+            bridge.map(Some).ok_or_else(|| no_gateway(allocation))
         }
         (Some(bridged), Some(routed)) => Err(PluginError::Config(format!(
-            "pool {} has podInterface bridge and pool {} has podInterface routed, but a pod has one link: give the \
-             IPv4 and the IPv6 pool of the same pods the same podInterface",
+            "IPPool {} has podInterface bridge and IPPool {} has podInterface routed, but a pod has one link: create an \
+             IPPool for the same pods with the podInterface of the other",
             bridged.pool.name, routed.pool.name
         ))),
     }
 }
 
-fn address(choice: &Choice<'_>) -> Result<PodAddress, PluginError> {
-    let gateway = match choice.pool.pod_interface {
+fn address(allocation: &Allocation<'_>) -> Result<PodAddress, PluginError> {
+    let gateway = match allocation.pool.pod_interface {
         PodInterface::Routed => None,
         PodInterface::Bridge => {
-            let bridge = choice.pool.bridge.as_ref();
-            let ip = bridge.and_then(|bridge| bridge.gateways.get(&choice.block));
-            let net = ip.and_then(|ip| IpNet::new(*ip, choice.block.prefix_len()).ok());
-            Some(net.ok_or_else(|| no_gateway(choice))?)
+            let bridge = allocation.pool.bridge.as_ref();
+            let ip = bridge.and_then(|bridge| bridge.gateways.get(&allocation.block));
+            let net = ip.and_then(|ip| IpNet::new(*ip, allocation.block.prefix_len()).ok());
+            Some(net.ok_or_else(|| no_gateway(allocation))?)
         }
     };
     Ok(PodAddress {
-        ip: choice.ip,
-        pool: choice.pool.name.clone(),
+        ip: allocation.ip,
+        pool: allocation.pool.name.clone(),
         gateway,
     })
 }
 
-fn no_gateway(choice: &Choice<'_>) -> PluginError {
+fn no_gateway(allocation: &Allocation<'_>) -> PluginError {
     PluginError::TryLater(format!(
-        "the bridge of pool {} has no gateway for block {} in node.json; the agent writes it when it next looks",
-        choice.pool.name, choice.block
+        "node.json has no gateway for block {} of IPPool {}, which has podInterface bridge: netweft-agent writes it in its \
+         next sync; the log of netweft-agent has the reason if this error persists",
+        allocation.block, allocation.pool.name
     ))
 }

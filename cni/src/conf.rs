@@ -1,19 +1,19 @@
-//! The network configuration: what the node agent installs for the runtime and the runtime hands to the plugin.
+//! The network configuration: the node agent installs it for the container runtime, which passes it to the plugin.
 //!
-//! It is static, names and paths only. Everything that changes is in [`crate::node::NodeConfig`].
+//! The configuration is static: names and paths only. Everything that changes is in [`crate::node::NodeConfig`].
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Name of the network, as the runtime knows it.
+/// Name of the network in the configuration.
 pub const NETWORK: &str = "netweft";
 /// Name of the plugin's file in the runtime's binary directory.
 pub const PLUGIN: &str = "netweft";
-/// Name of the chained plugin for host ports, ours by name so that the host's is never replaced.
+/// Name of the chained plugin for host ports. With a name of its own, it never replaces the host's plugin.
 pub const PORTMAP_PLUGIN: &str = "netweft-portmap";
-/// Name of the chained plugin that limits the rates of pods that ask for it, named likewise.
+/// Name of the chained plugin that limits the rates of pods with bandwidth annotations.
 pub const BANDWIDTH_PLUGIN: &str = "netweft-bandwidth";
 /// Name of the copy of the plugin `loopback` that comes with netweft.
 pub const LOOPBACK_PLUGIN: &str = "netweft-loopback";
@@ -21,11 +21,11 @@ pub const LOOPBACK_PLUGIN: &str = "netweft-loopback";
 pub const RUNTIME_LOOPBACK: &str = "loopback";
 /// Name of the configuration file in the runtime's configuration directory.
 pub const CONFLIST_FILE: &str = "10-netweft.conflist";
-/// Where state is shared with the agent unless configured otherwise.
+/// Default of the directory that agent and plugin share.
 pub const DEFAULT_RUN_DIR: &str = "/run/netweft";
-/// The newest version of the specification that we speak.
+/// The newest supported version of the specification.
 pub const CNI_VERSION: &str = "1.1.0";
-/// The versions of the specification that are accepted, oldest first.
+/// The supported versions of the specification, oldest first.
 pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", CNI_VERSION];
 
 /// Whether a runtime reads a file of this name in its configuration directory (`libcni.ConfFiles`).
@@ -35,11 +35,11 @@ pub fn is_read_by_runtimes(name: &str) -> bool {
     endings.any(|ending| name.ends_with(ending))
 }
 
-/// What the plugin reads from standard input. Fields that it does not know or use are passed over.
+/// The network configuration on standard input. Other fields are ignored.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetConf {
-    /// Version of the specification that the answer has to follow.
+    /// Version of the specification that the result must follow.
     #[serde(default)]
     pub cni_version: String,
     /// Name of the network.
@@ -51,15 +51,15 @@ pub struct NetConf {
     /// The result of an earlier plugin, or of ADD.
     #[serde(default)]
     pub prev_result: Option<Value>,
-    /// What the runtime adds for the capabilities that the configuration names.
+    /// The fields that the runtime adds for the capabilities of the configuration.
     #[serde(default)]
     pub runtime_config: RuntimeConfig,
-    /// GC: the attachments that the runtime still knows.
+    /// GC: the attachments that the runtime still has.
     #[serde(default, rename = "cni.dev/valid-attachments")]
     pub valid_attachments: Option<Vec<ValidAttachment>>,
 }
 
-/// Of the runtime's `runtimeConfig`, what this plugin uses.
+/// The fields of `runtimeConfig` that this plugin uses.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct RuntimeConfig {
     /// The pod's annotations, from runtimes that have this capability (containerd).
@@ -74,12 +74,12 @@ pub struct RuntimeConfig {
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortMapping {
-    /// The port on the node; 0: none.
+    /// The port on the node; 0 if the container port has no host port.
     #[serde(default)]
     pub host_port: i64,
 }
 
-/// An attachment by its owner, in the words of GC.
+/// An attachment in the list of GC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct ValidAttachment {
     /// The sandbox.
@@ -106,7 +106,7 @@ pub fn conflist(run_dir: &str) -> String {
                 run_dir: Some(run_dir),
                 capabilities: Capabilities {
                     annotations: true,
-                    // Checked before an address is used; portmap, which forwards them, comes later.
+                    // The plugin checks host ports before it allocates an address; the chained portmap forwards them.
                     port_mappings: true,
                     ..Capabilities::default()
                 },
@@ -132,7 +132,7 @@ pub fn conflist(run_dir: &str) -> String {
             },
         ],
     };
-    // Maps with string keys and no floats: there is nothing that JSON could not hold.
+    // Serialization cannot fail: the maps have string keys, and there are no floats.
     serde_json::to_string_pretty(&list)
         .map(|text| text + "\n")
         .unwrap_or_default()
@@ -158,7 +158,7 @@ struct Plugin<'a> {
     snat: Option<bool>,
 }
 
-/// What the runtime is to add to the configuration.
+/// The fields that the runtime must add to the configuration.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Capabilities {

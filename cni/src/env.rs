@@ -1,4 +1,4 @@
-//! The runtime's request: environment variables, parsed once. Pure.
+//! The request of the container runtime: environment variables, parsed once. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::PluginError;
 
-/// What the runtime wants.
+/// The command of the CNI specification (`CNI_COMMAND`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Attach a sandbox.
+    /// Attaches a sandbox.
     Add,
-    /// Detach it.
+    /// Detaches a sandbox.
     Del,
-    /// See whether it still is as ADD left it.
+    /// Compares a sandbox with the result of ADD.
     Check,
-    /// Say whether ADD would work.
+    /// Reports whether ADD can succeed.
     Status,
-    /// Remove what belongs to no known attachment.
+    /// Removes everything that belongs to no valid attachment.
     Gc,
-    /// Say which versions are spoken.
+    /// Lists the supported versions of the specification.
     Version,
 }
 
@@ -38,10 +38,10 @@ impl fmt::Display for Command {
     }
 }
 
-/// Whose an attachment is: a sandbox may have several links.
+/// The owner of an attachment: a sandbox can have several links.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AttachmentId {
-    /// The sandbox, in the runtime's words.
+    /// The runtime's ID of the sandbox.
     #[serde(rename = "containerID")]
     pub container_id: String,
     /// The link's name inside the sandbox.
@@ -49,21 +49,21 @@ pub struct AttachmentId {
     pub if_name: LinkName,
 }
 
-/// The pod, as far as the runtime told.
+/// The pod, as far as the runtime passes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
-    /// Its namespace.
+    /// Namespace of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
-    /// Its name.
+    /// Name of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Its UID.
+    /// UID of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
 }
 
-/// The environment, whatever its source.
+/// The environment variables, by a function that reads one.
 pub struct Environment<F: Fn(&str) -> Option<String>>(pub F);
 
 impl<F: Fn(&str) -> Option<String>> Environment<F> {
@@ -79,9 +79,11 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
             "STATUS" => Ok(Command::Status),
             "GC" => Ok(Command::Gc),
             "VERSION" => Ok(Command::Version),
-            other => Err(wrong(
+            other => Err(invalid(
                 "CNI_COMMAND",
-                format!("{other:?} is none of ADD, DEL, CHECK, STATUS, GC, VERSION"),
+                format!(
+                    "{other:?} is not a CNI command: the container runtime must set ADD, DEL, CHECK, STATUS, GC or VERSION"
+                ),
             )),
         }
     }
@@ -89,22 +91,28 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
     /// `CNI_CONTAINERID` and `CNI_IFNAME`.
     ///
     /// # Errors
-    /// Code 4 if one is missing or not of the form that the specification gives it.
-    pub fn owner(&self) -> Result<AttachmentId, PluginError> {
+    /// Code 4 if one is missing, or does not have the form of the specification.
+    pub fn attachment_id(&self) -> Result<AttachmentId, PluginError> {
         let container_id = self.required("CNI_CONTAINERID")?;
-        let inner = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         if !container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
-            || !container_id.chars().all(inner)
+            || !container_id.chars().all(allowed)
         {
-            return Err(wrong(
+            return Err(invalid(
                 "CNI_CONTAINERID",
-                format!("{container_id:?} has characters other than A-Z a-z 0-9 _ . -"),
+                format!(
+                    "{container_id:?} is not a container ID: the container runtime must set a letter or digit, followed \
+                     by letters, digits, and the characters _ . -"
+                ),
             ));
         }
         let if_name = self.required("CNI_IFNAME")?;
-        let if_name = if_name
-            .parse()
-            .map_err(|error| wrong("CNI_IFNAME", format!("{error}")))?;
+        let if_name = if_name.parse().map_err(|_| {
+            let problem = format!(
+                "{if_name:?} is not a link name: the container runtime must set 1 to 15 visible characters without / and :"
+            );
+            invalid("CNI_IFNAME", problem)
+        })?;
         Ok(AttachmentId {
             container_id,
             if_name,
@@ -125,7 +133,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         (self.0)("PATH").unwrap_or_default()
     }
 
-    /// The pod in `CNI_ARGS`. Other keys are passed over: runtimes set `IgnoreUnknown` for us.
+    /// The pod in `CNI_ARGS`. Other keys are ignored: runtimes set `IgnoreUnknown`.
     ///
     /// # Errors
     /// Code 4 if it is not a list of `KEY=value;`.
@@ -137,10 +145,10 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
             .map(|pair| pair.split_once('='))
             .collect();
         let pairs = pairs.ok_or_else(|| {
-            wrong(
-                "CNI_ARGS",
-                format!("{text:?} is not of the form KEY=value;KEY=value"),
-            )
+            let problem = format!(
+                "{text:?} is not a list of pairs: the container runtime must set KEY=value;KEY=value"
+            );
+            invalid("CNI_ARGS", problem)
         })?;
         let get = |key| {
             pairs
@@ -157,11 +165,12 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
 
     fn required(&self, name: &'static str) -> Result<String, PluginError> {
         let value = (self.0)(name).filter(|value| !value.is_empty());
-        value.ok_or_else(|| wrong(name, "is not set, but this command needs it".to_owned()))
+        let problem = "not set or empty: the container runtime must set it for this command";
+        value.ok_or_else(|| invalid(name, problem.to_owned()))
     }
 }
 
-fn wrong(name: &'static str, problem: String) -> PluginError {
+fn invalid(name: &'static str, problem: String) -> PluginError {
     PluginError::Environment { name, problem }
 }
 
@@ -196,14 +205,14 @@ mod tests {
         ] {
             assert!(
                 with(pairs)
-                    .owner()
+                    .attachment_id()
                     .unwrap_err()
                     .to_string()
                     .starts_with("CNI_CONTAINERID: ")
             );
         }
         let error = with(&[("CNI_CONTAINERID", "x"), ("CNI_IFNAME", "a/b")])
-            .owner()
+            .attachment_id()
             .unwrap_err();
         assert!(error.to_string().starts_with("CNI_IFNAME: "));
         assert!(

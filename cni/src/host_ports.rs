@@ -1,7 +1,7 @@
-//! Host ports: the chained plugin portmap forwards them with a program of the node.
+//! Host ports: the chained plugin portmap forwards them with `nft` or `iptables`.
 //!
-//! portmap searches `PATH`, as the runtime sets it, for `iptables` and `nft` (`ensureBackend` in portmap 1.9). Without both it fails, at DEL too,
-//! and that is after this plugin has used an address. So this plugin checks for the programs first.
+//! portmap searches `PATH`, as the runtime sets it, for both programs (`ensureBackend` in portmap 1.9). Without them it
+//! fails, also at DEL, after this plugin has allocated an address. This plugin therefore checks for the programs first.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,9 +13,10 @@ use crate::error::PluginError;
 /// Programs that forward host ports; one of them is enough.
 const PROGRAMS: [&str; 2] = ["nft", "iptables"];
 
-/// Checks that this node can forward the host ports that the pod asks for. `path` is the variable `PATH`.
+/// Checks that this node can forward the pod's host ports. `path` is the variable `PATH`.
 ///
-/// A network configuration from an older agent does not request the capability `portMappings` for this plugin. Then nothing is checked.
+/// A network configuration of an older agent does not request the capability `portMappings` for this plugin. Then the check
+/// succeeds.
 ///
 /// # Errors
 /// The pod has a host port, and no directory of `path` has one of the programs.
@@ -31,17 +32,19 @@ pub fn check(config: &RuntimeConfig, path: &str) -> Result<(), PluginError> {
         return Ok(());
     }
     Err(PluginError::TryLater(format!(
-        "the pod has hostPort {port}, and this node has neither nft nor iptables on the container runtime's PATH ({path}) to forward it: install nftables or iptables on the node, run the pod on another node, or remove hostPort from the pod"
+        "the pod has hostPort {port}, but neither nft nor iptables is on the container runtime's PATH ({path}) on this \
+         node: install nftables or iptables on the node, run the pod on another node, or remove hostPort from the pod"
     )))
 }
 
-/// Whether a directory of `path` has an executable file of this name. As in Go's `exec.LookPath`, which portmap uses, relative directories do not
-/// count.
+/// Whether a directory of `path` has an executable file of this name. Relative directories do not count, as in Go's
+/// `exec.LookPath`, which portmap uses.
 fn is_on(path: &str, program: &str) -> bool {
-    let mut directories = path.split(':').map(Path::new).filter(|it| it.is_absolute());
+    let directories = path.split(':').map(Path::new);
+    let mut directories = directories.filter(|directory| directory.is_absolute());
     directories.any(|directory| {
-        let found = fs::metadata(directory.join(program));
-        found.is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+        let file = fs::metadata(directory.join(program));
+        file.is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     })
 }
 
@@ -49,7 +52,7 @@ fn is_on(path: &str, program: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn asked(runtime_config: &str) -> RuntimeConfig {
+    fn parse(runtime_config: &str) -> RuntimeConfig {
         serde_json::from_str(runtime_config).unwrap()
     }
 
@@ -58,7 +61,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().display().to_string();
         let paths = format!("/nowhere::{path}");
-        let config = asked(r#"{"portMappings":[{"hostPort":8080,"containerPort":80}]}"#);
+        let config = parse(r#"{"portMappings":[{"hostPort":8080,"containerPort":80}]}"#);
         for program in PROGRAMS {
             let file = directory.path().join(program);
             assert!(check(&config, &paths).is_err(), "{program} is missing");
@@ -73,7 +76,7 @@ mod tests {
         }
     }
 
-    /// containerd gives `null` for a pod without ports, and a network configuration from an older agent does not request them.
+    /// containerd passes `null` for a pod without ports. A network configuration of an older agent does not request them.
     #[test]
     fn pod_without_host_ports_needs_no_program() {
         for config in [
@@ -83,7 +86,7 @@ mod tests {
             r#"{"portMappings":[{"containerPort":80}]}"#,
             r#"{"portMappings":[{"hostPort":0,"containerPort":80}]}"#,
         ] {
-            check(&asked(config), "").unwrap();
+            check(&parse(config), "").unwrap();
         }
     }
 }

@@ -1,7 +1,8 @@
-//! The CNI plugin: gives a pod its address and its link, and takes them back.
+//! The CNI plugin: allocates addresses to a pod and creates its link; releases and deletes them again.
 //!
-//! No daemon, no socket, no Kubernetes client: all it knows is in the files that the node agent leaves in the shared
-//! directory ([`conf`], [`node`]), all it has done is in the kernel and in its own files there ([`attachment`]).
+//! The plugin has no daemon, no socket and no Kubernetes client. Its input is the network configuration ([`conf`]) and
+//! `node.json` ([`node`]), which the node agent writes. Its state is in the kernel and in attachment records
+//! ([`attachment`]).
 
 pub mod attachment;
 pub mod block;

@@ -1,4 +1,4 @@
-//! The plugin as the runtime starts it: a request in the environment and on standard input, an answer on standard output.
+//! The program `netweft`: reads a CNI request from the environment and standard input, and prints the result.
 
 use std::io::Read;
 use std::process::ExitCode;
@@ -9,25 +9,25 @@ use netweft_cni::error::PluginError;
 fn main() -> ExitCode {
     let mut input = Vec::new();
     if let Err(source) = std::io::stdin().read_to_end(&mut input) {
-        return refuse(
+        return print_error(
             &PluginError::Io {
-                what: "read standard input".to_owned(),
+                what: "read the network configuration from standard input".to_owned(),
                 source,
             },
             "1.1.0",
         );
     }
     match commands::run(|name| std::env::var(name).ok(), &input) {
-        Ok(answer) => {
-            print!("{answer}");
+        Ok(result) => {
+            print!("{result}");
             ExitCode::SUCCESS
         }
-        Err((error, cni_version)) => refuse(&error, &cni_version),
+        Err((error, cni_version)) => print_error(&error, &cni_version),
     }
 }
 
-fn refuse(error: &PluginError, cni_version: &str) -> ExitCode {
+fn print_error(error: &PluginError, cni_version: &str) -> ExitCode {
     println!("{}", error.to_json(cni_version));
-    eprintln!("netweft: {}", error.in_full());
+    eprintln!("netweft: {}", error.with_causes());
     ExitCode::FAILURE
 }

@@ -1,4 +1,5 @@
-//! What this node may hand out: `node.json`, written by the agent after its first sync of this boot, read by the plugin.
+//! `node.json`: the pools and blocks of this node. The agent writes the file after its first sync of this boot, and the
+//! plugin reads it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,17 +8,18 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use netweft_common::atomic_file;
 use netweft_netstate::model::{LinkName, Mac};
 use serde::{Deserialize, Serialize};
 
 use crate::block;
-use netweft_common::atomic_file;
+use crate::error::io_remedy;
 
 pub use netweft_common::PodInterface;
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "node.json";
-/// The version of the format that this code writes and reads. Fields can be added without a new one.
+/// The version of the format that this code writes and reads. New fields need no new version.
 pub const VERSION: u32 = 1;
 
 /// The contents of `node.json`.
@@ -26,29 +28,29 @@ pub const VERSION: u32 = 1;
 pub struct NodeConfig {
     /// Version of the format.
     pub version: u32,
-    /// Pools that this node's pods get addresses from, the preferred first.
+    /// Pools that give addresses to pods of this node, the preferred first.
     pub pools: Vec<PoolConfig>,
-    /// Blocks of this node from which no pod gets an address any more; some may still have one.
+    /// Blocks of this node that give no new addresses. Pods may still have addresses of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub withdrawn: Vec<IpNet>,
-    /// The namespaces there are, where a pool is for some of them only; `None` where none is. A pod of another must wait: nobody
-    /// knows yet which pool it belongs to.
+    /// All namespaces, if a pool selects namespaces; else `None`. ADD fails for a pod of another namespace, because its pools
+    /// are not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<BTreeSet<String>>,
 }
 
-/// A pool's share on this node.
+/// A pool, with its blocks on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PoolConfig {
     /// Name of the pool.
     pub name: String,
-    /// Its range.
+    /// Range of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<IpNet>,
-    /// How pods are wired.
+    /// How pods are connected to the node.
     pub pod_interface: PodInterface,
-    /// The bridge that pods are attached to, where `pod_interface` says so.
+    /// The bridge for pods, if `pod_interface` is [`PodInterface::Bridge`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<BridgeConfig>,
     /// MTU of pod links in bytes.
@@ -58,20 +60,20 @@ pub struct PoolConfig {
     /// Addresses and ranges that no pod gets.
     #[serde(default)]
     pub reserved: Vec<IpNet>,
-    /// Namespaces whose pods get addresses from here; `None` means all.
+    /// Namespaces whose pods get addresses of this pool; `None`: all.
     #[serde(default)]
     pub namespaces: Option<BTreeSet<String>>,
-    /// Whether to hand out no new address.
+    /// Whether the pool gives no new addresses.
     #[serde(default)]
     pub disabled: bool,
 }
 
-/// The bridge that the agent keeps for pods.
+/// The agent's bridge for pods.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BridgeConfig {
-    /// Its name.
+    /// Name of the bridge.
     pub link: LinkName,
-    /// Its Ethernet address, that of every gateway on it.
+    /// Ethernet address of the bridge, which is that of every gateway on it.
     pub mac: Mac,
     /// The bridge's own address in each block, the gateway of the block's pods.
     pub gateways: BTreeMap<IpNet, IpAddr>,
@@ -80,28 +82,31 @@ pub struct BridgeConfig {
 /// Why `node.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeConfigError {
-    /// There is none.
+    /// The file does not exist.
     #[error(
-        "netweft-agent has not finished its first sync on this node; see its log and the NodeNetwork of this node"
+        "netweft-agent has not finished its first sync on this node, so {FILE} does not exist: the log of netweft-agent and \
+         the conditions of the NodeNetwork of this node have the reason"
     )]
     Missing,
-    /// It cannot be read.
-    #[error("read {FILE}")]
+    /// The file cannot be read.
+    #[error("read {FILE}{}", io_remedy(.0))]
     Io(#[source] io::Error),
-    /// It does not parse.
+    /// The file cannot be parsed.
     #[error(
-        "parse {FILE}; netweft-agent writes it anew within a minute, and its log says if it cannot"
+        "parse {FILE}: netweft-agent replaces the file within a minute; the log of netweft-agent has the reason if this \
+         error persists"
     )]
     Malformed(#[source] serde_json::Error),
-    /// A newer agent wrote it.
+    /// The file is of a newer agent.
     #[error(
-        "{FILE} has version {0}, this plugin reads {VERSION}; the agent is about to install a newer plugin"
+        "{FILE} has version {0}, but this plugin reads version {VERSION}: netweft-agent installs a newer plugin at its start; \
+         restart netweft-agent if this error persists"
     )]
     Version(u32),
 }
 
 impl PoolConfig {
-    /// Whether it has addresses of IPv4, or of IPv6.
+    /// Whether the pool has addresses of IPv4 (`ipv4`), or of IPv6.
     #[must_use]
     pub fn is_of(&self, ipv4: bool) -> bool {
         let mut nets = self.cidr.iter().chain(&self.blocks);
@@ -130,7 +135,7 @@ impl NodeConfig {
     /// Reads `node.json` in `dir`.
     ///
     /// # Errors
-    /// [`NodeConfigError::Missing`] before the agent's first sync, else what is wrong with the file.
+    /// [`NodeConfigError::Missing`] before the agent's first sync, else the fault of the file.
     pub fn read(dir: &Path) -> Result<Self, NodeConfigError> {
         let bytes = match fs::read(dir.join(FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -146,10 +151,10 @@ impl NodeConfig {
         serde_json::from_slice(&bytes).map_err(NodeConfigError::Malformed)
     }
 
-    /// Writes `node.json` in `dir`, atomically and durably, unless it has these contents already. Says whether it wrote.
+    /// Writes `node.json` in `dir`, atomically and durably, unless it has these contents. Returns whether it was written.
     ///
     /// # Errors
-    /// When a file cannot be written; the old contents are then still in place.
+    /// When the file cannot be written; it then still has the old contents.
     pub fn write(&self, dir: &Path) -> io::Result<bool> {
         let mut bytes = serde_json::to_vec_pretty(self)?;
         bytes.push(b'\n');
@@ -171,8 +176,8 @@ mod tests {
     use super::*;
 
     fn config() -> NodeConfig {
-        let text = r#"{"version":1,"later":true,"pools":[{"name":"a","podInterface":"routed","mtu":1450,
-            "blocks":["10.244.0.0/26"],"reserved":["10.244.0.1/32"],"namespaces":null,"disabled":false,"later":[]},
+        let text = r#"{"version":1,"newer":true,"pools":[{"name":"a","podInterface":"routed","mtu":1450,
+            "blocks":["10.244.0.0/26"],"reserved":["10.244.0.1/32"],"namespaces":null,"disabled":false,"newer":[]},
             {"name":"b","podInterface":"bridge","mtu":1450,"blocks":["10.99.0.0/26"],
             "bridge":{"link":"nw-br0","mac":"02:00:00:00:00:01","gateways":{"10.99.0.0/26":"10.99.0.1"}}}]}"#;
         serde_json::from_str(text).unwrap()
@@ -190,7 +195,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             1,
-            "nothing is left beside it"
+            "no temporary file is left"
         );
     }
 

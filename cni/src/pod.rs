@@ -1,4 +1,4 @@
-//! What an attachment looks like in the two namespaces. Pure.
+//! The kernel state of an attachment in the namespaces of pod and host. Pure.
 //!
 //! ```text
 //!   pod                                   host
@@ -8,10 +8,10 @@
 //!   neighbour 169.254.1.1 = host MAC      neighbour 10.244.0.5 = pod MAC
 //! ```
 //!
-//! The gateway is an address of nobody, the same for every pod: a permanent neighbour says who answers for it, so no ARP
-//! and no proxy is needed, and neither side ever waits for a resolution.
+//! The gateway of a routed pod is on no link; it is the same address for every pod. A permanent neighbour entry has its
+//! Ethernet address, so neither ARP nor proxy ARP is needed, and no packet waits for address resolution.
 //!
-//! On a bridge, which the agent makes and addresses, pods see each other as on a cable:
+//! Bridged pods are on one layer 2 segment. The agent creates the bridge and sets its addresses:
 //!
 //! ```text
 //!   pod                                   host
@@ -21,8 +21,9 @@
 //!   neighbour 10.244.0.65 = bridge MAC
 //! ```
 //!
-//! Hairpin, because a pod may be sent to itself by a Service: the bridge then has to send a frame back where it came from.
-//! The gateway is a permanent neighbour here too, so that no other pod can pose as it.
+//! The port is in hairpin mode, because a Service can forward a connection of a pod to the pod itself: the bridge then sends
+//! the frame out of the port on which it arrived. The gateway has a permanent neighbour entry here too, so that no other
+//! pod can spoof it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -43,21 +44,21 @@ use crate::env::AttachmentId;
 pub const GATEWAY_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1));
 /// Gateway of routed IPv6 pods.
 pub const GATEWAY_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
-/// The link-local address of the bridge. The kernel asks for a neighbour from the address that the packet has, if the link has
-/// it too, else from the link's own link-local one, and not at all without one (`ndisc_solicit`): what comes from another
-/// node, or from an address on another link of this one, would not reach a pod.
+/// The link-local address of the bridge. The source of a neighbour solicitation is the source address of the packet if the
+/// link has this address, else the link-local address of the link; without one the kernel sends no solicitation
+/// (`ndisc_solicit`). Packets from other nodes, and from addresses on other links of this node, would then not reach a pod.
 pub const BRIDGE_LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-/// What the kernel makes of an unset metric, in IPv4 and IPv6. A pod's only routes need no other.
+/// The kernel's default metrics, of IPv4 and IPv6. The routes of a pod need no other.
 const POD_METRICS: [u32; 2] = [0, 1024];
 
-/// Name of the host's link and MACs of both ends, computed from the owner: DEL and GC know them without any record.
+/// Name of the host's link and Ethernet addresses of both ends, computed from the owner: DEL and GC need no record for them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The host's end.
     pub host_link: LinkName,
-    /// Its Ethernet address.
+    /// Ethernet address of the host's end.
     pub host_mac: Mac,
-    /// The pod's end's Ethernet address.
+    /// Ethernet address of the pod's end.
     pub pod_mac: Mac,
 }
 
@@ -85,7 +86,7 @@ pub fn identity(owner: &AttachmentId) -> Identity {
     }
 }
 
-/// The way out of a pod for one of its addresses.
+/// The gateway of a pod for one of its addresses.
 #[must_use]
 pub fn gateway(address: &PodAddress) -> IpAddr {
     let routed = if address.ip.is_ipv4() {
@@ -96,17 +97,17 @@ pub fn gateway(address: &PodAddress) -> IpAddr {
     address.gateway.map_or(routed, |gateway| gateway.addr())
 }
 
-/// The address as the pod's link has it: with its block's prefix length on a bridge, alone else.
+/// The address with its prefix length on the pod's link: that of the block on a bridge, else that of one address.
 #[must_use]
-pub fn on_link(address: &PodAddress) -> IpNet {
+pub fn link_address(address: &PodAddress) -> IpNet {
     let length = address.gateway.map(|gateway| gateway.prefix_len());
     let net = length.and_then(|length| IpNet::new(address.ip, length).ok());
     net.unwrap_or_else(|| IpNet::from(address.ip))
 }
 
-/// The default destination of an address' family.
+/// The destination of the default route for the family of an address.
 #[must_use]
-pub fn everywhere(ip: IpAddr) -> IpNet {
+pub fn default_destination(ip: IpAddr) -> IpNet {
     let unspecified = if ip.is_ipv4() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     } else {
@@ -115,7 +116,7 @@ pub fn everywhere(ip: IpAddr) -> IpNet {
     IpNet::new_assert(unspecified, 0)
 }
 
-/// The host's side: what the agent also puts back when it is damaged.
+/// The host's side. The agent also restores it after external changes.
 #[must_use]
 pub fn host_state(attachment: &Attachment) -> NetworkState {
     let Attachment {
@@ -151,7 +152,7 @@ pub fn host_state(attachment: &Attachment) -> NetworkState {
     state
 }
 
-/// The bridge's link-local address, which it has as soon as it has a gateway of IPv6.
+/// The bridge's link-local address, for a bridge with an IPv6 gateway.
 #[must_use]
 pub fn bridge_link_local(link: &LinkName) -> (AddressKey, Address) {
     let net = IpNet::new_assert(IpAddr::V6(BRIDGE_LINK_LOCAL), 64);
@@ -159,7 +160,7 @@ pub fn bridge_link_local(link: &LinkName) -> (AddressKey, Address) {
     (AddressKey { link, net }, Address { link_scope: true })
 }
 
-/// What a bridged pod needs of the agent's bridge; nothing for a routed one.
+/// The part of the agent's bridge that a bridged pod needs; empty for a routed pod.
 #[must_use]
 pub fn bridge_state(attachment: &Attachment) -> NetworkState {
     let mut state = NetworkState::default();
@@ -221,7 +222,7 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
             dst,
             metric,
         };
-        let net = on_link(address);
+        let net = link_address(address);
         state.addresses.insert(
             AddressKey {
                 link: link.clone(),
@@ -234,21 +235,22 @@ pub fn pod_state(attachment: &Attachment) -> NetworkState {
             .insert(neighbour_key(link, gateway), permanent(gateway_mac));
         let direct = match address.gateway {
             Some(_) => Some(net.trunc()),
-            // IPv6 takes a link-local next hop to be on the link (`ip6_validate_gw`); IPv4 wants to be told.
+            // IPv4 needs a route to the gateway. IPv6 assumes that a link-local next hop is on the link (`ip6_validate_gw`).
             None => gateway.is_ipv4().then(|| IpNet::from(gateway)),
         };
         let direct = direct.map(|net| (key(net), route(link, None)));
         state.routes.extend(direct);
-        state
-            .routes
-            .insert(key(everywhere(gateway)), route(link, Some(gateway)));
+        state.routes.insert(
+            key(default_destination(gateway)),
+            route(link, Some(gateway)),
+        );
     }
     state
 }
 
-/// The operations that put `state` onto its links, which exist and are down.
+/// The operations that set up `state`, whose links exist and are down.
 #[must_use]
-pub fn bring_up(state: &NetworkState) -> Vec<Op> {
+pub fn setup_ops(state: &NetworkState) -> Vec<Op> {
     let NetworkState {
         links,
         ports,
@@ -266,7 +268,7 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
         mac: None,
         up: Some(true),
     };
-    // A port before it is up, so that it never passes a packet on its own.
+    // The link joins the bridge before it is up, so that it never passes a packet outside of the bridge.
     let attach = ports.iter().map(|(link, port)| Op::PortReplace {
         link: link.clone(),
         port: port.clone(),
@@ -295,29 +297,29 @@ pub fn bring_up(state: &NetworkState) -> Vec<Op> {
     ops
 }
 
-/// What of `expected` is missing or different in `actual`, in words. More than expected is fine: later plugins add to it,
-/// and may change the MTU.
+/// The parts of `expected` that are missing or different in `actual`. Additional objects are no difference: later plugins
+/// add them, and may change the MTU.
 #[must_use]
 pub fn differences(actual: &NetworkState, expected: &NetworkState) -> Vec<String> {
     let mut found = Vec::new();
     for (name, link) in &expected.links {
         match actual.links.get(name) {
             None => found.push(format!("link {name} is missing")),
-            Some(there) if there.mac != link.mac => {
-                found.push(format!("link {name} has another MAC"));
+            Some(actual) if actual.mac != link.mac => {
+                found.push(format!("link {name} has another Ethernet address"));
             }
-            Some(there) if !there.up => found.push(format!("link {name} is down")),
+            Some(actual) if !actual.up => found.push(format!("link {name} is down")),
             Some(_) => {}
         }
     }
-    let missing = bring_up(expected).into_iter().filter(|op| match op {
+    let missing = setup_ops(expected).into_iter().filter(|op| match op {
         Op::PortReplace { link, port } => actual.ports.get(link) != Some(port),
         Op::AddressAdd { key, .. } => !actual.addresses.contains_key(key),
         Op::NeighbourReplace { key, neighbour } => actual.neighbours.get(key) != Some(neighbour),
         Op::RouteAdd { key, route } => actual.routes.get(key) != Some(route),
         _ => false,
     });
-    found.extend(missing.map(|op| format!("undone: {op}")));
+    found.extend(missing.map(|op| format!("not in effect: {op}")));
     found
 }
 

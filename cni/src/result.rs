@@ -1,4 +1,4 @@
-//! ADD's answer in the words of each version of the specification. Pure.
+//! The result of ADD, in each supported version of the specification. Pure.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::pod;
 /// Renders the result of an attachment for a supported `cni_version`.
 #[must_use]
 pub fn render(attachment: &Attachment, cni_version: &str) -> String {
-    // `version` of an address went with 1.0.0, `mtu` of a link came with 1.1.0.
+    // Addresses have `version` before 1.0.0, links have `mtu` since 1.1.0.
     let old = cni_version.starts_with("0.");
     let mtu = (cni_version == "1.1.0").then_some(attachment.mtu);
     let link = |name: &str, mac: String, sandbox| Interface {
@@ -32,16 +32,16 @@ pub fn render(attachment: &Attachment, cni_version: &str) -> String {
         Some(attachment.netns.clone()),
     );
     let interfaces: Vec<Interface> = bridge.into_iter().chain([host, inside]).collect();
-    // The index of the pod's link, which is the last.
+    // The pod's link is the last.
     let interface = interfaces.len() - 1;
     let ips = attachment.addresses.iter().map(|address| Ip {
         version: old.then_some(if address.ip.is_ipv4() { "4" } else { "6" }),
-        address: pod::on_link(address).to_string(),
+        address: pod::link_address(address).to_string(),
         gateway: pod::gateway(address).to_string(),
         interface,
     });
     let routes = attachment.addresses.iter().map(|address| Route {
-        dst: pod::everywhere(address.ip).to_string(),
+        dst: pod::default_destination(address.ip).to_string(),
         gw: pod::gateway(address).to_string(),
     });
     let result = AddResult {

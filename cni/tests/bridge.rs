@@ -1,4 +1,4 @@
-//! Pods on a bridge: the real binary, the real kernel, namespaces of the tests' own.
+//! Bridged pods: the built plugin binary in network namespaces of the test.
 //!
 //! ```text
 //!   pod one ─ nwXXXXXXXXXXX ┐
@@ -13,23 +13,23 @@
     reason = "a test may panic"
 )]
 
-#[path = "lab/bridged.rs"]
-mod bridged;
-#[expect(dead_code, reason = "the other tests use the rest of it")]
-mod lab;
+#[path = "netns_node/bridge_node.rs"]
+mod bridge_node;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns_node;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bridged::{BRIDGE, BRIDGE_MAC, bridged, left, node_with_bridge};
-use lab::{Answer, Namespace, Node, pool, skipped};
+use bridge_node::{BRIDGE, BRIDGE_MAC, bridged, leftovers, node_with_bridge};
+use netns_node::{Namespace, Node, PluginOutput, pool, skipped};
 use netweft_cni::node::PoolConfig;
 use serde_json::json;
 
 const DUAL: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
-fn host_link(answer: &Answer) -> &str {
+fn host_link(answer: &PluginOutput) -> &str {
     answer.json["interfaces"][1]["name"].as_str().unwrap()
 }
 
@@ -48,8 +48,8 @@ fn netns_bridged_pods_and_node_reach_each_other_dual_stack() {
         let (first, second) = (node.add("one", &one), node.add("two", &two));
         assert_eq!(first.ips(), ["10.244.0.2", "fd00:244::2"]);
         assert_eq!(second.ips(), ["10.244.0.3", "fd00:244::3"]);
-        // The node's addresses behind the gateways first: the node does not know the pod yet, and its answer is not from
-        // an address of the bridge. Then the gateways.
+        // First the node's addresses on other links: the node has no neighbour entry of the pod yet, and the source of its
+        // reply is not an address of the bridge. Then the gateways.
         for ip in ["192.0.2.1", "2001:db8::1", "10.244.0.1", "fd00:244::1"] {
             assert!(one.pings(ip), "one to {ip}");
         }
@@ -66,7 +66,7 @@ fn netns_bridged_pods_and_node_reach_each_other_dual_stack() {
             }
             assert!(!pod.ip("link show").contains("eth0"));
         }
-        assert_eq!(left(&node), Vec::<String>::new());
+        assert_eq!(leftovers(&node), Vec::<String>::new());
         let routes = node.namespace.ip("route show");
         assert!(
             routes.starts_with("10.244.0.0/29 dev nw-br0 proto 78"),
@@ -87,26 +87,26 @@ fn netns_bridged_pod_links_have_required_settings() {
     let host = node
         .namespace
         .ip(&format!("-details link show dev {}", host_link(&answer)));
-    for word in [
+    for setting in [
         "mtu 1350",
         "master nw-br0",
         "hairpin on",
         "addrgenmode none",
     ] {
-        assert!(host.contains(word), "{word} in {host}");
+        assert!(host.contains(setting), "{setting} in {host}");
     }
     let host = node
         .namespace
         .ip(&format!("address show dev {}", host_link(&answer)));
     assert!(!host.contains("inet"), "{host}");
     let inside = pod.ip("address show dev eth0");
-    for word in [
+    for setting in [
         "mtu 1350",
         "inet 10.244.0.2/29 scope global noprefixroute eth0",
         "inet6 fd00:244::2/125 scope global nodad",
     ] {
         assert!(
-            inside.contains(word) && !inside.contains("fe80"),
+            inside.contains(setting) && !inside.contains("fe80"),
             "{inside}"
         );
     }
@@ -165,7 +165,7 @@ fn netns_bridge_result_lists_bridge_host_and_pod_links() {
     }
 }
 
-/// What kube-proxy does, in short: a Service address for one pod, masqueraded where the pod would get its own packet.
+/// The essential rules of kube-proxy: a Service address for one pod, and masquerading of connections of the pod to itself.
 fn service(node: &Node, address: &str, pod: &str) {
     let table = format!(
         "table ip services {{
@@ -197,13 +197,13 @@ fn service(node: &Node, address: &str, pod: &str) {
 
 /// Whether a connection from `from` to `to` is answered by a listener in `server`.
 fn connects(from: &Namespace, to: &str, server: &Namespace) -> bool {
-    // A child that another test has forked holds the last listener until it executes its program.
+    // A child process that another test has forked keeps the last listener open until it executes its program.
     let bind = || std::net::TcpListener::bind("0.0.0.0:8080");
-    let mut tries = 0..100;
+    let mut attempts = 0..100;
     let listener = loop {
         match server.run(bind) {
             Ok(listener) => break listener,
-            Err(error) => assert!(tries.next().is_some(), "{error}"),
+            Err(error) => assert!(attempts.next().is_some(), "{error}"),
         }
         std::thread::sleep(Duration::from_millis(10));
     };
@@ -227,7 +227,7 @@ fn netns_bridged_pod_behind_service_is_reached_from_its_bridge() {
     assert!(connects(&one, "10.96.0.1:80", &one), "the pod to itself");
     assert!(connects(&two, "10.96.0.1:80", &one), "its neighbour");
     assert!(second.success);
-    // What the agent insists on is what makes the neighbour's answer pass the node again.
+    // The agent sets bridge-nf-call-iptables, so that the reply of a pod on the same bridge passes the node's NAT.
     node.namespace
         .set("net/bridge/bridge-nf-call-iptables", "0");
     assert!(
@@ -236,7 +236,7 @@ fn netns_bridged_pod_behind_service_is_reached_from_its_bridge() {
     );
     node.namespace
         .set("net/bridge/bridge-nf-call-iptables", "1");
-    // And hairpin mode is what lets the pod's own connection out of the port it came from.
+    // In hairpin mode the bridge sends a frame out of the port on which it arrived.
     let link = format!(
         "link set dev {} type bridge_slave hairpin off",
         host_link(&first)
@@ -248,13 +248,13 @@ fn netns_bridged_pod_behind_service_is_reached_from_its_bridge() {
     );
 }
 
-/// Neighbours keep the Ethernet address of an address' last pod in their caches.
+/// Other pods may have the Ethernet address of the address's last pod in their neighbour tables.
 #[test]
 fn netns_reused_address_of_bridged_pod_is_reached_at_once() {
     if skipped() {
         return;
     }
-    // Room for two pods: each new one gets the address of the last.
+    // Addresses for two pods: a new pod gets the address that was released.
     let node = node_with_bridge(&["10.244.0.0/29", "fd00:244::/126"]);
     let (other, first) = (Namespace::new(), Namespace::new());
     assert!(node.add("other", &other).success);
@@ -263,7 +263,7 @@ fn netns_reused_address_of_bridged_pod_is_reached_at_once() {
         assert!(node.namespace.pings(ip) && other.pings(ip));
     }
     assert!(node.del("first", &first.path()).success);
-    // The hint is lost, so that the search begins at the front.
+    // Without cursors, allocation starts at the first address.
     std::fs::write(node.run_dir().join("lock"), "").unwrap();
     let second = Namespace::new();
     assert_eq!(node.add("second", &second).ips(), ips);
@@ -304,12 +304,12 @@ fn netns_pod_with_bridge_and_routed_pool_is_refused() {
     let refused = node.add("one", &pod);
     assert_eq!(refused.code(), 7);
     assert!(
-        refused
-            .message()
-            .starts_with("pool four has podInterface bridge and pool six has podInterface routed"),
+        refused.message().starts_with(
+            "IPPool four has podInterface bridge and IPPool six has podInterface routed"
+        ),
         "{refused:?}"
     );
-    assert_eq!(left(&node), Vec::<String>::new());
+    assert_eq!(leftovers(&node), Vec::<String>::new());
 }
 
 #[test]
@@ -320,16 +320,14 @@ fn netns_add_without_bridge_or_gateway_asks_for_retry() {
     let node = node_with_bridge(&DUAL[..1]);
     let pod = Namespace::new();
     let config = bridged("default", &DUAL[..1]);
-    let mut without = config.clone();
-    without.bridge.as_mut().unwrap().gateways.clear();
-    for broken in [
-        without,
-        PoolConfig {
-            bridge: None,
-            ..config.clone()
-        },
-    ] {
-        node.configure(&[broken]);
+    let mut without_gateway = config.clone();
+    without_gateway.bridge.as_mut().unwrap().gateways.clear();
+    let without_bridge = PoolConfig {
+        bridge: None,
+        ..config.clone()
+    };
+    for incomplete in [without_gateway, without_bridge] {
+        node.configure(&[incomplete]);
         let refused = node.add("one", &pod);
         assert_eq!(refused.code(), 11);
         assert!(
@@ -346,18 +344,18 @@ fn netns_add_without_bridge_or_gateway_asks_for_retry() {
     assert!(
         refused
             .message()
-            .contains("link nw-br0 is up but passes no packets"),
+            .contains("link nw-br0 is not operational after 3 s"),
         "{refused:?}"
     );
     node.namespace.ip("link delete nw-br0");
     let refused = node.add("one", &pod);
     assert_eq!(refused.code(), 11);
     assert!(refused.message().contains("master nw-br0"), "{refused:?}");
-    assert_eq!(left(&node), Vec::<String>::new());
+    assert_eq!(leftovers(&node), Vec::<String>::new());
     assert!(!pod.ip("link show").contains("eth0"));
 }
 
-/// Where, what is done, how it is undone, what CHECK says. LINK is the host's link.
+/// Namespace, change, repair, and the text that CHECK reports. LINK is the host's link.
 const DAMAGES: [(&str, &str, &str, &str); 9] = [
     (
         "node",
@@ -418,7 +416,7 @@ fn netns_check_names_each_damage_to_bridged_pod() {
     let node = node_with_bridge(&DUAL);
     let pod = Namespace::new();
     let answer = node.add("one", &pod);
-    for (place, harm, repair, word) in DAMAGES {
+    for (place, change, repair, text) in DAMAGES {
         let namespace = if place == "pod" {
             &pod
         } else {
@@ -426,12 +424,12 @@ fn netns_check_names_each_damage_to_bridged_pod() {
         };
         let line = |line: &str| line.replace("LINK", host_link(&answer));
         let before = node.check("one", &pod, &answer);
-        assert!(before.success, "before {harm}: {before:?}");
-        namespace.ip(&line(harm));
+        assert!(before.success, "before {change}: {before:?}");
+        namespace.ip(&line(change));
         let found = node.check("one", &pod, &answer);
         assert!(
-            found.code() == 100 && found.message().contains(word),
-            "{harm}: {found:?}"
+            found.code() == 100 && found.message().contains(text),
+            "{change}: {found:?}"
         );
         for step in line(repair).split("; ") {
             namespace.ip(step);

@@ -1,5 +1,4 @@
-//! The plugin driven by `cnitool`, the reference runtime: its own idea of a configuration list, of results it keeps
-//! between calls, and of which command needs what.
+//! The plugin with `cnitool`, the reference runtime (libcni): its configuration lists, cached results and commands.
 
 #![expect(
     clippy::expect_used,
@@ -8,8 +7,8 @@
     reason = "a test may panic"
 )]
 
-#[expect(dead_code, reason = "the other tests use the rest of it")]
-mod lab;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns_node;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -17,24 +16,24 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use lab::{Namespace, Node, skipped};
+use netns_node::{Namespace, Node, skipped};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
-/// A node and the runtime on it.
+/// A node with the reference runtime.
 struct Runtime {
     node: Node,
     conf_dir: TempDir,
-    /// In the place of /var/lib: the reference runtime keeps its results in /var/lib/cni and cannot be told otherwise.
+    /// Mounted on /var/lib: the reference runtime caches results in /var/lib/cni, which cannot be configured.
     state: TempDir,
 }
 
 impl Runtime {
     fn new(node: Node) -> Self {
-        Self::of_version(node, "1.1.0")
+        Self::with_version(node, "1.1.0")
     }
 
-    fn of_version(node: Node, version: &str) -> Self {
+    fn with_version(node: Node, version: &str) -> Self {
         let (conf_dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let list = json!({
             "cniVersion": version,
@@ -111,7 +110,7 @@ fn netns_cnitool_adds_checks_and_deletes() {
     assert_eq!(ips, ["10.244.0.2/32", "fd00:244::2/128"]);
     assert!(runtime.node.namespace.pings("10.244.0.2"));
     runtime.succeeds("check", &pod);
-    // CNI 1.1, "ADD": the same link again is an error, and the first goes on.
+    // CNI 1.1, "ADD": a second ADD of the same link fails, and the first attachment stays.
     assert!(runtime.fails("add", &pod).contains("eth0"));
     assert_eq!(runtime.node.records(), ["10.244.0.2", "fd00:244::2"]);
     runtime.succeeds("check", &pod);
@@ -129,7 +128,7 @@ fn netns_cnitool_works_with_older_cni_versions() {
     }
     for version in ["0.3.1", "0.4.0", "1.0.0"] {
         let pod = Namespace::new();
-        let runtime = Runtime::of_version(Node::new(&BLOCKS), version);
+        let runtime = Runtime::with_version(Node::new(&BLOCKS), version);
         let result: Value = serde_json::from_str(&runtime.succeeds("add", &pod)).unwrap();
         assert_eq!(result["cniVersion"], json!(version));
         if version != "0.3.1" {
@@ -148,7 +147,7 @@ fn netns_cnitool_failed_add_leaves_nothing() {
         return;
     }
     let (runtime, pod) = (Runtime::new(Node::new(&BLOCKS)), Namespace::new());
-    // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
+    // A foreign route with the key of the pod's route: the kernel refuses the latter after the link is created.
     let foreign = "route add blackhole 10.244.0.2/32 metric 20 proto 4";
     runtime.node.namespace.ip(foreign);
     let before = runtime.node.leftovers();
@@ -158,8 +157,8 @@ fn netns_cnitool_failed_add_leaves_nothing() {
     assert_eq!(runtime.node.leftovers(), before);
 }
 
-/// It knows of no valid attachment, so it detaches all it remembers; then it calls GC without any list, which is not the
-/// same as an empty one.
+/// `cnitool gc` passes no valid attachments: it detaches all cached ones, and then calls GC without a list, which is not an
+/// empty list.
 #[test]
 fn netns_cnitool_gc_detaches_all_and_reports_missing_list() {
     if skipped() {
@@ -171,8 +170,8 @@ fn netns_cnitool_gc_detaches_all_and_reports_missing_list() {
         runtime.succeeds("add", pod);
     }
     assert_eq!(runtime.node.records().len(), 4);
-    let said = runtime.fails("gc", &pods[0]);
-    assert!(said.contains("cni.dev/valid-attachments"), "{said}");
+    let output = runtime.fails("gc", &pods[0]);
+    assert!(output.contains("cni.dev/valid-attachments"), "{output}");
     assert_eq!(runtime.node.leftovers(), Vec::<String>::new());
 }
 

@@ -1,47 +1,47 @@
-//! Files that are replaced atomically: whole or not there, whatever happens while they are written.
+//! Atomic replacement of files: a reader finds the old or the new contents, also after a crash.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Puts `bytes` at `path`, replacing what was there: written beside it, flushed, renamed. Mode 0600.
+/// Replaces the file at `path` by one with `bytes` and mode 0600: writes and flushes a temporary file, and renames it.
 ///
 /// # Errors
-/// It cannot be written; what was there is still there.
+/// When the file cannot be written; it then still has the old contents.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let (aside, _) = write_aside(path, bytes)?;
-    fs::rename(&aside, path).inspect_err(|_| drop(fs::remove_file(&aside)))?;
+    let (temporary, _) = write_temporary(path, bytes)?;
+    fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     sync_dir(path)
 }
 
-/// Writes `bytes` to a new file beside `path` and flushes it. The name begins with a dot and ends with the process id, so
-/// that readers pass over it and two writers do not meet.
+/// Writes `bytes` to a new file in the directory of `path` and flushes it. The name starts with a dot, so that readers of the
+/// directory skip the file, and ends with the process ID, so that two writers use different files.
 ///
 /// # Errors
-/// It cannot be written; no file is left.
-pub fn write_aside(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+/// When the file cannot be written; no temporary file is left.
+pub fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let aside = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
+    let temporary = path.with_file_name(format!(".{}.{}", name.display(), std::process::id()));
     let write = || -> io::Result<File> {
-        // Never truncate: a leftover of the same name may have been linked elsewhere before its writer was killed.
-        drop(fs::remove_file(&aside));
+        // Never truncate: a killed process may have linked a file of this name to another name.
+        drop(fs::remove_file(&temporary));
         let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&aside)?;
+            .open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         Ok(file)
     };
-    let file = write().inspect_err(|_| drop(fs::remove_file(&aside)))?;
-    Ok((aside, file))
+    let file = write().inspect_err(|_| drop(fs::remove_file(&temporary)))?;
+    Ok((temporary, file))
 }
 
-/// Whether `found` is what a file that is to become `name` is called while it is written.
+/// Whether `found` is the name of a temporary file for the file `name`.
 #[must_use]
-pub fn is_aside(name: &str, found: &str) -> bool {
+pub fn is_temporary(name: &str, found: &str) -> bool {
     let rest = found
         .strip_prefix('.')
         .and_then(|rest| rest.strip_prefix(name));
@@ -52,7 +52,7 @@ pub fn is_aside(name: &str, found: &str) -> bool {
 /// Makes the entry of `path` in its directory durable.
 ///
 /// # Errors
-/// The directory cannot be opened or synchronised.
+/// When the directory cannot be opened or flushed.
 pub fn sync_dir(path: &Path) -> io::Result<()> {
     path.parent()
         .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn failed_replacement_keeps_file_and_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("taken");
+        let path = dir.path().join("directory");
         fs::create_dir_all(path.join("inside")).unwrap();
         assert!(replace(&path, b"text").is_err());
         assert!(path.join("inside").exists());
@@ -89,9 +89,9 @@ mod tests {
 
     #[test]
     fn temporary_file_name_is_recognised() {
-        assert!(is_aside("node.json", ".node.json.4711"));
+        assert!(is_temporary("node.json", ".node.json.4711"));
         for other in ["node.json", ".node.json", ".node.json.x", ".other.4711"] {
-            assert!(!is_aside("node.json", other), "{other}");
+            assert!(!is_temporary("node.json", other), "{other}");
         }
     }
 }

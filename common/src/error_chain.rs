@@ -1,8 +1,8 @@
-//! An error with its causes.
+//! An error and its causes in one line.
 
 use std::error::Error;
 
-/// The error and its causes in one line, outermost first, with `: ` between.
+/// The error and its causes in one line, outermost first, separated by `: `.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -41,6 +41,7 @@ mod tests {
     fn error_chain_lists_causes_after_error() {
         let error = Outer(io::Error::other("disk full"));
         assert_eq!(error_chain(&error), "write /run/x: disk full");
-        assert_eq!(error_chain(&io::Error::other("alone")), "alone");
+        let without_cause = io::Error::other("disk full");
+        assert_eq!(error_chain(&without_cause), "disk full");
     }
 }

@@ -1,12 +1,12 @@
-//! [`Heartbeat`]: whether a loop still runs. A program whose loop hangs has to be restarted.
+//! [`Heartbeat`]: whether a loop still runs. `/livez` fails for a stalled loop, so that the kubelet restarts the program.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often an idle loop shows that it runs.
+/// The interval of the beats of an idle loop.
 pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// When a loop came round last.
+/// The time of the last beat of a loop.
 #[derive(Debug)]
 pub struct Heartbeat {
     limit: Duration,
@@ -14,7 +14,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// The loop has not begun yet. Once it has, more than `limit` between two beats is a stall.
+    /// For a loop that has not started. After its first beat, the loop has stalled if `limit` passes without a beat.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self {
@@ -23,18 +23,18 @@ impl Heartbeat {
         }
     }
 
-    /// The time between two beats that is no stall yet.
+    /// The longest time between two beats of a loop that has not stalled.
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// The loop has come round.
+    /// Records that the loop has completed a round.
     pub fn beat(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// How long ago the loop came round last, if it has stalled.
+    /// The time since the last beat, if the loop has stalled.
     #[must_use]
     pub fn stalled(&self) -> Option<Duration> {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);

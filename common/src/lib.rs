@@ -1,4 +1,4 @@
-//! Code of several programs of netweft that knows neither Kubernetes nor netlink.
+//! Code of several programs that needs neither Kubernetes nor netlink.
 
 pub mod atomic_file;
 mod error_chain;

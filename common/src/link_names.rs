@@ -4,13 +4,13 @@
 //! |---|---|---|
 //! | `nw0123456789a` | end of a pod's veth pair on the node | plugin |
 //! | `nw-br0` | bridge of pods | agent |
-//! | `nw-own` | holds the own addresses of a node without tunnels | agent |
-//! | `nw-vx4096`, `nw-v1000p2118` | VXLAN, by VNI; with another port by VNI and port in hexadecimal digits | agent |
+//! | `nw-own` | has the tunnel addresses of a node without tunnel links | agent |
+//! | `nw-vx4096`, `nw-v1000p2118` | VXLAN, by VNI; with another port than the default, by VNI and port in hexadecimal | agent |
 //! | `nw-ipip` | IPIP | agent |
 //! | `nw-udp8285` | TUN, by port | relay |
 //! | `nwprobe0`, `nwprobe1` | veth pair of the firewall probe | agent |
 
-/// The prefix of all links that packets of pods use.
+/// The prefix of all links that carry packets of pods.
 pub const PREFIX: &str = "nw";
 /// The prefix of the links of the agent.
 pub const AGENT_PREFIX: &str = "nw-";
@@ -20,22 +20,22 @@ pub const BRIDGE: &str = "nw-br0";
 pub const OWN_ADDRESSES: &str = "nw-own";
 /// The IPIP link.
 pub const IPIP: &str = "nw-ipip";
-/// The prefix of the links of the relay. The port follows.
+/// The prefix of the links of the relay, before the port.
 pub const UDP_PREFIX: &str = "nw-udp";
-/// The veth pair of the firewall probe. Neither [`is_of_pod`] nor [`AGENT_PREFIX`] matches the names, so that no reconcile touches the
-/// links.
+/// The veth pair of the firewall probe. Neither [`is_of_pod`] nor [`AGENT_PREFIX`] matches the names, so no reconcile
+/// changes the links.
 pub const FIREWALL_PROBE: [&str; 2] = ["nwprobe0", "nwprobe1"];
 
-/// Hexadecimal digits in the name of a pod's link: with the prefix 13 of the 15 bytes of a name (`IFNAMSIZ`).
+/// Hexadecimal digits in the name of a pod's link. With the prefix, the name has 13 of at most 15 bytes (`IFNAMSIZ`).
 const POD_DIGITS: usize = 11;
 
-/// The name of a pod's link, by the hexadecimal digits of a hash, of which the name has the first 11.
+/// The name of a pod's link: the prefix and the first 11 hexadecimal digits of a hash.
 #[must_use]
 pub fn of_pod(hash: &str) -> String {
     format!("{PREFIX}{hash:.POD_DIGITS$}")
 }
 
-/// Whether the name is that of a pod's link.
+/// Whether this is the name of a pod's link.
 #[must_use]
 pub fn is_of_pod(name: &str) -> bool {
     let lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -43,8 +43,8 @@ pub fn is_of_pod(name: &str) -> bool {
     hash.is_some_and(|hash| hash.len() == POD_DIGITS && hash.bytes().all(lower_hex))
 }
 
-/// The name of a VXLAN link. A `port` other than the default of netweft is part of the name, since a node has links with both ports
-/// while the port of a NetworkMode changes. At most 15 bytes.
+/// The name of a VXLAN link, at most 15 bytes. A `port` other than the default of netweft is part of the name, because a
+/// node has a link for each port while the port of a NetworkMode changes.
 #[must_use]
 pub fn of_vxlan(vni: u32, port: Option<u16>) -> String {
     match port {

@@ -53,11 +53,11 @@ fn record_is_stored_under_all_addresses_or_none() {
     assert_eq!(
         store.names().unwrap().len(),
         2,
-        "nothing of the second, nothing aside"
+        "no record of the second, and no temporary file"
     );
 }
 
-/// Names can be added to a directory that may only be appended to, and none can be taken away.
+/// An append-only directory (`chattr +a`) accepts new names and refuses to delete any.
 #[test]
 fn reserved_record_counts_when_temporary_name_remains() {
     let dir = tempfile::tempdir().unwrap();
@@ -72,9 +72,13 @@ fn reserved_record_counts_when_temporary_name_remains() {
     let reserved = locked.reserve(&attachment("one", &["10.0.0.1"]));
     append_only("-a");
     drop(reserved.unwrap());
-    assert_eq!(store.taken().unwrap().len(), 1);
+    assert_eq!(store.allocated().unwrap().len(), 1);
     drop(locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap());
-    assert_eq!(store.names().unwrap().len(), 2, "it is swept");
+    assert_eq!(
+        store.names().unwrap().len(),
+        2,
+        "the temporary file is removed"
+    );
 }
 
 #[test]
@@ -87,10 +91,10 @@ fn release_requires_owner_and_is_idempotent() {
     locked
         .release(&attachment("two", &[]).owner, ips(&one))
         .unwrap();
-    assert_eq!(store.taken().unwrap().len(), 1);
+    assert_eq!(store.allocated().unwrap().len(), 1);
     locked.release(&one.owner, ips(&one)).unwrap();
     locked.release(&one.owner, ips(&one)).unwrap();
-    assert_eq!(store.taken().unwrap().len(), 0);
+    assert_eq!(store.allocated().unwrap().len(), 0);
 }
 
 #[test]
@@ -100,9 +104,9 @@ fn leftovers_of_killed_writer_are_removed_records_kept() {
     let mut locked = store.lock(Duration::ZERO).unwrap();
     let one = attachment("one", &["10.0.0.1"]);
     drop(locked.reserve(&one).unwrap());
-    // Killed between link and unlink, by a process whose number we have now.
-    let aside = store.dir().join(format!(".new.{}", std::process::id()));
-    fs::hard_link(store.path("10.0.0.1".parse().unwrap()), &aside).unwrap();
+    // A process with the ID of this one was killed between link and unlink.
+    let temporary = store.dir().join(format!(".new.{}", std::process::id()));
+    fs::hard_link(store.path("10.0.0.1".parse().unwrap()), &temporary).unwrap();
     fs::write(store.dir().join(".new.1"), "").unwrap();
     drop(locked.reserve(&attachment("two", &["10.0.0.2"])).unwrap());
     assert_eq!(store.names().unwrap().len(), 2);
@@ -110,14 +114,15 @@ fn leftovers_of_killed_writer_are_removed_records_kept() {
 }
 
 #[test]
-fn last_address_hint_persists_and_damaged_one_is_ignored() {
+fn cursors_persist_and_damaged_cursors_are_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
-    let last = BTreeMap::from([("10.0.0.0/26".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
-    store.lock(Duration::ZERO).unwrap().remember(&last);
-    assert_eq!(store.lock(Duration::ZERO).unwrap().last(), last);
+    let cursors = BTreeMap::from([("10.0.0.0/26".parse().unwrap(), "10.0.0.7".parse().unwrap())]);
+    store.lock(Duration::ZERO).unwrap().store_cursors(&cursors);
+    let read = || store.lock(Duration::ZERO).unwrap().cursors();
+    assert_eq!(read(), cursors);
     fs::write(dir.path().join("lock"), "{").unwrap();
-    assert_eq!(store.lock(Duration::ZERO).unwrap().last(), BTreeMap::new());
+    assert_eq!(read(), BTreeMap::new());
 }
 
 #[test]
@@ -132,14 +137,14 @@ fn store_lock_is_exclusive_and_times_out() {
 }
 
 #[test]
-fn record_is_under_way_until_reservation_is_dropped() {
+fn add_is_in_progress_until_reservation_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path());
     let one = attachment("one", &["10.0.0.1", "fd00::1"]);
-    let under_way = |ip: &IpAddr| store.is_under_way(*ip).unwrap();
+    let in_progress = |ip: &IpAddr| store.add_in_progress(*ip).unwrap();
     let held = store.lock(Duration::ZERO).unwrap().reserve(&one).unwrap();
-    assert!(ips(&one).iter().all(under_way));
+    assert!(ips(&one).iter().all(in_progress));
     drop(held);
-    assert!(!ips(&one).iter().any(under_way));
-    assert!(!under_way(&"10.0.0.9".parse().unwrap()));
+    assert!(!ips(&one).iter().any(in_progress));
+    assert!(!in_progress(&"10.0.0.9".parse().unwrap()));
 }

@@ -1,12 +1,12 @@
-//! ADD: an address, a link, the ways to and from it; or nothing at all.
+//! ADD: allocates addresses, creates the link, and sets up routes and neighbours; or changes nothing.
 //!
 //! ```text
-//!   choose address ─▶ record ─▶ veth pair ─▶ links up ─▶ announcement ─▶ neighbours, routes ─▶ result
-//!                        ◀──────── undone in reverse when a step fails
+//!   allocate ─▶ record ─▶ veth pair ─▶ links up ─▶ announcement ─▶ neighbours, routes ─▶ result
+//!                  ◀──────── undone in reverse order when a step fails
 //! ```
 //!
-//! Killed at any point, it leaves at most a record and a link under names that DEL computes from the owner. The record is
-//! held as under way from its first moment to the end, so that the agent keeps its hands off.
+//! An ADD that is killed at any point leaves at most a record and a link. DEL computes the names of both from the owner.
+//! The record is locked until the end of ADD, so that the agent does not treat the attachment as leaked.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,24 +22,25 @@ use netweft_netstate::op::Op;
 use netweft_netstate::rtnl::{Rtnl, VethPair};
 
 use super::{attachments_error, block_on, lock, store, sysctl};
-use crate::attachment::{Attachment, Locked, Store, UnderWay};
-use crate::block_requests::Requests;
-use crate::build_attachment::{Request, build_attachment};
+use crate::attachment::{AddInProgress, Attachment, Locked, Store};
+use crate::block_requests::BlockRequests;
+use crate::build_attachment::{AttachmentRequest, build_attachment};
 use crate::conf::NetConf;
 use crate::env::{AttachmentId, Pod};
-use crate::error::PluginError;
+use crate::error::{PluginError, io_remedy};
 use crate::ipam::{self, AllocationError, POOLS_ANNOTATION, PodRequest};
 use crate::node::NodeConfig;
 use crate::pod;
 use crate::result;
 
-/// How long a link may take to pass packets once both ends are up. The kernel's link watch runs once a second at least.
-const WATCH: Duration = Duration::from_secs(3);
+/// How long a link may take to become operational when both ends are up. The kernel's link watch runs at least once a
+/// second.
+const OPERATIONAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Attaches a sandbox and renders the result.
 ///
-/// This plugin makes the link, so it stands first in the chain: a `prevResult` is a mistake in the configuration, and
-/// passing over it would lose an earlier plugin's links from the result.
+/// This plugin creates the link, so it must be the first in the chain: a `prevResult` is an error of the configuration.
+/// If ADD ignored it, the result would lack the links of an earlier plugin.
 pub(super) fn add(
     conf: &NetConf,
     owner: AttachmentId,
@@ -48,18 +49,20 @@ pub(super) fn add(
 ) -> Result<String, PluginError> {
     if conf.prev_result.is_some() {
         return Err(PluginError::Config(
-            "prevResult: this plugin must be the first of its chain".to_owned(),
+            "field prevResult of the network configuration is set, but plugin netweft must be the first in the list: \
+             move it there"
+                .to_owned(),
         ));
     }
-    // A node that is not set up gets no files from us.
+    // Before any file is created: ADD leaves nothing on a node that is not set up.
     node_config(conf)?;
     refuse_host_namespace(&netns_path)?;
     let netns = netns::open(Path::new(&netns_path))?;
     let store = store(conf);
-    let (attachment, _under_way) = reserve(
+    let (attachment, _in_progress) = reserve(
         conf,
         &store,
-        Request {
+        AttachmentRequest {
             owner,
             netns_path,
             pod,
@@ -75,7 +78,7 @@ pub(super) fn add(
             cause,
             link_remains: false,
         }) => {
-            // The cause is the news; a record that stays is removed by DEL.
+            // The error to report is the cause. DEL removes a record that stays.
             drop(lock(&store).map(|mut locked| release(&mut locked, &attachment)));
             Err(cause)
         }
@@ -83,16 +86,20 @@ pub(super) fn add(
 }
 
 fn refuse_host_namespace(path: &str) -> Result<(), PluginError> {
-    let wrong = |problem: String| PluginError::Environment {
+    let invalid = |problem: String| PluginError::Environment {
         name: "CNI_NETNS",
         problem,
     };
     let id = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    let given = id(path).map_err(|error| wrong(format!("{path}: {error}")))?;
+    let pod = id(path).map_err(|error| {
+        invalid(format!(
+            "open {path}: {error}; the sandbox has ended, and the kubelet creates another one"
+        ))
+    })?;
     match id("/proc/self/ns/net") {
-        Ok(ours) if ours == given => {
-            Err(wrong(format!("{path} is the node's own network namespace")))
-        }
+        Ok(node) if node == pod => Err(invalid(format!(
+            "{path} is the node's own network namespace: the container runtime must set that of a sandbox"
+        ))),
         _ => Ok(()),
     }
 }
@@ -101,19 +108,19 @@ fn node_config(conf: &NetConf) -> Result<NodeConfig, PluginError> {
     NodeConfig::read(Path::new(&conf.run_dir)).map_err(PluginError::Node)
 }
 
-/// Chooses addresses and writes them down as taken.
+/// Allocates addresses and stores the attachment record.
 fn reserve(
     conf: &NetConf,
     store: &Store,
-    request: Request,
-) -> Result<(Attachment, UnderWay), PluginError> {
+    request: AttachmentRequest,
+) -> Result<(Attachment, AddInProgress), PluginError> {
     let mut locked = lock(store)?;
-    // Not before: blocks may have been taken away while this waited.
+    // After the lock is acquired: the agent can withdraw blocks before.
     let node = node_config(conf)?;
-    let taken = store
-        .taken()
-        .map_err(attachments_error("read the attachments", conf))?;
-    let mut last = locked.last();
+    let allocated = store
+        .allocated()
+        .map_err(attachments_error("read the attachment records", conf))?;
+    let mut cursors = locked.cursors();
     let pod_request = PodRequest {
         namespace: request.pod.namespace.as_deref(),
         pools: conf
@@ -122,58 +129,70 @@ fn reserve(
             .get(POOLS_ANNOTATION)
             .map(String::as_str),
     };
-    let choices = ipam::choose(&node, pod_request, &taken, &last).map_err(|error| {
-        let more = [damaged(store, &error), ask_for_blocks(conf, &error)].concat();
-        PluginError::TryLater(format!("{error}{more}"))
-    })?;
-    let attachment = build_attachment(request, &choices)?;
-    let under_way = locked
+    let allocations =
+        ipam::allocate(&node, pod_request, &allocated, &cursors).map_err(|error| {
+            let details = [
+                unreadable_records(store, &error),
+                request_blocks(conf, &error),
+            ];
+            PluginError::TryLater(format!("{error}{}", details.concat()))
+        })?;
+    let attachment = build_attachment(request, &allocations)?;
+    let in_progress = locked
         .reserve(&attachment)
-        .map_err(attachments_error("write the attachment", conf))?;
-    // Blocks that this node no longer has are forgotten.
-    last.retain(|block, _| node.pools.iter().any(|pool| pool.blocks.contains(block)));
-    last.extend(choices.iter().map(|choice| (choice.block, choice.ip)));
-    locked.remember(&last);
-    Ok((attachment, under_way))
+        .map_err(attachments_error("write the attachment record", conf))?;
+    // Cursors of blocks that this node no longer has are dropped.
+    cursors.retain(|block, _| node.pools.iter().any(|pool| pool.blocks.contains(block)));
+    cursors.extend(
+        allocations
+            .iter()
+            .map(|allocation| (allocation.block, allocation.ip)),
+    );
+    locked.store_cursors(&cursors);
+    Ok((attachment, in_progress))
 }
 
-/// Addresses that nobody may have, where they could be what is missing.
-fn damaged(store: &Store, exhausted: &AllocationError) -> String {
-    let records = match exhausted {
+/// If no address is free: the addresses with an unreadable record, which no pod can get.
+fn unreadable_records(store: &Store, error: &AllocationError) -> String {
+    let records = match error {
         AllocationError::NoAddress(_) => store.list().unwrap_or_default(),
         AllocationError::NoPool(_)
         | AllocationError::UnknownNamespace(_)
         | AllocationError::NotForThisPod { .. } => BTreeMap::new(),
     };
-    let damaged = records.iter().filter(|(_, record)| record.is_err());
-    let damaged: Vec<String> = damaged.map(|(ip, _)| ip.to_string()).collect();
-    if damaged.is_empty() {
+    let unreadable = records.iter().filter(|(_, record)| record.is_err());
+    let unreadable: Vec<String> = unreadable.map(|(ip, _)| ip.to_string()).collect();
+    if unreadable.is_empty() {
         return String::new();
     }
     format!(
-        "; the records of {} cannot be read and keep their addresses: netweft-agent check says why",
-        damaged.join(", ")
+        "; the attachment records of {} cannot be read, and these addresses stay allocated: netweft-agent check prints \
+         the reason",
+        unreadable.join(", ")
     )
 }
 
-/// Leaves word that blocks are needed, where those could be what is missing.
-fn ask_for_blocks(conf: &NetConf, exhausted: &AllocationError) -> String {
-    let AllocationError::NoAddress(lacks) = exhausted else {
+/// If no address is free: requests a block of each family whose pools have none on this node.
+fn request_blocks(conf: &NetConf, error: &AllocationError) -> String {
+    let AllocationError::NoAddress(shortages) = error else {
         return String::new();
     };
-    let requests = Requests::new(Path::new(&conf.run_dir));
-    let wanted = lacks.iter().map(|lack| &lack.without_block);
-    let made: Vec<_> = wanted
+    let requests = BlockRequests::new(Path::new(&conf.run_dir));
+    let results: Vec<_> = shortages
+        .iter()
+        .map(|shortage| &shortage.without_block)
         .filter(|pools| !pools.is_empty())
-        .map(|pools| requests.make(pools))
+        .map(|pools| requests.submit(pools))
         .collect();
-    let failed = made.iter().find_map(|made| made.as_ref().err());
-    match (made.len(), failed) {
+    let failure = results.iter().find_map(|result| result.as_ref().err());
+    match (results.len(), failure) {
         (0, _) => String::new(),
-        (_, None) => "; a block has been asked for, try again".to_owned(),
-        (_, Some(error)) => {
-            format!("; a block cannot be asked for, since the request cannot be written: {error}")
-        }
+        (_, None) => "; a block has been requested".to_owned(),
+        (_, Some(error)) => format!(
+            "; the request for a block cannot be written to {}: {error}{}",
+            requests.dir().display(),
+            io_remedy(error)
+        ),
     }
 }
 
@@ -184,10 +203,10 @@ fn release(locked: &mut Locked<'_>, attachment: &Attachment) -> std::io::Result<
     )
 }
 
-/// A sandbox that could not be attached.
+/// Why a sandbox could not be attached.
 struct SetupError {
     cause: PluginError,
-    /// Whether the link could not be deleted again. Then its addresses must stay taken.
+    /// Whether the link could not be deleted again. Then its addresses must stay allocated.
     link_remains: bool,
 }
 
@@ -200,7 +219,7 @@ impl<E: Into<PluginError>> From<E> for SetupError {
     }
 }
 
-/// Makes the link and everything on it, or no link.
+/// Creates the link and everything on it, or leaves no link.
 async fn setup_interfaces(
     attachment: &Attachment,
     netns: BorrowedFd<'_>,
@@ -208,7 +227,11 @@ async fn setup_interfaces(
     let if_name = &attachment.owner.if_name;
     let (pod, host) = (Rtnl::in_netns(netns)?, Rtnl::new()?);
     if pod.link_exists(if_name).await? {
-        let problem = format!("{if_name} already exists in {}", attachment.netns);
+        let problem = format!(
+            "{if_name} already exists in network namespace {}: the container runtime must call DEL before another ADD, \
+             or set another name",
+            attachment.netns
+        );
         return Err(PluginError::Environment {
             name: "CNI_IFNAME",
             problem,
@@ -225,7 +248,7 @@ async fn setup_interfaces(
     host.add_veth(&pair, netns).await?;
     match configure(attachment, &host, &pod, netns).await {
         Ok(()) => Ok(()),
-        // From here on the link is ours to delete.
+        // From here on this ADD owns the link and has to delete it.
         Err(cause) => {
             let link_remains = host.delete_link(&attachment.host_link).await.is_err();
             Err(SetupError {
@@ -259,33 +282,33 @@ async fn configure(
         mac: None,
         up: Some(true),
     });
-    let inside = loopback
+    let pod_ops = loopback
         .into_iter()
-        .chain(pod::bring_up(&pod::pod_state(attachment)));
-    let outside = pod::bring_up(&pod::host_state(attachment));
-    let (outside_first, outside_then) = outside.into_iter().partition(is_of_link);
-    let (inside_first, inside_then) = inside.partition(is_of_link);
-    apply(host, outside_first).await?;
-    apply(pod, inside_first).await?;
-    // A bridge passes no packets before it has a port that does.
+        .chain(pod::setup_ops(&pod::pod_state(attachment)));
+    let host_ops = pod::setup_ops(&pod::host_state(attachment));
+    let (host_link_ops, host_route_ops) = host_ops.into_iter().partition(is_link_op);
+    let (pod_link_ops, pod_route_ops) = pod_ops.partition(is_link_op);
+    apply(host, host_link_ops).await?;
+    apply(pod, pod_link_ops).await?;
+    // The bridge last: it becomes operational with its first operational port.
     for (kernel, link) in [
         (host, Some(&attachment.host_link)),
         (pod, Some(if_name)),
         (host, bridge),
     ] {
         if let Some(link) = link {
-            operational(kernel, link).await?;
+            wait_until_operational(kernel, link).await?;
         }
     }
     if bridge.is_some() {
         announce(pod, attachment).await?;
     }
-    apply(host, outside_then).await?;
-    apply(pod, inside_then).await
+    apply(host, host_route_ops).await?;
+    apply(pod, pod_route_ops).await
 }
 
-/// Whether this makes a link and its addresses, and not what leads over it.
-fn is_of_link(op: &Op) -> bool {
+/// Whether the operation sets up a link or its addresses, and not routes or neighbours.
+fn is_link_op(op: &Op) -> bool {
     matches!(
         op,
         Op::LinkChange { .. } | Op::PortReplace { .. } | Op::AddressAdd { .. }
@@ -299,10 +322,11 @@ async fn apply(kernel: &Rtnl, ops: Vec<Op>) -> Result<(), PluginError> {
     Ok(())
 }
 
-/// Lets the kernel tell the other ports who has the pod's addresses now: their last owner's Ethernet address may still be in
-/// the caches of its neighbours, and the kernel would doubt it only after seconds. Setting the address that the link has
-/// already is what makes it do so (`inetdev_event`, `ndisc_netdev_event`). It also empties the pod's own neighbour table,
-/// which therefore is filled afterwards.
+/// Makes the kernel announce the pod's addresses to the other ports of the bridge (gratuitous ARP, unsolicited neighbour
+/// advertisement). Their neighbour tables may still have the Ethernet address of the last pod with this address, and the
+/// kernel would verify such an entry only after seconds. The kernel sends the announcement when the Ethernet address of
+/// the link is set, also to its present value (`inetdev_event`, `ndisc_netdev_event`). This also flushes the pod's
+/// neighbour table, so the pod's neighbours are set afterwards.
 async fn announce(pod: &Rtnl, attachment: &Attachment) -> Result<(), PluginError> {
     let op = Op::LinkChange {
         name: attachment.owner.if_name.clone(),
@@ -313,16 +337,18 @@ async fn announce(pod: &Rtnl, attachment: &Attachment) -> Result<(), PluginError
     Ok(pod.apply(&op).await?)
 }
 
-/// Waits until a link passes packets, so that the first one of a pod is not lost.
-async fn operational(kernel: &Rtnl, link: &LinkName) -> Result<(), PluginError> {
-    let until = Instant::now() + WATCH;
+/// Waits until a link passes packets, so that the first packet of a pod is not lost.
+async fn wait_until_operational(kernel: &Rtnl, link: &LinkName) -> Result<(), PluginError> {
+    let deadline = Instant::now() + OPERATIONAL_TIMEOUT;
     while !kernel.link_is_operational(link).await? {
-        if Instant::now() > until {
+        if Instant::now() > deadline {
             return Err(PluginError::TryLater(format!(
-                "link {link} is up but passes no packets"
+                "link {link} is not operational after {} s: ip link show has its state; netweft-agent repairs the links \
+                 of this node",
+                OPERATIONAL_TIMEOUT.as_secs()
             )));
         }
-        // The runtime's clock ticks in milliseconds, and this is its only task.
+        // The timer of the asynchronous runtime has a resolution of a millisecond, and this is the only task.
         std::thread::sleep(Duration::from_micros(100));
     }
     Ok(())

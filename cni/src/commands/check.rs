@@ -1,4 +1,4 @@
-//! CHECK: whether record, link, addresses, neighbours and routes are as ADD left them, on both sides.
+//! CHECK: compares record, links, addresses, neighbours and routes of both sides with the state after ADD.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -23,26 +23,27 @@ pub(super) fn check(
 ) -> Result<(), PluginError> {
     let Some(previous) = &conf.prev_result else {
         return Err(PluginError::Config(
-            "prevResult: CHECK needs the result of ADD".to_owned(),
+            "field prevResult of the network configuration is missing: the container runtime must pass the result of ADD \
+             to CHECK"
+                .to_owned(),
         ));
     };
     let records = store(conf)
         .list()
-        .map_err(attachments_error("read the attachments", conf))?;
-    let mine = |record: &&Attachment| record.owner == *owner;
+        .map_err(attachments_error("read the attachment records", conf))?;
     let Some(attachment) = records
         .values()
         .filter_map(|record| record.as_ref().ok())
-        .find(mine)
+        .find(|record| record.owner == *owner)
     else {
         let problem = format!(
-            "no attachment is recorded for {} {}",
-            owner.container_id, owner.if_name
+            "there is no attachment record for interface {} of container {}",
+            owner.if_name, owner.container_id
         );
-        // One of these may be it.
+        // An unreadable record may be the missing one.
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
-            Some(format!("attachment {ip} cannot be read: {error}"))
+            Some(format!("attachment record {ip} cannot be read: {error}"))
         });
         let problems = std::iter::once(problem).chain(unreadable);
         return Err(PluginError::Check(problems.collect()));
@@ -56,7 +57,7 @@ pub(super) fn check(
             ));
         }
     }
-    problems.extend(not_in_result(attachment, previous));
+    problems.extend(missing_in_result(attachment, previous));
     problems.extend(block_on(compare(attachment, netns_path))?);
     if problems.is_empty() {
         Ok(())
@@ -65,8 +66,8 @@ pub(super) fn check(
     }
 }
 
-/// What the runtime's copy of the result lacks. Later plugins may have added to it.
-fn not_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
+/// The links and addresses that the runtime's copy of the result lacks. Later plugins may have added others.
+fn missing_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
     let texts = |list: &str, field: &str| -> Vec<String> {
         let items = previous
             .get(list)
@@ -79,19 +80,19 @@ fn not_in_result(attachment: &Attachment, previous: &Value) -> Vec<String> {
     };
     let (links, ips) = (texts("interfaces", "name"), texts("ips", "address"));
     let bridge = attachment.bridge.iter().map(|bridge| &bridge.link);
-    let wanted_links = bridge
+    let expected_links = bridge
         .chain([&attachment.host_link, &attachment.owner.if_name])
         .map(ToString::to_string);
-    let wanted_ips = attachment
+    let expected_ips = attachment
         .addresses
         .iter()
-        .map(|address| pod::on_link(address).to_string());
-    let mut problems: Vec<String> = wanted_links
+        .map(|address| pod::link_address(address).to_string());
+    let mut problems: Vec<String> = expected_links
         .filter(|name| !links.contains(name))
         .map(|name| format!("link {name} is not in prevResult"))
         .collect();
     problems.extend(
-        wanted_ips
+        expected_ips
             .filter(|ip| !ips.contains(ip))
             .map(|ip| format!("address {ip} is not in prevResult")),
     );

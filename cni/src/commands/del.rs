@@ -1,6 +1,7 @@
-//! DEL: takes away what belongs to an owner, however much of it there is. Repeatable; needs neither sandbox nor agent.
+//! DEL: removes the links and records of an owner, as far as they exist. DEL can be repeated, and needs neither the sandbox
+//! nor the agent.
 //!
-//! The link goes first. While it exists its addresses are in use, whatever the records say, so they stay taken.
+//! DEL deletes the link first: while the link exists, its addresses are in use and must stay allocated.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +10,7 @@ use netweft_netstate::model::LinkName;
 use netweft_netstate::owner;
 use netweft_netstate::rtnl::Rtnl;
 
-use super::{attachments_error, block_on, lock, say_unreadable, store};
+use super::{attachments_error, block_on, lock, log_unreadable_record, store};
 use crate::attachment::Store;
 use crate::conf::NetConf;
 use crate::env::AttachmentId;
@@ -23,7 +24,7 @@ pub(super) fn del(conf: &NetConf, owner: &AttachmentId) -> Result<(), PluginErro
     let mut addresses = Vec::new();
     let records = store
         .list()
-        .map_err(attachments_error("read the attachments", conf))?;
+        .map_err(attachments_error("read the attachment records", conf))?;
     for (ip, record) in records {
         match record {
             Ok(found) if found.owner == *owner => {
@@ -31,14 +32,14 @@ pub(super) fn del(conf: &NetConf, owner: &AttachmentId) -> Result<(), PluginErro
                 links.insert(found.host_link);
             }
             Ok(_) => {}
-            Err(error) => say_unreadable(ip, &error),
+            Err(error) => log_unreadable_record(ip, &error),
         }
     }
     block_on(delete_links(links))?;
     release(conf, &store, owner, addresses)
 }
 
-/// Deletes links of ours; what else is there under such a name cannot be, as records name only what ADD made.
+/// Deletes links with names of the plugin. Records name no other links.
 pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), PluginError> {
     let kernel = Rtnl::new()?;
     let mut problems = Vec::new();
@@ -47,7 +48,7 @@ pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), Plugin
         .filter(|link| owner::Owner::plugin().owns_link(link))
     {
         if let Err(error) = kernel.delete_link(link).await {
-            problems.push(PluginError::from(error).in_full());
+            problems.push(PluginError::from(error).with_causes());
         }
     }
     if problems.is_empty() {
@@ -57,7 +58,7 @@ pub(super) async fn delete_links(links: BTreeSet<LinkName>) -> Result<(), Plugin
     }
 }
 
-/// Gives the addresses back. Nothing to give back needs no lock.
+/// Releases the addresses. Without addresses, the lock is not needed.
 pub(super) fn release(
     conf: &NetConf,
     store: &Store,
@@ -69,5 +70,5 @@ pub(super) fn release(
     }
     lock(store)?
         .release(owner, addresses)
-        .map_err(attachments_error("remove the attachment", conf))
+        .map_err(attachments_error("remove the attachment record", conf))
 }

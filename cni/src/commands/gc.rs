@@ -1,4 +1,4 @@
-//! GC: takes away what belongs to no attachment that the runtime knows: records, and links without any record.
+//! GC: removes the records and links that belong to no valid attachment of the runtime, and links without record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use netweft_netstate::owner;
 use netweft_netstate::rtnl::Rtnl;
 
 use super::del::{delete_links, release};
-use super::{attachments_error, block_on, say_unreadable, store};
+use super::{attachments_error, block_on, log_unreadable_record, store};
 use crate::conf::{NetConf, ValidAttachment};
 use crate::env::AttachmentId;
 use crate::error::PluginError;
@@ -17,18 +17,20 @@ use crate::pod;
 
 /// Removes as much as possible and reports the rest.
 pub(super) fn gc(conf: &NetConf) -> Result<(), PluginError> {
-    // An absent list must not be taken for an empty one: it would cost every pod its network.
+    // An absent list must not count as an empty list, which would detach every pod.
     let Some(valid) = &conf.valid_attachments else {
         return Err(PluginError::Config(
-            "cni.dev/valid-attachments: GC needs the list".to_owned(),
+            "field cni.dev/valid-attachments of the network configuration is missing: the container runtime must pass the \
+             list of its attachments to GC"
+                .to_owned(),
         ));
     };
-    let valid: BTreeSet<AttachmentId> = valid.iter().filter_map(known).collect();
+    let valid: BTreeSet<AttachmentId> = valid.iter().filter_map(attachment_id).collect();
     let store = store(conf);
     let mut garbage: BTreeMap<AttachmentId, (BTreeSet<LinkName>, Vec<IpAddr>)> = BTreeMap::new();
     let records = store
         .list()
-        .map_err(attachments_error("read the attachments", conf))?;
+        .map_err(attachments_error("read the attachment records", conf))?;
     for (ip, record) in records {
         match record {
             Ok(record) if valid.contains(&record.owner) => {}
@@ -37,36 +39,36 @@ pub(super) fn gc(conf: &NetConf) -> Result<(), PluginError> {
                 links.insert(record.host_link);
                 addresses.push(ip);
             }
-            Err(error) => say_unreadable(ip, &error),
+            Err(error) => log_unreadable_record(ip, &error),
         }
     }
     let mut problems = Vec::new();
     for (owner, (links, addresses)) in garbage {
-        let freed =
+        let removed =
             block_on(delete_links(links)).and_then(|()| release(conf, &store, &owner, addresses));
-        problems.extend(freed.err());
+        problems.extend(removed.err());
     }
-    let live = valid
+    let valid_links = valid
         .iter()
         .map(|owner| pod::identity(owner).host_link)
         .collect();
-    problems.extend(block_on(delete_strays(live)).err());
+    problems.extend(block_on(delete_other_links(valid_links)).err());
     if problems.is_empty() {
         return Ok(());
     }
-    // A link that could not be deleted with its record could not be deleted as a stray either.
-    let said: BTreeSet<String> = problems.into_iter().flat_map(each).collect();
-    Err(PluginError::Teardown(said.into_iter().collect()))
+    // As a set: a link that cannot be deleted with its record fails again without its record.
+    let messages: BTreeSet<String> = problems.into_iter().flat_map(messages).collect();
+    Err(PluginError::Teardown(messages.into_iter().collect()))
 }
 
-fn each(problem: PluginError) -> Vec<String> {
-    match problem {
-        PluginError::Teardown(problems) => problems,
-        other => vec![other.in_full()],
+fn messages(error: PluginError) -> Vec<String> {
+    match error {
+        PluginError::Teardown(messages) => messages,
+        other => vec![other.with_causes()],
     }
 }
 
-fn known(valid: &ValidAttachment) -> Option<AttachmentId> {
+fn attachment_id(valid: &ValidAttachment) -> Option<AttachmentId> {
     let if_name = valid.if_name.parse().ok()?;
     Some(AttachmentId {
         container_id: valid.container_id.clone(),
@@ -74,9 +76,9 @@ fn known(valid: &ValidAttachment) -> Option<AttachmentId> {
     })
 }
 
-/// Deletes links of ours whose names no valid owner has, with a record or without.
-async fn delete_strays(live: BTreeSet<LinkName>) -> Result<(), PluginError> {
+/// Deletes the links with names of the plugin that are not in `valid`, with or without a record.
+async fn delete_other_links(valid: BTreeSet<LinkName>) -> Result<(), PluginError> {
     let state = Rtnl::new()?.read().await?;
-    let stray = |name: &LinkName| owner::Owner::plugin().owns_link(name) && !live.contains(name);
-    delete_links(state.links.into_keys().filter(stray).collect()).await
+    let invalid = |name: &LinkName| owner::Owner::plugin().owns_link(name) && !valid.contains(name);
+    delete_links(state.links.into_keys().filter(invalid).collect()).await
 }

@@ -1,6 +1,6 @@
-//! What the runtime can ask for: the shell around the pure parts, one file per command (CNI_COMMAND).
+//! The commands (CNI_COMMAND), one file for each: they read, call the pure parts, and apply the result.
 //!
-//! Files are read and written on the main thread before and after the runtime's `block_on`; only netlink runs inside it.
+//! Only netlink requests run in the asynchronous runtime (`block_on`). Files are read and written outside of it.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -20,13 +20,13 @@ mod gc;
 mod status;
 mod sysctl;
 
-/// How long a command waits for the lock. Its holders need less than a millisecond each, unless one is stopped.
+/// How long a command waits for the lock. A process holds it for less than a millisecond, unless the process is stopped.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Carries out one request and returns the text for standard output: the result, or the answer that says why not.
+/// Executes one request and returns the text for standard output.
 ///
 /// # Errors
-/// The answer to print before leaving with a failure.
+/// The error, and the version of the specification in which to print it.
 pub fn run(
     get: impl Fn(&str) -> Option<String>,
     input: &[u8],
@@ -39,17 +39,13 @@ pub fn run(
         return Ok(version(input));
     }
     let conf: NetConf = serde_json::from_slice(input)
-        .map_err(|source| PluginError::Decode {
-            what: "the configuration on standard input",
-            source,
-        })
-        .map_err(|error| (error, CNI_VERSION.to_owned()))?;
-    let answer_in = if SUPPORTED_VERSIONS.contains(&conf.cni_version.as_str()) {
+        .map_err(|source| (PluginError::Decode(source), CNI_VERSION.to_owned()))?;
+    let result_version = if SUPPORTED_VERSIONS.contains(&conf.cni_version.as_str()) {
         &conf.cni_version
     } else {
         CNI_VERSION
     };
-    dispatch(command, &environment, &conf).map_err(|error| (error, answer_in.to_owned()))
+    dispatch(command, &environment, &conf).map_err(|error| (error, result_version.to_owned()))
 }
 
 fn dispatch<F: Fn(&str) -> Option<String>>(
@@ -57,65 +53,64 @@ fn dispatch<F: Fn(&str) -> Option<String>>(
     environment: &Environment<F>,
     conf: &NetConf,
 ) -> Result<String, PluginError> {
-    supported(command, &conf.cni_version)?;
+    check_version(command, &conf.cni_version)?;
     if conf.name.is_empty() {
         return Err(PluginError::Config(
-            "the configuration has no name".to_owned(),
+            "field name of the network configuration is missing or empty: the container runtime must pass the name of \
+             the network"
+                .to_owned(),
         ));
     }
-    let done = |()| String::new();
+    let no_result = |()| String::new();
     match command {
         Command::Add => {
             host_ports::check(&conf.runtime_config, &environment.path())?;
             add::add(
                 conf,
-                environment.owner()?,
+                environment.attachment_id()?,
                 environment.netns()?,
                 environment.pod()?,
             )
         }
-        Command::Del => del::del(conf, &environment.owner()?).map(done),
+        Command::Del => del::del(conf, &environment.attachment_id()?).map(no_result),
         Command::Check => {
-            check::check(conf, &environment.owner()?, &environment.netns()?).map(done)
+            check::check(conf, &environment.attachment_id()?, &environment.netns()?).map(no_result)
         }
-        Command::Status => status::status(conf).map(done),
-        Command::Gc => gc::gc(conf).map(done),
+        Command::Status => status::status(conf).map(no_result),
+        Command::Gc => gc::gc(conf).map(no_result),
         Command::Version => Ok(version(&[])),
     }
 }
 
-/// CHECK came with 0.4.0, STATUS and GC with 1.1.0.
-fn supported(command: Command, version: &str) -> Result<(), PluginError> {
-    let since = match command {
-        Command::Add | Command::Del | Command::Version => "0.3.1",
-        Command::Check => "0.4.0",
-        Command::Status | Command::Gc => "1.1.0",
+/// Checks that the version of the configuration supports the command.
+fn check_version(command: Command, version: &str) -> Result<(), PluginError> {
+    // CHECK exists since 0.4.0, STATUS and GC since 1.1.0.
+    let supported: &'static [&'static str] = match command {
+        Command::Add | Command::Del | Command::Version => &SUPPORTED_VERSIONS,
+        Command::Check => &["0.4.0", "1.0.0", CNI_VERSION],
+        Command::Status | Command::Gc => &[CNI_VERSION],
     };
-    let position = |version: &str| {
-        SUPPORTED_VERSIONS
-            .iter()
-            .position(|known| *known == version)
-    };
-    match position(version) {
-        Some(found) if Some(found) >= position(since) => Ok(()),
-        _ => Err(PluginError::Version {
-            found: version.to_owned(),
-            command: command.to_string(),
-        }),
+    if supported.contains(&version) {
+        return Ok(());
     }
+    Err(PluginError::Version {
+        found: version.to_owned(),
+        command: command.to_string(),
+        supported,
+    })
 }
 
-/// Answers in the version that was asked in, if it is one at all.
+/// The result of VERSION: in the version of the input if it is supported, else in the newest.
 fn version(input: &[u8]) -> String {
-    let asked = serde_json::from_slice::<serde_json::Value>(input).ok();
-    let asked = asked
+    let conf = serde_json::from_slice::<serde_json::Value>(input).ok();
+    let requested = conf
         .as_ref()
         .and_then(|conf| conf.get("cniVersion"))
         .and_then(serde_json::Value::as_str);
-    let answer_in = asked
-        .filter(|asked| SUPPORTED_VERSIONS.contains(asked))
+    let result_version = requested
+        .filter(|version| SUPPORTED_VERSIONS.contains(version))
         .unwrap_or(CNI_VERSION);
-    serde_json::json!({ "cniVersion": answer_in, "supportedVersions": SUPPORTED_VERSIONS })
+    serde_json::json!({ "cniVersion": result_version, "supportedVersions": SUPPORTED_VERSIONS })
         .to_string()
 }
 
@@ -123,17 +118,20 @@ fn store(conf: &NetConf) -> Store {
     Store::new(Path::new(&conf.run_dir))
 }
 
-/// What is the matter with the directory of attachments.
+/// An error of the directory of attachment records.
 fn attachments_error(
-    tried: &str,
+    operation: &str,
     conf: &NetConf,
 ) -> impl Fn(std::io::Error) -> PluginError + use<> {
-    io_error(&format!("{tried} in {}/attachments", conf.run_dir))
+    io_error(&format!("{operation} in {}/attachments", conf.run_dir))
 }
 
-/// Names a record that cannot be read. Whose it is is not known, so it is nobody's to take away.
-fn say_unreadable(ip: IpAddr, error: &std::io::Error) {
-    eprintln!("attachment {ip} cannot be read and stays: {error}");
+/// Reports a record that cannot be read. Its owner is unknown, so no command removes it.
+fn log_unreadable_record(ip: IpAddr, error: &std::io::Error) {
+    eprintln!(
+        "attachment record {ip} cannot be read, and its address stays allocated: {error}; delete the record when no pod \
+         has the address"
+    );
 }
 
 fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError + use<> {
@@ -144,16 +142,19 @@ fn io_error(what: &str) -> impl Fn(std::io::Error) -> PluginError + use<> {
     }
 }
 
-/// Takes the lock of the store.
+/// Acquires the lock of the store.
 fn lock(store: &Store) -> Result<crate::attachment::Locked<'_>, PluginError> {
-    store
-        .lock(LOCK_TIMEOUT)
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => PluginError::TryLater(
-                "another process keeps the lock in the run directory".to_owned(),
-            ),
-            _ => io_error("take the lock in the run directory")(error),
-        })
+    store.lock(LOCK_TIMEOUT).map_err(|error| {
+        let path = store.lock_file();
+        let path = path.display();
+        match error.kind() {
+            std::io::ErrorKind::WouldBlock => PluginError::TryLater(format!(
+                "another process has held the lock {path} for {} s: find the process with lslocks, and continue or end it",
+                LOCK_TIMEOUT.as_secs()
+            )),
+            _ => io_error(&format!("acquire the lock {path}"))(error),
+        }
+    })
 }
 
 /// Runs the netlink part of a command on this thread.
@@ -162,6 +163,6 @@ fn block_on<T, E: From<PluginError>>(work: impl Future<Output = Result<T, E>>) -
         .enable_all()
         .build();
     runtime
-        .map_err(io_error("start the runtime"))?
+        .map_err(io_error("start the asynchronous runtime of the plugin"))?
         .block_on(work)
 }

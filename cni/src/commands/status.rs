@@ -1,8 +1,8 @@
-//! STATUS: whether ADD would be served.
+//! STATUS: whether ADD can succeed.
 //!
-//! The kubelet takes 50 for a node that is not ready and evicts its pods after five minutes. So it means one thing only:
-//! this boot's first sync is not done. A stopped agent does not matter to ADD, and a full pool is ADD's own answer, as is a
-//! disk that is full or read-only: pods that run need neither.
+//! For code 50 the kubelet reports the node as not ready, and its pods are evicted after five minutes. STATUS therefore
+//! answers 50 for one reason only: the agent has not finished its first sync after the boot. ADD works while the agent is
+//! stopped. A full pool and a full or read-only disk are errors of ADD, because running pods need neither.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::conf::NetConf;
 use crate::error::PluginError;
 use crate::node::{NodeConfig, NodeConfigError};
 
-/// Looks at what ADD needs: the node's configuration, the records, the kernel.
+/// Checks the inputs of ADD: `node.json`, the attachment records, netlink.
 pub(super) fn status(conf: &NetConf) -> Result<(), PluginError> {
     match NodeConfig::read(Path::new(&conf.run_dir)) {
         Ok(_) => {}
@@ -23,8 +23,8 @@ pub(super) fn status(conf: &NetConf) -> Result<(), PluginError> {
         Err(error) => return Err(PluginError::Node(error)),
     }
     store(conf)
-        .taken()
-        .map_err(attachments_error("read the attachments", conf))?;
+        .allocated()
+        .map_err(attachments_error("read the attachment records", conf))?;
     block_on(async {
         let loopback = "lo"
             .parse()

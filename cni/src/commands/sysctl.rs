@@ -1,4 +1,4 @@
-//! Settings of a pod's link that netlink cannot make.
+//! Settings of a pod's link that netlink does not have.
 
 use std::fs;
 use std::io;
@@ -9,11 +9,11 @@ use netweft_netstate::model::LinkName;
 use super::io_error;
 use crate::error::PluginError;
 
-/// Loose reverse path filtering on the host's end: replies to what came through a tunnel may take another way, and what a
-/// pod may send from is decided elsewhere. Router advertisements from pods are never believed (CVE-2020-10749).
+/// The host's end. `ipv6`: whether the pod has an IPv6 address.
 ///
-/// And whatever the node's defaults for new links are, packets from the pod are forwarded, and with `ipv6`, if the pod has an IPv6 address,
-/// the link takes IPv6.
+/// Reverse path filtering is loose (RFC 3704, section 2.4), because a reply to a tunnelled packet can leave by another link.
+/// Router advertisements of pods are ignored (CVE-2020-10749). Forwarding and IPv6 are enabled, whatever the node's
+/// defaults for new links are.
 pub(super) fn host(link: &LinkName, ipv6: bool) -> Result<(), PluginError> {
     write("ipv4", link, "rp_filter", "2")?;
     write("ipv4", link, "forwarding", "1")?;
@@ -30,12 +30,14 @@ fn needs_ipv6() -> Result<(), PluginError> {
         return Ok(());
     }
     Err(PluginError::TryLater(
-        "this node's kernel has no IPv6, and the pod is to have an IPv6 address: boot the node without ipv6.disable=1, or keep it out of the IPv6 pools by spec.nodeSelector".to_owned(),
+        "the kernel of this node has no IPv6, but the pod gets an IPv6 address: boot the node without ipv6.disable=1, or \
+         exclude the node from IPv6 IPPools by spec.nodeSelector"
+            .to_owned(),
     ))
 }
 
-/// Inside the pod's namespace. `ipv6`: whether the pod has an IPv6 address; some runtimes disable the family by default.
-/// `announces`: whether the link tells its neighbours when it gets an Ethernet address.
+/// The pod's end. `ipv6`: whether the pod has an IPv6 address; some runtimes disable the family by default. `announces`:
+/// whether the kernel announces the pod's addresses when the link gets an Ethernet address.
 pub(super) fn pod(link: &LinkName, ipv6: bool, announces: bool) -> Result<(), PluginError> {
     if ipv6 {
         write("ipv6", link, "disable_ipv6", "0")?;

@@ -36,8 +36,8 @@ fn attachment() -> Attachment {
     }
 }
 
-fn words(state: &NetworkState) -> Vec<String> {
-    bring_up(state).iter().map(ToString::to_string).collect()
+fn setup_lines(state: &NetworkState) -> Vec<String> {
+    setup_ops(state).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn host_side_has_route_and_neighbour_per_address() {
         format!("add route 10.244.0.5/32 dev {link}"),
         format!("add route fd00::5/128 dev {link}"),
     ];
-    assert_eq!(words(&host_state(&attachment())), expected);
+    assert_eq!(setup_lines(&host_state(&attachment())), expected);
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn pod_side_has_addresses_and_default_routes() {
         "add route 0.0.0.0/0 via 169.254.1.1 dev eth0".to_owned(),
         "add route ::/0 via fe80::1 dev eth0".to_owned(),
     ];
-    assert_eq!(words(&pod_state(&attachment())), expected);
+    assert_eq!(setup_lines(&pod_state(&attachment())), expected);
 }
 
 #[test]
@@ -107,11 +107,11 @@ fn differences_name_only_missing_objects() {
     actual.routes.pop_first();
     actual.links.values_mut().for_each(|link| link.up = false);
     let link = identity(&owner()).host_link;
-    let said = [
+    let found = [
         format!("link {link} is down"),
-        format!("undone: add route 10.244.0.5/32 dev {link}"),
+        format!("not in effect: add route 10.244.0.5/32 dev {link}"),
     ];
-    assert_eq!(differences(&actual, &expected), said);
+    assert_eq!(differences(&actual, &expected), found);
 }
 
 fn bridged() -> Attachment {
@@ -137,7 +137,7 @@ fn bridged_host_side_has_only_port_in_hairpin_mode() {
         format!("set link {link} master nw-br0 hairpin on"),
         format!("set link {link} up"),
     ];
-    assert_eq!(words(&host_state(&bridged())), expected);
+    assert_eq!(setup_lines(&host_state(&bridged())), expected);
 }
 
 #[test]
@@ -153,38 +153,43 @@ fn bridged_pod_has_block_route_and_bridge_as_gateway() {
         "add route 0.0.0.0/0 via 10.244.0.1 dev eth0",
         "add route ::/0 via fd00::1 dev eth0",
     ];
-    assert_eq!(words(&pod_state(&bridged())), expected);
+    assert_eq!(setup_lines(&pod_state(&bridged())), expected);
 }
 
 #[test]
 fn port_on_other_bridge_or_without_hairpin_differs() {
     let expected = host_state(&bridged());
     let link = identity(&owner()).host_link;
-    let undone = [format!("undone: set link {link} master nw-br0 hairpin on")];
+    let missing = [format!(
+        "not in effect: set link {link} master nw-br0 hairpin on"
+    )];
     let differs = |change: fn(&mut Port)| {
         let mut actual = expected.clone();
         actual.ports.values_mut().for_each(change);
         differences(&actual, &expected)
     };
     assert_eq!(differs(|_| {}), Vec::<String>::new());
-    assert_eq!(differs(|port| port.hairpin = false), undone);
-    assert_eq!(differs(|port| port.master = "br0".parse().unwrap()), undone);
+    assert_eq!(differs(|port| port.hairpin = false), missing);
+    assert_eq!(
+        differs(|port| port.master = "br0".parse().unwrap()),
+        missing
+    );
     let mut actual = expected.clone();
     actual.ports.clear();
-    assert_eq!(differences(&actual, &expected), undone);
+    assert_eq!(differences(&actual, &expected), missing);
 }
 
 #[test]
 fn bridged_pod_requires_bridge_and_gateways() {
-    let said = differences(&NetworkState::default(), &bridge_state(&bridged()));
+    let found = differences(&NetworkState::default(), &bridge_state(&bridged()));
     let expected = [
         "link nw-br0 is missing",
-        "undone: add address 10.244.0.1/26 dev nw-br0",
-        "undone: add address fd00::1/122 dev nw-br0",
-        "undone: add address fe80::1/64 dev nw-br0",
-        "undone: add route 10.244.0.0/26 dev nw-br0 src 10.244.0.1",
-        "undone: add route fd00::/122 dev nw-br0 src fd00::1",
+        "not in effect: add address 10.244.0.1/26 dev nw-br0",
+        "not in effect: add address fd00::1/122 dev nw-br0",
+        "not in effect: add address fe80::1/64 dev nw-br0",
+        "not in effect: add route 10.244.0.0/26 dev nw-br0 src 10.244.0.1",
+        "not in effect: add route fd00::/122 dev nw-br0 src fd00::1",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(found, expected);
     assert_eq!(bridge_state(&attachment()), NetworkState::default());
 }

@@ -1,6 +1,6 @@
-//! No room.
+//! The plugin on a full disk.
 
-use super::lab::{Namespace, skipped};
+use super::netns_node::{Namespace, skipped};
 use super::{Disk, gc, node_on, refuses, used, works};
 
 #[test]
@@ -11,12 +11,17 @@ fn netns_add_on_full_disk_is_refused_and_leaves_nothing() {
     let disk = Disk::new();
     let node = used(node_on(&disk));
     disk.fill_up_to(0);
-    refuses(&node, "attachments", "make room", "No space left on device");
-    disk.make_room();
+    refuses(
+        &node,
+        "attachments",
+        "free blocks (df) or inodes (df -i)",
+        "No space left on device",
+    );
+    disk.free_space();
     works(&node);
 }
 
-/// A record takes two names and one for the file aside: whichever is the one too many, none stays.
+/// A record needs two directory entries, and a temporary file a third: whichever fails, none stays.
 #[test]
 fn netns_add_without_inodes_for_records_leaves_nothing() {
     if skipped() {
@@ -24,12 +29,17 @@ fn netns_add_without_inodes_for_records_leaves_nothing() {
     }
     let disk = Disk::new();
     let node = used(node_on(&disk));
-    for names in 0..3 {
-        disk.use_up_names_up_to(names);
-        refuses(&node, "attachments", "make room", "No space left on device");
-        disk.make_room();
+    for inodes in 0..3 {
+        disk.fill_inodes_up_to(inodes);
+        refuses(
+            &node,
+            "attachments",
+            "free blocks (df) or inodes (df -i)",
+            "No space left on device",
+        );
+        disk.free_space();
     }
-    disk.use_up_names_up_to(3);
+    disk.fill_inodes_up_to(3);
     works(&node);
 }
 
@@ -38,17 +48,22 @@ fn netns_add_without_inode_for_lock_leaves_nothing() {
     if skipped() {
         return;
     }
-    for (names, file) in [(0, "attachments"), (1, "lock")] {
+    for (inodes, file) in [(0, "attachments"), (1, "lock")] {
         let disk = Disk::new();
         let node = node_on(&disk);
-        disk.use_up_names_up_to(names);
-        refuses(&node, file, "make room", "No space left on device");
-        disk.make_room();
+        disk.fill_inodes_up_to(inodes);
+        refuses(
+            &node,
+            file,
+            "free blocks (df) or inodes (df -i)",
+            "No space left on device",
+        );
+        disk.free_space();
         works(&node);
     }
 }
 
-/// Which address was the last is kept in the lock, and is worth less than a pod.
+/// The allocation cursors in the lock file are optional.
 #[test]
 fn netns_add_with_disk_space_for_record_only_succeeds() {
     if skipped() {
@@ -74,7 +89,7 @@ fn netns_check_del_and_gc_work_on_full_disk() {
     assert!(gc(&node, &["one"]).success);
     assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
     assert!(node.namespace.pings("10.244.0.2"));
-    // The other's record has made room.
+    // The deleted record has freed space.
     disk.fill_up_to(0);
     assert!(node.del("one", &pods[0].path()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());

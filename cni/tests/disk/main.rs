@@ -1,8 +1,8 @@
-//! The plugin on a disk that is full, read-only or littered: what cannot be done is said, nothing half-made stays, and no
-//! address is handed out whose record nobody can read.
+//! The plugin on a full or read-only disk, and with unreadable records: errors name the file and the remedy, a failed
+//! command leaves nothing, and no address with an unreadable record is allocated.
 //!
-//! The disk is a tmpfs in a mount namespace of the test's own, which a child holds and whose files are reached through
-//! `/proc/PID/root`.
+//! The disk is a tmpfs in a mount namespace of the test. A child process keeps the mount namespace, and its files are
+//! accessible by `/proc/PID/root`.
 
 #![expect(
     clippy::expect_used,
@@ -12,18 +12,18 @@
 )]
 
 mod full;
-#[expect(dead_code, reason = "the other tests use the rest of it")]
-#[path = "../lab/mod.rs"]
-mod lab;
-mod litter;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "../netns_node/mod.rs"]
+mod netns_node;
 mod read_only;
+mod unreadable_records;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use lab::{Answer, Namespace, Node, pool};
+use netns_node::{Namespace, Node, PluginOutput, pool};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -64,22 +64,22 @@ impl Disk {
         PathBuf::from(format!("/proc/{}/root{mount_point}", self.holder.id()))
     }
 
-    /// Makes it `ro` or `rw`.
-    fn remount(&self, how: &str) {
+    /// Remounts the file system with `ro` or `rw`.
+    fn remount(&self, option: &str) {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
-        let remount = format!("remount,{how}");
-        let done = Command::new("nsenter")
+        let remount = format!("remount,{option}");
+        let status = Command::new("nsenter")
             .args([&namespace, "mount", "-o", &remount])
             .arg(self.mount_point.path())
             .status();
-        assert!(done.unwrap().success());
+        assert!(status.unwrap().success());
     }
 
     fn filler(&self) -> PathBuf {
         self.path().join("filler")
     }
 
-    /// Leaves room for so many pages.
+    /// Leaves this number of pages free.
     fn fill_up_to(&self, pages: u64) {
         let mut filler = File::create(self.filler()).unwrap();
         let mut length = 0;
@@ -89,17 +89,17 @@ impl Disk {
         filler.set_len(length - pages * PAGE).unwrap();
     }
 
-    /// Leaves so many file names, whatever their files hold.
-    fn use_up_names_up_to(&self, names: usize) {
+    /// Leaves this number of inodes free.
+    fn fill_inodes_up_to(&self, inodes: usize) {
         fs::create_dir(self.filler()).unwrap();
         let name = |n: usize| self.filler().join(n.to_string());
         let used = (0..).take_while(|n| File::create(name(*n)).is_ok()).count();
-        for n in 0..names {
+        for n in 0..inodes {
             fs::remove_file(name(used - 1 - n)).unwrap();
         }
     }
 
-    fn make_room(&self) {
+    fn free_space(&self) {
         let _ = fs::remove_file(self.filler());
         let _ = fs::remove_dir_all(self.filler());
     }
@@ -112,14 +112,14 @@ impl Drop for Disk {
     }
 }
 
-/// A node whose state is on the disk.
+/// A node whose run directory is on the disk.
 fn node_on(disk: &Disk) -> Node {
     let node = Node::in_dir(disk.path(), Box::new(()));
     node.configure(&[pool("p", &BLOCKS)]);
     node
 }
 
-/// After a pod has come and gone, so that all directories are there.
+/// The node after ADD and DEL of a pod: all directories exist.
 fn used(node: Node) -> Node {
     let pod = Namespace::new();
     assert!(node.add("first", &pod).success);
@@ -127,12 +127,12 @@ fn used(node: Node) -> Node {
     node
 }
 
-fn status(node: &Node) -> Answer {
+fn status(node: &Node) -> PluginOutput {
     node.raw("STATUS", &[], &node.conf().to_string())
 }
 
-/// GC when the runtime knows of the first links of these containers.
-fn gc(node: &Node, valid: &[&str]) -> Answer {
+/// GC with the first links of these containers as valid attachments.
+fn gc(node: &Node, valid: &[&str]) -> PluginOutput {
     let mut conf = node.conf();
     let valid = valid
         .iter()
@@ -141,17 +141,17 @@ fn gc(node: &Node, valid: &[&str]) -> Answer {
     node.raw("GC", &[], &conf.to_string())
 }
 
-/// A refusal that names the file, what to do and the cause, and left nothing.
-fn refuses(node: &Node, file: &str, advice: &str, cause: &str) {
+/// ADD fails with an error that has the file, the remedy and the cause, and leaves nothing.
+fn refuses(node: &Node, file: &str, remedy: &str, cause: &str) {
     let pod = Namespace::new();
     let refused = node.add("one", &pod);
     assert_eq!(refused.code(), 5, "{refused:?}");
-    assert!(refused.message().contains(advice), "{refused:?}");
+    assert!(refused.message().contains(remedy), "{refused:?}");
     let file = node.run_dir().join(file).display().to_string();
     let details = refused.json["details"].as_str().unwrap();
-    let said = format!("{}: {details}", refused.message());
-    for word in [&file, cause] {
-        assert!(said.contains(word), "{word}: {refused:?}");
+    let error = format!("{}: {details}", refused.message());
+    for text in [&file, cause] {
+        assert!(error.contains(text), "{text}: {refused:?}");
     }
     assert_eq!(node.leftovers(), Vec::<String>::new());
     assert!(!pod.ip("link show").contains("eth0"));

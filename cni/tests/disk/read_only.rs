@@ -1,9 +1,9 @@
-//! Nothing can be written.
+//! The plugin on a read-only disk.
 
-use super::lab::{Namespace, Node, skipped};
+use super::netns_node::{Namespace, Node, skipped};
 use super::{Disk, gc, node_on, refuses, status, used, works};
 
-/// A node that is not ready loses its pods, and those that run need no room.
+/// The pods of a node that is not ready are evicted, but running pods need no disk space.
 #[test]
 fn netns_status_on_full_or_read_only_disk_succeeds() {
     if skipped() {
@@ -29,12 +29,7 @@ fn netns_add_on_read_only_disk_leaves_nothing() {
         let disk = Disk::new();
         let node = prepare(node_on(&disk));
         disk.remount("ro");
-        refuses(
-            &node,
-            file,
-            "mount it so that it can be written",
-            "Read-only file system",
-        );
+        refuses(&node, file, "mount it read-write", "Read-only file system");
         disk.remount("rw");
         works(&node);
     }
@@ -53,9 +48,7 @@ fn netns_del_on_read_only_disk_fails_and_keeps_address() {
     let refused = node.del("one", &pod.path());
     assert_eq!(refused.code(), 5);
     assert!(
-        refused
-            .message()
-            .contains("mount it so that it can be written"),
+        refused.message().contains("mount it read-write"),
         "{refused:?}"
     );
     assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);

@@ -1,4 +1,4 @@
-//! What ADD makes, and that it makes all of it or nothing.
+//! ADD: what it creates, and that it creates everything or nothing.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::DUAL;
-use super::lab::{Answer, Namespace, Node, environment, pool, skipped};
+use super::netns_node::{Namespace, Node, PluginOutput, environment, pool, skipped};
 
 #[test]
 fn netns_pods_and_node_reach_each_other_dual_stack() {
@@ -41,7 +41,8 @@ fn netns_pods_and_node_reach_each_other_dual_stack() {
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }
 
-/// The kernel gives the end that came up first its queue when its link watch runs, which it puts off when it ran lately.
+/// The kernel activates the queue of the end that was set up first when its link watch runs, which it delays if it ran
+/// recently.
 #[test]
 fn netns_first_packet_after_add_arrives() {
     if skipped() {
@@ -63,7 +64,7 @@ fn netns_pod_links_have_required_settings() {
     }
     let node = Node::new(&DUAL);
     let pod = Namespace::new();
-    // As some runtimes leave it.
+    // As some runtimes set it.
     pod.set("net/ipv6/conf/default/disable_ipv6", "1");
     let answer = node.add("one", &pod);
     let host_link = answer.json["interfaces"][0]["name"].as_str().unwrap();
@@ -82,13 +83,13 @@ fn netns_pod_links_have_required_settings() {
             .contains("addrgenmode none")
     );
     let inside = addresses(&pod, "eth0");
-    for word in [
+    for setting in [
         "mtu 1350",
         "inet 10.244.0.2/32 scope global eth0",
         "inet6 fd00:244::2/128 scope global nodad",
     ] {
         assert!(
-            inside.contains(word) && !inside.contains("fe80"),
+            inside.contains(setting) && !inside.contains("fe80"),
             "{inside}"
         );
     }
@@ -144,7 +145,7 @@ fn netns_failed_add_is_rolled_back() {
     }
     let node = Node::new(&DUAL);
     let pod = Namespace::new();
-    // Somebody's route at the pod's key: the kernel refuses ours after the link is made.
+    // A foreign route with the key of the pod's route: the kernel refuses the latter after the link is created.
     node.namespace
         .ip("route add blackhole 10.244.0.2/32 metric 20 proto 4");
     let before = node.leftovers();
@@ -172,11 +173,16 @@ fn netns_add_with_full_block_is_refused_and_leaves_nothing() {
     assert_eq!(node.add("one", &pods[0]).ips(), ["10.244.0.2"]);
     let before = node.leftovers();
     let refused = node.add("two", &pods[1]);
-    let said = (refused.code(), refused.message());
-    assert_eq!(said, (11, "no free address in pool p (10.244.0.0/30)"));
+    assert!(
+        refused.code() == 11
+            && refused
+                .message()
+                .starts_with("no free address in IPPool p (block 10.244.0.0/30): "),
+        "{refused:?}"
+    );
     assert_eq!(node.leftovers(), before);
     assert!(!pods[1].ip("link show").contains("eth0"));
-    // What a runtime does after a failure.
+    // A runtime calls DEL after a failed ADD.
     assert!(node.del("two", &pods[1].path()).success);
     assert_eq!(node.leftovers(), before);
     assert!(node.del("one", "").success);
@@ -192,7 +198,7 @@ fn netns_hundred_parallel_adds_get_distinct_addresses() {
     let pods: Vec<(String, Namespace)> = (0..100)
         .map(|n| (format!("pod-{n}"), Namespace::new()))
         .collect();
-    let together = |command: &str| {
+    let in_parallel = |command: &str| {
         let conf = node.conf().to_string();
         let start = |(name, pod): &(String, Namespace)| {
             node.start(command, &environment(name, &pod.path()), &conf)
@@ -205,10 +211,10 @@ fn netns_hundred_parallel_adds_get_distinct_addresses() {
     };
     for _ in 0..3 {
         let mut ips = BTreeSet::new();
-        for output in together("ADD") {
-            let said = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success(), "{said}");
-            let result: Value = serde_json::from_str(&said).unwrap();
+        for output in in_parallel("ADD") {
+            let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{stdout}");
+            let result: Value = serde_json::from_str(&stdout).unwrap();
             ips.extend(
                 result["ips"]
                     .as_array()
@@ -219,7 +225,8 @@ fn netns_hundred_parallel_adds_get_distinct_addresses() {
         }
         assert_eq!(ips.len(), 200);
         assert_eq!(node.records().len(), 200);
-        assert!(together("DEL").iter().all(|output| output.status.success()));
+        let outputs = in_parallel("DEL");
+        assert!(outputs.iter().all(|output| output.status.success()));
         assert_eq!(node.leftovers(), Vec::<String>::new());
     }
 }
@@ -234,8 +241,9 @@ fn netns_add_with_lock_held_elsewhere_times_out() {
     let store = netweft_cni::attachment::Store::new(node.run_dir());
     let held = store.lock(Duration::ZERO).unwrap();
     let refused = node.add("one", &pod);
+    let lock = store.lock_file().display().to_string();
     assert!(
-        refused.code() == 11 && refused.message().contains("lock"),
+        refused.code() == 11 && refused.message().contains(&lock),
         "{refused:?}"
     );
     drop(held);
@@ -249,14 +257,14 @@ fn netns_del_after_killed_add_removes_everything() {
     }
     let node = Node::new(&DUAL);
     let conf = node.conf().to_string();
-    let mut cut = 0;
+    let mut interrupted = 0;
     for step in 0..80_u64 {
         let pod = Namespace::new();
         let mut child = node.start("ADD", &environment("one", &pod.path()), &conf);
         std::thread::sleep(Duration::from_micros(step * 100));
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
-        cut += u32::from(!output.status.success() && !node.leftovers().is_empty());
+        interrupted += u32::from(!output.status.success() && !node.leftovers().is_empty());
         assert!(node.del("one", &pod.path()).success);
         let hidden = |name: &String| !name.starts_with('.');
         assert_eq!(
@@ -275,10 +283,13 @@ fn netns_del_after_killed_add_removes_everything() {
         assert!(node.del("one", &pod.path()).success);
         assert_eq!(node.leftovers(), Vec::<String>::new());
     }
-    assert!(cut >= 3, "only {cut} of 80 were cut in the middle");
+    assert!(
+        interrupted >= 3,
+        "only {interrupted} of 80 were killed before the end"
+    );
 }
 
-/// The agent takes blocks away, and `netweft-agent clean` all of them.
+/// The agent withdraws blocks, and `netweft-agent clean` withdraws all of them.
 #[test]
 fn netns_add_after_lock_wait_uses_current_blocks() {
     if skipped() {
@@ -292,12 +303,12 @@ fn netns_add_after_lock_wait_uses_current_blocks() {
     let mut waiting = node.start("ADD", &environment("one", &pod.path()), &conf);
     let lock = node.run_dir().join("lock");
     while !has_open(waiting.id(), &lock) {
-        assert!(waiting.try_wait().unwrap().is_none(), "it does not wait");
+        assert!(waiting.try_wait().unwrap().is_none(), "ADD does not wait");
         std::thread::sleep(Duration::from_millis(1));
     }
     node.configure(&[pool("default", &["10.244.9.0/29"])]);
     drop(held);
-    let answer = Answer::of(&waiting.wait_with_output().unwrap());
+    let answer = PluginOutput::of(&waiting.wait_with_output().unwrap());
     assert_eq!(answer.ips(), ["10.244.9.2"]);
 }
 
@@ -307,7 +318,7 @@ fn has_open(process: u32, path: &Path) -> bool {
     targets.any(|target| target == path)
 }
 
-/// The chained plugin portmap would fail after an address is used, at DEL too.
+/// The chained plugin portmap would fail after an address is allocated, and at DEL too.
 #[test]
 fn netns_host_port_without_nft_or_iptables_is_refused() {
     if skipped() {
@@ -318,7 +329,7 @@ fn netns_host_port_without_nft_or_iptables_is_refused() {
     let programs = tempfile::tempdir().unwrap();
     let path = format!("{}:/nowhere", programs.path().display());
     let namespace = pod.path();
-    let ask = |command: &str, mappings: &str| {
+    let call = |command: &str, mappings: &str| {
         let mut conf = node.conf();
         conf["runtimeConfig"] = serde_json::from_str(mappings).unwrap();
         let environment = [&environment("one", &namespace)[..], &[("PATH", &path)]].concat();
@@ -327,26 +338,27 @@ fn netns_host_port_without_nft_or_iptables_is_refused() {
     let web =
         r#"{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp","hostIP":""}]}"#;
     let before = node.leftovers();
-    let refused = ask("ADD", web);
+    let refused = call("ADD", web);
     let expected = format!(
-        "the pod has hostPort 8080, and this node has neither nft nor iptables on the container runtime's PATH ({path}) to forward it: install nftables or iptables on the node, run the pod on another node, or remove hostPort from the pod"
+        "the pod has hostPort 8080, but neither nft nor iptables is on the container runtime's PATH ({path}) on this node: \
+         install nftables or iptables on the node, run the pod on another node, or remove hostPort from the pod"
     );
     assert_eq!((refused.code(), refused.message()), (11, expected.as_str()));
     assert_eq!(node.leftovers(), before);
-    assert!(ask("DEL", web).success);
-    // Without host ports, from containerd and from other runtimes; `{}` is also what a configuration from an older agent gives.
+    assert!(call("DEL", web).success);
+    // Without host ports: from containerd, and from other runtimes or with the configuration of an older agent.
     for (mappings, address) in [(r#"{"portMappings":null}"#, 2), ("{}", 3)] {
         let expected = format!("10.244.0.{address}");
-        assert_eq!(ask("ADD", mappings).ips(), [expected], "{mappings}");
-        // DEL frees the address, whatever the node lacks.
-        assert!(ask("DEL", web).success);
+        assert_eq!(call("ADD", mappings).ips(), [expected], "{mappings}");
+        // DEL releases the address without nft and iptables.
+        assert!(call("DEL", web).success);
         assert!(node.records().is_empty());
     }
     let nft = programs.path().join("nft");
     fs::write(&nft, "").unwrap();
     fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(ask("ADD", web).ips(), ["10.244.0.4"]);
+    assert_eq!(call("ADD", web).ips(), ["10.244.0.4"]);
     fs::remove_file(&nft).unwrap();
-    assert!(ask("DEL", web).success);
+    assert!(call("DEL", web).success);
     assert!(node.records().is_empty());
 }

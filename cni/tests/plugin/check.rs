@@ -1,11 +1,11 @@
-//! What CHECK finds, and what it lets pass.
+//! CHECK: the differences that it reports and those that it accepts.
 
 use serde_json::{Value, json};
 
 use super::DUAL;
-use super::lab::{Namespace, Node, skipped};
+use super::netns_node::{Namespace, Node, skipped};
 
-/// Where, what is done, how it is undone, what CHECK says. LINK is the host's link, NEXT its MAC, MAC the pod's.
+/// Namespace, change, repair, and the text that CHECK reports. LINK is the host's link, NEXT its MAC, MAC that of the pod.
 const DAMAGES: [(&str, &str, &str, &str); 8] = [
     (
         "node",
@@ -43,12 +43,12 @@ const DAMAGES: [(&str, &str, &str, &str); 8] = [
         "neighbour change 169.254.1.1 dev eth0 lladdr NEXT nud permanent",
         "neighbour 169.254.1.1",
     ),
-    // The kernel forgets the neighbours of an address that changes.
+    // The kernel flushes the neighbour table of a link whose Ethernet address changes.
     (
         "pod",
         "link set eth0 address 02:00:00:00:00:99",
         "link set eth0 address MAC; neighbour replace 169.254.1.1 dev eth0 lladdr NEXT nud permanent; neighbour replace fe80::1 dev eth0 lladdr NEXT nud permanent",
-        "link eth0 has another MAC",
+        "link eth0 has another Ethernet address",
     ),
     ("node", "link set LINK down", "link set LINK up", "is down"),
 ];
@@ -64,33 +64,34 @@ fn netns_check_names_each_damage() {
     let interfaces = &answer.json["interfaces"];
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let (host, inside) = (&interfaces[0], &interfaces[1]);
-    let words = [
+    let placeholders = [
         ("LINK", text(&host["name"])),
         ("NEXT", text(&host["mac"])),
         ("MAC", text(&inside["mac"])),
     ];
-    for (place, harm, repair, word) in DAMAGES {
+    for (place, change, repair, problem) in DAMAGES {
         let namespace = if place == "pod" {
             &pod
         } else {
             &node.namespace
         };
-        let put = |line: String, (word, is): &(&str, String)| line.replace(word, is);
-        let line = |line: &str| words.iter().fold(line.to_owned(), put);
-        assert!(node.check("one", &pod, &answer).success, "before {harm}");
-        namespace.ip(&line(harm));
+        let replace = |line: String, (name, value): &(&str, String)| line.replace(name, value);
+        let line = |line: &str| placeholders.iter().fold(line.to_owned(), replace);
+        assert!(node.check("one", &pod, &answer).success, "before {change}");
+        namespace.ip(&line(change));
         let found = node.check("one", &pod, &answer);
         assert!(
-            found.code() == 100 && found.message().contains(word),
-            "{harm}: {found:?}"
+            found.code() == 100 && found.message().contains(problem),
+            "{change}: {found:?}"
         );
         for repair in repair.split("; ") {
             namespace.ip(&line(repair));
         }
     }
-    node.namespace.ip(&format!("link delete {}", words[0].1));
+    let host_link = placeholders[0].1.as_str();
+    node.namespace.ip(&format!("link delete {host_link}"));
     let found = node.check("one", &pod, &answer);
-    for link in [&words[0].1, "eth0"] {
+    for link in [host_link, "eth0"] {
         let missing = format!("link {link} is missing");
         assert!(found.message().contains(&missing), "{found:?}");
     }

@@ -1,9 +1,9 @@
-//! What DEL and GC take away, and what they leave.
+//! DEL and GC: what they remove and what they keep.
 
 use serde_json::json;
 
 use super::DUAL;
-use super::lab::{Namespace, Node, pool, skipped};
+use super::netns_node::{Namespace, Node, pool, skipped};
 
 #[test]
 fn netns_del_without_netns_or_attachment_succeeds() {
@@ -22,7 +22,7 @@ fn netns_del_without_netns_or_attachment_succeeds() {
     for (container, netns) in [("one", gone), ("two", "")] {
         let pod = Namespace::new();
         assert!(node.add(container, &pod).success);
-        // The sandbox ends, and with it the pod's end of the link.
+        // The kernel deletes the pod's end of the link with the sandbox.
         drop(pod);
         assert!(node.call("DEL", container, netns, &conf).success);
         assert_eq!(node.leftovers(), Vec::<String>::new());
@@ -64,7 +64,7 @@ fn netns_repeated_del_of_old_sandbox_keeps_new_pod_address() {
     assert_eq!(
         last,
         ["10.244.0.3", "10.244.0.2"],
-        "a freed address rests while it can"
+        "a released address is reused last"
     );
     assert!(node.del("old", &old.path()).success);
     assert_eq!(node.records(), ["10.244.0.2", "10.244.0.3"]);

@@ -1,4 +1,4 @@
-//! The plugin as a runtime runs it: the real binary, the real kernel, namespaces of the tests' own.
+//! The built plugin binary, called as by a runtime, in network namespaces of the test.
 
 #![expect(
     clippy::expect_used,
@@ -10,8 +10,8 @@
 mod add;
 mod check;
 mod del;
-#[path = "../lab/mod.rs"]
-mod lab;
+#[path = "../netns_node/mod.rs"]
+mod netns_node;
 mod protocol;
 
 const DUAL: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];

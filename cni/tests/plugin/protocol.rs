@@ -1,4 +1,4 @@
-//! What is asked and answered: versions, environment, configuration, codes.
+//! The CNI protocol: versions, environment, configuration, error codes.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use netweft_cni::node::PoolConfig;
 use serde_json::{Value, json};
 
 use super::DUAL;
-use super::lab::{Namespace, Node, environment, pool, skipped};
+use super::netns_node::{Namespace, Node, environment, pool, skipped};
 
 #[test]
 fn netns_result_has_requested_cni_version() {
@@ -115,7 +115,7 @@ fn netns_invalid_request_is_refused_with_reason() {
     assert!(
         add(&environment("one", "/nowhere"))
             .message()
-            .starts_with("CNI_NETNS: /nowhere")
+            .starts_with("CNI_NETNS: open /nowhere")
     );
     let mut old = node.conf();
     old["cniVersion"] = json!("0.4.0");
@@ -174,7 +174,7 @@ fn netns_add_and_status_before_first_sync_ask_for_retry() {
     );
     let status = || node.raw("STATUS", &[], &node.conf().to_string());
     assert_eq!(status().code(), 50);
-    // What follows is no matter of readiness, not even a full or foreign pool.
+    // After the first sync STATUS succeeds, also with a pool for other namespaces.
     node.configure(&[PoolConfig {
         namespaces: Some(BTreeSet::new()),
         ..pool("other", &["10.244.0.0/30"])
@@ -190,17 +190,16 @@ fn netns_status_fails_when_netlink_is_unavailable() {
         return;
     }
     let node = Node::new(&DUAL);
-    let deaf = [
+    let without_sockets = [
         "strace",
         "--quiet=all",
         "--output=/dev/null",
         "--inject=socket:error=EMFILE",
     ];
-    let status =
-        |through: &[&str]| node.raw_through(through, "STATUS", &[], &node.conf().to_string());
-    let refused = status(&deaf);
+    let status = |wrapper: &[&str]| node.raw_with(wrapper, "STATUS", &[], &node.conf().to_string());
+    let refused = status(&without_sockets);
     assert_eq!(refused.code(), 11);
-    let said = refused.json.to_string();
-    assert!(said.contains("Too many open files"), "{said}");
+    let error = refused.json.to_string();
+    assert!(error.contains("Too many open files"), "{error}");
     assert!(status(&[]).success);
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use netweft_cni::block_requests::Requests;
+use netweft_cni::block_requests::BlockRequests;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::BlockRequest;
 
@@ -31,7 +31,7 @@ pub fn waiting(
         let mut pools = plugin.pools.iter();
         pools.any(|pool| pool.name == name && !pool.blocks.is_empty())
     };
-    let waiting = Requests::new(run_dir).waiting(served, SystemTime::now());
+    let waiting = BlockRequests::new(run_dir).pending(served, SystemTime::now());
     let waiting = waiting.map_err(|source| BlockRequestsUnlisted {
         dir: run_dir.to_owned(),
         source,

@@ -215,7 +215,7 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    use netweft_cni::block_requests::Requests;
+    use netweft_cni::block_requests::BlockRequests;
     use tempfile::TempDir;
 
     use super::*;
@@ -254,8 +254,8 @@ mod tests {
     async fn new_block_request_file_wakes_agent() {
         let mut it = fixture();
         let ask = |it: &Fixture| {
-            let requests = Requests::new(it.run.path());
-            requests.make(&["a".to_owned()]).unwrap();
+            let requests = BlockRequests::new(it.run.path());
+            requests.submit(&["a".to_owned()]).unwrap();
         };
         assert!(it.hears(ask).await);
         assert!(!it.hears(|_| {}).await);

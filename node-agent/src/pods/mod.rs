@@ -159,7 +159,7 @@ impl Pods {
             drop(self.store.lock(LOCK_TIMEOUT)?);
         }
         self.offered = Some(offered);
-        self.store.taken().map(Some)
+        self.store.allocated().map(Some)
     }
 
     /// What has been done so far.
@@ -327,7 +327,7 @@ impl Pods {
 pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, PodsError> {
     let mut add_in_progress = BTreeSet::new();
     for ip in records.keys() {
-        let busy = store.is_under_way(*ip);
+        let busy = store.add_in_progress(*ip);
         if busy.map_err(|source| PodsError::Look { ip: *ip, source })? {
             add_in_progress.insert(*ip);
         }

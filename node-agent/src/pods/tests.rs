@@ -85,7 +85,7 @@ impl Fixture {
         Store::new(self.dir.path())
     }
 
-    fn reserve(&self, attachment: &Attachment) -> netweft_cni::attachment::UnderWay {
+    fn reserve(&self, attachment: &Attachment) -> netweft_cni::attachment::AddInProgress {
         let store = self.store();
         store
             .lock(Duration::ZERO)
@@ -122,7 +122,7 @@ impl Fixture {
     }
 
     fn taken(&self) -> Vec<String> {
-        let taken = self.store().taken().unwrap();
+        let taken = self.store().allocated().unwrap();
         taken.iter().map(ToString::to_string).collect()
     }
 

@@ -9,15 +9,15 @@ const ROUTED_DAMAGES: [Damage; 6] = [
     (
         "route delete IP/LEN",
         "route add IP/LEN dev LINK proto 79 metric 20",
-        &["For pod default/one: undone: add route IP/LEN dev LINK."],
+        &["For pod default/one: not in effect: add route IP/LEN dev LINK."],
     ),
     (
         "link set LINK down",
         "link set LINK up; route add IP/LEN dev LINK proto 79 metric 20; neighbour add IP dev LINK lladdr MAC nud permanent",
         &[
             "For pod default/one: link LINK is down.",
-            "For pod default/one: undone: set neighbour IP dev LINK mac MAC.",
-            "For pod default/one: undone: add route IP/LEN dev LINK.",
+            "For pod default/one: not in effect: set neighbour IP dev LINK mac MAC.",
+            "For pod default/one: not in effect: add route IP/LEN dev LINK.",
         ],
     ),
     (
@@ -46,14 +46,14 @@ const BRIDGED_DAMAGES: [Damage; 3] = [
     (
         "link set LINK type bridge_slave hairpin off",
         "link set LINK type bridge_slave hairpin on",
-        &["For pod default/one: undone: set link LINK master nw-br0 hairpin on."],
+        &["For pod default/one: not in effect: set link LINK master nw-br0 hairpin on."],
     ),
     (
         "route delete BLOCK dev nw-br0; address delete GATEWAY dev nw-br0",
         "address add GATEWAY dev nw-br0 noprefixroute; route replace BLOCK dev nw-br0 src VIA proto 78 metric 20",
         &[
-            "For pod default/one: undone: add address GATEWAY dev nw-br0.",
-            "For pod default/one: undone: add route BLOCK dev nw-br0 src VIA.",
+            "For pod default/one: not in effect: add address GATEWAY dev nw-br0.",
+            "For pod default/one: not in effect: add route BLOCK dev nw-br0 src VIA.",
         ],
     ),
     (

@@ -44,7 +44,7 @@ fn netns_pod_requesting_pool_waits_for_its_first_block() {
         let refused = add(&node, "web").err().unwrap();
         assert!(
             refused.contains("\"code\":11")
-                && refused.contains("no free address in pool web (this node has no block of it); a block has been asked for, try again"),
+                && refused.contains("no free address in IPPool web (no block on this node): a later attempt succeeds when the operator has assigned a block to this node"),
             "{refused}"
         );
         until("the agent to tell", || {
@@ -72,7 +72,7 @@ fn netns_pod_requesting_unavailable_pool_is_refused() {
     let node = Node::ready(ROUTED);
     let refused = add(&node, "web").err().unwrap();
     assert!(
-        refused.contains("annotation netweft.io/pools asks for IPPool web, which gives no addresses to this pod: ask for routed"),
+        refused.contains("annotation netweft.io/pools requests IPPool web, which gives no addresses to this pod: request routed"),
         "{refused}"
     );
     assert_eq!(fs::read_dir(node.path("run/requests")).unwrap().count(), 0);

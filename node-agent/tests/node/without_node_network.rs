@@ -26,7 +26,7 @@ fn netns_lost_block_allocates_nothing_and_pods_keep_running() {
     let added = node.plugin(&[], "ADD", "two", &space.path());
     let refused = Pod::of("two", space, added).err().unwrap();
     assert!(
-        refused.contains("\"code\":11") && refused.contains("this node has no block of it"),
+        refused.contains("\"code\":11") && refused.contains("(no block on this node)"),
         "{refused}"
     );
     assert!(pod.answers(&node.namespace));

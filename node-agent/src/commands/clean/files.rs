@@ -70,7 +70,7 @@ impl Files {
 
     fn configurations(&self) -> io::Result<Vec<PathBuf>> {
         named(&self.conf_dir, |name| {
-            name == CONFLIST_FILE || atomic_file::is_aside(CONFLIST_FILE, name)
+            name == CONFLIST_FILE || atomic_file::is_temporary(CONFLIST_FILE, name)
         })
     }
 

@@ -5,9 +5,9 @@
 //! an earlier one, which took the first usable address of the oldest block and reserved no other.
 
 use netweft_cni::attachment::Attachment;
-use netweft_cni::build_attachment::{Request, build_attachment};
+use netweft_cni::build_attachment::{AttachmentRequest, build_attachment};
 use netweft_cni::env::AttachmentId as Container;
-use netweft_cni::ipam::{self, Choice, PodRequest};
+use netweft_cni::ipam::{self, Allocation, PodRequest};
 use proptest::prelude::*;
 
 use crate::desired::tests::*;
@@ -257,11 +257,11 @@ impl Node {
             };
             let blocks = config.pools.iter().flat_map(|pool| &pool.blocks);
             let last = blocks.map(after).collect();
-            let choices = ipam::choose(&config, PodRequest::default(), &taken, &last);
+            let choices = ipam::allocate(&config, PodRequest::default(), &taken, &last);
             choices.ok().and_then(|choices| choices.into_iter().next())
         };
         self.containers += 1;
-        let request = Request {
+        let request = AttachmentRequest {
             owner: Container {
                 container_id: format!("c{}", self.containers),
                 if_name: "eth0".parse().unwrap(),
@@ -362,7 +362,7 @@ fn earlier_choice<'a>(
     config: &'a NodeConfig,
     taken: &BTreeSet<IpAddr>,
     start: u8,
-) -> Option<Choice<'a>> {
+) -> Option<Allocation<'a>> {
     let pool = config.pools.first()?;
     pool.blocks.iter().find_map(|block| {
         let free =
@@ -371,7 +371,7 @@ fn earlier_choice<'a>(
         let count = hosts.len();
         hosts.rotate_left(usize::from(start) % count);
         let ip = hosts.into_iter().find(free)?;
-        Some(Choice {
+        Some(Allocation {
             ip,
             block: *block,
             pool,

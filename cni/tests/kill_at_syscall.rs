@@ -1,8 +1,7 @@
-//! SIGKILL at every system call of ADD and of DEL: whatever is left, DEL finds it.
+//! SIGKILL at every system call of ADD and of DEL: DEL removes whatever is left.
 //!
-//! The plugin is traced (ptrace(2)), all its threads together, and killed at the n-th stop: every system call makes two,
-//! one on the way in and one on the way out. Every n is tried with `NETWEFT_SWEEP=all`, else some: an odd
-//! stride meets both sides.
+//! The plugin is traced with all its threads (ptrace(2)) and killed at the n-th stop. Every system call has two stops, at
+//! entry and at exit. With `NETWEFT_SWEEP=all` every n is tested, else every k-th: an odd k covers entries and exits.
 
 #![expect(
     clippy::expect_used,
@@ -11,10 +10,10 @@
     reason = "a test may panic"
 )]
 
-#[path = "lab/bridged.rs"]
-mod bridged;
-#[expect(dead_code, reason = "the other tests use the rest of it")]
-mod lab;
+#[path = "netns_node/bridge_node.rs"]
+mod bridge_node;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns_node;
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -24,8 +23,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use bridged::{left, node_with_bridge};
-use lab::{Namespace, Node, environment, skipped};
+use bridge_node::{leftovers, node_with_bridge};
+use netns_node::{Namespace, Node, environment, skipped};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
@@ -37,35 +36,35 @@ fn stride(short: usize) -> usize {
     }
 }
 
-/// What became of a traced program.
-struct Traced {
+/// The result of a traced run.
+struct TracedRun {
     stops: usize,
     success: bool,
 }
 
-/// Runs the plugin until its `last` stop and kills it there; `None`: to its end.
-fn traced(node: &Node, command: &str, pod: &Namespace, last: Option<usize>) -> Traced {
+/// Runs the plugin and kills it at stop number `kill_at`, if any.
+fn trace(node: &Node, command: &str, pod: &Namespace, kill_at: Option<usize>) -> TracedRun {
     let mut child = node.spawn(command, &environment("one", &pod.path()));
     let pid = Pid::from_raw(child.id().cast_signed());
-    asks_for_its_configuration(pid);
+    wait_for_first_read(pid);
     let options =
         Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACESYSGOOD;
     ptrace::seize(pid, options).expect("trace a program: run as root");
     ptrace::interrupt(pid).unwrap();
-    // It has done nothing yet, so nothing is missed.
+    // The plugin has not read its input yet, so no system call of its work is missed.
     let mut input = child.stdin.take().unwrap();
     input.write_all(node.conf().to_string().as_bytes()).unwrap();
     drop(input);
-    let traced = follow(pid, last);
-    // Reaped already, as a rule.
+    let run = follow(pid, kill_at);
+    // Usually reaped by `follow`.
     let _ = child.wait();
-    traced
+    run
 }
 
-/// Waits until a program sleeps in its first read: stops counted from elsewhere would not compare from run to run.
-fn asks_for_its_configuration(pid: Pid) {
+/// Waits until a program sleeps in its first read, so that the stops of all runs are counted from the same system call.
+fn wait_for_first_read(pid: Pid) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    // proc_pid_stat(5): the state is the letter behind the name.
+    // proc_pid_stat(5): the state is the letter after the name.
     while !std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .unwrap()
         .contains(") S ")
@@ -75,25 +74,25 @@ fn asks_for_its_configuration(pid: Pid) {
     }
 }
 
-fn follow(pid: Pid, last: Option<usize>) -> Traced {
-    // Only what this thread traces: other tests of this process have children too.
+fn follow(pid: Pid, kill_at: Option<usize>) -> TracedRun {
+    // Only processes that this thread traces: other tests of this process have children too.
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     let mut stops = 0;
     loop {
         let (stopped, signal) = match waitpid(None, Some(flags)).unwrap() {
             WaitStatus::Exited(who, code) if who == pid => {
                 let success = code == 0;
-                return Traced { stops, success };
+                return TracedRun { stops, success };
             }
             WaitStatus::Signaled(who, ..) if who == pid => {
-                return Traced {
+                return TracedRun {
                     stops,
                     success: false,
                 };
             }
             WaitStatus::PtraceSyscall(who) => {
                 stops += 1;
-                if Some(stops) == last {
+                if Some(stops) == kill_at {
                     kill(pid, Signal::SIGKILL).unwrap();
                     continue;
                 }
@@ -104,7 +103,7 @@ fn follow(pid: Pid, last: Option<usize>) -> Traced {
             // Another thread has ended.
             _ => continue,
         };
-        // It may be dead by now, which the next wait tells.
+        // Fails if the process has died, which the next wait reports.
         let _ = ptrace::syscall(stopped, signal);
     }
 }
@@ -125,23 +124,30 @@ fn netns_bridge_add_killed_at_any_syscall_is_cleaned_up_by_del() {
 
 fn add_killed(node: &Node, short: usize) {
     let pod = Namespace::new();
-    let whole = traced(node, "ADD", &pod, None);
-    assert!(whole.success && whole.stops > 100, "{} stops", whole.stops);
+    let complete = trace(node, "ADD", &pod, None);
+    assert!(
+        complete.success && complete.stops > 100,
+        "{} stops",
+        complete.stops
+    );
     assert!(node.del("one", &pod.path()).success);
-    let mut cut = 0;
-    for last in (1..=whole.stops).step_by(stride(short)) {
+    let mut interrupted = 0;
+    for stop in (1..=complete.stops).step_by(stride(short)) {
         let pod = Namespace::new();
-        traced(node, "ADD", &pod, Some(last));
-        cut += usize::from(!left(node).is_empty());
-        assert!(node.del("one", &pod.path()).success, "after stop {last}");
-        assert_eq!(visible(node), Vec::<String>::new(), "after stop {last}");
-        assert!(!pod.ip("link show").contains("eth0"), "after stop {last}");
+        trace(node, "ADD", &pod, Some(stop));
+        interrupted += usize::from(!leftovers(node).is_empty());
+        assert!(node.del("one", &pod.path()).success, "after stop {stop}");
+        assert_eq!(visible(node), Vec::<String>::new(), "after stop {stop}");
+        assert!(!pod.ip("link show").contains("eth0"), "after stop {stop}");
         let again = node.add("one", &pod);
-        assert!(again.success, "after stop {last}: {again:?}");
+        assert!(again.success, "after stop {stop}: {again:?}");
         assert!(node.del("one", &pod.path()).success);
-        assert_eq!(left(node), Vec::<String>::new(), "after stop {last}");
+        assert_eq!(leftovers(node), Vec::<String>::new(), "after stop {stop}");
     }
-    assert!(cut > 9, "only {cut} were cut in the middle");
+    assert!(
+        interrupted > 9,
+        "only {interrupted} were killed before the end"
+    );
 }
 
 #[test]
@@ -161,31 +167,38 @@ fn netns_bridge_del_killed_at_any_syscall_is_finished_by_next() {
 fn del_killed(node: &Node, short: usize) {
     let pod = Namespace::new();
     assert!(node.add("one", &pod).success);
-    let whole = traced(node, "DEL", &pod, None);
-    assert!(whole.success && whole.stops > 50, "{} stops", whole.stops);
-    let mut cut = 0;
-    for last in (1..=whole.stops).step_by(stride(short)) {
+    let complete = trace(node, "DEL", &pod, None);
+    assert!(
+        complete.success && complete.stops > 50,
+        "{} stops",
+        complete.stops
+    );
+    let mut interrupted = 0;
+    for stop in (1..=complete.stops).step_by(stride(short)) {
         let pod = Namespace::new();
-        assert!(node.add("one", &pod).success, "before stop {last}");
-        let before = left(node).len();
-        traced(node, "DEL", &pod, Some(last));
-        let after = left(node);
-        cut += usize::from(!after.is_empty() && after.len() < before);
-        // An address is free only when its link has gone.
+        assert!(node.add("one", &pod).success, "before stop {stop}");
+        let before = leftovers(node).len();
+        trace(node, "DEL", &pod, Some(stop));
+        let after = leftovers(node);
+        interrupted += usize::from(!after.is_empty() && after.len() < before);
+        // An address is released only after its link is deleted.
         assert!(
             node.records().len() == BLOCKS.len()
                 || !after.iter().any(|line| line.contains("link/ether")),
-            "after stop {last}: {after:?}"
+            "after stop {stop}: {after:?}"
         );
-        assert!(node.del("one", &pod.path()).success, "after stop {last}");
-        assert_eq!(visible(node), Vec::<String>::new(), "after stop {last}");
+        assert!(node.del("one", &pod.path()).success, "after stop {stop}");
+        assert_eq!(visible(node), Vec::<String>::new(), "after stop {stop}");
     }
-    assert!(cut > 9, "only {cut} were cut in the middle");
+    assert!(
+        interrupted > 9,
+        "only {interrupted} were killed before the end"
+    );
 }
 
-/// What is left but for a file that a killed writer had begun beside: the next writer removes it.
+/// The leftovers without the temporary file of a killed process, which the next ADD removes.
 fn visible(node: &Node) -> Vec<String> {
-    let mut left = left(node);
-    left.retain(|line| !line.starts_with('.'));
-    left
+    let mut visible = leftovers(node);
+    visible.retain(|line| !line.starts_with('.'));
+    visible
 }

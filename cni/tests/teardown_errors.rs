@@ -1,5 +1,5 @@
-//! What the plugin says when it is not let clean up: code 101, ours, for DEL and GC. It runs without the capability to change
-//! links, or where a record cannot be removed.
+//! Errors of DEL and GC that cannot remove a link or a record: code 101 of the plugin. The plugin runs without
+//! CAP_NET_ADMIN, or with a record that cannot be deleted.
 
 #![expect(
     clippy::expect_used,
@@ -8,33 +8,46 @@
     reason = "a test may panic"
 )]
 
-#[expect(dead_code, reason = "the other tests use the rest of it")]
-mod lab;
+#[expect(dead_code, reason = "other tests use the rest")]
+mod netns_node;
 
-use lab::{Answer, Namespace, Node, environment, skipped};
+use netns_node::{Namespace, Node, PluginOutput, environment, skipped};
 use serde_json::{Value, json};
 
 const BLOCKS: [&str; 2] = ["10.244.0.0/29", "fd00:244::/125"];
 
-fn powerless(node: &Node, command: &str, container: &str, conf: &Value) -> Answer {
-    let through = ["setpriv", "--bounding-set", "-net_admin"];
-    node.raw_through(
-        &through,
+fn without_net_admin(node: &Node, command: &str, container: &str, conf: &Value) -> PluginOutput {
+    let wrapper = ["setpriv", "--bounding-set", "-net_admin"];
+    node.raw_with(
+        &wrapper,
         command,
         &environment(container, ""),
         &conf.to_string(),
     )
 }
 
-/// Says which link stays and why, and takes nothing from the pod.
-fn keeps(node: &Node, answer: &Answer, link: &str) {
+/// The error has the link and the cause, and the pod is still connected.
+fn assert_pod_is_kept(node: &Node, answer: &PluginOutput, link: &str) {
     assert_eq!(answer.code(), 101);
     assert_eq!(
         answer.message(),
-        format!("delete link {link}: EPERM (Operation not permitted)")
+        format!(
+            "delete link {link}: EPERM (Operation not permitted); the plugin needs CAP_NET_ADMIN: check the container \
+             runtime and its security profile; links and addresses that were not removed stay until the container runtime \
+             repeats DEL or GC"
+        )
     );
     assert_eq!(node.records(), ["10.244.0.2", "fd00:244::2"]);
     assert!(node.namespace.pings("10.244.0.2"));
+}
+
+/// A node with a pod, and the name of the pod's link.
+fn node_with_pod() -> (Node, Namespace, String) {
+    let (node, pod) = (Node::new(&BLOCKS), Namespace::new());
+    let added = node.add("one", &pod);
+    let link = added.json["interfaces"][0]["name"].as_str().unwrap();
+    let link = link.to_owned();
+    (node, pod, link)
 }
 
 #[test]
@@ -42,11 +55,9 @@ fn netns_del_with_undeletable_link_fails_and_keeps_addresses() {
     if skipped() {
         return;
     }
-    let node = Node::new(&BLOCKS);
-    let pod = Namespace::new();
-    let added = node.add("one", &pod);
-    let link = added.json["interfaces"][0]["name"].as_str().unwrap();
-    keeps(&node, &powerless(&node, "DEL", "one", &node.conf()), link);
+    let (node, pod, link) = node_with_pod();
+    let refused = without_net_admin(&node, "DEL", "one", &node.conf());
+    assert_pod_is_kept(&node, &refused, &link);
     assert!(node.del("one", &pod.path()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }
@@ -56,18 +67,16 @@ fn netns_gc_with_undeletable_link_fails_and_keeps_addresses() {
     if skipped() {
         return;
     }
-    let node = Node::new(&BLOCKS);
-    let pod = Namespace::new();
-    let added = node.add("one", &pod);
-    let link = added.json["interfaces"][0]["name"].as_str().unwrap();
+    let (node, _pod, link) = node_with_pod();
     let mut conf = node.conf();
     conf["cni.dev/valid-attachments"] = json!([]);
-    keeps(&node, &powerless(&node, "GC", "one", &conf), link);
+    let refused = without_net_admin(&node, "GC", "one", &conf);
+    assert_pod_is_kept(&node, &refused, &link);
     assert!(node.raw("GC", &[], &conf.to_string()).success);
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }
 
-/// CNI 1.1, "GC": after an error a plugin goes on with the rest, and reports it.
+/// CNI 1.1, "GC": after an error a plugin continues with the rest, and reports the error.
 #[test]
 fn netns_gc_failing_on_one_address_frees_the_others() {
     if skipped() {
@@ -80,10 +89,10 @@ fn netns_gc_failing_on_one_address_frees_the_others() {
     }
     let mut conf = node.conf();
     conf["cni.dev/valid-attachments"] = json!([]);
-    // unlink(2): EBUSY where something is mounted on it.
+    // unlink(2): EBUSY for a mount point.
     let record = node.attachments().join("10.244.0.3");
     let script = "mount --bind \"$0\" \"$0\" && exec \"$@\"";
-    let through = [
+    let wrapper = [
         "unshare",
         "--mount",
         "sh",
@@ -91,7 +100,7 @@ fn netns_gc_failing_on_one_address_frees_the_others() {
         script,
         record.to_str().unwrap(),
     ];
-    let refused = node.raw_through(&through, "GC", &[], &conf.to_string());
+    let refused = node.raw_with(&wrapper, "GC", &[], &conf.to_string());
     assert_eq!(refused.code(), 101);
     assert!(refused.message().contains("busy"), "{refused:?}");
     assert_eq!(node.leftovers(), ["10.244.0.3"]);

@@ -1,20 +1,20 @@
-//! A node with a bridge, as the agent makes it.
+//! A node with a bridge, as the agent creates it.
 
 use ipnet::IpNet;
 use netweft_cni::block;
 use netweft_cni::node::{BridgeConfig, PodInterface, PoolConfig};
 
-use super::lab::{Node, pool};
+use super::netns_node::{Node, pool};
 
-/// The bridge, which the agent would make.
+/// The bridge of a node.
 pub const BRIDGE: &str = "nw-br0";
 pub const BRIDGE_MAC: &str = "02:00:00:00:00:0b";
 
 /// A pool of bridged pods. The tunnel address of each block is its gateway.
 pub fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
     let mut pool = pool(name, blocks);
-    let first = |block: &IpNet| block::tunnel_address(*block).unwrap();
-    let gateways = pool.blocks.iter().map(|block| (*block, first(block)));
+    let gateway = |block: &IpNet| block::tunnel_address(*block).unwrap();
+    let gateways = pool.blocks.iter().map(|block| (*block, gateway(block)));
     let bridge = BridgeConfig {
         link: BRIDGE.parse().unwrap(),
         mac: BRIDGE_MAC.parse().unwrap(),
@@ -26,7 +26,7 @@ pub fn bridged(name: &str, blocks: &[&str]) -> PoolConfig {
     pool
 }
 
-/// A node with a bridge as the agent makes it, and these blocks in one pool.
+/// A node with a bridge, and these blocks in one pool.
 pub fn node_with_bridge(blocks: &[&str]) -> Node {
     let node = Node::new(&[]);
     let ip = |line: String| node.namespace.ip(&line);
@@ -49,10 +49,10 @@ pub fn node_with_bridge(blocks: &[&str]) -> Node {
     node
 }
 
-/// What is on the node besides the bridge itself and its blocks' routes, which are the agent's.
-pub fn left(node: &Node) -> Vec<String> {
+/// [`Node::leftovers`] without the bridge and the routes to its blocks, which belong to the agent.
+pub fn leftovers(node: &Node) -> Vec<String> {
     let mut found = node.leftovers();
-    let agents = [format!(": {BRIDGE}:"), format!("dev {BRIDGE} proto 78")];
-    found.retain(|line| !agents.iter().any(|it| line.contains(it)));
+    let of_agent = [format!(": {BRIDGE}:"), format!("dev {BRIDGE} proto 78")];
+    found.retain(|line| !of_agent.iter().any(|text| line.contains(text)));
     found
 }

@@ -1,21 +1,21 @@
-//! Records that cannot be read, and things of others among them.
+//! Unreadable records, and foreign files in the directory of records.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::lab::{Namespace, Node, skipped};
+use super::netns_node::{Namespace, Node, skipped};
 use super::{BLOCKS, gc, refuses, status};
 
-/// Things that can stand under an address and are no record.
-fn unreadable(at: &Path, kind: &str) {
+/// Creates a file that has the name of an address and is no record.
+fn create_unreadable_record(path: &Path, kind: &str) {
     match kind {
-        "empty" => fs::write(at, "").unwrap(),
-        "half a record" => fs::write(at, r#"{"version":1,"owner":{"containerID":"x""#).unwrap(),
-        "something else" => fs::write(at, r#"["no record"]"#).unwrap(),
-        "no text" => fs::write(at, [0xff, 0xfe, 0]).unwrap(),
-        "a directory" => fs::create_dir(at).unwrap(),
-        "a link to nowhere" => symlink("/nowhere", at).unwrap(),
+        "empty" => fs::write(path, "").unwrap(),
+        "truncated" => fs::write(path, r#"{"version":1,"owner":{"containerID":"x""#).unwrap(),
+        "other JSON" => fs::write(path, r#"["no record"]"#).unwrap(),
+        "binary" => fs::write(path, [0xff, 0xfe, 0]).unwrap(),
+        "directory" => fs::create_dir(path).unwrap(),
+        "dangling symbolic link" => symlink("/nowhere", path).unwrap(),
         other => panic!("{other}"),
     }
 }
@@ -27,15 +27,15 @@ fn netns_address_of_unreadable_record_is_never_reused_or_freed() {
     }
     for kind in [
         "empty",
-        "half a record",
-        "something else",
-        "no text",
-        "a directory",
-        "a link to nowhere",
+        "truncated",
+        "other JSON",
+        "binary",
+        "directory",
+        "dangling symbolic link",
     ] {
         let node = Node::for_two_pods();
         fs::create_dir(node.attachments()).unwrap();
-        unreadable(&node.attachments().join("10.244.0.2"), kind);
+        create_unreadable_record(&node.attachments().join("10.244.0.2"), kind);
         let pods = [Namespace::new(), Namespace::new()];
         let added = node.add("one", &pods[0]);
         assert_eq!(added.ips(), ["10.244.0.3"], "{kind}");
@@ -69,11 +69,10 @@ fn netns_full_block_error_names_unreadable_records() {
     fs::write(node.attachments().join("10.244.0.3"), "").unwrap();
     let pods = [Namespace::new(), Namespace::new()];
     assert!(node.add("one", &pods[0]).success);
-    assert_eq!(
-        node.add("two", &pods[1]).message(),
-        "no free address in pool default (10.244.0.0/29); the records of 10.244.0.3 cannot be read and keep their \
-         addresses: netweft-agent check says why"
-    );
+    let refused = node.add("two", &pods[1]);
+    let expected = "; the attachment records of 10.244.0.3 cannot be read, and these addresses stay allocated: \
+                    netweft-agent check prints the reason";
+    assert!(refused.message().ends_with(expected), "{refused:?}");
 }
 
 #[test]
@@ -87,9 +86,9 @@ fn netns_del_and_gc_name_unreadable_record() {
     for answer in [node.del("one", ""), gc(&node, &[])] {
         assert!(answer.success);
         assert!(
-            answer
-                .log
-                .contains("attachment 10.244.0.2 cannot be read and stays"),
+            answer.log.contains(
+                "attachment record 10.244.0.2 cannot be read, and its address stays allocated: "
+            ),
             "{answer:?}"
         );
     }
@@ -106,11 +105,11 @@ fn netns_check_of_pod_with_unreadable_record_names_record() {
     fs::write(node.attachments().join("10.244.0.2"), "{").unwrap();
     let found = node.check("one", &pod, &added);
     assert_eq!(found.code(), 100);
-    for word in [
-        "no attachment is recorded for one eth0",
-        "attachment 10.244.0.2 cannot be read",
+    for text in [
+        "there is no attachment record for interface eth0 of container one",
+        "attachment record 10.244.0.2 cannot be read",
     ] {
-        assert!(found.message().contains(word), "{word}: {found:?}");
+        assert!(found.message().contains(text), "{text}: {found:?}");
     }
 }
 
@@ -125,7 +124,7 @@ fn netns_foreign_files_among_records_are_ignored_and_kept() {
     for name in foreign {
         fs::write(node.attachments().join(name), "").unwrap();
     }
-    // Not even where the plugin would put a file of its own.
+    // A directory with the name of a temporary file of the plugin.
     fs::create_dir(node.attachments().join(".new.1")).unwrap();
     let pod = Namespace::new();
     let added = node.add("one", &pod);
@@ -148,7 +147,7 @@ fn netns_every_command_names_file_in_place_of_records_dir() {
     let added = node.add("one", &pod);
     fs::remove_dir_all(node.attachments()).unwrap();
     fs::write(node.attachments(), "").unwrap();
-    let place = node.attachments().display().to_string();
+    let path = node.attachments().display().to_string();
     for answer in [
         node.add("two", &Namespace::new()),
         node.check("one", &pod, &added),
@@ -157,9 +156,9 @@ fn netns_every_command_names_file_in_place_of_records_dir() {
         status(&node),
     ] {
         assert_eq!(answer.code(), 5);
-        assert!(answer.log.contains(&place), "{answer:?}");
+        assert!(answer.log.contains(&path), "{answer:?}");
     }
-    assert!(node.namespace.pings("10.244.0.2"), "the pod lives");
+    assert!(node.namespace.pings("10.244.0.2"), "the pod is reachable");
 }
 
 #[test]
@@ -169,7 +168,12 @@ fn netns_directory_in_place_of_lock_is_named() {
     }
     let node = Node::new(&BLOCKS);
     fs::create_dir(node.run_dir().join("lock")).unwrap();
-    refuses(&node, "lock", "take the lock", "Is a directory");
+    refuses(
+        &node,
+        "lock",
+        "a file of another type has this name: remove it",
+        "Is a directory",
+    );
 }
 
 #[test]
@@ -185,14 +189,16 @@ fn netns_damaged_node_config_error_names_file_and_writer() {
             assert_eq!(answer.code(), 6, "{text:?}");
             assert_eq!(
                 answer.message(),
-                "parse node.json; netweft-agent writes it anew within a minute, and its log says if it cannot",
+                "parse node.json: netweft-agent replaces the file within a minute; the log of netweft-agent has the reason \
+                 if this error persists",
             );
         }
     }
     fs::remove_file(&file).unwrap();
     fs::create_dir(&file).unwrap();
     for answer in [node.add("one", &Namespace::new()), status(&node)] {
-        assert_eq!((answer.code(), answer.message()), (5, "read node.json"));
+        let expected = "read node.json; a file of another type has this name: remove it";
+        assert_eq!((answer.code(), answer.message()), (5, expected));
     }
     assert_eq!(node.leftovers(), Vec::<String>::new());
 }

@@ -1,16 +1,18 @@
-//! A node and pods made of network namespaces without a way out, held by descriptors alone, and the real plugin binary.
+//! A node and pods in isolated network namespaces, and the built plugin binary.
+
+mod namespace;
 
 use std::any::Any;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use ipnet::IpNet;
 use netweft_cni::node::{NodeConfig, PodInterface, PoolConfig, VERSION};
-use netweft_netstate::netns;
 use serde_json::{Value, json};
 
-/// Whether the tests that need namespaces are switched off.
+pub use namespace::Namespace;
+
+/// Whether the tests that need network namespaces are disabled (`NETWEFT_SKIP_NETNS=1`).
 pub fn skipped() -> bool {
     let skipped = std::env::var_os("NETWEFT_SKIP_NETNS").is_some_and(|value| value == "1");
     if skipped {
@@ -19,44 +21,7 @@ pub fn skipped() -> bool {
     skipped
 }
 
-/// One network namespace.
-pub struct Namespace(OwnedFd);
-
 impl Namespace {
-    pub fn new() -> Self {
-        let made = netns::create();
-        Self(made.expect("these tests make network namespaces: run as root, or skip them with NETWEFT_SKIP_NETNS=1"))
-    }
-
-    /// A path that other processes can open while this one lives.
-    pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        netns::run_in(self.0.as_fd(), "run a test", work).unwrap()
-    }
-
-    pub fn command(&self, line: &str) -> Output {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        self.run(|| {
-            Command::new(words[0])
-                .args(&words[1..])
-                .output()
-                .expect(line)
-        })
-    }
-
-    pub fn ip(&self, arguments: &str) -> String {
-        let output = self.command(&format!("ip {arguments}"));
-        assert!(
-            output.status.success(),
-            "ip {arguments}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     pub fn pings(&self, ip: &str) -> bool {
         self.command(&format!("ping -c 1 -W 2 {ip}"))
             .status
@@ -68,16 +33,17 @@ impl Namespace {
     }
 }
 
-/// What the plugin answered.
+/// The result of a run of the plugin.
 #[derive(Debug)]
-pub struct Answer {
+pub struct PluginOutput {
     pub success: bool,
+    /// Standard output.
     pub json: Value,
-    /// What stands on standard error.
+    /// Standard error.
     pub log: String,
 }
 
-impl Answer {
+impl PluginOutput {
     pub fn of(output: &Output) -> Self {
         let success = output.status.success();
         let text = String::from_utf8(output.stdout.clone()).unwrap();
@@ -90,7 +56,7 @@ impl Answer {
         let answer = Self { success, json, log };
         assert!(
             success || !answer.log.is_empty(),
-            "a failure says more on standard error"
+            "a failure is also on standard error"
         );
         answer
     }
@@ -104,7 +70,7 @@ impl Answer {
         self.json["msg"].as_str().unwrap()
     }
 
-    /// Addresses without their lengths.
+    /// Addresses without prefix lengths.
     pub fn ips(&self) -> Vec<String> {
         assert!(self.success, "{self:?}");
         let ips = self.json["ips"].as_array().unwrap().iter();
@@ -130,14 +96,14 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node that forwards, has two addresses of its own and these blocks in one pool.
+    /// A node with forwarding, two addresses, and these blocks in one pool.
     pub fn new(blocks: &[&str]) -> Self {
         let node = Self::without_config();
         node.configure(&[pool("default", blocks)]);
         node
     }
 
-    /// With a block that has room for two pods: 10.244.0.2 and 10.244.0.3.
+    /// A node whose block has addresses for two pods: 10.244.0.2 and 10.244.0.3.
     pub fn for_two_pods() -> Self {
         let node = Self::without_config();
         node.configure(&[PoolConfig {
@@ -199,7 +165,7 @@ impl Node {
         names
     }
 
-    /// Everything on the node that a pod could have left.
+    /// Everything on the node that can be left of a pod.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = self.records();
         let links = self.namespace.ip("-oneline link show");
@@ -224,24 +190,19 @@ impl Node {
         json!({ "cniVersion": "1.1.0", "name": "netweft", "type": "netweft", "runDir": self.run_dir })
     }
 
-    /// Starts the plugin with this environment on top of the command and hands it its input.
+    /// Starts the plugin with this command, environment and input.
     pub fn start(&self, command: &str, environment: &[(&str, &str)], input: &str) -> Child {
-        fed(self.spawn(command, environment), input)
+        write_input(self.spawn(command, environment), input)
     }
 
     /// Starts the plugin, which waits for its input.
     pub fn spawn(&self, command: &str, environment: &[(&str, &str)]) -> Child {
-        self.spawn_through(&[], command, environment)
+        self.spawn_with(&[], command, environment)
     }
 
-    /// Starts the plugin by another program, which gets it as its last argument.
-    fn spawn_through(
-        &self,
-        through: &[&str],
-        command: &str,
-        environment: &[(&str, &str)],
-    ) -> Child {
-        let words = [through, &[env!("CARGO_BIN_EXE_netweft")]].concat();
+    /// Starts the plugin by a wrapper, which gets the plugin as its last argument.
+    fn spawn_with(&self, wrapper: &[&str], command: &str, environment: &[(&str, &str)]) -> Child {
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_netweft")]].concat();
         self.namespace.run(|| {
             Command::new(words[0])
                 .args(&words[1..])
@@ -257,48 +218,48 @@ impl Node {
         })
     }
 
-    pub fn raw(&self, command: &str, environment: &[(&str, &str)], input: &str) -> Answer {
-        self.raw_through(&[], command, environment, input)
+    pub fn raw(&self, command: &str, environment: &[(&str, &str)], input: &str) -> PluginOutput {
+        self.raw_with(&[], command, environment, input)
     }
 
-    /// Runs the plugin by another program.
-    pub fn raw_through(
+    /// Runs the plugin by a wrapper, for example strace.
+    pub fn raw_with(
         &self,
-        through: &[&str],
+        wrapper: &[&str],
         command: &str,
         environment: &[(&str, &str)],
         input: &str,
-    ) -> Answer {
-        let child = fed(self.spawn_through(through, command, environment), input);
-        Answer::of(&child.wait_with_output().unwrap())
+    ) -> PluginOutput {
+        let child = write_input(self.spawn_with(wrapper, command, environment), input);
+        PluginOutput::of(&child.wait_with_output().unwrap())
     }
 
-    pub fn call(&self, command: &str, container: &str, netns: &str, conf: &Value) -> Answer {
+    pub fn call(&self, command: &str, container: &str, netns: &str, conf: &Value) -> PluginOutput {
         self.raw(command, &environment(container, netns), &conf.to_string())
     }
 
-    pub fn add(&self, container: &str, pod: &Namespace) -> Answer {
+    pub fn add(&self, container: &str, pod: &Namespace) -> PluginOutput {
         self.call("ADD", container, &pod.path(), &self.conf())
     }
 
-    pub fn del(&self, container: &str, netns: &str) -> Answer {
+    pub fn del(&self, container: &str, netns: &str) -> PluginOutput {
         self.call("DEL", container, netns, &self.conf())
     }
 
-    pub fn check(&self, container: &str, pod: &Namespace, result: &Answer) -> Answer {
+    pub fn check(&self, container: &str, pod: &Namespace, result: &PluginOutput) -> PluginOutput {
         let mut conf = self.conf();
         conf["prevResult"] = result.json.clone();
         self.call("CHECK", container, &pod.path(), &conf)
     }
 }
 
-fn fed(mut child: Child, input: &str) -> Child {
+fn write_input(mut child: Child, input: &str) -> Child {
     let mut stdin = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut stdin, input.as_bytes()).unwrap();
     child
 }
 
-/// What a runtime sets for a pod's first link.
+/// The environment that a runtime sets for the first link of a pod.
 pub fn environment<'a>(container: &'a str, netns: &'a str) -> [(&'a str, &'a str); 4] {
     let arguments =
         "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=1-2-3";
