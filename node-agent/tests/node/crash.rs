@@ -3,25 +3,13 @@
 //! The released agent runs under strace, which kills it on entering its K-th `sendto` or `sendmsg`: after K-1 requests have
 //! reached the kernel. Every K is a run of its own on a new node. Every K is tried with `NETWEFT_SWEEP=all`, else some.
 
-use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, until};
+use super::lab::{BOTH, BRIDGED, Families, Node, ROUTED, strace, until};
 use super::leaked_objects::children_now;
 use super::node_state::picture;
 
 /// Starts an agent that is killed at its request number `at`. Says whether it was before it was done.
 fn killed_at(node: &Node, at: usize) -> bool {
-    let strace = [
-        "strace",
-        // The requests are made by a thread of their own.
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=sendto,sendmsg",
-        "-e",
-    ];
-    let mut arguments: Vec<String> = strace.iter().map(ToString::to_string).collect();
-    arguments.push(format!("inject=sendto,sendmsg:signal=KILL:when={at}"));
+    let mut arguments = strace("sendto,sendmsg", "KILL", at);
     arguments.extend(node.agent_arguments());
     let mut tracer = node.spawn(&arguments);
     let mut killed = false;

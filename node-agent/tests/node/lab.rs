@@ -1,23 +1,24 @@
 //! A node of namespaces: uplink, objects in a folder, agent, plugin, pods.
 
+#[path = "../../../cni/tests/netns_node/namespace.rs"]
+mod namespace;
 mod objects;
 mod pod;
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use netweft_cni::attachment::{Attachment, Store};
 use netweft_crds::NodeNetworkStatus;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
-use netweft_netstate::netns;
 use netweft_netstate::rtnl::Rtnl;
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub use namespace::Namespace;
 use objects::objects;
 pub use objects::{BOTH, BRIDGED, FAMILIES, Families, Pools, ROUTED, network};
 pub use pod::Pod;
@@ -37,41 +38,22 @@ pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T
     }
 }
 
-/// One network namespace.
-pub struct Namespace(OwnedFd);
+/// The command line of strace that sends a signal to the traced program at call number `at` of the system calls.
+pub fn strace(syscalls: &str, signal: &str, at: usize) -> Vec<String> {
+    // -f: all threads of the program.
+    let mut command: Vec<String> = ["strace", "-f", "-qq", "-o", "/dev/null"]
+        .map(str::to_owned)
+        .into();
+    for expression in [
+        format!("trace={syscalls}"),
+        format!("inject={syscalls}:signal={signal}:when={at}"),
+    ] {
+        command.extend(["-e".to_owned(), expression]);
+    }
+    command
+}
 
 impl Namespace {
-    pub fn new() -> Self {
-        let made = netns::create();
-        Self(made.expect("these tests make network namespaces: run as root"))
-    }
-
-    /// A path that other processes can open while this one lives.
-    pub fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-
-    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        netns::run_in(self.0.as_fd(), "run a test", work).unwrap()
-    }
-
-    pub fn command(&self, line: &str) -> Output {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        self.run(|| {
-            Command::new(words[0])
-                .args(&words[1..])
-                .output()
-                .expect(line)
-        })
-    }
-
-    pub fn ip(&self, arguments: &str) -> String {
-        let output = self.command(&format!("ip {arguments}"));
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {arguments}: {said}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
     /// Whether there is an answer before long, be it not to the first packet: on a busy machine that is lost now and then where
     /// there is IPv6, right after the agent's first sync and ADD. Why has not been found out.
     pub fn pings(&self, ip: &str) -> bool {

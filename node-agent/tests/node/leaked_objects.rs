@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::lab::{BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTED, until};
+use super::lab::{BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTED, strace, until};
 
 /// Longer than the agent's grace.
 const CHURN: Duration = Duration::from_secs(7);
@@ -30,7 +30,7 @@ fn gives_back(pools: Pools) {
         other => Err(format!("{other:?}")),
     });
     node.wait_until_clean();
-    let left: Vec<IpAddr> = node.store().taken().unwrap().into_iter().collect();
+    let left: Vec<IpAddr> = node.store().allocated().unwrap().into_iter().collect();
     assert_eq!(left, living.addresses, "{pools:?}");
     assert!(living.answers(&node.namespace), "{pools:?}");
     assert!(node.log().contains("released attachment without link"));
@@ -42,17 +42,8 @@ fn netns_add_stopped_before_link_creation_keeps_its_address() {
     let node = Node::ready(ROUTED);
     let space = Namespace::new();
     // Its first request asks whether the link is there, its second makes it.
-    let strace = [
-        "strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=sendto",
-        "-e",
-        "inject=sendto:signal=STOP:when=1",
-    ];
+    let strace = strace("sendto", "STOP", 1);
+    let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
     let mut added = node.plugin(&strace, "ADD", "slow", &space.path());
     let slow = until("the record", || {
         let found = node.attachments().pop();
@@ -61,7 +52,7 @@ fn netns_add_stopped_before_link_creation_keeps_its_address() {
     // Beside it something leaks, and when that has been taken back, the agent has looked for long enough.
     drop(node.add("leaked"));
     until("the leak to be taken back", || {
-        let taken = node.store().taken().unwrap();
+        let taken = node.store().allocated().unwrap();
         if taken.len() == 1 {
             Ok(())
         } else {
@@ -162,7 +153,7 @@ impl Churn<'_> {
     }
 
     fn all_live(&self) {
-        let taken = self.node.store().taken().unwrap();
+        let taken = self.node.store().allocated().unwrap();
         for pod in self.passing.iter().map(|(pod, _)| pod).chain(&self.living) {
             assert!(
                 pod.addresses.iter().all(|ip| taken.contains(ip)),
@@ -241,7 +232,7 @@ fn race(pools: Pools) {
     }
     drop(passing);
     node.wait_until_clean();
-    let left: BTreeSet<IpAddr> = node.store().taken().unwrap();
+    let left: BTreeSet<IpAddr> = node.store().allocated().unwrap();
     let addresses = living.iter().flat_map(|pod| pod.addresses.clone());
     assert_eq!(left, addresses.collect());
     assert!(cut >= 3, "only {cut} of {made} were cut in the middle");
