@@ -1,14 +1,18 @@
-//! What has to change so that the kernel agrees with what is desired.
+//! The operations that change the actual state of the kernel into the desired state.
 //!
 //! ```text
-//!   additions:  links ─▶ ports ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each needs what stands before it
-//!   removals:   routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ ports ─▶ links      only when all that is new is there
+//!   additions:  links ─▶ ports ─▶ addresses ─▶ neighbours ─▶ fdb ─▶ routes      each kind needs the kinds before it
+//!   removals:   routes ─▶ fdb ─▶ neighbours ─▶ addresses ─▶ ports ─▶ links      after all additions
 //! ```
 //!
-//! One thing breaks early: the last IPv4 address of a link, because the kernel drops all else that is IPv4 there with it.
+//! One removal comes before the additions: the last IPv4 address of a link, because the kernel removes all other IPv4 objects
+//! of the link with it.
 //!
-//! Pure and total. What is right is not touched, what differs is one replacement, what is not ours appears in no operation.
-//! Running the operations and computing the difference again yields nothing, and so does cutting them short and going on.
+//! Pure and total. A correct object needs no operation, a different one needs one replacement, and no operation is about a
+//! foreign object. After the operations the difference is empty, also if they were interrupted and the rest is computed
+//! again.
+
+use std::collections::BTreeMap;
 
 use crate::model::{Link, LinkName, NetworkState, Route, RouteKey};
 use crate::op::Op;
@@ -22,12 +26,12 @@ mod tests;
 use cascades::Cascades;
 use compatible::incompatible;
 
-/// The difference between what is and what should be.
+/// The difference between the actual and the desired state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diff {
-    /// What to do, in an order that the kernel accepts and that never leaves a destination without a route it had.
+    /// The operations, in an order that the kernel accepts, and in which no destination loses its route for a moment.
     pub ops: Vec<Op>,
-    /// What cannot be had, because somebody else's object is in the way.
+    /// The desired objects that cannot be created.
     pub conflicts: Vec<Conflict>,
 }
 
@@ -53,16 +57,17 @@ pub enum Conflict {
     #[error(
         "{what}: not applied, because the object has no mark of its owner; please report this as a bug of netweft"
     )]
-    NotOurs {
+    Unowned {
         /// The operation that was left out.
         what: String,
     },
 }
 
-/// Computes what turns `actual` into `desired` as far as `owner` owns it.
+/// Computes the operations that change `actual` into `desired`, for the objects of `owner`.
 ///
-/// `desired` holds only `owner`'s objects, complete: what `owner` owns and is not in it gets deleted. A desired link's
-/// `mac` of `None` means any. A desired IPv6 route has a metric other than 0, which the kernel would store as 1024.
+/// `desired` has all objects of `owner` and no others: an object of `owner` that is not in `desired` is deleted. If the `mac`
+/// of a desired link is `None`, the link may have any. A desired IPv6 route has a metric other than 0, which the kernel would
+/// store as 1024.
 #[must_use]
 pub fn diff(actual: &NetworkState, desired: &NetworkState, owner: &Owner) -> Diff {
     let mut pass = Pass::new(actual, desired, owner);
@@ -86,7 +91,7 @@ struct Pass<'a> {
     owner: &'a Owner,
     cascades: Cascades<'a>,
     additions: Vec<Op>,
-    /// In the order of additions; run in reverse.
+    /// In the order of additions; executed in reverse order.
     removals: Vec<Op>,
     conflicts: Vec<Conflict>,
 }
@@ -104,8 +109,8 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn not_ours(&mut self, op: &Op) {
-        self.conflicts.push(Conflict::NotOurs {
+    fn unowned(&mut self, op: &Op) {
+        self.conflicts.push(Conflict::Unowned {
             what: op.to_string(),
         });
     }
@@ -123,7 +128,7 @@ impl<'a> Pass<'a> {
                 link: link.clone(),
             };
             match actual.links.get(name) {
-                _ if !owner.owns_link(name) => self.not_ours(&add()),
+                _ if !owner.owns_link(name) => self.unowned(&add()),
                 None => self.additions.push(add()),
                 Some(found) => self.existing_link(name, found, link),
             }
@@ -165,7 +170,7 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (link, port) in &desired.ports {
-            if !self.cascades.port(link, port) && actual.ports.get(link) == Some(port) {
+            if !self.cascades.detaches(link, port) && actual.ports.get(link) == Some(port) {
                 continue;
             }
             let set = Op::PortReplace {
@@ -175,7 +180,7 @@ impl<'a> Pass<'a> {
             if owner.owns_port(link) {
                 self.additions.push(set);
             } else {
-                self.not_ours(&set);
+                self.unowned(&set);
             }
         }
         for (link, port) in actual
@@ -183,9 +188,9 @@ impl<'a> Pass<'a> {
             .iter()
             .filter(|(link, _)| owner.owns_port(link))
         {
-            let goes_by_itself =
-                self.cascades.vanishing(link) || self.cascades.vanishing(&port.master);
-            if !desired.ports.contains_key(link) && !goes_by_itself {
+            let deleted_with_link =
+                self.cascades.deletes_link(link) || self.cascades.deletes_link(&port.master);
+            if !desired.ports.contains_key(link) && !deleted_with_link {
                 self.removals.push(Op::PortDelete { link: link.clone() });
             }
         }
@@ -204,9 +209,9 @@ impl<'a> Pass<'a> {
             let found = actual
                 .addresses
                 .get(&key)
-                .filter(|_| !self.cascades.recreated(&key.link));
+                .filter(|_| !self.cascades.recreates(&key.link));
             match found {
-                _ if !owner.owns_address(&key) => self.not_ours(&Op::AddressAdd { key, address }),
+                _ if !owner.owns_address(&key) => self.unowned(&Op::AddressAdd { key, address }),
                 None => self.additions.push(Op::AddressAdd { key, address }),
                 // The kernel derives the scope of an IPv6 address from the address itself (`ipv6_addr_type`).
                 Some(found) if key.net.addr().is_ipv4() && *found != address => {
@@ -221,8 +226,8 @@ impl<'a> Pass<'a> {
             .keys()
             .filter(|key| owner.owns_address(key))
         {
-            if !desired.addresses.contains_key(key) && !self.cascades.vanishing(&key.link) {
-                let list = if self.cascades.disables(key) {
+            if !desired.addresses.contains_key(key) && !self.cascades.deletes_link(&key.link) {
+                let list = if self.cascades.disables_ipv4(key) {
                     &mut self.additions
                 } else {
                     &mut self.removals
@@ -240,7 +245,9 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (key, neighbour) in &desired.neighbours {
-            if !self.cascades.neighbour(key) && actual.neighbours.get(key) == Some(neighbour) {
+            if !self.cascades.deletes_neighbour(key)
+                && actual.neighbours.get(key) == Some(neighbour)
+            {
                 continue;
             }
             let set = Op::NeighbourReplace {
@@ -250,7 +257,7 @@ impl<'a> Pass<'a> {
             if owner.owns_neighbour(key, neighbour) {
                 self.additions.push(set);
             } else {
-                self.not_ours(&set);
+                self.unowned(&set);
             }
         }
         for (key, _) in actual
@@ -258,7 +265,7 @@ impl<'a> Pass<'a> {
             .iter()
             .filter(|(key, found)| owner.owns_neighbour(key, found))
         {
-            if !desired.neighbours.contains_key(key) && !self.cascades.vanishing(&key.link) {
+            if !desired.neighbours.contains_key(key) && !self.cascades.deletes_link(&key.link) {
                 self.removals.push(Op::NeighbourDelete { key: key.clone() });
             }
         }
@@ -272,7 +279,7 @@ impl<'a> Pass<'a> {
             ..
         } = *self;
         for (key, remote) in &desired.fdb {
-            if !self.cascades.recreated(&key.link) && actual.fdb.get(key) == Some(remote) {
+            if !self.cascades.recreates(&key.link) && actual.fdb.get(key) == Some(remote) {
                 continue;
             }
             let set = Op::FdbReplace {
@@ -282,11 +289,11 @@ impl<'a> Pass<'a> {
             if owner.owns_fdb(key) {
                 self.additions.push(set);
             } else {
-                self.not_ours(&set);
+                self.unowned(&set);
             }
         }
         for (key, remote) in actual.fdb.iter().filter(|(key, _)| owner.owns_fdb(key)) {
-            if !desired.fdb.contains_key(key) && !self.cascades.vanishing(&key.link) {
+            if !desired.fdb.contains_key(key) && !self.cascades.deletes_link(&key.link) {
                 self.removals.push(Op::FdbDelete {
                     key: key.clone(),
                     remote: *remote,
@@ -302,28 +309,17 @@ impl<'a> Pass<'a> {
             owner,
             ..
         } = *self;
-        // A next hop that is not onlink is looked up (`fib_check_nh`), so routes without one come first.
-        let (through, direct): (Vec<_>, Vec<_>) = desired
-            .routes
-            .iter()
-            .partition(|(_, route)| route.via.is_some());
-        for (key, route) in direct.into_iter().chain(through) {
-            self.wanted_route(key, route);
+        for (key, route) in without_gateway_first(&desired.routes) {
+            self.desired_route(key, route);
         }
-        let (through, direct): (Vec<_>, Vec<_>) = actual
-            .routes
-            .iter()
-            .partition(|(_, route)| route.via.is_some());
-        for (key, route) in direct
-            .into_iter()
-            .chain(through)
-            .filter(|(_, route)| owner.owns_route(route))
+        for (key, route) in
+            without_gateway_first(&actual.routes).filter(|(_, route)| owner.owns_route(route))
         {
             if !desired.routes.contains_key(key)
                 && !route
                     .dev
                     .as_ref()
-                    .is_some_and(|dev| self.cascades.vanishing(dev))
+                    .is_some_and(|dev| self.cascades.deletes_link(dev))
             {
                 self.removals.push(Op::RouteDelete {
                     key: key.clone(),
@@ -333,13 +329,13 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn wanted_route(&mut self, key: &RouteKey, route: &Route) {
+    fn desired_route(&mut self, key: &RouteKey, route: &Route) {
         let add = || Op::RouteAdd {
             key: key.clone(),
             route: route.clone(),
         };
         match self.actual.routes.get(key) {
-            _ if !self.owner.owns_route(route) => self.not_ours(&add()),
+            _ if !self.owner.owns_route(route) => self.unowned(&add()),
             None => self.additions.push(add()),
             Some(found) if !self.owner.owns_route(found) => {
                 self.conflicts.push(Conflict::RouteTaken {
@@ -352,11 +348,11 @@ impl<'a> Pass<'a> {
                 if found
                     .dev
                     .as_ref()
-                    .is_some_and(|dev| self.cascades.recreated(dev)) =>
+                    .is_some_and(|dev| self.cascades.recreates(dev)) =>
             {
                 self.additions.push(add());
             }
-            Some(found) if found != route || self.cascades.route(key, found) => {
+            Some(found) if found != route || self.cascades.damages_route(key, found) => {
                 self.additions.push(Op::RouteReplace {
                     key: key.clone(),
                     route: route.clone(),
@@ -365,4 +361,14 @@ impl<'a> Pass<'a> {
             Some(_) => {}
         }
     }
+}
+
+/// The routes in the order of their creation: the kernel resolves a gateway that is not onlink by the routes that exist
+/// (`fib_check_nh`).
+fn without_gateway_first(
+    routes: &BTreeMap<RouteKey, Route>,
+) -> impl Iterator<Item = (&RouteKey, &Route)> {
+    let (with_gateway, without): (Vec<_>, Vec<_>) =
+        routes.iter().partition(|(_, route)| route.via.is_some());
+    without.into_iter().chain(with_gateway)
 }

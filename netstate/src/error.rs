@@ -1,4 +1,4 @@
-//! What can go wrong in this crate.
+//! The errors of this crate.
 
 use std::io;
 use std::time::Duration;
@@ -12,87 +12,87 @@ use nix::errno::Errno;
 )]
 pub struct InvalidName(pub String);
 
-/// Why reading or changing the kernel's network state did not work.
+/// Why the kernel's network state could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The kernel refused a request.
     #[error("{what}: {errno:?} ({})", errno.desc())]
     Refused {
-        /// What was tried, on what.
+        /// The operation and its object.
         what: String,
-        /// The kernel's answer.
+        /// The kernel's error number.
         errno: Errno,
     },
-    /// The tables changed under every attempt to read them (`NLM_F_DUMP_INTR`).
+    /// The tables changed during every attempt to read them (`NLM_F_DUMP_INTR`).
     #[error("read {what}: changed during each of {attempts} attempts")]
     Interrupted {
-        /// What was read.
+        /// The table.
         what: &'static str,
-        /// How often.
+        /// Number of attempts.
         attempts: u32,
     },
-    /// The netlink connection is gone, or its socket could not be made.
+    /// The netlink connection has ended, or no socket could be created.
     #[error("{what}: netlink connection")]
     Connection {
-        /// What was tried.
+        /// The operation and its object.
         what: String,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel took a request and gave no answer.
-    #[error("{what}: no answer from the kernel within {patience:?}")]
-    Slow {
-        /// What was tried.
+    /// The kernel did not reply to a request.
+    #[error("{what}: no reply from the kernel within {timeout:?}")]
+    Timeout {
+        /// The operation and its object.
         what: String,
-        /// How long an answer may take.
-        patience: Duration,
+        /// The time limit of a reply.
+        timeout: Duration,
     },
-    /// A network namespace could not be entered.
-    #[error("enter network namespace to {what}")]
+    /// A network namespace could not be created or entered.
+    #[error("network namespace, to {what}")]
     Namespace {
-        /// What was to be done there.
+        /// The operation that needs the namespace.
         what: String,
         /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The model can say it, this crate cannot make it.
+    /// The operation is possible in the model, but not in this crate.
     #[error("{what}: {why}")]
     Unsupported {
-        /// What was tried.
+        /// The operation and its object.
         what: String,
-        /// What to do instead.
+        /// The reason.
         why: &'static str,
     },
 }
 
 impl Error {
-    /// Whether the same request may succeed later without anybody changing the configuration.
+    /// Whether the same request can succeed later without a change of the configuration.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused { errno, .. } => matches!(
                 errno,
-                // Short of memory or in the middle of something else.
+                // Lack of memory, or another operation in progress.
                 Errno::EAGAIN | Errno::EBUSY | Errno::EINTR | Errno::ENOBUFS | Errno::ENOMEM
-                // What we built on went away, or something took the place since the last read.
+                // A required object was deleted, or the object was created, after the state was read.
                 | Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN | Errno::ENETUNREACH | Errno::EHOSTUNREACH
                 | Errno::EADDRNOTAVAIL | Errno::ENOENT | Errno::ESRCH | Errno::EEXIST
             ),
-            Self::Interrupted { .. } | Self::Connection { .. } | Self::Slow { .. } => true,
+            Self::Interrupted { .. } | Self::Connection { .. } | Self::Timeout { .. } => true,
             Self::Namespace { .. } | Self::Unsupported { .. } => false,
         }
     }
 
-    /// The kernel's error number, if the kernel answered.
+    /// The kernel's error number, if the kernel replied.
     #[must_use]
     pub const fn errno(&self) -> Option<Errno> {
         match self {
             Self::Refused { errno, .. } => Some(*errno),
             Self::Interrupted { .. }
             | Self::Connection { .. }
-            | Self::Slow { .. }
+            | Self::Timeout { .. }
             | Self::Namespace { .. }
             | Self::Unsupported { .. } => None,
         }

@@ -1,4 +1,4 @@
-//! The seam between what is decided and what the kernel does, with a kernel made of memory for tests.
+//! The interface to the kernel, and a fake kernel for tests.
 
 use std::cmp::Reverse;
 use std::future::Future;
@@ -14,37 +14,37 @@ use crate::simulate;
 
 /// One network namespace that can be read and changed.
 pub trait Kernel {
-    /// Reads the whole state, ours and foreign.
+    /// Reads the complete state, with foreign objects.
     ///
     /// # Errors
-    /// When no consistent picture could be had; never a partial one.
+    /// When no consistent state can be read. The result is never incomplete.
     fn read(&self) -> impl Future<Output = Result<NetworkState, Error>> + Send;
 
-    /// By which link the kernel sends a packet to `to`, and from which address: `ip route get`, so policy routing counts. `None` if it
-    /// cannot send.
+    /// The link and the source address of a packet to `to`, as in `ip route get`, with policy routing. `None` if the kernel
+    /// cannot send the packet.
     ///
     /// # Errors
-    /// The kernel does not answer.
+    /// When the kernel does not reply.
     fn select_route(
         &self,
         to: IpAddr,
     ) -> impl Future<Output = Result<Option<SelectedRoute>, Error>> + Send;
 
-    /// Carries out one operation. Deleting what is not there succeeds.
+    /// Executes one operation. The deletion of an absent object succeeds.
     ///
     /// # Errors
     /// When the kernel refuses; the error names the operation.
     fn apply(&self, op: &Op) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Whether requests can reach the kernel. A connection that has ended does not come back.
+    /// Whether requests can reach the kernel. A connection that has ended stays ended.
     fn is_connected(&self) -> bool {
         true
     }
 }
 
-/// A fold of operations over a [`NetworkState`] that accepts and cascades what the kernel does.
+/// A kernel in memory that simulates refusals and cascades on a [`NetworkState`].
 ///
-/// Not for proving that the kernel agrees: the tests named `netns_*` do that.
+/// The tests `netns_*` compare it with the real kernel.
 #[derive(Default)]
 pub struct FakeKernel(Mutex<Inner>);
 
@@ -67,24 +67,24 @@ impl FakeKernel {
         }))
     }
 
-    /// From now on asks `fault` before every operation: an error number makes it fail and change nothing.
+    /// From now on calls `fault` before every operation: if it returns an error number, the operation fails without effect.
     pub fn fail_with(&self, fault: impl FnMut(&Op) -> Option<Errno> + Send + 'static) {
         self.lock().fault = Some(Box::new(fault));
     }
 
-    /// From now on lets every operation pass.
-    pub fn heal(&self) {
+    /// Removes the fault of [`Self::fail_with`].
+    pub fn clear_fault(&self) {
         self.lock().fault = None;
     }
 
-    /// The state now.
+    /// The present state.
     #[must_use]
     pub fn state(&self) -> NetworkState {
         self.lock().state.clone()
     }
 
-    /// Changes the state behind everybody's back, as an administrator would.
-    pub fn meddle(&self, change: impl FnOnce(&mut NetworkState)) {
+    /// Changes the state without an operation, as another program does.
+    pub fn change_externally(&self, change: impl FnOnce(&mut NetworkState)) {
         change(&mut self.lock().state);
     }
 
@@ -94,10 +94,10 @@ impl FakeKernel {
         std::mem::take(&mut self.lock().applied)
     }
 
-    /// Carries out one operation, without a runtime.
+    /// Executes one operation, without an asynchronous runtime.
     ///
     /// # Errors
-    /// As the kernel would, or as [`FakeKernel::fail_with`] says.
+    /// As the kernel would, or as [`FakeKernel::fail_with`] defines.
     pub fn apply_now(&self, op: &Op) -> Result<(), Error> {
         let refused = |errno| Error::Refused {
             what: op.to_string(),
@@ -113,7 +113,7 @@ impl FakeKernel {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic of another test thread leaves the state whole: nothing in here panics between two changes.
+        // A panic of another test thread leaves a consistent state: nothing here panics between two changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -123,12 +123,12 @@ impl Kernel for FakeKernel {
         Ok(self.state())
     }
 
-    /// By the longest prefix in table `main`, as where nobody has set a rule.
+    /// By the longest prefix in table `main`, as without policy routing.
     async fn select_route(&self, to: IpAddr) -> Result<Option<SelectedRoute>, Error> {
         let state = self.lock();
-        let around = state.state.routes.iter();
-        let around = around.filter(|(key, _)| key.dst.contains(&to));
-        let best = around.max_by_key(|(key, _)| (key.dst.prefix_len(), Reverse(key.metric)));
+        let routes = state.state.routes.iter();
+        let matching = routes.filter(|(key, _)| key.dst.contains(&to));
+        let best = matching.max_by_key(|(key, _)| (key.dst.prefix_len(), Reverse(key.metric)));
         Ok(best.and_then(|(_, route)| {
             Some(SelectedRoute {
                 link: route.dev.clone()?,

@@ -1,11 +1,11 @@
-//! The kernel's network state as data: read it, compare it with what is wanted, apply the difference.
+//! The kernel's network state as data: read it, compare it with the desired state, apply the difference.
 //!
 //! ```text
 //!   kernel ──read──▶ NetworkState (actual) ─┐
 //!                    NetworkState (desired) ─┴─▶ diff ─▶ Vec<Op> ──apply──▶ kernel
 //! ```
 //!
-//! This crate knows no Kubernetes, and it is the only one that may use rtnetlink.
+//! This crate does not depend on Kubernetes, and it is the only one that may use rtnetlink.
 
 pub mod diff;
 pub mod error;

@@ -1,7 +1,7 @@
-//! The kernel's network state as plain, ordered data, keyed as the kernel keys it.
+//! The kernel's network state as plain, ordered data, with the keys of the kernel.
 //!
-//! The same type describes what is there (`Kernel::read`) and what should be there (the agent's `desired`), so that the
-//! two can be compared. Links are referred to by name, never by index: a link can be recreated with another index.
+//! The actual state (`Kernel::read`) and the desired state (the agent's `desired`) have the same type, so that they can be
+//! compared. Links are referred to by name and not by index, because a recreated link has another index.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -16,28 +16,27 @@ use crate::error::InvalidName;
 /// Routing table `main` (`RT_TABLE_MAIN`).
 pub const TABLE_MAIN: u32 = 254;
 
-/// What one network namespace looks like.
+/// The network state of one network namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkState {
     /// Links by name.
     pub links: BTreeMap<LinkName, Link>,
-    /// Ports of bridges by their own names.
+    /// Ports of bridges by link name.
     pub ports: BTreeMap<LinkName, Port>,
     /// Addresses by link and address with prefix length.
     pub addresses: BTreeMap<AddressKey, Address>,
-    /// Addresses that are not ordinary ones. Found, never desired.
+    /// Addresses with special properties. Only in an actual state.
     pub special_addresses: BTreeMap<AddressKey, SpecialAddress>,
     /// Routes of table `main`.
     pub routes: BTreeMap<RouteKey, Route>,
     /// Neighbours by link and address.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Links that can carry packets at this moment (`IFF_LOWER_UP`): a TUN link only while a program has it open. Found, never
-    /// desired.
+    /// Links with a carrier (`IFF_LOWER_UP`): a TUN link only while a program has it open. Only in an actual state.
     pub carriers: BTreeSet<LinkName>,
-    /// Forwarding entries of VXLAN links that name a remote tunnel endpoint, by link and MAC.
+    /// Remote tunnel endpoints of the forwarding entries of VXLAN links, by link and MAC.
     pub fdb: BTreeMap<FdbKey, IpAddr>,
-    /// Whether there are routing rules besides those of a new network namespace (`ip rule`), so that table `main` alone does not say by
-    /// which link a packet leaves. Found, never desired.
+    /// Whether there are other routing rules than those of a new network namespace (`ip rule`), so that table `main` alone does
+    /// not determine the link of a packet. Only in an actual state.
     pub policy_routing: bool,
 }
 
@@ -46,7 +45,7 @@ pub struct NetworkState {
 pub struct SelectedRoute {
     /// The link by which the packet leaves.
     pub link: LinkName,
-    /// The source address that the kernel chooses for a socket that is bound to none.
+    /// The source address that the kernel selects for a socket that is not bound to an address.
     pub source: Option<IpAddr>,
 }
 
@@ -136,30 +135,30 @@ impl From<Mac> for String {
     }
 }
 
-/// One link. What cannot be changed on a living link is in `kind`.
+/// One link. `kind` has the attributes that cannot be changed on an existing link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// The driver and its parameters.
     pub kind: LinkKind,
-    /// Ethernet address; `None` where the link has none.
+    /// Ethernet address, if the link has one.
     pub mac: Option<Mac>,
-    /// Bytes of the largest network-layer packet.
+    /// Size of the largest network-layer packet, in bytes.
     pub mtu: u32,
     /// Whether the link is administratively up (`IFF_UP`).
     pub up: bool,
 }
 
-/// The driver of a link and what of it is fixed at creation.
+/// The driver of a link, with the parameters that are fixed at creation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkKind {
     /// A VXLAN tunnel without flooding: learning off, no default destination (RFC 7348).
     Vxlan(Vxlan),
-    /// IP in IP (RFC 2003) to whatever node a route names as the next hop: no remote end of its own.
+    /// IP in IP (RFC 2003) without a remote endpoint: the next hop of the route is the endpoint.
     Ipip {
         /// Outer source address.
         local: Ipv4Addr,
     },
-    /// A TUN link, made by the program that reads from it.
+    /// A TUN link, created by the program that reads from it.
     Tun,
     /// One end of a veth pair.
     Veth,
@@ -180,13 +179,13 @@ impl LinkKind {
     }
 }
 
-/// That a link is a port of another (`IFLA_MASTER`).
+/// The attachment of a link to a bridge (`IFLA_MASTER`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// The bridge. Of another's links it may be a bond or a VRF.
+    /// The bridge. For foreign links, it can be a bond or a VRF.
     pub master: LinkName,
-    /// Whether the bridge sends a frame back to the port it came from (`IFLA_BRPORT_MODE`): what a pod sends to a Service
-    /// that it serves itself.
+    /// Whether the bridge sends a frame out of the port on which it arrived (`IFLA_BRPORT_MODE`). A pod that connects to a
+    /// Service whose endpoint it is needs this.
     pub hairpin: bool,
 }
 
@@ -199,14 +198,14 @@ pub struct Vxlan {
     pub port: u16,
     /// Outer source address.
     pub local: Option<IpAddr>,
-    /// Whether the link learns remote endpoints from traffic; ours never do.
+    /// Whether the link learns remote endpoints from traffic; links of netweft do not.
     pub learning: bool,
 }
 
 /// The kernel's key of an address on a link.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AddressKey {
-    /// The link that holds it.
+    /// The link that has the address.
     pub link: LinkName,
     /// The address and its prefix length.
     pub net: IpNet,
@@ -215,14 +214,14 @@ pub struct AddressKey {
 /// Attributes of an address beyond its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Address {
-    /// `RT_SCOPE_LINK` instead of global. An address on a link of ours is global unless said otherwise.
+    /// Whether the scope is `RT_SCOPE_LINK` instead of global.
     pub link_scope: bool,
 }
 
-/// What sets an address apart from an ordinary one.
+/// Why an address is special.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpecialAddress {
-    /// IPv4: the link has another address of the same subnet that comes first (`IFA_F_SECONDARY`).
+    /// IPv4: the link has another, primary address of the same subnet (`IFA_F_SECONDARY`).
     Secondary,
     /// IPv6: the address is temporary (RFC 8981), deprecated (RFC 4862), tentative, or failed duplicate address detection
     /// (`IFA_F_TEMPORARY`, `IFA_F_DEPRECATED`, `IFA_F_TENTATIVE`, `IFA_F_DADFAILED`).
@@ -240,22 +239,22 @@ pub struct RouteKey {
     pub metric: u32,
 }
 
-/// A route's target and its owner's mark.
+/// The target of a route, and the mark of its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What is done with the packet.
+    /// What the kernel does with a packet.
     pub kind: RouteKind,
-    /// Who made it (`rtm_protocol`).
+    /// The program that created the route (`rtm_protocol`).
     pub protocol: u8,
     /// Next hop; `None` for a destination on the link itself.
     pub via: Option<IpAddr>,
     /// Outgoing link; `None` for a blackhole.
     pub dev: Option<LinkName>,
-    /// `RTNH_F_ONLINK`: take the next hop to be on the link without looking it up.
+    /// `RTNH_F_ONLINK`: the next hop is on the link, whatever the other routes are.
     pub onlink: bool,
-    /// Preferred source address of locally made packets.
+    /// Preferred source address of locally generated packets.
     pub source: Option<IpAddr>,
-    /// Route MTU (`RTAX_MTU`; locked in IPv6), unset for the link's.
+    /// Route MTU (`RTAX_MTU`; locked in IPv6); `None`: that of the link.
     pub mtu: Option<u32>,
 }
 
@@ -266,16 +265,16 @@ pub enum RouteKind {
     Unicast,
     /// Drop silently (`RTN_BLACKHOLE`).
     Blackhole,
-    /// Any other type; never ours.
+    /// Any other type; never of netweft.
     Other(u8),
 }
 
 /// The kernel's key of a neighbour.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NeighbourKey {
-    /// The link it is on.
+    /// The link of the neighbour.
     pub link: LinkName,
-    /// Its address.
+    /// The address of the neighbour.
     pub ip: IpAddr,
 }
 

@@ -1,7 +1,7 @@
-//! Work inside another network namespace, on a short-lived thread of its own.
+//! Work in another network namespace, on a new thread.
 //!
-//! `setns` changes the calling thread only. A thread of a runtime must never be moved, so everything here happens on a
-//! new thread that ends with the work; sockets keep the namespace they were made in.
+//! `setns` changes only the calling thread. A thread of an asynchronous runtime must not change its namespace, so each work
+//! gets a thread of its own. A socket stays in the namespace in which it was created.
 
 use std::fs::File;
 use std::io;
@@ -14,10 +14,10 @@ use tokio::runtime::Handle;
 
 use crate::error::Error;
 
-/// Runs `work` inside the network namespace `netns`. `what` names the work in errors.
+/// Runs `work` in the network namespace `netns`. `what` describes the work in errors.
 ///
 /// # Errors
-/// [`Error::Namespace`] if the namespace cannot be entered or the thread cannot be made.
+/// [`Error::Namespace`] if the namespace cannot be entered or the thread cannot be created.
 pub fn run_in<T: Send>(
     netns: BorrowedFd<'_>,
     what: &str,
@@ -30,10 +30,10 @@ pub fn run_in<T: Send>(
     )
 }
 
-/// Runs `work` inside a new, empty network namespace that ends with the last descriptor of it.
+/// Runs `work` in a new, empty network namespace. The kernel deletes it with its last file descriptor.
 ///
 /// # Errors
-/// [`Error::Namespace`] if the process may not make one.
+/// [`Error::Namespace`] if the process must not create one.
 pub fn run_in_new<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
     on_thread(
         what,
@@ -42,12 +42,12 @@ pub fn run_in_new<T: Send>(what: &str, work: impl FnOnce() -> T + Send) -> Resul
     )
 }
 
-/// A new, empty network namespace, held by the descriptor alone.
+/// A new, empty network namespace, which exists as long as the file descriptor.
 ///
 /// # Errors
-/// [`Error::Namespace`] if the process may not make one.
+/// [`Error::Namespace`] if the process must not create one.
 pub fn create() -> Result<OwnedFd, Error> {
-    let what = "make a namespace";
+    let what = "create it";
     let opened = run_in_new(what, || File::open("/proc/thread-self/ns/net"))?;
     opened
         .map(OwnedFd::from)
@@ -60,7 +60,7 @@ pub fn create() -> Result<OwnedFd, Error> {
 /// The namespace at a path such as `/var/run/netns/x` or `/proc/1/ns/net`.
 ///
 /// # Errors
-/// [`Error::Namespace`] with the cause, [`io::ErrorKind::NotFound`] if there is nothing at the path.
+/// [`Error::Namespace`] with the cause, [`io::ErrorKind::NotFound`] if the path does not exist.
 pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     let error = |source| Error::Namespace {
         what: format!("open {}", path.display()),
@@ -69,8 +69,8 @@ pub fn open(path: &Path) -> Result<OwnedFd, Error> {
     File::open(path).map(OwnedFd::from).map_err(error)
 }
 
-/// A netlink socket of a protocol (`NETLINK_…`) that talks to `netns`, or to the caller's namespace, registered with the
-/// current runtime.
+/// A netlink socket of this protocol (`NETLINK_…`) in `netns`, or in the caller's namespace, registered with the current
+/// runtime.
 pub(crate) fn socket(protocol: isize, netns: Option<BorrowedFd<'_>>) -> Result<TokioSocket, Error> {
     let what = "open a netlink socket";
     let runtime = Handle::current();

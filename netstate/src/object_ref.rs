@@ -1,4 +1,4 @@
-//! A thing in the kernel as far as a notice tells it apart.
+//! A reference to a kernel object, as precise as notifications are.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,20 +8,20 @@ use ipnet::IpNet;
 use crate::model::{LinkName, Mac};
 use crate::op::Op;
 
-/// What was touched. `Display` names it in the words of `ip(8)`.
+/// A kernel object. `Display` uses the terms of `ip(8)`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ObjectRef {
-    /// A link, or what it is a port of.
+    /// A link, or its attachment to a bridge.
     Link(LinkName),
-    /// An address with its prefix length, on whatever link.
+    /// An address with its prefix length, on any link.
     Address(IpNet),
-    /// A route by its destination, in whatever table.
+    /// A route by its destination, in any table.
     Route(IpNet),
-    /// A neighbour by its address, on whatever link.
+    /// A neighbour by its address, on any link.
     Neighbour(IpAddr),
-    /// A forwarding entry, on whatever link.
+    /// A forwarding entry, on any link.
     Fdb(Mac),
-    /// The nft table of a name, of whatever family, with all that is in it.
+    /// An nft table by name, of any family, with its content.
     Table(String),
 }
 
@@ -39,7 +39,7 @@ impl fmt::Display for ObjectRef {
 }
 
 impl Op {
-    /// What the operation is about.
+    /// The object of the operation.
     #[must_use]
     pub fn object(&self) -> ObjectRef {
         match self {

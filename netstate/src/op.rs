@@ -8,116 +8,116 @@ use crate::model::{
     Route, RouteKey, RouteKind,
 };
 
-/// One change. `Display` says it in the words of `ip(8)`.
+/// One change. `Display` uses the terms of `ip(8)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Create a link with its MAC and MTU, then set it up if so wanted.
+    /// Create a link with its Ethernet address and MTU, and set it up if `link.up`.
     LinkAdd {
-        /// Its name.
+        /// Name of the link.
         name: LinkName,
-        /// What it is.
+        /// The link.
         link: Link,
     },
-    /// Delete a link and create it again, because something differs that a living link cannot change. Whatever was on
-    /// the link is lost, so the operations that put it back follow.
+    /// Delete a link and create it again, because an attribute differs that cannot be changed on an existing link. The
+    /// kernel deletes all objects on the link, so operations that restore them follow.
     LinkRecreate {
-        /// Its name.
+        /// Name of the link.
         name: LinkName,
-        /// What it shall be.
+        /// The desired link.
         link: Link,
-        /// What differs, in words.
+        /// The difference, as a text for logs.
         reason: String,
     },
-    /// Change a living link; `None` leaves an attribute as it is.
+    /// Change an existing link. `None` keeps an attribute.
     LinkChange {
-        /// Its name.
+        /// Name of the link.
         name: LinkName,
         /// New MTU in bytes.
         mtu: Option<u32>,
-        /// New Ethernet address. The kernel drops all neighbours of the link with the old one (`neigh_changeaddr`).
+        /// New Ethernet address. The kernel deletes all neighbours of the link with the old one (`neigh_changeaddr`).
         mac: Option<Mac>,
         /// New administrative state.
         up: Option<bool>,
     },
-    /// Delete a link; absent is fine.
+    /// Delete a link, if it exists.
     LinkDelete {
-        /// Its name.
+        /// Name of the link.
         name: LinkName,
     },
-    /// Make a link a port of a bridge, or change how it is one.
+    /// Attach a link to a bridge, or change the attachment.
     PortReplace {
         /// The link.
         link: LinkName,
-        /// Of what and how.
+        /// The attachment.
         port: Port,
     },
-    /// Take a link from its bridge; being a port of none is fine.
+    /// Detach a link from its bridge, if it has one.
     PortDelete {
         /// The link.
         link: LinkName,
     },
-    /// Add an address; already there is fine.
+    /// Add an address, if it does not exist.
     AddressAdd {
-        /// Where and which.
+        /// Link and address.
         key: AddressKey,
-        /// Its attributes.
+        /// Attributes of the address.
         address: Address,
     },
     /// Delete and add an address whose attributes differ: the kernel does not change them in place (`inet_rtm_newaddr`).
     AddressReplace {
-        /// Where and which.
+        /// Link and address.
         key: AddressKey,
-        /// Its attributes.
+        /// Attributes of the address.
         address: Address,
     },
-    /// Delete an address; absent is fine.
+    /// Delete an address, if it exists.
     AddressDelete {
-        /// Where and which.
+        /// Link and address.
         key: AddressKey,
     },
-    /// Add a route where none was at its key. It fails with `EEXIST` if somebody else was faster.
+    /// Add a route with a new key. Fails with `EEXIST` if another program has added one meanwhile.
     RouteAdd {
-        /// Its key.
+        /// Key of the route.
         key: RouteKey,
-        /// Its target.
+        /// Target of the route.
         route: Route,
     },
-    /// Put a route in the place of ours at the same key, atomically.
+    /// Replace the route with the same key atomically.
     RouteReplace {
-        /// Its key.
+        /// Key of the route.
         key: RouteKey,
-        /// Its target.
+        /// Target of the route.
         route: Route,
     },
-    /// Delete a route if protocol, kind, next hop and link are these; absent is fine.
+    /// Delete the route with this key, protocol, kind, next hop and link, if it exists.
     RouteDelete {
-        /// Its key.
+        /// Key of the route.
         key: RouteKey,
-        /// Its target.
+        /// Target of the route.
         route: Route,
     },
     /// Add or replace a neighbour.
     NeighbourReplace {
-        /// Where and which.
+        /// Link and address.
         key: NeighbourKey,
-        /// Its link-layer address.
+        /// Link-layer address of the neighbour.
         neighbour: Neighbour,
     },
-    /// Delete a neighbour; absent is fine.
+    /// Delete a neighbour, if it exists.
     NeighbourDelete {
-        /// Where and which.
+        /// Link and address.
         key: NeighbourKey,
     },
     /// Add or replace a forwarding entry.
     FdbReplace {
-        /// Where and which.
+        /// Link and Ethernet address.
         key: FdbKey,
         /// The remote tunnel endpoint.
         remote: IpAddr,
     },
-    /// Delete a forwarding entry; absent is fine.
+    /// Delete a forwarding entry, if it exists.
     FdbDelete {
-        /// Where and which.
+        /// Link and Ethernet address.
         key: FdbKey,
         /// The remote tunnel endpoint.
         remote: IpAddr,
@@ -125,9 +125,9 @@ pub enum Op {
 }
 
 impl Op {
-    /// The link without which this operation cannot succeed; `None` for blackholes.
+    /// The link that this operation needs; `None` for blackholes.
     ///
-    /// After a failed operation on a link the rest of that link's operations need not be tried.
+    /// After a failed operation on a link, the other operations on the link can be skipped.
     #[must_use]
     pub fn link(&self) -> Option<&LinkName> {
         match self {
@@ -147,7 +147,7 @@ impl Op {
         }
     }
 
-    /// Whether this only takes something away, so that it is done when the thing is absent.
+    /// Whether this is a deletion, which has succeeded when the object is absent.
     #[must_use]
     pub const fn is_delete(&self) -> bool {
         matches!(
@@ -161,7 +161,7 @@ impl Op {
         )
     }
 
-    /// What kind of operation this is, from a fixed set: fit for a metric label.
+    /// The kind of operation, from a fixed set: usable as a metric label.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -260,7 +260,7 @@ impl fmt::Display for LinkKind {
     }
 }
 
-/// With a leading space so that it can follow the link's name.
+/// With a leading space, to follow the link's name.
 impl fmt::Display for Port {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let hairpin = if self.hairpin { "on" } else { "off" };
@@ -274,7 +274,7 @@ impl fmt::Display for RouteKey {
     }
 }
 
-/// The target as `ip route` prints it, with a leading space so that it can follow the destination.
+/// The target as `ip route` prints it, with a leading space, to follow the destination.
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
@@ -294,8 +294,8 @@ impl fmt::Display for Route {
 
 fn optional(
     f: &mut fmt::Formatter<'_>,
-    word: &str,
+    keyword: &str,
     value: Option<&impl fmt::Display>,
 ) -> fmt::Result {
-    value.map_or(Ok(()), |value| write!(f, " {word} {value}"))
+    value.map_or(Ok(()), |value| write!(f, " {keyword} {value}"))
 }

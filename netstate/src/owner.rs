@@ -1,26 +1,27 @@
-//! What is ours: recognised from the object alone, with no memory, so that a restart changes nothing.
+//! The owner of a kernel object, from the object alone: the programs store no list of their objects, which a restart could
+//! lose.
 //!
-//! Names of links and protocols of routes carry the owner. Ports, addresses, neighbours and forwarding entries have no mark
-//! of their own: they belong to whoever owns the link they are on. Everything else is foreign and is never touched.
+//! The name of a link and the protocol of a route are the mark of the owner. Ports, addresses, neighbours and forwarding
+//! entries have no mark: their owner is that of their link. All other objects are foreign and never changed.
 
 use netweft_common::link_names;
 
 use crate::model::{AddressKey, FdbKey, LinkName, Neighbour, NeighbourKey, Route};
 
-/// Route protocol (`rtm_protocol`) of what the node agent makes.
+/// Route protocol (`rtm_protocol`) of the node agent.
 pub const PROTOCOL_AGENT: u8 = 78;
-/// Route protocol (`rtm_protocol`) of what the CNI plugin makes.
+/// Route protocol (`rtm_protocol`) of the CNI plugin.
 pub const PROTOCOL_PLUGIN: u8 = 79;
-/// Metric of the agent's and the plugin's routes, explicit because unset means 0 in IPv4 and 1024 in IPv6.
+/// Metric of the routes of agent and plugin. It is explicit, because the default is 0 in IPv4 and 1024 in IPv6.
 pub const METRIC: u32 = 20;
 
-/// Whether a link of this name is any program's of ours.
+/// Whether a link of this name belongs to a program of netweft.
 #[must_use]
-pub fn is_our_link(name: &LinkName) -> bool {
+pub fn is_netweft_link(name: &LinkName) -> bool {
     Owner::agent().owns_link(name) || Owner::plugin().owns_link(name)
 }
 
-/// A program of ours and the kernel objects that are its own.
+/// A program of netweft that owns kernel objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner(Program);
 
@@ -38,14 +39,14 @@ impl Owner {
         Self(Program::Agent)
     }
 
-    /// The CNI plugin: links `nw` + 11 lower hex digits, what they are ports of, the permanent neighbours on them, and
-    /// routes of [`PROTOCOL_PLUGIN`]. The host's end of a pod link never has an address, so addresses there are foreign.
+    /// The CNI plugin: links `nw` + 11 lowercase hexadecimal digits, their attachments to bridges, the permanent neighbours
+    /// on them, and routes of [`PROTOCOL_PLUGIN`]. The host's end of a pod link has no address of netweft.
     #[must_use]
     pub const fn plugin() -> Self {
         Self(Program::Plugin)
     }
 
-    /// The mark on this owner's routes.
+    /// The protocol of this owner's routes.
     #[must_use]
     pub const fn protocol(&self) -> u8 {
         match self.0 {
@@ -54,7 +55,7 @@ impl Owner {
         }
     }
 
-    /// Whether a link of this name is ours.
+    /// Whether this owner has links of this name.
     #[must_use]
     pub fn owns_link(&self, name: &LinkName) -> bool {
         match self.0 {
@@ -63,31 +64,31 @@ impl Owner {
         }
     }
 
-    /// Whether it is ours to say of which bridge this link is a port.
+    /// Whether this owner determines the bridge of this link.
     #[must_use]
     pub fn owns_port(&self, link: &LinkName) -> bool {
         self.owns_link(link)
     }
 
-    /// Whether an address at this key is ours.
+    /// Whether this owner has the address with this key.
     #[must_use]
     pub fn owns_address(&self, key: &AddressKey) -> bool {
         self.0 == Program::Agent && self.owns_link(&key.link)
     }
 
-    /// Whether this route is ours.
+    /// Whether this owner has this route.
     #[must_use]
     pub fn owns_route(&self, route: &Route) -> bool {
         route.protocol == self.protocol()
     }
 
-    /// Whether this neighbour is ours. Resolved (not permanent) ones are the kernel's, on our links too.
+    /// Whether this owner has this neighbour. Neighbours that are not permanent belong to the kernel, on all links.
     #[must_use]
     pub fn owns_neighbour(&self, key: &NeighbourKey, neighbour: &Neighbour) -> bool {
         neighbour.permanent && self.owns_link(&key.link)
     }
 
-    /// Whether a forwarding entry at this key is ours.
+    /// Whether this owner has the forwarding entry with this key.
     #[must_use]
     pub fn owns_fdb(&self, key: &FdbKey) -> bool {
         self.0 == Program::Agent && self.owns_link(&key.link)

@@ -1,4 +1,4 @@
-//! What an operation does to a state in memory, with the refusals and cascades of the kernel.
+//! The effect of an operation on a state in memory, with the refusals and cascades of the kernel.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use crate::op::Op;
 /// Applies `op` to `state`.
 ///
 /// # Errors
-/// The kernel's error number where it would refuse; `state` is then unchanged.
+/// The error number with which the kernel refuses the operation; `state` is then unchanged.
 pub fn apply(state: &mut NetworkState, op: &Op) -> Result<(), Errno> {
     match op {
         Op::LinkAdd { name, link } => {
@@ -42,7 +42,7 @@ pub fn apply(state: &mut NetworkState, op: &Op) -> Result<(), Errno> {
             put_route(state, key, route)?;
         }
         Op::RouteDelete { key, route } => {
-            // The preferred source and the MTU are not compared: the kernel may have taken the source away meanwhile.
+            // The preferred source and the MTU are not compared: the kernel may have removed the source.
             let target = |route: &Route| (route.protocol, route.kind, route.via, route.dev.clone());
             if state
                 .routes
@@ -54,12 +54,12 @@ pub fn apply(state: &mut NetworkState, op: &Op) -> Result<(), Errno> {
         }
         Op::NeighbourReplace { key, neighbour } => {
             // A neighbour can be set on a link that is down (`neigh_add`).
-            present(state, &key.link)?;
+            require_link(state, &key.link)?;
             state.neighbours.insert(key.clone(), neighbour.clone());
         }
         Op::NeighbourDelete { key } => drop(state.neighbours.remove(key)),
         Op::FdbReplace { key, remote } => {
-            present(state, &key.link)?;
+            require_link(state, &key.link)?;
             state.fdb.insert(key.clone(), *remote);
         }
         Op::FdbDelete { key, .. } => drop(state.fdb.remove(key)),
@@ -67,7 +67,7 @@ pub fn apply(state: &mut NetworkState, op: &Op) -> Result<(), Errno> {
     Ok(())
 }
 
-fn present(state: &NetworkState, link: &LinkName) -> Result<(), Errno> {
+fn require_link(state: &NetworkState, link: &LinkName) -> Result<(), Errno> {
     state
         .links
         .contains_key(link)
@@ -97,7 +97,7 @@ fn change_link(
     Ok(())
 }
 
-/// A bridge is no port of a bridge (`br_add_if`).
+/// A bridge cannot be attached to a bridge (`br_add_if`).
 fn set_port(state: &mut NetworkState, link: &LinkName, port: &Port) -> Result<(), Errno> {
     let kind = |name| state.links.get(name).map(|link| &link.kind);
     if kind(link).ok_or(Errno::ENODEV)? == &LinkKind::Bridge {
@@ -120,7 +120,7 @@ fn drop_link(state: &mut NetworkState, name: &LinkName) {
     state.links.remove(name);
     state
         .ports
-        .retain(|port, of| port != name && of.master != *name);
+        .retain(|link, port| link != name && port.master != *name);
     state
         .routes
         .retain(|_, route| route.dev.as_ref() != Some(name));
@@ -132,12 +132,13 @@ fn drop_link(state: &mut NetworkState, name: &LinkName) {
 }
 
 fn add_address(state: &mut NetworkState, key: &AddressKey, address: &Address) -> Result<(), Errno> {
-    present(state, &key.link)?;
+    require_link(state, &key.link)?;
     state.addresses.insert(key.clone(), address.clone());
     Ok(())
 }
 
-/// The last IPv4 address takes the link's IPv4 routes and neighbours along (`fib_disable_ip`). `fib_sync_down_addr` drops IPv4 routes that prefer the address, `rt6_remove_prefsrc` takes it from IPv6 routes.
+/// With the last IPv4 address the kernel deletes the IPv4 routes and neighbours of the link (`fib_disable_ip`). It also deletes
+/// IPv4 routes with this preferred source (`fib_sync_down_addr`), and removes it from IPv6 routes (`rt6_remove_prefsrc`).
 fn drop_address(state: &mut NetworkState, key: &AddressKey) {
     let ip = key.net.addr();
     if state.addresses.remove(key).is_none() {

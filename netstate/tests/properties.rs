@@ -1,4 +1,4 @@
-//! What must hold for any two states: no flapping, arrival, nothing foreign touched, order, crash safety.
+//! Properties of the diff of any two states: idempotence, convergence, unchanged foreign objects, order, crash safety.
 
 #![expect(
     clippy::indexing_slicing,
@@ -24,7 +24,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::FileFailurePersistence;
 
-const OURS: [&str; 3] = ["nw-a", "nw-b", "nw-c"];
+const OWN_LINKS: [&str; 3] = ["nw-a", "nw-b", "nw-c"];
 const ADDRESSES: [&str; 4] = [
     "10.244.0.1/32",
     "10.244.0.2/32",
@@ -62,16 +62,16 @@ fn link() -> impl Strategy<Value = Link> {
     })
 }
 
-/// A route in words of choices; what it refers to is filled in from the state it goes into.
+/// The random part of a route. The indices select objects of the state that gets the route.
 #[derive(Clone, Debug)]
-struct Choice {
+struct RouteSpec {
     dev: usize,
     blackhole: bool,
     source: Option<usize>,
     mtu: Option<u32>,
 }
 
-fn choice() -> impl Strategy<Value = Choice> {
+fn route_spec() -> impl Strategy<Value = RouteSpec> {
     let mtu = option::of(select(vec![1300_u32, 1350]));
     (
         0..8_usize,
@@ -79,7 +79,7 @@ fn choice() -> impl Strategy<Value = Choice> {
         option::of(0..8_usize),
         mtu,
     )
-        .prop_map(|(dev, blackhole, source, mtu)| Choice {
+        .prop_map(|(dev, blackhole, source, mtu)| RouteSpec {
             dev,
             blackhole,
             source,
@@ -88,14 +88,14 @@ fn choice() -> impl Strategy<Value = Choice> {
 }
 
 prop_compose! {
-    /// A state as the agent wants one: everything ours, everything on what exists.
+    /// A desired state of the agent: only objects of the agent, on links that exist.
     fn desired()(
-        links in btree_map(select(OURS.to_vec()), link(), 0..4),
+        links in btree_map(select(OWN_LINKS.to_vec()), link(), 0..4),
         addresses in btree_map(select(ADDRESSES.to_vec()), (0..4_usize, any::<bool>()), 0..4),
-        routes in btree_map(select(DESTINATIONS.to_vec()), choice(), 0..6),
+        routes in btree_map(select(DESTINATIONS.to_vec()), route_spec(), 0..6),
         neighbours in vec((0..4_usize, 0..4_u8, mac()), 0..4),
         fdb in vec((0..4_usize, mac(), 0..4_u8), 0..4),
-        ports in vec((select(OURS.to_vec()), select(OURS.to_vec()), any::<bool>()), 0..3),
+        ports in vec((select(OWN_LINKS.to_vec()), select(OWN_LINKS.to_vec()), any::<bool>()), 0..3),
     ) -> NetworkState {
         let mut state = NetworkState::default();
         state.links.extend(links.into_iter().map(|(text, link)| (name(text), link)));
@@ -106,8 +106,8 @@ prop_compose! {
         };
         let ports: Vec<_> = ports.iter().filter_map(port).collect();
         state.ports.extend(ports);
-        let ours: Vec<LinkName> = state.links.keys().cloned().collect();
-        let pick = |n: usize| ours.get(n % ours.len().max(1)).cloned();
+        let links: Vec<LinkName> = state.links.keys().cloned().collect();
+        let pick = |n: usize| links.get(n % links.len().max(1)).cloned();
         for (text, (dev, link_scope)) in addresses {
             let net: IpNet = text.parse().unwrap();
             let address = Address { link_scope: link_scope && net.addr().is_ipv4() };
@@ -120,21 +120,21 @@ prop_compose! {
         for (dev, mac, last) in fdb {
             state.fdb.extend(pick(dev).map(|link| (FdbKey { link, mac }, IpAddr::from([10, 168, 0, last]))));
         }
-        for (dst, choice) in routes {
-            state.routes.extend([route(&state, dst, &choice)]);
+        for (dst, spec) in routes {
+            state.routes.extend([route(&state, dst, &spec)]);
         }
         state
     }
 }
 
-fn route(state: &NetworkState, dst: &str, choice: &Choice) -> (RouteKey, Route) {
+fn route(state: &NetworkState, dst: &str, spec: &RouteSpec) -> (RouteKey, Route) {
     let dst: IpNet = dst.parse().unwrap();
     let key = RouteKey {
         table: TABLE_MAIN,
         dst,
         metric: METRIC,
     };
-    // One more than there are links of ours: eth0.
+    // The links of the state, and eth0.
     let devs: Vec<LinkName> = state.links.keys().cloned().chain([name("eth0")]).collect();
     let sources: Vec<IpAddr> = state
         .addresses
@@ -142,34 +142,34 @@ fn route(state: &NetworkState, dst: &str, choice: &Choice) -> (RouteKey, Route) 
         .map(|key| key.net.addr())
         .filter(|ip| ip.is_ipv4() == dst.addr().is_ipv4())
         .collect();
-    let source = choice
+    let source = spec
         .source
         .filter(|_| !sources.is_empty())
         .map(|n| sources[n % sources.len()]);
     let route = Route {
-        kind: if choice.blackhole {
+        kind: if spec.blackhole {
             RouteKind::Blackhole
         } else {
             RouteKind::Unicast
         },
         protocol: PROTOCOL_AGENT,
-        via: (!choice.blackhole).then(|| dst.addr()),
-        dev: (!choice.blackhole).then(|| devs[choice.dev % devs.len()].clone()),
-        onlink: !choice.blackhole,
-        source: source.filter(|_| !choice.blackhole),
-        mtu: choice.mtu.filter(|_| !choice.blackhole),
+        via: (!spec.blackhole).then(|| dst.addr()),
+        dev: (!spec.blackhole).then(|| devs[spec.dev % devs.len()].clone()),
+        onlink: !spec.blackhole,
+        source: source.filter(|_| !spec.blackhole),
+        mtu: spec.mtu.filter(|_| !spec.blackhole),
     };
     (key, route)
 }
 
 prop_compose! {
-    /// What may be found: an earlier state of ours, damage, and objects of others.
+    /// An actual state: an earlier state of the agent, damages, and foreign objects.
     fn actual()(
         mut state in desired(),
-        down in vec(select(OURS.to_vec()), 0..2),
+        down in vec(select(OWN_LINKS.to_vec()), 0..2),
         foreign_routes in vec((select(DESTINATIONS.to_vec()), select(vec![METRIC, 78]), select(vec![4_u8, 12])), 0..3),
-        resolved in vec((select(OURS.to_vec()), 0..4_u8, mac()), 0..3),
-        taken in option::of(select(OURS.to_vec())),
+        resolved in vec((select(OWN_LINKS.to_vec()), 0..4_u8, mac()), 0..3),
+        attached in option::of(select(OWN_LINKS.to_vec())),
     ) -> NetworkState {
         for link in down.iter().map(|text| name(text)) {
             if let Some(found) = state.links.get_mut(&link) {
@@ -179,7 +179,7 @@ prop_compose! {
             }
         }
         for (dst, metric, protocol) in foreign_routes {
-            let (key, route) = route(&NetworkState::default(), dst, &Choice { dev: 0, blackhole: false, source: None, mtu: None });
+            let (key, route) = route(&NetworkState::default(), dst, &RouteSpec { dev: 0, blackhole: false, source: None, mtu: None });
             state.routes.insert(RouteKey { metric, ..key }, Route { protocol, ..route });
         }
         for (link, last, mac) in resolved {
@@ -191,11 +191,11 @@ prop_compose! {
         let hardware = Link { kind: LinkKind::Other(String::new()), mac: None, mtu: 1400, up: true };
         state.links.insert(name("eth0"), hardware);
         state.links.insert(name("nwa123"), Link { kind: LinkKind::Veth, mac: None, mtu: 1400, up: true });
-        // Somebody has made one of ours a port of a bridge of theirs, which has a port of its own.
+        // A foreign bridge with a foreign port. An own link may be attached to it too.
         state.links.insert(name("br0"), Link { kind: LinkKind::Bridge, mac: None, mtu: 1400, up: true });
         let foreign = Port { master: name("br0"), hairpin: false };
         state.ports.insert(name("nwa123"), foreign.clone());
-        if let Some(link) = taken.map(name).filter(|link| state.links.get(link).is_some_and(|link| link.kind != LinkKind::Bridge)) {
+        if let Some(link) = attached.map(name).filter(|link| state.links.get(link).is_some_and(|link| link.kind != LinkKind::Bridge)) {
             state.ports.insert(link, foreign);
         }
         let net = "10.168.0.2/24".parse().unwrap();
@@ -211,7 +211,8 @@ fn owned(state: &NetworkState) -> NetworkState {
     part(state, true)
 }
 
-fn part(state: &NetworkState, ours: bool) -> NetworkState {
+/// The part of a state that the agent owns, or the other part.
+fn part(state: &NetworkState, own: bool) -> NetworkState {
     fn keep<K: Ord + Clone, V: Clone>(
         map: &BTreeMap<K, V>,
         test: impl Fn(&K, &V) -> bool,
@@ -223,21 +224,21 @@ fn part(state: &NetworkState, ours: bool) -> NetworkState {
     }
     let owner = Owner::agent();
     NetworkState {
-        links: keep(&state.links, |name, _| owner.owns_link(name) == ours),
+        links: keep(&state.links, |name, _| owner.owns_link(name) == own),
         carriers: Default::default(),
         policy_routing: false,
         special_addresses: BTreeMap::new(),
-        ports: keep(&state.ports, |link, _| owner.owns_port(link) == ours),
-        addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == ours),
-        routes: keep(&state.routes, |_, route| owner.owns_route(route) == ours),
+        ports: keep(&state.ports, |link, _| owner.owns_port(link) == own),
+        addresses: keep(&state.addresses, |key, _| owner.owns_address(key) == own),
+        routes: keep(&state.routes, |_, route| owner.owns_route(route) == own),
         neighbours: keep(&state.neighbours, |key, found| {
-            owner.owns_neighbour(key, found) == ours
+            owner.owns_neighbour(key, found) == own
         }),
-        fdb: keep(&state.fdb, |key, _| owner.owns_fdb(key) == ours),
+        fdb: keep(&state.fdb, |key, _| owner.owns_fdb(key) == own),
     }
 }
 
-/// The object of an operation, alone in a state.
+/// A state with only the object of the operation.
 fn object(op: &Op) -> NetworkState {
     let link = Link {
         kind: LinkKind::Bridge,
@@ -287,7 +288,7 @@ fn object(op: &Op) -> NetworkState {
     state
 }
 
-/// Runs operations; the fake refuses what the kernel would, so a wrong order fails here.
+/// Executes operations. The fake kernel refuses what the real kernel refuses, so a wrong order fails here.
 fn run(kernel: &FakeKernel, ops: &[Op]) -> Result<(), TestCaseError> {
     for op in ops {
         kernel
@@ -297,13 +298,13 @@ fn run(kernel: &FakeKernel, ops: &[Op]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// What can be reached: everything desired but the routes whose keys others hold.
+/// The state that can be reached: the desired one without the routes whose keys foreign routes have.
 fn reachable(desired: &NetworkState, conflicts: &[Conflict]) -> NetworkState {
     let mut state = desired.clone();
     for conflict in conflicts {
         match conflict {
             Conflict::RouteTaken { key, .. } => drop(state.routes.remove(key)),
-            Conflict::NotOurs { what } => panic!("{what}"),
+            Conflict::Unowned { what } => panic!("{what}"),
         }
     }
     state
@@ -330,9 +331,9 @@ proptest! {
         run(&kernel, &found.ops)?;
         prop_assert_eq!(owned(&kernel.state()), reachable(&d, &found.conflicts));
         let again = diff(&kernel.state(), &d, &Owner::agent());
-        prop_assert_eq!(again.ops, vec![], "a second pass finds nothing");
+        prop_assert_eq!(again.ops, vec![], "a second diff is empty");
         let (mut before, mut after) = (part(&a, false), part(&kernel.state(), false));
-        // What the kernel learned on links of ours comes and goes with them.
+        // Resolved neighbours on own links are deleted with the links.
         before.neighbours.retain(|_, neighbour| neighbour.permanent);
         after.neighbours.retain(|_, neighbour| neighbour.permanent);
         prop_assert_eq!(before, after);
@@ -361,9 +362,9 @@ proptest! {
     #[test]
     fn kept_or_changed_route_is_never_missing(a in actual(), d in desired()) {
         let found = diff(&a, &d, &Owner::agent());
-        // What the kernel drops by itself cannot be kept; that is what the operations are logged for.
-        let costly = |op: &Op| matches!(op, Op::LinkRecreate { .. } | Op::AddressReplace { .. });
-        prop_assume!(!found.ops.iter().any(costly) && early_deletions(&found.ops).is_empty());
+        // Routes that the kernel deletes in a cascade are restored later.
+        let cascades = |op: &Op| matches!(op, Op::LinkRecreate { .. } | Op::AddressReplace { .. });
+        prop_assume!(!found.ops.iter().any(cascades) && early_deletions(&found.ops).is_empty());
         let kernel = FakeKernel::new(a.clone());
         for op in &found.ops {
             run(&kernel, std::slice::from_ref(op))?;
@@ -383,8 +384,11 @@ proptest! {
     }
 }
 
-/// The deletions that something new follows.
+/// The deletions before the last addition.
 fn early_deletions(ops: &[Op]) -> Vec<&Op> {
-    let last_new = ops.iter().rposition(|op| !op.is_delete()).unwrap_or(0);
-    ops[..last_new].iter().filter(|op| op.is_delete()).collect()
+    let last_addition = ops.iter().rposition(|op| !op.is_delete()).unwrap_or(0);
+    ops[..last_addition]
+        .iter()
+        .filter(|op| op.is_delete())
+        .collect()
 }

@@ -1,25 +1,25 @@
-//! Whether a living link can become the desired one.
+//! Whether a link can be changed into the desired one, or has to be recreated.
 
 use std::net::IpAddr;
 
 use crate::model::{LinkKind, Vxlan};
 
-/// Why a link has to be recreated, in words; `None` if it can stay.
-pub(super) fn incompatible(found: &LinkKind, wanted: &LinkKind) -> Option<String> {
-    match (found, wanted) {
-        (LinkKind::Vxlan(found), LinkKind::Vxlan(wanted)) => incompatible_vxlan(found, wanted),
-        _ if found == wanted => None,
-        _ => Some(format!("it is {found}, should be {wanted}")),
+/// Why a link has to be recreated, as a text for logs; `None` if it can stay.
+pub(super) fn incompatible(found: &LinkKind, desired: &LinkKind) -> Option<String> {
+    match (found, desired) {
+        (LinkKind::Vxlan(found), LinkKind::Vxlan(desired)) => incompatible_vxlan(found, desired),
+        _ if found == desired => None,
+        _ => Some(format!("kind is {found}, should be {desired}")),
     }
 }
 
-fn incompatible_vxlan(found: &Vxlan, wanted: &Vxlan) -> Option<String> {
+fn incompatible_vxlan(found: &Vxlan, desired: &Vxlan) -> Option<String> {
     let Vxlan {
         vni,
         port,
         local,
         learning,
-    } = wanted;
+    } = desired;
     let address =
         |local: Option<IpAddr>| local.map_or_else(|| "unset".to_owned(), |local| local.to_string());
     let on = |learning: bool| if learning { "on" } else { "off" };

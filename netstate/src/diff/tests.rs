@@ -46,7 +46,7 @@ fn route(via: Option<&str>, dev: &str) -> Route {
     }
 }
 
-/// One remote node behind a tunnel.
+/// One remote node, reached by a tunnel.
 fn overlay(vni: u32) -> NetworkState {
     let link = name("nw-vx");
     let remote = "10.244.1.0".parse().unwrap();
@@ -81,7 +81,7 @@ fn overlay(vni: u32) -> NetworkState {
     }
 }
 
-fn words(diff: &Diff) -> Vec<String> {
+fn lines(diff: &Diff) -> Vec<String> {
     diff.ops.iter().map(ToString::to_string).collect()
 }
 
@@ -99,7 +99,7 @@ fn diff_creates_links_first_and_routes_last() {
         "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
     ];
     assert_eq!(
-        words(&agent(&NetworkState::default(), &overlay(4096))),
+        lines(&agent(&NetworkState::default(), &overlay(4096))),
         expected
     );
 }
@@ -123,9 +123,9 @@ fn diff_deletes_in_reverse_without_cascaded_objects() {
         "delete neighbour 10.244.1.0 dev nw-vx",
         "delete address 10.244.0.1/32 dev nw-vx",
     ];
-    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+    assert_eq!(lines(&agent(&overlay(4096), &desired)), expected);
     assert_eq!(
-        words(&agent(&overlay(4096), &NetworkState::default())),
+        lines(&agent(&overlay(4096), &NetworkState::default())),
         ["delete link nw-vx"]
     );
 }
@@ -139,45 +139,45 @@ fn vxlan_vni_change_recreates_link_and_its_objects() {
         "set fdb entry 02:00:00:00:00:02 dst 10.168.0.3 dev nw-vx",
         "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
     ];
-    assert_eq!(words(&agent(&overlay(4096), &overlay(4097))), expected);
+    assert_eq!(lines(&agent(&overlay(4096), &overlay(4097))), expected);
 }
 
 #[test]
 fn link_recreation_reason_names_changed_attribute() {
-    let LinkKind::Vxlan(wanted) = vxlan(4096).kind else {
+    let LinkKind::Vxlan(desired) = vxlan(4096).kind else {
         panic!()
     };
     let reasons = [
         (
             Vxlan {
                 port: 8472,
-                ..wanted.clone()
+                ..desired.clone()
             },
             "port is 8472, should be 4789",
         ),
         (
             Vxlan {
                 local: None,
-                ..wanted.clone()
+                ..desired.clone()
             },
             "local address is unset, should be 10.168.0.2",
         ),
         (
             Vxlan {
                 learning: true,
-                ..wanted.clone()
+                ..desired.clone()
             },
             "learning is on, should be off",
         ),
     ];
     for (found, reason) in reasons {
         assert_eq!(
-            incompatible(&LinkKind::Vxlan(found), &LinkKind::Vxlan(wanted.clone())).unwrap(),
+            incompatible(&LinkKind::Vxlan(found), &LinkKind::Vxlan(desired.clone())).unwrap(),
             reason
         );
     }
     let reason = incompatible(&LinkKind::Other("tun".into()), &LinkKind::Bridge).unwrap();
-    assert_eq!(reason, "it is tun, should be bridge");
+    assert_eq!(reason, "kind is tun, should be bridge");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn link_mtu_and_mac_change_in_place_restores_neighbours() {
     let link = actual.links.get_mut(&name("nw-vx")).unwrap();
     link.mtu = 1400;
     assert_eq!(
-        words(&agent(&actual, &overlay(4096))),
+        lines(&agent(&actual, &overlay(4096))),
         ["set link nw-vx mtu 1350"]
     );
     actual.links.get_mut(&name("nw-vx")).unwrap().mac = None;
@@ -194,7 +194,7 @@ fn link_mtu_and_mac_change_in_place_restores_neighbours() {
         "set link nw-vx mtu 1350 mac 02:00:00:00:00:01",
         "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
     ];
-    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+    assert_eq!(lines(&agent(&actual, &overlay(4096))), expected);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn link_set_up_adds_routes_lost_while_down() {
         "set link nw-vx up",
         "add route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
     ];
-    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+    assert_eq!(lines(&agent(&actual, &overlay(4096))), expected);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn route_moved_from_deleted_link_is_replaced_once() {
         "replace route 10.244.1.0/26 via 10.168.0.3 dev eth0 onlink",
         "delete link nw-vx",
     ];
-    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+    assert_eq!(lines(&agent(&overlay(4096), &desired)), expected);
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn address_replacement_restores_routes_with_its_source() {
         "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
         "replace route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink src 10.244.0.1",
     ];
-    assert_eq!(words(&agent(&actual, &desired)), expected);
+    assert_eq!(lines(&agent(&actual, &desired)), expected);
 }
 
 #[test]
@@ -248,17 +248,17 @@ fn routes_without_gateway_precede_routes_with_gateway() {
     desired
         .routes
         .insert(key("192.0.2.1/32"), route(None, "eth0"));
-    let made = agent(&NetworkState::default(), &desired);
+    let additions = agent(&NetworkState::default(), &desired);
     assert_eq!(
-        words(&made),
+        lines(&additions),
         [
             "add route 192.0.2.1/32 dev eth0",
             "add route 10.0.0.0/8 via 192.0.2.1 dev eth0 onlink"
         ]
     );
-    let gone = agent(&desired, &NetworkState::default());
+    let removals = agent(&desired, &NetworkState::default());
     assert_eq!(
-        gone.ops.first().unwrap().to_string(),
+        removals.ops.first().unwrap().to_string(),
         "delete route 10.0.0.0/8 via 192.0.2.1 dev eth0 onlink"
     );
 }
@@ -273,9 +273,9 @@ fn foreign_route_at_own_key_is_kept_and_reported() {
         .protocol = 4;
     let diff = agent(&actual, &overlay(4096));
     assert_eq!(diff.ops, []);
-    let said: Vec<_> = diff.conflicts.iter().map(ToString::to_string).collect();
+    let conflicts: Vec<_> = diff.conflicts.iter().map(ToString::to_string).collect();
     assert_eq!(
-        said,
+        conflicts,
         [
             "route 10.244.1.0/26 metric 20 via 10.244.1.0 dev nw-vx onlink of another program (protocol 4) prevents route 10.244.1.0/26 \
              via 10.244.1.0 dev nw-vx onlink of netweft: delete the route of the other program (ip route delete 10.244.1.0/26 metric 20), \
@@ -324,7 +324,7 @@ fn resolved_neighbour_is_replaced_only_at_own_key() {
     };
     actual.neighbours.insert(other, resolved);
     let expected = ["set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02"];
-    assert_eq!(words(&agent(&actual, &overlay(4096))), expected);
+    assert_eq!(lines(&agent(&actual, &overlay(4096))), expected);
 }
 
 #[test]
@@ -336,10 +336,10 @@ fn last_ipv4_address_is_deleted_before_cascaded_objects() {
         "set neighbour 10.244.1.0 dev nw-vx mac 02:00:00:00:00:02",
         "replace route 10.244.1.0/26 via 10.244.1.0 dev nw-vx onlink",
     ];
-    assert_eq!(words(&agent(&overlay(4096), &desired)), expected);
+    assert_eq!(lines(&agent(&overlay(4096), &desired)), expected);
 }
 
-/// A bridge and a tunnel that is its port.
+/// A bridge with a tunnel as its port.
 fn bridged(hairpin: bool) -> NetworkState {
     let bridge = Link {
         kind: LinkKind::Bridge,
@@ -358,11 +358,11 @@ fn bridged(hairpin: bool) -> NetworkState {
 
 #[test]
 fn bridge_port_is_attached_after_bridge_and_fixed_in_place() {
-    let made = words(&agent(&NetworkState::default(), &bridged(true)));
-    assert_eq!(made.len(), 3);
-    assert_eq!(made[2], "set link nw-a master nw-br hairpin on");
+    let additions = lines(&agent(&NetworkState::default(), &bridged(true)));
+    assert_eq!(additions.len(), 3);
+    assert_eq!(additions[2], "set link nw-a master nw-br hairpin on");
     assert_eq!(
-        words(&agent(&bridged(false), &bridged(true))),
+        lines(&agent(&bridged(false), &bridged(true))),
         ["set link nw-a master nw-br hairpin on"]
     );
     let mut elsewhere = bridged(true);
@@ -371,13 +371,13 @@ fn bridge_port_is_attached_after_bridge_and_fixed_in_place() {
         .values_mut()
         .for_each(|port| port.master = name("br0"));
     assert_eq!(
-        words(&agent(&elsewhere, &bridged(true))),
+        lines(&agent(&elsewhere, &bridged(true))),
         ["set link nw-a master nw-br hairpin on"]
     );
-    let mut free = bridged(true);
-    free.ports.clear();
+    let mut detached = bridged(true);
+    detached.ports.clear();
     assert_eq!(
-        words(&agent(&bridged(true), &free)),
+        lines(&agent(&bridged(true), &detached)),
         ["set link nw-a nomaster"]
     );
 }
@@ -386,11 +386,11 @@ fn bridge_port_is_attached_after_bridge_and_fixed_in_place() {
 fn recreated_bridge_regains_its_ports() {
     let mut actual = bridged(true);
     actual.links.insert(name("nw-br"), vxlan(7));
-    let made = words(&agent(&actual, &bridged(true)));
+    let ops = lines(&agent(&actual, &bridged(true)));
     assert_eq!(
-        made,
+        ops,
         [
-            "recreate link nw-br: it is vxlan vni 7 port 4789 local 10.168.0.2, should be bridge",
+            "recreate link nw-br: kind is vxlan vni 7 port 4789 local 10.168.0.2, should be bridge",
             "set link nw-a master nw-br hairpin on"
         ]
     );

@@ -1,4 +1,4 @@
-//! Notice that the kernel's network state may have changed, and who did it. What it is now is read anew.
+//! Notifications that the kernel's network state may have changed, and by which process. The caller then reads the state.
 //!
 //! ```text
 //!   rtnetlink.rs   links, addresses, routes, configured neighbours, forwarding entries, forwarding and filter parameters
@@ -19,56 +19,56 @@ use crate::object_ref::ObjectRef;
 mod nftables;
 mod rtnetlink;
 
-/// The most objects whose writers are remembered between two looks at them.
-const REMEMBERED: usize = 1024;
+/// Maximum number of objects whose writers are stored until the next [`Events::take_writers`].
+const MAX_WRITERS: usize = 1024;
 
-/// The process that changed something, by the number that its netlink socket has. A program's first socket has the number
-/// of its process (`netlink_autobind`); others have numbers that say nothing.
+/// The netlink port ID of the process that changed an object. The first socket of a process has the process ID as its port
+/// ID (`netlink_autobind`); the port IDs of other sockets identify no process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NetlinkPortId(pub u32);
 
 impl NetlinkPortId {
-    /// `PID_MAX_LIMIT`: what is larger is no process.
+    /// `PID_MAX_LIMIT`: larger numbers are not process IDs.
     const MAX_PID: u32 = 4 << 20;
 
-    /// The process, in the PID namespace that it was in when it opened its socket; `None` for the kernel itself and for
-    /// sockets without a process's number.
+    /// The process ID, in the PID namespace in which the process opened its socket; `None` for the kernel itself, and for
+    /// sockets whose port ID is not a process ID.
     #[must_use]
     pub fn process(self) -> Option<u32> {
         (1..=Self::MAX_PID).contains(&self.0).then_some(self.0)
     }
 }
 
-/// Which process wrote what, the last of each. Of links, forwarding entries and neighbours that go the kernel tells in
-/// its own name, so who changed them is not known.
+/// The process that changed each object last. The kernel itself is the sender of notifications about deleted links,
+/// forwarding entries and neighbours, so their writers are not known.
 pub type Writers = BTreeMap<ObjectRef, NetlinkPortId>;
 
 /// A subscription to changes of links, addresses, routes, configured neighbours, forwarding entries and one nft table.
 ///
-/// No notices are buffered here. The sockets' buffers are the bound: when one overflows, that counts as a change. IPv4
-/// routes that the kernel drops with a link that goes down are not announced, but the link is.
+/// Notifications are buffered only in the sockets. An overflow of a socket's buffer counts as a change. The kernel sends no
+/// notifications about IPv4 routes that it deletes because their link is set down, but it sends one about the link.
 pub struct Events {
     route: TokioSocket,
-    /// None where the kernel has no nftables.
+    /// `None` if the kernel has no nftables.
     tables: Option<TokioSocket>,
     table: String,
     writers: Writers,
 }
 
-/// What a datagram says.
+/// The content of a datagram.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Notification {
-    /// Whether what is ours may be concerned.
-    concerns_us: bool,
+    /// Whether an object of netweft may have changed.
+    is_relevant: bool,
     writers: Vec<(ObjectRef, NetlinkPortId)>,
 }
 
 impl Events {
-    /// Subscribes in the namespace of the calling thread; of nft tables to those called `table`. Subscribe before the first
-    /// reading, or changes between the two are missed.
+    /// Subscribes in the network namespace of the calling thread, to the nft tables of name `table`. Subscribe before the
+    /// state is first read, to miss no change between the two.
     ///
     /// # Errors
-    /// [`Error::Connection`] if no socket can be made.
+    /// [`Error::Connection`] if no socket can be created.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -81,17 +81,17 @@ impl Events {
         };
         Ok(Self {
             route: bound(NETLINK_ROUTE, rtnetlink::groups())?,
-            // A kernel without nftables has no table that could change.
+            // A kernel without nftables has no tables.
             tables: bound(NETLINK_NETFILTER, nftables::GROUPS).ok(),
             table: table.to_owned(),
             writers: Writers::new(),
         })
     }
 
-    /// Waits for the next change. Cancelling loses nothing.
+    /// Waits for the next change. Safe to cancel.
     ///
     /// # Errors
-    /// [`Error::Connection`] if a socket broke; make a new subscription, then read.
+    /// [`Error::Connection`] if a socket failed: create another subscription, then read the state.
     pub async fn next(&mut self) -> Result<(), Error> {
         loop {
             let (received, of_tables) = tokio::select! {
@@ -101,31 +101,31 @@ impl Events {
             let notification = match received {
                 Ok((datagram, _)) if of_tables => nftables::parse(&datagram, &self.table),
                 Ok((datagram, _)) => rtnetlink::parse(&datagram),
-                // The socket overran: whatever was lost may concern us.
+                // The socket's buffer overflowed: a lost notification may have been relevant.
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => Notification {
-                    concerns_us: true,
+                    is_relevant: true,
                     writers: Vec::new(),
                 },
                 Err(error) => return Err(disconnected(error)),
             };
-            let room = REMEMBERED.saturating_sub(self.writers.len());
-            let named = notification.writers.into_iter();
-            let named = named.filter(|(_, port)| port.process().is_some());
-            self.writers.extend(named.take(room));
-            if notification.concerns_us {
+            let free = MAX_WRITERS.saturating_sub(self.writers.len());
+            let writers = notification.writers.into_iter();
+            let writers = writers.filter(|(_, port)| port.process().is_some());
+            self.writers.extend(writers.take(free));
+            if notification.is_relevant {
                 return Ok(());
             }
         }
     }
 
-    /// Who wrote what since that was last taken.
+    /// The writers since the last [`Self::take_writers`].
     #[must_use]
     pub fn writers(&self) -> &Writers {
         &self.writers
     }
 
-    /// Takes who wrote what. Read the kernel afterwards: what it shows then has been announced before,
-    /// if at all.
+    /// Returns the writers and clears them. Read the state afterwards: the notifications of all changes that it shows have
+    /// been received then.
     pub fn take_writers(&mut self) -> Writers {
         std::mem::take(&mut self.writers)
     }
@@ -140,7 +140,7 @@ async fn receive(socket: &mut Option<TokioSocket>) -> io::Result<(Vec<u8>, Socke
 
 fn disconnected(source: io::Error) -> Error {
     Error::Connection {
-        what: "wait for changes".to_owned(),
+        what: "receive notifications of changes".to_owned(),
         source,
     }
 }

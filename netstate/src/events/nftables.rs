@@ -1,30 +1,30 @@
-//! Notices of nf_tables (`nf_tables_commit`): of each change of a transaction, and then of the transaction.
+//! Notifications of nf_tables (`nf_tables_commit`): one for each change of a transaction, and then one for the transaction.
 
 use super::{NetlinkPortId, Notification};
 use crate::object_ref::ObjectRef;
 
-/// `NFNLGRP_NFTABLES`, as `bind` wants it.
+/// `NFNLGRP_NFTABLES`, as a bit mask for `bind`.
 pub(super) const GROUPS: u32 = 1 << (7 - 1);
 
 /// `NFNL_SUBSYS_NFTABLES`
 const SUBSYSTEM: u16 = 10;
-/// `NFT_MSG_NEWGEN`: the transaction, whose first attribute is no table.
+/// `NFT_MSG_NEWGEN`: the transaction. Its first attribute is not a table.
 const GENERATION: u16 = 15;
 /// The first attribute of all other messages: the table's name (`NFTA_TABLE_NAME`, `NFTA_CHAIN_TABLE`, `NFTA_RULE_TABLE`, …).
 const TABLE: u16 = 1;
 /// `sizeof(struct nlmsghdr)` and `sizeof(struct nfgenmsg)`
 const HEADERS: (usize, usize) = (16, 4);
 
-/// Whether it is about a table called `table`. What cannot be read concerns us.
+/// Relevant if a message is about the table `table`, or cannot be parsed.
 pub(super) fn parse(mut datagram: &[u8], table: &str) -> Notification {
     let mut notification = Notification::default();
     while !datagram.is_empty() {
-        let Some(message) = Message::read(datagram) else {
-            notification.concerns_us = true;
+        let Some(message) = Message::parse(datagram) else {
+            notification.is_relevant = true;
             return notification;
         };
         if message.is_about(table) {
-            notification.concerns_us = true;
+            notification.is_relevant = true;
             let object = ObjectRef::Table(table.to_owned());
             notification.writers.push((object, message.port));
         }
@@ -34,7 +34,7 @@ pub(super) fn parse(mut datagram: &[u8], table: &str) -> Notification {
     notification
 }
 
-/// A message's header and what follows `nfgenmsg`.
+/// The header of a message, and the attributes after `nfgenmsg`.
 struct Message<'a> {
     length: usize,
     kind: u16,
@@ -43,10 +43,10 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    /// `None` if it is cut short.
-    fn read(datagram: &'a [u8]) -> Option<Self> {
-        let length = number(datagram, 0)? as usize;
-        let port = NetlinkPortId(number(datagram, 12)?);
+    /// `None` for a truncated message.
+    fn parse(datagram: &'a [u8]) -> Option<Self> {
+        let length = u32_at(datagram, 0)? as usize;
+        let port = NetlinkPortId(u32_at(datagram, 12)?);
         let kind = u16::from_ne_bytes(datagram.get(4..6)?.try_into().ok()?);
         let attributes = datagram.get(HEADERS.0 + HEADERS.1..length)?;
         Some(Self {
@@ -61,14 +61,14 @@ impl<'a> Message<'a> {
         if self.kind >> 8 != SUBSYSTEM || self.kind & 0xff == GENERATION {
             return false;
         }
-        let mut left = self.attributes;
-        while let (Some(length), Some(kind)) = (half(left, 0), half(left, 2)) {
+        let mut rest = self.attributes;
+        while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
             let length = usize::from(length);
-            let value = left.get(4..length).unwrap_or_default();
+            let value = rest.get(4..length).unwrap_or_default();
             if kind == TABLE {
                 return value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes();
             }
-            left = left
+            rest = rest
                 .get(length.max(4).next_multiple_of(4)..)
                 .unwrap_or_default();
         }
@@ -76,12 +76,12 @@ impl<'a> Message<'a> {
     }
 }
 
-fn number(bytes: &[u8], at: usize) -> Option<u32> {
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..at + 4)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..at + 2)?;
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))
 }
@@ -90,7 +90,7 @@ fn half(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use super::*;
 
-    /// A message of a kind with one attribute.
+    /// A message of this kind with one attribute.
     fn message(kind: u16, attribute: u16, value: &[u8]) -> Vec<u8> {
         let mut attributes = Vec::new();
         attributes.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
@@ -109,10 +109,10 @@ mod tests {
 
     #[test]
     fn notification_of_other_nft_table_is_ignored() {
-        let ours = message(2, TABLE, b"netweft\0");
-        let datagram = [message(6, TABLE, b"kube-proxy\0"), ours].concat();
+        let own = message(2, TABLE, b"netweft\0");
+        let datagram = [message(6, TABLE, b"kube-proxy\0"), own].concat();
         let notification = parse(&datagram, "netweft");
-        assert!(notification.concerns_us);
+        assert!(notification.is_relevant);
         let object = ObjectRef::Table("netweft".to_owned());
         assert_eq!(notification.writers, [(object, NetlinkPortId(77))]);
         for other in [
@@ -126,11 +126,11 @@ mod tests {
     }
 
     #[test]
-    fn truncated_nft_notification_counts_as_own() {
-        let whole = message(2, TABLE, b"kube-proxy\0");
-        for end in 1..whole.len() {
-            let (short, _) = whole.split_at(end);
-            assert!(parse(short, "netweft").concerns_us, "{end}");
+    fn truncated_nft_notification_is_relevant() {
+        let complete = message(2, TABLE, b"kube-proxy\0");
+        for end in 1..complete.len() {
+            let (truncated, _) = complete.split_at(end);
+            assert!(parse(truncated, "netweft").is_relevant, "{end}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Notices of rtnetlink(7).
+//! Notifications of rtnetlink(7).
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::model::Mac;
 use crate::object_ref::ObjectRef;
 use crate::rtnl::is_permanent;
 
-/// The last two tell of forwarding and of the reverse path filter (`inet_netconf_notify_devconf`).
+/// The last two groups are for forwarding and the reverse path filter (`inet_netconf_notify_devconf`).
 const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Link,
     MulticastGroup::Ipv4Ifaddr,
@@ -28,28 +28,28 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Netconf,
 ];
 
-/// As `bind` wants them.
+/// The groups as a bit mask for `bind`.
 pub(super) fn groups() -> u32 {
     GROUPS
         .iter()
         .fold(0, |groups, group| groups | 1 << (*group as u32 - 1))
 }
 
-/// What cannot be read concerns us.
+/// A message that cannot be parsed is relevant.
 pub(super) fn parse(mut datagram: &[u8]) -> Notification {
     let mut notification = Notification::default();
     while !datagram.is_empty() {
         let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else {
-            notification.concerns_us = true;
+            notification.is_relevant = true;
             return notification;
         };
         let object = match &message.payload {
-            NetlinkPayload::InnerMessage(inner) if concerns_us(inner) => object(inner),
-            NetlinkPayload::InnerMessage(_) => Reading::Passed,
-            _ => Reading::Unnamed,
+            NetlinkPayload::InnerMessage(inner) if is_relevant(inner) => object(inner),
+            NetlinkPayload::InnerMessage(_) => Subject::Irrelevant,
+            _ => Subject::Unknown,
         };
-        notification.concerns_us |= !matches!(object, Reading::Passed);
-        if let Reading::Named(object) = object {
+        notification.is_relevant |= !matches!(object, Subject::Irrelevant);
+        if let Subject::Object(object) = object {
             let port = NetlinkPortId(message.header.port_number);
             notification.writers.push((object, port));
         }
@@ -60,29 +60,31 @@ pub(super) fn parse(mut datagram: &[u8]) -> Notification {
     notification
 }
 
-enum Reading {
-    /// It is about nothing of ours.
-    Passed,
-    /// It may be about something of ours that it does not name.
-    Unnamed,
-    /// It is about this.
-    Named(ObjectRef),
+/// What a message is about.
+enum Subject {
+    /// No object of netweft.
+    Irrelevant,
+    /// An object that the message does not name.
+    Unknown,
+    /// This object.
+    Object(ObjectRef),
 }
 
-fn concerns_us(message: &RouteNetlinkMessage) -> bool {
+fn is_relevant(message: &RouteNetlinkMessage) -> bool {
     match message {
-        RouteNetlinkMessage::NewNeighbour(neighbour) => configured(neighbour),
-        // A neighbour that is being deleted has lost its state, so any may have been ours (`neigh_delete`).
+        RouteNetlinkMessage::NewNeighbour(neighbour) => is_configured(neighbour),
+        // The message about a deleted neighbour has no state, so the neighbour may have been a configured one
+        // (`neigh_delete`).
         RouteNetlinkMessage::DelNeighbour(neighbour) => {
-            neighbour.header.family != AddressFamily::Bridge || configured(neighbour)
+            neighbour.header.family != AddressFamily::Bridge || is_configured(neighbour)
         }
         _ => true,
     }
 }
 
-/// Whether it is permanent, and not a bridge's own notice of a MAC behind a port. Resolution and learning go on all the
-/// time and change nothing of ours.
-fn configured(message: &NeighbourMessage) -> bool {
+/// Whether the neighbour is permanent, and not an Ethernet address that a bridge has learned. Resolution and learning send
+/// notifications continuously, and change no object of netweft.
+fn is_configured(message: &NeighbourMessage) -> bool {
     let permanent = is_permanent(message.header.state);
     let remote = || {
         message
@@ -93,7 +95,7 @@ fn configured(message: &NeighbourMessage) -> bool {
     permanent && (message.header.family != AddressFamily::Bridge || remote())
 }
 
-fn object(message: &RouteNetlinkMessage) -> Reading {
+fn object(message: &RouteNetlinkMessage) -> Subject {
     let object = match message {
         RouteNetlinkMessage::NewLink(link) | RouteNetlinkMessage::DelLink(link) => of_link(link),
         RouteNetlinkMessage::NewAddress(address) | RouteNetlinkMessage::DelAddress(address) => {
@@ -106,7 +108,7 @@ fn object(message: &RouteNetlinkMessage) -> Reading {
         | RouteNetlinkMessage::DelNeighbour(neighbour) => of_neighbour(neighbour),
         _ => None,
     };
-    object.map_or(Reading::Unnamed, Reading::Named)
+    object.map_or(Subject::Unknown, Subject::Object)
 }
 
 fn of_link(link: &LinkMessage) -> Option<ObjectRef> {
@@ -123,7 +125,7 @@ fn of_link(link: &LinkMessage) -> Option<ObjectRef> {
 fn of_address(message: &AddressMessage) -> Option<ObjectRef> {
     let mut attributes = message.attributes.iter();
     let ip = attributes.find_map(|attribute| match attribute {
-        // IPv4's own; on point-to-point links the other is the peer's. IPv6 has the other only.
+        // IPv4: the local address; on a point-to-point link the other is that of the peer. IPv6 has only the other.
         AddressAttribute::Local(ip) => Some(*ip),
         AddressAttribute::Address(ip) if ip.is_ipv6() => Some(*ip),
         _ => None,

@@ -1,4 +1,4 @@
-//! Messages as the model. Pure: what a message says, and nothing about where it came from.
+//! Decodes messages into the model. Pure.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -26,10 +26,10 @@ use crate::model::{
     RouteKey, RouteKind, SpecialAddress, Vxlan,
 };
 
-/// Link names by index, as of the same reading.
+/// Link names by index, from the same dump.
 pub(super) type Names = BTreeMap<u32, LinkName>;
 
-/// Of which link, by index, a link is a port, and whether in hairpin mode.
+/// The index of the bridge that a link is attached to, and whether the port is in hairpin mode.
 pub(super) fn port(message: &LinkMessage) -> Option<(u32, bool)> {
     let mut master = None;
     let mut hairpin = false;
@@ -48,8 +48,8 @@ fn is_hairpin(info: &LinkInfo) -> bool {
         if data.contains(&InfoBridgePort::HairpinMode(true)))
 }
 
-/// Whether a rule is none of those that every network namespace begins with (`fib_default_rules_init`, `fib6_rules_net_init`) or that the
-/// kernel adds with the first VRF (`l3mdev`), which concern its own links only.
+/// Whether a rule is neither one of a new network namespace (`fib_default_rules_init`, `fib6_rules_net_init`) nor the one that
+/// the kernel adds with the first VRF (`l3mdev`), which affects only links of VRFs.
 pub(super) fn is_policy(message: &RouteNetlinkMessage) -> bool {
     let RouteNetlinkMessage::NewRule(rule) = message else {
         return false;
@@ -63,7 +63,7 @@ pub(super) fn is_policy(message: &RouteNetlinkMessage) -> bool {
     !rule.attributes.iter().any(by_kernel)
 }
 
-/// A link and its index; `None` if the message names none.
+/// A link and its index; `None` if the message has no name.
 pub(super) fn link(message: &LinkMessage) -> Option<(u32, LinkName, Link)> {
     let mut name = None;
     let mut link = Link {
@@ -93,7 +93,7 @@ fn link_kind(infos: &[LinkInfo]) -> LinkKind {
             LinkInfo::Kind(InfoKind::Tun) => kind = LinkKind::Tun,
             LinkInfo::Kind(other) => kind = LinkKind::Other(other.to_string()),
             LinkInfo::Data(InfoData::Vxlan(data)) => kind = vxlan(data),
-            // The same parameters describe tunnels of IPv6, which are none of ours.
+            // IPv6 tunnels have the same parameters, but netweft has none.
             LinkInfo::Data(InfoData::IpTunnel(data))
                 if kind == LinkKind::Other(InfoKind::IpIp.to_string()) =>
             {
@@ -119,7 +119,7 @@ fn vxlan(data: &[InfoVxlan]) -> LinkKind {
             InfoVxlan::Local(local) => vxlan.local = Some(IpAddr::V4(*local)),
             InfoVxlan::Local6(local) => vxlan.local = Some(IpAddr::V6(*local)),
             InfoVxlan::Learning(learning) => vxlan.learning = *learning,
-            // It would flood. Ours never do, so this is another kind of link.
+            // Such a link floods; links of netweft do not, so this is another kind of link.
             InfoVxlan::Group(_) | InfoVxlan::Group6(_) => {
                 return LinkKind::Other("vxlan with a default destination".to_owned());
             }
@@ -129,7 +129,7 @@ fn vxlan(data: &[InfoVxlan]) -> LinkKind {
     LinkKind::Vxlan(vxlan)
 }
 
-/// One with a remote end reaches one node only, so that is another kind of link.
+/// A link with a remote endpoint reaches only one node, so it is another kind of link.
 fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
     let mut local = Ipv4Addr::UNSPECIFIED;
     for info in data {
@@ -144,12 +144,12 @@ fn ipip(data: &[InfoIpTunnel]) -> LinkKind {
     LinkKind::Ipip { local }
 }
 
-/// Whether packets can pass (`IFF_LOWER_UP`).
+/// Whether the link has a carrier (`IFF_LOWER_UP`).
 pub(super) fn has_carrier(message: &LinkMessage) -> bool {
     message.header.flags.contains(LinkFlags::LowerUp)
 }
 
-/// What sets an address apart, if anything. `IFA_F_SECONDARY` and `IFA_F_TEMPORARY` are the same bit.
+/// Why an address is special, if it is. `IFA_F_SECONDARY` and `IFA_F_TEMPORARY` are the same bit.
 pub(super) fn special_address(message: &AddressMessage) -> Option<SpecialAddress> {
     let header = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));
     let mut attributes = message.attributes.iter();
@@ -176,7 +176,7 @@ pub(super) fn address(message: &AddressMessage, names: &Names) -> Option<(Addres
     let mut ip = None;
     for attribute in &message.attributes {
         match attribute {
-            // The far end's address on a point-to-point link, else the same as the local one. IPv6 sends no local one.
+            // On a point-to-point link the address of the peer, else the local address. IPv6 has no separate local address.
             AddressAttribute::Address(address) if ip.is_none() => ip = Some(*address),
             AddressAttribute::Local(local) => ip = Some(*local),
             _ => {}
@@ -192,7 +192,7 @@ pub(super) fn address(message: &AddressMessage, names: &Names) -> Option<(Addres
     ))
 }
 
-/// A route; `None` for what has no key in the model: cached, source-specific, or with a TOS. Those are never ours.
+/// A route; `None` for routes without a key in the model: cached, source-specific, or with a TOS. netweft has none of these.
 pub(super) fn route(message: &RouteMessage, names: &Names) -> Option<(RouteKey, Route)> {
     let header = &message.header;
     let cached = header.flags.contains(RouteFlags::Cloned);
@@ -232,7 +232,7 @@ pub(super) fn route(message: &RouteMessage, names: &Names) -> Option<(RouteKey, 
         }
     }
     if route.kind != RouteKind::Unicast {
-        // IPv6 reports them as being on the loopback link (`ip6_route_info_create`).
+        // IPv6 reports such routes with the loopback link (`ip6_route_info_create`).
         route.dev = None;
     }
     key.dst = IpNet::new(dst, header.destination_prefix_length)
@@ -277,7 +277,7 @@ pub(super) fn neighbour(
     Some((NeighbourKey { link, ip: ip? }, Neighbour { mac, permanent }))
 }
 
-/// A configured forwarding entry that names a remote endpoint; `None` for all others. Learned ones age out by themselves.
+/// A configured forwarding entry with a remote endpoint; `None` for other entries, such as learned ones, which expire.
 pub(super) fn fdb(message: &NeighbourMessage, names: &Names) -> Option<(FdbKey, IpAddr)> {
     let (remote, mac) = neighbour_attributes(message);
     let link = names.get(&message.header.ifindex)?.clone();
@@ -314,7 +314,7 @@ fn neighbour_address(address: &NeighbourAddress) -> Option<IpAddr> {
     match address {
         NeighbourAddress::Inet(ip) => Some(IpAddr::V4(*ip)),
         NeighbourAddress::Inet6(ip) => Some(IpAddr::V6(*ip)),
-        // The family of a forwarding entry is AF_BRIDGE, so the address's own is known by its length alone.
+        // The family of a forwarding entry is AF_BRIDGE, so the family of the address follows from its length.
         NeighbourAddress::Other(bytes) => <[u8; 4]>::try_from(bytes.as_slice())
             .map(IpAddr::from)
             .or_else(|_| <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from))

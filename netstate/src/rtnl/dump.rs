@@ -1,4 +1,4 @@
-//! Whole tables, read again until nobody changed one meanwhile.
+//! Dumps of complete tables, repeated until a table has not changed during the dump.
 
 use std::sync::atomic::Ordering;
 
@@ -17,13 +17,13 @@ use crate::error::Error;
 use crate::model::{NetworkState, Port, Route, RouteKey};
 use crate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN};
 
-/// Attempts per table before giving up.
+/// Maximum number of attempts for each table.
 const ATTEMPTS: u32 = 5;
 
-/// Reads every table. Objects on a link that came after the links were read are left out: its notification brings the
-/// next reading.
+/// Reads every table. Objects on a link that was created after the links were read are left out: the notification about the
+/// link causes another read.
 pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
-    let _one_at_a_time = rtnl.dumping.lock().await;
+    let _dump_lock = rtnl.dump_lock.lock().await;
     let mut state = NetworkState::default();
     let mut names = Names::new();
     let mut ports = Vec::new();
@@ -39,7 +39,7 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
             state.links.insert(name, link);
         }
     }
-    // A bridge can stand behind its ports in the list.
+    // A bridge can follow its ports in the list.
     for (name, (master, hairpin)) in ports {
         let master = names.get(&master).cloned();
         let port = master.map(|master| (name, Port { master, hairpin }));
@@ -78,9 +78,9 @@ pub(super) async fn read(rtnl: &Rtnl) -> Result<NetworkState, Error> {
     })
 }
 
-/// A table whose dumps the kernel does not check for consistency: `neigh_dump_table` and `vxlan_fdb_dump` count entries
-/// per hash bucket and go on at that count, so one that leaves lets the reader miss another. Reads until two in a row
-/// agree on what was configured.
+/// Dumps a table for which the kernel does not detect inconsistent dumps: `neigh_dump_table` and `vxlan_fdb_dump` resume
+/// at a count of entries in a hash bucket, so the deletion of one entry can hide another. The dump is repeated until two in
+/// succession have the same configured entries.
 async fn stable_dump(
     rtnl: &Rtnl,
     what: &'static str,
@@ -146,8 +146,8 @@ fn store(state: &mut NetworkState, message: &RouteNetlinkMessage, names: &Names)
     }
 }
 
-/// The kernel can hold several routes of one key (`ip route append`). A foreign one counts, so that it shows as a conflict
-/// and is not replaced; else the first, which is the one in use.
+/// The kernel can have several routes with one key (`ip route append`). A foreign route has precedence in the model, so that
+/// it is a conflict and is not replaced; else the first route, which the kernel uses.
 fn store_route(state: &mut NetworkState, key: RouteKey, route: Route) {
     let foreign = ![PROTOCOL_AGENT, PROTOCOL_PLUGIN].contains(&route.protocol);
     if foreign || !state.routes.contains_key(&key) {
@@ -155,7 +155,7 @@ fn store_route(state: &mut NetworkState, key: RouteKey, route: Route) {
     }
 }
 
-/// One table, undisturbed. `what` names it in errors.
+/// One consistent dump of a table. `what` is its name in errors.
 async fn dump(
     rtnl: &Rtnl,
     what: &'static str,
@@ -165,9 +165,9 @@ async fn dump(
         match dump_once(rtnl, request).await {
             Ok(Some(messages)) => return Ok(messages),
             Ok(None) => drop(rtnl.interruptions.fetch_add(1, Ordering::Relaxed)),
-            // A table nobody has ever put anything into does not exist (`inet_dump_fib`).
+            // A table that has never had an entry does not exist (`inet_dump_fib`).
             Err(Failure::Errno(Errno::ENOENT)) => return Ok(Vec::new()),
-            // A reading that was given up is still running.
+            // A cancelled dump is still running.
             Err(Failure::Errno(Errno::EBUSY)) => tokio::task::yield_now().await,
             Err(failure) => return Err(failure.into_error(format!("read {what}"))),
         }
@@ -178,17 +178,17 @@ async fn dump(
     })
 }
 
-/// `None` if the table changed while it was being read.
+/// `None` if the table changed during the dump.
 async fn dump_once(
     rtnl: &Rtnl,
     request: &RouteNetlinkMessage,
 ) -> Result<Option<Vec<RouteNetlinkMessage>>, Failure> {
-    let mut answers = rtnl.send(request.clone(), NLM_F_DUMP)?;
+    let mut replies = rtnl.send(request.clone(), NLM_F_DUMP)?;
     let mut messages = Vec::new();
     let mut interrupted = false;
-    while let Some(answer) = next(&mut answers).await? {
-        interrupted |= answer.header.flags & NLM_F_DUMP_INTR != 0;
-        match answer.payload {
+    while let Some(reply) = next(&mut replies).await? {
+        interrupted |= reply.header.flags & NLM_F_DUMP_INTR != 0;
+        match reply.payload {
             NetlinkPayload::InnerMessage(message) => messages.push(message),
             NetlinkPayload::Done(done) if done.code < 0 => {
                 return Err(Failure::Errno(Errno::from_raw(-done.code)));

@@ -13,10 +13,10 @@ use rtnetlink::packet_route::link::{
 
 use crate::model::{Link, LinkKind, LinkName, Mac, Vxlan};
 
-/// Flags of a request that must make something new.
+/// Flags of a request that creates an object and fails if it exists.
 pub(super) const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
-/// Both ends of a veth pair. The MTU holds for both.
+/// Both ends of a veth pair, with one MTU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VethPair {
     /// Name of this namespace's end.
@@ -31,8 +31,8 @@ pub struct VethPair {
     pub mtu: u32,
 }
 
-/// The peer is a whole link message of its own, so the kernel makes it where it belongs under the name it keeps
-/// (`veth_newlink`): nothing is left over in the host's namespace whenever this is cut short.
+/// The peer is a complete link message, so the kernel creates it in its namespace with its final name (`veth_newlink`).
+/// An interruption therefore leaves no peer in the host's namespace.
 pub(super) fn add_veth(pair: &VethPair, netns: BorrowedFd<'_>) -> RouteNetlinkMessage {
     let VethPair {
         host_name,
@@ -71,14 +71,14 @@ pub(super) fn add(name: &LinkName, link: &Link) -> Result<RouteNetlinkMessage, &
             LinkInfo::Kind(InfoKind::Vxlan),
             LinkInfo::Data(vxlan_data(vxlan)),
         ],
-        // Without a remote end the next hop of the route is where packets go (`ip_tunnel_xmit`).
+        // Without a remote endpoint, the next hop of the route is the outer destination (`ip_tunnel_xmit`).
         LinkKind::Ipip { local } => vec![
             LinkInfo::Kind(InfoKind::IpIp),
             LinkInfo::Data(InfoData::IpTunnel(vec![InfoIpTunnel::Local(IpAddr::V4(
                 *local,
             ))])),
         ],
-        LinkKind::Tun => return Err("a TUN link is made by the program that reads from it"),
+        LinkKind::Tun => return Err("the program that reads from a TUN link creates it"),
         LinkKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
         LinkKind::Veth => return Err("a veth is one end of a pair; use add_veth"),
         LinkKind::Other(kind) if kind.is_empty() => return Err("hardware cannot be created"),
@@ -107,8 +107,9 @@ fn vxlan_data(vxlan: &Vxlan) -> InfoData {
     InfoData::Vxlan(data)
 }
 
-/// Turns off the automatic link-local address: nothing of ours needs one, and its duplicate detection takes a second.
-/// The kernel ignores `IFLA_AF_SPEC` when it creates a link (`rtnl_create_link`), so this comes between creation and up.
+/// Disables the automatic link-local address: netweft does not need it, and duplicate address detection takes a second.
+/// The kernel ignores `IFLA_AF_SPEC` when it creates a link (`rtnl_create_link`), so this is a request after the creation
+/// and before the link is set up.
 pub(super) fn without_link_local(name: &LinkName) -> RouteNetlinkMessage {
     let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
     let mut message = named(name);
@@ -143,15 +144,15 @@ pub(super) fn change(
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// Makes a link a port of the link with this index; 0: of none.
+/// Attaches a link to the bridge with this index; 0 detaches it.
 pub(super) fn enslave(name: &LinkName, master: u32) -> RouteNetlinkMessage {
     let mut message = named(name);
     message.attributes.push(LinkAttribute::Controller(master));
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// Sets the mode of a port. Only `RTM_NEWLINK` takes what belongs to a port, and only of one that is one already
-/// (`rtnl_changelink`), so this is a message of its own.
+/// Sets the mode of a port. Only `RTM_NEWLINK` accepts attributes of a port, and only of a link that is attached
+/// (`rtnl_changelink`), so this is a separate message.
 pub(super) fn hairpin(name: &LinkName, hairpin: bool) -> RouteNetlinkMessage {
     let mode = InfoBridgePort::HairpinMode(hairpin);
     let mut message = named(name);

@@ -1,4 +1,4 @@
-//! One route of the kernel's own choice, as `ip route get` shows.
+//! The route that the kernel selects for a destination, as in `ip route get`.
 
 use std::net::IpAddr;
 
@@ -11,8 +11,8 @@ use super::{Failure, Rtnl};
 use crate::error::Error;
 use crate::model::{LinkName, SelectedRoute};
 
-/// What the kernel answers where no packet can leave: no route, a route of type unreachable, prohibit or blackhole
-/// (`fib_props` in net/ipv4/fib_semantics.c), a family that the kernel lacks (`rtnetlink_rcv_msg` without a handler).
+/// The errors for a destination to which no packet can be sent: no route; a route of type unreachable, prohibit or blackhole
+/// (`fib_props` in net/ipv4/fib_semantics.c); a family that the kernel lacks (`rtnetlink_rcv_msg` without a handler).
 const NO_ROUTE: [Errno; 5] = [
     Errno::ENETUNREACH,
     Errno::EHOSTUNREACH,
@@ -24,15 +24,15 @@ const NO_ROUTE: [Errno; 5] = [
 /// See [`crate::kernel::Kernel::select_route`].
 pub(super) async fn select_route(rtnl: &Rtnl, to: IpAddr) -> Result<Option<SelectedRoute>, Error> {
     let failed = |failure: Failure| failure.into_error(format!("look up the route to {to}"));
-    let answer = match rtnl.ask(request(to)).await {
-        Ok(Some(RouteNetlinkMessage::NewRoute(answer))) => answer,
+    let reply = match rtnl.get(request(to)).await {
+        Ok(Some(RouteNetlinkMessage::NewRoute(reply))) => reply,
         Ok(_) => return Ok(None),
         Err(Failure::Errno(errno)) if NO_ROUTE.contains(&errno) => return Ok(None),
         Err(failure) => return Err(failed(failure)),
     };
     let mut index = None;
     let mut source = None;
-    for attribute in answer.attributes {
+    for attribute in reply.attributes {
         match attribute {
             RouteAttribute::Oif(oif) => index = Some(oif),
             RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
@@ -47,13 +47,13 @@ pub(super) async fn select_route(rtnl: &Rtnl, to: IpAddr) -> Result<Option<Selec
     let Some(index) = index else { return Ok(None) };
     match link_name(rtnl, index).await {
         Ok(link) => Ok(link.map(|link| SelectedRoute { link, source })),
-        // It has gone since, and its routes with it.
+        // The link has been deleted since, with its routes.
         Err(Failure::Errno(Errno::ENODEV)) => Ok(None),
         Err(failure) => Err(failed(failure)),
     }
 }
 
-/// With strict checking the header has the length of the address and nothing else (`inet_rtm_valid_getroute_req`).
+/// With strict checking the header must have only family and prefix length (`inet_rtm_valid_getroute_req`).
 fn request(to: IpAddr) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     let (family, length, address) = match to {
@@ -72,7 +72,7 @@ async fn link_name(rtnl: &Rtnl, index: u32) -> Result<Option<LinkName>, Failure>
     let mut message = LinkMessage::default();
     message.header.index = index;
     let Some(RouteNetlinkMessage::NewLink(link)) =
-        rtnl.ask(RouteNetlinkMessage::GetLink(message)).await?
+        rtnl.get(RouteNetlinkMessage::GetLink(message)).await?
     else {
         return Ok(None);
     };

@@ -1,22 +1,22 @@
-//! The kernel itself, through one netlink connection for the life of the value.
+//! The kernel, by one netlink connection that lives as long as the value.
 //!
 //! ```text
-//!   dump.rs     requests for whole tables, repeated until one was not disturbed
+//!   dump.rs     dumps of complete tables, repeated until they are consistent
 //!   decode.rs   messages ─▶ model
 //!   request.rs  Op ─▶ messages
 //!   link.rs     messages about links, veth pairs
-//!   lookup.rs   by which link and from which address a packet leaves
+//!   lookup.rs   the link and the source address of a packet
 //! ```
 //!
-//! What has to be known about rtnetlink 0.24 and the kernel:
-//! - `get().execute()` drops message headers, so `NLM_F_DUMP_INTR` would go unseen; the kernel may set it on `NLMSG_DONE`
-//!   alone, which netlink-proto hides unless told otherwise. So all requests are made of messages here, on a connection
-//!   that forwards `NLMSG_DONE` and acknowledgements; the high-level calls must not be used on it.
-//! - Without forwarded acknowledgements the end of an answer and the end of the connection look the same.
-//! - A name is resolved to an index as late as possible: a link can be recreated under the same name.
-//! - The extended acknowledgement's text is not parsed, so an error carries the operation and the number.
-//! - The kernel carries out a request inside `sendmsg`, under the RTNL lock. `REQUEST_TIMEOUT` therefore bounds lost answers only:
-//!   a thread that waits for the lock cannot be interrupted, and its owner has to be watched from another thread.
+//! Properties of rtnetlink 0.24 and the kernel:
+//! - `get().execute()` drops message headers, and with them `NLM_F_DUMP_INTR`. The kernel may set this flag only on
+//!   `NLMSG_DONE`, which netlink-proto hides by default. This module therefore sends all messages itself, on a connection
+//!   that forwards `NLMSG_DONE` and acknowledgements. The high-level calls must not be used on it.
+//! - Without forwarded acknowledgements, the end of a reply cannot be distinguished from the end of the connection.
+//! - A name is resolved to an index as late as possible, because a link can be recreated with the same name.
+//! - The text of the extended acknowledgement is not parsed, so an error has the operation and the error number.
+//! - The kernel executes a request inside `sendmsg`, under the RTNL lock. `REQUEST_TIMEOUT` therefore covers only lost
+//!   replies. A thread that waits for the lock cannot be interrupted; another thread has to supervise it.
 
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
@@ -50,63 +50,63 @@ mod request;
 pub(crate) use decode::is_permanent;
 pub use link::VethPair;
 
-/// How long the kernel may take for the next message of an answer.
+/// Time limit of the next message of a reply.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to the kernel's network state in one network namespace.
 pub struct Rtnl {
     handle: rtnetlink::Handle,
-    /// Reads the socket. Without it every request fails.
+    /// The task that reads the socket. When it has ended, every request fails.
     connection: JoinHandle<()>,
-    /// A netlink socket runs one dump at a time and answers a second with `EBUSY` (`__netlink_dump_start`).
-    dumping: Mutex<()>,
+    /// A netlink socket executes one dump at a time, and refuses a second with `EBUSY` (`__netlink_dump_start`).
+    dump_lock: Mutex<()>,
     interruptions: AtomicU64,
 }
 
 impl Rtnl {
-    /// Connects to the namespace of the calling thread.
+    /// Connects to the network namespace of the calling thread.
     ///
     /// # Errors
-    /// [`Error::Connection`] if no socket can be made.
+    /// [`Error::Connection`] if no socket can be created.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time, which runs the connection.
     pub fn new() -> Result<Self, Error> {
-        netns::socket(NETLINK_ROUTE, None).and_then(Self::over)
+        netns::socket(NETLINK_ROUTE, None).and_then(Self::from_socket)
     }
 
     /// Connects to another network namespace and stays connected to it.
     ///
     /// # Errors
-    /// [`Error::Namespace`] if it cannot be entered, [`Error::Connection`] if no socket can be made.
+    /// [`Error::Namespace`] if it cannot be entered, [`Error::Connection`] if no socket can be created.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time, which runs the connection.
     pub fn in_netns(netns: BorrowedFd<'_>) -> Result<Self, Error> {
-        netns::socket(NETLINK_ROUTE, Some(netns)).and_then(Self::over)
+        netns::socket(NETLINK_ROUTE, Some(netns)).and_then(Self::from_socket)
     }
 
-    fn over(mut socket: TokioSocket) -> Result<Self, Error> {
+    fn from_socket(mut socket: TokioSocket) -> Result<Self, Error> {
         let error = |source| Error::Connection {
             what: "set up a netlink socket".to_owned(),
             source,
         };
-        // With strict checking the kernel honours the table in a request for routes instead of sending all tables.
+        // With strict checking the kernel sends only the requested routing table.
         socket
             .socket_mut()
             .set_netlink_get_strict_chk(true)
             .map_err(error)?;
-        // An answer need not repeat the request.
+        // Replies do not repeat the request.
         socket.socket_mut().set_cap_ack(true).map_err(error)?;
         let (mut connection, handle, _unsolicited) = rtnetlink::from_socket(socket);
         connection.set_forward_done(true);
         connection.set_forward_ack(true);
-        // Ends with the last handle, that is with this value.
+        // The task ends with the last handle, which is that of this value.
         let connection = tokio::spawn(connection);
         Ok(Self {
             handle,
             connection,
-            dumping: Mutex::new(()),
+            dump_lock: Mutex::new(()),
             interruptions: AtomicU64::new(0),
         })
     }
@@ -114,7 +114,7 @@ impl Rtnl {
     /// Creates both ends of a veth pair in one message, the peer already inside `netns`. Both are down.
     ///
     /// # Errors
-    /// [`Error::Refused`], with `EEXIST` if either name is taken.
+    /// [`Error::Refused`], with `EEXIST` if one of the names exists.
     pub async fn add_veth(&self, pair: &VethPair, netns: BorrowedFd<'_>) -> Result<(), Error> {
         let what = || format!("add link {} with peer {}", pair.host_name, pair.peer_name);
         self.request(link::add_veth(pair, netns), link::CREATE)
@@ -122,10 +122,10 @@ impl Rtnl {
             .map_err(|failure| failure.into_error(what()))
     }
 
-    /// Whether there is a link of this name.
+    /// Whether a link of this name exists.
     ///
     /// # Errors
-    /// [`Error::Refused`] for any other answer than yes or no.
+    /// [`Error::Refused`] for any other error than a missing link.
     pub async fn link_exists(&self, name: &LinkName) -> Result<bool, Error> {
         match self.index(name).await {
             Ok(_) => Ok(true),
@@ -134,12 +134,12 @@ impl Rtnl {
         }
     }
 
-    /// Whether a link passes packets (`IF_OPER_UP`). A veth that is up before its peer gets its queue only when the kernel's
-    /// link watch has run, which can take a second (`linkwatch_urgent_event`); what is sent until then is dropped. Since
-    /// Linux 6.8 asking makes it run (`linkwatch_sync_dev` in `rtnl_getlink`).
+    /// Whether a link passes packets (`IF_OPER_UP`). The queue of a veth that is set up before its peer is activated when the
+    /// kernel's link watch runs, which can take a second (`linkwatch_urgent_event`); until then packets are dropped. Since
+    /// Linux 6.8 this request runs the link watch (`linkwatch_sync_dev` in `rtnl_getlink`).
     ///
     /// # Errors
-    /// [`Error::Refused`], with `ENODEV` if there is no such link.
+    /// [`Error::Refused`], with `ENODEV` if the link does not exist.
     pub async fn link_is_operational(&self, name: &LinkName) -> Result<bool, Error> {
         let link = self
             .link(name)
@@ -150,7 +150,7 @@ impl Rtnl {
             .contains(&LinkAttribute::OperState(State::Up)))
     }
 
-    /// Deletes a link; absent is fine.
+    /// Deletes a link, if it exists.
     ///
     /// # Errors
     /// [`Error::Refused`] if it cannot be deleted.
@@ -158,17 +158,17 @@ impl Rtnl {
         self.apply(&Op::LinkDelete { name: name.clone() }).await
     }
 
-    /// How often a table was read again because it had changed meanwhile, since the connection was made.
+    /// Number of dumps that were repeated because the table changed, since the connection was created.
     #[must_use]
     pub fn interruptions(&self) -> u64 {
         self.interruptions.load(Ordering::Relaxed)
     }
 
-    /// Sends one request and waits for its acknowledgement. `flags` come on top of `NLM_F_REQUEST` and `NLM_F_ACK`.
+    /// Sends one request and waits for its acknowledgement. `flags` are added to `NLM_F_REQUEST` and `NLM_F_ACK`.
     async fn request(&self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Failure> {
-        let mut answers = self.send(message, NLM_F_ACK | flags)?;
-        while let Some(answer) = next(&mut answers).await? {
-            if let NetlinkPayload::Error(error) = answer.payload {
+        let mut replies = self.send(message, NLM_F_ACK | flags)?;
+        while let Some(reply) = next(&mut replies).await? {
+            if let NetlinkPayload::Error(error) = reply.payload {
                 return error.code.map_or(Ok(()), |code| {
                     Err(Failure::Errno(Errno::from_raw(-code.get())))
                 });
@@ -181,7 +181,7 @@ impl Rtnl {
         &self,
         message: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<impl Stream<Item = Answer> + use<>, Failure> {
+    ) -> Result<impl Stream<Item = Reply> + use<>, Failure> {
         let mut message = NetlinkMessage::from(message);
         message.header.flags = NLM_F_REQUEST | flags;
         self.handle
@@ -190,27 +190,27 @@ impl Rtnl {
             .map_err(|_| Failure::Disconnected)
     }
 
-    /// The index of a link now.
+    /// The present index of a link.
     async fn index(&self, name: &LinkName) -> Result<u32, Failure> {
         self.link(name).await.map(|link| link.header.index)
     }
 
     async fn link(&self, name: &LinkName) -> Result<LinkMessage, Failure> {
-        match self.ask(link::get(name)).await? {
+        match self.get(link::get(name)).await? {
             Some(RouteNetlinkMessage::NewLink(link)) => Ok(link),
             _ => Err(Failure::Errno(Errno::ENODEV)),
         }
     }
 
-    /// Sends one request for one object and waits for the object.
-    async fn ask(
+    /// Requests one object.
+    async fn get(
         &self,
         message: RouteNetlinkMessage,
     ) -> Result<Option<RouteNetlinkMessage>, Failure> {
-        let mut answers = self.send(message, NLM_F_ACK)?;
+        let mut replies = self.send(message, NLM_F_ACK)?;
         let mut found = None;
-        while let Some(answer) = next(&mut answers).await? {
-            match answer.payload {
+        while let Some(reply) = next(&mut replies).await? {
+            match reply.payload {
                 NetlinkPayload::InnerMessage(message) => found = Some(message),
                 NetlinkPayload::Error(error) => {
                     return match error.code {
@@ -225,22 +225,20 @@ impl Rtnl {
     }
 }
 
-type Answer = NetlinkMessage<RouteNetlinkMessage>;
+type Reply = NetlinkMessage<RouteNetlinkMessage>;
 
-/// The next message of an answer; `None` if the connection has ended.
-async fn next(
-    answers: &mut (impl Stream<Item = Answer> + Unpin),
-) -> Result<Option<Answer>, Failure> {
-    next_within(REQUEST_TIMEOUT, answers).await
+/// The next message of a reply; `None` if the connection has ended.
+async fn next(replies: &mut (impl Stream<Item = Reply> + Unpin)) -> Result<Option<Reply>, Failure> {
+    next_within(REQUEST_TIMEOUT, replies).await
 }
 
 async fn next_within(
-    patience: Duration,
-    answers: &mut (impl Stream<Item = Answer> + Unpin),
-) -> Result<Option<Answer>, Failure> {
-    timeout(patience, answers.next())
+    limit: Duration,
+    replies: &mut (impl Stream<Item = Reply> + Unpin),
+) -> Result<Option<Reply>, Failure> {
+    timeout(limit, replies.next())
         .await
-        .map_err(|_| Failure::Slow)
+        .map_err(|_| Failure::Timeout)
 }
 
 impl Kernel for Rtnl {
@@ -266,12 +264,12 @@ impl Kernel for Rtnl {
     }
 }
 
-/// Why a request did not work, before it is known what it was for.
+/// Why a request failed, without the operation.
 #[derive(Debug)]
 enum Failure {
     Errno(Errno),
     Disconnected,
-    Slow,
+    Timeout,
     Unsupported(&'static str),
 }
 
@@ -283,9 +281,9 @@ impl Failure {
                 what,
                 source: std::io::ErrorKind::NotConnected.into(),
             },
-            Self::Slow => Error::Slow {
+            Self::Timeout => Error::Timeout {
                 what,
-                patience: REQUEST_TIMEOUT,
+                timeout: REQUEST_TIMEOUT,
             },
             Self::Unsupported(why) => Error::Unsupported { what, why },
         }
@@ -303,7 +301,7 @@ mod tests {
         let error = failure.unwrap_err().into_error("read routes".to_owned());
         assert_eq!(
             error.to_string(),
-            "read routes: no answer from the kernel within 10s"
+            "read routes: no reply from the kernel within 10s"
         );
         assert!(error.is_retryable());
     }

@@ -1,4 +1,4 @@
-//! Operations as messages.
+//! Encodes operations as messages.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ use crate::op::Op;
 
 const PUT: u16 = NLM_F_CREATE | NLM_F_REPLACE;
 
-/// Carries out one operation; whether an absent object is a failure is for the caller to say.
+/// Executes one operation. The caller decides whether an absent object is a failure.
 pub(super) async fn apply(rtnl: &Rtnl, op: &Op) -> Result<(), Failure> {
     match op {
         Op::LinkAdd { .. }
@@ -47,7 +47,7 @@ pub(super) async fn apply(rtnl: &Rtnl, op: &Op) -> Result<(), Failure> {
         Op::RouteReplace { key, route } => put_route(rtnl, key, route, PUT).await,
         Op::RouteDelete { key, route } => {
             let index = index_of(rtnl, route).await?;
-            // Any scope, source and MTU: they follow from the target, or the kernel may have changed them meanwhile.
+            // Any scope, source and MTU: they follow from the target, or the kernel may have changed them.
             let target = Route {
                 source: None,
                 mtu: None,
@@ -110,9 +110,9 @@ async fn change_link(
     up: Option<bool>,
 ) -> Result<(), Failure> {
     if up == Some(true) {
-        // Again on every way up: we may have been cut short after creating it.
+        // Each time the link is set up, because the creation of the link may have been interrupted before.
         match rtnl.request(link::without_link_local(name), 0).await {
-            // No IPv6 in this kernel, or not on a link of this MTU: then there is no link-local address either.
+            // The kernel has no IPv6, or none on a link of this MTU: then the link gets no link-local address.
             Ok(()) | Err(Failure::Errno(Errno::EAFNOSUPPORT)) => {}
             Err(failure) => return Err(failure),
         }
@@ -148,13 +148,13 @@ fn address_message(index: u32, key: &AddressKey, link_scope: bool) -> AddressMes
         .extend([AddressAttribute::Local(ip), AddressAttribute::Address(ip)]);
     let mut flags = AddressFlags::empty();
     if ip.is_ipv6() {
-        // Addresses of ours are assigned by somebody who knows: waiting for duplicates would cost a second.
+        // The operator assigns each address once, and duplicate address detection would take a second.
         message.header.flags = AddressHeaderFlags::Nodad;
         flags |= AddressFlags::Nodad;
     }
     if key.net.prefix_len() < key.net.max_prefix_len() {
-        // Routes are made as routes, with a protocol by which they are known and put back. One that the kernel adds with
-        // an address would be nobody's once it is gone.
+        // The routes are separate objects with the protocol of their owner, so that they can be restored. A route that the
+        // kernel adds with an address has no owner.
         flags |= AddressFlags::Noprefixroute;
     }
     if !flags.is_empty() {
@@ -166,7 +166,7 @@ fn address_message(index: u32, key: &AddressKey, link_scope: bool) -> AddressMes
 async fn put_route(rtnl: &Rtnl, key: &RouteKey, route: &Route, flags: u16) -> Result<(), Failure> {
     let index = index_of(rtnl, route).await?;
     let direct = route.kind == RouteKind::Unicast && route.via.is_none();
-    // Without the narrower scope the kernel would take the route as a next hop's resolution for none (`fib_check_nh`).
+    // The kernel resolves a next hop only by routes with a narrower scope (`fib_check_nh`).
     let scope = if direct {
         RouteScope::Link
     } else {
@@ -237,8 +237,8 @@ fn route_message(
     message
 }
 
-/// In IPv6 forwarded packets are held to a route's MTU only if it is locked (`ip6_dst_mtu_maybe_forward`). In IPv4 they always are
-/// (`ip_dst_mtu_maybe_forward`), and locked it would keep the node itself from discovering a smaller one.
+/// IPv6 applies the MTU of a route to forwarded packets only if it is locked (`ip6_dst_mtu_maybe_forward`). IPv4 always
+/// applies it (`ip_dst_mtu_maybe_forward`), and a locked MTU would disable path MTU discovery of the node itself.
 fn mtu_metrics(dst: IpAddr, mtu: u32) -> Vec<RouteMetric> {
     /// `RTAX_MTU`
     const MTU: u32 = 2;
@@ -276,7 +276,7 @@ async fn fdb_message(
     message.header.family = AddressFamily::Bridge;
     message.header.ifindex = rtnl.index(&key.link).await?;
     message.header.state = NeighbourState::Permanent;
-    // NTF_SELF: the entry is the VXLAN link's own, not one of a bridge it may be a port of.
+    // NTF_SELF: an entry of the VXLAN link itself, and not of a bridge that it may be attached to.
     message.header.flags = NeighbourFlags::Own;
     message
         .attributes

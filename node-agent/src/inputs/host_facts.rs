@@ -10,7 +10,7 @@ use netweft_crds::{IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{
     Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN,
 };
-use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
+use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_netweft_link};
 
 use crate::inputs::Inputs;
 use crate::inputs::bgp_routes::bgp_routes;
@@ -247,7 +247,7 @@ fn mtu(actual: &NetworkState, home: &LinkName, used: &BTreeSet<Option<LinkName>>
     let on_loopback = home.as_str() == LOOPBACK;
     let any = (on_loopback && used.is_empty()) || used.contains(&None);
     let addressed = actual.addresses.keys().map(|key| &key.link);
-    let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !is_our_link(name));
+    let addressed = addressed.filter(|name| name.as_str() != LOOPBACK && !is_netweft_link(name));
     let beside = any.then(|| addressed.filter_map(mtu).min()).flatten();
     least.into_iter().chain(beside).min().or_else(|| mtu(home))
 }

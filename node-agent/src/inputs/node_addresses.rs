@@ -14,7 +14,7 @@ use netweft_crds::{
     AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, is_beyond_the_link,
 };
 use netweft_netstate::model::{AddressKey, NetworkState, SpecialAddress};
-use netweft_netstate::owner::is_our_link;
+use netweft_netstate::owner::is_netweft_link;
 
 /// The addresses from which the kernel sends to those of `reaches` selectors.
 pub type Sources = BTreeMap<IpAddr, IpAddr>;
@@ -75,7 +75,7 @@ impl Probe<'_> {
         // kube-proxy in mode ipvs keeps all addresses of Services on a link that is down.
         is_up
             && is_stable
-            && !is_our_link(&key.link)
+            && !is_netweft_link(&key.link)
             && is_beyond_the_link(address)
             && (!in_pool || self.is_in_use(address))
     }

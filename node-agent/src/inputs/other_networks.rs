@@ -11,7 +11,7 @@ use netweft_cni::conf::CONFLIST_FILE;
 use netweft_cni::node;
 use netweft_crds::{IPPool, OtherNetwork};
 use netweft_netstate::model::NetworkState;
-use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_our_link};
+use netweft_netstate::owner::{PROTOCOL_AGENT, PROTOCOL_PLUGIN, is_netweft_link};
 
 use crate::apply::cni_config;
 use crate::commands::args::Paths;
@@ -83,7 +83,7 @@ fn ranges(actual: &NetworkState, pools: &[IPPool]) -> Vec<OtherNetwork> {
     let addresses = actual.addresses.keys();
     let addresses = addresses.map(|key| (key.net.trunc(), Some(key.link.clone())));
     let all = routes.chain(addresses);
-    let foreign = all.filter(|(_, link)| link.as_ref().is_none_or(|link| !is_our_link(link)));
+    let foreign = all.filter(|(_, link)| link.as_ref().is_none_or(|link| !is_netweft_link(link)));
     let inside = |cidr: &IpNet| {
         let mut around = pools.iter().filter(|pool| pool.spec.cidr.contains(cidr));
         around.next().and_then(|pool| pool.metadata.name.clone())

@@ -71,7 +71,7 @@ fn fixture() -> Fixture {
         mtu: 1350,
         up: true,
     };
-    kernel.meddle(|state| drop(state.links.insert("nw-br0".parse().unwrap(), bridge)));
+    kernel.change_externally(|state| drop(state.links.insert("nw-br0".parse().unwrap(), bridge)));
     Fixture {
         pods,
         kernel,
@@ -97,7 +97,7 @@ impl Fixture {
     /// An attachment as a finished ADD leaves it.
     fn add(&self, attachment: &Attachment) {
         drop(self.reserve(attachment));
-        self.kernel.meddle(|state| {
+        self.kernel.change_externally(|state| {
             let made = pod::host_state(attachment);
             state.links.extend(made.links);
             state.ports.extend(made.ports);
@@ -162,7 +162,7 @@ async fn lost_pod_objects_are_restored_once() {
     ];
     for (n, harm) in harm.iter().enumerate() {
         let before = node.counts().0;
-        node.kernel.meddle(harm);
+        node.kernel.change_externally(harm);
         assert_eq!(node.tend().await, Tended::default(), "{n}");
         assert_eq!(node.kernel.state(), whole, "{n}");
         assert!(node.counts().0 > before, "{n}");
@@ -181,9 +181,9 @@ async fn pod_link_mtu_set_by_later_plugin_is_kept() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
     node.kernel
-        .meddle(|state| state.links.values_mut().for_each(|link| link.mtu = 1300));
+        .change_externally(|state| state.links.values_mut().for_each(|link| link.mtu = 1300));
     let before = node.kernel.state();
-    node.kernel.meddle(|state| state.routes.clear());
+    node.kernel.change_externally(|state| state.routes.clear());
     node.tend().await;
     assert_eq!(node.kernel.state(), before);
 }
@@ -198,7 +198,7 @@ async fn routed_pod_link_is_detached_from_bridge() {
         hairpin: false,
     };
     node.kernel
-        .meddle(|state| drop(state.ports.insert(one.host_link, port)));
+        .change_externally(|state| drop(state.ports.insert(one.host_link, port)));
     node.tend().await;
     assert!(node.kernel.state().ports.is_empty());
 }
@@ -211,7 +211,8 @@ async fn pod_add_in_progress_is_not_repaired_or_reclaimed() {
     // Before its link, and after it but before all else.
     assert_eq!(node.tend_twice().await, Tended::default());
     let link = pod::host_state(&one).links;
-    node.kernel.meddle(|state| state.links.extend(link));
+    node.kernel
+        .change_externally(|state| state.links.extend(link));
     assert_eq!(node.tend_twice().await, Tended::default());
     assert_eq!(node.kernel.take_applied(), []);
     // Killed, with the sandbox still there: what is missing is put back, and the address stays taken.
@@ -248,7 +249,8 @@ async fn attachment_whose_link_appears_late_is_kept() {
     let records = node.pods.state(None).unwrap().0;
     let before = node.kernel.state();
     let link = pod::host_state(&one).links;
-    node.kernel.meddle(|state| state.links.extend(link));
+    node.kernel
+        .change_externally(|state| state.links.extend(link));
     node.pods
         .tend(&node.kernel, &records, &before, node.now)
         .await;
@@ -259,7 +261,7 @@ async fn attachment_whose_link_appears_late_is_kept() {
 async fn pod_repair_waits_while_lock_is_held() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
-    node.kernel.meddle(|state| state.routes.clear());
+    node.kernel.change_externally(|state| state.routes.clear());
     let store = node.store();
     let held = store.lock(Duration::ZERO).unwrap();
     let tended = node.tend().await;
@@ -315,13 +317,13 @@ async fn stray_link_is_deleted_unless_used_by_pod() {
     for up in [false, true] {
         let mut node = fixture();
         node.kernel
-            .meddle(|state| state.links.extend([stray_link(up)]));
+            .change_externally(|state| state.links.extend([stray_link(up)]));
         node.tend_twice().await;
         assert!(!node.kernel.state().links.contains_key(&stray()));
         assert_eq!(node.counts(), (0, 1));
     }
     let mut node = fixture();
-    node.kernel.meddle(|state| {
+    node.kernel.change_externally(|state| {
         state.links.extend([stray_link(true)]);
         state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
     });
@@ -339,7 +341,7 @@ async fn stray_pod_routes_and_neighbours_are_deleted() {
     node.add(&one);
     let whole = node.kernel.state();
     let link = one.host_link;
-    node.kernel.meddle(|state| {
+    node.kernel.change_externally(|state| {
         state
             .routes
             .extend([route_over(link.clone(), "10.0.0.9/32")]);
@@ -366,7 +368,7 @@ async fn unreadable_record_is_reported_and_protects_all_links() {
     let mut node = fixture();
     node.add(&attachment("one", &["10.0.0.2"]));
     std::fs::write(node.dir.path().join("attachments/10.0.0.9"), "{").unwrap();
-    node.kernel.meddle(|state| {
+    node.kernel.change_externally(|state| {
         state.links.extend([stray_link(false)]);
         state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
     });
@@ -385,7 +387,7 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     node.add(&one);
-    node.kernel.meddle(|state| {
+    node.kernel.change_externally(|state| {
         state
             .routes
             .values_mut()
@@ -396,7 +398,7 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
         tended.problems.messages(ProblemKind::ForeignObject)[0].starts_with("route 10.0.0.2/32"),
         "{tended:?}"
     );
-    node.kernel.meddle(|state| {
+    node.kernel.change_externally(|state| {
         state.routes.clear();
         state.links.get_mut(&one.host_link).unwrap().kind = LinkKind::Other("dummy".into());
     });
@@ -410,7 +412,7 @@ async fn link_deleted_during_repair_is_no_failure() {
     for (errno, expected) in [(Errno::ENODEV, 0), (Errno::EPERM, 1)] {
         let mut node = fixture();
         node.add(&attachment("one", &["10.0.0.2"]));
-        node.kernel.meddle(|state| state.routes.clear());
+        node.kernel.change_externally(|state| state.routes.clear());
         node.kernel.fail_with(move |_| Some(errno));
         let tended = node.tend().await;
         assert_eq!(failures(&tended), expected);

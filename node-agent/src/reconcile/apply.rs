@@ -158,7 +158,7 @@ impl<K: Kernel> Reconciler<K> {
                         applied.missing.insert(name.clone());
                     }
                     debug!(error = %error_chain(&error), "netlink operation failed, will retry");
-                    if matches!(error, Error::Slow { .. }) {
+                    if matches!(error, Error::Timeout { .. }) {
                         // The rest would take as long each.
                         outcome.fail(Problem::failure(op.object(), &error));
                         break;

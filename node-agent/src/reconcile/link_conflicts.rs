@@ -10,7 +10,7 @@ use std::path::Path;
 use netweft_netstate::error::Error;
 use netweft_netstate::model::{LinkKind, LinkName, NetworkState, Vxlan};
 use netweft_netstate::op::Op;
-use netweft_netstate::owner::is_our_link;
+use netweft_netstate::owner::is_netweft_link;
 use nix::errno::Errno;
 
 /// Who listens on a UDP port.
@@ -181,7 +181,7 @@ fn others<'a>(
     name: &'a LinkName,
 ) -> impl Iterator<Item = (&'a LinkName, &'a LinkKind)> {
     let links = actual.links.iter();
-    let others = links.filter(move |(other, _)| *other != name && !is_our_link(other));
+    let others = links.filter(move |(other, _)| *other != name && !is_netweft_link(other));
     others.map(|(other, link)| (other, &link.kind))
 }
 

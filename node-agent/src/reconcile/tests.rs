@@ -196,7 +196,7 @@ fn netns_externally_deleted_fdb_entries_are_restored() {
         let mut node = fixture();
         node.reconcile().await;
         let wanted = node.kernel().state();
-        node.kernel().meddle(|state| state.fdb.clear());
+        node.kernel().change_externally(|state| state.fdb.clear());
         assert_eq!(node.reconcile().await, None);
         assert_eq!(node.kernel().state(), wanted);
     });
@@ -244,7 +244,7 @@ fn netns_conflist_is_written_only_after_datapath_is_complete() {
             1,
             "only the blackhole does not hang on the link"
         );
-        node.kernel().heal();
+        node.kernel().clear_fault();
         assert_eq!(node.reconcile().await, None);
         assert!(node.conflist());
     });
@@ -294,7 +294,7 @@ fn netns_failing_route_does_not_block_routes_of_same_uplink() {
         node.objects.subnets.push(block);
         let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
         modes[0].transport = Transport::Direct.into();
-        node.kernel().meddle(|state| {
+        node.kernel().change_externally(|state| {
             let key = RouteKey {
                 table: TABLE_MAIN,
                 dst: "192.0.2.0/24".parse().unwrap(),
@@ -333,7 +333,7 @@ fn netns_later_programming_failure_keeps_conflist() {
     in_namespace(async || {
         let mut node = fixture();
         node.reconcile().await;
-        node.kernel().meddle(|state| state.fdb.clear());
+        node.kernel().change_externally(|state| state.fdb.clear());
         node.kernel()
             .fail_with(|op| matches!(op, Op::FdbReplace { .. }).then_some(Errno::EBUSY));
         node.objects.pools[0].spec.disabled = true;
@@ -351,8 +351,9 @@ fn netns_missing_node_address_or_node_network_removes_nothing() {
         let mut node = fixture();
         node.reconcile().await;
         assert!(!node.kernel().take_applied().is_empty());
-        node.kernel()
-            .meddle(|state| state.addresses.retain(|key, _| key.link.as_str() != "ens7"));
+        node.kernel().change_externally(|state| {
+            state.addresses.retain(|key, _| key.link.as_str() != "ens7")
+        });
         assert!(node.reconcile().await.is_some());
         assert!(node.ready().1.contains("192.0.2.1"));
         node.objects.network = None;
@@ -375,9 +376,9 @@ fn netns_retry_backoff_grows_and_resets_after_success() {
         for _ in 0..20 {
             assert!(node.reconcile().await.unwrap() <= RETRY.1);
         }
-        node.kernel().heal();
+        node.kernel().clear_fault();
         assert_eq!(node.reconcile().await, None);
-        node.kernel().meddle(|state| state.fdb.clear());
+        node.kernel().change_externally(|state| state.fdb.clear());
         node.kernel().fail_with(|_| Some(Errno::EPERM));
         assert!(node.reconcile().await.unwrap() <= RETRY.0);
     });
@@ -391,7 +392,8 @@ fn netns_pod_repair_count_is_written_after_invalidation() {
         let store = Store::new(&node.dir.path().join("run"));
         drop(store.lock(Duration::ZERO).unwrap().reserve(&pod).unwrap());
         let made = netweft_cni::pod::host_state(&pod);
-        node.kernel().meddle(|state| state.links.extend(made.links));
+        node.kernel()
+            .change_externally(|state| state.links.extend(made.links));
         assert_eq!(node.reconcile().await, None);
         assert!(
             made.routes
@@ -400,8 +402,9 @@ fn netns_pod_repair_count_is_written_after_invalidation() {
         );
         let told = |node: &Fixture| status_of(node.dir.path()).repairs.unwrap();
         assert_eq!(told(&node).restored, 2, "a route and a neighbour");
-        node.kernel()
-            .meddle(|state| state.routes.retain(|key, _| !made.routes.contains_key(key)));
+        node.kernel().change_externally(|state| {
+            state.routes.retain(|key, _| !made.routes.contains_key(key))
+        });
         node.reconcile().await;
         assert_eq!(told(&node).restored, 2, "a repair alone is not told");
         node.reconciler.doubt();
@@ -460,7 +463,7 @@ fn netns_leftover_bird_routes_are_removed_foreign_ones_kept() {
         let mut node = fixture();
         let ours = birds("10.244.9.0/26", 78);
         let another = [birds("10.244.9.64/26", 32), birds("198.51.100.0/24", 78)];
-        node.kernel().meddle(|state| {
+        node.kernel().change_externally(|state| {
             state.routes.extend([ours.clone()]);
             state.routes.extend(another.clone());
         });
@@ -488,7 +491,7 @@ fn netns_bird_config_is_written_and_bird_routes_are_kept() {
         network.spec.modes[0].transport = Transport::Bgp.into();
         let bgp_routes = birds("10.244.0.64/26", 78);
         node.kernel()
-            .meddle(|state| state.routes.extend([bgp_routes.clone()]));
+            .change_externally(|state| state.routes.extend([bgp_routes.clone()]));
         // What was observed before BGP was on must not count.
         node.bird.send_modify(|observed| observed.released = true);
         assert_eq!(node.reconcile().await, None);
@@ -521,7 +524,7 @@ fn netns_starting_bird_has_backup_routes() {
         let others = birds("198.51.100.0/24", 78);
         let gone = |state: &mut NetworkState| drop(state.routes.remove(&ours.0));
         node.kernel()
-            .meddle(|state| state.routes.extend([ours.clone(), others.clone()]));
+            .change_externally(|state| state.routes.extend([ours.clone(), others.clone()]));
         node.bird.send_modify(|observed| observed.met = 1);
         assert_eq!(node.reconcile().await, None);
         assert_eq!(backup_routes(&node), []);
@@ -538,7 +541,7 @@ fn netns_starting_bird_has_backup_routes() {
             observed.met = 2;
         });
         node.reconcile().await;
-        node.kernel().meddle(gone);
+        node.kernel().change_externally(gone);
         node.reconcile().await;
         assert_eq!(backup_routes(&node), there);
         assert_eq!(status_of(node.dir.path()).drift, None);

@@ -145,7 +145,7 @@ impl From<&Conflict> for Problem {
     fn from(conflict: &Conflict) -> Self {
         let subject = match conflict {
             Conflict::RouteTaken { key, .. } => format!("route {}", key.dst),
-            Conflict::NotOurs { what } => what.clone(),
+            Conflict::Unowned { what } => what.clone(),
         };
         Self::new(ProblemKind::ForeignObject, subject, conflict)
     }

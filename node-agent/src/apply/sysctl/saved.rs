@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use netweft_common::atomic_file;
 use netweft_netstate::model::LinkName;
-use netweft_netstate::owner::is_our_link;
+use netweft_netstate::owner::is_netweft_link;
 use serde::{Deserialize, Serialize};
 
 /// Name of the file in the run directory.
@@ -73,7 +73,7 @@ impl Originals {
 fn is_of_our_link(name: &str) -> bool {
     let mut parts = name.split('/').skip_while(|part| *part != "conf").skip(1);
     let link = parts.next().and_then(|link| link.parse::<LinkName>().ok());
-    link.is_some_and(|link| is_our_link(&link))
+    link.is_some_and(|link| is_netweft_link(&link))
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ fn netns_unlistable_attachments_are_not_acknowledged() {
         let (ready, message) = node.ready();
         assert_eq!(ready, "False");
         assert!(message.contains("the attachments in"), "{message}");
-        node.kernel().heal();
+        node.kernel().clear_fault();
         std::fs::remove_file(attachments).unwrap();
         node.reconcile().await;
         says(&node, 5, &[]);

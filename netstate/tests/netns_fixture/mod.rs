@@ -1,4 +1,4 @@
-//! Network namespaces of the tests' own that have no way out, and the administrator's tools inside them.
+//! Isolated network namespaces for tests, and the tools of iproute2 in them.
 
 use std::future::Future;
 use std::io::Write;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use netweft_netstate::netns;
 
-/// Runs a test in a namespace of its own, on a thread of its own.
+/// Runs a test in a new namespace, on a new thread.
 pub fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
     if std::env::var_os("NETWEFT_SKIP_NETNS").is_some_and(|value| value == "1") {
         eprintln!("skipped: NETWEFT_SKIP_NETNS=1");
@@ -19,12 +19,10 @@ pub fn in_netns<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
             .unwrap();
         runtime.block_on(test());
     })
-    .expect(
-        "these tests make network namespaces: run as root, or skip them with NETWEFT_SKIP_NETNS=1",
-    );
+    .expect("these tests create network namespaces: run them as root, or set NETWEFT_SKIP_NETNS=1");
 }
 
-/// `ip` in the namespace of this thread: what an administrator does and sees.
+/// Runs `ip` in the namespace of this thread.
 pub fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split_whitespace())
@@ -38,11 +36,11 @@ pub fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Lines for `ip -batch` that add and delete objects, four thousand at most that never meet those of another `second`.
+/// Lines for `ip -batch` that add and delete at most four thousand objects. Objects with another `second` are distinct.
 pub fn churn_lines(kind: &str, second: u8, count: u32) -> String {
-    let four = |n: u32| format!("10.{second}.{}.{}", n / 256, n % 256);
+    let ipv4 = |n: u32| format!("10.{second}.{}.{}", n / 256, n % 256);
     let line = |verb: &str, n: u32| match kind {
-        "route" => format!("route {verb} {} dev nw-br proto 4 metric 7\n", four(n)),
+        "route" => format!("route {verb} {} dev nw-br proto 4 metric 7\n", ipv4(n)),
         "route6" => format!("route {verb} fd00:{second}::{n:x} dev nw-br proto 4 metric 7\n"),
         // For bridge(8).
         "fdb" => {
@@ -53,13 +51,13 @@ pub fn churn_lines(kind: &str, second: u8, count: u32) -> String {
                 n % 256
             )
         }
-        "address" => format!("address {verb} {}/32 dev nw-br\n", four(n)),
+        "address" => format!("address {verb} {}/32 dev nw-br\n", ipv4(n)),
         "neighbour" => {
             let (high, low) = (n / 256, n % 256);
             let mac = format!("02:00:00:{second:02x}:{high:02x}:{low:02x}");
             format!(
                 "neighbour {verb} {} lladdr {mac} dev nw-br nud permanent\n",
-                four(n)
+                ipv4(n)
             )
         }
         kind => panic!("{kind}"),

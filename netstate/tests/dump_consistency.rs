@@ -1,8 +1,8 @@
-//! Tables that change while they are read.
+//! Dumps of tables that change during the dump.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
-mod lab;
+mod netns_fixture;
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -12,21 +12,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lab::{batch, churn_lines, in_netns, ip};
+use netns_fixture::{batch, churn_lines, in_netns, ip};
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::netns;
 use netweft_netstate::rtnl::Rtnl;
 
-/// Every reading has every object of a set that never changes, while thousands of others come and go.
+/// Every dump has all objects of a constant set, while thousands of others are added and deleted.
 #[test]
 fn netns_dump_during_churn_is_complete() {
     for kind in ["route", "route6", "address", "neighbour", "fdb"] {
-        in_netns(|| async { churned(kind).await });
+        in_netns(|| async { dump_during_churn(kind).await });
     }
 }
 
-async fn churned(kind: &str) {
+async fn dump_during_churn(kind: &str) {
     ip("link add nw-br type bridge");
     ip("link set nw-br up");
     let lines = churn_lines(kind, 100, 4000);
@@ -35,37 +35,37 @@ async fn churned(kind: &str) {
     batch(&(additions.join("\n") + "\n"));
     let rtnl = Rtnl::new().unwrap();
     let churning = Churn::start(churn_lines(kind, 200, 2000));
-    let (mut whole, mut given_up) = (0, 0);
-    let until = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < until {
+    let (mut consistent, mut failed) = (0, 0);
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline {
         match rtnl.read().await {
             Ok(state) => {
-                assert_eq!(stable(&state), 4000, "a torn reading of {kind}");
-                whole += 1;
+                assert_eq!(constant(&state), 4000, "an inconsistent dump of {kind}");
+                consistent += 1;
             }
             Err(error) => {
                 assert!(error.is_retryable(), "{error}");
-                given_up += 1;
+                failed += 1;
             }
         }
     }
     let rounds = churning.stop();
     let repeated = rtnl.interruptions();
     println!(
-        "{kind}: {whole} whole, {repeated} repeated, {given_up} given up, {rounds} rounds of churn"
+        "{kind}: {consistent} consistent, {repeated} repeated, {failed} failed, {rounds} rounds of churn"
     );
     assert!(rounds >= 2);
     if kind == "address" {
         assert!(
             repeated > 0,
-            "the kernel reported no interruption, so nothing was tested"
+            "the kernel reported no interruption, so the test has no effect"
         );
     }
-    assert!(whole >= 5);
+    assert!(consistent >= 5);
 }
 
-/// How many objects of the set that never changes a reading has. Addresses are counted once, without their routes.
-fn stable(state: &NetworkState) -> usize {
+/// Number of objects of the constant set in a state. Addresses are counted once, without their routes.
+fn constant(state: &NetworkState) -> usize {
     let in_set = |ip: IpAddr| match ip {
         IpAddr::V4(ip) => ip.octets()[..2] == [10, 100],
         IpAddr::V6(ip) => ip.segments()[..2] == [0xfd00, 0x100],
@@ -77,7 +77,7 @@ fn stable(state: &NetworkState) -> usize {
     routes.count() + addresses.count() + neighbours.count() + entries.count()
 }
 
-/// Runs the same `ip -batch` over and over in this thread's namespace, on another thread.
+/// Repeats one `ip -batch` in the namespace of this thread, on another thread.
 struct Churn {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<u32>,
@@ -93,7 +93,7 @@ impl Churn {
             while !stopped.load(Ordering::Relaxed) {
                 batch(&lines);
                 rounds += 1;
-                // Where the kernel does not tell, only a pause can show a table whole.
+                // For tables without detection of interruptions, only a pause allows two equal dumps.
                 std::thread::sleep(Duration::from_millis(30));
             }
             rounds
