@@ -1,7 +1,7 @@
 //! Delays before failed requests and watches are repeated.
 //!
-//! The limit of a delay doubles with each failure in a row, up to a maximum. A delay is random between half of the limit and the
-//! limit, so that many programs do not repeat their requests at the same time.
+//! The limit of a delay doubles with each consecutive failure, up to a maximum. A delay is random between half of the limit
+//! and the limit, so that many programs do not repeat their requests at the same time.
 
 use std::time::Duration;
 
@@ -9,19 +9,20 @@ use backon::ExponentialBuilder;
 use kube::runtime::utils::ResetTimerBackoff;
 use kube::runtime::watcher::ExponentialBackoff;
 
-/// Limits of the first delay and of each delay of a watch. The default of kube grows to 30 s, and an outage of the API server costs
-/// two delays, since the watch as a rule has to list again: a node would not learn of a new neighbor for a minute.
+/// Limits of the first delay and of each delay of a watch. The default of kube grows to 30 s. An outage of the API server
+/// costs two delays, because the watch usually has to list the objects again: a node would add the routes to a new node a
+/// minute late.
 const WATCH: (Duration, Duration) = (Duration::from_millis(1600), Duration::from_secs(4));
-/// A watch that has lived for so long does not count earlier failures, whether it had events or not.
+/// Age at which a watch resets its backoff, with or without events.
 const HEALTHY: Duration = Duration::from_secs(120);
 
 /// The backoff of a watch.
 pub type WatchBackoff = ResetTimerBackoff<ExponentialBackoff>;
 
-/// A backoff that never gives up. `first` limits the delay after the first failure, and `maximum` each delay.
+/// A backoff without a maximum number of attempts. `first` limits the delay after the first failure, `maximum` each delay.
 #[must_use]
 pub fn exponential(first: Duration, maximum: Duration) -> ExponentialBackoff {
-    // The jitter of the library adds up to the delay itself.
+    // The jitter of the library adds at most the delay itself.
     ExponentialBuilder::new()
         .with_min_delay(first / 2)
         .with_max_delay(maximum / 2)
@@ -62,7 +63,7 @@ mod tests {
 
     /// The library uses a constant seed without its feature `std`.
     #[test]
-    fn delays_of_programs_that_fail_together_differ() {
+    fn backoff_delays_of_concurrent_programs_differ() {
         let delay = || exponential(FIRST, MAXIMUM).next().unwrap();
         let delays: BTreeSet<Duration> = (0..1000).map(|_| delay()).collect();
         assert!(delays.len() > 900, "{}", delays.len());
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn watch_backoff_during_long_outage_is_bounded_and_jittered() {
         let delays: Vec<Duration> = of_watch().take(200).collect();
-        assert_eq!(delays.len(), 200, "it never gives up");
+        assert_eq!(delays.len(), 200, "the backoff never ends");
         assert!(delays.iter().all(|delay| *delay <= WATCH.1));
         assert!(delays.iter().sum::<Duration>() > Duration::from_secs(300));
         assert_ne!(delays[198], delays[199]);

@@ -1,11 +1,10 @@
-//! How operator and agent reach the API server, and go on reaching it: over a network that loses hosts without a word, under a clock
-//! that somebody sets.
+//! The connection of operator and agent to the API server.
 //!
 //! # Guarantees
-//! - A connection to a host that has vanished is given up within [`GIVEN_UP`], a watch that only listens among them.
-//! - An API server that takes a request and does not begin to answer is given up within [`ANSWER`].
-//! - The token is the one in the file when a request is sent. (The library's own reader keeps it until a time of day, for hours if the
-//!   clock is put back.)
+//! - A connection to an unreachable host is closed within [`CONNECTION_TIMEOUT`], also that of an idle watch.
+//! - A request fails when the API server does not begin its response within [`RESPONSE_TIMEOUT`].
+//! - Each request has the token that is in the token file at that moment. (The reader of the kube library keeps a token until
+//!   a time of day: for hours if the clock is set back.)
 
 pub mod backoff;
 mod token;
@@ -23,37 +22,41 @@ use tower::{BoxError, ServiceBuilder};
 
 use token::TokenFile;
 
-/// How long a connection may take to be made.
-const CONNECT: Duration = Duration::from_secs(5);
-/// When a silent host is asked for a sign of life, how often then, and how often in vain.
+/// Time limit of the TCP handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// TCP keepalive: idle time before the first probe, interval of the probes, and their number.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
-/// How long the API server may take until its answer begins; its own limit (`--request-timeout`) is as long.
-pub const ANSWER: Duration = Duration::from_secs(60);
-/// For how long a host may be silent.
-pub const GIVEN_UP: Duration = Duration::from_secs(30);
+/// Time limit until a response begins; the API server's own limit (`--request-timeout`) is the same.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit until a connection to an unreachable host is closed.
+pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// There is no way to an API server.
+/// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// Neither a kubeconfig nor a service account says where it is.
-    #[error("find out how to reach the API server")]
+    /// There is neither a kubeconfig nor a service account.
+    #[error(
+        "find the API server: neither a kubeconfig (KUBECONFIG, ~/.kube/config) nor the service account of a pod can be used"
+    )]
     Unknown(#[from] kube::config::InferConfigError),
-    /// Not a URL.
-    #[error("{0} is no URL of an API server, write for example https://192.0.2.10:6443")]
-    NoUrl(String),
-    /// What is said of certificates or credentials cannot be used.
-    #[error("make a client for the API server")]
+    /// The URL is invalid.
+    #[error("{0} is not the URL of an API server: set for example https://192.0.2.10:6443")]
+    InvalidUrl(String),
+    /// The certificates or credentials cannot be used.
+    #[error(
+        "create a client for the API server: check the certificates and credentials of the kubeconfig or service account"
+    )]
     Unusable(#[from] kube::Error),
 }
 
-/// What somebody can do about a request that failed, to be put behind the error; empty if nothing is known.
+/// The remedy of a failed request, to append to the error; empty if none is known.
 #[must_use]
-pub fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+pub fn remedy(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let io = error.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NetworkUnreachable) {
-            return "; this node has no route to the API server's address, which is that of the Service kubernetes unless told otherwise: give the node a default route, or set the chart's values apiServer.host and apiServer.port to an address and port of the API server that the node reaches";
+            return "; this node has no route to the address of the API server (by default that of the Service kubernetes): add a default route to the node, or set the chart's values apiServer.host and apiServer.port to an address and port of the API server that the node reaches";
         }
         cause = error.source();
     }
@@ -62,22 +65,22 @@ pub fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
 
 async fn within<T>(
     limit: Duration,
-    answer: impl Future<Output = Result<T, BoxError>>,
+    response: impl Future<Output = Result<T, BoxError>>,
 ) -> Result<T, BoxError> {
-    let answered = tokio::time::timeout(limit, answer).await;
-    answered
-        .map_err(|_| BoxError::from(format!("no answer from the API server within {limit:?}")))?
+    let response = tokio::time::timeout(limit, response).await;
+    response
+        .map_err(|_| BoxError::from(format!("no response from the API server within {limit:?}")))?
 }
 
-/// A client by kubeconfig or by the pod's service account, for the API server at `url` if that is given.
+/// A client by kubeconfig or by the service account of the pod, for the API server at `url` if given.
 ///
 /// # Errors
-/// It is not known where the API server is, or who asks.
+/// When there is neither a kubeconfig nor a service account, or it cannot be used.
 pub async fn connect(url: Option<&str>) -> Result<Client, ConnectError> {
     let mut config = Config::infer().await?;
     if let Some(url) = url {
         let parsed = url.parse();
-        config.cluster_url = parsed.map_err(|_| ConnectError::NoUrl(url.to_owned()))?;
+        config.cluster_url = parsed.map_err(|_| ConnectError::InvalidUrl(url.to_owned()))?;
     }
     Ok(client(config)?)
 }
@@ -85,7 +88,7 @@ pub async fn connect(url: Option<&str>) -> Result<Client, ConnectError> {
 /// A client with this configuration.
 ///
 /// # Errors
-/// Certificates or credentials cannot be used.
+/// When the certificates or credentials cannot be used.
 pub fn client(mut config: Config) -> Result<Client, kube::Error> {
     let token = match config.auth_info.token {
         None => config.auth_info.token_file.take().map(TokenFile::new),
@@ -93,11 +96,11 @@ pub fn client(mut config: Config) -> Result<Client, kube::Error> {
     };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
-    connector.set_connect_timeout(Some(CONNECT));
-    let (after, every, times) = KEEPALIVE;
-    connector.set_keepalive(Some(after));
-    connector.set_keepalive_interval(Some(every));
-    connector.set_keepalive_retries(Some(times));
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    let (idle_time, interval, probes) = KEEPALIVE;
+    connector.set_keepalive(Some(idle_time));
+    connector.set_keepalive_interval(Some(interval));
+    connector.set_keepalive_retries(Some(probes));
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let http = HttpClient::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
@@ -109,7 +112,7 @@ pub fn client(mut config: Config) -> Result<Client, kube::Error> {
             Some(token) => token.add_to(request),
             None => request,
         })
-        .map_future(|answer| within(ANSWER, answer))
+        .map_future(|response| within(RESPONSE_TIMEOUT, response))
         .map_err(BoxError::from)
         .service(http);
     Ok(ClientBuilder::new(service, config.default_namespace).build())
@@ -123,11 +126,11 @@ mod tests {
 
     #[tokio::test]
     async fn request_without_response_times_out() {
-        let silent = std::future::pending::<Result<(), BoxError>>();
-        let error = within(Duration::from_millis(1), silent).await.unwrap_err();
+        let response = std::future::pending::<Result<(), BoxError>>();
+        let error = within(Duration::from_millis(1), response).await;
         assert_eq!(
-            error.to_string(),
-            "no answer from the API server within 1ms"
+            error.unwrap_err().to_string(),
+            "no response from the API server within 1ms"
         );
     }
 
@@ -137,10 +140,10 @@ mod tests {
         #[error("client error (Connect)")]
         struct Connect(#[source] io::Error);
         // ENETUNREACH, ECONNREFUSED
-        for (number, advised) in [(101, true), (111, false)] {
+        for (number, has_remedy) in [(101, true), (111, false)] {
             let error = Connect(io::Error::from_raw_os_error(number));
-            let advised_of = advice(&error).contains("apiServer.host and apiServer.port");
-            assert_eq!(advised_of, advised);
+            let remedy = remedy(&error).contains("apiServer.host and apiServer.port");
+            assert_eq!(remedy, has_remedy);
         }
     }
 }

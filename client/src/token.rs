@@ -1,4 +1,4 @@
-//! The token of a service account, which the kubelet replaces in its file.
+//! The token of a service account. The kubelet replaces the token file before the token expires.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,18 +17,18 @@ enum TokenError {
     /// The file cannot be read.
     #[error(transparent)]
     Read(#[from] io::Error),
-    /// No header can have what is in the file.
+    /// The content of the file is not valid in a header.
     #[error(transparent)]
     Header(#[from] InvalidHeaderValue),
 }
 
 impl TokenFile {
-    /// Of this file.
+    /// The token in the file at `path`.
     pub fn new(path: String) -> Self {
         Self(path.into())
     }
 
-    /// Signs a request. One that cannot be signed goes as it is: the API server's answer says more than we could.
+    /// Adds the token to a request. Without a token, the request is sent nevertheless, and the API server refuses it.
     pub fn add_to<B>(&self, mut request: Request<B>) -> Request<B> {
         match self.header() {
             Ok(header) => drop(request.headers_mut().insert(AUTHORIZATION, header)),
@@ -37,7 +37,7 @@ impl TokenFile {
         request
     }
 
-    /// In memory and short, so nobody waits for it.
+    /// Reads the file on the calling thread: the file is short and in memory (tmpfs).
     fn header(&self) -> Result<HeaderValue, TokenError> {
         let token = std::fs::read_to_string(&self.0)?;
         let mut header = HeaderValue::try_from(format!("Bearer {}", token.trim()))?;

@@ -1,4 +1,4 @@
-//! A host that vanishes is noticed, though nobody says so.
+//! A request to an API server that becomes unreachable fails in time.
 
 #![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Config};
-use netweft_client::GIVEN_UP;
+use netweft_client::CONNECTION_TIMEOUT;
 use netweft_netstate::netns;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
@@ -19,11 +19,11 @@ fn run(line: &str) {
     assert!(status.success(), "{line}");
 }
 
-/// Somebody who takes a request, whose packets then get lost.
-async fn vanish(listener: TcpListener) {
+/// Accepts a request, and then drops all packets.
+async fn become_unreachable(listener: TcpListener) {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let mut some = [0; 16];
-    assert!(stream.read(&mut some).await.unwrap() > 0);
+    let mut bytes = [0; 16];
+    assert!(stream.read(&mut bytes).await.unwrap() > 0);
     for line in [
         "nft add table inet lost",
         "nft add chain inet lost input { type filter hook input priority 0; policy drop; }",
@@ -34,7 +34,7 @@ async fn vanish(listener: TcpListener) {
 }
 
 #[test]
-fn netns_vanished_api_server_fails_request_in_time() {
+fn netns_request_to_unreachable_api_server_fails_in_time() {
     let test = || {
         run("ip link set lo up");
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -45,17 +45,18 @@ fn netns_vanished_api_server_fails_request_in_time() {
             let url = format!("http://{}", listener.local_addr().unwrap());
             let client = netweft_client::client(Config::new(url.parse().unwrap())).unwrap();
             let nodes: Api<Node> = Api::all(client);
-            let asked = Instant::now();
-            let answer = tokio::select! {
-                answer = tokio::time::timeout(GIVEN_UP * 10, nodes.get("one")) => answer,
-                () = vanish(listener) => unreachable!("it waits"),
+            let started = Instant::now();
+            let limit = CONNECTION_TIMEOUT * 10;
+            let response = tokio::select! {
+                response = tokio::time::timeout(limit, nodes.get("one")) => response,
+                () = become_unreachable(listener) => unreachable!("never ends"),
             };
-            answer.expect("it is noticed").unwrap_err();
-            let took = asked.elapsed();
-            println!("noticed after {took:?}");
+            response.expect("the request fails").unwrap_err();
+            let duration = started.elapsed();
+            println!("failed after {duration:?}");
             assert!(
-                took > Duration::from_secs(5),
-                "a host that answers is not given up"
+                duration > Duration::from_secs(5),
+                "the request must not fail before the keepalive probes"
             );
         });
     };

@@ -176,7 +176,7 @@ impl StatusPublisher {
                 None
             }
             Err(error) => {
-                let advice = netweft_client::advice(&error);
+                let advice = netweft_client::remedy(&error);
                 self.untold.are([error_chain(&error) + advice]);
                 self.retry.next().map(|delay| now + delay)
             }

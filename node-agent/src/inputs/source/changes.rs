@@ -47,7 +47,7 @@ pub async fn follow<K>(
                 }
             }
             Err(error) => {
-                let (why, advice) = (error_chain(&error), netweft_client::advice(&error));
+                let (why, advice) = (error_chain(&error), netweft_client::remedy(&error));
                 failure_log.are([format!("watch {kind}: {why}{advice}")]);
             }
         }
