@@ -1,4 +1,4 @@
-//! The admin server: `/livez`, `/readyz` and `/metrics` by HTTP. A program gives its checks and its metrics.
+//! The admin server: `/livez`, `/readyz` and `/metrics` by HTTP, with the checks and metrics of a program.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use tracing::info;
 /// The media type of metrics (OpenMetrics 1.0, section 4).
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Why a check fails: the text of its answer.
+/// Why a check fails: the text of the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unhealthy(pub String);
 
@@ -28,12 +28,12 @@ impl From<&str> for Unhealthy {
 }
 
 /// The result of a check.
-pub type Verdict = Result<(), Unhealthy>;
+pub type CheckResult = Result<(), Unhealthy>;
 
-type Check = Box<dyn Fn() -> Verdict + Send + Sync>;
+type Check = Box<dyn Fn() -> CheckResult + Send + Sync>;
 type Text = Box<dyn Fn() -> Result<String, fmt::Error> + Send + Sync>;
 
-/// What the paths answer. Each is asked for at every request.
+/// The checks and metrics, evaluated at each request.
 pub struct Endpoints {
     livez: Check,
     readyz: Option<Check>,
@@ -41,9 +41,9 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
-    /// `/livez` answers by the check and `/metrics` with the text; there is no `/readyz`.
+    /// `/livez` with this check, `/metrics` with this text, and no `/readyz`.
     pub fn new(
-        livez: impl Fn() -> Verdict + Send + Sync + 'static,
+        livez: impl Fn() -> CheckResult + Send + Sync + 'static,
         metrics: impl Fn() -> Result<String, fmt::Error> + Send + Sync + 'static,
     ) -> Self {
         Self {
@@ -53,41 +53,41 @@ impl Endpoints {
         }
     }
 
-    /// `/readyz` answers by the check.
+    /// Adds `/readyz` with this check.
     #[must_use]
-    pub fn with_readyz(mut self, readyz: impl Fn() -> Verdict + Send + Sync + 'static) -> Self {
+    pub fn with_readyz(mut self, readyz: impl Fn() -> CheckResult + Send + Sync + 'static) -> Self {
         self.readyz = Some(Box::new(readyz));
         self
     }
 
-    /// What `/livez` says.
+    /// The result of `/livez`.
     ///
     /// # Errors
-    /// The program does not work any more and has to be started again.
-    pub fn livez(&self) -> Verdict {
+    /// When the program must be restarted.
+    pub fn livez(&self) -> CheckResult {
         (self.livez)()
     }
 
-    /// What `/readyz` says; without that path, that the program is ready.
+    /// The result of `/readyz`; success if there is no such path.
     ///
     /// # Errors
-    /// The program is not ready.
-    pub fn readyz(&self) -> Verdict {
+    /// When the program is not ready.
+    pub fn readyz(&self) -> CheckResult {
         self.readyz.as_ref().map_or(Ok(()), |check| check())
     }
 
-    /// What `/metrics` says.
+    /// The text of `/metrics`.
     ///
     /// # Errors
-    /// A metric cannot be encoded.
+    /// When a metric cannot be encoded.
     pub fn metrics(&self) -> Result<String, fmt::Error> {
         (self.metrics)()
     }
 
-    /// Serves until `stop`; what is being answered then is answered.
+    /// Serves until `stop`, and then completes the open requests.
     ///
     /// # Errors
-    /// The listener is broken.
+    /// When the listener fails.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -100,9 +100,9 @@ impl Endpoints {
     }
 
     fn router(self) -> Router {
-        let livez = get(async |State(all): State<Arc<Self>>| verdict(all.livez()));
-        let readyz = get(async |State(all): State<Arc<Self>>| verdict(all.readyz()));
-        let metrics = get(async |State(all): State<Arc<Self>>| text(all.metrics()));
+        let livez = get(async |State(all): State<Arc<Self>>| check_response(all.livez()));
+        let readyz = get(async |State(all): State<Arc<Self>>| check_response(all.readyz()));
+        let metrics = get(async |State(all): State<Arc<Self>>| metrics_response(all.metrics()));
         let mut router = Router::new()
             .route("/livez", livez)
             .route("/metrics", metrics);
@@ -113,44 +113,44 @@ impl Endpoints {
     }
 }
 
-fn verdict(verdict: Verdict) -> (StatusCode, String) {
-    match verdict {
+fn check_response(result: CheckResult) -> (StatusCode, String) {
+    match result {
         Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(Unhealthy(why)) => (StatusCode::SERVICE_UNAVAILABLE, why + "\n"),
+        Err(Unhealthy(reason)) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n"),
     }
 }
 
-fn text(text: Result<String, fmt::Error>) -> Response {
+fn metrics_response(text: Result<String, fmt::Error>) -> Response {
     match text {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }
 
-/// The check of a loop whose last beat was so long ago, if that is too long (`Heartbeat::stalled`).
+/// The check of a loop by its heartbeat (`Heartbeat::stalled`).
 ///
 /// # Errors
-/// The loop has stalled.
-pub fn running(name: &str, stalled: Option<Duration>) -> Verdict {
+/// When the loop has stalled.
+pub fn check_heartbeat(name: &str, stalled: Option<Duration>) -> CheckResult {
     stalled.map_or(Ok(()), |since| {
-        let why = format!("{name} stalled for {} s", since.as_secs());
-        Err(Unhealthy(why))
+        let reason = format!("{name} stalled for {} s", since.as_secs());
+        Err(Unhealthy(reason))
     })
 }
 
-/// The address of the admin server cannot be listened on.
+/// The admin server cannot listen on its address.
 #[derive(Debug, thiserror::Error)]
-#[error("listen on {address} ({flag})")]
+#[error("listen on {address}: set {flag} to a free port of an address of this machine")]
 pub struct ListenError {
     address: SocketAddr,
     flag: &'static str,
     source: io::Error,
 }
 
-/// Opens the port. `flag` is the one that the address is from.
+/// Opens the port. `flag` is the command-line flag with the address.
 ///
 /// # Errors
-/// The port is taken, or the address is not this machine's.
+/// When another program listens on the port, or the address is not one of this machine.
 pub async fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ListenError> {
     let listener = TcpListener::bind(address).await;
     listener.map_err(|source| ListenError {
@@ -172,75 +172,79 @@ mod tests {
 
     const LOCAL: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
-    /// The answers to each of the three, with their headers.
-    async fn answers(endpoints: Endpoints) -> [String; 3] {
+    /// The responses of the three paths, with their headers.
+    async fn responses(endpoints: Endpoints) -> [String; 3] {
         let listener = listen(LOCAL.into(), "--listen").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let server = tokio::spawn(endpoints.serve(listener, async {
             drop(stopped.await);
         }));
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for path in ["livez", "readyz", "metrics"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
             let request = format!("GET /{path} HTTP/1.0\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            answers.push(answer);
+            let mut response = String::new();
+            stream.read_to_string(&mut response).await.unwrap();
+            responses.push(response);
         }
         drop(stop);
         server.await.unwrap().unwrap();
-        answers.try_into().unwrap()
+        responses.try_into().unwrap()
     }
 
-    fn statuses(answers: &[String; 3]) -> [&str; 3] {
-        answers
+    fn statuses(responses: &[String; 3]) -> [&str; 3] {
+        responses
             .each_ref()
-            .map(|answer| &answer["HTTP/1.0 ".len()..][..3])
+            .map(|response| &response["HTTP/1.0 ".len()..][..3])
     }
 
     #[tokio::test]
-    async fn failed_check_answers_503_with_reason() {
-        let endpoints = Endpoints::new(|| running("reconcile loop", None), || Ok(String::new()))
+    async fn failed_check_responds_503_with_reason() {
+        let livez = || check_heartbeat("reconcile loop", None);
+        let endpoints = Endpoints::new(livez, || Ok(String::new()))
             .with_readyz(|| Err("not all objects have been listed yet".into()));
-        let ready = answers(endpoints).await;
-        assert_eq!(statuses(&ready), ["200", "503", "200"]);
-        assert!(ready[0].ends_with("\r\n\r\nok\n"), "{ready:?}");
-        let why = "\r\n\r\nnot all objects have been listed yet\n";
-        assert!(ready[1].ends_with(why), "{ready:?}");
+        let unready = responses(endpoints).await;
+        assert_eq!(statuses(&unready), ["200", "503", "200"]);
+        assert!(unready[0].ends_with("\r\n\r\nok\n"), "{unready:?}");
+        let reason = "\r\n\r\nnot all objects have been listed yet\n";
+        assert!(unready[1].ends_with(reason), "{unready:?}");
     }
 
     #[tokio::test]
     async fn stalled_loop_fails_livez_with_duration() {
-        let stalled = || running("reconcile loop", Some(Duration::from_millis(130_900)));
-        let stalled = answers(Endpoints::new(stalled, || Ok(String::new()))).await;
+        let stalled = || check_heartbeat("reconcile loop", Some(Duration::from_millis(130_900)));
+        let stalled = responses(Endpoints::new(stalled, || Ok(String::new()))).await;
         assert_eq!(
             statuses(&stalled),
             ["503", "404", "200"],
             "there is no check for /readyz"
         );
-        let why = "\r\n\r\nreconcile loop stalled for 130 s\n";
-        assert!(stalled[0].ends_with(why), "{stalled:?}");
+        let reason = "\r\n\r\nreconcile loop stalled for 130 s\n";
+        assert!(stalled[0].ends_with(reason), "{stalled:?}");
     }
 
     #[tokio::test]
     async fn metrics_response_has_openmetrics_content_type() {
-        let numbers = || Ok("netweft_x_total 1\n# EOF\n".to_owned());
-        let [_, _, metrics] = answers(Endpoints::new(|| Ok(()), numbers)).await;
+        let text = || Ok("netweft_x_total 1\n# EOF\n".to_owned());
+        let [_, _, metrics] = responses(Endpoints::new(|| Ok(()), text)).await;
         let header = format!("content-type: {OPENMETRICS}\r\n");
         assert!(metrics.contains(&header), "{metrics}");
         assert!(metrics.ends_with("\r\n\r\nnetweft_x_total 1\n# EOF\n"));
-        let broken = Endpoints::new(|| Ok(()), || Err(fmt::Error));
-        assert_eq!(statuses(&answers(broken).await), ["200", "404", "500"]);
+        let failing = Endpoints::new(|| Ok(()), || Err(fmt::Error));
+        assert_eq!(statuses(&responses(failing).await), ["200", "404", "500"]);
     }
 
     #[tokio::test]
-    async fn taken_listen_port_is_named_in_error() {
-        let taken = listen(LOCAL.into(), "--listen").await.unwrap();
-        let address = taken.local_addr().unwrap();
+    async fn listen_port_in_use_is_named_in_error() {
+        let first = listen(LOCAL.into(), "--listen").await.unwrap();
+        let address = first.local_addr().unwrap();
         let error = listen(address, "--listen").await.unwrap_err();
-        assert_eq!(error.to_string(), format!("listen on {address} (--listen)"));
+        let expected = format!(
+            "listen on {address}: set --listen to a free port of an address of this machine"
+        );
+        assert_eq!(error.to_string(), expected);
         assert!(error.source().is_some());
     }
 }

@@ -1,5 +1,4 @@
-//! What operator, agent and relay tell of themselves in the same way. The plugin does not depend on it: it logs nothing and
-//! serves nothing.
+//! Logging and the admin server of operator, agent and relay. The plugin does not depend on this crate.
 
 pub mod admin;
 pub mod logging;

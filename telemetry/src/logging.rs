@@ -1,4 +1,4 @@
-//! The log: its flags, which all programs share, and lines on standard error.
+//! The log on standard error, and its command-line flags.
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use clap::{Args, ValueEnum};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-/// The flags of the log. They may stand before or behind a subcommand.
+/// The flags of the log. They are valid before and after a subcommand.
 #[derive(Clone, Debug, Args)]
 pub struct LogArgs {
-    /// What is logged: a level (off, error, warn, info, debug, trace), or directives of tracing_subscriber::EnvFilter, for
-    /// example info,kube=debug.
+    /// Level of the log (off, error, warn, info, debug, trace), or directives of tracing_subscriber::EnvFilter, for example
+    /// info,kube=debug.
     #[arg(
         long,
         global = true,
@@ -21,7 +21,7 @@ pub struct LogArgs {
     )]
     pub log: LogFilter,
 
-    /// Form of the log.
+    /// Format of the log.
     #[arg(
         long,
         global = true,
@@ -33,7 +33,7 @@ pub struct LogArgs {
 }
 
 impl LogArgs {
-    /// Starts logging. Call it once, before anything is logged.
+    /// Starts logging. Call it once, at the start of the program.
     pub fn init(&self) {
         let builder = tracing_subscriber::fmt()
             .with_env_filter(EnvFilter::new(&self.log.0))
@@ -48,7 +48,7 @@ impl LogArgs {
     }
 }
 
-/// Directives that `EnvFilter` takes.
+/// Valid directives of `EnvFilter`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -56,21 +56,22 @@ impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // EnvFilter takes a single word that is no level for the name of a module, and then logs nothing else.
-        let is_legal = |word: &str| {
-            word.contains(['=', '[']) || (!word.is_empty() && LevelFilter::from_str(word).is_ok())
+        // EnvFilter interprets a misspelled level as the name of a module, and then logs only that module.
+        let is_valid = |directive: &str| {
+            directive.contains(['=', '['])
+                || (!directive.is_empty() && LevelFilter::from_str(directive).is_ok())
         };
-        if text.split(',').all(is_legal) && EnvFilter::try_new(text).is_ok() {
+        if text.split(',').all(is_valid) && EnvFilter::try_new(text).is_ok() {
             return Ok(Self(text.to_owned()));
         }
         Err(
-            "legal are off, error, warn, info, debug, trace, and directives of EnvFilter, for example info,kube=debug"
+            "use off, error, warn, info, debug, trace, or directives of EnvFilter, for example info,kube=debug"
                 .to_owned(),
         )
     }
 }
 
-/// What log lines look like.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -90,17 +91,17 @@ mod tests {
         #[command(flatten)]
         log: LogArgs,
         #[command(subcommand)]
-        verb: Option<Verb>,
+        command: Option<Command>,
     }
 
     #[derive(Debug, Subcommand)]
-    enum Verb {
+    enum Command {
         Run,
     }
 
     fn parse(flags: &[&str]) -> Result<LogArgs, String> {
-        let words = ["program"].iter().chain(flags);
-        let parsed = Program::try_parse_from(words);
+        let arguments = ["program"].iter().chain(flags);
+        let parsed = Program::try_parse_from(arguments);
         parsed
             .map(|program| program.log)
             .map_err(|error| error.to_string())
@@ -122,29 +123,29 @@ mod tests {
     }
 
     #[test]
-    fn legal_log_filter_is_accepted() {
-        for legal in [
+    fn valid_log_filter_is_accepted() {
+        for valid in [
             "off",
             "WARN",
             "info,kube=debug",
             "debug,hyper=info",
             "[reconcile]=trace",
         ] {
-            assert!(LogFilter::from_str(legal).is_ok(), "{legal}");
+            assert!(LogFilter::from_str(valid).is_ok(), "{valid}");
         }
     }
 
     #[test]
-    fn illegal_log_filter_is_refused_with_legal_values() {
-        for wrong in ["", "wran", "info,", "info,kube", "kube=loud", "[x=info"] {
-            let error = parse(&["--log", wrong]).unwrap_err();
+    fn invalid_log_filter_is_refused_with_valid_values() {
+        for invalid in ["", "wran", "info,", "info,kube", "kube=loud", "[x=info"] {
+            let error = parse(&["--log", invalid]).unwrap_err();
             assert!(error.contains("--log"), "{error}");
-            assert!(error.contains("legal are off, error, warn"), "{error}");
+            assert!(error.contains("use off, error, warn"), "{error}");
         }
     }
 
     #[test]
-    fn illegal_log_format_is_refused_with_legal_values() {
+    fn invalid_log_format_is_refused_with_valid_values() {
         let error = parse(&["--log-format", "xml"]).unwrap_err();
         assert!(error.contains("[possible values: text, json]"), "{error}");
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use netweft_common::heartbeat::Heartbeat;
-use netweft_telemetry::admin::{Endpoints, listen, running};
+use netweft_telemetry::admin::{Endpoints, check_heartbeat, listen};
 use tracing::error;
 
 use crate::metrics::Metrics;
@@ -60,7 +60,7 @@ async fn serve(address: SocketAddr, endpoints: Endpoints) {
 
 fn endpoints(metrics: Metrics, heartbeat: Arc<Heartbeat>) -> Endpoints {
     Endpoints::new(
-        move || running("control loop", heartbeat.stalled()),
+        move || check_heartbeat("control loop", heartbeat.stalled()),
         move || Ok(metrics.encode()),
     )
 }

@@ -1,6 +1,6 @@
 //! The contents of /livez, /readyz and /metrics.
 
-use netweft_telemetry::admin::{Endpoints, Unhealthy, Verdict, running};
+use netweft_telemetry::admin::{CheckResult, Endpoints, Unhealthy, check_heartbeat};
 
 use crate::telemetry::health::{Health, Unready};
 use crate::telemetry::metrics::Metrics;
@@ -13,12 +13,12 @@ const LOOP: &str = "reconcile loop";
 pub fn endpoints(metrics: Metrics, health: Health) -> Endpoints {
     let alive = health.clone();
     // An agent whose loop hangs is better started again.
-    let livez = move || running(LOOP, alive.stalled());
+    let livez = move || check_heartbeat(LOOP, alive.stalled());
     Endpoints::new(livez, move || Ok(metrics.encode())).with_readyz(move || ready(&health))
 }
 
 /// Ready: the local datapath has been programmed, and can still be.
-fn ready(health: &Health) -> Verdict {
+fn ready(health: &Health) -> CheckResult {
     match health.unready() {
         None => Ok(()),
         Some(Unready::Beginning) => Err(
@@ -29,7 +29,7 @@ fn ready(health: &Health) -> Verdict {
             "this node could not be programmed for {} s; see the NodeNetwork's conditions",
             since.as_secs()
         ))),
-        Some(Unready::Stalled(since)) => running(LOOP, Some(since)),
+        Some(Unready::Stalled(since)) => check_heartbeat(LOOP, Some(since)),
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use netweft_common::heartbeat::Heartbeat;
-use netweft_telemetry::admin::{Endpoints, Unhealthy, running};
+use netweft_telemetry::admin::{Endpoints, Unhealthy, check_heartbeat};
 
 use crate::telemetry::metrics::Metrics;
 
@@ -29,7 +29,7 @@ impl Health {
             metrics,
         } = self;
         Endpoints::new(
-            move || running("reconcile loop", heartbeat.stalled()),
+            move || check_heartbeat("reconcile loop", heartbeat.stalled()),
             move || metrics.text(),
         )
         .with_readyz(move || {
