@@ -1,4 +1,4 @@
-//! What BGP needs in more than one kind: parameters of sessions, and one node's part with its sessions and their states.
+//! BGP types of several kinds: parameters of sessions, the speaker of a node, sessions and their states.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -78,7 +78,7 @@ pub enum NextHopMode {
     Auto,
     /// This node for all prefixes.
     #[serde(rename = "self")]
-    Itself,
+    NextHopSelf,
     /// Next hops are never changed, also not towards other AS numbers.
     Keep,
 }
@@ -127,13 +127,13 @@ pub struct FilterRule {
     pub max_length: Option<u8>,
 }
 
-/// What a filter does.
+/// The action of a filter rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilterAction {
     /// The prefix passes.
     Accept,
-    /// The prefix does not.
+    /// The prefix is rejected.
     Reject,
 }
 

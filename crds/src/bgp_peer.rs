@@ -31,16 +31,6 @@ use crate::{bgp, cel, schema};
     ),
     printcolumn(name = "Nodes", type_ = "integer", json_path = ".status.nodes.total"),
     printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].reason"
-    ),
-    printcolumn(
         name = "Received",
         type_ = "integer",
         json_path = ".status.prefixes.received",
@@ -51,17 +41,6 @@ use crate::{bgp, cel, schema};
         type_ = "integer",
         json_path = ".status.prefixes.advertised",
         priority = 1
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -70,7 +49,7 @@ use crate::{bgp, cel, schema};
 #[x_kube(validation = cel::keepalive_before_hold("spec"))]
 #[x_kube(validation = Rule::new("!has(self.ebgpMultihop) || !has(self.ttlSecurity)").message("spec takes at most one of ebgpMultihop (for example 2) and ttlSecurity (for example 1)"))]
 #[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
-#[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: nodes chosen by peerSelector know each other by their node addresses; remove it"))]
+#[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: sessions with nodes of peerSelector use the node addresses; remove spec.sourceAddress"))]
 pub struct BGPPeerSpec {
     /// Label selector of the Nodes that have this session. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

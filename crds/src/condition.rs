@@ -1,7 +1,7 @@
 //! Conditions as kstatus reads them: `Ready`, `Reconciling`, `Stalled`, and `Assigned` on NodeNetworks.
 //!
-//! A component forms one [`Verdict`] about an object; the three conditions follow from it, so that they can never
-//! contradict each other. All reasons are in [`Reason`].
+//! A component computes one [`Verdict`] for an object. The three conditions follow from it, so they never contradict each
+//! other. All reasons are in [`Reason`].
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -18,14 +18,14 @@ pub const ASSIGNED: &str = "Assigned";
 /// Longest message of a condition in characters, as in Kubernetes (`metav1.Condition`). The API server refuses longer ones.
 pub const MAX_MESSAGE: usize = 32_768;
 
-/// A message that the API server takes: longer ones end after [`MAX_MESSAGE`] bytes.
+/// The message, truncated to the [`MAX_MESSAGE`] bytes that the API server accepts.
 #[must_use]
 pub fn bounded(mut message: String) -> String {
     message.truncate(message.floor_char_boundary(MAX_MESSAGE));
     message
 }
 
-/// Declares the reasons: what stands in a condition is the name itself.
+/// Declares the reasons. The reason of a condition is the name of the variant.
 macro_rules! reasons {
     ($($(#[$documentation:meta])* $name:ident),* $(,)?) => {
         /// Every reason that appears in a condition.
@@ -35,10 +35,10 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them, so that a test can ask for each.
+            /// All reasons, for tests.
             pub const ALL: &[Self] = &[$(Self::$name),*];
 
-            /// The reason as it stands in the condition.
+            /// The reason as text, for the condition.
             #[must_use]
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -54,9 +54,9 @@ reasons! {
     Allocatable,
     /// Pool: new blocks can be assigned from it, but few are left.
     NearlyExhausted,
-    /// Pool: `disabled` is set; what is assigned stays.
+    /// Pool: `disabled` is set; assigned blocks stay.
     Disabled,
-    /// Pool: no free block is left for some node.
+    /// Pool: no block is free for some node.
     Exhausted,
     /// Pool: its range overlaps another pool, node addresses, a Service range or another pod network.
     Overlap,
@@ -64,13 +64,13 @@ reasons! {
     KubeProxyMismatch,
     /// Pool: being deleted, kept until its last block is gone.
     InUse,
-    /// The object names another that does not exist.
+    /// The object refers to another one that does not exist.
     NotFound,
     /// The object's values cannot be used.
     Invalid,
     /// The values are legal, but this version does not implement them.
     NotYetSupported,
-    /// Mode: another mode uses the same VNI, port or BGP speaker. Peer: another peer has the session already.
+    /// Mode: another mode uses the same VNI, port or BGP speaker. Peer: another peer already has the session.
     Conflict,
     /// Mode: every node uses it. NodeNetwork: the kernel is in sync.
     Programmed,
@@ -86,45 +86,45 @@ reasons! {
     Unused,
     /// NodeNetwork: the node has its blocks.
     SubnetsAssigned,
-    /// NodeNetwork: no pool gave the node a block.
+    /// NodeNetwork: no pool has a block for the node.
     NoSubnet,
-    /// NodeNetwork: the node has no usable address. Pool, peer: none of its nodes has one of the family that it takes.
+    /// NodeNetwork: the node has no usable address. Pool, peer: none of its nodes has an address of the required family.
     NoNodeAddress,
-    /// Peer: every chosen node has the session.
+    /// Peer: every selected node has the session.
     Established,
-    /// Peer: a session is not established, and is tried again.
+    /// Peer: a session is not established, and its node continues to connect.
     Establishing,
     /// Peer: a session has a fault that needs a change of configuration.
     SessionFailed,
-    /// NodeNetwork: something could not be programmed; the message says what, and it is tried again.
+    /// NodeNetwork: an object could not be programmed; the message names it, and the agent retries.
     ProgrammingFailed,
-    /// NodeNetwork: an object of another program is in the place of an object of netweft.
+    /// NodeNetwork: an object of another program prevents an object of netweft.
     ForeignObject,
     /// NodeNetwork: another program changes an object of netweft repeatedly; the message names both.
     Contested,
-    /// NodeNetwork: the node's kernel lacks something; the message says what, what does not work, and what to do.
+    /// NodeNetwork: the node's kernel lacks a feature; the message has the feature, the consequence, and the remedy.
     KernelLacksFeature,
     /// NodeNetwork: the main loop of the agent has stalled, so the node follows no changes until the agent restarts.
     AgentStalled,
 }
 
-/// What one component has to say about one object.
+/// The state of an object, as one component reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Which of the three states the object is in.
+    /// State of the object.
     pub state: State,
-    /// Why, in one word of the list.
+    /// Cause of the state, as one word.
     pub reason: Reason,
-    /// Why, as text for people.
+    /// Cause of the state, for people.
     pub message: String,
 }
 
-/// The three states of kstatus, and a fourth for an object that works while something changes.
+/// The three states of kstatus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Ready, nothing under way.
+    /// Ready, and no change in progress.
     Ready,
-    /// Not ready, on the way.
+    /// Not ready, and a change in progress.
     Reconciling,
     /// Not ready, and needs intervention.
     Stalled,
@@ -140,7 +140,7 @@ impl Verdict {
         }
     }
 
-    /// The object is on its way.
+    /// A change of the object is in progress.
     pub fn reconciling(reason: Reason, message: impl Into<String>) -> Self {
         Self {
             state: State::Reconciling,
@@ -158,8 +158,8 @@ impl Verdict {
         }
     }
 
-    /// The conditions `Ready`, `Reconciling` and `Stalled` that say so. Times of conditions whose status stays are
-    /// taken over from `before`.
+    /// The conditions `Ready`, `Reconciling` and `Stalled`. A condition whose status does not change keeps its time from
+    /// `before`.
     #[must_use]
     pub fn conditions(
         &self,
@@ -186,21 +186,21 @@ impl Verdict {
     }
 }
 
-/// One condition in the making.
+/// One condition without its time.
 #[derive(Clone, Debug)]
 pub struct Status<'a> {
-    /// Its type.
+    /// Type of the condition.
     pub type_: &'a str,
-    /// True or False.
+    /// Status of the condition: True or False.
     pub status: bool,
-    /// Its reason.
+    /// Reason of the condition.
     pub reason: Reason,
-    /// Its message.
+    /// Message of the condition.
     pub message: &'a str,
 }
 
 impl Status<'_> {
-    /// The condition; its time is that of the same condition in `before` if the status has not changed.
+    /// The condition. If its status has not changed, it keeps its time from `before`.
     #[must_use]
     pub fn condition(
         &self,
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn message_over_the_limit_is_cut_between_characters() {
+    fn overlong_message_is_truncated_between_characters() {
         let long = "ä".repeat(MAX_MESSAGE);
         let conditions = Verdict::ready(Reason::Programmed, long).conditions(None, &[], at(1));
         assert_eq!(conditions[0].message.len(), MAX_MESSAGE);

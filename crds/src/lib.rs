@@ -1,12 +1,12 @@
-//! The objects of netweft: what users declare and what the operator and the agents tell each other.
+//! The API types of netweft: the objects of users, and those between operator and agents.
 //!
 //! ```text
 //!   user      IPPool  NetworkMode  BGPPeer
-//!   operator  NodeSubnet (one assigned block)   NodeNetwork.spec (what one node does)
-//!   agent     NodeNetwork.status (what that node has done)
+//!   operator  NodeSubnet (one assigned block)   NodeNetwork.spec (desired state of one node)
+//!   agent     NodeNetwork.status (actual state of that node)
 //! ```
 //!
-//! Types, validation rules, printer columns and names; nothing that acts. `crdgen` prints the schemas as YAML.
+//! Types, validation rules, printer columns and names, without behaviour. `crdgen` writes the definitions as YAML.
 
 mod bgp;
 mod bgp_peer;
@@ -39,7 +39,7 @@ pub use crate::network_mode::{
 };
 pub use crate::node_address::{
     AddressSelector, AddressSelectors, FoundAddress, MAX_FOUND, NodeAddressSelector,
-    NodeAddressSource, NodeAddressType, is_beyond_the_link, matches_link,
+    NodeAddressSource, NodeAddressType, is_routable, matches_link,
 };
 pub use crate::node_network::{
     BlockRequest, BlockUsage, DrainingPod, DriftStatus, LinkStatus, NodeMode, NodeNetwork,
@@ -51,18 +51,19 @@ pub use crate::node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetSt
 use std::collections::BTreeMap;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceColumnDefinition, CustomResourceDefinition, CustomResourceDefinitionVersion,
+    JSONSchemaProps, JSONSchemaPropsOrArray,
 };
 use kube::CustomResourceExt;
 
-/// The annotation that keeps Argo CD from deleting an object that it manages: a definition takes all its objects with it. Helm
-/// keeps the definitions of a chart by itself.
+/// The annotation that keeps Argo CD from deleting an object that it manages: the deletion of a definition deletes all its
+/// objects. Helm never deletes the definitions of a chart.
 const KEPT_BY_ARGO_CD: (&str, &str) = (
     "argocd.argoproj.io/sync-options",
     "Prune=false,Delete=false",
 );
 
-/// The definitions of all our kinds, in the order in which a reader wants to meet them.
+/// The definitions of all kinds: those of users first.
 #[must_use]
 pub fn definitions() -> Vec<CustomResourceDefinition> {
     let mut definitions = vec![
@@ -81,6 +82,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
         .iter_mut()
         .flat_map(|definition| &mut definition.spec.versions)
     {
+        add_common_columns(version);
         let schema = version
             .schema
             .as_mut()
@@ -90,8 +92,43 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     definitions
 }
 
-/// Completes what schemars leaves out: Kubernetes does not know the formats of unsigned integers and warns about them, so the bound of
-/// the type becomes a maximum; and a list that is written as a whole says so.
+/// Adds the printer columns of all kinds. Ready and Reason follow the columns of the kind; Age and Message follow its columns
+/// of `-o wide`. Kinds without a status have no conditions.
+fn add_common_columns(version: &mut CustomResourceDefinitionVersion) {
+    let column = |name: &str, type_: &str, json_path: String, priority: Option<i32>| {
+        CustomResourceColumnDefinition {
+            name: name.to_owned(),
+            type_: type_.to_owned(),
+            json_path,
+            priority,
+            ..CustomResourceColumnDefinition::default()
+        }
+    };
+    let of_ready = |name: &str, field: &str, priority| {
+        let path = format!(".status.conditions[?(@.type=='Ready')].{field}");
+        column(name, "string", path, priority)
+    };
+    let has_conditions = version.subresources.is_some();
+    let columns = version.additional_printer_columns.take();
+    let (wide, mut columns): (Vec<_>, Vec<_>) = columns
+        .into_iter()
+        .flatten()
+        .partition(|column| column.priority.is_some_and(|priority| priority > 0));
+    if has_conditions {
+        columns.push(of_ready("Ready", "status", None));
+        columns.push(of_ready("Reason", "reason", None));
+    }
+    columns.extend(wide);
+    let created = ".metadata.creationTimestamp".to_owned();
+    columns.push(column("Age", "date", created, None));
+    if has_conditions {
+        columns.push(of_ready("Message", "message", Some(1)));
+    }
+    version.additional_printer_columns = Some(columns);
+}
+
+/// Completes a schema of schemars. Kubernetes warns about the formats of unsigned integers, so the bound of the type becomes a
+/// maximum. A list without a list type is atomic.
 fn complete(schema: &mut JSONSchemaProps) {
     let maximum = match schema.format.as_deref() {
         Some("uint8") => Some(u8::MAX.into()),
@@ -126,7 +163,7 @@ mod tests {
     fn crd_schemas_use_only_kubernetes_formats() {
         let text = serde_json::to_string(&definitions()).unwrap();
         assert!(!text.contains("\"format\":\"uint") && !text.contains("\"format\":\"ip\""));
-        assert!(text.contains("\"minimum\":0"), "the bound itself stays");
+        assert!(text.contains("\"minimum\":0"), "the bound stays");
     }
 
     /// Calls `visit` with each field's path and schema.
@@ -197,7 +234,7 @@ mod tests {
         });
     }
 
-    /// schemars takes a field with a schema of its own for required unless serde has a default for it.
+    /// In schemars, a field with a schema of its own is required unless serde has a default for it.
     #[test]
     fn no_required_field_is_nullable() {
         check_fields(|_, field| {
@@ -225,8 +262,8 @@ mod tests {
                     let condition = path.starts_with(".status.conditions[?(@.type==");
                     let type_ = types.get(path).and_then(Option::as_deref);
                     let scalar = matches!(type_, Some("string" | "integer" | "boolean"));
-                    let known = condition || scalar || path.starts_with(".metadata.");
-                    assert!(known, "{}: {path}", definition.spec.names.kind);
+                    let allowed = condition || scalar || path.starts_with(".metadata.");
+                    assert!(allowed, "{}: {path}", definition.spec.names.kind);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Names that more than one program has to agree on.
+//! Names that several programs use.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,14 +14,14 @@ pub const OPERATOR_FIELD_MANAGER: &str = "netweft-operator";
 pub const AGENT_FIELD_MANAGER: &str = "netweft-agent";
 /// Finalizer that keeps an `IPPool` until its last `NodeSubnet` is gone.
 pub const POOL_FINALIZER: &str = "netweft.io/in-use";
-/// The `NetworkMode` that a pool uses when it names none.
+/// The default of `IPPool.spec.networkMode`.
 pub const DEFAULT_MODE: &str = "default";
 /// The Secret of the release's namespace with the BGP passwords that agents need, by BGPPeer.
 pub const PASSWORDS_SECRET: &str = "netweft-bgp-passwords";
 
 /// Name of the `NodeSubnet` that owns `cidr`: the CIDR with `.`, `:` and `/` as `-`, IPv6 written in full.
 ///
-/// The name is what makes a block unique: the API server refuses a second object of the same name.
+/// The name makes a block unique: the API server refuses a second object with the same name.
 #[must_use]
 pub fn node_subnet_name(cidr: &IpNet) -> String {
     let mut name = String::new();
@@ -55,22 +55,22 @@ pub fn node_subnet_cidr(name: &str) -> Option<IpNet> {
 }
 
 /// Ethernet address of a node's tunnel endpoint: `02` (locally administered, unicast) and 40 bits of
-/// SHA-256("netweft/vtep/" + node name). Every node can compute every other's; nothing has to be published.
+/// SHA-256("netweft/vtep/" + node name). Every node computes the addresses of all others, so no object has them.
 #[must_use]
 pub fn vtep_mac(node: &str) -> [u8; 6] {
     mac(&format!("netweft/vtep/{node}"))
 }
 
-/// Ethernet address of a node's bridge, computed like [`vtep_mac`]. A bridge that has not been given one takes the least of
-/// its ports' and changes it when they come and go.
+/// Ethernet address of a node's bridge, computed like [`vtep_mac`]. A bridge without an explicit address uses the lowest
+/// address of its ports, which changes when ports are attached and detached.
 #[must_use]
 pub fn bridge_mac(node: &str) -> [u8; 6] {
     mac(&format!("netweft/bridge/{node}"))
 }
 
-/// BGP identifier of a node without an IPv4 address: of SHA-256("netweft/router-id/" + node name + "/" + attempt). It has the form of
-/// the address of one host, 1.0.0.0 to 223.255.255.255: RFC 6286 asks for no more than that it is not 0, but speakers as
-/// old as RFC 4271 (section 6.2) refuse others.
+/// BGP identifier of a node without an IPv4 address: from SHA-256("netweft/router-id/" + node name + "/" + attempt). It has the
+/// form of a host address, 1.0.0.0 to 223.255.255.255: RFC 6286 requires only that it is not 0, but speakers that implement
+/// RFC 4271 (section 6.2) refuse others.
 #[must_use]
 pub fn router_id(node: &str, attempt: u32) -> Ipv4Addr {
     let digest = Sha256::digest(format!("netweft/router-id/{node}/{attempt}").as_bytes());
@@ -113,7 +113,7 @@ mod tests {
             let cidr: IpNet = cidr.parse().unwrap();
             assert_eq!(node_subnet_cidr(&node_subnet_name(&cidr)), Some(cidr));
         }
-        for wrong in [
+        for invalid in [
             "",
             "-",
             "10-244-3-26",
@@ -121,7 +121,7 @@ mod tests {
             "10-244-3-064-26",
             "worker-1",
         ] {
-            assert_eq!(node_subnet_cidr(wrong), None, "{wrong}");
+            assert_eq!(node_subnet_cidr(invalid), None, "{invalid}");
         }
     }
 

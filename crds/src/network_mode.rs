@@ -39,27 +39,6 @@ use crate::{bgp, cel, schema};
         name = "Updated",
         type_ = "integer",
         json_path = ".status.nodes.updated"
-    ),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].reason"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        priority = 1
     )
 )]
 #[serde(rename_all = "camelCase")]
@@ -133,19 +112,19 @@ pub enum ProbeProtocol {
 }
 
 impl ProbeProtocol {
-    /// Whether nodes are asked by ICMP echo.
+    /// Whether probes use ICMP echo.
     #[must_use]
     pub const fn uses_icmp(self) -> bool {
         matches!(self, Self::Auto | Self::Icmp)
     }
 
-    /// Whether nodes are asked by UDP.
+    /// Whether probes use UDP.
     #[must_use]
     pub const fn uses_udp(self) -> bool {
         matches!(self, Self::Auto | Self::Udp)
     }
 
-    /// Whether it is the default.
+    /// Whether this is the default.
     #[must_use]
     pub fn is_default(&self) -> bool {
         *self == Self::default()
@@ -163,10 +142,10 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// How many of `nodes` may switch at the same time: 1 at least.
+    /// Maximum number of `nodes` that change at the same time, at least 1.
     #[must_use]
     pub fn max_concurrent(&self, nodes: usize) -> usize {
-        let many = match &self.max_concurrent {
+        let limit = match &self.max_concurrent {
             IntOrString::Int(number) => usize::try_from(*number).unwrap_or_default(),
             IntOrString::String(text) => {
                 let percent = text
@@ -177,7 +156,7 @@ impl Rollout {
                     .div_ceil(100)
             }
         };
-        many.max(1)
+        limit.max(1)
     }
 }
 
@@ -430,7 +409,7 @@ pub enum Phase {
     Stable,
 }
 
-/// A datapath in short.
+/// Summary of a datapath.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModeSummary {

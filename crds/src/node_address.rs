@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::ip_family::IpFamily;
 use crate::{cel, schema};
 
-/// Most addresses that an agent reports.
+/// Maximum number of addresses that an agent reports.
 pub const MAX_FOUND: usize = 16;
 
-/// Which of a node's addresses the others send to: a selector for every family that it can apply to, or a selector for each family.
-/// A family without a selector has the Node's `InternalIP`.
+/// Selector of the node address: one for all families, or one for each family. A family without a selector uses the Node's
+/// `InternalIP`.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.from), has(self.cidr), has(self.interface), has(self.reaches)].filter(given, given).size() == (has(self.ipv4) || has(self.ipv6) ? 0 : 1)").message("spec.nodeAddress takes exactly one of from, cidr, interface and reaches, for example {interface: eth1}, or instead ipv4 and ipv6 with one of these each, for example {ipv4: {interface: eth1}, ipv6: {from: internal-ip}}"))]
 #[x_kube(validation = Rule::new("!has(self.ipv4) || !has(self.ipv4.cidr) || !isCIDR(self.ipv4.cidr) || cidr(self.ipv4.cidr).ip().family() == 4").message("spec.nodeAddress.ipv4.cidr must be an IPv4 range, for example 10.0.0.0/8"))]
@@ -51,7 +51,7 @@ pub struct NodeAddressSource {
     pub ipv6: Option<NodeAddressSelector>,
 }
 
-/// Which of a node's addresses of one family the others send to: exactly one of the four.
+/// Selector of the node address of one family; exactly one member is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(validation = Rule::new("[has(self.from), has(self.cidr), has(self.interface), has(self.reaches)].filter(given, given).size() == 1").message("spec.nodeAddress.ipv4 and spec.nodeAddress.ipv6 each take exactly one of from, cidr, interface and reaches, for example {interface: eth1}"))]
 pub struct NodeAddressSelector {
@@ -97,7 +97,7 @@ pub enum NodeAddressType {
     InternalIp,
 }
 
-/// What node addresses are chosen by, beyond the Node's own statement; a family without a selector has the Node's `InternalIP`.
+/// Selectors that only the node itself can resolve. A family without a selector uses the Node's `InternalIP`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddressSelectors {
     /// Selector of the IPv4 address.
@@ -128,10 +128,11 @@ impl AddressSelectors {
         }
     }
 
-    /// Whether an address of which no more is known may be one that they ask for.
+    /// Whether the selectors can match an address whose link and destination are not known.
     #[must_use]
-    pub fn may_take(&self, address: IpAddr) -> bool {
-        let range = self.of(IpFamily::of(address)).and_then(|it| it.cidr);
+    pub fn may_match(&self, address: IpAddr) -> bool {
+        let selector = self.of(IpFamily::of(address));
+        let range = selector.and_then(|selector| selector.cidr);
         range.is_none_or(|range| range.contains(&address))
     }
 }
@@ -154,9 +155,9 @@ pub struct AddressSelector {
 }
 
 impl AddressSelector {
-    /// Whether an address that an agent has found is one that this selector asks for.
+    /// Whether the selector matches an address that an agent has found.
     #[must_use]
-    pub fn takes(&self, found: &FoundAddress) -> bool {
+    pub fn matches(&self, found: &FoundAddress) -> bool {
         let Self {
             cidr,
             interface,
@@ -199,9 +200,9 @@ pub struct FoundAddress {
     pub reaches: Option<IpAddr>,
 }
 
-/// Whether other nodes may be able to send to an address: unicast, and neither loopback, link-local nor unspecified.
+/// Whether other nodes can send to an address: unicast, and neither loopback, link-local nor unspecified.
 #[must_use]
-pub fn is_beyond_the_link(address: IpAddr) -> bool {
+pub fn is_routable(address: IpAddr) -> bool {
     let link_local = match address {
         IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -209,7 +210,7 @@ pub fn is_beyond_the_link(address: IpAddr) -> bool {
     !(link_local || address.is_loopback() || address.is_multicast() || address.is_unspecified())
 }
 
-/// Whether a link has a name of this pattern: `*` stands for any characters, `?` for one.
+/// Whether the name of a link matches a pattern: `*` matches any characters, `?` matches one.
 #[must_use]
 pub fn matches_link(pattern: &str, name: &str) -> bool {
     let (Some(first), rest) = split_first(pattern) else {
@@ -263,10 +264,10 @@ mod tests {
         };
         let by = |cidr: &str, interface: &str, reaches: &str| AddressSelector {
             cidr: cidr.parse().ok(),
-            interface: Some(interface.to_owned()).filter(|it| !it.is_empty()),
+            interface: Some(interface.to_owned()).filter(|name| !name.is_empty()),
             reaches: reaches.parse().ok(),
         };
-        for (selector, takes) in [
+        for (selector, matches) in [
             (by("192.0.2.0/24", "", ""), true),
             (by("198.51.100.0/24", "", ""), false),
             (by("", "eth*", ""), true),
@@ -274,7 +275,7 @@ mod tests {
             (by("", "", "198.51.100.1"), true),
             (by("", "", "198.51.100.2"), false),
         ] {
-            assert_eq!(selector.takes(&found), takes, "{selector}");
+            assert_eq!(selector.matches(&found), matches, "{selector}");
         }
     }
 }

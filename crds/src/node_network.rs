@@ -1,4 +1,4 @@
-//! `NodeNetwork`: what the agent of one node programs, and the result.
+//! `NodeNetwork`: the desired and the actual state of one node.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
 
-/// One node's part of the network. The operator writes the spec, the node's agent writes the status.
+/// The network of one node. The operator writes the spec, the node's agent writes the status.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -31,28 +31,7 @@ use crate::schema;
     printcolumn(name = "IPv4", type_ = "string", json_path = ".spec.addresses.ipv4"),
     printcolumn(name = "IPv6", type_ = "string", json_path = ".spec.addresses.ipv6"),
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods"),
-    printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu"),
-    printcolumn(
-        name = "Ready",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
-    ),
-    printcolumn(
-        name = "Reason",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].reason"
-    ),
-    printcolumn(
-        name = "Age",
-        type_ = "date",
-        json_path = ".metadata.creationTimestamp"
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].message",
-        priority = 1
-    )
+    printcolumn(name = "MTU", type_ = "integer", json_path = ".status.mtu")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NodeNetworkSpec {
@@ -173,10 +152,10 @@ pub enum TransportType {
 }
 
 impl TransportSource {
-    /// The member that is set; `None` if this version knows none that is, or if more than one is.
+    /// The member that is set; `None` if a newer version has set a member that this version lacks, or if several are set.
     #[must_use]
     pub fn get(&self) -> Option<Transport> {
-        let mut given = [
+        let mut members = [
             self.vxlan.map(Transport::Vxlan),
             self.ipip.map(|NoParameters {}| Transport::Ipip),
             self.udp.map(Transport::Udp),
@@ -185,7 +164,7 @@ impl TransportSource {
         ]
         .into_iter()
         .flatten();
-        given.next().filter(|_| given.next().is_none())
+        members.next().filter(|_| members.next().is_none())
     }
 }
 
@@ -216,7 +195,7 @@ impl From<Transport> for TransportType {
 }
 
 impl NodeMode {
-    /// Whether packets travel alike in both modes, whatever the names of the NetworkModes and the pools are.
+    /// Whether both datapaths are the same, apart from the names of the NetworkModes and the pools.
     #[must_use]
     pub fn same_transport(&self, other: &Self) -> bool {
         let key = |mode: &Self| {
@@ -237,7 +216,7 @@ impl NodeMode {
 }
 
 impl std::fmt::Display for TransportType {
-    /// The word that a user writes in a NetworkMode: its encapsulation, or its mode if nothing is encapsulated.
+    /// The value in a NetworkMode: the encapsulation, or the mode of a datapath without encapsulation.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Vxlan => "vxlan",
@@ -378,7 +357,7 @@ pub struct ProbeStatus {
 }
 
 impl NodeNetworkStatus {
-    /// The status with each message cut to its bound. The API server refuses a whole status for one longer message.
+    /// The status with each message truncated to its bound. The API server refuses a status with one longer message.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         let drift = self.drift.iter_mut().map(|drift| &mut drift.message);
@@ -481,7 +460,7 @@ mod tests {
     use crate::condition::MAX_MESSAGE;
 
     #[test]
-    fn overlong_messages_of_status_are_cut() {
+    fn overlong_messages_of_status_are_truncated() {
         let long = "x".repeat(MAX_MESSAGE + 1);
         let status: NodeNetworkStatus = serde_json::from_value(serde_json::json!({
             "drift": {"repairs": 1, "message": long},

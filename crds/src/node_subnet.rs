@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::ip_family::IpFamily;
 use crate::{cel, names, schema};
 
-/// One assigned block. Its name is its CIDR, so the API server itself refuses a second owner.
+/// One assigned block. The name of the object is derived from the CIDR, so the API server refuses a second owner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "netweft.io",
@@ -27,11 +27,10 @@ use crate::{cel, names, schema};
     printcolumn(name = "IPv4", type_ = "string", json_path = ".spec.nodeAddresses.ipv4"),
     printcolumn(name = "IPv6", type_ = "string", json_path = ".spec.nodeAddresses.ipv6"),
     printcolumn(name = "State", type_ = "string", json_path = ".spec.state"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.spec.cidr.contains(':') ? self.metadata.name.matches('^([0-9a-f]{4}-){8}[0-9]{1,3}$') && isCIDR(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) && cidr(self.metadata.name.substring(0, 39).replace('-', ':') + '/' + self.metadata.name.substring(40)) == cidr(self.spec.cidr) : self.metadata.name == self.spec.cidr.replace('.', '-').replace('/', '-')").message("metadata.name must be spec.cidr with '-' for '.', ':' and '/', IPv6 written in full, for example 10-244-3-64-26")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node").message("spec.cidr, spec.pool and spec.node are immutable: a block changes hands by deleting its NodeSubnet"))]
+#[x_kube(validation = Rule::new("self.cidr == oldSelf.cidr && self.pool == oldSelf.pool && self.node == oldSelf.node").message("spec.cidr, spec.pool and spec.node are immutable: the operator deletes the NodeSubnet to give the block to another node"))]
 pub struct NodeSubnetSpec {
     /// The block, without host bits.
     #[schemars(schema_with = "schema::cidr")]
@@ -59,7 +58,7 @@ pub struct NodeSubnetSpec {
     pub state: SubnetState,
 }
 
-/// A node's addresses, at most one of each family.
+/// The addresses of a node, at most one of each family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeAddresses {
     /// The IPv4 address.
@@ -73,7 +72,7 @@ pub struct NodeAddresses {
 }
 
 impl NodeAddresses {
-    /// The addresses there are, IPv4 first.
+    /// The addresses, IPv4 first.
     pub fn iter(self) -> impl Iterator<Item = IpAddr> {
         self.ipv4
             .map(IpAddr::V4)
@@ -98,7 +97,7 @@ pub enum SubnetState {
 }
 
 impl NodeSubnetSpec {
-    /// The object that holds this spec, under the only name it can have.
+    /// The object with this spec and the name of its block.
     #[must_use]
     pub fn into_object(self) -> NodeSubnet {
         let name = names::node_subnet_name(&self.cidr);

@@ -1,4 +1,4 @@
-//! Schema fragments for types whose own schema would be too loose or too costly for CEL.
+//! Schemas of types whose derived schema has no bounds, or makes CEL rules too expensive.
 //!
 //! Every string and list has a bound: the API server estimates the worst cost of a rule from them and refuses a
 //! definition whose rules could be too expensive.
@@ -53,7 +53,7 @@ pub fn object_names(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 1024, "items": { "type": "string", "minLength": 1, "maxLength": 253 } })
 }
 
-/// A few words each.
+/// A list of short texts.
 pub fn short_texts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "array", "maxItems": 8, "items": { "type": "string", "maxLength": 64 } })
 }
@@ -73,7 +73,7 @@ pub fn number_or_percent(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "x-kubernetes-int-or-string": true, "maxLength": 4, "maximum": 100_000 })
 }
 
-/// A label selector; Kubernetes' own schema of it has no bounds.
+/// A label selector. The schema of Kubernetes has no bounds.
 pub fn selector(_: &mut SchemaGenerator) -> Schema {
     selector_schema(false)
 }
@@ -122,8 +122,8 @@ fn selector_schema(nullable: bool) -> Schema {
     schema
 }
 
-/// Conditions: a list keyed by `type`, so that two writers can each own their own (server-side apply). The bounds are those of
-/// Kubernetes (`metav1.Condition`); [`crate::condition`] cuts longer messages.
+/// Conditions: a map by `type`, so that two writers can own different conditions (server-side apply). The bounds are those of
+/// Kubernetes (`metav1.Condition`); [`crate::condition`] truncates longer messages.
 pub fn conditions(_: &mut SchemaGenerator) -> Schema {
     let item = json_schema!({
         "type": "object",

@@ -1,4 +1,4 @@
-//! Prints the definitions of all kinds as YAML, one file per kind into the directory given.
+//! Writes the definitions of all kinds as YAML into a directory, one file for each kind.
 
 use std::io::{Error, ErrorKind};
 use std::path::PathBuf;

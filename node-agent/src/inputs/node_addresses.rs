@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_crds::{
-    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, is_beyond_the_link,
+    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, is_routable,
 };
 use netweft_netstate::model::{AddressKey, NetworkState, SpecialAddress};
 use netweft_netstate::owner::is_netweft_link;
@@ -57,7 +57,7 @@ pub fn find(probe: &Probe<'_>, actual: &NetworkState, sources: &Sources) -> Vec<
                 reaches: selector.reaches.filter(reached),
             }
         });
-        let mut selected: Vec<_> = usable.filter(|found| selector.takes(found)).collect();
+        let mut selected: Vec<_> = usable.filter(|found| selector.matches(found)).collect();
         selected.sort_by_cached_key(|found| (probe.rank(actual, found), found.clone()));
         selected.dedup_by_key(|found| found.address);
         found.extend(selected.into_iter().take(MAX_FOUND / 2));
@@ -76,7 +76,7 @@ impl Probe<'_> {
         is_up
             && is_stable
             && !is_netweft_link(&key.link)
-            && is_beyond_the_link(address)
+            && is_routable(address)
             && (!in_pool || self.is_in_use(address))
     }
 

@@ -109,7 +109,7 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
         .max(ANNOUNCED_AT_LEAST);
     let next_hop = match session.next_hop_mode {
         NextHopMode::Auto => "",
-        NextHopMode::Itself => "\t\tnext hop self;\n",
+        NextHopMode::NextHopSelf => "\t\tnext hop self;\n",
         NextHopMode::Keep => "\t\tnext hop keep;\n",
     };
     let communities = session

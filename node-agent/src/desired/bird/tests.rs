@@ -231,7 +231,7 @@ fn bird_accepts_config_of_node_behind_routers() {
     let mut far = router("far", "203.0.113.1");
     far.multihop = Some(3);
     far.port = 1790;
-    far.next_hop_mode = NextHopMode::Itself;
+    far.next_hop_mode = NextHopMode::NextHopSelf;
     let mut six = router("tor-6", "2001:db8::fe");
     six.local = "2001:db8::1".parse().unwrap();
     six.ttl_security = Some(1);

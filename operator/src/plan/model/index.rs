@@ -367,10 +367,10 @@ fn chosen_or_last_addresses(
     NodeAddresses {
         ipv4: last
             .ipv4
-            .filter(|address| selectors.may_take((*address).into())),
+            .filter(|address| selectors.may_match((*address).into())),
         ipv6: last
             .ipv6
-            .filter(|address| selectors.may_take((*address).into())),
+            .filter(|address| selectors.may_match((*address).into())),
     }
 }
 

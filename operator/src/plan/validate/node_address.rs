@@ -19,8 +19,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use netweft_crds::{
-    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, NodeNetwork,
-    is_beyond_the_link,
+    AddressSelectors, FoundAddress, IpFamily, MAX_FOUND, NodeAddresses, NodeNetwork, is_routable,
 };
 
 use crate::plan::model::cluster_state::ClusterState;
@@ -199,7 +198,7 @@ impl<'a> AddressChoices<'a> {
         if Some(address) == current {
             return None;
         }
-        if !is_beyond_the_link(address) {
+        if !is_routable(address) {
             return Some(Fault::Unreachable);
         }
         let mut pools = other_uses.pools.iter();
@@ -301,7 +300,7 @@ fn candidates(
                 .for_each(|address| add(address, true));
         }
         let found = reported(network).filter(|found| of_family(&found.address));
-        for FoundAddress { address, .. } in found.filter(|found| selector.takes(found)) {
+        for FoundAddress { address, .. } in found.filter(|found| selector.matches(found)) {
             let mut own = status_addresses(node, cluster_ranges::TYPES);
             add(*address, own.any(|it| it == *address));
         }
