@@ -13,7 +13,7 @@ use netweft_udp_relay::config::RelayConfig;
 use tracing::{info, warn};
 
 use crate::drop_log::Report;
-use crate::epoll::{EventSources, readable};
+use crate::event_sources::{EventSources, readable};
 use crate::handover_protocol::{Connection, Listener, Message, VERSION};
 use crate::metrics::Metrics;
 use crate::relay::Relay;

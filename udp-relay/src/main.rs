@@ -17,7 +17,7 @@ mod coalesce;
 mod control;
 mod counters;
 mod drop_log;
-mod epoll;
+mod event_sources;
 mod handover_protocol;
 mod inbound;
 mod metrics;

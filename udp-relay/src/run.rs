@@ -11,7 +11,7 @@ use tracing::info;
 use crate::admin;
 use crate::args::RunArgs;
 use crate::control::Control;
-use crate::epoll::EventSources;
+use crate::event_sources::EventSources;
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::stop::new_event;
