@@ -20,9 +20,10 @@ mod tests;
 use crate::inputs::bgp_routes::{METRIC_BIRD, bgp_routes, is_in_pools};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netweft_crds::{NodeBgp, Session};
+use netweft_crds::{IpFamily, NodeBgp, Session};
 use netweft_netstate::model::{NetworkState, Route, RouteKey};
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
@@ -241,6 +242,7 @@ fn family_text(inputs: &Inputs, taken: &Taken, announced: &[IpNet], family: Fami
         "\nfunction nw_pool_{tag}() -> bool {{\n\treturn {};\n}}\n\
          function nw_block_{tag}() -> bool {{\n\treturn {};\n}}\n\
          function nw_inside_own_{tag}() -> bool {{\n\treturn {};\n}}\n\
+         {}\
          \n\
          protocol kernel nw_kernel_{tag} {{\n\
          \tscan time 10;\n\
@@ -259,7 +261,34 @@ fn family_text(inputs: &Inputs, taken: &Taken, announced: &[IpNet], family: Fami
         inside(&all),
         inside(&pools),
         inside(&own),
+        owned(inputs, family),
     )
+}
+
+/// A function that tells whether the next hop of a route is the node that owns the block. A node that has been taken over, or a
+/// reflector, cannot attract packets for the pods of another node by it.
+fn owned(inputs: &Inputs, family: Family) -> String {
+    let mut blocks: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
+    for block in inputs.remote.iter().filter(|it| family.holds(&it.cidr)) {
+        let address = block.addresses.of(IpFamily::of(block.cidr.addr()));
+        let underlay = address.filter(|_| inputs.is_underlay(&block.pool));
+        if let Some(address) = underlay {
+            blocks
+                .entry(address)
+                .or_default()
+                .push(block.cidr.to_string());
+        }
+    }
+    let mut text = format!("function nw_owned_{}() -> bool {{\n", family.tag());
+    if blocks.is_empty() {
+        return text + "\treturn false;\n}\n";
+    }
+    text += "\tcase bgp_next_hop {\n";
+    for (node, blocks) in &blocks {
+        // The space ends the address: a colon could continue it.
+        let _ = writeln!(text, "\t\t{node} : return {};", inside(blocks));
+    }
+    text + "\t\telse: return false;\n\t}\n}\n"
 }
 
 /// A family of addresses, as BIRD's text wants it.

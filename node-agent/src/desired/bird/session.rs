@@ -13,6 +13,8 @@ const ALL_HOPS: u8 = 255;
 /// takes memory.
 const ANNOUNCED_PER_TAKEN: u32 = 10;
 const ANNOUNCED_AT_LEAST: u32 = 200_000;
+/// The preference of all routes from nodes: the default of BIRD.
+const LOCAL_PREF: u32 = 100;
 
 /// What stands between the braces of a session, one line for each statement; `on_link`: the two are neighbours on one link.
 pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
@@ -28,6 +30,8 @@ pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
     let mut lines = vec![
         format!("local {local} port {} as {local_as}", bgp.listen_port),
         format!("neighbor {peer} port {port} as {peer_as}"),
+        // Listen on this address only, not on those of other links.
+        "strict bind on".to_owned(),
     ];
     lines.extend(reach(session, on_link));
     lines.extend(timers(session));
@@ -117,6 +121,16 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
         .iter()
         .filter_map(|text| community(text));
     let communities: String = communities.collect();
+    // Preferences of a node would let it attract packets; a block outside its own is not its to announce.
+    let of_node = if session.node {
+        format!(
+            "\t\t\tbgp_local_pref = {LOCAL_PREF};\n\
+             \t\t\tunset(bgp_med);\n\
+             \t\t\tif nw_pool_{tag}() && !nw_owned_{tag}() then reject;\n"
+        )
+    } else {
+        String::new()
+    };
     // A reflector tells of what it has heard; BIRD sees to whom (RFC 4456, section 6).
     let rest = if bgp.cluster_id.is_some() {
         "accept"
@@ -129,7 +143,7 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
          \t\treceive limit {announced} action block;\n\
          \t\timport limit {taken} action block;\n\
          \t\timport filter {{\n\
-         \t\t\tif nw_inside_own_{tag}() then reject;\n{import}\
+         \t\t\tif nw_inside_own_{tag}() then reject;\n{of_node}{import}\
          \t\t\tif nw_block_{tag}() then accept;\n\
          \t\t\treject;\n\
          \t\t}};\n\

@@ -119,6 +119,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
             mode("other", Transport::Ipip, &["tunnelled"]),
         ],
         serving: vec![],
+        peers_without_blocks: vec![],
         namespaces: BTreeMap::new(),
         blocks: vec![
             block("10.244.0.0/26", "four"),

@@ -1,6 +1,7 @@
 //! Peers that are wrong, silent or lie: the status says so, and nobody else suffers.
 
 use std::fmt::Write;
+use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use crate::harness::poll::until;
 use crate::lab::cluster::objects;
+use crate::lab::node::bird;
 use crate::lab::scenarios::bgp::{GATEWAY, Lab};
 use crate::lab::topology::underlay::{Subnet, addresses};
 use crate::traffic::loss_meter::INTERVAL;
@@ -18,6 +20,8 @@ use crate::traffic::loss_meter::INTERVAL;
 const SAID: Duration = Duration::from_secs(60);
 /// How long it is to be said from then on: a refusal is seen anew only once a minute, for seconds.
 const KEPT: Duration = Duration::from_secs(15);
+/// How long a node announces a block of another node.
+const HOSTILE: Duration = Duration::from_secs(5);
 /// Our AS number.
 const OURS: u32 = 64_512;
 /// The foreign speakers'.
@@ -89,7 +93,43 @@ impl Lab {
                 now.get(&node)
             );
         }
-        Ok(())
+        self.hostile_node()
+    }
+
+    /// Node 2 is taken over, and its BIRD announces a block of node 3 with the highest preference: node 1 keeps its route.
+    fn hostile_node(&mut self) -> anyhow::Result<()> {
+        let subnets = &self.site.store.network("node-3")?.spec.subnets;
+        let block = subnets.iter().find(|block| block.addr().is_ipv4());
+        let block = *block.context("a node has a block")?;
+        let route = |lab: &Self| lab.site.node(1)?.space.ip(&format!("route show {block}"));
+        let before = route(self)?;
+        let programs = self.site.bird_programs()?.to_owned();
+        self.site.node_mut(2)?.0.kill_agent()?;
+        let hostile = self.site.node(2)?;
+        let folder = fs::read_dir(hostile.space.file(bird::FOLDER))?;
+        let files = folder.map(|entry| Ok(entry?.path()));
+        for file in files.collect::<anyhow::Result<Vec<_>>>()? {
+            let Ok(text) = fs::read_to_string(&file) else { continue };
+            let own = "protocol static nw_own_v4 {\n\tipv4;\n";
+            let accepted = "if proto = \"nw_own_v4\" then accept;";
+            let preferred = "if proto = \"nw_own_v4\" then { bgp_local_pref = 4294967295; accept; }";
+            let stolen = format!("{own}\troute {block} unreachable;\n");
+            fs::write(&file, text.replace(own, &stolen).replace(accepted, preferred))?;
+        }
+        bird::ask(&hostile.space, &programs, "configure")?;
+        let (victim, from) = (&self.site.node(1)?.space, hostile.addresses.first());
+        let from = from.context("an address")?;
+        let shown = format!("show route filtered for {block}");
+        until("the hostile announcement", SAID, || {
+            let said = bird::ask(victim, &programs, &shown)?;
+            ensure!(said.contains(&format!("via {from} ")), "{said}");
+            Ok(())
+        })?;
+        sleep(HOSTILE);
+        let after = route(self)?;
+        ensure!(before == after, "{block} was {before}, and is {after}");
+        self.site.start_agent(2)?;
+        self.site.is_as_wanted()
     }
 
     fn cases(&self) -> anyhow::Result<Vec<Case>> {
