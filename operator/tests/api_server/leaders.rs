@@ -16,7 +16,7 @@ use crate::control_plane::ControlPlane;
 use crate::held_writes::WriteGate;
 use crate::invariants::InvariantMonitor;
 use crate::objects::{
-    all, allow_deletion, create_node, delete, dynamic_api, eventually, merge, object,
+    all, allow_deletion, create_node, delete, dynamic_api, eventually, merge, object, token,
 };
 use crate::operator::{Operator, WAIT_TIMEOUT, assigned, leader, owners, wait_until_assigned};
 
@@ -176,7 +176,7 @@ async fn kill_after_every_write_from(first: usize, stride: usize) -> usize {
 /// Creates five Nodes and kills the leader after `writes` writes. Returns false if it has fewer writes to do.
 async fn kill_after_write(plane: &ControlPlane, writes: usize) -> bool {
     let admin = plane.admin();
-    reset_cluster(&admin).await;
+    reset_cluster(plane).await;
     create_nodes(&admin, 1..=5).await;
     let monitor = InvariantMonitor::start(&admin).await;
     let gate = WriteGate::start(plane, writes).await;
@@ -224,9 +224,12 @@ async fn is_converged(admin: &Client, nodes: usize) -> Option<()> {
 }
 
 /// Restores the default objects of the chart and deletes all others.
-async fn reset_cluster(admin: &Client) {
+async fn reset_cluster(plane: &ControlPlane) {
+    let admin = &plane.admin();
     allow_deletion(admin).await;
-    let pools: Api<IPPool> = Api::all(admin.clone());
+    // A policy keeps the finalizers from everybody else.
+    let operator = plane.client(&token(admin, "netweft-operator", None).await);
+    let pools: Api<IPPool> = Api::all(operator);
     let none = json!({ "metadata": { "finalizers": null } });
     for pool in all::<IPPool>(admin).await {
         merge(&pools, &pool.name_any(), none.clone()).await;

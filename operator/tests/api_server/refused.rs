@@ -4,8 +4,8 @@
 //! Each file is one refusal. Its first line is `# refused: ` and a part of the message: the field, and a legal value.
 //! The last document is refused. The documents before it are created first. If one of them has the same name, the last
 //! document is an update. A document with a status and without a spec is written to the status. A document with neither
-//! is a deletion. A line `# by: ` names another author than the administrator: `the agent of NODE`, or `an agent of no
-//! node`. Both have all rights, so that only the policy refuses.
+//! is a deletion. A line `# by: ` names another author than the administrator: `the operator`, `the agent of NODE`, or
+//! `an agent of no node`. The agents have all rights, so that only the policy refuses.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -36,6 +36,7 @@ struct Case {
 /// The author of the last document.
 enum Author {
     Administrator,
+    Operator,
     AgentOf(Option<String>),
 }
 
@@ -60,6 +61,7 @@ async fn every_admission_rule_refuses_a_test_object() {
     for case in cases() {
         let author = match &case.author {
             Author::Administrator => admin.clone(),
+            Author::Operator => operator.clone(),
             Author::AgentOf(None) => plane.client(&unbound),
             Author::AgentOf(Some(node)) => {
                 assert_eq!(node, "refused-node", "{}", case.file);
@@ -334,6 +336,7 @@ fn case(file: &Path) -> Case {
     let file = file.file_name().unwrap().to_string_lossy().into_owned();
     let author = match header("# by: ") {
         None => Author::Administrator,
+        Some(author) if author == "the operator" => Author::Operator,
         Some(author) if author == "an agent of no node" => Author::AgentOf(None),
         Some(author) => {
             let node = author.strip_prefix("the agent of ");
