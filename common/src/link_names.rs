@@ -25,6 +25,8 @@ pub const UDP_PREFIX: &str = "nw-udp";
 /// The veth pair of the firewall probe. Neither [`is_of_pod`] nor [`AGENT_PREFIX`] matches the names, so no reconcile
 /// changes the links.
 pub const FIREWALL_PROBE: [&str; 2] = ["nwprobe0", "nwprobe1"];
+/// The common prefix of both.
+pub const FIREWALL_PROBE_PREFIX: &str = "nwprobe";
 
 /// Hexadecimal digits in the name of a pod's link. With the prefix, the name has 13 of at most 15 bytes (`IFNAMSIZ`).
 const POD_DIGITS: usize = 11;

@@ -42,9 +42,9 @@ pub use crate::node_address::{
     NodeAddressSource, NodeAddressType, is_routable, matches_link,
 };
 pub use crate::node_network::{
-    BlockRequest, BlockUsage, DrainingPod, DriftStatus, LinkStatus, NodeMode, NodeNetwork,
-    NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus, RepairCounts, RouteCounts,
-    Transport, TransportSource, TransportType,
+    BlockRequest, BlockUsage, DrainingPod, DriftStatus, LinkStatus, MAX_PEERS_WITHOUT_BLOCKS,
+    NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus,
+    RepairCounts, RouteCounts, Transport, TransportSource, TransportType,
 };
 pub use crate::node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
 

@@ -16,6 +16,9 @@ use crate::node_address::{AddressSelectors, FoundAddress};
 use crate::node_subnet::NodeAddresses;
 use crate::schema;
 
+/// Most addresses in `spec.peersWithoutBlocks`.
+pub const MAX_PEERS_WITHOUT_BLOCKS: usize = 256;
+
 /// The network of one node. The operator writes the spec, the node's agent writes the status.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -46,6 +49,11 @@ pub struct NodeNetworkSpec {
     #[serde(default)]
     #[schemars(schema_with = "schema::cidrs")]
     pub subnets: Vec<IpNet>,
+    /// Addresses of other nodes without a block, which no NodeSubnet names. The node accepts encapsulated packets from these addresses
+    /// too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::peers_without_blocks")]
+    pub peers_without_blocks: Vec<IpAddr>,
     /// Names of the IPPools that give addresses to pods of this node, including pools without a block here: a pod of such a pool
     /// waits for a block and gets no address of another pool.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@ use netweft_common::PodInterface;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
 use crate::condition::MAX_MESSAGE;
+use crate::node_network::MAX_PEERS_WITHOUT_BLOCKS;
 
 /// A CIDR in text, IPv4 or IPv6.
 pub fn cidr(_: &mut SchemaGenerator) -> Schema {
@@ -41,6 +42,11 @@ pub fn pod_interface(_: &mut SchemaGenerator) -> Schema {
 /// An IP address in text.
 pub fn ip(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 2, "maxLength": 39 })
+}
+
+/// Addresses of other nodes.
+pub fn peers_without_blocks(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "x-kubernetes-list-type": "set", "maxItems": MAX_PEERS_WITHOUT_BLOCKS, "items": { "type": "string", "minLength": 2, "maxLength": 39 } })
 }
 
 /// A set of BGP communities in text.

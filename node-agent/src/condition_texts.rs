@@ -158,6 +158,8 @@ fn invalid_pools_and_modes() -> Vec<Cause> {
 
 fn notes() -> Vec<Cause> {
     vec![
+        Cause::FilterUnsupported,
+        Cause::BridgeFilterUnsupported,
         Cause::ProbePortUnavailable {
             port: 9471,
             reason: "is used on this node by process 4711 (dns); end that program, or".to_owned(),

@@ -271,7 +271,7 @@ async fn configure(
         .addresses
         .iter()
         .any(|address| address.ip.is_ipv6());
-    sysctl::host(&attachment.host_link, ipv6)?;
+    sysctl::host(&attachment.host_link, ipv6, bridge.is_some())?;
     netns::run_in(netns, "set up a pod's link", || {
         sysctl::pod(if_name, ipv6, bridge.is_some())
     })??;

@@ -9,13 +9,15 @@ use netweft_netstate::model::LinkName;
 use super::io_error;
 use crate::error::PluginError;
 
-/// The host's end. `ipv6`: whether the pod has an IPv6 address.
+/// The host's end. `ipv6`: whether the pod has an IPv6 address; `bridged`: whether the link is a port of the bridge.
 ///
-/// Reverse path filtering is loose (RFC 3704, section 2.4), because a reply to a tunnelled packet can leave by another link.
-/// Router advertisements of pods are ignored (CVE-2020-10749). Forwarding and IPv6 are enabled, whatever the node's
+/// Reverse path filtering of a routed pod is strict (RFC 3704, section 2.2), because the routes of the pod's addresses lead to this
+/// link. Router advertisements of pods are ignored (CVE-2020-10749). Forwarding and IPv6 are enabled, whatever the node's
 /// defaults for new links are.
-pub(super) fn host(link: &LinkName, ipv6: bool) -> Result<(), PluginError> {
-    write("ipv4", link, "rp_filter", "2")?;
+pub(super) fn host(link: &LinkName, ipv6: bool, bridged: bool) -> Result<(), PluginError> {
+    if !bridged {
+        write("ipv4", link, "rp_filter", "1")?;
+    }
     write("ipv4", link, "forwarding", "1")?;
     if ipv6 {
         needs_ipv6()?;

@@ -99,7 +99,7 @@ fn netns_pod_links_have_required_settings() {
         |family: &str, link: &str, name: &str| format!("/proc/sys/net/{family}/conf/{link}/{name}");
     assert_eq!(
         value(&node.namespace, conf("ipv4", host_link, "rp_filter")),
-        "2\n"
+        "1\n"
     );
     assert_eq!(
         value(&node.namespace, conf("ipv6", host_link, "accept_ra")),

@@ -16,8 +16,48 @@ use tokio::process::Command;
 use crate::apply::subprocess;
 use crate::apply::subprocess::ProgramError;
 
-/// The table's name, of the family inet.
+/// The name of both tables.
 pub const TABLE: &str = "netweft";
+
+/// The family of a table, as nft writes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFamily {
+    /// IPv4 and IPv6.
+    Inet,
+    /// Frames that pass a bridge.
+    Bridge,
+}
+
+impl TableFamily {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Inet, Self::Bridge];
+
+    /// The word of nft.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+
+    /// The table in messages.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Inet => "nft table inet netweft",
+            Self::Bridge => "nft table bridge netweft",
+        }
+    }
+
+    /// The file in the run directory that holds the last listing.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Inet => "nft.loaded",
+            Self::Bridge => "nft-bridge.loaded",
+        }
+    }
+}
 /// How long nft may take. It reads all tables of the node, which are thousands of rules where kube-proxy has many Services.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -27,8 +67,8 @@ pub enum NftError {
     /// The program could not be run to its end.
     #[error(transparent)]
     Run(#[from] ProgramError),
-    /// The kernel knows no table of the family inet.
-    #[error("this kernel has no nftables family inet")]
+    /// The kernel does not support tables of the family.
+    #[error("this kernel does not support this family of nftables")]
     NoFamily,
     /// The program refused the table.
     #[error("nft refused the table: {0}")]
@@ -55,19 +95,25 @@ pub enum Change {
     Removed,
 }
 
-/// The table of this node.
+/// A table of this node.
 #[derive(Debug)]
 pub struct Nft {
+    family: TableFamily,
     memory: PathBuf,
 }
 
 impl Nft {
-    /// The table whose listing is remembered in `run_dir`.
+    /// The table of `family`, whose listing is remembered in `run_dir`.
     #[must_use]
-    pub fn new(run_dir: &Path) -> Self {
-        Self {
-            memory: run_dir.join("nft.loaded"),
-        }
+    pub fn new(run_dir: &Path, family: TableFamily) -> Self {
+        let memory = run_dir.join(family.file());
+        Self { family, memory }
+    }
+
+    /// The family of the table.
+    #[must_use]
+    pub fn family(&self) -> TableFamily {
+        self.family
     }
 
     /// Make the table `text`, none if it is empty.
@@ -110,13 +156,13 @@ impl Nft {
         if self.list().await?.is_empty() {
             return Ok(Change::None);
         }
-        load("delete table inet netweft\n").await?;
+        load(&format!("delete table {} {TABLE}\n", self.family.name())).await?;
         Ok(Change::Removed)
     }
 
     /// The kernel's table without counters, empty if there is none.
     async fn list(&self) -> Result<String, NftError> {
-        listing(&["-s", "list", "table", "inet", TABLE]).await
+        listing(&["-s", "list", "table", self.family.name(), TABLE]).await
     }
 }
 
@@ -165,7 +211,7 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
 /// line and not of the table's.
 fn lacks_family(said: &str) -> bool {
     said.contains("Protocol not supported")
-        || said.contains("Operation not supported\nadd table inet")
+        || said.contains("Operation not supported\nadd table ")
         || said.contains("Operation not supported\nlist table ")
 }
 

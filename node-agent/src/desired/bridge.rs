@@ -123,10 +123,9 @@ fn link_name() -> Option<LinkName> {
 /// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two
 /// ports has to pass conntrack as well: a pod that is sent to its neighbour by a Service would else get an answer from
 /// somebody it never asked (`br_nf_pre_routing`).
-fn parameters(name: &LinkName) -> [(String, String); 4] {
+fn parameters(name: &LinkName) -> [(String, String); 3] {
     [
         (sysctl::rp_filter(name.as_str()), "2".to_owned()),
-        (sysctl::accept_ra(name), "0".to_owned()),
         ("bridge/bridge-nf-call-iptables".to_owned(), "1".to_owned()),
         ("bridge/bridge-nf-call-ip6tables".to_owned(), "1".to_owned()),
     ]

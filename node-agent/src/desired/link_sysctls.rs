@@ -23,10 +23,28 @@ pub fn parameters(kernel: &NetworkState) -> BTreeMap<String, String> {
     let ours = |link: &LinkName| kernel.links.contains_key(link);
     let ipv6 = ipv6.filter(|(link, _)| ours(link));
     let ipv6 = ipv6.map(|(link, _)| (sysctl::disable_ipv6(link), "0".to_owned()));
+    let closed = kernel.links.keys().map(no_advertisements);
     let forwards = forwards.filter(|(link, _)| ours(link));
     let forwards =
         forwards.map(|(link, _)| (sysctl::forwarding(link, IpFamily::Ipv4), "1".to_owned()));
-    ipv6.chain(forwards).collect()
+    ipv6.chain(forwards).chain(closed).collect()
+}
+
+/// Router advertisements that arrive by this link configure nothing, in an IPv4 cluster either: the default of the kernel accepts them,
+/// and the node would send its own IPv6 traffic to the sender (CVE-2020-10749).
+fn no_advertisements(link: &LinkName) -> (String, String) {
+    (sysctl::accept_ra(link), "0".to_owned())
+}
+
+/// Parameters of the links of pods, by path. The plugin sets them; another program can change them later (`sysctl --system`). A routed
+/// pod sends from addresses whose routes lead to its link; without the filter the node would also learn neighbours from forged ARP
+/// requests (`arp_process`).
+pub fn of_pods(inputs: &Inputs) -> BTreeMap<String, String> {
+    let links = &inputs.pods.links;
+    let closed = links.keys().map(no_advertisements);
+    let routed = links.iter().filter(|(_, pod)| !pod.bridged);
+    let strict = routed.map(|(link, _)| (sysctl::rp_filter(link.as_str()), "1".to_owned()));
+    closed.chain(strict).collect()
 }
 
 /// Parameters of the links with the node's addresses, by path. Packets to pods that come in by a link are forwarded only if the link

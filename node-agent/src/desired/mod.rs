@@ -9,8 +9,8 @@
 pub mod bird;
 mod bridge;
 mod link_sysctls;
-pub mod masquerade;
 mod mtu_notes;
+pub mod nft;
 mod node_address;
 mod pool_problems;
 pub mod probe_plan;
@@ -33,6 +33,7 @@ use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
 use netweft_udp_relay::config::{OVERHEAD_V4, OVERHEAD_V6, RelayConfig};
 
+use crate::apply::nft::TableFamily;
 use crate::apply::sysctl;
 use crate::desired::bird::Bird;
 use crate::desired::probe_plan::ProbePlan;
@@ -49,8 +50,10 @@ const METRIC_STANDBY: u32 = METRIC_BIRD + 10;
 pub struct Desired {
     /// Links, addresses, routes, neighbours and forwarding entries of ours.
     pub kernel: NetworkState,
-    /// The whole nft table, as text for `nft -f`; empty if there is to be none.
+    /// The nft table of the family inet, as text for `nft -f`.
     pub nft: String,
+    /// The nft table of the family bridge, as text for `nft -f`; empty without pods on the bridge.
+    pub nft_bridge: String,
     /// Values by path below `/proc/sys/net`, those of single links included.
     pub sysctls: BTreeMap<String, String>,
     /// Links that learn from routers, if they do, in spite of forwarding.
@@ -76,6 +79,15 @@ pub struct Desired {
 }
 
 impl Desired {
+    /// The nft table of a family, as text for `nft -f`; empty if there is to be none.
+    #[must_use]
+    pub fn table(&self, family: TableFamily) -> &str {
+        match family {
+            TableFamily::Inet => &self.nft,
+            TableFamily::Bridge => &self.nft_bridge,
+        }
+    }
+
     /// Whether there is anything to give to pods.
     #[must_use]
     pub fn has_blocks(&self) -> bool {
@@ -119,6 +131,7 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     let mut desired = Desired {
         kernel: NetworkState::default(),
         nft: String::new(),
+        nft_bridge: nft::bridge::render(&inputs.pods),
         sysctls: forwarding(inputs),
         accept_ra_links: accept_ra_links(inputs, facts),
         loose_rp_filter: loose_rp_filter(inputs, facts),
@@ -154,11 +167,13 @@ pub fn desired(inputs: &Inputs, facts: &Facts) -> Desired {
     let tunnels = links
         .filter(|(_, link)| link.kind.is_tunnel())
         .map(|(name, _)| name);
-    desired.nft = masquerade::render(inputs, tunnels);
+    desired.nft = nft::render(inputs, tunnels);
     let families = link_sysctls::parameters(&desired.kernel);
     desired.sysctls.extend(families);
-    let uplinks = link_sysctls::of_uplinks(inputs, facts);
-    desired.sysctls.extend(uplinks);
+    desired
+        .sysctls
+        .extend(link_sysctls::of_uplinks(inputs, facts));
+    desired.sysctls.extend(link_sysctls::of_pods(inputs));
     desired
 }
 

@@ -1,3 +1,4 @@
+mod filter;
 mod standby;
 mod symmetry;
 mod transports;
@@ -75,6 +76,7 @@ fn inputs() -> Inputs {
         addresses: addresses("192.0.2.1"),
         modes: vec![mode],
         serving: vec![],
+        peers_without_blocks: vec![],
         namespaces: BTreeMap::new(),
         blocks: vec![OwnBlock {
             cidr: "10.244.0.0/26".parse().unwrap(),
@@ -201,9 +203,13 @@ fn vxlan_over_ipv6_carries_both_families_with_smaller_mtu() {
 }
 
 #[test]
-fn ipv4_only_node_sets_no_ipv6_sysctls() {
+fn ipv4_only_node_sets_no_ipv6_sysctl_but_accept_ra_of_links() {
     let desired = desired(&inputs(), &facts());
-    assert!(!desired.sysctls.keys().any(|name| name.starts_with("ipv6")));
+    let ipv6 = desired
+        .sysctls
+        .keys()
+        .filter(|name| name.starts_with("ipv6"));
+    assert_eq!(ipv6.collect::<Vec<_>>(), ["ipv6/conf/nw-vx4096/accept_ra"]);
     assert!(desired.accept_ra_links.is_empty());
 }
 
@@ -342,18 +348,25 @@ fn tunnel_address_replaces_other_node_sources_in_tunnel() {
         let nft = desired(&inputs, &facts()).nft;
         let rule = "oifname \"nw-vx4096\" ip saddr != @pools_v4 fib saddr type local masquerade";
         assert!(nft.contains(rule), "{nft}");
-        assert!(!nft.contains("ip6 saddr"), "no pool of IPv6: {nft}");
+        assert!(
+            !nft.contains("ip6 saddr != @pools_v6"),
+            "no pool of IPv6: {nft}"
+        );
     }
 }
 
 #[test]
-fn nft_table_is_absent_without_masquerade_and_tunnels() {
+fn nft_table_has_no_nat_chain_without_masquerade_and_tunnels() {
     let mut inputs = inputs();
     inputs.modes[0].transport = Transport::Direct.into();
     for pool in inputs.pools.values_mut() {
         pool.nat_outgoing = false;
     }
-    assert_eq!(desired(&inputs, &facts()).nft, "");
+    let nft = desired(&inputs, &facts()).nft;
+    assert!(
+        nft.contains("chain prerouting") && !nft.contains("type nat"),
+        "{nft}"
+    );
 }
 
 #[test]
@@ -361,7 +374,7 @@ fn missing_nftables_message_names_pools_of_this_node() {
     let mut inputs = inputs();
     let elsewhere = pool("10.9.0.0/16");
     inputs.pools.insert("elsewhere".into(), elsewhere);
-    let said = masquerade::missed(&inputs).unwrap();
+    let said = nft::unmasqueraded(&inputs).unwrap();
     assert!(
         said.message
             .contains("pods of IPPool default-v4 are not masqueraded"),
@@ -369,7 +382,7 @@ fn missing_nftables_message_names_pools_of_this_node() {
     );
     // A pod may still be in a block that is being given back.
     inputs.withdrawn.push("10.9.0.0/26".parse().unwrap());
-    let said = masquerade::missed(&inputs).unwrap();
+    let said = nft::unmasqueraded(&inputs).unwrap();
     assert!(
         said.message
             .contains("pods of IPPools default-v4, elsewhere are"),
@@ -377,7 +390,7 @@ fn missing_nftables_message_names_pools_of_this_node() {
     );
     inputs.blocks.clear();
     inputs.withdrawn.clear();
-    assert_eq!(masquerade::missed(&inputs), None);
+    assert_eq!(nft::unmasqueraded(&inputs), None);
 }
 
 #[test]

@@ -177,9 +177,6 @@ impl<'a> Tunnel<'a> {
         // of `all` and the link's own value, and 2 is loose (RFC 3704).
         let sysctls = &mut desired.sysctls;
         sysctls.insert(sysctl::rp_filter(name.as_str()), "2".to_owned());
-        if self.inputs.carries(IpFamily::Ipv6) {
-            sysctls.insert(sysctl::accept_ra(name), "0".to_owned());
-        }
     }
 }
 

@@ -45,18 +45,14 @@ pub fn link_kind(parameters: VxlanParameters, local: IpAddr) -> LinkKind {
 
 /// The next hop of the route to a block.
 ///
-/// In IPv6 the link-local address that follows from the endpoint's Ethernet address (RFC 4291, appendix A): the kernel refuses a
+/// In IPv6 the link-local address that follows from the endpoint's Ethernet address: the kernel refuses a
 /// next hop that a route of another link leads to, `onlink` or not (`ip6_route_check_nh_onlink`), and the block's own route does
 /// while it is by next hop.
 pub fn next_hop(block: &RemoteBlock) -> IpAddr {
     if block.cidr.addr().is_ipv4() {
         return block.cidr.network();
     }
-    let Mac([a, b, c, d, e, f]) = mac(&block.node);
-    let pair = |high: u8, low: u8| u16::from_be_bytes([high, low]);
-    let interface = [pair(a ^ 2, b), pair(c, 0xff), pair(0xfe, d), pair(e, f)];
-    let [first, second, third, fourth] = interface;
-    IpAddr::from([0xfe80, 0, 0, 0, first, second, third, fourth])
+    IpAddr::V6(mac(&block.node).link_local())
 }
 
 /// Add what finds the node behind the next hop of its block.

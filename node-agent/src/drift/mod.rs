@@ -24,16 +24,13 @@ use netweft_netstate::object_ref::ObjectRef;
 use netweft_netstate::op::Op;
 use tracing::warn;
 
-use crate::apply::nft;
+use crate::apply::nft::{self, TableFamily};
 use crate::desired::Desired;
 use crate::status::problem::{Problem, sentence};
 use crate::telemetry::metrics::Metrics;
 
 pub use crate::drift::classify::{Difference, link_of};
 use crate::drift::contention::Contentions;
-
-/// The name of nft's table, in the words of nft.
-pub const TABLE: &str = "nft table inet netweft";
 
 /// Memory of what was right, who wrote what, and what has been put right.
 pub struct Drifts {
@@ -137,11 +134,11 @@ impl Drifts {
         self.metrics.drifted(op.kind());
     }
 
-    /// The nft table has been put right.
-    pub fn table_repaired(&mut self, difference: &Difference, now: Instant) {
+    /// An nft table has been repaired.
+    pub fn table_repaired(&mut self, family: TableFamily, difference: &Difference, now: Instant) {
         self.put_right(
             &ObjectRef::Table(nft::TABLE.to_owned()),
-            TABLE,
+            family.title(),
             difference,
             now,
         );

@@ -347,6 +347,7 @@ mod tests {
             addresses,
             modes: vec![mode],
             serving: vec![],
+            peers_without_blocks: vec![],
             namespaces: BTreeMap::new(),
             blocks: vec![],
             withdrawn: vec![],

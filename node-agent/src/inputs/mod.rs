@@ -67,6 +67,8 @@ pub struct Inputs {
     pub blocks: Vec<OwnBlock>,
     /// Blocks that still name this node although the operator has taken them from its NodeNetwork.
     pub withdrawn: Vec<IpNet>,
+    /// Addresses of other nodes that have no block.
+    pub peers_without_blocks: Vec<IpAddr>,
     /// The other nodes' blocks that are routed.
     pub remote: Vec<RemoteBlock>,
     /// Pools by name.
@@ -145,6 +147,7 @@ impl Inputs {
             addresses: network.spec.addresses,
             modes: network.spec.modes.clone(),
             serving: network.spec.pools.clone(),
+            peers_without_blocks: network.spec.peers_without_blocks.clone(),
             namespaces: objects.namespaces.clone(),
             blocks: own_blocks(node, objects, network, &mut problems),
             withdrawn: withdrawn_blocks(node, objects, network),

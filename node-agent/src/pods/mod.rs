@@ -37,7 +37,7 @@ use tracing::{debug, info, warn};
 use crate::pods::orphan_timer::OrphanTimer;
 pub use crate::pods::reclaim::{OrphanCandidate, Records, Survey};
 pub use crate::pods::reservations::{Hold, Reservations};
-pub use crate::pods::state::PodState;
+pub use crate::pods::state::{PodLink, PodState};
 use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;

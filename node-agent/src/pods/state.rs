@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_cni::node::NodeConfig;
+use netweft_netstate::model::{LinkName, Mac};
 
 use crate::pods::{Hold, Records};
 
@@ -22,8 +23,21 @@ pub struct PodState {
     pub gateways: BTreeMap<IpNet, IpAddr>,
     /// The gateways that `node.json` gives to new bridged pods, by block: an ADD under way may be using them.
     pub offered_gateways: BTreeMap<IpNet, IpAddr>,
+    /// Addresses of pods by the link of the pod on the node.
+    pub links: BTreeMap<LinkName, PodLink>,
     /// The least MTU of bridged pods in bytes.
     pub bridge_mtu: Option<u32>,
+}
+
+/// What packets of a pod's link have as their sources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodLink {
+    /// Whether the link is a port of the bridge.
+    pub bridged: bool,
+    /// The Ethernet address of the pod.
+    pub mac: Mac,
+    /// The IP addresses of the pod.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 impl PodState {
@@ -48,6 +62,12 @@ impl PodState {
             ..Self::default()
         };
         for attachment in records.values().filter_map(|record| record.as_ref().ok()) {
+            let link = PodLink {
+                bridged: attachment.bridge.is_some(),
+                mac: attachment.pod_mac,
+                addresses: attachment.addresses.iter().map(|it| it.ip).collect(),
+            };
+            state.links.insert(attachment.host_link.clone(), link);
             let addresses = attachment.addresses.iter();
             for gateway in addresses.filter_map(|address| address.gateway) {
                 state.gateways.insert(gateway.trunc(), gateway.addr());

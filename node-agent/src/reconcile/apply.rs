@@ -11,10 +11,10 @@ use netweft_netstate::owner::Owner;
 use nix::errno::Errno;
 use tracing::{debug, info};
 
-use crate::apply::nft::{Change, NftError};
+use crate::apply::nft::{Change, Nft, NftError, TableFamily};
 use crate::apply::sysctl::{Ensured, Parameters};
-use crate::desired::{Desired, masquerade};
-use crate::drift::{Difference, Judgement, TABLE, link_of};
+use crate::desired::{Desired, nft};
+use crate::drift::{Difference, Judgement, link_of};
 use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
 use crate::reconcile::link_conflicts::{LinkConflict, listener};
@@ -101,35 +101,60 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    pub(super) async fn load_table(
+    /// Whether the tables of the last settled sync are still the desired ones.
+    pub(super) fn tables_are_settled(&self, desired: &Desired) -> bool {
+        let families = TableFamily::ALL.into_iter();
+        let mut changed = families.filter(|family| !self.table_is_settled(*family, desired));
+        changed.next().is_none()
+    }
+
+    fn table_is_settled(&self, family: TableFamily, desired: &Desired) -> bool {
+        let mut settled = self.drifts.settled().into_iter();
+        settled.any(|settled| settled.table(family) == desired.table(family))
+    }
+
+    pub(super) async fn load_tables(
         &mut self,
         inputs: &Inputs,
         desired: &Desired,
         outcome: &mut Outcome,
     ) {
+        for family in TableFamily::ALL {
+            self.load_table(family, inputs, desired, outcome).await;
+        }
+    }
+
+    async fn load_table(
+        &mut self,
+        family: TableFamily,
+        inputs: &Inputs,
+        desired: &Desired,
+        outcome: &mut Outcome,
+    ) {
         let now = Instant::now();
-        let mut settled = self.drifts.settled().into_iter();
-        let was = settled.any(|settled| settled.nft == desired.nft);
-        if was && self.drifts.has_to_wait(TABLE, now) {
+        let table = family.title();
+        let was = self.table_is_settled(family, desired);
+        if was && self.drifts.has_to_wait(table, now) {
             return;
         }
-        match self.nft.ensure(&desired.nft).await {
+        let nft = Nft::new(&self.paths.run_dir, family);
+        match nft.ensure(desired.table(family)).await {
             Ok(Change::None) => {}
             Ok(Change::Loaded { replaced }) => {
-                info!("loaded nft table");
+                info!(table, "loaded nft table");
                 if was {
                     let found = if replaced { "another" } else { "none" };
                     let difference = Difference {
                         found: found.to_owned(),
                         wanted: "as it was loaded".to_owned(),
                     };
-                    self.drifts.table_repaired(&difference, now);
+                    self.drifts.table_repaired(family, &difference, now);
                 }
             }
-            Ok(Change::Removed) => info!("removed nft table, no pool asks for masquerading"),
-            // To try again would not help, and pods reach each other without it.
-            Err(NftError::NoFamily) => outcome.problems.extend(masquerade::missed(inputs)),
-            Err(error) => outcome.fail(Problem::failure(TABLE, &error)),
+            Ok(Change::Removed) => info!(table, "removed nft table"),
+            // A retry would not help, and pods reach each other without the table.
+            Err(NftError::NoFamily) => outcome.problems.extend(nft::unsupported(family, inputs)),
+            Err(error) => outcome.fail(Problem::failure(table, &error)),
         }
     }
 

@@ -39,7 +39,6 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use tracing::{debug, info};
 
-use crate::apply::nft::Nft;
 use crate::apply::sysctl::Parameters;
 use crate::bird::{Failover, Link};
 use crate::commands::args::Paths;
@@ -81,7 +80,6 @@ pub struct Reconciler<K> {
     node: String,
     kernel: K,
     pods: Pods,
-    nft: Nft,
     bird: Link,
     probes: ProbeHandle,
     firewall: firewall::Link,
@@ -113,13 +111,11 @@ impl<K: Kernel> Reconciler<K> {
         (paths, plugins): (Paths, Option<Plugins>),
         (status, metrics, health): (StatusHandle, Metrics, Health),
     ) -> Self {
-        let nft = Nft::new(&paths.run_dir);
         let pods = Pods::new(Store::new(&paths.run_dir), metrics.clone());
         Self {
             node,
             kernel,
             pods,
-            nft,
             bird,
             probes,
             firewall,
@@ -262,6 +258,11 @@ impl<K: Kernel> Reconciler<K> {
             outcome.fail(Problem::failure("file udp.json", &error));
         }
         self.allow_ipv6(&records, &actual, &desired, &mut outcome);
+        // A new table before anything else: no tunnel without its filter, and the packets of a new node are accepted from the first.
+        let tables_are_new = !self.tables_are_settled(&desired);
+        if tables_are_new {
+            self.load_tables(&inputs, &desired, &mut outcome).await;
+        }
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
             .await;
@@ -269,7 +270,11 @@ impl<K: Kernel> Reconciler<K> {
         self.sync_bird(&inputs, &actual, &desired, &mut outcome)
             .await;
         self.set_parameters(&desired, &links, &mut outcome);
-        self.load_table(&inputs, &desired, &mut outcome).await;
+        // A probe needs the routes.
+        self.firewall.probe(targets(&inputs));
+        if !tables_are_new {
+            self.load_tables(&inputs, &desired, &mut outcome).await;
+        }
         self.update_probes(&desired, &mut outcome);
         self.keep_plugins(&mut outcome);
         let told = self.publish_node_config(&desired, &mut outcome);
@@ -311,7 +316,6 @@ impl<K: Kernel> Reconciler<K> {
         problems.extend(difference.conflicts.iter().map(Problem::from));
         problems.extend(self.foreign_configurations());
         problems.extend(self.firewall.findings());
-        self.firewall.probe(targets(inputs));
         self.responding.answer(responder::peers(inputs));
         problems.extend(self.responding.note());
         outcome

@@ -203,7 +203,7 @@ fn netns_externally_deleted_fdb_entries_are_restored() {
 }
 
 #[test]
-fn netns_nft_table_is_removed_when_not_needed() {
+fn netns_nft_table_stays_in_every_mode() {
     in_namespace(async || {
         let mut node = fixture();
         let tables = || {
@@ -220,9 +220,6 @@ fn netns_nft_table_is_removed_when_not_needed() {
         assert_eq!(node.ready().0, "True");
         let network = node.objects.network.as_mut().unwrap();
         network.spec.modes[0].transport = Transport::Direct.into();
-        assert_eq!(node.reconcile().await, None);
-        assert_eq!(tables(), "");
-        node.objects.pools[0].spec.nat_outgoing = true;
         assert_eq!(node.reconcile().await, None);
         assert_eq!(tables(), "table inet netweft\n");
     });
@@ -352,7 +349,7 @@ fn netns_missing_node_address_or_node_network_removes_nothing() {
         node.reconcile().await;
         assert!(!node.kernel().take_applied().is_empty());
         node.kernel().change_externally(|state| {
-            state.addresses.retain(|key, _| key.link.as_str() != "ens7")
+            state.addresses.retain(|key, _| key.link.as_str() != "ens7");
         });
         assert!(node.reconcile().await.is_some());
         assert!(node.ready().1.contains("192.0.2.1"));
@@ -403,7 +400,7 @@ fn netns_pod_repair_count_is_written_after_invalidation() {
         let told = |node: &Fixture| status_of(node.dir.path()).repairs.unwrap();
         assert_eq!(told(&node).restored, 2, "a route and a neighbour");
         node.kernel().change_externally(|state| {
-            state.routes.retain(|key, _| !made.routes.contains_key(key))
+            state.routes.retain(|key, _| !made.routes.contains_key(key));
         });
         node.reconcile().await;
         assert_eq!(told(&node).restored, 2, "a repair alone is not told");

@@ -243,6 +243,16 @@ pub enum Cause {
         /// The pools, with their kind.
         pools: String,
     },
+    /// The kernel cannot have the table, so nothing filters what pods and other hosts send.
+    #[error(
+        "this kernel has no nftables family inet, so the node does not check the source addresses of pods, and accepts encapsulated packets from every host: give the node a kernel with CONFIG_NF_TABLES_INET"
+    )]
+    FilterUnsupported,
+    /// The kernel cannot have the table of bridges, so nothing filters frames between bridged pods.
+    #[error(
+        "this kernel has no nftables family bridge, so bridged pods of this node can use the addresses of each other: give the node a kernel with CONFIG_NF_TABLES_BRIDGE, or use podInterface: routed"
+    )]
+    BridgeFilterUnsupported,
     /// The UDP port on which the agent answers probes cannot be opened.
     #[error(
         "other nodes get no reply by UDP from this node when they probe a new datapath, and can only use ICMP echo: UDP port {port} {reason} set agent.port in the chart to a free port"
@@ -368,6 +378,8 @@ impl Cause {
             Self::LinkKindUnsupported { spare: true, .. }
             | Self::NftablesInetUnsupported { .. } => ProblemKind::KernelLacksFeature,
             Self::ProbePortUnavailable { .. }
+            | Self::FilterUnsupported
+            | Self::BridgeFilterUnsupported
             | Self::TunnelAddressTaken { .. }
             | Self::MtuTooLarge { .. }
             | Self::AttachmentUnreadable { .. }
@@ -410,6 +422,8 @@ impl Cause {
             }
             Self::TunnelMacConflict { node, .. } => format!("node {node}"),
             Self::NftablesInetUnsupported { pools } => pools.clone(),
+            Self::FilterUnsupported => "nft table inet netweft".to_owned(),
+            Self::BridgeFilterUnsupported => "nft table bridge netweft".to_owned(),
             Self::TransportUnknown { mode }
             | Self::NoAddressForMode { mode }
             | Self::MtuTooLarge { mode, .. } => format!("NetworkMode {mode}"),

@@ -214,6 +214,7 @@ mod tests {
             link_mtu: None,
             kernel: NetworkState::default(),
             nft: String::new(),
+            nft_bridge: String::new(),
             sysctls: BTreeMap::new(),
             accept_ra_links: BTreeSet::new(),
             plugin: NodeConfig {

@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use netweft_crds::{
-    AddressSelectors, NodeBgp, NodeMode, NodeNetwork, NodeNetworkSpec, NodeSubnet, ProbeProtocol,
-    Transport,
+    AddressSelectors, MAX_PEERS_WITHOUT_BLOCKS, NodeAddresses, NodeBgp, NodeMode, NodeNetwork,
+    NodeNetworkSpec, NodeSubnet, ProbeProtocol, Transport,
 };
 
 use crate::plan::bgp::BgpTopology;
@@ -33,10 +33,14 @@ pub fn plan_networks(
     for subnet in created {
         new.entry(&subnet.spec.node).or_default().push(subnet);
     }
+    let without_block = without_block(index, &new);
     let mut changes = Changes::default();
     for (name, node) in &index.nodes {
         let new = new.get(name).map_or(&[][..], Vec::as_slice);
-        let spec = spec(index, modes(index, rollouts, name), topology, node, new);
+        let mut spec = spec(index, modes(index, rollouts, name), topology, node, new);
+        let others = without_block.iter().filter(|(other, _)| other != name);
+        let others = others.flat_map(|(_, addresses)| addresses.iter());
+        spec.peers_without_blocks = others.take(MAX_PEERS_WITHOUT_BLOCKS).collect();
         let owners = vec![owner(node)];
         match index.networks.get(name) {
             None => {
@@ -62,6 +66,19 @@ pub fn plan_networks(
     changes
 }
 
+/// The addresses of nodes that no NodeSubnet names.
+fn without_block<'a>(
+    index: &ClusterIndex<'a>,
+    new: &BTreeMap<&str, Vec<&NodeSubnet>>,
+) -> Vec<(&'a str, NodeAddresses)> {
+    let nodes = index.nodes.iter();
+    let without =
+        nodes.filter(|(name, _)| !index.subnets.contains_key(**name) && !new.contains_key(**name));
+    without
+        .map(|(name, node)| (*name, index.own_addresses(node)))
+        .collect()
+}
+
 fn spec(
     index: &ClusterIndex<'_>,
     modes: Vec<NodeMode>,
@@ -84,6 +101,7 @@ fn spec(
         addresses: index.own_addresses(node),
         address_selectors: selectors(index, old),
         subnets,
+        peers_without_blocks: Vec::new(),
         pools: pools(index, node, held, old),
         bgp: bgp(topology, &name, &modes, old),
         modes,

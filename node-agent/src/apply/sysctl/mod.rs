@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use netweft_common::link_names;
 use netweft_crds::IpFamily;
 use netweft_netstate::model::LinkName;
 use tracing::info;
@@ -181,8 +182,16 @@ impl Parameters {
                 source,
             }
         };
-        let was = std::fs::read_to_string(&path).map_err(not_set)?;
-        let was = was.trim().to_owned();
+        let was = match std::fs::read_to_string(&path) {
+            // The pod has been deleted since its record was read. Or the MTU of the link is too small for IPv6 (`addrconf_notify`).
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    && (is_of_pod(name) || name.ends_with("/accept_ra")) =>
+            {
+                return Ok(None);
+            }
+            was => was.map_err(not_set)?.trim().to_owned(),
+        };
         if was == value {
             return Ok(None);
         }
@@ -215,6 +224,11 @@ pub fn forwarding(link: &LinkName, family: IpFamily) -> String {
         IpFamily::Ipv6 => "ipv6",
     };
     format!("{family}/conf/{link}/forwarding")
+}
+
+/// Whether it is a parameter of a pod's link.
+fn is_of_pod(name: &str) -> bool {
+    name.split('/').any(link_names::is_of_pod)
 }
 
 /// The path of a link's reverse path filter.
@@ -381,6 +395,10 @@ mod tests {
         assert!(missing[0].to_string().contains("modprobe br_netfilter"));
         assert!(errors("ipv6/conf/x/accept_ra").is_empty());
         std::fs::create_dir(root.path().join("ipv6")).unwrap();
-        assert_eq!(errors("ipv6/conf/x/accept_ra").len(), 1);
+        assert_eq!(errors("ipv6/conf/x/disable_ipv6").len(), 1);
+        // A link without IPv6, and the link of a pod that is gone.
+        for name in ["ipv6/conf/x/accept_ra", "ipv4/conf/nw0123456789a/rp_filter"] {
+            assert!(errors(name).is_empty(), "{name}");
+        }
     }
 }

@@ -10,12 +10,12 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::rtnl::Rtnl;
 
 use crate::apply::nft;
-use crate::apply::nft::{Nft, NftError};
+use crate::apply::nft::{Nft, NftError, TableFamily};
 use crate::apply::sysctl::Parameters;
 use crate::commands::args::{CheckArgs, Paths};
 use crate::commands::install::Plugins;
 use crate::desired::bird::BackupRoutes;
-use crate::desired::{Desired, masquerade};
+use crate::desired::{self, Desired};
 use crate::inputs::ipv6_support::without_ipv6;
 use crate::inputs::other_networks;
 use crate::inputs::source::Source;
@@ -91,23 +91,32 @@ impl NodeCheck {
         problems.extend(self.parameters(&compared.desired));
         problems.extend(self.files(&compared.desired));
         problems.extend(self.changed_plugins());
-        problems.extend(self.table(&compared.inputs, &compared.desired).await);
+        for family in TableFamily::ALL {
+            let table = self.table(family, &compared.inputs, &compared.desired);
+            problems.extend(table.await);
+        }
         Ok(problems)
     }
 
-    /// What is wrong with the nft table. A kernel that cannot have one lacks it only where pods need it: what the node itself sends
-    /// into tunnels is masqueraded where that can be.
-    async fn table(&self, inputs: &Inputs, desired: &Desired) -> Option<String> {
-        match Nft::new(&self.paths.run_dir).is(&desired.nft).await {
+    /// What is wrong with an nft table. A kernel that cannot have it lacks it only where pods are not masqueraded.
+    async fn table(
+        &self,
+        family: TableFamily,
+        inputs: &Inputs,
+        desired: &Desired,
+    ) -> Option<String> {
+        let (title, text) = (family.title(), desired.table(family));
+        match Nft::new(&self.paths.run_dir, family).is(text).await {
             Ok(true) => None,
             Ok(false) => {
-                let impossible =
-                    matches!(nft::try_out(&desired.nft).await, Err(NftError::NoFamily));
-                let harmless = impossible && masquerade::missed(inputs).is_none();
-                (!harmless).then(|| "The nft table inet netweft is not what it should be.".into())
+                let impossible = matches!(nft::try_out(text).await, Err(NftError::NoFamily));
+                let needed =
+                    family == TableFamily::Inet && desired::nft::unmasqueraded(inputs).is_some();
+                let harmless = impossible && !needed;
+                (!harmless).then(|| format!("The {title} is not what it should be."))
             }
             Err(error) => Some(format!(
-                "The nft table cannot be looked at: {}.",
+                "The {title} cannot be read: {}.",
                 error_chain(&error)
             )),
         }

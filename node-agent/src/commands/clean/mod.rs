@@ -25,7 +25,7 @@ use netweft_netstate::kernel::Kernel;
 use netweft_netstate::rtnl::Rtnl;
 use tokio::time::timeout;
 
-use crate::apply::nft::{Change, Nft};
+use crate::apply::nft::{Change, Nft, TableFamily};
 use crate::commands::args::CleanArgs;
 use crate::commands::instance_lock::InstanceLock;
 use crate::commands::run::asked_to_stop;
@@ -99,7 +99,7 @@ impl fmt::Display for Outcome {
 struct Cleaner<'a> {
     args: &'a CleanArgs,
     kernel: Rtnl,
-    nft: Nft,
+    tables: [Nft; 2],
     files: Files,
 }
 
@@ -108,7 +108,7 @@ impl<'a> Cleaner<'a> {
         Ok(Self {
             args,
             kernel: Rtnl::new().context("open netlink")?,
-            nft: Nft::new(&args.paths.run_dir),
+            tables: TableFamily::ALL.map(|family| Nft::new(&args.paths.run_dir, family)),
             files: Files::new(args),
         })
     }
@@ -162,8 +162,10 @@ impl<'a> Cleaner<'a> {
             self.kernel.apply(&op).await?;
             println!("Done: {op}.");
         }
-        if self.nft.ensure("").await? == Change::Removed {
-            println!("Done: nft table inet netweft removed.");
+        for table in &self.tables {
+            if table.ensure("").await? == Change::Removed {
+                println!("Done: {} removed.", table.family().title());
+            }
         }
         host_ports::remove(&self.args.paths.cni_conf_dir).await?;
         sysctls::put_back(&self.args.paths)?;
@@ -174,8 +176,10 @@ impl<'a> Cleaner<'a> {
     async fn left(&self) -> anyhow::Result<Vec<String>> {
         let kernel = leftovers(&self.kernel.read().await?);
         let mut left: Vec<String> = kernel.iter().map(|op| format!("To do: {op}.")).collect();
-        if !self.nft.is("").await? {
-            left.push("There is the nft table inet netweft.".to_owned());
+        for table in &self.tables {
+            if !table.is("").await? {
+                left.push(format!("There is the {}.", table.family().title()));
+            }
         }
         left.extend(host_ports::left(&self.args.paths.cni_conf_dir).await?);
         left.extend(sysctls::changed(&self.args.paths)?);

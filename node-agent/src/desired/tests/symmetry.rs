@@ -252,7 +252,11 @@ fn nft_lines(nft: &str) -> Parts<String> {
             .join(" ")
     };
     let plain = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    let of_a_family = nft.lines().filter(|line| {
+    // What only one family has: neighbor discovery, a loopback network, ICMP redirects.
+    let alone = ["icmpv6", "icmp type", "127.0.0.0"];
+    let lines = nft.lines();
+    let lines = lines.filter(|line| !alone.iter().any(|word| line.contains(word)));
+    let of_a_family = lines.filter(|line| {
         as_six(line) != plain(line) || ["6 ", "v6", "::"].iter().any(|mark| line.contains(mark))
     });
     parts(of_a_family, |line| as_six(line) != plain(line), as_six)
