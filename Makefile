@@ -31,11 +31,11 @@ demo: ## create a kind cluster with netweft, and print its ping matrix
 	@hack/demo.sh
 
 .PHONY: lab
-lab: ## the same on nodes made of network namespaces, in seconds: SCENARIO=connectivity|fabric|bgp-…|scale-…|growth|mode-changes|drift|agent-failures|reconfiguration MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all ROUTERS=frr|bird|gobgp POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 KEEP=1 OTHER_KERNEL=1
+lab: ## the same on nodes made of network namespaces, in seconds: SCENARIO=connectivity|fabric|bgp-…|scale-…|growth|mode-changes|drift|abuse|agent-failures|reconfiguration MODE=vxlan|ipip|udp|host-gw|…-cross-subnet|underlay|all ROUTERS=frr|bird|gobgp POD_INTERFACE=routed FAMILY=4|6|46 RP_FILTER=0,1,2 ATTACK_SECONDS=20 KEEP=1 OTHER_KERNEL=1
 	@$(require) lab $(addprefix lab-,$(subst $(comma), ,$(SCENARIO) $(MODE))) $(if $(OTHER_KERNEL),other-kernel)
 	@$(build)
 	@OTHER_KERNEL=$(OTHER_KERNEL) $(env) hack/lab.sh $(SCENARIO) $(MODE) -- --pod-interface $(POD_INTERFACE) --family $(FAMILY) \
-	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(KEEP),--keep)
+	  --rp-filter $(RP_FILTER) --routers $(ROUTERS) $(if $(ATTACK_SECONDS),--seconds $(ATTACK_SECONDS)) $(if $(KEEP),--keep)
 
 .PHONY: migrate
 migrate: ## change a lab from every mode to every other under load, and print the cost of each change: FAMILY=4|6|46 POD_INTERFACE=routed RP_FILTER=1

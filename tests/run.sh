@@ -65,6 +65,7 @@ stage_lab() {
   bgp_programs
   "${lab[@]}" --scenario mode-changes --family 46 --rp-filter 1 || code=1
   "${lab[@]}" --mode underlay --family 46 --rp-filter 1 || code=1
+  "${lab[@]}" --scenario abuse --family 46 --rp-filter 0 --seconds 4 || code=1
   "${lab[@]}" --scenario bgp-recoveries,fabric --routers bird || code=1
   return "$code"
 }
@@ -91,6 +92,16 @@ stage_lab_endures() {
   "$BIN_DIR/netweft-lab" --scenario drift,agent-failures,reconfiguration --family 46 --rp-filter 1 || code=1
   e2e/other-kernel/run.sh "$BIN_DIR/netweft-lab" --scenario reconfiguration --set-clock --rp-filter 1 --interval 100 ||
     code=1
+  return "$code"
+}
+
+# Hostile pods and hosts, in every mode.
+stage_lab_abuse() {
+  local code=0 lab=("$BIN_DIR/netweft-lab" --scenario abuse)
+  bgp_programs
+  "${lab[@]}" --mode vxlan,udp,host-gw,underlay --family 46 || code=1
+  "${lab[@]}" --mode vxlan,udp,host-gw,underlay --family 4,6 --rp-filter 0 || code=1
+  "${lab[@]}" --mode vxlan,host-gw --pod-interface bridge --family 4,6,46 --rp-filter 1 || code=1
   return "$code"
 }
 
@@ -217,6 +228,7 @@ stage_soak_lab() {
   local end=$((SECONDS + 20 * 60)) rounds=0
   while ((SECONDS < end)); do
     "$BIN_DIR/netweft-lab"
+    "$BIN_DIR/netweft-lab" --scenario abuse --family 46 --rp-filter 1 --seconds 60
     rounds=$((rounds + 1))
   done
   echo "soak: $rounds rounds"

@@ -10,7 +10,7 @@ use netweft_e2e::lab::scenarios::fabric::{self, Routers};
 use netweft_e2e::lab::scenarios::mode_changes::{self, Tour};
 use netweft_e2e::lab::scenarios::scale::{self, Author};
 use netweft_e2e::lab::scenarios::{
-    Kind, Scenario, agent_failures, bgp, drift, growth, reconfiguration,
+    Kind, Scenario, abuse, agent_failures, bgp, drift, growth, reconfiguration,
 };
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::traffic::matrix::Matrix;
@@ -48,6 +48,9 @@ struct Command {
     /// Milliseconds between two pings of a pair; 10 at least except for mode changes.
     #[arg(long, default_value_t = 1)]
     interval: u64,
+    /// Seconds that attacks last, in each state of the nodes.
+    #[arg(long, default_value_t = 20)]
+    seconds: u64,
     /// In reconfigurations, set the machine's clock forth and back by days: where nobody else lives by it.
     #[arg(long)]
     set_clock: bool,
@@ -83,6 +86,7 @@ enum Job {
         scenario: Scenario,
         options: Options,
         set_clock: bool,
+        time: Duration,
     },
     ModeChanges(Options, mode_changes::Plan),
     Fabric(fabric::Options),
@@ -98,7 +102,9 @@ impl Job {
                 scenario,
                 options,
                 set_clock,
+                time,
             } => match scenario {
+                Scenario::Abuse => abuse::run(options, *time, keep).map(none),
                 Scenario::Growth => growth::run(options, keep).map(none),
                 Scenario::Drift => drift::run(options, keep).map(none),
                 Scenario::AgentFailures => agent_failures::run(options, keep).map(none),
@@ -184,6 +190,7 @@ impl Command {
                         scenario,
                         options,
                         set_clock: self.set_clock,
+                        time: Duration::from_secs(self.seconds),
                     })
                     .collect()
             }

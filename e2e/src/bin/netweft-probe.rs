@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use netweft_e2e::traffic::inject;
 use netweft_e2e::traffic::ping::{self, Request};
 use netweft_e2e::traffic::tcp::{self, Pace};
 
@@ -40,6 +41,15 @@ enum Verb {
         /// Bytes to send along and to get back.
         #[arg(long, default_value_t = 0)]
         payload: usize,
+    },
+    /// Send packets and datagrams again and again: those of standard input, one JSON object a line. Print how often each was sent.
+    Inject {
+        /// How long, in milliseconds.
+        #[arg(long)]
+        time: u64,
+        /// Milliseconds between two rounds.
+        #[arg(long, default_value_t = 100)]
+        pause: u64,
     },
     /// Talk to such servers by TCP until standard input ends: over one connection each, and by one connection after the other. One
     /// JSON line for each of the former, then for each of the latter.
@@ -100,6 +110,13 @@ fn main() -> anyhow::Result<()> {
                 Protocol::Udp => ask_udp,
             };
             servers.iter().try_for_each(|server| ask(*server, payload))
+        }
+        Verb::Inject { time, pause } => {
+            let injections = inject::read(std::io::stdin().lock())?;
+            let [time, pause] = [time, pause].map(Duration::from_millis);
+            let injected = inject::inject(&injections, time, pause)?;
+            println!("{}", serde_json::to_string(&injected)?);
+            Ok(())
         }
         Verb::Talk { servers, pause } => talk(&servers, Duration::from_millis(pause)),
     }

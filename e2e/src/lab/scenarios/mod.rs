@@ -1,5 +1,6 @@
 //! What happens in a lab, and in which modes it can.
 
+pub mod abuse;
 pub mod agent_failures;
 pub mod bgp;
 pub mod drift;
@@ -43,6 +44,8 @@ pub enum Scenario {
     Drift,
     /// Agents are killed and stopped; nodes join, leave and boot.
     AgentFailures,
+    /// Pods and hosts forge sources, encapsulated packets and router advertisements.
+    Abuse,
     /// A node gets another MTU, another uplink, another address, another time.
     Reconfiguration,
 }
@@ -68,6 +71,12 @@ impl Scenario {
     pub fn modes(self) -> &'static [LabMode] {
         match self {
             Self::Connectivity | Self::ModeChanges => LabMode::value_variants(),
+            Self::Abuse => &[
+                LabMode::Vxlan,
+                LabMode::Udp,
+                LabMode::HostGw,
+                LabMode::Underlay,
+            ],
             Self::Growth | Self::Drift | Self::AgentFailures | Self::Reconfiguration => {
                 &[LabMode::Vxlan]
             }
@@ -103,6 +112,7 @@ impl Scenario {
     pub fn kind(self) -> Kind {
         match self {
             Self::Connectivity
+            | Self::Abuse
             | Self::Growth
             | Self::Drift
             | Self::AgentFailures

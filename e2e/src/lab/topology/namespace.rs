@@ -105,6 +105,17 @@ impl Namespace {
         output(self.command("ip").args(arguments.split_whitespace()))
     }
 
+    /// The Ethernet address of a link inside.
+    pub fn mac(&self, link: &str) -> anyhow::Result<[u8; 6]> {
+        let shown = self.ip(&format!("-o link show dev {link}"))?;
+        let mut words = shown.split_whitespace();
+        let found = words.find(|word| word.matches(':').count() == 5);
+        let found = found.context("a link has an Ethernet address")?;
+        let bytes = found.split(':').map(|byte| u8::from_str_radix(byte, 16));
+        let bytes = bytes.collect::<Result<Vec<u8>, _>>()?;
+        <[u8; 6]>::try_from(bytes).map_err(|_| anyhow::anyhow!("{found} has other than 6 bytes"))
+    }
+
     /// Set a kernel parameter inside.
     pub fn sysctl(&self, name: &str, value: &str) -> anyhow::Result<()> {
         output(

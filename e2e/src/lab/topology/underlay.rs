@@ -161,6 +161,11 @@ impl Underlay {
         }
     }
 
+    /// The host outside.
+    pub fn outside(&self) -> &Namespace {
+        &self.outside
+    }
+
     /// The servers of the host outside, one address of each family.
     pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
         let nets = addresses(self.families, Subnet::Near, OUTSIDE).into_iter();

@@ -109,12 +109,18 @@ impl Lab {
         let folder = fs::read_dir(hostile.space.file(bird::FOLDER))?;
         let files = folder.map(|entry| Ok(entry?.path()));
         for file in files.collect::<anyhow::Result<Vec<_>>>()? {
-            let Ok(text) = fs::read_to_string(&file) else { continue };
+            let Ok(text) = fs::read_to_string(&file) else {
+                continue;
+            };
             let own = "protocol static nw_own_v4 {\n\tipv4;\n";
             let accepted = "if proto = \"nw_own_v4\" then accept;";
-            let preferred = "if proto = \"nw_own_v4\" then { bgp_local_pref = 4294967295; accept; }";
+            let preferred =
+                "if proto = \"nw_own_v4\" then { bgp_local_pref = 4294967295; accept; }";
             let stolen = format!("{own}\troute {block} unreachable;\n");
-            fs::write(&file, text.replace(own, &stolen).replace(accepted, preferred))?;
+            fs::write(
+                &file,
+                text.replace(own, &stolen).replace(accepted, preferred),
+            )?;
         }
         bird::ask(&hostile.space, &programs, "configure")?;
         let (victim, from) = (&self.site.node(1)?.space, hostile.addresses.first());
