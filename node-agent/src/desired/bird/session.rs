@@ -30,8 +30,6 @@ pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
     let mut lines = vec![
         format!("local {local} port {} as {local_as}", bgp.listen_port),
         format!("neighbor {peer} port {port} as {peer_as}"),
-        // Listen on this address only, not on those of other links.
-        "strict bind on".to_owned(),
     ];
     lines.extend(reach(session, on_link));
     lines.extend(timers(session));
