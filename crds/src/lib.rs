@@ -46,7 +46,9 @@ pub use crate::node_network::{
     NodeMode, NodeNetwork, NodeNetworkSpec, NodeNetworkStatus, OtherNetwork, ProbeStatus,
     RepairCounts, RouteCounts, Transport, TransportSource, TransportType,
 };
-pub use crate::node_subnet::{NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState};
+pub use crate::node_subnet::{
+    MAX_LINK_MTU, MIN_LINK_MTU, NodeAddresses, NodeSubnet, NodeSubnetSpec, SubnetState,
+};
 
 use std::collections::BTreeMap;
 

@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::ip_family::IpFamily;
 use crate::{cel, names, schema};
 
+/// Smallest MTU in bytes of a link with IPv4 (RFC 791, section 3.2).
+pub const MIN_LINK_MTU: u32 = 68;
+/// Largest size in bytes of an IPv4 packet (RFC 791, section 3.1).
+pub const MAX_LINK_MTU: u32 = 65535;
+
 /// One assigned block. The name of the object is derived from the CIDR, so the API server refuses a second owner.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
@@ -49,9 +54,9 @@ pub struct NodeSubnetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub as_number: Option<u32>,
-    /// MTU in bytes of the node's links to other nodes, if it is smaller than that of other nodes.
+    /// MTU in bytes of the node's links to other nodes. Absent: the agent has not reported it yet.
     #[serde(default, rename = "linkMTU", skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 68, max = 65535))]
+    #[schemars(range(min = MIN_LINK_MTU, max = MAX_LINK_MTU))]
     pub link_mtu: Option<u32>,
     /// Active: the Node exists, and the block is routed. Orphaned: the Node object is gone, the routes are withdrawn, and the block is kept
     /// for a grace period.

@@ -245,8 +245,12 @@ fn strip_node(object: &mut Guarded<Node>) {
             status,
             ..NodeCondition::default()
         });
+        // How many pods the node can have limits its blocks.
+        let pods = status.allocatable.into_iter().flatten();
+        let pods = pods.filter(|(resource, _)| resource == "pods");
         node.status = Some(NodeStatus {
             addresses: status.addresses,
+            allocatable: Some(pods.collect()),
             conditions: Some(conditions.collect()),
             ..NodeStatus::default()
         });

@@ -1,5 +1,6 @@
 mod agent_reported_addresses;
 mod block_demands;
+mod hostile_node;
 mod modes;
 mod node_status_addresses;
 mod nodes;

@@ -11,6 +11,7 @@ use netweft_crds::{IPPool, IPPoolStatus, SubnetState, Usage, UsageCount};
 use crate::plan::conditions::{MAX_LISTED, remaining_pods, status_change, unreadable_statuses};
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::blocks::{Blocks, address_count};
+use crate::plan::ipam::utilization::is_possible;
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{StatusChange, UserKind};
 use crate::plan::model::index::ClusterIndex;
@@ -65,15 +66,21 @@ struct AssignedBlock<'a> {
 }
 
 fn blocks_by_pool<'a>(index: &ClusterIndex<'a>) -> BTreeMap<&'a str, Vec<AssignedBlock<'a>>> {
-    let statuses = index
-        .networks
-        .values()
-        .filter_map(|network| network.status.as_ref());
-    let usage = statuses.flat_map(|status| &status.subnets);
-    let used: BTreeMap<IpNet, i64> = usage.map(|usage| (usage.cidr, usage.used)).collect();
+    // Reports of a node about blocks of other nodes do not count.
+    let usage = index.networks.iter().flat_map(|(node, network)| {
+        let status = network.status.iter();
+        let usage = status.flat_map(|status| &status.subnets);
+        usage
+            .filter(|usage| is_possible(usage))
+            .map(move |usage| ((*node, usage.cidr), usage.used))
+    });
+    let used: BTreeMap<(&str, IpNet), i64> = usage.collect();
     let mut pools: BTreeMap<&str, Vec<AssignedBlock<'_>>> = BTreeMap::new();
     for subnet in index.cluster_state.subnets.iter().copied() {
-        let used = used.get(&subnet.spec.cidr).copied().unwrap_or_default();
+        let used = used
+            .get(&(subnet.spec.node.as_str(), subnet.spec.cidr))
+            .copied()
+            .unwrap_or_default();
         let block = AssignedBlock {
             node: &subnet.spec.node,
             used,
@@ -140,7 +147,11 @@ fn pool_verdict(
     );
     if pool.spec.disabled {
         let kept = counted(blocks.len(), "block");
-        let remaining = match blocks.iter().map(|block| block.used).sum::<i64>() {
+        let remaining = match blocks
+            .iter()
+            .map(|block| block.used)
+            .fold(0, i64::saturating_add)
+        {
             0 => "no pod has an address of this pool, so the pool can be deleted".to_owned(),
             1 => "1 address is in use, see status.remainingPods".to_owned(),
             used => format!("{used} addresses are in use, see status.remainingPods"),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Node;
 use netweft_crds::IpFamily;
 
-use crate::plan::ipam::utilization::Utilization;
+use crate::plan::ipam::utilization::{Utilization, size};
 use crate::plan::model::index::ClusterIndex;
 use crate::plan::validate::ip_pool::Pool;
 
@@ -81,6 +81,23 @@ impl<'a> NodeDemand<'a> {
     }
 
     fn all(&self) -> Vec<BlockDemand> {
+        let demands = self.unlimited().into_iter();
+        demands
+            .filter(|demand| demand.purpose == Purpose::Initial || self.may_grow(demand))
+            .collect()
+    }
+
+    /// Whether the node can use a further block. An agent that has been taken over reports full blocks for ever, and would get the whole
+    /// pool.
+    fn may_grow(&self, demand: &BlockDemand) -> bool {
+        let family = |pool: &&&Pool| demand.pools.contains(&pool.name);
+        let Some(pool) = self.open.iter().find(family) else {
+            return true;
+        };
+        BlockLimit::of(self.index, self.node, pool.family()).allows_another()
+    }
+
+    fn unlimited(&self) -> Vec<BlockDemand> {
         let families = [IpFamily::Ipv4, IpFamily::Ipv6].into_iter();
         let mut demands: Vec<BlockDemand> = families
             .flat_map(|family| self.default_pools(family))
@@ -160,6 +177,62 @@ impl<'a> NodeDemand<'a> {
             purpose,
         }
     }
+}
+
+/// Maximum number of blocks of one family on a node.
+const MAX_BLOCKS: usize = 64;
+/// Pods of a Node that does not state how many it can have: the default of kubelet.
+const DEFAULT_PODS: i64 = 110;
+
+/// How many addresses of a family a node can have.
+pub struct BlockLimit {
+    blocks: usize,
+    addresses: i64,
+    /// The largest number of pods of the node, by its kubelet.
+    pub pods: i64,
+    largest_block: i64,
+    pools: i64,
+}
+
+impl BlockLimit {
+    /// The limit of a node, and what the node has.
+    #[must_use]
+    pub fn of(index: &ClusterIndex<'_>, node: &str, family: IpFamily) -> Self {
+        let held = index.subnets.get(node).into_iter().flatten();
+        let held = held.map(|subnet| &subnet.spec);
+        let held: Vec<_> = held
+            .filter(|it| IpFamily::of(it.cidr.addr()) == family)
+            .collect();
+        let sizes = held.iter().map(|subnet| size(&subnet.cidr));
+        let pools: BTreeSet<&str> = held.iter().map(|subnet| subnet.pool.as_str()).collect();
+        Self {
+            blocks: held.len(),
+            addresses: sizes.clone().fold(0, i64::saturating_add),
+            pods: index
+                .nodes
+                .get(node)
+                .map_or(DEFAULT_PODS, |node| pods_of(node)),
+            largest_block: sizes.max().unwrap_or_default(),
+            pools: i64::try_from(pools.len()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// Each pool of a node keeps a quarter of a block free, and is full at three quarters of the addresses of its last block.
+    #[must_use]
+    pub fn allows_another(&self) -> bool {
+        let spare = self.largest_block.saturating_mul(self.pools);
+        let needed = self.pods.saturating_mul(4) / 3;
+        self.blocks < MAX_BLOCKS && self.addresses < needed.saturating_add(spare)
+    }
+}
+
+/// How many pods kubelet accepts (`status.allocatable`).
+fn pods_of(node: &Node) -> i64 {
+    let status = node.status.as_ref();
+    let allocatable = status.and_then(|status| status.allocatable.as_ref());
+    let pods = allocatable.and_then(|resources| resources.get("pods"));
+    let pods = pods.and_then(|quantity| quantity.0.parse().ok());
+    pods.filter(|pods| *pods > 0).unwrap_or(DEFAULT_PODS)
 }
 
 /// The pools that can serve the node now.

@@ -18,7 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Resource, ResourceExt};
-use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState};
+use netweft_crds::{
+    IpFamily, MAX_LINK_MTU, MIN_LINK_MTU, NodeNetwork, NodeSubnet, NodeSubnetSpec, SubnetState,
+};
 
 use crate::plan::ipam::assign::{Assignment, Block, CurrentBlocks, assign};
 use crate::plan::ipam::demand;
@@ -192,13 +194,10 @@ fn new_subnet(index: &ClusterIndex<'_>, node: &str, block: &Block) -> Option<Nod
 /// Updates and deletions of existing NodeSubnets.
 fn plan_existing(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
     let mut changes = Changes::default();
-    let largest_mtu = largest_link_mtu(index);
     for subnet in index.subnets.values().flatten() {
         match index.nodes.get(subnet.spec.node.as_str()) {
             Some(_) if is_released(index, subnet) => changes.delete.push((*subnet).clone()),
-            Some(node) => changes
-                .update
-                .extend(activated(index, subnet, (node, largest_mtu))),
+            Some(node) => changes.update.extend(activated(index, subnet, node)),
             None if expired(index, subnet) => changes.delete.push((*subnet).clone()),
             None => changes.update.extend(orphaned(subnet)),
         }
@@ -206,21 +205,7 @@ fn plan_existing(index: &ClusterIndex<'_>) -> Changes<NodeSubnet> {
     changes
 }
 
-/// The largest link MTU of all nodes, from the reports of their agents.
-fn largest_link_mtu(index: &ClusterIndex<'_>) -> u32 {
-    let networks = index
-        .nodes
-        .keys()
-        .filter_map(|node| index.networks.get(node));
-    let mtus = networks.filter_map(|network| network.status.as_ref()?.link_mtu);
-    mtus.max().unwrap_or_default()
-}
-
-fn activated(
-    index: &ClusterIndex<'_>,
-    subnet: &NodeSubnet,
-    (node, largest_mtu): (&Node, u32),
-) -> Option<NodeSubnet> {
+fn activated(index: &ClusterIndex<'_>, subnet: &NodeSubnet, node: &Node) -> Option<NodeSubnet> {
     let mut desired = subnet.clone();
     desired.spec.state = SubnetState::Active;
     // If the pool or its mode is invalid, or the Node reports no address, the last addresses stay: they may carry
@@ -230,10 +215,10 @@ fn activated(
     {
         desired.spec.node_addresses = addresses;
     }
-    // Only a smaller MTU is written, so in a cluster of equal MTUs no agent has to act.
+    // Whatever other nodes report: a node changes its own NodeSubnets only.
     let network = index.networks.get(subnet.spec.node.as_str()).copied();
     if let Some(mtu) = network.and_then(|network| network.status.as_ref()?.link_mtu) {
-        desired.spec.link_mtu = (mtu < largest_mtu).then_some(mtu);
+        desired.spec.link_mtu = Some(mtu.clamp(MIN_LINK_MTU, MAX_LINK_MTU));
     }
     let listed = network.is_some_and(|network| is_listed(subnet, network));
     if !listed && !is_withdrawn(index, subnet) {

@@ -10,6 +10,7 @@
 //! block of a pool is never surplus, because it provides the tunnel address. Only reports about the current generation
 //! of the NodeNetwork count. Without such a report a node neither gets nor releases blocks.
 
+use ipnet::IpNet;
 use netweft_crds::BlockUsage;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -116,12 +117,13 @@ impl<'a> NodeUsage<'a> {
     }
 
     fn free(&self) -> i64 {
-        self.blocks.iter().map(|block| block.free).sum()
+        let free = self.blocks.iter().map(|block| block.free);
+        free.fold(0, i64::saturating_add)
     }
 
     /// If all addresses of a pool's blocks are reserved, more blocks do not help.
     fn is_short(&self) -> bool {
-        self.block_size() > 0 && self.free() * LOW_WATERMARK < self.block_size()
+        self.block_size() > 0 && self.free().saturating_mul(LOW_WATERMARK) < self.block_size()
     }
 
     /// The youngest blocks are released first.
@@ -129,7 +131,7 @@ impl<'a> NodeUsage<'a> {
         let (block_size, mut left) = (self.block_size(), self.free());
         let mut surplus = Vec::new();
         for UsedBlock { subnet, used, free } in self.blocks.iter().skip(1).rev() {
-            if *used == 0 && (left - free) * HIGH_WATERMARK >= block_size {
+            if *used == 0 && (left - free).saturating_mul(HIGH_WATERMARK) >= block_size {
                 left -= free;
                 surplus.push(subnet.name_any());
             }
@@ -140,7 +142,9 @@ impl<'a> NodeUsage<'a> {
 
 /// Number of addresses of a block without reserved addresses.
 fn largest_block(blocks: &[UsedBlock<'_>]) -> i64 {
-    let sizes = blocks.iter().map(|block| block.used + block.free);
+    let sizes = blocks
+        .iter()
+        .map(|block| block.used.saturating_add(block.free));
     sizes.max().unwrap_or_default()
 }
 
@@ -153,7 +157,7 @@ pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage
     }
     let cidr = subnet.spec.cidr;
     match status.subnets.iter().find(|usage| usage.cidr == cidr) {
-        Some(usage) => Some(usage.clone()),
+        Some(usage) => Some(usage.clone()).filter(is_possible),
         // The agent reports every block of the spec, and every other block with pods.
         None if network.spec.subnets.contains(&cidr) => None,
         None => Some(BlockUsage {
@@ -162,6 +166,23 @@ pub fn usage_of(subnet: &NodeSubnet, network: &NodeNetwork) -> Option<BlockUsage
             free: 0,
         }),
     }
+}
+
+/// Whether a block can have these counts. An agent that has been taken over reports any counts.
+#[must_use]
+pub fn is_possible(usage: &BlockUsage) -> bool {
+    let sum = usage.used.checked_add(usage.free);
+    usage.used >= 0 && usage.free >= 0 && sum.is_some_and(|sum| sum <= size(&usage.cidr))
+}
+
+/// Number of addresses of a block.
+#[must_use]
+pub fn size(block: &IpNet) -> i64 {
+    let bits = block.max_prefix_len() - block.prefix_len();
+    1_i64
+        .checked_shl(bits.into())
+        .filter(|size| *size > 0)
+        .unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -255,6 +276,23 @@ mod tests {
         assert_eq!(withdrawn(&[(30, 30), (0, 60)]), 1);
         assert_eq!(withdrawn(&[(30, 30), (1, 0)]), 0);
         assert_eq!(withdrawn(&[(40, 20), (0, 60)]), 0);
+    }
+
+    #[test]
+    fn impossible_usage_is_undecided() {
+        for counts in [
+            (60, 5),
+            (-1, 60),
+            (60, -1),
+            (i64::MAX, 0),
+            (i64::MAX, i64::MAX),
+        ] {
+            let utilization = observe(&node(&[counts]));
+            assert_eq!(utilization.short, BTreeMap::new(), "{counts:?}");
+            assert_eq!(utilization.surplus, BTreeSet::new(), "{counts:?}");
+            assert_eq!(utilization.undecided.len(), 1, "{counts:?}");
+        }
+        assert!(observe(&node(&[(0, 64)])).undecided.is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use netweft_crds::condition::{ASSIGNED, Reason, Status};
 use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
 
 use crate::plan::ipam::assign::Assignment;
+use crate::plan::ipam::demand::BlockLimit;
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
 use crate::plan::model::index::ClusterIndex;
@@ -153,6 +154,15 @@ fn shortages(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> 
             "no block is left in {}",
             list(&exhausted, MAX_LISTED)
         ));
+    }
+    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+        let limit = BlockLimit::of(index, &name, family);
+        if !limit.allows_another() {
+            shortages.push(format!(
+                "no further {family} block, because the node has enough addresses for {} (status.allocatable of the Node)",
+                counted(limit.pods, "pod")
+            ));
+        }
     }
     for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
         let pools = index.pools_of(node);

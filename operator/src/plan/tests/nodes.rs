@@ -118,13 +118,16 @@ fn recreated_node_owns_its_node_network_again() {
 }
 
 #[test]
-fn link_mtu_is_published_only_if_smaller_than_others() {
+fn link_mtu_of_node_changes_only_its_own_subnets() {
     let mut cluster = cluster(3);
     cluster.reconcile();
     let published = |cluster: &Cluster| {
         let subnets = cluster.subnets.iter();
         let published = subnets.map(|subnet| (subnet.spec.node.clone(), subnet.spec.link_mtu));
-        published.collect::<BTreeMap<_, _>>()
+        published
+            .collect::<BTreeMap<_, _>>()
+            .into_values()
+            .collect::<Vec<_>>()
     };
     let report = |cluster: &mut Cluster, mtus: [Option<u32>; 3]| {
         for (network, mtu) in cluster.networks.iter_mut().zip(mtus) {
@@ -132,22 +135,17 @@ fn link_mtu_is_published_only_if_smaller_than_others() {
         }
         cluster.reconcile();
     };
-    report(&mut cluster, [Some(1500); 3]);
-    assert!(published(&cluster).values().all(Option::is_none));
+    assert_eq!(published(&cluster), [None; 3]);
     report(&mut cluster, [Some(1500), Some(1400), Some(1500)]);
-    let names: Vec<String> = published(&cluster).into_keys().collect();
-    let of = |cluster: &Cluster| {
-        names
-            .iter()
-            .map(|name| published(cluster)[name])
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(of(&cluster), [None, Some(1400), None]);
+    let honest = [Some(1500), Some(1400), Some(1500)];
+    assert_eq!(published(&cluster), honest);
     // Without a report the last value stays.
     report(&mut cluster, [Some(1500), None, Some(1500)]);
-    assert_eq!(of(&cluster), [None, Some(1400), None]);
-    report(&mut cluster, [Some(1500); 3]);
-    assert_eq!(of(&cluster), [None; 3]);
+    assert_eq!(published(&cluster), honest);
+    for (reported, mtu) in [(u32::MAX, 65535), (0, 68)] {
+        report(&mut cluster, [Some(reported), Some(1400), Some(1500)]);
+        assert_eq!(published(&cluster), [Some(mtu), Some(1400), Some(1500)]);
+    }
 }
 
 fn linux() -> Selector {

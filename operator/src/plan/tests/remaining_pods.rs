@@ -12,6 +12,7 @@ fn cluster_with_pods(pods: &[(usize, &str, &str, &str)]) -> Cluster {
     for (node, pool, namespace, name) in pods {
         let status = cluster.networks[*node].status.as_mut().unwrap();
         status.subnets[0].used += 1;
+        status.subnets[0].free -= 1;
         status.draining_pods.push(DrainingPod {
             pool: (*pool).to_owned(),
             namespace: (*namespace).to_owned(),
