@@ -64,6 +64,8 @@ reasons! {
     KubeProxyMismatch,
     /// Pool: being deleted, kept until its last block is gone.
     InUse,
+    /// IPPool, NetworkMode: too many objects of the kind are usable already.
+    TooMany,
     /// The object refers to another one that does not exist.
     NotFound,
     /// The object's values cannot be used.

@@ -58,6 +58,7 @@ fn scenarios(reason: Reason) -> Vec<Scenario> {
         Reason::InUse => vec![scenario(Pool(POOL, Reconciling), |cluster| {
             cluster.pools[0].metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         })],
+        Reason::TooMany => too_many(),
         Reason::NotFound => not_found(),
         Reason::Invalid => invalid(),
         Reason::NotYetSupported => not_supported(),
@@ -103,6 +104,27 @@ fn overlaps() -> Vec<Scenario> {
         }),
         scenario(Pool(POOL, Stalled), |cluster| {
             cluster.services.push(services("more", "10.244.0.0/20"));
+        }),
+    ]
+}
+
+fn too_many() -> Vec<Scenario> {
+    vec![
+        scenario(Mode("mode-99", Stalled), |cluster| {
+            for number in 1..=16 {
+                let name = format!("mode-{number:02}");
+                cluster.modes.push(at(9, vxlan(&name, 100 + number)));
+            }
+            cluster.modes.push(at(10, vxlan("mode-99", 99)));
+        }),
+        scenario(Pool("pool-999", Stalled), |cluster| {
+            for number in 0..=u8::MAX {
+                let (name, cidr) = (format!("pool-{number}"), format!("10.9.{number}.0/24"));
+                cluster.pools.push(at(9, pool(&name, &cidr, "")));
+            }
+            cluster
+                .pools
+                .push(at(10, pool("pool-999", "10.10.0.0/24", "")));
         }),
     ]
 }

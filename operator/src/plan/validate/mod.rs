@@ -70,7 +70,8 @@ pub fn modes(cluster_state: &ClusterState<'_>) -> Modes {
         let result = network_mode::check(&name, &object.spec)
             .and_then(|mode| check_program_installed(mode, cluster_state))
             .and_then(|mode| check_exclusive(mode, &mut claims))
-            .and_then(|mode| check_same_selectors(mode, first.as_ref()));
+            .and_then(|mode| check_same_selectors(mode, first.as_ref()))
+            .and_then(|mode| check_number(mode, &checked, ("NetworkModes", MAX_MODES)));
         if let (None, Ok(mode)) = (&first, &result) {
             first = Some(mode.clone());
         }
@@ -100,6 +101,7 @@ pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
                     .and_then(|pool| check_mode(pool, modes))
                     .and_then(|pool| cluster_ranges::check_disjoint(pool, cluster_state))
                     .and_then(|pool| other_networks::check_unused(pool, object, cluster_state))
+                    .and_then(|pool| check_number(pool, &checked.by_name, ("IPPools", MAX_POOLS)))
             }
         };
         checked.by_age.push(name.clone());
@@ -109,6 +111,29 @@ pub fn pools(cluster_state: &ClusterState<'_>, modes: &Modes) -> Pools {
         checked.by_name.insert(name, Err(why));
     }
     checked
+}
+
+/// Most usable IPPools: each is a range in the tables of every node, and a name in every NodeNetwork.
+pub const MAX_POOLS: usize = 256;
+/// Most usable NetworkModes: each can be two datapaths of every NodeNetwork while it changes.
+pub const MAX_MODES: usize = 16;
+
+/// The youngest objects beyond the limit are left out, so that whoever creates objects does not stop the others.
+fn check_number<T>(
+    object: T,
+    checked: &BTreeMap<String, Result<T, Verdict>>,
+    (kind, most): (&str, usize),
+) -> Result<T, Verdict> {
+    let usable = checked.values().filter(|result| result.is_ok()).count();
+    if usable < most {
+        return Ok(object);
+    }
+    Err(Verdict::stalled(
+        Reason::TooMany,
+        format!(
+            "there are {most} usable {kind} already, the maximum; delete {kind} that are not in use"
+        ),
+    ))
 }
 
 /// The objects in the order of their precedence.

@@ -137,3 +137,30 @@ fn different_node_address_in_second_mode_is_unsupported() {
         "NotYetSupported: spec.nodeAddress differs from that of NetworkMode a, which is older"
     ));
 }
+
+#[test]
+fn youngest_pools_and_modes_beyond_limit_are_refused() {
+    let modes =
+        (0..20).map(|number| at(number, vxlan(&format!("m{number:02}"), 1 + number as u32)));
+    let pools = (0..300_i64).map(|number| {
+        let cidr = format!("10.{}.{}.0/24", number / 256, number % 256);
+        at(
+            number,
+            pool(&format!("p{number:03}"), &cidr, "networkMode: m00"),
+        )
+    });
+    let cluster = Cluster {
+        modes: modes.collect(),
+        pools: pools.collect(),
+        ..Cluster::default()
+    };
+    let (modes, pools) = check_all(&cluster);
+    let usable = modes.values().filter(|mode| mode.is_ok()).count();
+    assert_eq!((usable, pools.all_usable().count()), (16, 256));
+    assert!(modes["m15"].is_ok() && pools.by_name["p255"].is_ok());
+    assert_eq!(
+        refusal(&pools.by_name["p256"]),
+        "TooMany: there are 256 usable IPPools already, the maximum; delete IPPools that are not in use"
+    );
+    assert!(modes["m16"].is_err());
+}
