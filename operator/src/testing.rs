@@ -19,6 +19,7 @@ use netweft_crds::condition::READY;
 use netweft_crds::{BGPPeer, IPPool, IpFamily, NetworkMode, NodeNetwork, NodeSubnet};
 
 use crate::plan;
+use crate::plan::bgp::passwords::secret_names;
 use crate::plan::model::cluster_state::{ClusterState, Plan, PodOwners};
 use crate::plan::model::secret::Secret;
 
@@ -42,6 +43,7 @@ pub struct Cluster {
     pub secrets: BTreeMap<String, Option<Secret>>,
     pub pod_owners: PodOwners,
     pub without_bird: bool,
+    pub unreadable_secrets: bool,
     pub ignore_pod_cidrs: bool,
     pub expired: BTreeSet<String>,
     pub surplus: BTreeSet<String>,
@@ -92,6 +94,11 @@ impl Cluster {
             secrets: self.secrets.clone(),
             pod_owners: self.pod_owners.clone(),
             without_bird: self.without_bird,
+            password_secrets: if self.unreadable_secrets {
+                BTreeSet::new()
+            } else {
+                secret_names(self.peers.iter())
+            },
             ignore_pod_cidrs: self.ignore_pod_cidrs,
             expired: self.expired.clone(),
             surplus: self.surplus.clone(),

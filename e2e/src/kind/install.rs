@@ -74,7 +74,7 @@ pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     helm.args([
         "--set",
         &format!(
-            "image.repository=netweft,image.tag={},bird.image.tag={}",
+            "image.repository=netweft,image.tag={},bird.image.tag={},bird.passwordSecrets={{{PASSWORD_SECRET}}}",
             install.tag, install.bird_tag
         ),
         "--set-json",
@@ -98,6 +98,9 @@ fn api_server() -> anyhow::Result<String> {
     let first = addresses.split_whitespace().next();
     Ok(first.context("a control plane has an address")?.to_owned())
 }
+
+/// The Secret of the router that the checks of BGP start.
+pub const PASSWORD_SECRET: &str = "netweft-router";
 
 const NETWORK_MODE: &str = include_str!("../../manifests/networkmode.yaml");
 const POOL_IPV4: &str = include_str!("../../manifests/ippool.yaml");

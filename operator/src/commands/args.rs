@@ -62,6 +62,10 @@ pub struct Args {
     #[arg(long, env = "NETWEFT_BIRD", default_value_t = true, action = ArgAction::Set)]
     pub bird: bool,
 
+    /// Names of the Secrets that BGPPeers can name, separated by commas. The operator has the right to read these.
+    #[arg(long, env = "NETWEFT_PASSWORD_SECRETS", value_delimiter = ',')]
+    pub password_secrets: Vec<String>,
+
     /// URL of the API server, for example https://192.0.2.10:6443. Default: the URL of the kubeconfig or of the pod's environment.
     #[arg(long, env = "NETWEFT_API_SERVER")]
     pub api_server: Option<String>,

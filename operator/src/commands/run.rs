@@ -1,5 +1,6 @@
 //! Starts and stops the parts of the operator.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -98,7 +99,14 @@ async fn run_controller(
     info!("all objects listed");
     let candidate = leader_election::start(client, args);
     let events = Events::start(client, args.identity.clone(), &mut tasks);
-    let secrets = SecretWatches::new(client, &args.namespace, &trigger, args.bird);
+    // Without BIRD nobody needs passwords.
+    let password_secrets: BTreeSet<String> = args.password_secrets.iter().cloned().collect();
+    let password_secrets = if args.bird {
+        password_secrets
+    } else {
+        BTreeSet::new()
+    };
+    let secrets = SecretWatches::new(client, &args.namespace, &trigger, password_secrets.clone());
     let controller = Controller {
         client: client.clone(),
         stores,
@@ -115,6 +123,7 @@ async fn run_controller(
             ignore_pod_cidrs: args.ignore_node_pod_cidrs,
             udp_relay: args.udp_relay,
             bird: args.bird,
+            password_secrets,
         },
     };
     let result = run_with_tasks(&mut tasks, controller.run(stop.clone())).await;

@@ -3,7 +3,7 @@
 //! Each Secret is watched by its name, and only while it is needed. The operator neither reads nor holds other Secrets
 //! of the release's namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
@@ -12,6 +12,7 @@ use kube::runtime::reflector::Store;
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use netweft_crds::BGPPeer;
+use netweft_crds::names::PASSWORDS_SECRET;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::controller::reconcile_trigger::ReconcileTrigger;
@@ -23,8 +24,8 @@ use crate::plan::model::secret::Secret;
 pub struct SecretWatches {
     api: Api<Guarded<core::Secret>>,
     trigger: Arc<ReconcileTrigger>,
-    /// Whether the nodes run BIRD, which needs the passwords.
-    enabled: bool,
+    /// The Secrets of users that the operator may read.
+    allowed: BTreeSet<String>,
     watches: JoinSet<()>,
     copies: BTreeMap<String, WatchedSecret>,
 }
@@ -36,18 +37,18 @@ struct WatchedSecret {
 }
 
 impl SecretWatches {
-    /// No copies yet, of Secrets in `namespace`. Their changes trigger `trigger`. Secrets of users are watched only if
-    /// passwords are `enabled`.
+    /// No copies yet, of Secrets in `namespace`. Their changes trigger `trigger`. Of the Secrets of users, only those in
+    /// `allowed` are watched.
     pub fn new(
         client: &Client,
         namespace: &str,
         trigger: &Arc<ReconcileTrigger>,
-        enabled: bool,
+        allowed: BTreeSet<String>,
     ) -> Self {
         Self {
             api: Api::namespaced(client.clone(), namespace),
             trigger: trigger.clone(),
-            enabled,
+            allowed,
             watches: JoinSet::new(),
             copies: BTreeMap::new(),
         }
@@ -55,7 +56,8 @@ impl SecretWatches {
 
     /// Sets the BGPPeers whose Secrets are watched.
     pub fn set_peers<'a>(&mut self, peers: impl Iterator<Item = &'a BGPPeer>) {
-        let needed = passwords::secret_names(peers.filter(|_| self.enabled));
+        let mut needed = passwords::secret_names(peers);
+        needed.retain(|name| name == PASSWORDS_SECRET || self.allowed.contains(name));
         self.copies.retain(|name, copy| {
             let keep = needed.contains(name);
             if let (false, Some(watch)) = (keep, &copy.watch) {
@@ -98,7 +100,9 @@ impl SecretWatches {
         let by_name = watcher::Config::default().fields(&format!("metadata.name={name}"));
         let mut starter = WatchStarter::new(&self.trigger, &mut self.watches);
         let store = starter.watch(self.api.clone(), by_name, strip, |old, new| {
-            old.data != new.data || old.metadata.uid != new.metadata.uid
+            old.data != new.data
+                || old.metadata.uid != new.metadata.uid
+                || old.metadata.labels != new.metadata.labels
         });
         WatchedSecret {
             store,

@@ -1,6 +1,6 @@
 //! [`Snapshot`]: the content of all local copies at one moment, as a [`ClusterState`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Node};
@@ -41,6 +41,8 @@ pub struct Settings {
     pub udp_relay: bool,
     /// Whether nodes have BIRD for mode underlay.
     pub bird: bool,
+    /// Names of the Secrets that BGPPeers can name.
+    pub password_secrets: BTreeSet<String>,
 }
 
 /// The parts of a cluster state that are not copies of watched objects.
@@ -125,6 +127,7 @@ impl Snapshot {
             ignore_pod_cidrs: settings.ignore_pod_cidrs,
             without_udp_relay: !settings.udp_relay,
             without_bird: !settings.bird,
+            password_secrets: settings.password_secrets.clone(),
             secrets,
             pod_owners,
             unreadable: user_objects.collect(),
@@ -206,6 +209,7 @@ mod tests {
             ignore_pod_cidrs: false,
             udp_relay: true,
             bird: true,
+            password_secrets: BTreeSet::new(),
         };
         let cluster_state = snapshot.cluster_state(Context {
             settings: &settings,

@@ -19,6 +19,7 @@ pub fn peer(name: &str, spec: &str) -> BGPPeer {
 /// A Secret with this key.
 pub fn secret(key: &str, password: &str) -> Secret {
     Secret {
+        labelled: true,
         keys: [(key.to_owned(), Password::new(password.into()))].into(),
         ..Secret::default()
     }

@@ -16,6 +16,8 @@ use crate::control_plane::{ControlPlane, NAMESPACE};
 use crate::objects::{all, create, create_node, delete, eventually, merge};
 use crate::operator::{Operator, WAIT_TIMEOUT, wait_until_assigned};
 
+/// How long a Secret without the label is left alone.
+const UNREAD: Duration = Duration::from_secs(2);
 /// Time limit for a condition after its cause.
 const TIMEOUT: Duration = Duration::from_secs(10);
 const FIRST: &str = "correct-horse-battery";
@@ -70,7 +72,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
         let (name, address) = (format!("worker-{number}"), format!("10.1.0.{number}"));
         create_node(&admin, &name, &address).await;
     }
-    let operator = Operator::start(&plane, "one", &[]).await;
+    let operator = Operator::start(&plane, "one", &["--password-secrets", "user-passwords"]).await;
     wait_until_assigned(&admin, 2).await;
     let peers: Api<BGPPeer> = Api::all(admin.clone());
     let at = json!({ "secretKeyRef": { "name": "user-passwords", "key": "tor-r1" } });
@@ -87,24 +89,17 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     change_mode_to_underlay(&admin).await;
 
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-    wait_for_peer_condition(
-        &admin,
-        TIMEOUT,
-        "NotFound",
-        "Secret user-passwords, which does not exist",
-    )
-    .await;
+    let missing = "the key tor-r1 of Secret user-passwords";
+    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", missing).await;
     let secret = |key: &str, password: &str| json!({ "metadata": { "name": "user-passwords" }, "stringData": { key: password } });
-    create(&secrets, secret("other", "x")).await;
-    wait_for_peer_condition(
-        &admin,
-        TIMEOUT,
-        "NotFound",
-        "the key tor-r1, which Secret user-passwords",
-    )
-    .await;
+    create(&secrets, secret("tor-r1", FIRST)).await;
+    // The Secret has no label, so it is not for netweft. The password of another key follows, so the operator has read it.
+    merge(&secrets, "user-passwords", secret("other", "x")).await;
+    tokio::time::sleep(UNREAD).await;
+    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", missing).await;
     assert_eq!(stored_password(&secrets, "tor").await, None);
-    merge(&secrets, "user-passwords", secret("tor-r1", FIRST)).await;
+    let label = json!({ "metadata": { "labels": { "netweft.io/bgp-password": "true" } } });
+    merge(&secrets, "user-passwords", label).await;
     wait_for_peer_condition(&admin, TIMEOUT, "Establishing", "0 of 2 nodes").await;
     wait_until_stored(&secrets, Some(FIRST)).await;
     merge(&secrets, "user-passwords", secret("tor-r1", SECOND)).await;
@@ -113,7 +108,7 @@ async fn bgp_peer_status_follows_sessions_and_password() {
     check_session_reports(&admin).await;
     // Deleting the Secret does not affect an established session.
     delete(&secrets, "user-passwords").await;
-    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", "Secret user-passwords").await;
+    wait_for_peer_condition(&admin, TIMEOUT, "NotFound", missing).await;
     assert_eq!(
         stored_password(&secrets, "tor").await.as_deref(),
         Some(SECOND)

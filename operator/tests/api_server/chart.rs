@@ -270,11 +270,18 @@ fn bird_and_relay_can_be_disabled() {
     }
 }
 
-/// The only right of the operator to read Secrets of users depends on BIRD.
+/// The operator reads only the Secrets of users that the values name, and none without BIRD.
 #[test]
-fn disabled_bird_removes_rights_to_user_secrets() {
-    for enabled in [true, false] {
-        let objects = rendered(&["--set", &format!("bird.enabled={enabled}")]);
+fn operator_reads_only_password_secrets_of_values() {
+    for (values, expected) in [
+        ("bird.enabled=true", None),
+        (
+            "bird.passwordSecrets={one,two}",
+            Some(json!(["one", "two"])),
+        ),
+        ("bird.enabled=false,bird.passwordSecrets={one}", None),
+    ] {
+        let objects = rendered(&["--set", values]);
         let roles = [of_kind(&objects, "Role"), of_kind(&objects, "ClusterRole")].concat();
         let rules = roles
             .iter()
@@ -284,7 +291,7 @@ fn disabled_bird_removes_rights_to_user_secrets() {
             .map(|rule| rule["resourceNames"].clone())
             .collect();
         names.retain(|names| *names != json!(["netweft-bgp-passwords"]));
-        assert_eq!(names.len(), usize::from(enabled), "{names:?}");
+        assert_eq!(names, Vec::from_iter(expected), "{values}");
     }
 }
 

@@ -30,7 +30,9 @@ async fn operator_lifecycle_uses_every_rbac_right() {
         create_node(&admin, &name, &address).await;
     }
     let linux = r#"--agent-nodes={"matchExpressions": [{"key": "os", "operator": "NotIn", "values": ["other"]}]}"#;
-    let operator = Operator::start(&plane, "one", &["--orphan-grace", "3s", linux]).await;
+    let secrets = "--password-secrets=user-passwords";
+    let flags = ["--orphan-grace", "3s", linux, secrets];
+    let operator = Operator::start(&plane, "one", &flags).await;
     let networks = wait_until_assigned(&admin, 3).await;
     let owners = owners(&admin).await;
     assert!(
@@ -147,8 +149,7 @@ async fn add_namespace_selector(admin: &Client) {
 /// The operator writes conditions and Events for all kinds.
 async fn check_conditions_and_events(admin: &Client) {
     let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-    let secret =
-        json!({ "metadata": { "name": "user-passwords" }, "stringData": { "tor": "a-password" } });
+    let secret = json!({ "metadata": { "name": "user-passwords", "labels": { "netweft.io/bgp-password": "true" } }, "stringData": { "tor": "a-password" } });
     create(&secrets, secret).await;
     let password = json!({ "secretKeyRef": { "name": "user-passwords", "key": "tor" } });
     let peer = json!({ "apiVersion": "netweft.io/v1alpha1", "kind": "BGPPeer", "metadata": { "name": "tor" },

@@ -113,7 +113,15 @@ impl ControlPlane {
     /// Starts a control plane with the chart installed.
     pub async fn with_chart() -> Self {
         let plane = Self::start().await;
-        plane.helm(&["install", "netweft", CHART, "--create-namespace"]);
+        let secrets = "bird.passwordSecrets={user-passwords}";
+        plane.helm(&[
+            "install",
+            "netweft",
+            CHART,
+            "--create-namespace",
+            "--set",
+            secrets,
+        ]);
         plane
     }
 

@@ -4,7 +4,7 @@
 //! namespace, one key for each BGPPeer, and removes unused keys. A missing password leaves the former one, so
 //! established sessions stay, and the BGPPeer reports what is missing.
 
-use crate::plan::model::secret::{Password, PasswordChange};
+use crate::plan::model::secret::{LABEL, Password, PasswordChange};
 use std::collections::{BTreeMap, BTreeSet};
 
 use netweft_crds::condition::{Reason, Verdict};
@@ -40,30 +40,36 @@ pub fn find<'a>(
     reference: &SecretKeyRef,
 ) -> PasswordLookup<'a> {
     let SecretKeyRef { name, key } = reference;
-    let secret = match cluster_state.secrets.get(name) {
-        None => return PasswordLookup::Unknown,
-        Some(None) => {
-            return PasswordLookup::Fault(Verdict::stalled(
-                Reason::NotFound,
-                format!(
-                    "spec.password names Secret {name}, which does not exist in the release's namespace; create it with the key {key}"
-                ),
-            ));
-        }
-        Some(Some(secret)) => secret,
-    };
-    match secret.keys.get(key) {
-        None => PasswordLookup::Fault(Verdict::stalled(
+    if !cluster_state.password_secrets.contains(name) {
+        return PasswordLookup::Fault(Verdict::stalled(
             Reason::NotFound,
-            format!("spec.password names the key {key}, which Secret {name} does not have; add it"),
+            format!(
+                "spec.password names Secret {name}, which the operator may not read: add the name to bird.passwordSecrets in the values of \
+                 the Helm chart, and upgrade the release"
+            ),
+        ));
+    }
+    let Some(secret) = cluster_state.secrets.get(name) else {
+        return PasswordLookup::Unknown;
+    };
+    // One message for every cause, so that a BGPPeer does not tell which Secrets and keys exist.
+    let labelled = secret.as_ref().filter(|secret| secret.labelled);
+    let Some(password) = labelled.and_then(|secret| secret.keys.get(key)) else {
+        let (label, value) = LABEL;
+        return PasswordLookup::Fault(Verdict::stalled(
+            Reason::NotFound,
+            format!(
+                "spec.password names the key {key} of Secret {name}, and the release's namespace has no such key in a Secret with the label \
+                 {label}={value}; create the Secret with the key, and label it: kubectl label secret {name} {label}={value}"
+            ),
+        ));
+    };
+    match password.fault() {
+        Some(fault) => PasswordLookup::Fault(Verdict::stalled(
+            Reason::Invalid,
+            format!("the password in key {key} of Secret {name} {fault}"),
         )),
-        Some(password) => match password.fault() {
-            Some(fault) => PasswordLookup::Fault(Verdict::stalled(
-                Reason::Invalid,
-                format!("the password in key {key} of Secret {name} {fault}"),
-            )),
-            None => PasswordLookup::Password(password),
-        },
+        None => PasswordLookup::Password(password),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct ClusterState<'a> {
     pub without_udp_relay: bool,
     /// Whether the nodes run no BIRD for mode underlay.
     pub without_bird: bool,
+    /// Names of the Secrets that BGPPeers can name.
+    pub password_secrets: BTreeSet<String>,
     /// Secrets of the release's namespace that have been looked up, by name; `None`: the Secret does not exist.
     pub secrets: BTreeMap<String, Option<Secret>>,
     /// Owners of the pods that keep pools from being drained, as far as they have been looked up.

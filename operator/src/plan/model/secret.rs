@@ -49,6 +49,12 @@ impl Password {
     }
 }
 
+/// Label of the Secrets with passwords of BGP sessions.
+///
+/// A BGPPeer names a Secret, and its author needs no rights on Secrets. Without the label, the author could read any key of the release's
+/// namespace by the session with a router.
+pub const LABEL: (&str, &str) = ("netweft.io/bgp-password", "true");
+
 /// A Secret, reduced to the fields in use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secret {
@@ -56,6 +62,8 @@ pub struct Secret {
     pub uid: Option<String>,
     /// Resource version of the Secret.
     pub resource_version: Option<String>,
+    /// Whether the Secret has the label [`LABEL`].
+    pub labelled: bool,
     /// Data of the Secret.
     pub keys: BTreeMap<String, Password>,
 }
@@ -66,6 +74,13 @@ impl From<&core::Secret> for Secret {
         Self {
             uid: secret.metadata.uid.clone(),
             resource_version: secret.metadata.resource_version.clone(),
+            labelled: {
+                let (key, value) = LABEL;
+                let labels = secret.metadata.labels.as_ref();
+                labels
+                    .and_then(|labels| labels.get(key))
+                    .is_some_and(|it| it == value)
+            },
             keys: keys
                 .map(|(key, value)| (key.clone(), Password::new(value.0.clone())))
                 .collect(),

@@ -180,7 +180,7 @@ impl Router {
             "
 apiVersion: v1
 kind: Secret
-metadata: {{name: {NAME}, namespace: netweft-system}}
+metadata: {{name: {NAME}, namespace: netweft-system, labels: {{netweft.io/bgp-password: \"true\"}}}}
 stringData: {{password: {}}}
 ---
 apiVersion: netweft.io/v1alpha1

@@ -78,17 +78,14 @@ fn no_bgp_passwords_create_no_secret() {
 
 #[test]
 fn missing_password_secret_is_reported_and_old_one_kept() {
-    let missing: [(Option<Secret>, &str); 2] = [
-        (
-            None,
-            "False NotFound: spec.password names Secret user-passwords, which does not exist in the release's namespace; create it with the key tor-r1",
-        ),
-        (
-            Some(secret("other", "x")),
-            "False NotFound: spec.password names the key tor-r1, which Secret user-passwords does not have; add it",
-        ),
-    ];
-    for (found, expected) in missing {
+    let unlabelled = Secret {
+        labelled: false,
+        ..secret("tor-r1", "x")
+    };
+    let expected = "False NotFound: spec.password names the key tor-r1 of Secret user-passwords, and the release's namespace has no such key in a Secret with the label netweft.io/bgp-password=true; create the Secret with the key, and label it: kubectl label secret user-passwords netweft.io/bgp-password=true";
+    // One message for all, so that nobody learns which Secrets and keys exist.
+    let missing = [None, Some(secret("other", "x")), Some(unlabelled)];
+    for found in missing {
         let mut cluster = with_password();
         cluster.reconcile();
         cluster.agents_report_sessions(1);
@@ -102,6 +99,16 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
             "established sessions stay established"
         );
     }
+}
+
+#[test]
+fn password_secret_outside_chart_values_is_refused() {
+    let mut cluster = with_password();
+    cluster.unreadable_secrets = true;
+    cluster.reconcile();
+    let expected = "False NotFound: spec.password names Secret user-passwords, which the operator may not read: add the name to bird.passwordSecrets in the values of the Helm chart, and upgrade the release";
+    assert_eq!(cluster.peer_message("tor"), expected);
+    assert!(stored(&cluster).is_empty());
 }
 
 #[test]
