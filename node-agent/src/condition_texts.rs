@@ -64,12 +64,12 @@ fn not_programmed() -> Vec<Cause> {
         Cause::LinkKindUnsupported {
             link: link("nw-ipip"),
             kind: "ipip",
-            spare: false,
+            transmit_only: false,
         },
         Cause::LinkKindUnsupported {
             link: link("nw-vx4096"),
             kind: "vxlan",
-            spare: true,
+            transmit_only: true,
         },
     ]
 }
@@ -214,7 +214,7 @@ fn unreachable() -> Vec<Unreachable> {
         Unreachable::NoNodeAddress {
             family: IpFamily::Ipv6,
             peer: peer.clone(),
-            lacking: "worker-2".to_owned(),
+            without_address: "worker-2".to_owned(),
             mode: mode.clone(),
         },
         Unreachable::NotOnLink {
@@ -230,7 +230,16 @@ fn unreachable() -> Vec<Unreachable> {
             family: IpFamily::Ipv4,
             mode: mode.clone(),
         },
-        Unreachable::NotCarriedByIpip { block, peer, mode },
+        Unreachable::NotCarriedByIpip {
+            block,
+            peer: peer.clone(),
+            mode,
+        },
+        Unreachable::ContainsGateway {
+            block,
+            peer,
+            gateway: "10.244.9.1".parse().unwrap(),
+        },
         Unreachable::NoRoute(block),
     ]
 }

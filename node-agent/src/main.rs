@@ -1,12 +1,12 @@
-//! The node agent: makes the kernel of one node agree with what the operator assigned.
+//! The node agent: programs the kernel of one node according to its NodeNetwork.
 //!
 //! ```text
-//!   watches ─▶ Objects ─▶ Inputs ─┐
-//!                kernel ─▶ Facts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
+//!   watches ─▶ Objects ─▶ Inputs ─────┐
+//!                kernel ─▶ HostFacts ─┴─▶ desired ─▶ diff ─▶ apply ─▶ status
 //! ```
 //!
-//! `desired`, `drift`, most of `inputs` and `status::problem` decide and are pure; `inputs::source`, `reconcile`, `apply`, `pods`, `bird`, `firewall`,
-//! `probes` and the publisher of `status` read and write.
+//! `desired`, `drift`, most of `inputs` and `status::problem` are pure. `inputs::source`, `reconcile`, `apply`, `pods`, `bird`,
+//! `firewall`, `probes` and the publisher of `status` do I/O.
 
 mod apply;
 mod bird;
@@ -23,43 +23,40 @@ mod reconcile;
 mod status;
 mod telemetry;
 
-use crate::commands::check;
-use crate::commands::clean;
-use crate::commands::install;
-use crate::commands::run;
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::commands::args::{Command, Verb};
+use crate::commands::args::{Arguments, Command};
+use crate::commands::{check, clean, install, run};
 
-/// When `check` could not look; below are numbers of problems.
-const CANNOT_LOOK: u8 = 101;
+/// Exit code of `check` when the check failed. Lower exit codes are numbers of problems.
+const CHECK_FAILED: u8 = 101;
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Command { log, verb } = Command::parse();
+    let Arguments { log, command } = Arguments::parse();
     log.init();
-    match verb {
-        Verb::Install(args) => {
+    match command {
+        Command::Install(args) => {
             install::install(&args.from, &args.to)?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run(args) => {
+        Command::Run(args) => {
             runtime()?.block_on(run::run(args))?;
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Clean(args) => runtime()?.block_on(clean::run(&args)),
-        Verb::Check(args) => {
-            let looked = runtime()?.block_on(check::run(&args));
-            Ok(looked.unwrap_or_else(|error| {
+        Command::Clean(args) => runtime()?.block_on(clean::run(&args)),
+        Command::Check(args) => {
+            let checked = runtime()?.block_on(check::run(&args));
+            Ok(checked.unwrap_or_else(|error| {
                 eprintln!("{error:#}");
-                ExitCode::from(CANNOT_LOOK)
+                ExitCode::from(CHECK_FAILED)
             }))
         }
     }
 }
 
-/// One thread is enough for what waits most of the time, and costs the least memory.
+/// A runtime with one thread, because the agent waits most of the time, and one thread needs the least memory.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()

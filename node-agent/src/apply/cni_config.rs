@@ -1,7 +1,7 @@
-//! The container runtime's network configuration: written last, at once and whole, and never removed.
+//! The CNI configuration of the container runtime: written last, atomically, and never removed.
 //!
-//! A node without it is NotReady, so its presence says that the datapath has stood once since the file was written;
-//! what changes from boot to boot is in the plugin's own file below the run directory.
+//! A node without the file is NotReady. The file shows that the datapath has been complete once. State that changes from boot to boot is
+//! in the plugin's file in the run directory.
 
 use std::fs;
 use std::io;
@@ -18,7 +18,7 @@ pub struct ConfError {
     source: io::Error,
 }
 
-/// Write the configuration into `dir` unless it is there already; returns whether it was written.
+/// Writes the configuration into `dir` unless `dir` has it. Returns whether it was written.
 ///
 /// # Errors
 /// The folder or the file cannot be written.
@@ -35,15 +35,15 @@ pub fn ensure(dir: &Path, text: &str) -> Result<bool, ConfError> {
     }
 }
 
-/// Configurations of others that the runtime would take instead of ours, since it takes the first by name.
+/// Configurations of other programs that precede the one of netweft: the runtime uses the first by name.
 #[must_use]
-pub fn in_front(dir: &Path) -> Vec<String> {
+pub fn preceding(dir: &Path) -> Vec<String> {
     let mut names = others(dir);
     names.retain(|name| name.as_str() < CONFLIST_FILE);
     names
 }
 
-/// Configurations of others, in the order in which the runtime prefers them.
+/// Configurations of other programs, in the order of precedence.
 #[must_use]
 pub fn others(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -79,6 +79,6 @@ mod tests {
         ] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(in_front(dir.path()), ["05-other.conflist"]);
+        assert_eq!(preceding(dir.path()), ["05-other.conflist"]);
     }
 }

@@ -1,8 +1,7 @@
-//! Keeping the nft table as it should be.
+//! Keeps the nftables tables in their desired state.
 //!
-//! The kernel's own listing of our table is remembered when we have loaded it, beside a mark of the text we loaded. As
-//! long as both still hold, nothing is touched; otherwise the whole table is replaced in one transaction. Where no table
-//! is wanted there is none, and nothing is asked of the kernel that it might lack.
+//! After a load, the listing of the table and a digest of the loaded text are saved. While both are unchanged, nothing is written;
+//! otherwise the whole table is replaced in one transaction.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,13 +57,13 @@ impl TableFamily {
         }
     }
 }
-/// How long nft may take. It reads all tables of the node, which are thousands of rules where kube-proxy has many Services.
+/// Time limit of nft. It reads all tables of the node, with thousands of rules where kube-proxy has many Services.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the table is not as it should be.
+/// Why a table is not in its desired state.
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
-    /// The program could not be run to its end.
+    /// The program did not run to its end.
     #[error(transparent)]
     Run(#[from] ProgramError),
     /// The kernel does not support tables of the family.
@@ -76,22 +75,22 @@ pub enum NftError {
     /// nft did not report whether the table exists.
     #[error("nft cannot list the table: {0}")]
     Unlisted(String),
-    /// The remembered listing could not be written.
+    /// The listing cannot be saved.
     #[error("write {0}")]
-    Remember(PathBuf, #[source] io::Error),
+    SaveFailed(PathBuf, #[source] io::Error),
 }
 
-/// What it took to have the table as it should be.
+/// What was necessary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Nothing.
     None,
-    /// It was loaded, in the place of another or where there was none.
+    /// The table was loaded, instead of another or as a new one.
     Loaded {
         /// Whether there was another.
         replaced: bool,
     },
-    /// It was taken away.
+    /// The table was removed.
     Removed,
 }
 
@@ -99,15 +98,15 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Nft {
     family: TableFamily,
-    memory: PathBuf,
+    file: PathBuf,
 }
 
 impl Nft {
-    /// The table of `family`, whose listing is remembered in `run_dir`.
+    /// The table of `family`, whose listing is saved in `run_dir`.
     #[must_use]
     pub fn new(run_dir: &Path, family: TableFamily) -> Self {
-        let memory = run_dir.join(family.file());
-        Self { family, memory }
+        let file = run_dir.join(family.file());
+        Self { family, file }
     }
 
     /// The family of the table.
@@ -116,39 +115,39 @@ impl Nft {
         self.family
     }
 
-    /// Make the table `text`, none if it is empty.
+    /// Makes `text` the table; an empty text removes it.
     ///
     /// # Errors
-    /// nft is missing, refuses the text, or the listing cannot be remembered; the kernel lacks what it takes.
+    /// nft is missing, refuses the text, the listing cannot be saved, or the kernel lacks the family.
     pub async fn ensure(&self, text: &str) -> Result<Change, NftError> {
         if text.is_empty() {
             return self.remove().await;
         }
-        let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
+        let saved = std::fs::read_to_string(&self.file).unwrap_or_default();
         let found = self.list().await?;
-        if !remembered.is_empty() && remembered == memory(text, &found) {
+        if !saved.is_empty() && saved == saved_listing(text, &found) {
             return Ok(Change::None);
         }
         load(text).await?;
         let listing = self.list().await?;
-        atomic_file::replace(&self.memory, memory(text, &listing).as_bytes())
-            .map_err(|error| NftError::Remember(self.memory.clone(), error))?;
+        atomic_file::replace(&self.file, saved_listing(text, &listing).as_bytes())
+            .map_err(|error| NftError::SaveFailed(self.file.clone(), error))?;
         Ok(Change::Loaded {
             replaced: !found.is_empty(),
         })
     }
 
-    /// Whether the table is `text` as it was loaded, or there is none if that is empty.
+    /// Whether the table is `text` as it was loaded; with an empty text, whether there is no table.
     ///
     /// # Errors
     /// nft is missing or does not report the table.
     pub async fn is(&self, text: &str) -> Result<bool, NftError> {
         let found = self.list().await?;
-        let remembered = std::fs::read_to_string(&self.memory).unwrap_or_default();
+        let saved = std::fs::read_to_string(&self.file).unwrap_or_default();
         Ok(if text.is_empty() {
             found.is_empty()
         } else {
-            remembered == memory(text, &found)
+            saved == saved_listing(text, &found)
         })
     }
 
@@ -190,13 +189,13 @@ pub async fn list_json(arguments: &[&str]) -> Result<String, NftError> {
 
 async fn listing(arguments: &[&str]) -> Result<String, NftError> {
     let output = nft(arguments, "").await?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else if said.contains("No such file or directory") || lacks_family(&said) {
+    } else if stderr.contains("No such file or directory") || lacks_family(&stderr) {
         Ok(String::new())
     } else {
-        Err(NftError::Unlisted(said.trim().to_owned()))
+        Err(NftError::Unlisted(stderr.trim().to_owned()))
     }
 }
 
@@ -209,43 +208,43 @@ async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
 
 /// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's
 /// line and not of the table's.
-fn lacks_family(said: &str) -> bool {
-    said.contains("Protocol not supported")
-        || said.contains("Operation not supported\nadd table ")
-        || said.contains("Operation not supported\nlist table ")
+fn lacks_family(stderr: &str) -> bool {
+    stderr.contains("Protocol not supported")
+        || stderr.contains("Operation not supported\nadd table ")
+        || stderr.contains("Operation not supported\nlist table ")
 }
 
-fn memory(text: &str, listing: &str) -> String {
+fn saved_listing(text: &str, listing: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());
     let mark: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("# loaded from {mark}\n{listing}")
 }
 
-/// Carries out a script.
+/// Runs a script.
 ///
 /// # Errors
 /// nft is missing or refuses.
 pub async fn load(text: &str) -> Result<(), NftError> {
-    carry_out(&["-f", "-"], text).await
+    run_script(&["-f", "-"], text).await
 }
 
-/// Whether the kernel would take a script; nothing is changed.
+/// Checks whether the kernel accepts a script; nothing is changed.
 ///
 /// # Errors
 /// As [`load`].
-pub async fn try_out(text: &str) -> Result<(), NftError> {
-    carry_out(&["-c", "-f", "-"], text).await
+pub async fn check_script(text: &str) -> Result<(), NftError> {
+    run_script(&["-c", "-f", "-"], text).await
 }
 
-async fn carry_out(arguments: &[&str], text: &str) -> Result<(), NftError> {
+async fn run_script(arguments: &[&str], text: &str) -> Result<(), NftError> {
     let output = nft(arguments, text).await?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())
-    } else if lacks_family(&said) {
+    } else if lacks_family(&stderr) {
         Err(NftError::NoFamily)
     } else {
-        Err(NftError::Refused(said.trim().to_owned()))
+        Err(NftError::Refused(stderr.trim().to_owned()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Running other programs: none without a time limit, none that outlives the agent.
+//! Runs other programs with a time limit. None outlives the agent.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -12,32 +12,32 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Why a program gave no result.
+/// Why a program has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
-    /// It could not be started, or not be spoken to.
+    /// The program cannot be started, or its input cannot be written.
     #[error("run {0}")]
     Run(String, #[source] io::Error),
-    /// It did not end in time.
+    /// The program did not end in time.
     #[error(
         "{program} has not ended within {limit:?} and was killed; run it by hand on the node to see what it waits for"
     )]
-    Slow {
-        /// The program and what was asked of it.
+    TimedOut {
+        /// The program and its arguments.
         program: String,
-        /// The time it had.
+        /// The time limit.
         limit: Duration,
     },
-    /// A signal ended it.
+    /// A signal ended the program.
     #[error("{0} was ended by signal {1}")]
     Signal(String, i32),
 }
 
-/// Runs a program with this input, and waits for its end for `limit` at most; then it is killed with the processes that it has
-/// started. `name` is what errors call it. The exit code is the caller's to judge.
+/// Runs a program with this input. After `limit` the program is killed with all processes that it has started. `name` is the name of
+/// the program in errors. The caller interprets the exit code.
 ///
 /// # Errors
-/// It cannot be started, takes too long, or is ended by a signal.
+/// The program cannot be started, takes too long, or is ended by a signal.
 pub async fn run(
     name: &str,
     mut command: Command,
@@ -50,14 +50,14 @@ pub async fn run(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // A group of its own, so that a wrapper is not killed alone.
+        // A process group of its own, so that the processes of a wrapper are killed too.
         .process_group(0)
         .kill_on_drop(true);
     die_with_parent(&mut command);
     let mut child = command.spawn().map_err(not_run)?;
     let group = child.id().and_then(|id| i32::try_from(id).ok());
     let mut stdin = child.stdin.take();
-    let talk = async move {
+    let exchange = async move {
         if let Some(stdin) = &mut stdin
             && let Err(error) = stdin.write_all(input).await
             // The program has ended: its output is complete.
@@ -68,12 +68,12 @@ pub async fn run(
         drop(stdin);
         child.wait_with_output().await
     };
-    tokio::pin!(talk);
-    let Ok(ended) = timeout(limit, &mut talk).await else {
-        // The child has not been waited for, so the number is still its own.
+    tokio::pin!(exchange);
+    let Ok(ended) = timeout(limit, &mut exchange).await else {
+        // The child has not been reaped, so its process ID is not reused.
         let _ = group.map(|group| killpg(Pid::from_raw(group), Signal::SIGKILL));
         let program = name.to_owned();
-        return Err(ProgramError::Slow { program, limit });
+        return Err(ProgramError::TimedOut { program, limit });
     };
     let output = ended.map_err(not_run)?;
     match output.status.signal() {

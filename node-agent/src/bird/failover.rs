@@ -1,39 +1,42 @@
-//! When backup routes serve instead of the routes of BIRD. Pure: the clock is the caller's.
+//! When backup routes replace the routes of BIRD. Pure: the caller passes the time.
 //!
-//! A BIRD that starts leaves the kernel's routes alone until it has heard all its peers, but does not wait for those that start as well
-//! (RFC 4724, section 4.1): it takes their routes out of the kernel, and puts them back when they have told of them. That is a
-//! matter of milliseconds where all are ready at once, and of as long as the slowest takes where they are not.
+//! A BIRD that starts leaves the routes in the kernel unchanged until its peers have sent their routes. It does not wait for
+//! peers that start at the same time (RFC 4724, section 4.1): it removes their routes from the kernel, and adds them again when
+//! these peers advertise them. That takes milliseconds if all are ready, and otherwise as long as the slowest peer needs.
 
-use crate::desired::bird::BackupRoutes;
 use std::time::{Duration, Instant};
 
-use crate::bird::Observed;
+use crate::bird::Observation;
+use crate::desired::bird::BackupRoutes;
 
-/// How long after a BIRD was met its routes may still come and go: twice what a BIRD waits for its peers, and time to start.
+/// How long after a connection to BIRD its routes may still change: twice the time that BIRD waits for its peers, and the time
+/// of a start.
 const RECOVERY: Duration = Duration::from_secs(60);
 
-/// Memory of BIRDs that came and went.
+/// Follows the restarts of BIRD.
 #[derive(Debug)]
 pub struct Failover {
-    met: Option<u64>,
+    connection: Option<u64>,
     until: Instant,
 }
 
 impl Failover {
-    /// Of an agent that starts, before which another may have made some.
+    /// The state at the start of the agent. An earlier agent may have added backup routes.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self {
-            met: None,
+            connection: None,
             until: now + RECOVERY,
         }
     }
 
-    /// What is to be done now.
-    pub fn observe(&mut self, observed: &Observed, now: Instant) -> BackupRoutes {
-        let another = self.met.is_some_and(|met| met != observed.met);
-        self.met = (observed.met > 0).then_some(observed.met);
-        if observed.absent || another {
+    /// What to do with the backup routes now.
+    pub fn update(&mut self, observation: &Observation, now: Instant) -> BackupRoutes {
+        let is_restarted = self
+            .connection
+            .is_some_and(|connection| connection != observation.connection);
+        self.connection = (observation.connection > 0).then_some(observation.connection);
+        if observation.unavailable || is_restarted {
             self.until = now + RECOVERY;
             BackupRoutes::Create
         } else if self.until > now {
@@ -43,9 +46,9 @@ impl Failover {
         }
     }
 
-    /// When they are to go.
+    /// How long until the backup routes are removed.
     #[must_use]
-    pub fn over(&self, now: Instant) -> Duration {
+    pub fn remaining(&self, now: Instant) -> Duration {
         self.until.saturating_duration_since(now)
     }
 }
@@ -54,10 +57,10 @@ impl Failover {
 mod tests {
     use super::*;
 
-    fn met(met: u64) -> Observed {
-        Observed {
-            met,
-            ..Observed::default()
+    fn connected(connection: u64) -> Observation {
+        Observation {
+            connection,
+            ..Observation::default()
         }
     }
 
@@ -65,39 +68,45 @@ mod tests {
     fn backup_routes_are_created_without_bird_and_kept_after() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut restarts = Failover::new(start);
-        assert_eq!(restarts.observe(&met(0), at(0)), BackupRoutes::Keep);
+        let mut failover = Failover::new(start);
+        assert_eq!(failover.update(&connected(0), at(0)), BackupRoutes::Keep);
         assert_eq!(
-            restarts.observe(&met(1), at(1)),
+            failover.update(&connected(1), at(1)),
             BackupRoutes::Keep,
-            "the first"
+            "the first BIRD"
         );
-        assert_eq!(restarts.observe(&met(1), at(60)), BackupRoutes::Remove);
-        let absent = Observed {
-            absent: true,
-            ..met(1)
+        assert_eq!(failover.update(&connected(1), at(60)), BackupRoutes::Remove);
+        let unavailable = Observation {
+            unavailable: true,
+            ..connected(1)
         };
-        assert_eq!(restarts.observe(&absent, at(100)), BackupRoutes::Create);
-        assert_eq!(restarts.observe(&absent, at(900)), BackupRoutes::Create);
-        assert_eq!(restarts.observe(&met(2), at(901)), BackupRoutes::Create);
-        assert_eq!(restarts.observe(&met(2), at(902)), BackupRoutes::Keep);
-        assert_eq!(restarts.over(at(902)), Duration::from_secs(59));
-        assert_eq!(restarts.observe(&met(2), at(961)), BackupRoutes::Remove);
+        assert_eq!(failover.update(&unavailable, at(100)), BackupRoutes::Create);
+        assert_eq!(failover.update(&unavailable, at(900)), BackupRoutes::Create);
         assert_eq!(
-            restarts.observe(&met(3), at(970)),
+            failover.update(&connected(2), at(901)),
+            BackupRoutes::Create
+        );
+        assert_eq!(failover.update(&connected(2), at(902)), BackupRoutes::Keep);
+        assert_eq!(failover.remaining(at(902)), Duration::from_secs(59));
+        assert_eq!(
+            failover.update(&connected(2), at(961)),
+            BackupRoutes::Remove
+        );
+        assert_eq!(
+            failover.update(&connected(3), at(970)),
             BackupRoutes::Create,
-            "a fast one"
+            "a fast restart"
         );
     }
 
     #[test]
     fn agent_start_without_bird_creates_backup_routes() {
         let start = Instant::now();
-        let absent = Observed {
-            absent: true,
-            ..Observed::default()
+        let unavailable = Observation {
+            unavailable: true,
+            ..Observation::default()
         };
-        let mut restarts = Failover::new(start);
-        assert_eq!(restarts.observe(&absent, start), BackupRoutes::Create);
+        let mut failover = Failover::new(start);
+        assert_eq!(failover.update(&unavailable, start), BackupRoutes::Create);
     }
 }

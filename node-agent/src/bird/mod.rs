@@ -1,27 +1,32 @@
-//! BIRD on this node: its configuration kept as it should be, its sessions watched.
+//! BIRD on this node: writes its configuration, and observes its sessions.
 //!
 //! ```text
-//!   reconciler ──Option<Bird>──▶ task: passwords ─▶ text ─▶ bird -p ─▶ rename ─▶ configure ─▶ show protocols
-//!   reconciler ◀──Observed─────────┘   every two seconds while BGP is on
+//!   reconciler ──BirdHandle::set──▶ task: passwords ─▶ text ─▶ bird -p ─▶ rename ─▶ configure ─▶ show protocols
+//!   reconciler ◀──Observation────────┘   every two seconds while BGP is on
 //! ```
 //!
-//! A task of its own, so that a BIRD that hangs holds nothing up. `past`, `verdict`, `protocols`, `reply` and `restarts` decide and
-//! touch nothing; `control`, `file` and `watcher` touch and decide nothing.
+//! It is a separate task, so that a BIRD that hangs does not delay the reconciler. Pure: `control_reply`, `failover`,
+//! `rejected_prefixes`, `session_error`, `session_history`, `session_status`, `show_protocols`. I/O: `config_file`,
+//! `control_socket`, `password_files`, `sync_task`.
 
-mod control;
+mod config_file;
+mod control_reply;
+mod control_socket;
 mod failover;
-mod file;
+mod handle;
 mod password_files;
-mod protocols;
-mod reply;
+mod rejected_prefixes;
+mod session_error;
 mod session_history;
 mod session_status;
-mod supervisor;
+mod show_protocols;
+mod sync_task;
 
 /// Name of the directory below the run directory that is shared with BIRD.
 pub const DIR: &str = "bird";
-/// Name of the socket in it over which BIRD takes commands.
+/// Name of BIRD's control socket in it.
 pub const SOCKET: &str = "bird.ctl";
 
 pub use crate::bird::failover::Failover;
-pub use crate::bird::supervisor::{Link, Observed, Places, Watcher};
+pub use crate::bird::handle::{BirdHandle, Observation};
+pub use crate::bird::sync_task::{BirdPaths, BirdTask};

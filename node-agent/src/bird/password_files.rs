@@ -1,4 +1,4 @@
-//! The passwords of sessions as files of the agents' Secret, one for each key.
+//! The passwords of sessions: files of the agents' Secret, one per key.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,30 +10,32 @@ use crate::desired::bird::password::{BadPassword, Password};
 /// Why a session has no password.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// There is no such file, or it cannot be read.
+    /// The file does not exist or cannot be read.
     #[error(
         "the password of the session is missing (key {key} of the agents' Secret): check whether the Secret and the key of spec.password.secretKeyRef of the BGPPeer exist"
     )]
     Missing {
         /// The key.
         key: String,
-        /// Why the file cannot be read; `None`: no file can have this name.
+        /// The cause; `None`: no file of a Secret can have this name.
         source: Option<io::Error>,
     },
-    /// The file has no password.
-    #[error("the password of the session (key {key} of the agents' Secret) {why}: choose another")]
+    /// The content of the file is not a password.
+    #[error(
+        "the password of the session (key {key} of the agents' Secret) {cause}: choose another"
+    )]
     Unusable {
         /// The key.
         key: String,
-        /// What is wrong with it.
-        why: BadPassword,
+        /// The cause.
+        cause: BadPassword,
     },
 }
 
 /// The passwords that sessions need, by key.
 pub fn passwords(bird: &Bird, dir: &Path) -> BTreeMap<String, Result<Password, PasswordError>> {
     let keys = bird.sessions.iter();
-    let keys = keys.filter_map(|one| one.session.password_key.as_ref());
+    let keys = keys.filter_map(|session| session.session.password_key.as_ref());
     keys.map(|key| (key.clone(), read(key, dir))).collect()
 }
 
@@ -42,14 +44,14 @@ fn read(key: &str, dir: &Path) -> Result<Password, PasswordError> {
         key: key.to_owned(),
         source,
     };
-    let legal = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
-    // Such names are the volume's own.
-    if key.starts_with("..") || key == "." || !key.chars().all(legal) {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c);
+    // The volume of a Secret uses names that begin with two dots.
+    if key.starts_with("..") || key == "." || !key.chars().all(is_valid) {
         return Err(missing(None));
     }
     let bytes = std::fs::read(dir.join(key)).map_err(|error| missing(Some(error)))?;
-    Password::parse(&bytes).map_err(|why| PasswordError::Unusable {
+    Password::parse(&bytes).map_err(|cause| PasswordError::Unusable {
         key: key.to_owned(),
-        why,
+        cause,
     })
 }

@@ -1,85 +1,91 @@
-//! The history of a session, of which BIRD shows some facts only for a moment.
+//! The history of a session: BIRD shows some of its facts for a moment only.
 
 use std::time::Duration;
 
 use netweft_crds::{Session, SessionState};
 use tokio::time::Instant;
 
-use crate::bird::protocols::Seen;
-use crate::bird::session_status::{is_bare_end, is_refusal};
+use crate::bird::session_error::{is_close_without_reason, is_refusal};
+use crate::bird::show_protocols::ObservedSession;
 
-/// How long the reason of a refusal stands for connections that end without a word: peers that have refused a session do not speak
-/// for a while (BIRD's for up to `error wait time`, five minutes), and then refuse it with the same reason.
-const STANDS: Duration = Duration::from_mins(10);
+/// How long the reason of a refusal explains later connections that the peer closes without a reason. Peers close connections
+/// for some time after a refusal (BIRD for up to `error wait time`, five minutes), and then refuse the session again.
+const REFUSAL_LIFETIME: Duration = Duration::from_mins(10);
 
-/// A session up to the last look at it.
+/// The history of a session until the last observation.
 #[derive(Clone, Debug)]
 pub struct SessionHistory {
     state: SessionState,
-    /// Since when it has been in that state.
+    /// Since when the session is in this state.
     since: Instant,
     refusal: Option<Refusal>,
-    looked: Instant,
+    observed_at: Instant,
 }
 
-/// A refusal that had a reason.
+/// A refusal with a reason.
 #[derive(Clone, Debug)]
 struct Refusal {
-    /// What was refused.
+    /// The session that was refused.
     session: Session,
-    /// BIRD's words.
+    /// The error of BIRD.
     reason: String,
-    /// When they were seen last.
-    seen: Instant,
+    /// When BIRD showed it last.
+    last_seen: Instant,
 }
 
 impl SessionHistory {
-    /// What `before` has become at another look.
+    /// The history after an observation.
     #[must_use]
-    pub fn after(before: Option<Self>, session: &Session, seen: &Seen, looked: Instant) -> Self {
-        let state = seen.state.unwrap_or(SessionState::Idle);
-        let since = before
+    pub fn next(
+        previous: Option<Self>,
+        session: &Session,
+        observed: &ObservedSession,
+        now: Instant,
+    ) -> Self {
+        let state = observed.state.unwrap_or(SessionState::Idle);
+        let since = previous
             .as_ref()
-            .filter(|before| before.state == state)
-            .map_or(looked, |before| before.since);
-        let error = seen.last_error.as_ref();
+            .filter(|previous| previous.state == state)
+            .map_or(now, |previous| previous.since);
+        let error = observed.last_error.as_ref();
         let refusal = match error.filter(|error| is_refusal(error)) {
             _ if state == SessionState::Established => None,
             Some(error) => Some(Refusal {
                 session: session.clone(),
                 reason: error.clone(),
-                seen: looked,
+                last_seen: now,
             }),
             // The refusal of an earlier session does not apply to this one.
-            None => before
-                .and_then(|before| before.refusal)
+            None => previous
+                .and_then(|previous| previous.refusal)
                 .filter(|refusal| refusal.session == *session)
-                .filter(|refusal| looked.duration_since(refusal.seen) < STANDS),
+                .filter(|refusal| now.duration_since(refusal.last_seen) < REFUSAL_LIFETIME),
         };
         Self {
             state,
             since,
             refusal,
-            looked,
+            observed_at: now,
         }
     }
 
-    /// How long it has been in its state.
+    /// How long the session has been in its state.
     #[must_use]
-    pub fn stuck(&self) -> Duration {
-        self.looked.duration_since(self.since)
+    pub fn time_in_state(&self) -> Duration {
+        self.observed_at.duration_since(self.since)
     }
 
-    /// What BIRD sees, with the reason of the refusal that it has forgotten.
+    /// The observed session. If the peer closed the connection without a reason, its last error is the last refusal.
     #[must_use]
-    pub fn recall(&self, seen: &Seen) -> Seen {
-        let mut seen = seen.clone();
+    pub fn with_refusal(&self, observed: &ObservedSession) -> ObservedSession {
+        let mut observed = observed.clone();
+        let error = observed.last_error.as_deref();
         if let Some(refusal) = &self.refusal
-            && seen.last_error.as_deref().is_some_and(is_bare_end)
+            && error.is_some_and(is_close_without_reason)
         {
-            seen.last_error = Some(refusal.reason.clone());
+            observed.last_error = Some(refusal.reason.clone());
         }
-        seen
+        observed
     }
 }
 
@@ -92,7 +98,7 @@ mod tests {
     use SessionState::{Active, Established, Idle};
 
     const REFUSAL: &str = "BGP Error: Bad peer AS: 65099";
-    const BARE: &str = "Socket: Connection reset by peer";
+    const CLOSED: &str = "Socket: Connection reset by peer";
 
     fn session(peer_as: u32) -> Session {
         let session = json!({
@@ -103,57 +109,65 @@ mod tests {
         serde_json::from_value(session).unwrap()
     }
 
-    /// The result after some observations: seconds, expected AS number, state, last error of BIRD.
-    fn said(looks: &[(u64, u32, SessionState, &str)]) -> Option<String> {
-        let begun = Instant::now();
+    /// The last error after these observations: seconds, expected AS number, state, last error of BIRD.
+    fn last_error(observations: &[(u64, u32, SessionState, &str)]) -> Option<String> {
+        let start = Instant::now();
         let mut history = None;
-        let mut said = None;
-        for (seconds, peer_as, state, error) in looks {
-            let seen = Seen {
+        let mut last_error = None;
+        for (seconds, peer_as, state, error) in observations {
+            let observed = ObservedSession {
                 state: Some(*state),
                 last_error: Some((*error).to_owned()),
-                ..Seen::default()
+                ..ObservedSession::default()
             };
-            let at = begun + Duration::from_secs(*seconds);
-            let now = SessionHistory::after(history, &session(*peer_as), &seen, at);
-            said = now.recall(&seen).last_error;
-            history = Some(now);
+            let now = start + Duration::from_secs(*seconds);
+            let next = SessionHistory::next(history, &session(*peer_as), &observed, now);
+            last_error = next.with_refusal(&observed).last_error;
+            history = Some(next);
         }
-        said
+        last_error
     }
 
     #[test]
     fn bgp_refusal_outlasts_closed_connections() {
-        let looks = [
+        let observations = [
             (0, 65010, Idle, REFUSAL),
-            (2, 65010, Active, BARE),
-            (500, 65010, Active, BARE),
+            (2, 65010, Active, CLOSED),
+            (500, 65010, Active, CLOSED),
         ];
-        assert_eq!(said(&looks).as_deref(), Some(REFUSAL));
-        let theirs = "Received: Bad peer AS";
-        let looks = [
-            (0, 65010, Idle, theirs),
+        assert_eq!(last_error(&observations).as_deref(), Some(REFUSAL));
+        let received = "Received: Bad peer AS";
+        let observations = [
+            (0, 65010, Idle, received),
             (2, 65010, Active, "Socket: Connection closed"),
         ];
-        assert_eq!(said(&looks).as_deref(), Some(theirs));
+        assert_eq!(last_error(&observations).as_deref(), Some(received));
     }
 
     #[test]
     fn bgp_refusal_is_dropped_when_old_or_session_changes() {
-        let late = [(0, 65010, Idle, REFUSAL), (601, 65010, Active, BARE)];
-        assert_eq!(said(&late).as_deref(), Some(BARE), "never said again");
-        let corrected = [(0, 65010, Idle, REFUSAL), (2, 65099, Active, BARE)];
+        let late = [(0, 65010, Idle, REFUSAL), (601, 65010, Active, CLOSED)];
         assert_eq!(
-            said(&corrected).as_deref(),
-            Some(BARE),
-            "of another session"
+            last_error(&late).as_deref(),
+            Some(CLOSED),
+            "the refusal is too old"
+        );
+        let corrected = [(0, 65010, Idle, REFUSAL), (2, 65099, Active, CLOSED)];
+        assert_eq!(
+            last_error(&corrected).as_deref(),
+            Some(CLOSED),
+            "the refusal is of another session"
         );
         let up = [
             (0, 65010, Idle, REFUSAL),
             (2, 65010, Established, ""),
-            (4, 65010, Active, BARE),
+            (4, 65010, Active, CLOSED),
         ];
-        assert_eq!(said(&up).as_deref(), Some(BARE), "taken since");
+        assert_eq!(
+            last_error(&up).as_deref(),
+            Some(CLOSED),
+            "the session was up since"
+        );
     }
 
     #[test]
@@ -162,35 +176,42 @@ mod tests {
             "Socket: Connection refused",
             "Received: Administrative shutdown",
         ] {
-            let looks = [(0, 65010, Idle, REFUSAL), (2, 65010, Active, error)];
-            assert_eq!(said(&looks).as_deref(), Some(error));
+            let observations = [(0, 65010, Idle, REFUSAL), (2, 65010, Active, error)];
+            assert_eq!(last_error(&observations).as_deref(), Some(error));
         }
         let lost = [
             (0, 65010, Idle, "BGP Error: Hold timer expired"),
-            (2, 65010, Active, BARE),
+            (2, 65010, Active, CLOSED),
         ];
-        assert_eq!(said(&lost).as_deref(), Some(BARE), "a loss is no refusal");
+        assert_eq!(
+            last_error(&lost).as_deref(),
+            Some(CLOSED),
+            "a loss is no refusal"
+        );
     }
 
     #[test]
     fn bgp_state_duration_resets_on_state_change() {
-        let begun = Instant::now();
-        let observe = |before, state, seconds| {
-            let seen = Seen {
+        let start = Instant::now();
+        let observe = |previous, state, seconds| {
+            let observed = ObservedSession {
                 state: Some(state),
-                ..Seen::default()
+                ..ObservedSession::default()
             };
-            SessionHistory::after(
-                before,
+            SessionHistory::next(
+                previous,
                 &session(65010),
-                &seen,
-                begun + Duration::from_secs(seconds),
+                &observed,
+                start + Duration::from_secs(seconds),
             )
         };
         let first = observe(None, Active, 0);
-        assert_eq!(first.stuck(), Duration::ZERO);
+        assert_eq!(first.time_in_state(), Duration::ZERO);
         let second = observe(Some(first), Active, 3);
-        assert_eq!(second.stuck(), Duration::from_secs(3));
-        assert_eq!(observe(Some(second), Idle, 4).stuck(), Duration::ZERO);
+        assert_eq!(second.time_in_state(), Duration::from_secs(3));
+        assert_eq!(
+            observe(Some(second), Idle, 4).time_in_state(),
+            Duration::ZERO
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Putting the CNI plugins where the container runtime looks for them, and keeping them there.
+//! Installs the CNI plugins in the plugin directory of the container runtime, and restores them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use netweft_cni::conf::{LOOPBACK_PLUGIN, RUNTIME_LOOPBACK};
 use tracing::info;
 
-/// What follows a plugin's name while it is written, before the writer's process id.
-pub const ASIDE: &str = ".new-";
+/// Part of the name of a temporary file, between the name of the plugin and the process ID of the writer.
+pub const TEMPORARY_INFIX: &str = ".new-";
 
 /// A plugin could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -25,28 +25,28 @@ fn failed(file: &Path) -> impl FnOnce(io::Error) -> InstallError {
     move |source| InstallError { file, source }
 }
 
-/// Copy every file of `from` into `to`, each written aside, synced and renamed into place: a plugin that is running
-/// keeps its old file, and one that starts finds either the old or the new one, whole. Files that are equal already
-/// are left alone. Mode 0755, never set-user-ID. A host without a `loopback` plugin gets a link of that name.
+/// Copies every file of `from` to `to`. Each is written to a temporary file, synced and renamed: a running plugin keeps its old file,
+/// and one that starts finds either the old or the new file, never a part of it. Equal files are not changed. Mode 0755, never
+/// set-user-ID. A host without a `loopback` plugin gets a link with that name.
 ///
 /// # Errors
 /// The first file that could not be written.
 pub fn install(from: &Path, to: &Path) -> Result<(), InstallError> {
     fs::create_dir_all(to).map_err(failed(to))?;
-    for (source, target) in pairs(from, to)? {
+    for (source, target) in files(from, to)? {
         let replaced = copy(&source, &target).map_err(failed(&target))?;
         info!(plugin = %target.display(), replaced, "installed plugin");
     }
     let link = to.join(RUNTIME_LOOPBACK);
-    if provide_loopback(to, &link).map_err(failed(&link))? {
+    if link_loopback(to, &link).map_err(failed(&link))? {
         info!(plugin = %link.display(), source = LOOPBACK_PLUGIN, "linked loopback plugin, the host has none");
     }
     Ok(())
 }
 
-/// Container runtimes call `loopback` for every pod, and some hosts bring none. A symbolic link stands in where nothing has that
-/// name, so the host's plugin is never replaced, and the link's target says whose it is. Returns whether the link was made.
-fn provide_loopback(to: &Path, link: &Path) -> io::Result<bool> {
+/// Container runtimes call `loopback` for every pod, and some hosts do not have it. They get a symbolic link to netweft's plugin. A
+/// plugin of the host is never replaced, and the target of the link identifies it. Returns whether the link was created.
+fn link_loopback(to: &Path, link: &Path) -> io::Result<bool> {
     if !to.join(LOOPBACK_PLUGIN).exists() {
         return Ok(false);
     }
@@ -57,38 +57,39 @@ fn provide_loopback(to: &Path, link: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether `file` is the link that [`install`] makes for a host without a `loopback` plugin.
+/// Whether `file` is the link that [`install`] creates on a host without a `loopback` plugin.
 pub fn is_loopback_link(file: &Path) -> bool {
     fs::read_link(file).is_ok_and(|target| target == Path::new(LOOPBACK_PLUGIN))
 }
 
-fn pairs(from: &Path, to: &Path) -> Result<Vec<(PathBuf, PathBuf)>, InstallError> {
-    let mut pairs = Vec::new();
+/// Source and target of each file.
+fn files(from: &Path, to: &Path) -> Result<Vec<(PathBuf, PathBuf)>, InstallError> {
+    let mut files = Vec::new();
     for entry in fs::read_dir(from).map_err(failed(from))? {
         let source = entry.map_err(failed(from))?.path();
         if let Some(name) = source.file_name() {
             let target = to.join(name);
-            pairs.push((source, target));
+            files.push((source, target));
         }
     }
-    pairs.sort();
-    Ok(pairs)
+    files.sort();
+    Ok(files)
 }
 
-/// What a file is known by: another content, owner, mode or file under the same name has another.
+/// Inode, size and change time. They differ for another content, owner, mode or file with the same name.
 type Signature = (u64, u64, i64, i64);
 
-/// The installed plugins, looked after.
+/// The installed plugins, which the agent restores.
 #[derive(Debug)]
 pub struct Plugins {
     from: PathBuf,
     to: PathBuf,
-    /// What was equal when it was last read, by target: source and target.
+    /// Signatures of source and target of equal files, by target.
     equal: BTreeMap<PathBuf, [Option<Signature>; 2]>,
 }
 
 impl Plugins {
-    /// Those that are in `from` and are to be in `to`.
+    /// The plugins of `from`, to be installed in `to`.
     #[must_use]
     pub fn new(from: &Path, to: &Path) -> Self {
         Self {
@@ -98,16 +99,16 @@ impl Plugins {
         }
     }
 
-    /// Puts back those that are missing or changed, and gives their files. Files are read only if they may have changed.
+    /// Restores missing and changed plugins, and returns their files. Files are read only if they may have changed.
     ///
     /// # Errors
-    /// The first that cannot be put back; the others are as they were.
-    pub fn ensure(&mut self) -> Result<Vec<PathBuf>, InstallError> {
+    /// The first plugin that cannot be restored.
+    pub fn restore(&mut self) -> Result<Vec<PathBuf>, InstallError> {
         let mut restored = Vec::new();
-        for (source, target) in pairs(&self.from, &self.to)? {
-            let now = || [signature(&source), signature(&target)];
-            let known = self.equal.get(&target);
-            if known.is_some_and(|known| *known == now() && known.iter().all(Option::is_some)) {
+        for (source, target) in files(&self.from, &self.to)? {
+            let signatures = || [signature(&source), signature(&target)];
+            let equal = self.equal.get(&target);
+            if equal.is_some_and(|it| *it == signatures() && it.iter().all(Option::is_some)) {
                 continue;
             }
             fs::create_dir_all(&self.to).map_err(failed(&target))?;
@@ -115,24 +116,24 @@ impl Plugins {
                 info!(plugin = %target.display(), "restored plugin");
                 restored.push(target.clone());
             }
-            let equal = now();
-            self.equal.insert(target, equal);
+            let signatures = signatures();
+            self.equal.insert(target, signatures);
         }
         let link = self.to.join(RUNTIME_LOOPBACK);
-        if provide_loopback(&self.to, &link).map_err(failed(&link))? {
+        if link_loopback(&self.to, &link).map_err(failed(&link))? {
             info!(plugin = %link.display(), "restored plugin");
             restored.push(link);
         }
         Ok(restored)
     }
 
-    /// The files of those that are missing or changed.
+    /// The files of missing and changed plugins.
     ///
     /// # Errors
-    /// What they should be cannot be read.
+    /// A source cannot be read.
     pub fn missing(&self) -> Result<Vec<PathBuf>, InstallError> {
         let mut missing = Vec::new();
-        for (source, target) in pairs(&self.from, &self.to)? {
+        for (source, target) in files(&self.from, &self.to)? {
             let bytes = fs::read(&source).map_err(failed(&source))?;
             if !is_installed(&bytes, &target) {
                 missing.push(target);
@@ -147,8 +148,9 @@ impl Plugins {
 }
 
 fn signature(file: &Path) -> Option<Signature> {
-    let found = fs::metadata(file).ok()?;
-    Some((found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+    let metadata = fs::metadata(file).ok()?;
+    let (seconds, nanoseconds) = (metadata.ctime(), metadata.ctime_nsec());
+    Some((metadata.ino(), metadata.size(), seconds, nanoseconds))
 }
 
 fn is_installed(bytes: &[u8], target: &Path) -> bool {
@@ -162,21 +164,22 @@ fn copy(source: &Path, target: &Path) -> io::Result<bool> {
     if is_installed(&bytes, target) {
         return Ok(false);
     }
-    let mut aside = target.as_os_str().to_owned();
-    aside.push(format!("{ASIDE}{}", std::process::id()));
-    let aside = PathBuf::from(aside);
-    let written = write_synced(&aside, &bytes, wanted).and_then(|()| fs::rename(&aside, target));
-    if written.is_err() {
+    let mut temporary = target.as_os_str().to_owned();
+    temporary.push(format!("{TEMPORARY_INFIX}{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let written = write_synced(&temporary, &bytes, wanted);
+    let replaced = written.and_then(|()| fs::rename(&temporary, target));
+    if replaced.is_err() {
         // The first error is the one to report.
-        let _ = fs::remove_file(&aside);
+        let _ = fs::remove_file(&temporary);
     }
-    written.map(|()| true)
+    replaced.map(|()| true)
 }
 
-/// Whether `found` is what a plugin is called while it is written.
-pub fn is_aside(plugin: &str, found: &str) -> bool {
-    let rest = found.strip_prefix(plugin);
-    let writer = rest.and_then(|rest| rest.strip_prefix(ASIDE));
+/// Whether `name` is the name of a temporary file of a plugin.
+pub fn is_temporary(plugin: &str, name: &str) -> bool {
+    let rest = name.strip_prefix(plugin);
+    let writer = rest.and_then(|rest| rest.strip_prefix(TEMPORARY_INFIX));
     writer.is_some_and(|writer| writer.parse::<u32>().is_ok())
 }
 
@@ -215,7 +218,7 @@ mod tests {
         let link = to.path().join("loopback");
         install(from.path(), to.path()).unwrap();
         assert!(!link.is_symlink(), "there is nothing to link to");
-        for content in ["ours", "ours, newer"] {
+        for content in ["netweft", "netweft, newer"] {
             fs::write(from.path().join("netweft-loopback"), content).unwrap();
             install(from.path(), to.path()).unwrap();
             assert_eq!(fs::read_to_string(&link).unwrap(), content);
@@ -226,19 +229,19 @@ mod tests {
     #[test]
     fn install_keeps_loopback_plugin_of_host() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::write(from.path().join("netweft-loopback"), "ours").unwrap();
-        let theirs = to.path().join("loopback");
-        fs::write(&theirs, "theirs").unwrap();
+        fs::write(from.path().join("netweft-loopback"), "netweft").unwrap();
+        let loopback = to.path().join("loopback");
+        fs::write(&loopback, "host").unwrap();
         install(from.path(), to.path()).unwrap();
-        assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
-        assert!(!is_loopback_link(&theirs));
-        // A link that leads nowhere, for now, is the host's too.
-        fs::remove_file(&theirs).unwrap();
-        symlink("elsewhere/loopback", &theirs).unwrap();
+        assert_eq!(fs::read_to_string(&loopback).unwrap(), "host");
+        assert!(!is_loopback_link(&loopback));
+        // A dangling link belongs to the host, too.
+        fs::remove_file(&loopback).unwrap();
+        symlink("elsewhere/loopback", &loopback).unwrap();
         install(from.path(), to.path()).unwrap();
-        let target = fs::read_link(&theirs).unwrap();
+        let target = fs::read_link(&loopback).unwrap();
         assert_eq!(target, Path::new("elsewhere/loopback"));
-        assert!(!is_loopback_link(&theirs));
+        assert!(!is_loopback_link(&loopback));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One agent at a time on a node: whoever changes it holds a lock, which the kernel takes from a process that ends in whatever way.
+//! The lock that admits one agent per node. The kernel releases it when the process ends, in whatever way.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -13,10 +13,10 @@ use tracing::info;
 
 /// Name of the file in the run directory.
 const FILE: &str = "agent.lock";
-/// How often to try for it.
+/// Interval of the attempts to acquire the lock.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Held as long as this value lives.
+/// The acquired lock. It is released when this value is dropped.
 #[derive(Debug)]
 #[must_use = "another agent may run from now on"]
 pub struct InstanceLock {
@@ -24,10 +24,10 @@ pub struct InstanceLock {
 }
 
 impl InstanceLock {
-    /// Of the node with this run directory; `None` while another is there.
+    /// Acquires the lock of the node with this run directory; `None` while another process holds it.
     ///
     /// # Errors
-    /// The file cannot be made or locked.
+    /// The file cannot be created or locked.
     fn try_acquire(run_dir: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
@@ -39,21 +39,21 @@ impl InstanceLock {
         }
     }
 
-    /// Waits for another to end, as the one before does in a moment.
+    /// Acquires the lock. Waits until another agent has ended.
     ///
     /// # Errors
     /// As for [`Self::try_acquire`].
     pub async fn acquire(run_dir: &Path) -> anyhow::Result<Self> {
-        let lock =
+        let try_acquire =
             || Self::try_acquire(run_dir).with_context(|| format!("lock {}", run_dir.display()));
-        if let Some(alone) = lock()? {
-            return Ok(alone);
+        if let Some(lock) = try_acquire()? {
+            return Ok(lock);
         }
         info!("waiting for another agent on this node to exit");
         loop {
             tokio::time::sleep(RETRY_INTERVAL).await;
-            if let Some(alone) = lock()? {
-                return Ok(alone);
+            if let Some(lock) = try_acquire()? {
+                return Ok(lock);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the program can be asked to do, and its command line.
+//! The subcommands and the command line.
 
 pub mod args;
 pub mod check;

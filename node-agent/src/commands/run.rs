@@ -1,4 +1,4 @@
-//! `netweft-agent run`: wires the source, the kernel and the reconciler, and decides when to look.
+//! `netweft-agent run`: starts all tasks, and decides when to reconcile.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -18,16 +18,16 @@ use tracing::{Instrument, debug, error_span, info, warn};
 
 use crate::apply::nft;
 use crate::bird;
-use crate::bird::{Observed, Places, Watcher};
-use crate::commands::args::RunArgs;
+use crate::bird::{BirdPaths, BirdTask, Observation};
+use crate::commands::args::{PluginPaths, RunArgs};
 use crate::commands::install::Plugins;
 use crate::commands::instance_lock::InstanceLock;
 use crate::firewall::Firewall;
-use crate::inputs::file_events::Watch;
+use crate::inputs::file_events::FileWatch;
 use crate::inputs::source::Source;
 use crate::probes::responder::Responder;
 use crate::probes::sender::{ProbeResults, Prober};
-use crate::reconcile::{Reconciler, Tasks};
+use crate::reconcile::{Reconciler, TaskHandles};
 use crate::status::problem::{Problem, Problems};
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
@@ -35,33 +35,32 @@ use crate::telemetry::admin;
 use crate::telemetry::health::Health;
 use crate::telemetry::metrics::Metrics;
 
-/// Everything is looked at this often even when nothing seems to have happened: a lost notice must not last.
-const RESYNC: Duration = Duration::from_secs(60);
-/// Notices come in bursts; one look answers them all. What has drifted is put right after no longer than this, when all was
-/// quiet before.
-const SETTLE: Duration = Duration::from_millis(5);
-/// The least time between a look and the next, and how many times as long as the look has kept the CPU: while things go on
-/// happening, looking takes at most a quarter of one.
-const DEBOUNCE: (Duration, u32) = (Duration::from_millis(20), 3);
+/// Interval of reconciles without an event, because an event can be lost.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
+/// Delay before a reconcile, so that one reconcile handles a burst of events.
+const BURST_DELAY: Duration = Duration::from_millis(5);
+/// Minimum delay between two reconciles, and its factor of the CPU time of the first: while events continue, reconciles use at most
+/// a quarter of a CPU.
+const MIN_DELAY: (Duration, u32) = (Duration::from_millis(20), 3);
 
-/// Run until a signal asks to stop. What is in the kernel stays there.
+/// Runs until the process gets a signal to stop. The state of the kernel stays.
 ///
 /// # Errors
-/// The agent cannot start, or a part of it has ended.
+/// The agent cannot start, or a task has ended.
 pub async fn run(args: RunArgs) -> anyhow::Result<()> {
     tokio::select! {
         biased;
-        // First, so that signals are taken before anything is waited for: to PID 1 the kernel delivers none that it does not take.
-        () = asked_to_stop() => {
+        // First, so that the handlers are installed before anything blocks: the kernel delivers no unhandled signal to PID 1.
+        () = stop_signal() => {
             info!("stopping, kernel state stays unchanged");
             Ok(())
         }
-        ended = serve(args) => ended,
+        ended = run_tasks(args) => ended,
     }
 }
 
-/// Starts all parts. Every one of them works until the process ends, so the end of one is an error.
-async fn serve(args: RunArgs) -> anyhow::Result<()> {
+/// Starts all tasks. Each of them runs until the process ends, so the end of one is an error.
+async fn run_tasks(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         node,
         inputs,
@@ -74,34 +73,38 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
     } = args;
     let run_dir = &paths.run_dir;
     std::fs::create_dir_all(run_dir).with_context(|| format!("create {}", run_dir.display()))?;
-    let alone = InstanceLock::acquire(run_dir).await?;
+    let lock = InstanceLock::acquire(run_dir).await?;
     let (mut source, client) = Source::open(inputs.as_deref(), &node).await?;
-    let mut ends = source.ends();
-    let reporter = client.map_or_else(|| StatusSink::file(run_dir), StatusSink::api);
+    let mut ended_watches = source.ended_tasks();
+    let sink = client.map_or_else(|| StatusSink::file(run_dir), StatusSink::api);
     let (metrics, health) = (Metrics::new(), Health::new());
-    let (watcher, link) = Watcher::new(Places {
+    let (bird_task, bird) = BirdTask::new(BirdPaths {
         dir: run_dir.join(bird::DIR),
         program: bird,
         passwords: bgp_passwords,
     });
     let (prober, probes) = Prober::new(listen.port());
-    let (responder, responding) = Responder::new(listen.port());
-    let (firewall, findings) = Firewall::new(&paths);
-    let (status, publisher) = StatusPublisher::new(node.clone(), reporter, health.clone());
-    let (counts, beats) = (metrics.clone(), health.clone());
+    let (responder_task, responder) = Responder::new(listen.port());
+    let (firewall_task, firewall) = Firewall::new(&paths);
+    let (status, publisher) = StatusPublisher::new(node.clone(), sink, health.clone());
+    let telemetry = (status, metrics.clone(), health.clone());
+    let loop_health = health.clone();
     let main_loop = on_own_thread(async move || {
-        // Held by the thread that changes the node, so that the next agent waits for its end.
-        let _alone = alone;
+        // The thread that changes the node holds the lock, so that the next agent waits for its end.
+        let _lock = lock;
         let kernel = Rtnl::new().context("open netlink")?;
-        let links = (link, probes, findings, responding);
-        let files = Watch::new(&paths, plugins.cni_bin_dir.as_deref());
-        let notices = Notices::new(&source, &links, files)?;
-        let kept = plugins.cni_bin_dir.as_deref();
-        let kept = kept.map(|to| Plugins::new(&plugins.plugins, to));
-        let told = (status, counts, beats.clone());
-        let reconciler = Reconciler::new(node, kernel, links, (paths, kept), told)
+        let tasks = TaskHandles {
+            bird,
+            probes,
+            firewall,
+            responder,
+        };
+        let watch = FileWatch::new(&paths, plugins.cni_bin_dir.as_deref());
+        let events = EventSources::new(&source, &tasks, watch)?;
+        let files = (paths, restored_plugins(&plugins));
+        let reconciler = Reconciler::new(node, kernel, tasks, files, telemetry)
             .ignoring_other_networks(ignore_other_networks);
-        reconcile_forever(reconciler, source, notices, beats).await
+        reconcile_forever(reconciler, source, events, loop_health).await
     });
     tokio::select! {
         served = serve_admin(listen, admin::endpoints(metrics, health)) => {
@@ -110,12 +113,18 @@ async fn serve(args: RunArgs) -> anyhow::Result<()> {
         }
         ended = main_loop => ended,
         () = publisher.run() => bail!("the task that writes the status has ended"),
-        () = watcher.run() => bail!("the task that watches BIRD has ended"),
+        () = bird_task.run() => bail!("the task that watches BIRD has ended"),
         () = prober.run() => bail!("the prober of standby datapaths has ended"),
-        () = responder.run() => bail!("the task that answers other agents has ended"),
-        () = firewall.run() => bail!("the task that reads the firewall's ruleset has ended"),
-        what = ends.recv() => bail!("the task that watches {} has ended", what.unwrap_or_default()),
+        () = responder_task.run() => bail!("the task that answers other agents has ended"),
+        () = firewall_task.run() => bail!("the task that reads the firewall's ruleset has ended"),
+        kind = ended_watches.recv() => bail!("the task that watches {} has ended", kind.unwrap_or_default()),
     }
+}
+
+/// The plugins that the agent restores; `None` without a plugin directory of the container runtime.
+fn restored_plugins(paths: &PluginPaths) -> Option<Plugins> {
+    let to = paths.cni_bin_dir.as_deref();
+    to.map(|to| Plugins::new(&paths.plugins, to))
 }
 
 async fn serve_admin(address: SocketAddr, endpoints: Endpoints) -> anyhow::Result<()> {
@@ -123,24 +132,24 @@ async fn serve_admin(address: SocketAddr, endpoints: Endpoints) -> anyhow::Resul
     Ok(endpoints.serve(listener, pending()).await?)
 }
 
-/// Runs the main loop on a thread of its own: a system call that hangs, for example one that waits for the kernel's RTNL lock, must
-/// not keep the others from telling that it does.
+/// Runs the main loop on a separate thread: a system call that blocks, for example on the kernel's RTNL lock, must not block the tasks
+/// that report the stall.
 fn on_own_thread<W>(work: W) -> impl Future<Output = anyhow::Result<()>>
 where
     W: AsyncFnOnce() -> anyhow::Result<()> + Send + 'static,
 {
-    let (ending, ended) = oneshot::channel();
+    let (sender, ended) = oneshot::channel();
     let run = move || {
-        let runtime = crate::runtime().context("make a runtime for the main loop");
-        let done = runtime.and_then(|runtime| runtime.block_on(work()));
-        // Nobody waits while the process ends.
-        let _ = ending.send(done);
+        let runtime = crate::runtime().context("create a runtime for the main loop");
+        let result = runtime.and_then(|runtime| runtime.block_on(work()));
+        // While the process ends, the receiver may be closed.
+        let _ = sender.send(result);
     };
     let thread = std::thread::Builder::new().name("main-loop".to_owned());
     let started = thread.spawn(run).context("start the main loop");
     async move {
         started?;
-        // The panic itself has been logged.
+        // The panic has been logged.
         ended.await.context("the main loop has panicked")?
     }
 }
@@ -148,54 +157,54 @@ where
 async fn reconcile_forever(
     mut reconciler: Reconciler<Rtnl>,
     source: Source,
-    mut notices: Notices,
+    mut events: EventSources,
     health: Health,
 ) -> anyhow::Result<()> {
-    let (mut retry, mut trigger) = (None, Trigger::Start);
-    let mut resync = Instant::now() + RESYNC;
+    let (mut requeue, mut trigger) = (None, Trigger::Start);
+    let mut resync = Instant::now() + RESYNC_INTERVAL;
     loop {
         health.beat();
-        let worked = cpu_time();
+        let cpu_time_before = cpu_time();
         if let Some(objects) = source.snapshot() {
-            // Of level error: a filter that logs no more than errors would else log them without the span.
+            // Level error, so that a filter that logs errors only logs them with the span.
             let span = error_span!("reconcile", ?trigger);
             debug!(parent: &span, "reconciling");
-            let reconciled = reconciler.reconcile(&objects).instrument(span).await;
-            retry = reconciled.map(|delay| Instant::now() + delay);
-            notices.files.follow(reconciler.parameters());
+            let delay = reconciler.reconcile(&objects).instrument(span).await;
+            requeue = delay.map(|delay| Instant::now() + delay);
+            events.files.watch_sysctls(reconciler.sysctls());
         }
         if !reconciler.is_connected() {
             bail!("the netlink connection has broken");
         }
-        let rested = Instant::now()
-            + DEBOUNCE
-                .0
-                .max(cpu_time().saturating_sub(worked) * DEBOUNCE.1);
+        let (min_delay, factor) = MIN_DELAY;
+        let used = cpu_time().saturating_sub(cpu_time_before);
+        let earliest = Instant::now() + min_delay.max(used * factor);
         trigger = loop {
             tokio::select! {
-                trigger = notices.next(retry, resync) => break trigger,
+                trigger = events.next(requeue, resync) => break trigger,
                 () = sleep(HEARTBEAT_INTERVAL) => health.beat(),
             }
         };
-        // At once, while the writers live.
-        reconciler.record_writers(notices.kernel.take_writers());
+        // At once, while the writers still run.
+        reconciler.record_writers(events.kernel.take_writers());
         if trigger.comes_in_bursts() {
-            sleep_until(rested.max(Instant::now() + SETTLE)).await;
-            notices.drain();
+            sleep_until(earliest.max(Instant::now() + BURST_DELAY)).await;
+            events.drain();
         }
-        reconciler.record_writers(notices.kernel.take_writers());
+        reconciler.record_writers(events.kernel.take_writers());
         if trigger == Trigger::Resync {
-            reconciler.doubt();
-            resync = Instant::now() + RESYNC;
+            reconciler.invalidate_status();
+            resync = Instant::now() + RESYNC_INTERVAL;
         }
     }
 }
 
-/// What this thread has had of the CPU.
+/// The CPU time of this thread.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
+/// Why a reconcile starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trigger {
     Start,
@@ -206,7 +215,7 @@ enum Trigger {
     Firewall,
     Responder,
     Files,
-    Retry,
+    Requeue,
     Resync,
 }
 
@@ -216,62 +225,60 @@ impl Trigger {
     }
 }
 
-/// All that tells of changes.
-struct Notices {
+/// The sources of events that trigger a reconcile.
+struct EventSources {
     objects: watch::Receiver<u64>,
-    sessions: watch::Receiver<Observed>,
+    sessions: watch::Receiver<Observation>,
     probes: watch::Receiver<ProbeResults>,
     firewall: watch::Receiver<Problems>,
     responder: watch::Receiver<Option<Problem>>,
     kernel: Events,
-    files: Watch,
+    files: FileWatch,
 }
 
-impl Notices {
-    fn new(source: &Source, links: &Tasks, files: Watch) -> anyhow::Result<Self> {
-        let (bird, probes, firewall, responding) = links;
+impl EventSources {
+    fn new(source: &Source, tasks: &TaskHandles, files: FileWatch) -> anyhow::Result<Self> {
         Ok(Self {
             objects: source.changes(),
-            sessions: bird.changes(),
-            probes: probes.changes(),
-            firewall: firewall.changes(),
-            responder: responding.changes(),
+            sessions: tasks.bird.changes(),
+            probes: tasks.probes.changes(),
+            firewall: tasks.firewall.changes(),
+            responder: tasks.responder.changes(),
             kernel: Events::new(nft::TABLE).context("listen to netlink")?,
             files,
         })
     }
 
-    /// Waits for the first that happens.
-    async fn next(&mut self, retry: Option<Instant>, resync: Instant) -> Trigger {
+    /// Waits for the first event or timer.
+    async fn next(&mut self, requeue: Option<Instant>, resync: Instant) -> Trigger {
         tokio::select! {
-            // The sender lives as long as the process; if it ever ended, the timers would go on.
+            // The senders exist until the process ends.
             Ok(()) = self.objects.changed() => Trigger::Objects,
-            // As well as that of the watcher, which runs beside this loop.
             Ok(()) = self.sessions.changed() => Trigger::Sessions,
             Ok(()) = self.probes.changed() => Trigger::Probes,
             Ok(()) = self.firewall.changed() => Trigger::Firewall,
             Ok(()) = self.responder.changed() => Trigger::Responder,
-            heard = self.kernel.next() => {
-                if let Err(error) = heard {
-                    renew(&mut self.kernel, &error);
+            notification = self.kernel.next() => {
+                if let Err(error) = notification {
+                    resubscribe(&mut self.kernel, &error);
                 }
                 Trigger::Kernel
             }
             () = self.files.changed() => Trigger::Files,
-            () = sleep_until(retry.unwrap_or(resync)) => if retry.is_some() { Trigger::Retry } else { Trigger::Resync },
+            () = sleep_until(requeue.unwrap_or(resync)) => if requeue.is_some() { Trigger::Requeue } else { Trigger::Resync },
             () = sleep_until(resync) => Trigger::Resync,
         }
     }
 
-    /// Forget the notices that have come meanwhile: the look that follows answers them.
+    /// Drops the events that have arrived in the meantime: the next reconcile handles them.
     fn drain(&mut self) {
-        const AT_MOST: usize = 10_000;
+        const MAX_EVENTS: usize = 10_000;
         self.objects.mark_unchanged();
-        for _ in 0..AT_MOST {
+        for _ in 0..MAX_EVENTS {
             match self.kernel.next().now_or_never() {
                 Some(Ok(())) => {}
                 Some(Err(error)) => {
-                    renew(&mut self.kernel, &error);
+                    resubscribe(&mut self.kernel, &error);
                     break;
                 }
                 None => break,
@@ -280,17 +287,17 @@ impl Notices {
     }
 }
 
-/// A broken subscription is replaced; until that succeeds the resync looks.
-fn renew(events: &mut Events, broken: &netweft_netstate::error::Error) {
+/// Replaces a broken netlink subscription. Until that succeeds, only resyncs detect changes.
+fn resubscribe(events: &mut Events, broken: &netweft_netstate::error::Error) {
     warn!(error = %broken, "netlink subscription broken, recreating it");
     match Events::new(nft::TABLE) {
-        Ok(renewed) => *events = renewed,
+        Ok(subscription) => *events = subscription,
         Err(error) => warn!(%error, "subscribing to netlink failed, will retry"),
     }
 }
 
 /// Waits for SIGTERM or SIGINT.
-pub async fn asked_to_stop() {
+pub async fn stop_signal() {
     let wait = async |kind| match signal(kind) {
         Ok(mut stream) => stream.recv().await.unwrap_or(()),
         Err(_) => pending().await,

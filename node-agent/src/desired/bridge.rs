@@ -1,15 +1,15 @@
-//! The bridge for pods whose pool has `podInterface: bridge`.
+//! The bridge of pods whose pool has `podInterface: bridge`.
 //!
 //! ```text
-//!   link       nw-br0, Ethernet address from the node's name
+//!   link       nw-br0, MAC address derived from the node's name
 //!   address    10.244.3.65/26 dev nw-br0                         the gateway of the block's pods
-//!   address    fe80::1/64 dev nw-br0                             with a block of IPv6: to ask for neighbours from
-//!   route      10.244.3.64/26 dev nw-br0 src 10.244.3.65         in the place of a routed block's blackhole
-//!   blackhole  10.244.3.64/26, behind the route                  while the bridge is gone or down
+//!   address    fe80::1/64 dev nw-br0                             with an IPv6 block: source of neighbour solicitations
+//!   route      10.244.3.64/26 dev nw-br0 src 10.244.3.65         in place of the blackhole route of a routed block
+//!   blackhole  10.244.3.64/26, with a higher metric              while the bridge is deleted or down
 //! ```
 //!
-//! The gateway is also what the node sends from into the tunnel. A block whose pods name a gateway keeps it, whatever has
-//! become of the pool: their routes cannot follow. So the bridge stays while anybody is on it.
+//! The gateway is also the source address of packets that the node sends into the tunnel. The gateway of a block persists while
+//! pods have it, whatever happens to the pool, because the routes of pods cannot change. The bridge persists, too.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,25 +28,25 @@ use crate::desired::{blackhole, unicast};
 use crate::inputs::{Inputs, OwnBlock};
 use crate::pods::PodState;
 
-/// The metric of the blackhole behind a bridged block's route.
-const METRIC_BEHIND: u32 = METRIC + 10;
+/// The metric of the blackhole route of a bridged block: higher than that of its route.
+const METRIC_FALLBACK: u32 = METRIC + 10;
 
-/// The bridge's address in each block that is on it.
+/// The address of the bridge in each bridged block.
 pub fn gateways(inputs: &Inputs) -> BTreeMap<IpNet, IpAddr> {
     let own = inputs
         .blocks
         .iter()
         .filter_map(|block| Some((block.cidr, gateway(inputs, block)?)));
     let used = inputs.pods.gateways.iter();
-    let used = used.filter(|(_, gateway)| inputs.pods.leave(gateway));
+    let used = used.filter(|(_, gateway)| inputs.pods.is_free(gateway));
     own.chain(used.map(|(block, gateway)| (*block, *gateway)))
         .collect()
 }
 
-/// The bridge's address in an own block; `None` for a routed pool's, or one without room for it.
+/// The address of the bridge in a block of this node; `None` for a block of a routed pool, or without a free address for it.
 ///
-/// It is the tunnel address. An earlier version chose another where `spec.reserved` covered that one: the block keeps it as long
-/// as the node has the block or a pod in it, since an ADD under way may be about to name it.
+/// It is the tunnel address. Where `spec.reserved` covers the tunnel address, an earlier version selected another one: the block
+/// keeps it as long as the node has the block or a pod in it, because an ADD in progress may use it.
 pub fn gateway(inputs: &Inputs, block: &OwnBlock) -> Option<IpAddr> {
     let pool = inputs.pools.get(&block.pool)?;
     match pool.pod_interface {
@@ -61,12 +61,12 @@ pub fn gateway(inputs: &Inputs, block: &OwnBlock) -> Option<IpAddr> {
                 .get(&block.cidr)
                 .or(offered_gateways.get(&block.cidr));
             let gateway = known.copied().or_else(|| block::tunnel_address(block.cidr));
-            gateway.filter(|gateway| inputs.pods.leave(gateway))
+            gateway.filter(|gateway| inputs.pods.is_free(gateway))
         }
     }
 }
 
-/// Add the bridge and what is on it. Without a block there is none.
+/// Adds the bridge with its addresses, routes and sysctls, if any block is bridged.
 pub fn add_to(
     inputs: &Inputs,
     mtu: u32,
@@ -90,13 +90,13 @@ pub fn add_to(
         }
         let (key, route) = unicast(block, None, name.clone(), Some(gateway));
         kernel.routes.insert(key, route);
-        let (key, route) = blackhole(block, METRIC_BEHIND);
+        let (key, route) = blackhole(block, METRIC_FALLBACK);
         kernel.routes.insert(key, route);
     }
-    sysctls.extend(parameters(&name));
+    sysctls.extend(bridge_sysctls(&name));
 }
 
-/// A bridge of this node.
+/// A bridge link of this node.
 pub fn link(inputs: &Inputs, mtu: u32) -> Link {
     Link {
         kind: LinkKind::Bridge,
@@ -106,7 +106,7 @@ pub fn link(inputs: &Inputs, mtu: u32) -> Link {
     }
 }
 
-/// What pods of this pool have to know of the bridge.
+/// The configuration of the bridge for pods of these blocks.
 pub fn config(inputs: &Inputs, blocks: &[&OwnBlock]) -> Option<BridgeConfig> {
     let with_gateway = |block: &&OwnBlock| Some((block.cidr, gateway(inputs, block)?));
     Some(BridgeConfig {
@@ -120,10 +120,10 @@ fn link_name() -> Option<LinkName> {
     BRIDGE.parse().ok()
 }
 
-/// Loose reverse path filtering and no belief in router advertisements, as on all links of ours. And what passes between two
-/// ports has to pass conntrack as well: a pod that is sent to its neighbour by a Service would else get an answer from
-/// somebody it never asked (`br_nf_pre_routing`).
-fn parameters(name: &LinkName) -> [(String, String); 3] {
+/// A loose reverse path filter and no router advertisements, as on all links of the agent. Packets between two ports pass
+/// conntrack, too: otherwise a pod that reaches another port by a Service would receive the reply from an address to which it has
+/// sent nothing (`br_nf_pre_routing`).
+fn bridge_sysctls(name: &LinkName) -> [(String, String); 3] {
     [
         (sysctl::rp_filter(name.as_str()), "2".to_owned()),
         ("bridge/bridge-nf-call-iptables".to_owned(), "1".to_owned()),

@@ -1,4 +1,4 @@
-//! Whether the pools that serve this node are known and fit together.
+//! Problems of the pools that serve this node: pools that are not received yet, and pools that exclude each other.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,9 @@ use crate::inputs::Inputs;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// Pools that serve this node and have not been heard of. They are on their way.
+/// Pools that serve this node and that the watch has not delivered yet.
 pub fn not_received(inputs: &Inputs) -> impl Iterator<Item = Problem> {
-    let names = inputs.serving.iter();
+    let names = inputs.serving_pools.iter();
     let unknown = names.filter(|name| !inputs.pools.contains_key(*name));
     unknown.map(|name| {
         let pool = name.clone();
@@ -19,27 +19,27 @@ pub fn not_received(inputs: &Inputs) -> impl Iterator<Item = Problem> {
     })
 }
 
-/// Pods that would get an address of a bridge and one of a routed pool are refused by the plugin: better said before.
-pub fn mixed(plugin: &NodeConfig) -> Option<Problem> {
-    // One for all the namespaces that no pool names.
-    let others = String::new();
+/// Two pools with different pod interfaces for the same pods. The plugin refuses such pods.
+pub fn mixed_interfaces(plugin: &NodeConfig) -> Option<Problem> {
+    // It represents all namespaces that no pool names.
+    let other_namespace = String::new();
     let named = plugin
         .pools
         .iter()
         .filter_map(|pool| pool.namespaces.as_ref());
-    let namespaces: BTreeSet<&String> = named.flatten().chain([&others]).collect();
+    let namespaces: BTreeSet<&String> = named.flatten().chain([&other_namespace]).collect();
     let pools = |namespace: &str| {
         let of_family = |ipv4| ipam::pools_for(plugin, Some(namespace), ipv4);
         (of_family(true), of_family(false))
     };
-    let clash = |namespace: &&String| {
+    let mixed_pair = |namespace: &&String| {
         let (v4, v6) = pools(namespace);
         let mut pairs = v4
             .into_iter()
             .flat_map(|one| v6.iter().map(move |other| (one, *other)));
         pairs.find(|(one, other)| one.pod_interface != other.pod_interface)
     };
-    let (one, other) = namespaces.iter().find_map(clash)?;
+    let (one, other) = namespaces.iter().find_map(mixed_pair)?;
     Some(Problem::from(Cause::PodInterfacesMixed {
         one: one.name.clone(),
         other: other.name.clone(),

@@ -1,5 +1,5 @@
-//! What is to be tried of a way that stands by: whether other nodes answer by it. That a link is there does not show that the network lets
-//! its packets through.
+//! The probes over a standby datapath: whether other nodes are reachable by it. That its link exists does not show that the
+//! network forwards its packets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,101 +13,101 @@ use crate::desired::tunnel_address::tunnel_addresses;
 use crate::desired::unreachable::Unreachable;
 use crate::inputs::{Inputs, RemoteBlock};
 
-/// Nodes that one node asks at most.
+/// Maximum number of nodes that one node probes.
 const MAX_TARGETS: usize = 16;
 
-/// A datapath in standby, and the nodes to probe over it.
+/// A standby datapath, and the nodes to probe over it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbePlan {
     /// Name of the NetworkMode.
     pub mode: String,
-    /// How packets travel.
+    /// The transport of the datapath.
     pub transport: Transport,
-    /// How it is asked.
-    pub probe: ProbeProtocol,
+    /// The protocol of the probes.
+    pub protocol: ProbeProtocol,
     /// Nodes by name.
     pub targets: BTreeMap<String, Target>,
 }
 
-/// A node that is asked.
+/// A node to probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Target {
-    /// What is sent. Of each family one of the probes has to be answered: which of a node's blocks is its oldest, and so holds its
-    /// address, it knows alone.
+    /// The probes: one per block of the node. One reply per family is enough, because only the oldest block of a pool has the
+    /// tunnel address, and other nodes do not know which block that is.
     pub probes: BTreeSet<Probe>,
-    /// Why there is nothing to send by.
-    pub why_not: Option<Unreachable>,
+    /// Why the node cannot be probed.
+    pub unreachable: Option<Unreachable>,
 }
 
-/// A request to another node, and how it is sent.
+/// A request to another node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Probe {
-    /// The link that it leaves by.
+    /// The egress link.
     pub link: LinkName,
-    /// Its source: an address of a block, as pods have.
+    /// The source: an address in a block of this node, as pods have.
     pub from: Option<IpAddr>,
-    /// Its destination.
+    /// The destination.
     pub to: IpAddr,
-    /// By what. An answer to a request of another protocol does not count.
-    pub probe: ProbeProtocol,
+    /// The protocol. A reply by another protocol does not count.
+    pub protocol: ProbeProtocol,
 }
 
 impl ProbePlan {
-    /// Nobody to ask.
+    /// A plan without targets.
     pub fn new(mode: &NodeMode, transport: Transport) -> Self {
         Self {
             mode: mode.name.clone(),
             transport,
-            probe: mode.probe,
+            protocol: mode.probe,
             targets: BTreeMap::new(),
         }
     }
 
-    /// Probes the node of `block` by `link`; `None`: by several links, which the probe does not distinguish.
+    /// Adds a probe of the node of `block` by `link`. `None`: the route has several links, which a probe cannot distinguish.
     pub fn add(
         &mut self,
         inputs: &Inputs,
         block: &RemoteBlock,
         link: Result<Option<LinkName>, Unreachable>,
     ) {
-        let probe = self.probe;
-        if probe == ProbeProtocol::None {
+        let protocol = self.protocol;
+        if protocol == ProbeProtocol::None {
             return;
         }
         let target = self.targets.entry(block.node.clone()).or_default();
         match link {
             Ok(Some(link)) => {
-                let family = block.cidr.addr().is_ipv4();
+                let is_ipv4 = block.cidr.addr().is_ipv4();
                 let mut own = tunnel_addresses(inputs).into_values();
-                let from = own.find(|address| address.is_ipv4() == family);
+                let from = own.find(|address| address.is_ipv4() == is_ipv4);
                 let to = block::tunnel_address(block.cidr);
                 let probe = to.map(|to| Probe {
                     link,
                     from,
                     to,
-                    probe,
+                    protocol,
                 });
                 target.probes.extend(probe);
             }
             Ok(None) => {}
-            Err(why) => target.why_not = Some(why),
+            Err(unreachable) => target.unreachable = Some(unreachable),
         }
     }
 
-    /// The same for a part of the nodes, where there are many: for each node another. Which ones does not depend on the build, so that an
-    /// update of the agent does not ask others.
-    pub fn for_some_of(mut self, node: &str) -> Option<Self> {
-        // A Node's name has no blank.
-        let lot = |peer: &str| <[u8; 32]>::from(Sha256::digest(format!("{node} {peer}")));
-        let mut lots: Vec<[u8; 32]> = self.targets.keys().map(|peer| lot(peer)).collect();
-        lots.sort_unstable();
-        if let Some(first_out) = lots.get(MAX_TARGETS) {
-            self.targets.retain(|peer, _| lot(peer) < *first_out);
+    /// The plan with a sample of the targets, if there are many. Each `node` has another sample. The sample does not depend on
+    /// the build, so that an update of the agent keeps it.
+    pub fn sampled(mut self, node: &str) -> Option<Self> {
+        // The name of a Node contains no space.
+        let rank = |peer: &str| <[u8; 32]>::from(Sha256::digest(format!("{node} {peer}")));
+        let mut ranks: Vec<[u8; 32]> = self.targets.keys().map(|peer| rank(peer)).collect();
+        ranks.sort_unstable();
+        if let Some(limit) = ranks.get(MAX_TARGETS) {
+            self.targets.retain(|peer, _| rank(peer) < *limit);
         }
         (!self.targets.is_empty()).then_some(self)
     }
 
-    /// What came of it, given what has been answered. `port` is the UDP port of the agents.
+    /// The status of the probes. `answered` are the probes with a reply, `port` is the UDP port of the agents.
     #[must_use]
     pub fn status(
         &self,
@@ -118,13 +118,13 @@ impl ProbePlan {
         let unreachable: Vec<&String> = self
             .targets
             .iter()
-            .filter(|(_, target)| !target.answers(answered))
+            .filter(|(_, target)| !target.is_reachable(answered))
             .map(|(node, _)| node)
             .collect();
-        let why_not = self
+        let not_probed = self
             .targets
             .values()
-            .find_map(|target| target.why_not.as_ref())
+            .find_map(|target| target.unreachable.as_ref())
             .map(ToString::to_string);
         let problem = problem
             .filter(|_| !unreachable.is_empty())
@@ -134,30 +134,31 @@ impl ProbePlan {
             transport: self.transport.into(),
             probed: i64::try_from(self.targets.len()).unwrap_or(i64::MAX),
             unreachable: unreachable.into_iter().cloned().collect(),
-            protocols: protocols(self.probe, port),
-            message: why_not.or(problem),
+            protocols: protocols(self.protocol, port),
+            message: not_probed.or(problem),
         }
     }
 }
 
 impl Target {
-    fn answers(&self, answered: &BTreeSet<Probe>) -> bool {
-        let of_family = |ipv4: bool| {
-            let mut asked = self
+    /// Whether one probe of each family has a reply.
+    fn is_reachable(&self, answered: &BTreeSet<Probe>) -> bool {
+        let is_reachable_by = |ipv4: bool| {
+            let mut probes = self
                 .probes
                 .iter()
                 .filter(|it| it.to.is_ipv4() == ipv4)
                 .peekable();
-            asked.peek().is_none() || asked.any(|probe| answered.contains(probe))
+            probes.peek().is_none() || probes.any(|probe| answered.contains(probe))
         };
-        self.why_not.is_none() && of_family(true) && of_family(false)
+        self.unreachable.is_none() && is_reachable_by(true) && is_reachable_by(false)
     }
 }
 
-/// How nodes are asked, in words.
-fn protocols(probe: ProbeProtocol, port: u16) -> Vec<String> {
-    let icmp = probe.uses_icmp().then(|| "ICMP echo".to_owned());
-    let udp = probe.uses_udp().then(|| format!("UDP port {port}"));
+/// The protocols of the probes, for the status.
+fn protocols(protocol: ProbeProtocol, port: u16) -> Vec<String> {
+    let icmp = protocol.uses_icmp().then(|| "ICMP echo".to_owned());
+    let udp = protocol.uses_udp().then(|| format!("UDP port {port}"));
     icmp.into_iter().chain(udp).collect()
 }
 
@@ -165,20 +166,20 @@ fn protocols(probe: ProbeProtocol, port: u16) -> Vec<String> {
 mod tests {
     use super::*;
 
-    /// The names are those with the least SHA-256 of `worker-1 NAME`, computed by another program.
+    /// The names are those with the smallest SHA-256 of `worker-1 NAME`, computed by another program.
     #[test]
     fn probe_target_choice_is_stable_across_builds() {
         let names = (2..=40).map(|n| (format!("worker-{n}"), Target::default()));
         let probe_plan = ProbePlan {
             mode: "default".into(),
             transport: Transport::Direct,
-            probe: ProbeProtocol::Auto,
+            protocol: ProbeProtocol::Auto,
             targets: names.collect(),
         };
-        let chosen = probe_plan.for_some_of("worker-1").unwrap().targets;
-        let chosen: Vec<String> = chosen.into_keys().collect();
+        let sample = probe_plan.sampled("worker-1").unwrap().targets;
+        let sample: Vec<String> = sample.into_keys().collect();
         assert_eq!(
-            chosen,
+            sample,
             [
                 "worker-11",
                 "worker-13",
@@ -202,13 +203,13 @@ mod tests {
 
     #[test]
     fn probe_protocols_are_listed_in_status() {
-        for (probe, told) in [
+        for (protocol, expected) in [
             (ProbeProtocol::Auto, &["ICMP echo", "UDP port 9471"][..]),
             (ProbeProtocol::Icmp, &["ICMP echo"]),
             (ProbeProtocol::Udp, &["UDP port 9471"]),
             (ProbeProtocol::None, &[]),
         ] {
-            assert_eq!(protocols(probe, 9471), told);
+            assert_eq!(protocols(protocol, 9471), expected);
         }
     }
 }

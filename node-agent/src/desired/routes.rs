@@ -4,12 +4,12 @@
 //!   block ─▶ direct, or cross-subnet and on-link?  ── yes ─▶ 10.244.1.0/26 via <the node> dev <uplink>
 //!                       │ no
 //!                       ├─ encapsulated ─▶ route into the tunnel (`tunnel`)
-//!                       ├─ underlay ─▶ none of ours: BIRD's, who hears of the block from its node (`bird`)
+//!                       ├─ underlay ─▶ no route of the agent: BIRD learns the block from its node (`bird`)
 //!                       └─ host-gw ─▶ no route, and a problem with node and reason
 //! ```
 //!
-//! It is decided for each peer and family. A block that cannot be reached is not programmed: a next hop that is not on the link would
-//! send its packets to a router that has never heard of pods.
+//! This is decided per peer and family. An unreachable block is not programmed: a next hop that is not on the link would send its
+//! packets to a router without routes to pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,17 +17,18 @@ use std::net::IpAddr;
 use netweft_crds::{EncapsulateWhen, IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{LinkName, Route, RouteKey};
 
+use crate::desired::mtu::{is_sufficient, pod_mtu, pod_mtu_to, too_small};
 use crate::desired::probe_plan::ProbePlan;
 use crate::desired::tunnel::Tunnel;
 use crate::desired::unreachable::Unreachable;
-use crate::desired::{Desired, METRIC_STANDBY, carries, fits, pod_mtu, pod_mtu_to, unicast};
-use crate::inputs::host_facts::Facts;
+use crate::desired::{Desired, METRIC_STANDBY, carries, unicast};
+use crate::inputs::host_facts::HostFacts;
 use crate::inputs::{Inputs, RemoteBlock};
 use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind};
 
-/// Add all that `mode` needs on this node.
-pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Desired) {
+/// Adds the tunnel, the routes and the probes of `mode`.
+pub fn add_to(inputs: &Inputs, facts: &HostFacts, mode: &NodeMode, desired: &mut Desired) {
     let Some(transport) = mode.transport.get() else {
         let mode = mode.name.clone();
         let cause = Cause::TransportUnknown { mode };
@@ -50,57 +51,71 @@ pub fn add_to(inputs: &Inputs, facts: &Facts, mode: &NodeMode, desired: &mut Des
     if let Some(tunnel) = &tunnel {
         tunnel.add_to(desired);
     }
-    let mut withheld = BTreeMap::new();
+    let mut unreachable = BTreeMap::new();
     let mut probe_plan = ProbePlan::new(mode, transport);
     let blocks = inputs.remote.iter();
     for block in blocks.filter(|block| carries(inputs, mode, &block.pool, mtu)) {
-        let plainly = may_be_plain(mode).then(|| next_hop(inputs, facts, mode, block));
-        let route = match (plainly, &tunnel) {
-            // From the node's own address: answers to it take the same link, and need no route of ours.
-            (Some(Ok((via, dev))), _) => Ok(Some(unicast(block.cidr, Some(via), dev, None))),
-            (_, Some(tunnel)) => tunnel.route_to(block, desired),
-            (Some(Err(why)), None) => Err(why),
-            (None, None) => Ok(None),
+        let direct = allows_direct(mode).then(|| next_hop(inputs, facts, mode, block));
+        let route = match (contained_gateway(facts, block), direct, &tunnel) {
+            // The node would lose its way to the API server, and never receive the correction.
+            (Some(gateway), ..) => Err(Unreachable::ContainsGateway {
+                block: block.cidr,
+                peer: block.node.clone(),
+                gateway,
+            }),
+            // No preferred source: replies to the node's address take the same link without a route of the agent.
+            (None, Some(Ok((via, dev))), _) => Ok(Some(unicast(block.cidr, Some(via), dev, None))),
+            (None, _, Some(tunnel)) => tunnel.route_to(block, desired),
+            (None, Some(Err(cause)), None) => Err(cause),
+            (None, None, None) => Ok(None),
         };
         if !mode.pools.contains(&block.pool) {
-            let link = stand_by(inputs, facts, (mode, block), route, desired);
+            let link = add_standby_route(inputs, facts, (mode, block), route, desired);
             probe_plan.add(inputs, block, link);
             continue;
         }
         match route {
             Ok(Some((key, route))) => {
-                let mtu = lowered(inputs, facts, block, mtu);
+                let mtu = route_mtu(inputs, facts, block, mtu);
                 let route = Route { mtu, ..route };
                 desired.kernel.routes.insert(key, route);
             }
             Ok(None) => {}
-            Err(why) => {
+            Err(cause) => {
                 let subject = format!("node {}", block.node);
-                let problem = Problem::new(ProblemKind::Invalid, subject, &why);
-                withheld.insert(why.to_string(), problem);
+                let problem = Problem::new(ProblemKind::Invalid, subject, &cause);
+                unreachable.insert(cause.to_string(), problem);
             }
         }
     }
-    desired.problems.extend(withheld.into_values());
-    desired.probes.extend(probe_plan.for_some_of(&inputs.node));
+    desired.problems.extend(unreachable.into_values());
+    desired.probes.extend(probe_plan.sampled(&inputs.node));
 }
 
-/// Put a way behind the route that is in use, and behind BIRD's; those that stand by for the same block one behind the other. Gives
-/// the link that it leads to; `None`: more than one.
+/// A default gateway of the node in the block.
+fn contained_gateway(facts: &HostFacts, block: &RemoteBlock) -> Option<IpAddr> {
+    let mut gateways = facts.default_gateways.iter();
+    gateways
+        .find(|gateway| block.cidr.contains(*gateway))
+        .copied()
+}
+
+/// Adds a standby route, with a higher metric than the route in use and the routes of BIRD. Standby routes of several modes to one
+/// block have different metrics. Returns the link of the route; `None`: several links.
 ///
 /// # Errors
-/// Why the block cannot be reached by it.
-fn stand_by(
+/// Why the block is unreachable by the mode.
+fn add_standby_route(
     inputs: &Inputs,
-    facts: &Facts,
+    facts: &HostFacts,
     (mode, block): (&NodeMode, &RemoteBlock),
-    way: Result<Option<(RouteKey, Route)>, Unreachable>,
+    route: Result<Option<(RouteKey, Route)>, Unreachable>,
     desired: &mut Desired,
 ) -> Result<Option<LinkName>, Unreachable> {
-    if let Some((key, route)) = way? {
-        let at = inputs.modes.iter().position(|it| it == mode);
-        let at = at.and_then(|at| u32::try_from(at).ok()).unwrap_or_default();
-        let metric = METRIC_STANDBY + at;
+    if let Some((key, route)) = route? {
+        let index = inputs.modes.iter().position(|it| it == mode);
+        let index = index.and_then(|index| u32::try_from(index).ok());
+        let metric = METRIC_STANDBY + index.unwrap_or_default();
         let link = route.dev.clone();
         desired
             .kernel
@@ -116,18 +131,18 @@ fn stand_by(
     }
 }
 
-/// Before nodes send by a way with less room, and where the other node's link takes less, packets that would not fit are answered by "too
-/// large" on the way in use: on the link they would be lost without a word.
-fn lowered(inputs: &Inputs, facts: &Facts, block: &RemoteBlock, mtu: u32) -> Option<u32> {
-    let ways = inputs.modes_to(&block.pool);
-    let least = ways
+/// The MTU of the route, if it is smaller than that of the link: because a standby datapath or the link of the other node has a
+/// smaller MTU. Senders of larger packets then get an ICMP error (packet too big), where the link would drop them silently.
+fn route_mtu(inputs: &Inputs, facts: &HostFacts, block: &RemoteBlock, mtu: u32) -> Option<u32> {
+    let modes = inputs.modes_to(&block.pool);
+    let smallest = modes
         .filter_map(|mode| pod_mtu_to(inputs, facts, mode, block))
         .min();
-    least.filter(|least| *least < mtu && fits(block.cidr, *least))
+    smallest.filter(|smallest| *smallest < mtu && is_sufficient(block.cidr, *smallest))
 }
 
-/// Whether packets may travel by this mode without encapsulation.
-fn may_be_plain(mode: &NodeMode) -> bool {
+/// Whether packets of this mode can travel without encapsulation.
+fn allows_direct(mode: &NodeMode) -> bool {
     match mode.transport.get() {
         Some(Transport::Direct) => true,
         Some(Transport::Vxlan(_) | Transport::Ipip | Transport::Udp(_)) => {
@@ -137,28 +152,28 @@ fn may_be_plain(mode: &NodeMode) -> bool {
     }
 }
 
-/// The next hop to a block and the link it is on.
+/// The next hop to a block, and its link.
 ///
 /// # Errors
-/// Why packets for the block cannot go there without encapsulation.
+/// Why the block is unreachable without encapsulation.
 fn next_hop(
     inputs: &Inputs,
-    facts: &Facts,
+    facts: &HostFacts,
     mode: &NodeMode,
     block: &RemoteBlock,
 ) -> Result<(IpAddr, LinkName), Unreachable> {
     let family = IpFamily::of(block.cidr.addr());
     let (peer, mode) = (&block.node, &mode.name);
-    let lacking = |node: &str| Unreachable::NoNodeAddress {
+    let no_address = |node: &str| Unreachable::NoNodeAddress {
         family,
         peer: peer.clone(),
-        lacking: node.to_owned(),
+        without_address: node.to_owned(),
         mode: mode.clone(),
     };
     let own = inputs.addresses.of(family);
-    let own = own.ok_or_else(|| lacking(&inputs.node))?;
+    let own = own.ok_or_else(|| no_address(&inputs.node))?;
     let address = block.addresses.of(family);
-    let address = address.ok_or_else(|| lacking(peer))?;
+    let address = address.ok_or_else(|| no_address(peer))?;
     match facts.egress.get(&own) {
         Some(egress) if egress.is_on_link(address) => Ok((address, egress.link.clone())),
         found => Err(Unreachable::NotOnLink {
@@ -169,17 +184,4 @@ fn next_hop(
             mode: mode.clone(),
         }),
     }
-}
-
-fn too_small(inputs: &Inputs, mode: &NodeMode, mtu: u32) -> impl Iterator<Item = Problem> {
-    let pools = mode.all_pools();
-    let pools = pools.filter_map(|name| Some((name, inputs.pools.get(name)?)));
-    let left_out = pools.filter(move |(_, pool)| !fits(pool.cidr, mtu));
-    left_out.map(move |(name, _)| {
-        Problem::from(Cause::MtuTooSmallForIpv6 {
-            pool: name.clone(),
-            mode: mode.name.clone(),
-            mtu,
-        })
-    })
 }

@@ -1,10 +1,10 @@
-//! A mode's tunnel on this node: the link, its addresses, and the routes into it. What the kinds of tunnel differ in is in
-//! their own files.
+//! The tunnel of a mode on this node: the link, its addresses, and the routes into it. Each kind of tunnel has a file for its
+//! differences.
 //!
 //! ```text
-//!   vxlan   10.244.1.0/26 via 10.244.1.0 dev nw-vx4096 onlink src <own>    and neighbour, forwarding entry (`vxlan`)
+//!   vxlan   10.244.1.0/26 via 10.244.1.0 dev nw-vx4096 onlink src <own>    with neighbour and FDB entry (`vxlan`)
 //!   ipip    10.244.1.0/26 via 192.0.2.2 dev nw-ipip onlink src <own>       the next hop is the other node
-//!   udp     10.244.1.0/26 dev nw-udp8285 src <own>                         the relay knows the node (`udp.json`)
+//!   udp     10.244.1.0/26 dev nw-udp8285 src <own>                         the relay has the other node in `udp.json`
 //! ```
 
 use std::collections::BTreeMap;
@@ -16,16 +16,17 @@ use netweft_crds::{IpFamily, NodeMode, Transport};
 use netweft_netstate::model::{Address, AddressKey, Link, LinkKind, LinkName, Route, RouteKey};
 
 use crate::apply::sysctl;
+use crate::desired::mtu::is_sufficient;
 use crate::desired::tunnel_address::tunnel_addresses;
 use crate::desired::unreachable::Unreachable;
-use crate::desired::{Desired, carries, fits, udp, unicast, vxlan};
-use crate::inputs::host_facts::Facts;
+use crate::desired::{Desired, carries, udp, unicast, vxlan};
+use crate::inputs::host_facts::HostFacts;
 use crate::inputs::{Inputs, RemoteBlock};
 
 /// The tunnel of one mode.
 pub struct Tunnel<'a> {
     inputs: &'a Inputs,
-    facts: &'a Facts,
+    facts: &'a HostFacts,
     mode: &'a NodeMode,
     transport: Transport,
     name: LinkName,
@@ -35,10 +36,11 @@ pub struct Tunnel<'a> {
 }
 
 impl<'a> Tunnel<'a> {
-    /// The tunnel of `mode`, whose transport is `transport`; `None` if the node has no address of the outer family, or the way is none.
+    /// The tunnel of `mode`, whose transport is `transport`; `None` if the transport has no tunnel, or the node has no address of the
+    /// outer family.
     pub fn new(
         inputs: &'a Inputs,
-        facts: &'a Facts,
+        facts: &'a HostFacts,
         mode: &'a NodeMode,
         transport: Transport,
         mtu: u32,
@@ -55,20 +57,22 @@ impl<'a> Tunnel<'a> {
             mode,
             transport,
             name: name?,
-            local: inputs.local(mode)?,
+            local: inputs.tunnel_endpoint(mode)?,
             mtu,
             sources: Sources::new(inputs, mode, mtu),
         })
     }
 
-    /// Add the link with its addresses and settings.
+    /// Adds the link with its addresses and sysctls.
     pub fn add_to(&self, desired: &mut Desired) {
         if let Transport::Udp(parameters) = self.transport {
-            udp::add_tunnel(&self.name, parameters, self.local, &mut desired.udp);
-            // The link is the relay's, who makes it when it has read of it.
-            let relay = self.facts.tuns.get(&self.name);
-            desired.problems.extend(udp::waiting(&self.name, relay));
-            if relay.is_none() {
+            udp::add_tunnel(&self.name, parameters, self.local, &mut desired.relay);
+            // The relay creates the link after it has read its configuration.
+            let is_open = self.facts.tun_links.get(&self.name);
+            desired
+                .problems
+                .extend(udp::relay_problem(&self.name, is_open));
+            if is_open.is_none() {
                 return;
             }
         }
@@ -83,18 +87,18 @@ impl<'a> Tunnel<'a> {
             mtu: self.mtu,
             up: true,
         };
-        // Two modes can use the same tunnel, and differ in the pools, or in the MTU.
-        let known = desired.kernel.links.get(&self.name);
-        let mtu = known.map_or(self.mtu, |known| known.mtu.min(self.mtu));
+        // Two modes can have the same tunnel with different pools or a different MTU.
+        let existing = desired.kernel.links.get(&self.name);
+        let mtu = existing.map_or(self.mtu, |existing| existing.mtu.min(self.mtu));
         if !self.sources.own.is_empty() {
-            desired.spare.remove(&self.name);
-        } else if known.is_none() {
-            desired.spare.insert(self.name.clone());
+            desired.transmit_only_links.remove(&self.name);
+        } else if existing.is_none() {
+            desired.transmit_only_links.insert(self.name.clone());
         }
         let link = Link { mtu, ..link };
         desired.kernel.links.insert(self.name.clone(), link);
-        // On the tunnel even if a bridge has it too: what kube-proxy masquerades on the way into the tunnel takes an address of
-        // the tunnel's link, or any other of the node's if that has none (`inet_select_addr`).
+        // The tunnel has the address even if a bridge has it, too: packets that kube-proxy masquerades on their way into the tunnel
+        // get an address of the tunnel's link, or of another link if it has none (`inet_select_addr`).
         for address in self.sources.all() {
             let key = AddressKey {
                 link: self.name.clone(),
@@ -102,13 +106,13 @@ impl<'a> Tunnel<'a> {
             };
             desired.kernel.addresses.insert(key, Address::default());
         }
-        self.settings(desired);
+        self.add_sysctls(desired);
     }
 
-    /// Add what leads to a block, and give the route into the tunnel; `None` while the tunnel's link is not there.
+    /// Adds the entries that the route to a block needs, and returns the route; `None` while the link of the tunnel does not exist.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why the block is unreachable.
     pub fn route_to(
         &self,
         block: &RemoteBlock,
@@ -139,14 +143,14 @@ impl<'a> Tunnel<'a> {
             }
             Transport::Ipip => Some(remote),
             Transport::Udp(_) => {
-                udp::add_block(&self.name, block.cidr, remote, &mut desired.udp);
+                udp::add_block(&self.name, block.cidr, remote, &mut desired.relay);
                 None
             }
             Transport::Direct | Transport::Bgp => return Ok(None),
         };
-        let there = desired.kernel.links.contains_key(&self.name);
+        let exists = desired.kernel.links.contains_key(&self.name);
         let source = self.sources.of(&block.pool, family);
-        Ok(there.then(|| self.route(block, via, source)))
+        Ok(exists.then(|| self.route(block, via, source)))
     }
 
     fn link_kind(&self) -> Option<LinkKind> {
@@ -158,7 +162,7 @@ impl<'a> Tunnel<'a> {
         }
     }
 
-    /// A next hop needs `onlink`: a tunnel has no neighbor discovery.
+    /// The route to a block. A next hop needs `onlink`, because a tunnel has no connected prefix.
     fn route(
         &self,
         block: &RemoteBlock,
@@ -170,22 +174,21 @@ impl<'a> Tunnel<'a> {
         (key, route)
     }
 
-    /// Link-wide settings.
-    fn settings(&self, desired: &mut Desired) {
+    fn add_sysctls(&self, desired: &mut Desired) {
         let name = &self.name;
-        // Replies to packets of the node may come in by another path while a mode changes; the kernel takes the larger
-        // of `all` and the link's own value, and 2 is loose (RFC 3704).
+        // While a mode changes, replies to packets of the node may arrive by another path. The kernel uses the larger value of
+        // `all` and the link; 2 is loose (RFC 3704).
         let sysctls = &mut desired.sysctls;
         sysctls.insert(sysctl::rp_filter(name.as_str()), "2".to_owned());
     }
 }
 
-/// The addresses that the node itself sends from into a tunnel.
+/// The source addresses of packets that the node sends into a tunnel.
 struct Sources<'a> {
-    /// Of the pools that the tunnel carries.
+    /// The tunnel addresses of the pools of the tunnel.
     own: BTreeMap<&'a str, IpAddr>,
-    /// Of other pools, one for each family that has none of its own here: a node without a block of the tunnel's pools still
-    /// answers and asks, and what comes back must find a tunnel.
+    /// Tunnel addresses of other pools, one for each family without an own one: a node without a block of the tunnel's pools
+    /// sends into the tunnel, too, and the replies must return by a tunnel.
     borrowed: Vec<IpAddr>,
 }
 
@@ -210,9 +213,9 @@ impl<'a> Sources<'a> {
                 return None;
             }
             let usable = others.iter().filter(|(_, address)| {
-                address.is_ipv4() == ipv4 && fits(IpNet::from(**address), mtu)
+                address.is_ipv4() == ipv4 && is_sufficient(IpNet::from(**address), mtu)
             });
-            // Replies to an address of an encapsulated pool come back encapsulated.
+            // Replies to an address of an encapsulated pool return encapsulated.
             let best = usable.min_by_key(|(pool, _)| !encapsulated(pool));
             best.map(|(_, address)| *address)
         };
@@ -224,7 +227,7 @@ impl<'a> Sources<'a> {
         self.own.values().chain(&self.borrowed).copied()
     }
 
-    /// The one for packets to a pool: of the pool itself, else of another that the tunnel carries, else a borrowed one.
+    /// The source of packets to a pool: the address of the pool, else of another pool of the tunnel, else a borrowed one.
     fn of(&self, pool: &str, family: IpFamily) -> Option<IpAddr> {
         let own = self.own.get(pool).copied();
         own.or_else(|| self.all().find(|address| IpFamily::of(*address) == family))

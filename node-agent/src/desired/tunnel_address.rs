@@ -1,9 +1,8 @@
-//! The address of tunnel interfaces: the node's own address ([`block::tunnel_address`]) in its oldest block of each pool.
+//! The tunnel address: the node's own address ([`block::tunnel_address`]) in its oldest block of each pool.
 //!
-//! It is the preferred source of what the node itself sends into the tunnel, so that answers come back through the
-//! tunnel whatever rp_filter is set to. No pod gets the tunnel address of any block, in any mode, so that neither a change of
-//! mode nor the loss of the oldest block finds it taken. A pod that has one from an earlier version keeps it: the node then
-//! uses the next block's.
+//! It is the preferred source of packets that the node sends into the tunnel, so that replies return through the tunnel whatever
+//! `rp_filter` is. No pod gets the tunnel address of any block in any mode, so that it is free when the mode changes or the
+//! oldest block is withdrawn. A pod that has one from an earlier version keeps it; the node then uses that of the next block.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,20 +14,20 @@ use crate::pods::PodState;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// The tunnel address of each pool that has a block here with a free one.
+/// The tunnel address of each pool with a block on this node whose tunnel address is free.
 pub fn tunnel_addresses(inputs: &Inputs) -> BTreeMap<&str, IpAddr> {
     let mut addresses = BTreeMap::new();
     let blocks = inputs.blocks.iter();
     for block in blocks.filter(|block| inputs.pools.contains_key(&block.pool)) {
         let address = block::tunnel_address(block.cidr);
-        if let Some(address) = address.filter(|address| inputs.pods.leave(address)) {
+        if let Some(address) = address.filter(|address| inputs.pods.is_free(address)) {
             addresses.entry(block.pool.as_str()).or_insert(address);
         }
     }
     addresses
 }
 
-/// The blocks whose tunnel address a pod has, where their pool has no other tunnel address on this node.
+/// Notes about tunnel addresses that pods have, if the pool has no other tunnel address on this node.
 pub fn taken(inputs: &Inputs) -> Vec<Problem> {
     let found = tunnel_addresses(inputs);
     let blocks = inputs.blocks.iter();
@@ -47,8 +46,8 @@ pub fn taken(inputs: &Inputs) -> Vec<Problem> {
     without.filter_map(note).collect()
 }
 
-/// The node's own addresses in a block: the gateways that pods name, also if the pool is not bridged any more, and the tunnel
-/// address. The plugin knows the last itself; one of an earlier version, which may run while the node is updated, does not.
+/// The node's own addresses in a block: the gateways of pods, even if the pool is no longer bridged, and the tunnel address. The
+/// plugin excludes the tunnel address itself, but a plugin of an earlier version, which may run during an update, does not.
 pub fn own_addresses(inputs: &Inputs, block: &OwnBlock) -> impl Iterator<Item = IpAddr> {
     let PodState {
         gateways,

@@ -1,4 +1,4 @@
-//! The relay's part: which tunnels it keeps, and which node has which block (`udp.json`).
+//! The configuration of the relay (`udp.json`): its tunnels, and the node of each block.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use netweft_udp_relay::config::{PeerConfig, RelayConfig, TunnelConfig};
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// `nw-udp` and the port, at most 11 bytes.
+/// The name of the link: `nw-udp` and the port, at most 11 bytes.
 pub fn link_name(parameters: UdpParameters) -> Option<LinkName> {
     format!("{UDP_PREFIX}{}", parameters.port).parse().ok()
 }
@@ -38,7 +38,7 @@ pub fn add_tunnel(
     });
 }
 
-/// Tell the relay which node has a block. Peers are kept in the order of their addresses.
+/// Adds a block with its node. Peers are in the order of their addresses.
 pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut RelayConfig) {
     let mut tunnels = config.tunnels.iter_mut();
     let Some(tunnel) = tunnels.find(|tunnel| tunnel.link == link.as_str()) else {
@@ -61,10 +61,10 @@ pub fn add_block(link: &LinkName, block: IpNet, remote: IpAddr, config: &mut Rel
     }
 }
 
-/// The problem while the relay has not created its link, or no process has the link open.
-pub fn waiting(link: &LinkName, open: Option<&bool>) -> Option<Problem> {
+/// The problem while the relay has not created its link, or no process has the link open. `is_open` is `None` without a link.
+pub fn relay_problem(link: &LinkName, is_open: Option<&bool>) -> Option<Problem> {
     let link = link.clone();
-    let cause = match open {
+    let cause = match is_open {
         Some(true) => return None,
         Some(false) => Cause::RelayNotRunning { link },
         None => Cause::RelayLinkMissing { link },

@@ -1,14 +1,14 @@
-//! The VXLAN way between nodes: one link per VNI, and for each remote block three entries that never age.
+//! The VXLAN transport: one link per VNI, and for each remote block three entries that never expire.
 //!
 //! ```text
 //!   route      10.244.1.0/26 via 10.244.1.0 dev nw-vx4096 onlink src <own tunnel address>
-//!   neighbour  10.244.1.0 dev nw-vx4096 lladdr <the other node's endpoint> PERMANENT
-//!   fdb        <the other node's endpoint> dev nw-vx4096 dst <the other node's address>
+//!   neighbour  10.244.1.0 dev nw-vx4096 lladdr <MAC of the other node's endpoint> PERMANENT
+//!   fdb        <MAC of the other node's endpoint> dev nw-vx4096 dst <the other node's address>
 //! ```
 //!
-//! The route finds the next hop, the neighbour its Ethernet address, the forwarding entry the node that has it. The
-//! next hop is the block's own first address, which no pod ever has (in IPv6 a link-local one): it follows from the block and
-//! its node alone. The endpoint's Ethernet address follows from the node's name. So a joining node costs its peers one small object and no exchange.
+//! The route has the next hop, the neighbour entry its MAC address, and the FDB entry the node with this MAC address. The next hop
+//! is the first address of the block, which no pod gets (in IPv6 a link-local address). The MAC address of an endpoint is derived
+//! from the name of its node. A node that joins therefore requires one small object, and no exchange between nodes.
 
 use std::net::IpAddr;
 
@@ -27,12 +27,12 @@ pub fn link_name(parameters: VxlanParameters) -> Option<LinkName> {
     link_names::of_vxlan(vni, other_port).parse().ok()
 }
 
-/// The Ethernet address of a node's endpoint.
+/// The MAC address of a node's tunnel endpoint.
 pub fn mac(node: &str) -> Mac {
     Mac(names::vtep_mac(node))
 }
 
-/// What the link is, with this outer source address.
+/// The kind of the link, with this outer source address.
 pub fn link_kind(parameters: VxlanParameters, local: IpAddr) -> LinkKind {
     let VxlanParameters { vni, port } = parameters;
     LinkKind::Vxlan(Vxlan {
@@ -45,9 +45,9 @@ pub fn link_kind(parameters: VxlanParameters, local: IpAddr) -> LinkKind {
 
 /// The next hop of the route to a block.
 ///
-/// In IPv6 the link-local address that follows from the endpoint's Ethernet address: the kernel refuses a
-/// next hop that a route of another link leads to, `onlink` or not (`ip6_route_check_nh_onlink`), and the block's own route does
-/// while it is by next hop.
+/// In IPv6 it is the link-local address that is derived from the MAC address of the endpoint (RFC 4291, appendix A). The kernel
+/// refuses a next hop to which a route of another link exists, even with `onlink` (`ip6_route_check_nh_onlink`), and while the
+/// mode changes from host-gw, the route to the block is such a route.
 pub fn next_hop(block: &RemoteBlock) -> IpAddr {
     if block.cidr.addr().is_ipv4() {
         return block.cidr.network();
@@ -55,7 +55,7 @@ pub fn next_hop(block: &RemoteBlock) -> IpAddr {
     IpAddr::V6(mac(&block.node).link_local())
 }
 
-/// Add what finds the node behind the next hop of its block.
+/// Adds the neighbour and FDB entry of the next hop to a block.
 pub fn add_endpoint(
     link: &LinkName,
     block: &RemoteBlock,

@@ -5,40 +5,44 @@ use std::collections::BTreeMap;
 use netweft_netstate::model::{LinkName, NetworkState};
 use netweft_netstate::op::Op;
 
-/// What was found and what was wanted, in words.
+/// The actual and the desired state of an object, for messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What there was.
+    /// The actual state.
     pub found: String,
-    /// What should have been there.
+    /// The desired state.
     pub wanted: String,
 }
 
-/// Of what `ops` do, what was right when the node was last `settled`: by the place in `ops`. What hangs on a link that has
-/// to be made or mended first is no drift of its own.
+/// The operations that repair drift since the `baseline`, by their indexes in `ops`. An object on a link that is repaired by
+/// another operation has no drift of its own.
 #[must_use]
 pub fn drift(
     ops: &[Op],
-    settled: &NetworkState,
+    baseline: &NetworkState,
     actual: &NetworkState,
     desired: &NetworkState,
 ) -> BTreeMap<usize, Difference> {
-    let mended: Vec<&LinkName> = ops.iter().filter_map(link_of).collect();
-    let hangs =
-        |op: &Op| link_of(op).is_none() && op.link().is_some_and(|link| mended.contains(&link));
+    let repaired_links: Vec<&LinkName> = ops.iter().filter_map(link_of).collect();
+    let is_on_repaired_link = |op: &Op| {
+        let mut link = op.link().into_iter();
+        link_of(op).is_none() && link.any(|link| repaired_links.contains(&link))
+    };
     let states = States {
-        settled,
+        baseline,
         actual,
         desired,
     };
-    let own = ops.iter().enumerate().filter(|(_, op)| !hangs(op));
-    own.filter_map(|(at, op)| Some((at, states.difference(op)?)))
+    let independent = ops.iter().enumerate();
+    let independent = independent.filter(|(_, op)| !is_on_repaired_link(op));
+    independent
+        .filter_map(|(index, op)| Some((index, states.difference(op)?)))
         .collect()
 }
 
-/// Whether `op` can only succeed when `first` has been done: what is on a link, and a route with an address for its source.
+/// Whether `op` can only succeed after `first`: an object on a link needs the link, and a route its source address.
 #[must_use]
-pub fn needs(op: &Op, first: &Op) -> bool {
+pub fn depends_on(op: &Op, first: &Op) -> bool {
     match (op, first) {
         (
             _,
@@ -52,7 +56,7 @@ pub fn needs(op: &Op, first: &Op) -> bool {
     }
 }
 
-/// The link that an operation makes, mends or takes away.
+/// The link that an operation creates, changes or deletes.
 #[must_use]
 pub fn link_of(op: &Op) -> Option<&LinkName> {
     match op {
@@ -65,7 +69,7 @@ pub fn link_of(op: &Op) -> Option<&LinkName> {
 }
 
 struct States<'a> {
-    settled: &'a NetworkState,
+    baseline: &'a NetworkState,
     actual: &'a NetworkState,
     desired: &'a NetworkState,
 }
@@ -112,18 +116,19 @@ impl States<'_> {
         }
     }
 
-    /// The difference in one thing, if it was wanted just so when the node was settled.
+    /// The difference of one object, if its desired state is that of the baseline.
     fn of<T: PartialEq>(
         &self,
         get: impl for<'s> Fn(&'s NetworkState) -> Option<&'s T>,
-        words: impl Fn(&T) -> String,
+        format: impl Fn(&T) -> String,
     ) -> Option<Difference> {
         let wanted = get(self.desired);
-        let in_words =
-            |thing: Option<&T>| thing.map_or("none".to_owned(), |it| words(it).trim().to_owned());
-        (get(self.settled) == wanted).then(|| Difference {
-            found: in_words(get(self.actual)),
-            wanted: in_words(wanted),
+        let describe = |object: Option<&T>| {
+            object.map_or("none".to_owned(), |object| format(object).trim().to_owned())
+        };
+        (get(self.baseline) == wanted).then(|| Difference {
+            found: describe(get(self.actual)),
+            wanted: describe(wanted),
         })
     }
 }
@@ -175,14 +180,18 @@ mod tests {
     }
 
     /// The description of each repair.
-    fn said(settled: &NetworkState, actual: &NetworkState, desired: &NetworkState) -> Vec<String> {
+    fn repairs(
+        baseline: &NetworkState,
+        actual: &NetworkState,
+        desired: &NetworkState,
+    ) -> Vec<String> {
         let ops = diff(actual, desired, &Owner::agent()).ops;
-        let drift = drift(&ops, settled, actual, desired);
-        let said = drift.iter().map(|(at, Difference { found, wanted })| {
-            let what = ops[*at].object();
-            format!("{what}: {found} / {wanted}")
+        let drift = drift(&ops, baseline, actual, desired);
+        let descriptions = drift.iter().map(|(index, Difference { found, wanted })| {
+            let object = ops[*index].object();
+            format!("{object}: {found} / {wanted}")
         });
-        said.collect()
+        descriptions.collect()
     }
 
     fn after(change: impl FnOnce(&mut NetworkState)) -> NetworkState {
@@ -193,9 +202,9 @@ mod tests {
 
     #[test]
     fn missing_changed_or_added_object_is_drift() {
-        let said = |actual: &NetworkState| said(&node(), actual, &node());
+        let repairs = |actual: &NetworkState| repairs(&node(), actual, &node());
         assert_eq!(
-            said(&after(|state| state.routes.clear())),
+            repairs(&after(|state| state.routes.clear())),
             [
                 "route 10.0.0.0/26: none / blackhole",
                 "route 10.1.0.0/26: none / dev nw-x",
@@ -205,11 +214,11 @@ mod tests {
             state.links.insert("nw-x".parse().unwrap(), link(9000));
         };
         assert_eq!(
-            said(&after(other_mtu)),
+            repairs(&after(other_mtu)),
             ["link nw-x: bridge mtu 9000 up / bridge mtu 1400 up"]
         );
         assert_eq!(
-            said(&after(|state| route(state, "10.9.0.0/26", None))),
+            repairs(&after(|state| route(state, "10.9.0.0/26", None))),
             ["route 10.9.0.0/26: blackhole / none"]
         );
     }
@@ -221,8 +230,8 @@ mod tests {
             state.links.clear();
             state.routes.retain(|_, route| route.dev.is_none());
         });
-        let said = said(&node(), &blackhole, &node());
-        assert_eq!(said, ["link nw-x: none / bridge mtu 1400 up"]);
+        let repairs = repairs(&node(), &blackhole, &node());
+        assert_eq!(repairs, ["link nw-x: none / bridge mtu 1400 up"]);
         assert_ne!(blackhole, empty);
     }
 
@@ -241,7 +250,7 @@ mod tests {
         let ops = diff(&NetworkState::default(), &desired, &Owner::agent()).ops;
         let waiting = |first: fn(&Op) -> bool| -> Vec<String> {
             let first = ops.iter().find(|op| first(op)).unwrap();
-            let waiting = ops.iter().filter(|op| needs(op, first));
+            let waiting = ops.iter().filter(|op| depends_on(op, first));
             waiting.map(|op| op.object().to_string()).collect()
         };
         let link = waiting(|op| matches!(op, Op::LinkAdd { .. }));
@@ -260,11 +269,11 @@ mod tests {
             state.links.insert("nw-x".parse().unwrap(), link(9000));
             route(state, "10.2.0.0/26", Some("nw-x"));
         });
-        assert_eq!(said(&before, &before, &wider), Vec::<String>::new());
-        assert_eq!(said(&wider, &wider, &before), Vec::<String>::new());
-        let both = after(|state| state.routes.retain(|_, route| route.dev.is_some()));
+        assert_eq!(repairs(&before, &before, &wider), Vec::<String>::new());
+        assert_eq!(repairs(&wider, &wider, &before), Vec::<String>::new());
+        let drifted = after(|state| state.routes.retain(|_, route| route.dev.is_some()));
         assert_eq!(
-            said(&before, &both, &wider),
+            repairs(&before, &drifted, &wider),
             ["route 10.0.0.0/26: none / blackhole"]
         );
     }

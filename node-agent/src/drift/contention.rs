@@ -1,5 +1,4 @@
-//! Who changes what is ours again and again, and how long to wait before it is put right once more. Pure: the clock is the
-//! caller's.
+//! Objects that another program changes after each repair, and the delay of the next repair. Pure: the caller passes the time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,50 +6,53 @@ use std::time::{Duration, Instant};
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// What has been left alone for so long is no longer fought over.
+/// A contention ends when the object has not been repaired for this time.
 const RESET_AFTER: Duration = Duration::from_secs(60);
-/// So many times in a row a thing is put right at once.
+/// Number of repairs in a row without a delay.
 const MAX_IMMEDIATE_REPAIRS: u32 = 20;
-/// So many times it is put right at [`PACE`], which is a minute of it; after that ever more slowly.
-const PACED: u32 = 600;
-/// Time between two repairs of one thing that is fought over: a tenth of what a repair may take still feels like at once.
-const PACE: Duration = Duration::from_millis(100);
-/// The longest time between two.
-const SLOWEST: Duration = Duration::from_secs(10);
+/// Number of repairs in a row with [`MIN_DELAY`], which take a minute. After that the delay grows.
+const MAX_MIN_DELAY_REPAIRS: u32 = 600;
+/// The first delay. It is small compared with the time in which a repair has to take place.
+const MIN_DELAY: Duration = Duration::from_millis(100);
+/// The longest delay.
+const MAX_DELAY: Duration = Duration::from_secs(10);
 
-/// What has been put right lately, by its name.
+/// Recently repaired objects by name.
 #[derive(Debug, Default)]
 pub struct Contentions(BTreeMap<String, Contention>);
 
 #[derive(Debug)]
 struct Contention {
+    /// Repairs in a row.
     times: u32,
+    /// Time of the last repair.
     last: Instant,
+    /// The process that changed the object last, if known.
     by: Option<String>,
 }
 
 impl Contention {
-    fn pause(&self) -> Duration {
+    fn delay(&self) -> Duration {
         match self.times {
             ..MAX_IMMEDIATE_REPAIRS => Duration::ZERO,
-            MAX_IMMEDIATE_REPAIRS..PACED => PACE,
-            PACED.. => PACE
-                .saturating_mul(1 << (self.times - PACED).min(10))
-                .min(SLOWEST),
+            MAX_IMMEDIATE_REPAIRS..MAX_MIN_DELAY_REPAIRS => MIN_DELAY,
+            MAX_MIN_DELAY_REPAIRS.. => MIN_DELAY
+                .saturating_mul(1 << (self.times - MAX_MIN_DELAY_REPAIRS).min(10))
+                .min(MAX_DELAY),
         }
     }
 }
 
 impl Contentions {
-    /// Forgets what has been quiet.
-    pub fn observe(&mut self, now: Instant) {
+    /// Drops the contentions that have ended.
+    pub fn expire(&mut self, now: Instant) {
         self.0
             .retain(|_, contention| now.saturating_duration_since(contention.last) < RESET_AFTER);
     }
 
-    /// `what` has just been put right, and `by` had changed it, as far as that is known.
-    pub fn note(&mut self, what: &str, by: Option<&str>, now: Instant) {
-        let contention = self.0.entry(what.to_owned()).or_insert(Contention {
+    /// Records a repair of an object that the process `by` has changed.
+    pub fn add_repair(&mut self, object: &str, by: Option<&str>, now: Instant) {
+        let contention = self.0.entry(object.to_owned()).or_insert(Contention {
             times: 0,
             last: now,
             by: None,
@@ -62,33 +64,33 @@ impl Contentions {
         }
     }
 
-    /// How long `what` has to wait before it is put right again; `None`: not at all.
+    /// The remaining delay of the next repair of an object; `None`: it can be repaired now.
     #[must_use]
-    pub fn wait(&self, what: &str, now: Instant) -> Option<Duration> {
-        let contention = self.0.get(what)?;
-        let due = contention.last + contention.pause();
+    pub fn delay(&self, object: &str, now: Instant) -> Option<Duration> {
+        let contention = self.0.get(object)?;
+        let due = contention.last + contention.delay();
         (due > now).then(|| due - now)
     }
 
-    /// What is fought over.
+    /// The problems of objects that are changed after each repair.
     pub fn problems(&self) -> impl Iterator<Item = Problem> {
         let contentions = self
             .0
             .iter()
             .filter(|(_, contention)| contention.times >= MAX_IMMEDIATE_REPAIRS);
-        contentions.map(|(what, contention)| {
+        contentions.map(|(object, contention)| {
             let by = contention.by.as_deref().unwrap_or("an unknown program");
             Problem::from(Cause::ChangedRepeatedly {
-                object: what.clone(),
+                object: object.clone(),
                 by: by.to_owned(),
                 times: contention.times,
             })
         })
     }
 
-    /// When the first of them will be over if nothing more happens.
+    /// How long until the first contention ends, without further repairs.
     #[must_use]
-    pub fn over(&self, now: Instant) -> Option<Duration> {
+    pub fn next_end(&self, now: Instant) -> Option<Duration> {
         let contentions = self
             .0
             .values()
@@ -103,7 +105,7 @@ impl Contentions {
 mod tests {
     use super::*;
 
-    const WHAT: &str = "route 10.244.1.0/26";
+    const OBJECT: &str = "route 10.244.1.0/26";
 
     fn contended(times: u32) -> (Contentions, Instant) {
         let now = Instant::now();
@@ -112,48 +114,48 @@ mod tests {
             last: now,
             by: Some("process 42 (ip)".to_owned()),
         };
-        (Contentions([(WHAT.to_owned(), contention)].into()), now)
+        (Contentions([(OBJECT.to_owned(), contention)].into()), now)
     }
 
     #[test]
     fn contention_backoff_starts_late_and_grows() {
-        let wait = |times| {
+        let delay = |times| {
             let (contentions, now) = contended(times);
-            contentions.wait(WHAT, now)
+            contentions.delay(OBJECT, now)
         };
-        assert_eq!(wait(0), None);
-        assert_eq!(wait(MAX_IMMEDIATE_REPAIRS - 1), None);
-        assert_eq!(wait(MAX_IMMEDIATE_REPAIRS), Some(PACE));
-        assert_eq!(wait(PACED - 1), Some(PACE));
-        assert_eq!(wait(PACED + 1), Some(PACE * 2));
-        assert_eq!(wait(u32::MAX), Some(SLOWEST));
+        assert_eq!(delay(0), None);
+        assert_eq!(delay(MAX_IMMEDIATE_REPAIRS - 1), None);
+        assert_eq!(delay(MAX_IMMEDIATE_REPAIRS), Some(MIN_DELAY));
+        assert_eq!(delay(MAX_MIN_DELAY_REPAIRS - 1), Some(MIN_DELAY));
+        assert_eq!(delay(MAX_MIN_DELAY_REPAIRS + 1), Some(MIN_DELAY * 2));
+        assert_eq!(delay(u32::MAX), Some(MAX_DELAY));
         let (contentions, now) = contended(MAX_IMMEDIATE_REPAIRS);
-        assert_eq!(contentions.wait(WHAT, now + PACE), None);
-        assert_eq!(contentions.wait("link nw-ipip", now), None);
+        assert_eq!(contentions.delay(OBJECT, now + MIN_DELAY), None);
+        assert_eq!(contentions.delay("link nw-ipip", now), None);
     }
 
     #[test]
     fn contention_names_last_process_and_ends_when_quiet() {
         let (mut contentions, now) = contended(MAX_IMMEDIATE_REPAIRS - 1);
         assert_eq!(contentions.problems().next(), None);
-        contentions.note(WHAT, None, now);
+        contentions.add_repair(OBJECT, None, now);
         let [problem] = contentions
             .problems()
             .collect::<Vec<_>>()
             .try_into()
             .unwrap();
-        assert_eq!(problem.subject, WHAT);
-        let sentence = problem.message;
-        assert!(sentence.contains(WHAT), "{sentence}");
+        assert_eq!(problem.subject, OBJECT);
+        let message = problem.message;
+        assert!(message.contains(OBJECT), "{message}");
         assert!(
-            sentence.contains("process 42 (ip)") && sentence.contains("20 times"),
-            "{sentence}"
+            message.contains("process 42 (ip)") && message.contains("20 times"),
+            "{message}"
         );
-        assert_eq!(contentions.over(now), Some(RESET_AFTER));
-        contentions.observe(now + RESET_AFTER / 2);
+        assert_eq!(contentions.next_end(now), Some(RESET_AFTER));
+        contentions.expire(now + RESET_AFTER / 2);
         assert_eq!(contentions.problems().count(), 1);
-        contentions.observe(now + RESET_AFTER);
+        contentions.expire(now + RESET_AFTER);
         assert_eq!(contentions.problems().next(), None);
-        assert_eq!(contentions.over(now), None);
+        assert_eq!(contentions.next_end(now), None);
     }
 }

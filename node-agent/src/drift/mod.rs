@@ -1,13 +1,14 @@
-//! What somebody else changes on this node and the agent puts right: recognised, named, counted, and not fought over
-//! without end.
+//! External changes on this node that the agent repairs (drift): they are detected, attributed to a process, and counted, and
+//! repeated ones are repaired less often.
 //!
 //! ```text
-//!   netlink ──who wrote what──▶ record_writers ─┐
-//!   diff ──operations──▶ judge ──────────┼─▶ done now, or waits ──▶ repaired ──▶ status, log, metrics
-//!   the last clean sync ──▶ settled ─────┘
+//!   netlink ──writers──▶ record_writers ────────┐
+//!   diff ──operations──▶ classify ──────────────┼─▶ now or deferred ──▶ repaired ──▶ status, log, metrics
+//!   last clean sync ──desired state──▶ baseline ┘
 //! ```
 //!
-//! Drift is what was right after the last sync without a failure, is wanted as it was wanted then, and is right no more.
+//! An object has drifted if it was correct after the last clean sync, its desired state is the same as then, and its actual state
+//! differs.
 
 mod classify;
 mod contention;
@@ -32,194 +33,193 @@ use crate::telemetry::metrics::Metrics;
 pub use crate::drift::classify::{Difference, link_of};
 use crate::drift::contention::Contentions;
 
-/// Memory of what was right, who wrote what, and what has been put right.
-pub struct Drifts {
-    settled: Option<Desired>,
+/// Detects drift and records repairs.
+pub struct DriftTracker {
+    baseline: Option<Desired>,
     writers: BTreeMap<ObjectRef, String>,
     contentions: Contentions,
     metrics: Metrics,
-    count: i64,
-    /// What was put right in the last sync that had to, in sentences.
-    last: Option<(Timestamp, Vec<String>)>,
-    /// Whether nothing has been put right in this sync yet.
-    fresh: bool,
-    /// How long the first waits that was left as it is in this sync.
-    waits: Option<Duration>,
+    /// Number of repairs since the agent started.
+    repairs: i64,
+    /// Time and descriptions of the repairs of the last sync that had any.
+    last_repairs: Option<(Timestamp, Vec<String>)>,
+    /// Whether the present sync has repaired nothing yet.
+    no_repair_yet: bool,
+    /// The shortest remaining delay of the deferred repairs of the present sync.
+    shortest_delay: Option<Duration>,
 }
 
-/// What is to become of operations, by their places.
+/// Operations, classified by their indexes.
 #[derive(Debug, Default)]
-pub struct Judgement {
-    /// The operations that repair external changes.
+pub struct Classified {
+    /// The operations that repair drift.
     pub drift: BTreeMap<usize, Difference>,
-    /// Those that wait, because they have been done too often.
-    pub held: BTreeSet<usize>,
+    /// The operations that are deferred because of contention.
+    pub deferred: BTreeSet<usize>,
 }
 
-impl Drifts {
-    /// Nothing is settled yet.
+impl DriftTracker {
+    /// The tracker before the first sync.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
         Self {
-            settled: None,
+            baseline: None,
             writers: BTreeMap::new(),
             contentions: Contentions::default(),
             metrics,
-            count: 0,
-            last: None,
-            fresh: true,
-            waits: None,
+            repairs: 0,
+            last_repairs: None,
+            no_repair_yet: true,
+            shortest_delay: None,
         }
     }
 
-    /// Records which process changed which object. To be called soon: the name of a process is known while the process lives.
+    /// Records which process changed which object. Must be called soon, because the name of a process is readable only while the
+    /// process runs.
     pub fn record_writers(&mut self, writers: Writers) {
         let named = writers
             .into_iter()
-            .filter_map(|(object, port)| Some((object, who(port)?)));
+            .filter_map(|(object, port)| Some((object, process_name(port)?)));
         self.writers.extend(named);
     }
 
-    /// A sync begins.
-    pub fn begin(&mut self, now: Instant) {
-        self.contentions.observe(now);
-        self.fresh = true;
-        self.waits = None;
+    /// Starts a sync.
+    pub fn begin_sync(&mut self, now: Instant) {
+        self.contentions.expire(now);
+        self.no_repair_yet = true;
+        self.shortest_delay = None;
     }
 
-    /// What the node was like when it was last settled.
+    /// The desired state of the last sync, if that was clean.
     #[must_use]
-    pub fn settled(&self) -> Option<&Desired> {
-        self.settled.as_ref()
+    pub fn baseline(&self) -> Option<&Desired> {
+        self.baseline.as_ref()
     }
 
-    /// What is to become of the operations that turn `actual` into `desired`.
-    pub fn judge(
+    /// Classifies the operations that turn `actual` into `desired`.
+    pub fn classify(
         &mut self,
         ops: &[Op],
         actual: &NetworkState,
         desired: &NetworkState,
         now: Instant,
-    ) -> Judgement {
-        let Some(settled) = &self.settled else {
-            return Judgement::default();
+    ) -> Classified {
+        let Some(baseline) = &self.baseline else {
+            return Classified::default();
         };
-        let drift = classify::drift(ops, &settled.kernel, actual, desired);
-        let held: BTreeSet<usize> = drift
+        let drift = classify::drift(ops, &baseline.kernel, actual, desired);
+        let contended: BTreeSet<usize> = drift
             .keys()
             .copied()
-            .filter(|at| {
-                let what = ops.get(*at).map(|op| op.object().to_string());
-                what.is_some_and(|what| self.has_to_wait(&what, now))
+            .filter(|index| {
+                let object = ops.get(*index).map(|op| op.object().to_string());
+                object.is_some_and(|object| self.must_wait(&object, now))
             })
             .collect();
-        let left: Vec<&Op> = held.iter().filter_map(|at| ops.get(*at)).collect();
-        let hangs = |op: &Op| left.iter().any(|left| classify::needs(op, left));
-        let hanging = ops.iter().enumerate().filter(|(_, op)| hangs(op));
-        let hanging: Vec<usize> = hanging.map(|(at, _)| at).collect();
-        let held = hanging.into_iter().chain(held).collect();
-        Judgement { drift, held }
+        let deferred_ops = contended.iter().filter_map(|index| ops.get(*index));
+        let deferred_ops: Vec<&Op> = deferred_ops.collect();
+        let is_dependent = |op: &Op| {
+            let mut deferred = deferred_ops.iter();
+            deferred.any(|deferred| classify::depends_on(op, deferred))
+        };
+        let dependent = ops.iter().enumerate().filter(|(_, op)| is_dependent(op));
+        let dependent: Vec<usize> = dependent.map(|(index, _)| index).collect();
+        let deferred = dependent.into_iter().chain(contended).collect();
+        Classified { drift, deferred }
     }
 
-    /// Whether `what` has been put right too often to be put right now.
-    pub fn has_to_wait(&mut self, what: &str, now: Instant) -> bool {
-        let wait = self.contentions.wait(what, now);
-        self.waits = self.waits.into_iter().chain(wait).min();
-        wait.is_some()
+    /// Whether the next repair of an object is deferred because of contention.
+    pub fn must_wait(&mut self, object: &str, now: Instant) -> bool {
+        let delay = self.contentions.delay(object, now);
+        self.shortest_delay = self.shortest_delay.into_iter().chain(delay).min();
+        delay.is_some()
     }
 
-    /// An operation has repaired an external change.
-    pub fn repaired(&mut self, op: &Op, difference: &Difference, now: Instant) {
-        self.put_right(&op.object(), &op.object().to_string(), difference, now);
+    /// Records that an operation has repaired drift.
+    pub fn op_repaired(&mut self, op: &Op, difference: &Difference, now: Instant) {
+        let writer = self.writers.get(&op.object()).cloned();
+        self.record(&op.object().to_string(), difference, writer.as_deref(), now);
         self.metrics.drifted(op.kind());
     }
 
-    /// An nft table has been repaired.
+    /// Records that an nftables table has been repaired.
     pub fn table_repaired(&mut self, family: TableFamily, difference: &Difference, now: Instant) {
-        self.put_right(
-            &ObjectRef::Table(nft::TABLE.to_owned()),
-            family.title(),
-            difference,
-            now,
-        );
+        let table = ObjectRef::Table(nft::TABLE.to_owned());
+        let writer = self.writers.get(&table).cloned();
+        self.record(family.title(), difference, writer.as_deref(), now);
         self.metrics.drifted("nft");
     }
 
-    /// A kernel parameter or a file has been repaired. The process that changed it is not known.
-    pub fn thing_repaired(
+    /// Records that a sysctl or a file has been repaired. The process that changed it is unknown.
+    pub fn other_repaired(
         &mut self,
         kind: &'static str,
-        what: &str,
+        object: &str,
         difference: &Difference,
         now: Instant,
     ) {
-        self.record(what, difference, None, now);
+        self.record(object, difference, None, now);
         self.metrics.drifted(kind);
     }
 
-    fn put_right(&mut self, object: &ObjectRef, what: &str, difference: &Difference, now: Instant) {
-        let by = self.writers.get(object).cloned();
-        self.record(what, difference, by.as_deref(), now);
-    }
-
-    fn record(&mut self, what: &str, difference: &Difference, by: Option<&str>, now: Instant) {
+    fn record(&mut self, object: &str, difference: &Difference, by: Option<&str>, now: Instant) {
         let Difference { found, wanted } = difference;
-        warn!(what, found, wanted, by, "repaired external change");
-        self.contentions.note(what, by, now);
-        self.count += 1;
+        warn!(object, found, wanted, by, "repaired external change");
+        self.contentions.add_repair(object, by, now);
+        self.repairs += 1;
         let by = by.map(|by| format!(", by {by}")).unwrap_or_default();
-        let sentence = format!("{what} (found: {found}; wanted: {wanted}{by})");
-        match &mut self.last {
-            Some((_, sentences)) if !self.fresh => sentences.push(sentence),
-            last => *last = Some((Timestamp::now(), vec![sentence])),
+        let description = format!("{object} (found: {found}; wanted: {wanted}{by})");
+        match &mut self.last_repairs {
+            Some((_, descriptions)) if !self.no_repair_yet => descriptions.push(description),
+            last => *last = Some((Timestamp::now(), vec![description])),
         }
-        self.fresh = false;
+        self.no_repair_yet = false;
     }
 
-    /// A sync has ended, without a failure if there is a `settled` state. Who wrote what before it is no longer asked.
-    pub fn end(&mut self, settled: Option<Desired>) {
-        self.settled = settled;
+    /// Ends a sync. `desired` is its desired state if the sync was clean. The recorded writers are dropped.
+    pub fn end_sync(&mut self, desired: Option<Desired>) {
+        self.baseline = desired;
         self.writers.clear();
     }
 
-    /// When to look again: something waits, or a contention may be over.
+    /// Delay of the next sync: a repair is deferred, or a contention may have ended.
     #[must_use]
-    pub fn again(&self, now: Instant) -> Option<Duration> {
-        self.waits
+    pub fn requeue_after(&self, now: Instant) -> Option<Duration> {
+        self.shortest_delay
             .into_iter()
-            .chain(self.contentions.over(now))
+            .chain(self.contentions.next_end(now))
             .min()
     }
 
-    /// What is fought over.
+    /// The problems of objects that another program changes repeatedly.
     pub fn contentions(&self) -> impl Iterator<Item = Problem> {
         self.contentions.problems()
     }
 
-    /// For the node's status; `None` while nothing has drifted.
+    /// The drift in the node's status; `None` before the first repair.
     #[must_use]
     pub fn status(&self) -> Option<DriftStatus> {
-        let (at, what) = self.last.as_ref()?;
+        let (at, descriptions) = self.last_repairs.as_ref()?;
         Some(DriftStatus {
-            repairs: self.count,
+            repairs: self.repairs,
             last_repair_time: Some(Time(*at)),
-            message: sentence(what)?,
+            message: sentence(descriptions)?,
         })
     }
 }
 
-/// A process in words. The number is that of the writer's own PID namespace, so its name can be looked up only by an agent
-/// that shares one with others.
-fn who(port: NetlinkPortId) -> Option<String> {
+/// A process in messages; `None` for the agent itself. The ID belongs to the PID namespace of the writer, so the name is readable
+/// only if the agent shares that namespace.
+fn process_name(port: NetlinkPortId) -> Option<String> {
     let process = port.process()?;
     let own = std::process::id();
     if process == own {
         return None;
     }
-    let alone = own == 1;
+    let has_own_namespace = own == 1;
     let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
     Some(match name {
-        Ok(name) if !alone => format!("process {process} ({})", name.trim()),
+        Ok(name) if !has_own_namespace => format!("process {process} ({})", name.trim()),
         _ => format!("process {process}"),
     })
 }
@@ -230,19 +230,22 @@ mod tests {
 
     #[test]
     fn drift_names_living_process_but_not_agent() {
-        assert_eq!(who(NetlinkPortId(std::process::id())), None);
-        assert_eq!(who(NetlinkPortId(0)), None);
+        assert_eq!(process_name(NetlinkPortId(std::process::id())), None);
+        assert_eq!(process_name(NetlinkPortId(0)), None);
         let sleeper = std::process::Command::new("sleep").arg("60").spawn();
         let mut sleeper = sleeper.unwrap();
         let id = sleeper.id();
-        // It has its name once it has been executed.
-        let named = || who(NetlinkPortId(id)).unwrap() == format!("process {id} (sleep)");
+        // The process has its name after it has executed its program.
+        let named = || process_name(NetlinkPortId(id)).unwrap() == format!("process {id} (sleep)");
         assert!((0..1000).any(|_| {
             std::thread::sleep(Duration::from_millis(1));
             named()
         }));
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();
-        assert_eq!(who(NetlinkPortId(id)).unwrap(), format!("process {id}"));
+        assert_eq!(
+            process_name(NetlinkPortId(id)).unwrap(),
+            format!("process {id}")
+        );
     }
 }

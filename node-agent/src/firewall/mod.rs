@@ -1,13 +1,13 @@
-//! Firewalls of others that drop what pods send or receive: a container engine or `ufw` sets the policy of the forward hook to
-//! drop, and nothing in netweft's own table can overrule that (an `accept` ends one base chain only, see nft(8), "VERDICT STATEMENT").
+//! Detects firewalls of other programs that drop packets of pods: a container engine or `ufw` sets the policy of the forward hook to
+//! drop, and the tables of netweft cannot overrule that (an `accept` ends one base chain only, see nft(8), "VERDICT STATEMENT").
 //!
 //! ```text
 //!   nft -j list chains ─▶ base chains at hook forward ─▶ nft -j list table ─▶ verdict for a pod's packet ─┐
 //!   /proc/net/ip_tables_names ─▶ legacy iptables in use?                                                 ├─▶ suspicious? ─▶ probe ─▶ findings
 //! ```
 //!
-//! The ruleset is read once a minute, outside the loop that programs the kernel. A rule that the reading does not understand accepts nothing
-//! for it, and rules of legacy iptables are not in nft's ruleset at all. So a probe decides about the packets that pods send (`probe`).
+//! The ruleset is read once a minute, outside the reconcile loop. The evaluation treats a rule with unknown matches as if it did not match,
+//! and rules of legacy iptables are not in the ruleset of nft. A probe therefore decides about packets from pods (`probe`).
 
 pub mod probe;
 pub mod ruleset;
@@ -31,42 +31,42 @@ use crate::telemetry::failure_log::FailureLog;
 
 pub use crate::firewall::probe::Targets;
 
-/// Pause between two readings.
+/// Interval at which the ruleset is read.
 const PERIOD: Duration = Duration::from_secs(60);
 /// Names of the tables of legacy iptables that are in use in this network namespace.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// The reconciler's end.
-pub struct Link {
+/// The reconciler's handle to the task.
+pub struct FirewallHandle {
     findings: watch::Receiver<Problems>,
     targets: watch::Sender<Targets>,
 }
 
-impl Link {
-    /// What the forward hook drops, as it was found last: a foreign object where a probe was dropped, so that pods reach nobody; a note
-    /// where the ruleset says so, as far as it can be read.
+impl FirewallHandle {
+    /// The last findings: a foreign object if a probe was dropped, so that packets of pods are not forwarded; a note if only the evaluation
+    /// of the ruleset results in a drop.
     #[must_use]
     pub fn findings(&self) -> Problems {
         self.findings.borrow().clone()
     }
 
-    /// Wakes when something else is found.
+    /// Reports each change of the findings.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Problems> {
         self.findings.clone()
     }
 
-    /// From now on these are probed.
+    /// Sets the targets of probes.
     pub fn probe(&self, targets: Targets) {
-        self.targets.send_if_modified(|known| {
-            let changed = *known != targets;
-            *known = targets;
+        self.targets.send_if_modified(|current| {
+            let changed = *current != targets;
+            *current = targets;
             changed
         });
     }
 }
 
-/// The task that reads the ruleset.
+/// The task.
 pub struct Firewall {
     findings: watch::Sender<Problems>,
     targets: watch::Receiver<Targets>,
@@ -74,33 +74,33 @@ pub struct Firewall {
     failure_log: FailureLog,
 }
 
-/// The rulesets of one moment.
+/// The result of one reading.
 #[derive(Debug, Default)]
 struct Reading {
-    /// Chains that drop packets of pods, as far as they can be read.
+    /// Chains that drop packets of pods, as far as their rules are known.
     chains: Vec<(BaseChain, Dropped)>,
     /// Whether legacy iptables has a table `filter`.
     legacy: bool,
 }
 
-/// Why it is not known whether a firewall drops packets of pods.
+/// Why the check failed.
 #[derive(Debug, thiserror::Error)]
 enum FirewallError {
-    /// nft does not list the ruleset.
+    /// nft cannot list the ruleset.
     #[error(transparent)]
     List(#[from] NftError),
-    /// What nft prints cannot be read.
+    /// The output of nft cannot be parsed.
     #[error(transparent)]
     Parse(#[from] RulesetError),
-    /// The probe's links cannot be made, used or removed.
+    /// The links of the probe cannot be created, used or removed.
     #[error("{0:#}")]
     Probe(anyhow::Error),
 }
 
 impl Firewall {
-    /// A task that has read nothing yet, and the reconciler's end.
+    /// A task, and its handle.
     #[must_use]
-    pub fn new(paths: &Paths) -> (Self, Link) {
+    pub fn new(paths: &Paths) -> (Self, FirewallHandle) {
         let (findings, found) = watch::channel(Problems::default());
         let (order, targets) = watch::channel(Targets::default());
         let firewall = Self {
@@ -109,18 +109,18 @@ impl Firewall {
             prober: Prober::new(paths.sysctl_dir.clone(), Parameters::new(paths)),
             failure_log: FailureLog::default(),
         };
-        let link = Link {
+        let link = FirewallHandle {
             findings: found,
             targets: order,
         };
         (firewall, link)
     }
 
-    /// Reads the ruleset at once and then once a minute, as long as the process lives.
+    /// Reads the ruleset immediately and then once a minute.
     pub async fn run(mut self) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // No target is known at the start.
+        // There is no target at first.
         let mut without_target = true;
         loop {
             tokio::select! {
@@ -131,7 +131,7 @@ impl Firewall {
             without_target = targets.from.is_none() || targets.to.is_empty();
             match self.check(&targets).await {
                 Ok(found) => {
-                    self.failure_log.are([]);
+                    self.failure_log.set([]);
                     self.findings.send_if_modified(|findings| {
                         let changed = *findings != found;
                         *findings = found;
@@ -141,7 +141,7 @@ impl Firewall {
                 Err(error) => {
                     let why = error_chain(&error);
                     self.failure_log
-                        .are([format!("look for firewalls that drop pods' packets: {why}")]);
+                        .set([format!("detect firewalls that drop packets of pods: {why}")]);
                 }
             }
         }
@@ -192,7 +192,7 @@ impl Reading {
     }
 }
 
-/// Whether the probe shows what the chain does.
+/// Whether the result of the probe applies to the chain.
 fn drops_sent(chain: &BaseChain, dropped: Dropped) -> bool {
     dropped.from_pods && chain.family != "ip6"
 }
@@ -206,7 +206,7 @@ async fn read() -> Result<Reading, FirewallError> {
         ..Reading::default()
     };
     for base in chains {
-        // The chain by itself first: the table of kube-proxy is large, and its chain at the forward hook drops nothing by itself.
+        // First the chain alone: the table of kube-proxy is large, and its chain at the forward hook drops nothing itself.
         let [family, table, name] = [&base.family, &base.table, &base.name].map(String::as_str);
         let drops = async |what: &[&str]| {
             let listed = nft::list_json(what).await?;

@@ -1,12 +1,12 @@
-//! A probe that the forward hook sees as it sees a pod's packet.
+//! A probe that passes the forward hook like a packet of a pod.
 //!
 //! ```text
 //!   ICMP socket ─▶ nwprobe0 ═ veth ═ nwprobe1 ─▶ prerouting ─▶ forward (iif nwprobe1) ─▶ route to the other node ─▶ answer: input
 //! ```
 //!
-//! The packet has the node's own address in its block as its source, as pods' packets have an address of the block, and comes in by a link whose
-//! name begins with `nw`, as pods' links do. Its destination is the same address of another node, which answers without a pod. The same
-//! request, sent directly, tells a firewall from a node that is down. IPv4 only: IPv6 sends by a given link only where a route names it.
+//! The source of the packet is the address of the node in its block, and the packet enters by a link whose name begins with `nw`, like the
+//! links of pods. The destination is the same address of another node, which replies without a pod. The same request, sent directly, shows
+//! whether the other node is up. IPv4 only: IPv6 sends by a given link only if a route has this link.
 
 use std::fs::{self, File};
 use std::io;
@@ -28,47 +28,47 @@ use tokio::time::sleep;
 use crate::apply::sysctl::Parameters;
 use crate::probes::sender::{Protocol, replies, socket};
 
-/// Ethernet addresses of the two, locally administered.
+/// Ethernet addresses of the two links, locally administered.
 const MACS: [Mac; 2] = [Mac([2, 0x6e, 0x77, 0, 0, 0]), Mac([2, 0x6e, 0x77, 0, 0, 1])];
-/// Address of the second: IPv4 link-local (RFC 3927), without another user.
+/// Address of the second link: IPv4 link-local (RFC 3927), used by no other host.
 const ADDRESS: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 78, 78), 32));
 const MTU: u32 = 1280;
-/// Nodes that are probed at most.
+/// Maximum number of nodes that are probed.
 pub const MAX_TARGETS: usize = 3;
-/// How long answers may take, and how often the sockets are read meanwhile.
+/// Time limit of replies, and interval at which the sockets are read.
 const TIMEOUT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(50);
 
-/// Whom to probe, from the reconciler.
+/// The targets of a probe, from the reconciler.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets {
-    /// The node's own address in a block.
+    /// The address of the node in a block.
     pub from: Option<IpAddr>,
-    /// The same of other nodes.
+    /// The same addresses of other nodes.
     pub to: Vec<IpAddr>,
 }
 
-/// What a probe has shown.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Another node has answered a forwarded request.
+    /// Another node has replied to a forwarded request.
     Forwarded,
-    /// Other nodes answer direct requests, and no forwarded one.
+    /// Other nodes reply to direct requests, and not to forwarded ones.
     Dropped,
-    /// There is no other node, or none answers at all.
+    /// There is no other node, or no node replies.
     Unknown,
 }
 
-/// Probes, and keeps the links for it while they are needed.
+/// Sends probes, and keeps the links for them while they are needed.
 pub struct Prober {
     sysctl_dir: PathBuf,
     parameters: Parameters,
-    /// Whether this process has made the links. Those of an earlier one may be half made.
+    /// Whether this process has created the links. Links of an earlier process may be incomplete.
     linked: bool,
 }
 
 impl Prober {
-    /// One that finds kernel parameters in `sysctl_dir`.
+    /// A prober. `sysctl_dir`: `/proc/sys/net` of the node.
     #[must_use]
     pub fn new(sysctl_dir: PathBuf, parameters: Parameters) -> Self {
         Self {
@@ -81,7 +81,7 @@ impl Prober {
     /// Probes the first of `targets`.
     ///
     /// # Errors
-    /// The links cannot be made or used.
+    /// The links cannot be created or used.
     pub async fn probe(&mut self, targets: &Targets) -> anyhow::Result<Outcome> {
         let Some(from) = targets.from else {
             return Ok(Outcome::Unknown);
@@ -90,7 +90,7 @@ impl Prober {
         if to.is_empty() {
             return Ok(Outcome::Unknown);
         }
-        self.parameters.allow_echo()?;
+        self.parameters.allow_ping_sockets()?;
         let kernel = Rtnl::new()?;
         if !self.linked {
             self.make_links(&kernel).await?;

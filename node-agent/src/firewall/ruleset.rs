@@ -1,7 +1,7 @@
-//! What a ruleset in nft's JSON (libnftables-json(5)) does with the first packet of a pod's connection. Pure.
+//! Evaluates a ruleset in the JSON of nft (libnftables-json(5)) for the first packet of a connection of a pod. Pure.
 //!
-//! Only what a packet of any pod is known to have is looked at: a link of the node that begins with `nw` on one side, and a new
-//! connection. A rule that asks for more is passed over, so a drop for some packets only is not found, and neither is an accept.
+//! The evaluation knows two properties of such a packet: a link whose name begins with `nw` on one side, and a new connection. Rules with
+//! other matches are skipped, so a verdict for some packets only is not found.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::fmt;
 use netweft_common::link_names::PREFIX;
 use serde_json::Value;
 
-/// How often a chain may lead to another. The kernel has a limit of its own (`NFT_JUMP_STACK_SIZE`).
+/// Maximum depth of jumps. The kernel has its own limit (`NFT_JUMP_STACK_SIZE`).
 const DEPTH: usize = 16;
 
 /// A chain at the forward hook that can drop.
@@ -31,10 +31,10 @@ pub struct Rules(BTreeMap<String, Vec<Vec<Value>>>);
 /// Why a text is not a ruleset.
 #[derive(Debug, thiserror::Error)]
 pub enum RulesetError {
-    /// It is not JSON.
+    /// The text is not JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
-    /// It is not what nft prints.
+    /// The text has no list of objects.
     #[error("nft printed no list `nftables`")]
     NoList,
 }
@@ -42,18 +42,18 @@ pub enum RulesetError {
 /// Which packets of pods a chain drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Dropped {
-    /// Those that pods send.
+    /// Packets from pods.
     pub from_pods: bool,
-    /// Those for pods.
+    /// Packets to pods.
     pub to_pods: bool,
 }
 
-/// What is known of a packet.
+/// The direction of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Packet {
-    /// A pod has sent it.
+    /// From a pod.
     FromPod,
-    /// It is for a pod.
+    /// To a pod.
     ToPod,
 }
 
@@ -65,10 +65,10 @@ enum Verdict {
 }
 
 impl BaseChain {
-    /// The base chains of others at the forward hook, of what `nft -j list chains` prints.
+    /// The base chains at the forward hook, from the output of `nft -j list chains`.
     ///
     /// # Errors
-    /// The text is not nft's JSON.
+    /// The text is not the JSON of nft.
     pub fn at_forward(text: &str) -> Result<Vec<Self>, RulesetError> {
         let text_of = |chain: &Value, key: &str| chain.get(key)?.as_str().map(str::to_owned);
         let base = |chain: &Value| {
@@ -156,10 +156,10 @@ impl fmt::Display for BaseChain {
 }
 
 impl Rules {
-    /// Of what `nft -j list table` prints, or `list chain`.
+    /// From the output of `nft -j list table` or `nft -j list chain`.
     ///
     /// # Errors
-    /// The text is not nft's JSON.
+    /// The text is not the JSON of nft.
     pub fn parse(text: &str) -> Result<Self, RulesetError> {
         let mut chains: BTreeMap<String, Vec<Vec<Value>>> = BTreeMap::new();
         for object in objects(text)? {
@@ -178,7 +178,7 @@ impl Rules {
         Ok(Self(chains))
     }
 
-    /// Which packets of pods end here, as far as is known.
+    /// Which packets of pods the chain drops, as far as the rules are known.
     #[must_use]
     pub fn dropped(&self, base: &BaseChain) -> Dropped {
         let drops = |packet| match self.verdict(&base.name, packet, DEPTH) {
@@ -224,7 +224,7 @@ impl Rules {
                     };
                 }
                 "xt" if value.get("name").and_then(Value::as_str) == Some("comment") => {}
-                // Anything else, another match of iptables for one (`xt`), may or may not hold.
+                // Other statements, for example a match of iptables (`xt`), can match or not.
                 _ => return None,
             }
         }
@@ -233,7 +233,7 @@ impl Rules {
 }
 
 impl Packet {
-    /// Whether a match holds for every such packet.
+    /// Whether a match applies to every such packet.
     fn surely_matches(self, test: &Value) -> bool {
         let equal = test
             .get("op")
@@ -261,7 +261,7 @@ impl Packet {
     }
 }
 
-/// Whether a pattern of link names is that of all pods' links.
+/// Whether a pattern of link names matches the links of all pods.
 fn covers(pattern: &str) -> bool {
     let prefix = pattern.strip_suffix('*');
     prefix.is_some_and(|prefix| PREFIX.starts_with(prefix))

@@ -1,4 +1,4 @@
-//! Requests of pods for pools without a block on this node, which the status reports.
+//! The requests of pods for pools without a block on this node, for the status.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,26 +19,26 @@ pub struct BlockRequestsUnlisted {
     source: io::Error,
 }
 
-/// What pods wait for, now that the plugin knows of the blocks in `plugin`.
+/// The requests that the blocks in `plugin` do not meet.
 ///
 /// # Errors
 /// The requests cannot be listed.
-pub fn waiting(
+pub fn unmet(
     run_dir: &Path,
     plugin: &NodeConfig,
 ) -> Result<Vec<BlockRequest>, BlockRequestsUnlisted> {
-    let served = |name: &str| {
+    let has_block = |name: &str| {
         let mut pools = plugin.pools.iter();
         pools.any(|pool| pool.name == name && !pool.blocks.is_empty())
     };
-    let waiting = BlockRequests::new(run_dir).pending(served, SystemTime::now());
-    let waiting = waiting.map_err(|source| BlockRequestsUnlisted {
+    let unmet = BlockRequests::new(run_dir).pending(has_block, SystemTime::now());
+    let unmet = unmet.map_err(|source| BlockRequestsUnlisted {
         dir: run_dir.to_owned(),
         source,
     })?;
-    let told = waiting.into_iter().take(MAX_REPORTED);
-    let told = told.map(|request| BlockRequest {
+    let reported = unmet.into_iter().take(MAX_REPORTED);
+    let reported = reported.map(|request| BlockRequest {
         pools: request.pools.into_iter().take(MAX_REPORTED).collect(),
     });
-    Ok(told.collect())
+    Ok(reported.collect())
 }

@@ -1,4 +1,4 @@
-//! Which pods keep pools from being drained.
+//! The pods that prevent pools from being drained.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::inputs::Pool;
 /// Maximum number in a status, as in the CRD.
 const MAX_REPORTED: usize = 64;
 
-/// The pods that have an address of a pool that is disabled or being deleted. `records` are all addresses that pods have.
+/// The pods with an address of a pool that is disabled or being deleted. `records` are the records of all addresses.
 #[must_use]
 pub fn pods<'a>(
     pools: &BTreeMap<String, Pool>,
@@ -25,7 +25,7 @@ pub fn pods<'a>(
         draining(&address.pool).then(|| DrainingPod {
             pool: address.pool.clone(),
             namespace: pod.namespace.clone().unwrap_or_default(),
-            // What has no name for Kubernetes has one for the runtime.
+            // Containers outside Kubernetes have an ID of the runtime only.
             name: pod
                 .name
                 .clone()

@@ -1,4 +1,4 @@
-//! Nodes whose kernel has no IPv6 serve IPv4 and report the pools that are left out.
+//! Nodes whose kernel has no IPv6. They serve IPv4 pools, and report the IPv6 pools that are left out.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +9,17 @@ use crate::status::problem::Problem;
 /// The objects without IPv6, and a problem for each pool that is left out; `None` if the objects have no IPv6.
 #[must_use]
 pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
-    let mut left = objects.clone();
+    let mut without = objects.clone();
     let pools = objects.pools.iter();
     let pools = pools.filter(|pool| pool.spec.cidr.addr().is_ipv6());
     let names: BTreeSet<String> = pools
         .filter_map(|pool| pool.metadata.name.clone())
         .collect();
-    left.pools.retain(|pool| pool.spec.cidr.addr().is_ipv4());
-    left.subnets
+    without.pools.retain(|pool| pool.spec.cidr.addr().is_ipv4());
+    without
+        .subnets
         .retain(|subnet| subnet.spec.cidr.addr().is_ipv4());
-    if let Some(network) = &mut left.network {
+    if let Some(network) = &mut without.network {
         let spec = &mut network.spec;
         spec.subnets.retain(|cidr| cidr.addr().is_ipv4());
         spec.pools.retain(|pool| !names.contains(pool));
@@ -27,12 +28,12 @@ pub fn without_ipv6(objects: &Objects) -> Option<Objects> {
             mode.standby_pools.retain(|pool| !names.contains(pool));
         }
     }
-    if left == *objects {
+    if without == *objects {
         return None;
     }
     let causes = names
         .into_iter()
         .map(|pool| Cause::KernelWithoutIpv6 { pool });
-    left.unreadable.extend(causes.map(Problem::from));
-    Some(left)
+    without.unreadable.extend(causes.map(Problem::from));
+    Some(without)
 }

@@ -1,4 +1,4 @@
-//! What a node without a NodeNetwork may still hand out: its Node was deleted, a moment ago or for good, or is not there yet.
+//! The blocks that a node without a NodeNetwork may still allocate from. Its Node was deleted or is not registered yet.
 
 use std::collections::BTreeSet;
 
@@ -7,25 +7,24 @@ use netweft_cni::node::NodeConfig;
 
 use crate::inputs::Objects;
 
-/// Of what `node` hands out from, what it goes on with while it has no NodeNetwork: the blocks that a NodeSubnet still says are its
-/// own, an `Orphaned` one as well, since nobody else gets such a block. Without a NodeSubnet a block can be another node's at any
-/// moment.
+/// The configuration of the plugin without lost blocks. The node keeps the blocks whose NodeSubnet names it, an `Orphaned` one
+/// included, because no other node gets such a block. A block without a NodeSubnet can be assigned to another node at any time.
 ///
-/// An object that cannot be read can be the NodeNetwork, or the NodeSubnet of any block: then nothing is known, and all stays.
+/// An unreadable object can be the NodeNetwork, or the NodeSubnet of any block: then all blocks are kept.
 #[must_use]
-pub fn without_lost_blocks(node: &str, objects: &Objects, offered: &NodeConfig) -> NodeConfig {
-    let mut left = offered.clone();
+pub fn without_lost_blocks(node: &str, objects: &Objects, config: &NodeConfig) -> NodeConfig {
+    let mut kept = config.clone();
     if objects.network.is_some() || !objects.unreadable.is_empty() {
-        return left;
+        return kept;
     }
     let subnets = objects.subnets.iter().map(|subnet| &subnet.spec);
     let own = subnets.filter(|spec| spec.node == node);
     let own: BTreeSet<IpNet> = own.map(|spec| spec.cidr).collect();
-    for pool in &mut left.pools {
+    for pool in &mut kept.pools {
         pool.blocks.retain(|block| own.contains(block));
     }
-    left.withdrawn.retain(|block| own.contains(block));
-    left
+    kept.withdrawn.retain(|block| own.contains(block));
+    kept
 }
 
 #[cfg(test)]
@@ -39,7 +38,7 @@ mod tests {
     const BLOCKS: [&str; 2] = ["10.244.0.0/26", "10.244.0.64/26"];
     const WITHDRAWN: &str = "10.244.0.128/26";
 
-    fn offered() -> NodeConfig {
+    fn config() -> NodeConfig {
         NodeConfig {
             version: 1,
             pools: vec![PoolConfig {
@@ -71,12 +70,12 @@ mod tests {
         spec.into_object()
     }
 
-    /// What is left with these objects.
-    fn left(objects: &Objects) -> Vec<String> {
-        let left = without_lost_blocks("one", objects, &offered());
-        let blocks = left.pools.iter().flat_map(|pool| &pool.blocks);
+    /// The blocks that are kept with these objects.
+    fn kept(objects: &Objects) -> Vec<String> {
+        let kept = without_lost_blocks("one", objects, &config());
+        let blocks = kept.pools.iter().flat_map(|pool| &pool.blocks);
         blocks
-            .chain(&left.withdrawn)
+            .chain(&kept.withdrawn)
             .map(ToString::to_string)
             .collect()
     }
@@ -84,12 +83,16 @@ mod tests {
     #[test]
     fn block_owned_by_other_node_is_not_allocated_from() {
         let mut objects = Objects::default();
-        assert_eq!(left(&objects), Vec::<String>::new());
+        assert_eq!(kept(&objects), Vec::<String>::new());
         objects.subnets = vec![
             subnet(BLOCKS[0], "two", SubnetState::Active),
             subnet(BLOCKS[1], "one", SubnetState::Active),
         ];
-        assert_eq!(left(&objects), [BLOCKS[1]], "the first is another's now");
+        assert_eq!(
+            kept(&objects),
+            [BLOCKS[1]],
+            "the first block has another owner"
+        );
     }
 
     #[test]
@@ -100,7 +103,7 @@ mod tests {
                 subnets: all.map(|cidr| subnet(cidr, "one", state)).into(),
                 ..Objects::default()
             };
-            assert_eq!(left(&objects), all);
+            assert_eq!(kept(&objects), all);
         }
     }
 
@@ -113,13 +116,13 @@ mod tests {
                 .collect(),
             ..Objects::default()
         };
-        assert_eq!(left(&unreadable), all);
+        assert_eq!(kept(&unreadable), all);
         let network =
             "{apiVersion: netweft.io/v1alpha1, kind: NodeNetwork, metadata: {name: one}, spec: {}}";
         let with_network = Objects {
             network: Some(serde_saphyr::from_str(network).unwrap()),
             ..Objects::default()
         };
-        assert_eq!(left(&with_network), all);
+        assert_eq!(kept(&with_network), all);
     }
 }

@@ -1,11 +1,11 @@
-//! What the agent goes by: the API's objects, checked and joined, and what the node's pods hold it to, as plain data.
+//! The inputs of the agent as plain data: the validated objects of the API, and the state of the node's pods.
 //!
 //! ```text
 //!   Objects {IPPool*, NodeSubnet*, own NodeNetwork} ──Inputs::new──▶ Inputs {own blocks, peers' blocks, pools, modes}
 //!   attachments, node.json ──PodState::of──▶ Inputs.pods
 //! ```
 //!
-//! What cannot be used becomes a problem; the rest goes on.
+//! An invalid part of an object becomes a problem, and the rest is used.
 
 pub mod bgp_routes;
 pub mod block_requests;
@@ -14,8 +14,8 @@ pub mod file_events;
 pub mod host_facts;
 pub mod ipv6_support;
 pub mod lost_blocks;
-pub mod node_addresses;
-pub mod other_networks;
+pub mod node_address_candidates;
+pub mod other_network_detection;
 pub mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,49 +35,49 @@ use crate::status::problem::{Problem, Problems};
 /// Labels of namespaces by name.
 pub type Namespaces = BTreeMap<String, BTreeMap<String, String>>;
 
-/// The objects an agent watches, as last heard.
+/// The last received version of the watched objects.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Objects {
-    /// All pools.
+    /// All IPPools.
     pub pools: Vec<IPPool>,
-    /// All assigned blocks.
+    /// All NodeSubnets.
     pub subnets: Vec<NodeSubnet>,
-    /// Labels of all namespaces by name; empty unless a pool asks for them.
+    /// Labels of all namespaces by name; empty unless a pool has a namespace selector.
     pub namespaces: Namespaces,
-    /// This node's own part.
+    /// The NodeNetwork of this node.
     pub network: Option<NodeNetwork>,
-    /// Objects that could not be read.
+    /// Objects that do not match their schema.
     pub unreadable: Problems,
 }
 
-/// Everything that decides what the node should look like, but the kernel's own facts.
+/// The inputs of the desired state, except the host facts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inputs {
     /// Name of the Node.
     pub node: String,
-    /// The node's own addresses, as the operator has chosen them.
+    /// The node's addresses, as the operator has selected them.
     pub addresses: NodeAddresses,
-    /// What the node receives and how it sends.
+    /// The modes of the node, each with its pools.
     pub modes: Vec<NodeMode>,
-    /// The pools from which pods of this node get addresses, by the operator; the node may have no block of some.
-    pub serving: Vec<String>,
-    /// The namespaces there are, with their labels, while a pool is for some of them only.
+    /// The pools from which pods of this node get addresses. The node may have no block of some.
+    pub serving_pools: Vec<String>,
+    /// Addresses of other nodes without a block.
+    pub peers_without_blocks: Vec<IpAddr>,
+    /// Labels of all namespaces by name; empty unless a pool has a namespace selector.
     pub namespaces: Namespaces,
     /// The node's own blocks, oldest first.
     pub blocks: Vec<OwnBlock>,
-    /// Blocks that still name this node although the operator has taken them from its NodeNetwork.
+    /// Blocks whose NodeSubnet names this node, and that are not in its NodeNetwork any more.
     pub withdrawn: Vec<IpNet>,
-    /// Addresses of other nodes that have no block.
-    pub peers_without_blocks: Vec<IpAddr>,
-    /// The other nodes' blocks that are routed.
+    /// The routed blocks of other nodes.
     pub remote: Vec<RemoteBlock>,
     /// Pools by name.
     pub pools: BTreeMap<String, Pool>,
     /// The node's BGP speaker; `None` while BGP is off.
     pub bgp: Option<NodeBgp>,
-    /// What the node's pods have, and hold the node to.
+    /// The state of the node's pods.
     pub pods: PodState,
-    /// What could not be used.
+    /// Invalid parts of the objects.
     pub problems: Problems,
 }
 
@@ -99,54 +99,54 @@ pub struct RemoteBlock {
     pub pool: String,
     /// The node that owns it.
     pub node: String,
-    /// Where to send packets for it.
+    /// The addresses of the node.
     pub addresses: NodeAddresses,
-    /// Bytes of the largest packet that its node takes, where that is less than others do.
+    /// MTU of the node's link in bytes, if it is smaller than that of other nodes.
     pub link_mtu: Option<u32>,
 }
 
-/// What the agent needs of a pool.
+/// The validated spec of an IPPool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// The whole range.
     pub cidr: IpNet,
     /// Prefix length of its blocks.
     pub block_prefix: u8,
-    /// Whether its blocks are kept from BGP.
-    pub unannounced: bool,
-    /// Whether pods that leave the pools are masqueraded.
+    /// Whether its blocks are not advertised by BGP.
+    pub bgp_export_disabled: bool,
+    /// Whether packets of pods to destinations outside the pools are masqueraded.
     pub nat_outgoing: bool,
-    /// Destinations that are not.
+    /// Destinations outside the pools that are not masqueraded.
     pub nat_exclude: Vec<IpNet>,
-    /// Addresses that are never handed out.
+    /// Addresses that no pod gets.
     pub reserved: Vec<IpNet>,
     /// How pods are attached.
     pub pod_interface: PodInterface,
-    /// No new addresses.
+    /// Whether pods get no new addresses.
     pub disabled: bool,
-    /// It shall be without pods: it is disabled or being deleted.
+    /// Whether the pool is drained: it is disabled or being deleted.
     pub draining: bool,
-    /// Whether it is for some nodes only.
-    pub some_nodes: bool,
-    /// The namespaces whose pods get addresses, if not all.
-    pub namespaces: Option<Selector>,
+    /// Whether a node selector limits the pool to some nodes.
+    pub has_node_selector: bool,
+    /// Selects the namespaces whose pods get addresses; `None`: all namespaces.
+    pub namespace_selector: Option<Selector>,
 }
 
 impl Inputs {
-    /// Join the objects into inputs for `node`. `network` is the node's own part in `objects`.
+    /// The inputs of `node`. `network` is the NodeNetwork in `objects`.
     #[must_use]
     pub fn new(node: &str, objects: &Objects, network: &NodeNetwork, pods: PodState) -> Self {
         let mut problems = objects.unreadable.clone();
         let pools = objects
             .pools
             .iter()
-            .filter_map(|pool| named_pool(pool, &mut problems))
+            .filter_map(|pool| validated_pool(pool, &mut problems))
             .collect();
         let mut inputs = Self {
             node: node.to_owned(),
             addresses: network.spec.addresses,
             modes: network.spec.modes.clone(),
-            serving: network.spec.pools.clone(),
+            serving_pools: network.spec.pools.clone(),
             peers_without_blocks: network.spec.peers_without_blocks.clone(),
             namespaces: objects.namespaces.clone(),
             blocks: own_blocks(node, objects, network, &mut problems),
@@ -158,11 +158,11 @@ impl Inputs {
             problems,
         };
         inputs.drop_blocks_without_pool();
-        inputs.drop_colliding_nodes();
+        inputs.drop_nodes_with_equal_mac();
         inputs
     }
 
-    /// The mode by which packets are sent to a pool's blocks, if this node carries it out.
+    /// The mode in use for the blocks of a pool.
     #[must_use]
     pub fn mode_of(&self, pool: &str) -> Option<&NodeMode> {
         self.modes
@@ -170,34 +170,34 @@ impl Inputs {
             .find(|mode| mode.pools.iter().any(|name| name == pool))
     }
 
-    /// All ways by which a pool's blocks are or can be reached.
+    /// All modes for the blocks of a pool, in use or in standby.
     pub fn modes_to(&self, pool: &str) -> impl Iterator<Item = &NodeMode> {
-        let to = move |mode: &&NodeMode| mode.all_pools().any(|name| name == pool);
-        self.modes.iter().filter(to)
+        let has_pool = move |mode: &&NodeMode| mode.all_pools().any(|name| name == pool);
+        self.modes.iter().filter(has_pool)
     }
 
-    /// Whether a pool's packets are received by way of BGP's routes, or sent.
+    /// Whether a mode of the pool, in use or in standby, uses BGP.
     #[must_use]
     pub fn is_underlay(&self, pool: &str) -> bool {
         let mut modes = self.modes_to(pool);
         modes.any(|mode| mode.transport.get() == Some(Transport::Bgp))
     }
 
-    /// The namespaces that a selector chooses.
+    /// The namespaces that match a selector.
     #[must_use]
     pub fn namespaces_of(&self, selector: &Selector) -> BTreeSet<String> {
         let namespaces = self.namespaces.iter();
-        let chosen = namespaces.filter(|(_, labels)| selector.matches(labels));
-        chosen.map(|(name, _)| name.clone()).collect()
+        let matching = namespaces.filter(|(_, labels)| selector.matches(labels));
+        matching.map(|(name, _)| name.clone()).collect()
     }
 
-    /// The node's own end of a mode's tunnels.
+    /// The address of this node at which the tunnels of a mode end.
     #[must_use]
-    pub fn local(&self, mode: &NodeMode) -> Option<IpAddr> {
+    pub fn tunnel_endpoint(&self, mode: &NodeMode) -> Option<IpAddr> {
         self.addresses.of(mode.outer_family)
     }
 
-    /// Whether pods have addresses of this family, here or on another node.
+    /// Whether any node has a block of this family.
     #[must_use]
     pub fn carries(&self, family: IpFamily) -> bool {
         let own = self.blocks.iter().map(|block| block.cidr);
@@ -214,24 +214,24 @@ impl Inputs {
             problems,
             ..
         } = self;
-        let mut known = |cidr: &IpNet, pool: &str| {
-            let found = pools.contains_key(pool);
-            if !found {
+        let mut has_pool = |cidr: &IpNet, pool: &str| {
+            let exists = pools.contains_key(pool);
+            if !exists {
                 let cause = Cause::BlockWithoutPool {
                     block: *cidr,
                     pool: pool.to_owned(),
                 };
                 problems.push(Problem::from(cause));
             }
-            found
+            exists
         };
-        blocks.retain(|block| known(&block.cidr, &block.pool));
-        remote.retain(|block| known(&block.cidr, &block.pool));
+        blocks.retain(|block| has_pool(&block.cidr, &block.pool));
+        remote.retain(|block| has_pool(&block.cidr, &block.pool));
     }
 
-    /// Two nodes whose tunnel endpoints would have the same Ethernet address cannot both be reached; the one that
-    /// sorts first is.
-    fn drop_colliding_nodes(&mut self) {
+    /// Of several nodes whose tunnel endpoints have the same MAC address, only the one that sorts first is reachable. This node
+    /// precedes all others.
+    fn drop_nodes_with_equal_mac(&mut self) {
         let mut owners: BTreeMap<[u8; 6], String> = BTreeMap::new();
         owners.insert(names::vtep_mac(&self.node), self.node.clone());
         let mut nodes: Vec<&str> = self
@@ -241,13 +241,13 @@ impl Inputs {
             .collect();
         nodes.sort_unstable();
         nodes.dedup();
-        let mut refused = Vec::new();
+        let mut dropped = Vec::new();
         for node in nodes {
             let owner = owners
                 .entry(names::vtep_mac(node))
                 .or_insert_with(|| node.to_owned());
             if owner != node {
-                refused.push(node.to_owned());
+                dropped.push(node.to_owned());
                 let cause = Cause::TunnelMacConflict {
                     node: node.to_owned(),
                     owner: owner.clone(),
@@ -255,11 +255,12 @@ impl Inputs {
                 self.problems.push(Problem::from(cause));
             }
         }
-        self.remote.retain(|block| !refused.contains(&block.node));
+        self.remote.retain(|block| !dropped.contains(&block.node));
     }
 }
 
-fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> {
+/// A pool with its name. Invalid parts become problems.
+fn validated_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> {
     let name = pool.metadata.name.clone()?;
     let spec = &pool.spec;
     let mut reserved = Vec::new();
@@ -272,35 +273,35 @@ fn named_pool(pool: &IPPool, problems: &mut Problems) -> Option<(String, Pool)> 
             })),
         }
     }
-    let checked = Pool {
+    let validated = Pool {
         cidr: spec.cidr,
         block_prefix: spec.block_prefix(),
-        unannounced: spec.disable_bgp_export,
+        bgp_export_disabled: spec.disable_bgp_export,
         nat_outgoing: spec.nat_outgoing,
         nat_exclude: spec.nat_outgoing_exclude.iter().map(IpNet::trunc).collect(),
         reserved,
         pod_interface: spec.pod_interface,
         disabled: spec.disabled,
         draining: spec.disabled || pool.metadata.deletion_timestamp.is_some(),
-        some_nodes: spec.node_selector.is_some(),
-        namespaces: chosen_namespaces(&name, pool, problems),
+        has_node_selector: spec.node_selector.is_some(),
+        namespace_selector: namespace_selector(&name, pool, problems),
     };
-    Some((name, checked))
+    Some((name, validated))
 }
 
-/// An invalid selector matches no namespace: no address is better than an address of the wrong pool.
-fn chosen_namespaces(name: &str, pool: &IPPool, problems: &mut Problems) -> Option<Selector> {
+/// An invalid selector matches no namespace, because no address is better than an address of the wrong pool.
+fn namespace_selector(name: &str, pool: &IPPool, problems: &mut Problems) -> Option<Selector> {
     let selector = pool.spec.namespace_selector.clone()?;
     Some(Selector::try_from(selector).unwrap_or_else(|_| {
         problems.push(Problem::from(Cause::NamespaceSelectorInvalid {
             pool: name.to_owned(),
         }));
-        Selector::from(Expression::In(NOBODY.to_owned(), BTreeSet::new()))
+        Selector::from(Expression::In(UNUSED_LABEL.to_owned(), BTreeSet::new()))
     }))
 }
 
 /// A label that no namespace has.
-const NOBODY: &str = "netweft.io/nobody";
+const UNUSED_LABEL: &str = "netweft.io/none";
 
 fn parse_range(text: &str) -> Option<IpNet> {
     let net = text.parse::<IpNet>().ok();
@@ -308,7 +309,7 @@ fn parse_range(text: &str) -> Option<IpNet> {
         .map(|net| net.trunc())
 }
 
-/// The node's own blocks in the operator's order. The NodeNetwork and the NodeSubnet have to agree on each.
+/// The node's own blocks in the operator's order. A block is used only if its NodeSubnet names this node, too.
 fn own_blocks(
     node: &str,
     objects: &Objects,
@@ -335,24 +336,25 @@ fn own_blocks(
     blocks
 }
 
-/// No pod gets an address of them any more, but some may still have one.
+/// Blocks from which no pod gets an address any more, but in which pods may still have addresses.
 fn withdrawn_blocks(node: &str, objects: &Objects, network: &NodeNetwork) -> Vec<IpNet> {
-    let held = objects
+    let owned = objects
         .subnets
         .iter()
         .filter(|subnet| subnet.spec.node == node);
-    held.map(|subnet| subnet.spec.cidr)
+    owned
+        .map(|subnet| subnet.spec.cidr)
         .filter(|cidr| !network.spec.subnets.contains(cidr))
         .collect()
 }
 
 fn remote_blocks(node: &str, objects: &Objects) -> Vec<RemoteBlock> {
-    let routed =
+    let is_routed =
         |subnet: &&NodeSubnet| subnet.spec.node != node && subnet.spec.state == SubnetState::Active;
     let mut blocks: Vec<RemoteBlock> = objects
         .subnets
         .iter()
-        .filter(routed)
+        .filter(is_routed)
         .map(|subnet| RemoteBlock {
             cidr: subnet.spec.cidr,
             pool: subnet.spec.pool.clone(),

@@ -1,19 +1,18 @@
-//! Repair of objects that the plugin has made, and reclaiming of orphaned objects.
+//! Repair of objects that the plugin has created, and reclaiming of orphaned objects.
 //!
 //! ```text
-//!   records, kernel ──survey──▶ nothing amiss ─▶ done
-//!                           └─▶ amiss: lock ─▶ look at both again ─▶ diff ─▶ apply, release
+//!   records, kernel ──survey──▶ no difference ─▶ done
+//!                           └─▶ difference: lock ─▶ read both again ─▶ diff ─▶ apply, release
 //! ```
 //!
-//! Guarantees: nothing is done on a look that was not taken under the plugin's own lock; an ADD under way is left alone; a
-//! link is never made, and never deleted while it has a record; an address is never freed while its link is there; of a block
-//! that was taken from the node no address is missed.
-//! Nothing here waits for the plugin: when it has the lock, the next look comes soon.
+//! Guarantees: every change is based on a survey under the plugin's lock; an ADD in progress is not disturbed; a link is never
+//! created, and never deleted while it has a record; an address is never released while its link exists; no address of a
+//! withdrawn block is missed. The agent does not wait for the plugin: while the plugin has the lock, it retries soon.
 
 mod orphan_timer;
+mod pod_state;
 mod reclaim;
 mod reservations;
-mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -35,17 +34,17 @@ use nix::errno::Errno;
 use tracing::{debug, info, warn};
 
 use crate::pods::orphan_timer::OrphanTimer;
+pub use crate::pods::pod_state::{PodLink, PodState};
 pub use crate::pods::reclaim::{OrphanCandidate, Records, Survey};
-pub use crate::pods::reservations::{Hold, Reservations};
-pub use crate::pods::state::{PodLink, PodState};
+pub use crate::pods::reservations::{Reservation, Reservations};
 use crate::status::cause::Cause;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 use crate::telemetry::metrics::Metrics;
 use netweft_common::error_chain;
 
-/// How long the lock is waited for: its holders need below a millisecond each, and this is the agent's only thread.
+/// How long the agent waits for the lock. Its holders keep it for less than a millisecond, and the wait blocks the main loop.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(5);
-/// When to look again after the lock was taken or a link went away under our hands.
+/// Delay of the next attempt after another process had the lock, or a link disappeared during a repair.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The node's pods.
@@ -54,43 +53,43 @@ pub struct Pods {
     metrics: Metrics,
     orphans: OrphanTimer,
     reservations: Reservations,
-    /// Every block that an ADD may be choosing from; `None`: not known, as of what an agent before this one has offered.
-    offered: Option<BTreeSet<IpNet>>,
-    /// What has been logged already and still holds.
-    noted: BTreeSet<String>,
+    /// The blocks from which an ADD may assign addresses; `None`: unknown, for example those of an earlier agent.
+    allocatable: Option<BTreeSet<IpNet>>,
+    /// Notes that are logged already and still apply.
+    logged_notes: BTreeSet<String>,
     counts: Counts,
 }
 
-/// What has been done since the agent started.
+/// Number of changes since the agent started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Changes that put something back.
+    /// Restored objects.
     pub restored: u64,
-    /// Addresses, links, routes and neighbours taken back.
+    /// Reclaimed attachments, links, routes and neighbours.
     pub reclaimed: u64,
 }
 
-/// How one look went.
+/// The result of a reconcile of pods.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Tended {
-    /// What could not be done, what is in a pod's way, and what stays as it is.
+pub struct PodsOutcome {
+    /// Failures, conflicts, and notes about objects that are kept.
     pub problems: Problems,
-    /// When to look again although nothing may have happened.
-    pub again: Option<Duration>,
+    /// Delay of the next reconcile, even without an event.
+    pub requeue_after: Option<Duration>,
 }
 
-/// Why pods could not be looked after.
+/// Why pods could not be reconciled.
 #[derive(Debug, thiserror::Error)]
 pub enum PodsError {
-    /// The plugin's lock cannot be had.
+    /// The plugin's lock cannot be acquired.
     #[error("lock the attachments")]
     Lock(#[source] io::Error),
     /// The records cannot be listed.
     #[error("read the attachments")]
     List(#[source] io::Error),
-    /// It is not known whether an ADD is at work on a record.
-    #[error("look at the attachment of {ip}")]
-    Look {
+    /// It is unknown whether an ADD holds a record.
+    #[error("read the lock of the attachment of {ip}")]
+    RecordLock {
         /// The record's address.
         ip: IpAddr,
         /// The cause.
@@ -105,7 +104,7 @@ impl From<&PodsError> for Problem {
     fn from(error: &PodsError) -> Self {
         match error {
             PodsError::Lock(_) | PodsError::List(_) => Self::failure("attachments", error),
-            PodsError::Look { ip, .. } => Self::failure(format!("attachment {ip}"), error),
+            PodsError::RecordLock { ip, .. } => Self::failure(format!("attachment {ip}"), error),
             PodsError::Kernel(_) => Self::failure("kernel", error),
         }
     }
@@ -120,75 +119,77 @@ impl Pods {
             metrics,
             orphans: OrphanTimer::default(),
             reservations: Reservations::default(),
-            offered: None,
-            noted: BTreeSet::new(),
+            allocatable: None,
+            logged_notes: BTreeSet::new(),
             counts: Counts::default(),
         }
     }
 
-    /// All records, and what follows from them for the node. `config` is the present `node.json`, read before.
+    /// All records, and the state that follows from them. `config` is the present `node.json`; the caller reads it first.
     ///
     /// # Errors
-    /// The directory cannot be read.
+    /// The records cannot be listed.
     pub fn state(&mut self, config: Option<&NodeConfig>) -> io::Result<(Records, PodState)> {
         let store = &self.store;
-        let locked = |patience| store.lock(patience).is_ok();
-        self.reservations.observe(config, LOCK_TIMEOUT, locked);
+        let try_lock = |timeout| store.lock(timeout).is_ok();
+        self.reservations.update(config, LOCK_TIMEOUT, try_lock);
         let records = store.list()?;
-        let state = PodState::of(&records, config, |ip| self.reservations.hold(ip));
+        let state = PodState::of(&records, config, |ip| self.reservations.of(ip));
         Ok((records, state))
     }
 
-    /// The addresses that have a record, once no others than those of the blocks that are `offered` now can come to have one. `None` if
-    /// those blocks are not known.
+    /// The addresses with a record, after it is certain that only addresses of the `allocatable` blocks can get another one. `None`
+    /// if these blocks are unknown.
     ///
-    /// The plugin learns under its lock what it may choose from, and writes its record before it lets go of it. So when a block is offered
-    /// no more and the lock has been had since, whoever chose from that block has a record.
+    /// The plugin reads the blocks under its lock, and writes its record before it releases the lock. After a block has been removed
+    /// and the lock has been acquired, every ADD that has selected an address of the block has its record.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if somebody else keeps the lock; else why it cannot be had, or the directory not be read.
-    pub fn taken(
+    /// [`io::ErrorKind::WouldBlock`] if another process holds the lock; otherwise the lock cannot be acquired, or the records
+    /// cannot be listed.
+    pub fn assigned_addresses(
         &mut self,
-        offered: Option<BTreeSet<IpNet>>,
+        allocatable: Option<BTreeSet<IpNet>>,
     ) -> io::Result<Option<BTreeSet<IpAddr>>> {
-        let before = self.offered.take();
-        let Some(offered) = offered else {
+        let previous = self.allocatable.take();
+        let Some(allocatable) = allocatable else {
             return Ok(None);
         };
-        if before.is_none_or(|before| !before.is_subset(&offered)) {
+        if previous.is_none_or(|previous| !previous.is_subset(&allocatable)) {
             drop(self.store.lock(LOCK_TIMEOUT)?);
         }
-        self.offered = Some(offered);
+        self.allocatable = Some(allocatable);
         self.store.allocated().map(Some)
     }
 
-    /// What has been done so far.
+    /// The number of changes so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Looks after the pods, of which `records` and `actual` are a first impression.
-    pub async fn tend(
+    /// Repairs and reclaims. `records` and `actual` were read without the lock; a difference is confirmed under the lock.
+    pub async fn reconcile(
         &mut self,
         kernel: &impl Kernel,
         records: &Records,
         actual: &NetworkState,
         now: Instant,
-    ) -> Tended {
-        let mut tended = Tended::default();
+    ) -> PodsOutcome {
+        let mut outcome = PodsOutcome::default();
         let survey = Survey::new(actual, records);
-        if let Err(error) = self.observe(kernel, &survey, now, &mut tended).await {
-            tended.problems.push(Problem::from(&error));
+        if let Err(error) = self.handle_survey(kernel, &survey, now, &mut outcome).await {
+            outcome.problems.push(Problem::from(&error));
         }
-        self.note(records, &mut tended);
-        let due = self.orphans.due(now).map(|due| due.max(RETRY_INTERVAL));
-        tended.again = tended.again.into_iter().chain(due).min();
-        tended
+        self.add_notes(records, &mut outcome);
+        let due = self.orphans.next_due(now);
+        let due = due.map(|due| due.max(RETRY_INTERVAL));
+        outcome.requeue_after = outcome.requeue_after.into_iter().chain(due).min();
+        outcome
     }
 
-    /// Says what stays as it is, and logs it when it is new.
-    fn note(&mut self, records: &Records, tended: &mut Tended) {
+    /// Adds notes about unreadable records, and logs all new notes.
+    fn add_notes(&mut self, records: &Records, outcome: &mut PodsOutcome) {
         let unreadable = records.iter().filter_map(|(ip, record)| {
             let error = record.as_ref().err()?;
             Some(Problem::from(Cause::AttachmentUnreadable {
@@ -196,85 +197,86 @@ impl Pods {
                 error: error.to_string(),
             }))
         });
-        tended.problems.extend(unreadable);
-        let notes = tended.problems.of(ProblemKind::Note);
+        outcome.problems.extend(unreadable);
+        let notes = outcome.problems.of(ProblemKind::Note);
         let notes: BTreeSet<String> = notes.map(ToString::to_string).collect();
-        for note in notes.difference(&self.noted) {
+        for note in notes.difference(&self.logged_notes) {
             warn!(problem = note, "pod needs attention");
         }
-        self.noted = notes;
+        self.logged_notes = notes;
     }
 
-    async fn observe(
+    async fn handle_survey(
         &mut self,
         kernel: &impl Kernel,
         survey: &Survey<'_>,
         now: Instant,
-        tended: &mut Tended,
+        outcome: &mut PodsOutcome,
     ) -> Result<(), PodsError> {
-        // Asking who is under way opens every record, so only when it matters.
-        let (nobody, none) = (BTreeSet::new(), BTreeSet::new());
-        let calm = survey.suspects(&nobody).is_empty();
-        if calm && survey.repairs(&nobody, &none) == Diff::default() {
-            self.orphans.observe(now, none);
+        // The check for ADDs in progress opens every record, so it is skipped when there is no difference.
+        let (no_adds, none) = (BTreeSet::new(), BTreeSet::new());
+        let no_candidates = survey.orphan_candidates(&no_adds).is_empty();
+        if no_candidates && survey.repairs(&no_adds, &none) == Diff::default() {
+            self.orphans.update(now, none);
             return Ok(());
         }
-        let add_in_progress = add_in_progress(&self.store, survey.records())?;
-        let dead = self.orphans.observe(now, survey.suspects(&add_in_progress));
-        let Diff { ops, conflicts } = survey.repairs(&add_in_progress, &dead);
-        tended.problems.extend(dead.iter().filter_map(orphan));
+        let adds = add_in_progress(&self.store, survey.records())?;
+        let orphans = self.orphans.update(now, survey.orphan_candidates(&adds));
+        let Diff { ops, conflicts } = survey.repairs(&adds, &orphans);
+        let notes = orphans.iter().filter_map(pod_without_record);
+        outcome.problems.extend(notes);
         let conflicts = conflicts.iter().map(Problem::from);
-        tended.problems.extend(conflicts);
-        if ops.is_empty() && survey.attachments(&dead).is_empty() {
+        outcome.problems.extend(conflicts);
+        if ops.is_empty() && survey.attachments(&orphans).is_empty() {
             return Ok(());
         }
-        self.put_right(kernel, &dead, tended).await
+        self.repair_locked(kernel, &orphans, outcome).await
     }
 
-    /// Takes the lock, looks again, and does what then still is to be done.
+    /// Acquires the lock, reads everything again, and makes the changes that are still necessary.
     ///
-    /// The order of the second look matters: the records, then who is under way, then the kernel. An ADD that was not under
-    /// way any more when it was asked had made its link before the kernel was read, and none can begin while the lock is held.
-    async fn put_right(
+    /// The order matters: the records, then the ADDs in progress, then the kernel. An ADD that is no longer in progress had created
+    /// its link before the kernel is read, and no ADD can start while the lock is held.
+    async fn repair_locked(
         &mut self,
         kernel: &impl Kernel,
-        dead: &BTreeSet<OrphanCandidate>,
-        tended: &mut Tended,
+        orphans: &BTreeSet<OrphanCandidate>,
+        outcome: &mut PodsOutcome,
     ) -> Result<(), PodsError> {
         let store = self.store.clone();
         let mut locked = match store.lock(LOCK_TIMEOUT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tended.again = Some(RETRY_INTERVAL);
+                outcome.requeue_after = Some(RETRY_INTERVAL);
                 return Ok(());
             }
             locked => locked.map_err(PodsError::Lock)?,
         };
         let records = store.list().map_err(PodsError::List)?;
-        let add_in_progress = add_in_progress(&store, &records)?;
+        let adds = add_in_progress(&store, &records)?;
         let actual = kernel.read().await?;
         let survey = Survey::new(&actual, &records);
-        let suspects = survey.suspects(&add_in_progress);
-        let dead = suspects.intersection(dead).cloned().collect();
-        self.apply(kernel, &survey.repairs(&add_in_progress, &dead).ops, tended)
-            .await;
-        for attachment in survey.attachments(&dead) {
-            self.release(&mut locked, attachment, tended);
+        let candidates = survey.orphan_candidates(&adds);
+        let orphans = candidates.intersection(orphans).cloned().collect();
+        let repairs = survey.repairs(&adds, &orphans);
+        self.apply(kernel, &repairs.ops, outcome).await;
+        for attachment in survey.attachments(&orphans) {
+            self.release(&mut locked, attachment, outcome);
         }
         Ok(())
     }
 
-    /// What hangs on a link that failed is left for the next time.
-    async fn apply(&mut self, kernel: &impl Kernel, ops: &[Op], tended: &mut Tended) {
-        let mut broken = BTreeSet::new();
+    /// Applies operations. After a failure, further operations on the same link are left to the next reconcile.
+    async fn apply(&mut self, kernel: &impl Kernel, ops: &[Op], outcome: &mut PodsOutcome) {
+        let mut failed_links = BTreeSet::new();
         for op in ops {
-            if op.link().is_some_and(|link| broken.contains(link)) {
+            if op.link().is_some_and(|link| failed_links.contains(link)) {
                 continue;
             }
             match kernel.apply(op).await {
                 Ok(()) => self.count(op),
                 Err(error) => {
-                    broken.extend(op.link().cloned());
-                    failed(op, &error, tended);
+                    failed_links.extend(op.link().cloned());
+                    add_failure(op, &error, outcome);
                 }
             }
         }
@@ -296,7 +298,12 @@ impl Pods {
         }
     }
 
-    fn release(&mut self, locked: &mut Locked<'_>, attachment: &Attachment, tended: &mut Tended) {
+    fn release(
+        &mut self,
+        locked: &mut Locked<'_>,
+        attachment: &Attachment,
+        outcome: &mut PodsOutcome,
+    ) {
         let env::AttachmentId {
             container_id,
             if_name,
@@ -314,30 +321,30 @@ impl Pods {
                     container_id: container_id.clone(),
                     error: error.to_string(),
                 };
-                tended.problems.push(Problem::from(cause));
+                outcome.problems.push(Problem::from(cause));
             }
         }
     }
 }
 
-/// The addresses of these records that an ADD is at work on.
+/// The addresses of records that an ADD in progress holds.
 ///
 /// # Errors
-/// A record cannot be looked at.
+/// The lock of a record cannot be read.
 pub fn add_in_progress(store: &Store, records: &Records) -> Result<BTreeSet<IpAddr>, PodsError> {
-    let mut add_in_progress = BTreeSet::new();
+    let mut adds = BTreeSet::new();
     for ip in records.keys() {
-        let busy = store.add_in_progress(*ip);
-        if busy.map_err(|source| PodsError::Look { ip: *ip, source })? {
-            add_in_progress.insert(*ip);
+        let in_progress = store.add_in_progress(*ip);
+        if in_progress.map_err(|source| PodsError::RecordLock { ip: *ip, source })? {
+            adds.insert(*ip);
         }
     }
-    Ok(add_in_progress)
+    Ok(adds)
 }
 
-fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
-    match suspect {
-        OrphanCandidate::Orphan(link) => {
+fn pod_without_record(candidate: &OrphanCandidate) -> Option<Problem> {
+    match candidate {
+        OrphanCandidate::LinkInUse(link) => {
             let link = link.clone();
             Some(Problem::from(Cause::PodWithoutRecord { link }))
         }
@@ -348,14 +355,16 @@ fn orphan(suspect: &OrphanCandidate) -> Option<Problem> {
     }
 }
 
-/// A DEL takes links away without the lock, and all that is on them. What then cannot be put back needs not be.
-fn failed(op: &Op, error: &Error, tended: &mut Tended) {
+/// A DEL deletes links, with everything on them, without the lock. A repair that fails for that reason is no failure.
+fn add_failure(op: &Op, error: &Error, outcome: &mut PodsOutcome) {
     match error.errno() {
-        Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => tended.again = Some(RETRY_INTERVAL),
+        Some(Errno::ENODEV | Errno::ENXIO | Errno::ENETDOWN) => {
+            outcome.requeue_after = Some(RETRY_INTERVAL);
+        }
         _ => {
             debug!(error = %error_chain(error), "repairing pod link failed, will retry");
             let failure = Problem::failure(op.object(), error);
-            tended.problems.push(failure);
+            outcome.problems.push(failure);
         }
     }
 }

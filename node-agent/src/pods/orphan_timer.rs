@@ -1,47 +1,46 @@
-//! What has been suspect for how long. Pure: the clock is the caller's.
+//! How long orphan candidates have been candidates. Pure: the caller passes the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::pods::reclaim::OrphanCandidate;
 
-/// How long something has to be suspect, in every look from the first to the last, before it is taken away.
+/// How long an object has to be a candidate in every survey before it is reclaimed.
 ///
-/// It protects nobody alone. An ADD is known by the lock on its record, however long it takes, and a DEL removes the link
-/// first and the record at the end, so both are seen for what they are. The pause covers what neither shows: one reading of
-/// the kernel that was wrong, a runtime that moves a link, an administrator who puts a record back. A leak costs one address
-/// for this long.
+/// The grace period is not the only protection. The lock on a record shows an ADD in progress, however long it takes, and a DEL
+/// deletes the link first and the record last. The grace period covers a wrong reading of the kernel, a runtime that moves a
+/// link, and an administrator who restores a record. A leak occupies an address for this time.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// The suspects, and since when.
+/// The candidates, each with the time of its first survey.
 #[derive(Debug, Default)]
 pub struct OrphanTimer(BTreeMap<OrphanCandidate, Instant>);
 
 impl OrphanTimer {
-    /// Records what is suspect `now`, forgets the rest, and returns what has been suspect for [`GRACE`].
-    pub fn observe(
+    /// Replaces the candidates by those of `now`, and returns the ones whose grace period is over.
+    pub fn update(
         &mut self,
         now: Instant,
-        suspects: BTreeSet<OrphanCandidate>,
+        candidates: BTreeSet<OrphanCandidate>,
     ) -> BTreeSet<OrphanCandidate> {
-        let since = |suspect| {
-            let first = self.0.get(&suspect).copied().unwrap_or(now);
-            (suspect, first)
+        let with_time = |candidate| {
+            let since = self.0.get(&candidate).copied().unwrap_or(now);
+            (candidate, since)
         };
-        self.0 = suspects.into_iter().map(since).collect();
-        let old = self
+        self.0 = candidates.into_iter().map(with_time).collect();
+        let due = self
             .0
             .iter()
             .filter(|(_, since)| now.saturating_duration_since(**since) >= GRACE);
-        old.map(|(suspect, _)| suspect.clone()).collect()
+        due.map(|(candidate, _)| candidate.clone()).collect()
     }
 
-    /// How long until the next of them has been suspect long enough; `None` if all have.
+    /// How long until the next grace period ends; `None` if none is running.
     #[must_use]
-    pub fn due(&self, now: Instant) -> Option<Duration> {
-        let left = |since: &Instant| GRACE.checked_sub(now.saturating_duration_since(*since));
-        let left = self.0.values().filter_map(left);
-        left.filter(|left| !left.is_zero()).min()
+    pub fn next_due(&self, now: Instant) -> Option<Duration> {
+        let remaining = |since: &Instant| GRACE.checked_sub(now.saturating_duration_since(*since));
+        let remaining = self.0.values().filter_map(remaining);
+        remaining.filter(|remaining| !remaining.is_zero()).min()
     }
 }
 
@@ -56,21 +55,21 @@ mod tests {
     #[test]
     fn orphan_is_due_only_after_grace_period() {
         let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
-        assert_eq!(orphans.due(start), None);
-        assert!(orphans.observe(start, one()).is_empty());
-        assert!(orphans.observe(start + GRACE / 2, one()).is_empty());
-        assert_eq!(orphans.due(start + GRACE / 2), Some(GRACE / 2));
-        assert_eq!(orphans.observe(start + GRACE, one()), one());
-        assert_eq!(orphans.due(start + GRACE), None);
+        assert_eq!(orphans.next_due(start), None);
+        assert!(orphans.update(start, one()).is_empty());
+        assert!(orphans.update(start + GRACE / 2, one()).is_empty());
+        assert_eq!(orphans.next_due(start + GRACE / 2), Some(GRACE / 2));
+        assert_eq!(orphans.update(start + GRACE, one()), one());
+        assert_eq!(orphans.next_due(start + GRACE), None);
     }
 
     #[test]
     fn orphan_seen_alive_restarts_grace_period() {
         let (mut orphans, start) = (OrphanTimer::default(), Instant::now());
-        orphans.observe(start, one());
-        orphans.observe(start + GRACE / 2, BTreeSet::new());
-        assert!(orphans.observe(start + GRACE, one()).is_empty());
-        assert!(orphans.observe(start + GRACE * 3 / 2, one()).is_empty());
-        assert_eq!(orphans.observe(start + GRACE * 2, one()), one());
+        orphans.update(start, one());
+        orphans.update(start + GRACE / 2, BTreeSet::new());
+        assert!(orphans.update(start + GRACE, one()).is_empty());
+        assert!(orphans.update(start + GRACE * 3 / 2, one()).is_empty());
+        assert_eq!(orphans.update(start + GRACE * 2, one()), one());
     }
 }

@@ -4,12 +4,13 @@
 //!
 //! | record | link | |
 //! |---|---|---|
-//! | yes | yes | a pod: what its link has lost is put back |
-//! | yes | no | suspect: an address without a pod |
-//! | no | carries nothing | suspect: a link without a pod |
-//! | no | carries a pod's address | suspect: the record was deleted |
+//! | yes | yes | a pod: lost objects of its link are restored |
+//! | yes | no | candidate: an address without a pod |
+//! | no | unused | candidate: a link without a pod |
+//! | no | in use | candidate: the record of a running pod was deleted |
 //!
-//! Records and kernel are not read at one moment, so one look can show any of the suspects where all is well. A record that cannot be read may be anybody's, so while there is one no link is suspect, and its address is not.
+//! Records and kernel are not read at the same time, so a single survey can show candidates although nothing is orphaned. An
+//! unreadable record may belong to any pod: while one exists, no link is a candidate, and neither is the address of the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -30,17 +31,17 @@ pub type Records = BTreeMap<IpAddr, io::Result<Attachment>>;
 pub enum OrphanCandidate {
     /// The record of an attachment without a link.
     Attachment(env::AttachmentId),
-    /// A link without a record that carries nothing.
+    /// An unused link without a record.
     Link(LinkName),
-    /// A link without a record that carries a pod's address. The pod is alive, so this is only ever named.
-    Orphan(LinkName),
+    /// A link without a record that a pod uses. The pod runs, so the link is reported and kept.
+    LinkInUse(LinkName),
     /// A route that belongs to no record.
     Route(RouteKey),
     /// A neighbour that belongs to no record.
     Neighbour(NeighbourKey),
 }
 
-/// One look at the pods of a node.
+/// A comparison of all records with the kernel.
 pub struct Survey<'a> {
     actual: &'a NetworkState,
     records: &'a Records,
@@ -49,12 +50,12 @@ pub struct Survey<'a> {
     unreadable: BTreeSet<IpAddr>,
     /// Links with a record.
     recorded: BTreeSet<&'a LinkName>,
-    /// What all records together stand for.
+    /// The objects of all records.
     expected: NetworkState,
 }
 
 impl<'a> Survey<'a> {
-    /// Joins the records and the kernel's state.
+    /// Compares the records with the state of the kernel.
     #[must_use]
     pub fn new(actual: &'a NetworkState, records: &'a Records) -> Self {
         let readable = records.values().filter_map(|record| record.as_ref().ok());
@@ -77,7 +78,7 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// What was looked at.
+    /// The compared records.
     #[must_use]
     pub fn records(&self) -> &'a Records {
         self.records
@@ -85,19 +86,24 @@ impl<'a> Survey<'a> {
 
     /// The objects without an owner. `add_in_progress` are the addresses of unfinished ADDs.
     #[must_use]
-    pub fn suspects(&self, add_in_progress: &BTreeSet<IpAddr>) -> BTreeSet<OrphanCandidate> {
-        let alive = |attachment: &&&Attachment| {
+    pub fn orphan_candidates(
+        &self,
+        add_in_progress: &BTreeSet<IpAddr>,
+    ) -> BTreeSet<OrphanCandidate> {
+        let has_pod = |attachment: &&&Attachment| {
             self.actual.links.contains_key(&attachment.host_link)
-                || busy(attachment, add_in_progress)
+                || is_in_progress(attachment, add_in_progress)
         };
-        let attachments = self.attachments.values().filter(|one| !alive(one));
-        let mut suspects: BTreeSet<OrphanCandidate> = attachments
+        let attachments = self.attachments.values();
+        let without_pod = attachments.filter(|attachment| !has_pod(attachment));
+        let mut candidates: BTreeSet<OrphanCandidate> = without_pod
             .map(|attachment| OrphanCandidate::Attachment(attachment.owner.clone()))
             .collect();
-        let links = self.unrecorded().filter(|_| self.unreadable.is_empty());
-        suspects.extend(links.map(|link| {
-            if self.carries(link) {
-                OrphanCandidate::Orphan(link.clone())
+        let links = self.links_without_record();
+        let links = links.filter(|_| self.unreadable.is_empty());
+        candidates.extend(links.map(|link| {
+            if self.is_in_use(link) {
+                OrphanCandidate::LinkInUse(link.clone())
             } else {
                 OrphanCandidate::Link(link.clone())
             }
@@ -109,25 +115,25 @@ impl<'a> Survey<'a> {
                 && !route
                     .dev
                     .as_ref()
-                    .is_some_and(|dev| self.is_unrecorded(dev))
+                    .is_some_and(|dev| self.has_no_record(dev))
         });
-        suspects.extend(routes.map(|(key, _)| OrphanCandidate::Route(key.clone())));
+        candidates.extend(routes.map(|(key, _)| OrphanCandidate::Route(key.clone())));
         let neighbours = self.actual.neighbours.iter().filter(|(key, neighbour)| {
             Owner::plugin().owns_neighbour(key, neighbour)
                 && !self.expected.neighbours.contains_key(*key)
                 && !self.unreadable.contains(&key.ip)
-                && !self.is_unrecorded(&key.link)
+                && !self.has_no_record(&key.link)
         });
-        suspects.extend(neighbours.map(|(key, _)| OrphanCandidate::Neighbour(key.clone())));
-        suspects
+        candidates.extend(neighbours.map(|(key, _)| OrphanCandidate::Neighbour(key.clone())));
+        candidates
     }
 
-    /// The attachments among these suspects.
-    pub fn attachments(&self, suspects: &BTreeSet<OrphanCandidate>) -> Vec<&'a Attachment> {
-        let owners = suspects.iter().filter_map(|suspect| match suspect {
+    /// The attachments among these orphans.
+    pub fn attachments(&self, orphans: &BTreeSet<OrphanCandidate>) -> Vec<&'a Attachment> {
+        let owners = orphans.iter().filter_map(|orphan| match orphan {
             OrphanCandidate::Attachment(owner) => Some(owner),
             OrphanCandidate::Link(_)
-            | OrphanCandidate::Orphan(_)
+            | OrphanCandidate::LinkInUse(_)
             | OrphanCandidate::Route(_)
             | OrphanCandidate::Neighbour(_) => None,
         });
@@ -136,18 +142,18 @@ impl<'a> Survey<'a> {
             .collect()
     }
 
-    /// What puts back what pods have lost, and takes away those of `dead` that are in the kernel. What an ADD is at work on
-    /// is left as it is, and so is the MTU, which a later plugin may have changed.
+    /// The operations that restore lost objects of pods, and delete the `orphans` that are in the kernel. Objects of an ADD in
+    /// progress are not changed, and neither is the MTU, which a later plugin of the chain may have set.
     #[must_use]
     pub fn repairs(
         &self,
         add_in_progress: &BTreeSet<IpAddr>,
-        dead: &BTreeSet<OrphanCandidate>,
+        orphans: &BTreeSet<OrphanCandidate>,
     ) -> Diff {
         let mut desired = self.owned();
-        for suspect in dead {
-            match suspect {
-                OrphanCandidate::Attachment(_) | OrphanCandidate::Orphan(_) => {}
+        for orphan in orphans {
+            match orphan {
+                OrphanCandidate::Attachment(_) | OrphanCandidate::LinkInUse(_) => {}
                 OrphanCandidate::Link(link) => remove_link(&mut desired, link),
                 OrphanCandidate::Route(key) => drop(desired.routes.remove(key)),
                 OrphanCandidate::Neighbour(key) => drop(desired.neighbours.remove(key)),
@@ -155,12 +161,12 @@ impl<'a> Survey<'a> {
         }
         for attachment in self.attachments.values() {
             let link = &attachment.host_link;
-            // A link of another kind under this name is none of ours.
+            // A link of another kind with this name does not belong to the plugin.
             let found = self.actual.links.get(link);
             let Some(found) = found.filter(|found| found.kind == LinkKind::Veth) else {
                 continue;
             };
-            if busy(attachment, add_in_progress) {
+            if is_in_progress(attachment, add_in_progress) {
                 continue;
             }
             let mut wanted = pod::host_state(attachment);
@@ -168,7 +174,7 @@ impl<'a> Survey<'a> {
                 .links
                 .values_mut()
                 .for_each(|link| link.mtu = found.mtu);
-            // Where there is no bridge the agent is about to create it, or reports why it cannot.
+            // If the bridge is missing, the agent is about to create it, or reports the failure.
             wanted
                 .ports
                 .retain(|_, port| self.actual.links.contains_key(&port.master));
@@ -178,7 +184,7 @@ impl<'a> Survey<'a> {
         diff(self.actual, &desired, &Owner::plugin())
     }
 
-    /// The plugin's part of the kernel's state.
+    /// The objects of the plugin in the kernel.
     fn owned(&self) -> NetworkState {
         let owner = Owner::plugin();
         let mut state = self.actual.clone();
@@ -193,17 +199,17 @@ impl<'a> Survey<'a> {
         state
     }
 
-    fn unrecorded(&self) -> impl Iterator<Item = &'a LinkName> {
+    fn links_without_record(&self) -> impl Iterator<Item = &'a LinkName> {
         let links = self.actual.links.keys();
-        links.filter(|link| self.is_unrecorded(link))
+        links.filter(|link| self.has_no_record(link))
     }
 
-    fn is_unrecorded(&self, link: &LinkName) -> bool {
+    fn has_no_record(&self, link: &LinkName) -> bool {
         Owner::plugin().owns_link(link) && !self.recorded.contains(link)
     }
 
-    /// Whether a pod may be reached by this link: it is up and something leads over it.
-    fn carries(&self, link: &LinkName) -> bool {
+    /// Whether a pod may be reachable by this link: it is up, and a bridge port or has a route.
+    fn is_in_use(&self, link: &LinkName) -> bool {
         let up = self.actual.links.get(link).is_some_and(|link| link.up);
         let routed = |route: &netweft_netstate::model::Route| {
             route.dev.as_ref() == Some(link) && Owner::plugin().owns_route(route)
@@ -212,7 +218,7 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn busy(attachment: &Attachment, add_in_progress: &BTreeSet<IpAddr>) -> bool {
+fn is_in_progress(attachment: &Attachment, add_in_progress: &BTreeSet<IpAddr>) -> bool {
     let mut addresses = attachment.addresses.iter();
     addresses.any(|address| add_in_progress.contains(&address.ip))
 }
@@ -237,7 +243,7 @@ fn merge(into: &mut NetworkState, state: NetworkState) {
     into.fdb.extend(fdb);
 }
 
-/// With all that goes with it.
+/// Removes a link with everything that the kernel deletes together with it.
 fn remove_link(state: &mut NetworkState, link: &LinkName) {
     state.links.remove(link);
     state.ports.remove(link);

@@ -1,9 +1,9 @@
-//! Which of the node's own addresses no ADD can give to a pod any more.
+//! Reservations of the node's own addresses: which of them an ADD cannot assign to a pod any more.
 //!
-//! The plugin knows the tunnel address of a block itself. It learns of other addresses from the reserved ranges of `node.json`,
-//! and so does a plugin of an earlier version, which may run while the node is updated, of all. An ADD reads the file and writes
-//! its record under one lock. So an address is settled when `node.json` reserves it and the lock was had since: an ADD that has
-//! read an earlier file has its record then.
+//! The plugin excludes the tunnel address of a block itself. `node.json` has the reserved ranges of other addresses, and of all
+//! addresses for a plugin of an earlier version, which may run during an update. An ADD reads the file and writes its record under
+//! one lock. A reservation is therefore effective when `node.json` has it and the lock was acquired afterwards: an ADD that has read
+//! an earlier file has its record by then.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,68 +12,69 @@ use std::time::Duration;
 use ipnet::IpNet;
 use netweft_cni::node::NodeConfig;
 
-/// How long an agent that starts waits for an ADD under way.
-const FIRST: Duration = Duration::from_secs(1);
+/// How long a starting agent waits for the lock.
+const FIRST_LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The ranges that no ADD gives addresses of. Without a `node.json` no ADD gives any address.
+/// The ranges from which no ADD assigns addresses. Without a `node.json` no ADD assigns any address.
 #[derive(Clone, Debug, Default)]
 pub struct Reservations {
-    /// Those of the present `node.json`, if there is one.
+    /// The reserved ranges of the present `node.json`; `None` without the file.
     written: Option<BTreeSet<IpNet>>,
-    /// What `written` was when the lock was had last; `None` before the first time.
-    settled: Option<Option<BTreeSet<IpNet>>>,
+    /// The value of `written` when the lock was acquired last; `None` before the first time.
+    effective: Option<Option<BTreeSet<IpNet>>>,
 }
 
-/// Whether an address of the node's own can become a pod's.
+/// The reservation of one of the node's own addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// An ADD may give it to a pod.
-    Open,
-    /// It is reserved, but an ADD under way may not have read of it.
-    Reserved,
-    /// No ADD gives it to a pod.
-    Settled,
+pub enum Reservation {
+    /// An ADD may assign the address to a pod.
+    Missing,
+    /// The address is reserved, but an ADD in progress may have read an earlier file.
+    Pending,
+    /// No ADD assigns the address to a pod.
+    Effective,
 }
 
 impl Reservations {
-    /// Looks again, before the records are read. `config` is the present `node.json`; `locked` waits at most as long as it is told
-    /// (`usual`, but longer the first time) for the plugin's lock, lets go of it, and says whether it was had.
-    pub fn observe(
+    /// Updates the reservations, before the records are read. `config` is the present `node.json`. `try_lock` waits for the plugin's
+    /// lock for the given time (`timeout`, but longer the first time), releases it, and returns whether it was acquired.
+    pub fn update(
         &mut self,
         config: Option<&NodeConfig>,
-        usual: Duration,
-        locked: impl FnOnce(Duration) -> bool,
+        timeout: Duration,
+        try_lock: impl FnOnce(Duration) -> bool,
     ) {
         self.written = config.map(|config| {
             let pools = config.pools.iter();
             pools.flat_map(|pool| pool.reserved.clone()).collect()
         });
-        let patience = self.settled.as_ref().map_or(FIRST, |_| usual);
-        if self.settled.as_ref() != Some(&self.written) && locked(patience) {
-            self.settled = Some(self.written.clone());
+        let first = FIRST_LOCK_TIMEOUT;
+        let timeout = self.effective.as_ref().map_or(first, |_| timeout);
+        if self.effective.as_ref() != Some(&self.written) && try_lock(timeout) {
+            self.effective = Some(self.written.clone());
         }
     }
 
-    /// Whether the lock was had since the agent started.
+    /// Whether the lock was acquired since the agent started.
     #[cfg(test)]
-    pub fn begun(&self) -> bool {
-        self.settled.is_some()
+    pub fn was_locked(&self) -> bool {
+        self.effective.is_some()
     }
 
-    /// What is known of an address.
+    /// The reservation of an address.
     #[must_use]
-    pub fn hold(&self, address: IpAddr) -> Hold {
-        let keeps = |written: &Option<BTreeSet<IpNet>>| {
-            let ranges = written.as_ref();
+    pub fn of(&self, address: IpAddr) -> Reservation {
+        let contains = |ranges: &Option<BTreeSet<IpNet>>| {
+            let ranges = ranges.as_ref();
             ranges.is_none_or(|ranges| ranges.iter().any(|range| range.contains(&address)))
         };
         match (
-            keeps(&self.written),
-            self.settled.as_ref().is_some_and(keeps),
+            contains(&self.written),
+            self.effective.as_ref().is_some_and(contains),
         ) {
-            (false, _) => Hold::Open,
-            (true, false) => Hold::Reserved,
-            (true, true) => Hold::Settled,
+            (false, _) => Reservation::Missing,
+            (true, false) => Reservation::Pending,
+            (true, true) => Reservation::Effective,
         }
     }
 }
@@ -104,42 +105,51 @@ mod tests {
         }
     }
 
-    /// What is known of 10.0.0.1 after these looks: what is reserved, if there is a file, and whether the lock is had.
-    fn hold(looks: &[(Option<&[&str]>, bool)]) -> Hold {
+    /// The reservation of 10.0.0.1 after these updates: the reserved ranges, if the file exists, and whether the lock is acquired.
+    fn reservation(updates: &[(Option<&[&str]>, bool)]) -> Reservation {
         let mut reservations = Reservations::default();
-        for (reserved, locked) in looks {
+        for (reserved, locked) in updates {
             let config = reserved.map(reserving);
-            reservations.observe(config.as_ref(), Duration::ZERO, |_| *locked);
+            reservations.update(config.as_ref(), Duration::ZERO, |_| *locked);
         }
-        reservations.hold("10.0.0.1".parse().unwrap())
+        reservations.of("10.0.0.1".parse().unwrap())
     }
 
     #[test]
-    fn address_is_settled_once_reserved_and_lock_was_held() {
+    fn reservation_is_effective_after_lock_was_acquired() {
         const ONE: &[&str] = &["10.0.0.1/32"];
         const OTHER: &[&str] = &["10.0.0.1/32", "10.0.0.9/32"];
-        assert_eq!(hold(&[(Some(&[]), true)]), Hold::Open);
-        assert_eq!(hold(&[(Some(ONE), false)]), Hold::Reserved);
-        assert_eq!(hold(&[(Some(ONE), true)]), Hold::Settled);
+        assert_eq!(reservation(&[(Some(&[]), true)]), Reservation::Missing);
+        assert_eq!(reservation(&[(Some(ONE), false)]), Reservation::Pending);
+        assert_eq!(reservation(&[(Some(ONE), true)]), Reservation::Effective);
         assert_eq!(
-            hold(&[(Some(&[]), true), (Some(ONE), false)]),
-            Hold::Reserved
+            reservation(&[(Some(&[]), true), (Some(ONE), false)]),
+            Reservation::Pending
         );
         assert_eq!(
-            hold(&[(Some(ONE), true), (Some(OTHER), false)]),
-            Hold::Settled
+            reservation(&[(Some(ONE), true), (Some(OTHER), false)]),
+            Reservation::Effective
         );
-        assert_eq!(hold(&[(Some(ONE), true), (Some(&[]), true)]), Hold::Open);
+        assert_eq!(
+            reservation(&[(Some(ONE), true), (Some(&[]), true)]),
+            Reservation::Missing
+        );
     }
 
     #[test]
-    fn settled_address_persists_without_node_config() {
+    fn reservation_stays_effective_without_node_config() {
         const ONE: &[&str] = &["10.0.0.1/32"];
-        assert_eq!(hold(&[(None, true)]), Hold::Settled);
-        assert_eq!(hold(&[(None, false)]), Hold::Reserved);
+        assert_eq!(reservation(&[(None, true)]), Reservation::Effective);
+        assert_eq!(reservation(&[(None, false)]), Reservation::Pending);
         for locked in [true, false] {
-            assert_eq!(hold(&[(Some(ONE), true), (None, locked)]), Hold::Settled);
-            assert_eq!(hold(&[(None, true), (Some(ONE), locked)]), Hold::Settled);
+            assert_eq!(
+                reservation(&[(Some(ONE), true), (None, locked)]),
+                Reservation::Effective
+            );
+            assert_eq!(
+                reservation(&[(None, true), (Some(ONE), locked)]),
+                Reservation::Effective
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The upkeep with a kernel made of memory, real records, and a clock of the tests' own.
+//! Repair and reclaiming with a kernel in memory, records on disk, and a simulated clock.
 
-mod count;
+mod address_count;
 
 use netweft_cni::attachment::{Bridge, PodAddress, VERSION};
 use netweft_cni::env::Pod;
@@ -106,19 +106,19 @@ impl Fixture {
         });
     }
 
-    async fn tend(&mut self) -> Tended {
+    async fn reconcile(&mut self) -> PodsOutcome {
         let records = self.pods.state(None).unwrap().0;
         let actual = self.kernel.state();
         self.pods
-            .tend(&self.kernel, &records, &actual, self.now)
+            .reconcile(&self.kernel, &records, &actual, self.now)
             .await
     }
 
-    /// Looks twice, far enough apart.
-    async fn tend_twice(&mut self) -> Tended {
-        self.tend().await;
+    /// Reconciles twice, with the grace period between.
+    async fn reconcile_twice(&mut self) -> PodsOutcome {
+        self.reconcile().await;
         self.now += GRACE;
-        self.tend().await
+        self.reconcile().await
     }
 
     fn taken(&self) -> Vec<String> {
@@ -142,16 +142,16 @@ async fn lost_pod_objects_are_restored_once() {
     let on_bridge = bridged("bridged", "10.1.0.2");
     node.add(&routed);
     node.add(&on_bridge);
-    let whole = node.kernel.state();
-    assert_eq!(node.tend().await, Tended::default());
+    let intact = node.kernel.state();
+    assert_eq!(node.reconcile().await, PodsOutcome::default());
     assert_eq!(node.kernel.take_applied(), []);
     let (link, port) = (routed.host_link, on_bridge.host_link);
-    let harm: [&dyn Fn(&mut NetworkState); 8] = [
+    let damages: [&dyn Fn(&mut NetworkState); 8] = [
         &|state| drop(state.routes.pop_first()),
         &|state| state.routes.clear(),
         &|state| drop(state.neighbours.pop_first()),
         &|state| state.neighbours.clear(),
-        // With the link go its routes, as in the kernel.
+        // The kernel removes the routes of a link that is set down.
         &|state| {
             state.links.get_mut(&link).unwrap().up = false;
             state.routes.clear();
@@ -160,11 +160,11 @@ async fn lost_pod_objects_are_restored_once() {
         &|state| state.ports.clear(),
         &|state| state.ports.get_mut(&port).unwrap().hairpin = false,
     ];
-    for (n, harm) in harm.iter().enumerate() {
+    for (n, damage) in damages.iter().enumerate() {
         let before = node.counts().0;
-        node.kernel.change_externally(harm);
-        assert_eq!(node.tend().await, Tended::default(), "{n}");
-        assert_eq!(node.kernel.state(), whole, "{n}");
+        node.kernel.change_externally(damage);
+        assert_eq!(node.reconcile().await, PodsOutcome::default(), "{n}");
+        assert_eq!(node.kernel.state(), intact, "{n}");
         assert!(node.counts().0 > before, "{n}");
     }
     assert_eq!(node.counts().1, 0);
@@ -184,7 +184,7 @@ async fn pod_link_mtu_set_by_later_plugin_is_kept() {
         .change_externally(|state| state.links.values_mut().for_each(|link| link.mtu = 1300));
     let before = node.kernel.state();
     node.kernel.change_externally(|state| state.routes.clear());
-    node.tend().await;
+    node.reconcile().await;
     assert_eq!(node.kernel.state(), before);
 }
 
@@ -199,7 +199,7 @@ async fn routed_pod_link_is_detached_from_bridge() {
     };
     node.kernel
         .change_externally(|state| drop(state.ports.insert(one.host_link, port)));
-    node.tend().await;
+    node.reconcile().await;
     assert!(node.kernel.state().ports.is_empty());
 }
 
@@ -208,16 +208,16 @@ async fn pod_add_in_progress_is_not_repaired_or_reclaimed() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     let held = node.reserve(&one);
-    // Before its link, and after it but before all else.
-    assert_eq!(node.tend_twice().await, Tended::default());
+    // Before the link is created, and after it but before its other objects.
+    assert_eq!(node.reconcile_twice().await, PodsOutcome::default());
     let link = pod::host_state(&one).links;
     node.kernel
         .change_externally(|state| state.links.extend(link));
-    assert_eq!(node.tend_twice().await, Tended::default());
+    assert_eq!(node.reconcile_twice().await, PodsOutcome::default());
     assert_eq!(node.kernel.take_applied(), []);
-    // Killed, with the sandbox still there: what is missing is put back, and the address stays taken.
+    // The ADD is killed while the sandbox exists: missing objects are added, and the address stays assigned.
     drop(held);
-    node.tend_twice().await;
+    node.reconcile_twice().await;
     assert_eq!(node.taken(), ["10.0.0.2"]);
     assert_eq!(node.kernel.state().routes.len(), 1);
 }
@@ -227,15 +227,15 @@ async fn attachment_without_link_is_released_after_grace() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2", "fd00::2"]);
     drop(node.reserve(&one));
-    assert_eq!(node.tend().await.again, Some(GRACE));
+    assert_eq!(node.reconcile().await.requeue_after, Some(GRACE));
     node.now += GRACE / 2;
-    assert_eq!(node.tend().await.again, Some(GRACE / 2));
+    assert_eq!(node.reconcile().await.requeue_after, Some(GRACE / 2));
     assert_eq!(node.taken().len(), 2);
     node.now += GRACE / 2;
-    node.tend().await;
+    node.reconcile().await;
     assert_eq!(node.taken(), Vec::<String>::new());
     assert_eq!(node.counts(), (0, 1));
-    assert_eq!(node.tend().await, Tended::default());
+    assert_eq!(node.reconcile().await, PodsOutcome::default());
 }
 
 #[tokio::test]
@@ -243,16 +243,16 @@ async fn attachment_whose_link_appears_late_is_kept() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     drop(node.reserve(&one));
-    node.tend().await;
+    node.reconcile().await;
     node.now += GRACE;
-    // The first impression is old: the link is there by the time of the second look.
+    // The first reading is outdated: the link exists when the kernel is read under the lock.
     let records = node.pods.state(None).unwrap().0;
     let before = node.kernel.state();
     let link = pod::host_state(&one).links;
     node.kernel
         .change_externally(|state| state.links.extend(link));
     node.pods
-        .tend(&node.kernel, &records, &before, node.now)
+        .reconcile(&node.kernel, &records, &before, node.now)
         .await;
     assert_eq!(node.taken(), ["10.0.0.2"]);
 }
@@ -264,20 +264,23 @@ async fn pod_repair_waits_while_lock_is_held() {
     node.kernel.change_externally(|state| state.routes.clear());
     let store = node.store();
     let held = store.lock(Duration::ZERO).unwrap();
-    let tended = node.tend().await;
-    assert_eq!((tended.again, failures(&tended)), (Some(RETRY_INTERVAL), 0));
+    let outcome = node.reconcile().await;
+    assert_eq!(
+        (outcome.requeue_after, failures(&outcome)),
+        (Some(RETRY_INTERVAL), 0)
+    );
     assert_eq!(node.kernel.take_applied(), []);
     drop(held);
-    assert_eq!(node.tend().await, Tended::default());
+    assert_eq!(node.reconcile().await, PodsOutcome::default());
     assert_eq!(node.kernel.state().routes.len(), 1);
 }
 
-fn failures(tended: &Tended) -> usize {
-    tended.problems.of(ProblemKind::ProgrammingFailed).count()
+fn failures(outcome: &PodsOutcome) -> usize {
+    outcome.problems.of(ProblemKind::ProgrammingFailed).count()
 }
 
-fn notes(tended: &Tended) -> Vec<&str> {
-    tended.problems.messages(ProblemKind::Note)
+fn notes(outcome: &PodsOutcome) -> Vec<&str> {
+    outcome.problems.messages(ProblemKind::Note)
 }
 
 fn stray() -> LinkName {
@@ -318,7 +321,7 @@ async fn stray_link_is_deleted_unless_used_by_pod() {
         let mut node = fixture();
         node.kernel
             .change_externally(|state| state.links.extend([stray_link(up)]));
-        node.tend_twice().await;
+        node.reconcile_twice().await;
         assert!(!node.kernel.state().links.contains_key(&stray()));
         assert_eq!(node.counts(), (0, 1));
     }
@@ -327,9 +330,9 @@ async fn stray_link_is_deleted_unless_used_by_pod() {
         state.links.extend([stray_link(true)]);
         state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
     });
-    let tended = node.tend_twice().await;
+    let outcome = node.reconcile_twice().await;
     assert!(
-        notes(&tended)[0].starts_with("link nw0123456789a belongs to a pod without a CNI record")
+        notes(&outcome)[0].starts_with("link nw0123456789a belongs to a pod without a CNI record")
     );
     assert_eq!(node.kernel.take_applied(), []);
 }
@@ -339,7 +342,7 @@ async fn stray_pod_routes_and_neighbours_are_deleted() {
     let mut node = fixture();
     let one = attachment("one", &["10.0.0.2"]);
     node.add(&one);
-    let whole = node.kernel.state();
+    let intact = node.kernel.state();
     let link = one.host_link;
     node.kernel.change_externally(|state| {
         state
@@ -355,11 +358,11 @@ async fn stray_pod_routes_and_neighbours_are_deleted() {
         };
         state.neighbours.insert(key, neighbour);
     });
-    node.tend().await;
-    assert_eq!(node.kernel.take_applied(), [], "not at first sight");
+    node.reconcile().await;
+    assert_eq!(node.kernel.take_applied(), [], "during the grace period");
     node.now += GRACE;
-    node.tend().await;
-    assert_eq!(node.kernel.state(), whole);
+    node.reconcile().await;
+    assert_eq!(node.kernel.state(), intact);
     assert_eq!(node.counts(), (0, 2));
 }
 
@@ -372,10 +375,10 @@ async fn unreadable_record_is_reported_and_protects_all_links() {
         state.links.extend([stray_link(false)]);
         state.routes.extend([route_over(stray(), "10.0.0.9/32")]);
     });
-    let tended = node.tend_twice().await;
-    assert_eq!(notes(&tended).len(), 1);
+    let outcome = node.reconcile_twice().await;
+    assert_eq!(notes(&outcome).len(), 1);
     assert!(
-        notes(&tended)[0]
+        notes(&outcome)[0]
             .starts_with("the attachment of address 10.0.0.9 cannot be read and is kept")
     );
     assert_eq!(node.kernel.take_applied(), []);
@@ -393,16 +396,16 @@ async fn foreign_route_at_pod_key_is_conflict_and_kept() {
             .values_mut()
             .for_each(|route| route.protocol = 4);
     });
-    let tended = node.tend().await;
+    let outcome = node.reconcile().await;
     assert!(
-        tended.problems.messages(ProblemKind::ForeignObject)[0].starts_with("route 10.0.0.2/32"),
-        "{tended:?}"
+        outcome.problems.messages(ProblemKind::ForeignObject)[0].starts_with("route 10.0.0.2/32"),
+        "{outcome:?}"
     );
     node.kernel.change_externally(|state| {
         state.routes.clear();
         state.links.get_mut(&one.host_link).unwrap().kind = LinkKind::Other("dummy".into());
     });
-    node.tend_twice().await;
+    node.reconcile_twice().await;
     assert_eq!(node.kernel.take_applied(), []);
     assert_eq!(node.taken(), ["10.0.0.2"]);
 }
@@ -414,8 +417,8 @@ async fn link_deleted_during_repair_is_no_failure() {
         node.add(&attachment("one", &["10.0.0.2"]));
         node.kernel.change_externally(|state| state.routes.clear());
         node.kernel.fail_with(move |_| Some(errno));
-        let tended = node.tend().await;
-        assert_eq!(failures(&tended), expected);
-        assert_eq!(tended.again.is_some(), expected == 0);
+        let outcome = node.reconcile().await;
+        assert_eq!(failures(&outcome), expected);
+        assert_eq!(outcome.requeue_after.is_some(), expected == 0);
     }
 }

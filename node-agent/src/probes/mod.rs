@@ -1,4 +1,4 @@
-//! Probes over a datapath in standby: the packets, the task that sends them, and the task that answers those of other nodes.
+//! Probes over standby datapaths: the packets, the task that sends them, and the task that answers the probes of other nodes.
 
 pub mod packet;
 pub mod responder;

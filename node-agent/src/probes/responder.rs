@@ -1,8 +1,8 @@
 //! The task that answers the UDP requests by which other agents probe a datapath (see `packet`).
 //!
-//! Requests come from addresses of known nodes only, and the work per second is bounded. An answer leaves from the address that the request was
-//! sent to, whatever route it takes: the socket is bound to no address, and the kernel tells the destination of each packet (`IP_PKTINFO` in
-//! ip(7), `IPV6_RECVPKTINFO` in ipv6(7)).
+//! Only requests from addresses of known nodes are answered, and the rate is limited. A reply has the destination of the request as
+//! its source, whatever route it takes: the socket is bound to no address, and the kernel passes the destination of each packet
+//! (`IP_PKTINFO` in ip(7), `IPV6_RECVPKTINFO` in ipv6(7)).
 
 #[cfg(test)]
 mod tests;
@@ -34,43 +34,43 @@ use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
-/// Pause between two attempts to get the port.
+/// Interval of the attempts to open the port.
 const RETRY_INTERVAL: Duration = Duration::from_secs(10);
-/// Pause after a failure to receive.
-const FAILED: Duration = Duration::from_millis(100);
-/// Packets of one family that are looked at in one second.
-const PER_SECOND: u32 = 500;
+/// Delay after a failure to receive.
+const RECEIVE_RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Maximum number of packets of one family per second.
+const MAX_PACKETS_PER_SECOND: u32 = 500;
 
-/// The reconciler's end.
-pub struct Responding {
+/// The reconciler's handle to the task.
+pub struct ResponderHandle {
     peers: watch::Sender<BTreeSet<IpAddr>>,
-    note: watch::Receiver<Option<Problem>>,
+    problem: watch::Receiver<Option<Problem>>,
 }
 
-impl Responding {
+impl ResponderHandle {
     /// Sets the addresses whose requests are answered.
-    pub fn answer(&self, peers: BTreeSet<IpAddr>) {
-        self.peers.send_if_modified(|known| {
-            let changed = *known != peers;
-            *known = peers;
+    pub fn set_peers(&self, peers: BTreeSet<IpAddr>) {
+        self.peers.send_if_modified(|current| {
+            let changed = *current != peers;
+            *current = peers;
             changed
         });
     }
 
     /// Why no request is answered.
     #[must_use]
-    pub fn note(&self) -> Option<Problem> {
-        self.note.borrow().clone()
+    pub fn problem(&self) -> Option<Problem> {
+        self.problem.borrow().clone()
     }
 
-    /// Reports changes of the note.
+    /// Reports each change of the problem.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<Option<Problem>> {
-        self.note.clone()
+        self.problem.clone()
     }
 }
 
-/// The addresses from which the other nodes may ask: those of the nodes, and their own addresses in their blocks.
+/// The source addresses of requests of other nodes: their node addresses, and their own addresses in their blocks.
 #[must_use]
 pub fn peers(inputs: &Inputs) -> BTreeSet<IpAddr> {
     let remote = inputs.remote.iter();
@@ -81,30 +81,30 @@ pub fn peers(inputs: &Inputs) -> BTreeSet<IpAddr> {
     addresses.collect()
 }
 
-/// The task's end.
+/// The task.
 pub struct Responder {
     port: u16,
     peers: watch::Receiver<BTreeSet<IpAddr>>,
-    note: watch::Sender<Option<Problem>>,
+    problem: watch::Sender<Option<Problem>>,
     failure_log: FailureLog,
 }
 
 impl Responder {
-    /// A responder on a UDP port without peers, and the link to it.
+    /// A responder on a UDP port without peers, and its handle.
     #[must_use]
-    pub fn new(port: u16) -> (Self, Responding) {
-        let (peers, known) = watch::channel(BTreeSet::new());
-        let (sender, note) = watch::channel(None);
+    pub fn new(port: u16) -> (Self, ResponderHandle) {
+        let (peers, receiver) = watch::channel(BTreeSet::new());
+        let (sender, problem) = watch::channel(None);
         let responder = Self {
             port,
-            peers: known,
-            note: sender,
+            peers: receiver,
+            problem: sender,
             failure_log: FailureLog::default(),
         };
-        (responder, Responding { peers, note })
+        (responder, ResponderHandle { peers, problem })
     }
 
-    /// Runs as long as the process lives. While the port is taken, it tries again.
+    /// Runs until the process ends. Retries while another program uses the port.
     pub async fn run(mut self) {
         loop {
             match sockets(self.port) {
@@ -121,32 +121,33 @@ impl Responder {
         }
     }
 
-    fn publish(&mut self, note: Option<Problem>) {
-        self.failure_log.are(note.as_ref().map(ToString::to_string));
-        self.note.send_if_modified(|known| {
-            let changed = *known != note;
-            *known = note;
+    fn publish(&mut self, problem: Option<Problem>) {
+        self.failure_log
+            .set(problem.as_ref().map(ToString::to_string));
+        self.problem.send_if_modified(|current| {
+            let changed = *current != problem;
+            *current = problem;
             changed
         });
     }
 
     async fn serve(&self, socket: &UdpSocket) {
-        let mut budget = Budget::default();
+        let mut limit = RateLimit::default();
         loop {
             let received = || receive(socket);
             match socket.async_io(Interest::READABLE, received).await {
                 Ok(request) => {
-                    if let Some(answer) = answer(&request, &self.peers.borrow())
-                        && let Err(error) = send(socket, &request, &answer)
+                    if let Some(reply) = reply(&request, &self.peers.borrow())
+                        && let Err(error) = send(socket, &request, &reply)
                     {
-                        // The other agent asks again.
+                        // The other agent repeats its request.
                         debug!(to = %request.source, %error, "answering probe failed");
                     }
-                    sleep(budget.spend(Instant::now())).await;
+                    sleep(limit.count(Instant::now())).await;
                 }
                 Err(error) => {
                     debug!(%error, "receiving probes failed, will retry");
-                    sleep(FAILED).await;
+                    sleep(RECEIVE_RETRY_DELAY).await;
                 }
             }
         }
@@ -169,51 +170,51 @@ fn unavailable(port: u16, error: &io::Error, listener: impl Fn(u16) -> Option<Li
     Cause::ProbePortUnavailable { port, reason }
 }
 
-/// A packet as it came.
+/// A received packet.
 #[derive(Debug, PartialEq, Eq)]
 struct Received {
-    /// What it holds.
     data: Vec<u8>,
-    /// Where it came from.
     source: SocketAddr,
-    /// The address it was sent to.
     destination: IpAddr,
 }
 
-/// The answer to a packet, if it is the request of a node.
-fn answer(request: &Received, peers: &BTreeSet<IpAddr>) -> Option<[u8; packet::LENGTH]> {
-    let known = peers.contains(&request.source.ip());
-    known.then(|| packet::udp_answer(&request.data)).flatten()
+/// The reply to a packet, if it is a request of a known node.
+fn reply(request: &Received, peers: &BTreeSet<IpAddr>) -> Option<[u8; packet::LENGTH]> {
+    let is_peer = peers.contains(&request.source.ip());
+    is_peer.then(|| packet::udp_reply(&request.data)).flatten()
 }
 
-/// Bounds the work per second.
+/// Limits the number of packets per second.
 #[derive(Debug, Default)]
-struct Budget {
-    /// When the second began.
+struct RateLimit {
+    /// Start of the present second.
     since: Option<Instant>,
-    spent: u32,
+    /// Packets in the present second.
+    packets: u32,
 }
 
-impl Budget {
-    /// Counts a packet, and returns the pause before the next one is looked at.
-    fn spend(&mut self, now: Instant) -> Duration {
+impl RateLimit {
+    /// Counts a packet, and returns the delay before the next one.
+    fn count(&mut self, now: Instant) -> Duration {
         const SECOND: Duration = Duration::from_secs(1);
-        let gone = self.since.map(|since| now.duration_since(since));
-        let gone = gone.filter(|gone| *gone < SECOND).unwrap_or_else(|| {
-            self.since = Some(now);
-            self.spent = 0;
-            Duration::ZERO
-        });
-        self.spent = self.spent.saturating_add(1);
-        if self.spent < PER_SECOND {
+        let elapsed = self.since.map(|since| now.duration_since(since));
+        let elapsed = elapsed
+            .filter(|elapsed| *elapsed < SECOND)
+            .unwrap_or_else(|| {
+                self.since = Some(now);
+                self.packets = 0;
+                Duration::ZERO
+            });
+        self.packets = self.packets.saturating_add(1);
+        if self.packets < MAX_PACKETS_PER_SECOND {
             Duration::ZERO
         } else {
-            SECOND.saturating_sub(gone)
+            SECOND.saturating_sub(elapsed)
         }
     }
 }
 
-/// One socket for each family that the kernel has.
+/// One socket per family that the kernel supports.
 fn sockets(port: u16) -> io::Result<Vec<UdpSocket>> {
     let mut sockets = Vec::new();
     for ipv4 in [true, false] {
@@ -244,7 +245,7 @@ fn socket(ipv4: bool, port: u16) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// Receives one packet. A longer one than a request is cut, and is still longer.
+/// Receives one packet. A longer packet than a request is truncated to twice the length of a request.
 fn receive(socket: &UdpSocket) -> io::Result<Received> {
     let mut buffer = [0; packet::LENGTH * 2];
     let mut parts = [IoSliceMut::new(&mut buffer)];
@@ -262,17 +263,18 @@ fn receive(socket: &UdpSocket) -> io::Result<Received> {
         _ => None,
     });
     let (bytes, source) = (message.bytes, message.address.and_then(socket_address));
-    let lacks = || io::Error::new(ErrorKind::InvalidData, "a packet without its addresses");
+    let without_addresses =
+        || io::Error::new(ErrorKind::InvalidData, "a packet without its addresses");
     Ok(Received {
         data: buffer.get(..bytes).unwrap_or_default().to_vec(),
-        source: source.ok_or_else(lacks)?,
-        destination: destination.ok_or_else(lacks)?,
+        source: source.ok_or_else(without_addresses)?,
+        destination: destination.ok_or_else(without_addresses)?,
     })
 }
 
-/// Sends an answer from the address that the request was sent to.
-fn send(socket: &UdpSocket, request: &Received, answer: &[u8]) -> io::Result<()> {
-    let parts = [IoSlice::new(answer)];
+/// Sends a reply from the destination of the request.
+fn send(socket: &UdpSocket, request: &Received, reply: &[u8]) -> io::Result<()> {
+    let parts = [IoSlice::new(reply)];
     let to = SockaddrStorage::from(request.source);
     let (socket, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
     match request.destination {

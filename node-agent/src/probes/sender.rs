@@ -1,8 +1,8 @@
 //! Sends the probes of all probe plans by ICMP echo (RFC 792, RFC 4443) and by UDP until each is answered.
 //!
-//! A probe is bound to the link of the way that stands by, so that the kernel takes the route over it although a better one is
-//! in use; the answer comes by whatever way its sender uses. The sockets for ICMP can do nothing but echo, and need no capability where
-//! `net.ipv4.ping_group_range` includes the agent's group. UDP is answered by the other agent (see `responder`).
+//! A probe is bound to the link of the standby datapath, so that the kernel selects the route over it although a better one exists.
+//! The reply comes by the datapath that the other node uses. ICMP sockets of type `SOCK_DGRAM` support echo only, and need no
+//! capability if `net.ipv4.ping_group_range` includes the agent's group. The other agent answers UDP (see `responder`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,141 +21,139 @@ use crate::desired::probe_plan::{Probe, ProbePlan};
 use crate::probes::packet;
 use crate::telemetry::failure_log::FailureLog;
 
-/// Pause between two looks for answers.
+/// Interval at which the sockets are read.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Looks between two rounds of probes.
-const LOOKS: u32 = 10;
+/// Number of reads between two rounds of probes.
+const POLLS_PER_ROUND: u32 = 10;
 
-/// What was found.
+/// The results of the probes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeResults {
-    /// Questions that were answered.
+    /// Probes with a reply.
     pub answered: BTreeSet<Probe>,
-    /// Why nothing can be asked.
+    /// Why probes cannot be sent.
     pub problem: Option<String>,
 }
 
-/// The reconciler's end.
+/// The reconciler's handle to the task.
 pub struct ProbeHandle {
-    orders: watch::Sender<BTreeSet<Probe>>,
-    answers: watch::Receiver<ProbeResults>,
+    probes: watch::Sender<BTreeSet<Probe>>,
+    results: watch::Receiver<ProbeResults>,
     port: u16,
 }
 
 impl ProbeHandle {
-    /// The UDP port on which agents are asked.
+    /// The UDP port on which agents answer.
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
     }
 
-    /// Says what is to be tried. What was answered before counts.
-    pub fn set_plans(&self, probes: &[ProbePlan]) {
-        let targets = probes
-            .iter()
-            .flat_map(|probe_plan| probe_plan.targets.values());
+    /// Sets the probes. Earlier replies to them count.
+    pub fn set_plans(&self, plans: &[ProbePlan]) {
+        let targets = plans.iter().flat_map(|plan| plan.targets.values());
         let probes: BTreeSet<Probe> = targets
             .flat_map(|target| target.probes.iter().cloned())
             .collect();
-        self.orders.send_if_modified(|known| {
-            let news = *known != probes;
-            *known = probes;
-            news
+        self.probes.send_if_modified(|current| {
+            let changed = *current != probes;
+            *current = probes;
+            changed
         });
     }
 
-    /// What was found last.
+    /// The last results.
     #[must_use]
-    pub fn answers(&self) -> ProbeResults {
-        self.answers.borrow().clone()
+    pub fn results(&self) -> ProbeResults {
+        self.results.borrow().clone()
     }
 
     /// Reports each change of the results.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<ProbeResults> {
-        self.answers.clone()
+        self.results.clone()
     }
 
-    /// A handle without a prober, and the sender of its results.
+    /// A handle without a task, and the sender of its results.
     #[cfg(test)]
-    pub fn alone() -> (Self, watch::Sender<ProbeResults>) {
-        let (orders, _) = watch::channel(BTreeSet::new());
-        let (sender, answers) = watch::channel(ProbeResults::default());
-        let probes = Self {
-            orders,
-            answers,
+    pub fn detached() -> (Self, watch::Sender<ProbeResults>) {
+        let (probes, _) = watch::channel(BTreeSet::new());
+        let (sender, results) = watch::channel(ProbeResults::default());
+        let handle = Self {
+            probes,
+            results,
             port: 9471,
         };
-        (probes, sender)
+        (handle, sender)
     }
 }
 
-/// The task's end.
+/// The task.
 pub struct Prober {
-    orders: watch::Receiver<BTreeSet<Probe>>,
-    answers: watch::Sender<ProbeResults>,
+    probes: watch::Receiver<BTreeSet<Probe>>,
+    results: watch::Sender<ProbeResults>,
     port: u16,
     nonces: Nonces,
     failure_log: FailureLog,
 }
 
 impl Prober {
-    /// A prober that has asked nothing, and the link to it. `port` is the UDP port on which agents answer.
+    /// A prober without probes, and its handle. `port` is the UDP port on which agents answer.
     #[must_use]
     pub fn new(port: u16) -> (Self, ProbeHandle) {
-        let (sender, orders) = watch::channel(BTreeSet::new());
-        let (answers, receiver) = watch::channel(ProbeResults::default());
+        let (sender, probes) = watch::channel(BTreeSet::new());
+        let (results, receiver) = watch::channel(ProbeResults::default());
         let prober = Self {
-            orders,
-            answers,
+            probes,
+            results,
             port,
             nonces: Nonces::default(),
             failure_log: FailureLog::default(),
         };
-        let probes = ProbeHandle {
-            orders: sender,
-            answers: receiver,
+        let handle = ProbeHandle {
+            probes: sender,
+            results: receiver,
             port,
         };
-        (prober, probes)
+        (prober, handle)
     }
 
     /// Runs until the reconciler has ended.
     pub async fn run(mut self) {
         loop {
-            let orders = self.orders.borrow_and_update().clone();
-            let known = self.answers.borrow().answered.clone();
-            let mut open: BTreeSet<Probe> = orders.difference(&known).cloned().collect();
+            let probes = self.probes.borrow_and_update().clone();
+            let answered = self.results.borrow().answered.clone();
+            let mut open: BTreeSet<Probe> = probes.difference(&answered).cloned().collect();
             self.publish(&ProbeResults {
-                answered: orders.intersection(&known).cloned().collect(),
+                answered: probes.intersection(&answered).cloned().collect(),
                 problem: None,
             });
-            while !open.is_empty() && !self.orders.has_changed().unwrap_or(true) {
-                self.ask(&orders, &mut open).await;
+            while !open.is_empty() && !self.probes.has_changed().unwrap_or(true) {
+                self.run_round(&probes, &mut open).await;
             }
-            if self.orders.changed().await.is_err() {
+            if self.probes.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// One round of probes, and the answers to it.
-    async fn ask(&mut self, orders: &BTreeSet<Probe>, open: &mut BTreeSet<Probe>) {
+    /// Sends the `open` probes once, and reads the replies.
+    async fn run_round(&mut self, probes: &BTreeSet<Probe>, open: &mut BTreeSet<Probe>) {
         let mut round = Round::default();
         for protocol in [Protocol::Icmp, Protocol::Udp(self.port)] {
             for ipv4 in [true, false] {
-                let asked = open
+                let selected = open
                     .iter()
-                    .filter(|it| it.to.is_ipv4() == ipv4 && protocol.is_of(it.probe));
-                let asked: Vec<Probe> = asked.cloned().collect();
-                if !asked.is_empty()
-                    && let Err(error) = round.ask(protocol, ipv4, &asked, &mut self.nonces)
+                    .filter(|it| it.to.is_ipv4() == ipv4 && protocol.is_part_of(it.protocol));
+                let selected: Vec<Probe> = selected.cloned().collect();
+                if !selected.is_empty()
+                    && let Err(error) = round.send(protocol, ipv4, &selected, &mut self.nonces)
                 {
-                    round.problem = Some(format!("cannot ask by {protocol}: {error}"));
+                    round.problem = Some(format!("send probes by {protocol}: {error}"));
                 }
             }
         }
-        for _ in 0..LOOKS {
+        for _ in 0..POLLS_PER_ROUND {
             sleep(POLL_INTERVAL).await;
             for probe in round.answered() {
                 open.remove(probe);
@@ -164,25 +162,25 @@ impl Prober {
                 break;
             }
         }
-        self.failure_log.are(round.problem.clone());
+        self.failure_log.set(round.problem.clone());
         self.publish(&ProbeResults {
-            answered: orders.difference(open).cloned().collect(),
+            answered: probes.difference(open).cloned().collect(),
             problem: round.problem,
         });
     }
 
-    fn publish(&self, found: &ProbeResults) {
-        self.answers.send_if_modified(|known| {
-            let news = known != found;
-            if news {
-                known.clone_from(found);
+    fn publish(&self, results: &ProbeResults) {
+        self.results.send_if_modified(|current| {
+            let changed = current != results;
+            if changed {
+                current.clone_from(results);
             }
-            news
+            changed
         });
     }
 }
 
-/// Unpredictable numbers of requests.
+/// Unpredictable nonces of requests.
 #[derive(Default)]
 struct Nonces {
     secret: RandomState,
@@ -196,11 +194,11 @@ impl Nonces {
     }
 }
 
-/// By what is asked.
+/// The protocol of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Protocol {
     Icmp,
-    /// To this port.
+    /// UDP with this destination port.
     Udp(u16),
 }
 
@@ -214,10 +212,10 @@ impl fmt::Display for Protocol {
 }
 
 impl Protocol {
-    const fn is_of(self, probe: ProbeProtocol) -> bool {
+    const fn is_part_of(self, configured: ProbeProtocol) -> bool {
         match self {
-            Self::Icmp => probe.uses_icmp(),
-            Self::Udp(_) => probe.uses_udp(),
+            Self::Icmp => configured.uses_icmp(),
+            Self::Udp(_) => configured.uses_udp(),
         }
     }
 
@@ -252,7 +250,7 @@ impl Protocol {
     }
 }
 
-/// Requests that were sent together, and the sockets on which answers can come.
+/// Requests that were sent together, and the sockets on which replies can arrive.
 #[derive(Default)]
 struct Round {
     sent: BTreeMap<u64, Probe>,
@@ -261,9 +259,9 @@ struct Round {
 }
 
 impl Round {
-    /// Sends the probes of one protocol. Replies arrive on a socket that receives from any link, or on those that were bound to one for the probe. All have the same
-    /// identifier (ICMP, `ping_lookup`) or port (UDP, `udp4_lib_lookup`), by which the kernel finds a socket.
-    fn ask(
+    /// Sends the probes of one protocol. Replies arrive on an unbound socket, or on the socket that is bound to the link of the probe.
+    /// All sockets have the same identifier (ICMP, `ping_lookup`) or port (UDP, `udp4_lib_lookup`), by which the kernel finds them.
+    fn send(
         &mut self,
         protocol: Protocol,
         ipv4: bool,
@@ -275,27 +273,27 @@ impl Round {
         self.sockets.push((protocol, any));
         for probe in probes {
             let nonce = nonces.next();
-            let asked = bound(protocol, probe, port).and_then(|socket| {
+            let sent = bound_socket(protocol, probe, port).and_then(|socket| {
                 let to = SocketAddr::new(probe.to, protocol.port());
                 socket.send_to(&protocol.request(ipv4, nonce), to)?;
                 Ok(socket)
             });
-            match asked {
+            match sent {
                 Ok(socket) => {
                     self.sent.insert(nonce, probe.clone());
                     self.sockets.push((protocol, socket));
                 }
                 Err(error) => {
                     let Probe { link, to, .. } = probe;
-                    self.problem =
-                        Some(format!("cannot ask {to} by {link} and {protocol}: {error}"));
+                    let problem = format!("send a probe to {to} by {link} and {protocol}: {error}");
+                    self.problem = Some(problem);
                 }
             }
         }
         Ok(())
     }
 
-    /// The probes whose answers have come in, each from the address that was asked.
+    /// The probes whose replies have arrived. A reply counts only if it is from the destination of the probe.
     fn answered(&self) -> impl Iterator<Item = &Probe> {
         let sockets = self.sockets.iter();
         let replies = sockets.flat_map(|(protocol, socket)| replies(*protocol, socket));
@@ -304,9 +302,9 @@ impl Round {
     }
 }
 
-/// The socket of a probe. It is bound to its address before its link: to a link, IPv6 binds only the link's own addresses for UDP
-/// (`__inet6_bind`).
-fn bound(protocol: Protocol, probe: &Probe, port: u16) -> io::Result<UdpSocket> {
+/// The socket of a probe. It is bound to its address before its link, because IPv6 binds a UDP socket that is bound to a link only to
+/// addresses of that link (`__inet6_bind`).
+fn bound_socket(protocol: Protocol, probe: &Probe, port: u16) -> io::Result<UdpSocket> {
     let socket = socket(protocol, probe.to.is_ipv4(), (probe.from, port))?;
     let link: &LinkName = &probe.link;
     let socket = Socket::from(socket);
@@ -314,7 +312,7 @@ fn bound(protocol: Protocol, probe: &Probe, port: u16) -> io::Result<UdpSocket> 
     Ok(socket.into())
 }
 
-/// A socket bound to an address, where one is given, and an identifier or port, where it is not 0.
+/// A socket that is bound to an address, unless it is `None`, and to an identifier or port, unless it is 0.
 pub(crate) fn socket(
     protocol: Protocol,
     ipv4: bool,
@@ -332,15 +330,15 @@ pub(crate) fn socket(
     Ok(socket.into())
 }
 
-/// The nonces of the answers that have come in, and where they came from.
+/// The nonces and sources of the replies that have arrived.
 pub(crate) fn replies(protocol: Protocol, socket: &UdpSocket) -> Vec<(u64, IpAddr)> {
-    let mut answers = Vec::new();
+    let mut replies = Vec::new();
     let mut buffer = [0; 256];
     while let Ok((length, source)) = socket.recv_from(&mut buffer) {
         let nonce = buffer
             .get(..length)
             .and_then(|packet| protocol.nonce(packet));
-        answers.extend(nonce.map(|nonce| (nonce, source.ip())));
+        replies.extend(nonce.map(|nonce| (nonce, source.ip())));
     }
-    answers
+    replies
 }

@@ -1,4 +1,4 @@
-//! Making kernel, parameters and nft table as they should be, and knowing what of it was drift.
+//! Applies the desired state to links, routes, sysctls and nftables, and records which changes repair drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -14,7 +14,7 @@ use tracing::{debug, info};
 use crate::apply::nft::{Change, Nft, NftError, TableFamily};
 use crate::apply::sysctl::{Ensured, Parameters};
 use crate::desired::{Desired, nft};
-use crate::drift::{Difference, Judgement, link_of};
+use crate::drift::{Classified, Difference, link_of};
 use crate::inputs::Inputs;
 use crate::reconcile::Reconciler;
 use crate::reconcile::link_conflicts::{LinkConflict, listener};
@@ -24,7 +24,7 @@ use crate::status::problem::Problem;
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Does what is to be done now.
+    /// Applies the operations that are not deferred.
     pub(super) async fn apply_difference(
         &mut self,
         ops: &[Op],
@@ -33,54 +33,54 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) -> Links {
         let now = Instant::now();
-        let Judgement { drift, held } = self.drifts.judge(ops, actual, &desired.kernel, now);
-        let due = || ops.iter().enumerate().filter(|(at, _)| !held.contains(at));
+        let Classified { drift, deferred } = self.drift.classify(ops, actual, &desired.kernel, now);
+        let indexed = ops.iter().enumerate();
+        let due = || {
+            indexed
+                .clone()
+                .filter(|(index, _)| !deferred.contains(index))
+        };
         let Applied { done, missing } = self.apply(due(), (actual, desired), outcome).await;
-        for at in done {
-            if let (Some(op), Some(difference)) = (ops.get(at), drift.get(&at)) {
-                self.drifts.repaired(op, difference, now);
+        for index in done {
+            if let (Some(op), Some(difference)) = (ops.get(index), drift.get(&index)) {
+                self.drift.op_repaired(op, difference, now);
             }
         }
-        let touched = due().filter_map(|(_, op)| link_of(op)).cloned().collect();
-        Links { missing, touched }
+        let changed = due().filter_map(|(_, op)| link_of(op)).cloned().collect();
+        Links { missing, changed }
     }
 
-    pub(super) fn set_parameters(
-        &mut self,
-        desired: &Desired,
-        links: &Links,
-        outcome: &mut Outcome,
-    ) {
+    pub(super) fn set_sysctls(&mut self, desired: &Desired, links: &Links, outcome: &mut Outcome) {
         let Ensured { errors, set } = Parameters::new(&self.paths).ensure(
             &desired.accept_ra_links,
             &desired.loose_rp_filter,
             &BTreeMap::new(),
         );
-        self.parameters_set(links, Ensured { errors, set }, outcome);
-        self.set_wanted(desired, links, |_| true, outcome);
+        self.record_sysctls(links, Ensured { errors, set }, outcome);
+        self.set_selected_sysctls(desired, links, |_| true, outcome);
     }
 
-    /// Sets some of the parameters.
-    pub(super) fn set_wanted(
+    /// Sets the sysctls that `is_selected` returns true for.
+    pub(super) fn set_selected_sysctls(
         &mut self,
         desired: &Desired,
         links: &Links,
-        some: impl Fn(&str) -> bool,
+        is_selected: impl Fn(&str) -> bool,
         outcome: &mut Outcome,
     ) {
         let now = Instant::now();
-        let mut wanted = desired.sysctls.clone();
-        wanted.retain(|name, _| {
-            some(name)
-                && !is_of(name, &links.missing)
-                && !self.drifts.has_to_wait(&parameter(name), now)
+        let mut selected = desired.sysctls.clone();
+        selected.retain(|name, _| {
+            is_selected(name)
+                && !is_of_link(name, &links.missing)
+                && !self.drift.must_wait(&sysctl_object(name), now)
         });
         let none = BTreeSet::new();
-        let ensured = Parameters::new(&self.paths).ensure(&none, &none, &wanted);
-        self.parameters_set(links, ensured, outcome);
+        let ensured = Parameters::new(&self.paths).ensure(&none, &none, &selected);
+        self.record_sysctls(links, ensured, outcome);
     }
 
-    fn parameters_set(
+    fn record_sysctls(
         &mut self,
         links: &Links,
         Ensured { errors, set }: Ensured,
@@ -91,26 +91,27 @@ impl<K: Kernel> Reconciler<K> {
             outcome.fail(Problem::failure(error.parameter(), error));
         }
         for (name, found, wanted) in set {
-            let was = |settled: &Desired| settled.parameters().any(|it| it == name);
-            if self.drifts.settled().is_some_and(was) && !is_of(&name, &links.touched) {
+            let has_sysctl = |baseline: &Desired| baseline.sysctl_paths().any(|it| it == name);
+            let is_drift = self.drift.baseline().is_some_and(has_sysctl);
+            if is_drift && !is_of_link(&name, &links.changed) {
                 let difference = Difference { found, wanted };
-                let what = parameter(&name);
-                self.drifts
-                    .thing_repaired("sysctl", &what, &difference, now);
+                let object = sysctl_object(&name);
+                self.drift
+                    .other_repaired("sysctl", &object, &difference, now);
             }
         }
     }
 
-    /// Whether the tables of the last settled sync are still the desired ones.
-    pub(super) fn tables_are_settled(&self, desired: &Desired) -> bool {
+    /// Whether the tables of the last successful sync are still the desired ones.
+    pub(super) fn tables_are_in_baseline(&self, desired: &Desired) -> bool {
         let families = TableFamily::ALL.into_iter();
-        let mut changed = families.filter(|family| !self.table_is_settled(*family, desired));
+        let mut changed = families.filter(|family| !self.table_is_in_baseline(*family, desired));
         changed.next().is_none()
     }
 
-    fn table_is_settled(&self, family: TableFamily, desired: &Desired) -> bool {
-        let mut settled = self.drifts.settled().into_iter();
-        settled.any(|settled| settled.table(family) == desired.table(family))
+    fn table_is_in_baseline(&self, family: TableFamily, desired: &Desired) -> bool {
+        let mut baseline = self.drift.baseline().into_iter();
+        baseline.any(|baseline| baseline.table(family) == desired.table(family))
     }
 
     pub(super) async fn load_tables(
@@ -133,8 +134,8 @@ impl<K: Kernel> Reconciler<K> {
     ) {
         let now = Instant::now();
         let table = family.title();
-        let was = self.table_is_settled(family, desired);
-        if was && self.drifts.has_to_wait(table, now) {
+        let was_loaded = self.table_is_in_baseline(family, desired);
+        if was_loaded && self.drift.must_wait(table, now) {
             return;
         }
         let nft = Nft::new(&self.paths.run_dir, family);
@@ -142,41 +143,42 @@ impl<K: Kernel> Reconciler<K> {
             Ok(Change::None) => {}
             Ok(Change::Loaded { replaced }) => {
                 info!(table, "loaded nft table");
-                if was {
+                if was_loaded {
                     let found = if replaced { "another" } else { "none" };
                     let difference = Difference {
                         found: found.to_owned(),
                         wanted: "as it was loaded".to_owned(),
                     };
-                    self.drifts.table_repaired(family, &difference, now);
+                    self.drift.table_repaired(family, &difference, now);
                 }
             }
             Ok(Change::Removed) => info!(table, "removed nft table"),
-            // A retry would not help, and pods reach each other without the table.
+            // A retry does not help, and pods reach each other without the table.
             Err(NftError::NoFamily) => outcome.problems.extend(nft::unsupported(family, inputs)),
             Err(error) => outcome.fail(Problem::failure(table, &error)),
         }
     }
 
-    /// Apply operations, which come with their places, in order; what hangs on a link that failed is left for the next time.
+    /// Applies operations, which come with their indexes, in order. After the failure of a link, the operations on it are left to the
+    /// next reconcile.
     pub(super) async fn apply<'o>(
         &self,
         ops: impl Iterator<Item = (usize, &'o Op)>,
         (actual, desired): (&NetworkState, &Desired),
         outcome: &mut Outcome,
     ) -> Applied {
-        let mut broken: BTreeSet<LinkName> = BTreeSet::new();
+        let mut failed_links: BTreeSet<LinkName> = BTreeSet::new();
         let mut applied = Applied::default();
-        for (at, op) in ops {
-            if !op.is_delete() && op.link().is_some_and(|link| broken.contains(link)) {
+        for (index, op) in ops {
+            if !op.is_delete() && op.link().is_some_and(|link| failed_links.contains(link)) {
                 continue;
             }
             match self.kernel.apply(op).await {
                 Ok(()) => {
                     info!(%op, "applied netlink operation");
                     self.metrics.applied(op.kind());
-                    applied.done.push(at);
-                    self.prepare(op, desired);
+                    applied.done.push(index);
+                    self.set_sysctls_of_new_link(op, desired);
                 }
                 Err(error) => {
                     if let Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. } = op {
@@ -184,16 +186,16 @@ impl<K: Kernel> Reconciler<K> {
                     }
                     debug!(error = %error_chain(&error), "netlink operation failed, will retry");
                     if matches!(error, Error::Timeout { .. }) {
-                        // The rest would take as long each.
+                        // Each further operation would take as long.
                         outcome.fail(Problem::failure(op.object(), &error));
                         break;
                     }
-                    // On another's link one route does not hang on the next.
-                    let ours = op.link().filter(|link| Owner::agent().owns_link(link));
-                    broken.extend(ours.cloned());
-                    match lacking(op, &error, &desired.spare) {
+                    // The failure of a route on a link of the host does not affect other routes on it.
+                    let own = op.link().filter(|link| Owner::agent().owns_link(link));
+                    failed_links.extend(own.cloned());
+                    match unsupported_kind(op, &error, &desired.transmit_only_links) {
                         Some(problem) => outcome.problems.push(problem),
-                        None => self.refused(op, &error, (actual, desired), outcome),
+                        None => add_failure(op, &error, (actual, desired), outcome),
                     }
                 }
             }
@@ -203,75 +205,75 @@ impl<K: Kernel> Reconciler<K> {
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// The parameters of a link that has just been made, before anything is put on it. What goes wrong is met again with all parameters.
-    fn prepare(&self, op: &Op, desired: &Desired) {
+    /// Sets the sysctls of a new link before addresses and routes are added. A failure is reported when all sysctls are set.
+    fn set_sysctls_of_new_link(&self, op: &Op, desired: &Desired) {
         let (Op::LinkAdd { name, .. } | Op::LinkRecreate { name, .. }) = op else {
             return;
         };
-        let (none, own) = (BTreeSet::new(), BTreeSet::from([name.clone()]));
-        let wanted = desired.sysctls.iter().filter(|(name, _)| is_of(name, &own));
-        let wanted = wanted.map(|(name, value)| (name.clone(), value.clone()));
-        Parameters::new(&self.paths).ensure(&none, &none, &wanted.collect());
-    }
-
-    /// Says why the kernel has refused an operation.
-    fn refused(
-        &self,
-        op: &Op,
-        error: &Error,
-        (actual, desired): (&NetworkState, &Desired),
-        outcome: &mut Outcome,
-    ) {
-        let conflict = LinkConflict::find(op, error, (actual, &desired.kernel), listener);
-        let failure = match &conflict {
-            Some(conflict) => Problem::failure(op.object(), conflict),
-            None => Problem::failure(op.object(), error),
-        };
-        let of_a_link = matches!(
-            op,
-            Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }
-        );
-        // A route can be refused for what another node says of itself.
-        if of_a_link {
-            outcome.fail(failure);
-        } else {
-            outcome.problems.push(failure);
-        }
+        let (none, link) = (BTreeSet::new(), BTreeSet::from([name.clone()]));
+        let sysctls = desired.sysctls.iter();
+        let of_link = sysctls.filter(|(name, _)| is_of_link(name, &link));
+        let of_link = of_link.map(|(name, value)| (name.clone(), value.clone()));
+        Parameters::new(&self.paths).ensure(&none, &none, &of_link.collect());
     }
 }
 
-/// What came of operations.
+/// Adds the problem of an operation that the kernel has refused.
+fn add_failure(
+    op: &Op,
+    error: &Error,
+    (actual, desired): (&NetworkState, &Desired),
+    outcome: &mut Outcome,
+) {
+    let conflict = LinkConflict::find(op, error, (actual, &desired.kernel), listener);
+    let failure = match &conflict {
+        Some(conflict) => Problem::failure(op.object(), conflict),
+        None => Problem::failure(op.object(), error),
+    };
+    let is_link = matches!(
+        op,
+        Op::LinkAdd { .. } | Op::LinkRecreate { .. } | Op::LinkChange { .. }
+    );
+    // The cause of a refused route can be the address of another node.
+    if is_link {
+        outcome.fail(failure);
+    } else {
+        outcome.problems.push(failure);
+    }
+}
+
+/// The result of operations.
 #[derive(Default)]
 pub(super) struct Applied {
-    /// Those that were done, by their places.
+    /// Indexes of the operations that succeeded.
     done: Vec<usize>,
-    /// Links that could not be made.
+    /// Links that could not be created.
     missing: BTreeSet<LinkName>,
 }
 
-/// What has become of links.
+/// The links that operations were for.
 #[derive(Default)]
 pub(super) struct Links {
-    /// Those that could not be made, so that they have no parameters.
+    /// Links that could not be created, so that they have no sysctls.
     missing: BTreeSet<LinkName>,
-    /// Those with which something was done; a new one has the kernel's own parameters.
-    touched: BTreeSet<LinkName>,
+    /// Links that were created or changed. A new link has the kernel's default sysctls.
+    changed: BTreeSet<LinkName>,
 }
 
-/// Whether a kernel parameter is one of these links'.
-fn is_of(name: &str, links: &BTreeSet<LinkName>) -> bool {
+/// Whether a sysctl belongs to one of these links.
+fn is_of_link(name: &str, links: &BTreeSet<LinkName>) -> bool {
     let mut links = links.iter();
     links.any(|link| name.contains(&format!("/{link}/")))
 }
 
-/// A kernel parameter in words.
-fn parameter(name: &str) -> String {
+/// The name of a sysctl in messages.
+fn sysctl_object(name: &str) -> String {
     format!("parameter net/{name}")
 }
 
-/// A link of a kind that this kernel does not know (`rtnl_newlink`). Where no pod has an address that needs it (`spare`), pods go on: they
-/// only do not reach those that have.
-fn lacking(op: &Op, error: &Error, spare: &BTreeSet<LinkName>) -> Option<Problem> {
+/// The problem of a link whose kind the kernel does not support (`rtnl_newlink`). If no address of a pod of this node needs it
+/// (`transmit_only`), pods work, but do not reach pods behind the link.
+fn unsupported_kind(op: &Op, error: &Error, transmit_only: &BTreeSet<LinkName>) -> Option<Problem> {
     let (Op::LinkAdd { name, link } | Op::LinkRecreate { name, link, .. }) = op else {
         return None;
     };
@@ -285,7 +287,7 @@ fn lacking(op: &Op, error: &Error, spare: &BTreeSet<LinkName>) -> Option<Problem
         Problem::from(Cause::LinkKindUnsupported {
             link: name.clone(),
             kind,
-            spare: spare.contains(name),
+            transmit_only: transmit_only.contains(name),
         })
     })
 }

@@ -1,8 +1,10 @@
-//! What BIRD, the relay and the prober are to do.
+//! The configuration of BIRD, the relay, the prober and the firewall probe.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 
+use netweft_cni::block;
 use netweft_netstate::kernel::Kernel;
 use netweft_netstate::model::NetworkState;
 use netweft_netstate::op::Op;
@@ -11,6 +13,9 @@ use tracing::info;
 
 use crate::apply::sysctl::Parameters;
 use crate::desired::Desired;
+use crate::desired::tunnel_address::tunnel_addresses;
+use crate::firewall::Targets;
+use crate::firewall::probe::MAX_TARGETS;
 use crate::inputs::Inputs;
 use crate::inputs::bgp_routes::bgp_routes;
 use crate::reconcile::Reconciler;
@@ -18,8 +23,8 @@ use crate::status::Outcome;
 use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Says what BIRD is to do. While BGP is off and BIRD has let go of the kernel's routes, which it leaves there (`persist`), they
-    /// are taken away; while it is on they are BIRD's alone.
+    /// Sets the configuration of BIRD. BIRD leaves its routes in the kernel (`persist`): they are deleted while BGP is off and BIRD
+    /// does not manage them any more.
     pub(super) async fn sync_bird(
         &self,
         inputs: &Inputs,
@@ -27,25 +32,25 @@ impl<K: Kernel> Reconciler<K> {
         desired: &Desired,
         outcome: &mut Outcome,
     ) {
-        let observed = self.bird.observed();
+        let observation = self.tasks.bird.observation();
         let remote = inputs.remote.iter();
         let nodes = remote.flat_map(|block| block.addresses.iter());
         let nodes = inputs.addresses.iter().chain(nodes);
-        self.bird.set(
+        self.tasks.bird.set(
             desired.bird.clone(),
             nodes.collect::<BTreeSet<_>>().into_iter().collect(),
         );
-        outcome.problems.extend(observed.problems);
-        let left = || bgp_routes(inputs, actual);
-        outcome.bgp_routes = left().count() as i64;
-        if desired.bird.is_none() && observed.released {
-            let gone = left().map(|(key, route)| Op::RouteDelete {
+        outcome.problems.extend(observation.problems);
+        let routes = || bgp_routes(inputs, actual);
+        outcome.bgp_routes = routes().count() as i64;
+        if desired.bird.is_none() && observation.released {
+            let deletions = routes().map(|(key, route)| Op::RouteDelete {
                 key: key.clone(),
                 route: route.clone(),
             });
-            let gone: Vec<Op> = gone.collect();
+            let deletions: Vec<Op> = deletions.collect();
             drop(
-                self.apply(gone.iter().enumerate(), (actual, desired), outcome)
+                self.apply(deletions.iter().enumerate(), (actual, desired), outcome)
                     .await,
             );
         }
@@ -53,25 +58,41 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Sets the probes over standby datapaths.
     pub(super) fn update_probes(&self, desired: &Desired, outcome: &mut Outcome) {
-        if desired.probes.iter().any(|it| it.probe.uses_icmp())
-            && let Err(error) = Parameters::new(&self.paths).allow_echo()
+        if desired.probes.iter().any(|it| it.protocol.uses_icmp())
+            && let Err(error) = Parameters::new(&self.paths).allow_ping_sockets()
         {
             let failure = Problem::failure(error.parameter(), &error);
             outcome.problems.push(failure);
         }
-        self.probes.set_plans(&desired.probes);
+        self.tasks.probes.set_plans(&desired.probes);
     }
 
-    /// The relay knows no more than what it is told here.
+    /// Writes the configuration of the relay, or removes it if there is no tunnel.
     pub(super) fn write_relay_config(&self, config: &RelayConfig) -> io::Result<()> {
-        let told = if config.tunnels.is_empty() {
+        let changed = if config.tunnels.is_empty() {
             RelayConfig::remove(&self.paths.run_dir)?
         } else {
             config.write(&self.paths.run_dir)?
         };
-        if told {
+        if changed {
             info!(tunnels = config.tunnels.len(), "wrote relay configuration");
         }
         Ok(())
+    }
+}
+
+/// The targets of the firewall probe: the IPv4 address of each node in its first block.
+pub(super) fn firewall_targets(inputs: &Inputs) -> Targets {
+    let mut own = tunnel_addresses(inputs).into_values();
+    let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
+    for block in &inputs.remote {
+        let address = block::tunnel_address(block.cidr);
+        if let Some(address) = address.filter(IpAddr::is_ipv4) {
+            others.entry(&block.node).or_insert(address);
+        }
+    }
+    Targets {
+        from: own.find(IpAddr::is_ipv4),
+        to: others.into_values().take(MAX_TARGETS).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! The node as it is beside the node as it should be.
+//! The comparison of the node's state with its desired state.
 
 use netweft_crds::NodeNetwork;
 use netweft_netstate::diff::{Diff, diff};
@@ -9,40 +9,39 @@ use netweft_netstate::owner::Owner;
 
 use crate::desired::bird::BackupRoutes;
 use crate::desired::{Desired, bird, desired};
-use crate::inputs::host_facts;
-use crate::inputs::host_facts::{Facts, NoSuchAddress, Selected};
+use crate::inputs::host_facts::{HostFacts, LookedUp, NodeAddressMissing, lookup_targets};
 use crate::inputs::{Inputs, Objects};
 use crate::pods::PodState;
 
-/// What is, what should be, and what lies between.
+/// The actual state, the desired state, and the difference.
 pub struct Comparison {
-    /// What concerns this node.
+    /// The inputs of the desired state.
     pub inputs: Inputs,
-    /// The kernel.
+    /// The state of the kernel.
     pub actual: NetworkState,
-    /// The node as it should be.
+    /// The desired state.
     pub desired: Desired,
-    /// What turns the first into the second.
+    /// The operations that turn the state of the kernel into the desired state, and the conflicts.
     pub difference: Diff,
 }
 
-/// Why there is nothing to compare.
+/// Why the node cannot be compared.
 #[derive(Debug, thiserror::Error)]
 pub enum ComparisonError {
     /// The kernel does not answer.
     #[error(transparent)]
     Kernel(#[from] Error),
-    /// The kernel lacks what everything else rests on.
+    /// A node address that the desired state requires is on no link.
     #[error(transparent)]
-    Address(#[from] NoSuchAddress),
+    Address(#[from] NodeAddressMissing),
 }
 
 impl Comparison {
-    /// Compares what was read of the kernel after `pods`.
+    /// Compares `actual`, the state of the kernel that was read after `pods`.
     ///
     /// # Errors
-    /// The kernel does not answer, or lacks what everything else rests on.
-    pub async fn make(
+    /// The kernel does not answer, or a required node address is on no link.
+    pub async fn compute(
         node: &str,
         (objects, network): (&Objects, &NodeNetwork),
         pods: PodState,
@@ -51,12 +50,12 @@ impl Comparison {
     ) -> Result<Self, ComparisonError> {
         let mut inputs = Inputs::new(node, objects, network, pods);
         let owner = Owner::agent();
-        let ours = actual.addresses.keys();
-        for key in ours.filter(|key| owner.owns_address(key)) {
-            inputs.pods.unsettled.remove(&key.net.addr());
+        let on_links = actual.addresses.keys();
+        for key in on_links.filter(|key| owner.owns_address(key)) {
+            inputs.pods.pending.remove(&key.net.addr());
         }
-        let selected = selected(kernel, &actual, &inputs).await?;
-        let facts = Facts::measure(&actual, &inputs, &selected)?;
+        let looked_up = look_up(kernel, &actual, &inputs).await?;
+        let facts = HostFacts::derive(&actual, &inputs, &looked_up)?;
         let mut desired = desired(&inputs, &facts);
         let backup_routes = bird::backup_routes(&inputs, &actual, backup_routes);
         desired.kernel.routes.extend(backup_routes);
@@ -70,16 +69,16 @@ impl Comparison {
     }
 }
 
-/// By which links the kernel sends to others, where table `main` does not say.
-async fn selected(
+/// The egress links of peers where table `main` is not sufficient.
+async fn look_up(
     kernel: &impl Kernel,
     actual: &NetworkState,
     inputs: &Inputs,
-) -> Result<Selected, Error> {
-    let mut selected = Selected::new();
-    for to in host_facts::peers(actual, inputs) {
+) -> Result<LookedUp, Error> {
+    let mut looked_up = LookedUp::new();
+    for to in lookup_targets(actual, inputs) {
         let route = kernel.select_route(to).await?;
-        selected.extend(route.map(|route| (to, route.link)));
+        looked_up.extend(route.map(|route| (to, route.link)));
     }
-    Ok(selected)
+    Ok(looked_up)
 }

@@ -1,5 +1,5 @@
-//! Links on which somebody has switched IPv6 off: the kernel has dropped their addresses and routes, and takes no others before it is on
-//! again.
+//! Links on which another program has disabled IPv6. The kernel has removed their addresses and routes, and refuses new ones until
+//! IPv6 is enabled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,38 +16,38 @@ use crate::status::Outcome;
 use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Switches IPv6 on where it is carried, before what it takes is put back. New links come later.
-    pub(super) fn allow_ipv6(
+    /// Enables IPv6 on existing links, before their addresses and routes are added. The sysctls of new links are set later.
+    pub(super) fn enable_ipv6(
         &mut self,
         records: &Records,
         actual: &NetworkState,
         desired: &Desired,
         outcome: &mut Outcome,
     ) {
-        let is_it = |name: &str| Path::new(name).ends_with(DISABLE_IPV6);
         let links = actual.links.keys();
-        let there: BTreeSet<String> = links.map(disable_ipv6).collect();
-        let on_links = |name: &str| is_it(name) && there.contains(name);
-        self.set_wanted(desired, &Links::default(), on_links, outcome);
-        let pods: BTreeMap<String, String> = cut_off(records, actual)
+        let existing: BTreeSet<String> = links.map(disable_ipv6).collect();
+        let is_selected =
+            |name: &str| Path::new(name).ends_with(DISABLE_IPV6) && existing.contains(name);
+        self.set_selected_sysctls(desired, &Links::default(), is_selected, outcome);
+        let of_pods: BTreeMap<String, String> = pod_links_without_route(records, actual)
             .map(|link| (disable_ipv6(link), "0".to_owned()))
             .collect();
         let none = BTreeSet::new();
-        let ensured = Parameters::new(&self.paths).ensure(&none, &none, &pods);
+        let ensured = Parameters::new(&self.paths).ensure(&none, &none, &of_pods);
         for error in &ensured.errors {
             outcome.fail(Problem::failure(error.parameter(), error));
         }
     }
 }
 
-/// Links of pods that have an IPv6 address to which no route leads.
-fn cut_off<'a>(
+/// Links of pods with an IPv6 address that has no route.
+fn pod_links_without_route<'a>(
     records: &'a Records,
     actual: &'a NetworkState,
 ) -> impl Iterator<Item = &'a LinkName> {
-    let there: BTreeSet<_> = actual.routes.keys().map(|key| key.dst.addr()).collect();
+    let routed: BTreeSet<_> = actual.routes.keys().map(|key| key.dst.addr()).collect();
     let records = records.iter().filter(|(ip, _)| ip.is_ipv6());
-    let missing = records.filter(move |(ip, _)| !there.contains(*ip));
+    let missing = records.filter(move |(ip, _)| !routed.contains(*ip));
     let links = missing.filter_map(|(_, record)| Some(&record.as_ref().ok()?.host_link));
     links.filter(|link| actual.links.contains_key(*link))
 }

@@ -1,4 +1,4 @@
-//! Who has what a tunnel's link needs, where the kernel refuses the link because something has it already.
+//! Conflicts that prevent the link of a tunnel: another link or program uses its VNI, its port or its addresses.
 //!
 //! VXLAN links of one network namespace share a UDP socket for a port if their flags are equal (`vxlan_find_sock`), and a VNI exists
 //! once on it (`vxlan_vni_in_use`): the kernel answers `EEXIST` for the second VNI, and `EADDRINUSE` for a port on which another
@@ -13,16 +13,16 @@ use netweft_netstate::op::Op;
 use netweft_netstate::owner::is_netweft_link;
 use nix::errno::Errno;
 
-/// Who listens on a UDP port.
+/// The program that listens on a UDP port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listener {
-    /// A process, in words.
+    /// A process: its ID and name, for messages.
     Process(String),
-    /// One that cannot be seen: it is in another PID namespace than the agent.
+    /// A process of another PID namespace, which the agent cannot see.
     Unseen,
 }
 
-/// What prevents a link of a tunnel, and what to do about it.
+/// What prevents the link of a tunnel, and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LinkConflict {
     /// Another IPIP link has the same addresses.
@@ -118,9 +118,9 @@ impl LinkConflict {
             return None;
         }
         match &desired.links.get(name)?.kind {
-            LinkKind::Vxlan(vxlan) => Some(of_vxlan(name, vxlan, actual, listener)),
+            LinkKind::Vxlan(vxlan) => Some(vxlan_conflict(name, vxlan, actual, listener)),
             LinkKind::Ipip { .. } => {
-                let mut others = others(actual, name);
+                let mut others = foreign_links(actual, name);
                 let other = others.find(|(_, kind)| matches!(kind, LinkKind::Ipip { .. }));
                 other.map(|(other, _)| Self::Addresses {
                     link: name.clone(),
@@ -132,7 +132,7 @@ impl LinkConflict {
     }
 }
 
-fn of_vxlan(
+fn vxlan_conflict(
     name: &LinkName,
     vxlan: &Vxlan,
     actual: &NetworkState,
@@ -147,8 +147,8 @@ fn of_vxlan(
         LinkKind::Vxlan(other) => on_port(kind) && other.vni == *vni,
         _ => false,
     };
-    let find = |is: &dyn Fn(&LinkKind) -> bool| {
-        let mut found = others(actual, name).filter(|(_, kind)| is(kind));
+    let find = |matches: &dyn Fn(&LinkKind) -> bool| {
+        let mut found = foreign_links(actual, name).filter(|(_, kind)| matches(kind));
         found.next().map(|(other, _)| other)
     };
     let (link, vni, port) = (name.clone(), *vni, *port);
@@ -176,7 +176,7 @@ fn of_vxlan(
     }
 }
 
-fn others<'a>(
+fn foreign_links<'a>(
     actual: &'a NetworkState,
     name: &'a LinkName,
 ) -> impl Iterator<Item = (&'a LinkName, &'a LinkKind)> {
@@ -185,7 +185,7 @@ fn others<'a>(
     others.map(|(other, link)| (other, &link.kind))
 }
 
-/// The program that listens on a UDP port of this network namespace. Sockets of the kernel, those of tunnels, have no process.
+/// The program that listens on a UDP port of this network namespace. Sockets of the kernel, such as those of tunnels, have no process.
 pub fn listener(port: u16) -> Option<Listener> {
     let inode = ["udp", "udp6"].iter().find_map(|table| {
         let table = fs::read_to_string(format!("/proc/thread-self/net/{table}")).ok()?;
@@ -206,7 +206,7 @@ pub fn listener(port: u16) -> Option<Listener> {
     })
 }
 
-/// The inode of a program's socket on this port, in the text of `/proc/net/udp` (`udp4_format_sock`).
+/// The inode of a program's socket on this port, from the text of `/proc/net/udp` (`udp4_format_sock`).
 fn inode_in(table: &str, port: u16) -> Option<u64> {
     table.lines().skip(1).find_map(|line| {
         let mut fields = line.split_whitespace();

@@ -1,17 +1,17 @@
-//! The loop: something may have changed ─▶ inputs ─▶ desired ─▶ read ─▶ diff ─▶ drift? ─▶ apply ─▶ status.
+//! The reconcile loop: a trigger ─▶ inputs ─▶ desired ─▶ read ─▶ diff ─▶ drift? ─▶ apply ─▶ status.
 //!
-//! Guarantees: nothing is written before every object has been heard of; correct objects are not touched; one failure
-//! does not stop unrelated work; the container runtime's configuration is written last, after the first sync without a
-//! failure. Assumptions: nobody else writes what is ours by name or protocol number.
+//! Guarantees: nothing is written before all objects have been received; correct objects are not changed; one failure does not
+//! stop unrelated work; the CNI configuration is written last, after the first sync without a failure. Assumption: no other
+//! program owns objects with netweft's names or protocol numbers.
 
 mod apply;
 mod background_tasks;
 pub mod comparison;
 mod disabled_ipv6_links;
 pub mod link_conflicts;
-mod node_addresses;
+mod node_address_report;
 mod node_config;
-mod other_networks;
+mod other_network_report;
 mod plugin_binaries;
 mod status;
 mod sync_error;
@@ -19,9 +19,8 @@ mod sync_error;
 mod tests;
 mod without_node_network;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -30,7 +29,6 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::ExponentialBackoff;
 use netweft_client::backoff;
 use netweft_cni::attachment::Store;
-use netweft_cni::block;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::{FoundAddress, NodeNetwork};
 use netweft_netstate::diff::Diff;
@@ -40,27 +38,24 @@ use netweft_netstate::model::NetworkState;
 use tracing::{debug, info};
 
 use crate::apply::sysctl::Parameters;
-use crate::bird::{Failover, Link};
+use crate::bird::{BirdHandle, Failover};
 use crate::commands::args::Paths;
 use crate::commands::install::Plugins;
 use crate::desired::Desired;
-use crate::desired::bird::METRIC_STAND_IN;
-use crate::desired::tunnel_address::tunnel_addresses;
-use crate::drift::Drifts;
+use crate::desired::bird::METRIC_BACKUP;
+use crate::drift::DriftTracker;
 use crate::firewall;
-use crate::firewall::Targets;
-use crate::firewall::probe::MAX_TARGETS;
 use crate::inputs::ipv6_support::without_ipv6;
 use crate::inputs::{Inputs, Objects};
 use crate::inputs::{block_requests, draining_pods};
-use crate::pods::{Pods, Records, Tended};
+use crate::pods::{Pods, PodsOutcome, Records};
 use crate::probes::responder;
-use crate::probes::responder::Responding;
+use crate::probes::responder::ResponderHandle;
 use crate::probes::sender::ProbeHandle;
 use crate::reconcile::comparison::Comparison;
 use crate::reconcile::sync_error::{AttachmentsUnread, SyncError};
 use crate::status::cause::Cause;
-use crate::status::problem::Problem;
+use crate::status::problem::{Problem, Problems};
 use crate::status::publisher::StatusHandle;
 use crate::status::{Outcome, verdict};
 use crate::telemetry::failure_log::FailureLog;
@@ -69,45 +64,52 @@ use crate::telemetry::metrics::Metrics;
 
 /// First and longest delay after a failure.
 pub const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// When to look again whether the plugin's lock can be had.
+/// Delay of the next reconcile while another process holds the plugin's lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The reconciler's ends of the tasks beside it.
-pub type Tasks = (Link, ProbeHandle, firewall::Link, Responding);
+/// Handles to the background tasks.
+pub struct TaskHandles {
+    /// The task of BIRD.
+    pub bird: BirdHandle,
+    /// The prober of standby datapaths.
+    pub probes: ProbeHandle,
+    /// The task that reads the ruleset of firewalls.
+    pub firewall: firewall::FirewallHandle,
+    /// The task that answers probes.
+    pub responder: ResponderHandle,
+}
 
-/// One node and what keeps it as it should be.
+/// The reconciler of one node.
 pub struct Reconciler<K> {
     node: String,
     kernel: K,
     pods: Pods,
-    bird: Link,
-    probes: ProbeHandle,
-    firewall: firewall::Link,
-    responding: Responding,
-    restarts: Failover,
+    tasks: TaskHandles,
+    bird_failover: Failover,
     paths: Paths,
-    /// `None` where they are not the agent's to look after.
+    /// `None`: the agent does not restore plugins.
     plugins: Option<Plugins>,
     status: StatusHandle,
     metrics: Metrics,
     health: Health,
     failure_log: FailureLog,
-    drifts: Drifts,
-    waiting: bool,
+    drift: DriftTracker,
+    /// Whether the last reconcile found no NodeNetwork.
+    without_network: bool,
     ignore_other_networks: bool,
     retry: ExponentialBackoff,
-    /// The node's addresses that the operator asks for; `None` before the first look.
-    found: Option<Vec<FoundAddress>>,
-    /// When to look again although nothing failed.
-    again: Option<Duration>,
+    /// The candidates for the node's address; `None` before the first reading of the kernel.
+    address_candidates: Option<Vec<FoundAddress>>,
+    /// Delay of the next reconcile, even without a failure or an event.
+    requeue_after: Option<Duration>,
 }
 
 impl<K: Kernel> Reconciler<K> {
-    /// A reconciler that has done nothing yet.
+    /// The reconciler before its first reconcile.
     pub fn new(
         node: String,
         kernel: K,
-        (bird, probes, firewall, responding): Tasks,
+        tasks: TaskHandles,
         (paths, plugins): (Paths, Option<Plugins>),
         (status, metrics, health): (StatusHandle, Metrics, Health),
     ) -> Self {
@@ -116,116 +118,117 @@ impl<K: Kernel> Reconciler<K> {
             node,
             kernel,
             pods,
-            bird,
-            probes,
-            firewall,
-            responding,
-            restarts: Failover::new(Instant::now()),
+            tasks,
+            bird_failover: Failover::new(Instant::now()),
             paths,
             plugins,
             status,
-            drifts: Drifts::new(metrics.clone()),
+            drift: DriftTracker::new(metrics.clone()),
             metrics,
             health,
             failure_log: FailureLog::default(),
-            again: None,
-            waiting: false,
+            without_network: false,
             ignore_other_networks: false,
             retry: backoff::exponential(RETRY.0, RETRY.1),
-            found: None,
+            address_candidates: None,
+            requeue_after: None,
         }
     }
 
-    /// The same, but next to another pod network if `ignore` is true.
+    /// Programs the node next to another pod network if `ignore` is true.
     #[must_use]
     pub fn ignoring_other_networks(mut self, ignore: bool) -> Self {
         self.ignore_other_networks = ignore;
         self
     }
 
-    /// Make the node as `objects` want it and tell the status. Returns when to try again although nothing has
-    /// changed; `None` if all is well.
+    /// Applies the desired state of `objects` and publishes the status. Returns the delay of the next reconcile, even without an
+    /// event; `None`: wait for an event.
     pub async fn reconcile(&mut self, objects: &Objects) -> Option<Duration> {
-        let lacks_ipv6 = !Parameters::new(&self.paths).has_ipv6();
-        let carried = lacks_ipv6.then(|| without_ipv6(objects)).flatten();
-        let objects = carried.as_ref().unwrap_or(objects);
+        let has_ipv6 = Parameters::new(&self.paths).has_ipv6();
+        let ipv4_only = (!has_ipv6).then(|| without_ipv6(objects)).flatten();
+        let objects = ipv4_only.as_ref().unwrap_or(objects);
         let Some(network) = &objects.network else {
-            // Also when the Node object is deleted under a running node: its pods keep their network.
-            if !self.waiting {
+            // The Node object may have been deleted while the node runs: its pods keep their network.
+            if !self.without_network {
                 info!(node = %self.node, "NodeNetwork not found, leaving kernel state unchanged");
             }
-            self.waiting = true;
-            self.health.worked_well();
+            self.without_network = true;
+            self.health.succeeded();
+            self.metrics.set_problems(Problems::default().counts());
             return self.drop_lost_blocks(objects);
         };
-        self.waiting = false;
+        self.without_network = false;
         let uid = network.metadata.uid.as_deref();
         self.status.attach(uid, network.status.as_ref());
-        if let Some(again) = self.leave_to_other_network(objects, network).await {
-            return Some(again);
+        let recheck = self.check_other_networks(objects, network).await;
+        if recheck.is_some() {
+            return recheck;
         }
-        self.drifts.begin(Instant::now());
-        let settled = match self.sync(objects, network).await {
+        self.drift.begin_sync(Instant::now());
+        let programmed = match self.sync(objects, network).await {
             Ok((desired, outcome)) => {
-                let clean = outcome.is_clean();
+                let is_clean = outcome.is_clean();
                 for problem in outcome.problems.iter() {
                     let (kind, subject) = (problem.kind.label(), &problem.subject);
                     debug!(kind, subject, "{problem}");
                 }
                 if !outcome.own_failure {
-                    self.health.worked_well();
+                    self.health.succeeded();
                 }
+                self.metrics.set_problems(outcome.problems.counts());
                 let faults = outcome.problems.faults();
-                self.failure_log.are(faults.map(ToString::to_string));
+                self.failure_log.set(faults.map(ToString::to_string));
                 let verdict = verdict(&desired, &outcome);
                 self.publish_outcome(network, &desired, &verdict, outcome);
-                clean.then_some(desired)
+                is_clean.then_some(desired)
             }
             Err(error) => {
                 let problem = Problem::from(&error);
-                self.failure_log.is(&problem.message);
+                self.failure_log.add(&problem.message);
                 self.publish_problem(network, &problem);
+                let problems = Problems::from(problem);
+                self.metrics.set_problems(problems.counts());
                 None
             }
         };
-        let clean = settled.is_some();
-        self.drifts.end(settled);
-        self.metrics.synced(clean);
-        let retry = if clean {
+        let is_clean = programmed.is_some();
+        self.drift.end_sync(programmed);
+        self.metrics.synced(is_clean);
+        let retry = if is_clean {
             self.retry.reset();
             None
         } else {
             self.retry.next()
         };
-        let drift = self.drifts.again(Instant::now());
-        let soonest = retry.into_iter().chain(self.again.take()).chain(drift);
-        soonest.min()
+        let drift = self.drift.requeue_after(Instant::now());
+        let delays = retry.into_iter().chain(self.requeue_after.take());
+        delays.chain(drift).min()
     }
 
-    /// Doubt what was told, so that a status which somebody else has changed is told again, and counts are brought up to
-    /// date.
-    pub fn doubt(&self) {
+    /// Makes the publisher write the status again, so that changes by other clients are corrected, and counts are current.
+    pub fn invalidate_status(&self) {
         self.status.invalidate();
     }
 
-    /// Records who wrote what in the kernel, before the sync that puts it right.
+    /// Records the writers of kernel objects, before the sync that repairs the objects.
     pub fn record_writers(&mut self, writers: Writers) {
-        self.drifts.record_writers(writers);
+        self.drift.record_writers(writers);
     }
 
-    /// The kernel parameters that the node was last settled with.
-    pub fn parameters(&self) -> BTreeSet<PathBuf> {
-        let settled = self.drifts.settled().into_iter();
-        let names = settled.flat_map(Desired::parameters);
+    /// The sysctls that the last clean sync has set.
+    pub fn sysctls(&self) -> BTreeSet<PathBuf> {
+        let baseline = self.drift.baseline().into_iter();
+        let names = baseline.flat_map(Desired::sysctl_paths);
         names.map(|name| self.paths.sysctl_dir.join(name)).collect()
     }
 
-    /// Whether the kernel can still be asked.
+    /// Whether the netlink connection is open.
     pub fn is_connected(&self) -> bool {
         self.kernel.is_connected()
     }
 
-    /// Bring kernel, nft table and files in line. An error means that nothing was changed.
+    /// Applies the desired state to kernel, nftables and files. An error means that nothing was changed.
     async fn sync(
         &mut self,
         objects: &Objects,
@@ -235,63 +238,70 @@ impl<K: Kernel> Reconciler<K> {
         let (records, pods) = self
             .pods
             .state(config.as_ref())
-            .map_err(|error| self.unread(error))?;
+            .map_err(|error| self.attachments_unread(error))?;
         let actual = self.kernel.read().await?;
-        self.find_addresses(objects, network, &actual).await?;
-        let given = (objects, network);
-        let backup_routes = self.restarts.observe(&self.bird.observed(), Instant::now());
+        self.find_address_candidates(objects, network, &actual)
+            .await?;
+        let observation = self.tasks.bird.observation();
+        let backup_routes = self.bird_failover.update(&observation, Instant::now());
         let Comparison {
             inputs,
             actual,
             mut desired,
             difference,
-        } = Comparison::make(
+        } = Comparison::compute(
             &self.node,
-            given,
+            (objects, network),
             pods,
             (&self.kernel, actual),
             backup_routes,
         )
         .await?;
-        let mut outcome = self.outcome_of_reading(&records, &inputs, &difference, &mut desired);
-        if let Err(error) = self.write_relay_config(&desired.udp) {
+        let mut outcome = self.initial_outcome(&records, &inputs, &difference, &mut desired);
+        if let Err(error) = self.write_relay_config(&desired.relay) {
             outcome.fail(Problem::failure("file udp.json", &error));
         }
-        self.allow_ipv6(&records, &actual, &desired, &mut outcome);
-        // A new table before anything else: no tunnel without its filter, and the packets of a new node are accepted from the first.
-        let tables_are_new = !self.tables_are_settled(&desired);
+        self.enable_ipv6(&records, &actual, &desired, &mut outcome);
+        // A new table before everything else: no tunnel without its filter, and the packets of a new node are accepted from the first.
+        let tables_are_new = !self.tables_are_in_baseline(&desired);
         if tables_are_new {
             self.load_tables(&inputs, &desired, &mut outcome).await;
         }
         let links = self
             .apply_difference(&difference.ops, &actual, &desired, &mut outcome)
             .await;
-        // Only now, so that a route of ours is there before BIRD takes its own back.
+        // After the routes of the agent, so that a route exists before BIRD removes its own.
         self.sync_bird(&inputs, &actual, &desired, &mut outcome)
             .await;
-        self.set_parameters(&desired, &links, &mut outcome);
+        self.set_sysctls(&desired, &links, &mut outcome);
         // A probe needs the routes.
-        self.firewall.probe(targets(&inputs));
+        let targets = background_tasks::firewall_targets(&inputs);
+        self.tasks.firewall.probe(targets);
         if !tables_are_new {
             self.load_tables(&inputs, &desired, &mut outcome).await;
         }
         self.update_probes(&desired, &mut outcome);
-        self.keep_plugins(&mut outcome);
-        let told = self.publish_node_config(&desired, &mut outcome);
+        self.restore_plugins(&mut outcome);
+        let is_published = self.publish_node_config(&desired, &mut outcome);
         self.reconcile_pods(&records, &actual, &mut outcome).await;
-        self.count_addresses(told.then(|| desired.offered()), &mut outcome);
-        self.list_requests(&desired, &mut outcome);
+        let allocatable = is_published.then(|| desired.allocatable_blocks());
+        self.count_addresses(allocatable, &mut outcome);
+        self.list_block_requests(&desired, &mut outcome);
         let mut routes = desired.kernel.routes.keys();
-        if routes.any(|key| key.metric == METRIC_STAND_IN) {
-            let over = self.restarts.over(Instant::now());
-            self.again = self.again.into_iter().chain([over]).min();
+        if routes.any(|key| key.metric == METRIC_BACKUP) {
+            self.requeue_within(self.bird_failover.remaining(Instant::now()));
         }
-        outcome.problems.extend(self.drifts.contentions());
+        outcome.problems.extend(self.drift.contentions());
         Ok((desired, outcome))
     }
 
-    /// What the comparison alone tells, before anything is changed.
-    fn outcome_of_reading(
+    /// Reconciles again after this delay at the latest.
+    fn requeue_within(&mut self, delay: Duration) {
+        self.requeue_after = self.requeue_after.into_iter().chain([delay]).min();
+    }
+
+    /// The problems and pods that are known before anything is changed.
+    fn initial_outcome(
         &self,
         records: &Records,
         inputs: &Inputs,
@@ -301,23 +311,28 @@ impl<K: Kernel> Reconciler<K> {
         let readable = records
             .iter()
             .filter_map(|(ip, record)| Some((*ip, record.as_ref().ok()?)));
-        // A pod of two families has two addresses, and one with several attachments as many records.
+        // A pod can have several addresses and several attachments.
         let pods: BTreeSet<_> = readable
             .clone()
             .map(|(_, record)| &record.owner.container_id)
             .collect();
         let mut outcome = Outcome {
             pods: i64::try_from(pods.len()).unwrap_or(i64::MAX),
-            draining: draining_pods::pods(&inputs.pools, readable),
+            draining_pods: draining_pods::pods(&inputs.pools, readable),
             problems: std::mem::take(&mut desired.problems),
             ..Outcome::default()
         };
         let problems = &mut outcome.problems;
         problems.extend(difference.conflicts.iter().map(Problem::from));
-        problems.extend(self.foreign_configurations());
-        problems.extend(self.firewall.findings());
-        self.responding.answer(responder::peers(inputs));
-        problems.extend(self.responding.note());
+        problems.extend(self.preceding_cni_configurations());
+        let TaskHandles {
+            firewall,
+            responder,
+            ..
+        } = &self.tasks;
+        problems.extend(firewall.findings());
+        responder.set_peers(responder::peers(inputs));
+        problems.extend(responder.problem());
         outcome
     }
 
@@ -328,52 +343,45 @@ impl<K: Kernel> Reconciler<K> {
         outcome: &mut Outcome,
     ) {
         let now = Instant::now();
-        let Tended { problems, again } = self.pods.tend(&self.kernel, records, actual, now).await;
+        let PodsOutcome {
+            problems,
+            requeue_after,
+        } = self
+            .pods
+            .reconcile(&self.kernel, records, actual, now)
+            .await;
         outcome.problems.extend(problems);
-        self.again = again;
+        self.requeue_after = requeue_after;
     }
 
-    /// Which addresses pods have, now that they can get new ones of these blocks only.
-    fn count_addresses(&mut self, offered: Option<BTreeSet<IpNet>>, outcome: &mut Outcome) {
-        match self.pods.taken(offered) {
-            Ok(taken) => outcome.taken = taken,
+    /// Counts the addresses of pods, when new pods get addresses of the `allocatable` blocks only.
+    fn count_addresses(&mut self, allocatable: Option<BTreeSet<IpNet>>, outcome: &mut Outcome) {
+        match self.pods.assigned_addresses(allocatable) {
+            Ok(addresses) => outcome.pod_addresses = addresses,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 let file = Store::new(&self.paths.run_dir).lock_file();
                 let cause = Cause::StoreLocked { file };
                 outcome.problems.push(Problem::from(cause));
-                self.again = self.again.into_iter().chain([LOCK_RETRY_INTERVAL]).min();
+                self.requeue_within(LOCK_RETRY_INTERVAL);
             }
-            Err(error) => outcome.fail(Problem::failure("attachments", &self.unread(error))),
+            Err(error) => {
+                let error = self.attachments_unread(error);
+                outcome.fail(Problem::failure("attachments", &error));
+            }
         }
     }
 
-    fn list_requests(&self, desired: &Desired, outcome: &mut Outcome) {
-        match block_requests::waiting(&self.paths.run_dir, &desired.plugin) {
-            Ok(requests) => outcome.requests = requests,
+    fn list_block_requests(&self, desired: &Desired, outcome: &mut Outcome) {
+        match block_requests::unmet(&self.paths.run_dir, &desired.plugin) {
+            Ok(requests) => outcome.block_requests = requests,
             Err(error) => outcome.fail(Problem::failure("block requests", &error)),
         }
     }
 
-    fn unread(&self, source: io::Error) -> AttachmentsUnread {
+    fn attachments_unread(&self, source: io::Error) -> AttachmentsUnread {
         AttachmentsUnread {
             dir: self.paths.run_dir.clone(),
             source,
         }
-    }
-}
-
-/// Whom a probe for firewalls asks: IPv4 addresses of nodes in their first block each.
-fn targets(inputs: &Inputs) -> Targets {
-    let mut own = tunnel_addresses(inputs).into_values();
-    let mut others: BTreeMap<&str, IpAddr> = BTreeMap::new();
-    for block in &inputs.remote {
-        let address = block::tunnel_address(block.cidr);
-        if let Some(address) = address.filter(IpAddr::is_ipv4) {
-            others.entry(&block.node).or_insert(address);
-        }
-    }
-    Targets {
-        from: own.find(IpAddr::is_ipv4),
-        to: others.into_values().take(MAX_TARGETS).collect(),
     }
 }

@@ -1,4 +1,4 @@
-//! What the plugin and the container runtime read: node.json and the CNI configuration.
+//! The configuration of the plugin (`node.json`) and of the container runtime (CNI configuration).
 
 use std::path::Path;
 use std::time::Instant;
@@ -17,9 +17,8 @@ use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Let the plugin serve, once the datapath stands. A node that served before goes on serving when something
-    /// fails later: that is a condition, not a reason to refuse pods. Says whether the plugin gives addresses of the spec's blocks
-    /// only.
+    /// Writes the configurations after the datapath has been programmed. A node that has accepted pods continues to do so when
+    /// something fails later: the condition reports the failure. Returns whether the plugin allocates from blocks of the spec only.
     pub(super) fn publish_node_config(&mut self, desired: &Desired, outcome: &mut Outcome) -> bool {
         let first = !self.paths.run_dir.join(node::FILE).exists();
         if first && (!desired.has_blocks() || !outcome.is_clean()) {
@@ -28,8 +27,8 @@ impl<K: Kernel> Reconciler<K> {
         match desired.plugin.write(&self.paths.run_dir) {
             Ok(true) => {
                 info!("wrote blocks for new pods");
-                let was = |settled: &Desired| settled.plugin == desired.plugin;
-                self.file_written(&self.paths.run_dir.join(node::FILE), was);
+                let was_equal = |baseline: &Desired| baseline.plugin == desired.plugin;
+                self.record_written_file(&self.paths.run_dir.join(node::FILE), was_equal);
             }
             Ok(false) => {}
             Err(error) => {
@@ -47,7 +46,8 @@ impl<K: Kernel> Reconciler<K> {
         ) {
             Ok(true) => {
                 info!(dir = %self.paths.cni_conf_dir.display(), "wrote CNI configuration, node accepts pods");
-                self.file_written(&self.paths.cni_conf_dir.join(conf::CONFLIST_FILE), |_| true);
+                let file = self.paths.cni_conf_dir.join(conf::CONFLIST_FILE);
+                self.record_written_file(&file, |_| true);
             }
             Ok(false) => {}
             Err(error) => {
@@ -56,26 +56,31 @@ impl<K: Kernel> Reconciler<K> {
                 outcome.fail(Problem::failure(subject, &error));
             }
         }
-        self.health.opened();
+        self.health.accepts_pods();
         true
     }
 
-    /// A file has been written; if it was right before, somebody else has changed it.
-    pub(super) fn file_written(&mut self, file: &Path, was_right: impl Fn(&Desired) -> bool) {
-        if self.drifts.settled().is_some_and(was_right) {
-            let what = format!("file {}", file.display());
+    /// Records a written file as drift, if the last clean sync had the same content: another program has changed the file then.
+    pub(super) fn record_written_file(
+        &mut self,
+        file: &Path,
+        was_equal: impl Fn(&Desired) -> bool,
+    ) {
+        if self.drift.baseline().is_some_and(was_equal) {
+            let object = format!("file {}", file.display());
             let difference = Difference {
                 found: "none or another".to_owned(),
                 wanted: "as it was written".to_owned(),
             };
             let now = Instant::now();
-            self.drifts.thing_repaired("file", &what, &difference, now);
+            self.drift.other_repaired("file", &object, &difference, now);
         }
     }
 
-    pub(super) fn foreign_configurations(&self) -> Vec<Problem> {
+    /// The problems of CNI configurations of other plugins that the runtime prefers.
+    pub(super) fn preceding_cni_configurations(&self) -> Vec<Problem> {
         let dir = &self.paths.cni_conf_dir;
-        let files = cni_config::in_front(dir).into_iter();
+        let files = cni_config::preceding(dir).into_iter();
         files
             .map(|file| {
                 let file = dir.join(file);

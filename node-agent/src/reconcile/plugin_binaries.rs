@@ -1,4 +1,4 @@
-//! Restores the plugins in the folder of the container runtime, which an update of the runtime may empty.
+//! Restores the plugins in the plugin directory, which an update of the container runtime may empty.
 
 use netweft_netstate::kernel::Kernel;
 
@@ -9,15 +9,15 @@ use crate::status::problem::Problem;
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Puts back plugins that are missing or changed.
-    pub(super) fn keep_plugins(&mut self, outcome: &mut Outcome) {
+    /// Restores missing and changed plugins.
+    pub(super) fn restore_plugins(&mut self, outcome: &mut Outcome) {
         let Some(plugins) = &mut self.plugins else {
             return;
         };
-        match plugins.ensure() {
+        match plugins.restore() {
             Ok(restored) => {
                 for file in restored {
-                    self.file_written(&file, |_| true);
+                    self.record_written_file(&file, |_| true);
                 }
             }
             Err(error) => {

@@ -1,4 +1,4 @@
-//! What the publisher is to tell.
+//! Builds the status and passes it to the publisher.
 
 use k8s_openapi::jiff::Timestamp;
 use netweft_crds::condition::Verdict;
@@ -21,23 +21,25 @@ impl<K: Kernel> Reconciler<K> {
         outcome: Outcome,
     ) {
         let before = self.last_status(network).unwrap_or_default();
-        let (generation, taken) = (network.metadata.generation, outcome.taken.as_ref());
-        let mut status = status(desired, verdict, generation, before, taken);
+        let generation = network.metadata.generation;
+        let addresses = outcome.pod_addresses.as_ref();
+        let mut status = status(desired, verdict, generation, before, addresses);
         status.routes = status.routes.map(|routes| RouteCounts {
             bgp: outcome.bgp_routes,
             ..routes
         });
-        status.sessions = self.bird.observed().sessions;
-        status.addresses = self.found.clone().unwrap_or_default();
-        let ProbeResults { answered, problem } = self.probes.answers();
-        let probes = desired.probes.iter();
-        status.probes = probes
-            .map(|probe_plan| probe_plan.status(&answered, problem.as_deref(), self.probes.port()))
+        status.sessions = self.tasks.bird.observation().sessions;
+        status.addresses = self.address_candidates.clone().unwrap_or_default();
+        let prober = &self.tasks.probes;
+        let ProbeResults { answered, problem } = prober.results();
+        let plans = desired.probes.iter();
+        status.probes = plans
+            .map(|plan| plan.status(&answered, problem.as_deref(), prober.port()))
             .collect();
         status.pods = Some(outcome.pods);
-        status.draining_pods = outcome.draining;
-        status.block_requests = outcome.requests;
-        status.drift = self.drifts.status();
+        status.draining_pods = outcome.draining_pods;
+        status.block_requests = outcome.block_requests;
+        status.drift = self.drift.status();
         let Counts {
             restored,
             reclaimed,
@@ -49,13 +51,14 @@ impl<K: Kernel> Reconciler<K> {
         self.publish(network, status);
     }
 
-    /// Nothing could be looked at or changed: keep what was said of links and pods' addresses, and say why.
+    /// Publishes a problem that prevented the sync. The rest of the status stays.
     pub(super) fn publish_problem(&self, network: &NodeNetwork, problem: &Problem) {
         let before = self.last_status(network).unwrap_or_default();
         let verdict = problem.verdict();
         let now = Timestamp::now();
         let conditions = verdict.conditions(before.observed_generation, &before.conditions, now);
-        let addresses = self.found.clone().unwrap_or(before.addresses);
+        let candidates = self.address_candidates.clone();
+        let addresses = candidates.unwrap_or(before.addresses);
         let status = NodeNetworkStatus {
             conditions,
             addresses,
@@ -70,7 +73,7 @@ impl<K: Kernel> Reconciler<K> {
             .set(uid, network.status.as_ref(), status.bounded());
     }
 
-    /// The status as it stands, or soon will.
+    /// The last status that was passed to the publisher, otherwise the status of the object.
     pub(super) fn last_status(&self, network: &NodeNetwork) -> Option<NodeNetworkStatus> {
         let uid = network.metadata.uid.as_deref();
         self.status.last(uid, network.status.as_ref())

@@ -1,4 +1,4 @@
-//! Why a sync has changed nothing.
+//! The errors of a sync that has changed nothing.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use netweft_netstate::error::Error;
 use crate::reconcile::comparison::ComparisonError;
 use crate::status::problem::Problem;
 
-/// The node could not be looked at.
+/// The state of the node could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SyncError {
     /// The plugin's records cannot be read.
@@ -17,7 +17,7 @@ pub enum SyncError {
     /// The kernel does not answer.
     #[error(transparent)]
     Kernel(#[from] Error),
-    /// The node as it should be is not known.
+    /// The desired state could not be computed.
     #[error(transparent)]
     Comparison(#[from] ComparisonError),
 }

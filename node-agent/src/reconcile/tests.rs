@@ -1,13 +1,15 @@
-//! The loop with a kernel made of memory and files of its own. nft is the real one, in a network namespace of the test.
+//! Reconciles with a kernel in memory and files in a temporary directory. nft is the real program, in a network namespace.
 
-mod acknowledged;
-mod unowned;
+mod acknowledged_generation;
+mod bird_routes;
+mod pods;
+mod programming_failures;
+mod without_node_network;
 
-use netweft_cni::node;
-use netweft_netstate::op::Op;
 use std::path::Path;
 
 use netweft_cni::conf::CONFLIST_FILE;
+use netweft_cni::node;
 use netweft_cni::node::NodeConfig;
 use netweft_crds::condition::READY;
 use netweft_crds::{NodeMode, NodeNetworkStatus, Transport};
@@ -17,11 +19,12 @@ use netweft_netstate::model::{
     TABLE_MAIN,
 };
 use netweft_netstate::netns;
+use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::bird::Observed;
+use crate::bird::{BirdHandle, Observation};
 use crate::firewall::Firewall;
 use crate::probes::responder::Responder;
 use crate::reconcile::RETRY;
@@ -42,7 +45,7 @@ struct Fixture {
     publisher: StatusPublisher,
     hours: u32,
     objects: Objects,
-    bird: watch::Sender<Observed>,
+    bird: watch::Sender<Observation>,
     dir: TempDir,
 }
 
@@ -99,16 +102,21 @@ fn fixture() -> Fixture {
         std::fs::write(parameter, "0\n").unwrap();
     }
     let health = Health::new();
-    let reporter = StatusSink::file(&paths.run_dir);
-    let (status, publisher) = StatusPublisher::new("one".into(), reporter, health.clone());
+    let sink = StatusSink::file(&paths.run_dir);
+    let (status, publisher) = StatusPublisher::new("one".into(), sink, health.clone());
     let kernel = FakeKernel::new(node_state());
-    let (link, bird) = crate::bird::Link::alone();
-    let (probes, _) = ProbeHandle::alone();
+    let (bird_handle, bird) = BirdHandle::detached();
+    let (probes, _) = ProbeHandle::detached();
     let (_, firewall) = Firewall::new(&paths);
-    let told = (status, Metrics::new(), health);
-    let (_, responding) = Responder::new(9471);
-    let links = (link, probes, firewall, responding);
-    let reconciler = Reconciler::new("one".into(), kernel, links, (paths, None), told);
+    let (_, responder) = Responder::new(9471);
+    let tasks = TaskHandles {
+        bird: bird_handle,
+        probes,
+        firewall,
+        responder,
+    };
+    let telemetry = (status, Metrics::new(), health);
+    let reconciler = Reconciler::new("one".into(), kernel, tasks, (paths, None), telemetry);
     Fixture {
         reconciler,
         publisher,
@@ -121,13 +129,13 @@ fn fixture() -> Fixture {
 
 impl Fixture {
     async fn reconcile(&mut self) -> Option<Duration> {
-        let again = self.reconciler.reconcile(&self.objects).await;
-        // Every time late enough for what may rest.
+        let requeue_after = self.reconciler.reconcile(&self.objects).await;
+        // After the minimum interval between two writes of the status.
         self.hours += 1;
         let late = Duration::from_secs(3600) * self.hours;
         let now = tokio::time::Instant::now();
         self.publisher.step(now + late).await;
-        again
+        requeue_after
     }
 
     fn conflist(&self) -> bool {
@@ -144,6 +152,14 @@ impl Fixture {
         (ready.status, ready.message)
     }
 
+    /// The metric of present problems of a kind.
+    fn problems(&self, kind: &str) -> u32 {
+        let metrics = self.reconciler.metrics.encode();
+        let prefix = format!("netweft_agent_problems{{kind=\"{kind}\"}} ");
+        let mut values = metrics.lines().filter_map(|it| it.strip_prefix(&prefix));
+        values.next().unwrap().parse().unwrap()
+    }
+
     fn kernel(&self) -> &FakeKernel {
         &self.reconciler.kernel
     }
@@ -153,15 +169,15 @@ fn status_of(dir: &Path) -> NodeNetworkStatus {
     serde_saphyr::from_str(&std::fs::read_to_string(dir.join("run/status.yaml")).unwrap()).unwrap()
 }
 
-/// From now on `node.json` stays as it is, as on a full disk: the file that is to take its place cannot be made.
-fn hinder_node_json(node: &Fixture) -> PathBuf {
-    let aside = format!("run/.{}.{}", node::FILE, std::process::id());
-    let aside = node.dir.path().join(aside);
-    std::fs::create_dir(&aside).unwrap();
-    aside
+/// Prevents changes of `node.json`, as a full disk does: the temporary file cannot be created.
+fn block_node_json(node: &Fixture) -> PathBuf {
+    let temporary = format!("run/.{}.{}", node::FILE, std::process::id());
+    let temporary = node.dir.path().join(temporary);
+    std::fs::create_dir(&temporary).unwrap();
+    temporary
 }
 
-/// In a network namespace of its own, so that nft touches no table of the machine.
+/// Runs a test in a separate network namespace, so that nft changes no table of the machine.
 fn in_namespace(test: impl AsyncFnOnce() + Send) {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -170,7 +186,7 @@ fn in_namespace(test: impl AsyncFnOnce() + Send) {
             .unwrap();
         runtime.block_on(test());
     };
-    netns::run_in_new("the agent's loop", run).unwrap();
+    netns::run_in_new("test the reconciler", run).unwrap();
 }
 
 #[test]
@@ -222,330 +238,5 @@ fn netns_nft_table_stays_in_every_mode() {
         network.spec.modes[0].transport = Transport::Direct.into();
         assert_eq!(node.reconcile().await, None);
         assert_eq!(tables(), "table inet netweft\n");
-    });
-}
-
-#[test]
-fn netns_conflist_is_written_only_after_datapath_is_complete() {
-    in_namespace(async || {
-        let mut node = fixture();
-        node.kernel()
-            .fail_with(|op| matches!(op, Op::LinkAdd { .. }).then_some(Errno::EOPNOTSUPP));
-        assert!(node.reconcile().await.is_some());
-        assert!(!node.conflist());
-        let (ready, message) = node.ready();
-        assert_eq!(ready, "False");
-        assert!(message.contains("nw-vx4096"), "{message}");
-        assert_eq!(
-            node.kernel().take_applied().len(),
-            1,
-            "only the blackhole does not hang on the link"
-        );
-        node.kernel().clear_fault();
-        assert_eq!(node.reconcile().await, None);
-        assert!(node.conflist());
-    });
-}
-
-#[test]
-fn netns_unsupported_link_of_other_pool_does_not_block_pods() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let mut pool = node.objects.pools[0].clone();
-        pool.metadata.name = Some("far".into());
-        pool.spec.cidr = "10.99.0.0/16".parse().unwrap();
-        let mut block = node.objects.subnets[1].clone();
-        block.spec.cidr = "10.99.0.0/26".parse().unwrap();
-        block.spec.pool = "far".into();
-        node.objects.pools.push(pool);
-        node.objects.subnets.push(block);
-        let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
-        modes.push(NodeMode {
-            name: "far".into(),
-            pools: vec!["far".into()],
-            transport: Transport::Ipip.into(),
-            ..modes[0].clone()
-        });
-        let is_ipip =
-            |op: &Op| matches!(op, Op::LinkAdd { name, .. } if name.as_str() == "nw-ipip");
-        node.kernel()
-            .fail_with(move |op| is_ipip(op).then_some(Errno::EOPNOTSUPP));
-        assert_eq!(node.reconcile().await, None, "to try again would not help");
-        assert!(node.conflist(), "its own pods have what they need");
-        let (ready, message) = node.ready();
-        assert_eq!(ready, "False");
-        assert!(
-            message.contains("no ipip links") && message.contains("modprobe ipip"),
-            "{message}"
-        );
-    });
-}
-
-#[test]
-fn netns_failing_route_does_not_block_routes_of_same_uplink() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let mut block = node.objects.subnets[1].clone();
-        block.spec.cidr = "10.244.0.128/26".parse().unwrap();
-        block.spec.node = "three".into();
-        node.objects.subnets.push(block);
-        let modes = &mut node.objects.network.as_mut().unwrap().spec.modes;
-        modes[0].transport = Transport::Direct.into();
-        node.kernel().change_externally(|state| {
-            let key = RouteKey {
-                table: TABLE_MAIN,
-                dst: "192.0.2.0/24".parse().unwrap(),
-                metric: 0,
-            };
-            let connected = Route {
-                kind: RouteKind::Unicast,
-                protocol: 2,
-                via: None,
-                dev: Some("ens7".parse().unwrap()),
-                onlink: false,
-                source: None,
-                mtu: None,
-            };
-            state.routes.insert(key, connected);
-        });
-        let first = |op: &Op| matches!(op, Op::RouteAdd { key, .. } if key.dst.to_string() == "10.244.0.64/26");
-        node.kernel()
-            .fail_with(move |op| first(op).then_some(Errno::ENETUNREACH));
-        assert!(node.reconcile().await.is_some());
-        let (_, message) = node.ready();
-        assert!(message.contains("10.244.0.64/26"), "{message}");
-        let state = node.kernel().state();
-        assert!(
-            state
-                .routes
-                .keys()
-                .any(|key| key.dst.to_string() == "10.244.0.128/26"),
-            "the other route is there"
-        );
-    });
-}
-
-#[test]
-fn netns_later_programming_failure_keeps_conflist() {
-    in_namespace(async || {
-        let mut node = fixture();
-        node.reconcile().await;
-        node.kernel().change_externally(|state| state.fdb.clear());
-        node.kernel()
-            .fail_with(|op| matches!(op, Op::FdbReplace { .. }).then_some(Errno::EBUSY));
-        node.objects.pools[0].spec.disabled = true;
-        assert!(node.reconcile().await.is_some());
-        assert_eq!(node.ready().0, "False");
-        assert!(node.conflist());
-        let plugin = NodeConfig::read(&node.dir.path().join("run")).unwrap();
-        assert!(plugin.pools[0].disabled, "the plugin is told all the same");
-    });
-}
-
-#[test]
-fn netns_missing_node_address_or_node_network_removes_nothing() {
-    in_namespace(async || {
-        let mut node = fixture();
-        node.reconcile().await;
-        assert!(!node.kernel().take_applied().is_empty());
-        node.kernel().change_externally(|state| {
-            state.addresses.retain(|key, _| key.link.as_str() != "ens7");
-        });
-        assert!(node.reconcile().await.is_some());
-        assert!(node.ready().1.contains("192.0.2.1"));
-        node.objects.network = None;
-        assert_eq!(node.reconcile().await, None);
-        assert_eq!(node.kernel().take_applied(), []);
-    });
-}
-
-#[test]
-fn netns_retry_backoff_grows_and_resets_after_success() {
-    in_namespace(async || {
-        let mut node = fixture();
-        node.kernel().fail_with(|_| Some(Errno::EPERM));
-        let first = node.reconcile().await.unwrap();
-        let second = node.reconcile().await.unwrap();
-        assert!(
-            first <= RETRY.0 && second >= RETRY.0,
-            "{first:?} {second:?}"
-        );
-        for _ in 0..20 {
-            assert!(node.reconcile().await.unwrap() <= RETRY.1);
-        }
-        node.kernel().clear_fault();
-        assert_eq!(node.reconcile().await, None);
-        node.kernel().change_externally(|state| state.fdb.clear());
-        node.kernel().fail_with(|_| Some(Errno::EPERM));
-        assert!(node.reconcile().await.unwrap() <= RETRY.0);
-    });
-}
-
-#[test]
-fn netns_pod_repair_count_is_written_after_invalidation() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
-        let store = Store::new(&node.dir.path().join("run"));
-        drop(store.lock(Duration::ZERO).unwrap().reserve(&pod).unwrap());
-        let made = netweft_cni::pod::host_state(&pod);
-        node.kernel()
-            .change_externally(|state| state.links.extend(made.links));
-        assert_eq!(node.reconcile().await, None);
-        assert!(
-            made.routes
-                .keys()
-                .all(|key| node.kernel().state().routes.contains_key(key))
-        );
-        let told = |node: &Fixture| status_of(node.dir.path()).repairs.unwrap();
-        assert_eq!(told(&node).restored, 2, "a route and a neighbour");
-        node.kernel().change_externally(|state| {
-            state.routes.retain(|key, _| !made.routes.contains_key(key));
-        });
-        node.reconcile().await;
-        assert_eq!(told(&node).restored, 2, "a repair alone is not told");
-        node.reconciler.doubt();
-        node.reconcile().await;
-        assert_eq!(told(&node).restored, 3);
-    });
-}
-
-#[test]
-fn netns_leaked_attachment_is_rechecked_and_reported() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let pod = crate::pods::tests::attachment("one", &["10.244.0.2"]);
-        let store = Store::new(&node.dir.path().join("run"));
-        drop(store.lock(Duration::ZERO).unwrap().reserve(&pod).unwrap());
-        let again = node.reconcile().await.unwrap();
-        assert!(
-            again > Duration::from_secs(1) && again <= Duration::from_secs(5),
-            "{again:?}"
-        );
-        assert_eq!(node.ready().0, "True");
-        assert_eq!(status_of(node.dir.path()).subnets[0].used, 1);
-        std::fs::write(node.dir.path().join("run/attachments/10.244.0.9"), "").unwrap();
-        node.reconcile().await;
-        let (ready, message) = node.ready();
-        assert_eq!(ready, "True");
-        assert!(
-            message.contains("the attachment of address 10.244.0.9 cannot be read"),
-            "{message}"
-        );
-    });
-}
-
-/// A route that a BIRD has left in the kernel.
-fn birds(dst: &str, metric: u32) -> (RouteKey, Route) {
-    let key = RouteKey {
-        table: TABLE_MAIN,
-        dst: dst.parse().unwrap(),
-        metric,
-    };
-    let route = Route {
-        kind: RouteKind::Unicast,
-        protocol: 12,
-        via: "192.0.2.3".parse().ok(),
-        dev: "ens7".parse().ok(),
-        onlink: false,
-        source: None,
-        mtu: None,
-    };
-    (key, route)
-}
-
-#[test]
-fn netns_leftover_bird_routes_are_removed_foreign_ones_kept() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let ours = birds("10.244.9.0/26", 78);
-        let another = [birds("10.244.9.64/26", 32), birds("198.51.100.0/24", 78)];
-        node.kernel().change_externally(|state| {
-            state.routes.extend([ours.clone()]);
-            state.routes.extend(another.clone());
-        });
-        node.reconcile().await;
-        let there = |node: &Fixture, (key, _): &(RouteKey, Route)| {
-            node.kernel().state().routes.contains_key(key)
-        };
-        assert!(there(&node, &ours), "BIRD may still want it");
-        let counts = status_of(node.dir.path()).routes.unwrap();
-        assert_eq!((counts.tunnel, counts.bgp), (1, 1));
-        node.bird.send_modify(|observed| observed.released = true);
-        node.reconcile().await;
-        assert!(!there(&node, &ours));
-        assert!(another.iter().all(|route| there(&node, route)));
-    });
-}
-
-#[test]
-fn netns_bird_config_is_written_and_bird_routes_are_kept() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
-        let network = node.objects.network.as_mut().unwrap();
-        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].transport = Transport::Bgp.into();
-        let bgp_routes = birds("10.244.0.64/26", 78);
-        node.kernel()
-            .change_externally(|state| state.routes.extend([bgp_routes.clone()]));
-        // What was observed before BGP was on must not count.
-        node.bird.send_modify(|observed| observed.released = true);
-        assert_eq!(node.reconcile().await, None);
-        assert!(node.reconciler.bird.wanted().is_some());
-        assert!(node.kernel().state().routes.contains_key(&bgp_routes.0));
-        assert_eq!(node.ready().0, "True", "no session is waited for");
-        assert!(node.conflist());
-    });
-}
-
-/// The kernel's routes behind BIRD's.
-fn backup_routes(node: &Fixture) -> Vec<(String, Option<String>)> {
-    let routes = node.kernel().state().routes;
-    let ours = routes
-        .iter()
-        .filter(|(key, route)| key.metric == 79 && route.protocol == 78);
-    ours.map(|(key, route)| (key.dst.to_string(), route.via.map(|via| via.to_string())))
-        .collect()
-}
-
-#[test]
-fn netns_starting_bird_has_backup_routes() {
-    in_namespace(async || {
-        let mut node = fixture();
-        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
-        let network = node.objects.network.as_mut().unwrap();
-        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].transport = Transport::Bgp.into();
-        let ours = birds("10.244.0.64/26", 78);
-        let others = birds("198.51.100.0/24", 78);
-        let gone = |state: &mut NetworkState| drop(state.routes.remove(&ours.0));
-        node.kernel()
-            .change_externally(|state| state.routes.extend([ours.clone(), others.clone()]));
-        node.bird.send_modify(|observed| observed.met = 1);
-        assert_eq!(node.reconcile().await, None);
-        assert_eq!(backup_routes(&node), []);
-        let before = status_of(node.dir.path()).routes.unwrap();
-        // It is killed.
-        node.bird.send_modify(|observed| observed.absent = true);
-        assert!(node.reconcile().await.is_some(), "to take them away again");
-        let there = [("10.244.0.64/26".to_owned(), Some("192.0.2.3".to_owned()))];
-        assert_eq!(backup_routes(&node), there);
-        assert_eq!(status_of(node.dir.path()).routes.unwrap(), before);
-        // Another begins, and takes away what it has not heard of yet.
-        node.bird.send_modify(|observed| {
-            observed.absent = false;
-            observed.met = 2;
-        });
-        node.reconcile().await;
-        node.kernel().change_externally(gone);
-        node.reconcile().await;
-        assert_eq!(backup_routes(&node), there);
-        assert_eq!(status_of(node.dir.path()).drift, None);
-        // BGP is switched off.
-        let network = node.objects.network.as_mut().unwrap();
-        network.spec.bgp = None;
-        node.reconcile().await;
-        assert_eq!(backup_routes(&node), []);
     });
 }

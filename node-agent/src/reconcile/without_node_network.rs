@@ -13,27 +13,28 @@ use crate::reconcile::Reconciler;
 use netweft_common::error_chain;
 
 impl<K: Kernel> Reconciler<K> {
-    /// Pods that run keep their network, and blocks that are no longer this node's are not handed out. Without this a node that comes
-    /// back, Ready at once by its old files, would give new pods other nodes' addresses. Returns when to try again.
+    /// Removes the blocks that this node no longer owns from the configuration of the plugin. Running pods keep their network.
+    /// Otherwise a node that registers again, and is Ready at once because its files exist, would give addresses of other nodes to
+    /// new pods. Returns the delay of the next attempt.
     pub(super) fn drop_lost_blocks(&mut self, objects: &Objects) -> Option<Duration> {
-        // From what cannot be read the plugin hands out nothing.
-        let offered = NodeConfig::read(&self.paths.run_dir).ok()?;
-        let left = without_lost_blocks(&self.node, objects, &offered);
-        if left == offered {
+        // The plugin allocates nothing from an unreadable file.
+        let current = NodeConfig::read(&self.paths.run_dir).ok()?;
+        let kept = without_lost_blocks(&self.node, objects, &current);
+        if kept == current {
             return None;
         }
-        if let Err(error) = left.write(&self.paths.run_dir) {
+        if let Err(error) = kept.write(&self.paths.run_dir) {
             let file = self.paths.run_dir.join(FILE);
             let file = file.display();
-            let why = error_chain(&error);
+            let cause = error_chain(&error);
             self.failure_log
-                .is(&format!("take blocks that are lost out of {file}: {why}"));
+                .add(&format!("remove lost blocks from {file}: {cause}"));
             return self.retry.next();
         }
-        self.failure_log.are([]);
+        self.failure_log.set([]);
         warn!("withdrew blocks that this node no longer owns");
-        // Whatever comes with a new NodeNetwork, nobody else has changed this file.
-        self.drifts.end(None);
+        // The next change of this file, by a new NodeNetwork, is not drift.
+        self.drift.end_sync(None);
         self.retry.reset();
         None
     }

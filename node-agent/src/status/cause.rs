@@ -70,7 +70,7 @@ pub enum Cause {
         /// The kind, as in `ip link add type`.
         kind: &'static str,
         /// No address of a pod on this node needs the link.
-        spare: bool,
+        transmit_only: bool,
     },
     /// The container runtime uses the configuration of another CNI plugin.
     #[error(
@@ -322,7 +322,7 @@ pub enum Cause {
     },
 }
 
-/// How to keep the other network.
+/// The remedy that keeps the other network.
 const OVERRIDE: &str =
     "set agent.ignoreOtherNetworks to true in the chart's values to run netweft next to it";
 
@@ -356,7 +356,10 @@ impl Cause {
             | Self::FileNotWritten { .. }
             | Self::PluginNotRestored { .. }
             | Self::AttachmentNotRemoved { .. }
-            | Self::LinkKindUnsupported { spare: false, .. } => ProblemKind::ProgrammingFailed,
+            | Self::LinkKindUnsupported {
+                transmit_only: false,
+                ..
+            } => ProblemKind::ProgrammingFailed,
             Self::OtherCniConfiguration { .. }
             | Self::OtherNetworkConfiguration { .. }
             | Self::OtherNetworkRange { .. }
@@ -375,7 +378,10 @@ impl Cause {
             | Self::NoAddressForMode { .. }
             | Self::MtuTooSmallForIpv6 { .. }
             | Self::PodInterfacesMixed { .. } => ProblemKind::Invalid,
-            Self::LinkKindUnsupported { spare: true, .. }
+            Self::LinkKindUnsupported {
+                transmit_only: true,
+                ..
+            }
             | Self::NftablesInetUnsupported { .. } => ProblemKind::KernelLacksFeature,
             Self::ProbePortUnavailable { .. }
             | Self::FilterUnsupported

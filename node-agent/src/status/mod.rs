@@ -18,7 +18,7 @@ use netweft_crds::{
 use netweft_netstate::model::NetworkState;
 
 use crate::desired::Desired;
-use crate::desired::bird::METRIC_STAND_IN;
+use crate::desired::bird::METRIC_BACKUP;
 use crate::status::problem::{Problem, ProblemKind, Problems};
 
 /// The result of a reconcile.
@@ -31,17 +31,17 @@ pub struct Outcome {
     /// Number of routes that BIRD has added to the kernel.
     pub bgp_routes: i64,
     /// Pods that prevent pools from being drained.
-    pub draining: Vec<DrainingPod>,
+    pub draining_pods: Vec<DrainingPod>,
     /// Requests of pods for pools without a block on this node.
-    pub requests: Vec<BlockRequest>,
+    pub block_requests: Vec<BlockRequest>,
     /// Number of pods with addresses.
     pub pods: i64,
     /// The addresses of pods. `None`: unknown, or pods can still get addresses outside the blocks of the spec.
-    pub taken: Option<BTreeSet<IpAddr>>,
+    pub pod_addresses: Option<BTreeSet<IpAddr>>,
 }
 
 impl Outcome {
-    /// A step has failed for a cause on this node.
+    /// Adds a failure whose cause is on this node.
     pub fn fail(&mut self, failure: Problem) {
         self.problems.push(failure);
         self.own_failure = true;
@@ -81,17 +81,17 @@ pub fn verdict(desired: &Desired, outcome: &Outcome) -> Verdict {
     Verdict::ready(Reason::Programmed, message)
 }
 
-/// The status after a reconcile. `taken` are the addresses of pods. Where they are unknown, the generation is not acknowledged and the
-/// usage of blocks of `before` stays, because the operator deletes a NodeSubnet that is neither in the spec nor in the status.
+/// The status after a reconcile. If the addresses of pods are unknown, the generation is not acknowledged and the usage of blocks of
+/// `before` stays, because the operator deletes a NodeSubnet that is neither in the spec nor in the status.
 pub fn status(
     desired: &Desired,
     verdict: &Verdict,
     generation: Option<i64>,
     before: NodeNetworkStatus,
-    taken: Option<&BTreeSet<IpAddr>>,
+    pod_addresses: Option<&BTreeSet<IpAddr>>,
 ) -> NodeNetworkStatus {
-    let (generation, subnets) = match taken {
-        Some(taken) => (generation, blocks(desired, taken)),
+    let (generation, subnets) = match pod_addresses {
+        Some(addresses) => (generation, block_usage(desired, addresses)),
         None => (before.observed_generation, before.subnets),
     };
     NodeNetworkStatus {
@@ -117,34 +117,37 @@ pub fn status(
 /// Whether two statuses are equal, apart from the operator's condition and from counts: each repair would cause a write.
 #[must_use]
 pub fn same(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
-    let ours = |status: &NodeNetworkStatus| {
-        let mut ours = status.clone();
-        ours.repairs = None;
-        ours.conditions
+    let compared_part = |status: &NodeNetworkStatus| {
+        let mut part = status.clone();
+        part.repairs = None;
+        part.conditions
             .retain(|condition| condition.type_ != ASSIGNED);
-        ours.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
-        ours
+        part.conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        part
     };
-    ours(a) == ours(b)
+    compared_part(a) == compared_part(b)
 }
 
 /// Whether two statuses are equal apart from frequent changes: BGP sessions with their routes, and external changes of the kernel.
 #[must_use]
-pub fn same_but_for_bursts(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
-    let calm = |status: &NodeNetworkStatus| {
-        let mut calm = status.clone();
-        calm.sessions.clear();
-        calm.routes = calm.routes.map(|routes| RouteCounts { bgp: 0, ..routes });
-        calm.drift = None;
-        calm
+pub fn same_except_frequent(a: &NodeNetworkStatus, b: &NodeNetworkStatus) -> bool {
+    let infrequent_part = |status: &NodeNetworkStatus| {
+        let mut part = status.clone();
+        part.sessions.clear();
+        part.routes = part.routes.map(|routes| RouteCounts { bgp: 0, ..routes });
+        part.drift = None;
+        part
     };
-    same(&calm(a), &calm(b))
+    same(&infrequent_part(a), &infrequent_part(b))
 }
 
-/// All blocks of new pods, and other blocks with addresses of pods: the operator withdraws a
-/// block only when the status does not list it.
-fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
-    let used = |block: IpNet| taken.iter().filter(|ip| block.contains(*ip)).count() as i64;
+/// The usage of all blocks of new pods, and of other blocks with addresses of pods: the operator withdraws a block only when the
+/// status does not list it.
+fn block_usage(desired: &Desired, pod_addresses: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
+    let used = |block: IpNet| {
+        let addresses = pod_addresses.iter();
+        addresses.filter(|ip| block.contains(*ip)).count() as i64
+    };
     let pools = &desired.plugin.pools;
     let pairs = pools
         .iter()
@@ -169,7 +172,7 @@ fn blocks(desired: &Desired, taken: &BTreeSet<IpAddr>) -> Vec<BlockUsage> {
 }
 
 fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
-    let described = kernel.links.iter().map(|(name, link)| LinkStatus {
+    let links = kernel.links.iter().map(|(name, link)| LinkStatus {
         name: name.to_string(),
         mtu: link.mtu,
         address: kernel
@@ -178,14 +181,14 @@ fn links(kernel: &NetworkState) -> Vec<LinkStatus> {
             .find(|key| key.link == *name)
             .map(|key| key.net.addr()),
     });
-    described.collect()
+    links.collect()
 }
 
 /// Routes to blocks of other nodes: by a link of netweft (tunnel), or by a next hop on a link of the host (direct).
 fn routes(kernel: &NetworkState) -> RouteCounts {
     let mut counts = RouteCounts::default();
-    let lasting = kernel.routes.iter();
-    for (_, route) in lasting.filter(|(key, _)| key.metric != METRIC_STAND_IN) {
+    let routes = kernel.routes.iter();
+    for (_, route) in routes.filter(|(key, _)| key.metric != METRIC_BACKUP) {
         let dev = route.dev.as_ref().map(|dev| kernel.links.get(dev));
         match dev.map(|link| link.map(|link| &link.kind)) {
             Some(Some(kind)) if kind.is_tunnel() => counts.tunnel += 1,
@@ -225,15 +228,15 @@ mod tests {
             },
             loose_rp_filter: BTreeSet::new(),
             probes: vec![],
-            spare: BTreeSet::new(),
-            udp: Default::default(),
+            transmit_only_links: BTreeSet::new(),
+            relay: Default::default(),
             bird: None,
             withdrawn: vec![],
             problems: Problems::default(),
         }
     }
 
-    fn nothing() -> Desired {
+    fn with_one_block() -> Desired {
         let mut desired = without_pools();
         desired.plugin.pools.push(PoolConfig {
             name: "p".into(),
@@ -250,33 +253,37 @@ mod tests {
     }
 
     /// The status of generation 2, after an empty one.
-    fn told(desired: &Desired, taken: &[&str]) -> NodeNetworkStatus {
+    fn status_of(desired: &Desired, pod_addresses: &[&str]) -> NodeNetworkStatus {
         let verdict = Verdict::ready(Reason::Programmed, "m");
-        let taken: BTreeSet<IpAddr> = taken.iter().map(|ip| ip.parse().unwrap()).collect();
+        let addresses = pod_addresses.iter().map(|ip| ip.parse().unwrap());
+        let addresses: BTreeSet<IpAddr> = addresses.collect();
         let before = NodeNetworkStatus::default();
-        status(desired, &verdict, Some(2), before, Some(&taken))
+        status(desired, &verdict, Some(2), before, Some(&addresses))
     }
 
     #[test]
     fn free_count_excludes_first_last_and_reserved_addresses() {
-        let status = told(&nothing(), &["10.244.0.2", "10.244.0.3", "10.244.9.2"]);
+        let status = status_of(
+            &with_one_block(),
+            &["10.244.0.2", "10.244.0.3", "10.244.9.2"],
+        );
         assert_eq!((status.subnets[0].used, status.subnets[0].free), (2, 59));
     }
 
     #[test]
     fn withdrawn_block_is_reported_while_used() {
-        let mut desired = nothing();
+        let mut desired = with_one_block();
         desired.withdrawn.push("10.244.9.0/26".parse().unwrap());
-        let blocks = |taken: &[&str]| told(&desired, taken).subnets.len();
+        let blocks = |addresses: &[&str]| status_of(&desired, addresses).subnets.len();
         assert_eq!((blocks(&[]), blocks(&["10.244.9.2"])), (1, 2));
     }
 
     #[test]
     fn status_without_pod_addresses_keeps_old_generation() {
-        let mut before = told(&nothing(), &["10.244.0.2"]);
+        let mut before = status_of(&with_one_block(), &["10.244.0.2"]);
         before.observed_generation = Some(1);
         let mut withdrawn = without_pools();
-        withdrawn.withdrawn = nothing().plugin.pools[0].blocks.clone();
+        withdrawn.withdrawn = with_one_block().plugin.pools[0].blocks.clone();
         let verdict = Verdict::reconciling(Reason::ProgrammingFailed, "m");
         let status = status(&withdrawn, &verdict, Some(2), before.clone(), None);
         assert_eq!(status.observed_generation, Some(1));
@@ -289,7 +296,7 @@ mod tests {
     fn ready_reason_follows_severity_order() {
         let mut outcome = Outcome::default();
         let reason = |desired: &Desired, outcome: &Outcome| verdict(desired, outcome).reason;
-        assert_eq!(reason(&nothing(), &outcome), Reason::Programmed);
+        assert_eq!(reason(&with_one_block(), &outcome), Reason::Programmed);
         assert_eq!(reason(&without_pools(), &outcome), Reason::NoSubnet);
         for (kind, expected) in [
             (ProblemKind::KernelLacksFeature, Reason::KernelLacksFeature),
@@ -299,7 +306,7 @@ mod tests {
             (ProblemKind::ProgrammingFailed, Reason::ProgrammingFailed),
         ] {
             outcome.problems.push(problem::problem(kind, "m"));
-            assert_eq!(reason(&nothing(), &outcome), expected);
+            assert_eq!(reason(&with_one_block(), &outcome), expected);
             assert_eq!(reason(&without_pools(), &outcome), expected);
         }
     }
@@ -312,25 +319,25 @@ mod tests {
                 .collect(),
             ..Outcome::default()
         };
-        let said = verdict(&nothing(), &outcome);
-        assert_eq!(said.reason, Reason::Programmed);
-        assert_eq!(said.message, "in sync: 0 routes, 0 links; but n");
+        let verdict = verdict(&with_one_block(), &outcome);
+        assert_eq!(verdict.reason, Reason::Programmed);
+        assert_eq!(verdict.message, "in sync: 0 routes, 0 links; but n");
     }
 
     #[test]
     fn condition_of_operator_does_not_count_as_status_change() {
-        let ours = told(&nothing(), &[]);
-        let mut stored = ours.clone();
+        let published = status_of(&with_one_block(), &[]);
+        let mut stored = published.clone();
         let mut assigned = stored.conditions[0].clone();
         assigned.type_ = ASSIGNED.into();
         stored.conditions.insert(0, assigned);
-        assert!(same(&ours, &stored));
+        assert!(same(&published, &stored));
         stored.repairs = Some(RepairCounts {
             restored: 1,
             reclaimed: 1,
         });
-        assert!(same(&ours, &stored), "counts alone are no news");
+        assert!(same(&published, &stored), "counts are no change");
         stored.mtu = Some(9000);
-        assert!(!same(&ours, &stored));
+        assert!(!same(&published, &stored));
     }
 }

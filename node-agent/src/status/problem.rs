@@ -76,7 +76,7 @@ impl ProblemKind {
         }
     }
 
-    /// The kind in logs.
+    /// The kind in logs and metrics.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -189,6 +189,12 @@ impl Problems {
         self.of(kind).next().is_some()
     }
 
+    /// The number of problems of each kind, by its label.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let kinds = ProblemKind::ALL.into_iter();
+        kinds.map(move |kind| (kind.label(), self.of(kind).count() as i64))
+    }
+
     /// The messages of one kind.
     #[must_use]
     pub fn messages(&self, kind: ProblemKind) -> Vec<&str> {
@@ -215,6 +221,12 @@ impl Problems {
             kind.reason()?;
             Some(kind.verdict(self.sentence(kind)?))
         })
+    }
+}
+
+impl From<Problem> for Problems {
+    fn from(problem: Problem) -> Self {
+        Self(vec![problem])
     }
 }
 
@@ -287,6 +299,22 @@ mod tests {
             let ready = kind.severity() == State::Ready;
             assert_eq!(ready, kind.reason().is_none(), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn problem_counts_include_kinds_without_problems() {
+        let kinds = [ProblemKind::Invalid, ProblemKind::Note, ProblemKind::Note];
+        let problems: Problems = kinds.map(|kind| problem(kind, "m")).into_iter().collect();
+        let counts: Vec<_> = problems.counts().collect();
+        let expected = [
+            ("programming_failed", 0),
+            ("foreign_object", 0),
+            ("contested", 0),
+            ("invalid", 1),
+            ("kernel_lacks_feature", 0),
+            ("note", 2),
+        ];
+        assert_eq!(counts, expected);
     }
 
     #[test]

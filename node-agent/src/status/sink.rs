@@ -1,4 +1,4 @@
-//! Publishing the status: to the API server, or into a file.
+//! Writes the status to the API server, or to a file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,50 +8,53 @@ use kube::{Api, Client};
 use netweft_crds::{NodeNetwork, NodeNetworkStatus, names};
 use serde_json::json;
 
-/// How long an answer may take. Publishing is part of the loop that programs the kernel, which must not wait for an API
-/// server that has taken a request and does not answer.
+/// Time limit of a write. An API server may accept a request and not respond.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The status could not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum ReportError {
-    /// The API server refused it or did not answer.
+pub enum StatusWriteError {
+    /// The API server refused the request or could not be reached.
     #[error("write the status of NodeNetwork {0}")]
     Api(String, #[source] Box<kube::Error>),
-    /// The API server took the request and did not answer in time.
+    /// The API server accepted the request and did not respond in time.
     #[error("write the status of NodeNetwork {0}: no answer within {REQUEST_TIMEOUT:?}")]
-    Slow(String),
+    Timeout(String),
     /// The file could not be written.
     #[error("write {0}")]
     File(PathBuf, #[source] std::io::Error),
 }
 
-/// Where the status goes.
+/// The destination of the status.
 pub enum StatusSink {
-    /// To the API server, by server-side apply: the operator's condition stays.
+    /// The API server, by server-side apply, so that the operator's condition stays.
     Api(Box<Api<NodeNetwork>>),
-    /// Into a file, as YAML.
+    /// A YAML file.
     File(PathBuf),
 }
 
 impl StatusSink {
-    /// Tell the API server.
+    /// Writes to the API server.
     #[must_use]
     pub fn api(client: Client) -> Self {
         Self::Api(Box::new(Api::all(client)))
     }
 
-    /// Write `status.yaml` into `folder`.
+    /// Writes `status.yaml` in `dir`.
     #[must_use]
-    pub fn file(folder: &Path) -> Self {
-        Self::File(folder.join("status.yaml"))
+    pub fn file(dir: &Path) -> Self {
+        Self::File(dir.join("status.yaml"))
     }
 
-    /// Tell the status of `node`.
+    /// Writes the status of `node`.
     ///
     /// # Errors
-    /// The write failed; nothing else is affected.
-    pub async fn write(&self, node: &str, status: &NodeNetworkStatus) -> Result<(), ReportError> {
+    /// The write failed.
+    pub async fn write(
+        &self,
+        node: &str,
+        status: &NodeNetworkStatus,
+    ) -> Result<(), StatusWriteError> {
         match self {
             Self::Api(api) => {
                 let patch = json!({
@@ -62,21 +65,21 @@ impl StatusSink {
                 });
                 let parameters = PatchParams::apply(names::AGENT_FIELD_MANAGER).force();
                 let patch = Patch::Apply(patch);
-                let telling = api.patch_status(node, &parameters, &patch);
-                match tokio::time::timeout(REQUEST_TIMEOUT, telling).await {
-                    Ok(told) => told
+                let request = api.patch_status(node, &parameters, &patch);
+                match tokio::time::timeout(REQUEST_TIMEOUT, request).await {
+                    Ok(response) => response
                         .map(drop)
-                        .map_err(|error| ReportError::Api(node.to_owned(), Box::new(error))),
-                    Err(_) => Err(ReportError::Slow(node.to_owned())),
+                        .map_err(|error| StatusWriteError::Api(node.to_owned(), Box::new(error))),
+                    Err(_) => Err(StatusWriteError::Timeout(node.to_owned())),
                 }
             }
             Self::File(path) => {
-                let failed = |error| ReportError::File(path.clone(), error);
+                let failed = |error| StatusWriteError::File(path.clone(), error);
                 let yaml = serde_saphyr::to_string(status)
                     .map_err(|error| failed(std::io::Error::other(error)))?;
-                let aside = path.with_extension("new");
-                std::fs::write(&aside, yaml)
-                    .and_then(|()| std::fs::rename(&aside, path))
+                let temporary = path.with_extension("new");
+                std::fs::write(&temporary, yaml)
+                    .and_then(|()| std::fs::rename(&temporary, path))
                     .map_err(failed)
             }
         }
@@ -89,17 +92,20 @@ mod tests {
 
     use super::*;
 
-    /// The server accepts the connection and does not reply: the loop that programs the kernel goes on.
+    /// The server accepts the connection and does not respond.
     #[tokio::test]
     async fn silent_api_server_times_out_status_write() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::try_from(Config::new(address.parse().unwrap())).unwrap();
         let status = NodeNetworkStatus::default();
-        let told = tokio::time::timeout(REQUEST_TIMEOUT * 2, async {
+        let write = tokio::time::timeout(REQUEST_TIMEOUT * 2, async {
             StatusSink::api(client).write("worker-1", &status).await
         });
-        let refusal = told.await.expect("it gives up by itself").unwrap_err();
-        assert!(matches!(refusal, ReportError::Slow(_)), "{refusal}");
+        let error = write
+            .await
+            .expect("the write has a time limit")
+            .unwrap_err();
+        assert!(matches!(error, StatusWriteError::Timeout(_)), "{error}");
     }
 }

@@ -1,27 +1,27 @@
-//! The contents of /livez, /readyz and /metrics.
+//! The endpoints /livez, /readyz and /metrics.
 
 use netweft_telemetry::admin::{CheckResult, Endpoints, Unhealthy, check_heartbeat};
 
 use crate::telemetry::health::{Health, Unready};
 use crate::telemetry::metrics::Metrics;
 
-/// The loop that has to come round.
+/// The name of the main loop in messages.
 const LOOP: &str = "reconcile loop";
 
 /// The checks and the metrics.
 #[must_use]
 pub fn endpoints(metrics: Metrics, health: Health) -> Endpoints {
     let alive = health.clone();
-    // An agent whose loop hangs is better started again.
+    // Kubelet restarts an agent whose loop is stalled.
     let livez = move || check_heartbeat(LOOP, alive.stalled());
     Endpoints::new(livez, move || Ok(metrics.encode())).with_readyz(move || ready(&health))
 }
 
-/// Ready: the local datapath has been programmed, and can still be.
+/// The agent is ready if the node has been programmed, and its reconciles do not fail.
 fn ready(health: &Health) -> CheckResult {
     match health.unready() {
         None => Ok(()),
-        Some(Unready::Beginning) => Err(
+        Some(Unready::Starting) => Err(
             "the first sync of this agent has not succeeded yet; see the NodeNetwork's conditions"
                 .into(),
         ),
@@ -49,12 +49,12 @@ mod tests {
         let health = Health::new();
         let endpoints = endpoints(Metrics::new(), health.clone());
         health.beat();
-        // What has gone well before the node could take pods does not make it ready.
-        health.worked_well();
+        // A success before the node accepts pods does not make it ready.
+        health.succeeded();
         let before = endpoints.readyz().unwrap_err();
         assert!(before.0.contains("first sync"), "{before:?}");
         assert_eq!(succeed(&endpoints), [true, false]);
-        health.opened();
+        health.accepts_pods();
         assert_eq!(succeed(&endpoints), [true, true]);
     }
 
@@ -62,34 +62,35 @@ mod tests {
     fn stalled_loop_fails_livez_and_readyz() {
         let health = Health::with_limits(Duration::ZERO, Duration::MAX);
         let endpoints = endpoints(Metrics::new(), health.clone());
-        health.opened();
+        health.accepts_pods();
         assert_eq!(
             succeed(&endpoints),
             [true, true],
-            "it has not begun, and waits for its turn on this node"
+            "the loop has not started and waits for the instance lock"
         );
         health.beat();
-        let why = Err("reconcile loop stalled for 0 s".into());
-        assert_eq!((endpoints.livez(), endpoints.readyz()), (why.clone(), why));
+        let stalled: CheckResult = Err("reconcile loop stalled for 0 s".into());
+        assert_eq!(endpoints.livez(), stalled);
+        assert_eq!(endpoints.readyz(), stalled);
     }
 
     #[tokio::test]
     async fn lasting_failure_fails_readyz_until_success() {
-        let lasting = Duration::from_millis(200);
-        let health = Health::with_limits(Duration::MAX, lasting);
+        let limit = Duration::from_millis(200);
+        let health = Health::with_limits(Duration::MAX, limit);
         let endpoints = endpoints(Metrics::new(), health.clone());
-        health.opened();
-        tokio::time::sleep(lasting * 2).await;
+        health.accepts_pods();
+        tokio::time::sleep(limit * 2).await;
         assert_eq!(succeed(&endpoints), [true, false]);
         let failing = endpoints.readyz().unwrap_err();
-        let said = "this node could not be programmed for";
-        assert!(failing.0.contains(said), "{failing:?}");
-        health.worked_well();
+        let expected = "this node could not be programmed for";
+        assert!(failing.0.contains(expected), "{failing:?}");
+        health.succeeded();
         assert_eq!(health.unready(), None);
     }
 
     #[test]
-    fn metrics_contain_all_counters() {
+    fn metrics_contain_all_counters_and_problems() {
         let metrics = Metrics::new();
         metrics.synced(false);
         metrics.synced(true);
@@ -98,7 +99,8 @@ mod tests {
         metrics.restored("route");
         metrics.reclaimed("link");
         metrics.drifted("parameter");
-        let said = endpoints(metrics.clone(), Health::new()).metrics().unwrap();
+        metrics.set_problems([("invalid", 3), ("note", 0)]);
+        let text = endpoints(metrics, Health::new()).metrics().unwrap();
         for line in [
             "syncs_total{result=\"clean\"} 2",
             "syncs_total{result=\"failed\"} 1",
@@ -106,15 +108,17 @@ mod tests {
             "pods_restored_total{kind=\"route\"} 1",
             "pods_reclaimed_total{kind=\"link\"} 1",
             "drift_repairs_total{kind=\"parameter\"} 1",
+            "problems{kind=\"invalid\"} 3",
+            "problems{kind=\"note\"} 0",
         ] {
             assert!(
-                said.contains(&format!("\nnetweft_agent_{line}\n")),
-                "{line}: {said}"
+                text.contains(&format!("\nnetweft_agent_{line}\n")),
+                "{line}: {text}"
             );
         }
         assert!(
-            !said.contains("last_success_timestamp_seconds 0.0"),
-            "{said}"
+            !text.contains("last_success_timestamp_seconds 0.0"),
+            "{text}"
         );
     }
 }

@@ -1,100 +1,101 @@
-//! What the agent knows of itself: for `/livez`, `/readyz`, and the status that is written while its main loop hangs.
+//! The health of the agent: for `/livez`, `/readyz`, and the status that is published while its main loop is stalled.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use netweft_common::heartbeat::Heartbeat;
 
-/// A look at the node that takes longer than this hangs. What may take long in it has limits of its own, which are shorter.
-const STALL: Duration = Duration::from_secs(60);
-/// For how long a ready agent may fail at its own node before it is not ready any more: longer than what passes by itself.
-const LASTING: Duration = Duration::from_secs(300);
+/// The time limit of one round of the main loop. Slow steps have shorter limits of their own.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long a ready agent may fail to program its node before it becomes unready. Temporary failures end earlier.
+const FAILURE_LIMIT: Duration = Duration::from_secs(300);
 
-/// Shared by the main loop, which reports, and the background tasks, which read.
+/// The state that the main loop writes and background tasks read.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     heartbeat: Heartbeat,
-    /// `None` before the node can take pods.
-    worked: Mutex<Option<Instant>>,
-    lasting: Duration,
+    /// Time of the last success; `None` before the node accepts pods.
+    last_success: Mutex<Option<Instant>>,
+    failure_limit: Duration,
 }
 
 /// Why the agent is not ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unready {
-    /// The node cannot take pods yet.
-    Beginning,
-    /// Every look at the node has failed since then.
+    /// The node does not accept pods yet.
+    Starting,
+    /// Every reconcile has failed for this time.
     Failing(Duration),
-    /// The main loop hangs.
+    /// The main loop has been stalled for this time.
     Stalled(Duration),
 }
 
 impl Health {
-    /// Of an agent that has done nothing yet.
+    /// The health before the first reconcile.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_limits(STALL, LASTING)
+        Self::with_limits(STALL_LIMIT, FAILURE_LIMIT)
     }
 
-    /// With other limits than those of the program.
+    /// The health with other limits.
     #[must_use]
-    pub fn with_limits(stall: Duration, lasting: Duration) -> Self {
+    pub fn with_limits(stall_limit: Duration, failure_limit: Duration) -> Self {
         Self(Arc::new(Inner {
-            heartbeat: Heartbeat::new(stall),
-            worked: Mutex::new(None),
-            lasting,
+            heartbeat: Heartbeat::new(stall_limit),
+            last_success: Mutex::new(None),
+            failure_limit,
         }))
     }
 
-    /// The main loop comes round.
+    /// Records that the main loop runs.
     pub fn beat(&self) {
         self.0.heartbeat.beat();
     }
 
-    /// How long the main loop has not come round, if that is too long.
+    /// The age of the last heartbeat, if it is above the limit.
     #[must_use]
     pub fn stalled(&self) -> Option<Duration> {
         self.0.heartbeat.stalled()
     }
 
-    /// The longest time that the main loop may take for one round.
+    /// The time limit of one round of the main loop.
     #[must_use]
     pub fn limit(&self) -> Duration {
         self.0.heartbeat.limit()
     }
 
-    /// The node can take pods.
-    pub fn opened(&self) {
-        self.worked().get_or_insert_with(Instant::now);
+    /// Records that the node accepts pods.
+    pub fn accepts_pods(&self) {
+        self.last_success().get_or_insert_with(Instant::now);
     }
 
-    /// A look at the node has found no failure of the node's own, or nothing to do.
-    pub fn worked_well(&self) {
-        if let Some(last) = self.worked().as_mut() {
+    /// Records a reconcile without a failure whose cause is on this node.
+    pub fn succeeded(&self) {
+        if let Some(last) = self.last_success().as_mut() {
             *last = Instant::now();
         }
     }
 
-    /// Why the agent is not ready; `None` if it is. It depends on this node alone, never on another node, a BGP session or the API
-    /// server: where many agents are not ready at once, the DaemonSet's rollout stops.
+    /// Why the agent is not ready; `None` if it is. Only causes on this node count, never another node, a BGP session or the API
+    /// server: the rollout of the DaemonSet stops when many agents are unready.
     #[must_use]
     pub fn unready(&self) -> Option<Unready> {
         if let Some(since) = self.stalled() {
             return Some(Unready::Stalled(since));
         }
-        let Some(last) = *self.worked() else {
-            return Some(Unready::Beginning);
+        let Some(last) = *self.last_success() else {
+            return Some(Unready::Starting);
         };
         let since = last.elapsed();
-        (since > self.0.lasting).then_some(Unready::Failing(since))
+        (since > self.0.failure_limit).then_some(Unready::Failing(since))
     }
 
-    fn worked(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.0.worked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_success(&self) -> MutexGuard<'_, Option<Instant>> {
+        let last_success = self.0.last_success.lock();
+        last_success.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Numbers for /metrics.
+//! The metrics of /metrics.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,7 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Shared by the main loop, which counts, and the HTTP server, which reads.
+/// The metrics that the main loop updates and the HTTP server reads.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Inner>,
@@ -23,11 +23,12 @@ struct Inner {
     restored: Family<[(&'static str, &'static str); 1], Counter>,
     reclaimed: Family<[(&'static str, &'static str); 1], Counter>,
     drifted: Family<[(&'static str, &'static str); 1], Counter>,
+    problems: Family<[(&'static str, &'static str); 1], Gauge>,
     last_success: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
-    /// All counts at zero.
+    /// Metrics without values.
     #[must_use]
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("netweft_agent");
@@ -35,24 +36,25 @@ impl Metrics {
             (Family::default(), Family::default(), Gauge::default());
         let (restored, reclaimed, drifted) =
             (Family::default(), Family::default(), Family::default());
+        let problems = Family::default();
         registry.register(
             "syncs",
-            "Comparisons of the kernel with what it should be, by result",
+            "Syncs of the node with its desired state, by result",
             Family::clone(&syncs),
         );
         registry.register(
             "kernel_operations",
-            "Changes made to the kernel, by kind",
+            "Netlink operations that changed the kernel, by kind",
             Family::clone(&operations),
         );
         registry.register(
             "pods_restored",
-            "What pods' links had lost and was put back, by kind",
+            "Restored objects of pods, by kind",
             Family::clone(&restored),
         );
         registry.register(
             "pods_reclaimed",
-            "What no pod had any more and was taken back, by kind",
+            "Reclaimed objects without a pod, by kind",
             Family::clone(&reclaimed),
         );
         registry.register(
@@ -60,7 +62,12 @@ impl Metrics {
             "External changes that the agent has repaired, by kind",
             Family::clone(&drifted),
         );
-        let help = "When everything was last found or put in place";
+        registry.register(
+            "problems",
+            "Present problems of the node, by kind",
+            Family::clone(&problems),
+        );
+        let help = "Time of the last sync without a failure";
         registry.register_with_unit(
             "last_success_timestamp",
             help,
@@ -75,12 +82,13 @@ impl Metrics {
                 restored,
                 reclaimed,
                 drifted,
+                problems,
                 last_success,
             }),
         }
     }
 
-    /// A sync has ended.
+    /// Counts a sync.
     pub fn synced(&self, clean: bool) {
         self.inner
             .syncs
@@ -94,17 +102,17 @@ impl Metrics {
         }
     }
 
-    /// An operation has been applied.
+    /// Counts a netlink operation.
     pub fn applied(&self, kind: &'static str) {
         self.inner.operations.get_or_create(&[("kind", kind)]).inc();
     }
 
-    /// Something a pod had lost has been put back.
+    /// Counts a restored object of a pod.
     pub fn restored(&self, kind: &'static str) {
         self.inner.restored.get_or_create(&[("kind", kind)]).inc();
     }
 
-    /// Something that no pod had any more has been taken back.
+    /// Counts a reclaimed object.
     pub fn reclaimed(&self, kind: &'static str) {
         self.inner.reclaimed.get_or_create(&[("kind", kind)]).inc();
     }
@@ -114,7 +122,15 @@ impl Metrics {
         self.inner.drifted.get_or_create(&[("kind", kind)]).inc();
     }
 
-    /// All numbers in the OpenMetrics text format.
+    /// Sets the number of present problems of each kind.
+    pub fn set_problems(&self, counts: impl IntoIterator<Item = (&'static str, i64)>) {
+        for (kind, count) in counts {
+            let labels = [("kind", kind)];
+            self.inner.problems.get_or_create(&labels).set(count);
+        }
+    }
+
+    /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::new();

@@ -1,8 +1,8 @@
-//! `netweft-agent check` names what is wrong, and finds nothing wrong with what is right.
+//! `netweft-agent check` reports each kind of damage, and no problem of an intact node.
 
 use super::lab::{BRIDGED, FAMILIES, Node, Pod, Pools, ROUTED};
 
-/// What is done, what undoes it, what is said, for each address of a pod; `Pod::lines` says what the words stand for.
+/// The damage, its repair, and the reported problems, for each address of a pod. `Pod::lines` describes the placeholders.
 type Damage = (&'static str, &'static str, &'static [&'static str]);
 
 const ROUTED_DAMAGES: [Damage; 6] = [
@@ -23,17 +23,17 @@ const ROUTED_DAMAGES: [Damage; 6] = [
     (
         "route add OTHER/LEN dev LINK proto 79 metric 20",
         "route delete OTHER/LEN",
-        &["Route OTHER/LEN is a pod's by its protocol, but no pod has it."],
+        &["Route OTHER/LEN has the protocol of a pod's route, but belongs to no pod."],
     ),
     (
         "neighbour add OTHER dev LINK lladdr MAC nud permanent",
         "neighbour delete OTHER dev LINK",
-        &["Neighbour OTHER on link LINK is a pod's, but no pod has it."],
+        &["Neighbour OTHER on link LINK belongs to no pod."],
     ),
     (
         "link add nw0123456789a type veth peer name x",
         "link delete nw0123456789a",
-        &["Link nw0123456789a is a pod's by its name, but no pod has it."],
+        &["Link nw0123456789a has the name of a pod's link, but belongs to no pod."],
     ),
     (
         "address add IP/LEN dev lo",
@@ -59,7 +59,7 @@ const BRIDGED_DAMAGES: [Damage; 3] = [
     (
         "link delete LINK",
         "",
-        &["Link LINK of pod default/one is gone, but its addresses are still taken."],
+        &["Link LINK of pod default/one does not exist, but its addresses are still assigned."],
     ),
 ];
 
@@ -69,22 +69,22 @@ fn run(node: &Node, pod: &Pod, lines: &str) {
     }
 }
 
-fn names_each(pools: Pools, damages: &[Damage]) {
+fn reports_each(pools: Pools, damages: &[Damage]) {
     for families in FAMILIES {
         let mut node = Node::ready(pools.of(families));
         assert_eq!(node.check(), (vec![], Some(0)), "without pods");
         let pod = node.add("one");
         assert_eq!(node.check(), (vec![], Some(0)));
-        // Nobody repairs from here on.
+        // Without the agent nothing is repaired.
         node.kill_agent();
-        for (harm, repair, said) in damages {
-            let said: Vec<String> = said
+        for (damage, repair, problems) in damages {
+            let problems: Vec<String> = problems
                 .iter()
                 .flat_map(|line| pod.lines(&node, line))
                 .collect();
-            run(&node, &pod, harm);
-            let code = i32::try_from(said.len()).ok();
-            assert_eq!(node.check(), (said, code), "{harm}, {families:?}");
+            run(&node, &pod, damage);
+            let code = i32::try_from(problems.len()).ok();
+            assert_eq!(node.check(), (problems, code), "{damage}, {families:?}");
             if !repair.is_empty() {
                 run(&node, &pod, repair);
                 let after = node.check();
@@ -96,12 +96,12 @@ fn names_each(pools: Pools, damages: &[Damage]) {
 
 #[test]
 fn netns_check_names_each_damage_to_routed_pods() {
-    names_each(ROUTED, &ROUTED_DAMAGES);
+    reports_each(ROUTED, &ROUTED_DAMAGES);
 }
 
 #[test]
 fn netns_check_names_each_damage_to_bridged_pods() {
-    names_each(BRIDGED, &BRIDGED_DAMAGES);
+    reports_each(BRIDGED, &BRIDGED_DAMAGES);
 }
 
 #[test]
@@ -111,21 +111,19 @@ fn netns_check_reports_unreadable_records_and_failed_reads() {
     node.kill_agent();
     let records = node.path("run/attachments");
     std::fs::write(records.join("10.244.0.77"), "{").unwrap();
-    let (said, code) = node.check();
+    let (problems, code) = node.check();
     assert!(
-        said[0].starts_with("The attachment of 10.244.0.77 cannot be read"),
-        "{said:?}"
+        problems[0].starts_with("The attachment of 10.244.0.77 cannot be read"),
+        "{problems:?}"
     );
-    assert_eq!((said.len(), code), (1, Some(1)));
+    assert_eq!((problems.len(), code), (1, Some(1)));
     std::fs::remove_file(records.join("10.244.0.77")).unwrap();
-    // A pod whose record somebody took away lives.
+    // The record of a running pod is deleted.
     std::fs::remove_file(records.join(pod.addresses[0].to_string())).unwrap();
-    let (said, code) = node.check();
-    assert!(
-        said[0].starts_with(&format!("Link {} carries a pod", pod.link)),
-        "{said:?}"
-    );
-    assert_eq!((said.len(), code), (1, Some(1)));
+    let (problems, code) = node.check();
+    let expected = format!("Link {} belongs to a pod without an attachment", pod.link);
+    assert!(problems[0].starts_with(&expected), "{problems:?}");
+    assert_eq!((problems.len(), code), (1, Some(1)));
     std::fs::remove_dir(&records).unwrap();
     std::fs::write(&records, "").unwrap();
     assert_eq!(node.check().1, Some(101));
@@ -141,6 +139,6 @@ fn netns_check_exit_code_is_at_most_hundred() {
         );
         node.namespace.ip(&pair);
     }
-    let (said, code) = node.check();
-    assert_eq!((said.len(), code), (120, Some(100)));
+    let (problems, code) = node.check();
+    assert_eq!((problems.len(), code), (120, Some(100)));
 }

@@ -1,4 +1,4 @@
-//! `netweft-agent clean` leaves a node as it was before, and others' things alone.
+//! `netweft-agent clean` restores the original state of a node, and keeps foreign objects.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,27 +11,27 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::lab::{BOTH, BRIDGED, Families, Node, Pools, ROUTED};
 
-/// All that somebody could miss or find too much on a node.
+/// The state of a node.
 #[derive(Debug, PartialEq)]
-struct Before {
+struct NodeState {
     kernel: NetworkState,
     nft: String,
     files: BTreeMap<String, String>,
     parameters: Vec<String>,
 }
 
-impl Before {
-    /// What is another, and how.
+impl NodeState {
+    /// Asserts that another state is equal. `output` is the output of the command.
     #[track_caller]
-    fn is(&self, other: &Self, said: &str) {
-        assert_eq!(self.kernel, other.kernel, "{said}");
-        assert_eq!(self.nft, other.nft, "{said}");
-        assert_eq!(self.files, other.files, "{said}");
-        assert_eq!(self.parameters, other.parameters, "{said}");
+    fn assert_equal(&self, other: &Self, output: &str) {
+        assert_eq!(self.kernel, other.kernel, "{output}");
+        assert_eq!(self.nft, other.nft, "{output}");
+        assert_eq!(self.files, other.files, "{output}");
+        assert_eq!(self.parameters, other.parameters, "{output}");
     }
 }
 
-/// Those that the agent sets on this node.
+/// The sysctls that the agent sets on this node.
 const PARAMETERS: [&str; 4] = [
     "ipv4/ip_forward",
     "ipv6/conf/all/forwarding",
@@ -39,17 +39,17 @@ const PARAMETERS: [&str; 4] = [
     "bridge/bridge-nf-call-iptables",
 ];
 
-fn look(node: &Node) -> Before {
+fn state_of(node: &Node) -> NodeState {
     let mut kernel = node.namespace.state();
     kernel.neighbours.retain(|_, neighbour| neighbour.permanent);
-    // Duplicate address detection goes on by itself.
+    // Duplicate address detection changes these independently.
     kernel.special_addresses.clear();
     let text = |output: Output| String::from_utf8(output.stdout).unwrap();
     let mut files = BTreeMap::new();
     for dir in ["run", "cni", "bin"] {
         collect(&node.path(dir), &mut files);
     }
-    Before {
+    NodeState {
         kernel,
         nft: text(node.namespace.command("nft -s list ruleset")),
         files,
@@ -66,23 +66,23 @@ fn collect(dir: &Path, files: &mut BTreeMap<String, String>) {
         if path.is_dir() {
             collect(&path, files);
         } else {
-            // A socket has none.
+            // A socket cannot be read.
             let text = fs::read_to_string(&path).unwrap_or_default();
             files.insert(path.display().to_string(), text);
         }
     }
 }
 
-/// A node with things of others on it.
-fn inhabited(mut node: Node) -> (Node, Before) {
+/// A programmed node with foreign objects, and its state before the agent was started.
+fn with_foreign_objects(mut node: Node) -> (Node, NodeState) {
     for line in [
-        "link add strange0 type bridge",
-        "link set strange0 up",
-        "address add 172.31.0.1/24 dev strange0",
+        "link add foreign0 type bridge",
+        "link set foreign0 up",
+        "address add 172.31.0.1/24 dev foreign0",
         "route add 10.99.0.0/16 via 172.31.0.2 proto bird metric 32",
         "route add 10.98.0.0/16 via 172.31.0.2 proto 77 metric 20",
         "route add 10.97.0.0/16 via 172.31.0.2 metric 78",
-        "neighbour add 172.31.0.2 dev strange0 lladdr 02:00:00:00:00:09 nud permanent",
+        "neighbour add 172.31.0.2 dev foreign0 lladdr 02:00:00:00:00:09 nud permanent",
     ] {
         node.namespace.ip(line);
     }
@@ -96,7 +96,7 @@ fn inhabited(mut node: Node) -> (Node, Before) {
     }
     for name in PARAMETERS {
         node.namespace.run(|| {
-            // Some kernels have no bridge of this kind.
+            // Some kernels do not have the module br_netfilter.
             drop(fs::write(
                 format!("/proc/sys/net/{name}"),
                 if name.ends_with("accept_ra") {
@@ -112,7 +112,7 @@ fn inhabited(mut node: Node) -> (Node, Before) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, file).unwrap();
     }
-    let before = look(&node);
+    let before = state_of(&node);
     for plugin in [
         "netweft",
         "netweft-portmap",
@@ -124,13 +124,13 @@ fn inhabited(mut node: Node) -> (Node, Before) {
     std::os::unix::fs::symlink("netweft-loopback", node.path("bin/loopback")).unwrap();
     node.start();
     node.wait_until_ready();
-    // As of a probe for firewalls, when the agent is killed.
+    // The links of a firewall probe remain when the agent is killed.
     node.namespace
         .ip("link add nwprobe0 type veth peer name nwprobe1");
     (node, before)
 }
 
-/// What it says, and with which code it ends.
+/// The output and the exit code of the command.
 fn clean(node: &Node, flags: &[&str]) -> (String, Option<i32>) {
     let output = node.namespace.run(|| {
         Command::new(env!("CARGO_BIN_EXE_netweft-agent"))
@@ -152,27 +152,28 @@ fn clean(node: &Node, flags: &[&str]) -> (String, Option<i32>) {
     )
 }
 
+/// Asserts that the command changes nothing for this reason.
 #[track_caller]
-fn waits(node: &Node, why: &str) {
-    let before = look(node);
-    let (said, code) = clean(node, &[]);
-    assert!(said.contains(why), "{said}");
-    assert_eq!(code, Some(1), "{said}");
-    look(node).is(&before, &said);
+fn assert_blocked(node: &Node, reason: &str) {
+    let before = state_of(node);
+    let (output, code) = clean(node, &[]);
+    assert!(output.contains(reason), "{output}");
+    assert_eq!(code, Some(1), "{output}");
+    state_of(node).assert_equal(&before, &output);
 }
 
 #[test]
 fn netns_clean_restores_original_node_state() {
     for pools in [BOTH, BRIDGED.of(Families::Both)] {
-        is_as_it_was_before(pools);
+        restores_state(pools);
     }
 }
 
-fn is_as_it_was_before(pools: Pools) {
-    let (mut node, before) = inhabited(Node::new(pools));
-    waits(&node, "An agent runs on this node");
+fn restores_state(pools: Pools) {
+    let (mut node, before) = with_foreign_objects(Node::new(pools));
+    assert_blocked(&node, "An agent runs on this node");
     node.kill_agent();
-    // As the chained plugin leaves it.
+    // The chains of the portmap plugin.
     for line in [
         "add table ip nat",
         "add chain ip nat PREROUTING { type nat hook prerouting priority dstnat ; }",
@@ -182,7 +183,7 @@ fn is_as_it_was_before(pools: Pools) {
     ] {
         node.namespace.command(&format!("nft {line}"));
     }
-    // As another mode, an older agent and BIRD have left it.
+    // Objects of another mode, an older agent and BIRD.
     for line in [
         "link add nw-br7 type bridge",
         "route add 10.244.77.0/26 via 192.0.2.9 proto bird metric 78",
@@ -193,15 +194,18 @@ fn is_as_it_was_before(pools: Pools) {
     let bird = node.path("run/bird");
     fs::create_dir_all(&bird).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(bird.join("bird.ctl")).unwrap();
-    waits(&node, "BIRD runs on this node");
+    assert_blocked(&node, "BIRD runs on this node");
     drop(socket);
     let pod = node.add("one");
-    waits(&node, "pod default/one");
-    assert!(pod.answers(&node.namespace), "its pod keeps its network");
+    assert_blocked(&node, "pod default/one");
+    assert!(
+        pod.is_reachable_from(&node.namespace),
+        "the pod keeps its network"
+    );
     node.del(&pod);
-    let (said, code) = clean(&node, &["--dry-run"]);
-    assert_eq!(code, Some(1), "{said}");
-    for thing in [
+    let (output, code) = clean(&node, &["--dry-run"]);
+    assert_eq!(code, Some(1), "{output}");
+    for object in [
         "nw-vx4096",
         "nw-br0",
         "inet netweft",
@@ -210,15 +214,15 @@ fn is_as_it_was_before(pools: Pools) {
         "bin/netweft-portmap",
         "bin/loopback",
     ] {
-        assert!(said.contains(thing), "{thing} in {said}");
+        assert!(output.contains(object), "{object} in {output}");
     }
-    let (said, code) = clean(&node, &[]);
-    assert_eq!(code, Some(0), "{said}");
-    look(&node).is(&before, &said);
-    let (said, code) = clean(&node, &["--dry-run"]);
-    assert_eq!((said.as_str(), code), ("", Some(0)));
+    let (output, code) = clean(&node, &[]);
+    assert_eq!(code, Some(0), "{output}");
+    state_of(&node).assert_equal(&before, &output);
+    let (output, code) = clean(&node, &["--dry-run"]);
+    assert_eq!((output.as_str(), code), ("", Some(0)));
     assert_eq!(clean(&node, &[]).1, Some(0), "again");
-    look(&node).is(&before, "");
+    state_of(&node).assert_equal(&before, "");
 }
 
 #[test]
@@ -227,34 +231,34 @@ fn netns_clean_waits_for_terminating_agent() {
     node.kill_agent();
     let file = fs::File::create(node.path("run/agent.lock")).unwrap();
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).unwrap();
-    let ending = std::thread::spawn(move || {
+    let releasing = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(500));
         drop(lock);
     });
-    let (said, code) = clean(&node, &[]);
-    assert_eq!(code, Some(0), "{said}");
-    ending.join().unwrap();
+    let (output, code) = clean(&node, &[]);
+    assert_eq!(code, Some(0), "{output}");
+    releasing.join().unwrap();
 }
 
 #[test]
 fn netns_forced_clean_with_pods_allows_agent_restart() {
-    let (mut node, before) = inhabited(Node::new(ROUTED));
+    let (mut node, before) = with_foreign_objects(Node::new(ROUTED));
     let pod = node.add("one");
     node.kill_agent();
-    let (said, code) = clean(&node, &["--force"]);
-    assert_eq!(code, Some(0), "{said}");
-    look(&node).is(&before, &said);
-    assert!(!pod.answers(&node.namespace));
+    let (output, code) = clean(&node, &["--force"]);
+    assert_eq!(code, Some(0), "{output}");
+    state_of(&node).assert_equal(&before, &output);
+    assert!(!pod.is_reachable_from(&node.namespace));
     node.start();
     node.wait_until_ready();
-    assert!(node.add("two").answers(&node.namespace));
+    assert!(node.add("two").is_reachable_from(&node.namespace));
 }
 
 #[test]
 fn netns_clean_waits_for_pod_without_record() {
-    let (mut node, _) = inhabited(Node::new(ROUTED));
+    let (mut node, _) = with_foreign_objects(Node::new(ROUTED));
     let pod = node.add("one");
     node.kill_agent();
     fs::remove_dir_all(node.path("run/attachments")).unwrap();
-    waits(&node, &format!("the owner of link {}", pod.link));
+    assert_blocked(&node, &format!("the owner of link {}", pod.link));
 }

@@ -1,11 +1,10 @@
-//! What the agent says when something is really in its way, and that it says otherwise as soon as it is not: each reason
-//! of the agent's, brought about with the released program.
+//! The reasons and messages of the condition Ready for real causes, and that the condition recovers when the cause ends.
 
 use std::fs;
 
-use super::lab::{BRIDGED, FAMILIES, Node, ROUTED, network, until};
+use super::lab::{BRIDGED, FAMILIES, Node, ROUTED, network, wait_for};
 
-/// The block of another node, by family.
+/// The blocks of another node.
 const REMOTE: [&str; 2] = ["10.244.4.0/22", "fd00:244::400/118"];
 
 fn remote(node: &Node) -> impl Iterator<Item = &'static str> {
@@ -25,12 +24,12 @@ fn netns_foreign_route_to_block_is_reported_and_kept() {
         for block in remote(&node) {
             let foreign = format!("blackhole {block} metric 20 proto 4");
             node.namespace.ip(&format!("route replace {foreign}"));
-            let said = node.wait_until_it_says("ForeignObject");
-            let words = format!("route {block} metric 20");
-            assert!(said.starts_with(&words), "{said}");
+            let message = node.wait_for_reason("ForeignObject");
+            let expected = format!("route {block} metric 20");
+            assert!(message.starts_with(&expected), "{message}");
             assert!(
-                said.contains("of another program (protocol 4) prevents route"),
-                "{said}"
+                message.contains("of another program (protocol 4) prevents route"),
+                "{message}"
             );
             node.namespace.ip(&format!("route delete {foreign}"));
             node.wait_until_ready();
@@ -49,16 +48,16 @@ fn netns_foreign_route_to_pod_is_reported_and_kept() {
         for ip in &pod.addresses {
             let foreign = format!("blackhole {ip} metric 20 proto 4");
             node.namespace.ip(&format!("route replace {foreign}"));
-            let said = node.wait_until_it_says("ForeignObject");
-            assert!(said.starts_with(&format!("route {ip}/")), "{said}");
+            let message = node.wait_for_reason("ForeignObject");
+            assert!(message.starts_with(&format!("route {ip}/")), "{message}");
             assert!(
-                said.contains("of another program (protocol 4) prevents route"),
-                "{said}"
+                message.contains("of another program (protocol 4) prevents route"),
+                "{message}"
             );
             node.namespace.ip(&format!("route delete {foreign}"));
             node.wait_until_ready();
             node.wait_until_clean();
-            assert!(pod.answers(&node.namespace));
+            assert!(pod.is_reachable_from(&node.namespace));
         }
     }
 }
@@ -68,18 +67,18 @@ fn netns_conflist_sorting_before_netweft_is_reported() {
     let node = Node::ready(ROUTED);
     let other = node.path("cni/05-other.conflist");
     fs::write(&other, "{}").unwrap();
-    node.nudge();
-    let said = node.wait_until_it_says("ForeignObject");
+    node.trigger_reconcile();
+    let message = node.wait_for_reason("ForeignObject");
     assert!(
-        said.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it"),
-        "{said}"
+        message.ends_with("cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it"),
+        "{message}"
     );
     fs::remove_file(other).unwrap();
-    node.nudge();
+    node.trigger_reconcile();
     node.wait_until_ready();
 }
 
-/// What has a name of ours is ours: it is not in the way for long.
+/// Links with names of netweft belong to netweft.
 #[test]
 fn netns_link_of_wrong_kind_with_own_name_is_replaced() {
     let mut node = Node::new(BRIDGED);
@@ -102,9 +101,9 @@ fn netns_vni_used_by_other_link_fails_until_free() {
         let other = format!("link add other type vxlan id 4096 dstport 4789 local {local}");
         node.namespace.ip(&other);
         node.start();
-        let said = node.wait_until_it_says("ProgrammingFailed");
-        let words = "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; ";
-        assert!(said.starts_with(words), "{said}");
+        let message = node.wait_for_reason("ProgrammingFailed");
+        let expected = "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; ";
+        assert!(message.starts_with(expected), "{message}");
         assert!(!node.path("cni/10-netweft.conflist").exists());
         node.namespace.ip("link delete other");
         node.wait_until_ready();
@@ -127,10 +126,10 @@ fn netns_read_only_sysctls_fail_until_writable() {
             read_only,
             "sh",
         ]);
-        let said = node.wait_until_it_says("ProgrammingFailed");
+        let message = node.wait_for_reason("ProgrammingFailed");
         assert!(
-            said.contains("set /proc/sys/net/ipv") && said.contains("Read-only file system"),
-            "{said}"
+            message.contains("set /proc/sys/net/ipv") && message.contains("Read-only file system"),
+            "{message}"
         );
         assert!(!node.path("cni/10-netweft.conflist").exists());
         let writable = format!(
@@ -156,12 +155,12 @@ fn netns_missing_node_address_is_named_and_keeps_tunnel() {
         let tunnel = || node.namespace.ip("link show nw-vx4096");
         let before = tunnel();
         node.namespace.ip(&format!("address delete {address}"));
-        let said = node.wait_until_it_says("ProgrammingFailed");
+        let message = node.wait_for_reason("ProgrammingFailed");
         assert!(
-            said.starts_with(&format!(
+            message.starts_with(&format!(
                 "no link of this node has the node address {ip}; compare"
             )),
-            "{said}"
+            "{message}"
         );
         assert_eq!(tunnel(), before);
         node.namespace.ip(&format!("address add {address} {more}"));
@@ -173,11 +172,11 @@ fn netns_missing_node_address_is_named_and_keeps_tunnel() {
 fn netns_unwritable_output_files_are_reported_until_writable() {
     for file in ["run/node.json", "cni/10-netweft.conflist"] {
         let mut node = Node::new(ROUTED);
-        fs::create_dir_all(node.path(file).join("in the way")).unwrap();
+        fs::create_dir_all(node.path(file).join("blocker")).unwrap();
         node.start();
-        let said = node.wait_until_it_says("ProgrammingFailed");
-        let words = format!("write {}: ", node.path(file).display());
-        assert!(said.starts_with(&words), "{said}");
+        let message = node.wait_for_reason("ProgrammingFailed");
+        let expected = format!("write {}: ", node.path(file).display());
+        assert!(message.starts_with(&expected), "{message}");
         fs::remove_dir_all(node.path(file)).unwrap();
         node.wait_until_ready();
         assert!(node.path(file).is_file());
@@ -191,9 +190,9 @@ fn netns_node_without_nft_takes_no_pods() {
     fs::create_dir(&programs).unwrap();
     let path = format!("PATH={}", programs.display());
     node.start_under(&["env", &path]);
-    let said = node.wait_until_it_says("ProgrammingFailed");
-    let words = "run nft -s list table inet netweft: No such file";
-    assert!(said.starts_with(words), "{said}");
+    let message = node.wait_for_reason("ProgrammingFailed");
+    let expected = "run nft -s list table inet netweft: No such file";
+    assert!(message.starts_with(expected), "{message}");
     assert!(!node.path("cni/10-netweft.conflist").exists());
     let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
         .map(|folder| folder.join("nft"))
@@ -205,26 +204,30 @@ fn netns_node_without_nft_takes_no_pods() {
 #[test]
 fn netns_block_of_other_node_is_omitted_and_reported() {
     let mut node = Node::new(ROUTED);
-    let (own, aside) = (
+    let (own, backup) = (
         node.path("objects/subnet-routed-one.yaml"),
         node.path("own"),
     );
-    let another = fs::read_to_string(&own).unwrap();
-    let another = another.replace("node: one", "node: two");
-    let another = another.replace("ipv4: 192.0.2.1", "ipv4: 192.0.2.2");
-    fs::rename(&own, &aside).unwrap();
-    let said = "block 10.244.0.0/22 is not programmed: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node";
+    let of_other_node = fs::read_to_string(&own).unwrap();
+    let of_other_node = of_other_node.replace("node: one", "node: two");
+    let of_other_node = of_other_node.replace("ipv4: 192.0.2.1", "ipv4: 192.0.2.2");
+    fs::rename(&own, &backup).unwrap();
+    let message = "block 10.244.0.0/22 is not programmed: the NodeNetwork lists it, but NodeSubnet 10-244-0-0-22 does not name this node";
     node.start();
-    assert_eq!(node.wait_until_it_says("Invalid"), said, "nobody's");
-    fs::write(node.path("another"), another).unwrap();
-    fs::rename(node.path("another"), &own).unwrap();
-    until("the block's packets to go to the other node", || {
+    assert_eq!(
+        node.wait_for_reason("Invalid"),
+        message,
+        "without a NodeSubnet"
+    );
+    fs::write(node.path("temporary"), of_other_node).unwrap();
+    fs::rename(node.path("temporary"), &own).unwrap();
+    wait_for("the route to the other node", || {
         let route = node.namespace.ip("route show 10.244.0.0/22");
         route.contains("dev nw-vx4096").then_some(()).ok_or(route)
     });
-    assert_eq!(node.wait_until_it_says("Invalid"), said, "another's");
+    assert_eq!(node.wait_for_reason("Invalid"), message, "of another node");
     assert!(!node.path("cni/10-netweft.conflist").exists());
-    fs::rename(aside, own).unwrap();
+    fs::rename(backup, own).unwrap();
     node.wait_until_ready();
 }
 
@@ -232,16 +235,16 @@ fn netns_block_of_other_node_is_omitted_and_reported() {
 fn netns_node_without_block_takes_pods_after_assignment() {
     let mut node = Node::new(ROUTED);
     let names = ["routed".to_owned()];
-    node.declare("network.yaml", &network(ROUTED, &[], &names));
+    node.write_object("network.yaml", &network(ROUTED, &[], &names));
     node.start();
-    let said = node.wait_until_it_says("NoSubnet");
+    let message = node.wait_for_reason("NoSubnet");
     assert!(
-        said.starts_with("no IPPool gives this node a block"),
-        "{said}"
+        message.starts_with("no IPPool gives this node a block"),
+        "{message}"
     );
     assert!(!node.path("cni/10-netweft.conflist").exists());
     let blocks = ["10.244.0.0/22".to_owned()];
-    node.declare("network.yaml", &network(ROUTED, &blocks, &names));
+    node.write_object("network.yaml", &network(ROUTED, &blocks, &names));
     node.wait_until_ready();
-    assert!(node.add("one").answers(&node.namespace));
+    assert!(node.add("one").is_reachable_from(&node.namespace));
 }

@@ -1,12 +1,12 @@
-//! What others change of the agent's own is put right at once and told; what is others' stays.
+//! External changes of the agent's objects are repaired at once and reported; foreign objects are kept.
 
 use std::time::{Duration, Instant};
 
-use super::lab::{BOTH, Families, Node, ROUTED, until};
-use super::node_state::picture;
+use super::lab::{BOTH, Families, Node, ROUTED, wait_for};
+use super::node_snapshot::snapshot;
 
-/// A harm, and what the agent says it has put right.
-const HARMS: [(&str, &str); 20] = [
+/// External changes, each with the object whose repair the agent reports.
+const CHANGES: [(&str, &str); 20] = [
     (
         "ip route delete 10.244.4.0/22 proto 78",
         "route 10.244.4.0/22",
@@ -59,14 +59,14 @@ const HARMS: [(&str, &str); 20] = [
     ("echo '{' > CNI/10-netweft.conflist", "10-netweft.conflist"),
 ];
 
-/// Repairs take tens of milliseconds. What is not heard of is found once a minute, which is no repair.
+/// Time limit of a repair, which takes tens of milliseconds. The resync once a minute must not be the trigger.
 const REPAIR_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between a repair and the next harm.
-const SETTLE_TIME: Duration = Duration::from_millis(300);
+/// Delay between a repair and the next change.
+const DELAY: Duration = Duration::from_millis(300);
 
-/// The same of IPv6, where it differs.
-const HARMS_V6: [(&str, &str); 5] = [
+/// Changes that are specific to IPv6.
+const CHANGES_V6: [(&str, &str); 5] = [
     (
         "ip -6 route delete fd00:244::400/118 proto 78",
         "route fd00:244::400/118",
@@ -80,15 +80,15 @@ const HARMS_V6: [(&str, &str); 5] = [
         "echo 0 > /proc/sys/net/ipv6/conf/all/forwarding",
         "parameter net/ipv6/conf/all/forwarding",
     ),
-    // Of this one netlink says nothing.
+    // Netlink sends no notification of this change.
     (
         "echo 1 > /proc/sys/net/ipv6/conf/nw-vx4096/accept_ra",
         "parameter net/ipv6/conf/nw-vx4096/accept_ra",
     ),
 ];
 
-/// Of strangers, much like ours.
-const STRANGERS: &str = "ip link add other-br0 type bridge; ip link set other-br0 up; \
+/// Foreign objects that are similar to those of netweft.
+const FOREIGN_OBJECTS: &str = "ip link add other-br0 type bridge; ip link set other-br0 up; \
     ip route add 10.250.0.0/24 dev other-br0 metric 20 proto static; \
     ip neighbour add 192.0.2.77 lladdr 02:00:00:00:00:77 dev ens7 nud permanent; \
     nft add table inet other; nft add chain inet other c; nft add rule inet other c counter";
@@ -97,15 +97,15 @@ fn shell(node: &Node, line: &str) {
     let line = line
         .replace("RUN", &node.path("run").display().to_string())
         .replace("CNI", &node.path("cni").display().to_string());
-    let done = node.namespace.run(|| {
+    let output = node.namespace.run(|| {
         let mut shell = std::process::Command::new("sh");
         shell.args(["-ec", &line]).output().unwrap()
     });
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{line}: {said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {error}");
 }
 
-/// What the agent has logged of repairs.
+/// The log lines of repairs.
 fn repairs(node: &Node) -> Vec<String> {
     let log = node.log();
     let lines = log
@@ -114,43 +114,43 @@ fn repairs(node: &Node) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-fn puts_right(node: &Node, harms: &[(&str, &str)]) {
-    shell(node, STRANGERS);
+fn repairs_all(node: &Node, changes: &[(&str, &str)]) {
+    shell(node, FOREIGN_OBJECTS);
     let pod = node.add("one");
-    node.nudge();
-    let before = picture(node);
+    node.trigger_reconcile();
+    let before = snapshot(node);
     let mut slowest = (Duration::ZERO, "");
-    for (harm, what) in harms {
-        // The agent's own repair is heard of too, and the look that answers it must not be what finds the next harm.
-        std::thread::sleep(SETTLE_TIME);
-        let before_it = repairs(node).len();
+    for (change, object) in changes {
+        // A repair triggers a reconcile, too, which must not be the one that detects the next change.
+        std::thread::sleep(DELAY);
+        let earlier = repairs(node).len();
         let started = Instant::now();
-        shell(node, harm);
-        until(harm, || {
-            let (now, told) = (picture(node), repairs(node).split_off(before_it));
-            let said = told.iter().any(|line| line.contains(what));
-            (now == before && said)
+        shell(node, change);
+        wait_for(change, || {
+            let (now, logged) = (snapshot(node), repairs(node).split_off(earlier));
+            let is_logged = logged.iter().any(|line| line.contains(object));
+            (now == before && is_logged)
                 .then_some(())
-                .ok_or_else(|| format!("{what}: {told:#?}\n{now:#?}\n{before:#?}"))
+                .ok_or_else(|| format!("{object}: {logged:#?}\n{now:#?}\n{before:#?}"))
         });
-        slowest = slowest.max((started.elapsed(), harm));
-        if what.starts_with("link ") {
-            let told = repairs(node).split_off(before_it);
-            let parameters = told.iter().any(|line| line.contains("parameter "));
-            assert!(!parameters, "a new link has the kernel's own: {told:#?}");
+        slowest = slowest.max((started.elapsed(), change));
+        if object.starts_with("link ") {
+            let logged = repairs(node).split_off(earlier);
+            let sysctls = logged.iter().any(|line| line.contains("parameter "));
+            assert!(!sysctls, "sysctls of a new link are no drift: {logged:#?}");
         }
     }
     println!("the slowest repair: {slowest:?}");
     assert!(
         slowest.0 < REPAIR_TIMEOUT,
-        "{slowest:?}: nobody has heard of it"
+        "{slowest:?}: the change was detected by the resync"
     );
-    until("the agent to say that all is well", || node.is_ready());
-    assert!(pod.answers(&node.namespace));
-    let (_, last) = harms.last().unwrap();
-    until("the status to tell of the last", || {
+    wait_for("the node to be ready", || node.is_ready());
+    assert!(pod.is_reachable_from(&node.namespace));
+    let (_, last) = changes.last().unwrap();
+    wait_for("the last repair in the status", || {
         let drift = node.status()?.drift.unwrap_or_default();
-        let all = drift.repairs >= i64::try_from(harms.len()).unwrap();
+        let all = drift.repairs >= i64::try_from(changes.len()).unwrap();
         (all && drift.message.contains(last) && drift.last_repair_time.is_some())
             .then_some(())
             .ok_or_else(|| format!("{drift:?}"))
@@ -159,21 +159,21 @@ fn puts_right(node: &Node, harms: &[(&str, &str)]) {
 
 #[test]
 fn netns_external_changes_are_repaired_and_foreign_ones_kept() {
-    puts_right(&Node::ready(BOTH), &HARMS);
+    repairs_all(&Node::ready(BOTH), &CHANGES);
 }
 
 #[test]
 fn netns_external_ipv6_changes_are_repaired_and_reported() {
-    puts_right(&Node::ready(ROUTED.of(Families::Ipv6)), &HARMS_V6);
+    repairs_all(&Node::ready(ROUTED.of(Families::Ipv6)), &CHANGES_V6);
 }
 
 #[test]
 fn netns_own_changes_of_agent_are_not_drift() {
     let mut node = Node::ready(ROUTED);
     let pod = node.add("one");
-    node.nudge();
+    node.trigger_reconcile();
     node.del(&pod);
-    node.nudge();
+    node.trigger_reconcile();
     let network = super::lab::network(ROUTED, &["10.244.0.0/22".into()], &["routed".into()]);
     for (generation, edit) in [
         ("2", "{vxlan: {}}"),
@@ -183,8 +183,8 @@ fn netns_own_changes_of_agent_are_not_drift() {
         let edited = network
             .replace("generation: 1", &format!("generation: {generation}"))
             .replace("transport: {vxlan: {}}", &format!("transport: {edit}"));
-        node.declare("network.yaml", &edited);
-        until("the agent to follow", || {
+        node.write_object("network.yaml", &edited);
+        wait_for("the generation to be acknowledged", || {
             let observed = node.status()?.observed_generation;
             (observed == generation.parse().ok())
                 .then_some(())
@@ -194,12 +194,12 @@ fn netns_own_changes_of_agent_are_not_drift() {
     node.kill_agent();
     shell(&node, "ip route flush proto 78");
     node.start();
-    until("the agent to put the routes back", || {
+    wait_for("the routes to be restored", || {
         let routes = node.namespace.ip("route show proto 78");
         routes.contains("10.244.4.0/22").then_some(()).ok_or(routes)
     });
-    node.nudge();
-    until("the agent to be ready", || node.is_ready());
+    node.trigger_reconcile();
+    wait_for("the agent to be ready", || node.is_ready());
     assert_eq!(repairs(&node), Vec::<String>::new());
     assert_eq!(node.status().unwrap().drift, None);
 }
@@ -209,15 +209,15 @@ fn netns_repeated_external_changes_name_process_and_back_off() {
     let node = Node::ready(ROUTED);
     let script = "for i in $(seq 400); do ip route delete 10.244.4.0/22 proto 78 2>/dev/null; sleep 0.01; done";
     let line = ["sh", "-c", script].map(str::to_owned);
-    let mut fighter = node.spawn(&line);
-    let sentence = node.wait_until_it_says("Contested");
-    assert!(sentence.contains("route 10.244.4.0/22"), "{sentence}");
-    assert!(sentence.contains(" by process "), "{sentence}");
-    fighter.wait().unwrap();
-    let put_right = repairs(&node).len();
-    // At once twenty times, and then ten times a second at most.
-    assert!((20..=80).contains(&put_right), "{put_right}");
-    until("the route to be back", || {
+    let mut contender = node.spawn(&line);
+    let message = node.wait_for_reason("Contested");
+    assert!(message.contains("route 10.244.4.0/22"), "{message}");
+    assert!(message.contains(" by process "), "{message}");
+    contender.wait().unwrap();
+    let repairs = repairs(&node).len();
+    // Twenty immediate repairs, then at most ten per second.
+    assert!((20..=80).contains(&repairs), "{repairs}");
+    wait_for("the route to be back", || {
         let routes = node.namespace.ip("route show proto 78");
         routes.contains("10.244.4.0/22").then_some(()).ok_or(routes)
     });

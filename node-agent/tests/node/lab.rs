@@ -1,4 +1,4 @@
-//! A node of namespaces: uplink, objects in a folder, agent, plugin, pods.
+//! A node in a network namespace: uplink, objects in a directory, agent, plugin, pods.
 
 #[path = "../../../cni/tests/netns_node/namespace.rs"]
 mod namespace;
@@ -23,16 +23,16 @@ use objects::objects;
 pub use objects::{BOTH, BRIDGED, FAMILIES, Families, Pools, ROUTED, network};
 pub use pod::Pod;
 
-/// Deadline of whatever is polled for. What it measures takes far less.
+/// Time limit of polling. The polled conditions take much less.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Tries until it works.
-pub fn until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
+/// Polls until the attempt succeeds.
+pub fn wait_for<T>(event: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + DEADLINE;
     loop {
         match attempt() {
-            Ok(done) => return done,
-            Err(why) => assert!(Instant::now() < end, "waiting for {what}: {why}"),
+            Ok(result) => return result,
+            Err(error) => assert!(Instant::now() < end, "waiting for {event}: {error}"),
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -54,14 +54,14 @@ pub fn strace(syscalls: &str, signal: &str, at: usize) -> Vec<String> {
 }
 
 impl Namespace {
-    /// Whether there is an answer before long, be it not to the first packet: on a busy machine that is lost now and then where
-    /// there is IPv6, right after the agent's first sync and ADD. Why has not been found out.
+    /// Whether a reply arrives within five seconds. On a busy machine the first packet is sometimes lost with IPv6, right after the
+    /// first sync and ADD, for an unknown cause.
     pub fn pings(&self, ip: &str) -> bool {
         let ping = self.command(&format!("ping -c 1 -i 0.2 -w 5 {ip}"));
         ping.status.success()
     }
 
-    /// The whole state, as the agent's own library reads it.
+    /// The state of the kernel, as the agent reads it.
     pub fn state(&self) -> NetworkState {
         self.run(|| {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,7 +80,7 @@ pub struct Node {
     pools: Pools,
     dir: TempDir,
     agent: Option<Child>,
-    /// Whether the runtime takes the plugin from the folder that `install` fills, and not the one that was built.
+    /// Whether the plugin is run from the directory that `install` writes, instead of the build directory.
     pub installed: bool,
 }
 
@@ -97,7 +97,7 @@ impl Node {
         if pools.families != Families::Ipv4 {
             namespace.ip("address add 2001:db8::1/64 dev ens7 nodad");
         }
-        // In memory, as /run is.
+        // In memory, like /run.
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let node = Self {
             namespace,
@@ -108,16 +108,20 @@ impl Node {
         };
         fs::create_dir(node.path("objects")).unwrap();
         for (name, text) in objects(pools) {
-            node.declare(&name, &text);
+            node.write_object(&name, &text);
         }
         node
     }
 
-    /// Puts an object where the agent reads it, at once and whole.
-    pub fn declare(&self, name: &str, text: &str) {
-        let (aside, file) = (self.path("aside"), self.path("objects").join(name));
-        fs::write(&aside, format!("apiVersion: netweft.io/v1alpha1\n{text}\n")).unwrap();
-        fs::rename(aside, file).unwrap();
+    /// Writes an object for the agent, atomically.
+    pub fn write_object(&self, name: &str, text: &str) {
+        let (temporary, file) = (self.path("temporary"), self.path("objects").join(name));
+        fs::write(
+            &temporary,
+            format!("apiVersion: netweft.io/v1alpha1\n{text}\n"),
+        )
+        .unwrap();
+        fs::rename(temporary, file).unwrap();
     }
 
     /// The node's own addresses.
@@ -129,7 +133,7 @@ impl Node {
         }
     }
 
-    /// With an agent that is ready.
+    /// A node with a ready agent.
     pub fn ready(pools: Pools) -> Self {
         let mut node = Self::new(pools);
         node.start();
@@ -176,9 +180,9 @@ impl Node {
         self.start_under(&[]);
     }
 
-    /// Starts the agent by a program that becomes it.
-    pub fn start_under(&mut self, under: &[&str]) {
-        let mut arguments: Vec<String> = under.iter().map(ToString::to_string).collect();
+    /// Starts the agent by a wrapper that executes it.
+    pub fn start_under(&mut self, wrapper: &[&str]) {
+        let mut arguments: Vec<String> = wrapper.iter().map(ToString::to_string).collect();
         arguments.extend(self.agent_arguments());
         self.agent = Some(self.spawn(&arguments));
     }
@@ -187,7 +191,7 @@ impl Node {
         self.agent.as_ref().unwrap().id()
     }
 
-    /// Ends the agent the hard way.
+    /// Kills the agent by SIGKILL.
     pub fn kill_agent(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().unwrap();
@@ -204,7 +208,7 @@ impl Node {
         serde_saphyr::from_str(&text).map_err(|error| error.to_string())
     }
 
-    /// The sentence of the condition Ready, if it is True.
+    /// The message of the condition Ready, if it is True.
     pub fn is_ready(&self) -> Result<String, String> {
         let conditions = self.status()?.conditions;
         let ready = conditions.into_iter().find(|one| one.type_ == "Ready");
@@ -214,9 +218,9 @@ impl Node {
         }
     }
 
-    /// Waits until Ready is False for this reason, and says with which sentence.
-    pub fn wait_until_it_says(&self, reason: &str) -> String {
-        until(reason, || {
+    /// Waits until Ready is False with this reason, and returns the message.
+    pub fn wait_for_reason(&self, reason: &str) -> String {
+        wait_for(reason, || {
             let conditions = self.status()?.conditions;
             let mut ready = conditions.into_iter().filter(|one| one.type_ == "Ready");
             match ready.next() {
@@ -228,14 +232,14 @@ impl Node {
         })
     }
 
-    /// Makes the agent look again at what it does not hear of.
-    pub fn nudge(&self) {
-        self.namespace.ip("link add nudge type bridge");
-        self.namespace.ip("link delete nudge");
+    /// Makes the agent reconcile although no object has changed.
+    pub fn trigger_reconcile(&self) {
+        self.namespace.ip("link add trigger type bridge");
+        self.namespace.ip("link delete trigger");
     }
 
     pub fn wait_until_ready(&self) {
-        until("the agent to be ready", || self.is_ready());
+        wait_for("the agent to be ready", || self.is_ready());
     }
 
     pub fn store(&self) -> Store {
@@ -253,7 +257,7 @@ impl Node {
         found
     }
 
-    /// What the runtime tells the plugin.
+    /// The network configuration that the runtime passes to the plugin.
     fn configuration(&self) -> Value {
         let text = fs::read_to_string(self.path("cni/10-netweft.conflist")).unwrap();
         let list: Value = serde_json::from_str(&text).unwrap();
@@ -264,9 +268,9 @@ impl Node {
         conf
     }
 
-    /// Starts the plugin, perhaps under another program.
-    pub fn plugin(&self, under: &[&str], verb: &str, container: &str, netns: &str) -> Child {
-        self.start_plugin(under, &self.configuration(), [verb, container, netns])
+    /// Starts the plugin, optionally by a wrapper.
+    pub fn plugin(&self, wrapper: &[&str], command: &str, container: &str, netns: &str) -> Child {
+        self.start_plugin(wrapper, &self.configuration(), [command, container, netns])
     }
 
     /// Starts ADD for a pod with this annotation.
@@ -278,20 +282,20 @@ impl Node {
         self.start_plugin(&[], &conf, ["ADD", container, netns])
     }
 
-    fn start_plugin(&self, under: &[&str], conf: &Value, call: [&str; 3]) -> Child {
-        let [verb, container, netns] = call;
+    fn start_plugin(&self, wrapper: &[&str], conf: &Value, call: [&str; 3]) -> Child {
+        let [command, container, netns] = call;
         let plugin = if self.installed {
             self.path("bin/netweft")
         } else {
             built_plugin()
         };
         let plugin = plugin.display().to_string();
-        let words: Vec<&str> = under.iter().copied().chain([plugin.as_str()]).collect();
+        let words: Vec<&str> = wrapper.iter().copied().chain([plugin.as_str()]).collect();
         let arguments = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={container}");
         let mut child = self.namespace.run(|| {
             Command::new(words[0])
                 .args(&words[1..])
-                .env("CNI_COMMAND", verb)
+                .env("CNI_COMMAND", command)
                 .env("CNI_CONTAINERID", container)
                 .env("CNI_NETNS", netns)
                 .env("CNI_IFNAME", "eth0")
@@ -301,14 +305,14 @@ impl Node {
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
-                .expect("the plugin beside the agent; build the whole workspace")
+                .expect("the plugin is in the directory of the agent: build the workspace")
         });
         let mut input = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, conf.to_string().as_bytes()).unwrap();
         child
     }
 
-    /// Puts the plugins of a folder where the runtime is to take them from.
+    /// Installs the plugins of a directory.
     pub fn install(&self, from: &Path) {
         let install = Command::new(env!("CARGO_BIN_EXE_netweft-agent"))
             .arg("install")
@@ -323,18 +327,18 @@ impl Node {
 
     pub fn add(&self, container: &str) -> Pod {
         let space = Namespace::new();
-        let added = self.plugin(&[], "ADD", container, &space.path());
-        Pod::of(container, space, added)
-            .unwrap_or_else(|said| panic!("ADD {container}: {said}\n{}", self.log()))
+        let add = self.plugin(&[], "ADD", container, &space.path());
+        Pod::of(container, space, add)
+            .unwrap_or_else(|error| panic!("ADD {container}: {error}\n{}", self.log()))
     }
 
     pub fn del(&self, pod: &Pod) {
         let netns = pod.space.path();
-        let done = self.plugin(&[], "DEL", &pod.container, &netns);
-        assert!(done.wait_with_output().unwrap().status.success());
+        let del = self.plugin(&[], "DEL", &pod.container, &netns);
+        assert!(del.wait_with_output().unwrap().status.success());
     }
 
-    /// What the agent's own check says, and its exit code.
+    /// The output and the exit code of `netweft-agent check`.
     pub fn check(&self) -> (Vec<String>, Option<i32>) {
         let output = self.namespace.run(|| {
             Command::new(env!("CARGO_BIN_EXE_netweft-agent"))
@@ -344,26 +348,26 @@ impl Node {
                 .output()
                 .unwrap()
         });
-        let said = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
         let code = ExitStatus::code(&output.status);
-        (said.lines().map(str::to_owned).collect(), code)
+        (text.lines().map(str::to_owned).collect(), code)
     }
 
-    /// Waits until the check finds nothing, and says how long that took.
+    /// Waits until the check finds no problem, and returns how long that took.
     pub fn wait_until_clean(&self) -> Duration {
         let started = Instant::now();
-        until("the node to be clean", || match self.check() {
+        wait_for("the node to be clean", || match self.check() {
             (_, Some(0)) => Ok(()),
-            (said, code) => Err(format!("{code:?}: {said:#?}")),
+            (problems, code) => Err(format!("{code:?}: {problems:#?}")),
         });
         started.elapsed()
     }
 }
 
-/// The plugin as it was built.
+/// The plugin in the build directory.
 pub fn built_plugin() -> PathBuf {
-    let beside = Path::new(env!("CARGO_BIN_EXE_netweft-agent"));
-    beside.with_file_name("netweft")
+    let agent = Path::new(env!("CARGO_BIN_EXE_netweft-agent"));
+    agent.with_file_name("netweft")
 }
 
 impl Drop for Node {

@@ -1,12 +1,14 @@
-//! The agent takes back what no pod has, while pods come and go, and never what one has.
+//! The agent reclaims objects without a pod while pods start and end, and never objects of a pod.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::lab::{BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTED, strace, until};
+use super::lab::{
+    BRIDGED, FAMILIES, Families, Namespace, Node, Pod, Pools, ROUTED, strace, wait_for,
+};
 
-/// Longer than the agent's grace.
+/// Longer than the grace period of the agent.
 const CHURN: Duration = Duration::from_secs(7);
 
 #[test]
@@ -14,44 +16,44 @@ fn netns_sandbox_ended_without_del_frees_its_addresses() {
     std::thread::scope(|scope| {
         for families in FAMILIES {
             for pools in [ROUTED, BRIDGED] {
-                scope.spawn(move || gives_back(pools.of(families)));
+                scope.spawn(move || reclaims(pools.of(families)));
             }
         }
     });
 }
 
-fn gives_back(pools: Pools) {
+fn reclaims(pools: Pools) {
     let node = Node::ready(pools);
-    let (living, leaked) = (node.add("living"), node.add("leaked"));
+    let (running, leaked) = (node.add("running"), node.add("leaked"));
     drop(leaked);
-    // The kernel takes a namespace down in its own time.
-    until("the leak to show", || match node.check() {
+    // The kernel deletes a namespace asynchronously.
+    wait_for("the leak", || match node.check() {
         (_, Some(1)) => Ok(()),
         other => Err(format!("{other:?}")),
     });
     node.wait_until_clean();
     let left: Vec<IpAddr> = node.store().allocated().unwrap().into_iter().collect();
-    assert_eq!(left, living.addresses, "{pools:?}");
-    assert!(living.answers(&node.namespace), "{pools:?}");
+    assert_eq!(left, running.addresses, "{pools:?}");
+    assert!(running.is_reachable_from(&node.namespace), "{pools:?}");
     assert!(node.log().contains("released attachment without link"));
 }
 
-/// Stopped by a debugger, a frozen cgroup, a suspended machine: however long an ADD takes, its address stays its own.
+/// An ADD keeps its address however long it takes: it may be stopped by a debugger, a frozen cgroup or a suspended machine.
 #[test]
 fn netns_add_stopped_before_link_creation_keeps_its_address() {
     let node = Node::ready(ROUTED);
     let space = Namespace::new();
-    // Its first request asks whether the link is there, its second makes it.
+    // The first request reads the link, the second creates it.
     let strace = strace("sendto", "STOP", 1);
     let strace: Vec<&str> = strace.iter().map(String::as_str).collect();
     let mut added = node.plugin(&strace, "ADD", "slow", &space.path());
-    let slow = until("the record", || {
+    let slow = wait_for("the record", || {
         let found = node.attachments().pop();
         found.ok_or_else(|| format!("{:?}", added.try_wait()))
     });
-    // Beside it something leaks, and when that has been taken back, the agent has looked for long enough.
+    // When the agent has reclaimed another leak, the grace period of the stopped ADD would be over, too.
     drop(node.add("leaked"));
-    until("the leak to be taken back", || {
+    wait_for("the leak to be reclaimed", || {
         let taken = node.store().allocated().unwrap();
         if taken.len() == 1 {
             Ok(())
@@ -62,7 +64,7 @@ fn netns_add_stopped_before_link_creation_keeps_its_address() {
     let links = node.namespace.state().links;
     assert!(
         !links.contains_key(&slow.host_link),
-        "it has not made its link yet"
+        "the link does not exist yet"
     );
     let tracee = children(added.id())[0];
     assert!(
@@ -72,13 +74,13 @@ fn netns_add_stopped_before_link_creation_keeps_its_address() {
             .success()
     );
     let slow = Pod::of("slow", space, added).unwrap();
-    assert!(slow.answers(&node.namespace));
+    assert!(slow.is_reachable_from(&node.namespace));
     assert_eq!(node.check(), (vec![], Some(0)));
 }
 
-/// Waits until a process has children.
+/// Waits for children of a process.
 fn children(pid: u32) -> Vec<u32> {
-    until("a child", || {
+    wait_for("a child", || {
         let found = children_now(pid);
         (!found.is_empty())
             .then_some(found)
@@ -94,44 +96,44 @@ pub fn children_now(pid: u32) -> Vec<u32> {
     pids.filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// What becomes of a pod, in turns.
+/// How a pod ends.
 #[derive(Clone, Copy)]
 enum Fate {
-    /// Lives to the end.
-    Stay,
-    /// Is deleted as it should be.
+    /// The pod runs until the end of the test.
+    Running,
+    /// The pod is deleted by DEL.
     Deleted,
-    /// Its sandbox ends, and nobody calls DEL.
-    Forgotten,
-    /// Its ADD is killed somewhere, its sandbox ends, and nobody calls DEL.
+    /// The sandbox ends without DEL.
+    Leaked,
+    /// The ADD is killed, and the sandbox ends without DEL.
     Killed,
 }
 
 struct Churn<'a> {
     node: &'a Node,
-    living: Vec<Pod>,
-    passing: Vec<(Pod, Fate)>,
-    made: usize,
-    cut: usize,
+    running: Vec<Pod>,
+    ending: Vec<(Pod, Fate)>,
+    created: usize,
+    killed: usize,
 }
 
 impl Churn<'_> {
     fn step(&mut self, fate: Fate) {
-        self.made += 1;
-        let container = format!("pod-{}", self.made);
+        self.created += 1;
+        let container = format!("pod-{}", self.created);
         let space = Namespace::new();
         let mut added = self.node.plugin(&[], "ADD", &container, &space.path());
         if matches!(fate, Fate::Killed) {
-            let micros = (self.made as u64 * 379) % 8000;
+            let micros = (self.created as u64 * 379) % 8000;
             std::thread::sleep(Duration::from_micros(micros));
             added.kill().unwrap();
             let output = added.wait_with_output().unwrap();
-            self.cut += usize::from(!output.status.success());
+            self.killed += usize::from(!output.status.success());
             return;
         }
         let pod = Pod::of(&container, space, added)
-            .unwrap_or_else(|said| panic!("{said}\n{}", self.node.log()));
-        let others = self.passing.iter().map(|(pod, _)| pod).chain(&self.living);
+            .unwrap_or_else(|message| panic!("{message}\n{}", self.node.log()));
+        let others = self.ending.iter().map(|(pod, _)| pod).chain(&self.running);
         let mut others =
             others.filter(|other| other.addresses.iter().any(|ip| pod.addresses.contains(ip)));
         assert!(
@@ -141,20 +143,20 @@ impl Churn<'_> {
             self.node.log()
         );
         match fate {
-            Fate::Stay => self.living.push(pod),
-            Fate::Deleted | Fate::Forgotten | Fate::Killed => self.passing.push((pod, fate)),
+            Fate::Running => self.running.push(pod),
+            Fate::Deleted | Fate::Leaked | Fate::Killed => self.ending.push((pod, fate)),
         }
-        if self.passing.len() > 4 {
-            let (pod, fate) = self.passing.remove(0);
+        if self.ending.len() > 4 {
+            let (pod, fate) = self.ending.remove(0);
             if matches!(fate, Fate::Deleted) {
                 self.node.del(&pod);
             }
         }
     }
 
-    fn all_live(&self) {
+    fn assert_all_reachable(&self) {
         let taken = self.node.store().allocated().unwrap();
-        for pod in self.passing.iter().map(|(pod, _)| pod).chain(&self.living) {
+        for pod in self.ending.iter().map(|(pod, _)| pod).chain(&self.running) {
             assert!(
                 pod.addresses.iter().all(|ip| taken.contains(ip)),
                 "{:?} was freed\n{}",
@@ -162,7 +164,7 @@ impl Churn<'_> {
                 self.node.log()
             );
             assert!(
-                pod.answers(&self.node.namespace),
+                pod.is_reachable_from(&self.node.namespace),
                 "{:?}\n{}",
                 pod.addresses,
                 self.node.log()
@@ -195,51 +197,51 @@ fn race(pools: Pools) {
     let node = Node::ready(pools);
     let mut churn = Churn {
         node: &node,
-        living: vec![],
-        passing: vec![],
-        made: 0,
-        cut: 0,
+        running: vec![],
+        ending: vec![],
+        created: 0,
+        killed: 0,
     };
     let end = Instant::now() + CHURN;
-    // Not more than the block has addresses for, should nothing be taken back.
-    while Instant::now() < end && churn.made < 900 {
-        for fate in [Fate::Deleted, Fate::Forgotten, Fate::Killed, Fate::Deleted] {
+    // At most the number of addresses of the block, in case nothing is reclaimed.
+    while Instant::now() < end && churn.created < 900 {
+        for fate in [Fate::Deleted, Fate::Leaked, Fate::Killed, Fate::Deleted] {
             churn.step(fate);
         }
-        if churn.living.len() < 5 {
-            churn.step(Fate::Stay);
+        if churn.running.len() < 5 {
+            churn.step(Fate::Running);
         }
-        if churn.made % 20 < 5 {
-            churn.all_live();
+        if churn.created % 20 < 5 {
+            churn.assert_all_reachable();
         }
     }
-    churn.all_live();
+    churn.assert_all_reachable();
     assert!(
         ["removed orphaned object", "released attachment"]
             .iter()
-            .any(|swept| node.log().contains(swept)),
-        "nothing was swept meanwhile"
+            .any(|line| node.log().contains(line)),
+        "nothing was reclaimed meanwhile"
     );
     let Churn {
-        living,
-        passing,
-        made,
-        cut,
+        running,
+        ending,
+        created,
+        killed,
         ..
     } = churn;
-    for (pod, _) in &passing {
+    for (pod, _) in &ending {
         node.del(pod);
     }
-    drop(passing);
+    drop(ending);
     node.wait_until_clean();
     let left: BTreeSet<IpAddr> = node.store().allocated().unwrap();
-    let addresses = living.iter().flat_map(|pod| pod.addresses.clone());
+    let addresses = running.iter().flat_map(|pod| pod.addresses.clone());
     assert_eq!(left, addresses.collect());
-    assert!(cut >= 3, "only {cut} of {made} were cut in the middle");
-    for pod in &living {
-        assert!(pod.answers(&node.namespace));
+    assert!(killed >= 3, "only {killed} of {created} ADDs were killed");
+    for pod in &running {
+        assert!(pod.is_reachable_from(&node.namespace));
         node.del(pod);
     }
     assert_eq!(node.check(), (vec![], Some(0)));
-    println!("{made} pods, {cut} killed in their ADD");
+    println!("{created} pods, {killed} killed in their ADD");
 }

@@ -1,13 +1,13 @@
-//! A tunnel that cannot be had because another program has what it needs: who that is and what to do is said.
+//! Tunnels that cannot be created because another link or program uses their VNI or port. The message names it and the remedy.
 
 use std::net::UdpSocket;
 
 use super::lab::{Node, ROUTED};
 
-fn says(node: &mut Node, words: &str) {
+fn assert_message(node: &mut Node, expected: &str) {
     node.start();
-    let said = node.wait_until_it_says("ProgrammingFailed");
-    assert_eq!(said, words);
+    let message = node.wait_for_reason("ProgrammingFailed");
+    assert_eq!(message, expected);
     assert!(!node.path("cni/10-netweft.conflist").exists());
 }
 
@@ -19,7 +19,7 @@ fn netns_foreign_vxlan_link_on_port_is_reported() {
     node.namespace
         .ip("link add other type vxlan external dstport 4789");
     node.namespace.ip("link set other up");
-    says(
+    assert_message(
         &mut node,
         &format!(
             "link nw-vx4096 is missing: UDP port 4789 is used on this node by link other; {WAY_OUT}, or delete that link if nothing needs it (ip link delete other)"
@@ -37,7 +37,7 @@ fn netns_foreign_vxlan_link_with_same_vni_is_reported() {
             "link add other type vxlan id 4096 dstport 4789 {local}"
         ));
         node.namespace.ip("link set other up");
-        says(
+        assert_message(
             &mut node,
             "link nw-vx4096 is missing: VNI 4096 on UDP port 4789 is used on this node by link other; choose another spec.overlay.vxlan.vni or spec.overlay.vxlan.port in the NetworkMode, or delete that link if nothing needs it (ip link delete other)",
         );
@@ -54,7 +54,7 @@ fn netns_program_listening_on_vxlan_port_is_reported() {
         .run(|| UdpSocket::bind("0.0.0.0:4789").unwrap());
     let own = std::process::id();
     let name = std::fs::read_to_string("/proc/self/comm").unwrap();
-    says(
+    assert_message(
         &mut node,
         &format!(
             "link nw-vx4096 is missing: UDP port 4789 is used on this node by process {own} ({}); {WAY_OUT}, or end that program",

@@ -1,5 +1,5 @@
-//! One node with the released agent and plugin: real kernel, real files, a network namespace of each test's own without a
-//! way out.
+//! Tests of one node with the released agent and plugin, with the real kernel and real files. Each test has a network namespace
+//! without external connectivity.
 
 #![expect(
     clippy::expect_used,
@@ -8,29 +8,29 @@
     reason = "a test may panic"
 )]
 
+mod block_requests;
 mod check;
 mod clean;
 mod conditions;
-mod crash;
-mod draining;
+mod disabled_ipv6;
+mod draining_pods;
 mod drift;
 mod firewall;
-mod install;
-mod ipv6_off;
+mod killed_agent;
 mod lab;
 mod leaked_objects;
 mod link_conflicts;
+mod link_mtu;
 mod multicast;
-mod node_state;
+mod nft_failures;
+mod node_snapshot;
 mod other_networks;
-mod plugins;
-mod probing;
-mod programs;
-mod repair;
-mod requests;
+mod plugin_restore;
+mod plugin_upgrade;
+mod pod_repair;
+mod probe_protocols;
 mod router_advertisements;
 mod second_nic;
-mod standby;
+mod standby_mode;
 mod tunnel_address;
-mod uplinks;
 mod without_node_network;

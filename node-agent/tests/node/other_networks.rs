@@ -2,16 +2,16 @@
 
 use std::fs;
 
-use super::lab::{Namespace, Node, ROUTED, until};
+use super::lab::{Namespace, Node, ROUTED, wait_for};
 
-/// Another network as flannel makes it: a bridge with an address inside the IPPool, a route to another node's part, and a pod.
-struct Other {
+/// The network of flannel: a bridge with an address inside the IPPool, a route to the subnet of another node, and a pod.
+struct OtherNetwork {
     pod: Namespace,
 }
 
 const POD: &str = "10.244.1.5";
 
-impl Other {
+impl OtherNetwork {
     fn new(node: &Node) -> Self {
         let pod = Namespace::new();
         for line in [
@@ -28,12 +28,12 @@ impl Other {
             .command(&format!("ip link set eth0 netns {}", pod.path()));
         pod.ip("link set eth0 up");
         pod.ip(&format!("address add {POD}/24 dev eth0"));
-        let other = Self { pod };
-        assert!(other.is_reached(node));
-        other
+        let network = Self { pod };
+        assert!(network.is_connected(node));
+        network
     }
 
-    fn is_reached(&self, node: &Node) -> bool {
+    fn is_connected(&self, node: &Node) -> bool {
         node.namespace.pings(POD) && self.pod.pings("10.244.1.1")
     }
 }
@@ -46,7 +46,7 @@ fn programmed(node: &Node) -> Vec<String> {
     links.chain(routes.lines()).map(str::to_owned).collect()
 }
 
-/// What the agent's own check of the whole node says, and its exit code.
+/// The output and the exit code of `netweft-agent check` for the whole node.
 fn check(node: &Node) -> (String, Option<i32>) {
     let mut arguments = node.agent_arguments();
     arguments[1] = "check".into();
@@ -60,16 +60,16 @@ fn check(node: &Node) -> (String, Option<i32>) {
 #[test]
 fn netns_node_served_by_other_network_is_not_changed() {
     let mut node = Node::new(ROUTED);
-    let other = Other::new(&node);
+    let other = OtherNetwork::new(&node);
     fs::create_dir(node.path("cni")).unwrap();
     let configuration = node.path("cni/10-flannel.conflist");
     fs::write(&configuration, "{}").unwrap();
     node.start();
-    let said = node.wait_until_it_says("ForeignObject");
-    let words = "cni/10-flannel.conflist sorts before 10-netweft.conflist, so another CNI plugin connects the pods of this node, and netweft \
+    let message = node.wait_for_reason("ForeignObject");
+    let expected = "cni/10-flannel.conflist sorts before 10-netweft.conflist, so another CNI plugin connects the pods of this node, and netweft \
                  changes nothing here: remove the other network and this file, or set agent.ignoreOtherNetworks to true in the chart's \
                  values to run netweft next to it";
-    assert!(said.ends_with(words), "{said}");
+    assert!(message.ends_with(expected), "{message}");
     let status = node.status().unwrap();
     assert_eq!(status.observed_generation, None);
     let ranges = status.other_networks.iter();
@@ -85,14 +85,14 @@ fn netns_node_served_by_other_network_is_not_changed() {
     );
     assert_eq!(programmed(&node), Vec::<String>::new());
     assert!(!node.path("cni/10-netweft.conflist").exists());
-    assert!(other.is_reached(&node));
-    assert_eq!(check(&node), (format!("{said}\n"), Some(1)));
+    assert!(other.is_connected(&node));
+    assert_eq!(check(&node), (format!("{message}\n"), Some(1)));
 
     fs::remove_file(configuration).unwrap();
     let ranges = "another network uses addresses of IPPool routed on this node (10.244.1.0/24 on link cni0 and 1 more), and netweft";
-    until("the ranges to be named", || {
-        let said = node.wait_until_it_says("ForeignObject");
-        said.starts_with(ranges).then_some(()).ok_or(said)
+    wait_for("the ranges to be named", || {
+        let message = node.wait_for_reason("ForeignObject");
+        message.starts_with(ranges).then_some(()).ok_or(message)
     });
     assert_eq!(programmed(&node), Vec::<String>::new());
     node.namespace.ip("route delete 10.244.2.0/24");
@@ -104,14 +104,14 @@ fn netns_node_served_by_other_network_is_not_changed() {
 #[test]
 fn netns_ignore_other_networks_setting_programs_node() {
     let mut node = Node::new(ROUTED);
-    let other = Other::new(&node);
+    let other = OtherNetwork::new(&node);
     node.start_under(&["env", "NETWEFT_IGNORE_OTHER_NETWORKS=true"]);
     node.wait_until_ready();
-    assert!(node.add("one").answers(&node.namespace));
-    assert!(other.is_reached(&node));
+    assert!(node.add("one").is_reachable_from(&node.namespace));
+    assert!(other.is_connected(&node));
 }
 
-/// What comes later must not cut off the pods that netweft serves, also after a restart of the agent or of the machine.
+/// Another network that appears later must not disconnect the pods of netweft, also after a restart of the agent.
 #[test]
 fn netns_served_node_stays_programmed_despite_other_network() {
     let mut node = Node::ready(ROUTED);
@@ -119,16 +119,16 @@ fn netns_served_node_stays_programmed_despite_other_network() {
     node.namespace.ip("link add cni0 type bridge");
     node.namespace.ip("address add 10.244.3.1/24 dev cni0");
     fs::write(node.path("cni/05-other.conflist"), "{}").unwrap();
-    node.nudge();
-    let said = node.wait_until_it_says("ForeignObject");
-    let words = "cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it";
-    assert!(said.ends_with(words), "{said}");
+    node.trigger_reconcile();
+    let message = node.wait_for_reason("ForeignObject");
+    let expected = "cni/05-other.conflist sorts before 10-netweft.conflist, so the container runtime uses it instead: remove it";
+    assert!(message.ends_with(expected), "{message}");
     node.kill_agent();
     node.namespace.ip("link delete nw-vx4096");
     node.start();
-    until("the tunnel to be made again", || {
+    wait_for("the tunnel", || {
         let links = node.namespace.ip("-oneline link show");
         links.contains("nw-vx4096").then_some(()).ok_or(links)
     });
-    assert!(pod.answers(&node.namespace));
+    assert!(pod.is_reachable_from(&node.namespace));
 }

@@ -1,4 +1,4 @@
-//! What routers tell a node over links that netweft has nothing to do with.
+//! Router advertisements on links without a node address.
 
 use std::fs;
 
@@ -16,17 +16,22 @@ fn accept_ra(node: &Node, link: &str) -> String {
 #[test]
 fn netns_accept_ra_is_kept_only_on_link_with_ra_route() {
     let mut node = Node::new(ROUTED.of(Families::Both));
-    for name in ["guests0", "deaf0"] {
+    for name in ["guests0", "disabled0"] {
         node.namespace.ip(&format!("link add {name} type bridge"));
     }
-    for (link, value) in [("far0", "1"), ("deaf0", "0"), ("guests0", "1"), ("lo", "1")] {
+    for (link, value) in [
+        ("far0", "1"),
+        ("disabled0", "0"),
+        ("guests0", "1"),
+        ("lo", "1"),
+    ] {
         let written = node.namespace.run(|| fs::write(path(link), value));
         written.unwrap();
     }
-    // The node's own address is on the other end.
+    // The node's own address is on the other end of the veth pair.
     node.namespace.ip("-6 route add default dev far0 proto ra");
     node.start();
     node.wait_until_ready();
-    let links = ["far0", "deaf0", "guests0", "lo"].map(|link| accept_ra(&node, link));
+    let links = ["far0", "disabled0", "guests0", "lo"].map(|link| accept_ra(&node, link));
     assert_eq!(links, ["2", "0", "1", "1"]);
 }

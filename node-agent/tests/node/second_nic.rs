@@ -1,16 +1,16 @@
-//! A node with one InternalIP and a second NIC for the traffic of pods: kubelet knows nothing of the second address.
+//! A node with one InternalIP and a second NIC for the traffic of pods. Kubelet does not report the second address.
 
 use netweft_crds::names::vtep_mac;
 
-use super::lab::{Namespace, Node, ROUTED, until};
+use super::lab::{Namespace, Node, ROUTED, wait_for};
 
-/// The Ethernet address of a node's VXLAN endpoint.
+/// The MAC address of a node's VXLAN endpoint.
 fn mac(node: &str) -> String {
     let bytes = vtep_mac(node).map(|byte| format!("{byte:02x}"));
     bytes.join(":")
 }
 
-/// A node whose second NIC leads to node two, which has no other way to it.
+/// A node that is connected to node two by its second NIC only.
 fn with_second_nic() -> (Node, Namespace) {
     let (node, two) = (Node::new(ROUTED), Namespace::new());
     let far = two.path();
@@ -25,14 +25,14 @@ fn with_second_nic() -> (Node, Namespace) {
     // A pod of node two.
     two.ip("address add 10.244.4.9/32 dev lo");
     let subnet = "kind: NodeSubnet\nmetadata: {name: routed-two}\nspec: {cidr: 10.244.4.0/22, pool: routed, node: two, nodeAddresses: {ipv4: 198.51.100.2}, state: Active}";
-    node.declare("subnet-routed-two.yaml", subnet);
+    node.write_object("subnet-routed-two.yaml", subnet);
     std::fs::remove_file(node.path("objects/subnet-routed-three.yaml")).unwrap();
     (node, two)
 }
 
-/// What the operator says before it knows an address, with these selectors.
-fn ask(node: &Node, generation: i64, selectors: &str) {
-    node.declare(
+/// The operator requests address candidates with these selectors.
+fn request_candidates(node: &Node, generation: i64, selectors: &str) {
+    node.write_object(
         "network.yaml",
         &format!(
             "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addressSelectors: {selectors}}}"
@@ -40,9 +40,9 @@ fn ask(node: &Node, generation: i64, selectors: &str) {
     );
 }
 
-/// What the operator says when it has chosen the address.
-fn answer(node: &Node, generation: i64, address: &str, transport: &str) {
-    node.declare(
+/// The operator selects an address.
+fn select_address(node: &Node, generation: i64, address: &str, transport: &str) {
+    node.write_object(
         "network.yaml",
         &format!(
             "kind: NodeNetwork\nmetadata: {{name: one, generation: {generation}}}\nspec: {{addresses: {{ipv4: {address}}}, addressSelectors: {{ipv4: {{interface: 'nic*'}}}}, subnets: [10.244.0.0/22], modes: [{{name: default, pools: [routed], transport: {{{transport}: {{}}}}, outerFamily: ipv4}}]}}"
@@ -51,18 +51,18 @@ fn answer(node: &Node, generation: i64, address: &str, transport: &str) {
 }
 
 fn wait_until_reported(node: &Node, generation: i64, expected: &[(&str, &str)]) {
-    until(&format!("{expected:?} to be reported"), || {
+    wait_for(&format!("{expected:?} to be reported"), || {
         let status = node.status()?;
         let found = status.addresses.iter();
         let found: Vec<_> = found
             .map(|found| (found.interface.clone(), found.address.to_string()))
             .collect();
-        let told: Vec<_> = found
+        let reported: Vec<_> = found
             .iter()
             .map(|(link, address)| (link.as_str(), address.as_str()))
             .collect();
         let acknowledged = status.observed_generation == Some(generation);
-        (told == expected && acknowledged)
+        (reported == expected && acknowledged)
             .then_some(())
             .ok_or(format!("{status:?}\n{}", node.log()))
     });
@@ -71,7 +71,7 @@ fn wait_until_reported(node: &Node, generation: i64, expected: &[(&str, &str)]) 
 #[test]
 fn netns_node_without_block_reports_selected_addresses() {
     let (mut node, _two) = with_second_nic();
-    ask(&node, 1, "{ipv4: {interface: 'nic*'}}");
+    request_candidates(&node, 1, "{ipv4: {interface: 'nic*'}}");
     node.start();
     let second = ("nic1", "198.51.100.1");
     wait_until_reported(&node, 1, &[second]);
@@ -83,11 +83,11 @@ fn netns_node_without_block_reports_selected_addresses() {
         (5, "{ipv4: {reaches: 203.0.113.1}}", &[]),
         (6, "{ipv6: {interface: nic1}}", &[]),
     ] {
-        ask(&node, generation, selectors);
+        request_candidates(&node, generation, selectors);
         wait_until_reported(&node, generation, expected);
     }
-    // The report follows the kernel: table `main` has a route, and a rule leads elsewhere.
-    ask(&node, 7, "{ipv4: {reaches: 203.0.113.1}}");
+    // A rule selects another route than table `main`.
+    request_candidates(&node, 7, "{ipv4: {reaches: 203.0.113.1}}");
     for line in [
         "route add 203.0.113.0/24 via 192.0.2.9 dev ens7",
         "route add 203.0.113.0/24 via 198.51.100.2 dev nic1 table 100",
@@ -95,26 +95,26 @@ fn netns_node_without_block_reports_selected_addresses() {
     ] {
         node.namespace.ip(line);
     }
-    node.nudge();
+    node.trigger_reconcile();
     wait_until_reported(&node, 7, &[second]);
 }
 
 #[test]
 fn netns_replaced_node_address_is_reported() {
     let (mut node, _two) = with_second_nic();
-    answer(&node, 1, "198.51.100.1", "vxlan");
+    select_address(&node, 1, "198.51.100.1", "vxlan");
     node.start();
     node.wait_until_ready();
     wait_until_reported(&node, 1, &[("nic1", "198.51.100.1")]);
     node.namespace.ip("address del 198.51.100.1/24 dev nic1");
     node.namespace.ip("address add 198.51.100.7/24 dev nic1");
     wait_until_reported(&node, 1, &[("nic1", "198.51.100.7")]);
-    let said = node.wait_until_it_says("ProgrammingFailed");
+    let message = node.wait_for_reason("ProgrammingFailed");
     assert!(
-        said.contains(
+        message.contains(
             "no link of this node has the node address 198.51.100.1; compare `ip address`"
-        ) && said.contains("an address behind 1:1 NAT"),
-        "{said}"
+        ) && message.contains("an address behind 1:1 NAT"),
+        "{message}"
     );
 }
 
@@ -137,7 +137,7 @@ fn netns_remote_pods_are_reached_over_second_nic() {
     ];
     for (transport, [lines, fdb]) in [("vxlan", far_vxlan), ("direct", far_direct)] {
         let (mut node, two) = with_second_nic();
-        answer(&node, 1, "198.51.100.1", transport);
+        select_address(&node, 1, "198.51.100.1", transport);
         node.start();
         node.wait_until_ready();
         lines.lines().for_each(|line| drop(two.ip(line)));
@@ -147,25 +147,25 @@ fn netns_remote_pods_are_reached_over_second_nic() {
         }
         let pod = node.add("one");
         assert!(pod.space.pings("10.244.4.9"), "{transport}");
-        assert!(pod.answers(&two), "{transport}");
-        // The first NIC is as it was: no route of netweft leads over it.
+        assert!(pod.is_reachable_from(&two), "{transport}");
+        // No route of netweft uses the first NIC.
         let routes = node.namespace.ip("route show dev ens7 proto 78");
         assert_eq!(routes, "", "{transport}");
     }
 }
 
-/// The relay sends and takes datagrams from the address that it is told.
+/// The configuration of the relay has the address of the second NIC.
 #[test]
 fn netns_relay_config_has_address_of_second_nic() {
     let (mut node, _two) = with_second_nic();
-    answer(&node, 1, "198.51.100.1", "udp");
+    select_address(&node, 1, "198.51.100.1", "udp");
     node.start();
-    until("the relay's file", || {
+    wait_for("the configuration of the relay", || {
         let text = std::fs::read_to_string(node.path("run/udp.json"));
         let text = text.map_err(|error| error.to_string())?;
-        let told = text.contains("198.51.100.1")
+        let has_addresses = text.contains("198.51.100.1")
             && text.contains("198.51.100.2")
             && !text.contains("192.0.2.1\"");
-        told.then_some(()).ok_or(text)
+        has_addresses.then_some(()).ok_or(text)
     });
 }

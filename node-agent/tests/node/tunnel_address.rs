@@ -1,20 +1,20 @@
-//! The node's own addresses in its blocks, whatever becomes of blocks and pools: no pod loses its address to the node.
+//! The node's own addresses in its blocks while blocks and pools change: no pod loses its address to the node.
 
-use super::lab::{BRIDGED, Node, Pod, Pools, ROUTED, until};
+use super::lab::{BRIDGED, Node, Pod, Pools, ROUTED, wait_for};
 
 const BLOCKS: [&str; 2] = ["10.244.40.0/30", "10.244.40.4/30"];
 
 /// A node with two blocks and a pod in each. A block of four addresses has room for one pod.
 fn node(pools: Pools, kind: &str) -> (Node, [Pod; 2]) {
     let mut node = Node::new(pools);
-    node.declare("pool-p.yaml", &pool(kind, ""));
+    node.write_object("pool-p.yaml", &pool(kind, ""));
     for (n, block) in BLOCKS.iter().enumerate() {
         let subnet = format!(
             "kind: NodeSubnet\nmetadata: {{name: block-{n}}}\nspec: {{cidr: {block}, pool: p, node: one, nodeAddresses: {{ipv4: 192.0.2.1}}, state: Active}}"
         );
-        node.declare(&format!("subnet-p-{n}.yaml"), &subnet);
+        node.write_object(&format!("subnet-p-{n}.yaml"), &subnet);
     }
-    give(&node, &BLOCKS);
+    set_blocks(&node, &BLOCKS);
     node.start();
     node.wait_until_ready();
     let pods = [node.add("one"), node.add("two")];
@@ -27,16 +27,16 @@ fn pool(kind: &str, reserved: &str) -> String {
     )
 }
 
-fn give(node: &Node, blocks: &[&str]) {
+fn set_blocks(node: &Node, blocks: &[&str]) {
     let blocks = blocks.join(", ");
     let network = format!(
         "kind: NodeNetwork\nmetadata: {{name: one, generation: 1}}\nspec: {{addresses: {{ipv4: 192.0.2.1}}, subnets: [{blocks}], modes: [{{name: default, pools: [p], transport: {{vxlan: {{}}}}}}]}}"
     );
-    node.declare("network.yaml", &network);
+    node.write_object("network.yaml", &network);
 }
 
 fn wait_for_tunnel_address(node: &Node, address: &str) {
-    until("the tunnel to have its address", || {
+    wait_for("the tunnel address", || {
         let links = node.status()?.links.into_iter();
         let mut tunnels = links.filter(|link| link.name == "nw-vx4096");
         let found = tunnels
@@ -50,23 +50,23 @@ fn wait_for_tunnel_address(node: &Node, address: &str) {
 
 fn pods_keep_their_addresses(pools: Pools, kind: &str) {
     let (node, pods) = node(pools, kind);
-    let all_is_well = |when: &str| {
+    let assert_connected = |when: &str| {
         node.wait_until_clean();
         for pod in &pods {
-            assert!(pod.answers(&node.namespace), "node to pod {when}");
+            assert!(pod.is_reachable_from(&node.namespace), "node to pod {when}");
             assert!(pod.reaches(&node), "pod to node {when}");
         }
     };
     wait_for_tunnel_address(&node, "10.244.40.1");
-    all_is_well("at first");
-    // Wide enough for the first pod, and of the second block for nothing but the tunnel address.
-    node.declare("pool-p.yaml", &pool(kind, "10.244.40.0/30, 10.244.40.5"));
+    assert_connected("at first");
+    // The reserved ranges cover the first block with its pod, and the tunnel address of the second block.
+    node.write_object("pool-p.yaml", &pool(kind, "10.244.40.0/30, 10.244.40.5"));
     node.wait_until_ready();
-    all_is_well("with other addresses reserved");
+    assert_connected("with other addresses reserved");
     wait_for_tunnel_address(&node, "10.244.40.1");
-    give(&node, &BLOCKS[1..]);
+    set_blocks(&node, &BLOCKS[1..]);
     wait_for_tunnel_address(&node, "10.244.40.5");
-    all_is_well("without the first block");
+    assert_connected("without the first block");
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! A node whose Node was deleted for so long that its block may be another node's.
+//! A node whose Node was deleted, after the grace period of its block: another node may own the block.
 
 use std::fs;
 
 use netweft_cni::node::NodeConfig;
 
-use super::lab::{Namespace, Node, Pod, ROUTED, until};
+use super::lab::{Namespace, Node, Pod, ROUTED, wait_for};
 
 #[test]
 fn netns_lost_block_allocates_nothing_and_pods_keep_running() {
@@ -16,11 +16,11 @@ fn netns_lost_block_allocates_nothing_and_pods_keep_running() {
         fs::remove_file(file).unwrap();
         (name, text)
     });
-    until("the block not to be handed out", || {
-        let offered = NodeConfig::read(&node.path("run")).map_err(|error| error.to_string())?;
-        let mut pools = offered.pools.iter();
-        let none = pools.all(|pool| pool.blocks.is_empty());
-        none.then_some(()).ok_or_else(|| format!("{offered:?}"))
+    wait_for("the block to be withdrawn", || {
+        let config = NodeConfig::read(&node.path("run")).map_err(|error| error.to_string())?;
+        let mut pools = config.pools.iter();
+        let is_empty = pools.all(|pool| pool.blocks.is_empty());
+        is_empty.then_some(()).ok_or_else(|| format!("{config:?}"))
     });
     let space = Namespace::new();
     let added = node.plugin(&[], "ADD", "two", &space.path());
@@ -29,12 +29,12 @@ fn netns_lost_block_allocates_nothing_and_pods_keep_running() {
         refused.contains("\"code\":11") && refused.contains("(no block on this node)"),
         "{refused}"
     );
-    assert!(pod.answers(&node.namespace));
+    assert!(pod.is_reachable_from(&node.namespace));
     for (name, text) in objects {
-        fs::write(node.path("aside"), text).unwrap();
-        fs::rename(node.path("aside"), node.path("objects").join(name)).unwrap();
+        fs::write(node.path("temporary"), text).unwrap();
+        fs::rename(node.path("temporary"), node.path("objects").join(name)).unwrap();
     }
-    until("an address", || {
+    wait_for("an address", || {
         let space = Namespace::new();
         let added = node.plugin(&[], "ADD", "two", &space.path());
         Pod::of("two", space, added)

@@ -34,7 +34,7 @@ pub enum SysctlError {
     },
     /// What stood there could not be remembered, so nothing was set.
     #[error("save the original value {was} of {path}")]
-    Remember {
+    SaveFailed {
         /// The parameter.
         path: PathBuf,
         /// What stands there.
@@ -53,8 +53,9 @@ impl SysctlError {
     /// What could not be set, in words.
     #[must_use]
     pub fn parameter(&self) -> String {
-        let (Self::Set { path, .. } | Self::Remember { path, .. } | Self::NoBridgeNetfilter(path)) =
-            self;
+        let (Self::Set { path, .. }
+        | Self::SaveFailed { path, .. }
+        | Self::NoBridgeNetfilter(path)) = self;
         format!("parameter {}", path.display())
     }
 }
@@ -151,7 +152,7 @@ impl Parameters {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn allow_echo(&self) -> Result<(), SysctlError> {
+    pub fn allow_ping_sockets(&self) -> Result<(), SysctlError> {
         const NAME: &str = "ipv4/ping_group_range";
         let group = nix::unistd::getegid().as_raw();
         let range = value(&self.root, NAME);
@@ -196,7 +197,7 @@ impl Parameters {
             return Ok(None);
         }
         if let Err(source) = self.originals.note(name, &was, value) {
-            return Err(SysctlError::Remember { path, was, source });
+            return Err(SysctlError::SaveFailed { path, was, source });
         }
         std::fs::write(&path, value).map_err(not_set)?;
         info!(parameter = %path.display(), from = was, to = value, "set kernel parameter");
@@ -295,7 +296,7 @@ mod tests {
             ("", own.as_str()),
         ] {
             std::fs::write(&file, before).unwrap();
-            parameters(&root).allow_echo().unwrap();
+            parameters(&root).allow_ping_sockets().unwrap();
             assert_eq!(std::fs::read_to_string(&file).unwrap(), after);
         }
     }

@@ -1,5 +1,5 @@
-//! What stood in the node's own parameters before they were set, so that `clean` can put it back. It is kept beside what else must
-//! not outlive a boot, for the parameters do not either.
+//! The original values of the sysctls of the node, so that `clean` can restore them. The file is in the run directory, because sysctls
+//! do not outlive a boot either.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 /// Name of the file in the run directory.
 const FILE: &str = "parameters.json";
 
-/// One parameter.
+/// One sysctl.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Original {
-    /// What stood there.
+    /// The original value.
     pub was: String,
-    /// What was written instead.
+    /// The value that the agent has written.
     pub set: String,
 }
 
@@ -40,7 +40,7 @@ impl Originals {
     /// By path below `/proc/sys/net`.
     ///
     /// # Errors
-    /// The file cannot be read. That there is none is no error.
+    /// The file cannot be read. A missing file is no error.
     pub fn list(&self) -> io::Result<BTreeMap<String, Original>> {
         match fs::read(&self.file) {
             Ok(bytes) => Ok(serde_json::from_slice(&bytes)?),
@@ -49,28 +49,28 @@ impl Originals {
         }
     }
 
-    /// To be called before `set` is written where `was` stands. Only the first time counts. Links of ours take their parameters
-    /// with them.
+    /// Saves the value `was` before `set` is written. The first value is kept. Sysctls of links of netweft disappear with the
+    /// link.
     ///
     /// # Errors
     /// The file cannot be read or written.
     pub fn note(&self, name: &str, was: &str, set: &str) -> io::Result<()> {
-        if is_of_our_link(name) {
+        if is_of_netweft_link(name) {
             return Ok(());
         }
         let mut all = self.list()?;
-        let was = all.get(name).map_or(was, |known| &known.was).to_owned();
+        let was = all.get(name).map_or(was, |saved| &saved.was).to_owned();
         let set = set.to_owned();
-        let known = Original { was, set };
-        if all.get(name) == Some(&known) {
+        let saved = Original { was, set };
+        if all.get(name) == Some(&saved) {
             return Ok(());
         }
-        all.insert(name.to_owned(), known);
+        all.insert(name.to_owned(), saved);
         atomic_file::replace(&self.file, &serde_json::to_vec(&all)?)
     }
 }
 
-fn is_of_our_link(name: &str) -> bool {
+fn is_of_netweft_link(name: &str) -> bool {
     let mut parts = name.split('/').skip_while(|part| *part != "conf").skip(1);
     let link = parts.next().and_then(|link| link.parse::<LinkName>().ok());
     link.is_some_and(|link| is_netweft_link(&link))

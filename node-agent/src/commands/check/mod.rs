@@ -1,11 +1,9 @@
-//! `netweft-agent check`: whether this node is as it should be. Looks and changes nothing.
+//! `netweft-agent check`: compares this node with its desired state, and changes nothing.
 //!
-//! That is whether records, kernel and `node.json` agree about pods, and, where the Node's name and its objects can be had, whether
-//! kernel, nft table, parameters and files are what the agent would make of them (`whole.rs`): it is the same computation, done by
-//! another process.
+//! It compares records, kernel and `node.json` of pods. With the name of the Node it also compares kernel, nftables, sysctls and files
+//! with the desired state (`node.rs`), which it computes as the agent does, in a separate process.
 //!
-//! It says what it finds in sentences, one a line, and leaves with their number: 0 is a node on which nothing has leaked and
-//! nothing is out of place. An ADD under way is nothing to report.
+//! It prints one problem per line, and its exit code is the number of problems. An ADD in progress is no problem.
 
 mod node;
 
@@ -24,38 +22,37 @@ use netweft_netstate::model::NetworkState;
 use netweft_netstate::rtnl::Rtnl;
 
 use crate::commands::args::CheckArgs;
+use crate::commands::check::node::NodeCheck;
 use crate::pods::{OrphanCandidate, Records, Survey, add_in_progress};
 use netweft_common::error_chain;
 
-use crate::commands::check::node::NodeCheck;
-
-/// Exit codes above say other things than a number of problems.
+/// The maximum number of problems in an exit code. Higher exit codes have another meaning.
 const MAX_EXIT_CODE: usize = 100;
 
-/// What is wrong only for a moment is a pod that comes or goes: a problem is there twice, this far apart.
-const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// A problem is reported if it exists twice with this delay, because pods start and end during the check.
+const CONFIRMATION_DELAY: Duration = Duration::from_millis(500);
 
-/// Looks at this node and prints what is wrong.
+/// Checks this node and prints the problems.
 ///
 /// # Errors
-/// It could not look.
+/// The check failed.
 pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let whole = match &args.node {
+    let node_check = match &args.node {
         Some(node) => Some(NodeCheck::open(node, args).await?),
         None => None,
     };
-    let observe = async || {
-        let mut found = observe(&args.paths.run_dir).await?;
-        if let Some(whole) = &whole {
-            found.extend(whole.problems().await?);
+    let check = async || {
+        let mut found = pod_problems(&args.paths.run_dir).await?;
+        if let Some(node_check) = &node_check {
+            found.extend(node_check.problems().await?);
         }
         Ok::<_, anyhow::Error>(found)
     };
-    let mut found = observe().await?;
+    let mut found = check().await?;
     if !found.is_empty() {
-        tokio::time::sleep(RETRY_INTERVAL).await;
-        let still = observe().await?;
-        found.retain(|problem| still.contains(problem));
+        tokio::time::sleep(CONFIRMATION_DELAY).await;
+        let confirmed = check().await?;
+        found.retain(|problem| confirmed.contains(problem));
     }
     for problem in &found {
         println!("{problem}");
@@ -64,14 +61,15 @@ pub async fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-async fn observe(run_dir: &Path) -> anyhow::Result<Vec<String>> {
+/// The problems of pods.
+async fn pod_problems(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     let store = Store::new(run_dir);
-    let what = || format!("read the attachments in {}", run_dir.display());
-    // In the order of the agent's own second look, for the same reason: records, who is under way, kernel.
-    let records = store.list().with_context(what)?;
+    let context = || format!("read the attachments in {}", run_dir.display());
+    // In the order of the agent (`pods`), for the same reason: records, ADDs in progress, kernel.
+    let records = store.list().with_context(context)?;
     let add_in_progress = add_in_progress(&store, &records)?;
     let actual = Rtnl::new()?.read().await?;
-    let check = Check {
+    let check = PodCheck {
         actual: &actual,
         records: &records,
         add_in_progress,
@@ -80,15 +78,15 @@ async fn observe(run_dir: &Path) -> anyhow::Result<Vec<String>> {
     Ok(check.problems())
 }
 
-/// What is compared.
-struct Check<'a> {
+/// The compared state of pods.
+struct PodCheck<'a> {
     actual: &'a NetworkState,
     records: &'a Records,
     add_in_progress: BTreeSet<IpAddr>,
     node: Result<NodeConfig, NodeConfigError>,
 }
 
-impl Check<'_> {
+impl PodCheck<'_> {
     fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut seen = BTreeSet::new();
@@ -99,9 +97,9 @@ impl Check<'_> {
                     problems.push(format!("The attachment of {ip} cannot be read: {error}."));
                 }
                 Ok(attachment) => {
-                    problems.extend(self.address(*ip, attachment));
+                    problems.extend(self.address_problems(*ip, attachment));
                     if seen.insert(&attachment.owner) {
-                        problems.extend(self.attachment(attachment));
+                        problems.extend(self.attachment_problems(attachment));
                     }
                 }
             }
@@ -109,20 +107,20 @@ impl Check<'_> {
         let survey = Survey::new(self.actual, self.records);
         problems.extend(
             survey
-                .suspects(&self.add_in_progress)
+                .orphan_candidates(&self.add_in_progress)
                 .iter()
-                .filter_map(leak),
+                .filter_map(orphan_problem),
         );
-        problems.extend(self.node());
+        problems.extend(self.node_config_problem());
         problems
     }
 
-    /// One address of an attachment.
-    fn address(&self, ip: IpAddr, attachment: &Attachment) -> Vec<String> {
+    /// The problems of one address of an attachment.
+    fn address_problems(&self, ip: IpAddr, attachment: &Attachment) -> Vec<String> {
         let mut problems = Vec::new();
         if !attachment.addresses.iter().any(|address| address.ip == ip) {
             problems.push(format!(
-                "The attachment stored for {ip} is that of {}.",
+                "The record of address {ip} belongs to {}, which has another address.",
                 attachment.display_name()
             ));
         }
@@ -149,8 +147,8 @@ impl Check<'_> {
         problems
     }
 
-    /// What belongs to an attachment as a whole.
-    fn attachment(&self, attachment: &Attachment) -> Vec<String> {
+    /// The problems of an attachment.
+    fn attachment_problems(&self, attachment: &Attachment) -> Vec<String> {
         let unrecorded = attachment.addresses.iter().filter(|address| {
             let record = self.records.get(&address.ip);
             !record.is_some_and(|record| record.as_ref().is_ok_and(|found| found == attachment))
@@ -158,7 +156,7 @@ impl Check<'_> {
         let mut problems: Vec<String> = unrecorded
             .map(|address| {
                 format!(
-                    "Address {} of {} is not recorded as taken.",
+                    "Address {} of {} has no record.",
                     address.ip,
                     attachment.display_name()
                 )
@@ -175,7 +173,7 @@ impl Check<'_> {
             }
         } else {
             problems.push(format!(
-                "Link {} of {} is gone, but its addresses are still taken.",
+                "Link {} of {} does not exist, but its addresses are still assigned.",
                 attachment.host_link,
                 attachment.display_name()
             ));
@@ -183,13 +181,13 @@ impl Check<'_> {
         problems
     }
 
-    fn node(&self) -> Option<String> {
+    fn node_config_problem(&self) -> Option<String> {
         match &self.node {
             Ok(_) => None,
-            // A node that never had a pod is clean.
+            // A node without pods may have no node.json yet.
             Err(NodeConfigError::Missing) if self.records.is_empty() => None,
             Err(error) => Some(format!(
-                "What this node may hand out is not known: {}.",
+                "The blocks of this node are unknown: {}.",
                 error_chain(error)
             )),
         }
@@ -197,25 +195,25 @@ impl Check<'_> {
 }
 
 fn blocks(node: &NodeConfig) -> impl Iterator<Item = &ipnet::IpNet> {
-    let handed_out = node.pools.iter().flat_map(|pool| &pool.blocks);
-    handed_out.chain(&node.withdrawn)
+    let allocatable = node.pools.iter().flat_map(|pool| &pool.blocks);
+    allocatable.chain(&node.withdrawn)
 }
 
-fn leak(suspect: &OrphanCandidate) -> Option<String> {
-    match suspect {
-        // Told with the attachment.
+fn orphan_problem(candidate: &OrphanCandidate) -> Option<String> {
+    match candidate {
+        // Reported with the attachment.
         OrphanCandidate::Attachment(_) => None,
         OrphanCandidate::Link(link) => Some(format!(
-            "Link {link} is a pod's by its name, but no pod has it."
+            "Link {link} has the name of a pod's link, but belongs to no pod."
         )),
-        OrphanCandidate::Orphan(link) => Some(format!(
-            "Link {link} carries a pod that has no attachment, so its address can be given to another pod."
+        OrphanCandidate::LinkInUse(link) => Some(format!(
+            "Link {link} belongs to a pod without an attachment, so another pod can get its address."
         )),
         OrphanCandidate::Route(key) => Some(format!(
-            "Route {key} is a pod's by its protocol, but no pod has it."
+            "Route {key} has the protocol of a pod's route, but belongs to no pod."
         )),
         OrphanCandidate::Neighbour(key) => Some(format!(
-            "Neighbour {} on link {} is a pod's, but no pod has it.",
+            "Neighbour {} on link {} belongs to no pod.",
             key.ip, key.link
         )),
     }
@@ -291,7 +289,7 @@ mod tests {
             .map(|attachment| (attachment.addresses[0].ip, Ok(attachment)))
             .into_iter()
             .collect();
-        let check = Check {
+        let check = PodCheck {
             actual: state,
             records: &records,
             add_in_progress: BTreeSet::new(),
@@ -307,18 +305,18 @@ mod tests {
         let check = |node| problems(&state, Some(one.clone()), Ok(node));
         assert_eq!(check(node(&["10.0.0.0/26"], &[])), Vec::<String>::new());
         assert_eq!(check(node(&[], &["10.0.0.0/26"])), Vec::<String>::new());
-        let said = ["Address 10.0.0.2 of pod default/web-0 is in no block of this node."];
-        assert_eq!(check(node(&["10.0.1.0/26"], &[])), said);
+        let expected = ["Address 10.0.0.2 of pod default/web-0 is in no block of this node."];
+        assert_eq!(check(node(&["10.0.1.0/26"], &[])), expected);
     }
 
     #[test]
     fn check_requires_node_config_only_with_pods() {
         let missing = || Err(NodeConfigError::Missing);
-        let nothing = NetworkState::default();
-        assert_eq!(problems(&nothing, None, missing()), Vec::<String>::new());
+        let empty = NetworkState::default();
+        assert_eq!(problems(&empty, None, missing()), Vec::<String>::new());
         let one = attachment("10.0.0.2");
-        let said = problems(&pod::host_state(&one), Some(one), missing());
-        assert!(said[0].starts_with("What this node may hand out is not known"));
-        assert_eq!(said.len(), 1);
+        let found = problems(&pod::host_state(&one), Some(one), missing());
+        assert!(found[0].starts_with("The blocks of this node are unknown"));
+        assert_eq!(found.len(), 1);
     }
 }

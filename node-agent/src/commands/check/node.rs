@@ -1,4 +1,4 @@
-//! Whether the node is what the agent would make of its objects.
+//! Compares the whole node with the desired state of its objects.
 
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,17 @@ use crate::commands::install::Plugins;
 use crate::desired::bird::BackupRoutes;
 use crate::desired::{self, Desired};
 use crate::inputs::ipv6_support::without_ipv6;
-use crate::inputs::other_networks;
+use crate::inputs::other_network_detection;
 use crate::inputs::source::Source;
 use crate::inputs::{Inputs, Objects};
-use crate::pods::{Hold, PodState};
+use crate::pods::{PodState, Reservation};
 use crate::reconcile::comparison::Comparison;
 use netweft_common::error_chain;
 
-/// How long the objects may take to be heard of.
+/// How long to wait for the objects.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A node, its objects and its places.
+/// The check of one node.
 pub struct NodeCheck {
     node: String,
     source: Source,
@@ -37,10 +37,10 @@ pub struct NodeCheck {
 }
 
 impl NodeCheck {
-    /// Learns of the objects.
+    /// Opens the source of the objects.
     ///
     /// # Errors
-    /// Nothing says where the API server is.
+    /// The address of the API server is not configured.
     pub async fn open(node: &str, args: &CheckArgs) -> anyhow::Result<Self> {
         let (source, _) = Source::open(args.inputs.as_deref(), node).await?;
         Ok(Self {
@@ -56,50 +56,58 @@ impl NodeCheck {
         })
     }
 
-    /// What is not as it should be, in sentences.
+    /// The differences from the desired state, one per line.
     ///
     /// # Errors
-    /// The objects cannot be had, or the node cannot be looked at.
+    /// The objects are not received, or the state of the node cannot be read.
     pub async fn problems(&self) -> anyhow::Result<Vec<String>> {
         let objects = self.objects().await?;
-        let lacks_ipv6 = !Parameters::new(&self.paths).has_ipv6();
-        let carried = lacks_ipv6.then(|| without_ipv6(&objects)).flatten();
-        let objects = carried.unwrap_or(objects);
+        let has_ipv6 = Parameters::new(&self.paths).has_ipv6();
+        let ipv4_only = (!has_ipv6).then(|| without_ipv6(&objects)).flatten();
+        let objects = ipv4_only.unwrap_or(objects);
         let Some(network) = &objects.network else {
-            bail!("there is no NodeNetwork {}", self.node);
+            bail!("NodeNetwork {} does not exist", self.node);
         };
         let kernel = Rtnl::new()?;
-        if !self.ignore_other_networks && !other_networks::has_served(&self.paths) {
+        if !self.ignore_other_networks && !other_network_detection::has_served(&self.paths) {
             let actual = kernel.read().await?;
-            let found = other_networks::find(&actual, &objects.pools, &self.paths.cni_conf_dir);
+            let conf_dir = &self.paths.cni_conf_dir;
+            let found = other_network_detection::detect(&actual, &objects.pools, conf_dir);
             if let Some(cause) = found.cause() {
                 return Ok(vec![cause.to_string()]);
             }
         }
         let config = NodeConfig::read(&self.paths.run_dir).ok();
         let records = Store::new(&self.paths.run_dir).list()?;
-        let pods = PodState::of(&records, config.as_ref(), |_| Hold::Settled);
-        let given = (&objects, network);
-        // Whether some are to stand in for BIRD's routes only the agent knows.
-        let kept = BackupRoutes::Keep;
+        let pods = PodState::of(&records, config.as_ref(), |_| Reservation::Effective);
+        // Backup routes depend on the restarts of BIRD, which only the agent observes.
+        let backup_routes = BackupRoutes::Keep;
         let actual = kernel.read().await?;
-        let compared = Comparison::make(&self.node, given, pods, (&kernel, actual), kept).await?;
+        let compared = Comparison::compute(
+            &self.node,
+            (&objects, network),
+            pods,
+            (&kernel, actual),
+            backup_routes,
+        )
+        .await?;
         let difference = compared.difference;
-        let undone = difference.ops.iter().map(|op| format!("Undone: {op}."));
+        let pending = difference.ops.iter();
+        let pending = pending.map(|op| format!("Not applied: {op}."));
         let conflicts = difference.conflicts.iter().map(ToString::to_string);
-        let mut problems: Vec<String> = undone.chain(conflicts).collect();
-        problems.extend(self.parameters(&compared.desired));
-        problems.extend(self.files(&compared.desired));
-        problems.extend(self.changed_plugins());
+        let mut problems: Vec<String> = pending.chain(conflicts).collect();
+        problems.extend(self.sysctl_problems(&compared.desired));
+        problems.extend(self.file_problems(&compared.desired));
+        problems.extend(self.plugin_problems());
         for family in TableFamily::ALL {
-            let table = self.table(family, &compared.inputs, &compared.desired);
-            problems.extend(table.await);
+            let problem = self.table_problem(family, &compared.inputs, &compared.desired);
+            problems.extend(problem.await);
         }
         Ok(problems)
     }
 
-    /// What is wrong with an nft table. A kernel that cannot have it lacks it only where pods are not masqueraded.
-    async fn table(
+    /// The problem of an nftables table. On a kernel without nftables, a missing table is a problem only if pods are not masqueraded.
+    async fn table_problem(
         &self,
         family: TableFamily,
         inputs: &Inputs,
@@ -109,11 +117,12 @@ impl NodeCheck {
         match Nft::new(&self.paths.run_dir, family).is(text).await {
             Ok(true) => None,
             Ok(false) => {
-                let impossible = matches!(nft::try_out(text).await, Err(NftError::NoFamily));
-                let needed =
+                let is_unsupported =
+                    matches!(nft::check_script(text).await, Err(NftError::NoFamily));
+                let is_needed =
                     family == TableFamily::Inet && desired::nft::unmasqueraded(inputs).is_some();
-                let harmless = impossible && !needed;
-                (!harmless).then(|| format!("The {title} is not what it should be."))
+                let is_harmless = is_unsupported && !is_needed;
+                (!is_harmless).then(|| format!("The {title} differs from its desired state."))
             }
             Err(error) => Some(format!(
                 "The {title} cannot be read: {}.",
@@ -129,13 +138,13 @@ impl NodeCheck {
                 return Ok(objects);
             }
             if Instant::now() >= end {
-                bail!("the objects cannot be had within {TIMEOUT:?}");
+                bail!("the objects were not received within {TIMEOUT:?}");
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    fn parameters<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = String> + 'a {
+    fn sysctl_problems<'a>(&'a self, desired: &'a Desired) -> impl Iterator<Item = String> + 'a {
         let wanted = desired.sysctls.iter();
         wanted.filter_map(|(name, wanted)| {
             let found = std::fs::read_to_string(self.paths.sysctl_dir.join(name)).ok()?;
@@ -145,7 +154,7 @@ impl NodeCheck {
         })
     }
 
-    fn changed_plugins(&self) -> Vec<String> {
+    fn plugin_problems(&self) -> Vec<String> {
         let missing = self.plugins.as_ref().map(Plugins::missing);
         match missing {
             None => Vec::new(),
@@ -160,13 +169,13 @@ impl NodeCheck {
         }
     }
 
-    fn files(&self, desired: &Desired) -> Vec<String> {
+    fn file_problems(&self, desired: &Desired) -> Vec<String> {
         let mut problems = Vec::new();
         match NodeConfig::read(&self.paths.run_dir) {
             Ok(found) if found == desired.plugin => {}
-            Ok(_) => problems.push("node.json is not what it should be.".to_owned()),
+            Ok(_) => problems.push("node.json differs from its desired state.".to_owned()),
             Err(error) => problems.push(format!(
-                "node.json cannot be used: {}.",
+                "node.json cannot be read: {}.",
                 error_chain(&error)
             )),
         }
@@ -176,8 +185,13 @@ impl NodeCheck {
             .with_context(|| format!("read {}", conflist.display()));
         match found {
             Ok(found) if found == wanted => {}
-            Ok(_) => problems.push(format!("{} is not what it should be.", conflist.display())),
-            Err(error) => problems.push(format!("The runtime has no configuration: {error:#}.")),
+            Ok(_) => problems.push(format!(
+                "{} differs from its desired state.",
+                conflist.display()
+            )),
+            Err(error) => {
+                problems.push(format!("The CNI configuration cannot be read: {error:#}."));
+            }
         }
         problems
     }

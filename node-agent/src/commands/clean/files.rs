@@ -1,4 +1,4 @@
-//! Files of ours on a node.
+//! The files of netweft on a node.
 
 use std::fs;
 use std::io;
@@ -13,7 +13,7 @@ use netweft_common::atomic_file;
 use crate::commands::args::CleanArgs;
 use crate::commands::install;
 
-/// Where they are.
+/// The directories of the files.
 pub struct Files {
     run_dir: PathBuf,
     conf_dir: PathBuf,
@@ -21,7 +21,7 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those of a node.
+    /// The directories of a node.
     pub fn new(args: &CleanArgs) -> Self {
         Self {
             run_dir: args.paths.run_dir.clone(),
@@ -30,64 +30,64 @@ impl Files {
         }
     }
 
-    /// Takes away what a pod begins with: the runtime's configuration, then what the plugin may hand out.
+    /// Removes the files that new pods need: the CNI configuration, then the configuration of the plugin.
     ///
     /// # Errors
-    /// One cannot be removed.
-    pub fn close(&self) -> io::Result<()> {
+    /// A file cannot be removed.
+    pub fn remove_configurations(&self) -> io::Result<()> {
         for file in self.configurations()? {
             remove(&file)?;
         }
         remove(&self.run_dir.join(node::FILE))
     }
 
-    /// Takes away the plugins, and the run directory with all that is in it.
+    /// Removes the plugins, and the run directory with its content.
     ///
     /// # Errors
-    /// One cannot be removed.
+    /// A file cannot be removed.
     pub fn remove_rest(&self) -> io::Result<()> {
         for file in self.plugins()? {
             remove(&file)?;
         }
         if self.run_dir.exists() {
             fs::remove_dir_all(&self.run_dir)?;
-            println!("Done: {} removed.", self.run_dir.display());
+            println!("Removed {}.", self.run_dir.display());
         }
         Ok(())
     }
 
-    /// What there is, in sentences.
+    /// The remaining files, one per line.
     ///
     /// # Errors
     /// A directory cannot be read.
-    pub fn left(&self) -> io::Result<Vec<String>> {
+    pub fn remaining(&self) -> io::Result<Vec<String>> {
         let mut files = self.configurations()?;
         files.extend(self.plugins()?);
         files.extend(self.run_dir.exists().then(|| self.run_dir.clone()));
-        let sentence = |file: &PathBuf| format!("There is {}.", file.display());
-        Ok(files.iter().map(sentence).collect())
+        let line = |file: &PathBuf| format!("{} exists.", file.display());
+        Ok(files.iter().map(line).collect())
     }
 
     fn configurations(&self) -> io::Result<Vec<PathBuf>> {
-        named(&self.conf_dir, |name| {
+        files_with(&self.conf_dir, |name| {
             name == CONFLIST_FILE || atomic_file::is_temporary(CONFLIST_FILE, name)
         })
     }
 
     fn plugins(&self) -> io::Result<Vec<PathBuf>> {
-        let ours = [PLUGIN, PORTMAP_PLUGIN, BANDWIDTH_PLUGIN, LOOPBACK_PLUGIN];
+        let plugins = [PLUGIN, PORTMAP_PLUGIN, BANDWIDTH_PLUGIN, LOOPBACK_PLUGIN];
         let loopback = self.bin_dir.join(RUNTIME_LOOPBACK);
-        let linked = install::is_loopback_link(&loopback);
-        named(&self.bin_dir, |name| {
-            let mut ours = ours.iter();
-            ours.any(|plugin| name == *plugin || install::is_aside(plugin, name))
-                || linked && name == RUNTIME_LOOPBACK
+        let is_linked = install::is_loopback_link(&loopback);
+        files_with(&self.bin_dir, |name| {
+            let mut plugins = plugins.iter();
+            plugins.any(|plugin| name == *plugin || install::is_temporary(plugin, name))
+                || is_linked && name == RUNTIME_LOOPBACK
         })
     }
 }
 
-/// The files in a directory whose names are such; none if there is no directory.
-fn named(dir: &Path, is: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
+/// The files in a directory whose names match; none if the directory does not exist.
+fn files_with(dir: &Path, matches: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -96,7 +96,7 @@ fn named(dir: &Path, is: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(&is) {
+        if entry.file_name().to_str().is_some_and(&matches) {
             files.push(entry.path());
         }
     }
@@ -106,7 +106,7 @@ fn named(dir: &Path, is: impl Fn(&str) -> bool) -> io::Result<Vec<PathBuf>> {
 fn remove(file: &Path) -> io::Result<()> {
     match fs::remove_file(file) {
         Ok(()) => {
-            println!("Done: {} removed.", file.display());
+            println!("Removed {}.", file.display());
             Ok(())
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -130,12 +130,12 @@ mod tests {
             bin_dir,
         };
         assert_eq!(
-            files.left().unwrap(),
+            files.remaining().unwrap(),
             Vec::<String>::new(),
             "nothing was installed"
         );
-        let theirs = ["conf/20-other.conflist", "bin/bridge", "bin/netweft-notes"];
-        let ours = [
+        let foreign = ["conf/20-other.conflist", "bin/bridge", "bin/netweft-notes"];
+        let own = [
             "conf/10-netweft.conflist",
             "conf/.10-netweft.conflist.77",
             "bin/netweft",
@@ -146,26 +146,26 @@ mod tests {
             "run/node.json",
             "run/attachments/10.0.0.1",
         ];
-        for name in theirs.iter().chain(&ours) {
+        for name in foreign.iter().chain(&own) {
             let path = dir.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
         let loopback = dir.path().join("bin/loopback");
         symlink("netweft-loopback", &loopback).unwrap();
-        assert_eq!(files.left().unwrap().len(), 9);
-        files.close().unwrap();
+        assert_eq!(files.remaining().unwrap().len(), 9);
+        files.remove_configurations().unwrap();
         files.remove_rest().unwrap();
-        assert_eq!(files.left().unwrap(), Vec::<String>::new());
+        assert_eq!(files.remaining().unwrap(), Vec::<String>::new());
         assert!(!loopback.is_symlink());
-        for name in theirs {
+        for name in foreign {
             assert!(dir.path().join(name).exists(), "{name}");
         }
-        files.close().unwrap();
+        files.remove_configurations().unwrap();
         files.remove_rest().unwrap();
-        // The host's own.
+        // A plugin of the host.
         fs::write(&loopback, "").unwrap();
-        assert_eq!(files.left().unwrap(), Vec::<String>::new());
+        assert_eq!(files.remaining().unwrap(), Vec::<String>::new());
         files.remove_rest().unwrap();
         assert!(loopback.exists());
     }

@@ -1,7 +1,7 @@
-//! What the chained portmap plugin leaves when no pod has a host port any more: chains that it makes once and never takes away.
+//! The chains of the chained portmap plugin, which it creates once and never deletes.
 //!
-//! They have the names that every network's portmap gives them, so they stay where another network is configured, and where a rule for
-//! a pod is left. With the old `iptables` (legacy) nftables does not see them, and they stay.
+//! The portmap plugins of all networks use the same names, so the chains stay if another network is configured, or if a rule of a pod
+//! remains. Chains of legacy iptables are not visible in nftables and stay.
 
 use std::path::Path;
 
@@ -10,37 +10,37 @@ use crate::apply::nft;
 use crate::apply::nft::NftError;
 
 const FAMILIES: [&str; 2] = ["ip", "ip6"];
-/// The table of its nftables backend.
+/// The table of the nftables backend.
 const OWN_TABLE: &str = "cni_hostport";
-/// The table of its iptables backend, which is everybody's.
+/// The table of the iptables backend, which other programs use, too.
 const SHARED_TABLE: &str = "nat";
-/// What its chains there are called.
-const CHAINS: &str = "CNI-HOSTPORT-";
-/// A pod's chain there.
-const OF_A_POD: &str = "CNI-DN-";
-/// A pod's rule in its own table says so in a comment.
-const RULE_OF_A_POD: &str = "dnat to";
+/// Prefix of the plugin's chains in the shared table.
+const CHAIN_PREFIX: &str = "CNI-HOSTPORT-";
+/// Prefix of a pod's chain in the shared table.
+const POD_CHAIN_PREFIX: &str = "CNI-DN-";
+/// Statement of a pod's rule in the plugin's own table.
+const POD_RULE: &str = "dnat to";
 
-/// Takes them away.
+/// Removes the chains.
 ///
 /// # Errors
-/// nft refuses.
+/// nft fails.
 pub async fn remove(conf_dir: &Path) -> Result<(), NftError> {
     for script in scripts(conf_dir).await? {
         nft::load(&script).await?;
-        println!("Done: chains for host ports removed.");
+        println!("Removed chains for host ports.");
     }
     Ok(())
 }
 
-/// What there is of them, in sentences.
+/// The remaining chains, one line per table.
 ///
 /// # Errors
-/// nft cannot tell.
-pub async fn left(conf_dir: &Path) -> Result<Vec<String>, NftError> {
+/// nft fails.
+pub async fn remaining(conf_dir: &Path) -> Result<Vec<String>, NftError> {
     let scripts = scripts(conf_dir).await?.into_iter();
     Ok(scripts
-        .map(|_| "There are chains for host ports.".to_owned())
+        .map(|_| "Chains for host ports exist.".to_owned())
         .collect())
 }
 
@@ -51,29 +51,30 @@ async fn scripts(conf_dir: &Path) -> Result<Vec<String>, NftError> {
     }
     for family in FAMILIES {
         let own = nft::list(family, OWN_TABLE).await?;
-        if !own.is_empty() && !own.contains(RULE_OF_A_POD) {
+        if !own.is_empty() && !own.contains(POD_RULE) {
             scripts.push(format!("delete table {family} {OWN_TABLE}\n"));
         }
         let shared = nft::list(family, SHARED_TABLE).await?;
-        scripts.extend(unhook(family, &shared));
+        scripts.extend(deletions(family, &shared));
     }
     Ok(scripts)
 }
 
-/// What takes the plugin's chains out of a shared table that is listed with handles; `None` where there are none, or a pod's.
-fn unhook(family: &str, listing: &str) -> Option<String> {
-    if listing.contains(OF_A_POD) {
+/// The script that deletes the plugin's chains from a shared table, which is listed with handles; `None` without chains, or with a
+/// chain of a pod.
+fn deletions(family: &str, listing: &str) -> Option<String> {
+    if listing.contains(POD_CHAIN_PREFIX) {
         return None;
     }
     let (mut rules, mut chains, mut chain) = (String::new(), Vec::new(), "");
     for line in listing.lines().map(str::trim) {
         if let Some(rest) = line.strip_prefix("chain ") {
             chain = rest.split(' ').next().unwrap_or_default();
-            if chain.starts_with(CHAINS) {
+            if chain.starts_with(CHAIN_PREFIX) {
                 chains.push(chain);
             }
-        } else if !chain.starts_with(CHAINS)
-            && line.contains(&format!("jump {CHAINS}"))
+        } else if !chain.starts_with(CHAIN_PREFIX)
+            && line.contains(&format!("jump {CHAIN_PREFIX}"))
             && let Some((_, handle)) = line.rsplit_once("# handle ")
         {
             rules += &format!("delete rule {family} {SHARED_TABLE} {chain} handle {handle}\n");
@@ -94,7 +95,7 @@ fn unhook(family: &str, listing: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// As nft 1.0.6 shows what iptables-nft 1.8.9 has made for portmap 1.9, beside others' rules.
+    /// Output of nft 1.0.6 for chains that iptables-nft 1.8.9 has created for portmap 1.9, with rules of other programs.
     const LISTING: &str = "table ip nat { # handle 1
 	chain PREROUTING { # handle 2
 		type nat hook prerouting priority dstnat; policy accept;
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn clean_removes_portmap_chains_and_their_jumps() {
-        let script = unhook("ip", LISTING).unwrap();
+        let script = deletions("ip", LISTING).unwrap();
         let lines: Vec<&str> = script.lines().collect();
         assert_eq!(
             lines,
@@ -132,15 +133,15 @@ mod tests {
 
     #[test]
     fn clean_keeps_portmap_chains_used_by_pod() {
-        let of_a_pod = LISTING.replace(
+        let with_pod = LISTING.replace(
             "DNAT { # handle 29",
             "DNAT {\n jump CNI-DN-4f3a # handle 40",
         );
-        assert_eq!(unhook("ip", &of_a_pod), None);
+        assert_eq!(deletions("ip", &with_pod), None);
         assert_eq!(
-            unhook("ip", "table ip nat {\n\tchain PREROUTING {\n\t}\n}\n"),
+            deletions("ip", "table ip nat {\n\tchain PREROUTING {\n\t}\n}\n"),
             None
         );
-        assert_eq!(unhook("ip", ""), None);
+        assert_eq!(deletions("ip", ""), None);
     }
 }

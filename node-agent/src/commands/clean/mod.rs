@@ -1,19 +1,19 @@
-//! `netweft-agent clean`: takes all that is netweft's off this node.
+//! `netweft-agent clean`: removes everything of netweft from this node.
 //!
 //! ```text
-//!   agent, BIRD, relay, pods? ─▶ any: say so, change nothing
-//!                            └─▶ none: runtime's configuration ─▶ kernel ─▶ nft table ─▶ parameters ─▶ plugins ─▶ run directory
+//!   agent, BIRD, relay, pods? ─▶ any: report, change nothing
+//!                            └─▶ none: CNI configuration ─▶ kernel ─▶ nft table ─▶ sysctls ─▶ plugins ─▶ run directory
 //! ```
 //!
-//! What is ours is told from the kernel and the files alone, as everywhere: no API server is asked. Pods that have an address of
-//! ours keep everything until they are gone, unless it is forced. It can be stopped and begun again at any point, and says that the
-//! node is clean only after it has looked.
+//! Objects of netweft are identified by the kernel and the files alone, without the API server. Everything stays while pods have
+//! addresses of netweft, unless it is forced. The command can be stopped and repeated at any point. It reports a clean node only
+//! after a check.
 
 mod files;
 mod host_ports;
+mod kernel_objects;
 mod pods;
 mod processes;
-mod remaining;
 mod sysctls;
 
 use std::fmt;
@@ -27,31 +27,30 @@ use tokio::time::timeout;
 
 use crate::apply::nft::{Change, Nft, TableFamily};
 use crate::commands::args::CleanArgs;
-use crate::commands::instance_lock::InstanceLock;
-use crate::commands::run::asked_to_stop;
-
 use crate::commands::clean::files::Files;
-use crate::commands::clean::remaining::leftovers;
+use crate::commands::clean::kernel_objects::deletions;
+use crate::commands::instance_lock::InstanceLock;
+use crate::commands::run::stop_signal;
 
-/// How often to look while something has to go first.
+/// Interval of the attempts while pods or programs prevent the cleaning.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long an agent that has just ended can still seem to be there: a child that it was starting has its lock until it executes its program.
+/// How long the lock of an agent that has just ended can persist: a child has it until it executes its program.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Exit code while something is in the way or left.
+/// Exit code if the node is not clean.
 const NOT_CLEAN: u8 = 1;
 
-/// Cleans, or says what there is to clean.
+/// Cleans, or prints what would be removed.
 ///
 /// # Errors
-/// The node cannot be looked at, or something cannot be taken away.
+/// The state of the node cannot be read, or something cannot be removed.
 pub async fn run(args: &CleanArgs) -> anyhow::Result<ExitCode> {
     let cleaner = Cleaner::new(args)?;
     if args.dry_run {
-        let left = cleaner.left().await?;
-        for thing in &left {
-            println!("{thing}");
+        let remaining = cleaner.remaining().await?;
+        for line in &remaining {
+            println!("{line}");
         }
-        return Ok(code(left.is_empty()));
+        return Ok(code(remaining.is_empty()));
     }
     if !args.stay {
         let outcome = cleaner.clean().await?;
@@ -59,8 +58,8 @@ pub async fn run(args: &CleanArgs) -> anyhow::Result<ExitCode> {
         return Ok(code(outcome.is_clean()));
     }
     tokio::select! {
-        () = cleaner.stay() => {}
-        () = asked_to_stop() => {}
+        () = cleaner.clean_and_stay() => {}
+        () = stop_signal() => {}
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,12 +72,12 @@ fn code(clean: bool) -> ExitCode {
     }
 }
 
-/// What came of one attempt.
+/// The result of one attempt.
 enum Outcome {
-    /// Nothing is left.
+    /// The node is clean.
     Clean,
     /// Nothing was changed, for these reasons.
-    Waits(Vec<String>),
+    Blocked(Vec<String>),
 }
 
 impl Outcome {
@@ -91,7 +90,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clean => f.write_str("Nothing of netweft is left on this node."),
-            Self::Waits(reasons) => f.write_str(&reasons.join("\n")),
+            Self::Blocked(reasons) => f.write_str(&reasons.join("\n")),
         }
     }
 }
@@ -113,17 +112,17 @@ impl<'a> Cleaner<'a> {
         })
     }
 
-    /// Cleans as soon as nothing is in the way, says each new reason once, and then stays.
-    async fn stay(&self) {
-        let mut said = String::new();
+    /// Retries until the node is clean, prints each new reason once, and then never returns.
+    async fn clean_and_stay(&self) {
+        let mut printed = String::new();
         loop {
             let (text, clean) = match self.clean().await {
                 Ok(outcome) => (outcome.to_string(), outcome.is_clean()),
-                Err(error) => (format!("Will try again: {error:#}"), false),
+                Err(error) => (format!("Cleaning failed, will retry: {error:#}"), false),
             };
-            if text != said {
+            if text != printed {
                 println!("{text}");
-                said = text;
+                printed = text;
             }
             if clean {
                 return std::future::pending().await;
@@ -134,56 +133,60 @@ impl<'a> Cleaner<'a> {
 
     async fn clean(&self) -> anyhow::Result<Outcome> {
         let run_dir = &self.args.paths.run_dir;
-        let alone = if run_dir.exists() {
-            let Ok(alone) = timeout(LOCK_TIMEOUT, InstanceLock::acquire(run_dir)).await else {
+        let lock = if run_dir.exists() {
+            let Ok(lock) = timeout(LOCK_TIMEOUT, InstanceLock::acquire(run_dir)).await else {
                 let reason = "An agent runs on this node: uninstall netweft first.";
-                return Ok(Outcome::Waits(vec![reason.to_owned()]));
+                return Ok(Outcome::Blocked(vec![reason.to_owned()]));
             };
-            Some(alone?)
+            Some(lock?)
         } else {
             None
         };
         let mut reasons = processes::running(run_dir);
         if reasons.is_empty() {
-            reasons = pods::close(self.args, &self.kernel, &self.files).await?;
+            reasons = pods::stop_new_pods(self.args, &self.kernel, &self.files).await?;
         }
         if !reasons.is_empty() {
-            return Ok(Outcome::Waits(reasons));
+            return Ok(Outcome::Blocked(reasons));
         }
-        self.take_all().await?;
-        drop(alone);
-        let left = self.left().await?;
-        anyhow::ensure!(left.is_empty(), "still there: {}", left.join("; "));
+        self.remove_all().await?;
+        drop(lock);
+        let remaining = self.remaining().await?;
+        anyhow::ensure!(
+            remaining.is_empty(),
+            "not removed: {}",
+            remaining.join("; ")
+        );
         Ok(Outcome::Clean)
     }
 
-    async fn take_all(&self) -> anyhow::Result<()> {
-        for op in leftovers(&self.kernel.read().await?) {
+    async fn remove_all(&self) -> anyhow::Result<()> {
+        for op in deletions(&self.kernel.read().await?) {
             self.kernel.apply(&op).await?;
-            println!("Done: {op}.");
+            println!("Applied: {op}.");
         }
         for table in &self.tables {
             if table.ensure("").await? == Change::Removed {
-                println!("Done: {} removed.", table.family().title());
+                println!("Removed {}.", table.family().title());
             }
         }
         host_ports::remove(&self.args.paths.cni_conf_dir).await?;
-        sysctls::put_back(&self.args.paths)?;
+        sysctls::restore(&self.args.paths)?;
         self.files.remove_rest().context("remove files")
     }
 
-    /// What there is of netweft on this node, in sentences.
-    async fn left(&self) -> anyhow::Result<Vec<String>> {
-        let kernel = leftovers(&self.kernel.read().await?);
-        let mut left: Vec<String> = kernel.iter().map(|op| format!("To do: {op}.")).collect();
+    /// The objects of netweft on this node, one per line.
+    async fn remaining(&self) -> anyhow::Result<Vec<String>> {
+        let ops = deletions(&self.kernel.read().await?);
+        let mut remaining: Vec<String> = ops.iter().map(|op| format!("To apply: {op}.")).collect();
         for table in &self.tables {
             if !table.is("").await? {
-                left.push(format!("There is the {}.", table.family().title()));
+                remaining.push(format!("The {} exists.", table.family().title()));
             }
         }
-        left.extend(host_ports::left(&self.args.paths.cni_conf_dir).await?);
-        left.extend(sysctls::changed(&self.args.paths)?);
-        left.extend(self.files.left()?);
-        Ok(left)
+        remaining.extend(host_ports::remaining(&self.args.paths.cni_conf_dir).await?);
+        remaining.extend(sysctls::changed(&self.args.paths)?);
+        remaining.extend(self.files.remaining()?);
+        Ok(remaining)
     }
 }

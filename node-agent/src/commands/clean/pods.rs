@@ -1,7 +1,6 @@
-//! Pods that still have addresses of ours.
+//! The pods that still have addresses of netweft.
 
 use std::collections::BTreeSet;
-
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,23 +13,23 @@ use crate::commands::args::CleanArgs;
 use crate::commands::clean::files::Files;
 use crate::pods::{Records, add_in_progress};
 
-/// How long the plugin may keep its lock.
+/// How long to wait for the plugin's lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many pods are named.
+/// Maximum number of pods in a message.
 const MAX_LISTED: usize = 5;
 
-/// Sees to it that no pod begins, if none is there. Returns why not, in sentences.
+/// Removes the configurations that new pods need, if no pod has an address. Returns the reasons if it does not.
 ///
 /// # Errors
-/// The records or the kernel cannot be read, the plugin's lock cannot be had, the files cannot be removed.
-pub async fn close(
+/// The records or the kernel cannot be read, the plugin's lock cannot be acquired, or the files cannot be removed.
+pub async fn stop_new_pods(
     args: &CleanArgs,
     kernel: &impl Kernel,
     files: &Files,
 ) -> anyhow::Result<Vec<String>> {
     let run_dir = &args.paths.run_dir;
     let store = Store::new(run_dir);
-    // Whoever has chosen an address before this has a record, and whoever comes after it finds no blocks to choose from.
+    // An ADD that has selected an address before has its record, and a later one finds no blocks.
     let lock = run_dir
         .exists()
         .then(|| store.lock(LOCK_TIMEOUT))
@@ -47,16 +46,17 @@ pub async fn close(
         reasons.push("A pod is being started on this node.".to_owned());
     }
     if !args.force {
-        reasons.extend(who_lives(&kernel.read().await?, &records));
+        reasons.extend(running_pods(&kernel.read().await?, &records));
     }
     if reasons.is_empty() {
-        files.close().context("remove what pods begin with")?;
+        let removed = files.remove_configurations();
+        removed.context("remove the CNI configuration and node.json")?;
     }
     Ok(reasons)
 }
 
-/// The pods with a link, in a sentence.
-fn who_lives(actual: &NetworkState, records: &Records) -> Option<String> {
+/// A message that names the pods with a link.
+fn running_pods(actual: &NetworkState, records: &Records) -> Option<String> {
     let links = actual.links.keys();
     let links: BTreeSet<&LinkName> = links
         .filter(|link| Owner::plugin().owns_link(link))
@@ -82,8 +82,8 @@ fn who_lives(actual: &NetworkState, records: &Records) -> Option<String> {
         format!(" and {more} more")
     };
     Some(format!(
-        "Pods on this node have their network from netweft: {}{more}. They keep it; cleaning goes on when they are gone. Delete or \
-         drain them, or set cleanup.force (--force) to cut them off.",
+        "Pods on this node use netweft: {}{more}. They keep their network, and cleaning continues after they have ended. Delete or drain \
+         them, or set cleanup.force (--force) to clean nevertheless.",
         names.join(", ")
     ))
 }

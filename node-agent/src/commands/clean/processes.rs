@@ -1,4 +1,4 @@
-//! Programs that would put back what is taken away.
+//! The programs that would restore removed objects.
 
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::bird;
 
-/// Those that listen in the run directory, in sentences.
+/// The programs that listen on a socket in the run directory, one message each.
 pub fn running(run_dir: &Path) -> Vec<String> {
     let sockets = [
         ("BIRD", run_dir.join(bird::DIR).join(bird::SOCKET)),
@@ -18,8 +18,8 @@ pub fn running(run_dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// A socket whose owner has ended refuses. Any other answer, that it is of another kind among them (`unix_find_other`), is given
-/// for somebody.
+/// The kernel refuses a connection to a socket whose owner has ended. Any other result, for example that the socket has another type
+/// (`unix_find_other`), means that a process has the socket open.
 fn is_listened_at(socket: &Path) -> bool {
     match UnixStream::connect(socket) {
         Ok(_) => true,

@@ -1,7 +1,7 @@
-//! Kernel parameters as they were before.
+//! Restores the original values of sysctls.
 //!
-//! Whether the node forwards at all is put back only where nobody else's pods need it, and with it whether its links listen to routers
-//! although it forwards.
+//! The sysctls of forwarding, and of router advertisements on a node that forwards, are restored only if no other pod network needs
+//! them.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,35 +12,35 @@ use crate::apply::cni_config;
 use crate::apply::sysctl::{Original, Originals};
 use crate::commands::args::Paths;
 
-/// Sets those that still are as the agent has set them to what they were.
+/// Restores the sysctls that still have the value that the agent has set.
 ///
 /// # Errors
-/// What they were cannot be read, or the kernel refuses.
-pub fn put_back(paths: &Paths) -> anyhow::Result<()> {
-    for (name, Original { was, set }) in ours(paths)? {
+/// The original values cannot be read, or the kernel refuses a value.
+pub fn restore(paths: &Paths) -> anyhow::Result<()> {
+    for (name, Original { was, set }) in to_restore(paths)? {
         let path = paths.sysctl_dir.join(&name);
         fs::write(&path, &was).with_context(|| format!("set {} to {was}", path.display()))?;
-        println!("Done: parameter net/{name} is {was} again and no more {set}.");
+        println!("Restored parameter net/{name}: {was} instead of {set}.");
     }
     Ok(())
 }
 
-/// What there is to put back, in sentences.
+/// The sysctls to restore, one per line.
 ///
 /// # Errors
-/// What they were cannot be read.
+/// The original values cannot be read.
 pub fn changed(paths: &Paths) -> anyhow::Result<Vec<String>> {
-    let ours = ours(paths)?.into_iter();
-    Ok(ours
+    let changed = to_restore(paths)?.into_iter();
+    Ok(changed
         .map(|(name, Original { was, set })| {
             format!("Parameter net/{name} is {set} and was {was}.")
         })
         .collect())
 }
 
-fn ours(paths: &Paths) -> anyhow::Result<BTreeMap<String, Original>> {
+fn to_restore(paths: &Paths) -> anyhow::Result<BTreeMap<String, Original>> {
     let originals = Originals::new(&paths.run_dir).list();
-    let mut originals = originals.context("read what kernel parameters were")?;
+    let mut originals = originals.context("read the original values of kernel parameters")?;
     let others = cni_config::others(&paths.cni_conf_dir);
     originals.retain(|name, original| {
         let now = fs::read_to_string(paths.sysctl_dir.join(name));
@@ -49,10 +49,11 @@ fn ours(paths: &Paths) -> anyhow::Result<BTreeMap<String, Original>> {
     Ok(originals)
 }
 
-/// Whether pods of any network need it, or the node itself while such pods are forwarded.
+/// Whether pods of any network need the sysctl, or the node itself while it forwards.
 fn is_shared(name: &str) -> bool {
-    let ends = ["forward", "forwarding", "/accept_ra"];
-    ends.iter().any(|end| name.ends_with(end)) || name.starts_with("bridge/")
+    let suffixes = ["forward", "forwarding", "/accept_ra"];
+    let mut suffixes = suffixes.iter();
+    suffixes.any(|suffix| name.ends_with(suffix)) || name.starts_with("bridge/")
 }
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ mod tests {
     fn clean_restores_sysctls_and_ignores_missing_links() {
         let node = Node::new();
         assert_eq!(changed(&node.paths()).unwrap().len(), 3);
-        put_back(&node.paths()).unwrap();
+        restore(&node.paths()).unwrap();
         assert_eq!(node.values(), ["0", "1", "1"]);
         assert_eq!(changed(&node.paths()).unwrap(), Vec::<String>::new());
     }
@@ -124,7 +125,7 @@ mod tests {
     fn clean_keeps_sysctls_changed_by_others() {
         let node = Node::new();
         fs::write(node.path("ipv4/conf/eth0/rp_filter"), "0").unwrap();
-        put_back(&node.paths()).unwrap();
+        restore(&node.paths()).unwrap();
         assert_eq!(node.values(), ["0", "0", "1"]);
     }
 
@@ -133,7 +134,7 @@ mod tests {
         let node = Node::new();
         fs::create_dir(node.path("cni")).unwrap();
         fs::write(node.path("cni/20-other.conflist"), "{}").unwrap();
-        put_back(&node.paths()).unwrap();
+        restore(&node.paths()).unwrap();
         assert_eq!(node.values(), ["1", "1", "2"]);
     }
 }

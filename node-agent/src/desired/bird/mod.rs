@@ -1,4 +1,5 @@
-//! What BIRD is to do, as text: `bird.conf`, but for the passwords, which stand in nothing that is compared, printed or logged.
+//! The configuration of BIRD (`bird.conf`). Passwords are added when it is written, so that they are in nothing that is compared,
+//! printed or logged.
 //!
 //! ```text
 //!   kernel ──learn──▶ master4, master6 ──▶ kernel (routes learned by BGP, metric 78)
@@ -7,17 +8,17 @@
 //!                           sessions
 //! ```
 //!
-//! Names of ours begin with `nw_`, those of sessions with `bgp-`: the two cannot meet, nor meet BIRD's own.
-//! Both families are always there: a protocol that is taken away leaves its routes in the kernel (`persist`).
+//! Names of common objects begin with `nw_`, names of sessions with `bgp-`, so that they differ from each other and from BIRD's
+//! own names. Both families are always configured, because a protocol that is removed leaves its routes in the kernel
+//! (`persist`).
 
-mod filter;
-mod name;
 pub mod password;
+mod prefix_filter;
+mod protocol_name;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use crate::inputs::bgp_routes::{METRIC_BIRD, bgp_routes, is_in_pools};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::IpAddr;
@@ -27,15 +28,16 @@ use netweft_crds::{IpFamily, NodeBgp, Session};
 use netweft_netstate::model::{NetworkState, Route, RouteKey};
 use netweft_netstate::owner::{Owner, PROTOCOL_AGENT};
 
-use crate::desired::bird::filter::{inside, lengths};
 use crate::desired::bird::password::Password;
+use crate::desired::bird::prefix_filter::{accepted_lengths, matches_any};
 use crate::inputs::Inputs;
-use crate::inputs::host_facts::Facts;
+use crate::inputs::bgp_routes::{METRIC_BIRD, bgp_routes, is_in_pools};
+use crate::inputs::host_facts::HostFacts;
 
-/// Metric of the routes that stand in for BIRD's, right behind them.
-pub const METRIC_STAND_IN: u32 = METRIC_BIRD + 1;
-/// How long a BIRD that starts waits for its peers at most, in s: one that lives is back within some `connect retry time`s.
-const RECOVERY: u8 = 20;
+/// Metric of backup routes: the next one after BIRD's.
+pub const METRIC_BACKUP: u32 = METRIC_BIRD + 1;
+/// Seconds that a starting BIRD waits for its peers at most. A peer that runs connects within a few `connect retry time`s.
+const GRACEFUL_RESTART_WAIT: u8 = 20;
 /// The configuration while BGP is off. BIRD requires one protocol at least.
 pub const IDLE: &str = concat!(
     "# Written by netweft-agent: BGP is off on this node.\n",
@@ -43,40 +45,40 @@ pub const IDLE: &str = concat!(
     "protocol device nw_device { }\n"
 );
 
-/// One node's speaker.
+/// The configuration of one node's BGP speaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bird {
-    /// All but the sessions.
+    /// The text without the sessions.
     common: String,
     /// The sessions in the operator's order.
     pub sessions: Vec<BirdSession>,
-    /// The default of what is accepted from peers.
-    pub taken: Taken,
+    /// The default import policy.
+    pub import_policy: ImportPolicy,
 }
 
 /// One session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BirdSession {
-    /// As the operator wants it.
+    /// The desired session.
     pub session: Session,
-    /// Its name in BIRD.
+    /// Name of its protocol in BIRD.
     pub protocol: String,
-    /// What stands between the braces, without the password.
+    /// The text between the braces, without the password.
     body: String,
 }
 
-/// Which prefixes are taken from peers by default.
+/// The prefixes that are accepted from peers by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Taken {
-    /// The pools that travel by BGP, each with the shortest and the longest prefix length that is taken.
+pub struct ImportPolicy {
+    /// The pools of the underlay, each with the shortest and the longest prefix length that is accepted.
     pub pools: Vec<(IpNet, u8, u8)>,
-    /// The node's own blocks: nothing inside them is ever taken.
-    pub own: Vec<IpNet>,
+    /// The blocks of the node. Prefixes inside them are never accepted.
+    pub own_blocks: Vec<IpNet>,
 }
 
 impl Bird {
-    /// The file: `passwords` by key. A session whose password is not among them is left out, for without it the peer would
-    /// take anybody for us.
+    /// The text of the file, with `passwords` by key. A session whose password is missing is left out, because without the
+    /// password any program could connect in place of the node.
     #[must_use]
     pub fn render(&self, passwords: &BTreeMap<String, Password>) -> String {
         let mut text = self.common.clone();
@@ -103,38 +105,38 @@ impl Bird {
     }
 }
 
-/// What is to become of the routes that stand in for BIRD's.
+/// What to do with the backup routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackupRoutes {
-    /// There are to be none.
+    /// Remove all.
     Remove,
-    /// Those that are there stay.
+    /// Keep those that exist.
     Keep,
-    /// Each of BIRD's gets one.
+    /// Keep those that exist, and add one for each route of BIRD.
     Create,
 }
 
-/// The routes that stand in for BIRD's. Not for those with more than one next hop.
+/// The backup routes. A route with more than one next hop has none.
 #[must_use]
 pub fn backup_routes(
     inputs: &Inputs,
     actual: &NetworkState,
-    what: BackupRoutes,
+    action: BackupRoutes,
 ) -> BTreeMap<RouteKey, Route> {
-    if inputs.bgp.is_none() || what == BackupRoutes::Remove {
+    if inputs.bgp.is_none() || action == BackupRoutes::Remove {
         return BTreeMap::new();
     }
-    let there = actual.routes.iter().filter(|(key, route)| {
-        let ours = key.metric == METRIC_STAND_IN && Owner::agent().owns_route(route);
-        ours && is_in_pools(inputs, key)
+    let existing = actual.routes.iter().filter(|(key, route)| {
+        let is_backup = key.metric == METRIC_BACKUP && Owner::agent().owns_route(route);
+        is_backup && is_in_pools(inputs, key)
     });
-    let kept = there.map(|(key, route)| (key.clone(), route.clone()));
-    let plain = bgp_routes(inputs, actual).filter(|(_, route)| route.dev.is_some());
-    let made = plain
-        .filter(|_| what == BackupRoutes::Create)
+    let kept = existing.map(|(key, route)| (key.clone(), route.clone()));
+    let single_hop = bgp_routes(inputs, actual).filter(|(_, route)| route.dev.is_some());
+    let created = single_hop
+        .filter(|_| action == BackupRoutes::Create)
         .map(|(key, route)| {
             let key = RouteKey {
-                metric: METRIC_STAND_IN,
+                metric: METRIC_BACKUP,
                 ..key.clone()
             };
             let route = Route {
@@ -143,99 +145,104 @@ pub fn backup_routes(
             };
             (key, route)
         });
-    kept.chain(made).collect()
+    kept.chain(created).collect()
 }
 
-/// What BIRD is to do; `None` while BGP is off.
+/// The configuration of BIRD; `None` while BGP is off.
 #[must_use]
-pub fn bird(inputs: &Inputs, facts: &Facts) -> Option<Bird> {
+pub fn bird(inputs: &Inputs, facts: &HostFacts) -> Option<Bird> {
     let bgp = inputs.bgp.as_ref()?;
     let sessions = bgp.sessions.iter().map(|session| BirdSession {
-        protocol: name::of(&session.name),
+        protocol: protocol_name::of(&session.name),
         body: session::body(bgp, session, is_on_link(facts, session)),
         session: session.clone(),
     });
-    let taken = taken(inputs);
+    let import_policy = import_policy(inputs);
     Some(Bird {
-        common: common(inputs, bgp, &taken),
+        common: common(inputs, bgp, &import_policy),
         sessions: sessions.collect(),
-        taken,
+        import_policy,
     })
 }
 
-fn is_on_link(facts: &Facts, session: &Session) -> bool {
+fn is_on_link(facts: &HostFacts, session: &Session) -> bool {
     let egress = facts.egress.get(&session.local);
     egress.is_some_and(|egress| egress.is_on_link(session.peer))
 }
 
-fn taken(inputs: &Inputs) -> Taken {
+fn import_policy(inputs: &Inputs) -> ImportPolicy {
     let pools = inputs.pools.iter();
     let pools = pools.filter(|(name, _)| inputs.is_underlay(name));
     let own = inputs.blocks.iter().map(|block| block.cidr);
-    Taken {
+    ImportPolicy {
         pools: pools
             .map(|(_, pool)| {
-                let (shortest, longest) = lengths(pool.cidr, pool.block_prefix);
+                let (shortest, longest) = accepted_lengths(pool.cidr, pool.block_prefix);
                 (pool.cidr, shortest, longest)
             })
             .collect(),
-        own: own.chain(inputs.withdrawn.iter().copied()).collect(),
+        own_blocks: own.chain(inputs.withdrawn.iter().copied()).collect(),
     }
 }
 
-/// Own blocks that others are to hear of. Of one that the operator has withdrawn too: pods live in it until it is gone.
-fn announced(inputs: &Inputs) -> Vec<IpNet> {
+/// The blocks that are advertised. A withdrawn block is included, because pods use it until it is released.
+fn advertised(inputs: &Inputs) -> Vec<IpNet> {
     let own = inputs.blocks.iter().map(|block| block.cidr);
-    let open = |block: &IpNet| {
+    let is_advertised = |block: &IpNet| {
         let mut around = inputs.pools.iter();
         let pool = around.find(|(_, pool)| pool.cidr.contains(block));
-        pool.is_some_and(|(name, pool)| !pool.unannounced && inputs.is_underlay(name))
+        pool.is_some_and(|(name, pool)| !pool.bgp_export_disabled && inputs.is_underlay(name))
     };
     own.chain(inputs.withdrawn.iter().copied())
-        .filter(open)
+        .filter(is_advertised)
         .collect()
 }
 
-fn common(inputs: &Inputs, bgp: &NodeBgp, taken: &Taken) -> String {
+fn common(inputs: &Inputs, bgp: &NodeBgp, policy: &ImportPolicy) -> String {
     let mut text = format!(
-        "# Written by netweft-agent. What you change here is lost.\n\
+        "# Written by netweft-agent. Manual changes are overwritten.\n\
          router id {};\n\
          log stderr {{ info, remote, warning, error, auth, fatal, bug }};\n\
          timeformat protocol iso long;\n\
-         # A BIRD that starts gives the kernel nothing before all sessions are up; 240 s, the default, are too long for peers that are not \
-         there.\n\
-         graceful restart wait {RECOVERY};\n\
+         # A starting BIRD exports no routes to the kernel before all sessions are up. The default, 240 s, is too long for peers \
+         that are down.\n\
+         graceful restart wait {GRACEFUL_RESTART_WAIT};\n\
          \n\
          protocol device nw_device {{\n\tscan time 10;\n}}\n\
          \n\
-         # Next hops are looked up in what the node knows without us; what leads to pods has nothing to say about that.\n\
+         # Next hops are resolved by the other routes of the node, never by routes to pods.\n\
          protocol direct nw_direct {{\n\tipv4;\n\tipv6;\n\tinterface -\"nw*\", \"*\";\n}}\n",
         bgp.router_id
     );
     if bgp.sessions.iter().any(|session| session.bfd.is_some()) {
         text += "\nprotocol bfd nw_bfd {\n}\n";
     }
-    let announced = announced(inputs);
+    let advertised = advertised(inputs);
     for family in [Family::V4, Family::V6] {
-        text += &family_text(inputs, taken, &announced, family);
+        text += &family_text(inputs, policy, &advertised, family);
     }
     text
 }
 
-/// What there is once for each family.
-fn family_text(inputs: &Inputs, taken: &Taken, announced: &[IpNet], family: Family) -> String {
+/// The text of one address family.
+fn family_text(
+    inputs: &Inputs,
+    policy: &ImportPolicy,
+    advertised: &[IpNet],
+    family: Family,
+) -> String {
     let (tag, channel) = (family.tag(), family.channel());
     let of_family = |net: &IpNet| family.holds(net);
     let all = inputs.pools.values().map(|pool| pool.cidr);
     let all: Vec<String> = all.filter(of_family).map(|net| format!("{net}+")).collect();
-    let pools = taken.pools.iter().filter(|(net, _, _)| of_family(net));
+    let pools = policy.pools.iter().filter(|(net, _, _)| of_family(net));
     let pools: Vec<String> = pools
         .map(|(net, shortest, longest)| format!("{net}{{{shortest},{longest}}}"))
         .collect();
-    let own = taken.own.iter().copied().filter(of_family);
+    let own = policy.own_blocks.iter().copied().filter(of_family);
     let own: Vec<String> = own.map(|net| format!("{net}+")).collect();
     let mut routes = String::new();
-    for block in announced.iter().filter(|net| of_family(net)) {
+    for block in advertised.iter().filter(|net| of_family(net)) {
         let _ = writeln!(routes, "\troute {block} unreachable;");
     }
     format!(
@@ -258,9 +265,9 @@ fn family_text(inputs: &Inputs, taken: &Taken, announced: &[IpNet], family: Fami
          }}\n\
          \n\
          protocol static nw_own_{tag} {{\n\t{channel};\n{routes}}}\n",
-        inside(&all),
-        inside(&pools),
-        inside(&own),
+        matches_any(&all),
+        matches_any(&pools),
+        matches_any(&own),
         owned(inputs, family),
     )
 }
@@ -286,12 +293,12 @@ fn owned(inputs: &Inputs, family: Family) -> String {
     text += "\tcase bgp_next_hop {\n";
     for (node, blocks) in &blocks {
         // The space ends the address: a colon could continue it.
-        let _ = writeln!(text, "\t\t{node} : return {};", inside(blocks));
+        let _ = writeln!(text, "\t\t{node} : return {};", matches_any(blocks));
     }
     text + "\t\telse: return false;\n\t}\n}\n"
 }
 
-/// A family of addresses, as BIRD's text wants it.
+/// An address family in BIRD's configuration.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Family {
     V4,

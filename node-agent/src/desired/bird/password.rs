@@ -2,32 +2,32 @@
 
 use std::fmt;
 
-/// Most bytes the kernel takes (`TCP_MD5SIG_MAXKEYLEN`).
+/// Maximum length that the kernel accepts (`TCP_MD5SIG_MAXKEYLEN`), in bytes.
 const MAX_LENGTH: usize = 80;
 
-/// A password that can stand in BIRD's text, where a string has no escapes.
+/// A password for BIRD's configuration, in which strings have no escapes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password(String);
 
-/// Why a text cannot be a password, to be read after "the password".
+/// Why a text is not a valid password, as a phrase that follows "the password".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPassword {
-    /// There is nothing in the file.
+    /// The file is empty.
     #[error("is empty")]
     Empty,
-    /// The kernel refuses it.
-    #[error("has more than 80 bytes, which is the most that TCP MD5 takes")]
+    /// It is too long for the kernel.
+    #[error("has more than 80 bytes, which is the maximum of TCP MD5")]
     Long,
-    /// BIRD could not read it.
-    #[error("has a double quote or a character that is not printable, which BIRD cannot have")]
+    /// It cannot be part of a string in BIRD's configuration.
+    #[error("has a double quote or a character that is not printable, which BIRD does not accept")]
     Unprintable,
 }
 
 impl Password {
-    /// A password as a file has it. An end of line after it is dropped: editors and `echo` add one, and no router takes it.
+    /// Parses the content of a file. A trailing newline is dropped, because editors and `echo` add it.
     ///
     /// # Errors
-    /// It cannot be one.
+    /// The content is not a valid password.
     pub fn parse(bytes: &[u8]) -> Result<Self, BadPassword> {
         let text = str::from_utf8(bytes).map_err(|_| BadPassword::Unprintable)?;
         let text = text.strip_suffix('\n').unwrap_or(text);
@@ -44,13 +44,13 @@ impl Password {
         Ok(Self(text.to_owned()))
     }
 
-    /// The password itself, for BIRD only.
+    /// The password, for BIRD's configuration only.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// A text without it.
+    /// `text` with the password masked.
     #[must_use]
     pub fn mask(&self, text: &str) -> String {
         text.replace(&self.0, "***")

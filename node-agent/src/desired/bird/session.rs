@@ -1,22 +1,22 @@
-//! One session's own lines.
+//! The configuration of one session.
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use netweft_crds::{Bfd, NextHopMode, NodeBgp, Session};
 
-use crate::desired::bird::{Family, filter};
+use crate::desired::bird::{Family, prefix_filter};
 
-/// The largest TTL: a peer that insists on neighbours hears us if it is one (RFC 5082).
+/// The largest TTL. A peer with TTL security (RFC 5082) accepts it from neighbours.
 const ALL_HOPS: u8 = 255;
-/// How many prefixes a peer may announce for each that is taken of it, in all and at least. Those not taken are counted, which
-/// takes memory.
-const ANNOUNCED_PER_TAKEN: u32 = 10;
-const ANNOUNCED_AT_LEAST: u32 = 200_000;
+/// Limit of received prefixes per accepted prefix. BIRD keeps rejected prefixes in memory to count them.
+const RECEIVED_PER_ACCEPTED: u32 = 10;
+/// Minimum of the limit of received prefixes.
+const MIN_RECEIVE_LIMIT: u32 = 200_000;
 /// The preference of all routes from nodes: the default of BIRD.
 const LOCAL_PREF: u32 = 100;
 
-/// What stands between the braces of a session, one line for each statement; `on_link`: the two are neighbours on one link.
+/// The text between the braces of a session, one line per statement. `on_link`: the peer is on a link of this node.
 pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
     let Session {
         peer,
@@ -31,7 +31,7 @@ pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
         format!("local {local} port {} as {local_as}", bgp.listen_port),
         format!("neighbor {peer} port {port} as {peer_as}"),
     ];
-    lines.extend(reach(session, on_link));
+    lines.extend(distance(session, on_link));
     lines.extend(timers(session));
     let restart = &session.graceful_restart;
     if restart.enabled {
@@ -42,8 +42,8 @@ pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
         lines.push("graceful restart off".to_owned());
     }
     lines.extend(session.bfd.as_ref().map(bfd));
-    // A cluster identifier and clients are for peers of our own AS (RFC 4456). Routers do without: what they hear carries our router
-    // identifier then, and their sessions stay when the node ceases to reflect.
+    // Cluster ID and clients apply to peers of the same AS (RFC 4456). Routers get none: their routes then carry the router ID of
+    // this node, and their sessions persist when the node stops being a route reflector.
     let cluster = bgp.cluster_id.filter(|_| session.node);
     if let Some(id) = cluster.filter(|_| local_as == peer_as) {
         lines.push(format!("rr cluster id {id}"));
@@ -59,9 +59,9 @@ pub fn body(bgp: &NodeBgp, session: &Session, on_link: bool) -> String {
     text + &channel(bgp, session)
 }
 
-/// How far away the peer may be. Nodes are peers over any number of hops even on one link, so that the two ends need not agree
-/// on whether they are on one: who finds that they are accepts packets of a neighbour only.
-fn reach(session: &Session, on_link: bool) -> Vec<String> {
+/// The distance of the peer. Sessions between nodes are multihop even on one link, so that the two ends need not agree on whether
+/// they share a link. An end that shares one accepts packets of a neighbour only.
+fn distance(session: &Session, on_link: bool) -> Vec<String> {
     let internal = session.local_as == session.peer_as;
     let secure = |hops: String| vec![hops, "ttl security on".to_owned()];
     let multihop = |hops: u8| format!("multihop {hops}");
@@ -81,13 +81,13 @@ fn timers(session: &Session) -> Vec<String> {
     vec![
         format!("hold time {hold}"),
         format!("keepalive time {keepalive}"),
-        // BIRD's own default of 5 s is for routers; a node that joins need not wait.
+        // BIRD's default of 5 s would delay a node that joins.
         "connect delay time 1".to_owned(),
         format!(
             "connect retry time {}",
             seconds(session.connect_retry_time).max(1)
         ),
-        // Its default of one to five minutes would keep a peer that was put right waiting.
+        // BIRD's default of one to five minutes would delay the session after a peer has been corrected.
         "error wait time 2, 10".to_owned(),
     ]
 }
@@ -101,14 +101,14 @@ fn bfd(bfd: &Bfd) -> String {
     )
 }
 
-/// What is exchanged. A limit that is reached leaves out what is beyond it, and the session as it is.
+/// The exchanged routes. When a limit is reached, further prefixes are dropped and the session persists.
 fn channel(bgp: &NodeBgp, session: &Session) -> String {
     let family = Family::of(session.peer.is_ipv4());
     let tag = family.tag();
-    let taken = session.max_prefixes.max(1);
-    let announced = taken
-        .saturating_mul(ANNOUNCED_PER_TAKEN)
-        .max(ANNOUNCED_AT_LEAST);
+    let import_limit = session.max_prefixes.max(1);
+    let receive_limit = import_limit
+        .saturating_mul(RECEIVED_PER_ACCEPTED)
+        .max(MIN_RECEIVE_LIMIT);
     let next_hop = match session.next_hop_mode {
         NextHopMode::Auto => "",
         NextHopMode::NextHopSelf => "\t\tnext hop self;\n",
@@ -129,8 +129,8 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
     } else {
         String::new()
     };
-    // A reflector tells of what it has heard; BIRD sees to whom (RFC 4456, section 6).
-    let rest = if bgp.cluster_id.is_some() {
+    // A route reflector advertises learned routes; BIRD selects the peers (RFC 4456, section 6).
+    let default_action = if bgp.cluster_id.is_some() {
         "accept"
     } else {
         "reject"
@@ -138,8 +138,8 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
     format!(
         "\t{channel} {{\n{next_hop}\
          \t\timport keep filtered on;\n\
-         \t\treceive limit {announced} action block;\n\
-         \t\timport limit {taken} action block;\n\
+         \t\treceive limit {receive_limit} action block;\n\
+         \t\timport limit {import_limit} action block;\n\
          \t\timport filter {{\n\
          \t\t\tif nw_inside_own_{tag}() then reject;\n{of_node}{import}\
          \t\t\tif nw_block_{tag}() then accept;\n\
@@ -148,16 +148,16 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
          \t\texport filter {{\n\
          \t\t\tif proto != \"nw_own_{tag}\" && source != RTS_BGP then reject;\n{communities}{export}\
          \t\t\tif proto = \"nw_own_{tag}\" then accept;\n\
-         \t\t\t{rest};\n\
+         \t\t\t{default_action};\n\
          \t\t}};\n\
          \t}};\n",
         channel = family.channel(),
-        import = filter::rules(&session.filters.import, family),
-        export = filter::rules(&session.filters.export, family),
+        import = prefix_filter::rules(&session.filters.import, family),
+        export = prefix_filter::rules(&session.filters.export, family),
     )
 }
 
-/// A standard community (RFC 1997) or a large one (RFC 8092); what is neither is left out.
+/// The statement that adds a standard community (RFC 1997) or a large one (RFC 8092); `None` for any other text.
 fn community(text: &str) -> Option<String> {
     let numbers: Option<Vec<u32>> = text.split(':').map(|part| part.parse().ok()).collect();
     match *numbers? {

@@ -1,7 +1,5 @@
-//! The text for BIRD: read by people in `snapshots`, and by the real BIRD.
+//! BIRD's configuration, compared with snapshots and parsed by BIRD itself.
 
-use crate::inputs::bgp_routes::PROTOCOL_BIRD;
-use netweft_netstate::model::TABLE_MAIN;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -10,10 +8,11 @@ use netweft_crds::{
     Bfd, FilterAction, FilterRule, IpFamily, NextHopMode, NodeAddresses, NodeMode, PodInterface,
     Transport,
 };
-use netweft_netstate::model::RouteKind;
+use netweft_netstate::model::{RouteKind, TABLE_MAIN};
 use proptest::prelude::*;
 
 use crate::desired::bird::*;
+use crate::inputs::bgp_routes::PROTOCOL_BIRD;
 use crate::inputs::host_facts::Egress;
 use crate::inputs::{OwnBlock, Pool};
 use crate::status::problem::Problems;
@@ -26,15 +25,15 @@ fn pool(cidr: &str, block_prefix: u8) -> Pool {
     Pool {
         cidr: net(cidr),
         block_prefix,
-        unannounced: false,
+        bgp_export_disabled: false,
         nat_outgoing: false,
         nat_exclude: vec![],
         reserved: vec![],
         pod_interface: PodInterface::Routed,
         disabled: false,
         draining: false,
-        some_nodes: false,
-        namespaces: None,
+        has_node_selector: false,
+        namespace_selector: None,
     }
 }
 
@@ -45,7 +44,7 @@ fn block(cidr: &str, pool: &str) -> OwnBlock {
     }
 }
 
-/// A session of the mesh over IPv4, as the operator writes it.
+/// A session of the node-to-node mesh over IPv4.
 fn session(name: &str, peer: &str) -> Session {
     Session {
         name: name.into(),
@@ -91,13 +90,13 @@ fn speaker(sessions: Vec<Session>) -> NodeBgp {
     }
 }
 
-/// A node with a block of each family in the underlay's pools, and one of a pool that travels otherwise.
+/// A node with a block of each family in underlay pools, and a block of a tunnelled pool.
 fn inputs(bgp: NodeBgp) -> Inputs {
-    let mode = |name: &str, way: Transport, pools: &[&str]| NodeMode {
+    let mode = |name: &str, transport: Transport, pools: &[&str]| NodeMode {
         name: name.into(),
         pools: pools.iter().map(ToString::to_string).collect(),
         standby_pools: vec![],
-        transport: way.into(),
+        transport: transport.into(),
         outer_family: IpFamily::Ipv4,
         encapsulate_when: Default::default(),
         mtu: 0,
@@ -118,7 +117,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
             mode("default", Transport::Bgp, &["four", "six"]),
             mode("other", Transport::Ipip, &["tunnelled"]),
         ],
-        serving: vec![],
+        serving_pools: vec![],
         peers_without_blocks: vec![],
         namespaces: BTreeMap::new(),
         blocks: vec![
@@ -135,22 +134,23 @@ fn inputs(bgp: NodeBgp) -> Inputs {
     }
 }
 
-fn facts() -> Facts {
+fn facts() -> HostFacts {
     let egress = |on_link: &str| Egress {
         link: "uplink1".parse().unwrap(),
         mtu: 1400,
         on_link: [net(on_link)].into(),
-        elsewhere: Default::default(),
+        off_link: Default::default(),
     };
     let links = [
         ("192.0.2.1", egress("192.0.2.0/24")),
         ("2001:db8::1", egress("2001:db8::/64")),
     ];
-    Facts {
+    HostFacts {
+        default_gateways: Default::default(),
         egress: links
             .map(|(ip, egress)| (ip.parse().unwrap(), egress))
             .into(),
-        ..Facts::default()
+        ..HostFacts::default()
     }
 }
 
@@ -166,8 +166,8 @@ fn session_text(session: Session) -> String {
     text.split("protocol bgp").nth(1).unwrap().to_owned()
 }
 
-/// Whether BIRD reads a text, and its words.
-fn read_by_bird(text: &str) -> Result<(), String> {
+/// Whether BIRD accepts a configuration, and its error.
+fn bird_check(text: &str) -> Result<(), String> {
     let folder = std::env::var_os("NETWEFT_BIRD_BIN")
         .expect("NETWEFT_BIRD_BIN is the folder with bird: run the tests by `make test`, or see e2e/cluster/bird.sh");
     let dir = tempfile::tempdir().unwrap();
@@ -175,11 +175,11 @@ fn read_by_bird(text: &str) -> Result<(), String> {
     std::fs::write(&file, text).unwrap();
     let mut command = Command::new(PathBuf::from(folder).join("bird"));
     let output = command.arg("-p").arg("-c").arg(file).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() {
         Ok(())
     } else {
-        Err(said)
+        Err(error)
     }
 }
 
@@ -196,7 +196,7 @@ fn bird_accepts_config_of_mesh_node() {
     ];
     let text = text_of(&inputs(speaker(sessions)));
     insta::assert_snapshot!(text);
-    read_by_bird(&text).unwrap();
+    bird_check(&text).unwrap();
 }
 
 fn rule(action: FilterAction, cidr: &str, lengths: (Option<u8>, Option<u8>)) -> FilterRule {
@@ -241,7 +241,7 @@ fn bird_accepts_config_of_node_behind_routers() {
     bgp.listen_port = 1179;
     let text = text_of(&inputs(bgp));
     insta::assert_snapshot!(text);
-    read_by_bird(&text).unwrap();
+    bird_check(&text).unwrap();
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn bird_accepts_config_of_route_reflector() {
     bgp.cluster_id = "10.0.0.250".parse().ok();
     let text = text_of(&inputs(bgp));
     insta::assert_snapshot!(text);
-    read_by_bird(&text).unwrap();
+    bird_check(&text).unwrap();
 }
 
 #[test]
@@ -265,9 +265,9 @@ fn bird_accepts_config_of_empty_and_idle_node() {
     inputs.pools.clear();
     inputs.blocks.clear();
     let text = text_of(&inputs);
-    read_by_bird(&text).unwrap();
+    bird_check(&text).unwrap();
     assert!(text.contains("return false;") && !text.contains("protocol bgp"));
-    read_by_bird(IDLE).unwrap();
+    bird_check(IDLE).unwrap();
     inputs.bgp = None;
     assert_eq!(bird(&inputs, &facts()), None);
 }
@@ -292,25 +292,25 @@ fn route(dst: &str, (protocol, metric): (u8, u32), dev: Option<&str>) -> (RouteK
 
 #[test]
 fn backup_routes_copy_single_next_hop_pool_routes() {
-    let birds = (PROTOCOL_BIRD, METRIC_BIRD);
-    let stand_in = |dst| route(dst, (PROTOCOL_AGENT, METRIC_STAND_IN), Some("uplink1"));
-    let earlier = stand_in("10.244.1.0/26");
+    let bird = (PROTOCOL_BIRD, METRIC_BIRD);
+    let backup = |dst| route(dst, (PROTOCOL_AGENT, METRIC_BACKUP), Some("uplink1"));
+    let earlier = backup("10.244.1.0/26");
     let actual = NetworkState {
         routes: BTreeMap::from([
             earlier.clone(),
-            stand_in("198.51.100.0/26"),
-            route("10.244.2.0/26", birds, Some("uplink1")),
-            route("10.244.3.0/26", birds, None),
-            route("198.51.100.0/24", birds, Some("uplink1")),
+            backup("198.51.100.0/26"),
+            route("10.244.2.0/26", bird, Some("uplink1")),
+            route("10.244.3.0/26", bird, None),
+            route("198.51.100.0/24", bird, Some("uplink1")),
         ]),
         ..NetworkState::default()
     };
     let inputs = inputs(speaker(vec![]));
-    let all = |what| backup_routes(&inputs, &actual, what);
-    let made = [earlier.clone(), stand_in("10.244.2.0/26")];
-    assert_eq!(all(BackupRoutes::Create), made.into());
-    assert_eq!(all(BackupRoutes::Keep), [earlier].into());
-    assert_eq!(all(BackupRoutes::Remove), [].into());
+    let with = |action| backup_routes(&inputs, &actual, action);
+    let created = [earlier.clone(), backup("10.244.2.0/26")];
+    assert_eq!(with(BackupRoutes::Create), created.into());
+    assert_eq!(with(BackupRoutes::Keep), [earlier].into());
+    assert_eq!(with(BackupRoutes::Remove), [].into());
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn bgp_session_without_password_is_omitted() {
     assert!(!text.contains("'bgp-tor-1'") && text.contains("'bgp-tor-2'"));
 }
 
-fn announced_by(inputs: &Inputs) -> Vec<String> {
+fn advertised_by(inputs: &Inputs) -> Vec<String> {
     let text = text_of(inputs);
     let lines = text
         .lines()
@@ -330,15 +330,15 @@ fn announced_by(inputs: &Inputs) -> Vec<String> {
 }
 
 #[test]
-fn own_underlay_blocks_are_announced_unless_disabled() {
+fn own_underlay_blocks_are_advertised_unless_disabled() {
     let mut inputs = inputs(speaker(vec![]));
     let own = ["10.244.0.0/26 unreachable;", "fd00:10::/122 unreachable;"];
-    assert_eq!(announced_by(&inputs), own, "not the tunnelled one");
-    inputs.pools.get_mut("six").unwrap().unannounced = true;
-    assert_eq!(announced_by(&inputs), own[..1]);
-    // Pods live in it until it is gone.
+    assert_eq!(advertised_by(&inputs), own, "without the tunnelled block");
+    inputs.pools.get_mut("six").unwrap().bgp_export_disabled = true;
+    assert_eq!(advertised_by(&inputs), own[..1]);
+    // Pods use a withdrawn block until it is released.
     inputs.withdrawn = vec![net("10.244.9.0/26"), net("10.99.9.0/26")];
-    assert_eq!(announced_by(&inputs)[1..], ["10.244.9.0/26 unreachable;"]);
+    assert_eq!(advertised_by(&inputs)[1..], ["10.244.9.0/26 unreachable;"]);
 }
 
 #[test]
@@ -366,28 +366,28 @@ fn import_accepts_whole_pool_only_if_pool_is_one_block() {
 
 #[test]
 fn bgp_multihop_and_ttl_follow_from_peer_type() {
-    let reach = |session: Session| -> Vec<String> {
+    let distance = |session: Session| -> Vec<String> {
         let text = session_text(session);
         let lines = text.lines().map(|line| line.trim().trim_end_matches(';'));
-        let words = ["direct", "multihop", "ttl security"];
+        let statements = ["direct", "multihop", "ttl security"];
         lines
-            .filter(|line| words.iter().any(|word| line.starts_with(word)))
+            .filter(|line| statements.iter().any(|it| line.starts_with(it)))
             .map(str::to_owned)
             .collect()
     };
     let near = || session("mesh-a", "192.0.2.2");
     let far = || session("mesh-a", "198.51.100.2");
-    assert_eq!(reach(near()), ["multihop 1", "ttl security on"]);
-    assert_eq!(reach(far()), ["multihop 255"]);
+    assert_eq!(distance(near()), ["multihop 1", "ttl security on"]);
+    assert_eq!(distance(far()), ["multihop 255"]);
     let other_as = Session {
         peer_as: 64513,
         ..near()
     };
-    assert_eq!(reach(other_as), ["multihop 1", "ttl security on"]);
+    assert_eq!(distance(other_as), ["multihop 1", "ttl security on"]);
     let tor = || router("tor", "192.0.2.254");
-    assert_eq!(reach(tor()), ["direct"]);
+    assert_eq!(distance(tor()), ["direct"]);
     assert_eq!(
-        reach(Session {
+        distance(Session {
             multihop: Some(2),
             ..tor()
         }),
@@ -397,13 +397,13 @@ fn bgp_multihop_and_ttl_follow_from_peer_type() {
         ttl_security: Some(hops),
         ..tor()
     };
-    assert_eq!(reach(secure(1)), ["direct", "ttl security on"]);
-    assert_eq!(reach(secure(3)), ["multihop 3", "ttl security on"]);
+    assert_eq!(distance(secure(1)), ["direct", "ttl security on"]);
+    assert_eq!(distance(secure(3)), ["multihop 3", "ttl security on"]);
     let internal = Session {
         peer_as: 64512,
         ..tor()
     };
-    assert_eq!(reach(internal), ["multihop 255"]);
+    assert_eq!(distance(internal), ["multihop 255"]);
 }
 
 #[test]
@@ -434,8 +434,8 @@ fn bgp_timers_are_adjusted_to_bird_limits() {
     }
 }
 
-/// A text without what stands in quotes.
-fn skeleton(text: &str) -> String {
+/// The text without quoted strings.
+fn without_strings(text: &str) -> String {
     let mut bare = String::new();
     let mut quote = None;
     for c in text.chars() {
@@ -465,16 +465,16 @@ proptest! {
             let bird = bird(&inputs(speaker(vec![tor])), &facts()).unwrap();
             bird.render(&password.into_iter().map(|password| ("k".to_owned(), password)).collect())
         };
-        // Without a password there is no session, which is for another test.
+        // Another test covers invalid passwords: the session is left out.
         let password = Password::parse(password.as_bytes());
         prop_assume!(password.is_ok());
         let text = render(&name, password.ok(), &community);
-        let tame = render("tame", Password::parse(b"tame").ok(), "1:1");
-        let without = |text: &str| -> String {
-            let lines = skeleton(text).lines().map(str::to_owned).collect::<Vec<_>>();
+        let plain = render("plain", Password::parse(b"plain").ok(), "1:1");
+        let without_values = |text: &str| -> String {
+            let lines = without_strings(text).lines().map(str::to_owned).collect::<Vec<_>>();
             lines.into_iter().filter(|line| !line.contains("community.add((")).collect::<Vec<_>>().join("\n")
         };
-        prop_assert_eq!(without(&text), without(&tame));
-        prop_assert_eq!(read_by_bird(&text), Ok(()));
+        prop_assert_eq!(without_values(&text), without_values(&plain));
+        prop_assert_eq!(bird_check(&text), Ok(()));
     }
 }

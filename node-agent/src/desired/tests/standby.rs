@@ -1,16 +1,16 @@
-//! Ways that stand by while a mode changes.
+//! Standby datapaths, which exist while a mode changes.
 
 use netweft_crds::{EncapsulateWhen, ProbeProtocol, UdpParameters, VxlanParameters};
 
 use crate::desired::tests::*;
 
-/// The cluster of [`inputs`], where another way stands by.
-fn with(way: Transport) -> Inputs {
+/// The cluster of [`inputs`] with a standby datapath.
+fn with_standby(transport: Transport) -> Inputs {
     let mut inputs = inputs();
-    let mut other = inputs.modes[0].clone();
-    other.transport = way.into();
-    other.standby_pools = std::mem::take(&mut other.pools);
-    inputs.modes.push(other);
+    let mut standby = inputs.modes[0].clone();
+    standby.transport = transport.into();
+    standby.standby_pools = std::mem::take(&mut standby.pools);
+    inputs.modes.push(standby);
     inputs
 }
 
@@ -28,7 +28,7 @@ fn routes(desired: &Desired) -> Vec<String> {
 
 #[test]
 fn standby_route_has_higher_metric_and_lower_mtu_applies() {
-    let desired = desired(&with(Transport::Direct), &facts());
+    let desired = desired(&with_standby(Transport::Direct), &facts());
     assert_eq!(
         routes(&desired),
         [
@@ -37,9 +37,9 @@ fn standby_route_has_higher_metric_and_lower_mtu_applies() {
         ]
     );
     assert_eq!(desired.plugin.pools[0].mtu, 1350);
-    let mut back = with(Transport::Direct);
+    let mut back = with_standby(Transport::Direct);
     let [vxlan, direct] = &mut back.modes[..] else {
-        panic!("two ways");
+        panic!("two modes");
     };
     std::mem::swap(&mut vxlan.pools, &mut direct.pools);
     std::mem::swap(&mut vxlan.standby_pools, &mut direct.standby_pools);
@@ -56,26 +56,29 @@ fn standby_route_has_higher_metric_and_lower_mtu_applies() {
 
 #[test]
 fn direct_transport_puts_tunnel_address_on_own_link() {
-    let homes = |inputs: &Inputs| {
+    let on_own_link = |inputs: &Inputs| {
         let desired = desired(inputs, &facts());
         let own = desired.kernel.addresses.keys();
         own.filter(|key| key.link.as_str() == "nw-own")
             .map(|key| key.net.to_string())
             .collect::<Vec<_>>()
     };
-    assert_eq!(homes(&inputs()), [""; 0]);
-    assert_eq!(homes(&with(Transport::Direct)), ["10.244.0.1/32"]);
-    let mut bridged = with(Transport::Direct);
+    assert_eq!(on_own_link(&inputs()), [""; 0]);
+    assert_eq!(
+        on_own_link(&with_standby(Transport::Direct)),
+        ["10.244.0.1/32"]
+    );
+    let mut bridged = with_standby(Transport::Direct);
     bridged
         .pools
         .values_mut()
         .for_each(|pool| pool.pod_interface = PodInterface::Bridge);
-    assert_eq!(homes(&bridged), [""; 0], "it is on the pods' bridge");
+    assert_eq!(on_own_link(&bridged), [""; 0], "the bridge has the address");
 }
 
 #[test]
 fn modes_with_same_vxlan_share_link_and_smaller_mtu() {
-    let mut inputs = with(Transport::Vxlan(VxlanParameters::default()));
+    let mut inputs = with_standby(Transport::Vxlan(VxlanParameters::default()));
     inputs.modes[1].mtu = 1300;
     inputs.modes[1].encapsulate_when = EncapsulateWhen::CrossSubnet;
     let desired = desired(&inputs, &facts());
@@ -95,7 +98,7 @@ fn vxlan_links_with_different_vni_or_port_are_separate() {
         vni: 0x00ff_ffff,
         port: 65535,
     };
-    let desired = desired(&with(Transport::Vxlan(other)), &facts());
+    let desired = desired(&with_standby(Transport::Vxlan(other)), &facts());
     let names: Vec<String> = desired
         .kernel
         .links
@@ -107,56 +110,59 @@ fn vxlan_links_with_different_vni_or_port_are_separate() {
 
 #[test]
 fn standby_udp_mode_configures_relay_peers() {
-    let desired = desired(&with(Transport::Udp(UdpParameters::default())), &facts());
-    assert_eq!(desired.udp.tunnels[0].peers.len(), 2);
-    assert_eq!(routes(&desired).len(), 1, "there is no link yet");
-    assert!(!waiting_for(&desired).is_empty());
-    assert!(desired.probes[0].targets["worker-2"].why_not.is_some());
+    let desired = desired(
+        &with_standby(Transport::Udp(UdpParameters::default())),
+        &facts(),
+    );
+    assert_eq!(desired.relay.tunnels[0].peers.len(), 2);
+    assert_eq!(routes(&desired).len(), 1, "the link does not exist yet");
+    assert!(!not_programmed(&desired).is_empty());
+    assert!(desired.probes[0].targets["worker-2"].unreachable.is_some());
 }
 
 #[test]
 fn probes_use_protocol_of_network_mode() {
     for protocol in [ProbeProtocol::Auto, ProbeProtocol::Icmp, ProbeProtocol::Udp] {
-        let mut inputs = with(Transport::Direct);
+        let mut inputs = with_standby(Transport::Direct);
         inputs.modes[1].probe = protocol;
         let probe_plan = &desired(&inputs, &facts()).probes[0];
         let targets = probe_plan.targets.values();
         let mut probes = targets.flat_map(|target| &target.probes);
-        assert!(probes.all(|probe| probe.probe == protocol));
+        assert!(probes.all(|probe| probe.protocol == protocol));
     }
-    let mut inputs = with(Transport::Direct);
+    let mut inputs = with_standby(Transport::Direct);
     inputs.modes[1].probe = ProbeProtocol::None;
     assert_eq!(desired(&inputs, &facts()).probes, []);
 }
 
 #[test]
 fn probes_to_all_nodes_use_pool_source_address() {
-    let desired = desired(&with(Transport::Direct), &facts());
+    let desired = desired(&with_standby(Transport::Direct), &facts());
     let probe_plan = &desired.probes[0];
     let names: Vec<&String> = probe_plan.targets.keys().collect();
     assert_eq!(names, ["worker-2", "worker-3"]);
     let probes = &probe_plan.targets["worker-2"].probes;
-    let asked: Vec<String> = probes
+    let described: Vec<String> = probes
         .iter()
         .map(|it| format!("{} {} {}", it.link, it.from.unwrap(), it.to))
         .collect();
     assert_eq!(
-        asked,
+        described,
         [
             "uplink1 10.244.0.1 10.244.0.65",
             "uplink1 10.244.0.1 10.244.0.129"
         ]
     );
-    let nobody = probe_plan.status(&BTreeSet::new(), Some("why"), 9471);
+    let without_replies = probe_plan.status(&BTreeSet::new(), Some("cause"), 9471);
     assert_eq!(
         (
-            nobody.probed,
-            nobody.unreachable.len(),
-            nobody.message.as_deref()
+            without_replies.probed,
+            without_replies.unreachable.len(),
+            without_replies.message.as_deref()
         ),
-        (2, 2, Some("why"))
+        (2, 2, Some("cause"))
     );
-    // One of its two blocks is its oldest.
+    // A reply from the oldest of the two blocks is enough.
     let answered: BTreeSet<_> = probes.iter().take(1).cloned().collect();
     assert_eq!(
         probe_plan.status(&answered, None, 9471).unreachable,
@@ -166,7 +172,7 @@ fn probes_to_all_nodes_use_pool_source_address() {
 
 #[test]
 fn probe_targets_of_large_cluster_are_sixteen_and_vary() {
-    let mut inputs = with(Transport::Direct);
+    let mut inputs = with_standby(Transport::Direct);
     let first = inputs.remote[0].clone();
     inputs.remote = (0..40_u8)
         .map(|n| RemoteBlock {
@@ -175,22 +181,22 @@ fn probe_targets_of_large_cluster_are_sixteen_and_vary() {
             ..first.clone()
         })
         .collect();
-    let asked = |node: &str| {
+    let targets = |node: &str| {
         let mut inputs = inputs.clone();
         inputs.node = node.to_owned();
         let probes = desired(&inputs, &facts()).probes;
         probes[0].targets.keys().cloned().collect::<BTreeSet<_>>()
     };
-    assert_eq!(asked("one").len(), 16);
-    assert_eq!(asked("one"), asked("one"));
-    assert_ne!(asked("one"), asked("two"));
+    assert_eq!(targets("one").len(), 16);
+    assert_eq!(targets("one"), targets("one"));
+    assert_ne!(targets("one"), targets("two"));
 }
 
 #[test]
 fn bgp_probe_succeeds_when_bird_has_route_to_block() {
-    let inputs = with(Transport::Bgp);
+    let inputs = with_standby(Transport::Bgp);
     let mut facts = facts();
-    let probe_plan = |facts: &Facts| desired(&inputs, facts).probes[0].clone();
+    let probe_plan = |facts: &HostFacts| desired(&inputs, facts).probes[0].clone();
     assert_eq!(probe_plan(&facts).transport, Transport::Bgp);
     assert_eq!(
         probe_plan(&facts)

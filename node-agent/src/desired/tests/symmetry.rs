@@ -1,4 +1,4 @@
-//! Where the pools and nodes of both families are the same but for the family, so is what a node is to have.
+//! If pools and nodes differ by their family only, the desired states differ by the family only.
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
@@ -12,7 +12,7 @@ use proptest::sample::select;
 
 use crate::desired::tests::*;
 
-/// The IPv6 twin of an IPv4 address; one of IPv6 is its own.
+/// The IPv6 address that corresponds to an IPv4 address; an IPv6 address corresponds to itself.
 fn twin(ip: IpAddr) -> IpAddr {
     let IpAddr::V4(four) = ip else { return ip };
     let [a, _, c, d] = four.octets();
@@ -48,7 +48,7 @@ fn block(index: u8) -> [IpNet; 2] {
     both(&format!("10.244.{}.{}/26", index / 4, index % 4 * 64))
 }
 
-/// Every second node is on the same link.
+/// Nodes with even numbers are on the link of this node.
 fn node_addresses(number: u8) -> NodeAddresses {
     let subnet = if number.is_multiple_of(2) {
         "192.0.2"
@@ -66,23 +66,26 @@ fn node_addresses(number: u8) -> NodeAddresses {
 }
 
 fn node_mode() -> impl Strategy<Value = NodeMode> {
-    let way = select(vec![
+    let transport = select(vec![
         Transport::Vxlan(VxlanParameters::default()),
         Transport::Direct,
     ]);
     let when = select(vec![EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet]);
     let outer = select(vec![IpFamily::Ipv4, IpFamily::Ipv6]);
     let mtu = select(vec![0, 1300]);
-    (way, when, outer, mtu).prop_map(|(way, encapsulate_when, outer_family, mtu)| NodeMode {
-        name: "mode".into(),
-        pools: vec![],
-        standby_pools: vec![],
-        transport: way.into(),
-        outer_family,
-        encapsulate_when,
-        mtu,
-        probe: Default::default(),
-    })
+    let fields = (transport, when, outer, mtu);
+    fields.prop_map(
+        |(transport, encapsulate_when, outer_family, mtu)| NodeMode {
+            name: "mode".into(),
+            pools: vec![],
+            standby_pools: vec![],
+            transport: transport.into(),
+            outer_family,
+            encapsulate_when,
+            mtu,
+            probe: Default::default(),
+        },
+    )
 }
 
 prop_compose! {
@@ -134,20 +137,21 @@ prop_compose! {
     }
 }
 
-fn facts_of(inputs: &Inputs) -> Facts {
+fn facts_of(inputs: &Inputs) -> HostFacts {
     let egress = Egress {
         on_link: both("192.0.2.0/24").into(),
         ..facts().egress.pop_first().unwrap().1
     };
     let addresses =
         [IpFamily::Ipv4, IpFamily::Ipv6].map(|family| inputs.addresses.of(family).unwrap());
-    Facts {
+    HostFacts {
+        default_gateways: Default::default(),
         egress: addresses.map(|address| (address, egress.clone())).into(),
         ..facts()
     }
 }
 
-/// Both families' parts, as IPv6.
+/// The objects of each family, converted to IPv6.
 type Parts<T> = [BTreeSet<T>; 2];
 
 fn parts<T, U: Ord>(
@@ -159,7 +163,7 @@ fn parts<T, U: Ord>(
     [four, six].map(|part| part.into_iter().map(&as_six).collect())
 }
 
-/// A next hop behind a tunnel is a name for the other node, and another in each family.
+/// The routes. A next hop behind a tunnel represents the other node, and differs by family.
 fn routes(kernel: &NetworkState) -> Parts<String> {
     parts(
         &kernel.routes,

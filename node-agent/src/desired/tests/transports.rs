@@ -1,4 +1,4 @@
-//! The ways to other nodes, and which is taken.
+//! The transports to other nodes, and which one is used.
 
 use kube::core::Selector;
 use netweft_crds::{EncapsulateWhen, UdpParameters};
@@ -7,10 +7,10 @@ use netweft_udp_relay::config::PeerConfig;
 
 use crate::desired::tests::*;
 
-/// The cluster of [`inputs`] with another way; worker-3 is in another subnet.
-fn by(way: Transport, when: EncapsulateWhen) -> (Inputs, Facts) {
+/// The cluster of [`inputs`] with another transport; worker-3 is in another subnet.
+fn by(transport: Transport, when: EncapsulateWhen) -> (Inputs, HostFacts) {
     let (mut inputs, facts) = (inputs(), facts());
-    inputs.modes[0].transport = way.into();
+    inputs.modes[0].transport = transport.into();
     inputs.modes[0].encapsulate_when = when;
     for block in inputs
         .remote
@@ -22,7 +22,7 @@ fn by(way: Transport, when: EncapsulateWhen) -> (Inputs, Facts) {
     (inputs, facts)
 }
 
-/// The routes to other nodes' blocks in the words of `ip route`.
+/// The routes to blocks of other nodes in the format of `ip route`.
 fn routes(desired: &Desired) -> Vec<String> {
     let unicast = |(_, route): &(&RouteKey, &Route)| route.kind == RouteKind::Unicast;
     let routes = desired.kernel.routes.iter().filter(unicast);
@@ -33,8 +33,8 @@ fn udp() -> Transport {
     Transport::Udp(UdpParameters::default())
 }
 
-fn with_relay(mut facts: Facts, open: bool) -> Facts {
-    facts.tuns.insert("nw-udp8285".parse().unwrap(), open);
+fn with_relay(mut facts: HostFacts, open: bool) -> HostFacts {
+    facts.tun_links.insert("nw-udp8285".parse().unwrap(), open);
     facts
 }
 
@@ -93,9 +93,9 @@ fn udp_routes_use_relay_link_and_relay_has_peers() {
         ]
     );
     assert_eq!(desired.plugin.pools[0].mtu, 1372);
-    assert_eq!(waiting_for(&desired), [""; 0]);
-    let [tunnel] = desired.udp.tunnels.as_slice() else {
-        panic!("{:?}", desired.udp)
+    assert_eq!(not_programmed(&desired), [""; 0]);
+    let [tunnel] = desired.relay.tunnels.as_slice() else {
+        panic!("{:?}", desired.relay)
     };
     let peer = |address: &str, blocks: &[&str]| PeerConfig {
         address: address.parse().unwrap(),
@@ -112,7 +112,7 @@ fn udp_routes_use_relay_link_and_relay_has_peers() {
             peer("198.51.100.3", &["10.244.1.0/26"]),
         ]
     );
-    desired.udp.check().unwrap();
+    desired.relay.check().unwrap();
 }
 
 #[test]
@@ -122,14 +122,14 @@ fn missing_relay_is_awaited_and_its_config_still_written() {
     assert_eq!(routes(&absent), Vec::<String>::new());
     assert!(absent.kernel.links.is_empty());
     assert!(
-        waiting_for(&absent)[0].contains("does not exist")
-            && waiting_for(&absent)[0].contains("netweft-udp-relay")
+        not_programmed(&absent)[0].contains("does not exist")
+            && not_programmed(&absent)[0].contains("netweft-udp-relay")
     );
-    assert_eq!(absent.udp.tunnels[0].peers.len(), 2);
-    // One that has just ended comes back: what leads to its link stays.
-    let shut = desired(&inputs, &with_relay(facts, false));
-    assert_eq!(routes(&shut).len(), 3);
-    assert!(waiting_for(&shut)[0].contains("no process reads"));
+    assert_eq!(absent.relay.tunnels[0].peers.len(), 2);
+    // The routes stay while the relay restarts.
+    let stopped = desired(&inputs, &with_relay(facts, false));
+    assert_eq!(routes(&stopped).len(), 3);
+    assert!(not_programmed(&stopped)[0].contains("no process reads"));
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn udp_over_ipv6_carries_both_families() {
     assert_eq!(invalid(&desired), [""; 0]);
     assert_eq!(routes(&desired).len(), 4);
     assert_eq!(desired.plugin.pools[0].mtu, 1400 - 48);
-    let blocks = desired.udp.tunnels[0]
+    let blocks = desired.relay.tunnels[0]
         .peers
         .iter()
         .map(|peer| peer.blocks.len());
@@ -177,18 +177,18 @@ fn host_gw_peer_off_link_is_reported_and_gets_no_route() {
 fn host_gw_next_hop_needs_node_address_of_pod_family() {
     let (mut inputs, facts) = both_families(IpFamily::Ipv4);
     inputs.modes[0].transport = Transport::Direct.into();
-    let alone = desired(&inputs, &facts);
-    let alone = invalid(&alone);
+    let without_addresses = desired(&inputs, &facts);
+    let problems = invalid(&without_addresses);
     assert!(
-        alone[0].contains("node worker-1 has no IPv6 address"),
-        "{alone:?}"
+        problems[0].contains("node worker-1 has no IPv6 address"),
+        "{problems:?}"
     );
     inputs.addresses.ipv6 = "2001:db8::1".parse().ok();
-    let lonely = desired(&inputs, &facts);
-    let lonely = invalid(&lonely);
+    let with_own_address = desired(&inputs, &facts);
+    let problems = invalid(&with_own_address);
     assert!(
-        lonely[0].contains("node worker-2 has no IPv6 address"),
-        "{lonely:?}"
+        problems[0].contains("node worker-2 has no IPv6 address"),
+        "{problems:?}"
     );
     for block in &mut inputs.remote {
         block.addresses.ipv6 = "2001:db8::2".parse().ok();
@@ -209,7 +209,7 @@ fn host_gw_next_hop_needs_node_address_of_pod_family() {
 
 #[test]
 fn cross_subnet_encapsulates_only_off_link_nodes() {
-    for (way, far) in [
+    for (transport, tunnel_route) in [
         (
             Transport::Ipip,
             "via 198.51.100.3 dev nw-ipip onlink src 10.244.0.1",
@@ -220,26 +220,26 @@ fn cross_subnet_encapsulates_only_off_link_nodes() {
         ),
         (udp(), "dev nw-udp8285 src 10.244.0.1"),
     ] {
-        let (inputs, facts) = by(way, EncapsulateWhen::CrossSubnet);
+        let (inputs, facts) = by(transport, EncapsulateWhen::CrossSubnet);
         let desired = desired(&inputs, &with_relay(facts, true));
         assert_eq!(
             routes(&desired),
             [
                 "10.244.0.64/26 via 192.0.2.2 dev uplink1".to_owned(),
                 "10.244.0.128/26 via 192.0.2.2 dev uplink1".to_owned(),
-                format!("10.244.1.0/26 {far}"),
+                format!("10.244.1.0/26 {tunnel_route}"),
             ]
         );
         assert_eq!(invalid(&desired), [""; 0]);
-        // Room for what is encapsulated, whichever way a packet goes.
+        // The MTU leaves room for the encapsulation, whether a packet is encapsulated or not.
         assert!(desired.plugin.pools[0].mtu < 1400);
         let uplink: LinkName = "uplink1".parse().unwrap();
         assert_eq!(desired.loose_rp_filter, [uplink].into());
     }
 }
 
-/// The cluster of [`inputs`], with a pool of its own for host-gw, of which worker-2 has a block.
-fn side_by_side() -> (Inputs, Facts) {
+/// The cluster of [`inputs`] with a second pool, in mode host-gw, of which worker-2 has a block.
+fn with_host_gw_pool() -> (Inputs, HostFacts) {
     let (mut inputs, facts) = (inputs(), facts());
     inputs.pools.insert("plain".into(), pool("10.99.0.0/16"));
     inputs.modes.push(NodeMode {
@@ -258,7 +258,7 @@ fn side_by_side() -> (Inputs, Facts) {
 
 #[test]
 fn block_is_routed_by_mode_of_its_pool() {
-    let (inputs, facts) = side_by_side();
+    let (inputs, facts) = with_host_gw_pool();
     let desired = desired(&inputs, &facts);
     let routes = routes(&desired);
     assert!(routes.contains(&"10.99.0.64/26 via 192.0.2.2 dev uplink1".to_owned()));
@@ -272,15 +272,15 @@ fn block_is_routed_by_mode_of_its_pool() {
     assert_eq!(
         desired.loose_rp_filter.len(),
         1,
-        "probes and answers between the pools take different ways"
+        "requests and replies between the pools have different transports"
     );
-    // A packet must fit whichever way it takes.
+    // A packet must fit both transports.
     assert_eq!(desired.plugin.pools[0].mtu, 1350);
 }
 
 #[test]
 fn traffic_to_nodes_is_masqueraded_for_overlay_pools_only() {
-    let (inputs, facts) = side_by_side();
+    let (inputs, facts) = with_host_gw_pool();
     let nft = desired(&inputs, &facts).nft;
     assert!(nft.contains("elements = { 192.0.2.2, 192.0.2.3 }"));
     assert!(nft.contains("ip saddr 10.99.0.0/16 ip daddr != @pools_v4 ip daddr != { 192.168.0.0/16 } ip daddr != @nodes_v4 masquerade"));
@@ -291,7 +291,7 @@ fn traffic_to_nodes_is_masqueraded_for_overlay_pools_only() {
 
 #[test]
 fn node_without_overlay_block_uses_other_tunnel_address() {
-    let (mut inputs, facts) = side_by_side();
+    let (mut inputs, facts) = with_host_gw_pool();
     inputs.blocks[0] = OwnBlock {
         cidr: "10.99.0.0/26".parse().unwrap(),
         pool: "plain".into(),
@@ -320,7 +320,7 @@ fn by_label(key: &str, value: &str) -> Selector {
 
 #[test]
 fn node_config_lists_namespaces_of_each_pool() {
-    let (mut inputs, facts) = side_by_side();
+    let (mut inputs, facts) = with_host_gw_pool();
     let labels = |team: &str| [("team".to_owned(), team.to_owned())].into();
     inputs.namespaces = [
         ("shop".to_owned(), labels("a")),
@@ -330,10 +330,10 @@ fn node_config_lists_namespaces_of_each_pool() {
     assert_eq!(
         desired(&inputs, &facts).plugin.namespaces,
         None,
-        "nobody asks"
+        "no pool has a selector"
     );
-    inputs.pools.get_mut("plain").unwrap().namespaces = Some(by_label("team", "a"));
-    inputs.serving = vec!["plain".into(), "default-v4".into()];
+    inputs.pools.get_mut("plain").unwrap().namespace_selector = Some(by_label("team", "a"));
+    inputs.serving_pools = vec!["plain".into(), "default-v4".into()];
     let plugin = desired(&inputs, &facts).plugin;
     assert_eq!(
         plugin.namespaces,
@@ -350,24 +350,36 @@ fn node_config_lists_namespaces_of_each_pool() {
 
 #[test]
 fn serving_pool_not_yet_seen_is_awaited() {
-    let (mut inputs, facts) = side_by_side();
-    inputs.serving = vec!["default-v4".into(), "new".into()];
+    let (mut inputs, facts) = with_host_gw_pool();
+    inputs.serving_pools = vec!["default-v4".into(), "new".into()];
     assert_eq!(
-        waiting_for(&desired(&inputs, &facts)),
+        not_programmed(&desired(&inputs, &facts)),
         ["IPPool new serves this node, and the agent has not received it yet"]
     );
 }
 
 #[test]
 fn pools_with_node_selector_precede_others() {
-    let (mut inputs, facts) = side_by_side();
-    inputs.serving = vec!["plain".into()];
-    inputs.pools.get_mut("plain").unwrap().some_nodes = true;
+    let (mut inputs, facts) = with_host_gw_pool();
+    inputs.serving_pools = vec!["plain".into()];
+    inputs.pools.get_mut("plain").unwrap().has_node_selector = true;
     let names = |inputs: &Inputs| -> Vec<String> {
         let pools = desired(inputs, &facts).plugin.pools;
         pools.into_iter().map(|pool| pool.name).collect()
     };
     assert_eq!(names(&inputs), ["plain", "default-v4"]);
-    inputs.pools.get_mut("plain").unwrap().some_nodes = false;
+    inputs.pools.get_mut("plain").unwrap().has_node_selector = false;
     assert_eq!(names(&inputs), ["default-v4", "plain"]);
+}
+
+#[test]
+fn block_around_default_gateway_is_reported_and_not_routed() {
+    let (inputs, mut facts) = (inputs(), facts());
+    facts.default_gateways = ["10.244.1.1".parse().unwrap()].into();
+    let desired = desired(&inputs, &facts);
+    let block: IpNet = "10.244.1.0/26".parse().unwrap();
+    assert!(desired.kernel.routes.keys().all(|key| key.dst != block));
+    let problems = invalid(&desired);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains("it contains 10.244.1.1, the default gateway of this node"));
 }

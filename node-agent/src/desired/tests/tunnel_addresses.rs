@@ -1,8 +1,8 @@
-//! The node's own addresses in its blocks, and that no pod has one of them at the same time.
+//! The node's own addresses in its blocks, and that no pod has such an address at the same time.
 //!
-//! The property plays one node: the operator gives and takes blocks, the pool is edited, pods come and go, and the agent does its
-//! three steps (read, change the kernel, write `node.json`) with anything in between. Agent and plugin are of this version or of
-//! an earlier one, which took the first usable address of the oldest block and reserved no other.
+//! The property simulates one node: blocks are assigned and withdrawn, the pool is edited, pods start and end, and the agent makes
+//! its three steps (read, change the kernel, write `node.json`) with other steps between them. Agent and plugin have this version
+//! or an earlier one, which used the first usable address of the oldest block and reserved no other.
 
 use netweft_cni::attachment::Attachment;
 use netweft_cni::build_attachment::{AttachmentRequest, build_attachment};
@@ -11,7 +11,7 @@ use netweft_cni::ipam::{self, Allocation, PodRequest};
 use proptest::prelude::*;
 
 use crate::desired::tests::*;
-use crate::pods::{Hold, Records, Reservations};
+use crate::pods::{Records, Reservation, Reservations};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -58,7 +58,7 @@ fn tunnel_address_of_every_block_is_reserved() {
 }
 
 #[test]
-fn tunnel_address_used_by_pod_is_left_to_pod() {
+fn tunnel_address_of_pod_is_not_added_to_node() {
     let mut inputs = with_blocks(&["10.244.3.64/26", "10.244.0.0/26"]);
     inputs.pods.addresses = [ip("10.244.3.65")].into();
     assert_eq!(on_tunnel(&inputs), ["10.244.0.1"]);
@@ -85,10 +85,13 @@ fn probes_target_tunnel_address_ignoring_reserved_ranges() {
     let targets = probes
         .iter()
         .flat_map(|probe_plan| probe_plan.targets.values());
-    let asked: Vec<IpAddr> = targets
+    let destinations: Vec<IpAddr> = targets
         .flat_map(|target| target.probes.iter().map(|probe| probe.to))
         .collect();
-    assert!(asked.contains(&ip("10.244.0.65")), "{asked:?}");
+    assert!(
+        destinations.contains(&ip("10.244.0.65")),
+        "{destinations:?}"
+    );
 }
 
 const BLOCKS: [&str; 3] = ["10.244.0.0/29", "10.244.0.8/29", "10.244.0.16/29"];
@@ -102,9 +105,9 @@ const RESERVED: [&[&str]; 5] = [
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Give(usize),
+    Assign(usize),
     Withdraw(usize),
-    /// The NodeSubnet is deleted, if no pod is in it.
+    /// The NodeSubnet is deleted, if no pod has an address of it.
     Delete(usize),
     Reserve(usize),
     Interface(bool),
@@ -114,22 +117,22 @@ enum Step {
     },
     AddEnds,
     Del(usize),
-    /// One step of the agent's three.
+    /// One of the three steps of the agent.
     Agent,
-    /// All three.
+    /// All three steps.
     Sync,
     Restart {
         earlier: bool,
     },
     DiskFull(bool),
-    /// Somebody deletes `node.json`.
-    Forget,
+    /// Another program deletes `node.json`.
+    DeleteConfig,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
     let block = 0..BLOCKS.len();
     prop_oneof![
-        2 => block.clone().prop_map(Step::Give),
+        2 => block.clone().prop_map(Step::Assign),
         2 => block.clone().prop_map(Step::Withdraw),
         1 => block.prop_map(Step::Delete),
         2 => (0..RESERVED.len()).prop_map(Step::Reserve),
@@ -141,12 +144,12 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Sync),
         2 => any::<bool>().prop_map(|earlier| Step::Restart { earlier }),
         1 => any::<bool>().prop_map(Step::DiskFull),
-        1 => Just(Step::Forget),
+        1 => Just(Step::DeleteConfig),
     ]
 }
 
-/// What the agent has computed and not yet carried out.
-enum Work {
+/// The desired state that the agent has computed and not applied yet.
+enum PendingWork {
     Kernel(BTreeSet<IpAddr>, NodeConfig),
     File(NodeConfig),
 }
@@ -164,30 +167,30 @@ struct Node {
     kernel: BTreeSet<IpAddr>,
     earlier_agent: bool,
     reservations: Reservations,
-    work: Option<Work>,
+    work: Option<PendingWork>,
     disk_full: bool,
     /// Whether an agent of this version was the last to change the kernel.
     checked: bool,
 }
 
 impl Node {
-    /// One on which an earlier version has been at work.
-    fn earlier(bridged: bool) -> Self {
+    /// A node that an earlier version has programmed.
+    fn of_earlier_version(bridged: bool) -> Self {
         let mut node = Self {
             bridged,
             earlier_agent: true,
             ..Self::default()
         };
-        for step in [Step::Give(0), Step::Give(1), Step::Sync] {
-            node.take(step);
+        for step in [Step::Assign(0), Step::Assign(1), Step::Sync] {
+            node.apply(step);
         }
         node
     }
 
-    fn take(&mut self, step: Step) {
+    fn apply(&mut self, step: Step) {
         let block = |n: usize| BLOCKS[n].parse::<IpNet>().unwrap();
         match step {
-            Step::Give(n) => {
+            Step::Assign(n) => {
                 self.withdrawn.retain(|cidr| *cidr != block(n));
                 if !self.listed.contains(&block(n)) {
                     self.listed.push(block(n));
@@ -201,12 +204,12 @@ impl Node {
             }
             Step::Delete(n) => {
                 let empty = !self.records.keys().any(|ip| block(n).contains(ip));
-                // The operator deletes what the agent has acknowledged to offer no more, which takes the plugin's lock.
-                let offered = self.config.iter().flat_map(|config| &config.pools);
-                let offered = offered
-                    .flat_map(|pool| &pool.blocks)
-                    .any(|it| *it == block(n));
-                if empty && !offered && self.adding.is_none() {
+                // The operator deletes a NodeSubnet after the agent has acknowledged its removal, for which the agent acquires the
+                // plugin's lock.
+                let pools = self.config.iter().flat_map(|config| &config.pools);
+                let mut blocks = pools.flat_map(|pool| &pool.blocks);
+                let allocatable = blocks.any(|it| *it == block(n));
+                if empty && !allocatable && self.adding.is_none() {
                     self.withdrawn.retain(|cidr| *cidr != block(n));
                 }
             }
@@ -218,8 +221,8 @@ impl Node {
             Step::AddEnds => {
                 if let Some(attachment) = self.adding.take() {
                     for address in &attachment.addresses {
-                        let known = self.records.insert(address.ip, Ok(attachment.clone()));
-                        assert!(known.is_none(), "{} twice", address.ip);
+                        let previous = self.records.insert(address.ip, Ok(attachment.clone()));
+                        assert!(previous.is_none(), "{} twice", address.ip);
                     }
                 }
             }
@@ -236,11 +239,11 @@ impl Node {
                 self.work = None;
             }
             Step::DiskFull(full) => self.disk_full = full,
-            Step::Forget => self.config = None,
+            Step::DeleteConfig => self.config = None,
         }
     }
 
-    /// Chooses under the lock; the record is written when the ADD ends.
+    /// Selects an address under the lock; the record is written when the ADD ends.
     fn begin_add(&mut self, earlier: bool, start: u8) {
         let Some(config) = self.config.clone().filter(|_| self.adding.is_none()) else {
             return;
@@ -274,7 +277,7 @@ impl Node {
 
     fn inputs(&self) -> Inputs {
         let mut inputs = inputs();
-        inputs.serving = vec!["default-v4".into()];
+        inputs.serving_pools = vec!["default-v4".into()];
         inputs.withdrawn = self.withdrawn.clone();
         let own = |cidr: &IpNet| OwnBlock {
             cidr: *cidr,
@@ -292,22 +295,24 @@ impl Node {
 
     fn agent(&mut self) {
         match self.work.take() {
-            // An agent that starts waits for the lock.
-            None if !self.earlier_agent && !self.reservations.begun() && self.adding.is_some() => {}
+            // A starting agent waits for the lock.
+            None if !self.earlier_agent
+                && !self.reservations.was_locked()
+                && self.adding.is_some() => {}
             None => {
                 let (kernel, config) = if self.earlier_agent {
                     self.earlier_work()
                 } else {
                     self.present_work()
                 };
-                self.work = Some(Work::Kernel(kernel, config));
+                self.work = Some(PendingWork::Kernel(kernel, config));
             }
-            Some(Work::Kernel(kernel, config)) => {
+            Some(PendingWork::Kernel(kernel, config)) => {
                 self.kernel = kernel;
                 self.checked = !self.earlier_agent;
-                self.work = Some(Work::File(config));
+                self.work = Some(PendingWork::File(config));
             }
-            Some(Work::File(config)) => {
+            Some(PendingWork::File(config)) => {
                 if !self.disk_full {
                     self.config = Some(config);
                 }
@@ -319,18 +324,18 @@ impl Node {
         let config = self.config.as_ref();
         let no_add = self.adding.is_none();
         self.reservations
-            .observe(config, Default::default(), |_| no_add);
+            .update(config, Default::default(), |_| no_add);
         let mut inputs = self.inputs();
-        inputs.pods = PodState::of(&self.records, config, |ip| self.reservations.hold(ip));
-        inputs.pods.unsettled = &inputs.pods.unsettled - &self.kernel;
+        inputs.pods = PodState::of(&self.records, config, |ip| self.reservations.of(ip));
+        inputs.pods.pending = &inputs.pods.pending - &self.kernel;
         let desired = desired(&inputs, &facts());
-        let ours = desired.kernel.addresses.keys().map(|key| key.net.addr());
-        (ours.collect(), desired.plugin)
+        let own = desired.kernel.addresses.keys().map(|key| key.net.addr());
+        (own.collect(), desired.plugin)
     }
 
-    /// As the earlier agent did it.
+    /// The computation of the earlier version.
     fn earlier_work(&self) -> (BTreeSet<IpAddr>, NodeConfig) {
-        let pinned = PodState::of(&self.records, None, |_| Hold::Settled).gateways;
+        let pinned = PodState::of(&self.records, None, |_| Reservation::Effective).gateways;
         let first = |block: &IpNet| {
             let reserved = |ip: &IpAddr| self.reserved.iter().any(|net| net.contains(ip));
             block.hosts().find(|ip| !reserved(ip))
@@ -357,7 +362,7 @@ impl Node {
     }
 }
 
-/// What a plugin chose that knew no tunnel address.
+/// The address that the plugin of the earlier version selects, which excludes no tunnel address.
 fn earlier_choice<'a>(
     config: &'a NodeConfig,
     taken: &BTreeSet<IpAddr>,
@@ -387,9 +392,9 @@ proptest! {
         bridged in any::<bool>(),
         steps in prop::collection::vec(any_step(), 1..120),
     ) {
-        let mut node = Node::earlier(bridged);
+        let mut node = Node::of_earlier_version(bridged);
         for step in steps {
-            node.take(step);
+            node.apply(step);
             let pods: BTreeSet<IpAddr> = node.records.keys().copied().collect();
             let both: Vec<_> = node.kernel.intersection(&pods).collect();
             prop_assert!(!node.checked || both.is_empty(), "{both:?} after {step:?}");

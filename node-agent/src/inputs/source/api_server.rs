@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tracing::{Instrument, info_span};
 
-use crate::inputs::source::{Ending, changes};
+use crate::inputs::source::{TaskGuard, change_filter};
 use crate::inputs::{Namespaces, Objects};
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
@@ -28,21 +28,21 @@ pub struct Watches {
     subnets: Store<DeserializeGuard<NodeSubnet>>,
     networks: Store<DeserializeGuard<NodeNetwork>>,
     client: Client,
-    /// Names and labels; watched from when a pool first asks for them.
+    /// Names and labels. The watch starts when a pool has a namespace selector.
     namespaces: OnceLock<Store<PartialObjectMeta<Namespace>>>,
-    signal: Signal,
+    shared: Shared,
     changes: watch::Receiver<u64>,
-    ends: Option<UnboundedReceiver<String>>,
+    ended: Option<UnboundedReceiver<String>>,
 }
 
 impl Watches {
     /// Start the watches; they end with the process.
     pub fn start(client: &Client, node: &str) -> Self {
-        let (signal, changes) = watch::channel(0);
-        let (ends, ended) = unbounded_channel();
-        let signal = Signal::new(Hub {
-            changes: signal,
-            ends,
+        let (sender, changes) = watch::channel(0);
+        let (ended_sender, ended) = unbounded_channel();
+        let shared = Arc::new(WatchContext {
+            changes: sender,
+            ended: ended_sender,
             runtime: Handle::current(),
         });
         let own = watcher::Config::default().fields(&format!("metadata.name={node}"));
@@ -50,24 +50,24 @@ impl Watches {
             pools: start(
                 Api::all(client.clone()),
                 watcher::Config::default(),
-                &signal,
+                &shared,
             ),
             subnets: start(
                 Api::all(client.clone()),
                 watcher::Config::default(),
-                &signal,
+                &shared,
             ),
-            networks: start(Api::all(client.clone()), own, &signal),
+            networks: start(Api::all(client.clone()), own, &shared),
             client: client.clone(),
             namespaces: OnceLock::new(),
-            signal,
+            shared,
             changes,
-            ends: Some(ended),
+            ended: Some(ended),
         }
     }
 
-    pub fn ends(&mut self) -> UnboundedReceiver<String> {
-        self.ends.take().unwrap_or_else(|| unbounded_channel().1)
+    pub fn ended_tasks(&mut self) -> UnboundedReceiver<String> {
+        self.ended.take().unwrap_or_else(|| unbounded_channel().1)
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -81,8 +81,8 @@ impl Watches {
         }
         let mut unreadable = Vec::new();
         let pools = readable(&self.pools, &mut unreadable);
-        let by_namespace = |pool: &IPPool| pool.spec.namespace_selector.is_some();
-        let namespaces = if pools.iter().any(by_namespace) {
+        let has_selector = |pool: &IPPool| pool.spec.namespace_selector.is_some();
+        let namespaces = if pools.iter().any(has_selector) {
             self.namespaces()?
         } else {
             Namespaces::new()
@@ -100,13 +100,13 @@ impl Watches {
 }
 
 impl Watches {
-    /// `None` until they have been heard of completely.
+    /// `None` until all namespaces have been received.
     fn namespaces(&self) -> Option<Namespaces> {
         let store = self.namespaces.get_or_init(|| {
             let (store, writer) = reflector::store();
             let api: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
             let events = watcher(api, watcher::Config::default());
-            follow(writer, events, "Namespace", &self.signal);
+            spawn_watch(writer, events, "Namespace", &self.shared);
             store
         });
         ready(store).then(|| {
@@ -119,17 +119,17 @@ impl Watches {
     }
 }
 
-/// What all watches share.
-struct Hub {
+/// The context of all watches.
+struct WatchContext {
     changes: watch::Sender<u64>,
-    ends: UnboundedSender<String>,
-    /// The one that they began in: a watch that is begun later, from another thread, must not depend on that thread.
+    ended: UnboundedSender<String>,
+    /// The runtime of the first watches. A later watch is started from another thread, and must not depend on that thread.
     runtime: Handle,
 }
 
-type Signal = Arc<Hub>;
+type Shared = Arc<WatchContext>;
 
-/// A kind that can be watched without one malformed object stopping the watch.
+/// A kind whose watch continues after a malformed object.
 trait Watchable:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
@@ -142,19 +142,19 @@ impl<K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + S
 fn start<K: Watchable>(
     api: Api<DeserializeGuard<K>>,
     config: watcher::Config,
-    signal: &Signal,
+    shared: &Shared,
 ) -> Store<DeserializeGuard<K>> {
     let (store, writer) = reflector::store();
-    follow(writer, watcher(api, config), &K::kind(&()), signal);
+    spawn_watch(writer, watcher(api, config), &K::kind(&()), shared);
     store
 }
 
-/// Fill a store from the events of a watch, and signal when something has changed that a node goes by.
-fn follow<K>(
+/// Starts a task that fills a store from the events of a watch and signals changes.
+fn spawn_watch<K>(
     writer: reflector::store::Writer<K>,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
     kind: &str,
-    signal: &Signal,
+    shared: &Shared,
 ) where
     K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
 {
@@ -162,17 +162,17 @@ fn follow<K>(
         object.managed_fields_mut().clear();
         object.annotations_mut().clear();
     });
-    let hub = signal.clone();
-    let ending = Ending {
-        what: format!("objects of the kind {kind}"),
-        ends: signal.ends.clone(),
+    let context = Arc::clone(shared);
+    let guard = TaskGuard {
+        watched: format!("objects of the kind {kind}"),
+        ended: shared.ended.clone(),
     };
-    let watched = kind.to_owned();
+    let kind_name = kind.to_owned();
     let task = async move {
-        let _ending = ending;
-        changes::follow(&watched, writer, events, &hub.changes).await;
+        let _guard = guard;
+        change_filter::fill_store(&kind_name, writer, events, &context.changes).await;
     };
-    signal
+    shared
         .runtime
         .spawn(task.instrument(info_span!("watch", kind)));
 }
@@ -187,7 +187,7 @@ where
         .is_some_and(|outcome| outcome.is_ok())
 }
 
-/// The objects that could be read, by name; the others become problems.
+/// The readable objects, sorted by name. Unreadable objects become problems.
 fn readable<K: Watchable>(
     store: &Store<DeserializeGuard<K>>,
     unreadable: &mut Vec<Problem>,

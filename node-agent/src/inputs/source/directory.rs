@@ -1,9 +1,9 @@
-//! Objects from a folder of YAML files: for the namespace lab and for trying things out.
+//! Objects from a directory of YAML files: for the lab and for experiments.
 //!
-//! What is for one node alone may be in a folder of its name below.
+//! Objects of a single node may be in a subdirectory with the name of the node.
 //!
-//! A file is changed by renaming another over it, so that nobody reads half of one. That changes the folder itself, and
-//! folders are all that is looked at, a few times a second.
+//! A file is changed by renaming another file over it, so that no reader sees a part of it. That changes the modification time of the
+//! directory, which is polled a few times a second.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -22,56 +22,59 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use crate::inputs::Objects;
-use crate::inputs::source::Ending;
+use crate::inputs::source::TaskGuard;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 use crate::telemetry::failure_log::FailureLog;
 
-const INTERVAL: Duration = Duration::from_millis(200);
-/// A change that is younger may not be the last of its time stamp: older kernels count in ticks of up to 10 ms.
-const SETTLED: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// A modification time that is younger than this may be that of a later change, too: timestamps of older kernels have a
+/// granularity of up to 10 ms.
+const TIMESTAMP_GRANULARITY: Duration = Duration::from_millis(20);
 
-/// A folder that is looked at again and again.
-pub struct Folder {
+/// A polled directory.
+pub struct Directory {
     changes: watch::Receiver<u64>,
     objects: watch::Receiver<Option<Objects>>,
-    ends: Option<UnboundedReceiver<String>>,
+    ended: Option<UnboundedReceiver<String>>,
 }
 
-impl Folder {
-    /// Start looking; it ends with the process.
-    pub fn start(folder: &Path, node: &str) -> Self {
+impl Directory {
+    /// Starts polling. It ends with the process.
+    pub fn start(dir: &Path, node: &str) -> Self {
         let (signal, changes) = watch::channel(0u64);
         let (sender, objects) = watch::channel(None);
-        let mut reader = Reader::new(folder, node);
-        let (ends, ended) = unbounded_channel();
+        let mut reader = Reader::new(dir, node);
+        let (ended_sender, ended) = unbounded_channel();
         tokio::spawn(async move {
-            let what = format!("the folder {}", reader.folder.display());
-            let _ending = Ending { what, ends };
+            let _guard = TaskGuard {
+                watched: format!("the directory {}", reader.dir.display()),
+                ended: ended_sender,
+            };
             let mut failure_log = FailureLog::default();
             while !sender.is_closed() {
                 let changed = reader.changed_objects();
-                let folder = reader.folder.display();
-                let unread = |error| format!("read the folder of objects {folder}: {error}");
-                failure_log.are(changed.as_ref().err().map(unread));
+                let dir = reader.dir.display();
+                let failure = |error| format!("read the directory of objects {dir}: {error}");
+                failure_log.set(changed.as_ref().err().map(failure));
                 if let Ok(Some(objects)) = changed
                     && sender.borrow().as_ref() != Some(&objects)
                 {
                     sender.send_replace(Some(objects));
                     signal.send_modify(|version| *version = version.wrapping_add(1));
                 }
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         });
         Self {
             changes,
             objects,
-            ends: Some(ended),
+            ended: Some(ended),
         }
     }
 
-    pub fn ends(&mut self) -> UnboundedReceiver<String> {
-        self.ends.take().unwrap_or_else(|| unbounded_channel().1)
+    pub fn ended_tasks(&mut self) -> UnboundedReceiver<String> {
+        self.ended.take().unwrap_or_else(|| unbounded_channel().1)
     }
 
     pub fn changes(&self) -> watch::Receiver<u64> {
@@ -83,57 +86,58 @@ impl Folder {
     }
 }
 
-/// What was read of a folder until now.
+/// The state of the directory at the last reading.
 struct Reader {
-    folder: PathBuf,
+    dir: PathBuf,
     node: String,
-    /// Times of the last changes of the folder and of the node's own, once nothing more can come under the same times.
-    known: Option<[Option<SystemTime>; 2]>,
+    /// Modification times of the directory and of the node's subdirectory, if no later change can have the same times.
+    read_at: Option<[Option<SystemTime>; 2]>,
     files: BTreeMap<PathBuf, (Version, Result<Object, serde_saphyr::Error>)>,
 }
 
-/// Inode and time of the last change: another file under the same name has others.
+/// Inode and modification time, which differ for another file with the same name.
 type Version = (u64, Option<SystemTime>);
 
-/// What is in a file.
+/// The object in a file.
 enum Object {
     Pool(IPPool),
     Subnet(NodeSubnet),
     Network(Box<NodeNetwork>),
     Namespace(PartialObjectMeta<Namespace>),
-    /// Nothing for an agent.
+    /// An object that the agent does not use.
     Other,
 }
 
 impl Reader {
-    fn new(folder: &Path, node: &str) -> Self {
+    fn new(dir: &Path, node: &str) -> Self {
         Self {
-            folder: folder.to_owned(),
+            dir: dir.to_owned(),
             node: node.to_owned(),
-            known: None,
+            read_at: None,
             files: BTreeMap::new(),
         }
     }
 
-    /// The objects, unless the folders are as they were.
+    /// The objects; `None` if the directories are unchanged.
     fn changed_objects(&mut self) -> io::Result<Option<Objects>> {
-        let own = self.folder.join(&self.node);
+        let own = self.dir.join(&self.node);
         let own = fs::metadata(own).and_then(|own| own.modified());
-        let changed = [Some(fs::metadata(&self.folder)?.modified()?), own.ok()];
-        if self.known == Some(changed) {
+        let modified = [Some(fs::metadata(&self.dir)?.modified()?), own.ok()];
+        if self.read_at == Some(modified) {
             return Ok(None);
         }
         let age = |time: &SystemTime| time.elapsed().unwrap_or_default();
-        let settled = changed.iter().flatten().all(|time| age(time) > SETTLED);
+        let mut times = modified.iter().flatten();
+        let are_final = times.all(|time| age(time) > TIMESTAMP_GRANULARITY);
         self.read()?;
-        self.known = settled.then_some(changed);
+        self.read_at = are_final.then_some(modified);
         Ok(Some(self.objects()))
     }
 
-    /// Read all `*.yaml` of both folders that were not read yet, one object in each.
+    /// Reads the new and changed `*.yaml` files of both directories. Each contains one object.
     fn read(&mut self) -> io::Result<()> {
-        let mut found = yaml(&self.folder)?;
-        match yaml(&self.folder.join(&self.node)) {
+        let mut found = yaml_files(&self.dir)?;
+        match yaml_files(&self.dir.join(&self.node)) {
             Ok(own) => found.extend(own),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
@@ -141,8 +145,8 @@ impl Reader {
         self.files.retain(|file, _| found.contains_key(file));
         for (file, metadata) in found {
             let version = (metadata.ino(), metadata.modified().ok());
-            let known = self.files.get(&file);
-            if known.is_none_or(|(known, _)| *known != version) {
+            let previous = self.files.get(&file);
+            if previous.is_none_or(|(previous, _)| *previous != version) {
                 let text = fs::read_to_string(&file)?;
                 self.files.insert(file, (version, parse(&text)));
             }
@@ -150,7 +154,7 @@ impl Reader {
         Ok(())
     }
 
-    /// What there is for this agent.
+    /// The objects of this agent.
     fn objects(&self) -> Objects {
         let mut objects = Objects::default();
         for (file, (_, object)) in &self.files {
@@ -179,9 +183,9 @@ impl Reader {
     }
 }
 
-fn yaml(folder: &Path) -> io::Result<BTreeMap<PathBuf, Metadata>> {
+fn yaml_files(dir: &Path) -> io::Result<BTreeMap<PathBuf, Metadata>> {
     let mut files = BTreeMap::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.extension().is_some_and(|ending| ending == "yaml") {
             let metadata = fs::metadata(&path)?;
@@ -239,21 +243,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let mut reader = Reader::new(folder, "n");
-        let mut observe = || reader.changed_objects().unwrap();
-        // Until the change is old enough to be the last of its time.
-        let settled = (0..100).any(|_| {
-            std::thread::sleep(SETTLED);
-            observe().is_none()
+        let mut read = || reader.changed_objects().unwrap();
+        // The directory is read again until its modification time is old enough.
+        let is_unchanged = (0..100).any(|_| {
+            std::thread::sleep(TIMESTAMP_GRANULARITY);
+            read().is_none()
         });
-        assert!(settled, "it is read again and again");
+        assert!(is_unchanged, "an unchanged directory is read again");
         let pool = "apiVersion: netweft.io/v1alpha1\nkind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16}\n";
         fs::write(folder.join("p.new"), pool).unwrap();
         fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
-        assert_eq!(observe().unwrap().pools.len(), 1);
+        assert_eq!(read().unwrap().pools.len(), 1);
         fs::write(folder.join("p.new"), pool.replace("244", "245")).unwrap();
         fs::rename(folder.join("p.new"), folder.join("p.yaml")).unwrap();
         assert!(
-            observe().unwrap().pools[0]
+            read().unwrap().pools[0]
                 .spec
                 .cidr
                 .to_string()
@@ -261,10 +265,10 @@ mod tests {
         );
         fs::create_dir(folder.join("n")).unwrap();
         fs::write(folder.join("n/q.yaml"), pool.replace("p}", "q}")).unwrap();
-        assert_eq!(observe().unwrap().pools.len(), 2);
+        assert_eq!(read().unwrap().pools.len(), 2);
         fs::create_dir(folder.join("other")).unwrap();
         fs::write(folder.join("other/r.yaml"), pool.replace("p}", "r}")).unwrap();
-        assert_eq!(observe().unwrap().pools.len(), 2);
+        assert_eq!(read().unwrap().pools.len(), 2);
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Where the agent's objects come from: the API server's watches, or a folder of YAML files.
+//! The source of the objects: watches of the API server, or a directory of YAML files.
 //!
-//! Both give the same: a signal when something may have changed, and a snapshot on demand. There is no snapshot before
-//! every kind has been heard of completely, so that nothing is swept which has merely not arrived yet.
+//! Both signal changes, and return a snapshot on demand. There is no snapshot before every kind has been received completely, so
+//! that the agent does not remove state of objects that have not arrived yet.
 
 mod api_server;
-mod changes;
+mod change_filter;
 mod directory;
 
 use std::path::Path;
@@ -15,16 +15,17 @@ use tokio::sync::watch;
 
 use crate::inputs::Objects;
 
-/// Tells of the end of a task, also of one that panics.
-struct Ending {
-    what: String,
-    ends: UnboundedSender<String>,
+/// Reports the end of a task when it is dropped, also when the task panics.
+struct TaskGuard {
+    /// The watched objects.
+    watched: String,
+    ended: UnboundedSender<String>,
 }
 
-impl Drop for Ending {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        // Nobody listens while the process ends.
-        let _ = self.ends.send(std::mem::take(&mut self.what));
+        // While the process ends, the receiver may be closed.
+        let _ = self.ended.send(std::mem::take(&mut self.watched));
     }
 }
 
@@ -32,18 +33,18 @@ impl Drop for Ending {
 pub enum Source {
     /// The API server.
     Api(api_server::Watches),
-    /// A folder.
-    Files(directory::Folder),
+    /// A directory.
+    Files(directory::Directory),
 }
 
 impl Source {
-    /// Watch a folder for `node`, or, without one, the API server, of which a client is returned.
+    /// Watches the objects of `node` in a directory; without one, in the API server, for which it returns a client.
     ///
     /// # Errors
     /// The address of the API server is not configured.
-    pub async fn open(folder: Option<&Path>, node: &str) -> anyhow::Result<(Self, Option<Client>)> {
-        if let Some(folder) = folder {
-            return Ok((Self::Files(directory::Folder::start(folder, node)), None));
+    pub async fn open(dir: Option<&Path>, node: &str) -> anyhow::Result<(Self, Option<Client>)> {
+        if let Some(dir) = dir {
+            return Ok((Self::Files(directory::Directory::start(dir, node)), None));
         }
         let client = netweft_client::connect(None).await?;
         Ok((
@@ -52,30 +53,30 @@ impl Source {
         ))
     }
 
-    /// Tells what is no longer watched, since the task has ended. None should, for as long as the source is there. To be taken once.
+    /// Reports the objects whose task has ended, which is an error while the source exists. Only the first call returns the reports.
     #[must_use]
-    pub fn ends(&mut self) -> UnboundedReceiver<String> {
+    pub fn ended_tasks(&mut self) -> UnboundedReceiver<String> {
         match self {
-            Self::Api(watches) => watches.ends(),
-            Self::Files(folder) => folder.ends(),
+            Self::Api(watches) => watches.ended_tasks(),
+            Self::Files(dir) => dir.ended_tasks(),
         }
     }
 
-    /// Signals that the snapshot may differ from the one before.
+    /// Signals that the snapshot may differ from the previous one.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<u64> {
         match self {
             Self::Api(watches) => watches.changes(),
-            Self::Files(folder) => folder.changes(),
+            Self::Files(dir) => dir.changes(),
         }
     }
 
-    /// The objects as last heard; `None` until every kind is complete.
+    /// The last received objects; `None` until every kind is complete.
     #[must_use]
     pub fn snapshot(&self) -> Option<Objects> {
         match self {
             Self::Api(watches) => watches.snapshot(),
-            Self::Files(folder) => folder.snapshot(),
+            Self::Files(dir) => dir.snapshot(),
         }
     }
 }

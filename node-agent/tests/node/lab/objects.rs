@@ -1,13 +1,13 @@
-//! What the agent of a node reads: pools and blocks of either family, for either kind of pod.
+//! The objects of a node: pools and blocks of both families, for both pod interfaces.
 
-/// What a node has: one pool for each kind of pod and family.
+/// The pools of a node: one per pod interface and family.
 #[derive(Clone, Copy, Debug)]
 pub struct Pools {
     kinds: &'static [&'static str],
     pub families: Families,
 }
 
-/// Of pods, and of the nodes they are on.
+/// The address families of pods and nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
     Ipv4,
@@ -52,7 +52,7 @@ impl Pools {
     }
 }
 
-/// Pools with a block here, which has room for the leaks of a test, and one on each of two other nodes.
+/// Pools with a block on this node, which is large enough for the leaks of a test, and a block on each of two other nodes.
 pub fn objects(pools: Pools) -> Vec<(String, String)> {
     let mut objects = Vec::new();
     let (mut own, mut names) = (Vec::new(), Vec::new());
@@ -72,7 +72,7 @@ pub fn objects(pools: Pools) -> Vec<(String, String)> {
     objects
 }
 
-/// The node's own part, with these blocks of these pools.
+/// The NodeNetwork of the node, with these blocks of these pools.
 pub fn network(pools: Pools, blocks: &[String], names: &[String]) -> String {
     let quoted: Vec<String> = blocks.iter().map(|block| format!("\"{block}\"")).collect();
     format!(
@@ -89,7 +89,7 @@ struct Pool {
     kind: &'static str,
     cidr: String,
     block_size: u8,
-    /// Of the nodes one, two and three.
+    /// The blocks of the nodes one, two and three.
     blocks: [String; 3],
 }
 

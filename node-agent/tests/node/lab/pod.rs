@@ -12,21 +12,21 @@ use super::{Namespace, Node};
 pub struct Pod {
     pub container: String,
     pub space: Namespace,
-    /// One of each family.
+    /// One address per family.
     pub addresses: Vec<IpAddr>,
-    /// The host's end of its link.
+    /// The host end of its link.
     pub link: String,
 }
 
 impl Pod {
-    /// What became of an ADD; what it said if it failed.
-    pub fn of(container: &str, space: Namespace, added: Child) -> Result<Self, String> {
-        let output = added.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    /// The pod of a started ADD; the output of the plugin if the ADD fails.
+    pub fn of(container: &str, space: Namespace, add: Child) -> Result<Self, String> {
+        let output = add.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            return Err(format!("{}: {said}", output.status));
+            return Err(format!("{}: {text}", output.status));
         }
-        let result: Value = serde_json::from_str(&said).unwrap();
+        let result: Value = serde_json::from_str(&text).unwrap();
         let addresses = result["ips"].as_array().unwrap().iter();
         let address = |ip: &Value| {
             let net = ip["address"].as_str().unwrap().parse::<IpNet>();
@@ -42,32 +42,32 @@ impl Pod {
         })
     }
 
-    /// Whether it answers at each of its addresses.
-    pub fn answers(&self, whom: &Namespace) -> bool {
+    /// Whether each address of the pod replies to a ping from a namespace.
+    pub fn is_reachable_from(&self, source: &Namespace) -> bool {
         let mut addresses = self.addresses.iter();
-        addresses.all(|ip| whom.pings(&ip.to_string()))
+        addresses.all(|ip| source.pings(&ip.to_string()))
     }
 
-    /// Whether it reaches each address of its node.
+    /// Whether the pod reaches each address of its node.
     pub fn reaches(&self, node: &Node) -> bool {
         node.addresses().iter().all(|ip| self.space.pings(ip))
     }
 
-    /// A line for each of its addresses, if it is about addresses at all: `LINK` is the host's end, `MAC` the pod's own,
-    /// `IP` an address, `LEN` how long a prefix of it alone is, `OTHER` an address that no pod has. On a bridge `GATEWAY`
-    /// is the bridge's address with its length, `BLOCK` the block that both are in, `VIA` the gateway alone.
-    pub fn lines(&self, node: &Node, line: &str) -> Vec<String> {
+    /// Replaces the placeholders of a template for each address of the pod, and returns the different lines: `LINK` is the host end of
+    /// the link, `MAC` the MAC address of the pod, `IP` the address, `LEN` its prefix length as a host address, `OTHER` an address
+    /// without a pod. With a bridge, `GATEWAY` is the bridge's address with its prefix length, `BLOCK` the block, `VIA` the gateway.
+    pub fn lines(&self, node: &Node, template: &str) -> Vec<String> {
         let record = node
             .attachments()
             .into_iter()
             .find(|found| found.owner.container_id == self.container)
-            .expect("its record");
+            .expect("the record of the pod");
         let mut lines = Vec::new();
         for address in &record.addresses {
             let four = address.ip.is_ipv4();
             let gateway = address.gateway.unwrap_or_else(|| IpNet::from(address.ip));
-            let mut filled = line.to_owned();
-            for (word, value) in [
+            let mut line = template.to_owned();
+            for (placeholder, value) in [
                 ("LINK", self.link.clone()),
                 ("MAC", record.pod_mac.to_string()),
                 ("GATEWAY", gateway.to_string()),
@@ -80,10 +80,10 @@ impl Pod {
                     if four { "10.244.0.9" } else { "fd00:244::9" }.to_owned(),
                 ),
             ] {
-                filled = filled.replace(word, &value);
+                line = line.replace(placeholder, &value);
             }
-            if !lines.contains(&filled) {
-                lines.push(filled);
+            if !lines.contains(&line) {
+                lines.push(line);
             }
         }
         lines
