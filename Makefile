@@ -71,6 +71,7 @@ bench: ## compare the plugin, the udp tunnel and BGP of many nodes with others, 
 	@$(env) netweft-bench plugin --plugin "$$($(env) printenv BIN_DIR)" --reference "$$(e2e/cluster/build-tools.sh cni)" --json bench/results.json
 	@$(env) netweft-bench tunnel --relay "$$($(env) printenv BIN_DIR)/netweft-udp-relay" --flannel "$$(e2e/cluster/build-tools.sh flannel)/flannel-udp" --json bench/results-tunnel.json
 	@$(env) netweft-bench bgp --binaries "$$($(env) printenv BIN_DIR)" --bird "$$(e2e/cluster/bird.sh)" --json bench/results-bgp.json
+	@$(env) netweft-bench filter --agent "$$($(env) printenv BIN_DIR)/netweft-agent" --json bench/results-filter.json
 	@$(env) netweft-bench drift --agent "$$($(env) printenv BIN_DIR)/netweft-agent" --json bench/results-drift.json
 
 .PHONY: sim

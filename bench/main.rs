@@ -5,6 +5,7 @@
 
 mod bgp;
 mod drift;
+mod filter;
 mod load;
 mod namespace;
 mod numbers;
@@ -37,6 +38,8 @@ enum What {
     Tunnel(tunnel::Options),
     /// What BGP of many nodes costs, with the agents' configuration of BIRD and with a plain one.
     Bgp(bgp::Options),
+    /// Throughput and connection rate over VXLAN with and without the filter of the agent.
+    Filter(filter::Options),
     /// How long it takes until what others have changed on a node is put right.
     Drift(drift::Options),
 }
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         What::Plugin(options) => plugin::run(options, &scratch.0)?,
         What::Tunnel(options) => tunnel::run(options, &scratch.0)?,
         What::Bgp(options) => bgp::run(options)?,
+        What::Filter(options) => filter::run(options, &scratch.0)?,
         What::Drift(options) => drift::run(options, &scratch.0)?,
     };
     match &options.json {
