@@ -1,7 +1,17 @@
 //! The plugin on a full disk.
 
-use super::netns_node::{Namespace, skipped};
+use super::netns_node::{Namespace, Node, skipped};
 use super::{Disk, gc, node_on, refuses, used, works};
+
+/// ADD fails because the file system has no space for the file, and leaves nothing.
+fn refuses_records(node: &Node, file: &str) {
+    refuses(
+        node,
+        file,
+        "free blocks (df) or inodes (df -i)",
+        "No space left on device",
+    );
+}
 
 #[test]
 fn netns_add_on_full_disk_is_refused_and_leaves_nothing() {
@@ -11,12 +21,7 @@ fn netns_add_on_full_disk_is_refused_and_leaves_nothing() {
     let disk = Disk::new();
     let node = used(node_on(&disk));
     disk.fill_up_to(0);
-    refuses(
-        &node,
-        "attachments",
-        "free blocks (df) or inodes (df -i)",
-        "No space left on device",
-    );
+    refuses_records(&node, "attachments");
     disk.free_space();
     works(&node);
 }
@@ -31,12 +36,7 @@ fn netns_add_without_inodes_for_records_leaves_nothing() {
     let node = used(node_on(&disk));
     for inodes in 0..3 {
         disk.fill_inodes_up_to(inodes);
-        refuses(
-            &node,
-            "attachments",
-            "free blocks (df) or inodes (df -i)",
-            "No space left on device",
-        );
+        refuses_records(&node, "attachments");
         disk.free_space();
     }
     disk.fill_inodes_up_to(3);
@@ -52,12 +52,7 @@ fn netns_add_without_inode_for_lock_leaves_nothing() {
         let disk = Disk::new();
         let node = node_on(&disk);
         disk.fill_inodes_up_to(inodes);
-        refuses(
-            &node,
-            file,
-            "free blocks (df) or inodes (df -i)",
-            "No space left on device",
-        );
+        refuses_records(&node, file);
         disk.free_space();
         works(&node);
     }
