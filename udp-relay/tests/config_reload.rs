@@ -1,4 +1,4 @@
-//! How the relay follows its configuration, and what it does with links.
+//! Changes of the relay's configuration, and the relay's links.
 
 #![expect(
     clippy::expect_used,
@@ -7,21 +7,19 @@
     reason = "a test may panic"
 )]
 
-mod lab;
+mod relay_network;
 
 use std::fs;
 use std::time::Duration;
 
-use lab::{LINK, Lab, eventually, traffic};
 use netweft_udp_relay::config::{PeerConfig, RelayConfig};
-use traffic::{Pings, Stream};
+use relay_network::verified_traffic::{self, Pings, Stream};
+use relay_network::{LINK, RelayNetwork, eventually};
 
 #[test]
 fn netns_peer_changes_lose_no_packet() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let stream = Stream::start(one, two, true, Duration::from_millis(1));
     let pings = Pings::start(one, &two.inner(false), 3000);
     for round in 0..100u8 {
@@ -41,10 +39,8 @@ fn netns_peer_changes_lose_no_packet() {
 
 #[test]
 fn netns_removed_peer_gets_and_delivers_no_packets() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let mut config = one.config();
     config.tunnels[0].peers.clear();
     one.configure(&config);
@@ -58,10 +54,8 @@ fn netns_removed_peer_gets_and_delivers_no_packets() {
 
 #[test]
 fn netns_port_and_address_change_keeps_link() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let index = one.namespace.index_of(LINK);
     let (mut first, mut second) = (one.config(), two.config());
     one.namespace.ip("address add 192.0.2.51/24 dev eth0");
@@ -75,22 +69,20 @@ fn netns_port_and_address_change_keeps_link() {
         one.pings(&two.inner(true), "")
     });
     assert_eq!(one.namespace.index_of(LINK), index);
-    traffic::tcp(one, two, false, 5 << 20);
+    verified_traffic::tcp(one, two, false, 5 << 20);
 }
 
 #[test]
 fn netns_removed_tunnel_deletes_its_link() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     one.configure(&RelayConfig::default());
     eventually("the link is gone", || !one.namespace.has_link(LINK));
     RelayConfig::remove(two.dir()).unwrap();
     eventually("the link is gone", || !two.namespace.has_link(LINK));
     one.configure(&one.config());
     eventually("the link is back", || one.namespace.has_link(LINK));
-    // Also what an earlier relay has left, and nothing else.
+    // A relay also deletes the link of a killed relay, and no foreign link.
     let [first, _second] = relays;
     first.kill();
     one.namespace.ip("link add nw-udp1 type bridge");
@@ -103,8 +95,8 @@ fn netns_removed_tunnel_deletes_its_link() {
 
 #[test]
 fn netns_foreign_link_of_same_name_is_not_touched() {
-    let lab = Lab::new(false);
-    let one = &lab.nodes[0];
+    let network = RelayNetwork::new(false);
+    let one = &network.nodes[0];
     one.namespace.ip(&format!("link add {LINK} type bridge"));
     one.configure(&one.config());
     let _relay = one.start();
@@ -130,23 +122,19 @@ fn netns_foreign_link_of_same_name_is_not_touched() {
 
 #[test]
 fn netns_deleted_tun_link_is_recreated() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     one.namespace.ip(&format!("link delete {LINK}"));
     eventually("the link is back", || one.namespace.has_link(LINK));
     one.await_log("opened tunnel", 2);
-    one.do_as_the_agent();
+    one.set_up_link();
     eventually("pings again", || one.pings(&two.inner(false), ""));
 }
 
 #[test]
 fn netns_invalid_config_keeps_tunnels_and_fails_readiness() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     fs::write(one.dir().join("udp.json"), "{").unwrap();
     eventually("not ready", || !one.ready().0);
     assert!(

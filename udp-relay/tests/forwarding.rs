@@ -1,4 +1,4 @@
-//! What a tunnel carries, through real kernels at both ends.
+//! The traffic that a tunnel forwards between two kernels.
 
 #![expect(
     clippy::expect_used,
@@ -7,16 +7,14 @@
     reason = "a test may panic"
 )]
 
-mod lab;
+mod relay_network;
 
-use lab::{LINK, Lab, traffic};
+use relay_network::{LINK, RelayNetwork, verified_traffic};
 
-/// Everything a pod sends, over IPv4 or over IPv6.
-fn carries_everything(outer_v6: bool) {
-    let (lab, _relays) = Lab::running(outer_v6);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+/// All traffic of a pod, over IPv4 or over IPv6.
+fn forwards_all_traffic(outer_v6: bool) {
+    let (network, _relays) = RelayNetwork::running(outer_v6);
+    let [one, two] = &network.nodes;
     for v6 in [false, true] {
         let (to, headers) = (two.inner(v6), if v6 { 48 } else { 28 });
         assert!(one.pings(&to, ""), "v6 {v6}");
@@ -30,9 +28,9 @@ fn carries_everything(outer_v6: bool) {
             "longer, v6 {v6}"
         );
         assert!(one.pings(&to, "-s 9000"), "in fragments, v6 {v6}");
-        traffic::udp(one, two, v6);
-        traffic::tcp(one, two, v6, 100 << 20);
-        traffic::tcp(two, one, v6, 30 << 20);
+        verified_traffic::udp(one, two, v6);
+        verified_traffic::tcp(one, two, v6, 100 << 20);
+        verified_traffic::tcp(two, one, v6, 30 << 20);
     }
     let carried = |name, direction| one.metric(name, &format!("direction=\"{direction}\""));
     let per_read = carried("packets", "out") / carried("reads", "out");
@@ -46,7 +44,7 @@ fn carries_everything(outer_v6: bool) {
         per_write >= 4,
         "segments are put together: {per_write} packets a write"
     );
-    for node in &lab.nodes {
+    for node in &network.nodes {
         for reason in [
             "malformed",
             "truncated",
@@ -64,27 +62,25 @@ fn carries_everything(outer_v6: bool) {
 
 #[test]
 fn netns_relay_carries_all_traffic_over_ipv4() {
-    carries_everything(false);
+    forwards_all_traffic(false);
 }
 
 #[test]
 fn netns_relay_carries_all_traffic_over_ipv6() {
-    carries_everything(true);
+    forwards_all_traffic(true);
 }
 
-/// The segment's links are smaller than the tunnel assumes: datagrams become fragments, and the kernel will not cut.
+/// The MTU of the segment is smaller than the MTU that the tunnel assumes: the kernel fragments datagrams and refuses UDP_SEGMENT.
 #[test]
 fn netns_small_underlay_mtu_fragments_datagrams() {
     for outer_v6 in [false, true] {
-        let (lab, _relays) = Lab::running(outer_v6);
-        let [one, two] = &lab.nodes[..] else {
-            panic!("two nodes")
-        };
-        for node in &lab.nodes {
+        let (network, _relays) = RelayNetwork::running(outer_v6);
+        let [one, two] = &network.nodes;
+        for node in &network.nodes {
             node.namespace.ip("link set eth0 mtu 1400");
         }
-        traffic::tcp(one, two, false, 5 << 20);
-        traffic::tcp(one, two, true, 5 << 20);
+        verified_traffic::tcp(one, two, false, 5 << 20);
+        verified_traffic::tcp(one, two, true, 5 << 20);
         assert!(one.metric("gso_refused", "direction=\"out\"") > 0);
         assert_eq!(one.drops("send_failed"), 0);
     }
@@ -92,8 +88,8 @@ fn netns_small_underlay_mtu_fragments_datagrams() {
 
 #[test]
 fn netns_packet_without_peer_is_dropped_and_counted() {
-    let (lab, _relays) = Lab::running(false);
-    let one = &lab.nodes[0];
+    let (network, _relays) = RelayNetwork::running(false);
+    let one = &network.nodes[0];
     one.namespace
         .ip(&format!("route add 10.99.0.0/24 dev {LINK}"));
     let before = one.drops("no_peer");

@@ -1,4 +1,4 @@
-//! Relays that follow each other: by the book, and by force.
+//! Relays that take over from each other, by handover or after a kill.
 
 #![expect(
     clippy::expect_used,
@@ -7,24 +7,22 @@
     reason = "a test may panic"
 )]
 
-mod lab;
+mod relay_network;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{LINK, Lab, eventually, traffic};
 use netweft_udp_relay::config::RelayConfig;
 use nix::sys::signal::Signal;
-use traffic::{Pings, Stream};
+use relay_network::verified_traffic::{Pings, Stream};
+use relay_network::{LINK, RelayNetwork, eventually};
 
 #[test]
 fn netns_takeover_by_successor_loses_no_packet() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [mut serving, _second] = relays;
     let stream = Stream::start(one, two, false, Duration::from_millis(1));
     let back = Stream::start(two, one, true, Duration::from_millis(1));
@@ -45,10 +43,8 @@ fn netns_takeover_by_successor_loses_no_packet() {
 
 #[test]
 fn netns_killed_successor_is_replaced_by_predecessor() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [mut first, _second] = relays;
     let stream = Stream::start(one, two, false, Duration::from_millis(1));
     for round in 1..=3 {
@@ -59,12 +55,12 @@ fn netns_killed_successor_is_replaced_by_predecessor() {
         successor.kill();
         one.await_log("successor exited, serving again", round);
         one.await_ready();
-        // What it had read and not yet passed on has died with it.
+        // Packets that the killed relay has read and not sent are lost.
         assert!(pings.lost() <= 5);
     }
     assert!(stream.end() > 0);
     assert!(!first.has_ended());
-    // A third does not come between two.
+    // The relay refuses a third relay while a successor serves.
     let second = one.start();
     one.await_log("successor serves, standing by", 4);
     one.await_ready();
@@ -80,19 +76,17 @@ fn netns_killed_successor_is_replaced_by_predecessor() {
     assert!(one.pings(&two.inner(false), ""));
 }
 
-/// The old one keeps descriptors of what is no longer wanted, which must not hold a link or take datagrams.
+/// The descriptors of the predecessor must not keep a removed link or receive datagrams.
 #[test]
 fn netns_config_changes_after_takeover_reach_both_relays() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [_first, _peer] = relays;
     let successor = one.start();
     one.await_log("successor serves, standing by", 1);
     one.await_ready();
     for port in [8286, 8285] {
-        for node in &lab.nodes {
+        for node in &network.nodes {
             let mut config = node.config();
             config.tunnels[0].port = port;
             node.configure(&config);
@@ -107,7 +101,7 @@ fn netns_config_changes_after_takeover_reach_both_relays() {
     one.configure(&one.config());
     eventually("the link is back", || one.namespace.has_link(LINK));
     one.await_ready();
-    one.do_as_the_agent();
+    one.set_up_link();
     eventually("pings again", || one.pings(&two.inner(false), ""));
     assert_eq!(Pings::start(two, &one.inner(true), 200).lost(), 0);
     successor.kill();
@@ -118,8 +112,8 @@ fn netns_config_changes_after_takeover_reach_both_relays() {
 
 #[test]
 fn netns_stopped_relay_fails_probes_until_continued() {
-    let (lab, relays) = Lab::running(false);
-    let one = &lab.nodes[0];
+    let (network, relays) = RelayNetwork::running(false);
+    let one = &network.nodes[0];
     assert_eq!(one.alive(), (true, String::new()));
     relays[0].signal(Signal::SIGSTOP);
     for (succeeds, why) in [one.alive(), one.ready()] {
@@ -138,10 +132,8 @@ fn netns_stopped_relay_fails_probes_until_continued() {
 
 #[test]
 fn netns_killed_relay_leaves_link_to_successor() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [first, _second] = relays;
     let index = one.namespace.index_of(LINK);
     let routes = |v6: &str| one.namespace.ip(&format!("{v6} route show dev {LINK}"));
@@ -169,17 +161,17 @@ fn netns_killed_relay_leaves_link_to_successor() {
 
 #[test]
 fn netns_handover_socket_accepts_only_root() {
-    let (lab, _relays) = Lab::running(false);
-    let one = &lab.nodes[0];
+    let (network, _relays) = RelayNetwork::running(false);
+    let one = &network.nodes[0];
     let socket = one.dir().join("udp-relay.sock");
     assert_eq!(
         fs::metadata(&socket).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    // As if somebody had opened the door.
+    // A socket file that every user may open.
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     fs::set_permissions(one.dir(), fs::Permissions::from_mode(0o777)).unwrap();
-    // A copy of the program at a place that everybody can reach.
+    // A copy of the program in a folder that every user can read.
     let program = one.dir().join("relay");
     fs::copy(env!("CARGO_BIN_EXE_netweft-udp-relay"), &program).unwrap();
     let mut command = Command::new("setpriv");
@@ -195,11 +187,11 @@ fn netns_handover_socket_accepts_only_root() {
     one.await_ready();
 }
 
-/// A readiness probe of a new container must not be content with the old container's relay.
+/// A readiness probe of a new container must not accept the relay of the old container.
 #[test]
 fn netns_readiness_ignores_relay_of_other_container() {
-    let (lab, _relays) = Lab::running(false);
-    let one = &lab.nodes[0];
+    let (network, _relays) = RelayNetwork::running(false);
+    let one = &network.nodes[0];
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--fork"])

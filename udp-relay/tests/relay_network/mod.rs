@@ -1,17 +1,17 @@
-//! Nodes made of network namespaces without a way out, on one segment, each with the real relay. What the agent does to a
-//! tunnel's link (MTU, state, addresses, routes) the lab does.
+//! Nodes made of network namespaces without an external connection, on one segment, each with the real relay. The network
+//! does the agent's work on a tunnel's link (MTU, state, addresses, routes).
 //!
 //! ```text
-//!   node 1             node 2             stranger
+//!   node 1             node 2             non-peer
 //!   192.0.2.1          192.0.2.2          192.0.2.9
 //!   2001:db8::1        2001:db8::2        2001:db8::9
 //!      └─────────────── bridge ──────────────┘       MTU 1500
 //!   inside: 10.244.N.0/24, fd00:244:N::/64, the node itself .1 and ::1
 //! ```
 
-#![allow(dead_code, reason = "not every test uses all of it")]
+#![allow(dead_code, reason = "no test uses the whole module")]
 
-pub mod traffic;
+pub mod verified_traffic;
 
 use std::fs::{self, File};
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use tempfile::TempDir;
 pub const LINK: &str = "nw-udp8285";
 pub const PORT: u16 = 8285;
 
-/// One network namespace, held by its descriptor alone.
+/// A network namespace that exists as long as its descriptor is open.
 pub struct Namespace(OwnedFd);
 
 impl Namespace {
@@ -45,7 +45,7 @@ impl Namespace {
         namespace
     }
 
-    /// Does something inside, on a thread of its own.
+    /// Runs `work` in the namespace, on a separate thread.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -82,62 +82,63 @@ impl Namespace {
     }
 }
 
-/// Waits for something that has to come soon.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition is met, for 15 s at most.
+pub fn eventually(condition: &str, mut is_met: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(15);
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: not within 15 s");
+    while !is_met() {
+        assert!(Instant::now() < end, "{condition}: not within 15 s");
         thread::sleep(Duration::from_millis(10));
     }
 }
 
 /// The segment and its nodes.
-pub struct Lab {
+pub struct RelayNetwork {
     pub segment: Namespace,
-    pub nodes: Vec<Node>,
-    pub stranger: Namespace,
+    pub nodes: [Node; 2],
+    pub non_peer: Namespace,
 }
 
-impl Lab {
-    /// Two nodes that do not run relays yet.
+impl RelayNetwork {
+    /// Two nodes without relays.
     pub fn new(outer_v6: bool) -> Self {
         let segment = Namespace::new();
         segment.ip("link add br0 type bridge");
         segment.ip("link set br0 up");
-        let nodes = (1..=2).map(|number| Node {
-            namespace: plugged_in(&segment, number),
+        let nodes = [1, 2].map(|number| Node {
+            namespace: host_on(&segment, number),
             dir: tempfile::tempdir_in("/dev/shm").unwrap(),
             number,
             outer_v6,
         });
         Self {
-            nodes: nodes.collect(),
-            stranger: plugged_in(&segment, 9),
+            nodes,
+            non_peer: host_on(&segment, 9),
             segment,
         }
     }
 
-    /// Two nodes whose relays serve.
+    /// Two nodes with serving relays.
     pub fn running(outer_v6: bool) -> (Self, [Relay; 2]) {
-        let lab = Self::new(outer_v6);
-        lab.nodes
-            .iter()
-            .for_each(|node| node.configure(&node.config()));
-        let relays = [lab.nodes[0].start(), lab.nodes[1].start()];
-        for node in &lab.nodes {
+        let network = Self::new(outer_v6);
+        let [one, two] = &network.nodes;
+        let relays = [one, two].map(|node| {
+            node.configure(&node.config());
+            node.start()
+        });
+        for node in [one, two] {
             node.await_ready();
-            node.do_as_the_agent();
+            node.set_up_link();
         }
-        let to = lab.nodes[1].inner(false);
-        eventually("the first ping", || lab.nodes[0].pings(&to, ""));
-        (lab, relays)
+        let to = two.inner(false);
+        eventually("the first ping", || one.pings(&to, ""));
+        (network, relays)
     }
 }
 
-fn plugged_in(segment: &Namespace, number: u8) -> Namespace {
+fn host_on(segment: &Namespace, number: u8) -> Namespace {
     let namespace = Namespace::new();
     let port = format!("port{number}");
-    // The other end is moved by a descriptor of the thread that makes it.
+    // The path uses the PID because `ip` is another process.
     let other = std::os::fd::AsRawFd::as_raw_fd(&namespace.0);
     let path = format!("/proc/{}/fd/{other}", std::process::id());
     segment.ip(&format!(
@@ -163,12 +164,12 @@ impl Node {
         self.dir.path()
     }
 
-    /// Its address on the segment.
+    /// The address on the segment.
     pub fn outer(&self) -> IpAddr {
         outer(self.number, self.outer_v6)
     }
 
-    /// Its address in the tunnel.
+    /// The address in the tunnel.
     pub fn inner(&self, v6: bool) -> String {
         inner(self.number, v6)
     }
@@ -204,7 +205,8 @@ impl Node {
         config.write(self.dir()).unwrap();
     }
 
-    pub fn do_as_the_agent(&self) {
+    /// Does the agent's work on the link.
+    pub fn set_up_link(&self) {
         let peer = 3 - self.number;
         self.namespace
             .ip(&format!("link set {LINK} mtu {} up", self.mtu()));
@@ -254,17 +256,17 @@ impl Node {
         Relay(self.namespace.run(|| command.spawn().unwrap()))
     }
 
-    /// What all relays of this node have logged.
+    /// The log of all relays of this node.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir().with_extension("log")).unwrap()
     }
 
-    /// Whether `ready` succeeds, and what it says.
+    /// Whether `ready` succeeds, and its error output.
     pub fn ready(&self) -> (bool, String) {
         self.probe("ready")
     }
 
-    /// Whether `alive` succeeds, and what it says.
+    /// Whether `alive` succeeds, and its error output.
     pub fn alive(&self) -> (bool, String) {
         self.probe("alive")
     }
@@ -309,7 +311,7 @@ impl Node {
 
     fn metrics(&self) -> String {
         use std::io::{Read, Write};
-        let ask = || -> std::io::Result<String> {
+        let request = || -> std::io::Result<String> {
             let mut stream = std::net::TcpStream::connect("127.0.0.1:9472")?;
             stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
             let mut text = String::new();
@@ -318,7 +320,7 @@ impl Node {
         };
         let mut text = String::new();
         eventually("metrics are served", || {
-            self.namespace.run(ask).is_ok_and(|found| {
+            self.namespace.run(request).is_ok_and(|found| {
                 text = found;
                 true
             })
@@ -371,7 +373,7 @@ impl Relay {
         self.0.wait().unwrap();
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Sends SIGTERM and waits for the end of the relay.
     pub fn stop(mut self) {
         let started = Instant::now();
         self.signal(Signal::SIGTERM);
@@ -379,7 +381,7 @@ impl Relay {
         assert!(started.elapsed() < Duration::from_secs(2), "stops promptly");
     }
 
-    /// Whether it has ended by itself.
+    /// Whether the relay has ended.
     pub fn has_ended(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
     }

@@ -1,4 +1,4 @@
-//! Datagrams that no relay of ours sends.
+//! Datagrams that no relay sends.
 
 #![expect(
     clippy::expect_used,
@@ -7,18 +7,18 @@
     reason = "a test may panic"
 )]
 
-mod lab;
+mod relay_network;
 
 use std::net::UdpSocket;
 use std::thread;
 
-use lab::{LINK, Lab, Namespace, PORT, traffic};
-use traffic::Pings;
+use relay_network::verified_traffic::Pings;
+use relay_network::{LINK, Namespace, PORT, RelayNetwork, eventually};
 
-/// Enough to be felt, and soon over.
+/// Enough datagrams to load the relay for a short time.
 const FLOOD: usize = 200_000;
 
-/// Packets that the link of `node` has received.
+/// Packets that the relay's link has received.
 fn received(namespace: &Namespace) -> u64 {
     let text = namespace.ip(&format!("-statistics -json link show {LINK}"));
     let start = text.split_once(r#""rx":{"#).unwrap().1;
@@ -26,7 +26,7 @@ fn received(namespace: &Namespace) -> u64 {
     start.split(',').next().unwrap().parse().unwrap()
 }
 
-/// A ping from node 2's address in the tunnel to node 1's, as a datagram holds it.
+/// A datagram with a ping from node 2's address in the tunnel to node 1's.
 fn valid() -> Vec<u8> {
     let mut packet = vec![
         0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 10, 244, 2, 1, 10, 244, 1, 1,
@@ -41,12 +41,12 @@ fn valid() -> Vec<u8> {
     packet
 }
 
-/// From a namespace to the relay of node 1, as fast as it goes.
+/// Sends datagrams from a namespace to the relay of node 1, at the maximum rate.
 fn flood(from: &Namespace, bind: (&str, u16), datagram: &[u8], count: usize) {
     from.run(|| {
         let socket = UdpSocket::bind(bind).unwrap();
         for _ in 0..count {
-            // A full buffer is no reason to stop.
+            // A full buffer is no failure of a flood.
             let _ = socket.send_to(datagram, ("192.0.2.1", PORT));
         }
     });
@@ -54,15 +54,13 @@ fn flood(from: &Namespace, bind: (&str, u16), datagram: &[u8], count: usize) {
 
 #[test]
 fn netns_flood_from_non_peer_delivers_nothing() {
-    let (lab, _relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
-    // Only what is sent here is counted.
+    let (network, _relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
+    // Nothing else may count as received.
     one.namespace
         .run(|| std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "0").unwrap());
     let before = received(&one.namespace);
-    flood(&lab.stranger, ("192.0.2.9", PORT), &valid(), FLOOD);
+    flood(&network.non_peer, ("192.0.2.9", PORT), &valid(), FLOOD);
     assert!(
         one.drops("not_a_peer") > FLOOD as u64 / 10,
         "{}",
@@ -71,7 +69,7 @@ fn netns_flood_from_non_peer_delivers_nothing() {
     assert_eq!(received(&one.namespace), before, "nothing was delivered");
     thread::scope(|scope| {
         let pings = Pings::start(two, &one.inner(true), 2000);
-        scope.spawn(|| flood(&lab.stranger, ("192.0.2.9", PORT), &valid(), FLOOD));
+        scope.spawn(|| flood(&network.non_peer, ("192.0.2.9", PORT), &valid(), FLOOD));
         let lost = pings.lost();
         assert!(
             lost <= 20,
@@ -82,12 +80,10 @@ fn netns_flood_from_non_peer_delivers_nothing() {
 
 #[test]
 fn netns_invalid_packets_of_peer_are_dropped_by_reason() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
-    // The peer is in the hands of somebody else now.
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [_first, second] = relays;
+    // Without the relay, the test can send from the address and port of the peer.
     second.kill();
     let before = received(&one.namespace);
     let (valid, count) = (valid(), 50_000);
@@ -109,24 +105,22 @@ fn netns_invalid_packets_of_peer_are_dropped_by_reason() {
     for (reason, datagram) in cases {
         let (already, wanted) = (one.drops(reason), count as u64 / 10);
         flood(&two.namespace, ("192.0.2.2", PORT), datagram, count);
-        lab::eventually(reason, || one.drops(reason) > already + wanted);
+        eventually(reason, || one.drops(reason) > already + wanted);
     }
     flood(&two.namespace, ("192.0.2.2", 8286), &valid, count);
-    lab::eventually("port", || one.drops("port") > count as u64 / 10);
+    eventually("port", || one.drops("port") > count as u64 / 10);
     assert_eq!(received(&one.namespace), before, "nothing was delivered");
     flood(&two.namespace, ("192.0.2.2", PORT), &valid, 10);
-    lab::eventually("the valid packet is delivered", || {
+    eventually("the valid packet is delivered", || {
         received(&one.namespace) >= before + 10
     });
 }
 
-/// Rubbish of all kinds in the place of TCP segments, which is what is looked at most closely.
+/// Random data as TCP segments, because TCP headers have the most checks.
 #[test]
 fn netns_random_datagrams_of_peer_do_not_stop_relay() {
-    let (lab, relays) = Lab::running(false);
-    let [one, two] = &lab.nodes[..] else {
-        panic!("two nodes")
-    };
+    let (network, relays) = RelayNetwork::running(false);
+    let [one, two] = &network.nodes;
     let [mut first, second] = relays;
     second.kill();
     two.namespace.run(|| {
@@ -158,6 +152,6 @@ fn netns_random_datagrams_of_peer_do_not_stop_relay() {
     assert!(!first.has_ended());
     let _second = two.start();
     two.await_ready();
-    lab::eventually("pings again", || two.pings(&one.inner(false), ""));
+    eventually("pings again", || two.pings(&one.inner(false), ""));
     assert_eq!(one.log().matches("panicked").count(), 0);
 }

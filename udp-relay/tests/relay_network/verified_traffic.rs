@@ -1,4 +1,4 @@
-//! Traffic through a tunnel that knows what has to arrive.
+//! Traffic through a tunnel, compared with the sent data at the receiver.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Node;
 
-/// Bytes that say where in the stream they belong.
+/// Bytes that depend on their position in the stream.
 fn pattern(at: usize, bytes: &mut [u8]) {
     for (offset, byte) in bytes.iter_mut().enumerate() {
         let place = (at + offset) as u64;
@@ -63,7 +63,7 @@ fn receive(mut stream: &TcpStream, bytes: usize) {
     assert_eq!(at, bytes);
 }
 
-/// Sends datagrams of many sizes, each of which has to come back.
+/// Sends datagrams of many sizes, and requires an echo of each one.
 pub fn udp(from: &Node, to: &Node, v6: bool) {
     let server = to
         .namespace
@@ -104,7 +104,7 @@ pub fn udp(from: &Node, to: &Node, v6: bool) {
     echo.join().unwrap();
 }
 
-/// Pings that go on by themselves, one each millisecond.
+/// Pings of a background process, one each millisecond.
 pub struct Pings {
     child: Child,
     count: usize,
@@ -119,7 +119,7 @@ impl Pings {
         Self { child, count }
     }
 
-    /// How many had no answer. None may have had two.
+    /// The number of pings without an answer. A second answer fails the test.
     pub fn lost(self) -> usize {
         let output = self.child.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -134,7 +134,7 @@ impl Pings {
     }
 }
 
-/// A stream that goes on until it is told to end, and is compared at the other end.
+/// A stream that continues until [`Stream::end`], and is compared at the receiver.
 pub struct Stream {
     stop: Arc<AtomicBool>,
     sender: JoinHandle<usize>,
@@ -142,7 +142,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// `pause` after each 64 KiB keeps it from taking the whole machine.
+    /// A `pause` after each 64 KiB limits the CPU load.
     pub fn start(from: &Node, to: &Node, v6: bool, pause: Duration) -> Self {
         let listener = to
             .namespace
@@ -151,8 +151,8 @@ impl Stream {
         let stream = from.namespace.run(|| TcpStream::connect(address).unwrap());
         let accepted = listener.accept().unwrap().0;
         let stop = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&stop);
-        let sender = thread::spawn(move || send_until(stream, &asked, pause));
+        let stopped = Arc::clone(&stop);
+        let sender = thread::spawn(move || send_until(stream, &stopped, pause));
         let receiver = thread::spawn(move || {
             let (mut at, mut chunk, mut expected) = (0, vec![0; 1 << 16], vec![0; 1 << 16]);
             let mut accepted = accepted;
@@ -179,7 +179,7 @@ impl Stream {
         }
     }
 
-    /// Ends it; returns how many bytes came, which are all that were sent.
+    /// Ends the stream and returns the number of received bytes, which is the number of sent bytes.
     pub fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         let sent = self.sender.join().unwrap();
@@ -193,7 +193,7 @@ fn send_until(mut stream: TcpStream, stop: &AtomicBool, pause: Duration) -> usiz
         .set_write_timeout(Some(Duration::from_secs(10)))
         .unwrap();
     let (mut at, mut chunk) = (0, vec![0; 1 << 16]);
-    // Bounded, whatever becomes of the test.
+    // The limit ends the stream of a failed test.
     while !stop.load(Ordering::Relaxed) && at < 4 << 30 {
         pattern(at, &mut chunk);
         stream.write_all(&chunk).expect("the stream goes on");
