@@ -221,42 +221,20 @@ fn orphan_problem(candidate: &OrphanCandidate) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use netweft_cni::attachment::{PodAddress, VERSION};
-    use netweft_cni::env::{AttachmentId, Pod};
+    use netweft_cni::env::Pod;
     use netweft_cni::node::{PodInterface, PoolConfig};
 
     use super::*;
 
     fn attachment(ip: &str) -> Attachment {
-        let owner = AttachmentId {
-            container_id: "one".into(),
-            if_name: "eth0".parse().unwrap(),
-        };
-        let pod::Identity {
-            host_link,
-            host_mac,
-            pod_mac,
-        } = pod::identity(&owner);
-        let address = PodAddress {
-            ip: ip.parse().unwrap(),
-            pool: "p".into(),
-            gateway: None,
+        let pod = Pod {
+            namespace: Some("default".into()),
+            name: Some("web-0".into()),
+            uid: None,
         };
         Attachment {
-            version: VERSION,
-            owner,
-            pod: Pod {
-                namespace: Some("default".into()),
-                name: Some("web-0".into()),
-                uid: None,
-            },
-            netns: String::new(),
-            addresses: vec![address],
-            host_link,
-            host_mac,
-            pod_mac,
-            bridge: None,
-            mtu: 1350,
+            pod,
+            ..crate::pods::tests::attachment("one", &[ip])
         }
     }
 

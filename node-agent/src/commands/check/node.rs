@@ -16,10 +16,10 @@ use crate::commands::args::{CheckArgs, Paths};
 use crate::commands::install::Plugins;
 use crate::desired::bird::BackupRoutes;
 use crate::desired::{self, Desired};
+use crate::inputs::Objects;
 use crate::inputs::ipv6_support::without_ipv6;
 use crate::inputs::other_network_detection;
 use crate::inputs::source::Source;
-use crate::inputs::{Inputs, Objects};
 use crate::pods::{PodState, Reservation};
 use crate::reconcile::comparison::Comparison;
 use netweft_common::error_chain;
@@ -100,35 +100,13 @@ impl NodeCheck {
         problems.extend(self.file_problems(&compared.desired));
         problems.extend(self.plugin_problems());
         for family in TableFamily::ALL {
-            let problem = self.table_problem(family, &compared.inputs, &compared.desired);
-            problems.extend(problem.await);
+            let nft = Nft::new(&self.paths.run_dir, family);
+            let is_required = family == TableFamily::Inet
+                && desired::nft::unmasqueraded(&compared.inputs).is_some();
+            let text = compared.desired.table(family);
+            problems.extend(table_problem(&nft, text, is_required).await);
         }
         Ok(problems)
-    }
-
-    /// The problem of an nftables table. On a kernel without nftables, a missing table is a problem only if pods are not masqueraded.
-    async fn table_problem(
-        &self,
-        family: TableFamily,
-        inputs: &Inputs,
-        desired: &Desired,
-    ) -> Option<String> {
-        let (title, text) = (family.title(), desired.table(family));
-        match Nft::new(&self.paths.run_dir, family).is(text).await {
-            Ok(true) => None,
-            Ok(false) => {
-                let is_unsupported =
-                    matches!(nft::check_script(text).await, Err(NftError::NoFamily));
-                let is_needed =
-                    family == TableFamily::Inet && desired::nft::unmasqueraded(inputs).is_some();
-                let is_harmless = is_unsupported && !is_needed;
-                (!is_harmless).then(|| format!("The {title} differs from its desired state."))
-            }
-            Err(error) => Some(format!(
-                "The {title} cannot be read: {}.",
-                error_chain(&error)
-            )),
-        }
     }
 
     async fn objects(&self) -> anyhow::Result<Objects> {
@@ -194,5 +172,109 @@ impl NodeCheck {
             }
         }
         problems
+    }
+}
+
+/// The problem of an nftables table whose desired state is `text`. On a kernel without the family, a missing table is a problem only if
+/// the table `is_required`: the NodeNetwork has a remark about a missing filter, and the node is Ready.
+async fn table_problem(nft: &Nft, text: &str, is_required: bool) -> Option<String> {
+    let title = nft.family().title();
+    match nft.is(text).await {
+        Ok(true) => None,
+        Ok(false) => {
+            let is_unsupported = matches!(nft::check_script(text).await, Err(NftError::NoFamily));
+            let is_harmless = is_unsupported && !is_required;
+            (!is_harmless).then(|| format!("The {title} differs from its desired state."))
+        }
+        Err(error) => Some(format!(
+            "The {title} cannot be read: {}.",
+            error_chain(&error)
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use netweft_cni::attachment::{Attachment, Bridge};
+    use netweft_crds::NodeNetwork;
+    use netweft_netstate::netns;
+
+    use super::*;
+    use crate::inputs::Inputs;
+    use crate::pods::Records;
+    use crate::status::problem::Problems;
+
+    const OBJECTS: [&str; 2] = [
+        "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, podInterface: bridge}",
+        "kind: NodeNetwork\nmetadata: {name: one}\nspec: {addresses: {ipv4: 192.0.2.1}, subnets: [10.244.0.0/26], modes: [{name: default, pools: [p], transport: {vxlan: {}}}]}",
+    ];
+
+    /// The inputs of a node with a bridged pod.
+    fn inputs() -> Inputs {
+        let [pool, network] =
+            OBJECTS.map(|text| format!("apiVersion: netweft.io/v1alpha1\n{text}"));
+        let network: NodeNetwork = serde_saphyr::from_str(&network).unwrap();
+        let objects = Objects {
+            pools: vec![serde_saphyr::from_str(&pool).unwrap()],
+            subnets: Vec::new(),
+            namespaces: Default::default(),
+            network: Some(network.clone()),
+            unreadable: Problems::default(),
+        };
+        let pod = Attachment {
+            bridge: Some(Bridge {
+                link: "nw-br0".parse().unwrap(),
+                mac: "02:00:00:00:00:0b".parse().unwrap(),
+            }),
+            ..crate::pods::tests::attachment("one", &["10.244.0.2"])
+        };
+        let records = Records::from([(pod.addresses[0].ip, Ok(pod))]);
+        let pods = PodState::of(&records, None, |_| Reservation::Effective);
+        Inputs::new("one", &objects, &network, pods)
+    }
+
+    fn chains(table: &str) -> impl Iterator<Item = &str> {
+        let lines = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("\tchain "));
+        lines.map(|line| line.trim_end_matches(" {"))
+    }
+
+    async fn assert_changes_are_reported(run_dir: &Path, family: TableFamily, text: &str) {
+        let (nft, name) = (Nft::new(run_dir, family), family.name());
+        assert!(chains(text).any(|chain| chain == "prerouting"), "{text}");
+        let changes = chains(text).map(|chain| format!("flush chain {name} netweft {chain}"));
+        for change in changes.chain([format!("delete table {name} netweft")]) {
+            nft.ensure(text).await.unwrap();
+            assert_eq!(table_problem(&nft, text, false).await, None);
+            nft::load(&change).await.unwrap();
+            let expected = format!("The {} differs from its desired state.", family.title());
+            assert_eq!(
+                table_problem(&nft, text, false).await,
+                Some(expected),
+                "{change}"
+            );
+        }
+    }
+
+    #[test]
+    fn netns_check_reports_missing_table_and_empty_chain() {
+        let test = async || {
+            let (dir, inputs) = (tempfile::tempdir().unwrap(), inputs());
+            let text = desired::nft::render(&inputs, []);
+            assert_changes_are_reported(dir.path(), TableFamily::Inet, &text).await;
+            let text = desired::nft::bridge::render(&inputs.pods);
+            assert_changes_are_reported(dir.path(), TableFamily::Bridge, &text).await;
+        };
+        let run = || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(test());
+        };
+        netns::run_in_new("test the check", run).unwrap();
     }
 }
