@@ -155,6 +155,12 @@ impl Cluster {
         condition_text(&pool.status.as_ref().unwrap().conditions, READY)
     }
 
+    /// Asserts that a pool is Ready.
+    pub fn assert_pool_allocatable(&self, name: &str) {
+        let message = self.pool_message(name);
+        assert!(message.starts_with("True Allocatable"), "{message}");
+    }
+
     /// Status, reason and message of the condition `Assigned` of a NodeNetwork.
     pub fn node_message(&self, name: &str) -> String {
         let network = self

@@ -262,11 +262,7 @@ fn duplicate_node_address_is_reported_and_used_by_one_node() {
             "True SubnetsAssigned: 1 block of default-v4"
         );
         assert!(cluster.blocks("a").is_empty());
-        assert!(
-            cluster
-                .pool_message("default-v4")
-                .starts_with("True Allocatable")
-        );
+        cluster.assert_pool_allocatable("default-v4");
         // The node has a second address.
         cluster.nodes[0] = node("a", &["10.0.2.15", "10.1.0.1"]);
         cluster.reconcile();

@@ -54,11 +54,7 @@ fn pod_cidrs_used_by_other_network_stall_pool() {
     );
     cluster.ignore_pod_cidrs = true;
     cluster.reconcile();
-    assert!(
-        cluster
-            .pool_message("default-v4")
-            .starts_with("True Allocatable")
-    );
+    cluster.assert_pool_allocatable("default-v4");
 }
 
 #[test]
@@ -76,11 +72,7 @@ fn unused_pod_cidrs_do_not_stall_pool() {
             *node = node_with(node.clone(), "10.244.0.0/24", Some("True"));
         }
         cluster.reconcile();
-        assert!(
-            cluster
-                .pool_message("default-v4")
-                .starts_with("True Allocatable")
-        );
+        cluster.assert_pool_allocatable("default-v4");
     }
 }
 
@@ -92,11 +84,7 @@ fn single_node_with_other_network_does_not_stall_pool() {
     cluster.nodes.push(other);
     cluster.reconcile();
     assert_eq!(cluster.blocks("other"), ["10.244.1.0/26"]);
-    assert!(
-        cluster
-            .pool_message("default-v4")
-            .starts_with("True Allocatable")
-    );
+    cluster.assert_pool_allocatable("default-v4");
 }
 
 /// The agent of a node reports another network.
@@ -147,10 +135,6 @@ fn report_of_one_node_does_not_stall_used_pool() {
     report_network(&mut cluster, "worker-2", "10.244.0.0/16");
     cluster.nodes.push(node("worker-3", &["10.1.0.3"]));
     cluster.step();
-    assert!(
-        cluster
-            .pool_message("default-v4")
-            .starts_with("True Allocatable")
-    );
+    cluster.assert_pool_allocatable("default-v4");
     assert_eq!(cluster.blocks("worker-3").len(), 1);
 }

@@ -141,11 +141,7 @@ fn pool_overlapping_nodes_or_services_names_them() {
     );
     cluster.nodes.remove(0);
     cluster.reconcile();
-    assert!(
-        cluster
-            .pool_message("default-v4")
-            .starts_with("True Allocatable")
-    );
+    cluster.assert_pool_allocatable("default-v4");
     cluster.services.push(services("more", "10.240.0.0/12"));
     cluster.reconcile();
     assert_eq!(
@@ -313,11 +309,7 @@ fn pool_outside_kube_proxy_cluster_cidr_is_used() {
     ));
     cluster.kube_proxy = Some(kube_proxy("clusterCIDR: 10.244.0.0/16"));
     cluster.reconcile();
-    assert!(
-        cluster
-            .pool_message("default-v4")
-            .starts_with("True Allocatable")
-    );
+    cluster.assert_pool_allocatable("default-v4");
 }
 
 #[test]
