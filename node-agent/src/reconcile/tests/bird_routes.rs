@@ -21,6 +21,14 @@ fn bird_route(dst: &str, metric: u32) -> (RouteKey, Route) {
     (key, route)
 }
 
+/// Makes the transport of the node's mode BGP.
+fn enable_bgp(node: &mut Fixture) {
+    let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
+    let network = node.objects.network.as_mut().unwrap();
+    network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
+    network.spec.modes[0].transport = Transport::Bgp.into();
+}
+
 #[test]
 fn netns_leftover_bird_routes_are_removed_foreign_ones_kept() {
     in_namespace(async || {
@@ -53,10 +61,7 @@ fn netns_leftover_bird_routes_are_removed_foreign_ones_kept() {
 fn netns_bird_config_is_written_and_bird_routes_are_kept() {
     in_namespace(async || {
         let mut node = fixture();
-        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
-        let network = node.objects.network.as_mut().unwrap();
-        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].transport = Transport::Bgp.into();
+        enable_bgp(&mut node);
         let bgp_routes = bird_route("10.244.0.64/26", 78);
         node.kernel()
             .change_externally(|state| state.routes.extend([bgp_routes.clone()]));
@@ -86,10 +91,7 @@ fn backup_routes(node: &Fixture) -> Vec<(String, Option<String>)> {
 fn netns_starting_bird_has_backup_routes() {
     in_namespace(async || {
         let mut node = fixture();
-        let bgp = "{asNumber: 64512, routerID: 192.0.2.1, listenPort: 179, sessions: []}";
-        let network = node.objects.network.as_mut().unwrap();
-        network.spec.bgp = Some(serde_saphyr::from_str(bgp).unwrap());
-        network.spec.modes[0].transport = Transport::Bgp.into();
+        enable_bgp(&mut node);
         let own = bird_route("10.244.0.64/26", 78);
         let foreign = bird_route("198.51.100.0/24", 78);
         let remove = |state: &mut NetworkState| drop(state.routes.remove(&own.0));
