@@ -81,7 +81,7 @@ pub enum ConfigError {
         "{FILE} names the link {0:?}: names are {UDP_PREFIX} and letters, digits, dashes or dots, 15 bytes at most"
     )]
     LinkName(String),
-    /// Two tunnels want the same link, or the same address and port.
+    /// Two tunnels have the same link, or the same address and port.
     #[error("{FILE} has two tunnels for {0}")]
     Twice(String),
     /// A peer cannot be reached from the tunnel's own address.

@@ -98,7 +98,7 @@ impl Control {
     /// Waits until something happens, and does what follows. Says whether to go on.
     ///
     /// # Errors
-    /// There is no waiting, or nobody could find this relay.
+    /// The wait fails, or other relays and probes cannot connect to this relay.
     pub fn wait(&mut self, sources: &EventSources) -> anyhow::Result<bool> {
         let happened = self.poll(sources).context("wait")?;
         if happened.signal {
@@ -121,7 +121,7 @@ impl Control {
         if happened.predecessor {
             self.predecessors.retain(Connection::is_open);
         }
-        self.report.tell();
+        self.report.log();
         Ok(true)
     }
 
@@ -197,7 +197,7 @@ impl Control {
         self.look_at = next_look(&self.relay, self.bad.as_ref());
     }
 
-    /// Answers whoever has connected.
+    /// Answers new connections.
     fn answer(&mut self) {
         let Role::Serving {
             listener,
@@ -288,7 +288,7 @@ impl Control {
         self.role = Role::Standby { successor };
     }
 
-    /// Serves again, unless somebody does already.
+    /// Serves again, unless another relay serves.
     fn resume(&mut self) -> anyhow::Result<()> {
         if let Ok(Some(other)) = Connection::open(&self.dir)
             && other.say(&Message::Watch).is_ok()

@@ -12,41 +12,41 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 type Counts = [u64; Drop::ALL.len()];
 
-/// What has been told.
+/// The counts that the log has, and the time of the next line.
 pub struct Report {
     metrics: Metrics,
-    told: BTreeMap<String, Counts>,
+    logged: BTreeMap<String, Counts>,
     next: Instant,
 }
 
 impl Report {
-    /// Nothing has been told.
+    /// The log has no counts yet.
     pub fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
-            told: BTreeMap::new(),
+            logged: BTreeMap::new(),
             next: Instant::now() + INTERVAL,
         }
     }
 
-    /// Tells what is new, when it is time.
-    pub fn tell(&mut self) {
+    /// Logs new counts once per interval.
+    pub fn log(&mut self) {
         if Instant::now() < self.next {
             return;
         }
         self.next = Instant::now() + INTERVAL;
         let counts = self.metrics.drops();
         for (link, now) in &counts {
-            let before = self.told.get(link).copied().unwrap_or_default();
+            let before = self.logged.get(link).copied().unwrap_or_default();
             if let Some(reasons) = more(&before, now) {
                 warn!(link, reasons, "dropped packets");
             }
         }
-        self.told = counts;
+        self.logged = counts;
     }
 }
 
-/// What has been added, in words. Counts begin anew with a tunnel that is opened again.
+/// The difference by reason, or `None` without one. A reopened tunnel counts from zero.
 fn more(before: &Counts, now: &Counts) -> Option<String> {
     let all = Drop::ALL.into_iter().zip(before.iter().zip(now));
     let words: Vec<String> = all
@@ -70,6 +70,10 @@ mod tests {
         now[0] = 7;
         now[4] = 1;
         assert_eq!(more(&before, &now).unwrap(), "no_peer 2, not_a_peer 1");
-        assert_eq!(more(&now, &before).unwrap(), "no_peer 5", "begun anew");
+        assert_eq!(
+            more(&now, &before).unwrap(),
+            "no_peer 5",
+            "counts of a reopened tunnel"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the control loop waits for.
+//! The events that the control loop waits for.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -21,8 +21,8 @@ pub struct EventSources {
 }
 
 impl EventSources {
-    /// Takes the signals that ask to stop, in this thread and those it starts from now on. `ended` is told of threads that
-    /// end by themselves.
+    /// Receives the signals that stop the relay, in this thread and the threads that this thread starts from now on. `ended` is
+    /// signalled when a thread of a tunnel ends by itself.
     ///
     /// # Errors
     /// There are no descriptors left.

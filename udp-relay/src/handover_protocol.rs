@@ -1,7 +1,7 @@
-//! How relays talk: short messages over a socket in the shared directory, at which the relay that serves listens.
+//! The handover protocol: short messages over a socket in the shared directory, on which the serving relay listens.
 //!
-//! The socket is of the kind that keeps messages apart (`SOCK_SEQPACKET`), and descriptors can go with a message. Only
-//! root is listened to, whatever the file's mode.
+//! The socket keeps message boundaries (`SOCK_SEQPACKET`), and a message can carry descriptors. Only connections of root are
+//! accepted, whatever the file's mode.
 
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -22,16 +22,16 @@ use serde::{Deserialize, Serialize};
 use netweft_udp_relay::SOCKET;
 use netweft_udp_relay::config::TunnelConfig;
 
-/// The version of what is said during a take-over.
+/// The version of the protocol.
 pub const VERSION: u32 = 1;
-/// Nobody is waited for longer than this.
+/// The time limit of each message.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest message: what is wrong with many tunnels.
 const LENGTH: usize = 1 << 15;
 /// Queues and sockets of one tunnel.
 const DESCRIPTORS: usize = 64;
 
-/// What is said.
+/// A message of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub enum Message {
@@ -78,7 +78,7 @@ pub struct Connection(OwnedFd);
 pub struct Listener(OwnedFd);
 
 impl Listener {
-    /// Listens at the place in `dir`, from now on instead of whoever did so before.
+    /// Listens at the socket in `dir`, and replaces the socket of an earlier relay.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -96,7 +96,7 @@ impl Listener {
     /// The next connection of root's. Nothing if there is none.
     ///
     /// # Errors
-    /// It is somebody else's, or the socket does not work.
+    /// The connection is another user's, or the socket does not work.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         let accepted = match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(None),
@@ -145,27 +145,27 @@ impl Connection {
         Ok(Self(socket))
     }
 
-    /// Who is at the other end: of a listener, who began to listen. The process has number 0 if it is not to be seen from
-    /// this PID namespace.
+    /// The credentials of the other end; for a listener, of the process that called listen(2). The PID is 0 if the process is in
+    /// another PID namespace.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel reports none.
     pub fn peer(&self) -> io::Result<UnixCredentials> {
         Ok(getsockopt(&self.0, sockopt::PeerCredentials)?)
     }
 
-    /// Says something.
+    /// Sends a message.
     ///
     /// # Errors
-    /// The other end is gone, or does not listen.
+    /// The other end has closed the connection, or does not receive.
     pub fn say(&self, message: &Message) -> io::Result<()> {
         self.say_with(message, &[])
     }
 
-    /// Says something, and hands descriptors over with it.
+    /// Sends a message with descriptors.
     ///
     /// # Errors
-    /// The other end is gone, or does not listen.
+    /// The other end has closed the connection, or does not receive.
     pub fn say_with(&self, message: &Message, descriptors: &[RawFd]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         let rights = [ControlMessage::ScmRights(descriptors)];
@@ -185,10 +185,10 @@ impl Connection {
         Ok(())
     }
 
-    /// Hears something, with descriptors that came along. Nothing if the other end is gone.
+    /// Receives a message with its descriptors; `None` if the other end has closed the connection.
     ///
     /// # Errors
-    /// Nothing is said in time, or nothing that can be understood.
+    /// No message arrives within the time limit, or the message cannot be parsed.
     pub fn hear(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
         let mut bytes = [0; LENGTH];
         let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS]);
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// Whether the other end is still there. What it has to say that nobody waits for is passed over.
+    /// Whether the connection is open. Messages without a receiver are discarded.
     pub fn is_open(&self) -> bool {
         let mut bytes = [0; LENGTH];
         loop {
@@ -224,7 +224,7 @@ impl Connection {
         }
     }
 
-    /// Asks, and hears the answer.
+    /// Sends a request and receives the answer.
     ///
     /// # Errors
     /// There is none.
@@ -257,7 +257,7 @@ fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
 
 fn owned(descriptor: RawFd) -> OwnedFd {
     #[expect(unsafe_code, reason = "nix hands descriptors out as numbers")]
-    // SAFETY: the kernel has just made the descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just created the descriptor for this process, and no other code has its number.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     descriptor
 }

@@ -1,4 +1,4 @@
-//! The `udp` overlay's relay, as far as others have to know it: the file by which the agent tells it what to relay.
+//! The part of the `udp` overlay's relay that other crates use: the file in which the agent lists the tunnels.
 //!
 //! The relay itself is the program `netweft-udp-relay`.
 

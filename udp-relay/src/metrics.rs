@@ -1,4 +1,4 @@
-//! Numbers for /metrics. What is counted per packet is summed up only when somebody asks.
+//! Numbers for /metrics. Counts per packet are summed up only for a request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use crate::counters::{Count, Counters, Drop, TunnelCounters};
 
-/// Shared by the loop, which says what there is to count, and the HTTP server, which tells.
+/// Shared by the loop, which adds and removes tunnels, and the HTTP server, which reads the numbers.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,

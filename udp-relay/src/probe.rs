@@ -1,7 +1,7 @@
-//! `netweft-udp-relay ready` and `alive`: the questions of the kubelet's probes.
+//! `netweft-udp-relay ready` and `alive`: the commands of the kubelet's probes.
 //!
-//! Whoever listens at the socket serves. During an update that is the predecessor for a while, which is in another
-//! container: its process is not to be seen from here, so the kernel gives it the number 0 (`pid_vnr`).
+//! The relay that listens at the socket serves. During an update this is the predecessor for some time. Its process is in
+//! another PID namespace, so the kernel reports PID 0 (`pid_vnr`).
 
 use std::path::Path;
 

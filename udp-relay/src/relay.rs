@@ -25,7 +25,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Without tunnels. `ended` is told when a thread of one ends by itself.
+    /// Without tunnels. `ended` is signalled when a thread of a tunnel ends by itself.
     pub fn new(queues: usize, metrics: Metrics, ended: Arc<EventFd>) -> Self {
         Self {
             queues,

@@ -30,7 +30,7 @@ impl Stop {
     /// Asks every thread to stop.
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
-        // Nobody reads it, so every thread that waits wakes. It is full only if it was asked 2^64 times.
+        // No thread reads the event, so every waiting thread wakes. The event is full only after 2^64 writes.
         let _ = self.event.write(1);
     }
 

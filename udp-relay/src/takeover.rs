@@ -7,12 +7,12 @@
 //!      (starts; both carry packets)
 //!      ──────── serving ──────────────▶ (stops, keeps all open)
 //!      ◀─────── stopped ───────────────
-//!      (listens)                         ends when told to; or, when the successor ends first, serves again
+//!      (listens)                         ends after SIGTERM; or, if the successor ends first, serves again
 //! ```
 //!
-//! Queues and sockets are duplicated, not opened anew: detaching a queue throws away what is in it (`__tun_detach`,
-//! `tun_queue_purge`), and so does closing a socket; here no packet ever belongs to a descriptor that is closed while it
-//! matters. Whoever reads a packet carries it.
+//! Queues and sockets are duplicated, not opened again: a detached queue loses its packets (`__tun_detach`,
+//! `tun_queue_purge`), and so does a closed socket. A queue or socket stays open in one relay at least, and the relay that
+//! reads a packet forwards it.
 
 use std::fs::File;
 use std::io;
@@ -27,10 +27,10 @@ use crate::handover_protocol::{Connection, Message, VERSION};
 use crate::relay::Relay;
 use crate::tunnel::Tunnel;
 
-/// Asks the relay that serves in `dir`, if there is one, for its tunnels. They carry nothing here yet.
+/// Requests the tunnels of the relay that serves in `dir`, if one serves. The tunnels forward no packet here yet.
 ///
 /// # Errors
-/// There is one, and it does not hand them over; it goes on serving.
+/// The relay does not hand its tunnels over, and continues to serve.
 pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
     let Some(connection) = Connection::open(dir)? else {
         return Ok(None);
@@ -52,8 +52,8 @@ pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
     }
 }
 
-/// Tells the predecessor that packets are carried here, and waits until it has stopped. Should it end instead, that will
-/// do as well.
+/// Informs the predecessor that this relay serves, and waits until the predecessor has stopped. If the predecessor has ended, it has
+/// stopped too.
 pub fn confirm(connection: &Connection) {
     match connection.ask(&Message::Serving) {
         Ok(Message::Stopped) => info!("took over from predecessor"),
@@ -62,10 +62,10 @@ pub fn confirm(connection: &Connection) {
     }
 }
 
-/// Hands the tunnels over.
+/// Hands the tunnels over to the successor.
 ///
 /// # Errors
-/// The successor is gone or does not listen.
+/// The successor has ended or does not receive.
 pub fn offer(connection: &Connection, relay: &Relay) -> io::Result<()> {
     for tunnel in relay.tunnels() {
         let (queues, sockets) = tunnel.descriptors();

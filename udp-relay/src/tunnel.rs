@@ -117,7 +117,7 @@ impl Tunnel {
             .is_some_and(|workers| !workers.are_well())
     }
 
-    /// Lets packets be carried. `ended` is told when a thread ends by itself.
+    /// Starts forwarding. `ended` is signalled when a thread ends by itself.
     ///
     /// # Errors
     /// There are no threads left.
@@ -137,12 +137,12 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Lets no more packets be carried. What the threads had read is passed on before this returns.
+    /// Stops forwarding. Before the function returns, the threads forward the packets that they have read.
     pub fn stop(&mut self) {
         self.workers = None;
     }
 
-    /// Removes the link, as soon as nobody else has it open.
+    /// Removes the link, as soon as no other process has it open.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -28,7 +28,7 @@ pub struct Work {
     pub routes: Arc<Shared<Routes>>,
     pub mtu: Arc<AtomicUsize>,
     pub counters: TunnelCounters,
-    /// Told when a thread ends without having been asked.
+    /// Signalled when a thread ends by itself.
     pub ended: Arc<EventFd>,
 }
 
@@ -120,11 +120,11 @@ impl Workers {
 }
 
 impl Drop for Workers {
-    /// Returns when all have stopped; what they had read they have passed on.
+    /// Returns when all threads have stopped and have forwarded the packets that they have read.
     fn drop(&mut self) {
         self.stop.ask();
         for thread in self.threads.drain(..) {
-            // A panic has been told by the hook.
+            // The panic hook has logged a panic.
             let _ = thread.join();
         }
     }

@@ -1,7 +1,7 @@
 //! TUN links: `/dev/net/tun` and its requests.
 //!
-//! A queue of a link is an open file. A link that is persistent stays when its last queue is closed, and whoever opens
-//! it next under its name gets it with MTU, addresses and routes as they were (`tun_set_iff`).
+//! A queue of a link is an open file. A persistent link stays when its last queue is closed. The next process that
+//! opens a link of this name gets the link with the same MTU, addresses and routes (`tun_set_iff`).
 
 use std::ffi::{CStr, c_int};
 use std::fs::{File, OpenOptions};
@@ -63,7 +63,7 @@ pub fn release(link: &str, queue: &File) -> Result<(), TunError> {
     set_persistent(link, queue, false)
 }
 
-/// Removes a persistent link that nobody has open. Says whether there was one; a link of another kind is let be.
+/// Removes a persistent link that no process has open. Returns whether there was one; a link of another kind stays.
 ///
 /// # Errors
 /// The kernel refuses.

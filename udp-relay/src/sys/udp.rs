@@ -18,7 +18,7 @@ const BUFFER: usize = 8 << 20;
 /// Opens `count` sockets.
 ///
 /// # Errors
-/// The kernel refuses: the address is not this node's, or somebody else has the port.
+/// The kernel refuses: the address is not this node's, or another socket has the port.
 pub fn open(local: IpAddr, port: u16, count: usize) -> io::Result<Vec<OwnedFd>> {
     (0..count)
         .map(|_| open_one(SocketAddr::new(local, port)))
