@@ -99,7 +99,7 @@ async fn run_controller(
     info!("all objects listed");
     let candidate = leader_election::start(client, args);
     let events = Events::start(client, args.identity.clone(), &mut tasks);
-    // Without BIRD nobody needs passwords.
+    // Without BIRD no agent needs passwords.
     let password_secrets: BTreeSet<String> = args.password_secrets.iter().cloned().collect();
     let password_secrets = if args.bird {
         password_secrets

@@ -352,7 +352,7 @@ fn images_use_configured_registry() {
     );
 }
 
-/// An image name in the default registry that nobody has registered could be registered by an attacker.
+/// An attacker could register an unregistered image name in the default registry.
 #[test]
 fn empty_image_repository_is_refused() {
     for arguments in [&[][..], &CLEANUP[..]] {

@@ -227,7 +227,7 @@ async fn is_converged(admin: &Client, nodes: usize) -> Option<()> {
 async fn reset_cluster(plane: &ControlPlane) {
     let admin = &plane.admin();
     allow_deletion(admin).await;
-    // A policy keeps the finalizers from everybody else.
+    // A policy allows only the operator to change the finalizers.
     let operator = plane.client(&token(admin, "netweft-operator", None).await);
     let pools: Api<IPPool> = Api::all(operator);
     let none = json!({ "metadata": { "finalizers": null } });

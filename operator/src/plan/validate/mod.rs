@@ -118,7 +118,7 @@ pub const MAX_POOLS: usize = 256;
 /// Most usable NetworkModes: each can be two datapaths of every NodeNetwork while it changes.
 pub const MAX_MODES: usize = 16;
 
-/// The youngest objects beyond the limit are left out, so that whoever creates objects does not stop the others.
+/// The youngest objects beyond the limit are left out, so that a user with too many objects does not disable older objects.
 fn check_number<T>(
     object: T,
     checked: &BTreeMap<String, Result<T, Verdict>>,

@@ -1,7 +1,7 @@
 //! [`AssignmentOrder`]: the order in which blocks are assigned.
 //!
-//! A leader assigns never used blocks first, then released ones, the longest released first. It knows only the releases
-//! that it has observed: for a new leader all free blocks are equal. The blocks of one plan are created concurrently,
+//! A leader assigns never used blocks first, then released ones, the longest released first. It has a time only for
+//! releases that it has observed: for a new leader all free blocks are equal. The blocks of one plan are created concurrently,
 //! so the order of two events proves nothing. But a block is a proof if it was free before an assignment, should have
 //! been assigned first, and is still free when the cluster has converged.
 

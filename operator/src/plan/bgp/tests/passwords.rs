@@ -83,7 +83,7 @@ fn missing_password_secret_is_reported_and_old_one_kept() {
         ..secret("tor-r1", "x")
     };
     let expected = "False NotFound: spec.password names the key tor-r1 of Secret user-passwords, and the release's namespace has no such key in a Secret with the label netweft.io/bgp-password=true; create the Secret with the key, and label it: kubectl label secret user-passwords netweft.io/bgp-password=true";
-    // One message for all, so that nobody learns which Secrets and keys exist.
+    // One message for all causes, so that it does not reveal which Secrets and keys exist.
     let missing = [None, Some(secret("other", "x")), Some(unlabelled)];
     for found in missing {
         let mut cluster = with_password();
