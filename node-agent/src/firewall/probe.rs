@@ -163,7 +163,7 @@ impl Prober {
         Ok(())
     }
 
-    /// Nobody answers ARP on the links.
+    /// Adds neighbours to the links, because no host answers ARP there.
     async fn resolve(&self, kernel: &Rtnl, to: &[IpAddr]) -> anyhow::Result<()> {
         let [link, _] = links()?;
         let [_, mac] = MACS;

@@ -1,6 +1,6 @@
 //! Evaluates a ruleset in the JSON of nft (libnftables-json(5)) for the first packet of a connection of a pod. Pure.
 //!
-//! The evaluation knows two properties of such a packet: a link whose name begins with `nw` on one side, and a new connection. Rules with
+//! The evaluation uses two properties of such a packet: a link whose name begins with `nw` on one side, and a new connection. Rules with
 //! other matches are skipped, so a verdict for some packets only is not found.
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ pub enum SysctlError {
         /// The cause.
         source: io::Error,
     },
-    /// What stood there could not be remembered, so nothing was set.
+    /// The original value cannot be saved, so nothing was set.
     #[error("save the original value {was} of {path}")]
     SaveFailed {
         /// The parameter.
@@ -96,7 +96,7 @@ impl Parameters {
     ///
     /// Links of `accept_ra_links` come first, and those that listen unless they forward (1) listen in any case (2): when
     /// forwarding is switched on the kernel drops the default routes that it has learned from router advertisements, unless the
-    /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`). Links that appear later are told so as well. But where the node forwarded
+    /// link's `accept_ra` is 2 (`addrconf_fixup_forwarding`). The value applies to later links too. But where the node forwarded
     /// before, such links do not listen, and do not begin to.
     pub fn ensure(
         &self,
@@ -148,7 +148,7 @@ impl Parameters {
         }
     }
 
-    /// Lets the group of this process ask by ICMP echo without a capability, as most distributions do for everybody.
+    /// Allows the group of this process to send ICMP echo requests without a capability. Most distributions allow all groups.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -159,11 +159,11 @@ impl Parameters {
         let mut ends = range.split_whitespace().map(str::parse::<u32>);
         let (first, last) = match (ends.next(), ends.next()) {
             (Some(Ok(first)), Some(Ok(last))) if (first..=last).contains(&group) => return Ok(()),
-            // Nobody loses what others were allowed.
+            // Groups that may send now keep the permission.
             (Some(Ok(first)), Some(Ok(last))) if first <= last => {
                 (first.min(group), last.max(group))
             }
-            // Nobody may ask (`1 0`).
+            // No group may send (`1 0`).
             _ => (group, group),
         };
         self.set(NAME, &format!("{first}\t{last}")).map(drop)
@@ -389,8 +389,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let errors = |name: &str| {
             let wanted = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            let (nobody, parameters) = (BTreeSet::new(), parameters(&root));
-            parameters.ensure(&nobody, &nobody, &wanted).errors
+            let (none, parameters) = (BTreeSet::new(), parameters(&root));
+            parameters.ensure(&none, &none, &wanted).errors
         };
         let missing = errors("bridge/bridge-nf-call-iptables");
         assert!(missing[0].to_string().contains("modprobe br_netfilter"));

@@ -90,7 +90,7 @@ mod tests {
             ("ipv4/conf/nw-vx4096/rp_filter", "0", "2"),
             ("ipv4/conf/nw0123456789a/rp_filter", "0", "2"),
             ("ipv4/conf/eth0/rp_filter", "1", "2"),
-            // Somebody has changed it, and it was put right.
+            // Another program has changed the value, and the agent has restored it.
             ("ipv4/ip_forward", "7", "1"),
         ] {
             originals.note(name, was, set).unwrap();
