@@ -24,7 +24,7 @@ dependencies() {
   # Advisories need a database from the network and change without us: Dependabot watches them.
   "$deny/bin/cargo-deny" --locked check bans licenses sources
 }
-plugin_knows_no_kubernetes() { ! cargo tree --locked -p netweft-cni --edges normal --prefix none | grep -E '^(kube|k8s-openapi|netweft-crds) '; }
+plugin_without_kubernetes() { ! cargo tree --locked -p netweft-cni --edges normal --prefix none | grep -E '^(kube|k8s-openapi|netweft-crds) '; }
 generated() {
   local written
   written=$(mktemp -d)
@@ -109,7 +109,7 @@ stands_alone() { # nothing refers to a place outside the project or to a machine
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_knows_no_kubernetes generated requirements shell_scripts chart markdown terminology test_names typed_errors stands_alone; do
+for step in formatting clippy documentation dependencies plugin_without_kubernetes generated requirements shell_scripts chart markdown terminology test_names typed_errors stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok
