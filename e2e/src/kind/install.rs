@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::harness::command::output;
-use crate::kind::kubectl::{apply, kubectl};
+use crate::kind::kubectl::{apply, kubectl, rollout_status};
 use crate::lab::{Families, LabMode};
 
 /// What to install.
@@ -43,14 +43,7 @@ pub fn install(install: &Install) -> anyhow::Result<Duration> {
     for kind in ["nodenetworks", "ippools", "networkmodes"] {
         wait(kind, "condition=Ready")?;
     }
-    kubectl(&[
-        "-n",
-        "netweft-system",
-        "rollout",
-        "status",
-        "deployment,daemonset",
-        "--timeout=120s",
-    ])?;
+    rollout_status("netweft-system", "deployment,daemonset", "120s")?;
     Ok(took)
 }
 

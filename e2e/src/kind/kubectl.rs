@@ -13,6 +13,13 @@ pub fn kubectl(arguments: &[&str]) -> anyhow::Result<String> {
     output(Command::new("kubectl").args(arguments))
 }
 
+/// Wait until the rollouts of workloads, such as `daemonset/x`, are complete. `timeout` has a unit, such as `60s`.
+pub fn rollout_status(namespace: &str, workloads: &str, timeout: &str) -> anyhow::Result<()> {
+    let timeout = format!("--timeout={timeout}");
+    let status = ["rollout", "status", workloads, &timeout];
+    kubectl(&[&["-n", namespace][..], &status].concat()).map(drop)
+}
+
 /// Run `kubectl get` and read what it says.
 pub fn get(arguments: &[&str]) -> anyhow::Result<Value> {
     let text = output(

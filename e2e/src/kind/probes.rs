@@ -7,9 +7,9 @@ use anyhow::Context;
 use serde_json::Value;
 
 use crate::harness::poll::until;
-use crate::kind::kubectl::{apply, get, items, kubectl, text};
+use crate::kind::kubectl::{apply, get, items, kubectl, rollout_status, text};
 use crate::traffic::matrix::{Endpoint, Matrix, Row, targets};
-use crate::traffic::ping::Answer;
+use crate::traffic::ping::{self, Answer};
 
 const NAMESPACE: &str = "netweft-e2e";
 const SURROUNDINGS: &str = include_str!("../../manifests/probes.yaml");
@@ -210,14 +210,7 @@ pub fn wait_for_pod(name: &str) -> anyhow::Result<()> {
 
 fn wait_for_sets() -> anyhow::Result<()> {
     for set in ["probe-a", "probe-b", "node"] {
-        kubectl(&[
-            "-n",
-            NAMESPACE,
-            "rollout",
-            "status",
-            &format!("daemonset/{set}"),
-            "--timeout=180s",
-        ])?;
+        rollout_status(NAMESPACE, &format!("daemonset/{set}"), "180s")?;
     }
     Ok(())
 }
@@ -291,11 +284,7 @@ impl Probe {
         let mut command = vec!["netweft-probe", "ping"];
         command.extend(options);
         command.extend(targets.iter().map(String::as_str));
-        let lines = self.exec(&command)?;
-        lines
-            .lines()
-            .map(|line| serde_json::from_str(line).context("read the probe's answer"))
-            .collect()
+        ping::read_answers(&self.exec(&command)?)
     }
 
     /// Ask probes' servers, one after the other: of each `peer=… own=…`, the addresses that it saw.

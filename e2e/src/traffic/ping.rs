@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -48,6 +49,17 @@ pub struct Answer {
     /// Why a request could not be sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// The answers that `netweft-probe ping` has printed, one per line.
+///
+/// # Errors
+/// A line is no answer.
+pub fn read_answers(lines: &str) -> anyhow::Result<Vec<Answer>> {
+    let lines = lines.lines();
+    lines
+        .map(|line| serde_json::from_str(line).context("read the probe's answer"))
+        .collect()
 }
 
 /// Ping every target from a thread of its own; answers are in the targets' order.

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
 use crate::kind::host;
-use crate::kind::kubectl::{apply, get, items, kubectl, text};
+use crate::kind::kubectl::{apply, get, items, kubectl, rollout_status, text};
 use crate::kind::probes::wait_for_pod;
 use crate::kind::residue::{Residue, check_leaks};
 
@@ -52,14 +52,7 @@ pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
             .replace("IMAGE", &cluster.image)
             .replace("COUNT", &POD_COUNT.to_string()),
     )?;
-    kubectl(&[
-        "-n",
-        "netweft-e2e",
-        "rollout",
-        "status",
-        "deployment/crowd",
-        "--timeout=300s",
-    ])?;
+    rollout_status("netweft-e2e", "deployment/crowd", "300s")?;
     let pods = get(&["pods", "-n", "netweft-e2e", "-l", "app=crowd"])?;
     let addresses: BTreeSet<&str> = items(&pods)
         .filter_map(|pod| text(pod, "/status/podIP").ok())

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
 use crate::kind::host;
-use crate::kind::kubectl::{get, items, kubectl, merge, text};
+use crate::kind::kubectl::{get, items, kubectl, merge, rollout_status, text};
 use crate::kind::meter::Meter;
 
 const BACK: Duration = Duration::from_secs(120);
@@ -122,14 +122,7 @@ pub(crate) fn restarts(name: &str) -> anyhow::Result<i64> {
 pub(crate) fn returned(name: &str, before: i64) -> anyhow::Result<()> {
     until(&format!("{name} to be back"), BACK, || {
         ensure!(restarts(name)? > before, "{name} was not restarted");
-        kubectl(&[
-            "-n",
-            "netweft-system",
-            "rollout",
-            "status",
-            "deployment,daemonset",
-            "--timeout=5s",
-        ])
+        rollout_status("netweft-system", "deployment,daemonset", "5s")
     })
     .map(drop)
 }

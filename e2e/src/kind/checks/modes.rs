@@ -11,7 +11,7 @@ use crate::kind::checks::Cluster;
 use crate::kind::checks::services::cluster_ip;
 use crate::kind::checks::traffic::{is_seen_as, server};
 use crate::kind::host;
-use crate::kind::kubectl::{apply, get, items, kubectl, text};
+use crate::kind::kubectl::{apply, get, items, kubectl, rollout_status, text};
 use crate::kind::probes::{Probe, Probes};
 
 /// A mode, its pools, and by which link its routes to other nodes go.
@@ -145,15 +145,7 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
     /// Its pods, when they run.
     fn pods(&self, cluster: &Cluster) -> anyhow::Result<Vec<Probe>> {
         let (namespace, set) = (self.namespace(), format!("daemonset/{}", self.set()));
-        kubectl(&[
-            "-n",
-            &namespace,
-            "rollout",
-            "status",
-            &set,
-            "--timeout=120s",
-        ])
-        .with_context(|| {
+        rollout_status(&namespace, &set, "120s").with_context(|| {
             kubectl(&["get", "pods,nodenetworks", "-A", "-o", "wide"]).unwrap_or_default()
         })?;
         let pods = Probes::in_namespace(&namespace)?;

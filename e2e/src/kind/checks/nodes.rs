@@ -11,6 +11,7 @@ use crate::harness::command::output;
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
 use crate::kind::checks::addresses::{pod_address, start_pod, stop_pod};
+use crate::kind::checks::rollout;
 use crate::kind::checks::traffic::is_seen_as;
 use crate::kind::host;
 use crate::kind::kubectl::{get, items, kubectl, merge, text};
@@ -101,10 +102,8 @@ pub(crate) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> an
     let patch = serde_json::json!({ "spec": { "template": { "spec": { "affinity": affinity } } } });
     let patch = patch.to_string();
     let set = format!("daemonset/{set}");
-    let system = ["-n", "netweft-system"];
-    merge(&[&system[..], &[&set]].concat(), &patch)?;
-    let status = ["rollout", "status", &set, "--timeout=180s"];
-    kubectl(&[&system[..], &status].concat())?;
+    merge(&[&rollout::SYSTEM[..], &[&set]].concat(), &patch)?;
+    rollout::wait_for(&set)?;
     until(&format!("{set} to be where it should"), TIMEOUT, || {
         let all = host::nodes()?;
         let with: Vec<String> = all

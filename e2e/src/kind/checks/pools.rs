@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
 use crate::kind::checks::addresses::pod_address;
-use crate::kind::kubectl::{apply, get, items, kubectl, merge, text};
+use crate::kind::kubectl::{apply, get, items, kubectl, merge, rollout_status, text};
 
 const POOL: &str = "asked-for";
 const CIDR: &str = "10.246.64.0/20";
@@ -89,15 +89,7 @@ spec:
         command: [netweft-probe, serve, --port, \"8080\"]
 "
     ))?;
-    let words = [
-        "-n",
-        "netweft-e2e",
-        "rollout",
-        "status",
-        "statefulset/asker",
-        "--timeout=90s",
-    ];
-    kubectl(&words).map(drop)
+    rollout_status("netweft-e2e", "statefulset/asker", "90s")
 }
 
 /// Close the pool and ask for its deletion: it stays while the pod does, and names its owner.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
-use crate::kind::kubectl::{get, items, kubectl, text};
+use crate::kind::kubectl::{get, items, kubectl, rollout_status, text};
 
 pub(crate) const SYSTEM: [&str; 2] = ["-n", "netweft-system"];
 /// How long a DaemonSet may take to be replaced, one node after the other.
@@ -25,8 +25,7 @@ pub(crate) fn replace(set: &str) -> anyhow::Result<()> {
 
 /// Wait until workloads are what they should be.
 pub fn wait_for(workloads: &str) -> anyhow::Result<()> {
-    let status = ["rollout", "status", workloads, "--timeout=180s"];
-    kubectl(&[&SYSTEM[..], &status].concat()).map(drop)
+    rollout_status("netweft-system", workloads, "180s")
 }
 
 /// The pods of a component by their nodes, without those that are going.

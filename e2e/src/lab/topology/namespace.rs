@@ -11,7 +11,7 @@ use anyhow::Context;
 use crate::harness::command::{output, words};
 use crate::harness::poll::until;
 use crate::harness::run_dir::Run;
-use crate::traffic::ping::Answer;
+use crate::traffic::ping::{self, Answer};
 
 /// A namespace and the process that keeps it. When the process ends, the kernel removes the namespace and all in it.
 pub struct Namespace {
@@ -144,11 +144,7 @@ impl Namespace {
         command
             .arg("ping")
             .args(targets.iter().map(ToString::to_string));
-        let lines = output(&mut command)?;
-        lines
-            .lines()
-            .map(|line| serde_json::from_str(line).context("read the probe's answer"))
-            .collect()
+        ping::read_answers(&output(&mut command)?)
     }
 
     /// Ask a probe's server from inside; it has to return so many bytes.
