@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A three-node kind cluster with netweft on it, and the matrix of who pings whom. The cluster stays; hack/down.sh takes
+# A three-node kind cluster with netweft on it, and the ping matrix of pods and nodes. The cluster stays; hack/down.sh takes
 # it away.
 set -euo pipefail
 # shellcheck source=lib.sh

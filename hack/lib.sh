@@ -6,7 +6,7 @@ project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$project/e2e/cluster/lib.sh"
 
 # Cargo's output lies in the cache, so that a clean checkout compiles only our own crates. One directory for each lock
-# file, compiler and set of flags: within one, cargo knows itself what is stale; between them nothing is shared, and the
+# file, compiler and set of flags: within one, cargo itself detects what is stale; between them nothing is shared, and the
 # two used last are kept.
 cargo_environment() {
   require rust-toolchain
@@ -67,7 +67,7 @@ images_into_cluster() {
   echo "$tags"
 }
 
-# etcd, kube-apiserver and helm side by side, as the tests want them.
+# etcd, kube-apiserver and helm in one folder, as the tests require.
 kubernetes_programs() {
   local directory
   directory=$NETWEFT_CACHE/control-plane

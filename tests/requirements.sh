@@ -27,7 +27,7 @@ make_machine() {
   mkdir "$work/bin"
   for command in "${commands[@]}"; do ln -s "$(type -P "$command")" "$work/bin/$command"; done
   for command in cargo rustc go apt-get; do
-    # Versions and checks are told; anything else would be work.
+    # The stand-in answers requests for versions and checks; any other call is an unexpected build or installation.
     stand_in "$command" <<STAND_IN
 case "$command \$*" in
   *--version) echo "$command 99.0.0" ;;
@@ -115,13 +115,13 @@ packages_are_installed_where_that_is_allowed() {
   done
   [[ $said == *'the command shellcheck is not on PATH, though these packages were installed: shellcheck'* ]] ||
     problem "what apt-get did not bring is not named: $said"
-  for variables in NETWEFT_INSTALL=0 'NETWEFT_INSTALL=0 CI=true' SUDO_UID=1000 DOAS_USER=somebody PKEXEC_UID=1000; do
+  for variables in NETWEFT_INSTALL=0 'NETWEFT_INSTALL=0 CI=true' SUDO_UID=1000 DOAS_USER=user PKEXEC_UID=1000; do
     # shellcheck disable=SC2086 # words
     if installs $variables || [[ -n $asked ]]; then problem "root with $variables installs: $asked"; fi
     [[ $said == *'apt-get update && apt-get install -y --no-install-recommends '* ]] || problem "$variables: no command is given: $said"
   done
   stand_in id <<<'echo 1000'
-  if installs CI=true || [[ -n $asked ]]; then problem "somebody who is not root installs: $asked"; fi
+  if installs CI=true || [[ -n $asked ]]; then problem "a user other than root installs: $asked"; fi
   on_machine make --silent lab
   [[ $said == *'root, for network namespaces'* ]] || problem "the lab does not ask for root: $said"
 }

@@ -87,7 +87,7 @@ choose_gates() {
   gates='' fail_cgroup_v1=''
   # Without CAP_SYS_RESOURCE the kubelet may set neither OOM scores nor some sysctls, as in a user namespace.
   [[ $NETWEFT_ENGINE_CAPS == full ]] || gates='KubeletInUserNamespace: true'
-  # From 1.35 on the kubelet refuses cgroup v1 unless told otherwise.
+  # From 1.35 on the kubelet refuses cgroup v1 by default.
   if [[ $(docker info -f '{{.CgroupVersion}}') == 1 ]] && ((${KUBERNETES_VERSION#1.} >= 35)); then
     fail_cgroup_v1='failCgroupV1: false'
   fi

@@ -13,7 +13,7 @@
 #   KUBERNETES_VERSION   minor version: 1.34, 1.35, 1.36 or 1.37 (default)
 #   NODE_IMAGE           node image to use instead of kind's published one or a built one
 #   NETWEFT_IP_FAMILY    ipv4 (default), ipv6 or dual
-#   NETWEFT_POD_SUBNET   pods' addresses as the control plane knows them (default 10.244.0.0/16, fd00:10:244::/56)
+#   NETWEFT_POD_SUBNET   podSubnet of the control plane (default 10.244.0.0/16, fd00:10:244::/56)
 #   NETWEFT_WORKERS      number of workers (default 2)
 #   NETWEFT_CACHE, NETWEFT_INSTALL   see lib.sh and requirements.sh
 set -euo pipefail
@@ -44,7 +44,7 @@ in_engine_netns() { # CMD...
 
 nodes() { docker ps -aq --filter "label=io.x-k8s.kind.cluster=$cluster" --format '{{.Names}}' | sort; }
 
-# ---- what kind is told
+# ---- configuration of kind
 
 kind_config() {
   local family=${NETWEFT_IP_FAMILY:-ipv4} subnet worker
@@ -64,7 +64,7 @@ networking:
   kubeProxyMode: nftables
   podSubnet: ${NETWEFT_POD_SUBNET:-$subnet}
 kubeadmConfigPatches:
-# Pools need not lie inside podSubnet: what is local is told by the name of a pod's interface on its node.
+# Pools need not lie inside podSubnet: kube-proxy detects local pods by the name of their interface on the node.
 - |
   kind: KubeProxyConfiguration
   detectLocalMode: InterfaceNamePrefix
@@ -109,7 +109,7 @@ write_env() {
     "$here/engine.sh" env
     printf 'export KUBECONFIG=%q NETWEFT_CLUSTER=%q KUBERNETES_VERSION=%q\n' \
       "$state/kubeconfig" "$cluster" "$KUBERNETES_VERSION"
-    # shellcheck disable=SC2016 # PATH is for whoever reads this
+    # shellcheck disable=SC2016 # the shell that reads this file expands PATH
     printf 'export PATH=%q:"$PATH"\n' "${tools_path%:}"
   } >"$state/env.new"
   mv "$state/env.new" "$state/env"

@@ -56,7 +56,7 @@ start_private() {
   DOCKER_HOST=$socket remove_old_containers
 }
 
-# dockerd restarts what ran when it was killed, before anyone can ask it not to.
+# dockerd restarts the containers that ran when it was killed, before the API accepts a request.
 calm_old_containers() {
   local file
   for file in "$data_dir"/containers/*/hostconfig.json; do
@@ -120,7 +120,7 @@ launch() {
     tail -n 20 "$RUN_DIR/dockerd.log"
     die "dockerd did not come up; its log is $RUN_DIR/dockerd.log"
   fi
-  # Logged last, so it is told to end first, in an orderly way.
+  # Logged last, so it gets the signal first and ends cleanly.
   inner=$(cat "/proc/$outer/task/$outer/children")
   run_log process "${inner// /}" "$(process_start_time "${inner// /}")"
 }

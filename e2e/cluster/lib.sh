@@ -61,7 +61,7 @@ with_heartbeat() { # LABEL CMD...
 
 heartbeat_ticker() { # LABEL; ends by itself when the script is gone
   local waited=0
-  exec >/dev/null # a pipe that someone reads to its end must not wait for the ticker
+  exec >/dev/null # the reader of a pipe must not wait for the ticker
   while kill -0 $$ 2>/dev/null; do
     sleep 1 >/dev/null 2>&1
     waited=$((waited + 1))
@@ -100,7 +100,7 @@ cache_entry() { # KIND HASH BUILD_FN
   if [[ ! -d $entry ]]; then
     exec {lock}>"$kind/.lock"
     flock -n "$lock" || with_heartbeat "wait for another build of $1" flock "$lock"
-    # Under the lock nobody else builds this kind, so half-made entries are leftovers.
+    # Under the lock no other process builds this kind, so half-made entries are leftovers.
     rm -rf "$kind"/.building.*
     [[ -d $entry ]] || build_entry "$kind" "$entry" "$3"
     exec {lock}>&-

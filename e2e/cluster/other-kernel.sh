@@ -44,7 +44,7 @@ make_root_disk() { # ENTRY_DIR
   rm -rf "$root"
 }
 
-# kube-proxy and pause, which the model has, and the images that the caller wants.
+# kube-proxy and pause, which the model has, and the images of the caller.
 make_image_disk() { # FILE IMAGE...
   local disk=$1 store
   shift
@@ -108,7 +108,7 @@ boot() { # NAME DIR ROOT_DISK IMAGE_DISK TAP, with the caller's library
     con=null con0=null,fd:1 "uml_dir=$2/" umid=kernel </dev/null >"$2/console" 2>&1 &
   outer=$!
   run_log process "$outer" "$(process_start_time "$outer")"
-  # Logged last, so told to end first: unshare itself does not listen.
+  # Logged last, so it gets the signal first: unshare itself ignores the signal.
   for ((tries = 0; tries < 100; tries++)); do
     inner=$(cat "/proc/$outer/task/$outer/children" 2>/dev/null) || die "$1 ended at once; see $2/console"
     if [[ -n $inner ]]; then break; fi
@@ -119,7 +119,7 @@ boot() { # NAME DIR ROOT_DISK IMAGE_DISK TAP, with the caller's library
 
 # ---- kube-proxy
 
-# That kernel's nf_tables knows neither of the families that kube-proxy's mode nftables needs, and iptables-nft as little.
+# That kernel's nf_tables has neither of the families that kube-proxy's mode nftables and iptables-nft need.
 # So its nodes have a kube-proxy of their own: mode iptables, by the legacy iptables of the node's own file system.
 legacy_daemonset='
   .metadata = {name: "kube-proxy-other", namespace: "kube-system"} | del(.status)

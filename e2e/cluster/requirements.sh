@@ -182,9 +182,9 @@ check_static_programs() {
   rm -rf "$work"
 }
 
-# apt learns which of its sources is Debian from their indices, so a new container knows none before apt-get update.
+# apt reads from the indices which source is Debian, so a new container has no Debian source before apt-get update.
 check_debian_mirror() {
-  [[ -n $(debian_uris Debian) ]] || echo 'apt knows no mirror of Debian: set DEBIAN_MIRROR to the URL of one'
+  [[ -n $(debian_uris Debian) ]] || echo 'the apt sources have no mirror of Debian: set DEBIAN_MIRROR to the URL of one'
 }
 
 debian_uris() { # LABEL -> URLs of mirrors

@@ -19,7 +19,7 @@ source "$here/uml.sh"
 
 seconds=${OTHER_KERNEL_SECONDS:-900}
 
-# What the first process there is to run, as a file: a kernel's command line is short and knows no quotes.
+# The command of the first process there, as a file: the kernel's command line is short and has no quotes.
 write_job() { # CMD...
   {
     printf 'cd %q\n' "$PWD"

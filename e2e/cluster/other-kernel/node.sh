@@ -21,11 +21,11 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup
 for controller in cpu memory pids io; do
   echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || true
 done
-# The kubelet wants a clock speed, which this kernel does not state.
+# The kubelet requires a clock speed, which this kernel does not report.
 { sed '/^$/d' /proc/cpuinfo; printf 'cpu MHz\t\t: 1000.000\n'; } >/run/cpuinfo
 mount --bind /run/cpuinfo /proc/cpuinfo
 
-# What is not loaded by being asked for: in a pod nobody finds the modules.
+# Modules that the kernel does not load on demand: a pod has no folder of modules.
 modprobe -a overlay br_netfilter ipv6 ip_tables iptable_nat iptable_filter iptable_mangle ip6_tables ip6table_nat \
   ip6table_filter ip6table_mangle xt_MASQUERADE xt_conntrack xt_addrtype xt_comment xt_mark xt_nat xt_statistic nf_tables
 

@@ -1,5 +1,5 @@
 // Command pause is the first process of every pod on a node image that netweft built itself: it holds the pod's
-// namespaces open, reaps orphans where containers share their PID namespace, and ends when it is told to.
+// namespaces open, reaps orphans where containers share their PID namespace, and ends on a signal.
 package main
 
 import (
