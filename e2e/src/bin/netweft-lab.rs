@@ -15,7 +15,7 @@ use netweft_e2e::lab::scenarios::{
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::traffic::matrix::Matrix;
 
-/// Nodes made of namespaces, some pods each, and who reaches whom.
+/// Nodes made of namespaces with some pods each, and their ping matrix.
 #[derive(Parser)]
 #[command(name = "netweft-lab", version)]
 struct Command {
@@ -51,7 +51,7 @@ struct Command {
     /// Seconds that attacks last, in each state of the nodes.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// In reconfigurations, set the machine's clock forth and back by days: where nobody else lives by it.
+    /// In reconfigurations, set the machine's clock forward and back by days. Only for machines without other programs that need the time.
     #[arg(long)]
     set_clock: bool,
     /// Leave the (last) lab up and say how to enter its nodes.

@@ -35,7 +35,7 @@ enum Verb {
     Ask {
         /// How.
         protocol: Protocol,
-        /// Whom, as address:port.
+        /// The server, as address:port.
         #[arg(required = true)]
         servers: Vec<SocketAddr>,
         /// Bytes to send along and to get back.
@@ -54,7 +54,7 @@ enum Verb {
     /// Talk to such servers by TCP until standard input ends: over one connection each, and by one connection after the other. One
     /// JSON line for each of the former, then for each of the latter.
     Talk {
-        /// Whom, as address:port.
+        /// The server, as address:port.
         #[arg(required = true)]
         servers: Vec<SocketAddr>,
         /// Milliseconds between two chunks, and between two connections.
@@ -71,7 +71,7 @@ enum Protocol {
 
 #[derive(Args)]
 struct PingArgs {
-    /// Whom to ping.
+    /// The targets.
     #[arg(required = true)]
     targets: Vec<IpAddr>,
     /// Pings to each target, at most.
@@ -122,7 +122,7 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Becomes true when standard input ends: nobody is there any more who wants this to go on.
+/// Becomes true when standard input ends, because the process that started the probe has ended.
 fn end_of_input() -> Arc<AtomicBool> {
     let ended = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&ended);
@@ -193,7 +193,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a server tells a client, before the client's own bytes come back.
+/// What a server sends to a client before it echoes the client's bytes.
 fn greeting(peer: SocketAddr, own: SocketAddr) -> String {
     format!(
         "peer={} own={}\n",

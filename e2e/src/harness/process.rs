@@ -1,4 +1,4 @@
-//! What processes have cost, as the kernel tells it.
+//! CPU time and memory of processes, as the kernel reports them.
 
 use std::fs;
 use std::time::Duration;
@@ -22,10 +22,10 @@ pub fn cpu(pid: u32) -> anyhow::Result<Duration> {
     Ok(time(ticks))
 }
 
-/// Time of all CPUs in interrupts until now, for whomever: fields 6 and 7 of the first line of /proc/stat (proc_stat(5)).
+/// Time of all CPUs in interrupts until now, for all processes: fields 6 and 7 of the first line of /proc/stat (proc_stat(5)).
 ///
 /// # Errors
-/// The kernel tells something else.
+/// The format is unknown.
 pub fn interrupts() -> anyhow::Result<Duration> {
     let text = fs::read_to_string("/proc/stat")?;
     let all = text.lines().next().context("/proc/stat has a first line")?;
@@ -37,14 +37,14 @@ pub fn interrupts() -> anyhow::Result<Duration> {
 /// Memory in KiB: its own, and its share of what others use too (PSS).
 ///
 /// # Errors
-/// There is no such process, or it belongs to somebody else.
+/// There is no such process, or it belongs to another user.
 pub fn memory(pid: u32) -> anyhow::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .with_context(|| format!("process {pid} has ended"))?;
     let mut words = text
         .lines()
         .filter_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next());
-    let kib = words.next().context("the kernel tells no PSS")?;
+    let kib = words.next().context("the kernel reports no PSS")?;
     Ok(kib.parse()?)
 }
 

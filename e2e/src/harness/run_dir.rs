@@ -1,6 +1,6 @@
 //! A run and what it leaves behind.
 //!
-//! Each run has a folder in the cache with a lock and a log. Whoever works in the run holds the lock. The log has a
+//! Each run has a folder in the cache with a lock and a log. A process that works in the run holds the lock. The log has a
 //! line for each thing made (`process PID STARTTIME`, …; the whole format is described in e2e/cluster/lib.sh). A run
 //! whose lock is free is dead, and what its log lists is removed: that and nothing else.
 
@@ -103,7 +103,7 @@ fn reap(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// A process number is used again after a while; the start time tells whether it is still the one we made.
+/// The kernel reuses process numbers. The start time shows whether the process is still the one that the run started.
 fn kill_if_same(pid: u32, start: &str) {
     if start_time(pid).as_deref() == Some(start) {
         // It may end by itself between the two looks.

@@ -148,7 +148,7 @@ impl Probes {
         [true, false].into_iter().filter_map(of_family).collect()
     }
 
-    /// Everybody pings everybody, as `options` of the probe say.
+    /// All pods and nodes ping each other, with the `options` of the probe.
     ///
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.

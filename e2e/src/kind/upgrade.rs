@@ -86,7 +86,7 @@ fn change(cluster: &Cluster, to: &Install, what: &str) -> anyhow::Result<()> {
     all_is_well(what)
 }
 
-/// Whoever replaces the programs stands still as soon as one agent is new: the others stay with the old version for a while.
+/// The controller manager is stopped as soon as one agent is new, so that the other agents keep the old version for a while.
 fn half(cluster: &Cluster, to: &Install) -> anyhow::Result<()> {
     const REPLACER: &str = "kube-controller-manager";
     let nodes = host::nodes()?;
@@ -178,7 +178,7 @@ fn all_run(tag: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nothing has died, every node is what its agent wants, and all objects say so.
+/// No program has restarted, every node has its desired state, and all objects are Ready.
 fn all_is_well(what: &str) -> anyhow::Result<()> {
     let ready = ["--all", "--for=condition=Ready", "--timeout=60s"];
     for kind in ["nodes", "ippools", "networkmodes", "nodenetworks"] {

@@ -13,7 +13,7 @@
 //! node 3 is on a second segment behind a router.
 //!
 //! Where the kernel cannot masquerade, the agents must first say so; then the pools have `natOutgoing: false`, pods do not
-//! ping other nodes (nobody would find back to them), and the host outside has routes to the pods and must see their own
+//! ping other nodes (the nodes have no route back), and the host outside has routes to the pods and must see their own
 //! addresses. The guard lets these pass and nothing else.
 
 mod cluster;
@@ -64,7 +64,7 @@ pub struct Options {
     pub sizes: bool,
     /// Pods on each node.
     pub pods_per_node: usize,
-    /// Time between two pings of a pair while something befalls nodes.
+    /// Time between two pings of a pair in scenarios.
     pub pings: Duration,
     /// Modes that it is changed to afterwards: their programs run from the beginning, and packets may travel plainly.
     pub later: Vec<LabMode>,
@@ -205,7 +205,7 @@ impl Lab {
         self.site.wait_for_bgp_routes(wanted)
     }
 
-    /// Everybody pings everybody, in the family of `pool`.
+    /// All pods and nodes ping each other, in the family of `pool`.
     ///
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
@@ -221,7 +221,7 @@ impl Lab {
         self.options.masquerading || !target.is_node || on_it
     }
 
-    /// A pod reaches a host outside, which sees the node's address and not the pod's; where nobody masquerades, the pod's.
+    /// A pod reaches a host outside, which receives the node's address, and without masquerading the pod's.
     ///
     /// # Errors
     /// No answer, or the host sees another address.
@@ -291,11 +291,11 @@ impl Lab {
         self.underlay.prove_guard(first)
     }
 
-    /// Node 2 is unplugged, and plugged in behind the router with other addresses: it is followed, and everybody reaches
-    /// everybody again.
+    /// Node 2 is unplugged, and plugged in behind the router with other addresses: the other nodes follow, and all pods and
+    /// nodes reach each other again.
     ///
     /// # Errors
-    /// Somebody is not reached within the deadline.
+    /// A pod or node is not reached within the deadline.
     pub fn check_move(&mut self) -> anyhow::Result<()> {
         let (number, [_, uplink, _]) = (2, UPLINKS);
         let (node, _) = self.site.node_mut(number.into())?;
@@ -304,14 +304,14 @@ impl Lab {
         self.site.register_nodes();
         self.site.settle()?;
         for pool in self.options.families.pools() {
-            let everybody = || {
+            let all_reached = || {
                 let matrix = self.matrix(pool)?;
                 matrix.check().map(|()| matrix)
             };
             let matrix = until(
-                "everybody to reach the node that has moved",
+                "all pods and nodes to reach the node that has moved",
                 MOVED,
-                everybody,
+                all_reached,
             )?;
             println!("after node-2 has moved to the other subnet\n{matrix}");
         }

@@ -1,5 +1,5 @@
-//! Pings, every 10 ms unless told otherwise, while something is done to the network. What was lost in a row tells how long nobody
-//! answered.
+//! Pings, every 10 ms by default, during a change of the network. The number of pings lost in a row shows the duration of the
+//! interruption.
 //!
 //! Every meter contains one loss that is made on purpose and must be found: a meter that finds nothing proves nothing.
 
@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 
 use crate::traffic::ping::Answer;
 
-/// Time between two pings of a pair, where nobody asks for another.
+/// The default time between two pings of a pair.
 pub const INTERVAL: Duration = Duration::from_millis(10);
 /// Requests that the control pretends to send.
 const WITHHELD: u16 = 3;
@@ -173,7 +173,7 @@ pub struct Losses {
     pub sent: u64,
     /// The longest time between two requests of a pair: a shorter loss than this may have gone unseen.
     pub pause: Duration,
-    /// Pairs of which a request was not answered: who, and what of whom.
+    /// Pairs with an unanswered request: the source, and the answers of the target.
     pub pairs: Vec<(String, Answer)>,
 }
 

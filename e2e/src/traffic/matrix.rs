@@ -1,11 +1,11 @@
-//! Who reaches whom: every source pings every target, and the table is printed.
+//! The ping matrix: every source pings every target, and the table is printed.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::traffic::ping::Answer;
 
-/// Somebody who pings and is pinged.
+/// A pod or node that pings and is pinged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Short name for the table.
@@ -74,7 +74,7 @@ impl Matrix {
     /// # Errors
     /// A pair is missing, or there is none at all.
     pub fn check(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.pairs() > 0, "nobody pinged anybody");
+        anyhow::ensure!(self.pairs() > 0, "the matrix has no pair");
         let missing = self.pairs() - self.reachable();
         anyhow::ensure!(
             missing == 0,

@@ -1,4 +1,4 @@
-//! What packets are sent and what came of them: pings, TCP connections, the matrix of who reaches whom, losses.
+//! Test traffic and its results: pings, TCP connections, the ping matrix, losses.
 
 pub mod inject;
 pub mod loss_meter;

@@ -29,7 +29,7 @@ pub struct Talked {
     pub error: Option<String>,
 }
 
-/// How long to talk, and how fast.
+/// Duration and rate of the connections.
 #[derive(Debug)]
 pub struct Pace<'a> {
     /// Once this is true it ends.

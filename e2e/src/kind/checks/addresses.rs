@@ -95,7 +95,7 @@ spec:
     wait_for_pod(name)
 }
 
-/// Delete a pod and wait until the API server knows it no more.
+/// Delete a pod and wait until it is removed from the API server.
 pub fn stop_pod(name: &str) -> anyhow::Result<()> {
     kubectl(&["-n", "netweft-e2e", "delete", "pod", name, "--timeout=60s"]).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Somebody tampers with a node, and the cluster's users hear of it.
+//! External changes of a node are repaired and reported.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::kind::kubectl::{get, items, text};
 use crate::kind::meter::Meter;
 use crate::kind::residue::in_agent;
 
-/// How long it may take until everything is right and told; agents tell once in five seconds, the operator soon after.
+/// Time limit of repair and report. Agents report once in five seconds, the operator soon after.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Routes, nft table and a parameter of a worker are taken away: they are back before long, no pod elsewhere loses a packet by
@@ -43,11 +43,11 @@ pub(crate) fn external_changes_are_repaired_and_reported(
     until("an Event", REPORT_TIMEOUT, || {
         let events = get(&["events", "-A"])?;
         let mut events = items(&events);
-        let told = events.any(|event| {
+        let reported = events.any(|event| {
             let is = |pointer, wanted: &str| text(event, pointer).is_ok_and(|it| it == wanted);
             is("/reason", "Repaired") && is("/involvedObject/name", &victim)
         });
-        ensure!(told, "there is none of reason Repaired about {victim}");
+        ensure!(reported, "there is none of reason Repaired about {victim}");
         Ok(())
     })
 }

@@ -1,4 +1,4 @@
-//! Programs that die while pods talk.
+//! Programs that are killed while pods communicate.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ pub(crate) fn api_server_outage_loses_no_packets(cluster: &mut Cluster) -> anyho
         "the API server was not away for {OUTAGE:?}"
     );
     measured?;
-    // What talks to it has to find back by itself.
+    // Its clients have to reconnect by themselves.
     until("all nodes to be Ready again", BACK, || {
         kubectl(&[
             "wait",
@@ -75,11 +75,11 @@ pub(crate) fn api_server_outage_loses_no_packets(cluster: &mut Cluster) -> anyho
             "--timeout=5s",
         ])
     })?;
-    everybody_hears()
+    every_agent_follows_edit()
 }
 
 /// Every agent follows an edit again, which changes nothing: it says what was measured.
-fn everybody_hears() -> anyhow::Result<()> {
+fn every_agent_follows_edit() -> anyhow::Result<()> {
     let networks = get(&["nodenetworks"])?;
     let network = items(&networks).next().context("a NodeNetwork")?;
     let measured = network
@@ -124,5 +124,4 @@ pub(crate) fn returned(name: &str, before: i64) -> anyhow::Result<()> {
         ensure!(restarts(name)? > before, "{name} was not restarted");
         rollout_status("netweft-system", "deployment,daemonset", "5s")
     })
-    .map(drop)
 }

@@ -203,9 +203,9 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
                     .into_iter()
                     .flatten()
                     .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
-                let told = at("/status/observedGeneration") == at("/metadata/generation");
+                let acknowledged = at("/status/observedGeneration") == at("/metadata/generation");
                 ensure!(
-                    ready && told && pools == declared + own,
+                    ready && acknowledged && pools == declared + own,
                     "not yet: {network}"
                 );
             }
@@ -215,8 +215,8 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
     let subnets = get(&["nodesubnets"])?;
     for subnet in items(&subnets) {
         let pool = text(subnet, "/spec/pool")?;
-        let asked = pool.starts_with("default-");
-        ensure!(asked, "nobody has asked for {subnet}");
+        let is_default = pool.starts_with("default-");
+        ensure!(is_default, "no pod needs {subnet}");
     }
     for mode in beside(cluster) {
         mode.create_pods(&cluster.image)?;
@@ -232,21 +232,21 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
             || mode.check_routes(cluster),
         )?;
     }
-    let everybody = Probes {
+    let all = Probes {
         pods: cluster.probes.pods.iter().chain(&pods).cloned().collect(),
         nodes: cluster.probes.nodes.clone(),
         host_port: cluster.probes.host_port.clone(),
     };
-    for everybody in everybody.by_family() {
-        let matrix = everybody.matrix(&[])?;
+    for probes in all.by_family() {
+        let matrix = probes.matrix(&[])?;
         println!("{matrix}");
         matrix.check()?;
-        nobody_is_masqueraded(&everybody.pods)?;
+        no_pod_is_masqueraded(&probes.pods)?;
     }
     have_names_and_services(&pods)
 }
 
-fn nobody_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
+fn no_pod_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
     for from in pods {
         // One of each mode on another node.
         let elsewhere = pods.iter().filter(|to| to.node != from.node);

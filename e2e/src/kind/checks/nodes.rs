@@ -134,7 +134,7 @@ pub(crate) fn new_node_joins_and_deleted_node_is_removed(
     let blocks = blocks_of(&name);
     output(Command::new("docker").args(["rm", "--force", "--volumes", &name]))?;
     kubectl(&["delete", "node", &name, "--ignore-not-found"])?;
-    // Nobody is left to say that they have ended.
+    // No kubelet is left that reports the end of the pods.
     let theirs = format!("spec.nodeName={name}");
     kubectl(&[
         "delete",
@@ -209,7 +209,7 @@ fn load_images(cluster: &Cluster) -> anyhow::Result<()> {
     output(&mut load).map(drop)
 }
 
-/// The newcomer gets a block of its own and everybody reaches its pods.
+/// The new node gets a block, and all pods and nodes reach its pods.
 fn meet(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
     let ready = |kind: &str| {
         until(
@@ -227,8 +227,8 @@ fn meet(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
         blocks_of(name)?
     );
     cluster.probes.refresh()?;
-    // Ready says that the node's own part stands; the others hear of it within two seconds.
-    until("everybody to reach the new node", REACHED, || {
+    // Ready covers the node's own state; the other nodes get its block within two seconds.
+    until("all pods and nodes to reach the new node", REACHED, || {
         let matrix = cluster.probes.matrix(&[])?;
         println!("{matrix}");
         matrix.check()

@@ -129,13 +129,13 @@ fn leave(cluster: &mut Cluster) -> anyhow::Result<()> {
     output(machines(cluster).arg("down"))?;
     for node in NODES {
         kubectl(&["delete", "node", node, "--ignore-not-found"])?;
-        // Nobody is left to say that they have ended.
+        // No kubelet is left that reports the end of the pods.
         let theirs = format!("spec.nodeName={node}");
         let delete = ["delete", "pods", "-A", "--force", "--field-selector"];
         kubectl(&[&delete[..], &[&theirs]].concat())?;
         cluster.probes.forget(node);
     }
-    // Their blocks would be kept for their return, and the pool with them; nobody but the operator may delete them before.
+    // The blocks of deleted Nodes, and so the pool, stay for the grace period. Only the operator may delete them earlier.
     let operator = "--as=system:serviceaccount:netweft-system:netweft-operator";
     let subnets = kubectl(&["get", "nodesubnets", "-o", "name"])?;
     for subnet in subnets.lines().filter(|name| name.contains("/10-245-0-")) {

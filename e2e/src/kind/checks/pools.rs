@@ -30,17 +30,17 @@ metadata: {{name: {POOL}}}
 spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
 "
     ))?;
-    until("all agents to know the pool", REPORT_TIMEOUT, || {
+    until("all agents to acknowledge the pool", REPORT_TIMEOUT, || {
         for network in items(&get(&["nodenetworks"])?) {
             let at = |pointer: &str| network.pointer(pointer);
             let pools = at("/spec/pools").and_then(Value::as_array);
-            let known = pools.is_some_and(|pools| pools.iter().any(|pool| pool == POOL));
-            let told = at("/status/observedGeneration") == at("/metadata/generation");
-            ensure!(known && told, "not yet: {network}");
+            let listed = pools.is_some_and(|pools| pools.iter().any(|pool| pool == POOL));
+            let acknowledged = at("/status/observedGeneration") == at("/metadata/generation");
+            ensure!(listed && acknowledged, "not yet: {network}");
         }
         Ok(())
     })?;
-    ensure!(blocks()? == 0, "it has blocks, and nobody has asked");
+    ensure!(blocks()? == 0, "it has blocks before a pod needs one");
     start(&cluster.image)?;
     let address: IpAddr = pod_address("asker-0")?.parse()?;
     let pool: IpNet = CIDR.parse()?;

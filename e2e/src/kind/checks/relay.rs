@@ -1,4 +1,4 @@
-//! The udp relay that is replaced while pods talk through it.
+//! The udp relay is replaced while it forwards packets of pods.
 
 use anyhow::ensure;
 

@@ -37,7 +37,7 @@ pub(crate) fn uninstall_keeps_pods_and_leaves_nodes_clean(
     let outcome = leave_and_return(cluster, &release);
     meter.finish()?;
     outcome?;
-    // Nobody is left.
+    // No program is left.
     for namespace in test_namespaces()? {
         kubectl(&["delete", "namespace", &namespace, "--timeout=120s"])?;
     }
@@ -87,7 +87,7 @@ fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> 
     kubectl(&[&["wait", "nodenetworks"], &ready[..]].concat())?;
 
     release.helm(&["upgrade"], &["--set", "cleanup.enabled=true"])?;
-    until("the cleanup to say whom it waits for", TIMEOUT, || {
+    until("the cleanup to name the pods it waits for", TIMEOUT, || {
         let label = "app.kubernetes.io/component=cleanup";
         let logs = kubectl(&[&SYSTEM[..], &["logs", "-l", label, "--tail=-1"]].concat())?;
         let named = "pod netweft-e2e/probe-";

@@ -29,7 +29,7 @@ pub const TCP_PORT: u16 = 8080;
 const ROUTES_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a server may take to listen.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a node may be other than its agent wants it; it takes tens of milliseconds.
+/// How long a node may differ from its desired state; a repair takes tens of milliseconds.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// All that a lab is made of but what is between the nodes.
@@ -203,10 +203,10 @@ impl Site {
         Ok(())
     }
 
-    /// The operator hears what the agents say, and does what it would.
+    /// The operator's core gets the statuses of the agents, and its plan is applied.
     pub fn settle(&mut self) -> anyhow::Result<()> {
         for node in &self.nodes {
-            // One that has not said anything yet is not heard.
+            // An agent may not have written a status yet.
             if let Ok(status) = node.status() {
                 self.store.report(&node.name, status);
             }
@@ -214,7 +214,7 @@ impl Site {
         self.store.settle()
     }
 
-    /// Everybody pings everybody who finds back, in the family of `pool`.
+    /// All pods and nodes ping each other in the family of `pool`, except targets without a route back.
     ///
     /// # Errors
     /// A probe cannot be run; pairs that do not answer are in the matrix.
@@ -246,7 +246,7 @@ impl Site {
         Ok(matrix)
     }
 
-    /// Everybody at every address.
+    /// All pods and nodes at every address.
     fn sources(&self) -> impl Iterator<Item = (Endpoint, &Namespace)> {
         let pods = self.pods.iter();
         let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.space, false));

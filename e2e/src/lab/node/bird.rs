@@ -13,15 +13,15 @@ use crate::harness::poll::until;
 use crate::harness::run_dir::Run;
 use crate::lab::topology::namespace::Namespace;
 
-/// All that BIRD knows before the agent has said anything.
+/// The configuration of BIRD before the agent writes one.
 const BASE: &str = "router id 0.0.0.1;
 protocol static nothing { disabled; ipv4; }
 include \"/run/netweft/bird/*.conf\";
 ";
-/// Where it reads what it is to do.
+/// The folder of the configuration.
 pub const FOLDER: &str = "/run/netweft/bird";
 const SOCKET: &str = "/run/netweft/bird/bird.ctl";
-/// How long BIRD may take to answer, or to end when it is told to.
+/// The time limit of an answer of BIRD, and of its end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running BIRD.
@@ -77,7 +77,7 @@ impl Bird {
         Ok(())
     }
 
-    /// Let it go as an upgrade would: it tells its peers that it will be back.
+    /// End BIRD as an upgrade does, by a graceful restart.
     pub fn leave_gracefully(mut self, space: &Namespace, programs: &Path) -> anyhow::Result<()> {
         ask(space, programs, "graceful restart")?;
         until("BIRD to end", DEADLINE, || {
@@ -97,7 +97,7 @@ pub fn ask(space: &Namespace, programs: &Path, what: &str) -> anyhow::Result<Str
     let mut command = space.command(programs.join("birdc"));
     command.args(["-s", SOCKET]).args(what.split_whitespace());
     let said = output(&mut command)?;
-    // birdc ends well when nobody listens, too.
+    // birdc also exits with 0 when no BIRD listens.
     ensure!(
         !said.contains("Unable to connect"),
         "BIRD does not answer: {said}"

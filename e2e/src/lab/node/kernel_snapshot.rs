@@ -29,7 +29,7 @@ impl Lab {
     /// Compare with the file in `folder`, or write it there.
     ///
     /// # Errors
-    /// They differ; both are told.
+    /// The snapshots differ; the error has both.
     pub fn check_snapshot(&self, folder: &Path, write: bool) -> anyhow::Result<()> {
         let Some((name, found)) = self.snapshot()? else {
             return Ok(());
@@ -87,7 +87,7 @@ fn text(node: &Node) -> anyhow::Result<String> {
 /// Our links but the pods', in the words of `ip -details link`.
 fn links(node: &Node) -> anyhow::Result<Vec<String>> {
     let links: Value = serde_json::from_str(&node.space.ip("-json -details link show")?)?;
-    let links = links.as_array().context("ip tells a list of links")?;
+    let links = links.as_array().context("ip prints a list of links")?;
     let ours = links
         .iter()
         .filter(|link| word(link, "/ifname").starts_with("nw-"));

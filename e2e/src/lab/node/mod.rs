@@ -68,7 +68,7 @@ impl Node {
         Ok(bird.pid())
     }
 
-    /// BIRD, for whoever ends it.
+    /// BIRD, for a caller that ends it.
     pub fn take_bird(&mut self) -> anyhow::Result<Bird> {
         self.bird.take().context("BIRD runs on the node")
     }
@@ -201,12 +201,12 @@ impl Node {
         Ok(routes)
     }
 
-    /// Whether the plugin has been told of a pool.
-    pub fn plugin_knows(&self, pool: &str) -> anyhow::Result<bool> {
+    /// Whether `node.json` has a pool.
+    pub fn plugin_has_pool(&self, pool: &str) -> anyhow::Result<bool> {
         let text = std::fs::read_to_string(self.space.file("/run/netweft/node.json"))?;
-        let told: serde_json::Value = serde_json::from_str(&text)?;
-        let pools = told.get("pools").and_then(|pools| pools.as_array());
-        let mut names = pools.into_iter().flatten().map(|told| told.get("name"));
+        let config: serde_json::Value = serde_json::from_str(&text)?;
+        let pools = config.get("pools").and_then(|pools| pools.as_array());
+        let mut names = pools.into_iter().flatten().map(|pool| pool.get("name"));
         Ok(names.any(|name| name.is_some_and(|name| name == pool)))
     }
 

@@ -86,7 +86,7 @@ impl Pod {
     }
 }
 
-/// What a container runtime knows of a pod.
+/// The data of a pod in a container runtime.
 struct Sandbox<'a> {
     pod: &'a str,
     space: &'a Namespace,

@@ -1,4 +1,4 @@
-//! What befalls nodes and agents while everybody talks to everybody, and costs nobody anything.
+//! Failures of nodes and agents while all pods and nodes communicate: no packet and no connection may be lost.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -42,25 +42,21 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
 /// What the lab is about.
 #[must_use]
 pub fn about(options: &Options) -> String {
-    format!("what befalls nodes and agents, {options}")
+    format!("failures of nodes and agents, {options}")
 }
 
 impl Lab {
     fn endure(&mut self) -> anyhow::Result<()> {
         self.site.start_servers(true)?;
-        let nobody = Sufferer::Nobody;
-        self.costs("agents were killed every 200 ms", nobody, Self::kill_agents)?;
-        self.costs("a node joined", nobody, Self::join)?;
+        let none = Sufferer::Nobody;
+        self.costs("agents were killed every 200 ms", none, Self::kill_agents)?;
+        self.costs("a node joined", none, Self::join)?;
         self.costs(
             "an agent stood still while nodes came and went",
-            nobody,
+            none,
             Self::stand_still,
         )?;
-        self.costs(
-            "a node went while an agent was away",
-            nobody,
-            Self::go_unseen,
-        )?;
+        self.costs("a node went while an agent was away", none, Self::go_unseen)?;
         let last = self.site.nodes.last().context("a node")?.name.clone();
         // Its pods end with it, and what it had open itself.
         self.site.pods.retain(|pod| pod.node != last);
@@ -87,7 +83,7 @@ impl Lab {
         Ok(began.elapsed())
     }
 
-    /// A node that nobody has heard of gets an agent, a block of each pool, and a pod.
+    /// A new node gets an agent, a block of each pool, and a pod.
     fn join(&mut self) -> anyhow::Result<Duration> {
         let (number, uplink) = JOINS;
         let blocks = self.site.store.blocks();
@@ -109,7 +105,8 @@ impl Lab {
         Ok(took)
     }
 
-    /// The first node's agent hears of nothing while fifty nodes come and half of them go, and yet a pod is added. Then it catches up.
+    /// The first node's agent gets no event while fifty nodes join and half of them leave, and a pod is still added. Then the agent
+    /// catches up.
     fn stand_still(&mut self) -> anyhow::Result<Duration> {
         let agent = self.site.node(1)?.agent_pid()?;
         let agent = Pid::from_raw(agent.cast_signed());
@@ -135,7 +132,7 @@ impl Lab {
         Ok(continued.elapsed())
     }
 
-    /// A node is deleted that an agent knows of when it ends, and does not hear of any more when it begins.
+    /// A node is deleted while an agent is down: the agent has its routes and gets no event of the deletion.
     fn go_unseen(&mut self) -> anyhow::Result<Duration> {
         let nets = addresses(self.options.families, Subnet::Near, PASSERS.start);
         let nets: Vec<_> = nets.iter().map(ipnet::IpNet::addr).collect();
@@ -176,7 +173,7 @@ impl Lab {
         Ok(took)
     }
 
-    /// A pod on a node whose agent has just been started, and how long after its agent was ready everybody reached it.
+    /// A pod on a node whose agent has just been started, and the time from the readiness of the agent until all pods and nodes reached the pod.
     fn pod_of(&mut self, number: u8) -> anyhow::Result<Duration> {
         let node = usize::from(number);
         self.site.node(node)?.wait_until_ready()?;

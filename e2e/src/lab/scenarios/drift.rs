@@ -1,7 +1,7 @@
-//! Somebody tampers with what is ours on a node while everybody talks to everybody.
+//! Another program changes netweft's objects on a node while all pods and nodes communicate.
 //!
 //! Small things go one after the other, so fast that it is a storm; each may cost three pings of a pair at most. Big things go
-//! one at a time, and the node has to be right again before the next. No connection may be reset, and what is a stranger's stays.
+//! one at a time, and the node has to be right again before the next. No connection may be reset, and foreign objects stay.
 
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,8 @@ const BIG: [&str; 9] = [
     "echo '{' > /run/cni/10-netweft.conflist",
 ];
 
-/// Of a stranger, and much like ours.
-const STRANGER: [&str; 4] = [
+/// Foreign objects that resemble netweft's.
+const FOREIGN_OBJECTS: [&str; 4] = [
     "link add other-br0 type bridge",
     "link set other-br0 addrgenmode none up",
     "route add 10.250.0.0/24 dev other-br0 metric 20 proto static",
@@ -60,16 +60,16 @@ pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
 /// What the lab is about.
 #[must_use]
 pub fn about(options: &Options) -> String {
-    format!("a node that somebody tampers with, {options}")
+    format!("external changes of a node, {options}")
 }
 
 impl Lab {
     fn suffer(&mut self) -> anyhow::Result<()> {
         self.site.start_servers(true)?;
-        for line in STRANGER {
+        for line in FOREIGN_OBJECTS {
             self.site.node(VICTIM)?.space.ip(line)?;
         }
-        let stranger = self.stranger()?;
+        let foreign = self.foreign_objects()?;
         self.storm()?;
         for harm in BIG {
             let (took, losses) = self.tampered(|lab| {
@@ -81,9 +81,9 @@ impl Lab {
             println!("{harm}: right again within {took:.1?}, {losses}");
         }
         ensure!(
-            self.stranger()? == stranger,
-            "what is a stranger's has changed from\n{stranger}to\n{}",
-            self.stranger()?
+            self.foreign_objects()? == foreign,
+            "foreign objects have changed from\n{foreign}to\n{}",
+            self.foreign_objects()?
         );
         Ok(())
     }
@@ -119,7 +119,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Tampers while everybody talks; no connection may be reset.
+    /// Changes objects while all pods and nodes communicate; no connection may be reset.
     fn tampered<T>(
         &mut self,
         act: impl FnOnce(&mut Self) -> anyhow::Result<T>,
@@ -130,7 +130,7 @@ impl Lab {
             streams,
         } = self.under_load(&CALM, act)?;
         let done = done?;
-        // Where each tenth of a second takes some packets, TCP may have to wait for longer than anybody waits for it.
+        // A loss in each tenth of a second can delay TCP for longer than the timeout of the client.
         let slow = |why: &str| why.contains("timed out") || why.contains("no answer");
         let mut dead = streams.dead.iter().filter(|(_, _, why)| !slow(why));
         ensure!(dead.next().is_none(), "{losses}; {streams}");
@@ -145,8 +145,8 @@ impl Lab {
         output(space.command("sh").args(["-c", &script])).map(drop)
     }
 
-    /// All that is the stranger's.
-    fn stranger(&self) -> anyhow::Result<String> {
+    /// All foreign objects.
+    fn foreign_objects(&self) -> anyhow::Result<String> {
         let space = &self.site.node(VICTIM)?.space;
         let looks = [
             "-o link show dev other-br0",

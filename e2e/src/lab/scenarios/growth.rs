@@ -1,5 +1,5 @@
-//! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty. A pool that is
-//! nobody's first choice gives a block where a pod has asked for it. A cluster of one family gets the other.
+//! A node runs short of addresses, gets a second block before a pod has to wait, and gives it back when it is empty. A pool that
+//! is no pod's first choice gives a node a block when a pod needs it. A cluster of one family gets the other.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::traffic::ping::Answer;
 const CROWD: usize = 70;
 /// A pool that comes after the lab's own.
 const OTHER: &str = "10.247.0.0/24";
-/// How long an agent may take to hear of what has changed, and to say so.
+/// Time limit until an agent has applied and reported a change.
 const HEARD: Duration = Duration::from_secs(20);
 
 /// Build a lab, and let its first node fill and empty while pods ping.
@@ -57,10 +57,10 @@ impl Lab {
         self.site.settle()?;
         ensure!(
             self.site.store.blocks_of("other") == 0,
-            "nobody has asked for a block yet"
+            "no pod needs a block yet"
         );
-        until("the node to know the pool", HEARD, || {
-            let known = self.site.node(1)?.plugin_knows("other")?;
+        until("the node to have the pool", HEARD, || {
+            let known = self.site.node(1)?.plugin_has_pool("other")?;
             ensure!(known, "it does not");
             Ok(())
         })?;
@@ -84,7 +84,9 @@ impl Lab {
         );
         let given = self.site.store.blocks_of("other");
         ensure!(given == 1, "{given} blocks for one pod");
-        until("everybody to reach the pod", HEARD, || self.ping(&pod))
+        until("all pods and nodes to reach the pod", HEARD, || {
+            self.ping(&pod)
+        })
     }
 
     fn grow_and_shrink(&mut self) -> anyhow::Result<()> {

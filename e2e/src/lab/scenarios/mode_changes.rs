@@ -1,4 +1,4 @@
-//! The way between nodes changes while everybody talks to everybody: no ping may be lost, and no TCP connection.
+//! The mode changes while all pods and nodes communicate: no ping and no TCP connection may be lost.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ pub enum Tour {
 
 /// The node that says nothing for a while.
 const SILENT: usize = 3;
-/// How long a change is held, and how long it may take until the operator says by whom.
+/// How long a change is held, and the time limit until the operator names the node that holds it.
 const HELD: Duration = Duration::from_secs(3);
 const HEARD: Duration = Duration::from_secs(1);
 
@@ -265,7 +265,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Everybody reaches everybody, encapsulated or plainly as the mode says.
+    /// All pods and nodes reach each other, encapsulated or plainly as the mode requires.
     fn travels_by(&self, mode: LabMode) -> anyhow::Result<()> {
         let before = self.underlay.seen()?;
         let pools = self.options.families.pools();
@@ -287,7 +287,7 @@ impl Lab {
         );
         ensure!(
             after.dropped == 0,
-            "{} frames were where nobody knows pods",
+            "{} frames with addresses of pods were where no router has a route to them",
             after.dropped
         );
         Ok(())

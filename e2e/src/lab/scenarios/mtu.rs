@@ -55,7 +55,7 @@ impl Lab {
         Ok(())
     }
 
-    /// A pod that believes in a larger MTU than there is gets an answer from its node that says how large a packet may be.
+    /// A pod that sends a packet above the MTU gets an ICMP error with the MTU from its node.
     fn check_too_large(&self, from: &Pod, mtu: u32) -> anyhow::Result<()> {
         let node = self.site.nodes.iter().find(|node| node.name == from.node);
         let node = node.context("a pod has a node")?;
@@ -108,9 +108,9 @@ fn check_fit(space: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> 
 fn check_answered(space: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> {
     let (answered, said) = ping(space, target, mtu + 1)?;
     // "Frag needed and DF set (mtu = 1350)", "Packet too big: mtu=1350".
-    let told = said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}"));
+    let reported = said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}"));
     ensure!(
-        !answered && told,
+        !answered && reported,
         "a packet of {} bytes to {target} is not answered by \"too large, at most {mtu}\": {said}",
         mtu + 1
     );

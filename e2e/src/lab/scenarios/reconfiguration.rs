@@ -1,5 +1,4 @@
-//! What befalls a node's own surroundings: its link to the others, its addresses, its clock. Nobody has to be told, and nothing has to
-//! be started anew.
+//! Changes around a node: its uplink, its addresses, its clock. No program has to be reconfigured or restarted.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -35,7 +34,7 @@ const LARGE: usize = 60_000;
 /// How far the clock jumps.
 const JUMP: TimeSpec = TimeSpec::new(48 * 3600, 0);
 
-/// Build a lab, and see what each reconfiguration costs. Where the clock is nobody else's, it `may_set_clock`.
+/// Build a lab, and see what each reconfiguration costs. With `may_set_clock` the lab sets the clock of the machine.
 ///
 /// # Errors
 /// A check that fails; the agents' logs have been printed then.
@@ -47,7 +46,7 @@ pub fn run(options: &Options, may_set_clock: bool, keep: bool) -> anyhow::Result
 /// What the lab is about.
 #[must_use]
 pub fn about(options: &Options) -> String {
-    format!("what befalls a node's surroundings, {options}")
+    format!("changes around a node, {options}")
 }
 
 impl Lab {
@@ -75,7 +74,7 @@ impl Lab {
     /// The pods' MTU follows that of their node's uplink.
     fn resize_uplink(&mut self, mtu: u32) -> anyhow::Result<Duration> {
         let node = self.site.node(NODE.into())?;
-        let before = node.status()?.mtu.context("the agent tells no MTU")?;
+        let before = node.status()?.mtu.context("the agent reports no MTU")?;
         let was = uplink_mtu(node)?;
         let began = Instant::now();
         node.space
@@ -90,7 +89,7 @@ impl Lab {
             Ok(())
         })?;
         let took = began.elapsed();
-        // The others hear of it.
+        // The other nodes get the new value.
         self.site.settle()?;
         self.site.is_as_wanted()?;
         self.large_packets_pass()?;
@@ -116,10 +115,10 @@ impl Lab {
         let (node, _) = self.site.node_mut(NODE.into())?;
         self.underlay.disconnect(node, Subnet::Near)?;
         self.underlay.connect(node, uplink, Subnet::Near, number)?;
-        self.until_everybody_is_reached()
+        self.until_all_are_reached()
     }
 
-    /// The node gets another address, and then the cluster hears of it.
+    /// The node gets another address, and then the Node object does.
     fn change_address(&mut self) -> anyhow::Result<Duration> {
         let families = self.options.families;
         let nets = |number| addresses(families, Subnet::Near, number);
@@ -135,12 +134,12 @@ impl Lab {
             .show_the_way_out(node, OTHER_UPLINK, Subnet::Near)?;
         self.site.register_nodes();
         self.site.settle()?;
-        self.until_everybody_is_reached()
+        self.until_all_are_reached()
     }
 
-    fn until_everybody_is_reached(&mut self) -> anyhow::Result<Duration> {
+    fn until_all_are_reached(&mut self) -> anyhow::Result<Duration> {
         let began = Instant::now();
-        let what = "everybody to be reached";
+        let what = "all pods and nodes to be reached";
         until(what, BACK, || self.everybody_is_reached(what))?;
         Ok(began.elapsed())
     }

@@ -76,7 +76,7 @@ impl Namespace {
         format!("/proc/{}/ns/net", self.holder)
     }
 
-    /// Process that can be named where `ip link set netns` wants one.
+    /// A process as the argument of `ip link set netns`.
     pub fn pid(&self) -> u32 {
         self.holder
     }

@@ -2,7 +2,7 @@
 //!
 //! The guard is a table of nftables' family bridge in the segment's own namespace. It counts what travels plainly and what is
 //! encapsulated, between nodes on the segment and through its ports to elsewhere, and it drops what an underlay would that
-//! has never heard of pods.
+//! has no routes to pods.
 
 use anyhow::Context;
 use ipnet::IpNet;
@@ -130,7 +130,7 @@ impl Segment {
         self.load(&(rules + &encapsulated))
     }
 
-    /// Only count: there is nobody who must not meet pods.
+    /// Only count: every host may receive packets of pods.
     pub fn count(&self, families: Families) -> anyhow::Result<()> {
         let mut rules = String::new();
         for pods in families.pools() {
@@ -205,7 +205,7 @@ impl Segment {
 
 /// The words that give a link an address, or take it away.
 pub fn address(verb: &str, net: IpNet, link: &str) -> String {
-    // Nobody else has the address, so looking for a duplicate would only cost a second.
+    // No other host has the address, so duplicate address detection would only cost a second.
     let nodad = if net.addr().is_ipv6() && verb == "add" {
         " nodad"
     } else {

@@ -71,8 +71,8 @@ pub struct Underlay {
 }
 
 impl Underlay {
-    /// Segments with guards, a router if there are two, and a host outside. This host alone may meet pods' addresses, and only
-    /// where nobody masquerades.
+    /// Segments with guards, a router if there are two segments, and a host outside. Only this host may receive addresses of pods,
+    /// and only without masquerading.
     pub fn make(
         run: &mut Run,
         mode: LabMode,
@@ -217,7 +217,7 @@ impl Underlay {
         let dropped = near.dropped + far.map_or(0, |seen| seen.dropped);
         anyhow::ensure!(
             dropped == 0,
-            "{dropped} frames with a pod's address in the outer header were where nobody knows pods"
+            "{dropped} frames with a pod's address in the outer header were where no router has a route to pods"
         );
         let Seen {
             plain,

@@ -1,4 +1,4 @@
-//! Everybody talks to everybody while something is done.
+//! All pods and nodes communicate during an action.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +11,7 @@ use crate::lab::traffic::tcp::{Streams, Talks};
 use crate::traffic::loss_meter;
 use crate::traffic::loss_meter::Losses;
 
-/// How often everybody talks.
+/// How often pods and nodes communicate.
 pub struct Pace {
     /// Between two pings of a pair.
     pub pings: Duration,
@@ -25,10 +25,10 @@ pub const CALM: Pace = Pace {
     talks: Duration::from_millis(50),
 };
 
-/// Whom a deed may cost something.
+/// The node that may lose packets or connections during an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sufferer<'a> {
-    /// Nobody loses anything.
+    /// No node.
     Nobody,
     /// This node and its pods lose packets, and no connection but those that its pods have to the outside: the kernel forgets whom it
     /// has masqueraded by a link that goes (`masq_device_event`).
@@ -51,11 +51,11 @@ pub struct Cost<T> {
 }
 
 impl Lab {
-    /// Does something, after which every node is as it should be, everybody reaches everybody and nothing has been lost but by the
-    /// `sufferer`.
+    /// Performs an action. Afterwards every node has its desired state, all pods and nodes reach each other, and only the `sufferer` has
+    /// lost something.
     ///
     /// # Errors
-    /// Something is not so.
+    /// One of these conditions is not met.
     pub fn costs(
         &mut self,
         what: &str,
@@ -107,10 +107,10 @@ impl Lab {
         self.everybody_is_reached(what)
     }
 
-    /// In every family.
+    /// All pods and nodes reach each other in every family.
     ///
     /// # Errors
-    /// Somebody is not, after `what` was done.
+    /// After the action `what`, a pod or node is not reached.
     pub fn everybody_is_reached(&self, what: &str) -> anyhow::Result<()> {
         let mut pools = self.options.families.pools();
         let matrix = pools.try_for_each(|pool| self.matrix(pool)?.check());

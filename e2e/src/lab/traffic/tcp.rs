@@ -14,7 +14,7 @@ use crate::traffic::tcp::Talked;
 /// Least pause between two chunks and two connections: the load is bounded.
 const TALK: Duration = Duration::from_millis(5);
 
-/// Talks that go on until they are asked about.
+/// TCP connections that continue until their result is requested.
 pub struct Talks(Vec<(String, Child)>);
 
 /// What became of them.
@@ -26,7 +26,7 @@ pub struct Streams {
     pub short: u64,
     /// The longest time a stream stood still, in ms.
     pub slowest: u64,
-    /// What failed: who, whom, why.
+    /// Failures: source, destination, reason.
     pub dead: Vec<(String, SocketAddr, String)>,
 }
 
@@ -51,7 +51,8 @@ impl fmt::Display for Streams {
 }
 
 impl Talks {
-    /// Every pod talks to every pod of another node, and to the other nodes if these find back; every node to every pod of another.
+    /// Every pod connects to every pod of another node, and to the other nodes if these have a route back; every node to every pod
+    /// of another node.
     /// There are servers.
     pub fn start(site: &Site, pause: Duration, nodes_find_back: bool) -> anyhow::Result<Self> {
         let talk =
@@ -88,15 +89,15 @@ impl Talks {
             let output = child.wait_with_output()?;
             ensure!(
                 output.status.success(),
-                "the talks of {from} ended early: {}",
+                "the connections of {from} ended early: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
             let lines = String::from_utf8(output.stdout)?;
             let talked: Vec<Talked> = lines
                 .lines()
-                .map(|line| serde_json::from_str(line).context("read what the probe tells"))
+                .map(|line| serde_json::from_str(line).context("read the probe's output"))
                 .collect::<anyhow::Result<_>>()?;
-            // The long ones are told of first.
+            // The probe prints the long connections first.
             let (long, short) = talked.split_at(talked.len() / 2);
             streams.alive += long.len();
             streams.short += short.iter().map(|it| it.rounds).sum::<u64>();

@@ -27,7 +27,7 @@ pub(crate) use crate::kind::checks::bgp::router::mesh_replacement_by_router_lose
 /// BIRD's number among the kernel's sources of routes, and the metric that is netweft's in it.
 const PROTOCOL: &str = "12";
 const METRIC: u32 = 78;
-/// How long it may take until everybody has heard of everything.
+/// Time limit until every node has every route and session.
 const CONVERGED: Duration = Duration::from_secs(60);
 
 /// A route that BIRD has given to a node's kernel.
@@ -72,7 +72,7 @@ fn everything_is_learnt() -> anyhow::Result<()> {
         let found = found
             .map(|route| (route.dst, route.gateway, route.metric))
             .collect();
-        ensure!(!wanted.is_empty(), "nobody else has a block");
+        ensure!(!wanted.is_empty(), "no other node has a block");
         ensure!(
             wanted == found,
             "{node} has learnt {found:?} instead of {wanted:?}"
@@ -90,7 +90,7 @@ fn converged() -> anyhow::Result<()> {
     )
 }
 
-/// A session as its agent tells it.
+/// A session in the status of a NodeNetwork.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Session {
@@ -101,8 +101,8 @@ struct Session {
     message: String,
 }
 
-/// All sessions of each node, as the agents tell them.
-fn told() -> anyhow::Result<BTreeMap<String, Vec<Session>>> {
+/// All sessions in the statuses, by node.
+fn reported_sessions() -> anyhow::Result<BTreeMap<String, Vec<Session>>> {
     let networks = get(&["nodenetworks"])?;
     let sessions = items(&networks).map(|network| {
         let node = text(network, "/metadata/name")?.to_owned();
@@ -130,9 +130,9 @@ impl Wanted<'_> {
     /// Wait until all nodes have them, all established, and no other.
     fn established(self) -> anyhow::Result<()> {
         until(&format!("{self:?} to be established"), CONVERGED, || {
-            let told = told()?;
-            let nodes: BTreeSet<&String> = told.keys().collect();
-            for (node, sessions) in &told {
+            let reported = reported_sessions()?;
+            let nodes: BTreeSet<&String> = reported.keys().collect();
+            for (node, sessions) in &reported {
                 let others = nodes.iter().filter(|name| self.mesh && **name != node);
                 let names = others.map(|other| format!("mesh-{other}"));
                 let wanted: BTreeSet<_> = names.chain(self.router.map(str::to_owned)).collect();

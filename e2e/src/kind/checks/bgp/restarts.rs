@@ -11,14 +11,14 @@ use anyhow::{Context, ensure};
 use crate::harness::command::output;
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
-use crate::kind::checks::bgp::{MESH, converged, told};
+use crate::kind::checks::bgp::{MESH, converged, reported_sessions};
 use crate::kind::checks::faults::{restarts, returned};
 use crate::kind::checks::rollout::{ROLLOUT, SYSTEM, differ, pods, replace, wait_for};
 use crate::kind::host;
 use crate::kind::kubectl::kubectl;
 use crate::kind::meter::Meter;
 
-/// All of them at once, so that nobody is left who remembers.
+/// All processes at once, so that no BIRD keeps the routes.
 pub fn killed_bird_processes_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = restarts("netweft-bird")?;
     let meter = Meter::start(&cluster.probes, Duration::from_secs(20))?;
@@ -47,7 +47,7 @@ pub fn bird_rollout_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()
 pub fn release_upgrade_keeps_bgp_sessions(cluster: &mut Cluster) -> anyhow::Result<()> {
     MESH.established()?;
     let (birds, agents) = (pods("bird")?, pods("agent")?);
-    let (uptimes, said) = (uptimes(&birds)?, told()?);
+    let (uptimes, said) = (uptimes(&birds)?, reported_sessions()?);
     release(&cluster.project.join("charts/netweft"))?;
     ensure!(
         differ(&agents, &pods("agent")?),
@@ -63,7 +63,7 @@ pub fn release_upgrade_keeps_bgp_sessions(cluster: &mut Cluster) -> anyhow::Resu
         "the new agents to say the same",
         Duration::from_secs(30),
         || {
-            let after = told()?;
+            let after = reported_sessions()?;
             ensure!(said == after, "{said:?} became {after:?}");
             Ok(())
         },

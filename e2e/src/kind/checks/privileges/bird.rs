@@ -1,4 +1,4 @@
-//! BIRD's. The agent, which stays, tells it what to do.
+//! The privileges of BIRD. The agent keeps running and configures BIRD.
 
 use std::time::Duration;
 

@@ -34,7 +34,7 @@ struct Program {
     process: &'static str,
     /// What it makes on a node.
     works: &'static [Work],
-    /// Which of them is lost without a privilege of this name; `None`: nobody has said.
+    /// The name of the work that is lost without a privilege of this name; `None` for an unlisted privilege.
     lost: fn(&str) -> Option<&'static str>,
     /// How long something has to stay away to count as not coming back. With all privileges it is back within it.
     away: Duration,
@@ -193,8 +193,8 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
             }
         }),
         privilege("the user 0", |spec| {
-            let nobody = json!({ "runAsUser": 65534, "runAsGroup": 65534 });
-            set(spec, "securityContext", nobody);
+            let context = json!({ "runAsUser": 65534, "runAsGroup": 65534 });
+            set(spec, "securityContext", context);
         }),
     ];
     if template.pointer("/spec/automountServiceAccountToken") != Some(&json!(false)) {

@@ -1,4 +1,4 @@
-//! The udp relay's. The agent, which stays, tells it who the peers are.
+//! The privileges of the udp relay. The agent keeps running and configures its peers.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const RELAY: Program = Program {
             see: "ip link show nw-udp8285",
         },
         Work {
-            name: "socket for whoever takes over",
+            name: "handover socket",
             rob: "rm -f /run/netweft/udp-relay.sock",
             see: "test -S /run/netweft/udp-relay.sock",
         },
@@ -23,7 +23,7 @@ const RELAY: Program = Program {
     lost: |privilege| {
         Some(match privilege {
             "hostNetwork" | "NET_ADMIN" | "the volume tun" => "tunnel",
-            "the user 0" | "the volume run" => "socket for whoever takes over",
+            "the user 0" | "the volume run" => "handover socket",
             _ => return None,
         })
     },

@@ -1,4 +1,4 @@
-//! Who speaks with whom changes, and what is new stands before what is old goes: nothing is lost.
+//! The topology of BGP sessions changes. New sessions are established before old ones are removed: no packet is lost.
 
 use anyhow::ensure;
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Peers that are wrong, silent or lie: the status says so, and nobody else suffers.
+//! Peers that are misconfigured, silent or announce wrong routes: the status reports them, and other sessions are unaffected.
 
 use std::fmt::Write;
 use std::fs;
@@ -28,7 +28,7 @@ const OURS: u32 = 64_512;
 const THEIRS: u32 = 65_010;
 /// By what the kernel's routes are known that one of the foreign speakers may add: it sits at host number 108.
 const TAKEN: &str = "via 192.0.2.108 ";
-/// How many prefixes are too many for anybody.
+/// A number of prefixes above every limit.
 const PREFIX_COUNT: u32 = 100_000;
 
 /// One peer and what is to be said about it.
@@ -71,12 +71,12 @@ impl Lab {
         for (number, case) in (100..).zip(&cases) {
             self.meet(number, case)?;
         }
-        let told = self.all_told(&cases, begun);
+        let reported = self.all_reported(&cases, begun);
         let losses = meter.finish()?;
-        told?;
+        reported?;
         losses.check_none("while peers were wrong, silent or lied")?;
         for (before, now) in routes.iter().zip(self.routes()?) {
-            // What the peer with too many announces is in the pools and nobody's, so as many as may be are taken.
+            // The prefixes of the peer with too many are inside the pools and no node's blocks, so the import limit applies to them.
             let now: Vec<&str> = now.lines().filter(|line| !line.contains(TAKEN)).collect();
             let before: Vec<&str> = before.lines().collect();
             ensure!(
@@ -171,7 +171,7 @@ impl Lab {
                 )
             },
             case("wrong-as", Some("local as 65099;"), &[ASNumberMismatch]),
-            case("nobody-there", None, &[ConnectTimeout, NoRouteToPeer]),
+            case("no-host", None, &[ConnectTimeout, NoRouteToPeer]),
             Case {
                 spec: json!({ "peerIP": addresses(self.families, Subnet::Near, GATEWAY).first().map(ipnet::IpNet::addr) }),
                 ..case("no-speaker", None, &[ConnectionRefused])
@@ -226,25 +226,25 @@ impl Lab {
         self.site.settle()
     }
 
-    /// Every case is said as it should be, and goes on being said, whatever the peer does between two attempts.
-    fn all_told(&mut self, cases: &[Case], begun: Instant) -> anyhow::Result<()> {
+    /// Every case is reported with its reason, and stays reported, whatever the peer does between two attempts.
+    fn all_reported(&mut self, cases: &[Case], begun: Instant) -> anyhow::Result<()> {
         for case in cases {
-            let message = until(case.name, SAID, || self.told(case))?;
+            let message = until(case.name, SAID, || self.reported(case))?;
             let seconds = begun.elapsed().as_secs_f32();
             println!("{seconds:5.1} s  {}: {message}", case.name);
         }
-        let told = Instant::now();
-        while told.elapsed() < KEPT {
+        let begun = Instant::now();
+        while begun.elapsed() < KEPT {
             sleep(Duration::from_secs(1));
             for case in cases {
-                self.told(case).context("it was said before")?;
+                self.reported(case).context("it was reported before")?;
             }
         }
         Ok(())
     }
 
-    /// What the BGPPeer's status says, if that is right.
-    fn told(&mut self, case: &Case) -> anyhow::Result<String> {
+    /// The error in the BGPPeer's status, if it is the expected one.
+    fn reported(&mut self, case: &Case) -> anyhow::Result<String> {
         self.site.settle()?;
         let status = self.site.store.peer_status(case.name);
         let errors = status.map(|status| status.errors.as_slice());

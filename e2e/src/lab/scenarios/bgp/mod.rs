@@ -30,7 +30,7 @@ use ipnet::IpNet;
 pub enum Scenario {
     /// BIRDs and agents end and come back.
     Restarts,
-    /// BIRDs that begin at the same time, neither of which can tell the other what it knows.
+    /// Two BIRDs that start at the same time, without routes for each other.
     Recoveries,
     /// The mesh gives way to reflectors, and these to a router, while pods ping.
     Edits,
@@ -137,7 +137,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Every node knows the others' blocks.
+    /// Every node has routes to the blocks of the others.
     fn wait_for_routes(&self) -> anyhow::Result<()> {
         let others = self.site.nodes.len() - 1;
         self.site

@@ -23,7 +23,7 @@ const BEFORE: Duration = Duration::from_millis(500);
 /// How late a node's announcements come: after all sessions are there.
 const LATE: Duration = Duration::from_secs(5);
 
-/// Host number of nobody.
+/// A host number without a host.
 const SILENT: u8 = 77;
 /// How long it may take until a peer that does not answer is named.
 const SAID: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ impl Lab {
     /// there, and what the other announces comes after that.
     pub fn recoveries(&mut self) -> anyhow::Result<()> {
         self.metered(
-            "two BIRDs were killed, and one heard of the other's blocks late",
+            "two BIRDs were killed, and one received the other's blocks late",
             |lab| {
                 lab.kill_bird(2)?;
                 lab.kill_bird(3)?;

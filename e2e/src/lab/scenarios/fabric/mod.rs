@@ -48,7 +48,7 @@ impl fmt::Display for Options {
 /// a machine that does other things, and far from what sessions without BFD would take: 90 s.
 const TAKEN_OVER: Duration = Duration::from_secs(5);
 
-/// How long routers may take to tell each other.
+/// Time limit until routers have announced all routes to each other.
 const CONVERGED: Duration = Duration::from_secs(60);
 
 struct Lab {
@@ -154,8 +154,8 @@ impl Lab {
     fn check(&mut self) -> anyhow::Result<Vec<Matrix>> {
         let mut matrices = Vec::new();
         for pool in self.options.families.pools() {
-            // Routers tell each other in their own time, after the nodes have heard.
-            let matrix = until("the fabric to carry everybody", CONVERGED, || {
+            // Routers announce routes to each other later than to the nodes.
+            let matrix = until("all pods and nodes to reach each other", CONVERGED, || {
                 let matrix = self.site.matrix(pool, |_, _| true)?;
                 matrix.check().map(|()| matrix)
             })?;
@@ -200,7 +200,7 @@ impl Lab {
         Ok(())
     }
 
-    /// A wire that carries traffic is cut where nobody sees its carrier go.
+    /// A wire that carries traffic is cut, and no link loses its carrier.
     fn check_uplink(&self) -> anyhow::Result<()> {
         until("the routers to watch each other", CONVERGED, || {
             self.fabric.check_watched(self.options.routers)
@@ -237,7 +237,7 @@ impl Lab {
     }
 }
 
-/// Where the routers are, if the lab wants them.
+/// The root folder of the routers' programs.
 pub fn root(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     let root = given.map(Path::to_owned);
     root.context("a fabric takes routers: --routers-root \"$(e2e/routers/root.sh)\"")

@@ -38,7 +38,7 @@ use crate::traffic::matrix::Matrix;
 
 pub use crate::lab::scenarios::scale::figures::Figures;
 
-/// Who speaks with whom.
+/// The topology of BGP sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
     /// 50 nodes, each with each.
@@ -56,21 +56,21 @@ impl Topology {
     }
 }
 
-/// Who has written BIRD's configuration.
+/// The author of BIRD's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Author {
     /// The agents.
     Agents,
-    /// Nobody in particular: it is the shortest that works.
+    /// The lab: the shortest configuration that works.
     Plain,
 }
 
 /// What kind of lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Who speaks with whom.
+    /// The topology of BGP sessions.
     pub topology: Topology,
-    /// Who has written BIRD's configuration.
+    /// The author of BIRD's configuration.
     pub author: Author,
     /// Folder with the released programs.
     pub binaries: PathBuf,
@@ -141,7 +141,7 @@ impl Lab {
             self.return_agents()?;
             matrix = self.ping()?;
         }
-        // Two cores are busy for a minute with 200 agents that each hear of 200 blocks: that would tell nothing of BGP.
+        // Two cores are busy for a minute with 200 agents that each get 200 blocks: that would measure no BGP.
         if self.options.author == Author::Agents && self.options.topology == Topology::Mesh {
             figures.edit = Some(self.add_pool()?);
         }

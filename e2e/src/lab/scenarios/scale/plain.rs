@@ -14,7 +14,7 @@ pub fn write(site: &Site) -> anyhow::Result<()> {
     for (number, node) in (1..).zip(&site.nodes) {
         let network = site.store.network(&node.name)?;
         let bgp = network.spec.bgp.as_ref();
-        let bgp = bgp.context("the operator's core wants BGP")?;
+        let bgp = bgp.context("the operator's core configures BGP")?;
         let mut text = format!(
             "router id 10.0.0.{number};
             protocol device {{ }}

@@ -73,7 +73,7 @@ pub const RACKS: [Rack; 2] = [
 ];
 
 impl Rack {
-    /// Address and AS number of whom its nodes speak with.
+    /// Address and AS number of the peer of its nodes.
     pub fn speaker(&self, routers: Routers, families: Families) -> Vec<(IpAddr, u32)> {
         let (host, as_number) = match routers {
             Routers::Gobgp => (REFLECTOR, self.reflector_as),

@@ -143,7 +143,7 @@ impl Router {
         crate::harness::command::output(&mut command)
     }
 
-    /// In its own /run, which everybody in there may read.
+    /// In its own /run, which every process in there may read.
     fn write(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let inside = format!("{}/run/{name}", self.root.display());
         let file = self.space.file(&inside);

@@ -11,9 +11,9 @@ pub struct Speaker {
     pub as_number: u32,
     /// Its identifier.
     pub id: Ipv4Addr,
-    /// The pods' ranges: all that a node is told about.
+    /// The ranges of pods: all prefixes that are announced to a node.
     pub pods: Vec<IpNet>,
-    /// Whom it speaks with.
+    /// The peers.
     pub neighbours: Vec<Neighbour>,
 }
 
@@ -24,13 +24,13 @@ pub struct Neighbour {
     pub address: IpAddr,
     /// Its AS number.
     pub as_number: u32,
-    /// What it is told.
+    /// The prefixes that are announced to it.
     pub role: Role,
     /// Whether it is watched by BFD.
     pub bfd: bool,
 }
 
-/// What a neighbour is told.
+/// The prefixes that are announced to a neighbour.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// Everything.
