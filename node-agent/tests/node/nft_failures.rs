@@ -79,7 +79,7 @@ fn lines(node: &Node, words: [&str; 2]) -> usize {
     let log = node.log();
     let of_loop = log
         .lines()
-        .filter(|line| !line.contains("look for firewalls that drop pods' packets"));
+        .filter(|line| !line.contains("detect firewalls that drop packets of pods"));
     let about = of_loop.filter(|line| words.iter().all(|words| line.contains(words)));
     about.count()
 }
