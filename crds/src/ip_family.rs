@@ -19,6 +19,9 @@ pub enum IpFamily {
 }
 
 impl IpFamily {
+    /// Both families.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
     /// The family of an address.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {

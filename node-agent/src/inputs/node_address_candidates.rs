@@ -44,7 +44,7 @@ pub fn candidates(
     sources: &Sources,
 ) -> Vec<FoundAddress> {
     let mut candidates = Vec::new();
-    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+    for family in IpFamily::ALL {
         let Some(selector) = criteria.selectors.of(family) else {
             continue;
         };

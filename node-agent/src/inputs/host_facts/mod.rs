@@ -107,7 +107,7 @@ fn default_gateways(actual: &NetworkState) -> BTreeSet<IpAddr> {
 
 /// The node addresses that a mode requires.
 fn required_addresses(inputs: &Inputs, mode: &NodeMode) -> Vec<IpAddr> {
-    let next_hops = [IpFamily::Ipv4, IpFamily::Ipv6]
+    let next_hops = IpFamily::ALL
         .into_iter()
         .filter(|family| inputs.carries(*family))
         .filter_map(|family| inputs.addresses.of(family));

@@ -345,7 +345,7 @@ fn families_in_use(mode: &Mode, networks: &BTreeMap<&str, &NodeNetwork>) -> Vec<
             .filter(|datapath| datapath.outer_family == *family)
             .count()
     };
-    let mut families = vec![IpFamily::Ipv4, IpFamily::Ipv6];
+    let mut families = IpFamily::ALL.to_vec();
     families.retain(|family| count(family) > 0);
     families.sort_by_key(|family| Reverse(count(family)));
     families

@@ -149,7 +149,7 @@ impl<'a> AddressChoices<'a> {
 
     fn choose(&mut self, node_candidates: &NodeCandidates<'a>, other_uses: &OtherUses<'a>) {
         let mut choice = AddressChoice::default();
-        for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+        for family in IpFamily::ALL {
             let current = node_candidates.in_use.of(family);
             let candidates = node_candidates.candidates.iter();
             let candidates = candidates.filter(|it| IpFamily::of(it.address) == family);
@@ -287,7 +287,7 @@ fn candidates(
             });
         }
     };
-    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+    for family in IpFamily::ALL {
         let of_family = |address: &IpAddr| IpFamily::of(*address) == family;
         let Some(selector) = selectors.of(family) else {
             let own = status_addresses(node, &["InternalIP"]).filter(of_family);
