@@ -174,7 +174,7 @@ pub enum LinkKind {
     Tun,
     /// One end of a veth pair.
     Veth,
-    /// An Ethernet bridge.
+    /// An Ethernet bridge. A new one does not learn from frames to reserved group addresses.
     Bridge,
     /// Any other driver, by `IFLA_INFO_KIND`; empty for hardware.
     Other(String),

@@ -269,6 +269,8 @@ fn netns_iproute2_shows_applied_attributes() {
         ] {
             assert!(link.contains(attribute), "{attribute} in {link}");
         }
+        let bridge = ip("-details link show dev nw-br");
+        assert!(bridge.contains("no_linklocal_learn 1"), "{bridge}");
         let routes = ip("-details route show 10.244.1.0/26");
         let expected = "10.244.1.0/26 via 10.244.1.1 dev nw-vx proto 78 scope global src 10.244.0.1 metric 20 onlink";
         assert!(

@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind,
-    InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags,
-    LinkInfo, LinkMessage,
+    AfSpecInet6, AfSpecUnspec, BridgeBooleanOptionFlags, BridgeBooleanOptions, In6AddrGenMode,
+    InfoBridge, InfoBridgePort, InfoData, InfoIpTunnel, InfoKind, InfoPortData, InfoPortKind,
+    InfoVeth, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 
 use crate::model::{Link, LinkKind, LinkName, Mac, Vxlan};
@@ -79,13 +79,26 @@ pub(super) fn add(name: &LinkName, link: &Link) -> Result<RouteNetlinkMessage, &
             ))])),
         ],
         LinkKind::Tun => return Err("the program that reads from a TUN link creates it"),
-        LinkKind::Bridge => vec![LinkInfo::Kind(InfoKind::Bridge)],
+        LinkKind::Bridge => vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![without_link_local_learning()])),
+        ],
         LinkKind::Veth => return Err("a veth is one end of a pair; use add_veth"),
         LinkKind::Other(kind) if kind.is_empty() => return Err("hardware cannot be created"),
         LinkKind::Other(kind) => vec![LinkInfo::Kind(InfoKind::from(kind.as_str()))],
     };
     message.attributes.push(LinkAttribute::LinkInfo(info));
     Ok(RouteNetlinkMessage::NewLink(message))
+}
+
+/// Frames to reserved group addresses (IEEE 802.1D) add no forwarding entry: netfilter cannot drop them before the bridge learns
+/// (`br_handle_frame`).
+fn without_link_local_learning() -> InfoBridge {
+    let option = BridgeBooleanOptionFlags::NoLinkLocalLearn;
+    InfoBridge::MultiBoolOpt(BridgeBooleanOptions {
+        value: option,
+        mask: option,
+    })
 }
 
 fn vxlan_data(vxlan: &Vxlan) -> InfoData {
