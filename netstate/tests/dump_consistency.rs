@@ -36,8 +36,10 @@ async fn dump_during_churn(kind: &str) {
     let rtnl = Rtnl::new().unwrap();
     let churning = Churn::start(churn_lines(kind, 200, 2000));
     let (mut consistent, mut failed) = (0, 0);
-    let deadline = Instant::now() + Duration::from_secs(3);
-    while Instant::now() < deadline {
+    let start = Instant::now();
+    // At least five, also on a busy machine.
+    while start.elapsed() < Duration::from_secs(3) || consistent < 5 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{failed} failed");
         match rtnl.read().await {
             Ok(state) => {
                 assert_eq!(constant(&state), 4000, "an inconsistent dump of {kind}");
@@ -61,7 +63,6 @@ async fn dump_during_churn(kind: &str) {
             "the kernel reported no interruption, so the test has no effect"
         );
     }
-    assert!(consistent >= 5);
 }
 
 /// Number of objects of the constant set in a state. Addresses are counted once, without their routes.

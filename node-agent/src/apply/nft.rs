@@ -73,8 +73,8 @@ pub enum NftError {
     #[error("nft refused the table: {0}")]
     Refused(String),
     /// nft did not report whether the table exists.
-    #[error("nft cannot list the table: {0}")]
-    Unlisted(String),
+    #[error("{0}: {1}")]
+    Unlisted(String, String),
     /// The listing cannot be saved.
     #[error("write {0}")]
     SaveFailed(PathBuf, #[source] io::Error),
@@ -195,15 +195,19 @@ async fn listing(arguments: &[&str]) -> Result<String, NftError> {
     } else if stderr.contains("No such file or directory") || lacks_family(&stderr) {
         Ok(String::new())
     } else {
-        Err(NftError::Unlisted(stderr.trim().to_owned()))
+        let command = command_line(arguments);
+        Err(NftError::Unlisted(command, stderr.trim().to_owned()))
     }
 }
 
 async fn nft(arguments: &[&str], input: &str) -> Result<Output, ProgramError> {
     let mut command = Command::new("nft");
     command.args(arguments);
-    let name = format!("nft {}", arguments.join(" "));
-    subprocess::run(&name, command, input.as_bytes(), TIMEOUT).await
+    subprocess::run(&command_line(arguments), command, input.as_bytes(), TIMEOUT).await
+}
+
+fn command_line(arguments: &[&str]) -> String {
+    format!("nft {}", arguments.join(" "))
 }
 
 /// Whether nft says that the kernel has no such family, or no nftables at all. What a rule lacks is said of the rule's

@@ -124,9 +124,6 @@ fn with_foreign_objects(mut node: Node) -> (Node, NodeState) {
     std::os::unix::fs::symlink("netweft-loopback", node.path("bin/loopback")).unwrap();
     node.start();
     node.wait_until_ready();
-    // The links of a firewall probe remain when the agent is killed.
-    node.namespace
-        .ip("link add nwprobe0 type veth peer name nwprobe1");
     (node, before)
 }
 
@@ -173,6 +170,9 @@ fn restores_state(pools: Pools) {
     let (mut node, before) = with_foreign_objects(Node::new(pools));
     assert_blocked(&node, "An agent runs on this node");
     node.kill_agent();
+    // The links of a firewall probe remain when the agent is killed.
+    node.namespace
+        .ip("link add nwprobe0 type veth peer name nwprobe1");
     // The chains of the portmap plugin.
     for line in [
         "add table ip nat",

@@ -26,7 +26,7 @@ impl Nft {
         match self {
             Works => "",
             Hangs => "nft -s list table inet netweft has not ended within 10s and was killed",
-            Fails => "nft cannot list the table: Error: made to fail",
+            Fails => "nft -s list table inet netweft: Error: made to fail",
             Missing => "run nft -s list table inet netweft: No such file or directory",
         }
     }
@@ -39,26 +39,47 @@ fn find_in_path(program: &str) -> PathBuf {
         .unwrap()
 }
 
+/// Replaces nft. A running agent lists the table inet first: the new behaviour begins with it, so that one reconcile meets one behaviour.
 fn replace_nft(node: &Node, nft: Nft) {
     let file = node.path("programs/nft");
-    let text = match nft {
-        Works => format!("exec {} \"$@\"", find_in_path("nft").display()),
+    let works = format!("exec {} \"$@\"", find_in_path("nft").display());
+    let (begun, file_name) = (node.path("nft-replaced"), file.display());
+    let begin = match nft {
+        Works => String::new(),
+        // The next listing finds no program.
+        Missing => format!(
+            "case \"$*\" in *'table bridge'*) {} {file_name};; esac",
+            remove()
+        ),
+        Hangs | Fails => format!(
+            "case \"$*\" in *'table inet'*) : >{begun};; esac; [ -e {begun} ] || {works}",
+            begun = begun.display()
+        ),
+    };
+    let then = match nft {
+        Works | Missing => works,
         // A child of the shell, which the agent has to kill, too.
         Hangs => format!("{} 1000", find_in_path("sleep").display()),
         Fails => "echo Error: made to fail >&2; exit 1".to_owned(),
-        Missing => return drop(fs::remove_file(file)),
     };
+    drop(fs::remove_file(begun));
     let temporary = node.path("nft-temporary");
-    fs::write(&temporary, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::write(&temporary, format!("#!/bin/sh\n{begin}\n{then}\n")).unwrap();
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(temporary, file).unwrap();
+}
+
+fn remove() -> String {
+    find_in_path("rm").display().to_string()
 }
 
 /// A node with this nft as the only program in the PATH of the agent.
 fn node(nft: Nft) -> Node {
     let mut node = Node::new(ROUTED);
     fs::create_dir(node.path("programs")).unwrap();
-    replace_nft(&node, nft);
+    if nft != Missing {
+        replace_nft(&node, nft);
+    }
     let path = format!("PATH={}", node.path("programs").display());
     node.start_under(&["env", &path]);
     node
