@@ -218,7 +218,7 @@ fn common(inputs: &Inputs, bgp: &NodeBgp, policy: &ImportPolicy) -> String {
         text += "\nprotocol bfd nw_bfd {\n}\n";
     }
     let advertised = advertised(inputs);
-    for family in [Family::V4, Family::V6] {
+    for family in IpFamily::ALL {
         text += &family_text(inputs, policy, &advertised, family);
     }
     text
@@ -229,10 +229,10 @@ fn family_text(
     inputs: &Inputs,
     policy: &ImportPolicy,
     advertised: &[IpNet],
-    family: Family,
+    family: IpFamily,
 ) -> String {
-    let (tag, channel) = (family.tag(), family.channel());
-    let of_family = |net: &IpNet| family.holds(net);
+    let (tag, channel) = (tag(family), channel(family));
+    let of_family = |net: &IpNet| IpFamily::of(net.addr()) == family;
     let all = inputs.pools.values().map(|pool| pool.cidr);
     let all: Vec<String> = all.filter(of_family).map(|net| format!("{net}+")).collect();
     let pools = policy.pools.iter().filter(|(net, _, _)| of_family(net));
@@ -272,12 +272,13 @@ fn family_text(
     )
 }
 
-/// A function that tells whether the next hop of a route is the node that owns the block. A node that has been taken over, or a
+/// The function that returns whether the next hop of a route is the node that owns the block. A node that has been taken over, or a
 /// reflector, cannot attract packets for the pods of another node by it.
-fn owned(inputs: &Inputs, family: Family) -> String {
+fn owned(inputs: &Inputs, family: IpFamily) -> String {
     let mut blocks: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
-    for block in inputs.remote.iter().filter(|it| family.holds(&it.cidr)) {
-        let address = block.addresses.of(IpFamily::of(block.cidr.addr()));
+    let of_family = |cidr: &IpNet| IpFamily::of(cidr.addr()) == family;
+    for block in inputs.remote.iter().filter(|it| of_family(&it.cidr)) {
+        let address = block.addresses.of(family);
         let underlay = address.filter(|_| inputs.is_underlay(&block.pool));
         if let Some(address) = underlay {
             blocks
@@ -286,7 +287,7 @@ fn owned(inputs: &Inputs, family: Family) -> String {
                 .push(block.cidr.to_string());
         }
     }
-    let mut text = format!("function nw_owned_{}() -> bool {{\n", family.tag());
+    let mut text = format!("function nw_owned_{}() -> bool {{\n", tag(family));
     if blocks.is_empty() {
         return text + "\treturn false;\n}\n";
     }
@@ -298,33 +299,18 @@ fn owned(inputs: &Inputs, family: Family) -> String {
     text + "\t\telse: return false;\n\t}\n}\n"
 }
 
-/// An address family in BIRD's configuration.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
+/// The suffix of the names of an address family in BIRD's configuration.
+const fn tag(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::Ipv4 => "v4",
+        IpFamily::Ipv6 => "v6",
+    }
 }
 
-impl Family {
-    const fn of(ipv4: bool) -> Self {
-        if ipv4 { Self::V4 } else { Self::V6 }
-    }
-
-    fn holds(self, net: &IpNet) -> bool {
-        Self::of(net.addr().is_ipv4()) == self
-    }
-
-    const fn tag(self) -> &'static str {
-        match self {
-            Self::V4 => "v4",
-            Self::V6 => "v6",
-        }
-    }
-
-    const fn channel(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4",
-            Self::V6 => "ipv6",
-        }
+/// The channel of an address family.
+const fn channel(family: IpFamily) -> &'static str {
+    match family {
+        IpFamily::Ipv4 => "ipv4",
+        IpFamily::Ipv6 => "ipv6",
     }
 }

@@ -1,9 +1,7 @@
 //! Conditions on prefixes in BIRD's filter language.
 
 use ipnet::IpNet;
-use netweft_crds::{FilterAction, FilterRule};
-
-use crate::desired::bird::Family;
+use netweft_crds::{FilterAction, FilterRule, IpFamily};
 
 /// The shortest and the longest prefix length that is accepted inside a pool: from aggregates of blocks to a block. The whole
 /// pool is not accepted, because no single peer has all of it, and a router that advertises it would attract packets to unused
@@ -23,11 +21,11 @@ pub fn matches_any(patterns: &[String]) -> String {
 }
 
 /// One line per rule that can match a prefix of the family.
-pub fn rules(rules: &[FilterRule], family: Family) -> String {
+pub fn rules(rules: &[FilterRule], family: IpFamily) -> String {
     rules.iter().filter_map(|it| rule(it, family)).collect()
 }
 
-fn rule(rule: &FilterRule, family: Family) -> Option<String> {
+fn rule(rule: &FilterRule, family: IpFamily) -> Option<String> {
     let net = rule.cidr.trunc();
     // A pattern that is shorter than its prefix would match prefixes that contain the range.
     let shortest = rule.min_length.unwrap_or(0).max(net.prefix_len());
@@ -36,6 +34,6 @@ fn rule(rule: &FilterRule, family: Family) -> Option<String> {
         FilterAction::Accept => "accept",
         FilterAction::Reject => "reject",
     };
-    (family.holds(&net) && shortest <= longest)
+    (IpFamily::of(net.addr()) == family && shortest <= longest)
         .then(|| format!("\t\t\tif net ~ [ {net}{{{shortest},{longest}}} ] then {verdict};\n"))
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use netweft_crds::{Bfd, NextHopMode, NodeBgp, Session};
+use netweft_crds::{Bfd, IpFamily, NextHopMode, NodeBgp, Session};
 
-use crate::desired::bird::{Family, prefix_filter};
+use crate::desired::bird::{self, prefix_filter};
 
 /// The largest TTL. A peer with TTL security (RFC 5082) accepts it from neighbours.
 const ALL_HOPS: u8 = 255;
@@ -103,8 +103,8 @@ fn bfd(bfd: &Bfd) -> String {
 
 /// The exchanged routes. When a limit is reached, further prefixes are dropped and the session persists.
 fn channel(bgp: &NodeBgp, session: &Session) -> String {
-    let family = Family::of(session.peer.is_ipv4());
-    let tag = family.tag();
+    let family = IpFamily::of(session.peer);
+    let (tag, channel) = (bird::tag(family), bird::channel(family));
     let import_limit = session.max_prefixes.max(1);
     let receive_limit = import_limit
         .saturating_mul(RECEIVED_PER_ACCEPTED)
@@ -119,7 +119,14 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
         .iter()
         .filter_map(|text| community(text));
     let communities: String = communities.collect();
-    // Preferences of a node would let it attract packets; a block outside its own is not its to announce.
+    // An update has a global next hop and a link-local one (RFC 2545, section 3). BIRD prefers the link-local one, and only the global one
+    // shows the owner of a block.
+    let global = if session.node && family == IpFamily::Ipv6 {
+        "\t\tnext hop prefer global;\n"
+    } else {
+        ""
+    };
+    // A node must not attract packets by preferences, or by blocks of other nodes.
     let of_node = if session.node {
         format!(
             "\t\t\tbgp_local_pref = {LOCAL_PREF};\n\
@@ -136,7 +143,7 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
         "reject"
     };
     format!(
-        "\t{channel} {{\n{next_hop}\
+        "\t{channel} {{\n{next_hop}{global}\
          \t\timport keep filtered on;\n\
          \t\treceive limit {receive_limit} action block;\n\
          \t\timport limit {import_limit} action block;\n\
@@ -151,7 +158,6 @@ fn channel(bgp: &NodeBgp, session: &Session) -> String {
          \t\t\t{default_action};\n\
          \t\t}};\n\
          \t}};\n",
-        channel = family.channel(),
         import = prefix_filter::rules(&session.filters.import, family),
         export = prefix_filter::rules(&session.filters.export, family),
     )

@@ -118,7 +118,7 @@ fn inputs(bgp: NodeBgp) -> Inputs {
             mode("other", Transport::Ipip, &["tunnelled"]),
         ],
         serving_pools: vec![],
-        peers_without_blocks: vec![],
+        nodes: [].into(),
         namespaces: BTreeMap::new(),
         blocks: vec![
             block("10.244.0.0/26", "four"),
