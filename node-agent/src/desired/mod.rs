@@ -29,6 +29,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netweft_cni::node::NodeConfig;
+use netweft_common::link_names::BRIDGE;
 use netweft_crds::NodeMode;
 use netweft_netstate::model::{LinkName, NetworkState, Route, RouteKey, RouteKind, TABLE_MAIN};
 use netweft_netstate::owner::{METRIC, PROTOCOL_AGENT};
@@ -128,7 +129,7 @@ pub fn desired(inputs: &Inputs, facts: &HostFacts) -> Desired {
     let mut desired = Desired {
         kernel: NetworkState::default(),
         nft: String::new(),
-        nft_bridge: nft::bridge::render(&inputs.pods),
+        nft_bridge: String::new(),
         sysctls: sysctls::forwarding(inputs),
         accept_ra_links: sysctls::accept_ra_links(inputs, facts),
         loose_rp_filter: sysctls::loose_rp_filter(inputs, facts),
@@ -164,6 +165,10 @@ pub fn desired(inputs: &Inputs, facts: &HostFacts) -> Desired {
         .filter(|(_, link)| link.kind.is_tunnel())
         .map(|(name, _)| name);
     desired.nft = nft::render(inputs, tunnels);
+    let mut links = desired.kernel.links.keys();
+    if links.any(|link| link.as_str() == BRIDGE) {
+        desired.nft_bridge = nft::bridge::render(&inputs.pods);
+    }
     let of_links = sysctls::of_agent_links(&desired.kernel);
     desired.sysctls.extend(of_links);
     desired.sysctls.extend(sysctls::of_uplinks(inputs, facts));

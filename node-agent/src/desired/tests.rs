@@ -85,7 +85,9 @@ fn inputs() -> Inputs {
         addresses: addresses("192.0.2.1"),
         modes: vec![mode],
         serving_pools: vec![],
-        peers_without_blocks: vec![],
+        nodes: ["192.0.2.2", "192.0.2.3"]
+            .map(|node| node.parse().unwrap())
+            .into(),
         namespaces: BTreeMap::new(),
         blocks: vec![OwnBlock {
             cidr: "10.244.0.0/26".parse().unwrap(),

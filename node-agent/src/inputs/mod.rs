@@ -61,8 +61,9 @@ pub struct Inputs {
     pub modes: Vec<NodeMode>,
     /// The pools from which pods of this node get addresses. The node may have no block of some.
     pub serving_pools: Vec<String>,
-    /// Addresses of other nodes without a block.
-    pub peers_without_blocks: Vec<IpAddr>,
+    /// Addresses of other nodes, with or without blocks. Without those of this node: an IPv6 packet with such a source
+    /// that comes in by a link is forged, and the kernel accepts it.
+    pub nodes: BTreeSet<IpAddr>,
     /// Labels of all namespaces by name; empty unless a pool has a namespace selector.
     pub namespaces: Namespaces,
     /// The node's own blocks, oldest first.
@@ -147,7 +148,7 @@ impl Inputs {
             addresses: network.spec.addresses,
             modes: network.spec.modes.clone(),
             serving_pools: network.spec.pools.clone(),
-            peers_without_blocks: network.spec.peers_without_blocks.clone(),
+            nodes: nodes(node, objects, network),
             namespaces: objects.namespaces.clone(),
             blocks: own_blocks(node, objects, network, &mut problems),
             withdrawn: withdrawn_blocks(node, objects, network),
@@ -348,6 +349,16 @@ fn withdrawn_blocks(node: &str, objects: &Objects, network: &NodeNetwork) -> Vec
         .collect()
 }
 
+/// The addresses of other nodes. The nodes of blocks that this node does not use send, too; an orphaned block has no node.
+fn nodes(node: &str, objects: &Objects, network: &NodeNetwork) -> BTreeSet<IpAddr> {
+    let others = objects.subnets.iter().map(|subnet| &subnet.spec);
+    let others = others.filter(|spec| spec.node != node && spec.state == SubnetState::Active);
+    let others = others.flat_map(|spec| spec.node_addresses.iter());
+    let others = others.chain(network.spec.peers_without_blocks.iter().copied());
+    let own: BTreeSet<IpAddr> = network.spec.addresses.iter().collect();
+    others.filter(|address| !own.contains(address)).collect()
+}
+
 fn remote_blocks(node: &str, objects: &Objects) -> Vec<RemoteBlock> {
     let is_routed =
         |subnet: &&NodeSubnet| subnet.spec.node != node && subnet.spec.state == SubnetState::Active;
@@ -365,4 +376,36 @@ fn remote_blocks(node: &str, objects: &Objects) -> Vec<RemoteBlock> {
         .collect();
     blocks.sort_by_key(|block| block.cidr);
     blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn nodes_include_those_with_unused_and_without_blocks() {
+        let subnet = |node: &str, address: &str, state: &str| {
+            let name = address.replace('.', "-");
+            let spec = json!({ "cidr": "10.244.1.0/26", "pool": "missing", "node": node, "nodeAddresses": { "ipv4": address }, "state": state });
+            serde_json::from_value(json!({ "metadata": { "name": name }, "spec": spec })).unwrap()
+        };
+        let objects = Objects {
+            subnets: vec![
+                subnet("worker-1", "192.0.2.1", "Active"),
+                subnet("worker-2", "192.0.2.2", "Active"),
+                subnet("worker-3", "192.0.2.3", "Orphaned"),
+            ],
+            ..Objects::default()
+        };
+        let peers = ["192.0.2.9", "192.0.2.1"];
+        let spec = json!({ "addresses": { "ipv4": "192.0.2.1" }, "peersWithoutBlocks": peers, "subnets": [] });
+        let network = json!({ "metadata": { "name": "worker-1" }, "spec": spec });
+        let network = serde_json::from_value(network).unwrap();
+        let inputs = Inputs::new("worker-1", &objects, &network, PodState::default());
+        assert_eq!(inputs.remote, []);
+        let nodes = ["192.0.2.2", "192.0.2.9"].map(|node| node.parse().unwrap());
+        assert_eq!(inputs.nodes, nodes.into());
+    }
 }

@@ -15,6 +15,7 @@ mod conditions;
 mod disabled_ipv6;
 mod draining_pods;
 mod drift;
+mod filter;
 mod firewall;
 mod killed_agent;
 mod lab;

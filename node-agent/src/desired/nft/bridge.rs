@@ -3,27 +3,33 @@
 //! ```text
 //!   frame ─▶ port, Ethernet and IP source are those of a pod ───────────────────────────▶ accepted
 //!        └─▶ port of a known pod: ARP with the pod's own addresses, address detection ──▶ accepted; everything else dropped
-//!   ```
+//! ```
 //!
 //! The bridge learns Ethernet addresses after this hook (`br_handle_frame_finish`), so that a dropped frame changes no forwarding entry.
-//! Neighbours of a pod cannot be deceived either: the sender of ARP and the target of a neighbor advertisement are addresses of the pod.
-//! The table follows the records of pods; the port of a pod without a record yet is not filtered.
+//! Frames to reserved group addresses (IEEE 802.1D, table 7-10) skip this hook, and the bridge does not learn from these
+//! (`no_linklocal_learn`).
+//! The sender of ARP and the target of a neighbor advertisement are addresses of the pod, so that the pod takes no address of a neighbour.
+//! (Pods have permanent neighbour entries of the gateway.)
+//! The table follows the records of pods. A port without a record yet is filtered only as far as frames pass the table inet
+//! (`bridge-nf-call-iptables`): router advertisements and redirects.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
 use netweft_netstate::model::{LinkName, Mac};
 
-use crate::desired::nft::{chain, list};
+use crate::apply::nft::TableFamily;
+use crate::desired::nft::{chain, set, table};
 use crate::pods::{PodLink, PodState};
 
-/// The table; empty without a pod on the bridge.
+/// What only a router may send (RFC 4861, section 4).
+const OF_ROUTERS: &str = "icmpv6 type { nd-router-advert, nd-redirect } counter drop";
+/// The target of a neighbor advertisement, behind 8 bytes (RFC 4861, section 4.4).
+const ADVERTISED: &str = "@th,64,128";
+
+/// The table of a node with a bridge.
 pub fn render(pods: &PodState) -> String {
     let ports: Vec<(&LinkName, &PodLink)> =
         pods.links.iter().filter(|(_, pod)| pod.bridged).collect();
-    if ports.is_empty() {
-        return String::new();
-    }
     let names = ports.iter().map(|(name, _)| format!("\"{name}\""));
     let macs = ports.iter().map(|(name, pod)| key(name, pod.mac));
     let sources = |ipv4: bool| {
@@ -34,34 +40,37 @@ pub fn render(pods: &PodState) -> String {
         })
     };
     let by_text = |(key, address): (String, IpAddr)| format!("{key} . {address}");
-    let as_number = |(key, address): (String, IpAddr)| match address {
-        IpAddr::V6(address) => Some(format!("{key} . {:#034x}", u128::from(address))),
+    let targets = sources(false)
+        .filter_map(|(key, address)| Some(format!("{key} . {}", as_number(address)?)));
+    let text = [
+        set("ports", "typeof iifname", names),
+        set("macs", "typeof iifname . ether saddr", macs),
+        set(
+            "sources_v4",
+            "typeof iifname . ether saddr . ip saddr",
+            sources(true).map(by_text),
+        ),
+        set(
+            "sources_v6",
+            "typeof iifname . ether saddr . ip6 saddr",
+            sources(false).map(by_text),
+        ),
+        set(
+            "targets_v6",
+            &format!("typeof iifname . ether saddr . {ADVERTISED}"),
+            targets,
+        ),
+        chains(),
+    ];
+    table(TableFamily::Bridge, &text.concat())
+}
+
+/// An IPv6 address as nftables compares raw bytes.
+fn as_number(address: IpAddr) -> Option<String> {
+    match address {
+        IpAddr::V6(address) => Some(format!("{:#034x}", u128::from(address))),
         IpAddr::V4(_) => None,
-    };
-    let mut text = String::from(
-        "add table bridge netweft\ndelete table bridge netweft\ntable bridge netweft {\n",
-    );
-    text += &set("ports", "iifname", names);
-    text += &set("macs", "iifname . ether saddr", macs);
-    text += &set(
-        "sources_v4",
-        "iifname . ether saddr . ip saddr",
-        sources(true).map(by_text),
-    );
-    text += &set(
-        "sources_v6",
-        "iifname . ether saddr . ip6 saddr",
-        sources(false).map(by_text),
-    );
-    // A neighbor advertisement has the target behind 8 bytes (RFC 4861, section 4.4).
-    text += &set(
-        "targets_v6",
-        "iifname . ether saddr . @th,64,128",
-        sources(false).filter_map(as_number),
-    );
-    text += &chains();
-    text += "}\n";
-    text
+    }
 }
 
 /// The addresses of the pod, and the link-local one that the kernel derives (`addrconf_ifid_eui48`).
@@ -74,16 +83,6 @@ fn key(port: &LinkName, mac: Mac) -> String {
     format!("\"{port}\" . {mac}")
 }
 
-fn set(name: &str, of: &str, elements: impl Iterator<Item = String>) -> String {
-    let elements: Vec<String> = elements.collect();
-    let mut text = format!("\tset {name} {{\n\t\ttypeof {of}\n");
-    if !elements.is_empty() {
-        let _ = writeln!(text, "\t\telements = {{ {} }}", list(&elements));
-    }
-    text += "\t}\n";
-    text
-}
-
 fn chains() -> String {
     // The first rule is the only one that packets of established IPv4 connections meet.
     let prerouting = [
@@ -93,9 +92,11 @@ fn chains() -> String {
         "iifname @ports goto other",
     ];
     let ipv6 = [
-        "icmpv6 type nd-neighbor-advert iifname . ether saddr . @th,64,128 != @targets_v6 counter drop",
-        "icmpv6 type { nd-router-advert, nd-redirect } counter drop",
-        "accept",
+        format!(
+            "icmpv6 type nd-neighbor-advert iifname . ether saddr . {ADVERTISED} != @targets_v6 counter drop"
+        ),
+        OF_ROUTERS.to_owned(),
+        "accept".to_owned(),
     ];
     let other = [
         "iifname . ether saddr . arp saddr ip @sources_v4 iifname . arp saddr ether . arp saddr ip @sources_v4 accept",
@@ -105,7 +106,7 @@ fn chains() -> String {
         "counter drop",
     ];
     [
-        chain("ipv6", ipv6.map(str::to_owned)),
+        chain("ipv6", ipv6),
         chain("other", other.map(str::to_owned)),
         chain("prerouting", prerouting.map(str::to_owned)),
     ]

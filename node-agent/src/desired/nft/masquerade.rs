@@ -7,35 +7,43 @@
 //!
 //! A nat chain sees only the first packet of a connection; established traffic meets no rule here.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 use netweft_common::link_names;
-use netweft_crds::{PodInterface, Transport};
+use netweft_crds::{IpFamily, PodInterface, Transport};
 use netweft_netstate::model::LinkName;
 
-use crate::desired::nft::{self, Family, list};
+use crate::desired::nft::{self, list, words};
 use crate::inputs::{Inputs, Pool};
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// The chain; empty if it would have no rule.
-pub fn chain<'a>(inputs: &Inputs, tunnels: impl IntoIterator<Item = &'a LinkName>) -> String {
+/// The ports that masquerading selects from, without well-known ports.
+const PORTS: RangeInclusive<u16> = 1024..=u16::MAX;
+
+/// The chain; empty if it would have no rule. `ports`: UDP ports of tunnels.
+pub fn chain<'a>(
+    inputs: &Inputs,
+    tunnels: impl IntoIterator<Item = &'a LinkName>,
+    ports: &BTreeSet<u16>,
+) -> String {
     let pools = &inputs.pools;
-    let nodes = nft::node_addresses(inputs);
     let masqueraded = pools.iter().filter(|(_, pool)| pool.nat_outgoing);
-    let of_pools = masqueraded.map(|(name, pool)| {
-        let family = Family::of(pool.cidr.addr());
-        let nodes_excluded =
-            is_plain(inputs, name) && nodes.iter().any(|node| family.contains(*node));
-        from_pool(pool, nodes_excluded)
+    let of_pools = masqueraded.flat_map(|(name, pool)| {
+        let family = IpFamily::of(pool.cidr.addr());
+        let nodes_excluded = is_plain(inputs, name) && nft::nodes(inputs, family).next().is_some();
+        let matches = from_pool(pool, nodes_excluded);
+        masquerade(&matches, ports)
     });
-    let carried = |family: &Family| {
+    let carried = |family: &IpFamily| {
         let mut pools = pools.values();
-        pools.any(|pool| family.contains(pool.cidr.addr()))
+        pools.any(|pool| IpFamily::of(pool.cidr.addr()) == *family)
     };
     let into_tunnels = tunnels.into_iter().flat_map(|tunnel| {
-        let families = Family::BOTH.into_iter().filter(carried);
+        let families = IpFamily::ALL.into_iter().filter(carried);
         families.map(move |family| from_node(tunnel, family))
     });
     let rules: Vec<String> = of_pools.chain(into_tunnels).collect();
@@ -44,6 +52,30 @@ pub fn chain<'a>(inputs: &Inputs, tunnels: impl IntoIterator<Item = &'a LinkName
     }
     let hook = "type nat hook postrouting priority srcnat; policy accept;".to_owned();
     nft::chain("postrouting", [hook].into_iter().chain(rules))
+}
+
+/// The rules that masquerade what `matches`. The source port is never that of a tunnel: the reply of another node to that port would be
+/// taken for an encapsulated packet.
+fn masquerade(matches: &str, ports: &BTreeSet<u16>) -> Vec<String> {
+    let other_ports = (!ports.is_empty()).then(|| {
+        let range = largest_gap(ports);
+        let (first, last) = (range.start(), range.end());
+        format!("{matches} meta l4proto udp masquerade to :{first}-{last} fully-random")
+    });
+    let rest = format!("{matches} masquerade fully-random");
+    other_ports.into_iter().chain([rest]).collect()
+}
+
+/// The largest range of [`PORTS`] without any of `ports`.
+fn largest_gap(ports: &BTreeSet<u16>) -> RangeInclusive<u16> {
+    let starts = [*PORTS.start()].into_iter();
+    let starts = starts.chain(ports.iter().map(|port| port.saturating_add(1)));
+    let ends = ports.iter().map(|port| port.saturating_sub(1));
+    let ends = ends.chain([*PORTS.end()]);
+    let gaps = starts
+        .zip(ends)
+        .map(|(start, end)| start.max(*PORTS.start())..=end);
+    gaps.max_by_key(ExactSizeIterator::len).unwrap_or(PORTS)
 }
 
 /// The pools whose pods are not masqueraded on a kernel that cannot have the table; `None` if no pod here needs it.
@@ -77,9 +109,15 @@ fn is_plain(inputs: &Inputs, pool: &str) -> bool {
     matches!(transport, Some(Transport::Direct | Transport::Bgp))
 }
 
+/// The packets of a pool's pods that are masqueraded.
 fn from_pool(pool: &Pool, nodes_excluded: bool) -> String {
-    let family = Family::of(pool.cidr.addr());
-    let header = family.header();
+    let family = IpFamily::of(pool.cidr.addr());
+    let nft::Words {
+        header,
+        pools,
+        nodes,
+        ..
+    } = words(family);
     let mut text = String::new();
     if pool.pod_interface == PodInterface::Bridge {
         // A packet from port to port stays on the node, although multicast groups are outside the pools (`br_nf_post_routing`).
@@ -87,27 +125,42 @@ fn from_pool(pool: &Pool, nodes_excluded: bool) -> String {
     }
     let _ = write!(
         text,
-        "{header} saddr {} {header} daddr != @{}",
-        pool.cidr,
-        family.pools_set()
+        "{header} saddr {} {header} daddr != @{pools}",
+        pool.cidr
     );
     let excluded = pool.nat_exclude.iter().copied();
-    let excluded: Vec<IpNet> = excluded.filter(|net| family.contains(net.addr())).collect();
+    let excluded: Vec<IpNet> = excluded
+        .filter(|net| IpFamily::of(net.addr()) == family)
+        .collect();
     let excluded = IpNet::aggregate(&excluded);
     if !excluded.is_empty() {
-        let _ = write!(text, " {header} daddr != {{ {} }}", list(&excluded));
+        let _ = write!(text, " {header} daddr != {{ {} }}", list(excluded.iter()));
     }
     if nodes_excluded {
-        let _ = write!(text, " {header} daddr != @{}", family.nodes_set());
+        let _ = write!(text, " {header} daddr != @{nodes}");
     }
-    text += " masquerade fully-random";
     text
 }
 
-fn from_node(tunnel: &LinkName, family: Family) -> String {
+fn from_node(tunnel: &LinkName, family: IpFamily) -> String {
+    let nft::Words { header, pools, .. } = words(family);
     format!(
-        "oifname \"{tunnel}\" {} saddr != @{} fib saddr type local masquerade fully-random",
-        family.header(),
-        family.pools_set()
+        "oifname \"{tunnel}\" {header} saddr != @{pools} fib saddr type local masquerade fully-random"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn largest_gap_has_no_port_of_tunnel() {
+        let gap = |ports: &[u16]| largest_gap(&ports.iter().copied().collect());
+        assert_eq!(gap(&[]), 1024..=65535);
+        assert_eq!(gap(&[4789]), 4790..=65535);
+        assert_eq!(gap(&[4789, 8285]), 8286..=65535);
+        assert_eq!(gap(&[65535]), 1024..=65534);
+        assert_eq!(gap(&[80, 50000]), 1024..=49999);
+        assert_eq!(gap(&[1024, 40000]), 1025..=39999);
+    }
 }

@@ -1,7 +1,8 @@
 //! The nft tables of the agent: filtering of what pods and other hosts send, and masquerading. Pure.
 //!
 //! ```text
-//!   packet in  ─▶ prerouting (filter, raw) ─▶ conntrack ─▶ … ─▶ translated (nat) ─▶ postrouting (nat: masquerade) ─▶ packet out
+//!   packet in  ─▶ prerouting (filter, raw) ─▶ conntrack ─▶ … ┬─▶ input (filter) ─▶ the node
+//!                                                           └─▶ translated (nat) ─▶ postrouting (nat: masquerade) ─▶ packet out
 //!   node's own ─▶ output (raw: notrack) ───▶ …
 //! ```
 //!
@@ -17,32 +18,35 @@ use std::collections::BTreeSet;
 use std::fmt::{Display, Write};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use netweft_crds::{IpFamily, Transport};
 use netweft_netstate::model::LinkName;
 
-use crate::apply::nft::TableFamily;
+use crate::apply::nft::{TABLE, TableFamily};
 pub use crate::desired::nft::masquerade::unmasqueraded;
 use crate::inputs::Inputs;
 use crate::status::cause::Cause;
 use crate::status::problem::Problem;
 
-/// The table as `nft -f` reads it. (The first line makes the deletion legal where there is no table.)
+/// The table of the family inet, as `nft -f` reads it.
 pub fn render<'a>(inputs: &Inputs, tunnels: impl IntoIterator<Item = &'a LinkName>) -> String {
-    let mut text =
-        String::from("add table inet netweft\ndelete table inet netweft\ntable inet netweft {\n");
-    let nodes = node_addresses(inputs);
-    for family in Family::BOTH {
+    let mut text = String::new();
+    for family in IpFamily::ALL {
+        let words = words(family);
         let pools = inputs.pools.values().map(|pool| pool.cidr);
-        let pools: Vec<IpNet> = pools.filter(|cidr| family.contains(cidr.addr())).collect();
-        let nodes = nodes.iter().filter(|address| family.contains(**address));
-        // Overlapping pools are refused by the operator; one that still arrives must not invalidate the whole table.
-        text += &set(family.pools_set(), family, "interval", &pools);
-        text += &set(family.nodes_set(), family, "", &nodes.collect::<Vec<_>>());
+        let pools = pools.filter(|cidr| IpFamily::of(cidr.addr()) == family);
+        // The operator refuses overlapping pools. If one arrives still, it must not invalidate the whole table.
+        let kind = format!(
+            "type {}\n\t\tflags interval\n\t\tauto-merge",
+            words.address_type
+        );
+        text += &set(words.pools, &kind, pools);
+        let nodes = nodes(inputs, family);
+        text += &set(words.nodes, &format!("type {}", words.address_type), nodes);
     }
-    text += &filter::chains(inputs);
-    text += &masquerade::chain(inputs, tunnels);
-    text += "}\n";
-    text
+    let ports = tunnel_ports(inputs);
+    text += &filter::chains(inputs, &ports);
+    text += &masquerade::chain(inputs, tunnels, &ports);
+    table(TableFamily::Inet, &text)
 }
 
 /// What does not work on a kernel without such tables.
@@ -57,75 +61,67 @@ pub fn unsupported(family: TableFamily, inputs: &Inputs) -> Vec<Problem> {
     }
 }
 
-/// Addresses from which other nodes send encapsulated packets. Without those of this node: an IPv6 packet with such a source that comes in
-/// by a link is forged, and the kernel accepts it.
-fn node_addresses(inputs: &Inputs) -> BTreeSet<IpAddr> {
-    let blocks = inputs.remote.iter();
-    let others = blocks.flat_map(|block| block.addresses.iter());
-    let others = others.chain(inputs.peers_without_blocks.iter().copied());
-    let own: BTreeSet<IpAddr> = inputs.addresses.iter().collect();
-    others.filter(|address| !own.contains(address)).collect()
+/// Addresses of other nodes.
+fn nodes(inputs: &Inputs, family: IpFamily) -> impl Iterator<Item = IpAddr> {
+    let nodes = inputs.nodes.iter().copied();
+    nodes.filter(move |address| IpFamily::of(*address) == family)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
+/// UDP ports of the tunnels of all modes in use or in standby.
+fn tunnel_ports(inputs: &Inputs) -> BTreeSet<u16> {
+    let transports = inputs.modes.iter().filter_map(|mode| mode.transport.get());
+    let port = |transport| match transport {
+        Transport::Vxlan(parameters) => Some(parameters.port),
+        Transport::Udp(parameters) => Some(parameters.port),
+        Transport::Ipip | Transport::Direct | Transport::Bgp => None,
+    };
+    transports.filter_map(port).collect()
 }
 
-impl Family {
-    const BOTH: [Self; 2] = [Self::V4, Self::V6];
+/// What belongs to an IP family in the table.
+struct Words {
+    /// The header in expressions.
+    header: &'static str,
+    /// The type of addresses.
+    address_type: &'static str,
+    /// The set with the ranges of all IPPools.
+    pools: &'static str,
+    /// The set with the addresses of other nodes.
+    nodes: &'static str,
+}
 
-    fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::V4,
-            IpAddr::V6(_) => Self::V6,
-        }
-    }
-
-    fn contains(self, address: IpAddr) -> bool {
-        Self::of(address) == self
-    }
-
-    fn pools_set(self) -> &'static str {
-        match self {
-            Self::V4 => "pools_v4",
-            Self::V6 => "pools_v6",
-        }
-    }
-
-    fn nodes_set(self) -> &'static str {
-        match self {
-            Self::V4 => "nodes_v4",
-            Self::V6 => "nodes_v6",
-        }
-    }
-
-    fn address_type(self) -> &'static str {
-        match self {
-            Self::V4 => "ipv4_addr",
-            Self::V6 => "ipv6_addr",
-        }
-    }
-
-    fn header(self) -> &'static str {
-        match self {
-            Self::V4 => "ip",
-            Self::V6 => "ip6",
-        }
+const fn words(family: IpFamily) -> Words {
+    match family {
+        IpFamily::Ipv4 => Words {
+            header: "ip",
+            address_type: "ipv4_addr",
+            pools: "pools_v4",
+            nodes: "nodes_v4",
+        },
+        IpFamily::Ipv6 => Words {
+            header: "ip6",
+            address_type: "ipv6_addr",
+            pools: "pools_v6",
+            nodes: "nodes_v6",
+        },
     }
 }
 
-fn set(name: &str, family: Family, flags: &str, elements: &[impl Display]) -> String {
-    let mut text = format!("\tset {name} {{\n\t\ttype {}\n", family.address_type());
-    if !flags.is_empty() {
-        let _ = writeln!(text, "\t\tflags {flags}\n\t\tauto-merge");
-    }
+/// A whole table. The first line makes the deletion legal where there is no table.
+fn table(family: TableFamily, content: &str) -> String {
+    let table = format!("table {} {TABLE}", family.name());
+    format!("add {table}\ndelete {table}\n{table} {{\n{content}}}\n")
+}
+
+/// A set; `kind` is the type of its elements, and its flags.
+fn set(name: &str, kind: &str, elements: impl Iterator<Item = impl Display>) -> String {
+    let elements = list(elements);
+    let mut text = format!("\tset {name} {{\n\t\t{kind}\n");
     if !elements.is_empty() {
-        let _ = writeln!(text, "\t\telements = {{ {} }}", list(elements));
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "\t\telements = {{ {elements} }}");
     }
-    text += "\t}\n";
-    text
+    text + "\t}\n"
 }
 
 /// A chain with its rules; a base chain begins with its hook.
@@ -134,7 +130,7 @@ fn chain(name: &str, rules: impl IntoIterator<Item = String>) -> String {
     format!("\tchain {name} {{\n{}\t}}\n", rules.collect::<String>())
 }
 
-fn list(elements: &[impl Display]) -> String {
-    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+fn list(elements: impl Iterator<Item = impl Display>) -> String {
+    let elements: Vec<String> = elements.map(|element| element.to_string()).collect();
     elements.join(", ")
 }

@@ -71,7 +71,7 @@ fn node_mode() -> impl Strategy<Value = NodeMode> {
         Transport::Direct,
     ]);
     let when = select(vec![EncapsulateWhen::Always, EncapsulateWhen::CrossSubnet]);
-    let outer = select(vec![IpFamily::Ipv4, IpFamily::Ipv6]);
+    let outer = select(IpFamily::ALL.to_vec());
     let mtu = select(vec![0, 1300]);
     let fields = (transport, when, outer, mtu);
     fields.prop_map(
@@ -124,13 +124,15 @@ prop_compose! {
                 link_mtu,
             })
         });
+        let remote: Vec<RemoteBlock> = remote.collect();
         let mut modes = vec![NodeMode { pools: both_pools(), ..mode }];
         modes.extend(standby.map(|mode| NodeMode { name: "next".into(), standby_pools: both_pools(), ..mode }));
         Inputs {
             addresses: node_addresses(2),
             modes,
             blocks: own.map(|(cidr, pool)| OwnBlock { cidr, pool: pool.into() }).collect(),
-            remote: remote.collect(),
+            nodes: remote.iter().flat_map(|block| block.addresses.iter()).collect(),
+            remote,
             pools: pools.into(),
             ..inputs()
         }
@@ -142,8 +144,7 @@ fn facts_of(inputs: &Inputs) -> HostFacts {
         on_link: both("192.0.2.0/24").into(),
         ..facts().egress.pop_first().unwrap().1
     };
-    let addresses =
-        [IpFamily::Ipv4, IpFamily::Ipv6].map(|family| inputs.addresses.of(family).unwrap());
+    let addresses = IpFamily::ALL.map(|family| inputs.addresses.of(family).unwrap());
     HostFacts {
         default_gateways: Default::default(),
         egress: addresses.map(|address| (address, egress.clone())).into(),

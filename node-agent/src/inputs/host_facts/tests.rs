@@ -59,7 +59,7 @@ fn inputs_by(transport: Transport, addresses: NodeAddresses, outer_family: IpFam
         addresses,
         modes: vec![mode],
         serving_pools: vec![],
-        peers_without_blocks: vec![],
+        nodes: [].into(),
         namespaces: BTreeMap::new(),
         blocks: vec![],
         withdrawn: vec![],
