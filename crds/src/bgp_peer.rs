@@ -50,6 +50,7 @@ use crate::{bgp, cel, schema};
 #[x_kube(validation = Rule::new("!has(self.ebgpMultihop) || !has(self.ttlSecurity)").message("spec takes at most one of ebgpMultihop (for example 2) and ttlSecurity (for example 1)"))]
 #[x_kube(validation = Rule::new("!has(self.peerIP) || !has(self.sourceAddress) || !isIP(self.peerIP) || !isIP(self.sourceAddress) || ip(self.peerIP).family() == ip(self.sourceAddress).family()").message("spec.sourceAddress must be of the family of spec.peerIP, for example 10.1.0.14 for 10.1.0.1"))]
 #[x_kube(validation = Rule::new("!has(self.sourceAddress) || has(self.peerIP)").message("spec.sourceAddress belongs to spec.peerIP: sessions with nodes of peerSelector use the node addresses; remove spec.sourceAddress"))]
+#[x_kube(validation = Rule::new("!has(self.peerSelector) || self.nextHopMode != 'self'").message("spec.nextHopMode self is for routers: a node accepts a block from other nodes only with the owner of the block as next hop; set auto or keep"))]
 pub struct BGPPeerSpec {
     /// Label selector of the Nodes that have this session. Absent: all Nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,7 +128,7 @@ pub struct BGPPeerSpec {
     #[x_kube(validation = cel::within("spec.maxPrefixes", 1, u32::MAX, 20_000))]
     pub max_prefixes: Option<u32>,
     /// Next hop of advertised prefixes. auto: the node for its own blocks; reflected prefixes keep their next hop. self: the node for all
-    /// prefixes. keep: next hops are never changed.
+    /// prefixes, only with peerIP. keep: next hops are never changed.
     #[serde(default)]
     pub next_hop_mode: NextHopMode,
     /// Communities of prefixes that are advertised to the peer: standard ones (RFC 1997) as `64512:100`, large ones (RFC 8092) as

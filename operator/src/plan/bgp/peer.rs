@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use kube::core::Selector;
 use netweft_crds::condition::{Reason, Verdict};
-use netweft_crds::{BGPPeerSpec, SecretKeyRef};
+use netweft_crds::{BGPPeerSpec, NextHopMode, SecretKeyRef};
 
 use crate::plan::bgp::underlay::SessionDefaults;
 use crate::plan::validate::ip_pool::selector;
@@ -111,6 +111,13 @@ fn target(spec: &BGPPeerSpec) -> Result<Target, Verdict> {
             as_number,
             source: spec.source_address,
         })),
+        (None, None, Some(_)) if spec.next_hop_mode == NextHopMode::NextHopSelf => {
+            Err(Verdict::stalled(
+                Reason::Invalid,
+                "spec.nextHopMode self is for routers: a node accepts a block from other nodes only with the owner of the block as next hop; \
+                 set auto or keep",
+            ))
+        }
         (None, None, Some(nodes)) => {
             Ok(Target::Nodes(selector("spec.peerSelector", nodes.clone())?))
         }

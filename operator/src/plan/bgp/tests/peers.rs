@@ -54,6 +54,17 @@ fn router_peer_has_session_with_each_selected_node() {
 }
 
 #[test]
+fn next_hop_self_between_nodes_is_refused() {
+    let spec = "{peerSelector: {}, nextHopMode: self}";
+    let cluster = cluster_with_peers(underlay(2, "nodeToNodeMesh: false"), &[("nodes", spec)]);
+    let message = cluster.peer_message("nodes");
+    assert!(
+        message.starts_with("False Invalid: spec.nextHopMode self is for routers"),
+        "{message}"
+    );
+}
+
+#[test]
 fn peer_session_copies_all_peer_settings() {
     let spec = "{peerIP: 10.1.0.254, asNumber: 65001, sourceAddress: 10.1.0.7, ttlSecurity: 2, holdTime: 9s, keepaliveTime: 3s, \
         connectRetryTime: 1s, bfd: {minReceive: 10ms, minTransmit: 20ms, multiplier: 4}, \
