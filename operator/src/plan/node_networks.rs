@@ -66,6 +66,17 @@ pub fn plan_networks(
     changes
 }
 
+/// Nodes without blocks of whose addresses no other node has space in `peersWithoutBlocks`.
+fn left_out<'a>(index: &ClusterIndex<'a>) -> BTreeSet<&'a str> {
+    let without_block = without_block(index, &BTreeMap::new());
+    let mut addresses = 0;
+    let beyond = without_block.into_iter().filter(|(_, of_node)| {
+        addresses += of_node.iter().count();
+        addresses > MAX_PEERS_WITHOUT_BLOCKS
+    });
+    beyond.map(|(name, _)| name).collect()
+}
+
 /// The addresses of nodes that no NodeSubnet names.
 fn without_block<'a>(
     index: &ClusterIndex<'a>,

@@ -1,20 +1,20 @@
 //! The condition `Assigned` of NodeNetworks: whether the node has the blocks and addresses that it needs.
 
-use crate::plan::node_networks::no_address::{MAX_LISTED, REMEDY};
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use netweft_crds::condition::{ASSIGNED, Reason, Status};
-use netweft_crds::{IpFamily, NodeNetwork, NodeSubnet};
+use netweft_crds::{IpFamily, MAX_PEERS_WITHOUT_BLOCKS, NodeNetwork, NodeSubnet};
 
 use crate::plan::ipam::assign::Assignment;
 use crate::plan::ipam::demand::BlockLimit;
 use crate::plan::message_lists::{counted, list};
 use crate::plan::model::cluster_state::{Changes, ConditionEvent, StatusChange};
 use crate::plan::model::index::ClusterIndex;
-use crate::plan::node_networks::no_address::{no_address, no_usable_address};
+use crate::plan::node_networks::left_out;
+use crate::plan::node_networks::no_address::{MAX_LISTED, REMEDY, no_address, no_usable_address};
 use crate::plan::validate::network_mode::Mode;
 use crate::plan::validate::node_address::AddressChoice;
 
@@ -31,10 +31,12 @@ pub fn plan_assigned(
         .networks
         .iter()
         .filter(|(name, _)| !pending.contains(**name));
+    let left_out = left_out(index);
     current
         .filter_map(|(name, network)| {
             let node = index.nodes.get(name)?;
-            assigned(index, assignment, network, node)
+            let is_left_out = left_out.contains(name);
+            assigned(index, assignment, network, (node, is_left_out))
         })
         .collect()
 }
@@ -48,7 +50,7 @@ fn assigned(
     index: &ClusterIndex<'_>,
     assignment: &Assignment,
     network: &NodeNetwork,
-    node: &Node,
+    node: (&Node, bool),
 ) -> Option<StatusChange<Condition>> {
     let has_node_subnets = index.subnets.contains_key(network.name_any().as_str());
     if !has_node_subnets && !network.spec.subnets.is_empty() {
@@ -83,7 +85,7 @@ fn assess(
     index: &ClusterIndex<'_>,
     assignment: &Assignment,
     network: &NodeNetwork,
-    node: &Node,
+    (node, is_left_out): (&Node, bool),
 ) -> (bool, Reason, String) {
     let name = node.name_any();
     if let Some(mode) = any_mode(index)
@@ -101,7 +103,7 @@ fn assess(
         return (
             false,
             Reason::NoSubnet,
-            no_block_message(index, &name, &shortages),
+            no_block_message(index, &name, &shortages, is_left_out),
         );
     }
     let mut message = vec![blocks_message(held)];
@@ -120,7 +122,12 @@ fn blocks_message(held: &[&NodeSubnet]) -> String {
     )
 }
 
-fn no_block_message(index: &ClusterIndex<'_>, node: &str, shortages: &[String]) -> String {
+fn no_block_message(
+    index: &ClusterIndex<'_>,
+    node: &str,
+    shortages: &[String],
+    is_left_out: bool,
+) -> String {
     let why = if any_mode(index).is_some_and(|mode| index.lacks_agent(node, mode)) {
         "no agent has ever reported from this node, so the node gets no block; if no agent should run here, exclude the node with \
          agent.nodeSelector in the values of the Helm chart"
@@ -136,7 +143,15 @@ fn no_block_message(index: &ClusterIndex<'_>, node: &str, shortages: &[String]) 
     } else {
         ""
     };
-    format!("{why}{consequence}")
+    let filtered = if tunnels && is_left_out {
+        format!(
+            "; other nodes drop encapsulated packets of this node, because they accept those of {MAX_PEERS_WITHOUT_BLOCKS} addresses of \
+             nodes without a block at most; give nodes blocks, or exclude nodes with agent.nodeSelector"
+        )
+    } else {
+        String::new()
+    };
+    format!("{why}{consequence}{filtered}")
 }
 
 /// What the node lacks: blocks of exhausted pools, and addresses for pools of a family.
@@ -155,7 +170,7 @@ fn shortages(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> 
             list(&exhausted, MAX_LISTED)
         ));
     }
-    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+    for family in IpFamily::ALL {
         let limit = BlockLimit::of(index, &name, family);
         if !limit.allows_another() {
             shortages.push(format!(
@@ -164,7 +179,7 @@ fn shortages(index: &ClusterIndex<'_>, assignment: &Assignment, node: &Node) -> 
             ));
         }
     }
-    for family in [IpFamily::Ipv4, IpFamily::Ipv6] {
+    for family in IpFamily::ALL {
         let pools = index.pools_of(node);
         let pools = pools.filter(|pool| pool.open && pool.family() == family);
         let pools = pools.filter(|pool| {

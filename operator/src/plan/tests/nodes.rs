@@ -221,3 +221,26 @@ fn node_without_agent_report_gets_no_block() {
     cluster.reconcile();
     assert_eq!(cluster.blocks("worker-1").len(), 2);
 }
+
+#[test]
+fn nodes_beyond_limit_of_peers_without_blocks_are_reported() {
+    let mut cluster = cluster(0);
+    let nodes = (0..258).map(|n| {
+        at(
+            n,
+            node(
+                &format!("worker-{n:03}"),
+                &[&format!("192.0.{}.{}", n / 250, n % 250 + 1)],
+            ),
+        )
+    });
+    cluster.nodes = nodes.collect();
+    cluster.pools[0].spec.disabled = true;
+    cluster.reconcile();
+    let accepted = |name: usize| cluster.networks[name].spec.peers_without_blocks.len();
+    assert_eq!((accepted(0), accepted(257)), (256, 256));
+    let dropped = "other nodes drop encapsulated packets of this node";
+    assert!(!cluster.node_message("worker-255").contains(dropped));
+    assert!(cluster.node_message("worker-256").contains(dropped));
+    assert!(cluster.node_message("worker-257").contains(dropped));
+}
