@@ -98,7 +98,7 @@ impl<'a> NodeDemand<'a> {
     }
 
     fn unlimited(&self) -> Vec<BlockDemand> {
-        let families = [IpFamily::Ipv4, IpFamily::Ipv6].into_iter();
+        let families = IpFamily::ALL.into_iter();
         let mut demands: Vec<BlockDemand> = families
             .flat_map(|family| self.default_pools(family))
             .collect();
@@ -231,8 +231,17 @@ fn pods_of(node: &Node) -> i64 {
     let status = node.status.as_ref();
     let allocatable = status.and_then(|status| status.allocatable.as_ref());
     let pods = allocatable.and_then(|resources| resources.get("pods"));
-    let pods = pods.and_then(|quantity| quantity.0.parse().ok());
+    let pods = pods.and_then(|quantity| count(&quantity.0));
     pods.filter(|pods| *pods > 0).unwrap_or(DEFAULT_PODS)
+}
+
+/// A whole number as Kubernetes writes it: 1000 is "1k" (the canonical form of a resource quantity).
+fn count(quantity: &str) -> Option<i64> {
+    let (number, factor) = match quantity.strip_suffix('k') {
+        Some(thousands) => (thousands, 1000),
+        None => (quantity, 1),
+    };
+    number.parse::<i64>().ok()?.checked_mul(factor)
 }
 
 /// The pools that can serve the node now.
@@ -245,4 +254,25 @@ fn open_pools<'a>(index: &'a ClusterIndex<'a>, node: &'a Node) -> Vec<&'a Pool> 
         })
     });
     reachable.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_of_node_are_read_in_canonical_form() {
+        for (text, expected) in [
+            ("110", 110),
+            ("1k", 1000),
+            ("2500", 2500),
+            ("0", DEFAULT_PODS),
+            ("-3", DEFAULT_PODS),
+            ("many", DEFAULT_PODS),
+        ] {
+            let status = serde_json::json!({ "status": { "allocatable": { "pods": text } } });
+            let node = serde_json::from_value(status).unwrap();
+            assert_eq!(pods_of(&node), expected, "{text}");
+        }
+    }
 }
