@@ -12,6 +12,9 @@ pub mod error;
 pub mod events;
 pub mod kernel;
 pub mod model;
+#[cfg(test)]
+#[path = "../../tests/mutated.rs"]
+mod mutated;
 pub mod netns;
 pub mod object_ref;
 pub mod op;

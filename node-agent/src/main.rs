@@ -17,6 +17,9 @@ mod desired;
 mod drift;
 mod firewall;
 mod inputs;
+#[cfg(test)]
+#[path = "../../tests/mutated.rs"]
+mod mutated;
 mod pods;
 mod probes;
 mod reconcile;

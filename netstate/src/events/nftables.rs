@@ -90,6 +90,8 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
 mod tests {
     use super::*;
 
+    use crate::mutated::mutated;
+
     /// A message of this kind with one attribute.
     fn message(kind: u16, attribute: u16, value: &[u8]) -> Vec<u8> {
         let mut attributes = Vec::new();
@@ -131,6 +133,13 @@ mod tests {
         for end in 1..complete.len() {
             let (truncated, _) = complete.split_at(end);
             assert!(parse(truncated, "netweft").is_relevant, "{end}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_nft_notification_is_parsed_to_end(bytes in mutated(vec![message(2, TABLE, b"netweft\0")])) {
+            parse(&bytes, "netweft");
         }
     }
 }

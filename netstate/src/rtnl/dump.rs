@@ -234,3 +234,78 @@ fn rules(family: AddressFamily) -> RouteNetlinkMessage {
     message.header.family = family;
     RouteNetlinkMessage::GetRule(message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use netlink_packet_core::NetlinkMessage;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::{AddressKey, Link, LinkKind, Neighbour, Vxlan};
+    use crate::rtnl::{link, request};
+
+    use crate::mutated::mutated;
+
+    /// Messages of each kind, with the attributes that netweft decodes.
+    fn corpus() -> Vec<Vec<u8>> {
+        let name = "nw-vx4096".parse().unwrap();
+        let vxlan = Link {
+            kind: LinkKind::Vxlan(Vxlan {
+                vni: 4096,
+                port: 4789,
+                local: Some(IpAddr::from([192, 0, 2, 1])),
+                learning: false,
+            }),
+            mac: "02:00:00:00:00:01".parse().ok(),
+            mtu: 1450,
+            up: true,
+        };
+        let key = AddressKey {
+            link: name,
+            net: "10.244.0.1/32".parse().unwrap(),
+        };
+        let neighbour = Neighbour {
+            mac: vxlan.mac,
+            permanent: true,
+        };
+        let messages = [
+            link::add(&key.link, &vxlan).unwrap(),
+            link::hairpin(&key.link, true),
+            RouteNetlinkMessage::NewAddress(request::address_message(7, &key, false)),
+            RouteNetlinkMessage::NewNeighbour(request::neighbour_message(
+                7,
+                key.net.addr(),
+                Some(&neighbour),
+            )),
+        ];
+        messages.map(serialized).into()
+    }
+
+    fn serialized(message: RouteNetlinkMessage) -> Vec<u8> {
+        let mut message = NetlinkMessage::from(message);
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_netlink_message_does_not_stop_decoder(bytes in mutated(corpus())) {
+            let names = Names::from([(7, "nw-vx4096".parse().unwrap())]);
+            if let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&bytes)
+                && let NetlinkPayload::InnerMessage(message) = message.payload
+            {
+                let mut state = NetworkState::default();
+                store(&mut state, &message, &names);
+                if let RouteNetlinkMessage::NewLink(message) = &message {
+                    decode::link(message);
+                    decode::port(message);
+                }
+                decode::is_policy(&message);
+            }
+        }
+    }
+}

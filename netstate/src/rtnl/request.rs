@@ -132,7 +132,7 @@ async fn delete_address(rtnl: &Rtnl, key: &AddressKey) -> Result<(), Failure> {
         .await
 }
 
-fn address_message(index: u32, key: &AddressKey, link_scope: bool) -> AddressMessage {
+pub(super) fn address_message(index: u32, key: &AddressKey, link_scope: bool) -> AddressMessage {
     let mut message = AddressMessage::default();
     let ip = key.net.addr();
     message.header.family = family(ip);
@@ -186,7 +186,7 @@ async fn index_of(rtnl: &Rtnl, route: &Route) -> Result<Option<u32>, Failure> {
     }
 }
 
-fn route_message(
+pub(super) fn route_message(
     key: &RouteKey,
     route: &Route,
     index: Option<u32>,
@@ -249,7 +249,11 @@ fn mtu_metrics(dst: IpAddr, mtu: u32) -> Vec<RouteMetric> {
     metrics
 }
 
-fn neighbour_message(index: u32, ip: IpAddr, neighbour: Option<&Neighbour>) -> NeighbourMessage {
+pub(super) fn neighbour_message(
+    index: u32,
+    ip: IpAddr,
+    neighbour: Option<&Neighbour>,
+) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family(ip);
     message.header.ifindex = index;

@@ -118,6 +118,19 @@ fn state(word: &str) -> Option<SessionState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutated::mutated;
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_bird_protocols_are_parsed_or_refused(bytes in mutated(vec![OUTPUT.into()])) {
+            let mut reply = Reply::default();
+            let text = String::from_utf8_lossy(&bytes);
+            // The connection ends with the first line that cannot be parsed.
+            let lines = text.lines().take_while(|line| reply.parse_line(line).is_ok());
+            lines.for_each(drop);
+            drop(parse(&reply));
+        }
+    }
 
     /// Output of BIRD 2.20, shortened.
     const OUTPUT: &str = "\
