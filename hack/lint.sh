@@ -59,6 +59,13 @@ terminology() { # no word that docs/glossary.md replaces
   words=$(awk -F '|' '/^\| / && NF == 5 && $4 !~ /replaces/ { print $4 }' docs/glossary.md | grep -oE '[A-Za-z_]+' | paste -sd '|')
   ! git grep -nwE "$words" -- . ':!docs/glossary.md' ':!CHANGELOG.md' ':!*.lock' ':!go.sum'
 }
+documented_paths() { # every path of the project that the documentation names exists
+  local path bad=0
+  for path in $(git grep -ohE '`(bench|charts|client|cni|common|crds|docs|e2e|examples|hack|netstate|node-agent|operator|telemetry|tests|udp-relay)/[A-Za-z0-9_./-]+`' -- '*.md' ':!CHANGELOG.md' ':!CONTRIBUTING.md' | tr -d '`' | sort -u); do
+    [ -e "$path" ] || { echo "$path does not exist; correct the document: git grep -n '$path' -- '*.md'"; bad=1; }
+  done
+  return "$bad"
+}
 test_names() { # no name of a test of more than 60 characters: subject, condition, outcome
   # shellcheck disable=SC2016 # awk's own $0.
   git ls-files -z '*.rs' | xargs -0 awk '
@@ -109,7 +116,7 @@ stands_alone() { # nothing refers to a place outside the project or to a machine
 }
 
 passed=0 failed=0
-for step in formatting clippy documentation dependencies plugin_without_kubernetes generated requirements shell_scripts chart markdown terminology test_names typed_errors stands_alone; do
+for step in formatting clippy documentation dependencies plugin_without_kubernetes generated requirements shell_scripts chart markdown documented_paths terminology test_names typed_errors stands_alone; do
   started=$SECONDS
   if "$step"; then
     passed=$((passed + 1)) verdict=ok
