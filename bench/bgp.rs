@@ -1,14 +1,14 @@
-//! BGP of many nodes: BIRD as the agents configure it, beside the shortest configuration that works.
+//! BGP of many nodes: the agents' configuration of BIRD, compared with a minimal configuration.
 //!
-//! The contenders take turns, lab by lab.
+//! The candidates take turns, lab by lab.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use netweft_e2e::lab::scenarios::scale::{self, Author, Figures, Topology};
+use netweft_e2e::lab::scenarios::scale::{self, ConfigSource, Figures, Topology};
 use serde_json::{Value, json};
 
-use crate::numbers::{median, precise, sorted};
+use crate::numbers::{median, sorted, to_f64};
 
 /// Measures BGP of 50 nodes in a mesh, and of 200 behind two reflectors.
 #[derive(clap::Args)]
@@ -19,55 +19,59 @@ pub struct Options {
     /// Folder with `bird` and `birdc`.
     #[arg(long)]
     bird: PathBuf,
-    /// Labs of each contender and topology.
+    /// Number of labs for each candidate and topology.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
 
-/// The labs of one contender in one topology.
-struct Contender {
+/// The labs of one candidate in one topology.
+struct Candidate {
     name: &'static str,
     topology: Topology,
-    author: Author,
+    config_source: ConfigSource,
     labs: Vec<Figures>,
 }
 
 /// Measures, prints a table, and returns the figures.
 pub fn run(options: &Options) -> anyhow::Result<Vec<Value>> {
-    let mut contenders = Vec::new();
+    let mut candidates = Vec::new();
     for topology in [Topology::Mesh, Topology::Reflectors] {
-        for (name, author) in [("netweft", Author::Agents), ("plain BIRD", Author::Plain)] {
-            contenders.push(Contender {
+        let sources = [
+            ("netweft", ConfigSource::Agents),
+            ("plain BIRD", ConfigSource::Minimal),
+        ];
+        for (name, config_source) in sources {
+            candidates.push(Candidate {
                 name,
                 topology,
-                author,
+                config_source,
                 labs: Vec::new(),
             });
         }
     }
     for _ in 0..options.rounds {
-        for contender in &mut contenders {
+        for candidate in &mut candidates {
             let lab = scale::Options {
-                topology: contender.topology,
-                author: contender.author,
+                topology: candidate.topology,
+                config_source: candidate.config_source,
                 binaries: options.binaries.clone(),
                 bird: Some(options.bird.clone()),
             };
             let (figures, _) = scale::run(&lab, false)?;
-            contender.labs.push(figures);
+            candidate.labs.push(figures);
         }
     }
-    print(&contenders);
-    Ok(contenders.iter().map(Contender::json).collect())
+    print(&candidates);
+    Ok(candidates.iter().map(Candidate::json).collect())
 }
 
-impl Contender {
-    fn seconds(&self, of: impl Fn(&Figures) -> Duration) -> f64 {
-        self.median(|figures| of(figures).as_secs_f64())
+impl Candidate {
+    fn seconds(&self, figure: impl Fn(&Figures) -> Duration) -> f64 {
+        self.median(|figures| figure(figures).as_secs_f64())
     }
 
-    fn median(&self, of: impl Fn(&Figures) -> f64) -> f64 {
-        median(&sorted(self.labs.iter().map(of)))
+    fn median(&self, figure: impl Fn(&Figures) -> f64) -> f64 {
+        median(&sorted(self.labs.iter().map(figure)))
     }
 
     fn topology(&self) -> &'static str {
@@ -77,13 +81,13 @@ impl Contender {
         }
     }
 
-    /// Where it was measured.
-    fn known(&self) -> Option<f64> {
-        let known = self.median(|figures| {
-            let edit = figures.edit;
-            edit.map_or(f64::NAN, |edit| edit.known.as_secs_f64())
+    /// Convergence of a second pool in seconds, if measured.
+    fn pool_change(&self) -> Option<f64> {
+        let seconds = self.median(|figures| {
+            let change = figures.pool_change;
+            change.map_or(f64::NAN, |change| change.converged.as_secs_f64())
         });
-        Some(known).filter(|known| !known.is_nan())
+        Some(seconds).filter(|seconds| !seconds.is_nan())
     }
 
     fn json(&self) -> Value {
@@ -95,46 +99,50 @@ impl Contender {
             "cpuSecondsOfBusiest": self.seconds(|figures| figures.cpu_of_busiest),
             "kib": self.median(kib),
             "kibOfLargest": self.median(kib_of_largest),
-            "secondPoolSeconds": self.known(),
+            "secondPoolSeconds": self.pool_change(),
         })
     }
 }
 
-fn print(all: &[Contender]) {
+fn print(all: &[Candidate]) {
     println!(
-        "medians                             converged   times plain   CPU of all   times plain   of busiest   \
-         memory   of largest   times plain   second pool"
+        "medians                             converged   ratio plain   CPU of all   ratio plain   of busiest   \
+         memory   of largest   ratio plain   second pool"
     );
-    for one in all {
+    for candidate in all {
         let mut others = all.iter();
-        let plain =
-            others.find(|other| other.topology == one.topology && other.author == Author::Plain);
-        let times = |of: &dyn Fn(&Contender) -> f64| plain.map_or(f64::NAN, |it| of(one) / of(it));
-        let converged = |it: &Contender| it.seconds(|figures| figures.converged);
-        let cpu = |it: &Contender| it.seconds(|figures| figures.cpu);
-        let largest = |it: &Contender| it.median(kib_of_largest);
+        let plain = others.find(|other| {
+            other.topology == candidate.topology && other.config_source == ConfigSource::Minimal
+        });
+        let ratio = |figure: &dyn Fn(&Candidate) -> f64| {
+            plain.map_or(f64::NAN, |plain| figure(candidate) / figure(plain))
+        };
+        let converged = |candidate: &Candidate| candidate.seconds(|figures| figures.converged);
+        let cpu = |candidate: &Candidate| candidate.seconds(|figures| figures.cpu);
+        let largest = |candidate: &Candidate| candidate.median(kib_of_largest);
         println!(
             "{:10}   {:20} {:9.1} s {:13.2} {:10.2} s {:13.2} {:10.2} s {:8.0} {:8.0} KiB {:13.2}   {:>11}",
-            one.name,
-            one.topology(),
-            converged(one),
-            times(&converged),
-            cpu(one),
-            times(&cpu),
-            one.seconds(|figures| figures.cpu_of_busiest),
-            one.median(kib),
-            largest(one),
-            times(&largest),
-            one.known()
-                .map_or("-".into(), |known| format!("{known:.1} s")),
+            candidate.name,
+            candidate.topology(),
+            converged(candidate),
+            ratio(&converged),
+            cpu(candidate),
+            ratio(&cpu),
+            candidate.seconds(|figures| figures.cpu_of_busiest),
+            candidate.median(kib),
+            largest(candidate),
+            ratio(&largest),
+            candidate
+                .pool_change()
+                .map_or("-".into(), |seconds| format!("{seconds:.1} s")),
         );
     }
 }
 
 fn kib(figures: &Figures) -> f64 {
-    precise(figures.memory)
+    to_f64(figures.memory)
 }
 
 fn kib_of_largest(figures: &Figures) -> f64 {
-    precise(figures.memory_of_largest)
+    to_f64(figures.memory_of_largest)
 }

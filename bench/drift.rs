@@ -1,11 +1,11 @@
-//! How long it takes until what others have changed on a node is as it should be again.
+//! Time until the agent has repaired external changes of kernel objects and files.
 //!
-//! One node with the released agent, and so many others that exist only as objects. Each kind of thing is harmed again and
-//! again, by netlink where that is possible, and the clock stops when a reading of the kernel is as it was.
+//! One node runs the released agent; the other nodes exist only as objects. Each kind of object is changed repeatedly, by netlink where
+//! possible. The measurement ends when the kernel has its previous state.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -17,26 +17,27 @@ use netweft_netstate::rtnl::Rtnl;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::agent;
 use crate::namespace::ip;
 use crate::numbers::{median, sorted};
 
-/// Measures how long the agent takes to put things right.
+/// Measures how long the agent takes to repair external changes.
 #[derive(clap::Args)]
 pub struct Options {
     /// The released agent.
     #[arg(long)]
     agent: PathBuf,
-    /// How many other nodes there are.
+    /// Number of other nodes.
     #[arg(long, default_value_t = 200)]
     nodes: u16,
-    /// How often each thing is harmed. After twenty times in a minute the agent takes it for a fight.
+    /// Number of changes of each kind. After twenty changes in a minute the agent reports contention.
     #[arg(long, default_value_t = 15)]
     count: usize,
 }
 
-/// What may be waited for: far more than any repair takes.
+/// Limit of one repair, far more than it takes.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Between a repair and the next harm, so that all is quiet.
+/// Time between a repair and the next change, so that all notifications have been processed.
 const SETTLE_TIME: Duration = Duration::from_millis(300);
 
 /// Measures, prints a table, and returns the figures.
@@ -45,83 +46,86 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
         .enable_all()
         .build()?;
     let node = Node::start(options, scratch, &runtime)?;
-    println!("{:<28} {:>9} {:>9}", "harmed", "median", "worst");
+    println!("{:<28} {:>9} {:>9}", "changed", "median", "worst");
     let mut figures = Vec::new();
-    for harm in harms(&node.settled, scratch) {
+    for change in changes(&node.desired, scratch) {
         let mut took = Vec::new();
         for _ in 0..options.count {
             std::thread::sleep(SETTLE_TIME);
-            took.push(node.repair(&harm)?.as_secs_f64() * 1000.0);
+            took.push(node.repair(&change)?.as_secs_f64() * 1000.0);
         }
         let took = sorted(took.into_iter());
         let (median, worst) = (median(&took), took.last().copied().unwrap_or_default());
-        println!("{:<28} {median:>6.1} ms {worst:>6.1} ms", harm.what);
-        figures.push(json!({ "harmed": harm.what, "nodes": options.nodes, "medianMs": median, "worstMs": worst }));
+        println!("{:<28} {median:>6.1} ms {worst:>6.1} ms", change.what);
+        figures.push(json!({ "harmed": change.what, "nodes": options.nodes, "medianMs": median, "worstMs": worst }));
     }
     Ok(figures)
 }
 
-/// Something that is done to the node.
-struct Harm {
+/// An external change of the node.
+struct Change {
     what: &'static str,
-    how: How,
+    method: Method,
 }
 
-enum How {
-    /// These are done to the kernel.
+enum Method {
+    /// Netlink operations.
     Ops(Vec<Op>),
-    /// A program is run.
+    /// A command line.
     Program(Vec<String>),
-    /// A file, or a kernel parameter, gets this content.
+    /// New content of a file or a kernel parameter.
     File(PathBuf, &'static str),
 }
 
-fn harms(settled: &NetworkState, scratch: &Path) -> Vec<Harm> {
+fn changes(desired: &NetworkState, scratch: &Path) -> Vec<Change> {
     let nft = ["nft", "delete", "table", "inet", "netweft"].map(str::to_owned);
     let forwarding = "/proc/sys/net/ipv4/ip_forward".into();
     let configuration = scratch.join("cni/10-netweft.conflist");
     let others = [
-        ("the nft table", How::Program(nft.into())),
-        ("a kernel parameter", How::File(forwarding, "0")),
-        ("the runtime's configuration", How::File(configuration, "{")),
+        ("the nft table", Method::Program(nft.into())),
+        ("a kernel parameter", Method::File(forwarding, "0")),
+        (
+            "the runtime's configuration",
+            Method::File(configuration, "{"),
+        ),
     ];
-    let kernel = kernel_harms(settled).into_iter();
-    let kernel = kernel.map(|(what, ops)| (what, How::Ops(ops)));
+    let kernel = kernel_changes(desired).into_iter();
+    let kernel = kernel.map(|(what, ops)| (what, Method::Ops(ops)));
     kernel
         .chain(others)
-        .map(|(what, how)| Harm { what, how })
+        .map(|(what, method)| Change { what, method })
         .collect()
 }
 
-/// What is taken from the kernel; empty where the node has no such thing.
-fn kernel_harms(settled: &NetworkState) -> Vec<(&'static str, Vec<Op>)> {
+/// Changes of kernel objects; without operations if the node has no such object.
+fn kernel_changes(desired: &NetworkState) -> Vec<(&'static str, Vec<Op>)> {
     let agent = Owner::agent();
-    let routes = settled.routes.iter();
+    let routes = desired.routes.iter();
     let routes = routes.filter(|(_, route)| agent.owns_route(route) && route.via.is_some());
     let routes = routes.map(|(key, route)| Op::RouteDelete {
         key: key.clone(),
         route: route.clone(),
     });
-    let neighbours = settled.neighbours.iter();
+    let neighbours = desired.neighbours.iter();
     let mut neighbours = neighbours.filter(|(key, found)| agent.owns_neighbour(key, found));
     let neighbour = neighbours.next();
     let neighbour = neighbour.map(|(key, _)| Op::NeighbourDelete { key: key.clone() });
-    let entry = settled.fdb.iter().next();
+    let entry = desired.fdb.iter().next();
     let entry = entry.map(|(key, remote)| Op::FdbDelete {
         key: key.clone(),
         remote: *remote,
     });
-    let mut addresses = settled.addresses.keys();
+    let mut addresses = desired.addresses.keys();
     let address = addresses.find(|key| agent.owns_address(key) && key.net.addr().is_ipv4());
     let address = address.map(|key| Op::AddressDelete { key: key.clone() });
-    let link = settled.links.keys().find(|name| agent.owns_link(name));
+    let link = desired.links.keys().find(|name| agent.owns_link(name));
     let down = link.map(|name| Op::LinkChange {
         name: name.clone(),
         mtu: None,
         mac: None,
         up: Some(false),
     });
-    let gone = link.map(|name| Op::LinkDelete { name: name.clone() });
+    let deleted = link.map(|name| Op::LinkDelete { name: name.clone() });
     vec![
         ("a route", routes.clone().take(1).collect()),
         ("all routes", routes.collect()),
@@ -129,121 +133,109 @@ fn kernel_harms(settled: &NetworkState) -> Vec<(&'static str, Vec<Op>)> {
         ("a forwarding entry", entry.into_iter().collect()),
         ("an address", address.into_iter().collect()),
         ("the tunnel, set down", down.into_iter().collect()),
-        ("the tunnel, deleted", gone.into_iter().collect()),
+        ("the tunnel, deleted", deleted.into_iter().collect()),
     ]
 }
 
-/// The node.
+/// The node with the agent.
 struct Node<'r> {
     agent: Child,
     runtime: &'r Runtime,
     rtnl: Rtnl,
-    settled: NetworkState,
+    /// The kernel state before any change.
+    desired: NetworkState,
 }
 
 impl<'r> Node<'r> {
-    /// With an agent that has made it as it should be.
+    /// Starts an agent, and waits until the node has its desired state.
     fn start(options: &Options, scratch: &Path, runtime: &'r Runtime) -> anyhow::Result<Self> {
         ip("link set lo up")?;
         ip("link add up0 mtu 1400 type veth peer name far0 mtu 1400")?;
         ip("link set up0 addrgenmode none up")?;
         ip("link set far0 addrgenmode none up")?;
         ip("address add 10.168.0.1/16 dev up0")?;
-        let objects = scratch.join("objects");
-        fs::create_dir(&objects)?;
-        for (name, text) in declarations(options.nodes) {
-            let text = format!("apiVersion: netweft.io/v1alpha1\n{text}\n");
-            fs::write(objects.join(name), text)?;
-        }
-        let log = fs::File::create(scratch.join("log"))?;
-        let mut command = Command::new(&options.agent);
-        command.args(["run", "--node", "node-1", "--inputs"]);
-        command
-            .arg(&objects)
-            .arg("--run-dir")
-            .arg(scratch.join("run"));
-        command.arg("--cni-conf-dir").arg(scratch.join("cni"));
-        let command = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        let agent = command.spawn().context("start the agent")?;
+        let agent = agent::start(&options.agent, "node-1", scratch, objects(options.nodes))?;
         let _entered = runtime.enter();
         let mut node = Self {
             agent,
             runtime,
             rtnl: Rtnl::new()?,
-            settled: NetworkState::default(),
+            desired: NetworkState::default(),
         };
-        let conflist = scratch.join("cni/10-netweft.conflist");
-        let began = Instant::now();
-        while !conflist.exists() {
-            ensure!(began.elapsed() < TIMEOUT, "the agent does not get ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        agent::wait_until_ready(scratch)?;
         std::thread::sleep(Duration::from_secs(1));
-        node.settled = node.read()?;
+        node.desired = node.read()?;
         Ok(node)
     }
 
-    /// All but what resolves by itself.
+    /// The kernel state without neighbours that the kernel has resolved.
     fn read(&self) -> anyhow::Result<NetworkState> {
         let mut state = self.runtime.block_on(self.rtnl.read())?;
         state.neighbours.retain(|_, neighbour| neighbour.permanent);
         Ok(state)
     }
 
-    /// Does harm, and waits until nothing is to be seen of it.
-    fn repair(&self, harm: &Harm) -> anyhow::Result<Duration> {
-        match &harm.how {
-            How::Ops(ops) => {
-                ensure!(!ops.is_empty(), "there is nothing to harm: {}", harm.what);
+    /// Makes a change, and returns the time until it is repaired.
+    fn repair(&self, change: &Change) -> anyhow::Result<Duration> {
+        match &change.method {
+            Method::Ops(ops) => {
+                ensure!(
+                    !ops.is_empty(),
+                    "there is no object to change: {}",
+                    change.what
+                );
                 for op in ops {
                     self.runtime.block_on(self.rtnl.apply(op))?;
                 }
-                // A table that changes while it is read is not right yet.
-                self.until(harm, || Ok(self.read().is_ok_and(|it| it == self.settled)))
+                // An error means that a table changed while it was read, so the repair has not finished.
+                self.wait_for_repair(change, || {
+                    Ok(self.read().is_ok_and(|state| state == self.desired))
+                })
             }
-            How::Program(words) => {
-                let (program, words) = words.split_first().context("a program")?;
+            Method::Program(words) => {
+                let (program, words) = words.split_first().context("the command line is empty")?;
                 let run = |words: &[String]| {
                     Ok::<_, anyhow::Error>(Command::new(program).args(words).output()?)
                 };
-                let there = || run(&["list", "table", "inet", "netweft"].map(str::to_owned));
-                ensure!(run(words)?.status.success(), "cannot harm {}", harm.what);
-                self.until(harm, || Ok(there()?.status.success()))
+                let list = || run(&["list", "table", "inet", "netweft"].map(str::to_owned));
+                ensure!(
+                    run(words)?.status.success(),
+                    "cannot change {}",
+                    change.what
+                );
+                self.wait_for_repair(change, || Ok(list()?.status.success()))
             }
-            How::File(path, content) => {
+            Method::File(path, content) => {
                 let before = fs::read_to_string(path)?;
                 fs::write(path, content)?;
-                self.until(harm, || Ok(fs::read_to_string(path)? == before))
+                self.wait_for_repair(change, || Ok(fs::read_to_string(path)? == before))
             }
         }
     }
 
-    fn until(
+    fn wait_for_repair(
         &self,
-        harm: &Harm,
-        right: impl Fn() -> anyhow::Result<bool>,
+        change: &Change,
+        is_repaired: impl Fn() -> anyhow::Result<bool>,
     ) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        while !right()? {
-            ensure!(began.elapsed() < TIMEOUT, "not put right: {}", harm.what);
+        let started = Instant::now();
+        while !is_repaired()? {
+            ensure!(started.elapsed() < TIMEOUT, "not repaired: {}", change.what);
         }
-        Ok(began.elapsed())
+        Ok(started.elapsed())
     }
 }
 
 impl Drop for Node<'_> {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // The agent may have ended already.
         let _ = self.agent.kill();
         let _ = self.agent.wait();
     }
 }
 
-/// The objects of a VXLAN cluster of so many other nodes, by file name.
-fn declarations(others: u16) -> Vec<(String, String)> {
+/// The objects of a VXLAN cluster with this number of other nodes, by file name.
+fn objects(others: u16) -> Vec<(String, String)> {
     let pool =
         "kind: IPPool\nmetadata: {name: pool}\nspec: {cidr: 10.240.0.0/12, natOutgoing: true}";
     let network = "kind: NodeNetwork\nmetadata: {name: node-1, generation: 1}\nspec: {addresses: {ipv4: 10.168.0.1}, \

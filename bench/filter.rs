@@ -1,25 +1,25 @@
-//! What the filter of the agent costs: two nodes with VXLAN and a pod each, with and without the chains of the filter.
+//! Cost of the agent's filter: two VXLAN nodes with one pod each, with and without the rules of the filter.
 //!
 //! ```text
 //!   pod 10.80.0.66 ─ nw0123456789a ─ node 192.0.2.1 ═ nw-vx4096 ═ node 192.0.2.2 ─ nw0123456789a ─ pod 10.80.0.130
 //! ```
 //!
-//! The released agents make links, routes and tables, and are killed before the measurement, so that they neither work nor repair.
-//! Both variants take turns on the same nodes.
+//! The released agents create links, routes and tables, and are killed before the measurement, so that they use no CPU time and repair
+//! nothing. Both variants take turns on the same nodes.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
+use crate::agent;
 use crate::load::Load;
 use crate::namespace::Namespace;
-use crate::numbers::{median, precise, sorted};
+use crate::numbers::{median, sorted, to_f64};
 
 /// Measures the filter.
 #[derive(clap::Args)]
@@ -27,37 +27,32 @@ pub struct Options {
     /// The released agent.
     #[arg(long)]
     agent: PathBuf,
-    /// Runs of each variant.
+    /// Number of runs for each variant.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Seconds of a run.
+    /// Duration of a run in seconds.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
 }
 
-/// The link of the pod on the node.
+/// The node's end of the pod's link.
 const POD_LINK: &str = "nw0123456789a";
-/// Base chains of the filter: without rules they accept.
-const CHAINS: [&str; 4] = [
-    "prerouting",
-    "output",
-    "translated_forwarded",
-    "translated_received",
-];
-/// How long an agent may take.
+/// Base chains of the filter. Their policy without rules is accept.
+const CHAINS: [&str; 4] = ["prerouting", "output", "input", "translated"];
+/// Limit for the connection setup of a client.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Node {
     namespace: Namespace,
     pod: Namespace,
-    /// The table with the filter, and the commands that empty the filter.
-    tables: [String; 2],
+    /// The nft scripts of both variants: one empties the chains of the filter, the other restores the table.
+    scripts: [String; 2],
 }
 
-/// What is measured.
+/// The figures of one quantity.
 struct Figures {
     what: &'static str,
-    /// Without the filter, and with it.
+    /// The values without and with the filter.
     values: [Vec<f64>; 2],
 }
 
@@ -69,11 +64,11 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
         what,
         values: [Vec::new(), Vec::new()],
     });
-    // The first round warms up.
+    // The results of the first round are discarded (warm-up).
     for round in 0..=options.rounds {
         for variant in [0, 1] {
             for node in &nodes {
-                node.load(variant)?;
+                node.set_variant(variant)?;
             }
             let measured = [
                 throughput(&nodes, 1, time)?,
@@ -81,7 +76,10 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
                 connections(&nodes, time)?,
             ];
             for (figures, value) in all.iter_mut().zip(measured) {
-                let values = figures.values.get_mut(variant).context("two variants")?;
+                let values = figures
+                    .values
+                    .get_mut(variant)
+                    .context("no variant has this index")?;
                 values.extend((round > 0).then_some(value));
             }
         }
@@ -93,7 +91,7 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
 impl Figures {
     fn print(&self) -> Value {
         let [without, with] = &self.values;
-        let [without, with] = [without, with].map(|it| median(&sorted(it.iter().copied())));
+        let [without, with] = [without, with].map(|values| median(&sorted(values.iter().copied())));
         let ratio = with / without;
         println!(
             "{:<20} {without:>10.2} {with:>10.2} {ratio:>8.3}",
@@ -117,7 +115,7 @@ fn nodes(options: &Options, scratch: &Path) -> anyhow::Result<[Node; 2]> {
     ])
 }
 
-/// The pod of a node: the second address of its block.
+/// The address of a node's pod: the second address of the node's block.
 fn pod_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 80, 0, number * 64 + 2)
 }
@@ -133,9 +131,11 @@ impl Node {
         namespace.ip(&format!("address add 192.0.2.{number}/24 dev eth0"))?;
         namespace.ip("link set eth0 up")?;
         let folder = scratch.join(format!("filter-{number}"));
-        let mut agent = namespace.run(|| start(number, options, &folder))?;
-        let ready = wait(&folder.join("cni/10-netweft.conflist"));
-        // It would take the link of the pod for a leak.
+        let name = format!("node-{number}");
+        let start = || agent::start(&options.agent, &name, &folder, objects(number));
+        let mut agent = namespace.run(start)?;
+        let ready = agent::wait_until_ready(&folder);
+        // A running agent would delete the pod's link as an orphan, because the plugin has not created it.
         agent.kill()?;
         agent.wait()?;
         ready?;
@@ -153,47 +153,31 @@ impl Node {
         pod.ip("route add 169.254.1.1 dev eth0")?;
         pod.ip("route add default via 169.254.1.1")?;
         let table = namespace.run(|| nft(&["-s", "list", "table", "inet", "netweft"], ""))?;
-        let there = |chain: &&&str| table.contains(&format!("chain {chain} {{"));
-        let flush = CHAINS.iter().filter(there);
+        let exists = |chain: &&&str| table.contains(&format!("chain {chain} {{"));
+        let flush = CHAINS.iter().filter(exists);
         let flush = flush.map(|chain| format!("flush chain inet netweft {chain}\n"));
-        let tables = [
+        let scripts = [
             flush.collect(),
             format!("delete table inet netweft\n{table}"),
         ];
         Ok(Self {
             namespace,
             pod,
-            tables,
+            scripts,
         })
     }
 
-    fn load(&self, variant: usize) -> anyhow::Result<()> {
-        let text = self.tables.get(variant).context("two variants")?;
+    fn set_variant(&self, variant: usize) -> anyhow::Result<()> {
+        let text = self
+            .scripts
+            .get(variant)
+            .context("no variant has this index")?;
         self.namespace.run(|| nft(&["-f", "-"], text)).map(drop)
     }
 }
 
-fn start(number: u8, options: &Options, folder: &Path) -> anyhow::Result<Child> {
-    let objects = folder.join("objects");
-    fs::create_dir_all(&objects)?;
-    for (name, text) in declarations(number) {
-        let text = format!("apiVersion: netweft.io/v1alpha1\n{text}\n");
-        fs::write(objects.join(name), text)?;
-    }
-    let mut command = Command::new(&options.agent);
-    command.args(["run", "--node", &format!("node-{number}"), "--inputs"]);
-    command
-        .arg(&objects)
-        .arg("--run-dir")
-        .arg(folder.join("run"));
-    command.arg("--cni-conf-dir").arg(folder.join("cni"));
-    command.stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().context("start the agent")
-}
-
 /// The objects of two nodes, by file name.
-fn declarations(own: u8) -> Vec<(String, String)> {
+fn objects(own: u8) -> Vec<(String, String)> {
     let pool =
         "kind: IPPool\nmetadata: {name: pool}\nspec: {cidr: 10.80.0.0/16, natOutgoing: true}";
     let block = |number: u8| format!("10.80.0.{}/26", number * 64);
@@ -218,27 +202,18 @@ fn declarations(own: u8) -> Vec<(String, String)> {
     ]
 }
 
-fn wait(file: &Path) -> anyhow::Result<()> {
-    let end = Instant::now() + TIMEOUT;
-    while !file.exists() {
-        ensure!(Instant::now() < end, "the agent does not get ready");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
-}
-
-/// What nft prints.
+/// Runs nft with arguments and standard input, and returns its output.
 fn nft(arguments: &[&str], input: &str) -> anyhow::Result<String> {
     use std::io::Write;
     let mut command = Command::new("nft");
     command.args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().context("start nft")?;
-    let mut stdin = child.stdin.take().context("nft has an input")?;
+    let mut stdin = child.stdin.take().context("nft has no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "nft {arguments:?} fails");
+    ensure!(output.status.success(), "nft {arguments:?} failed");
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -252,30 +227,30 @@ fn throughput([one, two]: &[Node; 2], streams: u64, time: Duration) -> anyhow::R
     Ok(outcome.gigabits_per_second)
 }
 
-/// TCP connections per second, one after the other.
+/// TCP connections per second, opened one after the other.
 fn connections([one, two]: &[Node; 2], time: Duration) -> anyhow::Result<f64> {
     let bind = || Ok(TcpListener::bind((pod_address(2), 0))?);
     let listener = two.pod.run(bind).context("listen")?;
     let server: SocketAddr = listener.local_addr()?;
-    let began = Instant::now();
+    let started = Instant::now();
     let count = thread::scope(|scope| {
-        let accepting = scope.spawn(|| accept_until_last(&listener));
+        let server_thread = scope.spawn(|| accept_until_last(&listener));
         let connected = one.pod.run(|| {
             let mut count: u64 = 0;
-            while began.elapsed() < time {
+            while started.elapsed() < time {
                 drop(TcpStream::connect_timeout(&server, TIMEOUT)?);
                 count += 1;
             }
-            // The last one says so.
+            // A byte marks the last connection.
             use std::io::Write;
             TcpStream::connect_timeout(&server, TIMEOUT)?.write_all(b".")?;
             Ok(count)
         });
-        let accepted = accepting.join();
+        let accepted = server_thread.join();
         let accepted = accepted.map_err(|_| anyhow::anyhow!("the server panicked"))?;
         accepted.and(connected)
     })?;
-    Ok(precise(count) / began.elapsed().as_secs_f64())
+    Ok(to_f64(count) / started.elapsed().as_secs_f64())
 }
 
 /// Accepts connections until one sends a byte.

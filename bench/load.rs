@@ -1,4 +1,4 @@
-//! TCP streams between two pods, and what they cost.
+//! Throughput and CPU time of TCP streams between two pods.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,40 +9,40 @@ use anyhow::{Context, anyhow};
 use netweft_e2e::harness::process;
 
 use crate::namespace::Namespace;
-use crate::numbers::precise;
+use crate::numbers::to_f64;
 
-/// What one call writes or reads.
+/// Bytes of one write or read call.
 const CHUNK: usize = 256 << 10;
-/// A stream that stands still for so long fails.
+/// A stream without progress for this time fails.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One run.
+/// The load of one run.
 #[derive(Clone, Copy)]
 pub struct Load {
-    /// Streams at once.
+    /// Number of parallel streams.
     pub streams: u64,
-    /// When the senders stop, at the latest.
+    /// Maximal duration.
     pub time: Duration,
-    /// When they stop, too, all together.
+    /// Maximal number of bytes of all streams together.
     pub bytes: u64,
 }
 
-/// What came of it.
+/// The result of a run.
 pub struct Outcome {
     pub gigabits_per_second: f64,
     pub cpu_seconds_per_gigabyte: f64,
 }
 
 impl Load {
-    /// Sends from one pod to the other, at `address`. `processes` work for them.
+    /// Sends from one pod to the other, which has `address`. The CPU time includes `processes`, the process IDs of a relay.
     pub fn run(
         &self,
-        from: &Namespace,
-        to: &Namespace,
+        source: &Namespace,
+        destination: &Namespace,
         address: Ipv4Addr,
         processes: &[u32],
     ) -> anyhow::Result<Outcome> {
-        let listener = to
+        let listener = destination
             .run(|| Ok(TcpListener::bind((address, 0))?))
             .context("listen")?;
         let server = listener.local_addr()?;
@@ -50,14 +50,14 @@ impl Load {
         let started = Instant::now();
         let received = thread::scope(|scope| {
             let receiver = scope.spawn(|| receive_all(&listener, self.streams));
-            let sent = from.run(|| self.send_all(server));
+            let sent = source.run(|| self.send_all(server));
             let received = receiver
                 .join()
                 .map_err(|_| anyhow!("a receiver panicked"))?;
             sent.and(received)
         })?;
         let (took, used) = (started.elapsed().as_secs_f64(), cpu(processes)? - before);
-        let bytes = precise(received);
+        let bytes = to_f64(received);
         Ok(Outcome {
             gigabits_per_second: bytes * 8.0 / took / 1e9,
             cpu_seconds_per_gigabyte: used / (bytes / 1e9),
@@ -91,7 +91,7 @@ fn send(mut stream: TcpStream, bytes: u64, end: Instant) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes of all streams.
+/// Receives all streams. Returns the number of bytes.
 fn receive_all(listener: &TcpListener, streams: u64) -> anyhow::Result<u64> {
     thread::scope(|scope| {
         let mut receivers = Vec::new();
@@ -121,7 +121,7 @@ fn receive(mut stream: TcpStream) -> anyhow::Result<u64> {
     }
 }
 
-/// Seconds of CPU of this process and of `processes`, and what the kernel did in interrupts for whomever.
+/// CPU time of this process, of `processes`, and of interrupts of all processes, in seconds.
 fn cpu(processes: &[u32]) -> anyhow::Result<f64> {
     let all = processes.iter().copied().chain([std::process::id()]);
     let used = all.map(process::cpu).sum::<anyhow::Result<Duration>>()?;

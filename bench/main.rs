@@ -1,8 +1,9 @@
-//! `make bench`: how fast things are, beside what others have for the same, and in the same minutes.
+//! `make bench`: benchmarks of netweft and comparable software on the same machine.
 //!
-//! Ratios say something, absolute figures only of this machine at this hour. The contenders take turns, so that whatever
-//! else the machine does hits all alike. Nothing here is a test, and nothing fails for being slow.
+//! Only ratios are comparable between machines. The candidates take turns, so that other load on the machine affects all of them.
+//! Benchmarks are not tests: a slow result is not a failure.
 
+mod agent;
 mod bgp;
 mod drift;
 mod filter;
@@ -20,27 +21,27 @@ use clap::{Parser, Subcommand};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
-/// Measures netweft beside others.
+/// Measures netweft in comparison with other software.
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
-    what: What,
-    /// Where to write the figures as JSON.
+    benchmark: Benchmark,
+    /// File for the figures, as JSON.
     #[arg(long, global = true)]
     json: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
-enum What {
-    /// ADD and DEL of the plugin and of the reference plugins.
+enum Benchmark {
+    /// ADD and DEL of netweft's plugin and of the reference plugins.
     Plugin(plugin::Options),
     /// Throughput of the udp relay, of VXLAN in the kernel and of Flannel's udp backend.
     Tunnel(tunnel::Options),
-    /// What BGP of many nodes costs, with the agents' configuration of BIRD and with a plain one.
+    /// Cost of BGP with many nodes, with the agents' configuration of BIRD and with a minimal one.
     Bgp(bgp::Options),
     /// Throughput and connection rate over VXLAN with and without the filter of the agent.
     Filter(filter::Options),
-    /// How long it takes until what others have changed on a node is put right.
+    /// Time until the agent has repaired external changes on a node.
     Drift(drift::Options),
 }
 
@@ -48,17 +49,17 @@ fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "the benchmark makes network namespaces and needs root: use sudo"
+        "the benchmark creates network namespaces and needs root: use sudo"
     );
-    // A node of our own: a network namespace without a way out.
-    unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
+    // The benchmarks must not change the network of the machine.
+    unshare(CloneFlags::CLONE_NEWNET).context("create a network namespace")?;
     let scratch = Scratch::new()?;
-    let figures = match &options.what {
-        What::Plugin(options) => plugin::run(options, &scratch.0)?,
-        What::Tunnel(options) => tunnel::run(options, &scratch.0)?,
-        What::Bgp(options) => bgp::run(options)?,
-        What::Filter(options) => filter::run(options, &scratch.0)?,
-        What::Drift(options) => drift::run(options, &scratch.0)?,
+    let figures = match &options.benchmark {
+        Benchmark::Plugin(options) => plugin::run(options, &scratch.0)?,
+        Benchmark::Tunnel(options) => tunnel::run(options, &scratch.0)?,
+        Benchmark::Bgp(options) => bgp::run(options)?,
+        Benchmark::Filter(options) => filter::run(options, &scratch.0)?,
+        Benchmark::Drift(options) => drift::run(options, &scratch.0)?,
     };
     match &options.json {
         Some(path) => write(path, &figures),
@@ -71,7 +72,7 @@ fn write(path: &Path, figures: &[Value]) -> anyhow::Result<()> {
     fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
-/// A folder that goes with this value.
+/// A temporary folder that exists as long as this value.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -84,7 +85,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What stays in the folder for temporary files is not worth an error.
+        // Remaining temporary files are not a failure of the benchmark.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -1,4 +1,4 @@
-//! Network namespaces that live as long as a value.
+//! Network namespaces.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -8,27 +8,28 @@ use std::thread;
 use anyhow::{Context, anyhow, ensure};
 use nix::sched::{CloneFlags, setns, unshare};
 
-/// One of them.
+/// A network namespace that exists as long as this value.
 pub struct Namespace(File);
 
 impl Namespace {
-    /// A new, empty one.
+    /// Creates an empty namespace.
     pub fn new() -> anyhow::Result<Self> {
-        let make = || {
+        let create = || {
             unshare(CloneFlags::CLONE_NEWNET)?;
             File::open("/proc/thread-self/ns/net")
         };
-        let made = thread::spawn(make).join();
-        let made = made.map_err(|_| anyhow!("the thread that makes a namespace panicked"))?;
-        Ok(Self(made.context("make a network namespace")?))
+        let created = thread::spawn(create).join();
+        let created =
+            created.map_err(|_| anyhow!("the thread that creates a namespace panicked"))?;
+        Ok(Self(created.context("create a network namespace")?))
     }
 
-    /// A path that other processes can open while this one lives.
+    /// A path for other processes, valid as long as this process runs.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
-    /// Does something inside, on a thread of its own.
+    /// Runs `work` in the namespace, on a separate thread.
     pub fn run<T: Send>(
         &self,
         work: impl FnOnce() -> anyhow::Result<T> + Send,
@@ -44,17 +45,17 @@ impl Namespace {
         })
     }
 
-    /// `ip` inside.
+    /// Runs `ip` in the namespace.
     pub fn ip(&self, arguments: &str) -> anyhow::Result<()> {
         self.run(|| ip(arguments))
     }
 }
 
-/// `ip` where the calling thread is.
+/// Runs `ip` in the namespace of the calling thread.
 pub fn ip(arguments: &str) -> anyhow::Result<()> {
     let mut command = Command::new("ip");
     let output = command.args(arguments.split_whitespace()).output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {arguments}: {said}");
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {arguments}: {error}");
     Ok(())
 }

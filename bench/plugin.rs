@@ -1,6 +1,6 @@
-//! ADD and DEL of the plugin, beside the reference plugins.
+//! Duration of ADD and DEL of netweft's plugin, compared with the reference plugins.
 //!
-//! The contenders take turns, sandbox by sandbox.
+//! The candidates take turns, sandbox by sandbox.
 
 use std::fs;
 use std::io::Write;
@@ -13,58 +13,58 @@ use serde_json::{Value, json};
 
 use crate::namespace::Namespace;
 
-/// Measures ADD and DEL of the plugin and of the reference plugins.
+/// Measures ADD and DEL of netweft's plugin and of the reference plugins.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Folder with `netweft`, the plugin.
+    /// Folder with netweft's plugin, `netweft`.
     #[arg(long)]
     plugin: PathBuf,
     /// Folder with `bridge`, `ptp` and `host-local`.
     #[arg(long)]
     reference: PathBuf,
-    /// Sandboxes for each contender.
+    /// Number of sandboxes for each candidate.
     #[arg(long, default_value_t = 100)]
     count: usize,
 }
 
 /// Measures, prints a table, and returns the figures.
 pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
-    let contenders = contenders(options, scratch)?;
-    let figures = measure(&contenders, options.count)?;
+    let candidates = candidates(options, scratch)?;
+    let figures = measure(&candidates, options.count)?;
     print(&figures);
     Ok(figures.iter().map(Figures::json).collect())
 }
 
-/// One plugin with its configuration.
-struct Contender {
+/// A plugin with its configuration.
+struct Candidate {
     name: &'static str,
     program: PathBuf,
     configuration: Value,
     path: PathBuf,
 }
 
-fn contenders(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Contender>> {
+fn candidates(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Candidate>> {
     let run_dir = scratch.join("run");
     fs::create_dir(&run_dir)?;
     let pool = json!({ "name": "bench", "podInterface": "routed", "mtu": 1450, "blocks": ["10.90.0.0/22"] });
     let node = json!({ "version": 1, "pools": [pool] });
     fs::write(run_dir.join("node.json"), node.to_string())?;
-    let ours = Contender {
+    let netweft = Candidate {
         name: "netweft",
         program: options.plugin.join("netweft"),
-        configuration: json!({ "cniVersion": "1.0.0", "name": "ours", "type": "netweft", "runDir": run_dir }),
+        configuration: json!({ "cniVersion": "1.0.0", "name": "netweft", "type": "netweft", "runDir": run_dir }),
         path: options.plugin.clone(),
     };
-    let reference = |name, kind: &str, subnet: &str, more: Value| {
+    let reference = |name, kind: &str, subnet: &str, fields: Value| {
         let mut configuration = json!({
             "cniVersion": "1.0.0", "name": kind, "type": kind,
             "ipam": { "type": "host-local", "dataDir": scratch.join(kind), "ranges": [[{ "subnet": subnet }]],
                 "routes": [{ "dst": "0.0.0.0/0" }] },
         });
-        if let (Some(all), Some(more)) = (configuration.as_object_mut(), more.as_object()) {
-            all.extend(more.clone());
+        if let (Some(all), Some(fields)) = (configuration.as_object_mut(), fields.as_object()) {
+            all.extend(fields.clone());
         }
-        Contender {
+        Candidate {
             name,
             program: options.reference.join(kind),
             configuration,
@@ -72,7 +72,7 @@ fn contenders(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Contender
         }
     };
     Ok(vec![
-        ours,
+        netweft,
         reference(
             "bridge + host-local",
             "bridge",
@@ -83,7 +83,7 @@ fn contenders(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Contender
     ])
 }
 
-/// What was measured of one contender.
+/// The figures of one candidate.
 struct Figures {
     name: &'static str,
     add: Vec<Duration>,
@@ -91,30 +91,30 @@ struct Figures {
     parallel: Duration,
 }
 
-fn measure(contenders: &[Contender], count: usize) -> anyhow::Result<Vec<Figures>> {
-    let mut figures: Vec<Figures> = contenders.iter().map(Figures::new).collect();
-    // The first call of each pays for cold files.
+fn measure(candidates: &[Candidate], count: usize) -> anyhow::Result<Vec<Figures>> {
+    let mut figures: Vec<Figures> = candidates.iter().map(Figures::new).collect();
+    // The results of the first call are discarded (cold caches).
     let mut sandboxes = Vec::new();
     for n in 0..=count {
-        for (contender, figures) in contenders.iter().zip(&mut figures) {
+        for (candidate, figures) in candidates.iter().zip(&mut figures) {
             let sandbox = Sandbox::new(format!("bench-{n}"))?;
-            let took = timed(|| contender.call("ADD", &sandbox))?;
+            let took = timed(|| candidate.call("ADD", &sandbox))?;
             if n > 0 {
                 figures.add.push(took);
             }
             sandboxes.push(sandbox);
         }
     }
-    for (n, some) in sandboxes.chunks(contenders.len()).enumerate() {
-        for ((contender, figures), sandbox) in contenders.iter().zip(&mut figures).zip(some) {
-            let took = timed(|| contender.call("DEL", sandbox))?;
+    for (n, sandboxes) in sandboxes.chunks(candidates.len()).enumerate() {
+        for ((candidate, figures), sandbox) in candidates.iter().zip(&mut figures).zip(sandboxes) {
+            let took = timed(|| candidate.call("DEL", sandbox))?;
             if n > 0 {
                 figures.del.push(took);
             }
         }
     }
-    for (contender, figures) in contenders.iter().zip(&mut figures) {
-        figures.parallel = at_once(contender, count)?;
+    for (candidate, figures) in candidates.iter().zip(&mut figures) {
+        figures.parallel = parallel_adds(candidate, count)?;
     }
     Ok(figures)
 }
@@ -125,25 +125,25 @@ fn timed(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<Duration> 
     Ok(started.elapsed())
 }
 
-/// As many ADDs at the same time, until the last has ended; then everything is taken away again.
-fn at_once(contender: &Contender, count: usize) -> anyhow::Result<Duration> {
+/// The time of `count` parallel ADDs, until the last has ended. DEL removes the pods afterwards.
+fn parallel_adds(candidate: &Candidate, count: usize) -> anyhow::Result<Duration> {
     let sandboxes = (0..count)
         .map(|n| Sandbox::new(format!("parallel-{n}")))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let took = timed(|| {
         let running = sandboxes
             .iter()
-            .map(|sandbox| contender.start("ADD", sandbox))
+            .map(|sandbox| candidate.start("ADD", sandbox))
             .collect::<anyhow::Result<Vec<_>>>()?;
         running.into_iter().try_for_each(finish)
     })?;
     sandboxes
         .iter()
-        .try_for_each(|sandbox| contender.call("DEL", sandbox))?;
+        .try_for_each(|sandbox| candidate.call("DEL", sandbox))?;
     Ok(took)
 }
 
-/// A network namespace that lives as long as this value.
+/// A pod sandbox with its network namespace.
 struct Sandbox {
     name: String,
     netns: Namespace,
@@ -156,7 +156,7 @@ impl Sandbox {
     }
 }
 
-impl Contender {
+impl Candidate {
     fn call(&self, verb: &str, sandbox: &Sandbox) -> anyhow::Result<()> {
         finish(self.start(verb, sandbox)?)
     }
@@ -175,7 +175,10 @@ impl Contender {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("start {}", self.program.display()))?;
-        let mut input = child.stdin.take().context("a plugin has an input")?;
+        let mut input = child
+            .stdin
+            .take()
+            .context("the plugin has no standard input")?;
         input.write_all(self.configuration.to_string().as_bytes())?;
         Ok(child)
     }
@@ -193,9 +196,9 @@ fn finish(child: Child) -> anyhow::Result<()> {
 }
 
 impl Figures {
-    fn new(contender: &Contender) -> Self {
+    fn new(candidate: &Candidate) -> Self {
         Self {
-            name: contender.name,
+            name: candidate.name,
             add: Vec::new(),
             del: Vec::new(),
             parallel: Duration::ZERO,
@@ -226,20 +229,20 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn print(figures: &[Figures]) {
-    let first = figures.first().map(|ours| quantile(&ours.add, 50));
+    let first = figures.first().map(|netweft| quantile(&netweft.add, 50));
     println!(
-        "milliseconds           ADD median    p99   DEL median    p99   all ADDs at once   ADD, times ours"
+        "milliseconds           ADD median    p99   DEL median    p99   all ADDs at once   ADD, ratio to netweft"
     );
-    for one in figures {
-        let add = quantile(&one.add, 50);
+    for candidate in figures {
+        let add = quantile(&candidate.add, 50);
         println!(
-            "{:22} {:10.2} {:6.2} {:12.2} {:6.2} {:18.0} {:17.1}",
-            one.name,
+            "{:22} {:10.2} {:6.2} {:12.2} {:6.2} {:18.0} {:23.1}",
+            candidate.name,
             milliseconds(add),
-            milliseconds(quantile(&one.add, 99)),
-            milliseconds(quantile(&one.del, 50)),
-            milliseconds(quantile(&one.del, 99)),
-            milliseconds(one.parallel),
+            milliseconds(quantile(&candidate.add, 99)),
+            milliseconds(quantile(&candidate.del, 50)),
+            milliseconds(quantile(&candidate.del, 99)),
+            milliseconds(candidate.parallel),
             add.as_secs_f64() / first.unwrap_or(add).as_secs_f64()
         );
     }

@@ -1,11 +1,11 @@
-//! Two nodes with a pod each, and what carries packets between the nodes.
+//! Throughput of tunnels between two nodes with one pod each.
 //!
 //! ```text
 //!   pod 10.80.1.2 ─ veth ─ node 192.0.2.1 ───── veth, MTU 1500 ───── node 192.0.2.2 ─ veth ─ pod 10.80.2.2
 //!                            └ tunnel                      tunnel ┘
 //! ```
 //!
-//! Every contender has nodes of its own, so that only the one that is measured works.
+//! Every candidate has separate nodes, so that the others are idle during its measurement.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -27,25 +27,25 @@ pub struct Options {
     /// The relay, netweft-udp-relay.
     #[arg(long)]
     relay: PathBuf,
-    /// Flannel's udp backend, flannel-udp; it is left out without.
+    /// Flannel's udp backend, flannel-udp. Without it, Flannel is not measured.
     #[arg(long)]
     flannel: Option<PathBuf>,
-    /// Runs of each contender and number of streams.
+    /// Number of runs for each candidate and number of streams.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
-    /// Seconds of a run, at most.
+    /// Maximal duration of a run, in seconds.
     #[arg(long, default_value_t = 2)]
     seconds: u64,
-    /// Megabytes of a run, at most.
+    /// Maximal amount of data of a run, in megabytes.
     #[arg(long, default_value_t = 4000)]
     megabytes: u64,
 }
 
-/// Numbers of streams that are measured.
+/// The measured numbers of streams.
 const STREAMS: [u64; 2] = [1, 8];
 
-/// What carries packets, with its two nodes.
-struct Contender {
+/// A tunnel or route, with its two nodes.
+struct Candidate {
     name: &'static str,
     nodes: [Node; 2],
     processes: Vec<Child>,
@@ -57,7 +57,7 @@ struct Node {
     pod: Namespace,
 }
 
-/// The outcomes of one contender with one number of streams.
+/// The outcomes of one candidate with one number of streams.
 struct Figures {
     name: &'static str,
     streams: u64,
@@ -66,9 +66,9 @@ struct Figures {
 
 /// Measures, prints a table, and returns the figures.
 pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
-    let mut contenders = vec![routed()?, vxlan()?, relay(&options.relay, scratch)?];
+    let mut candidates = vec![routed()?, vxlan()?, relay(&options.relay, scratch)?];
     if let Some(program) = &options.flannel {
-        contenders.push(flannel(program)?);
+        candidates.push(flannel(program)?);
     }
     let mut all = Vec::new();
     for streams in STREAMS {
@@ -77,25 +77,25 @@ pub fn run(options: &Options, scratch: &Path) -> anyhow::Result<Vec<Value>> {
             time: Duration::from_secs(options.seconds),
             bytes: options.megabytes * 1_000_000,
         };
-        all.extend(measure(&contenders, load, options.rounds)?);
+        all.extend(measure(&candidates, load, options.rounds)?);
     }
     print(&all);
     Ok(all.iter().map(Figures::json).collect())
 }
 
-fn measure(contenders: &[Contender], load: Load, rounds: usize) -> anyhow::Result<Vec<Figures>> {
-    let figures = |contender: &Contender| Figures {
-        name: contender.name,
+fn measure(candidates: &[Candidate], load: Load, rounds: usize) -> anyhow::Result<Vec<Figures>> {
+    let figures = |candidate: &Candidate| Figures {
+        name: candidate.name,
         streams: load.streams,
         outcomes: Vec::new(),
     };
-    let mut all: Vec<Figures> = contenders.iter().map(figures).collect();
-    // The first round warms up.
+    let mut all: Vec<Figures> = candidates.iter().map(figures).collect();
+    // The results of the first round are discarded (warm-up).
     for round in 0..=rounds {
-        for (contender, figures) in contenders.iter().zip(&mut all) {
-            let outcome = contender
+        for (candidate, figures) in candidates.iter().zip(&mut all) {
+            let outcome = candidate
                 .run(load)
-                .with_context(|| format!("measure {}", contender.name))?;
+                .with_context(|| format!("measure {}", candidate.name))?;
             if round > 0 {
                 figures.outcomes.push(outcome);
             }
@@ -104,7 +104,7 @@ fn measure(contenders: &[Contender], load: Load, rounds: usize) -> anyhow::Resul
     Ok(all)
 }
 
-impl Contender {
+impl Candidate {
     fn new(name: &'static str, tunnel_mtu: u16) -> anyhow::Result<Self> {
         let nodes = [Node::new(1, tunnel_mtu)?, Node::new(2, tunnel_mtu)?];
         let [one, two] = &nodes;
@@ -125,7 +125,7 @@ impl Contender {
     }
 
     fn start(&mut self, node: usize, command: &mut Command) -> anyhow::Result<()> {
-        let node = self.nodes.get(node).context("two nodes")?;
+        let node = self.nodes.get(node).context("no node has this index")?;
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let child = node.namespace.run(|| Ok(command.spawn()?));
         self.processes
@@ -145,10 +145,10 @@ impl Contender {
     }
 }
 
-impl Drop for Contender {
+impl Drop for Candidate {
     fn drop(&mut self) {
         for process in &mut self.processes {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = process.kill();
             let _ = process.wait();
         }
@@ -156,7 +156,7 @@ impl Drop for Contender {
 }
 
 impl Node {
-    /// With a pod, and without a way to the other node.
+    /// Creates a node with a pod, without a route to the other node.
     fn new(number: u8, pod_mtu: u16) -> anyhow::Result<Self> {
         let (namespace, pod) = (Namespace::new()?, Namespace::new()?);
         namespace.ip("link set lo up")?;
@@ -181,33 +181,34 @@ impl Node {
         3 - self.number
     }
 
-    fn route(&self, way: &str) -> anyhow::Result<()> {
+    /// Adds the route to the pods of the other node. `via` is the rest of the arguments of `ip`.
+    fn add_route(&self, via: &str) -> anyhow::Result<()> {
         self.namespace
-            .ip(&format!("route add 10.80.{}.0/24 {way}", self.peer()))
+            .ip(&format!("route add 10.80.{}.0/24 {via}", self.peer()))
     }
 
-    fn await_link(&self, link: &str) -> anyhow::Result<()> {
+    fn wait_for_link(&self, link: &str) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_secs(10);
         while self.namespace.ip(&format!("link show {link}")).is_err() {
-            ensure!(Instant::now() < end, "{link} does not come");
+            ensure!(Instant::now() < end, "the link {link} does not appear");
             thread::sleep(Duration::from_millis(20));
         }
         Ok(())
     }
 }
 
-/// No tunnel at all: what the generator and the pods' links can do.
-fn routed() -> anyhow::Result<Contender> {
-    let contender = Contender::new("no tunnel", 1500)?;
-    for node in &contender.nodes {
-        node.route(&format!("via 192.0.2.{}", node.peer()))?;
+/// Routing without a tunnel: the limit of the load generator and the pods' links.
+fn routed() -> anyhow::Result<Candidate> {
+    let candidate = Candidate::new("no tunnel", 1500)?;
+    for node in &candidate.nodes {
+        node.add_route(&format!("via 192.0.2.{}", node.peer()))?;
     }
-    Ok(contender)
+    Ok(candidate)
 }
 
-fn vxlan() -> anyhow::Result<Contender> {
-    let contender = Contender::new("kernel vxlan", 1450)?;
-    for node in &contender.nodes {
+fn vxlan() -> anyhow::Result<Candidate> {
+    let candidate = Candidate::new("kernel vxlan", 1450)?;
+    for node in &candidate.nodes {
         let (own, peer) = (node.number, node.peer());
         let kind = format!("vxlan id 42 local 192.0.2.{own} remote 192.0.2.{peer} dstport 4789");
         node.namespace
@@ -215,13 +216,13 @@ fn vxlan() -> anyhow::Result<Contender> {
         node.namespace
             .ip(&format!("address add 10.81.0.{own}/24 dev vx0"))?;
         node.namespace.ip("link set vx0 up")?;
-        node.route(&format!("via 10.81.0.{peer}"))?;
+        node.add_route(&format!("via 10.81.0.{peer}"))?;
     }
-    Ok(contender)
+    Ok(candidate)
 }
 
-fn relay(program: &Path, scratch: &Path) -> anyhow::Result<Contender> {
-    let mut contender = Contender::new("netweft udp", 1472)?;
+fn relay(program: &Path, scratch: &Path) -> anyhow::Result<Candidate> {
+    let mut candidate = Candidate::new("netweft udp", 1472)?;
     for index in 0..2 {
         let number = index + 1;
         let peer = 3 - number;
@@ -235,18 +236,18 @@ fn relay(program: &Path, scratch: &Path) -> anyhow::Result<Contender> {
         fs::write(folder.join("udp.json"), config.to_string())?;
         let mut command = Command::new(program);
         command.arg("run").arg("--run-dir").arg(folder);
-        contender.start(index, &mut command)?;
+        candidate.start(index, &mut command)?;
     }
-    for node in &contender.nodes {
-        node.await_link("nw-udp8285")?;
+    for node in &candidate.nodes {
+        node.wait_for_link("nw-udp8285")?;
         node.namespace.ip("link set nw-udp8285 mtu 1472 up")?;
-        node.route("dev nw-udp8285")?;
+        node.add_route("dev nw-udp8285")?;
     }
-    Ok(contender)
+    Ok(candidate)
 }
 
-fn flannel(program: &Path) -> anyhow::Result<Contender> {
-    let mut contender = Contender::new("Flannel udp", 1472)?;
+fn flannel(program: &Path) -> anyhow::Result<Candidate> {
+    let mut candidate = Candidate::new("Flannel udp", 1472)?;
     for index in 0..2 {
         let number = index + 1;
         let peer = 3 - number;
@@ -258,16 +259,16 @@ fn flannel(program: &Path) -> anyhow::Result<Contender> {
             &format!("10.80.{number}.0/24"),
         ]);
         command.args(["-peer", &format!("10.80.{peer}.0/24=192.0.2.{peer}")]);
-        contender.start(index, &mut command)?;
+        candidate.start(index, &mut command)?;
     }
-    for node in &contender.nodes {
-        node.await_link("flannel0")?;
+    for node in &candidate.nodes {
+        node.wait_for_link("flannel0")?;
     }
-    Ok(contender)
+    Ok(candidate)
 }
 
 impl Figures {
-    fn speeds(&self) -> Vec<f64> {
+    fn throughputs(&self) -> Vec<f64> {
         sorted(
             self.outcomes
                 .iter()
@@ -275,7 +276,7 @@ impl Figures {
         )
     }
 
-    fn costs(&self) -> Vec<f64> {
+    fn cpu_times(&self) -> Vec<f64> {
         sorted(
             self.outcomes
                 .iter()
@@ -284,38 +285,40 @@ impl Figures {
     }
 
     fn json(&self) -> Value {
-        let speeds = self.speeds();
+        let throughputs = self.throughputs();
         json!({
             "name": self.name,
             "streams": self.streams,
-            "gigabitsPerSecond": { "median": median(&speeds), "min": speeds.first(), "max": speeds.last() },
-            "cpuSecondsPerGigabyte": median(&self.costs()),
+            "gigabitsPerSecond": { "median": median(&throughputs), "min": throughputs.first(), "max": throughputs.last() },
+            "cpuSecondsPerGigabyte": median(&self.cpu_times()),
         })
     }
 }
 
 fn print(all: &[Figures]) {
     println!(
-        "TCP from pod to pod        streams   Gbit/s    (min    max)   CPU s/GB   times kernel vxlan   times Flannel"
+        "TCP from pod to pod        streams   Gbit/s    (min    max)   CPU s/GB   ratio kernel vxlan   ratio Flannel"
     );
-    for one in all {
-        let speeds = one.speeds();
-        let beside = |name: &str| {
+    for figures in all {
+        let throughputs = figures.throughputs();
+        let ratio = |name: &str| {
             let other = all
                 .iter()
-                .find(|other| other.name == name && other.streams == one.streams);
-            other.map_or(f64::NAN, |other| median(&speeds) / median(&other.speeds()))
+                .find(|other| other.name == name && other.streams == figures.streams);
+            other.map_or(f64::NAN, |other| {
+                median(&throughputs) / median(&other.throughputs())
+            })
         };
         println!(
             "{:26} {:7} {:8.2} {:7.2} {:6.2} {:10.2} {:20.2} {:15.2}",
-            one.name,
-            one.streams,
-            median(&speeds),
-            speeds.first().unwrap_or(&f64::NAN),
-            speeds.last().unwrap_or(&f64::NAN),
-            median(&one.costs()),
-            beside("kernel vxlan"),
-            beside("Flannel udp"),
+            figures.name,
+            figures.streams,
+            median(&throughputs),
+            throughputs.first().unwrap_or(&f64::NAN),
+            throughputs.last().unwrap_or(&f64::NAN),
+            median(&figures.cpu_times()),
+            ratio("kernel vxlan"),
+            ratio("Flannel udp"),
         );
     }
 }
