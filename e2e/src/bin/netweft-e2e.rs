@@ -1,4 +1,4 @@
-//! The demo and the suite on a real cluster. Run it where kubectl, helm and docker reach the cluster:
+//! The demo and the test suite on a kind cluster. This program needs kubectl, helm and docker with access to the cluster:
 //! `e2e/cluster/cluster.sh exec netweft-e2e …`.
 
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use netweft_e2e::kind::{
 };
 use netweft_e2e::lab::{Families, LabMode};
 
-/// Installs netweft on a cluster and shows or checks what it does.
+/// Installs netweft on a cluster and demonstrates or tests it.
 #[derive(Parser)]
 #[command(name = "netweft-e2e", version)]
 struct Command {
@@ -21,17 +21,17 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Install, ping, show.
+    /// Install netweft, show its objects, and ping between all pods and nodes.
     Demo(Target),
-    /// Install and check.
+    /// Install netweft and run checks.
     Suite(Suite),
-    /// Install the version before, upgrade, downgrade, upgrade half.
+    /// Install the previous version, upgrade, downgrade, and upgrade partially.
     Upgrade(Upgrade),
 }
 
 #[derive(Args)]
 struct Target {
-    /// The project's folder.
+    /// Folder of the project.
     #[arg(long, default_value = ".")]
     project: PathBuf,
     /// Tag of the images in the cluster.
@@ -46,16 +46,16 @@ struct Target {
 struct Upgrade {
     #[command(flatten)]
     target: Target,
-    /// The project's folder as it was before.
+    /// Folder of the project at the previous version.
     #[arg(long)]
     old_project: PathBuf,
-    /// Tag of the images before.
+    /// Tag of the previous version's images.
     #[arg(long)]
     old_tag: String,
-    /// Tag of BIRD's image before.
+    /// Tag of the previous version's BIRD image.
     #[arg(long)]
     old_bird_tag: String,
-    /// How packets travel.
+    /// The mode.
     #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
     mode: LabMode,
 }
@@ -64,19 +64,19 @@ struct Upgrade {
 struct Suite {
     #[command(flatten)]
     target: Target,
-    /// What to check.
+    /// The set of checks.
     #[arg(long, value_enum, default_value_t = Checks::Life)]
     checks: Checks,
-    /// Only checks with this in their name.
+    /// Run only checks whose name contains this text.
     #[arg(long, default_value = "")]
     only: String,
-    /// How packets travel: the mode of e2e/manifests, changed to this.
+    /// The mode, which replaces the mode of e2e/manifests.
     #[arg(long, value_enum, default_value_t = LabMode::Vxlan)]
     mode: LabMode,
-    /// How pods are attached: the pools of e2e/manifests, changed to this.
+    /// The podInterface of the pools, which replaces the value of e2e/manifests.
     #[arg(long, default_value = "routed")]
     pod_interface: String,
-    /// IP families of the pools, which the cluster must have: of the pools of e2e/manifests those.
+    /// IP families, which the cluster must have. Only the pools of these families are created.
     #[arg(long, value_enum, default_value_t = Families::V4)]
     family: Families,
 }
@@ -89,7 +89,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-/// What is installed of a version.
+/// The installation of a version.
 fn version(target: Target, mode: LabMode, families: Families) -> Install {
     let Target {
         project,
@@ -107,7 +107,7 @@ fn version(target: Target, mode: LabMode, families: Families) -> Install {
     }
 }
 
-/// Installs it, and starts the test pods from the image of the version `tag`.
+/// Installs a version, and starts the test pods from the image with the tag `tag`.
 fn prepare(version: &Install, tag: &str) -> anyhow::Result<Cluster> {
     let image = format!("netweft/testbox:{tag}");
     let before = if is_installed() {
@@ -156,11 +156,11 @@ fn change_version(versions: Upgrade) -> anyhow::Result<ExitCode> {
         println!("{error:#}");
     }
     let (passed, failed) = if outcome.is_ok() { (1, 0) } else { (0, 1) };
-    Ok(sum_up(passed, failed))
+    Ok(print_summary(passed, failed))
 }
 
-/// Says in the words that tests/run.sh counts how many checks passed and failed.
-fn sum_up(passed: usize, failed: usize) -> ExitCode {
+/// Prints the numbers of passed and failed checks in the format that tests/run.sh parses.
+fn print_summary(passed: usize, failed: usize) -> ExitCode {
     println!("kind: {passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
@@ -210,14 +210,14 @@ fn check(suite: Suite) -> anyhow::Result<ExitCode> {
     };
     let mut cluster = prepare(&version, &version.tag)?;
     let (passed, failed) = run(&mut cluster, checks, &only);
-    Ok(sum_up(passed, failed))
+    Ok(print_summary(passed, failed))
 }
 
 const GUIDE: &str = "
-The cluster stays up. To look around:
+The cluster keeps running. To inspect it:
   e2e/cluster/cluster.sh exec bash                                       a shell with kubectl, helm and docker
   e2e/cluster/cluster.sh exec kubectl get ippools,networkmodes,nodesubnets,nodenetworks
-  e2e/cluster/cluster.sh exec kubectl -n netweft-e2e get pods -o wide    the pods that pinged
-  e2e/cluster/cluster.sh exec docker exec netweft-worker ip route        what the agent made of it
-To take it all away:
+  e2e/cluster/cluster.sh exec kubectl -n netweft-e2e get pods -o wide    the test pods
+  e2e/cluster/cluster.sh exec docker exec netweft-worker ip route        the routes of a node
+To remove the cluster:
   make down";

@@ -1,4 +1,4 @@
-//! The namespace lab: nodes made of namespaces, a shared segment or a fabric, the released binaries, and the ping matrix in seconds.
+//! Command line of the namespace lab: nodes in network namespaces, connected by a segment or a fabric, with the released binaries.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,18 +8,18 @@ use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use netweft_e2e::lab::scenarios::fabric::{self, Routers};
 use netweft_e2e::lab::scenarios::mode_changes::{self, Tour};
-use netweft_e2e::lab::scenarios::scale::{self, Author};
+use netweft_e2e::lab::scenarios::scale::{self, ConfigSource};
 use netweft_e2e::lab::scenarios::{
     Kind, Scenario, abuse, agent_failures, bgp, drift, growth, reconfiguration,
 };
 use netweft_e2e::lab::{self, Families, LabMode, Options};
 use netweft_e2e::traffic::matrix::Matrix;
 
-/// Nodes made of namespaces with some pods each, and their ping matrix.
+/// Runs scenarios in clusters whose nodes are network namespaces.
 #[derive(Parser)]
 #[command(name = "netweft-lab", version)]
 struct Command {
-    /// What happens, one lab for each.
+    /// Scenarios, one lab for each.
     #[arg(
         long,
         value_delimiter = ',',
@@ -27,7 +27,7 @@ struct Command {
         default_value = "connectivity"
     )]
     scenario: Vec<Scenario>,
-    /// How packets travel between nodes, one lab for each; by default what the scenario needs.
+    /// Modes, one lab for each; by default the modes of the scenario.
     #[arg(long, value_delimiter = ',', value_enum)]
     mode: Vec<LabMode>,
     /// How pods are attached.
@@ -36,40 +36,40 @@ struct Command {
     /// IP families of nodes and pods: 4, 6, or 46 for both; one lab for each.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "4")]
     family: Vec<Families>,
-    /// The nodes' own rp_filter, one lab for each; fabrics have the strict one.
+    /// Values of the nodes' rp_filter, one lab for each; fabrics use strict mode, 1.
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(0..=2), default_value = "0,1,2")]
     rp_filter: Vec<u8>,
-    /// Whose routers a fabric is made of, one lab for each.
+    /// BGP implementations of a fabric's routers, one lab for each.
     #[arg(long, value_delimiter = ',', value_enum, default_value = "frr")]
     routers: Vec<Routers>,
-    /// The order of mode changes: every ordered pair, or a ring.
+    /// Order of mode changes: a ring, or all ordered pairs.
     #[arg(long, value_enum, default_value = "ring")]
     tour: Tour,
-    /// Milliseconds between two pings of a pair; 10 at least except for mode changes.
+    /// Milliseconds between two pings of a pair; at least 10, except for mode changes.
     #[arg(long, default_value_t = 1)]
     interval: u64,
-    /// Seconds that attacks last, in each state of the nodes.
+    /// Seconds of attacks, with running agents and again with killed agents.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
-    /// In reconfigurations, set the machine's clock forward and back by days. Only for machines without other programs that need the time.
+    /// In reconfigurations, also change the clock of this machine by days. Only for machines without other use.
     #[arg(long)]
     set_clock: bool,
-    /// Leave the (last) lab up and say how to enter its nodes.
+    /// Keep the last lab running and print commands to enter its nodes.
     #[arg(long)]
     keep: bool,
-    /// Folder with texts of what the kernel should look like: compare.
+    /// Folder with snapshots of the kernel state, to compare with.
     #[arg(long)]
     snapshots: Option<PathBuf>,
-    /// Do not compare but print what the kernel looks like, for hack/snapshots.sh.
-    #[arg(long, requires = "snapshots")]
-    tell_snapshots: bool,
-    /// Folder with the binaries; default: where this program is.
+    /// Print the kernel state instead of comparing, for hack/snapshots.sh.
+    #[arg(long = "tell-snapshots", requires = "snapshots")]
+    print_snapshots: bool,
+    /// Folder with the binaries; by default the folder of this program.
     #[arg(long)]
     binaries: Option<PathBuf>,
-    /// Folder with BIRD's programs, for modes that need them: what e2e/cluster/bird.sh prints.
+    /// Folder with `bird` and `birdc`, as e2e/cluster/bird.sh prints; for modes that use BIRD.
     #[arg(long, env = "NETWEFT_BIRD_BIN")]
     bird: Option<PathBuf>,
-    /// Folder with the routers of a fabric: what e2e/routers/root.sh prints.
+    /// Root folder of a fabric's routers, as e2e/routers/root.sh prints.
     #[arg(long, env = "NETWEFT_ROUTERS")]
     routers_root: Option<PathBuf>,
 }
@@ -86,7 +86,7 @@ enum Job {
         scenario: Scenario,
         options: Options,
         set_clock: bool,
-        time: Duration,
+        attack_time: Duration,
     },
     ModeChanges(Options, mode_changes::Plan),
     Fabric(fabric::Options),
@@ -96,26 +96,28 @@ enum Job {
 
 impl Job {
     fn run(&self, keep: bool) -> anyhow::Result<Vec<Matrix>> {
-        let none = |()| Vec::new();
+        let no_matrices = |()| Vec::new();
         match self {
             Self::Nodes {
                 scenario,
                 options,
                 set_clock,
-                time,
+                attack_time,
             } => match scenario {
-                Scenario::Abuse => abuse::run(options, *time, keep).map(none),
-                Scenario::Growth => growth::run(options, keep).map(none),
-                Scenario::Drift => drift::run(options, keep).map(none),
-                Scenario::AgentFailures => agent_failures::run(options, keep).map(none),
+                Scenario::Abuse => abuse::run(options, *attack_time, keep).map(no_matrices),
+                Scenario::Growth => growth::run(options, keep).map(no_matrices),
+                Scenario::Drift => drift::run(options, keep).map(no_matrices),
+                Scenario::AgentFailures => agent_failures::run(options, keep).map(no_matrices),
                 Scenario::Reconfiguration => {
-                    reconfiguration::run(options, *set_clock, keep).map(none)
+                    reconfiguration::run(options, *set_clock, keep).map(no_matrices)
                 }
                 _ => lab::run(options, keep),
             },
-            Self::ModeChanges(options, plan) => mode_changes::run(options, plan, keep).map(none),
+            Self::ModeChanges(options, plan) => {
+                mode_changes::run(options, plan, keep).map(no_matrices)
+            }
             Self::Fabric(options) => fabric::run(options, keep),
-            Self::Bgp(options) => bgp::run(options, keep).map(none),
+            Self::Bgp(options) => bgp::run(options, keep).map(no_matrices),
             Self::Scale(options) => scale::run(options, keep).map(|(_, matrix)| vec![matrix]),
         }
     }
@@ -136,7 +138,7 @@ impl Job {
     }
 }
 
-/// What all labs of one run have in common.
+/// Values that all labs of a run share.
 struct Machine {
     binaries: PathBuf,
     masquerading: bool,
@@ -146,14 +148,14 @@ fn main() -> anyhow::Result<ExitCode> {
     let command = Command::parse();
     anyhow::ensure!(
         nix::unistd::geteuid().is_root(),
-        "the lab makes network namespaces and needs root: use sudo"
+        "the lab creates network namespaces and needs root: use sudo"
     );
-    let here = std::env::current_exe()?
+    let own_folder = std::env::current_exe()?
         .parent()
-        .context("this program is in a folder")?
+        .context("the path of this program has no parent")?
         .to_owned();
     let machine = Machine {
-        binaries: command.binaries.clone().unwrap_or(here),
+        binaries: command.binaries.clone().unwrap_or(own_folder),
         masquerading: lab::masquerades()?,
     };
     if !machine.masquerading {
@@ -179,7 +181,7 @@ impl Command {
     ) -> anyhow::Result<Vec<Job>> {
         Ok(match scenario.kind() {
             Kind::Nodes => {
-                // One family does not make the other's labs fail.
+                // With several families, skip modes that do not support one of them.
                 let several = self.family.len() > 1;
                 let modes = modes
                     .iter()
@@ -190,7 +192,7 @@ impl Command {
                         scenario,
                         options,
                         set_clock: self.set_clock,
-                        time: Duration::from_secs(self.seconds),
+                        attack_time: Duration::from_secs(self.seconds),
                     })
                     .collect()
             }
@@ -204,7 +206,7 @@ impl Command {
             })],
             Kind::Scale(topology) => vec![Job::Scale(scale::Options {
                 topology,
-                author: Author::Agents,
+                config_source: ConfigSource::Agents,
                 binaries: machine.binaries.clone(),
                 bird: self.bird.clone(),
             })],
@@ -227,11 +229,11 @@ impl Command {
             snapshots: self
                 .snapshots
                 .clone()
-                .map(|folder| (folder, self.tell_snapshots)),
+                .map(|folder| (folder, self.print_snapshots)),
             sizes: Some(rp_filter) == first,
             pods_per_node: 2,
-            pings: Duration::from_millis(self.interval.max(10)),
-            later: Vec::new(),
+            ping_interval: Duration::from_millis(self.interval.max(10)),
+            later_modes: Vec::new(),
             masquerading: machine.masquerading,
         };
         self.rp_filter.iter().map(options).collect()
@@ -268,7 +270,7 @@ impl Command {
     }
 }
 
-/// One lab after the other, and a table at the end.
+/// Runs all labs one after the other, and prints a table of the results.
 fn run(jobs: &[Job], keep: bool) -> anyhow::Result<ExitCode> {
     let (mut failed, mut reachable, mut pairs) = (0, 0, 0);
     let mut table = String::new();
@@ -276,12 +278,12 @@ fn run(jobs: &[Job], keep: bool) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
         let outcome = job.run(keep && n + 1 == jobs.len());
         let name = job.name();
-        let said = match &outcome {
+        let result = match &outcome {
             Ok(matrices) => {
                 let answered: usize = matrices.iter().map(Matrix::reachable).sum();
-                let asked: usize = matrices.iter().map(Matrix::pairs).sum();
-                (reachable, pairs) = (reachable + answered, pairs + asked);
-                format!("reachable {answered}/{asked} pairs")
+                let requested: usize = matrices.iter().map(Matrix::pairs).sum();
+                (reachable, pairs) = (reachable + answered, pairs + requested);
+                format!("reachable {answered}/{requested} pairs")
             }
             Err(error) => {
                 eprintln!("{name}: {error:#}");
@@ -290,7 +292,7 @@ fn run(jobs: &[Job], keep: bool) -> anyhow::Result<ExitCode> {
             }
         };
         let seconds = started.elapsed().as_secs_f32();
-        table += &format!("lab| {name:60} {said:24} {seconds:5.1} s\n");
+        table += &format!("lab| {name:60} {result:24} {seconds:5.1} s\n");
     }
     print!("{table}");
     println!("lab: {} passed, {failed} failed", jobs.len() - failed);

@@ -1,4 +1,4 @@
-//! The probe: the small program that test pods and test nodes run. It pings, serves and asks; it judges nothing.
+//! The probe, a program for test pods and nodes: ping, test server, client and load. It reports results without evaluating them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use netweft_e2e::traffic::inject;
 use netweft_e2e::traffic::ping::{self, Request};
 use netweft_e2e::traffic::tcp::{self, Pace};
 
-/// Pings, serves and asks.
+/// Generates and answers test traffic.
 #[derive(Parser)]
 #[command(name = "netweft-probe", version)]
 struct Command {
@@ -23,38 +23,38 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Ping all targets at once; one JSON line for each, in their order.
+    /// Ping all targets in parallel. Prints one JSON line for each target, in the order of the targets.
     Ping(PingArgs),
-    /// Answer every TCP connection and UDP datagram on a port with the address it came from and the one it came to.
+    /// Answer TCP connections and UDP datagrams with the source and destination address, then echo the received bytes.
     Serve {
         /// The port.
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
-    /// Ask such servers one after the other, and print what they answer, a line for each.
+    /// Send a request to test servers one after the other. Prints the first line of each answer.
     Ask {
-        /// How.
+        /// The transport protocol.
         protocol: Protocol,
-        /// The server, as address:port.
+        /// Servers, as address:port.
         #[arg(required = true)]
         servers: Vec<SocketAddr>,
-        /// Bytes to send along and to get back.
+        /// Bytes of payload, which the server must echo.
         #[arg(long, default_value_t = 0)]
         payload: usize,
     },
-    /// Send packets and datagrams again and again: those of standard input, one JSON object a line. Print how often each was sent.
+    /// Send packets of standard input, one JSON object on each line, repeatedly. Prints how often each was sent.
     Inject {
-        /// How long, in milliseconds.
+        /// Duration in milliseconds.
         #[arg(long)]
         time: u64,
         /// Milliseconds between two rounds.
         #[arg(long, default_value_t = 100)]
         pause: u64,
     },
-    /// Talk to such servers by TCP until standard input ends: over one connection each, and by one connection after the other. One
-    /// JSON line for each of the former, then for each of the latter.
+    /// Exchange data with test servers by TCP until standard input ends: one long connection to each server, and short connections one
+    /// after the other. Prints one JSON line for each long connection, then one for the short connections to each server.
     Talk {
-        /// The server, as address:port.
+        /// Servers, as address:port.
         #[arg(required = true)]
         servers: Vec<SocketAddr>,
         /// Milliseconds between two chunks, and between two connections.
@@ -71,10 +71,10 @@ enum Protocol {
 
 #[derive(Args)]
 struct PingArgs {
-    /// The targets.
+    /// Addresses to ping.
     #[arg(required = true)]
     targets: Vec<IpAddr>,
-    /// Pings to each target, at most.
+    /// Maximal number of pings to each target.
     #[arg(long, default_value_t = 3)]
     count: u16,
     /// Stop when standard input ends.
@@ -86,10 +86,10 @@ struct PingArgs {
     /// Milliseconds to wait for the last answer.
     #[arg(long, default_value_t = 2000)]
     wait: u64,
-    /// Bytes of the whole IP packet.
+    /// Size of the IP packet in bytes, with its header.
     #[arg(long, default_value_t = 84)]
     size: usize,
-    /// Count this many requests to each target without sending them: a loss that must be found.
+    /// Number of first requests to each target that are counted but not sent.
     #[arg(long, default_value_t = 0)]
     withhold: u16,
 }
@@ -105,11 +105,13 @@ fn main() -> anyhow::Result<()> {
             servers,
             payload,
         } => {
-            let ask = match protocol {
-                Protocol::Tcp => ask_tcp,
-                Protocol::Udp => ask_udp,
+            let request = match protocol {
+                Protocol::Tcp => request_tcp,
+                Protocol::Udp => request_udp,
             };
-            servers.iter().try_for_each(|server| ask(*server, payload))
+            servers
+                .iter()
+                .try_for_each(|server| request(*server, payload))
         }
         Verb::Inject { time, pause } => {
             let injections = inject::read(std::io::stdin().lock())?;
@@ -118,47 +120,44 @@ fn main() -> anyhow::Result<()> {
             println!("{}", serde_json::to_string(&injected)?);
             Ok(())
         }
-        Verb::Talk { servers, pause } => talk(&servers, Duration::from_millis(pause)),
+        Verb::Talk { servers, pause } => generate_tcp_load(&servers, Duration::from_millis(pause)),
     }
 }
 
-/// Becomes true when standard input ends, because the process that started the probe has ended.
+/// A flag that becomes true when standard input ends, which also happens when the caller ends.
 fn end_of_input() -> Arc<AtomicBool> {
     let ended = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&ended);
     thread::spawn(move || {
-        // Whatever ends it.
+        // An error ends the input, too.
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         flag.store(true, Ordering::Relaxed);
     });
     ended
 }
 
-/// One of the two ways to talk.
-type Talk = fn(SocketAddr, &Pace<'_>) -> tcp::Talked;
+/// A kind of TCP load.
+type TcpLoad = fn(SocketAddr, &Pace<'_>) -> tcp::TcpResult;
 
-fn talk(servers: &[SocketAddr], pause: Duration) -> anyhow::Result<()> {
-    let enough = end_of_input();
-    let talks: [Talk; 2] = [tcp::stream, tcp::knock];
-    let pace = Pace {
-        enough: &enough,
-        pause,
-    };
-    let talked: Vec<_> = thread::scope(|scope| {
+fn generate_tcp_load(servers: &[SocketAddr], pause: Duration) -> anyhow::Result<()> {
+    let stop = end_of_input();
+    let loads: [TcpLoad; 2] = [tcp::long_connection, tcp::short_connections];
+    let pace = Pace { stop: &stop, pause };
+    let results: Vec<_> = thread::scope(|scope| {
         let pace = &pace;
-        let start = |(talk, server): (Talk, SocketAddr)| scope.spawn(move || talk(server, pace));
-        let pairs = talks
+        let start = |(load, server): (TcpLoad, SocketAddr)| scope.spawn(move || load(server, pace));
+        let pairs = loads
             .iter()
-            .flat_map(|talk| servers.iter().map(|server| (*talk, *server)));
+            .flat_map(|load| servers.iter().map(|server| (*load, *server)));
         let threads: Vec<_> = pairs.map(start).collect();
         threads
             .into_iter()
             .map(thread::ScopedJoinHandle::join)
             .collect()
     });
-    for talked in talked {
-        let talked = talked.map_err(|_| anyhow::anyhow!("a talking thread panicked"))?;
-        println!("{}", serde_json::to_string(&talked)?);
+    for result in results {
+        let result = result.map_err(|_| anyhow::anyhow!("a thread of the TCP load panicked"))?;
+        println!("{}", serde_json::to_string(&result)?);
     }
     Ok(())
 }
@@ -173,7 +172,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
         size,
         withhold,
     } = args;
-    let enough = if until_eof {
+    let stop = if until_eof {
         end_of_input()
     } else {
         Arc::default()
@@ -181,7 +180,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
     let (interval, wait) = (Duration::from_millis(interval), Duration::from_millis(wait));
     let request = Request {
         count,
-        enough,
+        stop,
         interval,
         wait,
         size,
@@ -193,7 +192,7 @@ fn ping(args: PingArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a server sends to a client before it echoes the client's bytes.
+/// The first line of a server's answer, before the echo.
 fn greeting(peer: SocketAddr, own: SocketAddr) -> String {
     format!(
         "peer={} own={}\n",
@@ -215,7 +214,7 @@ fn serve(port: u16) -> anyhow::Result<()> {
     for stream in listener.incoming() {
         let stream = stream?;
         thread::spawn(move || {
-            // A client that goes away is its own business.
+            // An error of one connection is the client's to report.
             let _ = serve_tcp(stream);
         });
     }
@@ -243,12 +242,12 @@ fn serve_udp(socket: &UdpSocket) {
         };
         let mut answer = greeting(peer, own).into_bytes();
         answer.extend_from_slice(buffer.get(..read).unwrap_or_default());
-        // An answer that cannot be sent is a lost datagram, which the client notices.
+        // The client detects an answer that could not be sent as a lost datagram.
         let _ = socket.send_to(&answer, peer);
     }
 }
 
-fn ask_tcp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
+fn request_tcp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
     let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)
         .with_context(|| format!("connect to {server}"))?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -266,10 +265,10 @@ fn ask_tcp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
     sender
         .join()
         .map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-    tell(&answer, &sent)
+    check_and_print(&answer, &sent)
 }
 
-fn ask_udp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
+fn request_udp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
     let any: IpAddr = if server.is_ipv4() {
         [0, 0, 0, 0].into()
     } else {
@@ -284,7 +283,7 @@ fn ask_udp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
     while Instant::now() < deadline {
         socket.send(&sent)?;
         match socket.recv(&mut buffer) {
-            Ok(read) => return tell(buffer.get(..read).unwrap_or_default(), &sent),
+            Ok(read) => return check_and_print(buffer.get(..read).unwrap_or_default(), &sent),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -296,7 +295,8 @@ fn ask_udp(server: SocketAddr, payload: usize) -> anyhow::Result<()> {
     bail!("no answer from {server} within {TIMEOUT:?}")
 }
 
-fn tell(answer: &[u8], sent: &[u8]) -> anyhow::Result<()> {
+/// Prints the first line of an answer. The rest must be the echo of `sent`.
+fn check_and_print(answer: &[u8], sent: &[u8]) -> anyhow::Result<()> {
     let end = answer
         .iter()
         .position(|byte| *byte == b'\n')

@@ -1,4 +1,4 @@
-//! Sending packets that no socket would send: what the probe does for the lab's attacks.
+//! Injection of raw packets and frames, for the attacks of the lab.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead};
@@ -10,36 +10,36 @@ use pnet_datalink::{Channel, Config, DataLinkSender};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-/// What to send again and again.
+/// A packet that is sent repeatedly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Injection {
-    /// An IP packet with its header. The kernel routes it to `to`, whatever destination the header has.
+    /// An IP packet with its header. The kernel routes the packet to `to` instead of the destination in the header.
     Packet {
-        /// Where the kernel routes it to.
+        /// The destination for routing.
         to: IpAddr,
         /// The packet.
         packet: Vec<u8>,
     },
     /// An Ethernet frame.
     Frame {
-        /// The link that sends it.
+        /// The link that sends the frame.
         link: String,
         /// The frame.
         frame: Vec<u8>,
     },
     /// A datagram of an ordinary socket.
     Datagram {
-        /// Its destination.
+        /// The destination.
         to: SocketAddr,
-        /// Its payload.
+        /// The payload.
         payload: Vec<u8>,
     },
 }
 
-/// How often each was sent, in their order.
+/// The results of all injections, in the order of the injections.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Injected {
-    /// Numbers of packets and datagrams.
+    /// How often each was sent.
     pub sent: Vec<u64>,
     /// The last error of each.
     pub errors: Vec<Option<String>>,
@@ -48,7 +48,7 @@ pub struct Injected {
 /// Reads injections, one JSON object a line.
 ///
 /// # Errors
-/// A line is none.
+/// A line is not a valid injection, or reading fails.
 pub fn read(lines: impl BufRead) -> anyhow::Result<Vec<Injection>> {
     let parse = |line: io::Result<String>| {
         let line = line?;
@@ -57,10 +57,10 @@ pub fn read(lines: impl BufRead) -> anyhow::Result<Vec<Injection>> {
     lines.lines().map(parse).collect()
 }
 
-/// Sends all, one after the other, round after round with a pause between.
+/// Sends all injections, one after the other, in rounds with a `pause` between them, until `time` is over.
 ///
 /// # Errors
-/// A socket cannot be made.
+/// A socket cannot be created. Errors of sending are in the result.
 pub fn inject(
     injections: &[Injection],
     time: Duration,
@@ -71,15 +71,15 @@ pub fn inject(
         sent: vec![0; injections.len()],
         errors: vec![None; injections.len()],
     };
-    let began = Instant::now();
-    while began.elapsed() < time {
+    let started = Instant::now();
+    while started.elapsed() < time {
         let results = injections.iter().map(|injection| sockets.send(injection));
         let results: Vec<_> = results.collect();
         let counts = injected.sent.iter_mut().zip(&mut injected.errors);
-        for (result, (sent, last)) in results.into_iter().zip(counts) {
+        for (result, (sent, last_error)) in results.into_iter().zip(counts) {
             match result {
                 Ok(()) => *sent += 1,
-                Err(error) => *last = Some(error.to_string()),
+                Err(error) => *last_error = Some(error.to_string()),
             }
         }
         std::thread::sleep(pause);
@@ -97,7 +97,7 @@ impl Sockets {
     fn new() -> anyhow::Result<Self> {
         // With this protocol the program writes the IP header itself (raw(7)).
         let header = Some(Protocol::from(255));
-        let raw = |domain| Socket::new(domain, Type::RAW, header).context("make a raw socket");
+        let raw = |domain| Socket::new(domain, Type::RAW, header).context("create a raw socket");
         let raw = [raw(Domain::IPV4)?, raw(Domain::IPV6)?];
         for socket in &raw {
             socket.set_broadcast(true)?;
@@ -110,7 +110,7 @@ impl Sockets {
         Ok(Self { raw, plain, links })
     }
 
-    /// The socket that sends frames by a link.
+    /// The socket that sends frames on a link.
     fn link(&mut self, name: &str) -> anyhow::Result<&mut Box<dyn DataLinkSender>> {
         if !self.links.contains_key(name) {
             let interfaces = pnet_datalink::interfaces().into_iter();
@@ -124,7 +124,9 @@ impl Sockets {
             };
             self.links.insert(name.to_owned(), sender);
         }
-        self.links.get_mut(name).context("it was inserted")
+        self.links
+            .get_mut(name)
+            .context("the link was inserted before")
     }
 
     fn send(&mut self, injection: &Injection) -> anyhow::Result<()> {

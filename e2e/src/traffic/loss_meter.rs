@@ -1,7 +1,7 @@
-//! Pings, every 10 ms by default, during a change of the network. The number of pings lost in a row shows the duration of the
-//! interruption.
+//! Continuous pings, by default every 10 ms, to measure packet loss. The number of consecutive losses gives the duration of an outage.
 //!
-//! Every meter contains one loss that is made on purpose and must be found: a meter that finds nothing proves nothing.
+//! One additional ping process, the control, withholds some requests. The meter must report this loss, which shows that it can detect
+//! losses.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,12 +14,12 @@ use crate::traffic::ping::Answer;
 
 /// The default time between two pings of a pair.
 pub const INTERVAL: Duration = Duration::from_millis(10);
-/// Requests that the control pretends to send.
+/// Number of requests that the control counts but does not send.
 const WITHHELD: u16 = 3;
-/// A meter that was kept from sending for so long has not looked.
-const STARVED: Duration = Duration::from_secs(2);
+/// Longest acceptable time between two requests. After a longer pause the result is not valid.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 
-/// How a pod pings.
+/// The rate and number of pings.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// Time between two requests of a pair.
@@ -28,13 +28,13 @@ pub struct Pace {
     pub count: Option<u16>,
 }
 
-/// One pod's pings.
+/// The ping process of one pod.
 struct Ping {
-    from: String,
+    source: String,
     child: Child,
 }
 
-/// Pings of many pods that go on until they have been counted.
+/// The ping processes of many pods.
 pub struct Pings {
     pace: Pace,
     pings: Vec<Ping>,
@@ -42,7 +42,7 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// None yet.
+    /// No processes yet.
     #[must_use]
     pub fn new(pace: Pace) -> Self {
         Self {
@@ -52,22 +52,22 @@ impl Pings {
         }
     }
 
-    /// Lets a pod ping these. `command` is the probe where the pod is.
+    /// Starts pings from a pod. `command` is the probe in the pod's namespace.
     ///
     /// # Errors
     /// The probe cannot be started.
     pub fn add(
         &mut self,
-        from: String,
+        source: String,
         command: Command,
         targets: &[IpAddr],
     ) -> anyhow::Result<()> {
-        let ping = start(from, command, targets, (self.pace, 0))?;
+        let ping = start(source, command, targets, (self.pace, 0))?;
         self.pings.push(ping);
         Ok(())
     }
 
-    /// Lets a pod ping one more time, some requests of which are not sent.
+    /// Starts the control from a pod. `command` is the probe in the pod's namespace.
     ///
     /// # Errors
     /// The probe cannot be started.
@@ -82,12 +82,12 @@ impl Pings {
         Ok(())
     }
 
-    /// Waits until all pings have ended, and counts.
+    /// Ends all pings and sums up the losses.
     ///
     /// # Errors
-    /// A ping has ended early, the control's loss was not found, or the meter was kept from measuring.
+    /// A process has ended early, there is no control, its loss was not found, or the time between two requests was too long to measure.
     pub fn finish(self) -> anyhow::Result<Losses> {
-        let mut control = self.control.context("a meter has a control")?;
+        let mut control = self.control.context("the pings have no control")?;
         let mut pings = self.pings;
         for ping in pings.iter_mut().chain([&mut control]) {
             drop(ping.child.stdin.take());
@@ -95,7 +95,7 @@ impl Pings {
         for answer in control.answers()? {
             ensure!(
                 answer.sent - answer.received >= WITHHELD,
-                "the meter did not find the loss that was made on purpose: {answer:?}"
+                "the meter did not detect the withheld requests of the control: {answer:?}"
             );
         }
         let mut losses = Losses {
@@ -105,18 +105,18 @@ impl Pings {
             pairs: Vec::new(),
         };
         for ping in pings {
-            let from = ping.from.clone();
+            let source = ping.source.clone();
             for answer in ping.answers()? {
                 losses.sent += u64::from(answer.sent);
                 losses.pause = losses.pause.max(Duration::from_millis(answer.pause));
                 if answer.received < answer.sent {
-                    losses.pairs.push((from.clone(), answer));
+                    losses.pairs.push((source.clone(), answer));
                 }
             }
         }
         ensure!(
-            losses.pause < STARVED,
-            "the meter itself was kept from sending for {:?}: this machine is too busy to measure; {losses}",
+            losses.pause < MAX_PAUSE,
+            "the meter sent no requests for {:?}, because this machine is too busy; {losses}",
             losses.pause
         );
         Ok(losses)
@@ -124,7 +124,7 @@ impl Pings {
 }
 
 fn start(
-    from: String,
+    source: String,
     mut command: Command,
     targets: &[IpAddr],
     (pace, withhold): (Pace, u16),
@@ -143,8 +143,8 @@ fn start(
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("start the pings of {from}"))?;
-    Ok(Ping { from, child })
+        .with_context(|| format!("start the pings from {source}"))?;
+    Ok(Ping { source, child })
 }
 
 impl Ping {
@@ -152,8 +152,8 @@ impl Ping {
         let output = self.child.wait_with_output()?;
         ensure!(
             output.status.success(),
-            "the pings of {} ended early: {}",
-            self.from,
+            "the pings from {} ended early: {}",
+            self.source,
             String::from_utf8_lossy(&output.stderr)
         );
         let lines = String::from_utf8(output.stdout)?;
@@ -164,41 +164,41 @@ impl Ping {
     }
 }
 
-/// What was lost.
+/// The losses of all pings.
 #[derive(Debug)]
 pub struct Losses {
     /// Time between two requests of a pair.
     interval: Duration,
     /// Requests sent, over all pairs.
     pub sent: u64,
-    /// The longest time between two requests of a pair: a shorter loss than this may have gone unseen.
+    /// The longest time between two requests of a pair. A shorter outage may not have been detected.
     pub pause: Duration,
-    /// Pairs with an unanswered request: the source, and the answers of the target.
+    /// Pairs with unanswered requests: the name of the source, and the result of the target.
     pub pairs: Vec<(String, Answer)>,
 }
 
 impl Losses {
-    /// How long a pair was apart at most.
+    /// The longest outage of a pair.
     #[must_use]
     pub fn longest(&self) -> Duration {
         let most = self.pairs.iter().map(|(_, answer)| answer.gap).max();
         self.interval * u32::from(most.unwrap_or(0))
     }
 
-    /// How many requests were not answered.
+    /// The number of unanswered requests.
     #[must_use]
     pub fn lost(&self) -> u64 {
         let lost = |answer: &Answer| u64::from(answer.sent.saturating_sub(answer.received));
         self.pairs.iter().map(|(_, answer)| lost(answer)).sum()
     }
 
-    /// Nothing was lost.
+    /// Prints the result. `action` is what happened meanwhile.
     ///
     /// # Errors
-    /// Something was.
-    pub fn check_none(&self, while_: &str) -> anyhow::Result<()> {
-        ensure!(self.pairs.is_empty(), "{while_}: {self}");
-        println!("{while_}: {self}");
+    /// A request was not answered.
+    pub fn check_none(&self, action: &str) -> anyhow::Result<()> {
+        ensure!(self.pairs.is_empty(), "{action}: {self}");
+        println!("{action}: {self}");
         Ok(())
     }
 }
@@ -214,7 +214,7 @@ impl fmt::Display for Losses {
             f,
             "{sent} pings, {pause:?} between two at most, and at most {longest:?} without an answer"
         )?;
-        for (from, answer) in &self.pairs {
+        for (source, answer) in &self.pairs {
             let Answer {
                 target,
                 sent,
@@ -223,10 +223,10 @@ impl fmt::Display for Losses {
                 ..
             } = answer;
             let lost = sent - received;
-            let why = answer.error.as_deref().unwrap_or_default();
+            let error = answer.error.as_deref().unwrap_or_default();
             write!(
                 f,
-                "\n  {from} to {target}: {lost} of {sent} lost, {gap} in a row {why}"
+                "\n  {source} to {target}: {lost} of {sent} lost, {gap} in a row {error}"
             )?;
         }
         Ok(())

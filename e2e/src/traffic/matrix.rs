@@ -1,39 +1,39 @@
-//! The ping matrix: every source pings every target, and the table is printed.
+//! The reachability matrix: every source pings every target, and a table shows the results.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use crate::traffic::ping::Answer;
 
-/// A pod or node that pings and is pinged.
+/// A source and target of pings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Short name for the table.
     pub name: String,
-    /// The address it is pinged at.
+    /// The address that others ping.
     pub address: IpAddr,
-    /// Whether it is a node and not a pod.
+    /// Whether this is a node instead of a pod.
     pub is_node: bool,
 }
 
-/// One row: what a source got back, in the columns' order.
+/// One row: the results of one source.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The source.
     pub source: Endpoint,
-    /// The targets it pinged.
+    /// The targets of the pings.
     pub targets: Vec<Endpoint>,
-    /// What came back from each.
+    /// The result of each target, in the order of `targets`.
     pub answers: Vec<Answer>,
 }
 
-/// The whole table. A pair is reachable if every request of it was answered.
+/// The table of all sources. A pair is reachable if every request was answered.
 #[derive(Clone, Debug, Default)]
 pub struct Matrix {
     rows: Vec<Row>,
 }
 
-/// The targets of `source`: every pod (itself too) for all, and every node for pods. Node to node is not ours.
+/// The targets of `source`: all pods including itself, and for pods also all nodes. Traffic between nodes does not depend on netweft.
 #[must_use]
 pub fn targets(source: &Endpoint, all: &[Endpoint]) -> Vec<Endpoint> {
     all.iter()
@@ -43,42 +43,44 @@ pub fn targets(source: &Endpoint, all: &[Endpoint]) -> Vec<Endpoint> {
 }
 
 impl Matrix {
-    /// Add what one source got back.
+    /// Adds the results of one source.
     ///
     /// # Errors
-    /// The answers are not one for each target, in their order.
+    /// The answers do not match the targets in number and order.
     pub fn add(&mut self, row: Row) -> anyhow::Result<()> {
-        let asked: Vec<IpAddr> = row.targets.iter().map(|target| target.address).collect();
+        let requested: Vec<IpAddr> = row.targets.iter().map(|target| target.address).collect();
         let answered: Vec<IpAddr> = row.answers.iter().map(|answer| answer.target).collect();
         anyhow::ensure!(
-            asked == answered,
-            "{} was to ping {asked:?} and reports on {answered:?}",
+            requested == answered,
+            "{} should ping {requested:?} and reports results of {answered:?}",
             row.source.name
         );
         self.rows.push(row);
         Ok(())
     }
 
-    /// Pairs of which every request was answered.
+    /// The number of pairs of which every request was answered.
     #[must_use]
     pub fn reachable(&self) -> usize {
         self.answers().filter(|answer| is_reachable(answer)).count()
     }
 
-    /// All pairs.
+    /// The number of pairs.
     #[must_use]
     pub fn pairs(&self) -> usize {
         self.answers().count()
     }
 
+    /// Checks that all pairs are reachable.
+    ///
     /// # Errors
-    /// A pair is missing, or there is none at all.
+    /// A pair is not reachable, or the matrix has no pairs.
     pub fn check(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(self.pairs() > 0, "the matrix has no pair");
-        let missing = self.pairs() - self.reachable();
+        anyhow::ensure!(self.pairs() > 0, "the matrix has no pairs");
+        let unreachable = self.pairs() - self.reachable();
         anyhow::ensure!(
-            missing == 0,
-            "{missing} of {} pairs are not reachable",
+            unreachable == 0,
+            "{unreachable} of {} pairs are not reachable",
             self.pairs()
         );
         Ok(())

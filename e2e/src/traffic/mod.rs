@@ -1,4 +1,4 @@
-//! Test traffic and its results: pings, TCP connections, the ping matrix, losses.
+//! Traffic generators and their results: pings, TCP connections, injected packets, the reachability matrix, packet loss.
 
 pub mod inject;
 pub mod loss_meter;

@@ -1,4 +1,4 @@
-//! ICMP echo (RFC 792, RFC 4443) to many targets at once, each request numbered, each answer matched.
+//! ICMP echo (RFC 792, RFC 4443) to many targets in parallel. Answers are matched to requests by sequence number.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read};
@@ -14,58 +14,58 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// What to send to each target.
+/// The requests to each target.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Requests to each target, at most.
+    /// The maximal number of requests to each target.
     pub count: u16,
-    /// Once this is true no more requests are sent.
-    pub enough: Arc<AtomicBool>,
-    /// Time between two of them.
+    /// No more requests are sent when this is true.
+    pub stop: Arc<AtomicBool>,
+    /// Time between two requests.
     pub interval: Duration,
-    /// Time after the last one in which answers count.
+    /// Time after the last request in which answers count.
     pub wait: Duration,
-    /// Bytes of the whole IP packet.
+    /// Size of the IP packet in bytes, with its header.
     pub size: usize,
-    /// How many of the first requests are counted and not sent: a meter must find a loss that was made on purpose.
+    /// Number of first requests that are counted but not sent. The loss meter must detect them.
     pub withhold: u16,
 }
 
-/// What came back from one target.
+/// The result of one target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// The target.
     pub target: IpAddr,
-    /// Requests sent.
+    /// Number of requests sent.
     pub sent: u16,
-    /// Different requests answered.
+    /// Number of requests answered.
     pub received: u16,
-    /// Most requests in a row that were not.
+    /// The largest number of consecutive requests without an answer.
     #[serde(default)]
     pub gap: u16,
-    /// Milliseconds between two requests at most.
+    /// The longest time between two requests, in milliseconds.
     #[serde(default)]
     pub pause: u64,
-    /// Why a request could not be sent.
+    /// The last error of sending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// The answers that `netweft-probe ping` has printed, one per line.
+/// Parses the output of `netweft-probe ping`, one answer per line.
 ///
 /// # Errors
-/// A line is no answer.
+/// A line is not an answer in JSON.
 pub fn read_answers(lines: &str) -> anyhow::Result<Vec<Answer>> {
     let lines = lines.lines();
     lines
-        .map(|line| serde_json::from_str(line).context("read the probe's answer"))
+        .map(|line| serde_json::from_str(line).context("parse an answer of netweft-probe"))
         .collect()
 }
 
-/// Ping every target from a thread of its own; answers are in the targets' order.
+/// Pings every target from a separate thread. The results are in the order of the targets.
 ///
 /// # Errors
-/// A socket cannot be made: this needs CAP_NET_RAW.
+/// A socket cannot be created, which needs CAP_NET_RAW, or receiving fails.
 pub fn all(targets: &[IpAddr], request: &Request) -> std::io::Result<Vec<Answer>> {
     let identifier = (std::process::id() & 0xffff) as u16;
     thread::scope(|scope| {
@@ -74,7 +74,7 @@ pub fn all(targets: &[IpAddr], request: &Request) -> std::io::Result<Vec<Answer>
             .enumerate()
             .map(|(n, target)| {
                 let identifier = identifier.wrapping_add((n as u16).wrapping_mul(257));
-                scope.spawn(move || one(*target, identifier, request))
+                scope.spawn(move || ping(*target, identifier, request))
             })
             .collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
@@ -86,7 +86,7 @@ pub fn all(targets: &[IpAddr], request: &Request) -> std::io::Result<Vec<Answer>
     })
 }
 
-fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<Answer> {
+fn ping(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<Answer> {
     let socket = open(target)?;
     let mut expected = Expected {
         target,
@@ -106,7 +106,7 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
         {
             error = Some(failed.to_string());
         }
-        let last = sequence + 1 == request.count || request.enough.load(Ordering::Relaxed);
+        let last = sequence + 1 == request.count || request.stop.load(Ordering::Relaxed);
         if last {
             expected.count = sequence + 1;
         }
@@ -126,7 +126,7 @@ fn one(target: IpAddr, identifier: u16, request: &Request) -> std::io::Result<An
     })
 }
 
-/// Most numbers in a row below `count` that are not in `answered`.
+/// The largest number of consecutive values below `count` that are not in `answered`.
 fn longest_gap(answered: &BTreeSet<u16>, count: u16) -> u16 {
     let ends = answered.iter().copied().chain([count]);
     let mut next = 0;
@@ -138,7 +138,7 @@ fn longest_gap(answered: &BTreeSet<u16>, count: u16) -> u16 {
     gaps.max().unwrap_or_default()
 }
 
-/// Which answers count.
+/// The answers that match the requests.
 struct Expected {
     target: IpAddr,
     identifier: u16,
@@ -151,13 +151,13 @@ fn open(target: IpAddr) -> std::io::Result<Socket> {
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
     };
     let socket = Socket::new(domain, Type::RAW, Some(protocol))?;
-    // Connected: only packets from the target are delivered.
+    // A connected socket receives only packets from the target.
     socket.connect(&SocketAddr::new(target, 0).into())?;
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// Collect answers until the deadline, or until all have come.
+/// Collects answers until the deadline or until all have arrived.
 fn receive(
     mut socket: &Socket,
     expected: &Expected,
@@ -170,7 +170,7 @@ fn receive(
         if left.is_zero() {
             return Ok(());
         }
-        // A socket's own time limit is counted in ticks of the kernel's clock, which are longer than some intervals.
+        // SO_RCVTIMEO has the resolution of kernel ticks, which are longer than some intervals.
         let mut ready = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
         if ppoll(&mut ready, Some(left.into()), None)? == 0 {
             return Ok(());
@@ -188,19 +188,19 @@ fn receive(
 }
 
 impl Expected {
-    /// The sequence number, if the packet answers one of our requests. A raw IPv4 socket delivers the IP header too.
+    /// The sequence number, if the packet answers one of the requests. A raw IPv4 socket delivers also the IP header.
     fn sequence_of(&self, packet: &[u8]) -> Option<u16> {
         let (reply_type, icmp) = match self.target {
             IpAddr::V4(_) => (0, packet.get(usize::from(packet.first()? & 0x0f) * 4..)?),
             IpAddr::V6(_) => (129, packet),
         };
         let number = |at: usize| Some(u16::from_be_bytes([*icmp.get(at)?, *icmp.get(at + 1)?]));
-        let ours = *icmp.first()? == reply_type && number(4)? == self.identifier;
-        number(6).filter(|sequence| ours && *sequence < self.count)
+        let matches = *icmp.first()? == reply_type && number(4)? == self.identifier;
+        number(6).filter(|sequence| matches && *sequence < self.count)
     }
 }
 
-/// An echo request that makes an IP packet of `size` bytes.
+/// An echo request for an IP packet of `size` bytes.
 fn echo_request(target: IpAddr, identifier: u16, sequence: u16, size: usize) -> Vec<u8> {
     let (request_type, header) = if target.is_ipv4() { (8, 20) } else { (128, 40) };
     let mut packet = vec![0xa5; size.saturating_sub(header).max(8)];
@@ -291,17 +291,17 @@ mod tests {
     }
 
     #[test]
-    fn ping_stops_when_enough_is_set() {
-        let request = |enough| Request {
+    fn ping_ends_when_stop_is_set() {
+        let request = |stop| Request {
             count: 3,
-            enough: Arc::new(AtomicBool::new(enough)),
+            stop: Arc::new(AtomicBool::new(stop)),
             interval: Duration::from_millis(1),
             wait: Duration::from_millis(1),
             size: 84,
             withhold: 3,
         };
         let sent =
-            |enough| one("127.0.0.1".parse().unwrap(), 9, &request(enough)).map(|it| it.sent);
+            |stop| ping("127.0.0.1".parse().unwrap(), 9, &request(stop)).map(|answer| answer.sent);
         assert_eq!(sent(true).unwrap(), 1);
         assert_eq!(sent(false).unwrap(), 3);
     }

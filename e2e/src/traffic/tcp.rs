@@ -1,5 +1,5 @@
-//! TCP that goes on while something is done to the network: one long connection whose bytes are compared, and short ones one after the
-//! other. Both are with a server that answers a first line and then whatever it is sent.
+//! TCP load: one long connection whose bytes are compared, and short connections one after the other. The server of both sends a first
+//! line and then echoes what it receives.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,67 +10,66 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-/// Bytes sent at a time: more than one packet has.
+/// Bytes of a chunk, which needs more than one packet.
 const CHUNK: usize = 16 * 1024;
-/// Without an answer for so long a connection is dead. TCP's own attempts, each after twice the time of the one before, have
-/// been six by then (RFC 6298).
-const DEAD: Duration = Duration::from_secs(15);
+/// A connection without an answer for this time has failed. TCP has retransmitted six times by then, with doubled timeouts (RFC 6298).
+const TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What became of the connections to one server.
+/// The result of the connections to one server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Talked {
+pub struct TcpResult {
     /// The server.
     pub server: SocketAddr,
-    /// Chunks that came back, or connections that were opened and closed.
+    /// Number of echoed chunks, or of short connections that were opened and closed.
     pub rounds: u64,
-    /// The longest of these, in ms.
+    /// The longest of these, in milliseconds.
     pub slowest: u64,
-    /// Why it ended before it should have.
+    /// The error that ended the load early.
     pub error: Option<String>,
 }
 
-/// Duration and rate of the connections.
+/// The duration and the rate of the load.
 #[derive(Debug)]
 pub struct Pace<'a> {
-    /// Once this is true it ends.
-    pub enough: &'a AtomicBool,
-    /// Between two chunks, and between two connections: the load is bounded.
+    /// The load ends when this is true.
+    pub stop: &'a AtomicBool,
+    /// Pause between two chunks, and between two short connections. It bounds the load.
     pub pause: Duration,
 }
 
-/// One connection, until there is enough.
+/// Exchanges chunks over one connection until [`Pace::stop`].
 #[must_use]
-pub fn stream(server: SocketAddr, pace: &Pace<'_>) -> Talked {
-    let mut talked = Talked::new(server);
+pub fn long_connection(server: SocketAddr, pace: &Pace<'_>) -> TcpResult {
+    let mut result = TcpResult::new(server);
     let outcome = connect(server).and_then(|mut connection| {
-        while pace.goes_on() {
-            talked.round(|number| connection.exchange(number))?;
+        while pace.wait_for_next() {
+            result.round(|number| connection.exchange(number))?;
         }
         connection.close()
     });
-    talked.ended(outcome)
+    result.with_outcome(outcome)
 }
 
-/// A connection after the other, until there is enough.
+/// Opens and closes connections one after the other until [`Pace::stop`].
 #[must_use]
-pub fn knock(server: SocketAddr, pace: &Pace<'_>) -> Talked {
-    let mut talked = Talked::new(server);
+pub fn short_connections(server: SocketAddr, pace: &Pace<'_>) -> TcpResult {
+    let mut result = TcpResult::new(server);
     let mut outcome = Ok(());
-    while outcome.is_ok() && pace.goes_on() {
-        outcome = talked.round(|_| connect(server)?.close());
+    while outcome.is_ok() && pace.wait_for_next() {
+        outcome = result.round(|_| connect(server)?.close());
     }
-    talked.ended(outcome)
+    result.with_outcome(outcome)
 }
 
 impl Pace<'_> {
-    /// Pauses, and says whether to go on.
-    fn goes_on(&self) -> bool {
+    /// Pauses. Returns false if the load should end.
+    fn wait_for_next(&self) -> bool {
         thread::sleep(self.pause);
-        !self.enough.load(Ordering::Relaxed)
+        !self.stop.load(Ordering::Relaxed)
     }
 }
 
-impl Talked {
+impl TcpResult {
     fn new(server: SocketAddr) -> Self {
         Self {
             server,
@@ -89,7 +88,7 @@ impl Talked {
         Ok(())
     }
 
-    fn ended(mut self, outcome: anyhow::Result<()>) -> Self {
+    fn with_outcome(mut self, outcome: anyhow::Result<()>) -> Self {
         self.error = outcome.err().map(|error| format!("{error:#}"));
         self
     }
@@ -100,20 +99,20 @@ struct Connection {
     reader: BufReader<TcpStream>,
 }
 
-/// Connect and read the first line.
+/// Connects and reads the first line of the server.
 fn connect(server: SocketAddr) -> anyhow::Result<Connection> {
-    let writer = TcpStream::connect_timeout(&server, DEAD).context("connect")?;
-    writer.set_read_timeout(Some(DEAD))?;
+    let writer = TcpStream::connect_timeout(&server, TIMEOUT).context("connect")?;
+    writer.set_read_timeout(Some(TIMEOUT))?;
     writer.set_nodelay(true)?;
     let mut reader = BufReader::new(writer.try_clone()?);
     let mut greeting = String::new();
-    reader.read_line(&mut greeting).map_err(in_words)?;
+    reader.read_line(&mut greeting).map_err(describe)?;
     ensure!(greeting.ends_with('\n'), "closed before the first line");
     Ok(Connection { writer, reader })
 }
 
 impl Connection {
-    /// Send a chunk that no other is like, and read it back.
+    /// Sends a chunk with unique content and reads the echo.
     fn exchange(&mut self, number: u64) -> anyhow::Result<()> {
         let sent: Vec<u8> = number
             .to_be_bytes()
@@ -121,28 +120,32 @@ impl Connection {
             .cycle()
             .take(CHUNK)
             .collect();
-        self.writer.write_all(&sent).map_err(in_words)?;
-        let mut back = vec![0; CHUNK];
-        self.reader.read_exact(&mut back).map_err(in_words)?;
-        ensure!(back == sent, "chunk {number} came back with other bytes");
+        self.writer.write_all(&sent).map_err(describe)?;
+        let mut echo = vec![0; CHUNK];
+        self.reader.read_exact(&mut echo).map_err(describe)?;
+        ensure!(echo == sent, "chunk {number} came back with other bytes");
         Ok(())
     }
 
-    /// Close in both directions; nothing more may have come.
+    /// Closes both directions. No further bytes may arrive.
     fn close(mut self) -> anyhow::Result<()> {
-        self.writer.shutdown(Shutdown::Write).map_err(in_words)?;
+        self.writer.shutdown(Shutdown::Write).map_err(describe)?;
         let mut rest = Vec::new();
-        self.reader.read_to_end(&mut rest).map_err(in_words)?;
-        ensure!(rest.is_empty(), "{} bytes too many", rest.len());
+        self.reader.read_to_end(&mut rest).map_err(describe)?;
+        ensure!(
+            rest.is_empty(),
+            "the server sent {} unexpected bytes",
+            rest.len()
+        );
         Ok(())
     }
 }
 
-fn in_words(error: std::io::Error) -> anyhow::Error {
+fn describe(error: std::io::Error) -> anyhow::Error {
     match error.kind() {
         ErrorKind::ConnectionReset => anyhow::anyhow!("reset"),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow::anyhow!("no answer for {DEAD:?}"),
-        ErrorKind::UnexpectedEof => anyhow::anyhow!("closed by the other side"),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow::anyhow!("no answer for {TIMEOUT:?}"),
+        ErrorKind::UnexpectedEof => anyhow::anyhow!("closed by the server"),
         _ => error.into(),
     }
 }
@@ -153,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// A server that answers `lines` and what it is sent, changed by `change`, so many connections.
+    /// A server that accepts this number of connections and echoes the bytes, altered by `change`.
     fn server(connections: usize, change: fn(&mut [u8])) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -173,35 +176,42 @@ mod tests {
         address
     }
 
-    fn for_a_while(talk: fn(SocketAddr, &Pace<'_>) -> Talked, server: SocketAddr) -> Talked {
-        let enough = AtomicBool::new(false);
+    fn run_for_100_ms(
+        load: fn(SocketAddr, &Pace<'_>) -> TcpResult,
+        server: SocketAddr,
+    ) -> TcpResult {
+        let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let pace = Pace {
-                enough: &enough,
+                stop: &stop,
                 pause: Duration::from_millis(1),
             };
-            let talking = scope.spawn(move || talk(server, &pace));
+            let running = scope.spawn(move || load(server, &pace));
             thread::sleep(Duration::from_millis(100));
-            enough.store(true, Ordering::Relaxed);
-            talking.join().unwrap()
+            stop.store(true, Ordering::Relaxed);
+            running.join().unwrap()
         })
     }
 
     #[test]
     fn echoed_tcp_data_is_counted_as_rounds() {
-        for (talk, connections) in [(stream as fn(_, &Pace<'_>) -> _, 1), (knock, 1000)] {
-            let talked = for_a_while(talk, server(connections, |_| {}));
-            assert_eq!(talked.error, None);
-            assert!(talked.rounds > 2, "{talked:?}");
+        let loads = [
+            (long_connection as fn(_, &Pace<'_>) -> _, 1),
+            (short_connections, 1000),
+        ];
+        for (load, connections) in loads {
+            let result = run_for_100_ms(load, server(connections, |_| {}));
+            assert_eq!(result.error, None);
+            assert!(result.rounds > 2, "{result:?}");
         }
     }
 
     #[test]
     fn altered_bytes_and_refused_connections_are_errors() {
-        let wrong = for_a_while(stream, server(1, |bytes| bytes[0] ^= 1));
-        assert!(wrong.error.unwrap().contains("other bytes"));
-        let gone = for_a_while(knock, server(1, |_| {}));
-        assert_eq!(gone.rounds, 1);
-        assert!(gone.error.is_some());
+        let altered = run_for_100_ms(long_connection, server(1, |bytes| bytes[0] ^= 1));
+        assert!(altered.error.unwrap().contains("other bytes"));
+        let refused = run_for_100_ms(short_connections, server(1, |_| {}));
+        assert_eq!(refused.rounds, 1);
+        assert!(refused.error.is_some());
     }
 }

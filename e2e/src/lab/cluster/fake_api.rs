@@ -1,6 +1,7 @@
-//! The lab's API: users' objects and, in the operator's place, its own core, which is asked until it has nothing to write.
+//! The replacement of the API server and the operator: it stores users' objects and runs the operator's planning functions until they
+//! plan no more writes.
 //!
-//! All objects lie in memory; those that agents read are files as well. Statuses of agents are brought in by who reads them.
+//! All objects are in memory; the objects that agents read are also files. Callers read the agents' statuses and report them here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,10 +18,10 @@ use netweft_operator::Utilization;
 use netweft_operator::{ClusterState, Plan, plan};
 use serde::Serialize;
 
-/// How often the operator is asked at most: what one answer leads to, the next may take up.
+/// Limit of planning rounds. A plan can depend on the writes of the previous one.
 const ROUNDS: usize = 10;
 
-/// Objects by name.
+/// The objects of a lab.
 pub struct Store {
     folder: PathBuf,
     /// IPPools.
@@ -33,14 +34,14 @@ pub struct Store {
     pub nodes: Vec<Node>,
     subnets: BTreeMap<String, NodeSubnet>,
     networks: BTreeMap<String, NodeNetwork>,
-    /// Names of NodeSubnets that their nodes can do without.
+    /// Names of NodeSubnets that their nodes do not need.
     surplus: BTreeSet<String>,
 }
 
 impl Store {
-    /// An empty one, whose files are in `folder`. What is there is taken away.
+    /// An empty store with its files in `folder`. Existing files are deleted.
     pub fn new(folder: PathBuf) -> anyhow::Result<Self> {
-        // A run that was reaped may have left some.
+        // An aborted run leaves files.
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
@@ -57,70 +58,70 @@ impl Store {
         })
     }
 
-    /// Where the files are.
+    /// The folder of the files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// What a node is to do.
+    /// The NodeNetwork of a node.
     pub fn network(&self, node: &str) -> anyhow::Result<&NodeNetwork> {
         let network = self.networks.get(node);
-        network.with_context(|| format!("the operator has made a NodeNetwork for {node}"))
+        network.with_context(|| format!("the operator has planned no NodeNetwork for {node}"))
     }
 
-    /// How many blocks are assigned.
+    /// The number of assigned blocks.
     pub fn blocks(&self) -> usize {
         self.subnets.len()
     }
 
-    /// How many blocks of a pool are assigned.
+    /// The number of assigned blocks of a pool.
     pub fn blocks_of(&self, pool: &str) -> usize {
         let subnets = self.subnets.values();
         subnets.filter(|subnet| subnet.spec.pool == pool).count()
     }
 
-    /// Give the mode that all pools use another spec. What the operator says about it stays.
-    pub fn edit_mode(&mut self, spec: &serde_json::Value) -> anyhow::Result<()> {
+    /// Replaces the spec of the mode that all pools use. The status stays.
+    pub fn set_mode_spec(&mut self, spec: &serde_json::Value) -> anyhow::Result<()> {
         let edited = crate::lab::cluster::objects::mode(spec)?;
-        let mode = self.modes.first_mut().context("there is a mode")?;
+        let mode = self.modes.first_mut().context("there is no NetworkMode")?;
         mode.spec = edited.spec;
         let generation = mode.metadata.generation.unwrap_or_default();
         mode.metadata.generation = Some(generation + 1);
         Ok(())
     }
 
-    /// What the operator says about a BGPPeer.
+    /// The status of a BGPPeer.
     pub fn peer_status(&self, name: &str) -> Option<&BGPPeerStatus> {
         let mut peers = self.peers.iter();
         peers.find(|peer| peer.name_any() == name)?.status.as_ref()
     }
 
-    /// Take over what an agent says about its node.
-    pub fn report(&mut self, node: &str, status: NodeNetworkStatus) {
+    /// Stores the status that an agent has written.
+    pub fn set_node_status(&mut self, node: &str, status: NodeNetworkStatus) {
         if let Some(network) = self.networks.get_mut(node) {
             network.status = Some(status);
         }
     }
 
-    /// Let the operator's core do all that it would, and write what agents read.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
+    /// Applies plans of the operator until there are no more writes, then writes the files of the agents.
+    pub fn reconcile(&mut self) -> anyhow::Result<()> {
         for _ in 0..ROUNDS {
-            self.look_for_surplus();
+            self.update_surplus();
             let plan = self.plan();
-            if !self.carry_out(&plan)? {
+            if !self.apply(&plan)? {
                 return self.write();
             }
         }
-        anyhow::bail!("the operator's core still has something to write after {ROUNDS} rounds")
+        anyhow::bail!("the operator still plans writes after {ROUNDS} rounds")
     }
 
-    /// As a leader does, but without waiting for a grace to run out.
-    fn look_for_surplus(&mut self) {
+    /// Like the leading operator, but without a grace period.
+    fn update_surplus(&mut self) {
         let subnets: Vec<_> = self.subnets.values().collect();
         let networks: Vec<_> = self.networks.values().collect();
-        let growth = Utilization::observe(&subnets, &networks);
+        let utilization = Utilization::observe(&subnets, &networks);
         for subnet in subnets {
-            match growth.is_surplus(subnet) {
+            match utilization.is_surplus(subnet) {
                 Some(true) => self.surplus.insert(subnet.name_any()),
                 Some(false) => self.surplus.remove(&subnet.name_any()),
                 None => false,
@@ -142,8 +143,8 @@ impl Store {
         })
     }
 
-    /// Whether there was something of interest to others.
-    fn carry_out(&mut self, plan: &Plan) -> anyhow::Result<bool> {
+    /// Applies a plan. Returns whether it contained a write that can lead to another plan.
+    fn apply(&mut self, plan: &Plan) -> anyhow::Result<bool> {
         for subnet in plan.subnets.create.iter().chain(&plan.subnets.update) {
             self.subnets.insert(subnet.name_any(), subnet.clone());
         }
@@ -182,17 +183,17 @@ impl Store {
     fn write(&self) -> anyhow::Result<()> {
         ensure!(
             !self.subnets.is_empty(),
-            "the operator's core assigns nothing: {:?}",
+            "the operator assigns no blocks: {:?}",
             self.plan()
         );
         self.write_all("pool", &self.pools)?;
         self.write_all("nodesubnet", self.subnets.values())?;
         for (node, network) in &self.networks {
-            let own = self.folder.join(node);
-            if !own.exists() {
-                fs::create_dir(&own)?;
+            let folder = self.folder.join(node);
+            if !folder.exists() {
+                fs::create_dir(&folder)?;
             }
-            write(&own.join("nodenetwork.yaml"), network)?;
+            write(&folder.join("nodenetwork.yaml"), network)?;
         }
         Ok(())
     }
@@ -213,14 +214,14 @@ impl Store {
     }
 }
 
-/// Every agent reads all files when one has changed, so one that has not is left alone; and never sees half of one.
+/// Writes a file atomically, and only if its content changes: every agent reads all files again after each change.
 fn write(file: &Path, object: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_saphyr::to_string(object)?;
     if fs::read_to_string(file).is_ok_and(|before| before == text) {
         return Ok(());
     }
-    let aside = file.with_extension("new");
-    fs::write(&aside, text)
-        .and_then(|()| fs::rename(&aside, file))
+    let temporary = file.with_extension("new");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, file))
         .with_context(|| format!("write {}", file.display()))
 }

@@ -1,4 +1,4 @@
-//! IP families of a lab, and a pool of each.
+//! IP families of a lab, and the pool of each.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use clap::ValueEnum;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The lab's pool of IPv4.
+/// The CIDR of the IPv4 pool.
 pub const POOL_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16));
-/// The lab's pool of IPv6.
+/// The CIDR of the IPv6 pool.
 pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
     Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, 0, 0),
     64,
@@ -17,19 +17,19 @@ pub const POOL_V6: IpNet = IpNet::V6(Ipv6Net::new_assert(
 /// IP families of nodes and pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Families {
-    /// IPv4 alone.
+    /// IPv4 only.
     #[value(name = "4")]
     V4,
-    /// IPv6 alone.
+    /// IPv6 only.
     #[value(name = "6")]
     V6,
-    /// Both, on nodes and in pods.
+    /// Dual-stack nodes and pods.
     #[value(name = "46")]
     Both,
 }
 
 impl Families {
-    /// Whether an address of this kind exists in the lab.
+    /// Whether the lab has the family of this address.
     #[must_use]
     pub fn has(self, address: IpAddr) -> bool {
         match self {
@@ -39,7 +39,7 @@ impl Families {
         }
     }
 
-    /// The pools.
+    /// The CIDRs of the pools.
     pub fn pools(self) -> impl Iterator<Item = IpNet> {
         let pools = [POOL_V4, POOL_V6].into_iter();
         pools.filter(move |pool| self.has(pool.addr()))

@@ -1,5 +1,6 @@
-//! The lab's nodes as one cluster: objects, the API server's stand-in, modes.
+//! The cluster of a lab: nodes, objects, the replacement of the API server and the operator, modes.
 
+mod bgp;
 pub mod fake_api;
 pub mod families;
 pub mod modes;

@@ -1,4 +1,4 @@
-//! The kinds of labs.
+//! The modes of a lab.
 
 use std::fmt;
 
@@ -10,21 +10,21 @@ use crate::lab::cluster::families::Families;
 /// How packets travel between the lab's nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum LabMode {
-    /// overlay, encapsulation vxlan.
+    /// Overlay with vxlan.
     Vxlan,
-    /// overlay, encapsulation ipip.
+    /// Overlay with ipip.
     Ipip,
-    /// overlay, encapsulation udp.
+    /// Overlay with udp.
     Udp,
-    /// host-gw.
+    /// Host-gw.
     HostGw,
-    /// overlay, encapsulation vxlan, to other subnets only.
+    /// Overlay with vxlan to other subnets only.
     VxlanCrossSubnet,
-    /// overlay, encapsulation ipip, to other subnets only.
+    /// Overlay with ipip to other subnets only.
     IpipCrossSubnet,
-    /// overlay, encapsulation udp, to other subnets only.
+    /// Overlay with udp to other subnets only.
     UdpCrossSubnet,
-    /// underlay, by a mesh of BGP.
+    /// Underlay with a BGP mesh.
     Underlay,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for LabMode {
 }
 
 impl LabMode {
-    /// `spec` of a NetworkMode.
+    /// The spec of the NetworkMode.
     #[must_use]
     pub fn spec(self) -> serde_json::Value {
         let overlay = |encapsulation: &str| {
@@ -65,7 +65,7 @@ impl LabMode {
         }
     }
 
-    /// The tunnel's link, if there is a tunnel.
+    /// Name of the tunnel link, if the mode has a tunnel.
     #[must_use]
     pub fn link(self) -> Option<&'static str> {
         match self {
@@ -76,13 +76,13 @@ impl LabMode {
         }
     }
 
-    /// Whether nodes on one link send to each other without encapsulation.
+    /// Whether nodes on the same link exchange packets without encapsulation.
     #[must_use]
-    pub fn is_plain_on_link(self) -> bool {
+    pub fn sends_unencapsulated_on_link(self) -> bool {
         matches!(self, Self::HostGw | Self::Underlay) || self.crosses_subnets()
     }
 
-    /// Whether it is about nodes behind a router.
+    /// Whether the lab has a second subnet behind a router.
     #[must_use]
     pub fn crosses_subnets(self) -> bool {
         match self {
@@ -91,25 +91,25 @@ impl LabMode {
         }
     }
 
-    /// Whether it is the one that every kind of pod is tried with.
+    /// Whether docs/kernel has a snapshot of this mode with bridge pods.
     #[must_use]
-    pub fn is_first(self) -> bool {
+    pub fn has_bridge_snapshot(self) -> bool {
         self == Self::Vxlan
     }
 
-    /// Whether the relay has to run on every node.
+    /// Whether every node needs the relay.
     #[must_use]
     pub fn needs_relay(self) -> bool {
         matches!(self, Self::Udp | Self::UdpCrossSubnet)
     }
 
-    /// Whether BIRD has to run on every node.
+    /// Whether every node needs BIRD.
     #[must_use]
     pub fn needs_bird(self) -> bool {
         self == Self::Underlay
     }
 
-    /// Whether it carries these families.
+    /// Whether the mode supports these families.
     #[must_use]
     pub fn carries(self, families: Families) -> bool {
         let ipip = matches!(self, Self::Ipip | Self::IpipCrossSubnet);

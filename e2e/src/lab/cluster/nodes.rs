@@ -1,4 +1,4 @@
-//! Nodes with agents and pods, whatever they are connected by, and the objects that tell them what to do.
+//! The nodes of a lab with agents and pods, and the objects. The topology that connects the nodes is separate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,10 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use ipnet::IpNet;
 use kube::ResourceExt;
-use netweft_crds::SessionState;
 
 use crate::harness::poll::until;
 use crate::harness::run_dir::Run;
@@ -25,33 +24,31 @@ use crate::traffic::matrix::{Endpoint, Matrix, Row, targets};
 
 /// TCP port of the test servers in pods and on nodes.
 pub const TCP_PORT: u16 = 8080;
-/// How long sessions may take to come up and to fill the kernel's table: the peer listens, so some seconds.
-const ROUTES_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may take to listen.
+/// Limit until a server listens.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a node may differ from its desired state; a repair takes tens of milliseconds.
+/// Limit until a node has its desired state, which takes tens of milliseconds.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// All that a lab is made of but what is between the nodes.
-pub struct Site {
-    /// Owner of every process.
+/// All parts of a lab except the topology.
+pub struct Cluster {
+    /// The owner of all processes.
     pub run: Run,
     /// Folder with the released programs.
     pub binaries: PathBuf,
-    /// Folder with BIRD's programs, if it is to run on the nodes.
+    /// Folder with `bird` and `birdc`, for labs with BIRD on the nodes.
     pub bird: Option<PathBuf>,
     /// The nodes.
     pub nodes: Vec<Node>,
-    /// Their pods.
+    /// The pods.
     pub pods: Vec<Pod>,
     /// The objects.
     pub store: Store,
-    /// Namespaces that have a server, by their holders.
-    serving: BTreeSet<u32>,
+    /// Namespaces with a test server, by process ID.
+    servers: BTreeSet<u32>,
 }
 
-impl Site {
-    /// One without nodes.
+impl Cluster {
+    /// A cluster without nodes.
     pub fn new(binaries: &Path, bird: Option<&Path>) -> anyhow::Result<Self> {
         let run = Run::begin("lab")?;
         let store = Store::new(run.folder().join("objects"))?;
@@ -67,37 +64,37 @@ impl Site {
             nodes: Vec::new(),
             pods: Vec::new(),
             store,
-            serving: BTreeSet::new(),
+            servers: BTreeSet::new(),
         })
     }
 
-    /// Folder with BIRD's programs.
+    /// Folder with `bird` and `birdc`.
     pub fn bird_programs(&self) -> anyhow::Result<&Path> {
         let programs = self.bird.as_deref();
-        programs.context("BIRD's programs are wanted: --bird \"$(e2e/cluster/bird.sh)\"")
+        programs.context("the lab needs BIRD: --bird \"$(e2e/cluster/bird.sh)\"")
     }
 
-    /// The key of the agents' Secret has this password.
+    /// Sets a BGP password: the value of a key in the agents' Secret.
     pub fn set_password(&self, key: &str, password: &str) -> anyhow::Result<()> {
         let file = self.run.folder().join(PASSWORDS).join(key);
         fs::write(&file, password).with_context(|| format!("write {}", file.display()))
     }
 
-    /// Node number `number`, counted from 1.
+    /// The node with this number, counted from 1.
     pub fn node(&self, number: usize) -> anyhow::Result<&Node> {
         let node = number.checked_sub(1).and_then(|at| self.nodes.get(at));
-        node.with_context(|| format!("the lab has a node {number}"))
+        node.with_context(|| format!("the lab has no node {number}"))
     }
 
-    /// The same, to be changed, with the run that its programs belong to.
+    /// The node with this number, and the run that owns its processes.
     pub fn node_mut(&mut self, number: usize) -> anyhow::Result<(&mut Node, &mut Run)> {
         let at = number.checked_sub(1);
         let node = at.and_then(|at| self.nodes.get_mut(at));
-        let node = node.with_context(|| format!("the lab has a node {number}"))?;
+        let node = node.with_context(|| format!("the lab has no node {number}"))?;
         Ok((node, &mut self.run))
     }
 
-    /// Register the nodes, with their addresses as they are now; labels stay.
+    /// Registers all nodes with their current addresses. Labels stay.
     pub fn register_nodes(&mut self) {
         let labels: BTreeMap<String, BTreeMap<String, String>> = self
             .store
@@ -112,7 +109,7 @@ impl Site {
         self.store.nodes = self.nodes.iter().map(node).collect();
     }
 
-    /// Give a registered node a label.
+    /// Adds a label to a registered node.
     pub fn label(&mut self, node: &str, key: &str, value: &str) {
         for registered in &mut self.store.nodes {
             if registered.name_any() == node {
@@ -122,8 +119,8 @@ impl Site {
         }
     }
 
-    /// Start an agent on every node, BIRD if it is wanted, and the relay if it is.
-    pub fn start_agents(&mut self, relay: bool) -> anyhow::Result<()> {
+    /// Starts on every node the agent, BIRD if the lab has a folder of its programs, and the relay if `relay` is set.
+    pub fn start_node_programs(&mut self, relay: bool) -> anyhow::Result<()> {
         for node in &mut self.nodes {
             if let Some(programs) = self.bird.as_deref() {
                 node.start_bird(&mut self.run, programs)?;
@@ -132,11 +129,11 @@ impl Site {
                 node.start_relay(&mut self.run, &self.binaries)?;
             }
         }
-        self.start_agents_alone()
+        self.start_agents()
     }
 
-    /// Start an agent on every node.
-    pub fn start_agents_alone(&mut self) -> anyhow::Result<()> {
+    /// Starts the agents of all nodes.
+    pub fn start_agents(&mut self) -> anyhow::Result<()> {
         let bird = self.bird.as_deref();
         for node in &mut self.nodes {
             node.start_agent(&mut self.run, &self.binaries, self.store.folder(), bird)?;
@@ -144,7 +141,7 @@ impl Site {
         Ok(())
     }
 
-    /// Start the agent of node number `number`.
+    /// Starts the agent of the node with this number.
     pub fn start_agent(&mut self, number: usize) -> anyhow::Result<()> {
         let (binaries, bird) = (self.binaries.clone(), self.bird.clone());
         let objects = self.store.folder().to_owned();
@@ -152,12 +149,12 @@ impl Site {
         node.start_agent(run, &binaries, &objects, bird.as_deref())
     }
 
-    /// Every agent says that its node is ready.
+    /// Waits until all nodes are ready.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
         self.nodes.iter().try_for_each(Node::wait_until_ready)
     }
 
-    /// Add pods to every node.
+    /// Adds pods to all nodes.
     pub fn add_pods(&mut self, per_node: usize) -> anyhow::Result<()> {
         for node in &self.nodes {
             for letter in ('a'..='z').take(per_node) {
@@ -169,32 +166,32 @@ impl Site {
         Ok(())
     }
 
-    /// A server in every pod, and on every node if `nodes`, where there is none yet; they listen when this returns.
+    /// Starts missing test servers in all pods, and with `nodes` on all nodes. The servers listen when the call returns.
     pub fn start_servers(&mut self, nodes: bool) -> anyhow::Result<()> {
-        let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), TCP_PORT);
+        let local = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), TCP_PORT);
         let mut started = Vec::new();
-        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
-        let of_nodes = self.nodes.iter().filter(|_| nodes);
-        let of_nodes = of_nodes.map(|node| (&node.name, &node.space));
-        for (name, space) in pods.chain(of_nodes) {
-            if !self.serving.insert(space.pid()) {
+        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.namespace));
+        let selected = self.nodes.iter().filter(|_| nodes);
+        let selected = selected.map(|node| (&node.name, &node.namespace));
+        for (name, namespace) in pods.chain(selected) {
+            if !self.servers.insert(namespace.pid()) {
                 continue;
             }
-            let mut command = space.command(self.binaries.join("netweft-probe"));
+            let mut command = namespace.command(self.binaries.join("netweft-probe"));
             command.arg("serve");
             let log = self.run.folder().join(format!("{name}-server.log"));
-            space.start(&mut self.run, &mut command, &log)?;
-            started.push(space);
+            namespace.start(&mut self.run, &mut command, &log)?;
+            started.push(namespace);
         }
-        for space in started {
-            until("a server", LISTEN_TIMEOUT, || {
-                space.ask(&self.binaries, "tcp", here, 0)
+        for namespace in started {
+            until("a test server", LISTEN_TIMEOUT, || {
+                namespace.ask(&self.binaries, "tcp", local, 0)
             })?;
         }
         Ok(())
     }
 
-    /// Add one pod to a node.
+    /// Adds one pod to the node with this number.
     pub fn add_pod(&mut self, number: usize) -> anyhow::Result<()> {
         let binaries = self.binaries.clone();
         let (node, run) = self.node_mut(number)?;
@@ -203,25 +200,25 @@ impl Site {
         Ok(())
     }
 
-    /// The operator's core gets the statuses of the agents, and its plan is applied.
-    pub fn settle(&mut self) -> anyhow::Result<()> {
+    /// Reports the agents' statuses to the operator and applies its plans.
+    pub fn reconcile(&mut self) -> anyhow::Result<()> {
         for node in &self.nodes {
-            // An agent may not have written a status yet.
+            // An agent that has just started has no status yet.
             if let Ok(status) = node.status() {
-                self.store.report(&node.name, status);
+                self.store.set_node_status(&node.name, status);
             }
         }
-        self.store.settle()
+        self.store.reconcile()
     }
 
-    /// All pods and nodes ping each other in the family of `pool`, except targets without a route back.
+    /// All pods and nodes ping each other in the family of `pool`, without pairs for which `has_return_path` is false.
     ///
     /// # Errors
-    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    /// A probe cannot be run. Pairs without an answer are in the matrix instead.
     pub fn matrix(
         &self,
         pool: IpNet,
-        finds_back: impl Fn(&Endpoint, &Endpoint) -> bool,
+        has_return_path: impl Fn(&Endpoint, &Endpoint) -> bool,
     ) -> anyhow::Result<Matrix> {
         let of_family = || {
             self.sources()
@@ -229,14 +226,14 @@ impl Site {
         };
         let endpoints: Vec<Endpoint> = of_family().map(|(endpoint, _)| endpoint).collect();
         let mut matrix = Matrix::default();
-        for (source, space) in of_family() {
+        for (source, namespace) in of_family() {
             let mut targets = targets(&source, &endpoints);
-            targets.retain(|target| finds_back(&source, target));
+            targets.retain(|target| has_return_path(&source, target));
             if targets.is_empty() {
                 continue;
             }
             let addresses: Vec<IpAddr> = targets.iter().map(|target| target.address).collect();
-            let answers = space.ping(&self.binaries, &addresses)?;
+            let answers = namespace.ping(&self.binaries, &addresses)?;
             matrix.add(Row {
                 source,
                 targets,
@@ -246,14 +243,14 @@ impl Site {
         Ok(matrix)
     }
 
-    /// All pods and nodes at every address.
+    /// All pods and nodes, one element for each address.
     fn sources(&self) -> impl Iterator<Item = (Endpoint, &Namespace)> {
         let pods = self.pods.iter();
-        let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.space, false));
+        let pods = pods.map(|pod| (&pod.name, &pod.addresses, &pod.namespace, false));
         let nodes = self.nodes.iter();
-        let nodes = nodes.map(|node| (&node.name, &node.addresses, &node.space, true));
+        let nodes = nodes.map(|node| (&node.name, &node.addresses, &node.namespace, true));
         pods.chain(nodes)
-            .flat_map(|(name, addresses, space, is_node)| {
+            .flat_map(|(name, addresses, namespace, is_node)| {
                 let endpoint = move |address: &IpAddr| Endpoint {
                     name: name.clone(),
                     address: *address,
@@ -261,27 +258,27 @@ impl Site {
                 };
                 addresses
                     .iter()
-                    .map(move |address| (endpoint(address), space))
+                    .map(move |address| (endpoint(address), namespace))
             })
     }
 
-    /// Pings between all pods of different nodes.
+    /// Starts continuous pings between all pods of different nodes.
     pub fn meter(&self, interval: Duration) -> anyhow::Result<Pings> {
         loss_meter::start(&self.binaries, &self.pods, interval)
     }
 
-    /// Every node is what its agent would make of the objects, in the words of another process of the agent's program.
-    pub fn is_as_wanted(&self) -> anyhow::Result<()> {
+    /// Waits until every node has the desired state of its objects, according to `netweft-agent check`.
+    pub fn wait_for_desired_state(&self) -> anyhow::Result<()> {
         let (binaries, objects) = (&self.binaries, self.store.folder());
         for node in &self.nodes {
-            let what = format!("{} to be as it should be", node.name);
+            let what = format!("the desired state of {}", node.name);
             until(&what, SYNC_TIMEOUT, || node.check(binaries, objects))?;
         }
         Ok(())
     }
 
-    /// The end of a lab that began at `started`: logs if it failed, the time it took, and what [`Site::end`] does.
-    pub fn conclude<T>(
+    /// Ends a lab: prints the logs if `outcome` is an error, prints the duration since `started`, and removes the lab unless `keep` is set.
+    pub fn finish<T>(
         self,
         started: Instant,
         outcome: anyhow::Result<T>,
@@ -295,7 +292,7 @@ impl Site {
         outcome
     }
 
-    /// Take everything away, or leave it up and say how to look around.
+    /// Removes the lab, or with `keep` prints the commands that enter its namespaces.
     fn end(self, keep: bool) -> anyhow::Result<()> {
         if keep {
             println!("{}", self.guide());
@@ -305,96 +302,24 @@ impl Site {
     }
 
     fn guide(&self) -> String {
-        let mut text =
-            String::from("The lab stays up until the next one or `make down`. To look around:\n");
-        let nodes = self.nodes.iter().map(|node| (&node.name, &node.space));
-        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.space));
-        for (name, space) in nodes.chain(pods) {
-            text += &format!("  {name:8} {}\n", space.enter_line());
+        let mut text = String::from(
+            "The lab keeps running until the next lab or `make down`. To enter its namespaces:\n",
+        );
+        let nodes = self.nodes.iter().map(|node| (&node.name, &node.namespace));
+        let pods = self.pods.iter().map(|pod| (&pod.name, &pod.namespace));
+        for (name, namespace) in nodes.chain(pods) {
+            text += &format!("  {name:8} {}\n", namespace.enter_line());
         }
         text
     }
 
-    /// Names of the BGPPeers.
-    pub fn peer_names(&self) -> Vec<String> {
-        self.store.peers.iter().map(ResourceExt::name_any).collect()
-    }
-
-    /// All nodes' established sessions, and since when.
-    pub fn established(&self) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {
-        let programs = self.bird_programs()?;
-        let of = |node: &Node| {
-            let sessions = bird::established(&node.space, programs)?;
-            Ok((node.name.clone(), sessions))
-        };
-        self.nodes.iter().map(of).collect()
-    }
-
-    /// Every node carries out what the operator says now, and has all its sessions.
-    pub fn wait_until_established(&mut self, deadline: Duration) -> anyhow::Result<()> {
-        until("all sessions", deadline, || {
-            self.settle()?;
-            // Agents look every two seconds: what they say may be of before.
-            let established = self.established()?;
-            for node in &self.nodes {
-                let network = self.store.network(&node.name)?;
-                let status = node.status()?;
-                let up = established.get(&node.name).map_or(0, BTreeMap::len);
-                ensure!(
-                    status.observed_generation == network.metadata.generation,
-                    "{} is at generation {:?} of {:?}",
-                    node.name,
-                    status.observed_generation,
-                    network.metadata.generation
-                );
-                let said: BTreeMap<_, _> = status
-                    .sessions
-                    .iter()
-                    .map(|session| (&session.name, session.state))
-                    .collect();
-                let wanted = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
-                ensure!(
-                    up == wanted.clone().count(),
-                    "BIRD of {} has {up} sessions",
-                    node.name
-                );
-                for session in wanted {
-                    ensure!(
-                        said.get(&session.name) == Some(&SessionState::Established),
-                        "{}: {} is not established: {said:?}",
-                        node.name,
-                        session.name
-                    );
-                }
-            }
-            Ok(())
-        })
-    }
-
-    /// Wait until BIRD has given every node's kernel this many routes.
-    pub fn wait_for_bgp_routes(&self, wanted: usize) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            until("routes by BGP", ROUTES_TIMEOUT, || {
-                let routes = node.bgp_routes()?;
-                ensure!(
-                    routes.len() == wanted,
-                    "{} has {} of {wanted}: {routes:?}",
-                    node.name,
-                    routes.len()
-                );
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    /// What agents and BIRDs have written to their logs, for a failure.
+    /// The logs of all agents and BIRDs.
     #[must_use]
     pub fn logs(&self) -> String {
         let read = |node: &Node| {
-            let of_agent = fs::read_to_string(node.agent_log(&self.run)).unwrap_or_default();
-            let of_bird = fs::read_to_string(bird::log(&self.run, &node.name)).unwrap_or_default();
-            format!("--- {}\n{of_agent}{of_bird}", node.name)
+            let agent = fs::read_to_string(node.agent_log(&self.run)).unwrap_or_default();
+            let bird = fs::read_to_string(bird::log(&self.run, &node.name)).unwrap_or_default();
+            format!("--- {}\n{agent}{bird}", node.name)
         };
         self.nodes.iter().map(read).collect()
     }

@@ -1,4 +1,4 @@
-//! What a user would apply in the lab, and the Nodes.
+//! Constructors of users' objects and of Nodes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::lab::cluster::families::Families;
 
-/// An address of a pool in no block of the lab.
+/// An address of a pool outside all assigned blocks.
 pub fn unused_pod_address(pool: IpNet) -> IpAddr {
     pool.broadcast()
 }
@@ -27,7 +27,7 @@ pub fn peer(name: &str, spec: &Value) -> anyhow::Result<BGPPeer> {
     user_object("BGPPeer", name, spec)
 }
 
-/// One pool for each family.
+/// One IPPool for each family.
 pub fn pools(
     families: Families,
     pod_interface: PodInterface,
@@ -50,7 +50,7 @@ fn pool(cidr: IpNet, pod_interface: PodInterface, nat_outgoing: bool) -> anyhow:
     named_pool(name, &spec)
 }
 
-/// A pool.
+/// An IPPool with this name.
 pub fn named_pool(name: &str, spec: &Value) -> anyhow::Result<IPPool> {
     user_object("IPPool", name, spec)
 }
@@ -66,10 +66,10 @@ fn user_object<K: serde::de::DeserializeOwned>(
         "metadata": { "name": name, "uid": format!("lab-{name}"), "generation": 1 },
         "spec": spec,
     });
-    serde_json::from_value(object).with_context(|| format!("make the {kind} {name}"))
+    serde_json::from_value(object).with_context(|| format!("create the {kind} {name}"))
 }
 
-/// A Node as a kubelet would have registered it.
+/// A Node as the kubelet registers it.
 pub fn node(name: &str, addresses: &[IpAddr], labels: BTreeMap<String, String>) -> Node {
     let internal = |address: &IpAddr| NodeAddress {
         type_: "InternalIP".into(),

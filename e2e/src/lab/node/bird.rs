@@ -1,4 +1,4 @@
-//! BIRD on a node: the stock program, started as its DaemonSet does, and what it says itself.
+//! BIRD on a node: the unmodified program, started with the arguments of the DaemonSet, and its status.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,15 +13,15 @@ use crate::harness::poll::until;
 use crate::harness::run_dir::Run;
 use crate::lab::topology::namespace::Namespace;
 
-/// The configuration of BIRD before the agent writes one.
+/// The configuration before the agent has written any.
 const BASE: &str = "router id 0.0.0.1;
 protocol static nothing { disabled; ipv4; }
 include \"/run/netweft/bird/*.conf\";
 ";
-/// The folder of the configuration.
+/// Folder with the configuration that the agent writes.
 pub const FOLDER: &str = "/run/netweft/bird";
 const SOCKET: &str = "/run/netweft/bird/bird.ctl";
-/// The time limit of an answer of BIRD, and of its end.
+/// Limit until BIRD answers, or ends after a command to end.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running BIRD.
@@ -30,84 +30,88 @@ pub struct Bird {
 }
 
 impl Bird {
-    /// Start it in a node, and wait until it answers. `programs` is the folder with bird and birdc.
+    /// Starts BIRD on a node and waits until it answers. `programs` is the folder with bird and birdc.
     pub fn start(
         run: &mut Run,
         node: &str,
-        space: &Namespace,
+        namespace: &Namespace,
         programs: &Path,
     ) -> anyhow::Result<Self> {
-        let bird = Self::launch(run, node, space, programs)?;
-        until("BIRD to answer", DEADLINE, || {
-            ask(space, programs, "show status")
+        let bird = Self::spawn(run, node, namespace, programs)?;
+        until("an answer of BIRD", DEADLINE, || {
+            run_command(namespace, programs, "show status")
         })
         .with_context(|| fs::read_to_string(log(run, node)).unwrap_or_default())?;
         Ok(bird)
     }
 
-    /// Start it in a node.
-    pub fn launch(
+    /// Starts BIRD on a node without waiting.
+    pub fn spawn(
         run: &mut Run,
         node: &str,
-        space: &Namespace,
+        namespace: &Namespace,
         programs: &Path,
     ) -> anyhow::Result<Self> {
         let base = run.folder().join("bird-base.conf");
-        // Once: another node's may be reading it.
+        // Written once, because the BIRD of another node may be reading the file.
         if !base.exists() {
             fs::write(&base, BASE)?;
         }
-        fs::create_dir_all(space.file(FOLDER))?;
-        let mut command = space.command(programs.join("bird"));
+        fs::create_dir_all(namespace.file(FOLDER))?;
+        let mut command = namespace.command(programs.join("bird"));
         command.arg("-f").arg("-R").arg("-c").arg(base);
         command.args(["-s", SOCKET]);
-        let child = space.start(run, &mut command, &log(run, node))?;
+        let child = namespace.start(run, &mut command, &log(run, node))?;
         Ok(Self { child })
     }
 
-    /// Its process.
+    /// The process ID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// End BIRD as an upgrade does, by a graceful restart.
-    pub fn leave_gracefully(mut self, space: &Namespace, programs: &Path) -> anyhow::Result<()> {
-        ask(space, programs, "graceful restart")?;
-        until("BIRD to end", DEADLINE, || {
+    /// Ends BIRD with a graceful restart, as an upgrade does: the peers keep its routes.
+    pub fn stop_gracefully(mut self, namespace: &Namespace, programs: &Path) -> anyhow::Result<()> {
+        run_command(namespace, programs, "graceful restart")?;
+        until("the end of BIRD", DEADLINE, || {
             let ended = self.child.try_wait()?;
-            ended.context("it goes on").map(drop)
+            ended.context("BIRD still runs").map(drop)
         })
     }
 }
 
-/// Where its words go.
+/// Path of BIRD's log.
 pub fn log(run: &Run, node: &str) -> PathBuf {
     run.folder().join(format!("{node}-bird.log"))
 }
 
-/// What BIRD answers.
-pub fn ask(space: &Namespace, programs: &Path, what: &str) -> anyhow::Result<String> {
-    let mut command = space.command(programs.join("birdc"));
-    command.args(["-s", SOCKET]).args(what.split_whitespace());
-    let said = output(&mut command)?;
-    // birdc also exits with 0 when no BIRD listens.
+/// Runs a command of birdc and returns its output.
+pub fn run_command(namespace: &Namespace, programs: &Path, words: &str) -> anyhow::Result<String> {
+    let mut command = namespace.command(programs.join("birdc"));
+    command.args(["-s", SOCKET]).args(words.split_whitespace());
+    let text = output(&mut command)?;
+    // The exit status of birdc is 0 also without a connection to BIRD.
     ensure!(
-        !said.contains("Unable to connect"),
-        "BIRD does not answer: {said}"
+        !text.contains("Unable to connect"),
+        "BIRD does not answer: {text}"
     );
-    Ok(said)
+    Ok(text)
 }
 
-/// The established sessions, and since when by BIRD's clock: two equal answers mean that nothing has happened in between.
-pub fn established(space: &Namespace, programs: &Path) -> anyhow::Result<BTreeMap<String, String>> {
-    let said = ask(space, programs, "show protocols")?;
+/// The established sessions by name, with the time of establishment. Equal results of two calls show that no session restarted between
+/// them.
+pub fn established(
+    namespace: &Namespace,
+    programs: &Path,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    let output = run_command(namespace, programs, "show protocols")?;
     let session = |line: &str| match *line.split_whitespace().collect::<Vec<_>>() {
         // Date and time.
         [name, "BGP", _, "up", ref since @ .., "Established"] => {
@@ -115,5 +119,5 @@ pub fn established(space: &Namespace, programs: &Path) -> anyhow::Result<BTreeMa
         }
         _ => None,
     };
-    Ok(said.lines().filter_map(session).collect())
+    Ok(output.lines().filter_map(session).collect())
 }

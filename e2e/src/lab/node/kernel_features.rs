@@ -1,25 +1,24 @@
-//! What the lab has to know of the kernel that it runs on.
+//! Features of the kernel that the lab depends on.
 
 use anyhow::bail;
 
 use crate::harness::command::{run, words};
 
-/// Whether this kernel can masquerade as the agent does it, by a table of nftables' family inet. It is tried in a network
-/// namespace of its own.
+/// Whether this kernel supports the agent's masquerading, which needs the nftables family inet. The test runs in a new network namespace.
 ///
 /// # Errors
-/// nft cannot be run, or fails for another reason than that.
+/// nft cannot be run, or fails with another error than a missing family.
 pub fn masquerades() -> anyhow::Result<bool> {
-    let tried = run(words("unshare --net nft add table inet try").env("LC_ALL", "C"))?;
-    let said = String::from_utf8_lossy(&tried.stderr);
-    if tried.status.success() {
+    let result = run(words("unshare --net nft add table inet try").env("LC_ALL", "C"))?;
+    let error = String::from_utf8_lossy(&result.stderr);
+    if result.status.success() {
         Ok(true)
-    } else if said.contains("Operation not supported") {
+    } else if error.contains("Operation not supported") {
         Ok(false)
     } else {
         bail!(
-            "cannot tell whether this kernel has the nftables family inet: {}",
-            said.trim()
+            "cannot detect whether this kernel has the nftables family inet: {}",
+            error.trim()
         );
     }
 }

@@ -1,6 +1,7 @@
-//! What a node's kernel looks like in each mode, as text for people: it stands in `docs/kernel`, and every lab compares.
+//! Snapshots of a node's kernel state in each mode, as documentation in `docs/kernel`. Every lab compares its state with them.
 //!
-//! Only what follows from the objects: no indexes, no counters, nothing that depends on the version of a tool.
+//! A snapshot contains only what follows from the objects: no interface indexes, no counters, nothing that depends on the version of a
+//! tool.
 
 use std::fs;
 use std::path::Path;
@@ -14,28 +15,30 @@ use crate::lab::cluster::families::Families;
 use crate::lab::node::Node;
 
 impl Lab {
-    /// The snapshot's name and text; `None` for labs of which there is none.
+    /// Name and text of the snapshot; `None` for labs without a snapshot.
     fn snapshot(&self) -> anyhow::Result<Option<(String, String)>> {
         let routed = self.options.pod_interface == PodInterface::Routed;
-        if self.options.families != Families::V4 || !(routed || self.options.mode.is_first()) {
+        if self.options.families != Families::V4
+            || !(routed || self.options.mode.has_bridge_snapshot())
+        {
             return Ok(None);
         }
         let kind = if routed { "" } else { "-bridge" };
         let name = format!("{}{kind}.txt", self.options.mode);
-        let node = self.site.node(1)?;
+        let node = self.cluster.node(1)?;
         Ok(Some((name, text(node)?)))
     }
 
-    /// Compare with the file in `folder`, or write it there.
+    /// Compares the kernel state with the snapshot in `folder`, or only prints the state for hack/snapshots.sh.
     ///
     /// # Errors
-    /// The snapshots differ; the error has both.
-    pub fn check_snapshot(&self, folder: &Path, write: bool) -> anyhow::Result<()> {
+    /// State and snapshot differ; the message contains both. Or a command fails.
+    pub fn check_snapshot(&self, folder: &Path, print_only: bool) -> anyhow::Result<()> {
         let Some((name, found)) = self.snapshot()? else {
             return Ok(());
         };
-        if write {
-            // By the script that has called: on another kernel the folder cannot be written.
+        if print_only {
+            // The calling script writes the file, because the folder is read-only in a lab under user-mode Linux.
             for line in found.lines() {
                 println!("snapshot|{name}|{line}");
             }
@@ -45,7 +48,7 @@ impl Lab {
         let expected = fs::read_to_string(&file).unwrap_or_default();
         ensure!(
             found == expected,
-            "{} says\n{expected}\nbut the kernel has\n{found}\nIf that is as it should be: make snapshots",
+            "{} contains\n{expected}\nbut the kernel has\n{found}\nIf the new state is correct, run: make snapshots",
             file.display()
         );
         Ok(())
@@ -54,7 +57,7 @@ impl Lab {
 
 fn text(node: &Node) -> anyhow::Result<String> {
     let lines = |arguments: &str| -> anyhow::Result<Vec<String>> {
-        let text = node.space.ip(arguments)?;
+        let text = node.namespace.ip(arguments)?;
         let mut lines: Vec<String> = text
             .lines()
             .map(|line| line.trim_end().to_owned())
@@ -70,7 +73,8 @@ fn text(node: &Node) -> anyhow::Result<String> {
         "ip neighbour show nud permanent",
         lines("neighbour show nud permanent")?,
     ));
-    let fdb = crate::harness::command::output(node.space.command("bridge").args(["fdb", "show"]))?;
+    let fdb =
+        crate::harness::command::output(node.namespace.command("bridge").args(["fdb", "show"]))?;
     let remote = fdb.lines().filter(|line| line.contains(" dst "));
     let mut remote: Vec<String> = remote.map(|line| line.trim_end().to_owned()).collect();
     remote.sort();
@@ -84,25 +88,25 @@ fn text(node: &Node) -> anyhow::Result<String> {
     Ok(format!("{}\n", text.trim_end()))
 }
 
-/// Our links but the pods', in the words of `ip -details link`.
+/// The agent's links without the links of pods, in the format of `ip -details link`.
 fn links(node: &Node) -> anyhow::Result<Vec<String>> {
-    let links: Value = serde_json::from_str(&node.space.ip("-json -details link show")?)?;
-    let links = links.as_array().context("ip prints a list of links")?;
-    let ours = links
+    let links: Value = serde_json::from_str(&node.namespace.ip("-json -details link show")?)?;
+    let links = links.as_array().context("ip prints no list of links")?;
+    let agent_links = links
         .iter()
-        .filter(|link| word(link, "/ifname").starts_with("nw-"));
-    Ok(ours.map(describe).collect())
+        .filter(|link| text_at(link, "/ifname").starts_with("nw-"));
+    Ok(agent_links.map(describe).collect())
 }
 
 fn describe(link: &Value) -> String {
-    let kind = word(link, "/linkinfo/info_kind");
+    let kind = text_at(link, "/linkinfo/info_kind");
     let more = match kind.as_str() {
         "vxlan" => format!(
             " id {} local {} dstport {}{}",
-            word(link, "/linkinfo/info_data/id"),
-            word(link, "/linkinfo/info_data/local"),
-            word(link, "/linkinfo/info_data/port"),
-            if word(link, "/linkinfo/info_data/learning") == "false" {
+            text_at(link, "/linkinfo/info_data/id"),
+            text_at(link, "/linkinfo/info_data/local"),
+            text_at(link, "/linkinfo/info_data/port"),
+            if text_at(link, "/linkinfo/info_data/learning") == "false" {
                 " nolearning"
             } else {
                 ""
@@ -110,23 +114,23 @@ fn describe(link: &Value) -> String {
         ),
         "ipip" => format!(
             " remote {} local {}",
-            word(link, "/linkinfo/info_data/remote"),
-            word(link, "/linkinfo/info_data/local")
+            text_at(link, "/linkinfo/info_data/remote"),
+            text_at(link, "/linkinfo/info_data/local")
         ),
         _ => String::new(),
     };
-    let mac = match word(link, "/link_type").as_str() {
-        "ether" => format!(" link/ether {}", word(link, "/address")),
+    let mac = match text_at(link, "/link_type").as_str() {
+        "ether" => format!(" link/ether {}", text_at(link, "/address")),
         _ => String::new(),
     };
     format!(
         "{} mtu {}{mac} {kind}{more}",
-        word(link, "/ifname"),
-        word(link, "/mtu")
+        text_at(link, "/ifname"),
+        text_at(link, "/mtu")
     )
 }
 
-fn word(value: &Value, pointer: &str) -> String {
+fn text_at(value: &Value, pointer: &str) -> String {
     match value.pointer(pointer) {
         Some(Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),

@@ -1,4 +1,4 @@
-//! A node: namespaces, the agent, BIRD.
+//! A node: namespaces, agent and BIRD.
 
 pub mod bird;
 pub mod host_bird;
@@ -24,17 +24,17 @@ use crate::lab::topology::namespace::Namespace;
 pub struct Node {
     pub name: String,
     pub addresses: Vec<IpAddr>,
-    pub space: Namespace,
+    pub namespace: Namespace,
     agent: Option<Child>,
     bird: Option<Bird>,
 }
 
 impl Node {
-    /// A node that is connected to nothing yet.
-    pub fn make(run: &mut Run, name: &str, rp_filter: u8) -> anyhow::Result<Self> {
-        let space = Namespace::node(run)?;
+    /// Creates a node without an uplink.
+    pub fn create(run: &mut Run, name: &str, rp_filter: u8) -> anyhow::Result<Self> {
+        let namespace = Namespace::node(run)?;
         for scope in ["all", "default"] {
-            space.sysctl(
+            namespace.sysctl(
                 &format!("net.ipv4.conf.{scope}.rp_filter"),
                 &rp_filter.to_string(),
             )?;
@@ -42,66 +42,70 @@ impl Node {
         Ok(Self {
             name: name.to_owned(),
             addresses: Vec::new(),
-            space,
+            namespace,
             agent: None,
             bird: None,
         })
     }
 
-    /// Start BIRD.
+    /// Starts BIRD and waits until it answers.
     pub fn start_bird(&mut self, run: &mut Run, programs: &Path) -> anyhow::Result<()> {
-        let bird = Bird::start(run, &self.name, &self.space, programs)?;
+        let bird = Bird::start(run, &self.name, &self.namespace, programs)?;
         self.bird = Some(bird);
         Ok(())
     }
 
-    /// Start BIRD, and do not wait for it.
-    pub fn launch_bird(&mut self, run: &mut Run, programs: &Path) -> anyhow::Result<()> {
-        let bird = Bird::launch(run, &self.name, &self.space, programs)?;
+    /// Starts BIRD without waiting.
+    pub fn spawn_bird(&mut self, run: &mut Run, programs: &Path) -> anyhow::Result<()> {
+        let bird = Bird::spawn(run, &self.name, &self.namespace, programs)?;
         self.bird = Some(bird);
         Ok(())
     }
 
-    /// BIRD's process.
+    /// The process ID of BIRD.
     pub fn bird_pid(&self) -> anyhow::Result<u32> {
-        let bird = self.bird.as_ref().context("BIRD runs on the node")?;
+        let bird = self
+            .bird
+            .as_ref()
+            .context("BIRD does not run on the node")?;
         Ok(bird.pid())
     }
 
-    /// BIRD, for a caller that ends it.
+    /// The running BIRD, for a caller that ends it.
     pub fn take_bird(&mut self) -> anyhow::Result<Bird> {
-        self.bird.take().context("BIRD runs on the node")
+        self.bird.take().context("BIRD does not run on the node")
     }
 
-    /// The agent's process.
+    /// The process ID of the agent.
     pub fn agent_pid(&self) -> anyhow::Result<u32> {
-        let agent = self.agent.as_ref().context("an agent runs on the node")?;
+        let agent = self.agent.as_ref().context("no agent runs on the node")?;
         Ok(agent.id())
     }
 
-    /// SIGKILL for the agent.
+    /// Sends SIGKILL to the agent and waits for its end.
     pub fn kill_agent(&mut self) -> anyhow::Result<()> {
-        let mut agent = self.agent.take().context("an agent runs on the node")?;
+        let mut agent = self.agent.take().context("no agent runs on the node")?;
         agent.kill()?;
         agent.wait()?;
         Ok(())
     }
 
-    /// Start the released relay.
+    /// Starts the released relay.
     pub fn start_relay(&self, run: &mut Run, binaries: &Path) -> anyhow::Result<()> {
-        let mut command = self.space.command(binaries.join("netweft-udp-relay"));
+        let mut command = self.namespace.command(binaries.join("netweft-udp-relay"));
         command.args(["run", "--run-dir", "/run/netweft"]);
         let log = run.folder().join(format!("{}-relay.log", self.name));
-        self.space.start(run, &mut command, &log).map(drop)
+        self.namespace.start(run, &mut command, &log).map(drop)
     }
 
-    /// The node's address of the same family.
-    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
-        let same = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
-        self.addresses.iter().find(same).copied()
+    /// The node's address of the family of `other`.
+    pub fn address_of_family(&self, other: IpAddr) -> Option<IpAddr> {
+        let same_family = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
+        self.addresses.iter().find(same_family).copied()
     }
 
-    /// Start the released agent on the folder of objects; with BIRD's programs it gets their folder and one of passwords.
+    /// Starts the released agent with the objects of a folder. With `bird`, the folder of BIRD's programs, the agent also gets the folder
+    /// of BGP passwords.
     pub fn start_agent(
         &mut self,
         run: &mut Run,
@@ -109,7 +113,7 @@ impl Node {
         objects: &Path,
         bird: Option<&Path>,
     ) -> anyhow::Result<()> {
-        let mut command = self.space.command(binaries.join("netweft-agent"));
+        let mut command = self.namespace.command(binaries.join("netweft-agent"));
         command
             .args([
                 "run",
@@ -127,85 +131,82 @@ impl Node {
                 .arg(run.folder().join(PASSWORDS));
         }
         let log = self.agent_log(run);
-        self.agent = Some(self.space.start(run, &mut command, &log)?);
+        self.agent = Some(self.namespace.start(run, &mut command, &log)?);
         Ok(())
     }
 
-    /// Nothing is out of place, as the agent's own check sees it.
+    /// The node has its desired state according to `netweft-agent check`.
     pub fn check(&self, binaries: &Path, objects: &Path) -> anyhow::Result<()> {
-        let mut command = self.space.command(binaries.join("netweft-agent"));
-        let places = ["--node", &self.name, "--cni-conf-dir", "/run/cni"];
+        let mut command = self.namespace.command(binaries.join("netweft-agent"));
+        let arguments = ["--node", &self.name, "--cni-conf-dir", "/run/cni"];
         command
             .arg("check")
-            .args(places)
+            .args(arguments)
             .arg("--inputs")
             .arg(objects);
         let output = command.output().context("start netweft-agent")?;
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said);
-        anyhow::ensure!(output.status.success(), "{}", said.trim());
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        anyhow::ensure!(output.status.success(), "{}", text.trim());
         Ok(())
     }
 
-    /// Where the agent's words go.
+    /// Path of the agent's log.
     pub fn agent_log(&self, run: &Run) -> PathBuf {
         run.folder().join(format!("{}.log", self.name))
     }
 
-    /// What the agent says.
+    /// The status of the NodeNetwork that the agent has written.
     pub fn status(&self) -> anyhow::Result<NodeNetworkStatus> {
-        let text = std::fs::read_to_string(self.space.file("/run/netweft/status.yaml"))?;
+        let text = std::fs::read_to_string(self.namespace.file("/run/netweft/status.yaml"))?;
         Ok(serde_saphyr::from_str(&text)?)
     }
 
-    /// Wait until the agent says that the node is ready and the runtime could add pods.
+    /// Waits for the condition Ready and the CNI configuration.
     pub fn wait_until_ready(&self) -> anyhow::Result<()> {
-        self.wait_until_open("to be ready", |status| is_true(&status.conditions, READY))
+        self.wait_for_status("the condition Ready", |status| {
+            is_true(&status.conditions, READY)
+        })
     }
 
-    /// Wait until the runtime could add pods and the agent's status is as `wanted`.
-    pub fn wait_until_open(
+    /// Waits until the CNI configuration exists and the status satisfies `expected`.
+    pub fn wait_for_status(
         &self,
         what: &str,
-        wanted: impl Fn(&NodeNetworkStatus) -> bool,
+        expected: impl Fn(&NodeNetworkStatus) -> bool,
     ) -> anyhow::Result<()> {
-        until(&format!("{} {what}", self.name), DEADLINE, || {
+        until(&format!("{what} on {}", self.name), DEADLINE, || {
             let status = self.status()?;
-            let said: Vec<&str> = status
-                .conditions
-                .iter()
-                .map(|condition| condition.message.as_str())
-                .collect();
+            let condition = status.conditions.first();
+            let message = condition.map_or("none", |condition| condition.message.as_str());
+            anyhow::ensure!(expected(&status), "first condition: {message}");
             anyhow::ensure!(
-                wanted(&status),
-                "the agent says: {}",
-                said.first().unwrap_or(&"nothing")
-            );
-            anyhow::ensure!(
-                self.space.file(CONFLIST).exists(),
+                self.namespace.file(CONFLIST).exists(),
                 "there is no CNI configuration"
             );
             Ok(())
         })
     }
 
-    /// The kernel's routes that BIRD has made, one a line.
+    /// The kernel routes of the cluster's BIRD, one element for each.
     pub fn bgp_routes(&self) -> anyhow::Result<Vec<String>> {
         let mut routes = Vec::new();
         for family in ["-4", "-6"] {
-            let lines = self.space.ip(&format!("{family} route show proto bird"))?;
-            // The host's own BIRD has another metric.
-            let ours = lines.lines().filter(|line| line.contains(" metric 78"));
-            routes.extend(ours.map(|line| line.trim_end().to_owned()));
+            let lines = self
+                .namespace
+                .ip(&format!("{family} route show proto bird"))?;
+            // Routes of the BIRD of the node's owner have another metric.
+            let added = lines.lines().filter(|line| line.contains(" metric 78"));
+            routes.extend(added.map(|line| line.trim_end().to_owned()));
         }
         Ok(routes)
     }
 
-    /// Whether `node.json` has a pool.
-    pub fn plugin_has_pool(&self, pool: &str) -> anyhow::Result<bool> {
-        let text = std::fs::read_to_string(self.space.file("/run/netweft/node.json"))?;
-        let config: serde_json::Value = serde_json::from_str(&text)?;
-        let pools = config.get("pools").and_then(|pools| pools.as_array());
+    /// Whether `node.json`, the input of the plugin, lists a pool.
+    pub fn plugin_lists_pool(&self, pool: &str) -> anyhow::Result<bool> {
+        let text = std::fs::read_to_string(self.namespace.file("/run/netweft/node.json"))?;
+        let input: serde_json::Value = serde_json::from_str(&text)?;
+        let pools = input.get("pools").and_then(|pools| pools.as_array());
         let mut names = pools.into_iter().flatten().map(|pool| pool.get("name"));
         Ok(names.any(|name| name.is_some_and(|name| name == pool)))
     }
@@ -213,12 +214,12 @@ impl Node {
     /// The CNI configuration that the agent has written.
     pub fn conflist(&self) -> anyhow::Result<serde_json::Value> {
         Ok(serde_json::from_str(&std::fs::read_to_string(
-            self.space.file(CONFLIST),
+            self.namespace.file(CONFLIST),
         )?)?)
     }
 }
 
-/// Folder of BGP passwords in the run's.
+/// Folder of BGP passwords, in the folder of the run.
 pub const PASSWORDS: &str = "bgp-passwords";
 const DEADLINE: Duration = Duration::from_secs(20);
 const CONFLIST: &str = "/run/cni/10-netweft.conflist";

@@ -1,4 +1,4 @@
-//! A pod: a network namespace that the released plugin has wired.
+//! A pod: a network namespace that the released plugin has connected.
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::harness::run_dir::Run;
 use crate::lab::node::Node;
@@ -18,16 +18,16 @@ pub struct Pod {
     pub name: String,
     pub node: String,
     pub addresses: Vec<IpAddr>,
-    pub space: Namespace,
+    pub namespace: Namespace,
 }
 
 impl Pod {
-    /// Make a namespace and call the plugin's ADD on `node`, as a container runtime would.
+    /// Creates a namespace and calls ADD of the plugin on `node`, as a container runtime does.
     pub fn add(run: &mut Run, node: &Node, name: &str, binaries: &Path) -> anyhow::Result<Self> {
         Self::add_of_pool(run, node, name, binaries, None)
     }
 
-    /// The same for a pod that asks for a pool.
+    /// Like [`Pod::add`], with an annotation that requests a pool.
     pub fn add_of_pool(
         run: &mut Run,
         node: &Node,
@@ -35,10 +35,10 @@ impl Pod {
         binaries: &Path,
         pool: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let space = Namespace::network(run)?;
+        let namespace = Namespace::network(run)?;
         let sandbox = Sandbox {
             pod: name,
-            space: &space,
+            namespace: &namespace,
             pool,
         };
         let result = call(node, binaries, "ADD", &sandbox)?;
@@ -46,7 +46,7 @@ impl Pod {
         let address = |ip: &Value| {
             let text = ip.get("address").and_then(Value::as_str);
             anyhow::Ok(
-                text.context("an ip has an address")?
+                text.context("an element of ips has no address")?
                     .parse::<IpNet>()?
                     .addr(),
             )
@@ -56,55 +56,51 @@ impl Pod {
             name: name.to_owned(),
             node: node.name.clone(),
             addresses: addresses.collect::<anyhow::Result<_>>()?,
-            space,
+            namespace,
         })
     }
 
-    /// Call the plugin's DEL, as a container runtime would.
+    /// Calls DEL of the plugin, as a container runtime does.
     pub fn delete(&self, node: &Node, binaries: &Path) -> anyhow::Result<()> {
         let sandbox = Sandbox {
             pod: &self.name,
-            space: &self.space,
+            namespace: &self.namespace,
             pool: None,
         };
         call(node, binaries, "DEL", &sandbox).map(drop)
     }
 
-    /// The MTU of its link.
+    /// The MTU of the pod's link, in bytes.
     pub fn mtu(&self) -> anyhow::Result<u32> {
-        let text = self.space.ip("-json link show dev eth0")?;
+        let text = self.namespace.ip("-json link show dev eth0")?;
         let links: Value = serde_json::from_str(&text)?;
         let mtu = links.pointer("/0/mtu").and_then(Value::as_u64);
         mtu.and_then(|mtu| u32::try_from(mtu).ok())
-            .context("a link has an MTU")
+            .context("the link has no MTU")
     }
 
-    /// The pod's address of the same family.
-    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
-        let same = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
-        self.addresses.iter().find(same).copied()
+    /// The pod's address of the family of `other`.
+    pub fn address_of_family(&self, other: IpAddr) -> Option<IpAddr> {
+        let same_family = |address: &&IpAddr| address.is_ipv4() == other.is_ipv4();
+        self.addresses.iter().find(same_family).copied()
     }
 }
 
-/// The data of a pod in a container runtime.
+/// The parameters of a CNI call.
 struct Sandbox<'a> {
     pod: &'a str,
-    space: &'a Namespace,
-    /// The pool that it asks for by annotation.
+    namespace: &'a Namespace,
+    /// The pool of the pod's annotation.
     pool: Option<&'a str>,
 }
 
-/// Call the first plugin of the node's own configuration, the way libcni does.
-fn call(node: &Node, binaries: &Path, verb: &str, sandbox: &Sandbox<'_>) -> anyhow::Result<Value> {
-    let Sandbox { pod, space, pool } = sandbox;
+/// The configuration of the first plugin of the node, as libcni passes it to the plugin.
+fn plugin_configuration(node: &Node, pool: Option<&str>) -> anyhow::Result<Map<String, Value>> {
     let list = node.conflist()?;
-    let mut configuration = list
-        .pointer("/plugins/0")
-        .and_then(Value::as_object)
-        .cloned();
-    let configuration = configuration
-        .as_mut()
-        .context("the configuration has no plugin")?;
+    let plugin = list.pointer("/plugins/0").and_then(Value::as_object);
+    let mut configuration = plugin
+        .cloned()
+        .context("the CNI configuration has no plugin")?;
     for key in ["cniVersion", "name"] {
         configuration.insert(key.to_owned(), list.get(key).cloned().unwrap_or_default());
     }
@@ -113,18 +109,29 @@ fn call(node: &Node, binaries: &Path, verb: &str, sandbox: &Sandbox<'_>) -> anyh
         let config = json!({ "io.kubernetes.cri.pod-annotations": annotations });
         configuration.insert("runtimeConfig".to_owned(), config);
     }
+    Ok(configuration)
+}
+
+/// Calls the first plugin of the node's CNI configuration, as libcni does.
+fn call(node: &Node, binaries: &Path, verb: &str, sandbox: &Sandbox<'_>) -> anyhow::Result<Value> {
+    let Sandbox {
+        pod,
+        namespace,
+        pool,
+    } = sandbox;
+    let configuration = plugin_configuration(node, *pool)?;
     let plugin = configuration
         .get("type")
         .and_then(Value::as_str)
         .context("the plugin has no type")?
         .to_owned();
-    let configuration = serde_json::to_vec(configuration)?;
+    let configuration = serde_json::to_vec(&configuration)?;
     let mut child = node
-        .space
+        .namespace
         .command(binaries.join(&plugin))
         .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", format!("lab-{pod}"))
-        .env("CNI_NETNS", space.path())
+        .env("CNI_NETNS", namespace.path())
         .env("CNI_IFNAME", "eth0")
         .env("CNI_PATH", binaries)
         .env(
@@ -139,7 +146,7 @@ fn call(node: &Node, binaries: &Path, verb: &str, sandbox: &Sandbox<'_>) -> anyh
     child
         .stdin
         .take()
-        .context("the plugin has no input")?
+        .context("the plugin has no standard input")?
         .write_all(&configuration)?;
     let output = child.wait_with_output()?;
     if !output.status.success() {

@@ -1,26 +1,29 @@
-//! Another program changes netweft's objects on a node while all pods and nodes communicate.
+//! External changes of the agent's kernel objects and files on a node while all pods exchange traffic.
 //!
-//! Small things go one after the other, so fast that it is a storm; each may cost three pings of a pair at most. Big things go
-//! one at a time, and the node has to be right again before the next. No connection may be reset, and foreign objects stay.
+//! Small changes follow each other at a high rate; each may cost at most three pings of a pair. Large changes are made one at a time,
+//! and the node must have its desired state again before the next. No connection may be reset, and objects of other owners stay
+//! unchanged.
 
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
 use crate::harness::command::output;
-use crate::lab::traffic::load::{CALM, Cost};
+use crate::lab::traffic::load::{LOW_LOAD, Measured};
 use crate::lab::{Lab, Options, run_scenario};
 use crate::traffic::loss_meter::Losses;
 
-/// How long the storm lasts, and the time between two of its harms.
-const STORM: (Duration, Duration) = (Duration::from_secs(20), Duration::from_millis(100));
-/// Pings of a pair that one small harm may cost, 10 ms each.
-const BUDGET: u64 = 3;
-/// The node on which it happens.
-const VICTIM: usize = 1;
+/// How long small changes are made.
+const SMALL_CHANGES_TIME: Duration = Duration::from_secs(20);
+/// Time between two small changes.
+const SMALL_CHANGES_INTERVAL: Duration = Duration::from_millis(100);
+/// Pings of a pair that one small change may cost, at 10 ms between two pings.
+const ALLOWED_LOSS: u64 = 3;
+/// Number of the node that is changed.
+const NODE: usize = 1;
 
-/// What takes a small thing away. A word in capitals is filled in.
-const SMALL: [&str; 5] = [
+/// Shell commands that remove single routes, neighbours, FDB entries and addresses. LINK is the link of the mode.
+const SMALL_CHANGES: [&str; 5] = [
     "ip route delete $(ip route show proto 78 | grep -w via | head -n 1 | cut -d ' ' -f 1) proto 78",
     "ip route flush proto 78",
     "ip neighbour flush dev LINK nud permanent",
@@ -28,8 +31,8 @@ const SMALL: [&str; 5] = [
     "ip -4 address flush dev LINK",
 ];
 
-/// What takes something with all that hangs on it, or what lets packets through at all.
-const BIG: [&str; 9] = [
+/// Shell commands that remove an object with its dependents, or stop all forwarding. LINK is the link of the mode.
+const LARGE_CHANGES: [&str; 9] = [
     "ip link set LINK down",
     "ip link set LINK mtu 1280",
     "ip link set LINK address 02:00:00:00:00:99",
@@ -41,7 +44,7 @@ const BIG: [&str; 9] = [
     "echo '{' > /run/cni/10-netweft.conflist",
 ];
 
-/// Foreign objects that resemble netweft's.
+/// `ip` commands that create objects of another owner, similar to the agent's.
 const FOREIGN_OBJECTS: [&str; 4] = [
     "link add other-br0 type bridge",
     "link set other-br0 addrgenmode none up",
@@ -49,110 +52,117 @@ const FOREIGN_OBJECTS: [&str; 4] = [
     "neighbour add 10.250.0.7 lladdr 02:00:00:00:00:77 dev other-br0 nud permanent",
 ];
 
-/// Build a lab, and tamper with its first node.
+/// Builds a lab and changes the kernel objects and files of its first node.
 ///
 /// # Errors
-/// A check that fails; the agents' logs have been printed then.
+/// The lab cannot be built, or a check fails. The agents' logs are printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
-    run_scenario(options.clone(), &about(options), keep, Lab::suffer)
+    run_scenario(options.clone(), &title(options), keep, Lab::run_drift)
 }
 
-/// What the lab is about.
+/// The title of the lab.
 #[must_use]
-pub fn about(options: &Options) -> String {
-    format!("external changes of a node, {options}")
+pub fn title(options: &Options) -> String {
+    format!("external changes on a node, {options}")
 }
 
 impl Lab {
-    fn suffer(&mut self) -> anyhow::Result<()> {
-        self.site.start_servers(true)?;
-        for line in FOREIGN_OBJECTS {
-            self.site.node(VICTIM)?.space.ip(line)?;
+    fn run_drift(&mut self) -> anyhow::Result<()> {
+        self.cluster.start_servers(true)?;
+        for command in FOREIGN_OBJECTS {
+            self.cluster.node(NODE)?.namespace.ip(command)?;
         }
-        let foreign = self.foreign_objects()?;
-        self.storm()?;
-        for harm in BIG {
-            let (took, losses) = self.tampered(|lab| {
-                lab.harm(harm)?;
-                let harmed = Instant::now();
-                lab.site.is_as_wanted()?;
-                Ok(harmed.elapsed())
+        let before = self.foreign_objects()?;
+        self.apply_small_changes()?;
+        for command in LARGE_CHANGES {
+            let (took, losses) = self.under_external_changes(|lab| {
+                lab.run_on_node(command)?;
+                let changed = Instant::now();
+                lab.cluster.wait_for_desired_state()?;
+                Ok(changed.elapsed())
             })?;
-            println!("{harm}: right again within {took:.1?}, {losses}");
+            println!("{command}: repaired within {took:.1?}, {losses}");
         }
+        let after = self.foreign_objects()?;
         ensure!(
-            self.foreign_objects()? == foreign,
-            "foreign objects have changed from\n{foreign}to\n{}",
-            self.foreign_objects()?
+            after == before,
+            "objects of another owner have changed from\n{before}to\n{after}"
         );
         Ok(())
     }
 
-    fn storm(&mut self) -> anyhow::Result<()> {
-        let (harms, losses) = self.tampered(|lab| {
-            let began = Instant::now();
-            let (mut tries, mut harms) = (0, 0);
-            for harm in SMALL.iter().cycle() {
-                // One that finds nothing to take away, because the agent has yet to put it back, is none.
-                harms += u32::from(lab.harm(harm).is_ok());
-                tries += 1;
-                let next = began + STORM.1 * tries;
+    fn apply_small_changes(&mut self) -> anyhow::Result<()> {
+        let (changes, losses) = self.under_external_changes(|lab| {
+            let started = Instant::now();
+            let (mut attempts, mut changes) = (0, 0);
+            for command in SMALL_CHANGES.iter().cycle() {
+                // A command fails if the agent has not restored the object of the previous change yet.
+                changes += u32::from(lab.run_on_node(command).is_ok());
+                attempts += 1;
+                let next = started + SMALL_CHANGES_INTERVAL * attempts;
                 std::thread::sleep(next.saturating_duration_since(Instant::now()));
-                if began.elapsed() >= STORM.0 {
+                if started.elapsed() >= SMALL_CHANGES_TIME {
                     break;
                 }
             }
-            lab.site.is_as_wanted()?;
-            ensure!(harms > tries / 2, "only {harms} of {tries} harms did any");
-            Ok(harms)
+            lab.cluster.wait_for_desired_state()?;
+            ensure!(
+                changes > attempts / 2,
+                "only {changes} of {attempts} commands changed anything"
+            );
+            Ok(changes)
         })?;
-        println!("{harms} small harms in {:?}: {losses}", STORM.0);
-        let budget = u64::from(harms) * BUDGET;
-        for (from, answer) in &losses.pairs {
+        println!("{changes} small changes in {SMALL_CHANGES_TIME:?}: {losses}");
+        let allowed = u64::from(changes) * ALLOWED_LOSS;
+        for (source, answer) in &losses.pairs {
             let lost = u64::from(answer.sent.saturating_sub(answer.received));
             ensure!(
-                lost <= budget,
-                "{from} to {}: {lost} lost, and {harms} harms may cost {budget}",
+                lost <= allowed,
+                "{source} to {}: {lost} pings lost; {changes} changes may cost {allowed}",
                 answer.target
             );
         }
         Ok(())
     }
 
-    /// Changes objects while all pods and nodes communicate; no connection may be reset.
-    fn tampered<T>(
+    /// Runs `action` under load. No connection may be reset.
+    fn under_external_changes<T>(
         &mut self,
-        act: impl FnOnce(&mut Self) -> anyhow::Result<T>,
+        action: impl FnOnce(&mut Self) -> anyhow::Result<T>,
     ) -> anyhow::Result<(T, Losses)> {
-        let Cost {
-            done,
+        let Measured {
+            result,
             losses,
-            streams,
-        } = self.under_load(&CALM, act)?;
-        let done = done?;
-        // A loss in each tenth of a second can delay TCP for longer than the timeout of the client.
-        let slow = |why: &str| why.contains("timed out") || why.contains("no answer");
-        let mut dead = streams.dead.iter().filter(|(_, _, why)| !slow(why));
-        ensure!(dead.next().is_none(), "{losses}; {streams}");
-        Ok((done, losses))
+            connections,
+        } = self.measure_under_load(&LOW_LOAD, action)?;
+        let result = result?;
+        // With losses every 100 ms, retransmission can take longer than the time limit of a connection. That is not a reset.
+        let timed_out = |error: &str| error.contains("timed out") || error.contains("no answer");
+        let mut failed = connections.failed.iter();
+        let reset = failed.find(|connection| !timed_out(&connection.error));
+        ensure!(reset.is_none(), "{losses}; {connections}");
+        Ok((result, losses))
     }
 
-    /// A harm in words of the shell.
-    fn harm(&self, harm: &str) -> anyhow::Result<()> {
+    /// Runs a shell command on the node.
+    fn run_on_node(&self, command: &str) -> anyhow::Result<()> {
         let link = self.options.mode.link().unwrap_or("nw-own");
-        let script = harm.replace("LINK", link);
-        let space = &self.site.node(VICTIM)?.space;
-        output(space.command("sh").args(["-c", &script])).map(drop)
+        let script = command.replace("LINK", link);
+        let namespace = &self.cluster.node(NODE)?.namespace;
+        output(namespace.command("sh").args(["-c", &script])).map(drop)
     }
 
-    /// All foreign objects.
+    /// The objects of [`FOREIGN_OBJECTS`] as `ip` prints them.
     fn foreign_objects(&self) -> anyhow::Result<String> {
-        let space = &self.site.node(VICTIM)?.space;
-        let looks = [
+        let namespace = &self.cluster.node(NODE)?.namespace;
+        let commands = [
             "-o link show dev other-br0",
             "route show dev other-br0",
             "neighbour show dev other-br0 nud permanent",
         ];
-        looks.iter().map(|look| space.ip(look)).collect()
+        commands
+            .iter()
+            .map(|command| namespace.ip(command))
+            .collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What happens in a lab, and in which modes it can.
+//! The scenarios of the lab, and the modes that each supports.
 
 pub mod abuse;
 pub mod agent_failures;
@@ -17,40 +17,40 @@ use clap::ValueEnum;
 
 use crate::lab::LabMode;
 
-/// What happens in a lab.
+/// A scenario, by its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
-    /// Pods and nodes ping each other and a host outside; the kernel is compared with docs/kernel.
+    /// Pods and nodes ping each other and an external host; the kernel state is compared with docs/kernel.
     Connectivity,
     /// Two racks, their routers and two spines (`--routers`); an uplink fails.
     Fabric,
-    /// BIRDs and agents end and come back.
+    /// BIRD processes and agents stop and restart.
     BgpRestarts,
-    /// Two BIRDs recover at the same time.
+    /// Two BIRD processes restart at the same time.
     BgpRecoveries,
-    /// The mesh gives way to route reflectors, and these to a router.
+    /// Route reflectors replace the mesh, then a router replaces the reflectors.
     BgpEdits,
-    /// Peers are misconfigured, silent or announce wrong routes.
+    /// Peers are misconfigured, unreachable or announce wrong routes.
     BgpForeignPeers,
     /// 50 nodes in a mesh.
     ScaleMesh,
     /// 200 nodes behind two route reflectors.
     ScaleReflectors,
-    /// A node gets further blocks and gives them back.
+    /// A node receives further blocks and releases them.
     Growth,
-    /// The mode changes under load, from each of `--mode` to another (`--tour`).
+    /// The mode changes under load, between the modes of `--mode` in the order of `--tour`.
     ModeChanges,
-    /// Another program changes what is netweft's on a node.
+    /// Another program changes the agent's kernel objects and files on a node.
     Drift,
-    /// Agents are killed and stopped; nodes join, leave and boot.
+    /// Agents are killed and suspended; nodes join, leave and reboot.
     AgentFailures,
     /// Pods and hosts forge sources, encapsulated packets and router advertisements.
     Abuse,
-    /// A node gets another MTU, another uplink, another address, another time.
+    /// The MTU, uplink, address and clock of a node change.
     Reconfiguration,
 }
 
-/// What runs a scenario.
+/// The kind of lab that a scenario runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Three nodes in one mode.
@@ -66,7 +66,7 @@ pub enum Kind {
 }
 
 impl Scenario {
-    /// The modes that it can run in; the first is the default.
+    /// The supported modes; the first is the default.
     #[must_use]
     pub fn modes(self) -> &'static [LabMode] {
         match self {
@@ -90,11 +90,11 @@ impl Scenario {
         }
     }
 
-    /// The modes that it runs in where none are asked for.
+    /// The modes of a run without `--mode`.
     #[must_use]
     pub fn default_modes(self) -> Vec<LabMode> {
         match self {
-            // Those that every kernel has.
+            // Kernels without the ipip module support these.
             Self::ModeChanges => vec![
                 LabMode::Vxlan,
                 LabMode::Udp,
@@ -107,7 +107,7 @@ impl Scenario {
         }
     }
 
-    /// What runs it.
+    /// The kind of lab.
     #[must_use]
     pub fn kind(self) -> Kind {
         match self {
@@ -128,22 +128,22 @@ impl Scenario {
         }
     }
 
-    /// The modes of `asked` to run in, or the default ones.
+    /// `requested`, or the default modes if it is empty.
     ///
     /// # Errors
-    /// It cannot run in one of `asked`.
-    pub fn in_modes(self, asked: &[LabMode]) -> anyhow::Result<Vec<LabMode>> {
-        let possible = self.modes();
-        if let Some(mode) = asked.iter().find(|mode| !possible.contains(mode)) {
-            let possible: Vec<String> = possible.iter().map(ToString::to_string).collect();
+    /// The scenario does not support one of the requested modes.
+    pub fn in_modes(self, requested: &[LabMode]) -> anyhow::Result<Vec<LabMode>> {
+        let supported = self.modes();
+        if let Some(mode) = requested.iter().find(|mode| !supported.contains(mode)) {
+            let supported: Vec<String> = supported.iter().map(ToString::to_string).collect();
             anyhow::bail!(
                 "scenario {self} cannot run in mode {mode}: use {}, or leave out --mode",
-                possible.join(", ")
+                supported.join(", ")
             );
         }
-        Ok(match asked {
+        Ok(match requested {
             [] => self.default_modes(),
-            _ => asked.to_vec(),
+            _ => requested.to_vec(),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The mode changes while all pods and nodes communicate: no ping and no TCP connection may be lost.
+//! Changes of the mode while all pods exchange traffic. No ping may be lost and no TCP connection may fail.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,16 +7,18 @@ use anyhow::{Context, ensure};
 use netweft_crds::{Phase, PodInterface};
 
 use crate::harness::poll::until;
-use crate::lab::traffic::load::{CALM, Cost, Pace};
-use crate::lab::traffic::tcp::Streams;
+use crate::lab::traffic::load::{LOW_LOAD, LoadIntervals, Measured};
+use crate::lab::traffic::tcp::TcpSummary;
 use crate::lab::{Lab, LabMode, Options, run_scenario};
 use crate::traffic::loss_meter::Losses;
 use crate::traffic::matrix::Matrix;
 
-/// How long a change may take.
-const CHANGED: Duration = Duration::from_secs(40);
+/// Limit for one change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(40);
+/// Limit for the removal of the old mode's links and routes after a change.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is changed into what.
+/// The order of mode changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tour {
     /// Each mode once, and back to the first.
@@ -25,27 +27,28 @@ pub enum Tour {
     All,
 }
 
-/// The node that says nothing for a while.
-const SILENT: usize = 3;
-/// How long a change is held, and the time limit until the operator names the node that holds it.
-const HELD: Duration = Duration::from_secs(3);
-const HEARD: Duration = Duration::from_secs(1);
+/// The node whose agent is stopped, so that it reports no status.
+const STOPPED_NODE: usize = 3;
+/// How long the agent is stopped. The change must wait for its node.
+const STOPPED_TIME: Duration = Duration::from_secs(3);
+/// Limit until the condition names the node.
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The modes of a lab, and how they are walked through.
+/// The sequence of mode changes.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The modes.
+    /// The modes to change between.
     pub modes: Vec<LabMode>,
-    /// In which order.
+    /// The order of changes.
     pub tour: Tour,
-    /// Time between two pings of a pair.
+    /// Time between two pings of a pair, and between two TCP chunks.
     pub interval: Duration,
 }
 
-/// Build a lab, and walk through the modes.
+/// Builds a lab and runs the sequence of mode changes.
 ///
 /// # Errors
-/// A check that fails; the agents' logs have been printed then.
+/// The lab cannot be built, or a check fails. The agents' logs are printed then.
 pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
     let Plan {
         modes,
@@ -60,31 +63,33 @@ pub fn run(options: &Options, plan: &Plan, keep: bool) -> anyhow::Result<()> {
         .into_iter()
         .filter_map(|at| modes.get(at).copied())
         .collect();
-    let first = *order.first().context("a tour begins somewhere")?;
+    let first = *order.first().context("the sequence contains no mode")?;
     let options = Options {
         mode: first,
-        later: order.clone(),
+        later_modes: order.clone(),
         ..options.clone()
     };
-    let about = about(&options);
-    run_scenario(options, &about, keep, |lab| lab.tour(&order, *interval))
+    let title = title(&options);
+    run_scenario(options, &title, keep, |lab| {
+        lab.run_mode_changes(&order, *interval)
+    })
 }
 
-/// What the lab is about.
+/// The title of the lab.
 #[must_use]
-pub fn about(options: &Options) -> String {
+pub fn title(options: &Options) -> String {
     format!("changes of the mode, {options}")
 }
 
-/// Every ordered pair of so many things once, one after the other.
+/// A closed walk over the numbers below `count` that contains every ordered pair once (an Eulerian circuit).
 fn circuit(count: usize) -> Vec<usize> {
-    // Hierholzer: from where there is no way left to go on, back to where there is.
-    let mut left: Vec<Vec<usize>> = (0..count)
+    // Hierholzer's algorithm: at a vertex without unused edges, backtrack to a vertex that has one.
+    let mut unused: Vec<Vec<usize>> = (0..count)
         .map(|from| (0..count).filter(|to| *to != from).collect())
         .collect();
     let (mut path, mut circuit) = (vec![0], Vec::new());
     while let Some(at) = path.last() {
-        match left.get_mut(*at).and_then(Vec::pop) {
+        match unused.get_mut(*at).and_then(Vec::pop) {
             Some(next) => path.push(next),
             None => circuit.extend(path.pop()),
         }
@@ -93,166 +98,183 @@ fn circuit(count: usize) -> Vec<usize> {
     circuit
 }
 
-/// What one change cost.
-struct Cell {
+/// The result of one change.
+struct ModeChange {
     from: LabMode,
     to: LabMode,
     took: Duration,
     losses: Losses,
-    streams: Streams,
+    connections: TcpSummary,
 }
 
 impl Lab {
-    fn tour(&mut self, order: &[LabMode], interval: Duration) -> anyhow::Result<()> {
-        self.site.start_servers(true)?;
-        let mut cells = Vec::new();
+    fn run_mode_changes(&mut self, order: &[LabMode], interval: Duration) -> anyhow::Result<()> {
+        self.cluster.start_servers(true)?;
+        let mut changes = Vec::new();
         for pair in order.windows(2) {
             let [from, to] = pair else { continue };
-            let cell = self.change(*from, *to, interval);
-            cells.push(cell.with_context(|| format!("from {from} to {to}"))?);
+            let change = self.change_mode(*from, *to, interval);
+            changes.push(change.with_context(|| format!("from {from} to {to}"))?);
         }
-        print!("{}", table(&cells));
+        print!("{}", table(&changes));
         if let [first, second, ..] = *order {
-            self.hold_and_revert(first, second)?;
+            self.check_wait_and_revert(first, second)?;
         }
-        let clean = |cell: &&Cell| cell.losses.pairs.is_empty() && cell.streams.dead.is_empty();
-        let dirty: Vec<&Cell> = cells.iter().filter(|cell| !clean(cell)).collect();
-        for Cell {
+        let lossless = |change: &&ModeChange| {
+            change.losses.pairs.is_empty() && change.connections.failed.is_empty()
+        };
+        let lossy: Vec<&ModeChange> = changes.iter().filter(|change| !lossless(change)).collect();
+        for ModeChange {
             from,
             to,
             losses,
-            streams,
+            connections,
             ..
-        } in &dirty
+        } in &lossy
         {
-            println!("from {from} to {to}: {losses}; {streams}");
+            println!("from {from} to {to}: {losses}; {connections}");
         }
         ensure!(
-            dirty.is_empty(),
-            "{} of {} changes cost something",
-            dirty.len(),
-            cells.len()
+            lossy.is_empty(),
+            "{} of {} changes lost packets or connections",
+            lossy.len(),
+            changes.len()
         );
         Ok(())
     }
 
-    fn change(&mut self, from: LabMode, to: LabMode, interval: Duration) -> anyhow::Result<Cell> {
-        let pace = Pace {
+    fn change_mode(
+        &mut self,
+        from: LabMode,
+        to: LabMode,
+        interval: Duration,
+    ) -> anyhow::Result<ModeChange> {
+        let intervals = LoadIntervals {
             pings: interval,
-            talks: interval,
+            tcp: interval,
         };
-        let cost = self.under_load(&pace, |lab| {
+        let measured = self.measure_under_load(&intervals, |lab| {
             let started = Instant::now();
-            let edited = lab.site.store.edit_mode(&to.spec());
-            let changed = edited.and_then(|()| lab.follow());
+            let edited = lab.cluster.store.set_mode_spec(&to.spec());
+            let changed = edited.and_then(|()| lab.wait_for_all_phases());
             (changed, started.elapsed())
         })?;
-        let Cost {
-            done: (changed, took),
+        let Measured {
+            result: (changed, took),
             losses,
-            streams,
-        } = cost;
+            connections,
+        } = measured;
         println!(
-            "{from} to {to}: {:.1} s, {losses}; {streams}",
+            "{from} to {to}: {:.1} s, {losses}; {connections}",
             took.as_secs_f32()
         );
         changed?;
-        self.nothing_old_is_left(to)?;
-        self.site.is_as_wanted()?;
-        self.travels_by(to)?;
-        Ok(Cell {
+        self.wait_for_cleanup(to)?;
+        self.cluster.wait_for_desired_state()?;
+        self.check_encapsulation(to)?;
+        Ok(ModeChange {
             from,
             to,
             took,
             losses,
-            streams,
+            connections,
         })
     }
 
-    /// A change waits for a node that says nothing, names it, and goes on when it is back. Edited back in the midst of switching, it
-    /// ends where it began.
-    fn hold_and_revert(&mut self, mode: LabMode, other: LabMode) -> anyhow::Result<()> {
-        let cost = self.under_load(&CALM, |lab| {
-            lab.site.node_mut(SILENT)?.0.kill_agent()?;
-            lab.site.store.edit_mode(&other.spec())?;
-            let held = Instant::now();
-            while held.elapsed() < HELD {
-                let (phase, said) = lab.look()?;
-                let named = said.contains(&format!("node-{SILENT}"));
+    /// A change waits for a node without a running agent, the condition names the node, and the change continues when the agent is
+    /// back. When the mode is reverted during Switching, the cluster returns to the previous mode.
+    fn check_wait_and_revert(&mut self, mode: LabMode, other: LabMode) -> anyhow::Result<()> {
+        let measured = self.measure_under_load(&LOW_LOAD, |lab| {
+            lab.cluster.node_mut(STOPPED_NODE)?.0.kill_agent()?;
+            lab.cluster.store.set_mode_spec(&other.spec())?;
+            let stopped = Instant::now();
+            while stopped.elapsed() < STOPPED_TIME {
+                let (phase, message) = lab.rollout_status()?;
+                let named = message.contains(&format!("node-{STOPPED_NODE}"));
                 let waits = phase == Phase::Preparing && named;
-                ensure!(waits || held.elapsed() < HEARD, "{phase:?}: {said}");
+                ensure!(
+                    waits || stopped.elapsed() < CONDITION_TIMEOUT,
+                    "{phase:?}: {message}"
+                );
             }
-            lab.site.start_agent(SILENT)?;
-            lab.wait_for(Phase::Switching)?;
-            lab.site.store.edit_mode(&mode.spec())?;
-            lab.wait_for(Phase::Stable)
+            lab.cluster.start_agent(STOPPED_NODE)?;
+            lab.wait_for_phase(Phase::Switching)?;
+            lab.cluster.store.set_mode_spec(&mode.spec())?;
+            lab.wait_for_phase(Phase::Stable)
         })?;
-        cost.done?;
-        ensure!(cost.streams.dead.is_empty(), "{}", cost.streams);
-        let what = format!("to {other}, held by a node that said nothing, and back");
-        cost.losses.check_none(&what)?;
-        self.nothing_old_is_left(mode)?;
-        self.site.is_as_wanted()?;
-        self.travels_by(mode)
+        measured.result?;
+        ensure!(
+            measured.connections.failed.is_empty(),
+            "{}",
+            measured.connections
+        );
+        let what = format!("to {other}, delayed by a stopped agent, and back");
+        measured.losses.check_none(&what)?;
+        self.wait_for_cleanup(mode)?;
+        self.cluster.wait_for_desired_state()?;
+        self.check_encapsulation(mode)
     }
 
-    /// The operator's core does what it would, and says how far the change is.
-    fn look(&mut self) -> anyhow::Result<(Phase, String)> {
-        self.site.settle()?;
-        let mode = self.site.store.modes.first().context("there is a mode")?;
-        let status = mode.status.as_ref().context("a status")?;
-        let said = status.conditions.first().map(|it| it.message.clone());
-        Ok((status.phase.context("a phase")?, said.unwrap_or_default()))
+    /// The phase and the message of the change, after the operator's core has run.
+    fn rollout_status(&mut self) -> anyhow::Result<(Phase, String)> {
+        self.cluster.reconcile()?;
+        let modes = &self.cluster.store.modes;
+        let mode = modes.first().context("there is no NetworkMode")?;
+        let status = mode.status.as_ref().context("the mode has no status")?;
+        let condition = status.conditions.first();
+        let message = condition.map(|condition| condition.message.clone());
+        let phase = status.phase.context("the status has no phase")?;
+        Ok((phase, message.unwrap_or_default()))
     }
 
-    fn wait_for(&mut self, wanted: Phase) -> anyhow::Result<()> {
-        until(&format!("the phase {wanted:?}"), CHANGED, || {
-            let (phase, said) = self.look()?;
-            ensure!(phase == wanted, "{phase:?}: {said}");
+    fn wait_for_phase(&mut self, expected: Phase) -> anyhow::Result<()> {
+        until(&format!("the phase {expected:?}"), CHANGE_TIMEOUT, || {
+            let (phase, message) = self.rollout_status()?;
+            ensure!(phase == expected, "{phase:?}: {message}");
             Ok(())
         })
     }
 
-    /// The operator walks through all phases, one after the other.
-    fn follow(&mut self) -> anyhow::Result<()> {
-        let mut seen = Vec::new();
-        until("the change to be over", CHANGED, || {
-            let (phase, said) = self.look()?;
-            if seen.last() != Some(&phase) {
-                seen.push(phase);
+    /// The change goes through all phases in order.
+    fn wait_for_all_phases(&mut self) -> anyhow::Result<()> {
+        let mut phases = Vec::new();
+        until("the end of the change", CHANGE_TIMEOUT, || {
+            let (phase, message) = self.rollout_status()?;
+            if phases.last() != Some(&phase) {
+                phases.push(phase);
             }
-            ensure!(phase == Phase::Stable, "{phase:?}: {said}");
+            ensure!(phase == Phase::Stable, "{phase:?}: {message}");
             Ok(())
         })?;
-        let all = [
+        let expected = [
             Phase::Preparing,
             Phase::Switching,
             Phase::Retiring,
             Phase::Stable,
         ];
-        ensure!(seen == all, "the phases were {seen:?}");
+        ensure!(phases == expected, "the phases were {phases:?}");
         Ok(())
     }
 
-    /// Links, routes and sessions are those of the mode.
-    fn nothing_old_is_left(&self, mode: LabMode) -> anyhow::Result<()> {
+    /// Waits until every node has only the links and routes of `mode`.
+    fn wait_for_cleanup(&self, mode: LabMode) -> anyhow::Result<()> {
         let bridged = self.options.pod_interface == PodInterface::Bridge;
         let link = mode.link().or((!bridged).then_some("nw-own"));
-        let pods = bridged.then_some("nw-br0");
-        let wanted: BTreeSet<&str> = link.into_iter().chain(pods).collect();
-        for node in &self.site.nodes {
-            until("what is old to be gone", Duration::from_secs(10), || {
-                let text = node.space.ip("-json link show")?;
+        let bridge = bridged.then_some("nw-br0");
+        let expected: BTreeSet<&str> = link.into_iter().chain(bridge).collect();
+        for node in &self.cluster.nodes {
+            until("removal of the old mode", CLEANUP_TIMEOUT, || {
+                let text = node.namespace.ip("-json link show")?;
                 let links: Vec<serde_json::Value> = serde_json::from_str(&text)?;
                 let names = links.iter().filter_map(|link| link.get("ifname")?.as_str());
-                let ours: BTreeSet<&str> = names.filter(|name| name.starts_with("nw-")).collect();
-                ensure!(ours == wanted, "{} has {ours:?}", node.name);
+                let links: BTreeSet<&str> = names.filter(|name| name.starts_with("nw-")).collect();
+                ensure!(links == expected, "{} has {links:?}", node.name);
                 for family in ["-4", "-6"] {
-                    let routes = node.space.ip(&format!("{family} route show"))?;
+                    let routes = node.namespace.ip(&format!("{family} route show"))?;
                     let mut old = routes.lines().filter(|line| {
                         let bird = line.contains("proto bird") && mode != LabMode::Underlay;
-                        let lowered = line.contains("proto 78") && line.contains(" mtu ");
-                        bird || lowered
+                        let reduced_mtu = line.contains("proto 78") && line.contains(" mtu ");
+                        bird || reduced_mtu
                             || ["88", "89", "90"]
                                 .iter()
                                 .any(|n| line.contains(&format!(" metric {n}")))
@@ -265,38 +287,41 @@ impl Lab {
         Ok(())
     }
 
-    /// All pods and nodes reach each other, encapsulated or plainly as the mode requires.
-    fn travels_by(&self, mode: LabMode) -> anyhow::Result<()> {
-        let before = self.underlay.seen()?;
+    /// All pairs are reachable, and packets are encapsulated exactly if `mode` encapsulates on a shared link.
+    fn check_encapsulation(&self, mode: LabMode) -> anyhow::Result<()> {
+        let before = self.underlay.frame_counts()?;
         let pools = self.options.families.pools();
         let matrices: Vec<Matrix> = pools
             .map(|pool| self.matrix(pool))
             .collect::<anyhow::Result<_>>()?;
         matrices.iter().try_for_each(Matrix::check)?;
-        let after = self.underlay.seen()?;
-        let plain = after.plain - before.plain;
-        let encapsulated = after.encapsulated_here - before.encapsulated_here;
-        let expected = if mode.is_plain_on_link() {
-            encapsulated == 0 && plain > 0
+        let after = self.underlay.frame_counts()?;
+        let unencapsulated = after.unencapsulated - before.unencapsulated;
+        let encapsulated = after.encapsulated_on_link - before.encapsulated_on_link;
+        let expected = if mode.sends_unencapsulated_on_link() {
+            encapsulated == 0 && unencapsulated > 0
         } else {
-            encapsulated > 0 && plain == 0
+            encapsulated > 0 && unencapsulated == 0
         };
         ensure!(
             expected,
-            "{mode}: {plain} frames were plain and {encapsulated} encapsulated"
+            "{mode}: {unencapsulated} unencapsulated and {encapsulated} encapsulated frames"
         );
         ensure!(
             after.dropped == 0,
-            "{} frames with addresses of pods were where no router has a route to them",
+            "{} frames with pod addresses were sent to routers or hosts without routes to pods",
             after.dropped
         );
         Ok(())
     }
 }
 
-/// From the rows to the columns: pings lost, the longest time without an answer, connections that died.
-fn table(cells: &[Cell]) -> String {
-    let modes: BTreeSet<LabMode> = cells.iter().flat_map(|cell| [cell.from, cell.to]).collect();
+/// A table of all changes, from the mode of the row to the mode of the column.
+fn table(changes: &[ModeChange]) -> String {
+    let modes: BTreeSet<LabMode> = changes
+        .iter()
+        .flat_map(|change| [change.from, change.to])
+        .collect();
     let mut text = format!("{:20}", "from \\ to");
     for to in &modes {
         text += &format!(" {:>20}", to.to_string());
@@ -305,22 +330,21 @@ fn table(cells: &[Cell]) -> String {
     for from in &modes {
         text += &format!("{:20}", from.to_string());
         for to in &modes {
-            let cell = cells
+            let change = changes
                 .iter()
-                .find(|cell| (cell.from, cell.to) == (*from, *to));
-            let said = cell.map_or_else(String::new, |cell| {
-                let (lost, longest) = (cell.losses.lost(), cell.losses.longest().as_millis());
-                let took = cell.took.as_secs_f32();
-                format!(
-                    "{lost} {longest} ms {} {took:.1} s",
-                    cell.streams.dead.len()
-                )
+                .find(|change| (change.from, change.to) == (*from, *to));
+            let cell = change.map_or_else(String::new, |change| {
+                let losses = &change.losses;
+                let (lost, longest) = (losses.lost(), losses.longest().as_millis());
+                let failed = change.connections.failed.len();
+                let took = change.took.as_secs_f32();
+                format!("{lost} {longest} ms {failed} {took:.1} s")
             });
-            text += &format!(" {said:>20}");
+            text += &format!(" {cell:>20}");
         }
         text += "\n";
     }
-    text + "each cell: pings lost, longest gap, TCP connections that died, time the change took\n"
+    text + "each cell: pings lost, longest gap, TCP connections that failed, duration of the change\n"
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Packets of every size: what fits the pod's MTU passes unfragmented, and what does not is answered and never lost in silence.
+//! Packets of all sizes. Packets up to the pod's MTU pass without fragmentation; larger packets are answered with an ICMP error.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -13,105 +13,128 @@ use crate::lab::cluster::nodes::TCP_PORT;
 use crate::lab::node::pod::Pod;
 use crate::lab::topology::namespace::Namespace;
 
-/// Bytes by which both ends of a pod's link are made larger than they should be.
-const TOO_LARGE: u32 = 8;
+/// Bytes added to the MTU at both ends of a pod's link, so that the pod sends packets larger than the tunnel's MTU.
+const MTU_EXCESS: u32 = 8;
 
 impl Lab {
-    /// From the first pod to one on each other node, by ICMP with and without room to spare, by TCP and by UDP.
+    /// Checks ICMP, TCP and UDP from the first pod to the pods of all other nodes.
     ///
     /// # Errors
-    /// A packet that fits is lost, or one that does not is not answered.
+    /// A packet within the MTU is lost, a larger one is not answered with the MTU, or a program cannot be run.
     pub fn check_sizes(&mut self) -> anyhow::Result<()> {
-        self.site.start_servers(false)?;
-        let first = self.site.pods.first().context("a pod")?;
+        self.cluster.start_servers(false)?;
+        let first = self
+            .cluster
+            .pods
+            .first()
+            .context("the pod does not exist")?;
         let mtu = first.mtu()?;
-        let others = self.site.pods.iter().filter(|pod| pod.node != first.node);
+        let others = self
+            .cluster
+            .pods
+            .iter()
+            .filter(|pod| pod.node != first.node);
         for other in others {
             for target in &other.addresses {
-                check_fit(&first.space, *target, mtu)?;
-                self.check_streams(first, *target)?;
+                check_fit(&first.namespace, *target, mtu)?;
+                self.check_payloads(first, *target)?;
             }
         }
         if self.options.pod_interface == PodInterface::Routed {
             self.check_too_large(first, mtu)?;
         }
-        println!("packets of 64 to {mtu} bytes pass, larger ones are answered");
+        println!("packets of 64 to {mtu} bytes pass, larger ones are answered with the MTU");
         Ok(())
     }
 
-    /// The server sees the pod's own address, and gets and returns what does not fit one packet.
-    fn check_streams(&self, from: &Pod, target: IpAddr) -> anyhow::Result<()> {
-        let own = from.address_like(target).context("a pod's address")?;
+    /// The server sees the pod's own address, and payloads larger than one packet are returned completely.
+    fn check_payloads(&self, from: &Pod, target: IpAddr) -> anyhow::Result<()> {
+        let own = from
+            .address_of_family(target)
+            .context("the pod has no address of the family")?;
         let (binaries, server) = (&self.options.binaries, SocketAddr::new(target, TCP_PORT));
         for (protocol, payload) in [("udp", 18), ("udp", 1200), ("tcp", 1_000_000)] {
-            let ask = || from.space.ask(binaries, protocol, server, payload);
-            // The server may have started only just now.
-            let seen = until("a pod's server", Duration::from_secs(5), ask)?;
+            let request = || from.namespace.ask(binaries, protocol, server, payload);
+            // The server may not listen yet.
+            let answer = until("a pod's server", Duration::from_secs(5), request)?;
             ensure!(
-                seen.starts_with(&format!("peer={own} ")),
-                "{target} was asked by {protocol} from {own} and saw {seen:?}"
+                answer.starts_with(&format!("peer={own} ")),
+                "the {protocol} server on {target} should see {own} and answered {answer:?}"
             );
         }
         Ok(())
     }
 
-    /// A pod that sends a packet above the MTU gets an ICMP error with the MTU from its node.
+    /// A pod with a link MTU above the tunnel's MTU gets an ICMP error from its node with the correct MTU.
     fn check_too_large(&self, from: &Pod, mtu: u32) -> anyhow::Result<()> {
-        let node = self.site.nodes.iter().find(|node| node.name == from.node);
-        let node = node.context("a pod has a node")?;
-        let address = from.addresses.first().context("a pod's address")?;
-        let route = node.space.ip(&format!("-oneline route get {address}"))?;
+        let node = self
+            .cluster
+            .nodes
+            .iter()
+            .find(|node| node.name == from.node);
+        let node = node.context("the pod's node does not exist")?;
+        let address = from
+            .addresses
+            .first()
+            .context("the pod has no address of the family")?;
+        let route = node
+            .namespace
+            .ip(&format!("-oneline route get {address}"))?;
         let link = route
             .split_whitespace()
             .skip_while(|word| *word != "dev")
             .nth(1);
-        let link = link.context("a route has a link")?;
+        let link = link.context("the route has no link")?;
         let resize = |mtu: u32| {
-            node.space.ip(&format!("link set {link} mtu {mtu}"))?;
-            from.space.ip(&format!("link set eth0 mtu {mtu}"))
+            node.namespace.ip(&format!("link set {link} mtu {mtu}"))?;
+            from.namespace.ip(&format!("link set eth0 mtu {mtu}"))
         };
-        resize(mtu + TOO_LARGE)?;
-        let others = self.site.pods.iter().filter(|pod| pod.node != from.node);
+        resize(mtu + MTU_EXCESS)?;
+        let others = self.cluster.pods.iter().filter(|pod| pod.node != from.node);
         let checked = others
             .flat_map(|pod| &pod.addresses)
-            .try_for_each(|target| check_answered(&from.space, *target, mtu));
+            .try_for_each(|target| check_answered(&from.namespace, *target, mtu));
         resize(mtu)?;
         checked
     }
 }
 
-/// One packet of exactly `size` bytes that must not be fragmented: whether it was answered, and what ping says.
-fn ping(space: &Namespace, target: IpAddr, size: u32) -> anyhow::Result<(bool, String)> {
+/// Sends one packet of exactly `size` bytes with DF set. Returns whether an answer came, and the output of ping.
+fn ping(namespace: &Namespace, target: IpAddr, size: u32) -> anyhow::Result<(bool, String)> {
     let headers = if target.is_ipv4() { 20 + 8 } else { 40 + 8 };
-    let mut command = space.command("ping");
+    let mut command = namespace.command("ping");
     command.args(["-c", "1", "-W", "2", "-M", "do", "-s"]);
     command.args([(size - headers).to_string(), target.to_string()]);
-    let done = run(&mut command)?;
-    let said = String::from_utf8_lossy(&done.stdout) + String::from_utf8_lossy(&done.stderr);
-    Ok((done.status.success(), said.into_owned()))
+    let result = run(&mut command)?;
+    let output = String::from_utf8_lossy(&result.stdout) + String::from_utf8_lossy(&result.stderr);
+    Ok((result.status.success(), output.into_owned()))
 }
 
-fn check_fit(space: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> {
+fn check_fit(namespace: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> {
     for size in [64, 512, mtu - 1, mtu] {
-        let (answered, said) = ping(space, target, size)?;
-        ensure!(answered, "{target} does not answer to {size} bytes: {said}");
+        let (answered, output) = ping(namespace, target, size)?;
+        ensure!(
+            answered,
+            "{target} does not answer a packet of {size} bytes: {output}"
+        );
     }
-    let (answered, said) = ping(space, target, mtu + 1)?;
+    let (answered, output) = ping(namespace, target, mtu + 1)?;
     ensure!(
-        !answered && said.to_lowercase().contains("message too long"),
-        "{} bytes are not refused on a link of {mtu}: {said}",
+        !answered && output.to_lowercase().contains("message too long"),
+        "a packet of {} bytes is not rejected on a link with MTU {mtu}: {output}",
         mtu + 1
     );
     Ok(())
 }
 
-fn check_answered(space: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> {
-    let (answered, said) = ping(space, target, mtu + 1)?;
+fn check_answered(namespace: &Namespace, target: IpAddr, mtu: u32) -> anyhow::Result<()> {
+    let (answered, output) = ping(namespace, target, mtu + 1)?;
     // "Frag needed and DF set (mtu = 1350)", "Packet too big: mtu=1350".
-    let reported = said.contains(&format!("mtu = {mtu}")) || said.contains(&format!("mtu={mtu}"));
+    let has_mtu =
+        output.contains(&format!("mtu = {mtu}")) || output.contains(&format!("mtu={mtu}"));
     ensure!(
-        !answered && reported,
-        "a packet of {} bytes to {target} is not answered by \"too large, at most {mtu}\": {said}",
+        !answered && has_mtu,
+        "a packet of {} bytes to {target} is not answered with an ICMP error with MTU {mtu}: {output}",
         mtu + 1
     );
     Ok(())

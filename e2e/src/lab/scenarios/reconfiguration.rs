@@ -1,4 +1,4 @@
-//! Changes around a node: its uplink, its addresses, its clock. No program has to be reconfigured or restarted.
+//! Changes of a node's uplink, MTU, addresses and clock. The agent adapts without a restart and without user action.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,152 +16,169 @@ use crate::lab::node::pod::Pod;
 use crate::lab::topology::segment;
 use crate::lab::topology::segment::MTU;
 use crate::lab::topology::underlay::{Subnet, addresses};
-use crate::lab::traffic::load::Sufferer;
+use crate::lab::traffic::load::ExpectedLoss;
 use crate::lab::{Lab, Options, UPLINKS, run_scenario};
 
-/// The node that is reconfigured.
+/// Number of the node that is reconfigured.
 const NODE: u8 = 3;
-/// Its uplink, once it has got another.
-const OTHER_UPLINK: &str = "enx0";
-/// Its host number, once it has got another.
-const OTHER_NUMBER: u8 = 33;
-/// An uplink's MTU in bytes, that is smaller than it was, and leaves IPv6 what it needs.
-const SMALLER: u32 = 1350;
-/// How long a node may be out of reach that has got another uplink or another address; it takes a second.
-const BACK: Duration = Duration::from_secs(30);
-/// Bytes that take many packets as large as they may be.
-const LARGE: usize = 60_000;
-/// How far the clock jumps.
-const JUMP: TimeSpec = TimeSpec::new(48 * 3600, 0);
+/// The uplink of the node after its replacement.
+const NEW_UPLINK: &str = "enx0";
+/// The host number of the node after the change of its address.
+const NEW_NUMBER: u8 = 33;
+/// A reduced MTU of the uplink, in bytes. The pods' MTU stays above 1280, the minimum of IPv6.
+const REDUCED_MTU: u32 = 1350;
+/// Limit until a node is reachable after a change, which takes a second.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a payload that needs many packets of full size.
+const LARGE_PAYLOAD: usize = 60_000;
+/// The size of a clock change.
+const CLOCK_CHANGE: TimeSpec = TimeSpec::new(48 * 3600, 0);
 
-/// Build a lab, and see what each reconfiguration costs. With `may_set_clock` the lab sets the clock of the machine.
+/// Builds a lab and checks the loss of each reconfiguration. With `may_set_clock` the clock of the whole machine changes, too.
 ///
 /// # Errors
-/// A check that fails; the agents' logs have been printed then.
+/// The lab cannot be built, or a check fails. The agents' logs are printed then.
 pub fn run(options: &Options, may_set_clock: bool, keep: bool) -> anyhow::Result<()> {
-    let happens = |lab: &mut Lab| lab.reconfigure(may_set_clock);
-    run_scenario(options.clone(), &about(options), keep, happens)
+    run_scenario(options.clone(), &title(options), keep, |lab| {
+        lab.run_reconfigurations(may_set_clock)
+    })
 }
 
-/// What the lab is about.
+/// The title of the lab.
 #[must_use]
-pub fn about(options: &Options) -> String {
-    format!("changes around a node, {options}")
+pub fn title(options: &Options) -> String {
+    format!("reconfigurations of a node, {options}")
 }
 
 impl Lab {
-    fn reconfigure(&mut self, may_set_clock: bool) -> anyhow::Result<()> {
-        self.site.start_servers(true)?;
-        let name = self.site.node(NODE.into())?.name.clone();
-        self.costs("an uplink's MTU became smaller", Sufferer::Nobody, |lab| {
-            lab.resize_uplink(SMALLER)
+    fn run_reconfigurations(&mut self, may_set_clock: bool) -> anyhow::Result<()> {
+        self.cluster.start_servers(true)?;
+        let name = self.cluster.node(NODE.into())?.name.clone();
+        self.expect_loss(
+            "the MTU of an uplink was reduced",
+            ExpectedLoss::None,
+            |lab| lab.set_uplink_mtu(REDUCED_MTU),
+        )?;
+        self.expect_loss(
+            "the MTU of an uplink was raised",
+            ExpectedLoss::None,
+            |lab| lab.set_uplink_mtu(MTU),
+        )?;
+        let expected = ExpectedLoss::Packets(&name);
+        self.expect_loss("an uplink was replaced", expected, |lab| {
+            lab.replace_uplink(NEW_UPLINK, NODE)
         })?;
-        self.costs("an uplink's MTU became larger", Sufferer::Nobody, |lab| {
-            lab.resize_uplink(MTU)
-        })?;
-        let node = Sufferer::Links(&name);
-        self.costs("an uplink was replaced", node, |lab| {
-            lab.plug(OTHER_UPLINK, NODE)
-        })?;
-        let node = Sufferer::Connections(&name);
-        self.costs("a node's address changed", node, Self::change_address)?;
+        let expected = ExpectedLoss::PacketsAndConnections(&name);
+        self.expect_loss(
+            "the address of a node changed",
+            expected,
+            Self::change_address,
+        )?;
         if may_set_clock {
-            self.costs("the clock jumped", Sufferer::Nobody, Self::jump)?;
+            self.expect_loss("the clock changed", ExpectedLoss::None, Self::change_clock)?;
         }
         Ok(())
     }
 
-    /// The pods' MTU follows that of their node's uplink.
-    fn resize_uplink(&mut self, mtu: u32) -> anyhow::Result<Duration> {
-        let node = self.site.node(NODE.into())?;
-        let before = node.status()?.mtu.context("the agent reports no MTU")?;
-        let was = uplink_mtu(node)?;
-        let began = Instant::now();
-        node.space
+    /// The MTU of pods follows the MTU of their node's uplink.
+    fn set_uplink_mtu(&mut self, mtu: u32) -> anyhow::Result<Duration> {
+        let node = self.cluster.node(NODE.into())?;
+        let pod_mtu = node.status()?.mtu.context("the status has no MTU")?;
+        let previous = uplink_mtu(node)?;
+        let started = Instant::now();
+        node.namespace
             .ip(&format!("link set {} mtu {mtu}", uplink_of(NODE)))?;
-        let expected = i64::from(before) + i64::from(mtu) - i64::from(was);
-        until("the pods' MTU to follow", BACK, || {
-            let now = node.status()?.mtu.map(i64::from);
+        let expected = i64::from(pod_mtu) + i64::from(mtu) - i64::from(previous);
+        until("a new MTU of pods", RECOVERY_TIMEOUT, || {
+            let current = node.status()?.mtu.map(i64::from);
             ensure!(
-                now == Some(expected),
-                "it is {now:?} and should be {expected}"
+                current == Some(expected),
+                "the MTU is {current:?} and should be {expected}"
             );
             Ok(())
         })?;
-        let took = began.elapsed();
-        // The other nodes get the new value.
-        self.site.settle()?;
-        self.site.is_as_wanted()?;
-        self.large_packets_pass()?;
+        let took = started.elapsed();
+        // The other nodes get the new MTU.
+        self.cluster.reconcile()?;
+        self.cluster.wait_for_desired_state()?;
+        self.check_large_payloads()?;
         Ok(took)
     }
 
-    /// Pods that were there before have the old MTU, and learn of the new one.
-    fn large_packets_pass(&self) -> anyhow::Result<()> {
-        let [from, .., to] = &self.site.pods[..] else {
-            anyhow::bail!("two pods");
+    /// Existing pods keep their link MTU and learn the new path MTU.
+    fn check_large_payloads(&self) -> anyhow::Result<()> {
+        let [first, .., last] = &self.cluster.pods[..] else {
+            anyhow::bail!("the lab has fewer than two pods");
         };
-        for (from, to) in [(from, to), (to, from)] {
-            for ip in &to.addresses {
+        for (source, destination) in [(first, last), (last, first)] {
+            for ip in &destination.addresses {
                 let server = SocketAddr::new(*ip, TCP_PORT);
-                from.space.ask(&self.site.binaries, "tcp", server, LARGE)?;
+                source
+                    .namespace
+                    .ask(&self.cluster.binaries, "tcp", server, LARGE_PAYLOAD)?;
             }
         }
         Ok(())
     }
 
-    /// The node's uplink is pulled, and another is plugged in.
-    fn plug(&mut self, uplink: &str, number: u8) -> anyhow::Result<Duration> {
-        let (node, _) = self.site.node_mut(NODE.into())?;
+    /// The uplink of the node is deleted, and another is attached.
+    fn replace_uplink(&mut self, uplink: &str, number: u8) -> anyhow::Result<Duration> {
+        let (node, _) = self.cluster.node_mut(NODE.into())?;
         self.underlay.disconnect(node, Subnet::Near)?;
         self.underlay.connect(node, uplink, Subnet::Near, number)?;
-        self.until_all_are_reached()
+        self.wait_until_reachable()
     }
 
-    /// The node gets another address, and then the Node object does.
+    /// The address of the node changes in the kernel first, then in the Node's status.
     fn change_address(&mut self) -> anyhow::Result<Duration> {
         let families = self.options.families;
         let nets = |number| addresses(families, Subnet::Near, number);
-        let (node, _) = self.site.node_mut(NODE.into())?;
-        for (verb, nets) in [("delete", nets(NODE)), ("add", nets(OTHER_NUMBER))] {
+        let (node, _) = self.cluster.node_mut(NODE.into())?;
+        for (verb, nets) in [("delete", nets(NODE)), ("add", nets(NEW_NUMBER))] {
             for net in nets {
-                node.space.ip(&segment::address(verb, net, OTHER_UPLINK))?;
+                node.namespace
+                    .ip(&segment::address_command(verb, net, NEW_UPLINK))?;
             }
         }
-        node.addresses = nets(OTHER_NUMBER).iter().map(IpNet::addr).collect();
-        // Which was lost with the address.
+        node.addresses = nets(NEW_NUMBER).iter().map(IpNet::addr).collect();
+        // The kernel has removed the default routes together with the address.
         self.underlay
-            .show_the_way_out(node, OTHER_UPLINK, Subnet::Near)?;
-        self.site.register_nodes();
-        self.site.settle()?;
-        self.until_all_are_reached()
+            .add_default_routes(node, NEW_UPLINK, Subnet::Near)?;
+        self.cluster.register_nodes();
+        self.cluster.reconcile()?;
+        self.wait_until_reachable()
     }
 
-    fn until_all_are_reached(&mut self) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        let what = "all pods and nodes to be reached";
-        until(what, BACK, || self.everybody_is_reached(what))?;
-        Ok(began.elapsed())
+    fn wait_until_reachable(&mut self) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        let what = "reachability of all pairs";
+        until(what, RECOVERY_TIMEOUT, || self.check_reachability(what))?;
+        Ok(started.elapsed())
     }
 
-    /// Forth, back to what it was, back still further, and to what it was; a pod comes and goes each time, and an agent dies.
-    fn jump(&mut self) -> anyhow::Result<Duration> {
-        let began = Instant::now();
-        for (forth, back) in [(JUMP, -JUMP), (-JUMP, JUMP)] {
-            for by in [forth, back] {
+    /// The clock is set forward, back, further back, and to the correct time. After each change an agent restarts, and a pod is added and
+    /// deleted.
+    fn change_clock(&mut self) -> anyhow::Result<Duration> {
+        let started = Instant::now();
+        for [change, back] in [[CLOCK_CHANGE, -CLOCK_CHANGE], [-CLOCK_CHANGE, CLOCK_CHANGE]] {
+            for offset in [change, back] {
                 let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
-                clock_settime(ClockId::CLOCK_REALTIME, now + by)?;
-                self.site.node_mut(1)?.0.kill_agent()?;
-                self.site.start_agent(1)?;
-                self.site.node(1)?.wait_until_ready()?;
-                let node = self.site.nodes.first().context("a node")?;
+                clock_settime(ClockId::CLOCK_REALTIME, now + offset)?;
+                self.cluster.node_mut(1)?.0.kill_agent()?;
+                self.cluster.start_agent(1)?;
+                self.cluster.node(1)?.wait_until_ready()?;
+                let node = self
+                    .cluster
+                    .nodes
+                    .first()
+                    .context("the node does not exist")?;
                 let binaries = &self.options.binaries;
-                let pod = Pod::add(&mut self.site.run, node, "pod-jump", binaries)?;
+                let pod = Pod::add(&mut self.cluster.run, node, "pod-clock", binaries)?;
                 pod.delete(node, binaries)?;
-                self.site.is_as_wanted()?;
+                self.cluster.wait_for_desired_state()?;
             }
         }
-        Ok(began.elapsed())
+        Ok(started.elapsed())
     }
 }
 
@@ -173,7 +190,7 @@ fn uplink_of(number: u8) -> &'static str {
 }
 
 fn uplink_mtu(node: &Node) -> anyhow::Result<u32> {
-    let path = format!("cat /sys/class/net/{}/mtu", uplink_of(NODE));
-    let said = output(node.space.command("sh").args(["-c", &path]))?;
-    Ok(said.trim().parse()?)
+    let command = format!("cat /sys/class/net/{}/mtu", uplink_of(NODE));
+    let mtu = output(node.namespace.command("sh").args(["-c", &command]))?;
+    Ok(mtu.trim().parse()?)
 }

@@ -1,6 +1,7 @@
-//! What nodes are connected by: namespaces, segments with a router between, fabrics.
+//! The topology between nodes: namespaces, segments connected by a router, fabrics.
 
 pub mod fabric;
 pub mod namespace;
+pub mod nft;
 pub mod segment;
 pub mod underlay;

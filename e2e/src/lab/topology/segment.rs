@@ -1,118 +1,120 @@
-//! A link that nodes share, and its guard.
+//! A shared link between nodes, and its guard.
 //!
-//! The guard is a table of nftables' family bridge in the segment's own namespace. It counts what travels plainly and what is
-//! encapsulated, between nodes on the segment and through its ports to elsewhere, and it drops what an underlay would that
-//! has no routes to pods.
+//! The guard is an nftables table of family bridge in the namespace of the segment. It counts encapsulated and unencapsulated frames
+//! between nodes on the segment and through external ports. It drops frames that an underlay without routes to pods would drop.
 
 use anyhow::Context;
 use ipnet::IpNet;
 
-use crate::harness::command::{feed, output};
+use crate::harness::command::output;
 use crate::harness::run_dir::Run;
 use crate::lab::cluster::families::Families;
 use crate::lab::topology::namespace::Namespace;
+use crate::lab::topology::nft;
 
-/// Bytes of the largest packet. Not the usual 1500: nothing may rely on it.
+/// MTU of the segment in bytes. It differs from the usual 1500, because netweft must not depend on that value.
 pub const MTU: u32 = 1400;
 
-/// What the guard has seen.
+/// The counters of the guard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Frames with a pod's address in the outer header, where there must be none: dropped.
+pub struct FrameCounts {
+    /// Dropped frames: those with a pod's address in the outer header that are not allowed.
     pub dropped: u64,
     /// Frames with a pod's address in the outer header, between nodes on the segment.
-    pub plain: u64,
+    pub unencapsulated: u64,
     /// Encapsulated frames between nodes on the segment.
-    pub encapsulated_here: u64,
-    /// Encapsulated frames from or to a port that leads elsewhere.
-    pub encapsulated_there: u64,
+    pub encapsulated_on_link: u64,
+    /// Encapsulated frames from or to an external port.
+    pub encapsulated_external: u64,
 }
 
 /// A shared link.
 pub struct Segment {
-    space: Namespace,
+    namespace: Namespace,
 }
 
 impl Segment {
-    /// A bridge in a namespace of its own.
-    pub fn make(run: &mut Run) -> anyhow::Result<Self> {
+    /// Creates a bridge in a new namespace.
+    pub fn create(run: &mut Run) -> anyhow::Result<Self> {
         let segment = Self {
-            space: Namespace::network(run)?,
+            namespace: Namespace::network(run)?,
         };
         segment
-            .space
+            .namespace
             .ip(&format!("link add segment mtu {MTU} type bridge"))?;
-        segment.space.ip("link set segment up")?;
+        segment.namespace.ip("link set segment up")?;
         Ok(segment)
     }
 
-    /// Connect a namespace by a link called `name` there that has these addresses. Returns the port's name.
+    /// Connects a namespace by a link with this name and these addresses. Returns the name of the bridge port.
     pub fn attach(
         &self,
-        space: &Namespace,
+        namespace: &Namespace,
         name: &str,
         addresses: &[IpNet],
     ) -> anyhow::Result<String> {
-        // A namespace has one link to a segment.
-        let port = format!("p{}", space.pid());
-        self.space.ip(&format!(
+        // Unique, because a namespace has only one link to a segment.
+        let port = format!("p{}", namespace.pid());
+        self.namespace.ip(&format!(
             "link add {port} mtu {MTU} type veth peer name {name} mtu {MTU} netns {}",
-            space.pid()
+            namespace.pid()
         ))?;
-        self.space
+        self.namespace
             .ip(&format!("link set {port} master segment up"))?;
         for net in addresses {
-            space.ip(&address("add", *net, name))?;
+            namespace.ip(&address_command("add", *net, name))?;
         }
-        space.ip(&format!("link set {name} up"))?;
+        namespace.ip(&format!("link set {name} up"))?;
         Ok(port)
     }
 
-    /// Take a namespace's link away.
-    pub fn detach(&self, space: &Namespace) -> anyhow::Result<()> {
-        self.space
-            .ip(&format!("link delete p{}", space.pid()))
+    /// Deletes the link of a namespace.
+    pub fn detach(&self, namespace: &Namespace) -> anyhow::Result<()> {
+        self.namespace
+            .ip(&format!("link delete p{}", namespace.pid()))
             .map(drop)
     }
 
-    /// Put up the guard. `elsewhere` are ports to what is no node; if `plain`, nodes may send to each other with pods' addresses
-    /// in the outer header. `friends` may meet pods' addresses wherever they are.
+    /// Creates the guard. `external_ports` are the ports to routers and external hosts. With `allow_unencapsulated`, nodes may exchange
+    /// frames with pods' addresses in the outer header. Frames from and to `exempt` addresses may have pods' addresses on all ports.
     pub fn guard(
         &self,
         families: Families,
-        elsewhere: &[String],
-        plain: bool,
-        friends: &[IpNet],
+        external_ports: &[String],
+        allow_unencapsulated: bool,
+        exempt: &[IpNet],
     ) -> anyhow::Result<()> {
-        let elsewhere = elsewhere.join(", ");
+        let external_ports = external_ports.join(", ");
         let dropped = |pods: IpNet| {
             let v4 = pods.addr().is_ipv4();
             let header = if v4 { "ip" } else { "ip6" };
-            let friend = friends.iter().find(|net| net.addr().is_ipv4() == v4);
+            let exempt = exempt.iter().find(|net| net.addr().is_ipv4() == v4);
             let mut rules = String::new();
-            for (field, other, port) in [
+            for (field, other_field, port) in [
                 ("saddr", "daddr", "iifname"),
                 ("daddr", "saddr", "iifname"),
                 ("saddr", "daddr", "oifname"),
                 ("daddr", "saddr", "oifname"),
             ] {
-                let but = friend.map(|net| format!("{header} {other} != {} ", net.addr()));
-                let but = but.unwrap_or_default();
-                let place = if plain {
-                    format!("{port} {{ {elsewhere} }} ")
+                let exception =
+                    exempt.map(|net| format!("{header} {other_field} != {} ", net.addr()));
+                let exception = exception.unwrap_or_default();
+                let place = if allow_unencapsulated {
+                    format!("{port} {{ {external_ports} }} ")
                 } else {
                     String::new()
                 };
-                rules +=
-                    &format!("{place}{header} {field} {pods} {but}counter name dropped drop\n");
+                rules += &format!(
+                    "{place}{header} {field} {pods} {exception}counter name dropped drop\n"
+                );
             }
-            if let Some(net) = friend {
+            if let Some(net) = exempt {
                 for field in ["saddr", "daddr"] {
                     rules += &format!("{header} {field} {} accept\n", net.addr());
                 }
             }
             for field in ["saddr", "daddr"] {
-                rules += &format!("{header} {field} {pods} counter name plain accept\n");
+                rules += &format!("{header} {field} {pods} counter name unencapsulated accept\n");
             }
             rules
         };
@@ -121,63 +123,63 @@ impl Segment {
             .iter()
             .map(|what| {
                 format!(
-                    "iifname {{ {elsewhere} }} {what} counter name there accept
-                     oifname {{ {elsewhere} }} {what} counter name there accept
-                     {what} counter name here accept\n"
+                    "iifname {{ {external_ports} }} {what} counter name encapsulated_external accept
+                     oifname {{ {external_ports} }} {what} counter name encapsulated_external accept
+                     {what} counter name encapsulated_on_link accept\n"
                 )
             })
             .collect();
         self.load(&(rules + &encapsulated))
     }
 
-    /// Only count: every host may receive packets of pods.
-    pub fn count(&self, families: Families) -> anyhow::Result<()> {
+    /// Creates a guard that only counts, for underlays with routes to pods.
+    pub fn guard_without_drops(&self, families: Families) -> anyhow::Result<()> {
         let mut rules = String::new();
         for pods in families.pools() {
             let header = if pods.addr().is_ipv4() { "ip" } else { "ip6" };
             for field in ["saddr", "daddr"] {
-                rules += &format!("{header} {field} {pods} counter name plain accept\n");
+                rules += &format!("{header} {field} {pods} counter name unencapsulated accept\n");
             }
         }
-        // Any tunnel: IP and GRE in IP, VXLAN, Geneve, the relay.
+        // All tunnels: IP and GRE in IP, VXLAN, Geneve, the relay.
         for tunnel in [
             "meta l4proto { 4, 41, 47 }",
             "udp dport { 4789, 6081, 8285 }",
         ] {
-            rules += &format!("{tunnel} counter name here accept\n");
+            rules += &format!("{tunnel} counter name encapsulated_on_link accept\n");
         }
         self.load(&rules)
     }
 
-    /// Nothing passes from or to this namespace any more, while its link stays up.
-    pub fn part(&self, space: &Namespace) -> anyhow::Result<()> {
-        self.space
-            .ip(&format!("link set p{} nomaster", space.pid()))
+    /// Removes the port of a namespace from the bridge: no frame passes any more, and the link keeps its carrier.
+    pub fn isolate(&self, namespace: &Namespace) -> anyhow::Result<()> {
+        self.namespace
+            .ip(&format!("link set p{} nomaster", namespace.pid()))
             .map(drop)
     }
 
-    /// The guard's table with these rules.
+    /// Creates the guard's table with these rules.
     fn load(&self, rules: &str) -> anyhow::Result<()> {
-        // Before br_netfilter, where that is loaded: what it takes up at 0 does not come back to chains of that priority.
+        // The priority is before br_netfilter (0): the frames that it takes over do not return to chains of its priority.
         let table = format!(
             "table bridge guard {{
                 counter dropped {{ }}
-                counter plain {{ }}
-                counter here {{ }}
-                counter there {{ }}
+                counter unencapsulated {{ }}
+                counter encapsulated_on_link {{ }}
+                counter encapsulated_external {{ }}
                 chain forward {{
                     type filter hook forward priority -200;
                     {rules}
                 }}
             }}"
         );
-        feed(self.space.command("nft").args(["-f", "-"]), &table)
+        nft::run_script(&self.namespace, &table)
     }
 
-    /// What the guard has seen until now.
-    pub fn seen(&self) -> anyhow::Result<Seen> {
+    /// The current counters of the guard.
+    pub fn frame_counts(&self) -> anyhow::Result<FrameCounts> {
         let json = output(
-            self.space
+            self.namespace
                 .command("nft")
                 .args(["-j", "list", "counters", "table", "bridge", "guard"]),
         )?;
@@ -192,20 +194,20 @@ impl Segment {
                     == Some(name)
             });
             let packets = counter.and_then(|entry| entry.pointer("/counter/packets")?.as_u64());
-            packets.with_context(|| format!("nft did not tell the guard's counter {name}"))
+            packets.with_context(|| format!("the output of nft has no counter {name}"))
         };
-        Ok(Seen {
+        Ok(FrameCounts {
             dropped: count("dropped")?,
-            plain: count("plain")?,
-            encapsulated_here: count("here")?,
-            encapsulated_there: count("there")?,
+            unencapsulated: count("unencapsulated")?,
+            encapsulated_on_link: count("encapsulated_on_link")?,
+            encapsulated_external: count("encapsulated_external")?,
         })
     }
 }
 
-/// The words that give a link an address, or take it away.
-pub fn address(verb: &str, net: IpNet, link: &str) -> String {
-    // No other host has the address, so duplicate address detection would only cost a second.
+/// Arguments of `ip` that add or delete an address, by `verb`.
+pub fn address_command(verb: &str, net: IpNet, link: &str) -> String {
+    // Addresses are unique in the lab, and duplicate address detection takes a second.
     let nodad = if net.addr().is_ipv6() && verb == "add" {
         " nodad"
     } else {

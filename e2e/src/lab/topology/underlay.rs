@@ -1,8 +1,8 @@
-//! What the nodes are connected by: one segment, or two and a router between them, and a host that is no node.
+//! The underlay between nodes: one segment, or two segments connected by a router, and an external host.
 //!
 //! ```text
-//!   one subnet     nodes ══════ host outside
-//!   two subnets    nodes 1 and 2 ══╤══ host outside
+//!   one subnet     nodes ══════ external host
+//!   two subnets    nodes 1 and 2 ══╤══ external host
 //!                                router
 //!                  node 3 ═════════╧══
 //! ```
@@ -22,30 +22,30 @@ use crate::lab::cluster::modes::LabMode;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
 use crate::lab::topology::namespace::Namespace;
-use crate::lab::topology::segment::{Seen, Segment};
+use crate::lab::topology::segment::{FrameCounts, Segment};
 
-/// Number of the host outside.
-const OUTSIDE: u8 = 200;
-/// Number of the router on each segment.
+/// Host number of the external host.
+const EXTERNAL_HOST: u8 = 200;
+/// Host number of the router on each segment.
 const ROUTER: u8 = 254;
-/// The Ethernet address of two nodes on different segments.
-const TWINS: &str = "02:00:00:00:00:99";
-/// Port of the outside's server.
+/// The MAC address of two nodes on different segments.
+const SHARED_MAC: &str = "02:00:00:00:00:99";
+/// Port of the external host's server.
 const PORT: u16 = 8080;
-/// How long a frame may take to be sent.
+/// Limit until the guard counts a frame.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Which of the segments.
+/// A segment of the underlay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subnet {
-    /// The one, or the first.
+    /// The first or only segment.
     Near,
-    /// Behind the router.
+    /// The segment behind the router.
     Far,
 }
 
-/// The addresses of host number `number` in a subnet, those that are for documentation (RFC 5737, RFC 3849), with the
-/// subnet's prefix length.
+/// The addresses of a host in a subnet, with the prefix length of the subnet. They are from the documentation ranges (RFC 5737,
+/// RFC 3849).
 pub fn addresses(families: Families, subnet: Subnet, number: u8) -> Vec<IpNet> {
     let (v4, v6) = match subnet {
         Subnet::Near => ([192, 0, 2], 0),
@@ -60,54 +60,54 @@ pub fn addresses(families: Families, subnet: Subnet, number: u8) -> Vec<IpNet> {
         .collect()
 }
 
-/// All that is between the nodes.
+/// The network between the nodes.
 pub struct Underlay {
     near: Segment,
     far: Option<Segment>,
-    outside: Namespace,
+    external_host: Namespace,
     router: Option<Namespace>,
     families: Families,
     mode: LabMode,
 }
 
 impl Underlay {
-    /// Segments with guards, a router if there are two segments, and a host outside. Only this host may receive addresses of pods,
-    /// and only without masquerading.
-    pub fn make(
+    /// Creates segments with guards, the router between two segments, and the external host. Without masquerading, frames from and to the
+    /// external host may have pods' addresses.
+    pub fn create(
         run: &mut Run,
         mode: LabMode,
         families: Families,
         masquerading: bool,
     ) -> anyhow::Result<Self> {
-        let near = Segment::make(run)?;
-        let outside = Namespace::network(run)?;
-        let theirs = addresses(families, Subnet::Near, OUTSIDE);
-        let mut elsewhere = vec![near.attach(&outside, "host0", &theirs)?];
-        let plain = mode.is_plain_on_link();
-        let friends = if masquerading { &[][..] } else { &theirs };
-        let (mut far, mut between) = (None, None);
+        let near = Segment::create(run)?;
+        let external_host = Namespace::network(run)?;
+        let external = addresses(families, Subnet::Near, EXTERNAL_HOST);
+        let mut external_ports = vec![near.attach(&external_host, "host0", &external)?];
+        let allow_unencapsulated = mode.sends_unencapsulated_on_link();
+        let exempt = if masquerading { &[][..] } else { &external };
+        let (mut far, mut far_router) = (None, None);
         if mode.crosses_subnets() {
-            let segment = Segment::make(run)?;
+            let segment = Segment::create(run)?;
             let (router, [port, far_port]) = router(run, families, &near, &segment)?;
-            elsewhere.push(port);
-            segment.guard(families, &[far_port], plain, friends)?;
+            external_ports.push(port);
+            segment.guard(families, &[far_port], allow_unencapsulated, exempt)?;
             for net in addresses(families, Subnet::Near, ROUTER) {
-                outside.ip(&default_route(net, "host0"))?;
+                external_host.ip(&default_route(net, "host0"))?;
             }
-            (far, between) = (Some(segment), Some(router));
+            (far, far_router) = (Some(segment), Some(router));
         }
-        near.guard(families, &elsewhere, plain, friends)?;
+        near.guard(families, &external_ports, allow_unencapsulated, exempt)?;
         Ok(Self {
             near,
             far,
-            outside,
-            router: between,
+            external_host,
+            router: far_router,
             families,
             mode,
         })
     }
 
-    /// Where node number `number` is at first.
+    /// The initial subnet of the node with this number.
     pub fn subnet_of(&self, number: u8) -> Subnet {
         if self.far.is_some() && number == 3 {
             Subnet::Far
@@ -116,7 +116,7 @@ impl Underlay {
         }
     }
 
-    /// Connect a node, with a default route as every real node has one: what is not routed elsewhere must be seen to leave.
+    /// Connects a node and adds default routes. Like on real nodes, packets without another route leave the node, and the guard sees them.
     pub fn connect(
         &self,
         node: &mut Node,
@@ -125,70 +125,79 @@ impl Underlay {
         number: u8,
     ) -> anyhow::Result<()> {
         let nets = addresses(self.families, subnet, number);
-        self.segment(subnet)?.attach(&node.space, uplink, &nets)?;
+        self.segment(subnet)?
+            .attach(&node.namespace, uplink, &nets)?;
         if self.far.is_some() && self.subnet_of(number) == subnet && [1, 3].contains(&number) {
-            // On two segments that may be: nothing may be made of a node's own Ethernet address. (Its machine-id all nodes share.)
-            let twin = format!("link set {uplink} address {TWINS}");
-            node.space.ip(&twin)?;
+            // Nodes on different segments can have the same MAC address, so netweft must not derive identifiers from it. All nodes of the
+            // lab also share the machine-id.
+            let set_mac = format!("link set {uplink} address {SHARED_MAC}");
+            node.namespace.ip(&set_mac)?;
         }
         node.addresses = nets.iter().map(IpNet::addr).collect();
-        self.show_the_way_out(node, uplink, subnet)
+        self.add_default_routes(node, uplink, subnet)
     }
 
-    /// Give a node its default routes.
-    pub fn show_the_way_out(
+    /// Adds the default routes of a node.
+    pub fn add_default_routes(
         &self,
         node: &Node,
         uplink: &str,
         subnet: Subnet,
     ) -> anyhow::Result<()> {
-        let router = if self.far.is_some() { ROUTER } else { OUTSIDE };
+        let router = if self.far.is_some() {
+            ROUTER
+        } else {
+            EXTERNAL_HOST
+        };
         for gateway in addresses(self.families, subnet, router) {
-            node.space.ip(&default_route(gateway, uplink))?;
+            node.namespace.ip(&default_route(gateway, uplink))?;
         }
         Ok(())
     }
 
-    /// Take a node's uplink away.
+    /// Deletes the uplink of a node.
     pub fn disconnect(&self, node: &Node, subnet: Subnet) -> anyhow::Result<()> {
-        self.segment(subnet)?.detach(&node.space)
+        self.segment(subnet)?.detach(&node.namespace)
     }
 
     fn segment(&self, subnet: Subnet) -> anyhow::Result<&Segment> {
         match subnet {
             Subnet::Near => Ok(&self.near),
-            Subnet::Far => self.far.as_ref().context("there is a second segment"),
+            Subnet::Far => self
+                .far
+                .as_ref()
+                .context("the underlay has no second segment"),
         }
     }
 
-    /// The host outside.
-    pub fn outside(&self) -> &Namespace {
-        &self.outside
+    /// The external host.
+    pub fn external_host(&self) -> &Namespace {
+        &self.external_host
     }
 
-    /// The servers of the host outside, one address of each family.
+    /// The server addresses of the external host, one for each family.
     pub fn servers(&self) -> impl Iterator<Item = SocketAddr> {
-        let nets = addresses(self.families, Subnet::Near, OUTSIDE).into_iter();
+        let nets = addresses(self.families, Subnet::Near, EXTERNAL_HOST).into_iter();
         nets.map(|net| SocketAddr::new(net.addr(), PORT))
     }
 
-    /// Let the host outside answer.
+    /// Starts the server of the external host.
     pub fn start_server(&self, run: &mut Run, binaries: &Path) -> anyhow::Result<()> {
-        let mut command = self.outside.command(binaries.join("netweft-probe"));
+        let mut command = self.external_host.command(binaries.join("netweft-probe"));
         command.args(["serve", "--port", &PORT.to_string()]);
-        let log = run.folder().join("outside.log");
-        self.outside.start(run, &mut command, &log)?;
+        let log = run.folder().join("external-host.log");
+        self.external_host.start(run, &mut command, &log)?;
         for server in self.servers() {
-            let ask = || self.outside.ask(binaries, "tcp", server, 0);
-            until("the server outside", Duration::from_secs(5), ask)?;
+            let request = || self.external_host.ask(binaries, "tcp", server, 0);
+            until("the external server", Duration::from_secs(5), request)?;
         }
         Ok(())
     }
 
-    /// Tell the host outside, and the router between if there is one, by which node a pod is reached.
-    pub fn show_outside_the_way(&self, pod: IpAddr, node: IpAddr) -> anyhow::Result<()> {
+    /// Adds a route to a pod via its node, on the external host and on the router between segments.
+    pub fn add_external_pod_route(&self, pod: IpAddr, node: IpAddr) -> anyhow::Result<()> {
         let on_link = |subnet| {
-            let nets = addresses(self.families, subnet, OUTSIDE);
+            let nets = addresses(self.families, subnet, EXTERNAL_HOST);
             nets.iter().any(|net| net.contains(&node))
         };
         if let Some(router) = &self.router {
@@ -200,80 +209,91 @@ impl Underlay {
             let routers = addresses(self.families, Subnet::Near, ROUTER).into_iter();
             let mut routers = routers.map(|net| net.addr());
             let router = routers.find(|router| router.is_ipv4() == node.is_ipv4());
-            router.context("the router has an address of the family")?
+            router.context("the router has no address of the family")?
         };
-        let way = format!("route replace {pod} via {next} dev host0");
-        self.outside.ip(&way).map(drop)
+        let route = format!("route replace {pod} via {next} dev host0");
+        self.external_host.ip(&route).map(drop)
     }
 
-    /// Packets took the ways that the mode promises: this is what a capture would show.
+    /// Checks the counters of the guards against the mode.
     ///
     /// # Errors
-    /// Packets were seen where there should be none, or none where there should be some.
-    pub fn check_ways(&self) -> anyhow::Result<()> {
-        let near = self.near.seen()?;
-        let far = self.far.as_ref().map(Segment::seen).transpose()?;
+    /// A guard counted frames that the mode does not send, or no frames that it sends, or nft cannot be run.
+    pub fn check_paths(&self) -> anyhow::Result<()> {
+        let near = self.near.frame_counts()?;
+        let far = self.far.as_ref().map(Segment::frame_counts).transpose()?;
         println!("on the segment: {near:?}");
-        let dropped = near.dropped + far.map_or(0, |seen| seen.dropped);
+        let dropped = near.dropped + far.map_or(0, |counts| counts.dropped);
         anyhow::ensure!(
             dropped == 0,
-            "{dropped} frames with a pod's address in the outer header were where no router has a route to pods"
+            "{dropped} frames with a pod's address in the outer header were sent to routers or hosts without routes to pods"
         );
-        let Seen {
-            plain,
-            encapsulated_here,
-            encapsulated_there,
+        let FrameCounts {
+            unencapsulated,
+            encapsulated_on_link,
+            encapsulated_external,
             dropped: _,
         } = near;
-        let expected = match (self.mode.is_plain_on_link(), self.mode.crosses_subnets()) {
-            (false, _) => plain == 0 && encapsulated_here > 0,
-            (true, false) => plain > 0 && encapsulated_here == 0 && encapsulated_there == 0,
-            (true, true) => plain > 0 && encapsulated_here == 0 && encapsulated_there > 0,
+        let expected = match (
+            self.mode.sends_unencapsulated_on_link(),
+            self.mode.crosses_subnets(),
+        ) {
+            (false, _) => unencapsulated == 0 && encapsulated_on_link > 0,
+            (true, false) => {
+                unencapsulated > 0 && encapsulated_on_link == 0 && encapsulated_external == 0
+            }
+            (true, true) => {
+                unencapsulated > 0 && encapsulated_on_link == 0 && encapsulated_external > 0
+            }
         };
         anyhow::ensure!(
             expected,
-            "these are not the ways of {}: {near:?}",
+            "the frame counts do not match mode {}: {near:?}",
             self.mode
         );
         Ok(())
     }
 
-    /// What has been seen on the first segment until now.
+    /// The counters of the first segment.
     ///
     /// # Errors
-    /// The guard does not tell.
-    pub fn seen(&self) -> anyhow::Result<Seen> {
-        self.near.seen()
+    /// nft cannot be run, or its output is invalid.
+    pub fn frame_counts(&self) -> anyhow::Result<FrameCounts> {
+        self.near.frame_counts()
     }
 
-    /// The guard does drop: one packet of each family with a pod's address in the outer header is sent to a node and must be missed.
-    /// It is sent by the host outside: a node would masquerade it. (A guard that lets everything pass would prove nothing.)
+    /// Checks that the guard drops: the external host sends a packet of each family with a pod's address to a node, and no answer may come.
+    /// A node cannot send this packet, because the agent masquerades it.
     ///
     /// # Errors
-    /// The packet has passed.
-    pub fn prove_guard(&self, to: &Node) -> anyhow::Result<()> {
+    /// The node answered, no frame reached the guard within the limit, or a command fails.
+    pub fn check_guard_drops(&self, target: &Node) -> anyhow::Result<()> {
         self.families
             .pools()
-            .try_for_each(|pool| self.prove_guard_of(pool, to))
+            .try_for_each(|pool| self.check_guard_drops_pool(pool, target))
     }
 
-    fn prove_guard_of(&self, pool: IpNet, to: &Node) -> anyhow::Result<()> {
-        let before = self.near.seen()?.dropped;
+    fn check_guard_drops_pool(&self, pool: IpNet, target: &Node) -> anyhow::Result<()> {
+        let before = self.near.frame_counts()?.dropped;
         let pod = objects::unused_pod_address(pool);
-        let target = to.address_like(pod).context("a node has the family")?;
-        self.outside.ip(&format!("address add {pod} dev lo"))?;
-        let mut ping: Command = self.outside.command("ping");
+        let target = target
+            .address_of_family(pod)
+            .context("the node has no address of the family")?;
+        self.external_host
+            .ip(&format!("address add {pod} dev lo"))?;
+        let mut ping: Command = self.external_host.command("ping");
         ping.args(["-c", "1", "-W", "1", "-I"]);
         ping.args([pod.to_string(), target.to_string()]);
         let mut answered = false;
-        // A neighbour may have to be found first.
-        let dropped = until("a frame to come to the guard", TIMEOUT, || {
+        // The first ping may end before neighbour discovery is complete.
+        let dropped = until("a frame at the guard", TIMEOUT, || {
             answered |= crate::harness::command::run(&mut ping)?.status.success();
-            let dropped = self.near.seen()?.dropped - before;
-            anyhow::ensure!(answered || dropped > 0, "none has");
+            let dropped = self.near.frame_counts()?.dropped - before;
+            anyhow::ensure!(answered || dropped > 0, "the guard counted no frame");
             Ok(dropped)
         })?;
-        self.outside.ip(&format!("address delete {pod} dev lo"))?;
+        self.external_host
+            .ip(&format!("address delete {pod} dev lo"))?;
         anyhow::ensure!(
             !answered && dropped > 0,
             "the segment's guard let a frame with a pod's address pass"
@@ -282,23 +302,28 @@ impl Underlay {
     }
 }
 
-/// A router between two segments, and its port on each.
+/// Creates the router between two segments. Returns its namespace and its port on each segment.
 fn router(
     run: &mut Run,
     families: Families,
     near: &Segment,
     far: &Segment,
 ) -> anyhow::Result<(Namespace, [String; 2])> {
-    let space = Namespace::network(run)?;
-    space.sysctl("net.ipv4.ip_forward", "1")?;
+    let namespace = Namespace::network(run)?;
+    namespace.sysctl("net.ipv4.ip_forward", "1")?;
     if families.has(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
-        space.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
     }
-    let port = near.attach(&space, "near", &addresses(families, Subnet::Near, ROUTER))?;
-    let far_port = far.attach(&space, "far", &addresses(families, Subnet::Far, ROUTER))?;
-    Ok((space, [port, far_port]))
+    let port = near.attach(
+        &namespace,
+        "near",
+        &addresses(families, Subnet::Near, ROUTER),
+    )?;
+    let far_port = far.attach(&namespace, "far", &addresses(families, Subnet::Far, ROUTER))?;
+    Ok((namespace, [port, far_port]))
 }
 
+/// Arguments of `ip` that set the default route.
 pub fn default_route(gateway: IpNet, link: &str) -> String {
     format!("route replace default via {} dev {link}", gateway.addr())
 }

@@ -1,152 +1,159 @@
-//! All pods and nodes communicate during an action.
+//! Pings and TCP connections between all pods and nodes during an action, and the loss that the action may cause.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
 use crate::lab::Lab;
-use crate::lab::traffic::tcp::{Streams, Talks};
+use crate::lab::traffic::tcp::{FailedConnection, TcpLoad, TcpSummary};
 use crate::traffic::loss_meter;
 use crate::traffic::loss_meter::Losses;
 
-/// How often pods and nodes communicate.
-pub struct Pace {
-    /// Between two pings of a pair.
+/// The intervals of the load.
+pub struct LoadIntervals {
+    /// Time between two pings of a pair.
     pub pings: Duration,
-    /// Between two chunks of a connection, and between two connections.
-    pub talks: Duration,
+    /// Time between two chunks of a connection, and between two short connections.
+    pub tcp: Duration,
 }
 
-/// What is tested does not have to fight for the CPU.
-pub const CALM: Pace = Pace {
+/// A load that leaves CPU time to the agents.
+pub const LOW_LOAD: LoadIntervals = LoadIntervals {
     pings: loss_meter::INTERVAL,
-    talks: Duration::from_millis(50),
+    tcp: Duration::from_millis(50),
 };
 
-/// The node that may lose packets or connections during an action.
+/// The loss that an action may cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sufferer<'a> {
-    /// No node.
-    Nobody,
-    /// This node and its pods lose packets, and no connection but those that its pods have to the outside: the kernel forgets whom it
-    /// has masqueraded by a link that goes (`masq_device_event`).
-    Links(&'a str),
-    /// As well as connections of its own.
-    Connections(&'a str),
+pub enum ExpectedLoss<'a> {
+    /// No loss.
+    None,
+    /// This node and its pods may lose packets. Of the connections, only those between its pods and external hosts may fail: when a link
+    /// is deleted, the kernel removes the connections that it masqueraded on that link (`masq_device_event`).
+    Packets(&'a str),
+    /// Connections of the node itself may fail as well.
+    PacketsAndConnections(&'a str),
 }
 
-/// Before and after: all is under way then.
-const AROUND: Duration = Duration::from_millis(300);
+/// Load before and after the action, so that all pings and connections run while the action runs.
+const LOAD_MARGIN: Duration = Duration::from_millis(300);
 
-/// What was done, and what it cost.
-pub struct Cost<T> {
-    /// What the deed says.
-    pub done: T,
-    /// Pings.
+/// The result of an action, and the loss during it.
+pub struct Measured<T> {
+    /// The result of the action.
+    pub result: T,
+    /// Lost pings.
     pub losses: Losses,
-    /// Connections.
-    pub streams: Streams,
+    /// TCP connections.
+    pub connections: TcpSummary,
 }
 
 impl Lab {
-    /// Performs an action. Afterwards every node has its desired state, all pods and nodes reach each other, and only the `sufferer` has
-    /// lost something.
+    /// Runs `action` under load. After that, every node has its desired state, all pairs are reachable, and only the loss of
+    /// `expected_loss` has occurred.
     ///
     /// # Errors
-    /// One of these conditions is not met.
-    pub fn costs(
+    /// The action fails, the load cannot be started, or one of these conditions is not met.
+    pub fn expect_loss(
         &mut self,
         what: &str,
-        sufferer: Sufferer<'_>,
-        deed: impl FnOnce(&mut Self) -> anyhow::Result<Duration>,
+        expected_loss: ExpectedLoss<'_>,
+        action: impl FnOnce(&mut Self) -> anyhow::Result<Duration>,
     ) -> anyhow::Result<()> {
-        let mut own = match sufferer {
-            Sufferer::Nobody => BTreeSet::new(),
-            Sufferer::Links(node) | Sufferer::Connections(node) => self.addresses_on(node)?,
+        let mut own_addresses = match expected_loss {
+            ExpectedLoss::None => BTreeSet::new(),
+            ExpectedLoss::Packets(node) | ExpectedLoss::PacketsAndConnections(node) => {
+                self.addresses_on(node)?
+            }
         };
-        let pace = Pace {
-            pings: self.options.pings,
-            talks: self.options.pings * 5,
+        let intervals = LoadIntervals {
+            pings: self.options.ping_interval,
+            tcp: self.options.ping_interval * 5,
         };
-        let cost = self.under_load(&pace, |lab| {
-            let took = deed(lab)?;
-            lab.site.is_as_wanted()?;
+        let measured = self.measure_under_load(&intervals, |lab| {
+            let took = action(lab)?;
+            lab.cluster.wait_for_desired_state()?;
             anyhow::Ok(took)
         })?;
-        let Cost {
-            done,
+        let Measured {
+            result,
             mut losses,
-            streams,
-        } = cost;
-        let done = done.with_context(|| what.to_owned())?;
-        let (Sufferer::Links(node) | Sufferer::Connections(node)) = sufferer else {
-            ensure!(streams.dead.is_empty(), "{what}: {streams}");
-            losses.check_none(&format!("{what} ({done:.1?})"))?;
-            return self.everybody_is_reached(what);
+            connections,
+        } = measured;
+        let took = result.with_context(|| what.to_owned())?;
+        let (ExpectedLoss::Packets(node) | ExpectedLoss::PacketsAndConnections(node)) =
+            expected_loss
+        else {
+            ensure!(connections.failed.is_empty(), "{what}: {connections}");
+            losses.check_none(&format!("{what} ({took:.1?})"))?;
+            return self.check_reachability(what);
         };
-        own.extend(self.addresses_on(node)?);
-        println!("{what} ({done:.1?}): the node's own: {losses}");
-        let of_node = |from: &str| {
-            let mut pods = self.site.pods.iter();
-            pods.any(|pod| pod.name == from && pod.node == node)
+        own_addresses.extend(self.addresses_on(node)?);
+        println!("{what} ({took:.1?}): with the node: {losses}");
+        let is_pod_of_node = |name: &str| {
+            let mut pods = self.cluster.pods.iter();
+            pods.any(|pod| pod.name == name && pod.node == node)
         };
-        losses
-            .pairs
-            .retain(|(from, answer)| !of_node(from) && !own.contains(&answer.target));
-        losses.check_none(&format!("{what}: all others"))?;
-        let may_end = |(from, to, _): &(String, SocketAddr, String)| {
+        losses.pairs.retain(|(source, answer)| {
+            !is_pod_of_node(source) && !own_addresses.contains(&answer.target)
+        });
+        losses.check_none(&format!("{what}: all other pairs"))?;
+        let may_fail = |failed: &FailedConnection| {
+            let server = failed.server.ip();
             let mut pools = self.options.families.pools();
-            let outside = !pools.any(|pool| pool.contains(&to.ip()));
-            let with_the_node = from == node || own.contains(&to.ip());
-            (outside && of_node(from)) || (sufferer == Sufferer::Connections(node) && with_the_node)
+            let external = !pools.any(|pool| pool.contains(&server));
+            let of_node = failed.source == node || own_addresses.contains(&server);
+            (external && is_pod_of_node(&failed.source))
+                || (expected_loss == ExpectedLoss::PacketsAndConnections(node) && of_node)
         };
-        let all_may = streams.dead.iter().all(may_end);
-        ensure!(all_may, "{what}: {streams}");
-        self.everybody_is_reached(what)
+        let all_expected = connections.failed.iter().all(may_fail);
+        ensure!(all_expected, "{what}: {connections}");
+        self.check_reachability(what)
     }
 
-    /// All pods and nodes reach each other in every family.
+    /// All pairs of pods and nodes are reachable, in every family. `what` has happened before, for the message.
     ///
     /// # Errors
-    /// After the action `what`, a pod or node is not reached.
-    pub fn everybody_is_reached(&self, what: &str) -> anyhow::Result<()> {
+    /// A pair is not reachable, or a probe cannot be run.
+    pub fn check_reachability(&self, what: &str) -> anyhow::Result<()> {
         let mut pools = self.options.families.pools();
-        let matrix = pools.try_for_each(|pool| self.matrix(pool)?.check());
-        matrix.with_context(|| what.to_owned())
+        let checked = pools.try_for_each(|pool| self.matrix(pool)?.check());
+        checked.with_context(|| what.to_owned())
     }
 
-    /// Those of its pods, and its own.
+    /// The addresses of a node and its pods.
     fn addresses_on(&self, node: &str) -> anyhow::Result<BTreeSet<IpAddr>> {
-        let pods = self.site.pods.iter().filter(|pod| pod.node == node);
-        let mut own: BTreeSet<IpAddr> = pods.flat_map(|pod| pod.addresses.clone()).collect();
-        let mut nodes = self.site.nodes.iter();
-        let found = nodes.find(|found| found.name == node).context("a node")?;
-        own.extend(&found.addresses);
-        Ok(own)
+        let pods = self.cluster.pods.iter().filter(|pod| pod.node == node);
+        let mut addresses: BTreeSet<IpAddr> = pods.flat_map(|pod| pod.addresses.clone()).collect();
+        let mut nodes = self.cluster.nodes.iter();
+        let found = nodes.find(|found| found.name == node);
+        addresses.extend(&found.context("the node does not exist")?.addresses);
+        Ok(addresses)
     }
 
-    /// Does something under load. There are servers.
+    /// Runs `action` under load. Servers must run in all pods and on all nodes.
     ///
     /// # Errors
-    /// The load cannot be measured.
-    pub fn under_load<T>(
+    /// The load cannot be started or measured. An error of the action is in `result` of the returned value.
+    pub fn measure_under_load<T>(
         &mut self,
-        pace: &Pace,
-        deed: impl FnOnce(&mut Self) -> T,
-    ) -> anyhow::Result<Cost<T>> {
-        let meter = self.site.meter(pace.pings)?;
-        let talks = Talks::start(&self.site, pace.talks, self.options.masquerading)?;
-        std::thread::sleep(AROUND);
-        let done = deed(self);
-        std::thread::sleep(AROUND);
+        intervals: &LoadIntervals,
+        action: impl FnOnce(&mut Self) -> T,
+    ) -> anyhow::Result<Measured<T>> {
+        let meter = self.cluster.meter(intervals.pings)?;
+        let nodes_have_return_path = self.options.masquerading;
+        let tcp = TcpLoad::start(&self.cluster, intervals.tcp, nodes_have_return_path)?;
+        std::thread::sleep(LOAD_MARGIN);
+        let result = action(self);
+        std::thread::sleep(LOAD_MARGIN);
         let losses = meter.finish()?;
-        let streams = talks.finish()?;
-        Ok(Cost {
-            done,
+        let connections = tcp.finish()?;
+        Ok(Measured {
+            result,
             losses,
-            streams,
+            connections,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Pings between the lab's pods until they are asked about.
+//! Continuous pings between the pods of the lab.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,25 +9,28 @@ use anyhow::Context;
 use crate::lab::node::pod::Pod;
 use crate::traffic::loss_meter::{Pace, Pings};
 
-/// Each of these pods pings every other in every family, but not those on its own node.
+/// Each pod pings all pods of other nodes in every family.
 ///
 /// # Errors
-/// A ping cannot be started.
+/// A probe cannot be started, or there are fewer than two pods.
 pub fn start(binaries: &Path, pods: &[Pod], interval: Duration) -> anyhow::Result<Pings> {
-    let probe = |pod: &Pod| pod.space.command(binaries.join("netweft-probe"));
+    let probe = |pod: &Pod| pod.namespace.command(binaries.join("netweft-probe"));
     let mut pings = Pings::new(Pace {
         interval,
         count: None,
     });
-    for from in pods {
-        let others = pods.iter().filter(|pod| pod.node != from.node);
-        let far: Vec<IpAddr> = others.flat_map(|pod| pod.addresses.clone()).collect();
-        pings.add(from.name.clone(), probe(from), &far)?;
+    for source in pods {
+        let others = pods.iter().filter(|pod| pod.node != source.node);
+        let targets: Vec<IpAddr> = others.flat_map(|pod| pod.addresses.clone()).collect();
+        pings.add(source.name.clone(), probe(source), &targets)?;
     }
     let [first, .., last] = pods else {
-        anyhow::bail!("a meter takes two pods");
+        anyhow::bail!("pings need two pods");
     };
-    let target = last.addresses.first().context("a pod's address")?;
+    let target = last
+        .addresses
+        .first()
+        .context("the pod has no address of the family")?;
     pings.control(probe(first), *target)?;
     Ok(pings)
 }

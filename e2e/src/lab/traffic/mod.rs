@@ -1,4 +1,4 @@
-//! Traffic during a scenario, and what it cost.
+//! Traffic during a scenario, and its losses.
 
 pub mod load;
 pub mod loss_meter;

@@ -1,4 +1,4 @@
-//! TCP between pods, and between pods and nodes, while something is done to the network.
+//! TCP connections between pods, and between pods and nodes, during an action.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,117 +8,142 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::lab::cluster::nodes::{Site, TCP_PORT};
+use crate::lab::cluster::nodes::{Cluster, TCP_PORT};
 use crate::lab::topology::namespace::Namespace;
-use crate::traffic::tcp::Talked;
-/// Least pause between two chunks and two connections: the load is bounded.
-const TALK: Duration = Duration::from_millis(5);
+use crate::traffic::tcp::TcpResult;
 
-/// TCP connections that continue until their result is requested.
-pub struct Talks(Vec<(String, Child)>);
+/// Minimal pause between two chunks and two connections. It bounds the load.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// What became of them.
-#[derive(Debug, Default)]
-pub struct Streams {
-    /// Connections that lasted the whole time.
-    pub alive: usize,
-    /// Connections that were opened and closed one after the other.
-    pub short: u64,
-    /// The longest time a stream stood still, in ms.
-    pub slowest: u64,
-    /// Failures: source, destination, reason.
-    pub dead: Vec<(String, SocketAddr, String)>,
+/// Running probes, each with the name of its pod or node.
+pub struct TcpLoad(Vec<(String, Child)>);
+
+/// A connection that failed.
+#[derive(Debug)]
+pub struct FailedConnection {
+    /// Name of the pod or node that opened the connection.
+    pub source: String,
+    /// Address of the server.
+    pub server: SocketAddr,
+    /// The error.
+    pub error: String,
 }
 
-impl fmt::Display for Streams {
+/// The results of all connections.
+#[derive(Debug, Default)]
+pub struct TcpSummary {
+    /// Number of long connections, one for each source and server.
+    pub long: usize,
+    /// Number of short connections, opened and closed one after the other.
+    pub short: u64,
+    /// The longest time of an exchange or a short connection, in milliseconds.
+    pub slowest: u64,
+    /// Connections that failed.
+    pub failed: Vec<FailedConnection>,
+}
+
+impl fmt::Display for TcpSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            alive,
+            long,
             short,
             slowest,
-            dead,
+            failed,
         } = self;
         write!(
             f,
-            "{alive} long and {short} short TCP connections, {} died, {slowest} ms at most",
-            dead.len()
+            "{long} long and {short} short TCP connections, {} failed, {slowest} ms at most",
+            failed.len()
         )?;
-        for (from, to, why) in dead {
-            write!(f, "\n  {from} to {to}: {why}")?;
+        for FailedConnection {
+            source,
+            server,
+            error,
+        } in failed
+        {
+            write!(f, "\n  {source} to {server}: {error}")?;
         }
         Ok(())
     }
 }
 
-impl Talks {
-    /// Every pod connects to every pod of another node, and to the other nodes if these have a route back; every node to every pod
-    /// of another node.
-    /// There are servers.
-    pub fn start(site: &Site, pause: Duration, nodes_find_back: bool) -> anyhow::Result<Self> {
-        let talk =
-            |space: &Namespace, servers: &[IpAddr]| talk(space, &site.binaries, servers, pause);
-        let mut talks = Vec::new();
-        for pod in &site.pods {
-            let pods = site.pods.iter().filter(|other| other.node != pod.node);
+impl TcpLoad {
+    /// Every pod connects to all pods of other nodes, and to the other nodes if `nodes_have_return_path`. Every node connects to all pods
+    /// of other nodes. Servers must run in all pods and on all nodes.
+    pub fn start(
+        cluster: &Cluster,
+        pause: Duration,
+        nodes_have_return_path: bool,
+    ) -> anyhow::Result<Self> {
+        let start = |namespace: &Namespace, servers: &[IpAddr]| {
+            start_probe(namespace, &cluster.binaries, servers, pause)
+        };
+        let mut probes = Vec::new();
+        for pod in &cluster.pods {
+            let pods = cluster.pods.iter().filter(|other| other.node != pod.node);
             let pods = pods.flat_map(|other| &other.addresses);
-            let nodes = site.nodes.iter();
-            let nodes = nodes.filter(|node| nodes_find_back && node.name != pod.node);
+            let nodes = cluster.nodes.iter();
+            let nodes = nodes.filter(|node| nodes_have_return_path && node.name != pod.node);
             let nodes = nodes.flat_map(|node| &node.addresses);
-            let has = |to: &&IpAddr| pod.address_like(**to).is_some();
-            let servers: Vec<IpAddr> = pods.chain(nodes).filter(has).copied().collect();
-            talks.push((pod.name.clone(), talk(&pod.space, &servers)?));
+            let has_family = |server: &&IpAddr| pod.address_of_family(**server).is_some();
+            let servers: Vec<IpAddr> = pods.chain(nodes).filter(has_family).copied().collect();
+            probes.push((pod.name.clone(), start(&pod.namespace, &servers)?));
         }
-        for node in &site.nodes {
-            let pods = site.pods.iter().filter(|pod| pod.node != node.name);
+        for node in &cluster.nodes {
+            let pods = cluster.pods.iter().filter(|pod| pod.node != node.name);
             let servers: Vec<IpAddr> = pods.flat_map(|pod| pod.addresses.clone()).collect();
-            talks.push((node.name.clone(), talk(&node.space, &servers)?));
+            probes.push((node.name.clone(), start(&node.namespace, &servers)?));
         }
-        Ok(Self(talks))
+        Ok(Self(probes))
     }
 
-    /// End them, and count.
+    /// Ends all connections and sums up the results.
     ///
     /// # Errors
-    /// A program has failed. That connections have died is in the answer.
-    pub fn finish(mut self) -> anyhow::Result<Streams> {
+    /// A probe has failed, or its output is invalid. Failed connections are in the result instead.
+    pub fn finish(mut self) -> anyhow::Result<TcpSummary> {
         for (_, child) in &mut self.0 {
             drop(child.stdin.take());
         }
-        let mut streams = Streams::default();
-        for (from, child) in self.0 {
+        let mut summary = TcpSummary::default();
+        for (source, child) in self.0 {
             let output = child.wait_with_output()?;
             ensure!(
                 output.status.success(),
-                "the connections of {from} ended early: {}",
+                "the probe of {source} ended early: {}",
                 String::from_utf8_lossy(&output.stderr)
             );
             let lines = String::from_utf8(output.stdout)?;
-            let talked: Vec<Talked> = lines
+            let results: Vec<TcpResult> = lines
                 .lines()
                 .map(|line| serde_json::from_str(line).context("read the probe's output"))
                 .collect::<anyhow::Result<_>>()?;
             // The probe prints the long connections first.
-            let (long, short) = talked.split_at(talked.len() / 2);
-            streams.alive += long.len();
-            streams.short += short.iter().map(|it| it.rounds).sum::<u64>();
-            for it in long.iter().chain(short) {
+            let (long, short) = results.split_at(results.len() / 2);
+            summary.long += long.len();
+            summary.short += short.iter().map(|result| result.rounds).sum::<u64>();
+            for result in long.iter().chain(short) {
                 ensure!(
-                    it.rounds > 0 || it.error.is_some(),
-                    "{from} has not talked to {}",
-                    it.server
+                    result.rounds > 0 || result.error.is_some(),
+                    "{source} has exchanged nothing with {}",
+                    result.server
                 );
-                streams.slowest = streams.slowest.max(it.slowest);
-                if let Some(error) = &it.error {
-                    streams.dead.push((from.clone(), it.server, error.clone()));
+                summary.slowest = summary.slowest.max(result.slowest);
+                if let Some(error) = &result.error {
+                    summary.failed.push(FailedConnection {
+                        source: source.clone(),
+                        server: result.server,
+                        error: error.clone(),
+                    });
                 }
             }
         }
-        Ok(streams)
+        Ok(summary)
     }
 }
 
-fn talk(
-    space: &Namespace,
+fn start_probe(
+    namespace: &Namespace,
     binaries: &Path,
     servers: &[IpAddr],
     pause: Duration,
@@ -126,8 +151,8 @@ fn talk(
     let servers = servers
         .iter()
         .map(|address| SocketAddr::new(*address, TCP_PORT).to_string());
-    let mut command = space.command(binaries.join("netweft-probe"));
-    let pause = pause.max(TALK).as_millis().to_string();
+    let mut command = namespace.command(binaries.join("netweft-probe"));
+    let pause = pause.max(MIN_PAUSE).as_millis().to_string();
     command.args(["talk", "--pause", &pause]).args(servers);
     command
         .stdin(Stdio::piped())

@@ -1,4 +1,4 @@
-//! The packets of attacks, as bytes.
+//! Constructors of the attacks' packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,19 +8,28 @@ use ipnet::Ipv4Net;
 /// Source port of every packet.
 const SOURCE_PORT: u16 = 4444;
 const TTL: u8 = 64;
-/// What neighbor discovery requires (RFC 4861, section 6.1).
+/// The hop limit that neighbor discovery requires (RFC 4861, section 6.1).
 const HOP_LIMIT_ON_LINK: u8 = 255;
 
 /// An IP packet with a UDP datagram.
 ///
 /// # Errors
-/// The addresses are of two families.
-pub fn udp(from: IpAddr, to: IpAddr, port: u16, payload: &[u8]) -> anyhow::Result<Vec<u8>> {
+/// The addresses are of different families, or the payload is too long.
+pub fn udp(
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+    payload: &[u8],
+) -> anyhow::Result<Vec<u8>> {
     let mut packet = Vec::new();
-    let builder = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), TTL),
-        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), TTL),
-        _ => anyhow::bail!("{from} and {to} are of two families"),
+    let builder = match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            PacketBuilder::ipv4(source.octets(), destination.octets(), TTL)
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            PacketBuilder::ipv6(source.octets(), destination.octets(), TTL)
+        }
+        _ => anyhow::bail!("{source} and {destination} are of different families"),
     };
     let builder = builder.udp(SOURCE_PORT, port);
     builder.write(&mut packet, payload)?;
@@ -36,15 +45,16 @@ pub fn vxlan(vni: u32, destination: Mac, packet: &[u8]) -> Vec<u8> {
     [&header[..], &frame].concat()
 }
 
-/// A router advertisement for a whole hour, with a prefix for addresses (RFC 4861, section 4.2).
+/// A router advertisement with a lifetime of one hour and a prefix for SLAAC (RFC 4861, section 4.2).
 ///
 /// # Errors
-/// None is known.
-pub fn advertisement() -> anyhow::Result<Vec<u8>> {
+/// The packet cannot be serialized.
+pub fn router_advertisement() -> anyhow::Result<Vec<u8>> {
     let router: Ipv6Addr = "fe80::bad".parse()?;
-    let everybody: Ipv6Addr = "ff02::1".parse()?;
+    let all_nodes: Ipv6Addr = "ff02::1".parse()?;
     let prefix: Ipv6Addr = "2001:db8:bad::".parse()?;
-    // Hop limit 64, no flags, 3600 s; then the two timers, the router's Ethernet address, and a prefix on the link for an hour.
+    // The ICMPv6 header has hop limit 64, no flags, lifetime 3600 s. The body has two timers, the option source link-layer address, and
+    // the option prefix information with the flags on-link and autonomous, valid for an hour.
     let hour = 3600_u32.to_be_bytes();
     let body = [
         &[0; 8][..],
@@ -57,7 +67,7 @@ pub fn advertisement() -> anyhow::Result<Vec<u8>> {
     ]
     .concat();
     let [.., high, low] = hour;
-    let builder = PacketBuilder::ipv6(router.octets(), everybody.octets(), HOP_LIMIT_ON_LINK);
+    let builder = PacketBuilder::ipv6(router.octets(), all_nodes.octets(), HOP_LIMIT_ON_LINK);
     let mut packet = Vec::new();
     builder
         .icmpv6_raw(134, 0, [64, 0, high, low])
@@ -65,15 +75,15 @@ pub fn advertisement() -> anyhow::Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// A router solicitation of an invented host, which a router remembers (RFC 4861, section 6.2.6).
+/// A router solicitation of a forged host, for which a router creates a neighbour entry (RFC 4861, section 6.2.6).
 ///
 /// # Errors
-/// None is known.
-pub fn solicitation(number: u16) -> anyhow::Result<Vec<u8>> {
+/// The packet cannot be serialized.
+pub fn router_solicitation(number: u16) -> anyhow::Result<Vec<u8>> {
     let [high, low] = number.to_be_bytes();
-    let from = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xbad, number);
+    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0xbad, number);
     let routers: Ipv6Addr = "ff02::2".parse()?;
-    let builder = PacketBuilder::ipv6(from.octets(), routers.octets(), HOP_LIMIT_ON_LINK);
+    let builder = PacketBuilder::ipv6(source.octets(), routers.octets(), HOP_LIMIT_ON_LINK);
     let mut packet = Vec::new();
     builder
         .icmpv6_raw(133, 0, [0; 4])
@@ -81,16 +91,20 @@ pub fn solicitation(number: u16) -> anyhow::Result<Vec<u8>> {
     Ok(packet)
 }
 
-/// An IPv4 packet in two fragments, of which the second has no port. The packet has no options.
+/// Splits an IPv4 packet without options into two fragments. The second has no UDP header.
 ///
 /// # Errors
-/// The packet is too short to be cut.
+/// The packet is not IPv4 or too short.
 pub fn fragments(packet: &[u8]) -> anyhow::Result<[Vec<u8>; 2]> {
     use anyhow::Context;
     const HEADER: usize = 20;
-    const CUT: usize = 32;
-    let (header, rest) = packet.split_at_checked(HEADER).context("an IPv4 packet")?;
-    let (first, second) = rest.split_at_checked(CUT).context("a longer packet")?;
+    const FIRST_LENGTH: usize = 32;
+    let (header, rest) = packet
+        .split_at_checked(HEADER)
+        .context("the packet is shorter than an IPv4 header")?;
+    let (first, second) = rest
+        .split_at_checked(FIRST_LENGTH)
+        .context("the packet is too short for two fragments")?;
     let mut parsed = etherparse::Ipv4Header::from_slice(header)?.0;
     let mut fragment = |offset: u16, more: bool, part: &[u8]| {
         parsed.fragment_offset = etherparse::IpFragOffset::try_new(offset)?;
@@ -102,12 +116,12 @@ pub fn fragments(packet: &[u8]) -> anyhow::Result<[Vec<u8>; 2]> {
         parsed.write(&mut bytes)?;
         anyhow::Ok([bytes, part.to_vec()].concat())
     };
-    let offset = u16::try_from(CUT / 8)?;
+    let offset = u16::try_from(FIRST_LENGTH / 8)?;
     Ok([fragment(0, true, first)?, fragment(offset, false, second)?])
 }
 
-/// The broadcast address of a node's network in the lab.
-pub fn broadcast_like(address: IpAddr) -> Option<IpAddr> {
+/// The broadcast address of a node's subnet, which is a /24 in the lab.
+pub fn broadcast_of(address: IpAddr) -> Option<IpAddr> {
     match address {
         IpAddr::V4(address) => {
             let net = Ipv4Net::new(address, 24).ok()?;
@@ -117,18 +131,27 @@ pub fn broadcast_like(address: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// An Ethernet address.
+/// A MAC address.
 pub type Mac = [u8; 6];
 
-/// The destination of a frame for everybody.
-pub const EVERYBODY: Mac = [0xff; 6];
+/// The broadcast address.
+pub const BROADCAST: Mac = [0xff; 6];
 
-/// A frame.
-pub fn frame(from: Mac, to: Mac, ether_type: u16, payload: &[u8]) -> Vec<u8> {
-    [&to[..], &from, &ether_type.to_be_bytes(), payload].concat()
+/// The destination address of LLDP frames (IEEE 802.1AB).
+pub const LLDP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0x0e];
+
+/// An Ethernet frame.
+pub fn frame(source: Mac, destination: Mac, ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    [
+        &destination[..],
+        &source,
+        &ether_type.to_be_bytes(),
+        payload,
+    ]
+    .concat()
 }
 
-/// The type of frames with a packet.
+/// The EtherType of an IP packet.
 pub fn ether_type(packet: &[u8]) -> u16 {
     match packet.first().map(|first| first >> 4) {
         Some(6) => 0x86dd,
@@ -136,27 +159,27 @@ pub fn ether_type(packet: &[u8]) -> u16 {
     }
 }
 
-/// An ARP reply that nobody asked for: `address` is at `mac` (RFC 826).
-pub fn arp_reply(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+/// A gratuitous ARP reply: `address` is at `mac` (RFC 826).
+pub fn gratuitous_arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     let head = [0, 1, 0x08, 0x00, 6, 4, 0, 2];
     let address = address.octets();
-    let body = [&head[..], &mac, &address, &EVERYBODY, &address].concat();
-    frame(mac, EVERYBODY, 0x0806, &body)
+    let body = [&head[..], &mac, &address, &BROADCAST, &address].concat();
+    frame(mac, BROADCAST, 0x0806, &body)
 }
 
-/// A neighbor advertisement that nobody asked for: `target` is at `mac` (RFC 4861, section 4.4). The sender is honest.
+/// An unsolicited neighbor advertisement: `target` is at `mac` (RFC 4861, section 4.4). `sender` is the source of the packet.
 ///
 /// # Errors
-/// None is known.
+/// The packet cannot be serialized.
 pub fn neighbor_advertisement(
     mac: Mac,
     sender: Ipv6Addr,
     target: Ipv6Addr,
 ) -> anyhow::Result<Vec<u8>> {
     const OVERRIDE: u8 = 0x20;
-    let everybody: Ipv6Addr = "ff02::1".parse()?;
+    let all_nodes: Ipv6Addr = "ff02::1".parse()?;
     let body = [&target.octets()[..], &[2, 1], &mac].concat();
-    let builder = PacketBuilder::ipv6(sender.octets(), everybody.octets(), HOP_LIMIT_ON_LINK);
+    let builder = PacketBuilder::ipv6(sender.octets(), all_nodes.octets(), HOP_LIMIT_ON_LINK);
     let mut packet = Vec::new();
     builder
         .icmpv6_raw(136, 0, [OVERRIDE, 0, 0, 0])
@@ -164,7 +187,7 @@ pub fn neighbor_advertisement(
     Ok(frame(mac, [0x33, 0x33, 0, 0, 0, 1], 0x86dd, &packet))
 }
 
-/// An Ethernet address as `ip` prints it.
+/// A MAC address in the format of `ip`.
 pub fn text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }

@@ -1,4 +1,4 @@
-//! The topology of BGP sessions changes. New sessions are established before old ones are removed: no packet is lost.
+//! Changes of the BGP topology. New sessions are established before old ones end, so that no packet is lost.
 
 use anyhow::ensure;
 use serde_json::{Value, json};
@@ -6,23 +6,23 @@ use serde_json::{Value, json};
 use crate::lab::cluster::objects;
 use crate::lab::scenarios::bgp::Lab;
 
-/// AS number of the nodes, and of the router that reflects for them.
+/// AS number of the nodes and of the router, which is their route reflector.
 const AS_NUMBER: u32 = 64_512;
 /// Host number of the router.
 const ROUTER: u8 = 254;
 
 impl Lab {
-    /// A mesh with reflectors; they alone; a router beside them; it alone.
-    pub fn edits(&mut self) -> anyhow::Result<()> {
+    /// The topologies in order: mesh with reflectors, reflectors, reflectors with router, router.
+    pub fn run_edits(&mut self) -> anyhow::Result<()> {
         for node in ["node-1", "node-2"] {
-            self.site.label(node, "reflector", "yes");
+            self.cluster.label(node, "reflector", "yes");
         }
         let reflectors = json!([{ "nodeSelector": { "matchLabels": { "reflector": "yes" } },
             "clusterID": "10.0.0.250" }]);
-        // A session begins anew when one of its ends becomes a reflector: BIRD has no softer way.
-        self.settle_on(&json!({ "routeReflectors": reflectors }))?;
+        // Not measured: BIRD restarts a session when one of its ends becomes a reflector.
+        self.apply_and_wait(&json!({ "routeReflectors": reflectors }))?;
         self.edit(
-            "the mesh has given way to reflectors",
+            "reflectors have replaced the mesh",
             &json!({ "nodeToNodeMesh": false, "routeReflectors": reflectors }),
         )?;
         self.add_router()?;
@@ -30,40 +30,40 @@ impl Lab {
             "a router was added",
             &json!({ "nodeToNodeMesh": false, "routeReflectors": reflectors }),
         )?;
-        let before = self.site.established()?;
+        let before = self.cluster.established()?;
         self.edit(
-            "reflectors have given way to the router",
+            "the router has replaced the reflectors",
             &json!({ "nodeToNodeMesh": false }),
         )?;
-        // What has stayed has stayed up.
-        for (node, sessions) in self.site.established()? {
+        // Sessions that exist before and after did not restart.
+        for (node, sessions) in self.cluster.established()? {
             let old = before.get(&node);
-            let kept = |(name, since)| old.is_some_and(|old| old.get(name) == Some(since));
+            let unchanged = |(name, since)| old.is_some_and(|old| old.get(name) == Some(since));
             ensure!(
-                sessions.iter().all(kept),
-                "sessions of {node} have begun anew: {old:?}, then {sessions:?}"
+                sessions.iter().all(unchanged),
+                "sessions of {node} have restarted: {old:?}, then {sessions:?}"
             );
         }
         for pool in self.families.pools() {
-            self.site.matrix(pool, |_, _| true)?.check()?;
+            self.cluster.matrix(pool, |_, _| true)?.check()?;
         }
         Ok(())
     }
 
     fn edit(&mut self, what: &str, underlay: &Value) -> anyhow::Result<()> {
-        self.metered(what, |lab| lab.settle_on(underlay))
+        self.expect_no_loss(what, |lab| lab.apply_and_wait(underlay))
     }
 
-    fn settle_on(&mut self, underlay: &Value) -> anyhow::Result<()> {
-        self.ask(underlay)?;
+    fn apply_and_wait(&mut self, underlay: &Value) -> anyhow::Result<()> {
+        self.set_underlay(underlay)?;
         self.wait_until_established()?;
         self.wait_for_routes()
     }
 
-    /// A router of the nodes' own AS that reflects what they announce.
+    /// Adds a router in the AS of the nodes that reflects their routes.
     fn add_router(&mut self) -> anyhow::Result<()> {
         let nodes: Vec<_> = self
-            .site
+            .cluster
             .nodes
             .iter()
             .flat_map(|node| node.addresses.clone())
@@ -76,7 +76,7 @@ impl Lab {
             )
         };
         let text: String = nodes.iter().enumerate().map(session).collect();
-        let router = self.foreign_speaker(ROUTER, |_| text.clone())?;
+        let router = self.start_foreign_speaker(ROUTER, |_| text.clone())?;
         for address in router.addresses {
             let name = if address.is_ipv4() {
                 "router"
@@ -85,7 +85,7 @@ impl Lab {
             };
             let spec =
                 json!({ "peerIP": address, "asNumber": AS_NUMBER, "connectRetryTime": "1s" });
-            self.site.store.peers.push(objects::peer(name, &spec)?);
+            self.cluster.store.peers.push(objects::peer(name, &spec)?);
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Peers that are misconfigured, silent or announce wrong routes: the status reports them, and other sessions are unaffected.
+//! Misconfigured, unreachable and hostile peers. The status reports them, and all other sessions and routes stay unchanged.
 
 use std::fmt::Write;
 use std::fs;
@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use ipnet::IpNet;
 use netweft_crds::SessionFault;
 use serde_json::json;
 
@@ -16,31 +17,31 @@ use crate::lab::scenarios::bgp::{GATEWAY, Lab};
 use crate::lab::topology::underlay::{Subnet, addresses};
 use crate::traffic::loss_meter::INTERVAL;
 
-/// Within ten seconds the status is to say what is wrong; a machine that does other things gets more.
-const SAID: Duration = Duration::from_secs(60);
-/// How long it is to be said from then on: a refusal is seen anew only once a minute, for seconds.
-const KEPT: Duration = Duration::from_secs(15);
+/// Limit until the status reports an error. It takes ten seconds; the limit allows for a busy machine.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the status must keep reporting the error. BIRD repeats some errors only once a minute, for some seconds.
+const STABLE_TIME: Duration = Duration::from_secs(15);
 /// How long a node announces a block of another node.
-const HOSTILE: Duration = Duration::from_secs(5);
-/// Our AS number.
-const OURS: u32 = 64_512;
-/// The foreign speakers'.
-const THEIRS: u32 = 65_010;
-/// By what the kernel's routes are known that one of the foreign speakers may add: it sits at host number 108.
-const TAKEN: &str = "via 192.0.2.108 ";
-/// A number of prefixes above every limit.
+const HOSTILE_TIME: Duration = Duration::from_secs(5);
+/// AS number of the nodes.
+const NODE_AS: u32 = 64_512;
+/// AS number of the foreign speakers.
+const FOREIGN_AS: u32 = 65_010;
+/// Part of the routes that the foreign speaker `too-many`, host number 108, may add.
+const ACCEPTED_ROUTES: &str = "via 192.0.2.108 ";
+/// A number of prefixes above any limit.
 const PREFIX_COUNT: u32 = 100_000;
 
-/// One peer and what is to be said about it.
+/// A peer and its expected errors.
 struct Case {
     name: &'static str,
-    /// What its BIRD's session has besides; `None`: there is no BIRD.
+    /// Additional statements of the BGP protocol in the peer's BIRD; `None` for a peer without BIRD.
     session: Option<&'static str>,
-    /// Prefixes it announces.
+    /// Prefixes that the peer announces.
     announces: Vec<String>,
-    /// What its BGPPeer has besides address and AS number.
+    /// Fields of the BGPPeer in addition to address and AS number.
     spec: serde_json::Value,
-    /// Any of these is right.
+    /// Acceptable reasons of the reported error.
     faults: &'static [SessionFault],
 }
 
@@ -59,54 +60,61 @@ fn case(
 }
 
 impl Lab {
-    /// All of them at once, at node 1.
-    pub fn foreign_peers(&mut self) -> anyhow::Result<()> {
-        self.site.label("node-1", "tries", "peers");
-        self.site.set_password("wrong-password", "right")?;
+    /// Adds all peers to node 1 at the same time.
+    pub fn run_foreign_peers(&mut self) -> anyhow::Result<()> {
+        self.cluster.label("node-1", "foreign-peers", "yes");
+        self.cluster.set_password("wrong-password", "right")?;
         let cases = self.cases()?;
-        let sessions = self.site.established()?;
+        let sessions = self.cluster.established()?;
         let routes = self.routes()?;
-        let meter = self.site.meter(INTERVAL)?;
-        let begun = Instant::now();
+        let meter = self.cluster.meter(INTERVAL)?;
+        let started = Instant::now();
         for (number, case) in (100..).zip(&cases) {
-            self.meet(number, case)?;
+            self.add_peer(number, case)?;
         }
-        let reported = self.all_reported(&cases, begun);
+        let reported = self.check_reported_errors(&cases, started);
         let losses = meter.finish()?;
         reported?;
-        losses.check_none("while peers were wrong, silent or lied")?;
+        losses.check_none("misconfigured, unreachable and hostile peers")?;
         for (before, now) in routes.iter().zip(self.routes()?) {
-            // The prefixes of the peer with too many are inside the pools and no node's blocks, so the import limit applies to them.
-            let now: Vec<&str> = now.lines().filter(|line| !line.contains(TAKEN)).collect();
+            // The prefixes of `too-many` are in the pools and not assigned, so that the node accepts them up to maxPrefixes.
+            let now: Vec<&str> = now
+                .lines()
+                .filter(|line| !line.contains(ACCEPTED_ROUTES))
+                .collect();
             let before: Vec<&str> = before.lines().collect();
             ensure!(
                 before == now,
                 "routes have changed: {before:?}, then {now:?}"
             );
         }
-        let now = self.site.established()?;
+        let now = self.cluster.established()?;
         for (node, sessions) in sessions {
-            let kept = |(name, since)| now.get(&node).and_then(|now| now.get(name)) == Some(since);
+            let unchanged =
+                |(name, since)| now.get(&node).and_then(|now| now.get(name)) == Some(since);
             ensure!(
-                sessions.iter().all(kept),
-                "sessions of {node} have begun anew: {sessions:?}, then {:?}",
+                sessions.iter().all(unchanged),
+                "sessions of {node} have restarted: {sessions:?}, then {:?}",
                 now.get(&node)
             );
         }
-        self.hostile_node()
+        self.check_hostile_node()
     }
 
-    /// Node 2 is taken over, and its BIRD announces a block of node 3 with the highest preference: node 1 keeps its route.
-    fn hostile_node(&mut self) -> anyhow::Result<()> {
-        let subnets = &self.site.store.network("node-3")?.spec.subnets;
-        let block = subnets.iter().find(|block| block.addr().is_ipv4());
-        let block = *block.context("a node has a block")?;
-        let route = |lab: &Self| lab.site.node(1)?.space.ip(&format!("route show {block}"));
+    /// The BIRD of node 2 announces a block of node 3 with the highest preference. Node 1 keeps its route.
+    fn check_hostile_node(&mut self) -> anyhow::Result<()> {
+        let block = self.ipv4_block("node-3")?;
+        let route = |lab: &Self| {
+            lab.cluster
+                .node(1)?
+                .namespace
+                .ip(&format!("route show {block}"))
+        };
         let before = route(self)?;
-        let programs = self.site.bird_programs()?.to_owned();
-        self.site.node_mut(2)?.0.kill_agent()?;
-        let hostile = self.site.node(2)?;
-        let folder = fs::read_dir(hostile.space.file(bird::FOLDER))?;
+        let programs = self.cluster.bird_programs()?.to_owned();
+        self.cluster.node_mut(2)?.0.kill_agent()?;
+        let hostile = self.cluster.node(2)?;
+        let folder = fs::read_dir(hostile.namespace.file(bird::FOLDER))?;
         let files = folder.map(|entry| Ok(entry?.path()));
         for file in files.collect::<anyhow::Result<Vec<_>>>()? {
             let Ok(text) = fs::read_to_string(&file) else {
@@ -122,20 +130,30 @@ impl Lab {
                 text.replace(own, &stolen).replace(accepted, preferred),
             )?;
         }
-        bird::ask(&hostile.space, &programs, "configure")?;
-        let (victim, from) = (&self.site.node(1)?.space, hostile.addresses.first());
-        let from = from.context("an address")?;
-        let shown = format!("show route filtered for {block}");
-        until("the hostile announcement", SAID, || {
-            let said = bird::ask(victim, &programs, &shown)?;
-            ensure!(said.contains(&format!("via {from} ")), "{said}");
+        bird::run_command(&hostile.namespace, &programs, "configure")?;
+        let (receiver, source) = (&self.cluster.node(1)?.namespace, hostile.addresses.first());
+        let source = source.context("the host has no address")?;
+        let command = format!("show route filtered for {block}");
+        until("the filtered announcement", REPORT_TIMEOUT, || {
+            let routes = bird::run_command(receiver, &programs, &command)?;
+            ensure!(routes.contains(&format!("via {source} ")), "{routes}");
             Ok(())
         })?;
-        sleep(HOSTILE);
+        sleep(HOSTILE_TIME);
         let after = route(self)?;
-        ensure!(before == after, "{block} was {before}, and is {after}");
-        self.site.start_agent(2)?;
-        self.site.is_as_wanted()
+        ensure!(
+            before == after,
+            "the route to {block} was {before} and is {after}"
+        );
+        self.cluster.start_agent(2)?;
+        self.cluster.wait_for_desired_state()
+    }
+
+    /// The IPv4 block of a node.
+    fn ipv4_block(&self, node: &str) -> anyhow::Result<IpNet> {
+        let subnets = &self.cluster.store.network(node)?.spec.subnets;
+        let block = subnets.iter().find(|block| block.addr().is_ipv4());
+        block.copied().context("the node has no IPv4 block")
     }
 
     fn cases(&self) -> anyhow::Result<Vec<Case>> {
@@ -143,24 +161,31 @@ impl Lab {
             ASNumberMismatch, ConnectTimeout, ConnectionRefused, NoRouteToPeer, PrefixesRejected,
             TooManyPrefixes,
         };
-        let block = |node: &str| {
-            let subnets = &self.site.store.network(node)?.spec.subnets;
-            let block = subnets.iter().find(|block| block.addr().is_ipv4());
-            anyhow::Ok(block.context("a node has a block")?.to_string())
-        };
-        let (own, other) = (block("node-1")?, block("node-2")?);
-        let pod = self.site.pods.last().context("a pod")?.addresses.first();
-        let pod = pod.context("a pod's address")?;
+        let own = self.ipv4_block("node-1")?.to_string();
+        let other = self.ipv4_block("node-2")?.to_string();
+        let pod = self
+            .cluster
+            .pods
+            .last()
+            .context("the pod does not exist")?
+            .addresses
+            .first();
+        let pod = pod.context("the pod has no address of the family")?;
         let pools = self.families.pools().filter(|pool| pool.addr().is_ipv4());
         let pools = pools.map(|pool| pool.to_string());
-        let node = self.site.node(2)?.addresses.first().context("an address")?;
-        let lies = |name, announces: Vec<String>| Case {
+        let node = self
+            .cluster
+            .node(2)?
+            .addresses
+            .first()
+            .context("the host has no address")?;
+        let hostile = |name, announces: Vec<String>| Case {
             announces,
             ..case(name, Some(""), &[PrefixesRejected])
         };
         let many = (0..PREFIX_COUNT)
             .map(|n| format!("100.{}.{}.{}/32", 64 + (n >> 16), (n >> 8) & 255, n & 255));
-        let inside = (0..200).map(|n| format!("10.244.{}.{}/26", 128 + n / 4, n % 4 * 64));
+        let unassigned = (0..200).map(|n| format!("10.244.{}.{}/26", 128 + n / 4, n % 4 * 64));
         Ok(vec![
             Case {
                 spec: json!({ "password": { "secretKeyRef": { "name": "passwords", "key": "right" } } }),
@@ -171,97 +196,107 @@ impl Lab {
                 )
             },
             case("wrong-as", Some("local as 65099;"), &[ASNumberMismatch]),
-            case("no-host", None, &[ConnectTimeout, NoRouteToPeer]),
+            case("absent-host", None, &[ConnectTimeout, NoRouteToPeer]),
             Case {
-                spec: json!({ "peerIP": addresses(self.families, Subnet::Near, GATEWAY).first().map(ipnet::IpNet::addr) }),
+                spec: json!({ "peerIP": addresses(self.families, Subnet::Near, GATEWAY).first().map(IpNet::addr) }),
                 ..case("no-speaker", None, &[ConnectionRefused])
             },
-            lies("default-route", vec!["0.0.0.0/0".into()]),
-            lies("node-addresses", vec![format!("{node}/32")]),
-            lies(
-                "our-pools",
+            hostile("default-route", vec!["0.0.0.0/0".into()]),
+            hostile("node-addresses", vec![format!("{node}/32")]),
+            hostile(
+                "pods-of-cluster",
                 pools.chain([own, other, format!("{pod}/32")]).collect(),
             ),
-            lies("100000-prefixes", many.collect()),
+            hostile("100000-prefixes", many.collect()),
             Case {
-                announces: inside.collect(),
+                announces: unassigned.collect(),
                 spec: json!({ "maxPrefixes": 50 }),
                 ..case("too-many", Some(""), &[TooManyPrefixes])
             },
         ])
     }
 
-    /// Let the peer speak, and node 1 speak with it.
-    fn meet(&mut self, number: u8, case: &Case) -> anyhow::Result<()> {
-        let node = *self.site.node(1)?.addresses.first().context("an address")?;
+    /// Starts the peer's BIRD and creates its BGPPeer for node 1.
+    fn add_peer(&mut self, number: u8, case: &Case) -> anyhow::Result<()> {
+        let node = *self
+            .cluster
+            .node(1)?
+            .addresses
+            .first()
+            .context("the host has no address")?;
         if let Some(session) = case.session {
             let local = if session.contains("local as") {
                 String::new()
             } else {
-                format!("local as {THEIRS};")
+                format!("local as {FOREIGN_AS};")
             };
             let mut routes = String::new();
             for prefix in &case.announces {
                 // Writing to a String does not fail.
                 let _ = writeln!(routes, "route {prefix} blackhole;");
             }
-            self.foreign_speaker(number, |_| {
+            self.start_foreign_speaker(number, |_| {
                 format!(
-                    "protocol static lies {{ ipv4; {routes} }}
-                    protocol bgp n {{ {local} neighbor {node} as {OURS}; {session} connect delay time 1;
-                    ipv4 {{ import all; export where proto = \"lies\"; }}; }}\n"
+                    "protocol static announced {{ ipv4; {routes} }}
+                    protocol bgp n {{ {local} neighbor {node} as {NODE_AS}; {session} connect delay time 1;
+                    ipv4 {{ import all; export where proto = \"announced\"; }}; }}\n"
                 )
             })?;
         }
         let address = addresses(self.families, Subnet::Near, number);
-        let address = address.first().context("an address")?.addr();
+        let address = address.first().context("the host has no address")?.addr();
         let mut spec = json!({
-            "nodeSelector": { "matchLabels": { "tries": "peers" } },
-            "peerIP": address, "asNumber": THEIRS, "connectRetryTime": "1s",
+            "nodeSelector": { "matchLabels": { "foreign-peers": "yes" } },
+            "peerIP": address, "asNumber": FOREIGN_AS, "connectRetryTime": "1s",
         });
         if let (Some(spec), Some(more)) = (spec.as_object_mut(), case.spec.as_object()) {
             spec.extend(more.clone());
         }
-        self.site.store.peers.push(objects::peer(case.name, &spec)?);
-        self.site.settle()
+        self.cluster
+            .store
+            .peers
+            .push(objects::peer(case.name, &spec)?);
+        self.cluster.reconcile()
     }
 
-    /// Every case is reported with its reason, and stays reported, whatever the peer does between two attempts.
-    fn all_reported(&mut self, cases: &[Case], begun: Instant) -> anyhow::Result<()> {
+    /// Checks that the status reports the error of every peer, and keeps reporting it while the peer retries.
+    fn check_reported_errors(&mut self, cases: &[Case], started: Instant) -> anyhow::Result<()> {
         for case in cases {
-            let message = until(case.name, SAID, || self.reported(case))?;
-            let seconds = begun.elapsed().as_secs_f32();
+            let message = until(case.name, REPORT_TIMEOUT, || self.reported_error(case))?;
+            let seconds = started.elapsed().as_secs_f32();
             println!("{seconds:5.1} s  {}: {message}", case.name);
         }
-        let begun = Instant::now();
-        while begun.elapsed() < KEPT {
+        let all_reported = Instant::now();
+        while all_reported.elapsed() < STABLE_TIME {
             sleep(Duration::from_secs(1));
             for case in cases {
-                self.reported(case).context("it was reported before")?;
+                let reported = self.reported_error(case);
+                reported.context("the error was reported before")?;
             }
         }
         Ok(())
     }
 
-    /// The error in the BGPPeer's status, if it is the expected one.
-    fn reported(&mut self, case: &Case) -> anyhow::Result<String> {
-        self.site.settle()?;
-        let status = self.site.store.peer_status(case.name);
+    /// The error in the BGPPeer's status, if its reason is acceptable.
+    fn reported_error(&mut self, case: &Case) -> anyhow::Result<String> {
+        self.cluster.reconcile()?;
+        let status = self.cluster.store.peer_status(case.name);
         let errors = status.map(|status| status.errors.as_slice());
         let error = errors.unwrap_or_default().first();
-        let error =
-            error.with_context(|| format!("{} is not said to be wrong: {status:?}", case.name))?;
+        let error = error
+            .with_context(|| format!("the status of {} reports no error: {status:?}", case.name))?;
         ensure!(
             case.faults.contains(&error.reason) && error.node == "node-1",
-            "{} is said to be wrong because of {error:?}",
+            "the status of {} reports another error: {error:?}",
             case.name
         );
         Ok(format!("{:?}: {}", error.reason, error.message))
     }
 
-    /// All routes of all nodes but to their own pods.
+    /// The IPv4 routes of the main table of all nodes.
     fn routes(&self) -> anyhow::Result<Vec<String>> {
-        let of = |node: &crate::lab::node::Node| node.space.ip("-4 route show table main");
-        self.site.nodes.iter().map(of).collect()
+        let routes_of =
+            |node: &crate::lab::node::Node| node.namespace.ip("-4 route show table main");
+        self.cluster.nodes.iter().map(routes_of).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! A machine on the nodes' link that speaks BGP and is not ours.
+//! A foreign BGP speaker on the link of the nodes.
 
 use std::fs;
 use std::net::IpAddr;
@@ -9,24 +9,24 @@ use crate::lab::scenarios::bgp::Lab;
 use crate::lab::topology::namespace::Namespace;
 use crate::lab::topology::underlay::{Subnet, addresses};
 
-/// One of them.
+/// A running foreign speaker.
 pub struct ForeignSpeaker {
-    /// Its addresses.
+    /// The addresses of the host.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Lab {
-    /// Let host number `number` speak: `text` is what its BIRD does besides knowing its own links.
-    pub fn foreign_speaker(
+    /// Starts BIRD on a new host with this number. `protocols` returns the configuration in addition to the device and direct protocols.
+    pub fn start_foreign_speaker(
         &mut self,
         number: u8,
-        text: impl Fn(&ForeignSpeaker) -> String,
+        protocols: impl Fn(&ForeignSpeaker) -> String,
     ) -> anyhow::Result<ForeignSpeaker> {
-        let programs = self.site.bird_programs()?.to_owned();
-        let run = &mut self.site.run;
-        let space = Namespace::node(run)?;
+        let programs = self.cluster.bird_programs()?.to_owned();
+        let run = &mut self.cluster.run;
+        let namespace = Namespace::node(run)?;
         let nets = addresses(self.families, Subnet::Near, number);
-        self.segment.attach(&space, "host0", &nets)?;
+        self.segment.attach(&namespace, "host0", &nets)?;
         let speaker = ForeignSpeaker {
             addresses: nets.iter().map(IpNet::addr).collect(),
         };
@@ -34,14 +34,14 @@ impl Lab {
         let configuration = run.folder().join(format!("{name}.conf"));
         let text = format!(
             "router id 10.0.0.{number};\nprotocol device {{ }}\nprotocol direct {{ ipv4; ipv6; }}\n{}",
-            text(&speaker)
+            protocols(&speaker)
         );
         fs::write(&configuration, text)?;
-        let mut command = space.command(programs.join("bird"));
+        let mut command = namespace.command(programs.join("bird"));
         command.arg("-f").arg("-c").arg(&configuration);
         command.args(["-s", "/run/bird.ctl"]);
         let log = run.folder().join(format!("{name}.log"));
-        space.start(run, &mut command, &log)?;
+        namespace.start(run, &mut command, &log)?;
         Ok(speaker)
     }
 }

@@ -1,7 +1,7 @@
-//! What BGP has to bear: three nodes on one link in a mesh, while things are done to them and by others.
+//! Restarts, topology changes and foreign peers of BGP: three nodes in a mesh on one link.
 //!
 //! ```text
-//!   node-1  node-2  node-3   foreign speakers: BIRDs with configurations of their own
+//!   node-1  node-2  node-3   foreign speakers: BIRDs with other configurations
 //!   ══╧═══════╧═══════╧═════════════╧═══════  one link
 //! ```
 
@@ -18,41 +18,41 @@ use netweft_crds::PodInterface;
 use serde_json::{Value, json};
 
 use crate::lab::cluster::families::Families;
-use crate::lab::cluster::nodes::Site;
+use crate::lab::cluster::nodes::Cluster;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
 use crate::lab::topology::segment::Segment;
 use crate::lab::topology::underlay::{Subnet, addresses, default_route};
 use ipnet::IpNet;
 
-/// What happens in a lab.
+/// A scenario of BGP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scenario {
-    /// BIRDs and agents end and come back.
+    /// BIRD processes and agents stop and restart.
     Restarts,
-    /// Two BIRDs that start at the same time, without routes for each other.
+    /// Two BIRD processes restart at the same time, before either has announced its routes to the other.
     Recoveries,
-    /// The mesh gives way to reflectors, and these to a router, while pods ping.
+    /// Route reflectors replace the mesh, then a router replaces the reflectors, while pods ping.
     Edits,
-    /// Peers are wrong, silent or lie.
+    /// Peers are misconfigured, unreachable or announce wrong routes.
     ForeignPeers,
 }
 
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Restarts => "BIRDs and agents end and come back",
-            Self::Recoveries => "two BIRDs recover at the same time",
+            Self::Restarts => "BIRDs and agents restart",
+            Self::Recoveries => "two BIRDs restart at the same time",
             Self::Edits => "mesh, reflectors, a router",
-            Self::ForeignPeers => "peers that are wrong, silent or lie",
+            Self::ForeignPeers => "misconfigured, unreachable and hostile peers",
         })
     }
 }
 
-/// What kind of lab.
+/// The options of a BGP lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// What happens.
+    /// The scenario.
     pub scenario: Scenario,
     /// IP families of nodes and pods.
     pub families: Families,
@@ -68,84 +68,84 @@ impl fmt::Display for Options {
     }
 }
 
-/// How long sessions may take to be as they should.
-const SETTLED: Duration = Duration::from_secs(60);
+/// Limit until all sessions are established.
+const SESSIONS_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLINKS: [&str; 3] = ["eth0", "ens5", "enp3s0"];
-/// Host number of who has the nodes' default route.
+/// Host number of the nodes' default gateway.
 const GATEWAY: u8 = 200;
 
 struct Lab {
-    site: Site,
+    cluster: Cluster,
     segment: Segment,
     families: Families,
 }
 
-/// Build a lab, and let things happen.
+/// Builds a lab and runs the scenario.
 ///
 /// # Errors
-/// A check that fails; logs have been printed then.
+/// The lab cannot be built, or a check fails. The logs are printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<()> {
     let started = Instant::now();
     println!("{options}");
-    let mut site = Site::new(&options.binaries, options.bird.as_deref())?;
-    site.bird_programs()?;
-    let segment = Segment::make(&mut site.run)?;
+    let mut cluster = Cluster::new(&options.binaries, options.bird.as_deref())?;
+    cluster.bird_programs()?;
+    let segment = Segment::create(&mut cluster.run)?;
     let mut lab = Lab {
-        site,
+        cluster,
         segment,
         families: options.families,
     };
-    let outcome = lab.stand_up().and_then(|()| match options.scenario {
-        Scenario::Restarts => lab.restarts(),
-        Scenario::Recoveries => lab.recoveries(),
-        Scenario::Edits => lab.edits(),
-        Scenario::ForeignPeers => lab.foreign_peers(),
+    let outcome = lab.set_up().and_then(|()| match options.scenario {
+        Scenario::Restarts => lab.run_restarts(),
+        Scenario::Recoveries => lab.run_recoveries(),
+        Scenario::Edits => lab.run_edits(),
+        Scenario::ForeignPeers => lab.run_foreign_peers(),
     });
-    lab.site.conclude(started, outcome, keep)
+    lab.cluster.finish(started, outcome, keep)
 }
 
 impl Lab {
-    fn stand_up(&mut self) -> anyhow::Result<()> {
+    fn set_up(&mut self) -> anyhow::Result<()> {
         let gateways = addresses(self.families, Subnet::Near, GATEWAY);
-        let gateway = crate::lab::topology::namespace::Namespace::network(&mut self.site.run)?;
+        let gateway = crate::lab::topology::namespace::Namespace::network(&mut self.cluster.run)?;
         self.segment.attach(&gateway, "host0", &gateways)?;
         for (number, uplink) in (1..).zip(UPLINKS) {
-            let mut node = Node::make(&mut self.site.run, &format!("node-{number}"), 1)?;
+            let mut node = Node::create(&mut self.cluster.run, &format!("node-{number}"), 1)?;
             let nets = addresses(self.families, Subnet::Near, number);
-            self.segment.attach(&node.space, uplink, &nets)?;
+            self.segment.attach(&node.namespace, uplink, &nets)?;
             for net in &gateways {
-                node.space.ip(&default_route(*net, uplink))?;
+                node.namespace.ip(&default_route(*net, uplink))?;
             }
             node.addresses = nets.iter().map(IpNet::addr).collect();
-            self.site.nodes.push(node);
+            self.cluster.nodes.push(node);
         }
-        self.site.register_nodes();
-        self.site.store.pools = objects::pools(self.families, PodInterface::Routed, true)?;
-        self.ask(&json!({}))?;
-        self.site.settle()?;
-        self.site.start_agents(false)?;
-        self.site.wait_until_ready()?;
-        self.site.add_pods(1)?;
+        self.cluster.register_nodes();
+        self.cluster.store.pools = objects::pools(self.families, PodInterface::Routed, true)?;
+        self.set_underlay(&json!({}))?;
+        self.cluster.reconcile()?;
+        self.cluster.start_node_programs(false)?;
+        self.cluster.wait_until_ready()?;
+        self.cluster.add_pods(1)?;
         self.wait_until_established()?;
         self.wait_for_routes()
     }
 
-    /// The NetworkMode says this about its underlay.
-    fn ask(&mut self, underlay: &Value) -> anyhow::Result<()> {
+    /// Sets the underlay settings of the NetworkMode.
+    fn set_underlay(&mut self, underlay: &Value) -> anyhow::Result<()> {
         let spec = json!({ "mode": "underlay", "underlay": underlay });
-        self.site.store.modes = vec![objects::mode(&spec)?];
+        self.cluster.store.modes = vec![objects::mode(&spec)?];
         Ok(())
     }
 
-    /// Every node has routes to the blocks of the others.
+    /// Waits until every node has routes to the blocks of all others.
     fn wait_for_routes(&self) -> anyhow::Result<()> {
-        let others = self.site.nodes.len() - 1;
-        self.site
+        let others = self.cluster.nodes.len() - 1;
+        self.cluster
             .wait_for_bgp_routes(others * self.families.pools().count())
     }
 
-    /// Every node carries out what the operator says now, and has all its sessions.
+    /// Waits until every node has applied its current NodeNetwork and all its sessions are established.
     fn wait_until_established(&mut self) -> anyhow::Result<()> {
-        self.site.wait_until_established(SETTLED)
+        self.cluster.wait_until_established(SESSIONS_TIMEOUT)
     }
 }

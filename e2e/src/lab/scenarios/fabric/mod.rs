@@ -1,4 +1,4 @@
-//! The fabric: underlay over routers that are not ours, with the mesh off.
+//! Underlay mode in a fabric of foreign routers, without the node-to-node mesh.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::poll::until;
 use crate::lab::cluster::families::Families;
-use crate::lab::cluster::nodes::Site;
+use crate::lab::cluster::nodes::Cluster;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
 use crate::lab::node::host_bird;
@@ -20,10 +20,10 @@ use netweft_crds::PodInterface;
 
 pub use crate::lab::topology::fabric::router::Routers;
 
-/// What kind of fabric.
+/// The options of a fabric lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Whose routers.
+    /// The BGP implementation of the routers.
     pub routers: Routers,
     /// IP families of nodes and pods.
     pub families: Families,
@@ -31,7 +31,7 @@ pub struct Options {
     pub binaries: PathBuf,
     /// Folder with `bird` and `birdc` for the nodes.
     pub bird: Option<PathBuf>,
-    /// What e2e/routers/root.sh prints.
+    /// The folder that e2e/routers/root.sh prints.
     pub root: PathBuf,
 }
 
@@ -44,77 +44,78 @@ impl fmt::Display for Options {
     }
 }
 
-/// Three packets of BFD, 300 ms apart, may be missed, and then routes have to be changed: 900 ms and some. The bound is generous for
-/// a machine that does other things, and far from what sessions without BFD would take: 90 s.
-const TAKEN_OVER: Duration = Duration::from_secs(5);
+/// Limit for the failover to another uplink. BFD detects a failure after three packets, 300 ms apart, so failover takes about one second.
+/// The limit allows for a busy machine, and is far below the hold time of sessions without BFD, 90 s.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time limit until routers have announced all routes to each other.
-const CONVERGED: Duration = Duration::from_secs(60);
+/// Limit until the routers have converged.
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
 struct Lab {
-    site: Site,
+    cluster: Cluster,
     fabric: Fabric,
     options: Options,
 }
 
-/// Build the fabric and see it carry pods' packets, also when an uplink fails.
+/// Builds the fabric, and checks that it routes pods' packets, also after the failure of an uplink.
 ///
 /// # Errors
-/// A check that fails; logs have been printed then.
+/// The lab cannot be built, or a check fails. The logs are printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<Vec<Matrix>> {
     let started = Instant::now();
     println!("{options}");
-    let mut site = Site::new(&options.binaries, options.bird.as_deref())?;
-    site.bird_programs()?;
-    let fabric = Fabric::make(
-        &mut site.run,
+    let mut cluster = Cluster::new(&options.binaries, options.bird.as_deref())?;
+    cluster.bird_programs()?;
+    let fabric = Fabric::create(
+        &mut cluster.run,
         &options.root,
         options.routers,
         options.families,
     )
     .context("build the fabric")?;
     let mut lab = Lab {
-        site,
+        cluster,
         fabric,
         options: options.clone(),
     };
-    let outcome = lab.stand_up().and_then(|()| lab.check());
+    let outcome = lab.set_up().and_then(|()| lab.check());
     if outcome.is_err() {
-        eprintln!("{}", lab.fabric.words());
+        eprintln!("{}", lab.fabric.routes());
     }
-    lab.site.conclude(started, outcome, keep)
+    lab.cluster.finish(started, outcome, keep)
 }
 
 impl Lab {
-    fn stand_up(&mut self) -> anyhow::Result<()> {
+    fn set_up(&mut self) -> anyhow::Result<()> {
         for rack in &RACKS {
             for (number, uplink, _) in rack.nodes {
-                let mut node = Node::make(&mut self.site.run, &format!("node-{number}"), 1)?;
+                let mut node = Node::create(&mut self.cluster.run, &format!("node-{number}"), 1)?;
                 self.fabric.connect(&mut node, rack, number, uplink)?;
-                self.site.nodes.push(node);
+                self.cluster.nodes.push(node);
             }
         }
-        self.site.register_nodes();
+        self.cluster.register_nodes();
         for rack in &RACKS {
             for (number, _, as_number) in rack.nodes {
                 let node = format!("node-{number}");
-                self.site.label(&node, "rack", &format!("r{}", rack.number));
-                self.site.label(&node, "as", &as_number.to_string());
+                self.cluster
+                    .label(&node, "rack", &format!("r{}", rack.number));
+                self.cluster.label(&node, "as", &as_number.to_string());
             }
         }
-        self.ask()?;
-        self.site.settle()?;
+        self.create_objects()?;
+        self.cluster.reconcile()?;
         self.start_host_bird()?;
-        self.site.start_agents(false)?;
-        self.site.wait_until_ready()?;
-        self.site.add_pods(1)?;
-        let others = self.site.nodes.len() - 1;
-        let wanted = others * self.options.families.pools().count();
-        self.site.wait_for_bgp_routes(wanted)
+        self.cluster.start_node_programs(false)?;
+        self.cluster.wait_until_ready()?;
+        self.cluster.add_pods(1)?;
+        let others = self.cluster.nodes.len() - 1;
+        let expected = others * self.options.families.pools().count();
+        self.cluster.wait_for_bgp_routes(expected)
     }
 
-    /// What a user of such a fabric applies.
-    fn ask(&mut self) -> anyhow::Result<()> {
+    /// Creates the objects that a user applies for this fabric.
+    fn create_objects(&mut self) -> anyhow::Result<()> {
         let Options {
             routers, families, ..
         } = self.options;
@@ -124,14 +125,14 @@ impl Lab {
                 "asNumber": as_number })
         };
         let rules: Vec<_> = numbers.map(|(_, _, as_number)| rule(as_number)).collect();
-        let store = &mut self.site.store;
+        let store = &mut self.cluster.store;
         store.pools = objects::pools(families, PodInterface::Routed, true)?;
         store.modes = vec![objects::mode(&json!({
             "mode": "underlay",
             "underlay": { "nodeToNodeMesh": false, "asNumbers": rules },
         }))?];
         for rack in &RACKS {
-            for (peer, as_number) in rack.speaker(routers, families) {
+            for (peer, as_number) in rack.peers(routers, families) {
                 let family = if peer.is_ipv4() { "" } else { "-ipv6" };
                 let spec = json!({
                     "nodeSelector": { "matchLabels": { "rack": format!("r{}", rack.number) } },
@@ -144,52 +145,57 @@ impl Lab {
         Ok(())
     }
 
-    /// Another BIRD, which the second node's owner runs for reasons of their own.
+    /// Starts a second BIRD on node 2, which belongs to the node's owner.
     fn start_host_bird(&mut self) -> anyhow::Result<()> {
-        let programs = self.site.bird_programs()?.to_owned();
-        let (node, run) = self.site.node_mut(2)?;
+        let programs = self.cluster.bird_programs()?.to_owned();
+        let (node, run) = self.cluster.node_mut(2)?;
         host_bird::start(run, node, &programs)
     }
 
     fn check(&mut self) -> anyhow::Result<Vec<Matrix>> {
         let mut matrices = Vec::new();
         for pool in self.options.families.pools() {
-            // Routers announce routes to each other later than to the nodes.
-            let matrix = until("all pods and nodes to reach each other", CONVERGED, || {
-                let matrix = self.site.matrix(pool, |_, _| true)?;
-                matrix.check().map(|()| matrix)
-            })?;
+            // The routers may converge after the nodes.
+            let matrix = until(
+                "reachability across the fabric",
+                CONVERGENCE_TIMEOUT,
+                || {
+                    let matrix = self.cluster.matrix(pool, |_, _| true)?;
+                    matrix.check().map(|()| matrix)
+                },
+            )?;
             println!("{matrix}");
             matrices.push(matrix);
         }
-        self.check_ways()?;
-        host_bird::check(self.site.node(2)?)?;
+        self.check_paths()?;
+        host_bird::check(self.cluster.node(2)?)?;
         self.check_statuses()?;
         self.check_uplink()?;
-        host_bird::check(self.site.node(2)?)?;
+        host_bird::check(self.cluster.node(2)?)?;
         Ok(matrices)
     }
 
-    /// Nothing was encapsulated anywhere.
-    fn check_ways(&self) -> anyhow::Result<()> {
-        let seen = self.fabric.seen()?;
-        println!("on all links: {seen:?}");
+    /// Pods' packets were not encapsulated on any link.
+    fn check_paths(&self) -> anyhow::Result<()> {
+        let counts = self.fabric.frame_counts()?;
+        println!("on all links: {counts:?}");
         ensure!(
-            seen.plain > 0 && seen.encapsulated_here == 0,
-            "pods' packets are to travel as they are: {seen:?}"
+            counts.unencapsulated > 0 && counts.encapsulated_on_link == 0,
+            "pods' packets were encapsulated or not sent: {counts:?}"
         );
         Ok(())
     }
 
-    /// Every BGPPeer says that its two nodes have the session.
+    /// The status of every BGPPeer reports established sessions of both nodes.
     fn check_statuses(&mut self) -> anyhow::Result<()> {
-        let names: Vec<String> = self.site.peer_names();
+        let names: Vec<String> = self.cluster.peer_names();
         for name in names {
-            until("a BGPPeer to count its nodes", TAKEN_OVER, || {
-                self.site.settle()?;
-                let status = self.site.store.peer_status(&name);
+            until("the node counts of a BGPPeer", FAILOVER_TIMEOUT, || {
+                self.cluster.reconcile()?;
+                let status = self.cluster.store.peer_status(&name);
                 let nodes = status.and_then(|status| status.nodes);
-                let nodes = nodes.with_context(|| format!("{name} counts no nodes"))?;
+                let nodes =
+                    nodes.with_context(|| format!("the status of {name} has no node counts"))?;
                 ensure!(
                     (nodes.established, nodes.total) == (2, 2),
                     "{name} has {nodes:?}"
@@ -200,35 +206,37 @@ impl Lab {
         Ok(())
     }
 
-    /// A wire that carries traffic is cut, and no link loses its carrier.
+    /// Cuts an uplink that carries traffic in the middle, so that no end loses its carrier.
     fn check_uplink(&self) -> anyhow::Result<()> {
-        until("the routers to watch each other", CONVERGED, || {
-            self.fabric.check_watched(self.options.routers)
-        })?;
-        let sessions = self.site.established()?;
-        let before = self.fabric.plain_on_wires()?;
-        let meter = self.site.meter(INTERVAL)?;
-        let busy = until("traffic on an uplink", TAKEN_OVER, || {
+        until(
+            "the BFD sessions of the routers",
+            CONVERGENCE_TIMEOUT,
+            || self.fabric.check_bfd_sessions(self.options.routers),
+        )?;
+        let sessions = self.cluster.established()?;
+        let before = self.fabric.unencapsulated_on_wires()?;
+        let meter = self.cluster.meter(INTERVAL)?;
+        let busy = until("traffic on an uplink", FAILOVER_TIMEOUT, || {
             let busy = self.fabric.busy_uplinks(&before)?;
-            busy.first().copied().context("no uplink carries anything")
+            busy.first().copied().context("no uplink carries traffic")
         })?;
         self.fabric.cut(busy)?;
-        std::thread::sleep(TAKEN_OVER / 2);
+        std::thread::sleep(FAILOVER_TIMEOUT / 2);
         let losses = meter.finish()?;
         println!("wire {busy} was cut: {losses}");
         ensure!(
             !losses.pairs.is_empty(),
-            "nothing was lost: the wire that was cut carried nothing"
+            "no packet was lost, so the cut wire carried no traffic"
         );
         ensure!(
-            losses.longest() < TAKEN_OVER,
-            "the other way was taken after {:?}",
+            losses.longest() < FAILOVER_TIMEOUT,
+            "failover took {:?}",
             losses.longest()
         );
         for pool in self.options.families.pools() {
-            self.site.matrix(pool, |_, _| true)?.check()?;
+            self.cluster.matrix(pool, |_, _| true)?.check()?;
         }
-        let after = self.site.established()?;
+        let after = self.cluster.established()?;
         ensure!(
             sessions == after,
             "sessions of nodes have changed: {sessions:?}, then {after:?}"
@@ -237,8 +245,11 @@ impl Lab {
     }
 }
 
-/// The root folder of the routers' programs.
-pub fn root(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    let root = given.map(Path::to_owned);
-    root.context("a fabric takes routers: --routers-root \"$(e2e/routers/root.sh)\"")
+/// The root folder of the routers.
+///
+/// # Errors
+/// No folder is given.
+pub fn root(folder: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let root = folder.map(Path::to_owned);
+    root.context("a fabric needs routers: --routers-root \"$(e2e/routers/root.sh)\"")
 }

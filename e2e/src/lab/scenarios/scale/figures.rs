@@ -1,59 +1,59 @@
-//! What it took.
+//! Measurements of BGP convergence.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::harness::process;
 use crate::lab::node::Node;
-use crate::lab::scenarios::scale::Site;
+use crate::lab::scenarios::scale::Cluster;
 
-/// What it took until all kernels had all blocks, from the start of the first BIRD.
+/// The cost of convergence: from the start of the first BIRD until all kernels have routes to all blocks.
 #[derive(Clone, Debug)]
 pub struct Figures {
-    /// Ends of sessions.
+    /// Number of session ends, two for each session.
     pub sessions: usize,
-    /// Time on the clock.
+    /// Elapsed time.
     pub converged: Duration,
-    /// Time on a CPU, of all BIRDs.
+    /// CPU time of all BIRDs.
     pub cpu: Duration,
-    /// The same of the one that had most to do.
+    /// CPU time of the BIRD with the most.
     pub cpu_of_busiest: Duration,
-    /// Memory of a BIRD (PSS) in KiB, in the middle.
+    /// Median of the BIRDs' memory (PSS), in KiB.
     pub memory: u64,
-    /// The same of the largest.
+    /// Largest memory of a BIRD (PSS), in KiB.
     pub memory_of_largest: u64,
-    /// What it took until a second pool's blocks were everywhere.
-    pub edit: Option<Edit>,
+    /// The cost of adding a second pool, if measured.
+    pub pool_change: Option<PoolChange>,
 }
 
-/// A change for all nodes.
+/// The cost of adding a pool.
 #[derive(Clone, Copy, Debug)]
-pub struct Edit {
-    /// Until the operator's core had said all.
+pub struct PoolChange {
+    /// Time until the operator had no more writes.
     pub planned: Duration,
-    /// Until all kernels had all blocks.
-    pub known: Duration,
+    /// Time until all kernels had routes to all blocks.
+    pub converged: Duration,
 }
 
 impl Figures {
-    /// Look at all BIRDs now.
-    pub(crate) fn look(site: &Site, converged: Duration) -> anyhow::Result<Self> {
-        let birds: Vec<u32> = site
+    /// Measures all BIRDs.
+    pub(crate) fn measure(cluster: &Cluster, converged: Duration) -> anyhow::Result<Self> {
+        let birds: Vec<u32> = cluster
             .nodes
             .iter()
             .map(Node::bird_pid)
             .collect::<anyhow::Result<_>>()?;
-        let all = |of: fn(u32) -> anyhow::Result<Duration>| {
+        let all = |measure: fn(u32) -> anyhow::Result<Duration>| {
             let birds = birds.iter().copied();
-            birds.map(of).collect::<anyhow::Result<Vec<_>>>()
+            birds.map(measure).collect::<anyhow::Result<Vec<_>>>()
         };
         let times = all(process::cpu)?;
         let memory = birds.iter().copied().map(process::memory);
         let mut memory: Vec<u64> = memory.collect::<anyhow::Result<_>>()?;
         memory.sort_unstable();
         let mut sessions = 0;
-        for node in &site.nodes {
-            let bgp = &site.store.network(&node.name)?.spec.bgp;
+        for node in &cluster.nodes {
+            let bgp = &cluster.store.network(&node.name)?.spec.bgp;
             sessions += bgp.as_ref().map_or(0, |bgp| bgp.sessions.len());
         }
         Ok(Self {
@@ -63,7 +63,7 @@ impl Figures {
             cpu_of_busiest: times.into_iter().max().unwrap_or_default(),
             memory: memory.get(memory.len() / 2).copied().unwrap_or_default(),
             memory_of_largest: memory.last().copied().unwrap_or_default(),
-            edit: None,
+            pool_change: None,
         })
     }
 }
@@ -77,17 +77,17 @@ impl fmt::Display for Figures {
             cpu_of_busiest,
             memory,
             memory_of_largest,
-            edit,
+            pool_change,
         } = self;
         write!(
             f,
-            "{sessions} ends of sessions; all blocks everywhere after {converged:.1?}; BIRDs took {cpu:.2?} of CPU, the busiest {cpu_of_busiest:.2?}, \
-             and have {memory} KiB each, the largest {memory_of_largest}"
+            "{sessions} session ends; converged after {converged:.1?}; CPU of all BIRDs {cpu:.2?}, of the busiest {cpu_of_busiest:.2?}; \
+             memory of a BIRD {memory} KiB, of the largest {memory_of_largest} KiB"
         )?;
-        if let Some(Edit { planned, known }) = edit {
+        if let Some(PoolChange { planned, converged }) = pool_change {
             write!(
                 f,
-                "; a second pool was planned in {planned:.1?} and known everywhere after {known:.1?}, no session began anew"
+                "; a second pool was planned in {planned:.1?} and converged after {converged:.1?} without a session restart"
             )?;
         }
         Ok(())

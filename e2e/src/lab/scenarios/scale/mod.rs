@@ -1,16 +1,16 @@
-//! BGP of many nodes: that all learn of all, and what it costs.
+//! BGP convergence of many nodes, and its cost.
 //!
 //! ```text
-//!   mesh         node-1 ⇄ node-2 ⇄ … ⇄ node-50, each with each
-//!   reflectors   node-3, …, node-202 with node-1 and node-2, which reflect
+//!   mesh         node-1 ⇄ node-2 ⇄ … ⇄ node-50, full mesh
+//!   reflectors   node-3, …, node-202 with the route reflectors node-1 and node-2
 //! ```
 //!
-//! All nodes are on one link. Agents write the configuration and end, then all BIRDs start together: 200 agents on one machine
-//! would be what is measured. When all is known everywhere, they come back as after a release. For comparison the same sessions
-//! can be had from a configuration as one would write it by hand, without agents.
+//! All nodes are on one link. The agents write the configuration and end before all BIRDs start together, because 200 agents on one
+//! machine would distort the measurement. After convergence the agents start again, as after an upgrade. For comparison, the same
+//! sessions can use a minimal configuration without agents.
 
 mod figures;
-mod plain;
+mod minimal;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,21 +29,21 @@ use serde_json::{Value, json};
 use crate::harness::command::feed;
 use crate::harness::poll::until;
 use crate::lab::cluster::families::{Families, POOL_V4};
-use crate::lab::cluster::nodes::Site;
+use crate::lab::cluster::nodes::Cluster;
 use crate::lab::cluster::objects;
 use crate::lab::node::Node;
 use crate::lab::topology::segment::Segment;
 use crate::lab::topology::underlay::{Subnet, addresses};
 use crate::traffic::matrix::Matrix;
 
-pub use crate::lab::scenarios::scale::figures::Figures;
+pub use crate::lab::scenarios::scale::figures::{Figures, PoolChange};
 
-/// The topology of BGP sessions.
+/// The BGP topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Topology {
-    /// 50 nodes, each with each.
+    /// 50 nodes in a full mesh.
     Mesh,
-    /// 200 nodes with two more, which reflect.
+    /// 200 nodes with two route reflectors.
     Reflectors,
 }
 
@@ -56,22 +56,22 @@ impl Topology {
     }
 }
 
-/// The author of BIRD's configuration.
+/// The source of BIRD's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Author {
+pub enum ConfigSource {
     /// The agents.
     Agents,
-    /// The lab: the shortest configuration that works.
-    Plain,
+    /// The lab, which writes a minimal configuration.
+    Minimal,
 }
 
-/// What kind of lab.
+/// The options of a scale lab.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The topology of BGP sessions.
+    /// The BGP topology.
     pub topology: Topology,
-    /// The author of BIRD's configuration.
-    pub author: Author,
+    /// The source of BIRD's configuration.
+    pub config_source: ConfigSource,
     /// Folder with the released programs.
     pub binaries: PathBuf,
     /// Folder with `bird` and `birdc`.
@@ -88,9 +88,9 @@ impl fmt::Display for Options {
                 write!(f, "BGP, {behind} nodes behind {REFLECTORS} reflectors")?;
             }
         }
-        match self.author {
-            Author::Agents => Ok(()),
-            Author::Plain => f.write_str(", written by hand"),
+        match self.config_source {
+            ConfigSource::Agents => Ok(()),
+            ConfigSource::Minimal => f.write_str(", minimal configuration"),
         }
     }
 }
@@ -98,93 +98,95 @@ impl fmt::Display for Options {
 const REFLECTORS: u8 = 2;
 const LABEL: &str = "reflector";
 const UPLINK: &str = "eth0";
-/// How long agents, BIRDs or sessions may take: a machine that is small has many of them.
+/// Limit for agents, BIRDs and sessions. Many of them share one machine.
 const TIMEOUT: Duration = Duration::from_secs(180);
-/// How often the kernels' tables are looked at.
+/// Interval of polling the kernels' routes.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 struct Lab {
-    site: Site,
+    cluster: Cluster,
     segment: Segment,
     options: Options,
 }
 
-/// Build a lab, let all learn of all, and say what it took. There are pods on three nodes for the matrix, if agents take part.
+/// Builds a lab, measures convergence, and with agents pings between pods on three nodes.
 ///
 /// # Errors
-/// Something does not work; logs have been printed then.
+/// The lab cannot be built, or a check fails. The logs are printed then.
 pub fn run(options: &Options, keep: bool) -> anyhow::Result<(Figures, Matrix)> {
     let started = Instant::now();
     println!("{options}");
-    let mut site = Site::new(&options.binaries, options.bird.as_deref())?;
-    site.bird_programs()?;
-    let segment = Segment::make(&mut site.run)?;
+    let mut cluster = Cluster::new(&options.binaries, options.bird.as_deref())?;
+    cluster.bird_programs()?;
+    let segment = Segment::create(&mut cluster.run)?;
     let mut lab = Lab {
-        site,
+        cluster,
         segment,
         options: options.clone(),
     };
     let outcome = lab.measure();
-    lab.site.conclude(started, outcome, keep)
+    lab.cluster.finish(started, outcome, keep)
 }
 
 impl Lab {
     fn measure(&mut self) -> anyhow::Result<(Figures, Matrix)> {
-        self.make_nodes()?;
-        match self.options.author {
-            Author::Agents => self.let_agents_write()?,
-            Author::Plain => plain::write(&self.site)?,
+        self.create_nodes()?;
+        match self.options.config_source {
+            ConfigSource::Agents => self.write_configuration_with_agents()?,
+            ConfigSource::Minimal => minimal::write(&self.cluster)?,
         }
         let mut figures = self.start_birds()?;
         let mut matrix = Matrix::default();
-        if self.options.author == Author::Agents {
-            self.return_agents()?;
+        if self.options.config_source == ConfigSource::Agents {
+            self.restart_agents()?;
             matrix = self.ping()?;
         }
-        // Two cores are busy for a minute with 200 agents that each get 200 blocks: that would measure no BGP.
-        if self.options.author == Author::Agents && self.options.topology == Topology::Mesh {
-            figures.edit = Some(self.add_pool()?);
+        // Not with 200 agents: processing 200 blocks in each takes a minute of two cores, which would dominate the result.
+        if self.options.config_source == ConfigSource::Agents
+            && self.options.topology == Topology::Mesh
+        {
+            figures.pool_change = Some(self.add_pool()?);
         }
         println!("{figures}");
         Ok((figures, matrix))
     }
 
-    fn make_nodes(&mut self) -> anyhow::Result<()> {
-        let run = &mut self.site.run;
+    fn create_nodes(&mut self) -> anyhow::Result<()> {
+        let run = &mut self.cluster.run;
         for number in 1..=self.options.topology.nodes() {
-            let mut node = Node::make(run, &format!("node-{number}"), 1)?;
+            let mut node = Node::create(run, &format!("node-{number}"), 1)?;
             let nets = addresses(Families::V4, Subnet::Near, number);
-            self.segment.attach(&node.space, UPLINK, &nets)?;
+            self.segment.attach(&node.namespace, UPLINK, &nets)?;
             node.addresses = nets.iter().map(IpNet::addr).collect();
-            self.site.nodes.push(node);
+            self.cluster.nodes.push(node);
         }
-        self.site.register_nodes();
+        self.cluster.register_nodes();
         let underlay = match self.options.topology {
             Topology::Mesh => json!({}),
             Topology::Reflectors => {
                 for number in 1..=REFLECTORS {
-                    self.site.label(&format!("node-{number}"), LABEL, "yes");
+                    self.cluster.label(&format!("node-{number}"), LABEL, "yes");
                 }
                 json!({ "nodeToNodeMesh": false, "routeReflectors": [{
                     "nodeSelector": { "matchLabels": { LABEL: "yes" } }, "clusterID": "10.0.0.250" }] })
             }
         };
-        let store = &mut self.site.store;
+        let store = &mut self.cluster.store;
         store.modes = vec![objects::mode(
             &json!({ "mode": "underlay", "underlay": underlay }),
         )?];
         store.pools = objects::pools(Families::V4, PodInterface::Routed, true)?;
-        self.site.settle()?;
-        self.introduce()
+        self.cluster.reconcile()?;
+        self.add_neighbours()
     }
 
-    /// All nodes know who speaks with them on the link. The kernel counts the neighbours of all namespaces together and has
-    /// room for 1024 (`gc_thresh3`), but for permanent ones; nodes are machines of their own elsewhere.
-    fn introduce(&self) -> anyhow::Result<()> {
-        for node in &self.site.nodes {
+    /// Adds permanent neighbours for all BGP peers. The kernel limits the neighbours of all namespaces together to 1024 (`gc_thresh3`),
+    /// except for permanent ones. Real nodes do not share this limit.
+    fn add_neighbours(&self) -> anyhow::Result<()> {
+        for node in &self.cluster.nodes {
             let mut batch = String::new();
             for peer in self.peers(node)? {
-                let mac = fs::read_to_string(peer.space.file("/sys/class/net/eth0/address"))?;
+                let mac = fs::read_to_string(peer.namespace.file("/sys/class/net/eth0/address"))?;
                 for address in &peer.addresses {
                     batch += &format!(
                         "neigh replace {address} lladdr {} nud permanent dev {UPLINK}\n",
@@ -192,73 +194,73 @@ impl Lab {
                     );
                 }
             }
-            feed(node.space.command("ip").args(["-batch", "-"]), &batch)?;
+            feed(node.namespace.command("ip").args(["-batch", "-"]), &batch)?;
         }
         Ok(())
     }
 
     fn peers(&self, node: &Node) -> anyhow::Result<Vec<&Node>> {
-        let network = self.site.store.network(&node.name)?;
+        let network = self.cluster.store.network(&node.name)?;
         let sessions = network.spec.bgp.iter().flat_map(|bgp| &bgp.sessions);
-        let has = |address: IpAddr| {
-            let mut nodes = self.site.nodes.iter();
+        let node_of = |address: IpAddr| {
+            let mut nodes = self.cluster.nodes.iter();
             let node = nodes.find(|node| node.addresses.contains(&address));
-            node.with_context(|| format!("{address} is a node's"))
+            node.with_context(|| format!("no node has the address {address}"))
         };
-        sessions.map(|session| has(session.peer)).collect()
+        sessions.map(|session| node_of(session.peer)).collect()
     }
 
-    fn let_agents_write(&mut self) -> anyhow::Result<()> {
-        self.site.start_agents_alone()?;
+    fn write_configuration_with_agents(&mut self) -> anyhow::Result<()> {
+        self.cluster.start_agents()?;
         let written = format!("{}/bird.conf", crate::lab::node::bird::FOLDER);
         until("all agents", TIMEOUT, || {
-            for node in &self.site.nodes {
+            for node in &self.cluster.nodes {
                 let conditions = node.status()?.conditions;
                 ensure!(
                     is_true(&conditions, READY),
                     "{} is not ready: {conditions:?}",
                     node.name
                 );
-                let file = node.space.file(&written);
+                let file = node.namespace.file(&written);
                 ensure!(file.exists(), "{} has no configuration", node.name);
             }
             Ok(())
         })?;
-        self.site.nodes.iter_mut().try_for_each(Node::kill_agent)
+        self.cluster.nodes.iter_mut().try_for_each(Node::kill_agent)
     }
 
-    /// They find all sessions established, and leave them so.
-    fn return_agents(&mut self) -> anyhow::Result<()> {
-        let before = self.site.established()?;
-        self.site.start_agents_alone()?;
-        self.site.wait_until_established(TIMEOUT)?;
-        check_same(&before, &self.site.established()?)
+    /// Starts the agents again. They must not restart sessions.
+    fn restart_agents(&mut self) -> anyhow::Result<()> {
+        let before = self.cluster.established()?;
+        self.cluster.start_agents()?;
+        self.cluster.wait_until_established(TIMEOUT)?;
+        check_not_restarted(&before, &self.cluster.established()?)
     }
 
-    /// All BIRDs start together; the end is when all kernels have all blocks.
+    /// Starts all BIRDs together and measures until all kernels have routes to all blocks.
     fn start_birds(&mut self) -> anyhow::Result<Figures> {
-        let programs = self.site.bird_programs()?.to_owned();
+        let programs = self.cluster.bird_programs()?.to_owned();
         let started = Instant::now();
-        for node in &mut self.site.nodes {
-            node.launch_bird(&mut self.site.run, &programs)?;
+        for node in &mut self.cluster.nodes {
+            node.spawn_bird(&mut self.cluster.run, &programs)?;
         }
         self.wait_for_routes(1)?;
-        Figures::look(&self.site, started.elapsed())
+        Figures::measure(&self.cluster, started.elapsed())
     }
 
-    /// Every kernel has the blocks of `pools` pools of all others.
+    /// Waits until every kernel has routes to the blocks of all other nodes, for this number of pools.
     fn wait_for_routes(&self, pools: usize) -> anyhow::Result<()> {
-        let wanted = pools * (self.site.nodes.len() - 1);
+        let expected = pools * (self.cluster.nodes.len() - 1);
         let end = Instant::now() + TIMEOUT;
-        for node in &self.site.nodes {
+        for node in &self.cluster.nodes {
             loop {
                 let found = routes(node)?;
-                if found == wanted {
+                if found == expected {
                     break;
                 }
                 ensure!(
                     Instant::now() < end,
-                    "{} has {found} of {wanted} routes after {TIMEOUT:?}",
+                    "{} has {found} of {expected} routes after {TIMEOUT:?}",
                     node.name
                 );
                 std::thread::sleep(POLL_INTERVAL);
@@ -267,66 +269,66 @@ impl Lab {
         Ok(())
     }
 
-    /// Pods of the first, the middle and the last node.
+    /// Adds pods to the first, the middle and the last node, and pings between them.
     fn ping(&mut self) -> anyhow::Result<Matrix> {
-        let nodes = self.site.nodes.len();
+        let nodes = self.cluster.nodes.len();
         for number in [1, nodes / 2, nodes] {
-            self.site.add_pod(number)?;
+            self.cluster.add_pod(number)?;
         }
         let matrix = self
-            .site
+            .cluster
             .matrix(POOL_V4, |source, target| !source.is_node && !target.is_node)?;
         matrix.check()?;
         Ok(matrix)
     }
 
-    /// All nodes get a block of a second pool, which all must take now that the first is closed. No session begins anew for that.
-    fn add_pool(&mut self) -> anyhow::Result<figures::Edit> {
-        let before = self.site.established()?;
+    /// Disables the first pool and adds a second, so that all nodes get a block of the second. No session may restart.
+    fn add_pool(&mut self) -> anyhow::Result<PoolChange> {
+        let before = self.cluster.established()?;
         let started = Instant::now();
         let spec: Value = json!({ "cidr": "10.245.0.0/16", "networkMode": "default" });
         let more = objects::named_pool("more", &spec)?;
-        self.site.store.pools.push(more);
-        if let Some(first) = self.site.store.pools.first_mut() {
+        self.cluster.store.pools.push(more);
+        if let Some(first) = self.cluster.store.pools.first_mut() {
             first.spec.disabled = true;
         }
-        self.site.settle()?;
-        let settled = started.elapsed();
+        self.cluster.reconcile()?;
+        let planned = started.elapsed();
         self.wait_for_routes(2)?;
-        let edit = figures::Edit {
-            planned: settled,
-            known: started.elapsed(),
+        let change = PoolChange {
+            planned,
+            converged: started.elapsed(),
         };
-        check_same(&before, &self.site.established()?)?;
-        Ok(edit)
+        check_not_restarted(&before, &self.cluster.established()?)?;
+        Ok(change)
     }
 }
 
-/// Sessions by node, and since when each has been up.
+/// The time of establishment of each session, by node and name.
 type Sessions = BTreeMap<String, BTreeMap<String, String>>;
 
-/// What was up has been up since. BIRD reckons the time of day back from how long a session has been up, in whole seconds, so the
-/// same session can be a second older or younger each time.
-fn check_same(before: &Sessions, after: &Sessions) -> anyhow::Result<()> {
+/// Checks that no session has restarted. BIRD computes the time of establishment from the age in whole seconds, so that the time of the
+/// same session can differ by a second between two calls.
+fn check_not_restarted(before: &Sessions, after: &Sessions) -> anyhow::Result<()> {
     for (node, sessions) in before {
         for (session, since) in sessions {
             let now = after.get(node).and_then(|sessions| sessions.get(session));
-            let was: DateTime = since.parse()?;
-            let is: Option<DateTime> = now.map(|now| now.parse()).transpose()?;
-            let apart = is.map(|is| is.duration_since(was).as_secs().abs());
+            let old: DateTime = since.parse()?;
+            let new: Option<DateTime> = now.map(|now| now.parse()).transpose()?;
+            let difference = new.map(|new| new.duration_since(old).as_secs().abs());
             ensure!(
-                apart.is_some_and(|seconds| seconds <= 1),
-                "{session} of {node} was up since {since} and is so since {now:?}"
+                difference.is_some_and(|seconds| seconds <= 1),
+                "{session} of {node} was established at {since} and now at {now:?}"
             );
         }
     }
     Ok(())
 }
 
-/// How many routes BIRD has given a node's kernel: by their metric, in /proc/PID/net/route, as a process for each look would cost more
-/// than what is measured.
+/// The number of BIRD's routes in a node's kernel, found by metric. It is read from /proc/PID/net/route, because starting a process for
+/// each node would cost more than what is measured.
 fn routes(node: &Node) -> anyhow::Result<usize> {
-    let table = fs::read_to_string(format!("/proc/{}/net/route", node.space.pid()))?;
+    let table = fs::read_to_string(format!("/proc/{}/net/route", node.namespace.pid()))?;
     let metric = |line: &&str| line.split_whitespace().nth(6) == Some("78");
     Ok(table.lines().filter(metric).count())
 }

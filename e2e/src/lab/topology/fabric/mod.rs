@@ -1,4 +1,4 @@
-//! Two racks, a router in each, and two ways between them.
+//! A fabric of two racks with one router each, and two spines that connect them.
 //!
 //! ```text
 //!      spine-1  AS 64600      spine-2  AS 64600
@@ -11,8 +11,8 @@
 //!   AS 64601, inside        AS 64603, 64604: every node a neighbour AS
 //! ```
 //!
-//! In a rack nodes speak with the router, or with a reflector that stands beside it. Every wire is a bridge, so that it can be
-//! cut in the middle: both ends keep their carrier, and only BFD sees it.
+//! The nodes of a rack have sessions with the router, or with a separate reflector. Every wire is a bridge, so that it can be cut in the
+//! middle: both ends keep their carrier, and only BFD detects the failure.
 
 pub mod router;
 mod speaker;
@@ -29,7 +29,7 @@ use crate::lab::cluster::families::Families;
 use crate::lab::node::Node;
 use crate::lab::topology::fabric::router::{Program, Router, Routers};
 use crate::lab::topology::fabric::speaker::{Neighbour, Role, Speaker};
-use crate::lab::topology::segment::{Seen, Segment};
+use crate::lab::topology::segment::{FrameCounts, Segment};
 use crate::lab::topology::underlay::{Subnet, addresses, default_route};
 
 /// AS number of both spines.
@@ -39,22 +39,22 @@ const TOR: u8 = 254;
 /// Host number of a rack's reflector.
 const REFLECTOR: u8 = 253;
 
-/// What differs between the racks.
+/// The parameters of a rack.
 #[derive(Clone, Copy)]
 pub struct Rack {
     /// 1 or 2.
     pub number: u8,
-    /// Its network.
+    /// The network.
     pub subnet: Subnet,
-    /// AS number of its router.
+    /// AS number of the router.
     pub tor_as: u32,
-    /// AS number of the reflector, if there is one.
+    /// AS number of the reflector, in fabrics with reflectors.
     pub reflector_as: u32,
-    /// Its nodes: number, link and AS number.
+    /// The nodes: number, uplink and AS number.
     pub nodes: [(u8, &'static str, u32); 2],
 }
 
-/// Both racks. No two nodes call their uplink alike.
+/// Both racks. The names of all uplinks differ.
 pub const RACKS: [Rack; 2] = [
     Rack {
         number: 1,
@@ -73,8 +73,8 @@ pub const RACKS: [Rack; 2] = [
 ];
 
 impl Rack {
-    /// Address and AS number of the peer of its nodes.
-    pub fn speaker(&self, routers: Routers, families: Families) -> Vec<(IpAddr, u32)> {
+    /// Addresses and AS number of the BGP peer of the rack's nodes.
+    pub fn peers(&self, routers: Routers, families: Families) -> Vec<(IpAddr, u32)> {
         let (host, as_number) = match routers {
             Routers::Gobgp => (REFLECTOR, self.reflector_as),
             Routers::Frr | Routers::Bird => (TOR, self.tor_as),
@@ -92,13 +92,13 @@ pub struct Fabric {
     wires: Vec<Wire>,
 }
 
-/// Between a rack's router and a spine.
+/// The link between a rack's router and a spine.
 struct Wire {
     segment: Segment,
     tor: usize,
 }
 
-/// Both ends of wire number `number`: the rack's and the spine's.
+/// The addresses of both ends of a wire: first of the rack, then of the spine.
 fn wire_addresses(families: Families, number: u8) -> Vec<[IpNet; 2]> {
     let v4 = |end: u8| IpAddr::V4(Ipv4Addr::new(203, 0, 113, 4 * number + end));
     let v6 = |end: u8| {
@@ -112,8 +112,8 @@ fn wire_addresses(families: Families, number: u8) -> Vec<[IpNet; 2]> {
 }
 
 impl Fabric {
-    /// Racks, wires and routers that speak. `root` is what e2e/routers/root.sh prints.
-    pub fn make(
+    /// Creates racks and wires, and starts the routers. `root` is the folder that e2e/routers/root.sh prints.
+    pub fn create(
         run: &mut Run,
         root: &Path,
         routers: Routers,
@@ -126,35 +126,35 @@ impl Fabric {
             wires: Vec::new(),
         };
         for name in ["tor-1", "tor-2", "spine-1", "spine-2"] {
-            fabric.routers.push(Router::make(run, name, root)?);
+            fabric.routers.push(Router::create(run, name, root)?);
         }
         for rack in &RACKS {
-            fabric.make_rack(run, rack)?;
+            fabric.create_rack(run, rack)?;
         }
         for (number, (tor, spine)) in (0..).zip([(0, 2), (0, 3), (1, 2), (1, 3)]) {
-            fabric.make_wire(run, number, tor, spine)?;
+            fabric.create_wire(run, number, tor, spine)?;
         }
         fabric.start(run, root, routers)?;
         Ok(fabric)
     }
 
-    fn make_rack(&mut self, run: &mut Run, rack: &Rack) -> anyhow::Result<()> {
-        let segment = Segment::make(run)?;
-        let tor = &self.router(usize::from(rack.number) - 1)?.space;
+    fn create_rack(&mut self, run: &mut Run, rack: &Rack) -> anyhow::Result<()> {
+        let segment = Segment::create(run)?;
+        let tor = &self.router(usize::from(rack.number) - 1)?.namespace;
         segment.attach(tor, "rack", &addresses(self.families, rack.subnet, TOR))?;
-        segment.count(self.families)?;
+        segment.guard_without_drops(self.families)?;
         self.racks.push(segment);
         Ok(())
     }
 
-    fn make_wire(
+    fn create_wire(
         &mut self,
         run: &mut Run,
         number: u8,
         tor: usize,
         spine: usize,
     ) -> anyhow::Result<()> {
-        let segment = Segment::make(run)?;
+        let segment = Segment::create(run)?;
         let ends = wire_addresses(self.families, number);
         for (router, end) in [(tor, 0), (spine, 1)] {
             let nets: Vec<IpNet> = ends
@@ -163,21 +163,23 @@ impl Fabric {
                 .copied()
                 .collect();
             let link = format!("wire{number}");
-            segment.attach(&self.router(router)?.space, &link, &nets)?;
+            segment.attach(&self.router(router)?.namespace, &link, &nets)?;
         }
-        segment.count(self.families)?;
+        segment.guard_without_drops(self.families)?;
         self.wires.push(Wire { segment, tor });
         Ok(())
     }
 
     fn router(&self, at: usize) -> anyhow::Result<&Router> {
-        self.routers.get(at).context("there are four routers")
+        self.routers
+            .get(at)
+            .context("the fabric has no router with this index")
     }
 
     fn start(&self, run: &mut Run, root: &Path, routers: Routers) -> anyhow::Result<()> {
         let program = routers.program();
         for (at, rack) in RACKS.iter().enumerate() {
-            let mut neighbours = self.ends(rack.number, false);
+            let mut neighbours = self.wire_neighbours(rack.number, false);
             if routers == Routers::Gobgp {
                 self.start_reflector(run, root, rack)?;
                 for net in addresses(self.families, rack.subnet, REFLECTOR) {
@@ -192,15 +194,15 @@ impl Fabric {
         }
         for number in [1, 2] {
             let id = Ipv4Addr::new(10, 0, 1, number);
-            let speaker = self.speaker(SPINE_AS, id, self.ends(number, true));
+            let speaker = self.speaker(SPINE_AS, id, self.wire_neighbours(number, true));
             let at = 1 + usize::from(number);
             self.router(at)?.start(run, program, &speaker)?;
         }
         Ok(())
     }
 
-    /// The router's neighbours at the other ends of its wires.
-    fn ends(&self, number: u8, spine: bool) -> Vec<Neighbour> {
+    /// The neighbours of a router at the other ends of its wires.
+    fn wire_neighbours(&self, number: u8, spine: bool) -> Vec<Neighbour> {
         let mut neighbours = Vec::new();
         let wires = if spine {
             [number - 1, number + 1]
@@ -210,12 +212,12 @@ impl Fabric {
         for (other, wire) in (1u32..).zip(wires) {
             let as_number = if spine { SPINE_AS + other } else { SPINE_AS };
             for [tor_end, spine_end] in wire_addresses(self.families, wire) {
-                let far = if spine { tor_end } else { spine_end };
-                let watched = Neighbour {
+                let address = if spine { tor_end } else { spine_end };
+                let with_bfd = Neighbour {
                     bfd: true,
-                    ..neighbour(far, as_number, Role::Router)
+                    ..neighbour(address, as_number, Role::Router)
                 };
-                neighbours.push(watched);
+                neighbours.push(with_bfd);
             }
         }
         neighbours
@@ -232,11 +234,14 @@ impl Fabric {
     }
 
     fn start_reflector(&self, run: &mut Run, root: &Path, rack: &Rack) -> anyhow::Result<()> {
-        let reflector = Router::make(run, &format!("reflector-{}", rack.number), root)?;
+        let reflector = Router::create(run, &format!("reflector-{}", rack.number), root)?;
         let nets = addresses(self.families, rack.subnet, REFLECTOR);
         let at = usize::from(rack.number) - 1;
-        let segment = self.racks.get(at).context("the rack has a segment")?;
-        segment.attach(&reflector.space, "rack", &nets)?;
+        let segment = self
+            .racks
+            .get(at)
+            .context("the fabric has no segment of the rack")?;
+        segment.attach(&reflector.namespace, "rack", &nets)?;
         let mut neighbours = self.nodes(rack);
         for net in addresses(self.families, rack.subnet, TOR) {
             neighbours.push(neighbour(net, rack.tor_as, Role::Router));
@@ -255,21 +260,21 @@ impl Fabric {
         }
     }
 
-    /// Every wire is watched from both ends, in each family. `routers` are what the fabric was made with.
-    pub fn check_watched(&self, routers: Routers) -> anyhow::Result<()> {
-        let wanted = 2 * self.families.pools().count();
+    /// Checks that both ends of every wire have a BFD session in each family. `routers` is the value that the fabric was created with.
+    pub fn check_bfd_sessions(&self, routers: Routers) -> anyhow::Result<()> {
+        let expected = 2 * self.families.pools().count();
         for router in &self.routers {
-            let watched = router.watched(routers.program())?;
+            let sessions = router.bfd_sessions(routers.program())?;
             ensure!(
-                watched == wanted,
-                "{} watches {watched} of its {wanted} neighbours",
+                sessions == expected,
+                "{} has {sessions} of {expected} BFD sessions",
                 router.name
             );
         }
         Ok(())
     }
 
-    /// Connect a node to its rack.
+    /// Connects a node to its rack.
     pub fn connect(
         &self,
         node: &mut Node,
@@ -279,30 +284,30 @@ impl Fabric {
     ) -> anyhow::Result<()> {
         let nets = addresses(self.families, rack.subnet, number);
         let segment = self.racks.get(usize::from(rack.number) - 1);
-        let segment = segment.context("the rack has a segment")?;
-        segment.attach(&node.space, uplink, &nets)?;
+        let segment = segment.context("the fabric has no segment of the rack")?;
+        segment.attach(&node.namespace, uplink, &nets)?;
         for gateway in addresses(self.families, rack.subnet, TOR) {
-            node.space.ip(&default_route(gateway, uplink))?;
+            node.namespace.ip(&default_route(gateway, uplink))?;
         }
         node.addresses = nets.iter().map(IpNet::addr).collect();
         Ok(())
     }
 
-    /// What passed all links together.
-    pub fn seen(&self) -> anyhow::Result<Seen> {
+    /// The sum of the counters of all links.
+    pub fn frame_counts(&self) -> anyhow::Result<FrameCounts> {
         let wires = self.wires.iter().map(|wire| &wire.segment);
-        let mut sum = Seen::default();
+        let mut sum = FrameCounts::default();
         for segment in wires.chain(&self.racks) {
-            let seen = segment.seen()?;
-            sum.plain += seen.plain;
-            sum.encapsulated_here += seen.encapsulated_here;
+            let counts = segment.frame_counts()?;
+            sum.unencapsulated += counts.unencapsulated;
+            sum.encapsulated_on_link += counts.encapsulated_on_link;
         }
         Ok(sum)
     }
 
-    /// The wires of the first rack that pods' packets have passed since `before`, by number.
+    /// Numbers of the first rack's wires that have carried pods' packets since `before`, a result of [`Fabric::unencapsulated_on_wires`].
     pub fn busy_uplinks(&self, before: &[u64]) -> anyhow::Result<Vec<usize>> {
-        let now = self.plain_on_wires()?;
+        let now = self.unencapsulated_on_wires()?;
         let busy = now
             .iter()
             .zip(before)
@@ -313,20 +318,23 @@ impl Fabric {
         Ok(busy.map(|(at, _)| at).collect())
     }
 
-    /// Frames with a pod's address on each wire.
-    pub fn plain_on_wires(&self) -> anyhow::Result<Vec<u64>> {
-        let seen = self.wires.iter().map(|wire| wire.segment.seen());
-        seen.map(|seen| Ok(seen?.plain)).collect()
+    /// The number of frames with a pod's address on each wire.
+    pub fn unencapsulated_on_wires(&self) -> anyhow::Result<Vec<u64>> {
+        let counts = self.wires.iter().map(|wire| wire.segment.frame_counts());
+        counts.map(|counts| Ok(counts?.unencapsulated)).collect()
     }
 
-    /// Cut a wire in the middle.
+    /// Cuts a wire in the middle.
     pub fn cut(&self, wire: usize) -> anyhow::Result<()> {
-        let wire = self.wires.get(wire).context("there is such a wire")?;
-        wire.segment.part(&self.router(wire.tor)?.space)
+        let wire = self
+            .wires
+            .get(wire)
+            .context("the fabric has no wire with this number")?;
+        wire.segment.isolate(&self.router(wire.tor)?.namespace)
     }
 
-    /// The routers' kernels, for a failure.
-    pub fn words(&self) -> String {
+    /// The kernel routes of all routers, for messages of a failure.
+    pub fn routes(&self) -> String {
         let families = [IpFamily::Ipv4, IpFamily::Ipv6];
         let sample = |family: &IpFamily| match family {
             IpFamily::Ipv4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -1,52 +1,52 @@
-//! What a router is to speak, and the same in the words of each program.
+//! The BGP configuration of a router, rendered for each program.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
-/// A BGP speaker that is not ours.
+/// The configuration of a foreign speaker.
 pub struct Speaker {
-    /// Its AS number.
+    /// The AS number.
     pub as_number: u32,
-    /// Its identifier.
+    /// The router ID.
     pub id: Ipv4Addr,
-    /// The ranges of pods: all prefixes that are announced to a node.
+    /// The CIDRs of pods. The speaker announces only their prefixes to nodes.
     pub pods: Vec<IpNet>,
-    /// The peers.
+    /// The neighbours.
     pub neighbours: Vec<Neighbour>,
 }
 
 /// A neighbour on the same link.
 #[derive(Clone, Copy)]
 pub struct Neighbour {
-    /// Its address.
+    /// The address.
     pub address: IpAddr,
-    /// Its AS number.
+    /// The AS number.
     pub as_number: u32,
-    /// The prefixes that are announced to it.
+    /// The role, which selects the export policy.
     pub role: Role,
-    /// Whether it is watched by BFD.
+    /// Whether the session uses BFD.
     pub bfd: bool,
 }
 
-/// The prefixes that are announced to a neighbour.
+/// The role of a neighbour, which selects the export policy.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Everything.
+    /// A router, which receives all routes.
     Router,
-    /// The pods' blocks; inside one AS they are reflected to it.
+    /// A node, which receives the blocks of pods. Within the same AS it is a client of the reflector.
     Node,
-    /// The pods' blocks, and it is who reflects them.
+    /// A route reflector, which receives the blocks of pods and reflects them.
     Reflector,
 }
 
-/// Milliseconds between packets of BFD; three missing ones end a session. That is what routers are usually set to, and long enough for
-/// a busy machine not to miss its own packets.
+/// Milliseconds between BFD packets; a session ends after three missing packets. This is a usual setting of routers, and long enough that
+/// a busy machine does not miss packets.
 pub const BFD_INTERVAL: u32 = 300;
 
 impl Speaker {
-    fn inside(&self, neighbour: &Neighbour) -> bool {
+    fn is_internal(&self, neighbour: &Neighbour) -> bool {
         neighbour.as_number == self.as_number
     }
 
@@ -80,7 +80,7 @@ protocol bfd {{ interface \"*\" {{ interval {BFD_INTERVAL} ms; multiplier 3; }};
                 (Role::Node | Role::Reflector, None) => "none".to_owned(),
                 (Role::Router, _) => "where source ~ [ RTS_BGP, RTS_DEVICE ]".to_owned(),
             };
-            let reflect = self.inside(neighbour) && neighbour.role == Role::Node;
+            let reflect = self.is_internal(neighbour) && neighbour.role == Role::Node;
             text += &format!(
                 "protocol bgp n{n} {{
   local as {as_number};
@@ -124,10 +124,10 @@ router bgp {as_number}
         for v4 in [true, false] {
             text += &self.frr_family(v4);
         }
-        for (v4, word) in [(true, "ip"), (false, "ipv6")] {
+        for (v4, keyword) in [(true, "ip"), (false, "ipv6")] {
             if let Some(pods) = self.pods(v4) {
                 let longest = if v4 { 32 } else { 128 };
-                text += &format!("{word} prefix-list PODS permit {pods} le {longest}\n");
+                text += &format!("{keyword} prefix-list PODS permit {pods} le {longest}\n");
             }
         }
         text
@@ -138,18 +138,18 @@ router bgp {as_number}
         let mut text = format!(" address-family {family} unicast\n  redistribute connected\n");
         for neighbour in self.of_family(v4) {
             let address = neighbour.address;
-            let mut say = |what: &str| {
-                text += &format!("  neighbor {address} {what}\n");
+            let mut add = |statement: &str| {
+                text += &format!("  neighbor {address} {statement}\n");
             };
-            say("activate");
+            add("activate");
             match neighbour.role {
                 Role::Router => {}
-                Role::Node | Role::Reflector => say("prefix-list PODS out"),
+                Role::Node | Role::Reflector => add("prefix-list PODS out"),
             }
-            if self.inside(neighbour) {
-                say("next-hop-self");
+            if self.is_internal(neighbour) {
+                add("next-hop-self");
                 if neighbour.role == Role::Node {
-                    say("route-reflector-client");
+                    add("route-reflector-client");
                 }
             }
         }
@@ -169,8 +169,8 @@ bfd
         )
     }
 
-    /// `gobgpd.conf` of GoBGP, for one that only reflects: to a neighbour of its own AS as a reflector (RFC 4456), to those of others
-    /// as a route server (RFC 7947). It changes no next hop.
+    /// `gobgpd.conf` of GoBGP, which serves neighbours of the same AS as route reflector (RFC 4456) and neighbours of other ASes as route
+    /// server (RFC 7947). It does not change next hops.
     pub fn gobgp(&self) -> String {
         let Self { as_number, id, .. } = self;
         let mut text = format!("[global.config]\nas = {as_number}\nrouter-id = \"{id}\"\n");
@@ -197,7 +197,7 @@ afi-safi-name = \"{family}-unicast\"
 ",
                 neighbour.address, neighbour.as_number
             );
-            text += &if self.inside(neighbour) {
+            text += &if self.is_internal(neighbour) {
                 format!(
                     "[neighbors.route-reflector.config]
 route-reflector-client = true

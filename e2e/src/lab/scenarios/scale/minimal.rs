@@ -1,4 +1,4 @@
-//! The same sessions, as one would write them by hand.
+//! A minimal configuration of BIRD with the same sessions.
 
 use std::fmt::Write;
 use std::fs;
@@ -7,14 +7,14 @@ use anyhow::Context;
 use netweft_crds::Session;
 
 use crate::lab::node::bird::FOLDER;
-use crate::lab::scenarios::scale::Site;
+use crate::lab::scenarios::scale::Cluster;
 
-/// Write the shortest configuration that works to every node.
-pub fn write(site: &Site) -> anyhow::Result<()> {
-    for (number, node) in (1..).zip(&site.nodes) {
-        let network = site.store.network(&node.name)?;
+/// Writes the configuration of every node.
+pub fn write(cluster: &Cluster) -> anyhow::Result<()> {
+    for (number, node) in (1..).zip(&cluster.nodes) {
+        let network = cluster.store.network(&node.name)?;
         let bgp = network.spec.bgp.as_ref();
-        let bgp = bgp.context("the operator's core configures BGP")?;
+        let bgp = bgp.context("the NodeNetwork has no BGP configuration")?;
         let mut text = format!(
             "router id 10.0.0.{number};
             protocol device {{ }}
@@ -46,8 +46,8 @@ pub fn write(site: &Site) -> anyhow::Result<()> {
                 ipv4 {{ import all; export where source ~ [RTS_STATIC, RTS_BGP]; }}; }}"
             )?;
         }
-        fs::create_dir_all(node.space.file(FOLDER))?;
-        fs::write(node.space.file(&format!("{FOLDER}/plain.conf")), text)?;
+        fs::create_dir_all(node.namespace.file(FOLDER))?;
+        fs::write(node.namespace.file(&format!("{FOLDER}/minimal.conf")), text)?;
     }
     Ok(())
 }
