@@ -1,4 +1,4 @@
-//! Running programs: what was run is in every error, with what the program said.
+//! Execution of programs. Errors contain the command line and the output of the program.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 /// Run a command to its end and return its standard output.
 ///
 /// # Errors
-/// It cannot be started or fails; the error holds the command line and its standard error.
+/// The command cannot be started, or its exit status is not 0. The error contains the command line and both outputs.
 pub fn output(command: &mut Command) -> anyhow::Result<String> {
     let finished = run(command)?;
     let stdout = String::from_utf8_lossy(&finished.stdout).into_owned();
@@ -25,31 +25,34 @@ pub fn output(command: &mut Command) -> anyhow::Result<String> {
     Ok(stdout)
 }
 
-/// Run a command to its end on this input; its words go where ours go.
+/// Run a command to its end with `input` as standard input. The command inherits standard output and standard error.
 ///
 /// # Errors
-/// It cannot be started or fails.
+/// The command cannot be started, does not read its input, or its exit status is not 0.
 pub fn feed(command: &mut Command, input: &str) -> anyhow::Result<()> {
     let mut child = command
         .stdin(Stdio::piped())
         .spawn()
         .with_context(|| format!("start {}", line(command)))?;
-    let mut stdin = child.stdin.take().context("a program has an input")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("the command has no standard input")?;
     stdin.write_all(input.as_bytes())?;
     drop(stdin);
     let status = child.wait()?;
     ensure!(
         status.success(),
-        "{} refused its input: {status}",
+        "{} failed on its input: {status}",
         line(command)
     );
     Ok(())
 }
 
-/// Run a command to its end, whatever that is.
+/// Run a command to its end and return its output and exit status. A failed command is not an error.
 ///
 /// # Errors
-/// It cannot be started.
+/// The command cannot be started.
 pub fn run(command: &mut Command) -> anyhow::Result<Output> {
     command
         .stdin(Stdio::null())
@@ -57,7 +60,7 @@ pub fn run(command: &mut Command) -> anyhow::Result<Output> {
         .with_context(|| format!("start {}", line(command)))
 }
 
-/// A command from words.
+/// The command of a line of words, which are separated by spaces. Quotes have no meaning.
 #[must_use]
 pub fn words(line: &str) -> Command {
     let mut words = line.split_whitespace();
@@ -81,10 +84,12 @@ mod tests {
 
     #[test]
     fn feed_of_failing_program_is_error() {
-        let say = |script| feed(Command::new("sh").args(["-c", script]), "yes");
-        say("test \"$(cat)\" = yes").unwrap();
-        let error = say("cat >/dev/null; exit 3").unwrap_err().to_string();
-        assert!(error.contains("refused its input"), "{error}");
+        let feed_script = |script| feed(Command::new("sh").args(["-c", script]), "yes");
+        feed_script("test \"$(cat)\" = yes").unwrap();
+        let error = feed_script("cat >/dev/null; exit 3")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("failed on its input"), "{error}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What every program of the suite is made of: commands, processes, polling, the folder of a run.
+//! Shared parts of the test programs: commands, processes, polling, the directory of a run.
 
 pub mod command;
 pub mod poll;

@@ -1,14 +1,15 @@
-//! Waiting for something to become true, with a deadline and without guessing how long it takes.
+//! Polling of a condition until a deadline.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-/// Try until it succeeds; the last error is the one returned.
+/// Repeat `attempt` until it succeeds. The pause between attempts grows from 20 ms to 500 ms. `what` names the condition in the
+/// error.
 ///
 /// # Errors
-/// It has not succeeded within `deadline`.
+/// No attempt has succeeded within `deadline`. The cause is the error of the last attempt.
 pub fn until<T>(
     what: &str,
     deadline: Duration,

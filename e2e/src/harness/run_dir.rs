@@ -1,8 +1,8 @@
-//! A run and what it leaves behind.
+//! The directory of a run, for the removal of processes that outlive the run.
 //!
-//! Each run has a folder in the cache with a lock and a log. A process that works in the run holds the lock. The log has a
-//! line for each thing made (`process PID STARTTIME`, …; the whole format is described in e2e/cluster/lib.sh). A run
-//! whose lock is free is dead, and what its log lists is removed: that and nothing else.
+//! Each run has a directory in the cache with a lock and a log. The processes of the run hold the lock. The log has a line
+//! for each created object (`process PID STARTTIME`, …; e2e/cluster/lib.sh describes the whole format). If the lock is free,
+//! the run has ended, and a new run removes the objects that the log lists, and no others.
 
 use std::fs;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,7 +13,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// A run that is going on.
+/// A run in progress.
 pub struct Run {
     folder: PathBuf,
     log: File,
@@ -21,10 +21,10 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begin the run `name`; what an earlier run of that name left behind is removed first.
+    /// Begin the run `name`. Processes of an earlier run with this name are killed first.
     ///
     /// # Errors
-    /// The cache cannot be written, or a run of that name is going on.
+    /// The cache cannot be written, or a run with this name is in progress.
     pub fn begin(name: &str) -> anyhow::Result<Self> {
         let folder = cache()?.join("runs").join(name);
         fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
@@ -36,7 +36,7 @@ impl Run {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 bail!(
-                    "a run {name} is going on (its lock is {}); wait for it or end it",
+                    "a run {name} is in progress (its lock is {}); wait for its end, or stop it",
                     folder.join("lock").display()
                 )
             }
@@ -54,31 +54,31 @@ impl Run {
         })
     }
 
-    /// The run's own folder.
+    /// The directory of the run.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Note a process that must not outlive the run.
+    /// Record a process in the log, so that the process does not outlive the run.
     ///
     /// # Errors
-    /// The process is gone already, or the log cannot be written.
+    /// The process has already ended, or the log cannot be written.
     pub fn made_process(&mut self, pid: u32) -> anyhow::Result<()> {
         let start = start_time(pid).with_context(|| format!("process {pid} has ended at once"))?;
         writeln!(self.log, "process {pid} {start}").context("write the run's log")
     }
 
-    /// Remove all that the run has made.
+    /// Kill the recorded processes, and remove the log.
     ///
     /// # Errors
-    /// The log cannot be read or removed.
+    /// The log is malformed or cannot be removed.
     pub fn end(self) -> anyhow::Result<()> {
         reap(&self.folder)
     }
 }
 
-/// The folder of everything that is cached or left behind.
+/// The cache directory.
 fn cache() -> anyhow::Result<PathBuf> {
     if let Some(cache) = std::env::var_os("NETWEFT_CACHE") {
         return Ok(cache.into());
@@ -106,12 +106,13 @@ fn reap(folder: &Path) -> anyhow::Result<()> {
 /// The kernel reuses process numbers. The start time shows whether the process is still the one that the run started.
 fn kill_if_same(pid: u32, start: &str) {
     if start_time(pid).as_deref() == Some(start) {
-        // It may end by itself between the two looks.
+        // The process may end before the signal.
         let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
     }
 }
 
-/// Field 22 of /proc/PID/stat (proc_pid_stat(5)), counted from behind the command's closing parenthesis.
+/// Start time of a process in clock ticks since boot: field 22 of /proc/PID/stat (proc_pid_stat(5)). The fields are counted from
+/// the closing parenthesis of the command name.
 fn start_time(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
