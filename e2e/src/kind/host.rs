@@ -1,4 +1,4 @@
-//! A kind node, seen from the engine: what a person at the machine would type.
+//! Commands on kind nodes through docker.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -15,12 +15,12 @@ pub fn command(node: &str, program: &str) -> Command {
     command
 }
 
-/// Run words inside a node.
+/// Run a command inside a node and return its standard output.
 ///
 /// # Errors
-/// They fail.
+/// `words` is empty, docker cannot be started, or the command fails.
 pub fn on(node: &str, words: &[&str]) -> anyhow::Result<String> {
-    let (program, arguments) = words.split_first().context("a command has a name")?;
+    let (program, arguments) = words.split_first().context("the command is empty")?;
     output(command(node, program).args(arguments))
 }
 
@@ -34,34 +34,34 @@ pub fn nodes() -> anyhow::Result<Vec<String>> {
     names.collect()
 }
 
-/// The name of a program in /proc/PID/comm, which has 15 characters.
-fn short(name: &str) -> String {
+/// The name of a program in /proc/PID/comm, which is limited to 15 characters.
+fn comm(name: &str) -> String {
     name.chars().take(15).collect()
 }
 
 /// Whether a process of this name runs on a node.
 #[must_use]
 pub fn runs(node: &str, name: &str) -> bool {
-    on(node, &["pgrep", "--exact", &short(name)]).is_ok()
+    on(node, &["pgrep", "--exact", &comm(name)]).is_ok()
 }
 
-/// SIGKILL to every process of this name on a node. Returns how many there were.
+/// Send SIGKILL to every process of this name on a node. Returns the number of processes.
 ///
 /// # Errors
-/// The node cannot be entered.
+/// docker or pkill fails on the node.
 pub fn kill_all(node: &str, name: &str) -> anyhow::Result<usize> {
     signal_all(node, name, "KILL")
 }
 
-/// A signal to every process of this name on a node. Returns how many there were.
+/// Send a signal to every process of this name on a node. Returns the number of processes.
 ///
 /// # Errors
-/// The node cannot be entered.
+/// docker or pkill fails on the node.
 pub fn signal_all(node: &str, name: &str, signal: &str) -> anyhow::Result<usize> {
-    let short = short(name);
+    let comm = comm(name);
     let killed =
-        run(command(node, "pkill").args(["--signal", signal, "--exact", "--count", &short]))?;
-    // Without a match pkill prints 0 and leaves with 1.
+        run(command(node, "pkill").args(["--signal", signal, "--exact", "--count", &comm]))?;
+    // Without a match, pkill prints 0 and exits with 1.
     let count = String::from_utf8_lossy(&killed.stdout);
     count.trim().parse().with_context(|| {
         format!(
@@ -71,10 +71,10 @@ pub fn signal_all(node: &str, name: &str, signal: &str) -> anyhow::Result<usize>
     })
 }
 
-/// Put a file of this machine into a node.
+/// Copy a file of this machine to a node.
 ///
 /// # Errors
-/// docker refuses.
+/// `docker cp` fails.
 pub fn copy(file: &Path, node: &str, target: &str) -> anyhow::Result<()> {
     output(
         Command::new("docker")
@@ -85,10 +85,10 @@ pub fn copy(file: &Path, node: &str, target: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// Write a text into a file of a node.
+/// Write a text to a file of a node.
 ///
 /// # Errors
-/// The node cannot be entered.
+/// docker cannot be started, or the file cannot be written.
 pub fn write(node: &str, path: &str, contents: &str) -> anyhow::Result<()> {
     use std::io::Write;
     let mut child = Command::new("docker")

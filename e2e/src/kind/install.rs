@@ -1,5 +1,5 @@
-//! Installing netweft as the README says: `helm install`, `kubectl apply`, wait.
-//! The mode and the pools are the suite's own (`e2e/manifests`).
+//! Installation of netweft as in the README: `helm install`, `kubectl apply`, wait. The NetworkMode and the IPPools are those of
+//! `e2e/manifests`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,32 +8,34 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::harness::command::output;
+use crate::harness::poll::until;
 use crate::kind::kubectl::{apply, kubectl, rollout_status};
 use crate::lab::{Families, LabMode};
 
-/// What to install.
+/// The parameters of an installation.
 pub struct Install {
-    /// The project's folder.
+    /// The directory of the repository.
     pub project: PathBuf,
     /// Tag of the images.
     pub tag: String,
-    /// Tag of BIRD's image.
+    /// Tag of the image of BIRD.
     pub bird_tag: String,
-    /// How packets travel; the manifest's own is vxlan.
+    /// The mode of the default NetworkMode. The manifest has vxlan.
     pub mode: LabMode,
-    /// Whether operator and agents speak to the API server itself and not by its Service: what is seen after an outage is then
-    /// theirs and not kube-proxy's.
+    /// Whether operator and agents connect to the address of the API server, not to its Service. The recovery after an outage then
+    /// does not depend on kube-proxy.
     pub direct: bool,
     /// `podInterface` of the pools.
     pub pod_interface: String,
-    /// Which of the pools.
+    /// The address families of the pools.
     pub families: Families,
 }
 
-/// Install the chart, the mode and the pools; everything is ready when this returns. Returns how long that took.
+/// Install the chart, the NetworkMode and the pools, and wait until everything is ready. Returns the time until all nodes were
+/// Ready.
 ///
 /// # Errors
-/// helm or kubectl fail, or something does not become ready.
+/// helm or kubectl fails, or an object does not become ready.
 pub fn install(install: &Install) -> anyhow::Result<Duration> {
     let started = Instant::now();
     helm_install(install)?;
@@ -47,13 +49,13 @@ pub fn install(install: &Install) -> anyhow::Result<Duration> {
     Ok(took)
 }
 
-/// Whether netweft is on the cluster, or was.
+/// Whether the cluster has the CRDs of netweft. They remain after `helm uninstall`.
 #[must_use]
 pub fn is_installed() -> bool {
     kubectl(&["get", "crd", "ippools.netweft.io"]).is_ok()
 }
 
-/// Install the chart, or upgrade to it.
+/// Install or upgrade the release.
 ///
 /// # Errors
 /// helm fails.
@@ -63,7 +65,7 @@ pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     helm.args(["upgrade", "--install", "netweft"])
         .arg(install.project.join("charts/netweft"));
     helm.args(["--namespace", "netweft-system", "--create-namespace"]);
-    // Mode and pools come by kubectl, as by a GitOps pipeline.
+    // kubectl applies the NetworkMode and the pools, as a GitOps pipeline does.
     helm.args([
         "--set",
         &format!(
@@ -83,25 +85,27 @@ pub fn helm_install(install: &Install) -> anyhow::Result<()> {
     output(&mut helm).context("install the chart").map(drop)
 }
 
-/// The address of the first control plane.
+/// The internal IP address of the first control plane node.
 fn api_server() -> anyhow::Result<String> {
     let path = r#"jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}"#;
     let label = "node-role.kubernetes.io/control-plane";
     let addresses = kubectl(&["get", "nodes", "-l", label, "-o", path])?;
     let first = addresses.split_whitespace().next();
-    Ok(first.context("a control plane has an address")?.to_owned())
+    Ok(first
+        .context("no control plane node has an address")?
+        .to_owned())
 }
 
-/// The Secret of the router that the checks of BGP start.
+/// The Secret with the BGP password of the router that the BGP checks start.
 pub const PASSWORD_SECRET: &str = "netweft-router";
 
 const NETWORK_MODE: &str = include_str!("../../manifests/networkmode.yaml");
 const POOL_IPV4: &str = include_str!("../../manifests/ippool.yaml");
 const POOL_IPV6: &str = include_str!("../../manifests/ippool-v6.yaml");
 
-/// The mode and the pools, with the mode and the kind of pods that were asked for.
+/// Apply the NetworkMode and the pools with the mode, the pod interface and the families of `install`.
 fn apply_objects(install: &Install) -> anyhow::Result<()> {
-    let wanted = format!("podInterface: {}", install.pod_interface);
+    let pod_interface = format!("podInterface: {}", install.pod_interface);
     let mode = if install.mode == LabMode::Vxlan {
         NETWORK_MODE.to_owned()
     } else {
@@ -114,31 +118,31 @@ fn apply_objects(install: &Install) -> anyhow::Result<()> {
         let mut pools = install.families.pools();
         pools.any(|pool| pool.addr().is_ipv4() == *ipv4)
     });
-    let pools = pools.map(|(pool, _)| pool.replace("podInterface: routed", &wanted));
+    let pools = pools.map(|(pool, _)| pool.replace("podInterface: routed", &pod_interface));
     for object in std::iter::once(mode).chain(pools) {
-        // The API server refuses pools for a moment after the chart has brought their kind: the policy against overlapping
-        // pools looks at all of them, and does not know them yet.
-        crate::harness::poll::until("the mode and the pools", Duration::from_secs(30), || {
-            apply(&object).context(
-                "apply the mode and the pools; after another kind of pods run `make down` first",
+        // For a short time after the installation of the CRDs, the API server refuses IPPools: the ValidatingAdmissionPolicy
+        // against overlapping pools has IPPools as parameters, and the API server does not serve them to the policy yet.
+        until(
+            "the NetworkMode and the pools",
+            Duration::from_secs(30),
+            || {
+                apply(&object).context(
+                "apply the NetworkMode and the pools; to change podInterface, run `make down` first",
             )
-        })?;
+            },
+        )?;
     }
     Ok(())
 }
 
 fn wait(kind: &str, condition: &str) -> anyhow::Result<()> {
-    crate::harness::poll::until(
-        &format!("{kind} to be there"),
-        Duration::from_secs(60),
-        || {
-            anyhow::ensure!(
-                !kubectl(&["get", kind, "-o", "name"])?.trim().is_empty(),
-                "there are no {kind}"
-            );
-            Ok(())
-        },
-    )?;
+    until(&format!("{kind} to exist"), Duration::from_secs(60), || {
+        anyhow::ensure!(
+            !kubectl(&["get", kind, "-o", "name"])?.trim().is_empty(),
+            "there are no {kind}"
+        );
+        Ok(())
+    })?;
     let waited = kubectl(&[
         "wait",
         kind,
@@ -148,7 +152,7 @@ fn wait(kind: &str, condition: &str) -> anyhow::Result<()> {
     ]);
     waited.map(drop).with_context(|| {
         format!(
-            "{kind} as they are now:\n{}",
+            "current state of {kind}:\n{}",
             kubectl(&["get", kind, "-o", "wide"]).unwrap_or_default()
         )
     })

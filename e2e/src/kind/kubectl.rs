@@ -1,4 +1,4 @@
-//! `kubectl`, as a user types it.
+//! Calls of `kubectl`. Each function fails if kubectl fails, and the error contains the output of kubectl.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::harness::command::output;
 
-/// Run `kubectl` with these words.
+/// Run `kubectl` with these arguments, and return its standard output.
 pub fn kubectl(arguments: &[&str]) -> anyhow::Result<String> {
     output(Command::new("kubectl").args(arguments))
 }
@@ -20,7 +20,7 @@ pub fn rollout_status(namespace: &str, workloads: &str, timeout: &str) -> anyhow
     kubectl(&[&["-n", namespace][..], &status].concat()).map(drop)
 }
 
-/// Run `kubectl get` and read what it says.
+/// Run `kubectl get`, and parse its JSON output.
 pub fn get(arguments: &[&str]) -> anyhow::Result<Value> {
     let text = output(
         Command::new("kubectl")
@@ -28,10 +28,10 @@ pub fn get(arguments: &[&str]) -> anyhow::Result<Value> {
             .args(arguments)
             .args(["-o", "json"]),
     )?;
-    serde_json::from_str(&text).context("read kubectl's JSON")
+    serde_json::from_str(&text).context("parse the JSON output of kubectl")
 }
 
-/// Run `kubectl apply` on a text.
+/// Run `kubectl apply` with a manifest.
 pub fn apply(manifest: &str) -> anyhow::Result<()> {
     let mut child = Command::new("kubectl")
         .args(["apply", "-f", "-"])
@@ -54,7 +54,7 @@ pub fn apply(manifest: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Run `kubectl patch` on an object that is named by words, with what is merged into it.
+/// Run `kubectl patch --type=merge`. `object` has the arguments that name the object.
 pub fn merge(object: &[&str], patch: &str) -> anyhow::Result<()> {
     kubectl(&[&["patch"], object, &["--type=merge", "-p", patch]].concat()).map(drop)
 }
@@ -64,7 +64,7 @@ pub fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-/// A text at a JSON pointer.
+/// The string at a JSON pointer. An object without a string there is an error.
 pub fn text<'a>(object: &'a Value, pointer: &str) -> anyhow::Result<&'a str> {
     object
         .pointer(pointer)

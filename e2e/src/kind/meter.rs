@@ -1,6 +1,6 @@
-//! Pings between all pods every 10 ms, while something is broken on purpose.
+//! Measurement of packet loss during a change or a failure: pings between all pods, every 10 ms.
 //!
-//! The pings are started through the engine and not through the API server, which may be what is broken.
+//! Docker starts the pings. `kubectl exec` would fail while the API server is down.
 
 use std::net::IpAddr;
 use std::process::Command;
@@ -12,18 +12,19 @@ use crate::kind::host;
 use crate::kind::probes::{Probe, Probes};
 use crate::traffic::loss_meter::{INTERVAL, Pace, Pings};
 
+/// Path of the probe on the nodes.
 const PROGRAM: &str = "/usr/local/bin/netweft-probe";
 
-/// Pings that go on.
+/// Running pings.
 pub struct Meter(Pings);
 
 impl Meter {
-    /// Every pod pings every other for `duration`.
+    /// Start pings from every pod to every other pod, for `duration`.
     ///
     /// # Errors
-    /// A ping cannot be started.
+    /// The probe cannot be copied to a node, or cannot be started.
     pub fn start(probes: &Probes, duration: Duration) -> anyhow::Result<Self> {
-        bring_program(probes)?;
+        copy_program(probes)?;
         let count = u16::try_from(duration.as_millis() / INTERVAL.as_millis())?;
         let mut pings = Pings::new(Pace {
             interval: INTERVAL,
@@ -36,32 +37,32 @@ impl Meter {
             let name = format!("{} on {}", from.pod, from.node);
             pings.add(name, probe(from)?, &others)?;
         }
-        let first = pods.first().context("there are pods")?;
-        let last = pods.last().context("there are pods")?;
+        let first = pods.first().context("there are no test pods")?;
+        let last = pods.last().context("there are no test pods")?;
         pings.control(probe(first)?, last.address)?;
         Ok(Self(pings))
     }
 
-    /// Wait until all pings have ended.
+    /// Wait until all pings have ended, and check that no packet was lost.
     ///
     /// # Errors
-    /// A request was not answered, or the control's loss was not found.
+    /// A ping was not answered, or the control did not detect its deliberate loss.
     pub fn finish(self) -> anyhow::Result<()> {
-        self.0.finish()?.check_none("  meanwhile")
+        self.0.finish()?.check_none("  packet loss")
     }
 }
 
-/// The probe as a program of the node.
-fn bring_program(probes: &Probes) -> anyhow::Result<()> {
-    let here = std::env::current_exe()?;
-    let program = here.with_file_name("netweft-probe");
+/// Copy the probe to all nodes.
+fn copy_program(probes: &Probes) -> anyhow::Result<()> {
+    let own_program = std::env::current_exe()?;
+    let program = own_program.with_file_name("netweft-probe");
     probes
         .nodes
         .iter()
         .try_for_each(|node| host::copy(&program, &node.node, PROGRAM))
 }
 
-/// The probe in a pod's network namespace, started on its node.
+/// The command that runs the probe in the network namespace of a pod, on the node of the pod.
 fn probe(pod: &Probe) -> anyhow::Result<Command> {
     let netns = netns(pod)?;
     let mut command = host::command(&pod.node, "nsenter");
@@ -69,7 +70,7 @@ fn probe(pod: &Probe) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Path of a pod's network namespace on its node, from the plugin's own record.
+/// Path of the network namespace of a pod on its node, from the attachment record of the CNI plugin.
 fn netns(pod: &Probe) -> anyhow::Result<String> {
     let record = host::on(
         &pod.node,
@@ -77,5 +78,7 @@ fn netns(pod: &Probe) -> anyhow::Result<String> {
     )?;
     let record: serde_json::Value = serde_json::from_str(&record)?;
     let path = record.get("netns").and_then(serde_json::Value::as_str);
-    Ok(path.context("a record has a namespace")?.to_owned())
+    Ok(path
+        .context("the record has no network namespace")?
+        .to_owned())
 }

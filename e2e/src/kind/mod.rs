@@ -1,7 +1,7 @@
-//! Scenarios on a real cluster: kind's nodes, real kubelets, the chart as a user installs it.
+//! Checks of a kind cluster with netweft, installed from the chart.
 //!
-//! Everything goes through `kubectl`, `helm` and `docker` as a user would use them; they are expected on PATH and set up
-//! (`e2e/cluster/cluster.sh exec` does that).
+//! The checks use `kubectl`, `helm` and `docker`, which must be in PATH and configured for the cluster.
+//! `e2e/cluster/cluster.sh exec` provides both.
 
 mod checks;
 mod host;

@@ -1,4 +1,4 @@
-//! The test pods: two on every node, and a look from the node itself.
+//! The test pods: on every node two pods with addresses of the pod network, and one pod in the host network.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,55 +12,57 @@ use crate::traffic::matrix::{Endpoint, Matrix, Row, targets};
 use crate::traffic::ping::{self, Answer};
 
 const NAMESPACE: &str = "netweft-e2e";
-const SURROUNDINGS: &str = include_str!("../../manifests/probes.yaml");
-const PROBE: &str = include_str!("../../manifests/probe.yaml");
+/// The namespace, the pods in the host network, the pod with a hostPort, and the Services.
+const BASE_MANIFEST: &str = include_str!("../../manifests/probes.yaml");
+/// A DaemonSet of test pods.
+const PROBE_MANIFEST: &str = include_str!("../../manifests/probe.yaml");
 
 /// One test pod.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// Its namespace.
+    /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
-    /// Its node.
+    /// Node of the pod.
     pub node: String,
-    /// The address of it that is meant, at first the one that Kubernetes names first; the node's for a look from the node.
+    /// The address under test. Initially the first address of the pod. A pod in the host network has the address of its node.
     pub address: IpAddr,
-    /// All its addresses, one of each family at most.
+    /// All addresses of the pod, at most one of each family.
     pub addresses: Vec<IpAddr>,
-    /// Its label `app`.
+    /// The label `app`.
     pub app: String,
 }
 
 /// All test pods.
 #[derive(Clone)]
 pub struct Probes {
-    /// Pods with an address of their own.
+    /// Pods with an address of the pod network.
     pub pods: Vec<Probe>,
-    /// One look from each node.
+    /// One pod in the host network of each node.
     pub nodes: Vec<Probe>,
     /// The pod with a hostPort.
     pub host_port: Probe,
 }
 
 impl Probes {
-    /// Create them from this image and wait until they run.
+    /// Create the test pods from this image, and wait until they are ready.
     ///
     /// # Errors
-    /// They cannot be created or do not come up.
+    /// kubectl fails, the cluster has no worker, or a pod does not become ready.
     pub fn create(image: &str) -> anyhow::Result<Self> {
         let nodes = get(&["nodes"])?;
-        let worker = |node: &&Value| {
+        let is_worker = |node: &&Value| {
             node.pointer("/metadata/labels/node-role.kubernetes.io~1control-plane")
                 .is_none()
         };
         let worker = items(&nodes)
-            .find(worker)
+            .find(is_worker)
             .context("the cluster has no worker")?;
         let manifest = [
-            SURROUNDINGS,
-            &PROBE.replace("NAME", "probe-a"),
-            &PROBE.replace("NAME", "probe-b"),
+            BASE_MANIFEST,
+            &PROBE_MANIFEST.replace("NAME", "probe-a"),
+            &PROBE_MANIFEST.replace("NAME", "probe-b"),
         ]
         .join("---\n");
         apply(
@@ -73,37 +75,47 @@ impl Probes {
         until("the list of test pods", Duration::from_secs(20), Self::list)
     }
 
-    /// A pod on every node, in a namespace that exists.
+    /// The manifest of a DaemonSet of test pods in an existing namespace.
     #[must_use]
     pub fn manifest(namespace: &str, set: &str, image: &str) -> String {
-        let named = PROBE.replace(
+        let in_namespace = PROBE_MANIFEST.replace(
             &format!("namespace: {NAMESPACE}"),
             &format!("namespace: {namespace}"),
         );
-        named.replace("NAME", set).replace("IMAGE", image)
+        in_namespace.replace("NAME", set).replace("IMAGE", image)
     }
 
     /// The test pods of a namespace.
     ///
     /// # Errors
-    /// They have no node or no address yet.
+    /// kubectl fails, or a pod has no node or no address yet.
     pub fn in_namespace(namespace: &str) -> anyhow::Result<Vec<Probe>> {
-        let all = get(&["pods", "-n", namespace])?;
-        items(&all).map(probe).collect()
+        let pods = get(&["pods", "-n", namespace])?;
+        items(&pods).map(probe).collect()
     }
 
-    /// See which test pods there are now, after nodes have come: those on all nodes run.
+    /// List the test pods again after a node has joined, and wait until they are ready.
     ///
     /// # Errors
-    /// They do not come up.
+    /// kubectl fails, or a pod does not become ready.
     pub fn refresh(&mut self) -> anyhow::Result<()> {
         wait_for_sets()?;
         *self = until("the list of test pods", Duration::from_secs(20), Self::list)?;
         Ok(())
     }
 
-    /// Leave out what was on a node that has gone.
-    pub fn forget(&mut self, node: &str) {
+    /// The address under test of a node.
+    ///
+    /// # Errors
+    /// The node has no test pod in the host network.
+    pub fn node_address(&self, node: &str) -> anyhow::Result<IpAddr> {
+        let probe = self.nodes.iter().find(|probe| probe.node == node);
+        let probe = probe.with_context(|| format!("no test pod in the host network of {node}"))?;
+        Ok(probe.address)
+    }
+
+    /// Remove the pods of a deleted node from the lists.
+    pub fn remove_node(&mut self, node: &str) {
         self.pods.retain(|probe| probe.node != node);
         self.nodes.retain(|probe| probe.node != node);
     }
@@ -111,25 +123,25 @@ impl Probes {
     fn list() -> anyhow::Result<Self> {
         let mut probes = Self::in_namespace(NAMESPACE)?;
         probes.sort_by(|a, b| (&a.node, &a.app).cmp(&(&b.node, &b.app)));
-        let of = |apps: &[&str]| -> Vec<Probe> {
+        let with_label = |apps: &[&str]| -> Vec<Probe> {
             probes
                 .iter()
                 .filter(|probe| apps.contains(&probe.app.as_str()))
                 .cloned()
                 .collect()
         };
-        let host_port = of(&["host-port"])
+        let host_port = with_label(&["host-port"])
             .into_iter()
             .next()
-            .context("the pod with a hostPort is gone")?;
+            .context("the pod with a hostPort does not exist")?;
         Ok(Self {
-            pods: of(&["probe-a", "probe-b"]),
-            nodes: of(&["node"]),
+            pods: with_label(&["probe-a", "probe-b"]),
+            nodes: with_label(&["node"]),
             host_port,
         })
     }
 
-    /// The same pods once for each family that they all have an address of, and then that one is meant.
+    /// A copy of the test pods for each family of which all pods have an address, with that address as the address under test.
     #[must_use]
     pub fn by_family(&self) -> Vec<Self> {
         let of_family = |ipv4: bool| {
@@ -148,22 +160,22 @@ impl Probes {
         [true, false].into_iter().filter_map(of_family).collect()
     }
 
-    /// All pods and nodes ping each other, with the `options` of the probe.
+    /// Ping from every pod and node to every other, with these options of `netweft-probe ping`.
     ///
     /// # Errors
-    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    /// The probe fails in a pod. An unanswered ping is no error, but an entry of the matrix.
     pub fn matrix(&self, options: &[&str]) -> anyhow::Result<Matrix> {
         self.matrix_where(options, |_, _| true)
     }
 
-    /// The same of the pairs that are wanted, the source first.
+    /// As [`Probes::matrix`], for the pairs of source and target that `is_included` accepts.
     ///
     /// # Errors
-    /// A probe cannot be run; pairs that do not answer are in the matrix.
+    /// The probe fails in a pod. An unanswered ping is no error, but an entry of the matrix.
     pub fn matrix_where(
         &self,
         options: &[&str],
-        wanted: impl Fn(&Probe, &Probe) -> bool,
+        is_included: impl Fn(&Probe, &Probe) -> bool,
     ) -> anyhow::Result<Matrix> {
         let pods = self
             .pods
@@ -180,7 +192,7 @@ impl Probes {
         for (source, probe) in &sources {
             let endpoints: Vec<Endpoint> = sources
                 .iter()
-                .filter(|(_, target)| wanted(probe, target))
+                .filter(|(_, target)| is_included(probe, target))
                 .map(|(endpoint, _)| endpoint.clone())
                 .collect();
             let targets = targets(source, &endpoints);
@@ -199,10 +211,10 @@ impl Probes {
     }
 }
 
-/// Wait until one of the test pods is ready.
+/// Wait until a pod of the test namespace is ready, for at most 60 s.
 ///
 /// # Errors
-/// It does not become so.
+/// The pod does not exist or does not become ready.
 pub fn wait_for_pod(name: &str) -> anyhow::Result<()> {
     let ready = ["--for=condition=Ready", "--timeout=60s"];
     kubectl(&[&["-n", NAMESPACE, "wait", "pod", name][..], &ready].concat()).map(drop)
@@ -234,7 +246,7 @@ fn addresses(pod: &Value) -> anyhow::Result<Vec<IpAddr>> {
         .collect()
 }
 
-/// `worker2/a` for a pod, `worker2` for a node: kind's names begin with the cluster's, which says nothing here.
+/// `worker2/a` for a pod, `worker2` for a node. Names of kind nodes begin with the name of the cluster, which is left out.
 fn endpoint(probe: &Probe, is_node: bool) -> Endpoint {
     let node = probe
         .node
@@ -253,18 +265,18 @@ fn endpoint(probe: &Probe, is_node: bool) -> Endpoint {
 }
 
 impl Probe {
-    /// Run a command in the pod.
+    /// Run a command in the pod, and return its standard output.
     ///
     /// # Errors
-    /// It fails.
+    /// The command or `kubectl exec` fails.
     pub fn exec(&self, command: &[&str]) -> anyhow::Result<String> {
         self.exec_in("probe", command)
     }
 
-    /// Run a command in one of the pod's containers.
+    /// Run a command in a container of the pod, and return its standard output.
     ///
     /// # Errors
-    /// It fails.
+    /// The command or `kubectl exec` fails.
     pub fn exec_in(&self, container: &str, command: &[&str]) -> anyhow::Result<String> {
         let mut words = vec![
             "-n",
@@ -287,11 +299,12 @@ impl Probe {
         ping::read_answers(&self.exec(&command)?)
     }
 
-    /// Ask probes' servers, one after the other: of each `peer=… own=…`, the addresses that it saw.
+    /// Send requests with `payload` bytes to servers of test pods, one after the other. Each answer is `peer=… own=…`: the remote
+    /// and the local address of the connection at the server.
     ///
     /// # Errors
-    /// One does not answer.
-    pub fn ask(
+    /// A server does not answer.
+    pub fn request(
         &self,
         protocol: &str,
         servers: &[SocketAddr],
@@ -301,11 +314,11 @@ impl Probe {
         let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
         let mut command = vec!["netweft-probe", "ask", protocol, "--payload", &payload];
         command.extend(servers.iter().map(String::as_str));
-        let said = self.exec(&command)?;
-        let answers: Vec<String> = said.lines().map(str::to_owned).collect();
+        let output = self.exec(&command)?;
+        let answers: Vec<String> = output.lines().map(str::to_owned).collect();
         anyhow::ensure!(
             answers.len() == servers.len(),
-            "{} asked {servers:?} and got {answers:?}",
+            "{} sent requests to {servers:?} and received {answers:?}",
             self.pod
         );
         Ok(answers)

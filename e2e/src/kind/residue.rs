@@ -1,4 +1,4 @@
-//! What there is of a pod network on a node: to see that nothing is left of pods that have gone.
+//! Snapshots of the network state of the nodes, for checks that deleted pods leave no state.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use anyhow::{Context, ensure};
 use crate::kind::host;
 use crate::kind::kubectl::{get, items, kubectl, text};
 
-/// Everything on every node that pods leave traces in, as text by node and kind.
+/// A snapshot of the state of every node that pods and netweft change: lines of text by node and kind of state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Residue(Found);
+pub struct Residue(LinesByKind);
 
-/// What is looked at, and how. Only what does not change by itself: no counters, no resolved neighbours.
-const LOOKS: [(&str, &str); 7] = [
+/// Kinds of state, and the script that prints each. Only state that does not change by itself: no counters, no resolved neighbours.
+const SCRIPTS: [(&str, &str); 7] = [
     (
         "links",
         "ip -o link show | sed -E 's/^[0-9]+: //; s/@if[0-9]+//; s/ link-netnsid [0-9]+//; s/ link-netns [^ ]+//'",
@@ -37,8 +37,8 @@ const LOOKS: [(&str, &str); 7] = [
     ("results", "ls /var/lib/cni/results 2>/dev/null || true"),
 ];
 
-/// What is looked at besides on a node that netweft may not be on. kube-proxy's tables are its own business.
-const BARE_LOOKS: [(&str, &str); 4] = [
+/// Further kinds of state of a node without netweft. The nft tables of kube-proxy are excluded, because kube-proxy changes them.
+const BARE_NODE_SCRIPTS: [(&str, &str); 4] = [
     ("rules", "ip rule; ip -6 rule"),
     (
         "nft",
@@ -54,73 +54,75 @@ const BARE_LOOKS: [(&str, &str); 4] = [
     ),
 ];
 
-/// The kinds of things of which both lists have a look; the latter's counts.
-const REPLACED: &str = "files";
+/// The kind of state that is in both lists. [`BARE_NODE_SCRIPTS`] takes precedence.
+const OVERRIDDEN: &str = "files";
 
 impl Residue {
-    /// Look at all nodes.
+    /// A snapshot of all nodes with netweft. The agents list the nft rules.
     ///
     /// # Errors
-    /// A node cannot be looked at.
-    pub fn look() -> anyhow::Result<Self> {
+    /// A script fails on a node, or a node has no agent.
+    pub fn with_agents() -> anyhow::Result<Self> {
         let mut found = BTreeMap::new();
         for node in host::nodes()? {
-            look_at(&node, &LOOKS, &mut found)?;
+            run_scripts(&node, &SCRIPTS, &mut found)?;
             let rules = in_agent(&node, &["nft", "--stateless", "list", "ruleset"])?;
             found.insert((node.clone(), "nft"), sorted(&rules));
         }
         Ok(Self(found))
     }
 
-    /// Look at all nodes, with nothing but what is on them without netweft.
+    /// A snapshot of all nodes, without the programs of netweft.
     ///
     /// # Errors
-    /// A node cannot be looked at.
+    /// A script fails on a node.
     pub fn bare() -> anyhow::Result<Self> {
         let mut found = BTreeMap::new();
         for node in host::nodes()? {
-            let looks = LOOKS.iter().filter(|(kind, _)| *kind != REPLACED);
-            let looks: Vec<_> = looks.chain(&BARE_LOOKS).copied().collect();
-            look_at(&node, &looks, &mut found)?;
+            let scripts = SCRIPTS.iter().filter(|(kind, _)| *kind != OVERRIDDEN);
+            let scripts: Vec<_> = scripts.chain(&BARE_NODE_SCRIPTS).copied().collect();
+            run_scripts(&node, &scripts, &mut found)?;
         }
         Ok(Self(found))
     }
 
+    /// Check that the state is the same as in an earlier snapshot. The order of lines is ignored.
+    ///
     /// # Errors
-    /// What is there now and was not before, or the other way round.
+    /// The snapshots differ. The message lists the additional and the missing lines.
     pub fn same_as(&self, before: &Self) -> anyhow::Result<()> {
         let mut differences = Vec::new();
         for (key, now) in &self.0 {
-            let was = before.0.get(key).map_or(&[][..], Vec::as_slice);
+            let earlier = before.0.get(key).map_or(&[][..], Vec::as_slice);
             let (node, kind) = key;
-            let new = now.iter().filter(|line| !was.contains(line));
-            differences.extend(new.map(|line| format!("{node}, {kind}: left over: {line}")));
-            let gone = was.iter().filter(|line| !now.contains(line));
-            differences.extend(gone.map(|line| format!("{node}, {kind}: missing: {line}")));
+            let added = now.iter().filter(|line| !earlier.contains(line));
+            differences.extend(added.map(|line| format!("{node}, {kind}: left over: {line}")));
+            let missing = earlier.iter().filter(|line| !now.contains(line));
+            differences.extend(missing.map(|line| format!("{node}, {kind}: missing: {line}")));
         }
         ensure!(differences.is_empty(), "{}", differences.join("\n  "));
         Ok(())
     }
 }
 
-type Found = BTreeMap<(String, &'static str), Vec<String>>;
+type LinesByKind = BTreeMap<(String, &'static str), Vec<String>>;
 
-fn look_at(
+fn run_scripts(
     node: &str,
-    looks: &[(&'static str, &'static str)],
-    found: &mut Found,
+    scripts: &[(&'static str, &'static str)],
+    found: &mut LinesByKind,
 ) -> anyhow::Result<()> {
-    for (kind, script) in looks {
+    for (kind, script) in scripts {
         let text = host::on(node, &["sh", "-c", script])?;
         found.insert((node.to_owned(), kind), sorted(&text));
     }
     Ok(())
 }
 
-/// Run a program of the agent's image in the agent's pod on a node.
+/// Run a program of the agent's image in the agent pod of a node, and return its standard output.
 ///
 /// # Errors
-/// There is no such pod, or the program fails.
+/// The node has no agent pod, or the program fails.
 pub fn in_agent(node: &str, words: &[&str]) -> anyhow::Result<String> {
     let pods = get(&[
         "pods",
@@ -138,10 +140,10 @@ pub fn in_agent(node: &str, words: &[&str]) -> anyhow::Result<String> {
     kubectl(&command)
 }
 
-/// Nothing is out of place on any node, in the agents' own words.
+/// Run the leak check of the agents, `netweft-agent check`, on all nodes.
 ///
 /// # Errors
-/// An agent has found something.
+/// A check fails: the node has state that belongs to no pod, or its state is not the desired state.
 pub fn check_leaks() -> anyhow::Result<()> {
     for node in host::nodes()? {
         in_agent(&node, &["netweft-agent", "check"])

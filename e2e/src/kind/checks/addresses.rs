@@ -1,4 +1,4 @@
-//! Addresses that pods take and give back.
+//! Allocation and release of pod addresses.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,42 +13,49 @@ use crate::kind::probes::wait_for_pod;
 use crate::kind::residue::{Residue, check_leaks};
 
 const POD_COUNT: usize = 100;
-const CROWD: &str = include_str!("../../../manifests/crowd.yaml");
-const GONE: Duration = Duration::from_secs(60);
+/// A Deployment of many pods.
+const DEPLOYMENT: &str = include_str!("../../../manifests/crowd.yaml");
+/// Time limit for the release of an address after the deletion of a pod.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Addresses that have a record on a node.
-fn recorded(node: &str) -> anyhow::Result<BTreeSet<String>> {
+/// Addresses with an attachment record on a node.
+fn recorded_addresses(node: &str) -> anyhow::Result<BTreeSet<String>> {
     let names = host::on(node, &["ls", "/run/netweft/attachments"])?;
     Ok(names.lines().map(str::to_owned).collect())
 }
 
 pub(crate) fn deleted_pod_frees_its_address(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let probe = cluster.probes.pods.last().context("a pod")?.clone();
+    let probe = cluster.probes.pods.last().context("no test pod")?.clone();
     let name = "short-lived";
     start_pod(name, &probe.node, &cluster.image)?;
     let address = pod_address(name)?;
     ensure!(
-        recorded(&probe.node)?.contains(&address),
+        recorded_addresses(&probe.node)?.contains(&address),
         "{address} has no record on {}",
         probe.node
     );
     stop_pod(name)?;
-    until("the address to be free", GONE, || {
+    wait_for_free_address(&probe.node, &address)
+}
+
+/// Wait until an address has no attachment record on a node.
+pub fn wait_for_free_address(node: &str, address: &str) -> anyhow::Result<()> {
+    until("the address to be free", RELEASE_TIMEOUT, || {
         ensure!(
-            !recorded(&probe.node)?.contains(&address),
-            "{address} still has a record"
+            !recorded_addresses(node)?.contains(address),
+            "{address} still has a record on {node}"
         );
         Ok(())
     })
 }
 
-pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
+pub(crate) fn hundred_deleted_pods_leave_no_state_on_nodes(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     check_leaks()?;
-    let before = Residue::look()?;
+    let before = Residue::with_agents()?;
     apply(
-        &CROWD
+        &DEPLOYMENT
             .replace("IMAGE", &cluster.image)
             .replace("COUNT", &POD_COUNT.to_string()),
     )?;
@@ -69,9 +76,11 @@ pub(crate) fn hundred_pods_created_and_deleted_leave_nothing(
         "deployment/crowd",
         "--cascade=foreground",
     ])?;
-    until("all traces of the pods to be gone", GONE, || {
-        Residue::look()?.same_as(&before)
-    })?;
+    until(
+        "the removal of all state of the pods",
+        RELEASE_TIMEOUT,
+        || Residue::with_agents()?.same_as(&before),
+    )?;
     check_leaks()
 }
 
@@ -100,7 +109,7 @@ pub fn stop_pod(name: &str) -> anyhow::Result<()> {
     kubectl(&["-n", "netweft-e2e", "delete", "pod", name, "--timeout=60s"]).map(drop)
 }
 
-/// A pod's address.
+/// The first address of a pod.
 pub(crate) fn pod_address(name: &str) -> anyhow::Result<String> {
     let pod = get(&["pod", name, "-n", "netweft-e2e"])?;
     Ok(text(&pod, "/status/podIP")?.to_owned())

@@ -1,4 +1,4 @@
-//! Rates that pods ask for by annotation.
+//! Bandwidth limits by the annotations of a pod.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,16 +14,15 @@ use crate::kind::residue::Residue;
 
 const LIMITED: &str = "limited";
 const LIMITED_POD: &str = include_str!("../../../manifests/limited.yaml");
-/// 20 Mbit/s, as the annotation has it and in bytes per second.
+/// 20 Mbit/s: the value of the annotation, and bytes per second.
 const RATE: (&str, u64) = ("20M", 2_500_000);
-/// Containerd allows a burst of 2³² - 1 bits before the rate holds; so much passes within seconds, unlimited.
-const ENOUGH: Duration = Duration::from_secs(90);
+/// Time limit until the rate is limited. containerd configures a burst of 2³² - 1 bits, which passes without a limit within seconds.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What comes in and what goes out is soon no faster than the pod's annotations say, after a burst that is, and nothing of
-/// it is left when the pod has gone.
+/// After the burst, ingress and egress of the pod have the rate of its annotations. The deleted pod leaves no state on the node.
 pub(crate) fn bandwidth_annotation_limits_pod_rate(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let before = Residue::look()?;
-    let other = cluster.probes.pods.last().context("a pod")?.clone();
+    let before = Residue::with_agents()?;
+    let other = cluster.probes.pods.last().context("no test pod")?.clone();
     let manifest = LIMITED_POD
         .replace("NODE", &other.node)
         .replace("IMAGE", &cluster.image)
@@ -31,52 +30,54 @@ pub(crate) fn bandwidth_annotation_limits_pod_rate(cluster: &mut Cluster) -> any
     apply(&manifest)?;
     wait_for_pod(LIMITED)?;
     let address = pod_address(LIMITED)?;
-    slows_down(&other.pod, LIMITED, &address).context("to the pod")?;
-    slows_down(LIMITED, &other.pod, &other.address.to_string()).context("from the pod")?;
+    check_rate(&other.pod, LIMITED, &address).context("ingress of the pod")?;
+    check_rate(LIMITED, &other.pod, &other.address.to_string()).context("egress of the pod")?;
     stop_pod(LIMITED)?;
-    until("all traces of the pod to be gone", ENOUGH, || {
-        Residue::look()?.same_as(&before)
+    until("the removal of all state of the pod", TIMEOUT, || {
+        Residue::with_agents()?.same_as(&before)
     })
 }
 
-/// Pour from one pod into another: fast at first, which proves that the machine could; then as slow as the rate.
-fn slows_down(from: &str, to: &str, address: &str) -> anyhow::Result<()> {
-    // What listens ends the connection when its own input ends.
-    let _sink = Running::start(to, "sleep 180 | nc -l -p 7000 >/dev/null")?;
-    let pour =
+/// Send data from one pod to another at maximum speed. The burst must exceed the rate, which shows that the machine is fast enough.
+/// After the burst, the data must have the rate.
+fn check_rate(from: &str, to: &str, address: &str) -> anyhow::Result<()> {
+    // `sleep` keeps the standard input of the listener open, because nc ends at the end of its input.
+    let _receiver = BackgroundScript::start(to, "sleep 180 | nc -l -p 7000 >/dev/null")?;
+    let send =
         format!("for i in $(seq 100); do nc {address} 7000 </dev/zero && break; sleep 0.1; done");
-    let _source = Running::start(from, &pour)?;
+    let _sender = BackgroundScript::start(from, &send)?;
     let mut fastest = 0;
-    until("the rate to hold", ENOUGH, || {
-        let now = received_in_a_second(to)?;
-        fastest = fastest.max(now);
+    until("the limited rate", TIMEOUT, || {
+        let rate = received_bytes_per_second(to)?;
+        fastest = fastest.max(rate);
         ensure!(
             fastest > 4 * RATE.1,
-            "no more than {fastest} bytes came in a second: is there no burst?"
+            "the maximum is {fastest} bytes/s, a burst should reach more than {} bytes/s",
+            4 * RATE.1
         );
         ensure!(
-            (RATE.1 / 2..=RATE.1 * 5 / 4).contains(&now),
-            "{now} bytes came in a second, and the rate is {}",
+            (RATE.1 / 2..=RATE.1 * 5 / 4).contains(&rate),
+            "the rate is {rate} bytes/s instead of {} bytes/s",
             RATE.1
         );
         Ok(())
     })
 }
 
-fn received_in_a_second(pod: &str) -> anyhow::Result<u64> {
+fn received_bytes_per_second(pod: &str) -> anyhow::Result<u64> {
     let count = "cat /sys/class/net/eth0/statistics/rx_bytes";
     let script = format!("a=$({count}); sleep 1; b=$({count}); echo $((b - a))");
     let text = kubectl(&["-n", "netweft-e2e", "exec", pod, "--", "sh", "-c", &script])?;
-    text.trim().parse().context("bytes")
+    text.trim().parse().context("parse the number of bytes")
 }
 
-/// A script with `nc` that runs in a pod for as long as this value lives, and never for longer than three minutes.
-struct Running<'a> {
+/// A script with `nc` that runs in a pod until this value is dropped, for at most three minutes.
+struct BackgroundScript<'a> {
     pod: &'a str,
     child: Child,
 }
 
-impl<'a> Running<'a> {
+impl<'a> BackgroundScript<'a> {
     fn start(pod: &'a str, script: &str) -> anyhow::Result<Self> {
         let words = [
             "-n",
@@ -100,9 +101,9 @@ impl<'a> Running<'a> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for BackgroundScript<'_> {
     fn drop(&mut self) {
-        // It may have ended by itself. What runs in the pod does not end with who started it.
+        // The end of kubectl does not end the script in the pod. The script may have ended already.
         let _ = kubectl(&["-n", "netweft-e2e", "exec", self.pod, "--", "killall", "nc"]);
         let _ = self.child.kill();
         let _ = self.child.wait();

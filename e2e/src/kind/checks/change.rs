@@ -1,4 +1,4 @@
-//! The way between nodes changes under pods that ping.
+//! Change of the mode of a NetworkMode under load.
 
 use std::time::Duration;
 
@@ -12,38 +12,38 @@ use crate::kind::host;
 use crate::kind::kubectl::{get, merge};
 use crate::kind::meter::Meter;
 
-/// How long one change may take.
-const CHANGED: Duration = Duration::from_secs(60);
-/// How long both together may, with something before and after.
-const METERED: Duration = Duration::from_secs(40);
+/// Time limit of one change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Duration of the pings: both changes, with a margin before and after.
+const PING_DURATION: Duration = Duration::from_secs(40);
 
-/// From the tunnel to plain routes and back, by editing the NetworkMode.
+/// The NetworkMode changes from vxlan to host-gw and back. No packet is lost.
 pub(crate) fn mode_change_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let meter = Meter::start(&cluster.probes, METERED)?;
-    edit(r#"{"spec": {"mode": "host-gw", "overlay": null}}"#)?;
+    let meter = Meter::start(&cluster.probes, PING_DURATION)?;
+    change_mode(r#"{"spec": {"mode": "host-gw", "overlay": null}}"#)?;
+    let routes = routes_with_next_hop()?;
     ensure!(
-        route_to_others()?.contains("eth0"),
-        "routes do not go by the uplink: {}",
-        route_to_others()?
+        routes.contains("eth0"),
+        "routes to other nodes do not use the uplink: {routes}"
     );
-    edit(r#"{"spec": {"mode": "overlay", "overlay": {"encapsulation": "vxlan"}}}"#)?;
+    change_mode(r#"{"spec": {"mode": "overlay", "overlay": {"encapsulation": "vxlan"}}}"#)?;
+    let routes = routes_with_next_hop()?;
     ensure!(
-        route_to_others()?.contains("nw-vx4096"),
-        "routes do not go by the tunnel: {}",
-        route_to_others()?
+        routes.contains("nw-vx4096"),
+        "routes to other nodes do not use the tunnel: {routes}"
     );
     meter.finish()
 }
 
-/// Edit the mode, and wait until all nodes have followed.
-fn edit(patch: &str) -> anyhow::Result<()> {
+/// Patch the NetworkMode, and wait until all nodes have applied the change.
+fn change_mode(patch: &str) -> anyhow::Result<()> {
     merge(&["networkmode", "default"], patch)?;
-    until("all nodes to follow", CHANGED, || {
+    until("all nodes to apply the mode", CHANGE_TIMEOUT, || {
         let mode: NetworkMode = serde_json::from_value(get(&["networkmode", "default"])?)?;
-        let status = mode.status.context("a status")?;
+        let status = mode.status.context("the NetworkMode has no status")?;
         let mut conditions = status.conditions.iter();
-        let ready = conditions.find(|it| it.type_ == READY);
-        let ready = ready.context("a condition Ready")?;
+        let ready = conditions.find(|condition| condition.type_ == READY);
+        let ready = ready.context("the NetworkMode has no condition Ready")?;
         ensure!(
             ready.status == "True"
                 && ready.observed_generation == mode.metadata.generation
@@ -56,10 +56,10 @@ fn edit(patch: &str) -> anyhow::Result<()> {
     })
 }
 
-/// The agent's routes with a next hop on the first node, in all families.
-fn route_to_others() -> anyhow::Result<String> {
+/// The routes of the agent with a next hop, on the first node, of both families.
+fn routes_with_next_hop() -> anyhow::Result<String> {
     let nodes = host::nodes()?;
-    let node = nodes.first().context("a node")?;
+    let node = nodes.first().context("no node")?;
     let script = "(ip route show proto 78; ip -6 route show proto 78) | grep -w via";
     host::on(node, &["sh", "-c", script])
 }

@@ -1,4 +1,4 @@
-//! Programs that are killed while pods communicate.
+//! Failures of agent, operator and API server under load.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,9 @@ use crate::kind::host;
 use crate::kind::kubectl::{get, items, kubectl, merge, rollout_status, text};
 use crate::kind::meter::Meter;
 
-const BACK: Duration = Duration::from_secs(120);
-/// How long the API server is away.
+/// Time limit of the recovery.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
+/// Minimum duration of the outage of the API server.
 const OUTAGE: Duration = Duration::from_secs(30);
 
 pub(crate) fn killed_agents_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -20,11 +21,11 @@ pub(crate) fn killed_agents_lose_no_packets(cluster: &mut Cluster) -> anyhow::Re
     for node in host::nodes()? {
         ensure!(
             host::kill_all(&node, "netweft-agent")? == 1,
-            "no agent was running on {node}"
+            "there was not exactly one agent process on {node}"
         );
     }
     meter.finish()?;
-    returned("netweft-agent", before)
+    await_restart("netweft-agent", before)
 }
 
 pub(crate) fn killed_operators_lose_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
@@ -36,37 +37,41 @@ pub(crate) fn killed_operators_lose_no_packets(cluster: &mut Cluster) -> anyhow:
         .sum::<anyhow::Result<usize>>()?;
     ensure!(killed == 2, "{killed} operators were running instead of 2");
     meter.finish()?;
-    returned("netweft-operator", before)
+    await_restart("netweft-operator", before)
 }
 
-/// The API server and, without it, every controller: pods keep their network.
+/// Pods lose no packet while the API server is down, and the clients of the API server reconnect afterwards.
 pub(crate) fn api_server_outage_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     const MANIFEST: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
-    const ASIDE: &str = "/etc/kubernetes/kube-apiserver.yaml";
+    /// Outside of the directory of static pods, so that the kubelet does not restart the API server.
+    const MOVED_MANIFEST: &str = "/etc/kubernetes/kube-apiserver.yaml";
     let nodes = host::nodes()?;
     let control_plane = nodes
         .iter()
         .find(|node| node.ends_with("control-plane"))
-        .context("a control plane")?;
+        .context("no control plane node")?;
     let meter = Meter::start(&cluster.probes, OUTAGE + Duration::from_secs(4))?;
-    host::on(control_plane, &["mv", MANIFEST, ASIDE])?;
+    host::on(control_plane, &["mv", MANIFEST, MOVED_MANIFEST])?;
     let killed = host::kill_all(control_plane, "kube-apiserver")?;
     let started = Instant::now();
     let measured = meter.finish();
-    let away = started.elapsed();
-    let answered = kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"]).is_ok();
-    host::on(control_plane, &["mv", ASIDE, MANIFEST])?;
-    until("the API server to be back", BACK, || {
+    let outage = started.elapsed();
+    let answers = kubectl(&["get", "--raw", "/readyz", "--request-timeout=2s"]).is_ok();
+    host::on(control_plane, &["mv", MOVED_MANIFEST, MANIFEST])?;
+    until("the API server to be ready", RECOVERY_TIMEOUT, || {
         kubectl(&["get", "--raw", "/readyz", "--request-timeout=5s"])
     })?;
-    ensure!(killed == 1, "{killed} API servers were killed");
     ensure!(
-        !answered && away >= OUTAGE,
-        "the API server was not away for {OUTAGE:?}"
+        killed == 1,
+        "{killed} API server processes were killed instead of 1"
+    );
+    ensure!(
+        !answers && outage >= OUTAGE,
+        "the API server was not down for {OUTAGE:?}"
     );
     measured?;
-    // Its clients have to reconnect by themselves.
-    until("all nodes to be Ready again", BACK, || {
+    // The clients of the API server must reconnect without a restart.
+    until("all nodes to be Ready", RECOVERY_TIMEOUT, || {
         kubectl(&[
             "wait",
             "nodes,nodenetworks",
@@ -75,28 +80,28 @@ pub(crate) fn api_server_outage_loses_no_packets(cluster: &mut Cluster) -> anyho
             "--timeout=5s",
         ])
     })?;
-    every_agent_follows_edit()
+    check_agents_apply_change()
 }
 
-/// Every agent follows an edit again, which changes nothing: it says what was measured.
-fn every_agent_follows_edit() -> anyhow::Result<()> {
+/// Every agent applies a change of the NetworkMode: the MTU is set to the detected value, which changes no packet, and reset.
+fn check_agents_apply_change() -> anyhow::Result<()> {
     let networks = get(&["nodenetworks"])?;
-    let network = items(&networks).next().context("a NodeNetwork")?;
-    let measured = network
+    let network = items(&networks).next().context("no NodeNetwork")?;
+    let detected = network
         .pointer("/status/mtu")
         .and_then(serde_json::Value::as_u64);
-    let measured = measured.context("a measured MTU")?;
-    for mtu in [measured, 0] {
+    let detected = detected.context("the NodeNetwork reports no MTU")?;
+    for mtu in [detected, 0] {
         let patch = format!("{{\"spec\":{{\"mtu\":{mtu}}}}}");
         merge(&["networkmode", "default"], &patch)?;
-        until("all agents to follow an edit", BACK, || {
+        until("all agents to apply the MTU", RECOVERY_TIMEOUT, || {
             let networks = get(&["nodenetworks"])?;
             for network in items(&networks) {
                 let at = |pointer: &str| network.pointer(pointer).cloned();
                 ensure!(
                     at("/spec/modes/0/mtu") == Some(mtu.into())
                         && at("/status/observedGeneration") == at("/metadata/generation"),
-                    "{} has not followed",
+                    "{} has not applied the MTU {mtu}",
                     text(network, "/metadata/name")?
                 );
             }
@@ -106,22 +111,26 @@ fn every_agent_follows_edit() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often the containers of our pods of this name were restarted, all together.
-pub(crate) fn restarts(name: &str) -> anyhow::Result<i64> {
+/// The sum of the restart counts of all pods in netweft-system whose names begin with `prefix`.
+pub(crate) fn restarts(prefix: &str) -> anyhow::Result<i64> {
     let pods = get(&["pods", "-n", "netweft-system"])?;
-    let ours =
-        items(&pods).filter(|pod| text(pod, "/metadata/name").is_ok_and(|n| n.starts_with(name)));
-    let counts = ours.filter_map(|pod| {
+    let matching = items(&pods)
+        .filter(|pod| text(pod, "/metadata/name").is_ok_and(|name| name.starts_with(prefix)));
+    let counts = matching.filter_map(|pod| {
         pod.pointer("/status/containerStatuses/0/restartCount")?
             .as_i64()
     });
     Ok(counts.sum())
 }
 
-/// The programs were started again (so something was really killed) and are ready.
-pub(crate) fn returned(name: &str, before: i64) -> anyhow::Result<()> {
-    until(&format!("{name} to be back"), BACK, || {
-        ensure!(restarts(name)? > before, "{name} was not restarted");
+/// Wait until the restart count is higher than `before`, which shows that a process was killed, and all workloads are ready.
+pub(crate) fn await_restart(prefix: &str, before: i64) -> anyhow::Result<()> {
+    let condition = format!("the restart of {prefix}");
+    until(&condition, RECOVERY_TIMEOUT, || {
+        ensure!(
+            restarts(prefix)? > before,
+            "no container of {prefix} was restarted"
+        );
         rollout_status("netweft-system", "deployment,daemonset", "5s")
     })
 }

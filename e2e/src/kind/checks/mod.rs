@@ -1,7 +1,7 @@
-//! What must be true of a cluster with netweft.
+//! The checks of a cluster with netweft.
 //!
-//! The order matters: what only looks comes first, what breaks something comes last and leaves things as they were; the last takes
-//! netweft away.
+//! The order matters. Checks that change nothing come first. Checks that cause failures follow, and restore the cluster. The last
+//! check uninstalls netweft.
 
 pub(super) mod addresses;
 mod bandwidth;
@@ -38,28 +38,28 @@ pub struct Cluster {
     pub probes: Probes,
     /// Image of the test pods.
     pub image: String,
-    /// The project's folder.
+    /// The directory of the repository.
     pub project: PathBuf,
-    /// How packets travel.
+    /// The mode of the default NetworkMode.
     pub mode: LabMode,
-    /// Tag of all images but BIRD's.
+    /// Tag of all images except BIRD's.
     pub tag: String,
-    /// Tag of BIRD's.
+    /// Tag of the image of BIRD.
     pub bird_tag: String,
-    /// The nodes before netweft was installed; `None` where it was there already.
+    /// The state of the nodes before the installation of netweft; `None` if netweft was already installed.
     pub before: Option<Residue>,
 }
 
 type Check = (&'static str, fn(&mut Cluster) -> anyhow::Result<()>);
 
-/// Which checks to run; each kind has those before it too.
+/// Which checks to run. Each value includes the checks of the values before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Checks {
-    /// What every mode and every kind of pod has to pass.
+    /// Connectivity, for every mode and pod interface.
     Basic,
-    /// What happens in the life of a cluster.
+    /// Invalid objects, failures, repairs, mode changes, and nodes that join and leave.
     Life,
-    /// What takes long.
+    /// Checks that take long.
     Full,
 }
 
@@ -69,7 +69,7 @@ macro_rules! checks {
     };
 }
 
-/// What every mode and every kind of pod has to pass.
+/// The checks of [`Checks::Basic`].
 const BASIC: &[Check] = &checks![
     traffic::every_pair_pings,
     traffic::packets_of_mtu_size_pass,
@@ -82,7 +82,7 @@ const BASIC: &[Check] = &checks![
     services::host_port_reaches_pod,
 ];
 
-/// What a cluster of mode underlay has to pass besides.
+/// Additional checks of mode underlay.
 const UNDERLAY: &[Check] = &checks![
     bgp::underlay_blocks_are_routed_only_by_bgp,
     bgp::mesh_replacement_by_router_loses_no_packets,
@@ -92,13 +92,13 @@ const UNDERLAY: &[Check] = &checks![
     privileges::bird_needs_each_of_its_privileges,
 ];
 
-/// What a cluster with the udp relay has to pass besides.
+/// Additional checks of clusters with the udp relay.
 const RELAY: &[Check] = &checks![
     relay::relay_rollout_loses_no_packets,
     privileges::relay_needs_each_of_its_privileges,
 ];
 
-/// What happens in the life of a cluster.
+/// The checks that [`Checks::Life`] adds.
 const LIFE: &[Check] = &checks![
     objects::invalid_objects_are_refused_with_reason,
     objects::unsupported_network_mode_is_stalled_with_reason,
@@ -112,19 +112,19 @@ const LIFE: &[Check] = &checks![
     nodes::new_node_joins_and_deleted_node_is_removed,
 ];
 
-/// What takes long.
+/// The checks that [`Checks::Full`] adds.
 const FULL: &[Check] = &checks![
     modes::pods_of_all_modes_reach_each_other,
     pools::pool_requested_by_pod_is_drained_and_deleted,
     bandwidth::bandwidth_annotation_limits_pod_rate,
-    addresses::hundred_pods_created_and_deleted_leave_nothing,
-    other_kernel::nodes_on_another_kernel_carry_pods,
+    addresses::hundred_deleted_pods_leave_no_state_on_nodes,
+    other_kernel::nodes_with_other_kernel_run_pods,
     privileges::agent_needs_each_of_its_privileges,
     uninstall::uninstall_keeps_pods_and_leaves_nodes_clean,
 ];
 
-/// What a cluster of this mode has to pass besides.
-fn own(mode: LabMode) -> &'static [Check] {
+/// Additional checks of a mode.
+fn checks_of_mode(mode: LabMode) -> &'static [Check] {
     match mode {
         LabMode::Underlay => UNDERLAY,
         LabMode::Udp | LabMode::UdpCrossSubnet => RELAY,
@@ -136,30 +136,30 @@ fn own(mode: LabMode) -> &'static [Check] {
     }
 }
 
-/// Run the checks that have `only` in their name. Returns how many passed and how many failed; each result is printed.
+/// Run the checks whose names contain `only`, and print each result. Returns the numbers of passed and failed checks.
 #[must_use]
 pub fn run(cluster: &mut Cluster, checks: Checks, only: &str) -> (usize, usize) {
     let (mut passed, mut failed) = (0, 0);
-    let kinds = [
+    let groups = [
         (Checks::Basic, BASIC),
-        (Checks::Basic, own(cluster.mode)),
+        (Checks::Basic, checks_of_mode(cluster.mode)),
         (Checks::Life, LIFE),
         (Checks::Full, FULL),
     ];
-    let chosen = kinds.iter().filter(|(kind, _)| *kind <= checks);
-    let named = |(name, _): &&Check| name.contains(only);
-    for (name, check) in chosen.flat_map(|(_, list)| *list).filter(named) {
+    let selected = groups.iter().filter(|(group, _)| *group <= checks);
+    let has_name = |(name, _): &&Check| name.contains(only);
+    for (name, check) in selected.flat_map(|(_, list)| *list).filter(has_name) {
         let started = Instant::now();
         let outcome = check(cluster);
-        let took = started.elapsed().as_secs_f32();
+        let seconds = started.elapsed().as_secs_f32();
         match outcome {
             Ok(()) => {
                 passed += 1;
-                println!("test {name} ... ok ({took:.1} s)");
+                println!("test {name} ... ok ({seconds:.1} s)");
             }
             Err(error) => {
                 failed += 1;
-                println!("test {name} ... FAILED ({took:.1} s)\n  {error:#}");
+                println!("test {name} ... FAILED ({seconds:.1} s)\n  {error:#}");
             }
         }
     }
@@ -167,7 +167,7 @@ pub fn run(cluster: &mut Cluster, checks: Checks, only: &str) -> (usize, usize) 
 }
 
 impl Cluster {
-    /// Bytes of the largest packet of a pod, as the agents say.
+    /// The MTU of pods in bytes: the minimum of the MTUs that the agents report.
     fn pod_mtu(&self) -> anyhow::Result<u64> {
         let networks = get(&["nodenetworks"])?;
         let mtus = crate::kind::kubectl::items(&networks).map(|network| {
@@ -175,6 +175,8 @@ impl Cluster {
                 .pointer("/status/mtu")
                 .and_then(serde_json::Value::as_u64)
         });
-        mtus.min().flatten().context("the agents tell no MTU")
+        mtus.min()
+            .flatten()
+            .context("no NodeNetwork reports an MTU")
     }
 }

@@ -1,4 +1,4 @@
-//! Modes side by side in one cluster, each for the pods of a namespace of its own.
+//! Several NetworkModes in one cluster. Each mode has pools for the pods of one namespace.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use ipnet::IpNet;
 
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
-use crate::kind::checks::services::cluster_ip;
-use crate::kind::checks::traffic::{is_seen_as, server};
+use crate::kind::checks::services::{SERVICE_NAME, cluster_ip};
+use crate::kind::checks::traffic::{check_source_address, server};
 use crate::kind::host;
 use crate::kind::kubectl::{apply, get, items, kubectl, rollout_status, text};
 use crate::kind::probes::{Probe, Probes};
 
-/// A mode, its pools, and by which link its routes to other nodes go.
+/// A NetworkMode, the ranges of its pools, and the output link of its routes to other nodes.
 struct Mode {
     name: &'static str,
     spec: &'static str,
@@ -49,33 +49,34 @@ const MODES: [Mode; 4] = [
     },
 ];
 
-/// Those that can stand beside the cluster's own: a UDP port is one mode's only, and so is ipip, which not every kernel has.
-fn beside(cluster: &Cluster) -> impl Iterator<Item = &'static Mode> {
-    let own = cluster.mode.to_string();
+/// The modes that can be used together with the default mode of the cluster: two modes cannot share a UDP port or ipip. Without
+/// ipip in the kernel, the ipip mode is excluded.
+fn additional_modes(cluster: &Cluster) -> impl Iterator<Item = &'static Mode> {
+    let default_mode = cluster.mode.to_string();
     let ipip = has_ipip();
     MODES
         .iter()
-        .filter(move |mode| !own.starts_with(mode.name) && (ipip || mode.name != "ipip"))
+        .filter(move |mode| !default_mode.starts_with(mode.name) && (ipip || mode.name != "ipip"))
 }
 
-/// Whether the nodes' kernel has it, which is tried. Where not, machines with another kernel carry it (`other_kernel`).
+/// Whether the kernel of the nodes can create an ipip link. If not, the check `other_kernel` tests ipip on nodes with another kernel.
 fn has_ipip() -> bool {
-    let tunnel = "--net ip link add name try type ipip local 192.0.2.1 remote 192.0.2.2";
+    let link_add = "--net ip link add name try type ipip local 192.0.2.1 remote 192.0.2.2";
     let mut words = vec!["unshare"];
-    words.extend(tunnel.split(' '));
+    words.extend(link_add.split(' '));
     let nodes = host::nodes();
     nodes.is_ok_and(|nodes| {
-        let tried = nodes.first().map(|node| host::on(node, &words));
-        tried.is_some_and(|tried| tried.is_ok())
+        let created = nodes.first().map(|node| host::on(node, &words));
+        created.is_some_and(|created| created.is_ok())
     })
 }
 
-/// Pods of all modes ping each other, see each other at their own addresses, and have names and Services.
+/// Pods of all modes ping each other without masquerading, resolve names, and reach Services.
 pub(crate) fn pods_of_all_modes_reach_each_other(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let outcome = meet(cluster);
-    let gone = take_away(cluster);
+    let outcome = check_modes(cluster);
+    let deleted = delete_modes(cluster);
     outcome?;
-    gone
+    deleted
 }
 
 impl Mode {
@@ -87,22 +88,23 @@ impl Mode {
         format!("probe-{}", self.name)
     }
 
-    /// Its pools of the families that the cluster's pods have: name and range.
+    /// Name and range of the pools whose family the pods of the cluster have.
     fn pools(&self, cluster: &Cluster) -> Vec<(String, IpNet)> {
         let families = cluster.probes.by_family();
-        let has = |pool: &IpNet| {
+        let has_family = |pool: &IpNet| {
             let mut pods = families.iter().flat_map(|probes| probes.pods.first());
             pods.any(|pod| pod.address.is_ipv4() == pool.addr().is_ipv4())
         };
         let ranges = self.cidrs.iter().filter_map(|cidr| cidr.parse().ok());
-        let named = ranges.filter(has).map(|pool: IpNet| {
-            let family = if pool.addr().is_ipv4() { "" } else { "-v6" };
-            (format!("{}{family}", self.name), pool)
+        let pools = ranges.filter(has_family).map(|pool: IpNet| {
+            let suffix = if pool.addr().is_ipv4() { "" } else { "-v6" };
+            (format!("{}{suffix}", self.name), pool)
         });
-        named.collect()
+        pools.collect()
     }
 
-    fn declare(&self, cluster: &Cluster) -> anyhow::Result<()> {
+    /// Apply the NetworkMode and its pools.
+    fn apply(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let Self { name, spec, .. } = self;
         apply(&format!(
             "
@@ -129,7 +131,7 @@ spec:
         Ok(())
     }
 
-    /// A namespace and a pod on every node.
+    /// Create the namespace, and a pod on every node.
     fn create_pods(&self, image: &str) -> anyhow::Result<()> {
         let (namespace, name) = (self.namespace(), self.name);
         apply(&format!(
@@ -142,7 +144,7 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
         apply(&Probes::manifest(&namespace, &self.set(), image))
     }
 
-    /// Its pods, when they run.
+    /// The pods of the mode, after they have become ready.
     fn pods(&self, cluster: &Cluster) -> anyhow::Result<Vec<Probe>> {
         let (namespace, set) = (self.namespace(), format!("daemonset/{}", self.set()));
         rollout_status(&namespace, &set, "120s").with_context(|| {
@@ -155,7 +157,7 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
         {
             ensure!(
                 pod.addresses.iter().any(|address| pool.contains(address)),
-                "pod {} of namespace {namespace} has {:?}, none of which is of its pool {pool}",
+                "pod {} of namespace {namespace} has the addresses {:?}, none of them from the pool {pool}",
                 pod.pod,
                 pod.addresses
             );
@@ -163,7 +165,7 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
         Ok(pods)
     }
 
-    /// Every node sends to the others' blocks by this mode's link.
+    /// The routes to the blocks of all other nodes use the link of this mode.
     fn check_routes(&self, cluster: &Cluster) -> anyhow::Result<()> {
         let nodes = host::nodes()?;
         for node in &nodes {
@@ -172,12 +174,14 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
                 let range = pool.to_string();
                 let words = ["ip", family, "route", "show", "proto", "78", "root", &range];
                 let routes = host::on(node, &words)?;
-                let ours = routes.lines().filter(|route| !route.contains("blackhole"));
-                let wanted = format!("dev {} ", self.link);
-                let ways: Vec<&str> = ours.collect();
+                let routes = routes.lines().filter(|route| !route.contains("blackhole"));
+                let device = format!("dev {} ", self.link);
+                let routes: Vec<&str> = routes.collect();
                 ensure!(
-                    ways.len() + 1 == nodes.len() && ways.iter().all(|way| way.contains(&wanted)),
-                    "{node} sends to {pool} by {ways:?}"
+                    routes.len() + 1 == nodes.len()
+                        && routes.iter().all(|route| route.contains(&device)),
+                    "the routes of {node} to {pool} do not all use {}: {routes:?}",
+                    self.link
                 );
             }
         }
@@ -185,13 +189,14 @@ metadata: {{name: {namespace}, labels: {{netweft-e2e/mode: {name}}}}}
     }
 }
 
-fn meet(cluster: &Cluster) -> anyhow::Result<()> {
-    beside(cluster).try_for_each(|mode| mode.declare(cluster))?;
-    let own = cluster.probes.by_family().len();
-    let declared: usize = beside(cluster).map(|mode| mode.pools(cluster).len()).sum();
-    // A pod that comes before its pool is known gets an address of the pool for all.
+fn check_modes(cluster: &Cluster) -> anyhow::Result<()> {
+    additional_modes(cluster).try_for_each(|mode| mode.apply(cluster))?;
+    let default_pools = cluster.probes.by_family().len();
+    let pools = additional_modes(cluster).map(|mode| mode.pools(cluster).len());
+    let pool_count = default_pools + pools.sum::<usize>();
+    // A pod that starts before the agents have its pool gets an address of the default pool.
     until(
-        "all agents to know the pools",
+        "all agents to acknowledge the pools",
         Duration::from_secs(60),
         || {
             for network in items(&get(&["nodenetworks"])?) {
@@ -205,8 +210,8 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
                     .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
                 let acknowledged = at("/status/observedGeneration") == at("/metadata/generation");
                 ensure!(
-                    ready && acknowledged && pools == declared + own,
-                    "not yet: {network}"
+                    ready && acknowledged && pools == pool_count,
+                    "a NodeNetwork is not Ready with {pool_count} pools: {network}"
                 );
             }
             Ok(())
@@ -216,18 +221,18 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
     for subnet in items(&subnets) {
         let pool = text(subnet, "/spec/pool")?;
         let is_default = pool.starts_with("default-");
-        ensure!(is_default, "no pod needs {subnet}");
+        ensure!(is_default, "a pool without pods has a NodeSubnet: {subnet}");
     }
-    for mode in beside(cluster) {
+    for mode in additional_modes(cluster) {
         mode.create_pods(&cluster.image)?;
     }
     let mut pods = Vec::new();
-    for mode in beside(cluster) {
+    for mode in additional_modes(cluster) {
         pods.extend(mode.pods(cluster)?);
     }
-    for mode in beside(cluster) {
+    for mode in additional_modes(cluster) {
         until(
-            "all nodes to send by the mode",
+            "the routes of the mode on all nodes",
             Duration::from_secs(30),
             || mode.check_routes(cluster),
         )?;
@@ -241,40 +246,41 @@ fn meet(cluster: &Cluster) -> anyhow::Result<()> {
         let matrix = probes.matrix(&[])?;
         println!("{matrix}");
         matrix.check()?;
-        no_pod_is_masqueraded(&probes.pods)?;
+        check_no_masquerading(&probes.pods)?;
     }
-    have_names_and_services(&pods)
+    check_names_and_services(&pods)
 }
 
-fn no_pod_is_masqueraded(pods: &[Probe]) -> anyhow::Result<()> {
+/// Each pod is seen with its own address by one pod of each mode on another node.
+fn check_no_masquerading(pods: &[Probe]) -> anyhow::Result<()> {
     for from in pods {
-        // One of each mode on another node.
-        let elsewhere = pods.iter().filter(|to| to.node != from.node);
+        let remote = pods.iter().filter(|to| to.node != from.node);
         let mut modes = std::collections::BTreeSet::new();
-        let each = elsewhere.filter(|to| modes.insert(to.app.clone()));
-        let servers: Vec<SocketAddr> = each.map(server).collect();
-        is_seen_as(from.address, from, &servers, 1000)?;
+        let one_per_mode = remote.filter(|to| modes.insert(to.app.clone()));
+        let servers: Vec<SocketAddr> = one_per_mode.map(server).collect();
+        check_source_address(from.address, from, &servers, 1000)?;
     }
     Ok(())
 }
 
-fn have_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
+/// Each pod resolves the name of a Service, and reaches the Service.
+fn check_names_and_services(pods: &[Probe]) -> anyhow::Result<()> {
     for pod in pods {
         let service = SocketAddr::new(cluster_ip(pod.address)?, 80);
         let address = service.ip().to_string();
-        let name = "cluster-ip.netweft-e2e.svc.cluster.local";
-        let answer = pod.exec(&["nslookup", name])?;
+        let answer = pod.exec(&["nslookup", SERVICE_NAME])?;
         ensure!(
             answer.contains(&address),
-            "{name} is {answer} to {}",
+            "{SERVICE_NAME} does not resolve to {address} in {}: {answer}",
             pod.pod
         );
-        is_seen_as(pod.address, pod, &[service; 4], 0)?;
+        check_source_address(pod.address, pod, &[service; 4], 0)?;
     }
     Ok(())
 }
 
-fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
+/// Delete the objects of all modes, and wait until no node has their links and routes.
+fn delete_modes(cluster: &Cluster) -> anyhow::Result<()> {
     for mode in &MODES {
         let namespace = mode.namespace();
         kubectl(&[
@@ -294,9 +300,8 @@ fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
         words.extend(names.iter().map(String::as_str));
         kubectl(&words)?;
     }
-    // Nothing of theirs is left on any node.
     until(
-        "the modes' links and routes to go",
+        "the removal of the links and routes of the modes",
         Duration::from_secs(30),
         || {
             for node in host::nodes()? {
@@ -305,11 +310,14 @@ fn take_away(cluster: &Cluster) -> anyhow::Result<()> {
                     ["-4", "-6"].map(|family| host::on(&node, &["ip", family, "route", "show"]));
                 let [v4, v6] = routes;
                 let routes = v4? + &v6?;
-                for mode in beside(cluster).filter(|mode| mode.link != "eth0") {
+                for mode in additional_modes(cluster).filter(|mode| mode.link != "eth0") {
                     ensure!(!links.contains(mode.link), "{node} still has {}", mode.link);
                 }
-                let ours = ["10.246.", "fd00:10:246:"].map(|begin| routes.contains(begin));
-                ensure!(ours == [false, false], "{node} still has {routes}");
+                let has_route = ["10.246.", "fd00:10:246:"].map(|prefix| routes.contains(prefix));
+                ensure!(
+                    has_route == [false, false],
+                    "{node} still has routes of the modes: {routes}"
+                );
             }
             Ok(())
         },

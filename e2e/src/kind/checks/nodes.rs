@@ -1,4 +1,4 @@
-//! Nodes that come, go, or lose their agent.
+//! Nodes that join, are deleted, or have no agent.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -10,54 +10,53 @@ use serde_json::Value;
 use crate::harness::command::output;
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
-use crate::kind::checks::addresses::{pod_address, start_pod, stop_pod};
+use crate::kind::checks::addresses::{pod_address, start_pod, stop_pod, wait_for_free_address};
 use crate::kind::checks::rollout;
-use crate::kind::checks::traffic::is_seen_as;
+use crate::kind::checks::traffic::check_source_address;
 use crate::kind::host;
 use crate::kind::kubectl::{get, items, kubectl, merge, text};
 use crate::kind::probes::Probe;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// Ten times what it may take, as for every bound in time.
-const REACHED: Duration = Duration::from_secs(20);
+/// Time limit until all pods reach a new node: ten times the expected time.
+const CONNECTIVITY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Pods start and stop on a node that has no agent, and only the loss of what the agent wrote there makes it NotReady.
+/// Pods start and stop on a node without an agent. The node becomes NotReady only without the file that the agent has written.
 pub(crate) fn node_without_agent_starts_and_stops_pods(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
-    let client = cluster.probes.pods.first().context("a pod")?.clone();
-    let node = cluster.probes.pods.last().context("a pod")?.node.clone();
-    ensure!(client.node != node, "the test pods are on one node only");
-    agents_stay_away_from(Some(&node))?;
-    let outcome = a_pod_comes_and_goes(&client, &node, &cluster.image)
-        .and_then(|()| the_runtime_asks_for_the_status(&node));
-    agents_stay_away_from(None)?;
+    let client = cluster.probes.pods.first().context("no test pod")?.clone();
+    let node = cluster
+        .probes
+        .pods
+        .last()
+        .context("no test pod")?
+        .node
+        .clone();
+    ensure!(client.node != node, "all test pods are on one node");
+    exclude_agent_from(Some(&node))?;
+    let outcome = start_and_stop_pod(&client, &node, &cluster.image)
+        .and_then(|()| check_not_ready_without_blocks(&node));
+    exclude_agent_from(None)?;
     outcome
 }
 
-fn a_pod_comes_and_goes(client: &Probe, node: &str, image: &str) -> anyhow::Result<()> {
+fn start_and_stop_pod(client: &Probe, node: &str, image: &str) -> anyhow::Result<()> {
     let name = "without-agent";
     start_pod(name, node, image)?;
     let address = pod_address(name)?;
     let server = SocketAddr::new(address.parse()?, 8080);
-    is_seen_as(client.address, client, &[server], 1000)?;
+    check_source_address(client.address, client, &[server], 1000)?;
     stop_pod(name)?;
-    until("its address to be free", TIMEOUT, || {
-        let records = host::on(node, &["ls", "/run/netweft/attachments"])?;
-        ensure!(
-            !records.lines().any(|line| line == address),
-            "{address} still has a record"
-        );
-        Ok(())
-    })
+    wait_for_free_address(node, &address)
 }
 
-/// The plugin's STATUS says 50 without its blocks, and the kubelet passes that on.
-fn the_runtime_asks_for_the_status(node: &str) -> anyhow::Result<()> {
+/// Without the file of blocks, STATUS of the plugin returns the CNI error code 50, and the kubelet sets the node NotReady.
+fn check_not_ready_without_blocks(node: &str) -> anyhow::Result<()> {
     const BLOCKS: &str = "/run/netweft/node.json";
-    const ASIDE: &str = "/run/netweft/.aside";
-    host::on(node, &["mv", BLOCKS, ASIDE])?;
-    let unready = until("the node to be NotReady", TIMEOUT, || {
+    const MOVED_BLOCKS: &str = "/run/netweft/.aside";
+    host::on(node, &["mv", BLOCKS, MOVED_BLOCKS])?;
+    let not_ready = until("the node to be NotReady", TIMEOUT, || {
         let object = get(&["node", node])?;
         let conditions = object
             .pointer("/status/conditions")
@@ -66,16 +65,16 @@ fn the_runtime_asks_for_the_status(node: &str) -> anyhow::Result<()> {
             .into_iter()
             .flatten()
             .find(|condition| text(condition, "/type").is_ok_and(|type_| type_ == "Ready"))
-            .context("a Node has the condition Ready")?;
+            .context("the Node has no condition Ready")?;
         let message = text(ready, "/message")?;
         ensure!(
             text(ready, "/status")? == "False" && message.contains("first sync"),
-            "the Node says: {message}"
+            "the condition Ready of the Node has the message: {message}"
         );
         Ok(())
     });
-    host::on(node, &["mv", ASIDE, BLOCKS])?;
-    unready?;
+    host::on(node, &["mv", MOVED_BLOCKS, BLOCKS])?;
+    not_ready?;
     kubectl(&[
         "wait",
         "node",
@@ -86,12 +85,16 @@ fn the_runtime_asks_for_the_status(node: &str) -> anyhow::Result<()> {
     .map(drop)
 }
 
-fn agents_stay_away_from(node: Option<&str>) -> anyhow::Result<()> {
-    stay_away_from("netweft-agent", "netweft-agent", node)
+fn exclude_agent_from(node: Option<&str>) -> anyhow::Result<()> {
+    exclude_daemonset_from("netweft-agent", "netweft-agent", node)
 }
 
-/// Take a DaemonSet's program from one node, or let it be everywhere.
-pub(crate) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> anyhow::Result<()> {
+/// Exclude one node from a DaemonSet by node affinity, or no node with `None`, and wait until `process` runs on the other nodes only.
+pub(crate) fn exclude_daemonset_from(
+    set: &str,
+    process: &str,
+    node: Option<&str>,
+) -> anyhow::Result<()> {
     let affinity = node.map_or(Value::Null, |node| {
         serde_json::json!({ "nodeAffinity": { "requiredDuringSchedulingIgnoredDuringExecution": {
             "nodeSelectorTerms": [{ "matchExpressions": [
@@ -104,23 +107,26 @@ pub(crate) fn stay_away_from(set: &str, process: &str, node: Option<&str>) -> an
     let set = format!("daemonset/{set}");
     merge(&[&rollout::SYSTEM[..], &[&set]].concat(), &patch)?;
     rollout::wait_for(&set)?;
-    until(&format!("{set} to be where it should"), TIMEOUT, || {
+    until(&format!("{set} on the selected nodes"), TIMEOUT, || {
         let all = host::nodes()?;
-        let with: Vec<String> = all
+        let found: Vec<String> = all
             .iter()
             .filter(|node| host::runs(node, process))
             .cloned()
             .collect();
-        let wanted: Vec<String> = all
+        let expected: Vec<String> = all
             .into_iter()
             .filter(|name| Some(name.as_str()) != node)
             .collect();
-        ensure!(with == wanted, "{process} runs on {with:?}");
+        ensure!(
+            found == expected,
+            "{process} runs on {found:?} instead of {expected:?}"
+        );
         Ok(())
     })
 }
 
-/// A machine that did not exist before joins with `kubeadm join`; then it is switched off and its Node deleted.
+/// A new machine joins with `kubeadm join`. Then the machine is removed, and its Node is deleted.
 pub(crate) fn new_node_joins_and_deleted_node_is_removed(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
@@ -128,37 +134,38 @@ pub(crate) fn new_node_joins_and_deleted_node_is_removed(
         .into_iter()
         .filter(|name| name.contains("-worker"))
         .collect();
-    let model = workers.first().context("a worker")?;
-    let name = format!("{model}-new");
-    let outcome = join(cluster, model, &name).and_then(|()| meet(cluster, &name));
+    let template = workers.first().context("no worker")?;
+    let name = format!("{template}-new");
+    let outcome = join(cluster, template, &name).and_then(|()| check_new_node(cluster, &name));
     let blocks = blocks_of(&name);
     output(Command::new("docker").args(["rm", "--force", "--volumes", &name]))?;
     kubectl(&["delete", "node", &name, "--ignore-not-found"])?;
-    // No kubelet is left that reports the end of the pods.
-    let theirs = format!("spec.nodeName={name}");
-    kubectl(&[
-        "delete",
-        "pods",
-        "-A",
-        "--force",
-        "--field-selector",
-        &theirs,
-    ])?;
-    let forgotten = blocks.and_then(|blocks| forgotten(&workers, &blocks));
-    cluster.probes.forget(&name);
+    force_delete_pods(&name)?;
+    let removed = blocks.and_then(|blocks| check_node_removed(&workers, &blocks));
+    cluster.probes.remove_node(&name);
     outcome?;
-    forgotten
+    removed
 }
 
-/// Start a node's container as kind starts its own, and let it join as kind lets its own.
-fn join(cluster: &Cluster, model: &str, name: &str) -> anyhow::Result<()> {
-    let inspect = |format: &str, of: &str| {
-        output(Command::new("docker").args(["inspect", "--format", format, of]))
+/// Delete the pods of a removed machine, without the confirmation of its kubelet, which does not run any more.
+pub(crate) fn force_delete_pods(node: &str) -> anyhow::Result<()> {
+    let selector = format!("spec.nodeName={node}");
+    let delete = ["delete", "pods", "-A", "--force", "--field-selector"];
+    kubectl(&[&delete[..], &[&selector]].concat()).map(drop)
+}
+
+/// Start a container with the options that kind uses for nodes, and join the cluster with the configuration of `template`, a worker.
+fn join(cluster: &Cluster, template: &str, name: &str) -> anyhow::Result<()> {
+    let inspect = |format: &str, container: &str| {
+        output(Command::new("docker").args(["inspect", "--format", format, container]))
             .map(|text| text.trim().to_owned())
     };
-    let image = inspect("{{.Config.Image}}", model)?;
-    let cgroupns = inspect("{{.HostConfig.CgroupnsMode}}", model)?;
-    let label = inspect("{{index .Config.Labels \"io.x-k8s.kind.cluster\"}}", model)?;
+    let image = inspect("{{.Config.Image}}", template)?;
+    let cgroupns = inspect("{{.HostConfig.CgroupnsMode}}", template)?;
+    let label = inspect(
+        "{{index .Config.Labels \"io.x-k8s.kind.cluster\"}}",
+        template,
+    )?;
     let mut run = Command::new("docker");
     run.args(["run", "--detach", "--tty", "--privileged", "--init=false"]);
     run.args(["--name", name, "--hostname", name, "--network", "kind"]);
@@ -173,8 +180,8 @@ fn join(cluster: &Cluster, model: &str, name: &str) -> anyhow::Result<()> {
     run.args(["--tmpfs", "/tmp", "--tmpfs", "/run", "--volume", "/var"]);
     run.args(["--volume", "/lib/modules:/lib/modules:ro"]);
     run.args(["--cgroupns", &cgroupns, &image]);
-    output(&mut run).context("start a fourth node")?;
-    until("the new node's container runtime", TIMEOUT, || {
+    output(&mut run).context("start the container of the new node")?;
+    until("the container runtime of the new node", TIMEOUT, || {
         host::on(
             name,
             &["ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"],
@@ -182,9 +189,9 @@ fn join(cluster: &Cluster, model: &str, name: &str) -> anyhow::Result<()> {
     })?;
     load_images(cluster)?;
     let address = "{{.NetworkSettings.Networks.kind.IPAddress}}";
-    let configuration = host::on(model, &["cat", "/kind/kubeadm.conf"])?
-        .replace(model, name)
-        .replace(&inspect(address, model)?, &inspect(address, name)?);
+    let configuration = host::on(template, &["cat", "/kind/kubeadm.conf"])?
+        .replace(template, name)
+        .replace(&inspect(address, template)?, &inspect(address, name)?);
     host::write(name, "/kind/kubeadm.conf", &configuration)?;
     host::on(
         name,
@@ -209,30 +216,34 @@ fn load_images(cluster: &Cluster) -> anyhow::Result<()> {
     output(&mut load).map(drop)
 }
 
-/// The new node gets a block, and all pods and nodes reach its pods.
-fn meet(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
+/// The new node gets a block, and all pods and nodes reach the pods of the new node.
+fn check_new_node(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
     let ready = |kind: &str| {
         until(
             &format!("{kind} {name} to be Ready"),
             Duration::from_secs(120),
             || kubectl(&["wait", kind, name, "--for=condition=Ready", "--timeout=5s"]),
         )
-        .with_context(|| look_at(name))
+        .with_context(|| diagnostics(name))
     };
     ready("node")?;
     ready("nodenetwork")?;
+    let blocks = blocks_of(name)?;
     ensure!(
-        blocks_of(name)?.len() == 1,
-        "{name} has {:?}",
-        blocks_of(name)?
+        blocks.len() == 1,
+        "{name} has the blocks {blocks:?} instead of one block"
     );
     cluster.probes.refresh()?;
-    // Ready covers the node's own state; the other nodes get its block within two seconds.
-    until("all pods and nodes to reach the new node", REACHED, || {
-        let matrix = cluster.probes.matrix(&[])?;
-        println!("{matrix}");
-        matrix.check()
-    })
+    // The condition Ready covers only the state of the node itself. The other nodes get a route to its block within two seconds.
+    until(
+        "all pods and nodes to reach the new node",
+        CONNECTIVITY_TIMEOUT,
+        || {
+            let matrix = cluster.probes.matrix(&[])?;
+            println!("{matrix}");
+            matrix.check()
+        },
+    )
     .with_context(|| {
         let logs = [
             "-n",
@@ -246,10 +257,10 @@ fn meet(cluster: &mut Cluster, name: &str) -> anyhow::Result<()> {
     })
 }
 
-/// What a person would look at if a node does not become Ready.
-fn look_at(node: &str) -> String {
-    let field = format!("spec.nodeName={node}");
-    let looks: [&[&str]; 4] = [
+/// Objects and Events for the analysis of a node that does not become Ready.
+fn diagnostics(node: &str) -> String {
+    let selector = format!("spec.nodeName={node}");
+    let commands: [&[&str]; 4] = [
         &["get", "nodes,nodesubnets,nodenetworks", "-o", "wide"],
         &[
             "get",
@@ -258,26 +269,35 @@ fn look_at(node: &str) -> String {
             "-o",
             "wide",
             "--field-selector",
-            &field,
+            &selector,
         ],
         &["get", "pods", "-n", "kube-system", "-o", "wide"],
         &["get", "events", "-A", "--sort-by=.lastTimestamp"],
     ];
-    let said = looks.map(|look| kubectl(look).unwrap_or_else(|error| error.to_string()));
-    said.join("\n")
+    kubectl_outputs(&commands)
+}
+
+/// The outputs or errors of several kubectl commands.
+pub(crate) fn kubectl_outputs(commands: &[&[&str]]) -> String {
+    let outputs = commands
+        .iter()
+        .map(|command| kubectl(command).unwrap_or_else(|error| error.to_string()));
+    outputs.collect::<Vec<_>>().join("\n")
 }
 
 fn blocks_of(node: &str) -> anyhow::Result<Vec<String>> {
     let subnets = get(&["nodesubnets"])?;
-    let own = items(&subnets).filter(|subnet| text(subnet, "/spec/node").is_ok_and(|n| n == node));
-    own.map(|subnet| Ok(text(subnet, "/spec/cidr")?.to_owned()))
+    let owned = items(&subnets)
+        .filter(|subnet| text(subnet, "/spec/node").is_ok_and(|owner| owner == node));
+    owned
+        .map(|subnet| Ok(text(subnet, "/spec/cidr")?.to_owned()))
         .collect()
 }
 
-/// No other node has a route to these blocks any more, and they are kept for the node's return.
-fn forgotten(others: &[String], blocks: &[String]) -> anyhow::Result<()> {
-    ensure!(!blocks.is_empty(), "the new node never had a block");
-    until("the routes to the deleted node to be gone", TIMEOUT, || {
+/// No other node has a route to the blocks of the deleted node, and the blocks are Orphaned, for a possible return of the node.
+fn check_node_removed(others: &[String], blocks: &[String]) -> anyhow::Result<()> {
+    ensure!(!blocks.is_empty(), "the new node had no block");
+    until("the removal of routes to the deleted node", TIMEOUT, || {
         for node in others {
             let routes = host::on(node, &["ip", "route", "show", "table", "all"])?;
             for block in blocks {
@@ -294,7 +314,10 @@ fn forgotten(others: &[String], blocks: &[String]) -> anyhow::Result<()> {
         let state = items(&subnets)
             .find(|subnet| text(subnet, "/spec/cidr").is_ok_and(|cidr| cidr == block))
             .and_then(|subnet| text(subnet, "/spec/state").ok());
-        ensure!(state == Some("Orphaned"), "the block {block} is {state:?}");
+        ensure!(
+            state == Some("Orphaned"),
+            "the block {block} has the state {state:?} instead of Orphaned"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Objects that users write wrong, or that ask for what this version does not do.
+//! Invalid objects, and objects with features that this version does not support.
 
 use anyhow::ensure;
 
@@ -12,18 +12,18 @@ pub(crate) fn invalid_objects_are_refused_with_reason(_: &mut Cluster) -> anyhow
         )
     };
     let refused = [
-        (pool("unmasked", "10.99.0.1/16"), "no host bits"),
+        (pool("host-bits", "10.99.0.1/16"), "no host bits"),
         (pool("overlapping", "10.244.128.0/17"), "overlap"),
-        (pool("tiny", "10.99.0.0/28"), "smaller than one block"),
+        (pool("small", "10.99.0.0/28"), "smaller than one block"),
     ];
-    for (manifest, words) in refused {
+    for (manifest, reason) in refused {
         let error = match apply(&manifest) {
-            Ok(()) => anyhow::bail!("this was accepted:\n{manifest}"),
+            Ok(()) => anyhow::bail!("the API server accepted an invalid object:\n{manifest}"),
             Err(error) => error.to_string(),
         };
         ensure!(
-            error.contains(words),
-            "the refusal does not say {words:?}: {error}"
+            error.contains(reason),
+            "the error does not contain {reason:?}: {error}"
         );
     }
     Ok(())
@@ -52,7 +52,7 @@ pub(crate) fn unsupported_network_mode_is_stalled_with_reason(
         .unwrap_or_default();
     ensure!(
         conditions.to_string().contains("NotYetSupported"),
-        "it is not NotYetSupported: {conditions}"
+        "no condition has the reason NotYetSupported: {conditions}"
     );
     Ok(())
 }

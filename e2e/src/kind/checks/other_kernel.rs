@@ -1,4 +1,4 @@
-//! Nodes on another kernel than the others: real kubelets in user-mode Linux, for links that the machine's kernel lacks.
+//! Nodes with another kernel: real kubelets in user-mode Linux, for types of links that the kernel of the machine does not have.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,28 +8,29 @@ use anyhow::{Context, ensure};
 use crate::harness::command::output;
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
+use crate::kind::checks::nodes::{force_delete_pods, kubectl_outputs};
 use crate::kind::kubectl::{apply, kubectl, merge};
 use crate::kind::probes::Probe;
 
-/// `spec.overlay` of the mode that is checked there, and the link that carries it.
+/// `spec.overlay` of the mode of these nodes, and the link of the tunnel.
 const OVERLAY: (&str, &str) = ("{encapsulation: ipip}", "nw-ipip");
 const NODES: [&str; 2] = ["other-1", "other-2"];
-/// A node there needs a minute if it has a core for itself.
-const UP: Duration = Duration::from_secs(300);
+/// Time limit until a node is Ready. A node needs a minute if it has a CPU core of its own.
+const READY_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Machines with another kernel join, get blocks of a pool of their own, and pods on them reach each other through the
-/// tunnel. Then they are switched off and forgotten.
-pub(crate) fn nodes_on_another_kernel_carry_pods(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let outcome = join(cluster).and_then(|()| meet(cluster));
-    let gone = leave(cluster);
+/// Nodes with another kernel join and get blocks of a separate pool. Pods of these nodes reach each other through the tunnel. Then
+/// the nodes are removed.
+pub(crate) fn nodes_with_other_kernel_run_pods(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let outcome = join(cluster).and_then(|()| check_nodes(cluster));
+    let removed = remove_nodes(cluster);
     outcome?;
-    gone
+    removed
 }
 
-/// Their kernel cannot masquerade, so the ordinary pool keeps away from them and theirs does without.
+/// Nodes with the other kernel cannot masquerade. The default pool excludes them, and their pool has natOutgoing: false.
 fn join(cluster: &Cluster) -> anyhow::Result<()> {
-    let away = r#"[{"key": "netweft-e2e/kernel", "operator": "DoesNotExist"}]"#;
-    ordinary_pool_where(away)?;
+    let exclude = r#"[{"key": "netweft-e2e/kernel", "operator": "DoesNotExist"}]"#;
+    set_default_pool_selector(exclude)?;
     let (overlay, _) = OVERLAY;
     apply(&format!(
         "
@@ -49,57 +50,58 @@ spec:
 "
     ))?;
     let images = ["agent", "testbox"].map(|image| format!("netweft/{image}:{}", cluster.tag));
-    output(machines(cluster).arg("up").args(images))
+    output(machine_script(cluster).arg("up").args(images))
         .context("start machines with another kernel")
         .map(drop)
 }
 
-fn ordinary_pool_where(expressions: &str) -> anyhow::Result<()> {
+fn set_default_pool_selector(expressions: &str) -> anyhow::Result<()> {
     let patch = format!(r#"{{"spec": {{"nodeSelector": {{"matchExpressions": {expressions}}}}}}}"#);
-    let pool = "ippool/default-v4";
-    merge(&[pool], &patch)
+    merge(&["ippool/default-v4"], &patch)
 }
 
-fn machines(cluster: &Cluster) -> Command {
+fn machine_script(cluster: &Cluster) -> Command {
     Command::new(cluster.project.join("e2e/cluster/other-kernel.sh"))
 }
 
-/// Pods ping pods on both nodes, each node pings all of them and is pinged by its own; all between nodes by the tunnel.
-fn meet(cluster: &mut Cluster) -> anyhow::Result<()> {
+/// The pods of both nodes ping each other, each node pings all of the pods, and the pods ping their own node. Packets between the
+/// nodes use the tunnel.
+fn check_nodes(cluster: &mut Cluster) -> anyhow::Result<()> {
     for kind in ["node", "nodenetwork"] {
         let words = [&["wait", kind][..], &NODES, &["--for=condition=Ready"]].concat();
-        until(&format!("the {kind}s to be Ready"), UP, || {
+        until(&format!("the {kind}s to be Ready"), READY_TIMEOUT, || {
             kubectl(&[&words[..], &["--timeout=20s"]].concat())
         })
-        .with_context(look)?;
+        .with_context(diagnostics)?;
     }
-    cluster.probes.refresh().with_context(look)?;
-    let before = tunnelled(cluster)?;
-    let here = |probe: &Probe| NODES.contains(&probe.node.as_str());
-    // Another node would answer a pod that is not masqueraded beside the tunnel.
-    let finds_back = |from: &Probe, to: &Probe| to.app != "node" || to.node == from.node;
-    let wanted = |from: &Probe, to: &Probe| here(from) && here(to) && finds_back(from, to);
-    let matrix = cluster.probes.matrix_where(&[], wanted)?;
+    cluster.probes.refresh().with_context(diagnostics)?;
+    let before = tunnel_rx_packets(cluster)?;
+    let has_other_kernel = |probe: &Probe| NODES.contains(&probe.node.as_str());
+    // Without masquerading, the answer of another node to a pod would not use the tunnel.
+    let is_symmetric = |from: &Probe, to: &Probe| to.app != "node" || to.node == from.node;
+    let matrix = cluster.probes.matrix_where(&[], |from, to| {
+        has_other_kernel(from) && has_other_kernel(to) && is_symmetric(from, to)
+    })?;
     println!("{matrix}");
     matrix.check()?;
-    let between = 2 * 2 + 2; // pods to pods and a node to pods, at least one packet each
-    for ((node, before), (_, after)) in before.into_iter().zip(tunnelled(cluster)?) {
+    let min_packets = 2 * 2 + 2; // pods to pods and a node to pods, at least one packet each
+    for ((node, before), (_, after)) in before.into_iter().zip(tunnel_rx_packets(cluster)?) {
         ensure!(
-            after >= before + between,
-            "{} has carried {} packets to {node} meanwhile",
-            OVERLAY.1,
-            after - before
+            after >= before + min_packets,
+            "{node} has received {} packets through {} instead of at least {min_packets}",
+            after - before,
+            OVERLAY.1
         );
     }
     Ok(())
 }
 
-/// Packets that each of the nodes has taken from the tunnel.
-fn tunnelled(cluster: &Cluster) -> anyhow::Result<Vec<(String, u64)>> {
+/// Number of packets that each of the nodes has received through the tunnel.
+fn tunnel_rx_packets(cluster: &Cluster) -> anyhow::Result<Vec<(String, u64)>> {
     let file = format!("/sys/class/net/{}/statistics/rx_packets", OVERLAY.1);
-    let looks = cluster.probes.nodes.iter();
-    let looks = looks.filter(|probe| NODES.contains(&probe.node.as_str()));
-    let counted = looks
+    let probes = cluster.probes.nodes.iter();
+    let probes = probes.filter(|probe| NODES.contains(&probe.node.as_str()));
+    let counters = probes
         .map(|probe| {
             Ok((
                 probe.node.clone(),
@@ -108,34 +110,30 @@ fn tunnelled(cluster: &Cluster) -> anyhow::Result<Vec<(String, u64)>> {
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
     ensure!(
-        counted.len() == NODES.len(),
-        "test pods are on {counted:?} only"
+        counters.len() == NODES.len(),
+        "only some of the nodes {NODES:?} have test pods: {counters:?}"
     );
-    Ok(counted)
+    Ok(counters)
 }
 
-/// What a person would look at if they do not work.
-fn look() -> String {
-    let looks: [&[&str]; 2] = [
+/// Objects for the analysis of nodes that do not become Ready.
+fn diagnostics() -> String {
+    kubectl_outputs(&[
         &["get", "nodes,nodenetworks", "-o", "wide"],
         &["get", "pods", "-A", "-o", "wide"],
-    ];
-    let said = looks.map(|look| kubectl(look).unwrap_or_else(|error| error.to_string()));
-    said.join("\n")
+    ])
 }
 
-/// Switch the machines off and take away what there was for them.
-fn leave(cluster: &mut Cluster) -> anyhow::Result<()> {
-    output(machines(cluster).arg("down"))?;
+/// Remove the machines, their Nodes, and the pool and the NetworkMode of these nodes.
+fn remove_nodes(cluster: &mut Cluster) -> anyhow::Result<()> {
+    output(machine_script(cluster).arg("down"))?;
     for node in NODES {
         kubectl(&["delete", "node", node, "--ignore-not-found"])?;
-        // No kubelet is left that reports the end of the pods.
-        let theirs = format!("spec.nodeName={node}");
-        let delete = ["delete", "pods", "-A", "--force", "--field-selector"];
-        kubectl(&[&delete[..], &[&theirs]].concat())?;
-        cluster.probes.forget(node);
+        force_delete_pods(node)?;
+        cluster.probes.remove_node(node);
     }
-    // The blocks of deleted Nodes, and so the pool, stay for the grace period. Only the operator may delete them earlier.
+    // The operator keeps the blocks of deleted Nodes, and therefore the pool, for the grace period. Only the service account of the
+    // operator may delete the blocks earlier.
     let operator = "--as=system:serviceaccount:netweft-system:netweft-operator";
     let subnets = kubectl(&["get", "nodesubnets", "-o", "name"])?;
     for subnet in subnets.lines().filter(|name| name.contains("/10-245-0-")) {
@@ -144,5 +142,5 @@ fn leave(cluster: &mut Cluster) -> anyhow::Result<()> {
     for object in ["ippool/other-kernel", "networkmode/other-kernel"] {
         kubectl(&["delete", object, "--ignore-not-found", "--timeout=60s"])?;
     }
-    ordinary_pool_where("null")
+    set_default_pool_selector("null")
 }

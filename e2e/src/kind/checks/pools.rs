@@ -1,4 +1,4 @@
-//! A pool from its first pod to its end, as its user sees it.
+//! Life cycle of a pool: creation, a pod that requests an address, drain, deletion.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::kind::checks::Cluster;
 use crate::kind::checks::addresses::pod_address;
 use crate::kind::kubectl::{apply, get, items, kubectl, merge, rollout_status, text};
 
-const POOL: &str = "asked-for";
+const POOL: &str = "requested";
 const CIDR: &str = "10.246.64.0/20";
-/// How long the operator and the agents may take to say what has changed.
+/// Time limit of status updates by operator and agents.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A pod that asks for a pool by annotation: its first ADD finds no block, the kubelet's next one does. Then the pool is drained, says
-/// whose pod it waits for, and goes with it.
+/// A pod requests a pool by annotation. The node has no block of the pool at the first ADD, and the kubelet retries the ADD. Then the
+/// pool is drained, its status names the owner of the remaining pod, and the pool is deleted after the pod.
 pub(crate) fn pool_requested_by_pod_is_drained_and_deleted(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
@@ -36,17 +36,30 @@ spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
             let pools = at("/spec/pools").and_then(Value::as_array);
             let listed = pools.is_some_and(|pools| pools.iter().any(|pool| pool == POOL));
             let acknowledged = at("/status/observedGeneration") == at("/metadata/generation");
-            ensure!(listed && acknowledged, "not yet: {network}");
+            ensure!(
+                listed && acknowledged,
+                "a NodeNetwork does not have the pool {POOL}: {network}"
+            );
         }
         Ok(())
     })?;
-    ensure!(blocks()? == 0, "it has blocks before a pod needs one");
-    start(&cluster.image)?;
-    let address: IpAddr = pod_address("asker-0")?.parse()?;
+    ensure!(
+        block_count()? == 0,
+        "the pool has blocks before a pod needs an address"
+    );
+    start_requesting_pod(&cluster.image)?;
+    let address: IpAddr = pod_address("requester-0")?.parse()?;
     let pool: IpNet = CIDR.parse()?;
-    ensure!(pool.contains(&address), "the pod has {address}");
-    ensure!(blocks()? == 1, "{} blocks for one pod", blocks()?);
-    let probe = cluster.probes.pods.first().context("a probe")?;
+    ensure!(
+        pool.contains(&address),
+        "the address of the pod, {address}, is not in {CIDR}"
+    );
+    let blocks = block_count()?;
+    ensure!(
+        blocks == 1,
+        "the pool has {blocks} blocks for one pod instead of 1"
+    );
+    let probe = cluster.probes.pods.first().context("no test pod")?;
     probe.exec(&["ping", "-c", "3", "-W", "2", &address.to_string()])?;
     drain()?;
     kubectl(&[
@@ -54,7 +67,7 @@ spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
         "netweft-e2e",
         "delete",
         "statefulset",
-        "asker",
+        "requester",
         "--timeout=60s",
     ])?;
     kubectl(&[
@@ -66,19 +79,19 @@ spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
     .map(drop)
 }
 
-/// A StatefulSet, so that there is an owner to be named.
-fn start(image: &str) -> anyhow::Result<()> {
+/// Start a pod of a StatefulSet, so that the pod has an owner that the status of the pool can name.
+fn start_requesting_pod(image: &str) -> anyhow::Result<()> {
     apply(&format!(
         "
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {{name: asker, namespace: netweft-e2e}}
+metadata: {{name: requester, namespace: netweft-e2e}}
 spec:
-  serviceName: asker
-  selector: {{matchLabels: {{app: asker}}}}
+  serviceName: requester
+  selector: {{matchLabels: {{app: requester}}}}
   template:
     metadata:
-      labels: {{app: asker}}
+      labels: {{app: requester}}
       annotations: {{netweft.io/pools: {POOL}}}
     spec:
       terminationGracePeriodSeconds: 0
@@ -89,33 +102,37 @@ spec:
         command: [netweft-probe, serve, --port, \"8080\"]
 "
     ))?;
-    rollout_status("netweft-e2e", "statefulset/asker", "90s")
+    rollout_status("netweft-e2e", "statefulset/requester", "90s")
 }
 
-/// Close the pool and ask for its deletion: it stays while the pod does, and names its owner.
+/// Disable and delete the pool. The pool remains while it has a pod, and its status names the owner of the pod.
 fn drain() -> anyhow::Result<()> {
     let patch = "{\"spec\":{\"disabled\":true}}";
     merge(&["ippool", POOL], patch)?;
-    until("the pool to say whose pod remains", REPORT_TIMEOUT, || {
+    until("status.remainingPods of the pool", REPORT_TIMEOUT, || {
         let pool = get(&["ippool", POOL])?;
         let remaining = pool.pointer("/status/remainingPods");
         let entries = remaining.and_then(Value::as_array).map_or(0, Vec::len);
-        let said = |pointer: &str| remaining.and_then(|remaining| remaining.pointer(pointer));
+        let at = |pointer: &str| remaining.and_then(|remaining| remaining.pointer(pointer));
         ensure!(
             entries == 1
-                && said("/0/owner") == Some(&json!("StatefulSet/asker"))
-                && said("/0/namespace") == Some(&json!("netweft-e2e"))
-                && said("/0/count") == Some(&json!(1)),
-            "it says {remaining:?}"
+                && at("/0/owner") == Some(&json!("StatefulSet/requester"))
+                && at("/0/namespace") == Some(&json!("netweft-e2e"))
+                && at("/0/count") == Some(&json!(1)),
+            "status.remainingPods is {remaining:?}"
         );
         Ok(())
     })?;
     kubectl(&["delete", "ippool", POOL, "--wait=false"])?;
-    until("the pool to wait", REPORT_TIMEOUT, || {
+    until("the reason InUse of the pool", REPORT_TIMEOUT, || {
         let pool = get(&["ippool", POOL])?;
         let reconciling = condition(&pool, "Reconciling");
         let reason = reconciling.and_then(|condition| text(condition, "/reason").ok());
-        ensure!(reason == Some("InUse"), "it says {:?}", pool.get("status"));
+        ensure!(
+            reason == Some("InUse"),
+            "the condition Reconciling does not have the reason InUse: {:?}",
+            pool.get("status")
+        );
         Ok(())
     })
 }
@@ -126,9 +143,9 @@ fn condition<'a>(object: &'a Value, type_: &str) -> Option<&'a Value> {
     conditions.find(|condition| condition["type"] == type_)
 }
 
-/// How many blocks of the pool nodes have.
-fn blocks() -> anyhow::Result<usize> {
+/// The number of blocks of the pool.
+fn block_count() -> anyhow::Result<usize> {
     let subnets = get(&["nodesubnets"])?;
-    let of_pool = |subnet: &&Value| text(subnet, "/spec/pool").is_ok_and(|pool| pool == POOL);
-    Ok(items(&subnets).filter(of_pool).count())
+    let is_of_pool = |subnet: &&Value| text(subnet, "/spec/pool").is_ok_and(|pool| pool == POOL);
+    Ok(items(&subnets).filter(is_of_pool).count())
 }

@@ -1,4 +1,4 @@
-//! Packets between pods, nodes and the outside.
+//! Connectivity between pods, nodes and external hosts.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
@@ -20,8 +20,8 @@ pub(crate) fn every_pair_pings(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packets of exactly the pods' MTU, which no router on the way may cut (a raw socket sets DF on what fits the link). So large is a
-/// datagram's packet on its way too; with what the server says before it, it comes back in two.
+/// Packets of the size of the pod MTU pass. The pings must not be fragmented: a raw socket sets DF on packets that fit the link. The
+/// UDP requests have the same size. The answers are longer, because the server adds addresses, and have two fragments.
 pub(crate) fn packets_of_mtu_size_pass(cluster: &mut Cluster) -> anyhow::Result<()> {
     let mtu = cluster.pod_mtu()?;
     for probes in cluster.probes.by_family() {
@@ -36,7 +36,7 @@ pub(crate) fn packets_of_mtu_size_pass(cluster: &mut Cluster) -> anyhow::Result<
                 40 + 8
             };
             let payload = usize::try_from(mtu)? - headers;
-            is_seen_as(client.address, client, &servers, payload)?;
+            check_source_address(client.address, client, &servers, payload)?;
         }
     }
     Ok(())
@@ -46,46 +46,47 @@ pub(crate) fn server_in_cluster_sees_pod_address(cluster: &mut Cluster) -> anyho
     for Probes { pods, .. } in cluster.probes.by_family() {
         let servers: Vec<SocketAddr> = pods.iter().map(server).collect();
         for client in &pods {
-            is_seen_as(client.address, client, &servers, 1000)?;
+            check_source_address(client.address, client, &servers, 1000)?;
         }
     }
     Ok(())
 }
 
-/// Where a test pod serves.
+/// Address and port of the server of a test pod.
 pub(crate) fn server(pod: &Probe) -> SocketAddr {
     SocketAddr::new(pod.address, 8080)
 }
 
-/// All servers answer the client by TCP and by UDP, and it is at this address that they see it.
-pub(crate) fn is_seen_as(
+/// All servers answer the client over TCP and UDP, and see `address` as the source address of the client.
+pub(crate) fn check_source_address(
     address: IpAddr,
     client: &Probe,
     servers: &[SocketAddr],
     payload: usize,
 ) -> anyhow::Result<()> {
     for protocol in ["tcp", "udp"] {
-        let seen = client.ask(protocol, servers, payload)?;
-        for (server, seen) in servers.iter().zip(&seen) {
-            let what = format!("{protocol} {} to {server}", client.pod);
-            expect_peer(seen, address, &what)?;
+        let answers = client.request(protocol, servers, payload)?;
+        for (server, answer) in servers.iter().zip(&answers) {
+            let connection = format!("{protocol} from {} to {server}", client.pod);
+            check_peer(answer, address, &connection)?;
         }
     }
     Ok(())
 }
 
-fn expect_peer(seen: &str, address: IpAddr, what: &str) -> anyhow::Result<()> {
+fn check_peer(answer: &str, address: IpAddr, connection: &str) -> anyhow::Result<()> {
     ensure!(
-        seen.starts_with(&format!("peer={address} ")),
-        "{what}: the server saw {seen:?} instead of {address}"
+        answer.starts_with(&format!("peer={address} ")),
+        "{connection}: the source address is not {address} at the server, which answers {answer:?}"
     );
     Ok(())
 }
 
-/// A container on kind's network that is no node.
-struct Outside;
+/// A server outside of the cluster: a container on the network of kind that is not a node. The container is removed when this value
+/// is dropped.
+struct ExternalServer;
 
-impl Outside {
+impl ExternalServer {
     const NAME: &str = "netweft-outside";
 
     fn start(image: &str) -> anyhow::Result<Self> {
@@ -108,9 +109,9 @@ impl Outside {
         Ok(Self)
     }
 
-    /// Its server, at its address of a family.
-    fn server(&self, like: IpAddr) -> anyhow::Result<SocketAddr> {
-        let format = if like.is_ipv4() {
+    /// Address and port of the server, with the family of `client`.
+    fn address(&self, client: IpAddr) -> anyhow::Result<SocketAddr> {
+        let format = if client.is_ipv4() {
             "{{.NetworkSettings.Networks.kind.IPAddress}}"
         } else {
             "{{.NetworkSettings.Networks.kind.GlobalIPv6Address}}"
@@ -121,12 +122,12 @@ impl Outside {
     }
 
     fn remove() {
-        // It may not be there.
+        // The container may not exist.
         let _ = output(Command::new("docker").args(["rm", "--force", Self::NAME]));
     }
 }
 
-impl Drop for Outside {
+impl Drop for ExternalServer {
     fn drop(&mut self) {
         Self::remove();
     }
@@ -135,23 +136,23 @@ impl Drop for Outside {
 pub(crate) fn server_outside_cluster_sees_node_address(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
-    let outside = Outside::start(&cluster.image)?;
+    let external = ExternalServer::start(&cluster.image)?;
     for probes in cluster.probes.by_family() {
         for pod in &probes.pods {
-            let mut nodes = probes.nodes.iter();
-            let node = nodes.find(|node| node.node == pod.node);
-            let node = node.context("a pod has a node")?;
-            let server = outside.server(pod.address)?;
-            until("the host outside", Duration::from_secs(10), || {
-                is_seen_as(node.address, pod, &[server], 0)
-            })?;
+            let node_address = probes.node_address(&pod.node)?;
+            let server = external.address(pod.address)?;
+            until(
+                "an answer of the external server",
+                Duration::from_secs(10),
+                || check_source_address(node_address, pod, &[server], 0),
+            )?;
         }
     }
     Ok(())
 }
 
 pub(crate) fn pod_containers_share_network_namespace(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let pod = cluster.probes.pods.first().context("a pod")?;
+    let pod = cluster.probes.pods.first().context("no test pod")?;
     for address in &pod.addresses {
         let localhost: IpAddr = if address.is_ipv4() {
             Ipv4Addr::LOCALHOST.into()
@@ -159,24 +160,24 @@ pub(crate) fn pod_containers_share_network_namespace(cluster: &mut Cluster) -> a
             Ipv6Addr::LOCALHOST.into()
         };
         let server = SocketAddr::new(localhost, 8080).to_string();
-        let asked = pod.exec_in("second", &["netweft-probe", "ask", "tcp", &server])?;
-        expect_peer(
-            &asked,
+        let answer = pod.exec_in("second", &["netweft-probe", "ask", "tcp", &server])?;
+        check_peer(
+            &answer,
             localhost,
-            "the second container asks the first at localhost",
+            "tcp from the second container to localhost",
         )?;
     }
     let addresses =
         |container| pod.exec_in(container, &["ip", "-o", "address", "show", "dev", "eth0"]);
     ensure!(
         addresses("probe")? == addresses("second")?,
-        "the containers see different addresses"
+        "the containers of a pod have different addresses on eth0"
     );
-    let seen = addresses("probe")?;
+    let found = addresses("probe")?;
     for address in &pod.addresses {
         ensure!(
-            seen.contains(&address.to_string()),
-            "the pod does not see its own address {address}, but {seen}"
+            found.contains(&address.to_string()),
+            "eth0 of the pod does not have the address {address}: {found}"
         );
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! netweft goes: pods keep their network as long as they live, and nodes are what they were before.
+//! Uninstallation of netweft: running pods keep their network, and the cleanup restores the nodes to their state before the
+//! installation.
 
 use std::env;
 use std::net::SocketAddr;
@@ -6,67 +7,73 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
 use crate::harness::command::output;
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
 use crate::kind::checks::addresses::{pod_address, start_pod, stop_pod};
 use crate::kind::checks::rollout::{SYSTEM, wait_for};
-use crate::kind::checks::traffic::is_seen_as;
+use crate::kind::checks::traffic::check_source_address;
 use crate::kind::host;
 use crate::kind::kubectl::kubectl;
 use crate::kind::meter::Meter;
 use crate::kind::residue::Residue;
 
-/// How long pods ping while netweft is uninstalled, installed again and asked to clean up.
-const MEANWHILE: Duration = Duration::from_secs(90);
+/// Duration of the pings: netweft is uninstalled and installed again, and the cleanup starts.
+const PING_DURATION: Duration = Duration::from_secs(90);
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A network that is not ours, each node's pods among themselves.
-const OTHER: &str = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "bridge", "bridge": "other0", "isGateway": true,
+/// The configuration of another network, which connects the pods of one node.
+const OTHER_NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "bridge", "bridge": "other0", "isGateway": true,
   "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.111.NODE.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
 
 pub(crate) fn uninstall_keeps_pods_and_leaves_nodes_clean(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
     let before = cluster.before.as_ref().context(
-        "the nodes were not looked at before netweft was installed: run `make down` first",
+        "the state of the nodes before the installation is unknown, because netweft was already installed: run `make down` first",
     )?;
     let release = Release::of(&cluster.project)?;
-    let meter = Meter::start(&cluster.probes, MEANWHILE)?;
-    let outcome = leave_and_return(cluster, &release);
+    let meter = Meter::start(&cluster.probes, PING_DURATION)?;
+    let outcome = reinstall_and_start_cleanup(cluster, &release);
     meter.finish()?;
     outcome?;
-    // No program is left.
+    // The cleanup waits for the end of all pods.
     for namespace in test_namespaces()? {
         kubectl(&["delete", "namespace", &namespace, "--timeout=120s"])?;
     }
     scale_dns(0)?;
     release.helm(&["upgrade"], &["--set", "cleanup.enabled=true", "--wait"])?;
-    until("nodes to be as they were", TIMEOUT, || {
-        Residue::bare()?.same_as(before)
-    })?;
+    until(
+        "the state of nodes before the installation",
+        TIMEOUT,
+        || Residue::bare()?.same_as(before),
+    )?;
     output(
         Command::new("helm")
             .args(["uninstall", "netweft"])
             .args(SYSTEM),
     )?;
     let definitions = kubectl(&["get", "crd", "-o", "name"])?;
-    let ours: Vec<&str> = definitions
+    let definitions: Vec<&str> = definitions
         .lines()
         .filter(|name| name.ends_with(".netweft.io"))
         .collect();
-    ensure!(ours.len() == 5, "the definitions are {ours:?}");
-    kubectl(&[&["delete", "--timeout=60s"], &ours[..]].concat())
-        .context("delete the definitions")?;
-    another_network_works(&cluster.image)
+    ensure!(
+        definitions.len() == 5,
+        "the cluster has the CRDs {definitions:?} instead of 5 of netweft"
+    );
+    kubectl(&[&["delete", "--timeout=60s"], &definitions[..]].concat())
+        .context("delete the CRDs")?;
+    check_other_network(&cluster.image)
 }
 
-/// Uninstalled, pods start and stop and reach each other; installed again, all is as before; asked to clean up, it waits for pods.
-fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> {
-    definitions_are_kept()?;
-    let client = cluster.probes.pods.first().context("a pod")?;
-    let node = &cluster.probes.pods.last().context("a pod")?.node;
+/// After `helm uninstall`, pods start, stop and reach each other. After another installation, all nodes become Ready. A cleanup waits
+/// for the end of all pods.
+fn reinstall_and_start_cleanup(cluster: &Cluster, release: &Release) -> anyhow::Result<()> {
+    check_crd_deletion_is_refused()?;
+    let client = cluster.probes.pods.first().context("no test pod")?;
+    let node = &cluster.probes.pods.last().context("no test pod")?.node;
     output(
         Command::new("helm")
             .args(["uninstall", "netweft"])
@@ -74,12 +81,13 @@ fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> 
             .arg("--wait"),
     )?;
     for program in ["netweft-agent", "netweft-operator", "bird"] {
-        ensure!(!host::runs(node, program), "{program} runs on {node}");
+        ensure!(!host::runs(node, program), "{program} still runs on {node}");
     }
-    start_pod("left-alone", node, &cluster.image)?;
-    let server = SocketAddr::new(pod_address("left-alone")?.parse()?, 8080);
-    is_seen_as(client.address, client, &[server], 1000)?;
-    stop_pod("left-alone")?;
+    let name = "after-uninstall";
+    start_pod(name, node, &cluster.image)?;
+    let server = SocketAddr::new(pod_address(name)?.parse()?, 8080);
+    check_source_address(client.address, client, &[server], 1000)?;
+    stop_pod(name)?;
 
     release.helm(&["install"], &[])?;
     wait_for("deployment,daemonset")?;
@@ -87,25 +95,32 @@ fn leave_and_return(cluster: &Cluster, release: &Release) -> anyhow::Result<()> 
     kubectl(&[&["wait", "nodenetworks"], &ready[..]].concat())?;
 
     release.helm(&["upgrade"], &["--set", "cleanup.enabled=true"])?;
-    until("the cleanup to name the pods it waits for", TIMEOUT, || {
-        let label = "app.kubernetes.io/component=cleanup";
-        let logs = kubectl(&[&SYSTEM[..], &["logs", "-l", label, "--tail=-1"]].concat())?;
-        let named = "pod netweft-e2e/probe-";
-        ensure!(logs.contains(named), "no {named} in: {logs}");
-        Ok(())
-    })
+    until(
+        "the log line of the cleanup about running pods",
+        TIMEOUT,
+        || {
+            let label = "app.kubernetes.io/component=cleanup";
+            let logs = kubectl(&[&SYSTEM[..], &["logs", "-l", label, "--tail=-1"]].concat())?;
+            let pod = "pod netweft-e2e/probe-";
+            ensure!(
+                logs.contains(pod),
+                "the log of the cleanup does not contain {pod:?}: {logs}"
+            );
+            Ok(())
+        },
+    )
 }
 
-/// What would take every pod's way away is refused while netweft is installed.
-fn definitions_are_kept() -> anyhow::Result<()> {
-    let refused = kubectl(&["delete", "crd", "nodesubnets.netweft.io", "--timeout=20s"]);
-    let said = refused
-        .err()
-        .map(|error| format!("{error:#}"))
-        .unwrap_or_default();
+/// The API server refuses the deletion of a CRD while netweft is installed, because pods would lose their routes.
+fn check_crd_deletion_is_refused() -> anyhow::Result<()> {
+    let deleted = kubectl(&["delete", "crd", "nodesubnets.netweft.io", "--timeout=20s"]);
+    let Err(error) = deleted else {
+        bail!("the API server has deleted a CRD while netweft is installed");
+    };
+    let message = format!("{error:#}");
     ensure!(
-        said.contains("uninstall the release first"),
-        "it said: {said}"
+        message.contains("uninstall the release first"),
+        "the refusal of the deletion has another message: {message}"
     );
     Ok(())
 }
@@ -115,27 +130,28 @@ fn test_namespaces() -> anyhow::Result<Vec<String>> {
     let names = names
         .lines()
         .filter_map(|name| name.strip_prefix("namespace/"));
-    let ours = names.filter(|name| name.starts_with("netweft-") && *name != "netweft-system");
-    Ok(ours.map(str::to_owned).collect())
+    let names = names.filter(|name| name.starts_with("netweft-") && *name != "netweft-system");
+    Ok(names.map(str::to_owned).collect())
 }
 
+/// Scale CoreDNS, and wait until its pods are ready, or deleted with 0 replicas.
 fn scale_dns(replicas: u32) -> anyhow::Result<()> {
     let replicas = format!("--replicas={replicas}");
     let dns = ["-n", "kube-system", "scale", "deployment/coredns"];
     kubectl(&[&dns[..], &[&replicas]].concat())?;
-    let gone = ["-n", "kube-system", "wait", "pod", "-l", "k8s-app=kube-dns"];
+    let wait = ["-n", "kube-system", "wait", "pod", "-l", "k8s-app=kube-dns"];
     let condition = if replicas.ends_with("=0") {
         "--for=delete"
     } else {
         "--for=condition=Ready"
     };
-    kubectl(&[&gone[..], &[condition, "--timeout=120s"]].concat()).map(drop)
+    kubectl(&[&wait[..], &[condition, "--timeout=120s"]].concat()).map(drop)
 }
 
-/// The reference plugins on every node, as another network's installer would put them there.
-fn another_network_works(image: &str) -> anyhow::Result<()> {
-    let plugins =
-        env::var("NETWEFT_CNI_BIN").context("NETWEFT_CNI_BIN names no folder of plugins")?;
+/// The reference plugins work on every node after the uninstallation, installed as by another network.
+fn check_other_network(image: &str) -> anyhow::Result<()> {
+    let plugins = env::var("NETWEFT_CNI_BIN")
+        .context("read NETWEFT_CNI_BIN, the directory of the reference plugins")?;
     let nodes = host::nodes()?;
     for (number, node) in nodes.iter().enumerate() {
         for plugin in ["bridge", "host-local"] {
@@ -145,7 +161,7 @@ fn another_network_works(image: &str) -> anyhow::Result<()> {
                 &format!("/opt/cni/bin/{plugin}"),
             )?;
         }
-        let conf = OTHER.replace("NODE", &number.to_string());
+        let conf = OTHER_NETWORK.replace("NODE", &number.to_string());
         host::write(node, "/etc/cni/net.d/20-other.conflist", &conf)?;
     }
     kubectl(&[
@@ -157,9 +173,9 @@ fn another_network_works(image: &str) -> anyhow::Result<()> {
     ])?;
     scale_dns(1)?;
     kubectl(&["create", "namespace", "netweft-e2e"])?;
-    let node = nodes.last().context("a node")?;
+    let node = nodes.last().context("no node")?;
     for name in ["one", "two"] {
-        until("the namespace to have its account", TIMEOUT, || {
+        until("the default service account", TIMEOUT, || {
             kubectl(&["-n", "netweft-e2e", "get", "serviceaccount", "default"]).map(drop)
         })?;
         start_pod(name, node, image)?;
@@ -167,7 +183,7 @@ fn another_network_works(image: &str) -> anyhow::Result<()> {
     let server = SocketAddr::new(pod_address("two")?.parse()?, 8080);
     ensure!(
         server.ip().to_string().starts_with("10.111."),
-        "{server} is no address of the other network"
+        "the address of the pod, {server}, is not from the other network"
     );
     let one = kubectl(&[
         "-n",
@@ -183,7 +199,7 @@ fn another_network_works(image: &str) -> anyhow::Result<()> {
     one.map(drop)
 }
 
-/// The release as it was installed, to be installed again.
+/// Chart and values of the installed release, for another installation. The file of values is removed when this value is dropped.
 struct Release {
     chart: PathBuf,
     values: PathBuf,

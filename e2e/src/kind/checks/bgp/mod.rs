@@ -1,5 +1,5 @@
-//! What a cluster of mode underlay has to pass besides: routes by BGP alone, BIRD that dies or is replaced, a router that takes
-//! the place of the mesh.
+//! Additional checks of mode underlay: BGP as the only source of routes, restarts and rollouts of BIRD, and a router that replaces
+//! the node-to-node mesh.
 
 mod mesh;
 mod restarts;
@@ -24,29 +24,30 @@ pub(crate) use crate::kind::checks::bgp::restarts::{
 };
 pub(crate) use crate::kind::checks::bgp::router::mesh_replacement_by_router_loses_no_packets;
 
-/// BIRD's number among the kernel's sources of routes, and the metric that is netweft's in it.
+/// Route protocol number of BIRD (`RTPROT_BIRD`).
 const PROTOCOL: &str = "12";
+/// Metric of the routes that netweft's BIRD adds to the kernel.
 const METRIC: u32 = 78;
 /// Time limit until every node has every route and session.
-const CONVERGED: Duration = Duration::from_secs(60);
+const CONVERGENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A route that BIRD has given to a node's kernel.
+/// A route that BIRD has added to the kernel of a node.
 #[derive(Deserialize)]
-struct Learnt {
+struct BirdRoute {
     dst: IpNet,
     gateway: Option<IpAddr>,
     dev: String,
     metric: u32,
 }
 
-/// What BIRD has given to a node's kernel.
-fn learnt(node: &str) -> anyhow::Result<Vec<Learnt>> {
+/// The routes that BIRD has added to the kernel of a node.
+fn routes_of_bird(node: &str) -> anyhow::Result<Vec<BirdRoute>> {
     let routes = host::on(node, &["ip", "-j", "route", "show", "proto", PROTOCOL])?;
-    serde_json::from_str(&routes).with_context(|| format!("read the routes of {node}: {routes}"))
+    serde_json::from_str(&routes).with_context(|| format!("parse the routes of {node}: {routes}"))
 }
 
-/// Every node has learnt every other's blocks, by that node's own address, and nothing else.
-fn everything_is_learnt() -> anyhow::Result<()> {
+/// Every node has routes to the blocks of all other nodes, with the address of the owner as next hop, and no other BGP routes.
+fn check_routes() -> anyhow::Result<()> {
     let networks = get(&["nodenetworks"])?;
     let mut addresses = BTreeMap::new();
     for network in items(&networks) {
@@ -57,7 +58,7 @@ fn everything_is_learnt() -> anyhow::Result<()> {
     let mut blocks = Vec::new();
     for subnet in items(&subnets) {
         let node = text(subnet, "/spec/node")?;
-        // A node that has gone keeps its blocks for a while.
+        // The blocks of a deleted node are kept for the grace period.
         if let Some(address) = addresses.get(node) {
             let cidr: IpNet = text(subnet, "/spec/cidr")?.parse()?;
             blocks.push((node, cidr, *address));
@@ -65,28 +66,28 @@ fn everything_is_learnt() -> anyhow::Result<()> {
     }
     for node in addresses.keys() {
         let others = blocks.iter().filter(|(owner, ..)| owner != node);
-        let wanted: BTreeSet<_> = others
-            .map(|(_, cidr, by)| (*cidr, Some(*by), METRIC))
+        let expected: BTreeSet<_> = others
+            .map(|(_, cidr, next_hop)| (*cidr, Some(*next_hop), METRIC))
             .collect();
-        let found = learnt(node)?.into_iter();
+        let found = routes_of_bird(node)?.into_iter();
         let found = found
             .map(|route| (route.dst, route.gateway, route.metric))
             .collect();
-        ensure!(!wanted.is_empty(), "no other node has a block");
+        ensure!(!expected.is_empty(), "no other node has a block");
         ensure!(
-            wanted == found,
-            "{node} has learnt {found:?} instead of {wanted:?}"
+            expected == found,
+            "{node} has the BGP routes {found:?} instead of {expected:?}"
         );
     }
     Ok(())
 }
 
-/// Wait until that is so.
-fn converged() -> anyhow::Result<()> {
+/// Wait until every node has the expected BGP routes.
+fn await_convergence() -> anyhow::Result<()> {
     until(
-        "every node to have learnt every block",
-        CONVERGED,
-        everything_is_learnt,
+        "the BGP routes to all blocks on every node",
+        CONVERGENCE_TIMEOUT,
+        check_routes,
     )
 }
 
@@ -101,7 +102,7 @@ struct Session {
     message: String,
 }
 
-/// All sessions in the statuses, by node.
+/// The sessions in the status of all NodeNetworks, by node.
 fn reported_sessions() -> anyhow::Result<BTreeMap<String, Vec<Session>>> {
     let networks = get(&["nodenetworks"])?;
     let sessions = items(&networks).map(|network| {
@@ -113,39 +114,43 @@ fn reported_sessions() -> anyhow::Result<BTreeMap<String, Vec<Session>>> {
     sessions.collect()
 }
 
-/// Which sessions the nodes should have.
+/// The sessions that every node must have: the mesh, and one with the BGPPeer `router`.
 #[derive(Clone, Copy, Debug)]
-struct Wanted<'a> {
+struct ExpectedSessions<'a> {
     mesh: bool,
     router: Option<&'a str>,
 }
 
-/// The mesh and nothing else.
-const MESH: Wanted<'_> = Wanted {
+/// Only the sessions of the mesh.
+const MESH: ExpectedSessions<'_> = ExpectedSessions {
     mesh: true,
     router: None,
 };
 
-impl Wanted<'_> {
-    /// Wait until all nodes have them, all established, and no other.
-    fn established(self) -> anyhow::Result<()> {
-        until(&format!("{self:?} to be established"), CONVERGED, || {
+impl ExpectedSessions<'_> {
+    /// Wait until all nodes have the expected sessions and no others, and all sessions are established.
+    fn await_established(self) -> anyhow::Result<()> {
+        let condition = format!("{self:?} to be established");
+        until(&condition, CONVERGENCE_TIMEOUT, || {
             let reported = reported_sessions()?;
             let nodes: BTreeSet<&String> = reported.keys().collect();
             for (node, sessions) in &reported {
                 let others = nodes.iter().filter(|name| self.mesh && **name != node);
                 let names = others.map(|other| format!("mesh-{other}"));
-                let wanted: BTreeSet<_> = names.chain(self.router.map(str::to_owned)).collect();
+                let expected: BTreeSet<_> = names.chain(self.router.map(str::to_owned)).collect();
                 let found = sessions
                     .iter()
                     .map(|session| session.name.clone())
                     .collect();
                 ensure!(
-                    wanted == found,
-                    "{node} has the sessions {found:?} instead of {wanted:?}"
+                    expected == found,
+                    "{node} has the sessions {found:?} instead of {expected:?}"
                 );
                 for session in sessions {
-                    ensure!(session.state == "Established", "{node}: {session:?}");
+                    ensure!(
+                        session.state == "Established",
+                        "a session of {node} is not established: {session:?}"
+                    );
                 }
             }
             Ok(())

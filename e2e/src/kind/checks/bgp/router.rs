@@ -1,4 +1,4 @@
-//! A router that is not ours, on the nodes' network: FRR in a container of its own, as a route reflector with a password.
+//! An external router: FRR in a container on the network of the nodes, as a route reflector with a password.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,67 +9,73 @@ use anyhow::{Context, ensure};
 
 use crate::harness::command::output;
 use crate::kind::checks::Cluster;
-use crate::kind::checks::bgp::{MESH, Wanted, converged};
+use crate::kind::checks::bgp::{ExpectedSessions, MESH, await_convergence};
 use crate::kind::host;
 use crate::kind::kubectl::{apply, get, items, kubectl, merge, text};
 use crate::kind::meter::Meter;
 
-/// Name of the container, of the BGPPeer and of the Secret.
+/// Name of the container, the BGPPeer and the Secret.
 const NAME: &str = "netweft-router";
-const PASSWORD: &str = "between-the-two-of-us";
-/// How long the way there and back may take; pods ping all the while.
-const WALK: Duration = Duration::from_secs(90);
+const PASSWORD: &str = "bgp-password";
+/// Time limit of both replacements. Pods ping each other for this time.
+const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// Sessions with the router are made, the mesh is given up, the mesh is made again, the router is given up: nothing is lost.
+/// The nodes connect to the router, the mesh is disabled and enabled again, and the router is removed. No packet is lost.
 pub fn mesh_replacement_by_router_loses_no_packets(cluster: &mut Cluster) -> anyhow::Result<()> {
     let router = Router::start(&cluster.project)?;
-    let outcome = there_and_back(cluster, &router);
-    // As it was, whatever has happened.
-    mesh(true)?;
-    give_up()?;
+    let outcome = replace_mesh_and_restore(cluster, &router);
+    // The next checks need the mesh, also after a failure.
+    set_mesh(true)?;
+    delete_peer()?;
     outcome?;
-    MESH.established()?;
-    converged()
+    MESH.await_established()?;
+    await_convergence()
 }
 
-fn there_and_back(cluster: &Cluster, router: &Router) -> anyhow::Result<()> {
-    let both = Wanted {
-        mesh: true,
-        router: Some(NAME),
-    };
-    let alone = Wanted {
-        mesh: false,
-        router: Some(NAME),
-    };
-    let meter = Meter::start(&cluster.probes, WALK)?;
+fn replace_mesh_and_restore(cluster: &Cluster, router: &Router) -> anyhow::Result<()> {
+    let meter = Meter::start(&cluster.probes, TIMEOUT)?;
     let started = Instant::now();
-    let walked = walk(cluster, router, both, alone);
-    let took = started.elapsed();
-    println!("  there and back in {:.0} s", took.as_secs_f32());
+    let replaced = replace_steps(cluster, router);
+    let elapsed = started.elapsed();
+    println!(
+        "  replaced and restored the mesh in {:.0} s",
+        elapsed.as_secs_f32()
+    );
     let measured = meter.finish();
-    walked?;
-    ensure!(took < WALK, "it took longer than the pings");
+    replaced?;
+    ensure!(
+        elapsed < TIMEOUT,
+        "the replacement took longer than the pings, {TIMEOUT:?}"
+    );
     measured
 }
 
-fn walk(cluster: &Cluster, router: &Router, both: Wanted, alone: Wanted) -> anyhow::Result<()> {
-    router.declare()?;
-    both.established()?;
-    ready()?;
-    mesh(false)?;
-    alone.established()?;
-    converged()?;
+fn replace_steps(cluster: &Cluster, router: &Router) -> anyhow::Result<()> {
+    let mesh_and_router = ExpectedSessions {
+        mesh: true,
+        router: Some(NAME),
+    };
+    let only_router = ExpectedSessions {
+        mesh: false,
+        router: Some(NAME),
+    };
+    router.apply_peer()?;
+    mesh_and_router.await_established()?;
+    check_peer_status()?;
+    set_mesh(false)?;
+    only_router.await_established()?;
+    await_convergence()?;
     for pod in &cluster.probes.pods {
         router.ping(&cluster.image, pod.address)?;
     }
-    mesh(true)?;
-    both.established()?;
-    give_up()?;
-    MESH.established()
+    set_mesh(true)?;
+    mesh_and_router.await_established()?;
+    delete_peer()?;
+    MESH.await_established()
 }
 
-/// The BGPPeer says that all is well.
-fn ready() -> anyhow::Result<()> {
+/// The BGPPeer is Ready, and its status counts an established session on every node.
+fn check_peer_status() -> anyhow::Result<()> {
     let words = [
         "wait",
         "bgppeer",
@@ -84,17 +90,18 @@ fn ready() -> anyhow::Result<()> {
     let nodes = host::nodes()?.len();
     ensure!(
         count("total") == Some(nodes.into()) && count("established") == Some(nodes.into()),
-        "with {nodes} nodes the BGPPeer says {peer}"
+        "the BGPPeer does not report {nodes} established sessions: {peer}"
     );
     Ok(())
 }
 
-fn mesh(on: bool) -> anyhow::Result<()> {
-    let patch = format!(r#"{{"spec":{{"underlay":{{"nodeToNodeMesh":{on}}}}}}}"#);
+fn set_mesh(enabled: bool) -> anyhow::Result<()> {
+    let patch = format!(r#"{{"spec":{{"underlay":{{"nodeToNodeMesh":{enabled}}}}}}}"#);
     merge(&["networkmode", "default"], &patch)
 }
 
-fn give_up() -> anyhow::Result<()> {
+/// Delete the BGPPeer and the Secret, if they exist.
+fn delete_peer() -> anyhow::Result<()> {
     kubectl(&[
         "delete",
         "bgppeer",
@@ -113,17 +120,17 @@ fn give_up() -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// The nodes' AS number, which is the router's too.
+/// The AS number of the nodes. The router has the same AS number.
 fn as_number() -> anyhow::Result<u64> {
     let networks = get(&["nodenetworks"])?;
-    let first = items(&networks).next().context("a NodeNetwork")?;
+    let first = items(&networks).next().context("no NodeNetwork")?;
     let number = first.pointer("/spec/bgp/asNumber");
     number
         .and_then(serde_json::Value::as_u64)
-        .context("an AS number")
+        .context("the NodeNetwork has no AS number")
 }
 
-/// The container.
+/// The container of the router. The container is removed when this value is dropped.
 struct Router {
     address: IpAddr,
 }
@@ -134,11 +141,12 @@ impl Router {
             project.join("e2e/cluster/router-image.sh"),
         ))?;
         Self::remove();
-        // What FRR asks for.
-        let rights = ["--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN"];
+        // FRR needs both capabilities.
+        let capabilities = ["--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN"];
         let mut run = Command::new("docker");
         run.args(["run", "--detach", "--network", "kind", "--name", NAME]);
-        run.args(rights).args([image.trim(), "sleep", "infinity"]);
+        run.args(capabilities)
+            .args([image.trim(), "sleep", "infinity"]);
         output(&mut run).context("start the router")?;
         let format = "{{.NetworkSettings.Networks.kind.IPAddress}}";
         let address = output(Command::new("docker").args(["inspect", "--format", format, NAME]))?;
@@ -146,15 +154,15 @@ impl Router {
             address: address.trim().parse()?,
         };
         host::write(NAME, "/etc/frr/frr.conf", &router.configuration()?)?;
-        let vty = ["-d", "-A", "127.0.0.1"];
+        let daemon_options = ["-d", "-A", "127.0.0.1"];
         for program in [&["zebra"][..], &["bgpd", "-f", "/etc/frr/frr.conf"]] {
-            host::on(NAME, &[program, &vty].concat())?;
+            host::on(NAME, &[program, &daemon_options].concat())?;
         }
         Ok(router)
     }
 
     fn remove() {
-        // It may not be there.
+        // The container may not exist.
         let _ = output(Command::new("docker").args(["rm", "--force", NAME]));
     }
 
@@ -173,8 +181,8 @@ impl Router {
         Ok(lines)
     }
 
-    /// Its password and its BGPPeer.
-    fn declare(&self) -> anyhow::Result<()> {
+    /// Apply the Secret with the password, and the BGPPeer.
+    fn apply_peer(&self) -> anyhow::Result<()> {
         let number = as_number()?;
         apply(&format!(
             "
@@ -195,7 +203,7 @@ spec:
         ))
     }
 
-    /// From a container in its network namespace: by what it has learnt.
+    /// Ping a pod from a container in the network namespace of the router, which has the routes from BGP.
     fn ping(&self, image: &str, pod: IpAddr) -> anyhow::Result<()> {
         let network = format!("container:{NAME}");
         let words = [
@@ -209,16 +217,16 @@ spec:
             "--count",
             "2",
         ];
-        let said = output(
+        let output = output(
             Command::new("docker")
                 .args(words)
                 .arg(pod.to_string())
                 .stdin(Stdio::null()),
         )?;
-        let answer: crate::traffic::ping::Answer = serde_json::from_str(said.trim())?;
+        let answer: crate::traffic::ping::Answer = serde_json::from_str(output.trim())?;
         ensure!(
             answer.received == answer.sent,
-            "the router at {} does not reach {pod}: {said}",
+            "the router at {} does not reach {pod}: {output}",
             self.address
         );
         Ok(())

@@ -1,43 +1,43 @@
-//! The agent's.
+//! The privileges of the agent.
 
 use std::time::Duration;
 
 use crate::kind::checks::Cluster;
-use crate::kind::checks::privileges::{Program, Work};
+use crate::kind::checks::privileges::{Program, Resource};
 
 const AGENT: Program = Program {
     set: "netweft-agent",
     process: "netweft-agent",
-    works: &[
-        Work {
+    resources: &[
+        Resource {
             name: "plugin",
-            rob: "rm -f /opt/cni/bin/netweft",
-            see: "test -x /opt/cni/bin/netweft",
+            delete: "rm -f /opt/cni/bin/netweft",
+            exists: "test -x /opt/cni/bin/netweft",
         },
-        Work {
+        Resource {
             name: "configuration of the runtime",
-            rob: "rm -f /etc/cni/net.d/10-netweft.conflist",
-            see: "test -s /etc/cni/net.d/10-netweft.conflist",
+            delete: "rm -f /etc/cni/net.d/10-netweft.conflist",
+            exists: "test -s /etc/cni/net.d/10-netweft.conflist",
         },
-        Work {
+        Resource {
             name: "blocks for the plugin",
-            rob: "rm -f /run/netweft/node.json",
-            see: "test -s /run/netweft/node.json",
+            delete: "rm -f /run/netweft/node.json",
+            exists: "test -s /run/netweft/node.json",
         },
-        Work {
+        Resource {
             name: "tunnel",
-            rob: "ip link delete nw-vx4096 || true",
-            see: "ip link show nw-vx4096",
+            delete: "ip link delete nw-vx4096 || true",
+            exists: "ip link show nw-vx4096",
         },
-        Work {
+        Resource {
             name: "forwarding",
-            rob: "sysctl -qw net.ipv4.ip_forward=0",
-            see: "test $(cat /proc/sys/net/ipv4/ip_forward) = 1",
+            delete: "sysctl -qw net.ipv4.ip_forward=0",
+            exists: "test $(cat /proc/sys/net/ipv4/ip_forward) = 1",
         },
     ],
-    lost: |privilege| {
+    missing_without: |privilege| {
         Some(match privilege {
-            "hostNetwork" | "the token" | "NET_ADMIN" => "tunnel",
+            "hostNetwork" | "the service account token" | "NET_ADMIN" => "tunnel",
             "the user 0" | "the volume run" => "blocks for the plugin",
             "the volume cni-bin" => "plugin",
             "the volume cni-conf" => "configuration of the runtime",
@@ -45,9 +45,9 @@ const AGENT: Program = Program {
             _ => return None,
         })
     },
-    away: Duration::from_secs(20),
+    timeout: Duration::from_secs(20),
 };
 
 pub fn agent_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
-    AGENT.needs_every_privilege()
+    AGENT.check_every_privilege()
 }

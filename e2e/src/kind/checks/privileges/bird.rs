@@ -3,51 +3,51 @@
 use std::time::Duration;
 
 use crate::kind::checks::Cluster;
-use crate::kind::checks::privileges::{Program, Work};
+use crate::kind::checks::privileges::{Program, Resource};
 use crate::kind::host::{nodes, on};
 
 const BIRD: Program = Program {
     set: "netweft-bird",
     process: "bird",
-    works: &[
-        Work {
+    resources: &[
+        Resource {
             name: "control socket",
-            rob: "rm -f /run/netweft/bird/bird.ctl",
-            see: "test -S /run/netweft/bird/bird.ctl",
+            delete: "rm -f /run/netweft/bird/bird.ctl",
+            exists: "test -S /run/netweft/bird/bird.ctl",
         },
-        Work {
-            name: "learnt routes",
-            rob: "ip route flush proto 12",
-            see: "ip route show proto 12 | grep -q .",
+        Resource {
+            name: "BGP routes",
+            delete: "ip route flush proto 12",
+            exists: "ip route show proto 12 | grep -q .",
         },
-        Work {
-            name: "listener at the port of BGP",
-            rob: "true", // it has gone with BIRD
-            see: "ss -Hltn 'sport = 179' | grep -q .",
+        Resource {
+            name: "listener on the BGP port",
+            delete: "true", // the listener ends with BIRD
+            exists: "ss -Hltn 'sport = 179' | grep -q .",
         },
     ],
-    lost: |privilege| {
+    missing_without: |privilege| {
         Some(match privilege {
             "the user 0" | "the volume run" => "control socket",
-            // Without a configuration BIRD ends, but leaves a socket behind.
-            "hostNetwork" | "NET_ADMIN" | "the volume base" => "learnt routes",
-            "NET_BIND_SERVICE" => "listener at the port of BGP",
+            // Without a configuration BIRD exits, but its socket remains.
+            "hostNetwork" | "NET_ADMIN" | "the volume base" => "BGP routes",
+            "NET_BIND_SERVICE" => "listener on the BGP port",
             _ => return None,
         })
     },
-    away: Duration::from_secs(30),
+    timeout: Duration::from_secs(30),
 };
 
 pub fn bird_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
-    // A container engine lets its containers bind every port; an ordinary machine does not.
-    let before = unprivileged_ports("1024")?;
-    let outcome = BIRD.needs_every_privilege();
-    unprivileged_ports(before.trim())?;
+    // docker sets ip_unprivileged_port_start to 0 in its containers. The default of the kernel is 1024.
+    let before = set_unprivileged_port_start("1024")?;
+    let outcome = BIRD.check_every_privilege();
+    set_unprivileged_port_start(before.trim())?;
     outcome
 }
 
-/// Set the first port that needs no privilege, on all nodes. Returns what it was.
-fn unprivileged_ports(first: &str) -> anyhow::Result<String> {
+/// Set the first port that needs no privilege on all nodes. Returns the previous value.
+fn set_unprivileged_port_start(first: &str) -> anyhow::Result<String> {
     let parameter = "net.ipv4.ip_unprivileged_port_start";
     let mut before = String::new();
     for node in nodes()? {

@@ -1,8 +1,8 @@
-//! Every privilege that the chart gives a program of the nodes is taken away once, and something must then fail that works
-//! with it.
+//! Check that the node programs need each privilege that the chart grants: without the privilege, the program does not create one of
+//! its resources on the node.
 //!
-//! On one worker the program gives way to a pod of the same template. Before each try the node is robbed of everything
-//! that the program makes there, so that each privilege is needed to put it back.
+//! On one worker, a pod with the same template replaces the pod of the DaemonSet. Before each run, all resources of the program are
+//! deleted from the node, so that the program has to create them again.
 
 mod agent;
 mod bird;
@@ -15,7 +15,7 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 use crate::harness::poll::until;
-use crate::kind::checks::nodes::stay_away_from;
+use crate::kind::checks::nodes::exclude_daemonset_from;
 use crate::kind::host::on;
 use crate::kind::kubectl::{apply, get, kubectl, text};
 
@@ -23,144 +23,165 @@ pub(crate) use crate::kind::checks::privileges::agent::agent_needs_each_of_its_p
 pub(crate) use crate::kind::checks::privileges::bird::bird_needs_each_of_its_privileges;
 pub(crate) use crate::kind::checks::privileges::relay::relay_needs_each_of_its_privileges;
 
-const NAME: &str = "robbed";
+/// Name of the pod that runs without a privilege.
+const NAME: &str = "privilege-check";
 const NAMESPACE: &str = "netweft-system";
 
-/// A program whose privileges are tried.
+/// A program whose privileges are checked.
 struct Program {
-    /// Its DaemonSet.
+    /// Name of the DaemonSet.
     set: &'static str,
-    /// Its name as a process.
+    /// Name of the process.
     process: &'static str,
-    /// What it makes on a node.
-    works: &'static [Work],
-    /// The name of the work that is lost without a privilege of this name; `None` for an unlisted privilege.
-    lost: fn(&str) -> Option<&'static str>,
-    /// How long something has to stay away to count as not coming back. With all privileges it is back within it.
-    away: Duration,
+    /// The resources that the program creates on a node.
+    resources: &'static [Resource],
+    /// The name of the resource that is missing without the privilege of this name; `None` for an unlisted privilege.
+    missing_without: fn(&str) -> Option<&'static str>,
+    /// How long a resource must be missing. With all privileges, the program creates all resources within this time.
+    timeout: Duration,
 }
 
-/// What a program makes on a node: its name, how it is taken away, and how it is seen.
-struct Work {
+/// A resource of a program on a node.
+struct Resource {
     name: &'static str,
-    rob: &'static str,
-    see: &'static str,
+    /// Script that deletes the resource.
+    delete: &'static str,
+    /// Script that succeeds if the resource exists.
+    exists: &'static str,
 }
 
-/// A privilege, and how it is taken from the pod's spec.
+/// A privilege, and the function that removes the privilege from the spec of a pod.
 struct Privilege {
     name: String,
-    take: Box<dyn Fn(&mut Value)>,
+    remove: Box<dyn Fn(&mut Value)>,
 }
 
 impl Program {
-    fn needs_every_privilege(&self) -> anyhow::Result<()> {
+    fn check_every_privilege(&self) -> anyhow::Result<()> {
         let nodes = get(&["nodes", "-l", "!node-role.kubernetes.io/control-plane"])?;
         let node = text(&nodes, "/items/0/metadata/name")?.to_owned();
         let template = get(&["daemonset", self.set, "-n", NAMESPACE])?
             .pointer("/spec/template")
             .cloned()
-            .context("a DaemonSet has a template")?;
+            .context("the DaemonSet has no template")?;
         let privileges = privileges(&template)?;
-        stay_away_from(self.set, self.process, Some(&node))?;
-        let outcome = self.try_all(&node, &template, &privileges);
-        let removed = remove();
-        stay_away_from(self.set, self.process, None)?;
-        outcome.and(removed)
+        exclude_daemonset_from(self.set, self.process, Some(&node))?;
+        let outcome = self.check_all(&node, &template, &privileges);
+        let deleted = delete_pod();
+        exclude_daemonset_from(self.set, self.process, None)?;
+        outcome.and(deleted)
     }
 
-    fn try_all(
+    fn check_all(
         &self,
         node: &str,
         template: &Value,
         privileges: &[Privilege],
     ) -> anyhow::Result<()> {
-        self.with_everything(node, template)?;
+        self.check_all_privileges_suffice(node, template)?;
         let mut unneeded = Vec::new();
         for privilege in privileges {
-            if let Err(error) = self.without(node, template, privilege) {
+            if let Err(error) = self.check_without(node, template, privilege) {
                 unneeded.push(format!("{}: {error:#}", privilege.name));
             }
         }
-        // The node was not broken by anything else.
-        self.with_everything(node, template)?;
+        // The second control shows that no other failure of the node has prevented the resources.
+        self.check_all_privileges_suffice(node, template)?;
         ensure!(unneeded.is_empty(), "{}", unneeded.join("\n  "));
         Ok(())
     }
 
-    /// The control: nothing is taken, and everything comes back.
-    fn with_everything(&self, node: &str, template: &Value) -> anyhow::Result<()> {
-        self.rob(node)?;
-        start(node, template, &|_| {})?;
+    /// The control: with all privileges, the program creates all resources.
+    fn check_all_privileges_suffice(&self, node: &str, template: &Value) -> anyhow::Result<()> {
+        self.delete_resources(node)?;
+        start_pod(node, template, &|_| {})?;
         let started = Instant::now();
-        let back = until(
-            &format!("{} to put everything back", self.set),
-            self.away,
+        let created = until(
+            &format!("{} to create all resources", self.set),
+            self.timeout,
             || {
-                self.works.iter().try_for_each(|work| {
-                    seen(node, work).with_context(|| format!("no {}", work.name))
+                self.resources.iter().try_for_each(|resource| {
+                    exists(node, resource)
+                        .with_context(|| format!("{} does not exist", resource.name))
                 })
             },
         );
-        let took = started.elapsed().as_secs_f32();
-        println!("  with everything it is all there after {took:.1} s");
-        remove()?;
-        back
+        let seconds = started.elapsed().as_secs_f32();
+        println!("  with all privileges: all resources after {seconds:.1} s");
+        delete_pod()?;
+        created
     }
 
-    fn without(&self, node: &str, template: &Value, privilege: &Privilege) -> anyhow::Result<()> {
-        let name = (self.lost)(&privilege.name)
-            .with_context(|| format!("say what is lost without {}", privilege.name))?;
-        let work = self.works.iter().find(|work| work.name == name);
-        let work = work.context("a work of that name")?;
-        self.rob(node)?;
-        start(node, template, &privilege.take)?;
-        let end = Instant::now() + self.away;
-        let mut verdict = Ok(());
-        while verdict.is_ok() && Instant::now() < end {
+    fn check_without(
+        &self,
+        node: &str,
+        template: &Value,
+        privilege: &Privilege,
+    ) -> anyhow::Result<()> {
+        let name = (self.missing_without)(&privilege.name).with_context(|| {
+            format!(
+                "the check does not list the resource that is missing without {}",
+                privilege.name
+            )
+        })?;
+        let resource = self.resources.iter().find(|resource| resource.name == name);
+        let resource = resource.with_context(|| format!("the check has no resource {name}"))?;
+        self.delete_resources(node)?;
+        start_pod(node, template, &privilege.remove)?;
+        let end = Instant::now() + self.timeout;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && Instant::now() < end {
             sleep(Duration::from_millis(500));
-            if seen(node, work).is_ok() {
-                verdict = Err(anyhow::anyhow!("{} came back without it", work.name));
+            if exists(node, resource).is_ok() {
+                outcome = Err(anyhow::anyhow!(
+                    "{} was created without the privilege",
+                    resource.name
+                ));
             }
         }
-        if verdict.is_ok() {
-            println!("  without {}: no {}", privilege.name, work.name);
+        if outcome.is_ok() {
+            println!("  without {}: no {}", privilege.name, resource.name);
         }
-        remove()?;
-        verdict
+        delete_pod()?;
+        outcome
     }
 
-    fn rob(&self, node: &str) -> anyhow::Result<()> {
-        for work in self.works {
-            on(node, &["sh", "-c", work.rob])?;
-            ensure!(seen(node, work).is_err(), "{} is still there", work.name);
+    fn delete_resources(&self, node: &str) -> anyhow::Result<()> {
+        for resource in self.resources {
+            on(node, &["sh", "-c", resource.delete])?;
+            ensure!(
+                exists(node, resource).is_err(),
+                "{} still exists on {node}",
+                resource.name
+            );
         }
         Ok(())
     }
 }
 
-fn seen(node: &str, work: &Work) -> anyhow::Result<()> {
-    on(node, &["sh", "-c", work.see]).map(drop)
+fn exists(node: &str, resource: &Resource) -> anyhow::Result<()> {
+    on(node, &["sh", "-c", resource.exists]).map(drop)
 }
 
-fn start(node: &str, template: &Value, take: &dyn Fn(&mut Value)) -> anyhow::Result<()> {
+/// Start a pod of the template on a node, after `change` has changed the spec.
+fn start_pod(node: &str, template: &Value, change: &dyn Fn(&mut Value)) -> anyhow::Result<()> {
     let mut spec = template
         .get("spec")
         .cloned()
-        .context("a template has a spec")?;
-    take(&mut spec);
+        .context("the template has no spec")?;
+    change(&mut spec);
     set(&mut spec, "nodeName", json!(node));
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        // None of the DaemonSet's labels: it would take the pod for its own.
+        // Without the labels of the template, because the DaemonSet would adopt the pod.
         "metadata": { "name": NAME, "namespace": NAMESPACE },
         "spec": spec,
     });
     apply(&pod.to_string())
 }
 
-fn remove() -> anyhow::Result<()> {
+fn delete_pod() -> anyhow::Result<()> {
     kubectl(&[
         "-n",
         NAMESPACE,
@@ -174,8 +195,8 @@ fn remove() -> anyhow::Result<()> {
     .map(drop)
 }
 
-/// What there is to take, read from the template: a privilege that is added to the chart is tried without being
-/// listed here, or found to be unknown.
+/// The privileges of the template: host network, user, service account token, capabilities and volumes. A new capability or volume of
+/// the chart fails the check until `missing_without` lists it.
 fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
     let list = |pointer: &str| {
         template
@@ -188,7 +209,7 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
         privilege("hostNetwork", |spec| {
             set(spec, "hostNetwork", json!(false));
             for container in containers(spec) {
-                // A port of the host is the same as the container's only in the host's namespace.
+                // With hostNetwork, hostPort is set to containerPort. Without it, the ports would become port mappings.
                 set(container, "ports", json!([]));
             }
         }),
@@ -198,23 +219,25 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
         }),
     ];
     if template.pointer("/spec/automountServiceAccountToken") != Some(&json!(false)) {
-        found.push(privilege("the token", |spec| {
+        found.push(privilege("the service account token", |spec| {
             set(spec, "automountServiceAccountToken", json!(false));
         }));
     }
     for capability in list("/spec/containers/0/securityContext/capabilities/add") {
-        let taken = capability.clone();
-        let name = capability.as_str().context("a capability has a name")?;
+        let removed = capability.clone();
+        let name = capability
+            .as_str()
+            .context("a capability is not a string")?;
         found.push(privilege(name, move |spec| {
             for container in containers(spec) {
                 let added = container.pointer_mut("/securityContext/capabilities/add");
                 if let Some(added) = added.and_then(Value::as_array_mut) {
-                    added.retain(|capability| *capability != taken);
+                    added.retain(|capability| *capability != removed);
                 }
             }
         }));
     }
-    // What is optional is not there in this cluster; the check with a router needs the agents' passwords.
+    // This cluster has no Secret for an optional volume. The check with the router covers the passwords of the agents.
     let optional =
         |volume: &&Value| volume.pointer("/secret/optional").and_then(Value::as_bool) == Some(true);
     for volume in list("/spec/volumes").filter(|volume| !optional(volume)) {
@@ -231,10 +254,10 @@ fn privileges(template: &Value) -> anyhow::Result<Vec<Privilege>> {
     Ok(found)
 }
 
-fn privilege(name: &str, take: impl Fn(&mut Value) + 'static) -> Privilege {
+fn privilege(name: &str, remove: impl Fn(&mut Value) + 'static) -> Privilege {
     Privilege {
         name: name.to_owned(),
-        take: Box::new(take),
+        remove: Box::new(remove),
     }
 }
 

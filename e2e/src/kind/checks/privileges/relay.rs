@@ -3,33 +3,33 @@
 use std::time::Duration;
 
 use crate::kind::checks::Cluster;
-use crate::kind::checks::privileges::{Program, Work};
+use crate::kind::checks::privileges::{Program, Resource};
 
 const RELAY: Program = Program {
     set: "netweft-udp-relay",
     process: "netweft-udp-relay",
-    works: &[
-        Work {
+    resources: &[
+        Resource {
             name: "tunnel",
-            rob: "ip link delete nw-udp8285 || true",
-            see: "ip link show nw-udp8285",
+            delete: "ip link delete nw-udp8285 || true",
+            exists: "ip link show nw-udp8285",
         },
-        Work {
+        Resource {
             name: "handover socket",
-            rob: "rm -f /run/netweft/udp-relay.sock",
-            see: "test -S /run/netweft/udp-relay.sock",
+            delete: "rm -f /run/netweft/udp-relay.sock",
+            exists: "test -S /run/netweft/udp-relay.sock",
         },
     ],
-    lost: |privilege| {
+    missing_without: |privilege| {
         Some(match privilege {
             "hostNetwork" | "NET_ADMIN" | "the volume tun" => "tunnel",
             "the user 0" | "the volume run" => "handover socket",
             _ => return None,
         })
     },
-    away: Duration::from_secs(20),
+    timeout: Duration::from_secs(20),
 };
 
 pub fn relay_needs_each_of_its_privileges(_: &mut Cluster) -> anyhow::Result<()> {
-    RELAY.needs_every_privilege()
+    RELAY.check_every_privilege()
 }
