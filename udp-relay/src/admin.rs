@@ -1,4 +1,4 @@
-//! /livez and /metrics, from a thread of their own.
+//! The admin server, with /livez and /metrics, on a separate thread.
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use tracing::error;
 
 use crate::metrics::Metrics;
 
-/// How long between two attempts to listen.
+/// Interval between attempts to listen.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the thread. It serves until the process ends, and ends the process should it not.
+/// Starts the thread. If the thread ends, the process exits.
 ///
 /// # Errors
-/// There are no threads left.
+/// The runtime or the thread cannot be created.
 pub fn start(
     address: SocketAddr,
     metrics: Metrics,
@@ -29,23 +29,24 @@ pub fn start(
     std::thread::Builder::new()
         .name("admin".to_owned())
         .spawn(move || {
-            let _end = End;
+            let _exit = ExitOnDrop;
             runtime.block_on(serve(address, endpoints(metrics, heartbeat)));
         })?;
     Ok(())
 }
 
-/// The end of the thread, also by a panic: the kubelet starts a relay that can be asked how it is. Packets wait in the links.
-struct End;
+/// Exits the process at the end of the thread, also after a panic. The kubelet then starts a relay with an admin server. The link
+/// queues packets meanwhile.
+struct ExitOnDrop;
 
-impl Drop for End {
+impl Drop for ExitOnDrop {
     fn drop(&mut self) {
         error!("admin server ended, the relay exits");
         std::process::exit(1);
     }
 }
 
-/// During a take-over the predecessor still has the port, so listening is tried again, without a word.
+/// During a takeover the predecessor still has the port. Attempts to listen are therefore repeated without a log line.
 async fn serve(address: SocketAddr, endpoints: Endpoints) {
     let listener = loop {
         match listen(address, "--admin-address").await {
@@ -75,8 +76,8 @@ mod tests {
         let endpoints = endpoints(Metrics::new(), Arc::clone(&heartbeat));
         assert_eq!(endpoints.livez(), Ok(()));
         heartbeat.beat();
-        let why = "control loop stalled for 0 s";
-        assert_eq!(endpoints.livez(), Err(why.into()));
+        let reason = "control loop stalled for 0 s";
+        assert_eq!(endpoints.livez(), Err(reason.into()));
         let metrics = endpoints.metrics().unwrap();
         assert!(metrics.contains("netweft_udp_relay_serving 0"), "{metrics}");
     }

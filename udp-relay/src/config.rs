@@ -1,12 +1,12 @@
-//! What the relay is to do: `udp.json`, written by the agent, followed by the relay.
+//! The configuration of the relay: `udp.json`, which the agent writes.
 //!
 //! ```text
 //! {"version":1,"tunnels":[{"link":"nw-udp8285","port":8285,"local":"192.0.2.1",
 //!   "peers":[{"address":"192.0.2.2","blocks":["10.244.1.0/26","fd00:10:244::40/122"]}]}]}
 //! ```
 //!
-//! The relay sees to it that each `link` exists as a TUN link and that no other of its kind does; MTU, state, addresses
-//! and routes of the link are the agent's. No file is the same as a file without tunnels.
+//! The relay creates each `link` as a TUN link, and removes all other TUN links whose names begin with [`UDP_PREFIX`]. The agent
+//! sets MTU, state, addresses and routes of the links. A missing file is equivalent to a file without tunnels.
 
 use netweft_common::atomic_file;
 use std::collections::BTreeSet;
@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 
 /// Name of the file in the shared directory.
 pub const FILE: &str = "udp.json";
-/// The version of the format that this code writes and reads. Fields can be added without a new one.
+/// The version of the format that this code writes and reads. A new field needs no new version.
 pub const VERSION: u32 = 1;
-/// What the relay puts around a packet in IPv4: 20 bytes IP and 8 bytes UDP.
+/// Bytes of the outer headers in IPv4: 20 bytes IP and 8 bytes UDP.
 pub const OVERHEAD_V4: u32 = 28;
-/// What the relay puts around a packet in IPv6: 40 bytes IP and 8 bytes UDP.
+/// Bytes of the outer headers in IPv6: 40 bytes IP and 8 bytes UDP.
 pub const OVERHEAD_V6: u32 = 48;
 
 /// The contents of `udp.json`.
@@ -34,7 +34,7 @@ pub const OVERHEAD_V6: u32 = 48;
 pub struct RelayConfig {
     /// Version of the format.
     pub version: u32,
-    /// One for each port.
+    /// The tunnels, one for each port.
     pub tunnels: Vec<TunnelConfig>,
 }
 
@@ -42,13 +42,13 @@ pub struct RelayConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TunnelConfig {
-    /// Name of the link; it begins with [`UDP_PREFIX`].
+    /// Name of the link, which begins with [`UDP_PREFIX`].
     pub link: String,
-    /// UDP port of both ends, the source port too.
+    /// UDP port of both ends. Datagrams have this source port, too.
     pub port: u16,
-    /// This node's address, from which datagrams are sent and at which they are received.
+    /// The outer address of this node, from which datagrams are sent and at which they are received.
     pub local: IpAddr,
-    /// The other nodes. All have addresses of `local`'s family.
+    /// The other nodes. Their addresses have the family of `local`.
     #[serde(default)]
     pub peers: Vec<PeerConfig>,
 }
@@ -57,9 +57,9 @@ pub struct TunnelConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerConfig {
-    /// Where its relay is. Datagrams from elsewhere are dropped.
+    /// The outer address of the peer. Datagrams from other addresses are dropped.
     pub address: IpAddr,
-    /// What is sent there, of either family; of blocks that overlap the longest prefix wins.
+    /// The destinations that are sent to this peer, of both families. The longest matching prefix of all peers is used.
     #[serde(default)]
     pub blocks: Vec<IpNet>,
 }
@@ -67,33 +67,33 @@ pub struct PeerConfig {
 /// Why `udp.json` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("read {FILE}")]
     Io(#[source] io::Error),
-    /// It does not parse.
+    /// The file cannot be parsed.
     #[error("parse {FILE}")]
     Malformed(#[source] serde_json::Error),
-    /// A newer agent wrote it.
+    /// The file has another version, for example because a newer agent has written it.
     #[error("{FILE} has version {0}, this relay reads {VERSION}; the relay has to be updated")]
     Version(u32),
-    /// A link's name is not the relay's, or no name for a link at all.
+    /// A link has no valid name, or a name without [`UDP_PREFIX`].
     #[error(
         "{FILE} names the link {0:?}: names are {UDP_PREFIX} and letters, digits, dashes or dots, 15 bytes at most"
     )]
     LinkName(String),
-    /// Two tunnels have the same link, or the same address and port.
+    /// Two tunnels have the same link, or the same local address and port.
     #[error("{FILE} has two tunnels for {0}")]
-    Twice(String),
-    /// A peer cannot be reached from the tunnel's own address.
+    Duplicate(String),
+    /// A peer has an address of another family than the local address of the tunnel.
     #[error(
-        "{FILE}: tunnel {link} is at {local}, its peer at {peer}, which is of the other family"
+        "{FILE}: tunnel {link} has the local address {local} and the peer {peer}, which is of the other family"
     )]
     Family {
-        /// The tunnel.
+        /// Name of the link.
         link: String,
-        /// Its own address.
+        /// The local address.
         local: IpAddr,
-        /// The peer's.
+        /// The address of the peer.
         peer: IpAddr,
     },
 }
@@ -109,10 +109,10 @@ impl Default for RelayConfig {
 }
 
 impl RelayConfig {
-    /// Reads and checks `udp.json` in `dir`. No file means no tunnels.
+    /// Reads and checks `udp.json` in `dir`. A missing file means no tunnels.
     ///
     /// # Errors
-    /// What is wrong with the file.
+    /// The file cannot be read or parsed, has another version, or is invalid (see [`ConfigError`]).
     pub fn read(dir: &Path) -> Result<Self, ConfigError> {
         let bytes = match fs::read(dir.join(FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
@@ -126,10 +126,11 @@ impl RelayConfig {
         config.check().map(|()| config)
     }
 
-    /// Writes `udp.json` in `dir`, atomically and durably, unless it has these contents already. Says whether it wrote.
+    /// Writes `udp.json` in `dir`, atomically and durably, unless the file has the same contents. Returns whether the file was
+    /// written.
     ///
     /// # Errors
-    /// When a file cannot be written; the old contents are then still in place.
+    /// A file cannot be written. The previous contents remain.
     pub fn write(&self, dir: &Path) -> io::Result<bool> {
         let mut bytes = serde_json::to_vec(self)?;
         bytes.push(b'\n');
@@ -140,10 +141,10 @@ impl RelayConfig {
         atomic_file::replace(&path, &bytes).map(|()| true)
     }
 
-    /// Removes `udp.json` from `dir`, so that the relay removes its links. Says whether there was one.
+    /// Removes `udp.json` from `dir`, so that the relay removes its links. Returns whether the file existed.
     ///
     /// # Errors
-    /// When the file is there and cannot be removed.
+    /// The file exists and cannot be removed.
     pub fn remove(dir: &Path) -> io::Result<bool> {
         let path = dir.join(FILE);
         match fs::remove_file(&path) {
@@ -154,19 +155,19 @@ impl RelayConfig {
         }
     }
 
-    /// Whether the relay can do what this says.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// What it cannot do.
+    /// A link name is invalid, two tunnels have the same link or socket, or a peer is of the other family.
     pub fn check(&self) -> Result<(), ConfigError> {
         let (mut links, mut sockets) = (BTreeSet::new(), BTreeSet::new());
         for tunnel in &self.tunnels {
             tunnel.check()?;
             if !links.insert(&tunnel.link) {
-                return Err(ConfigError::Twice(tunnel.link.clone()));
+                return Err(ConfigError::Duplicate(tunnel.link.clone()));
             }
             if !sockets.insert((tunnel.local, tunnel.port)) {
-                return Err(ConfigError::Twice(format!(
+                return Err(ConfigError::Duplicate(format!(
                     "{} port {}",
                     tunnel.local, tunnel.port
                 )));
@@ -193,7 +194,7 @@ impl TunnelConfig {
     }
 }
 
-/// The kernel takes more (`dev_valid_name`), and reads `%` as a place for a number.
+/// The kernel allows more characters (`dev_valid_name`), and replaces `%d` by a number.
 fn is_link_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
     name.starts_with(UDP_PREFIX) && name.len() <= 15 && name.bytes().all(allowed)
@@ -233,7 +234,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(dir.path()).unwrap().count(),
             1,
-            "nothing is left beside it"
+            "no temporary file remains"
         );
     }
 
@@ -279,9 +280,9 @@ mod tests {
     fn duplicate_tunnel_or_mixed_family_is_refused() {
         let mut two = config();
         two.tunnels.push(two.tunnels[0].clone());
-        assert!(matches!(two.check(), Err(ConfigError::Twice(link)) if link == "nw-udp8285"));
+        assert!(matches!(two.check(), Err(ConfigError::Duplicate(link)) if link == "nw-udp8285"));
         two.tunnels[1].link = "nw-udp2".to_owned();
-        assert!(matches!(two.check(), Err(ConfigError::Twice(_))));
+        assert!(matches!(two.check(), Err(ConfigError::Duplicate(_))));
         two.tunnels[1].port = 2;
         two.check().unwrap();
         two.tunnels[1].local = "2001:db8::1".parse().unwrap();

@@ -1,14 +1,14 @@
 //! The relay of the `udp` overlay.
 //!
 //! ```text
-//!            ┌ queue ─▶ outbound: peer by destination, checksums, cut ──────────▶ socket ┐
+//!            ┌ queue ─▶ outbound: peer by destination, checksums, segmentation ─▶ socket ┐
 //!   TUN link │                                                                           │ UDP
-//!            └ queue ◀─ inbound: peer's source, whole packet, put together ◀──── socket ┘
+//!            └ queue ◀─ inbound: check of source and length, coalescing ◀─────── socket ┘
 //! ```
 //!
-//! `routes`, `packet`, `checksum`, `segment` and `coalesce` decide and touch nothing; `outbound` and `inbound` are the loops
-//! around them, one thread each; `relay`, `tunnel`, `takeover` and `control` open, start, exchange and hand over, and see no
-//! packet. `sys` has the system calls.
+//! `routes`, `packet`, `checksum`, `segment` and `coalesce` are pure functions. `outbound` and `inbound` are the loops that call
+//! them, one thread per queue or socket. `relay`, `tunnel`, `takeover` and `control` open, start, change and hand over tunnels, and
+//! process no packets. `sys` has the system calls.
 
 mod admin;
 mod args;

@@ -1,14 +1,13 @@
-//! A value that is exchanged as a whole, rarely, and looked at very often.
+//! A value that is replaced rarely and read often (read-copy-update).
 //!
-//! Readers keep a copy of the pointer and compare a number before they use it, so that looking costs one load and no
-//! lock; only after an exchange do they take the lock, once each. (Read-copy-update, where the copy is freed by its last
-//! reader.)
+//! Each reader has a copy of the pointer, and compares a generation number before the use. Without a change, a reader needs one
+//! atomic load and no lock. After a change, each reader locks once. The last reader frees the old value.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The writer's side.
+/// The shared value.
 #[derive(Debug)]
 pub struct Shared<T> {
     generation: AtomicU64,
@@ -16,7 +15,7 @@ pub struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    /// With a first value.
+    /// With an initial value.
     pub fn new(value: T) -> Self {
         Self {
             generation: AtomicU64::new(0),
@@ -24,7 +23,7 @@ impl<T> Shared<T> {
         }
     }
 
-    /// Exchanges the value. Readers have it when they next refresh.
+    /// Replaces the value. Readers get the new value with the next [`Reader::refresh`].
     pub fn swap(&self, value: T) {
         let value = Arc::new(value);
         *self.value.lock().unwrap_or_else(PoisonError::into_inner) = value;
@@ -36,7 +35,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// A reader's side.
+/// A reader of a shared value.
 #[derive(Debug)]
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
@@ -45,7 +44,7 @@ pub struct Reader<T> {
 }
 
 impl<T> Reader<T> {
-    /// Looks at a shared value.
+    /// A reader with the current value.
     pub fn new(shared: Arc<Shared<T>>) -> Self {
         let seen = shared.generation.load(Ordering::Acquire);
         let value = shared.load();
@@ -56,7 +55,7 @@ impl<T> Reader<T> {
         }
     }
 
-    /// Takes the newest value.
+    /// Gets the newest value.
     pub fn refresh(&mut self) {
         let generation = self.shared.generation.load(Ordering::Acquire);
         if generation != self.seen {
@@ -81,12 +80,12 @@ mod tests {
     #[test]
     fn reader_sees_swap_only_after_refresh() {
         let shared = Arc::new(Shared::new(1));
-        let mut view = Reader::new(Arc::clone(&shared));
+        let mut reader = Reader::new(Arc::clone(&shared));
         shared.swap(2);
-        assert_eq!(*view, 1);
-        view.refresh();
-        assert_eq!(*view, 2);
-        view.refresh();
-        assert_eq!(*view, 2);
+        assert_eq!(*reader, 1);
+        reader.refresh();
+        assert_eq!(*reader, 2);
+        reader.refresh();
+        assert_eq!(*reader, 2);
     }
 }

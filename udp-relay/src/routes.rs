@@ -1,4 +1,4 @@
-//! Which peer has an address, and who is a peer at all.
+//! Lookup of peers by destination and by source address.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use nix::sys::socket::SockaddrStorage;
 
 use netweft_udp_relay::config::TunnelConfig;
 
-/// The peers of a tunnel and their blocks, to be searched quickly.
+/// The peers of a tunnel and their blocks, sorted for lookups.
 #[derive(Clone, Debug)]
 pub struct Routes {
     port: u16,
@@ -25,11 +25,11 @@ struct Table<T> {
     blocks: Vec<(T, u32)>,
 }
 
-/// A peer in [`Routes`].
+/// Index of a peer in the configuration.
 pub type PeerIndex = u32;
 
 impl Routes {
-    /// Of a configuration. Where two peers have the same block, the first keeps it.
+    /// The routes of a configuration. If two peers have the same block, the first peer is used.
     pub fn new(config: &TunnelConfig) -> Self {
         let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
         for (peer, index) in config.peers.iter().zip(0..) {
@@ -47,21 +47,21 @@ impl Routes {
             }
         }
         let sources: BTreeSet<IpAddr> = config.peers.iter().map(|peer| peer.address).collect();
-        let address = |address| SockaddrStorage::from(SocketAddr::new(address, config.port));
+        let socket_address = |address| SockaddrStorage::from(SocketAddr::new(address, config.port));
         Self {
             port: config.port,
             sources: sources.into_iter().collect(),
             peers: config
                 .peers
                 .iter()
-                .map(|peer| address(peer.address))
+                .map(|peer| socket_address(peer.address))
                 .collect(),
             v4: tables(v4),
             v6: tables(v6),
         }
     }
 
-    /// The peer with the longest block that has the address.
+    /// The peer with the longest prefix that contains the address.
     pub fn find(&self, destination: IpAddr) -> Option<PeerIndex> {
         match destination {
             IpAddr::V4(address) => search(&self.v4, u32::from(address)),
@@ -69,17 +69,17 @@ impl Routes {
         }
     }
 
-    /// Where the peer's relay is.
+    /// The outer address and port of a peer.
     pub fn address(&self, peer: PeerIndex) -> Option<&SockaddrStorage> {
         self.peers.get(usize::try_from(peer).ok()?)
     }
 
-    /// Whether a datagram may come from this address.
+    /// Whether a peer has this outer address.
     pub fn is_peer(&self, source: IpAddr) -> bool {
         self.sources.binary_search(&source).is_ok()
     }
 
-    /// The port that datagrams must come from.
+    /// The source port of valid datagrams.
     pub const fn port(&self) -> u16 {
         self.port
     }
@@ -89,7 +89,7 @@ fn add<T: Ord>(table: &mut BTreeMap<T, PeerIndex>, network: T, peer: PeerIndex) 
     table.entry(network).or_insert(peer);
 }
 
-/// The longest prefixes, which have the greatest masks, first.
+/// The tables, sorted by descending prefix length, which is the order of descending masks.
 fn tables<T: Ord>(tables: BTreeMap<T, BTreeMap<T, PeerIndex>>) -> Vec<Table<T>> {
     let table = |(mask, blocks): (T, BTreeMap<T, PeerIndex>)| Table {
         mask,
@@ -141,11 +141,15 @@ mod tests {
         let find = |address: &str| routes.find(address.parse().unwrap());
         assert_eq!(find("10.1.0.63"), Some(1));
         assert_eq!(find("10.1.0.64"), Some(0));
-        assert_eq!(find("10.9.9.9"), Some(0), "the first keeps it");
+        assert_eq!(find("10.9.9.9"), Some(0), "the first peer has the block");
         assert_eq!(find("11.0.0.0"), None);
         assert_eq!(find("fd00::1"), Some(0));
         assert_eq!(find("fd01::1"), Some(1));
-        assert_eq!(find("::ffff:10.1.0.1"), Some(1), "IPv6 still");
+        assert_eq!(
+            find("::ffff:10.1.0.1"),
+            Some(1),
+            "an IPv4-mapped address is IPv6"
+        );
     }
 
     #[test]
@@ -162,19 +166,19 @@ mod tests {
             blocks in prop::collection::vec((any::<[u8; 4]>(), 0u8..=32, 0usize..3), 0..12),
             address: [u8; 4],
         ) {
-            // Small numbers, so that blocks meet.
-            let small = |bytes: [u8; 4]| IpAddr::from(bytes.map(|byte| byte & 0x81));
+            // Few different addresses, so that blocks overlap.
+            let few = |bytes: [u8; 4]| IpAddr::from(bytes.map(|byte| byte & 0x81));
             let mut config = config(&[("192.0.2.2", &[]), ("192.0.2.3", &[]), ("192.0.2.4", &[])]);
             for (network, length, peer) in blocks {
-                config.peers[peer].blocks.push(IpNet::new(small(network), length).unwrap());
+                config.peers[peer].blocks.push(IpNet::new(few(network), length).unwrap());
             }
-            let of = |(index, peer): (usize, &PeerConfig)| {
-                let has = peer.blocks.iter().filter(|block| block.contains(&small(address)));
-                has.map(IpNet::prefix_len).max().map(|longest| (longest, std::cmp::Reverse(index)))
+            let longest_match = |(index, peer): (usize, &PeerConfig)| {
+                let matching = peer.blocks.iter().filter(|block| block.contains(&few(address)));
+                matching.map(IpNet::prefix_len).max().map(|longest| (longest, std::cmp::Reverse(index)))
             };
-            let expected = config.peers.iter().enumerate().filter_map(of).max();
+            let expected = config.peers.iter().enumerate().filter_map(longest_match).max();
             let expected = expected.map(|(_, index)| index.0 as u32);
-            prop_assert_eq!(Routes::new(&config).find(small(address)), expected);
+            prop_assert_eq!(Routes::new(&config).find(few(address)), expected);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `netweft-udp-relay run`: makes the parts and lets them run.
+//! `netweft-udp-relay run`: the start of all threads, and the control loop.
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -16,29 +16,30 @@ use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::stop::new_event;
 
-/// A round of the control loop takes milliseconds; the longest, one of many tunnels that cannot be opened, some seconds.
-const STALL: Duration = Duration::from_secs(60);
-/// Threads in either direction of a tunnel, by default.
-const QUEUES: usize = 4;
+/// The control loop counts as stalled after this time. An iteration takes milliseconds, or a few seconds if many tunnels cannot be
+/// opened.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum of the default number of queues of a tunnel.
+const MAX_DEFAULT_QUEUES: usize = 4;
 
-/// Run until a signal asks to stop. The links stay.
+/// Run until SIGTERM or SIGINT. The links remain.
 ///
 /// # Errors
-/// The relay cannot start, or no longer wait.
+/// The relay cannot start, cannot take over from its predecessor, or the control loop fails.
 pub fn run(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs {
         run_dir,
         queues,
         admin_address,
     } = args;
-    // Before there are threads, which inherit it.
-    let ended = Arc::new(new_event().context("make an event")?);
-    let sources = EventSources::new(Arc::clone(&ended)).context("take signals")?;
+    // Before other threads start, because they inherit the signal mask.
+    let ended = Arc::new(new_event().context("create an eventfd")?);
+    let sources = EventSources::new(Arc::clone(&ended)).context("receive signals")?;
     std::fs::create_dir_all(&run_dir).with_context(|| format!("create {}", run_dir.display()))?;
     let watched = sources.watch(&run_dir);
     watched.with_context(|| format!("watch {}", run_dir.display()))?;
     let metrics = Metrics::new();
-    let heartbeat = Arc::new(Heartbeat::new(STALL));
+    let heartbeat = Arc::new(Heartbeat::new(STALL_TIMEOUT));
     admin::start(admin_address, metrics.clone(), Arc::clone(&heartbeat))
         .context("start the admin server")?;
     let queues = queues.map_or_else(default_queues, usize::from);
@@ -53,5 +54,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<()> {
 }
 
 fn default_queues() -> usize {
-    available_parallelism().map_or(1, usize::from).min(QUEUES)
+    available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_DEFAULT_QUEUES)
 }

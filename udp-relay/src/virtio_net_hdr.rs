@@ -1,22 +1,22 @@
-//! `struct virtio_net_hdr`, which stands before every packet on a TUN link with `IFF_VNET_HDR`.
+//! `struct virtio_net_hdr`, the header before every packet on a TUN link with `IFF_VNET_HDR`.
 //!
-//! It says what the kernel has left to do: complete a checksum, cut a packet. Its numbers are in the machine's own byte
-//! order (`tun_is_little_endian`).
+//! The header describes the offloads of a packet: checksum and segmentation. Its numbers are in host byte order
+//! (`tun_is_little_endian`).
 
-/// Length of the header, the kernel's default (`TUNSETVNETHDRSZ`).
+/// Length of the header in bytes, the default of the kernel (`TUNSETVNETHDRSZ`).
 pub const LEN: usize = 10;
 
-/// The checksum has to be completed from `csum_start` on; the field holds the sum of the pseudo header.
+/// The checksum is partial: it must be completed from `csum_start` on. The field has the sum of the pseudo header.
 pub const NEEDS_CSUM: u8 = 1;
-/// Not to be cut.
+/// No segmentation.
 pub const GSO_NONE: u8 = 0;
-/// TCP over IPv4, to be cut.
+/// Segmentation of TCP over IPv4.
 pub const GSO_TCPV4: u8 = 1;
-/// TCP over IPv6, to be cut.
+/// Segmentation of TCP over IPv6.
 pub const GSO_TCPV6: u8 = 4;
-/// UDP of either family, to be cut into datagrams.
+/// Segmentation of UDP of both families into datagrams.
 pub const GSO_UDP_L4: u8 = 5;
-/// Added to TCP's when the first segment alone has CWR set.
+/// Flag of the TCP types: only the first segment has CWR.
 pub const GSO_ECN: u8 = 0x80;
 
 /// The header.
@@ -26,18 +26,18 @@ pub struct VirtioNetHdr {
     pub flags: u8,
     /// `VIRTIO_NET_HDR_GSO_…`.
     pub gso_type: u8,
-    /// Length of all headers; a hint.
+    /// Length of all headers in bytes, a hint.
     pub hdr_len: u16,
-    /// Payload of each segment.
+    /// Bytes of payload of each segment.
     pub gso_size: u16,
-    /// Where the checksum begins.
+    /// Offset of the first summed byte in the packet.
     pub csum_start: u16,
-    /// Where its field is, from there.
+    /// Offset of the checksum field from `csum_start`.
     pub csum_offset: u16,
 }
 
 impl VirtioNetHdr {
-    /// The header at the beginning of what was read from a link, and what follows it.
+    /// Splits a frame from a link into header and packet; `None` if the frame is shorter than the header.
     pub fn split(frame: &mut [u8]) -> Option<(Self, &mut [u8])> {
         let (header, packet) = frame.split_first_chunk_mut::<LEN>()?;
         let [flags, gso_type, a, b, c, d, e, f, g, h] = *header;
@@ -52,7 +52,7 @@ impl VirtioNetHdr {
         Some((header, packet))
     }
 
-    /// As it is written to a link.
+    /// The bytes of the header, as the link expects them.
     pub fn to_bytes(self) -> [u8; LEN] {
         let [a, b] = self.hdr_len.to_ne_bytes();
         let [c, d] = self.gso_size.to_ne_bytes();

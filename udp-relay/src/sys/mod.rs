@@ -1,4 +1,4 @@
-//! The system calls for which neither the standard library nor nix has what is needed: the only unsafe code of the relay.
+//! System calls that neither the standard library nor nix offers in the needed form.
 
 pub mod receive;
 pub mod send;

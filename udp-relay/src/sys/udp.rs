@@ -1,7 +1,7 @@
 //! The sockets of a tunnel.
 //!
-//! There are several, all bound to the same address and port (`SO_REUSEPORT`): the kernel chooses one by the addresses, so
-//! that all datagrams of one peer come by the same socket, in their order.
+//! A tunnel has several sockets, all bound to the same address and port (`SO_REUSEPORT`). The kernel selects a socket by a hash of the
+//! addresses. All datagrams of one peer therefore arrive at the same socket, in order.
 
 use std::ffi::c_int;
 use std::io;
@@ -12,13 +12,13 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
-/// What a socket may hold: 100 Gbit/s for a millisecond, or 64 full TSO packets of each of a few flows.
+/// Size of the socket buffers in bytes: 100 Gbit/s for about 0.7 ms, or 64 TSO packets of 64 KiB of each of two flows.
 const BUFFER: usize = 8 << 20;
 
 /// Opens `count` sockets.
 ///
 /// # Errors
-/// The kernel refuses: the address is not this node's, or another socket has the port.
+/// The node does not have the address, another socket has the port, or a system call fails.
 pub fn open(local: IpAddr, port: u16, count: usize) -> io::Result<Vec<OwnedFd>> {
     (0..count)
         .map(|_| open_one(SocketAddr::new(local, port)))
@@ -34,7 +34,7 @@ fn open_one(local: SocketAddr) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let opened = socket(family, SockType::Datagram, flags, None)?;
     setsockopt(&opened, sockopt::ReusePort, &true)?;
-    // As the kernel's tunnels by default: what is too long for the way is cut into fragments, so never DF.
+    // The same default as that of tunnels of the kernel: DF is never set, and datagrams above the path MTU are fragmented.
     match local {
         SocketAddr::V4(_) => set(
             &opened,
@@ -52,7 +52,7 @@ fn open_one(local: SocketAddr) -> io::Result<OwnedFd> {
         }
     }
     set(&opened, libc::SOL_UDP, libc::UDP_GRO, 1)?;
-    // Forced where we may (CAP_NET_ADMIN), else as far as net.core.rmem_max and wmem_max allow.
+    // Forced with CAP_NET_ADMIN, else limited by net.core.rmem_max and wmem_max.
     if setsockopt(&opened, sockopt::RcvBufForce, &BUFFER).is_err() {
         setsockopt(&opened, sockopt::RcvBuf, &BUFFER)?;
     }
@@ -65,8 +65,8 @@ fn open_one(local: SocketAddr) -> io::Result<OwnedFd> {
 
 fn set(socket: &OwnedFd, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;
-    #[expect(unsafe_code, reason = "options that nix does not have")]
-    // SAFETY: the option's value is the integer that the pointer and the length describe.
+    #[expect(unsafe_code, reason = "nix does not have these options")]
+    // SAFETY: pointer and length describe the integer `value`.
     let code = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
