@@ -21,28 +21,28 @@ fn forwards_all_traffic(outer_v6: bool) {
         let fits = one.mtu() - headers;
         assert!(
             one.pings(&to, &format!("-M do -s {fits}")),
-            "as long as the MTU, v6 {v6}"
+            "a packet of MTU size, v6 {v6}"
         );
         assert!(
             !one.pings(&to, &format!("-M do -s {}", fits + 1)),
-            "longer, v6 {v6}"
+            "a packet above the MTU, v6 {v6}"
         );
         assert!(one.pings(&to, "-s 9000"), "in fragments, v6 {v6}");
         verified_traffic::udp(one, two, v6);
         verified_traffic::tcp(one, two, v6, 100 << 20);
         verified_traffic::tcp(two, one, v6, 30 << 20);
     }
-    let carried = |name, direction| one.metric(name, &format!("direction=\"{direction}\""));
-    let per_read = carried("packets", "out") / carried("reads", "out");
+    let per_read =
+        one.metric("packets", "direction=\"out\"") / one.metric("reads", "direction=\"out\"");
     assert!(
         per_read >= 4,
-        "the kernel hands over packets to be cut: {per_read} packets a read"
+        "the link delivers GSO packets: {per_read} packets per read"
     );
     let per_write =
         two.metric("packets", "direction=\"in\"") / two.metric("writes", "direction=\"in\"");
     assert!(
         per_write >= 4,
-        "segments are put together: {per_write} packets a write"
+        "segments are coalesced: {per_write} packets per write"
     );
     for node in &network.nodes {
         for reason in [

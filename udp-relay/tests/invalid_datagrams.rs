@@ -46,7 +46,7 @@ fn flood(from: &Namespace, bind: (&str, u16), datagram: &[u8], count: usize) {
     from.run(|| {
         let socket = UdpSocket::bind(bind).unwrap();
         for _ in 0..count {
-            // A full buffer is no failure of a flood.
+            // A full send buffer is not an error of the test.
             let _ = socket.send_to(datagram, ("192.0.2.1", PORT));
         }
     });
@@ -103,9 +103,9 @@ fn netns_invalid_packets_of_peer_are_dropped_by_reason() {
         ("too_big", &big),
     ];
     for (reason, datagram) in cases {
-        let (already, wanted) = (one.drops(reason), count as u64 / 10);
+        let (before, minimum) = (one.drops(reason), count as u64 / 10);
         flood(&two.namespace, ("192.0.2.2", PORT), datagram, count);
-        eventually(reason, || one.drops(reason) > already + wanted);
+        eventually(reason, || one.drops(reason) > before + minimum);
     }
     flood(&two.namespace, ("192.0.2.2", 8286), &valid, count);
     eventually("port", || one.drops("port") > count as u64 / 10);
