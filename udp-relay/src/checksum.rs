@@ -1,11 +1,11 @@
-//! The Internet checksum (RFC 1071), in the machine's own byte order.
+//! The Internet checksum (RFC 1071), in host byte order.
 //!
-//! The sum does not depend on the byte order as long as it is read and stored in the same one (RFC 1071, section 2 (B)),
-//! so nothing is swapped on the way; [`be`] makes a number fit in.
+//! The sum does not depend on the byte order if words are read and stored in the same byte order (RFC 1071, section 2 (B)).
+//! Bytes are therefore not swapped. [`be`] converts a number for the addition to a sum.
 
-/// The sum of `bytes`, which begin at an even offset of what is summed. Sums can be added.
+/// The sum of `bytes`, which begin at an even offset of the summed data. Sums can be added.
 pub fn sum(bytes: &[u8]) -> u64 {
-    // Independent lanes, so that the compiler makes vector instructions of them.
+    // Independent lanes, so that the compiler uses vector instructions.
     let mut lanes = [0u64; 8];
     let (blocks, rest) = bytes.as_chunks::<32>();
     for block in blocks {
@@ -26,17 +26,17 @@ pub fn sum(bytes: &[u8]) -> u64 {
             .sum::<u64>()
 }
 
-/// A number as it counts in a sum where it stands in network order.
+/// The summand of a number that is in network byte order in the packet.
 pub fn be(number: u16) -> u64 {
     u64::from(number.to_be())
 }
 
-/// What takes `number` out of a sum again.
+/// The summand that removes `number` from a sum.
 pub fn minus(number: u64) -> u64 {
     u64::from(!fold(number))
 }
 
-/// The sum in 16 bits.
+/// A sum, folded to 16 bits.
 pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -46,10 +46,10 @@ pub fn fold(sum: u64) -> u16 {
     u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
-/// What is stored in the field so that all adds up to zero.
+/// The value of the checksum field for a sum without the field.
 ///
-/// Zero is stored as its other form, because UDP takes it for "no checksum" (RFC 768); for TCP both are the same. So does
-/// the kernel's `skb_checksum_help`.
+/// Zero is stored as 0xffff, because zero means "no checksum" in UDP (RFC 768). For TCP, both values are equivalent. The kernel does
+/// the same (`skb_checksum_help`).
 pub fn finish(sum: u64) -> [u8; 2] {
     match !fold(sum) {
         0 => [0xff, 0xff],
@@ -57,8 +57,8 @@ pub fn finish(sum: u64) -> [u8; 2] {
     }
 }
 
-/// Whether a sum that includes the field says that all is well.
-pub fn is_right(sum: u64) -> bool {
+/// Whether a sum that includes the checksum field is valid.
+pub fn is_valid(sum: u64) -> bool {
     fold(sum) == u16::MAX
 }
 
@@ -68,8 +68,8 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// Word by word in network order, as RFC 1071 writes it.
-    pub(crate) fn plain(bytes: &[u8]) -> u16 {
+    /// The sum in network byte order, word by word as in RFC 1071. Tests compare other functions with it.
+    pub(crate) fn reference_sum(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;
         for pair in bytes.chunks(2) {
             sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
@@ -81,7 +81,7 @@ pub(crate) mod tests {
     proptest! {
         #[test]
         fn checksum_matches_reference_implementation(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            prop_assert_eq!(fold(sum(&bytes)).to_be(), plain(&bytes));
+            prop_assert_eq!(fold(sum(&bytes)).to_be(), reference_sum(&bytes));
         }
 
         #[test]
@@ -93,7 +93,10 @@ pub(crate) mod tests {
 
     #[test]
     fn checksum_of_all_ones_does_not_overflow() {
-        assert_eq!(fold(sum(&[0xff; 65535])).to_be(), plain(&[0xff; 65535]));
+        assert_eq!(
+            fold(sum(&[0xff; 65535])).to_be(),
+            reference_sum(&[0xff; 65535])
+        );
         assert_eq!(fold(u64::MAX), u16::MAX);
     }
 }

@@ -1,7 +1,7 @@
-//! Waits for what can happen and says what follows. Packets do not pass here.
+//! The control loop: waits for events and handles them. This thread forwards no packets.
 //!
-//! A relay serves, or it stands by: its successor serves, and it keeps everything open so that it can serve again at once
-//! should the successor end.
+//! A relay is serving or in standby. In standby its successor serves, and the relay keeps all tunnels open, so that it can serve
+//! again at once if the successor exits.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -20,65 +20,67 @@ use crate::relay::Relay;
 use crate::takeover;
 use netweft_common::error_chain;
 
-/// The configuration is read this often even when nothing seems to have happened: a lost notice must not last.
-const REREAD: Duration = Duration::from_secs(60);
-/// How long before what failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long a successor may take from its request to serving.
-const HAND_OVER: Duration = Duration::from_secs(10);
-/// Relays that stand by at a time; there is one, or two when something has gone wrong.
-const PREDECESSORS: usize = 8;
-/// What this relay is to the others of its node.
+/// Interval of reading the configuration without an inotify event, in case that an event was lost.
+const REREAD_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval between attempts after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit of a successor from its request until it serves.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of relays in standby. There is one usually, and two after a failure.
+const MAX_PREDECESSORS: usize = 8;
+
+/// The role of this relay among the relays of its node.
 enum Role {
-    /// It carries packets.
+    /// The relay forwards packets.
     Serving {
         listener: Listener,
-        /// Who has the tunnels too and is about to carry packets, and until when.
+        /// The relay that has received the tunnels but does not serve yet, and its deadline.
         successor: Option<(Connection, Instant)>,
     },
-    /// Its successor carries packets.
+    /// The successor forwards packets.
     Standby { successor: Connection },
 }
 
-/// The loop's state.
+/// The state of the control loop.
 pub struct Control {
     dir: PathBuf,
     relay: Relay,
     role: Role,
-    /// Relays to which this one is the successor. They see by the connection when it ends.
+    /// Relays in standby. They detect the exit of this relay by the end of the connection.
     predecessors: Vec<Connection>,
-    /// What is wrong with the configuration.
-    bad: Option<String>,
+    /// Why the configuration is invalid.
+    config_error: Option<String>,
     metrics: Metrics,
     report: Report,
-    /// When to look at the configuration again without a notice.
-    look_at: Instant,
+    /// When the configuration is read again without an inotify event.
+    next_read: Instant,
 }
 
 impl Control {
-    /// Takes over, or begins anew.
+    /// Takes over from the serving relay, or serves without a predecessor.
     ///
     /// # Errors
-    /// There is a relay that does not hand over, or the configuration cannot be used and it serves on.
+    /// The serving relay does not hand its tunnels over, or the configuration is invalid while a predecessor serves. The predecessor
+    /// continues to serve. Or the socket for other relays cannot be created.
     pub fn start(dir: PathBuf, mut relay: Relay, metrics: Metrics) -> anyhow::Result<Self> {
-        let predecessor = takeover::ask(&dir, &mut relay)
+        let predecessor = takeover::request(&dir, &mut relay)
             .context("take over from the relay that serves on this node")?;
         let config = RelayConfig::read(&dir);
-        let mut bad = None;
+        let mut config_error = None;
         match config {
             Ok(config) => relay.apply(&config),
-            // Without a configuration the predecessor does better.
+            // The predecessor continues to serve with its last valid configuration.
             Err(error) if predecessor.is_some() => return Err(error).context("take over"),
-            Err(error) => bad = Some(error_chain(&error)),
+            Err(error) => config_error = Some(error_chain(&error)),
         }
         if let Some(predecessor) = &predecessor {
             takeover::confirm(predecessor);
         }
-        if let Some(bad) = &bad {
-            warn!(error = bad, "configuration is invalid");
+        if let Some(config_error) = &config_error {
+            warn!(error = config_error, "configuration is invalid");
         }
         let listener = Listener::bind(&dir).context("listen for other relays")?;
-        metrics.serving(true);
+        metrics.set_serving(true);
         info!(taken_over = predecessor.is_some(), "serving");
         Ok(Self {
             role: Role::Serving {
@@ -86,46 +88,46 @@ impl Control {
                 successor: None,
             },
             predecessors: predecessor.into_iter().collect(),
-            look_at: next_look(&relay, bad.as_ref()),
+            next_read: next_read_time(&relay, config_error.as_ref()),
             report: Report::new(metrics.clone()),
             dir,
             relay,
-            bad,
+            config_error,
             metrics,
         })
     }
 
-    /// Waits until something happens, and does what follows. Says whether to go on.
+    /// Waits for events and handles them. Returns `false` after a signal to stop.
     ///
     /// # Errors
-    /// The wait fails, or other relays and probes cannot connect to this relay.
+    /// poll(2) fails, or the socket for other relays and probes cannot be created.
     pub fn wait(&mut self, sources: &EventSources) -> anyhow::Result<bool> {
-        let happened = self.poll(sources).context("wait")?;
-        if happened.signal {
+        let events = self.poll(sources).context("wait")?;
+        if events.signal {
             return Ok(false);
         }
-        if happened.ended {
-            // Not at once: what ends a thread again and again must not keep the node busy.
-            sources.forget_end();
-            self.look_at = self.look_at.min(Instant::now() + RETRY);
+        if events.ended {
+            // With a delay: a permanent failure must not cause a busy loop.
+            sources.clear_thread_end();
+            self.next_read = self.next_read.min(Instant::now() + RETRY_INTERVAL);
         }
-        if happened.change && sources.is_about_config() || Instant::now() >= self.look_at {
-            self.follow();
+        if events.change && sources.has_config_change() || Instant::now() >= self.next_read {
+            self.reload_config();
         }
-        if happened.listener {
-            self.answer();
+        if events.listener {
+            self.handle_connection();
         }
-        if happened.successor || self.is_too_slow() {
-            self.hear_successor()?;
+        if events.successor || self.has_successor_timed_out() {
+            self.handle_successor()?;
         }
-        if happened.predecessor {
+        if events.predecessor {
             self.predecessors.retain(Connection::is_open);
         }
         self.report.log();
         Ok(true)
     }
 
-    fn poll(&self, sources: &EventSources) -> nix::Result<Happened> {
+    fn poll(&self, sources: &EventSources) -> nix::Result<Events> {
         let (listener, successor, deadline) = match &self.role {
             Role::Serving {
                 listener,
@@ -150,12 +152,12 @@ impl Control {
             successor.into_iter().collect(),
             self.predecessors.iter().map(AsFd::as_fd).collect(),
         ];
-        // Now and then in any case, to show that the loop comes round.
+        // A wake-up without an event, for the heartbeat.
         let beat = Instant::now() + HEARTBEAT_INTERVAL;
         let until = deadline.map_or(beat, |deadline| deadline.min(beat));
-        let until = until.min(self.look_at);
+        let until = until.min(self.next_read);
         let [signal, change, ended, listener, successor, predecessor] = readable(groups, until)?;
-        Ok(Happened {
+        Ok(Events {
             signal,
             change,
             ended,
@@ -165,12 +167,12 @@ impl Control {
         })
     }
 
-    /// Makes everything as the configuration says. While a successor is about to serve, both would open what is new and
-    /// one would keep it unread, so that waits.
-    fn follow(&mut self) {
+    /// Reads and applies the configuration. During a handover the change is postponed: both relays would open a new tunnel, and one
+    /// of them would not read its queue.
+    fn reload_config(&mut self) {
         match RelayConfig::read(&self.dir) {
             Ok(config) => {
-                if self.bad.take().is_some() {
+                if self.config_error.take().is_some() {
                     info!("configuration is valid again");
                 }
                 match &self.role {
@@ -184,21 +186,21 @@ impl Control {
                 }
             }
             Err(error) => {
-                let bad = error_chain(&error);
-                if self.bad.as_ref() != Some(&bad) {
+                let config_error = error_chain(&error);
+                if self.config_error.as_ref() != Some(&config_error) {
                     warn!(
-                        error = bad,
+                        error = config_error,
                         "configuration is invalid, keeping the last valid one"
                     );
                 }
-                self.bad = Some(bad);
+                self.config_error = Some(config_error);
             }
         }
-        self.look_at = next_look(&self.relay, self.bad.as_ref());
+        self.next_read = next_read_time(&self.relay, self.config_error.as_ref());
     }
 
-    /// Answers new connections.
-    fn answer(&mut self) {
+    /// Accepts a connection and answers its request.
+    fn handle_connection(&mut self) {
         let Role::Serving {
             listener,
             successor,
@@ -210,30 +212,30 @@ impl Control {
             let Some(connection) = connection else {
                 return Ok(());
             };
-            match connection.hear()? {
+            match connection.receive()? {
                 Some((Message::Ready, _)) => {
                     let failures = self
-                        .bad
+                        .config_error
                         .iter()
                         .cloned()
                         .chain(self.relay.failures())
                         .collect();
-                    connection.say(&Message::Readiness { failures })
+                    connection.send(&Message::Readiness { failures })
                 }
-                Some((Message::Watch, _)) if self.predecessors.len() < PREDECESSORS => {
+                Some((Message::Watch, _)) if self.predecessors.len() < MAX_PREDECESSORS => {
                     self.predecessors.push(connection);
                     Ok(())
                 }
                 Some((Message::TakeOver { version: VERSION }, _)) if successor.is_none() => {
                     takeover::offer(&connection, &self.relay)?;
-                    *successor = Some((connection, Instant::now() + HAND_OVER));
+                    *successor = Some((connection, Instant::now() + HANDOVER_TIMEOUT));
                     Ok(())
                 }
                 Some((other, _)) => {
                     let reason = format!(
-                        "the relay that serves refuses {other:?}: it cannot do that, or not now"
+                        "the serving relay refuses {other:?}: another handover is in progress, or the request is not supported"
                     );
-                    connection.say(&Message::Refused { reason })
+                    connection.send(&Message::Refused { reason })
                 }
                 None => Ok(()),
             }
@@ -243,28 +245,28 @@ impl Control {
         }
     }
 
-    fn is_too_slow(&self) -> bool {
+    fn has_successor_timed_out(&self) -> bool {
         matches!(&self.role, Role::Serving { successor: Some((_, until)), .. } if Instant::now() >= *until)
     }
 
-    /// The successor serves, or has ended, or takes too long.
-    fn hear_successor(&mut self) -> anyhow::Result<()> {
-        let too_slow = self.is_too_slow();
+    /// Handles a message of the successor, the end of its connection, or its timeout.
+    fn handle_successor(&mut self) -> anyhow::Result<()> {
+        let timed_out = self.has_successor_timed_out();
         match &mut self.role {
             Role::Serving { successor, .. } => {
                 let Some((connection, _)) = successor.take() else {
                     return Ok(());
                 };
-                let heard = if too_slow {
+                let received = if timed_out {
                     Ok(None)
                 } else {
-                    connection.hear()
+                    connection.receive()
                 };
-                if matches!(heard, Ok(Some((Message::Serving, _)))) {
-                    self.stand_by(connection);
+                if matches!(received, Ok(Some((Message::Serving, _)))) {
+                    self.enter_standby(connection);
                 } else {
-                    warn!(?heard, "takeover failed, serving on");
-                    self.follow();
+                    warn!(?received, "takeover failed, serving on");
+                    self.reload_config();
                 }
                 Ok(())
             }
@@ -277,12 +279,12 @@ impl Control {
         }
     }
 
-    fn stand_by(&mut self, successor: Connection) {
+    fn enter_standby(&mut self, successor: Connection) {
         self.relay.stop();
-        self.metrics.serving(false);
+        self.metrics.set_serving(false);
         info!("successor serves, standing by");
-        if let Err(error) = successor.say(&Message::Stopped) {
-            // Then it has ended, which is seen next.
+        if let Err(error) = successor.send(&Message::Stopped) {
+            // The successor has exited. The next poll detects the end of the connection.
             warn!(%error, "notifying successor failed");
         }
         self.role = Role::Standby { successor };
@@ -291,7 +293,7 @@ impl Control {
     /// Serves again, unless another relay serves.
     fn resume(&mut self) -> anyhow::Result<()> {
         if let Ok(Some(other)) = Connection::open(&self.dir)
-            && other.say(&Message::Watch).is_ok()
+            && other.send(&Message::Watch).is_ok()
         {
             info!("successor exited and another relay serves, standing by");
             self.role = Role::Standby { successor: other };
@@ -303,17 +305,17 @@ impl Control {
             listener,
             successor: None,
         };
-        self.metrics.serving(true);
-        self.follow();
+        self.metrics.set_serving(true);
+        self.reload_config();
         Ok(())
     }
 }
 
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "one for each thing that can happen"
+    reason = "one field for each kind of event"
 )]
-struct Happened {
+struct Events {
     signal: bool,
     change: bool,
     ended: bool,
@@ -322,7 +324,12 @@ struct Happened {
     predecessor: bool,
 }
 
-fn next_look(relay: &Relay, bad: Option<&String>) -> Instant {
-    let well = relay.failures().is_empty() && bad.is_none();
-    Instant::now() + if well { REREAD } else { RETRY }
+fn next_read_time(relay: &Relay, config_error: Option<&String>) -> Instant {
+    let has_failure = !relay.failures().is_empty() || config_error.is_some();
+    Instant::now()
+        + if has_failure {
+            RETRY_INTERVAL
+        } else {
+            REREAD_INTERVAL
+        }
 }

@@ -1,39 +1,39 @@
-//! What workers count: plain numbers that one thread writes and others read.
+//! Counters of the worker threads. One thread writes each counter, and other threads read it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Drop {
-    /// From the link, to an address in no peer's block.
+pub enum DropReason {
+    /// A packet from the link has a destination in no block of a peer.
     NoPeer,
-    /// From the link, not to be cut as it says, or without an address.
+    /// A packet from the link has no destination address, or its header does not allow segmentation.
     NotSegmentable,
-    /// The kernel did not take the datagram.
+    /// The kernel refused to send the datagram.
     SendFailed,
-    /// The socket's send buffer stayed full.
+    /// The send buffer of the socket remained full.
     SendBuffer,
-    /// The datagram came from an address that is no peer's.
+    /// The source address of a datagram is not a peer.
     NotAPeer,
-    /// The datagram came from a peer, but from another port.
+    /// The source address of a datagram is a peer, and the source port is another port.
     Port,
-    /// The datagram is empty.
+    /// A datagram is empty.
     Empty,
-    /// It begins like neither an IPv4 nor an IPv6 packet.
+    /// A datagram contains neither an IPv4 nor an IPv6 packet.
     NotIp,
-    /// It is shorter than its header says, or than a header.
+    /// A datagram is shorter than the length in the IP header, or than the IP header.
     Truncated,
-    /// It is longer than its header says, or its header is shorter than one can be.
+    /// A datagram is longer than the length in the IP header, or the header length is invalid.
     Malformed,
-    /// It is longer than the link's MTU.
+    /// A packet is longer than the MTU of the link.
     TooBig,
-    /// The link did not take the packet; it is down, perhaps.
+    /// The link refused the packet, for example because the link is down.
     LinkRefused,
 }
 
-impl Drop {
-    /// All of them, in order.
+impl DropReason {
+    /// All reasons, in the order of declaration.
     pub const ALL: [Self; 12] = [
         Self::NoPeer,
         Self::NotSegmentable,
@@ -49,7 +49,7 @@ impl Drop {
         Self::LinkRefused,
     ];
 
-    /// Its label in metrics.
+    /// The value of the label `reason` in metrics.
     pub const fn label(self) -> &'static str {
         match self {
             Self::NoPeer => "no_peer",
@@ -68,64 +68,64 @@ impl Drop {
     }
 }
 
-/// A number that one thread alone adds to, so that adding needs no locked instruction.
+/// A counter with one writing thread, so that an addition needs no locked instruction.
 #[derive(Debug, Default)]
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `more`. Of several threads that do so at once, one may be forgotten.
+    /// Adds `more`. Concurrent additions of several threads may be lost.
     pub fn add(&self, more: usize) {
         let sum = self.get().wrapping_add(more as u64);
         self.0.store(sum, Ordering::Relaxed);
     }
 
-    /// The number.
+    /// The current value.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What one worker has done. It carries packets in one direction.
+/// The counters of one worker, which forwards packets in one direction.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Packets carried.
+    /// Forwarded packets.
     pub packets: Count,
-    /// Their bytes, without what the relay puts around them.
+    /// Bytes of forwarded packets, without the outer headers.
     pub bytes: Count,
     /// Reads from the link, or receive calls on the socket.
     pub reads: Count,
-    /// Writes to the link, or messages sent by the socket; each carries one packet or many.
+    /// Writes to the link, or messages sent by the socket. Each has one packet or several.
     pub writes: Count,
-    /// Messages that the kernel would not cut, and which were sent packet by packet.
+    /// Messages for which the kernel refused segmentation (`UDP_SEGMENT`), and whose packets were sent one by one.
     pub refused_gso: Count,
-    drops: [Count; Drop::ALL.len()],
+    drops: [Count; DropReason::ALL.len()],
 }
 
 impl Counters {
-    /// Packets have been dropped.
-    pub fn dropped(&self, reason: Drop, packets: usize) {
+    /// Counts dropped packets.
+    pub fn dropped(&self, reason: DropReason, packets: usize) {
         if let Some(count) = self.drops.get(reason as usize) {
             count.add(packets);
         }
     }
 
-    /// How many were dropped for a reason.
-    pub fn drops(&self, reason: Drop) -> u64 {
+    /// The number of packets that were dropped for a reason.
+    pub fn drops(&self, reason: DropReason) -> u64 {
         self.drops.get(reason as usize).map_or(0, Count::get)
     }
 }
 
-/// The counts of one tunnel's workers.
+/// The counters of the workers of one tunnel.
 #[derive(Clone, Debug, Default)]
 pub struct TunnelCounters {
-    /// From the link to the socket, one for each queue.
+    /// From the link to the sockets, one for each queue.
     pub outbound: Vec<Arc<Counters>>,
-    /// From the socket to the link.
+    /// From the sockets to the link, one for each socket.
     pub inbound: Vec<Arc<Counters>>,
 }
 
 impl TunnelCounters {
-    /// All at zero.
+    /// All counters are zero.
     pub fn new(queues: usize, sockets: usize) -> Self {
         let zeros = |count| (0..count).map(|_| Arc::default()).collect();
         Self {
@@ -134,10 +134,10 @@ impl TunnelCounters {
         }
     }
 
-    /// Packets dropped, in the order of [`Drop::ALL`].
-    pub fn drops(&self) -> [u64; Drop::ALL.len()] {
+    /// Packets dropped, in the order of [`DropReason::ALL`].
+    pub fn drops(&self) -> [u64; DropReason::ALL.len()] {
         let all = || self.outbound.iter().chain(&self.inbound);
-        Drop::ALL.map(|reason| all().map(|counters| counters.drops(reason)).sum())
+        DropReason::ALL.map(|reason| all().map(|counters| counters.drops(reason)).sum())
     }
 }
 
@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn each_drop_reason_has_its_own_counter() {
         let counters = TunnelCounters::new(1, 1);
-        for (place, reason) in Drop::ALL.into_iter().enumerate() {
+        for (place, reason) in DropReason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place);
             counters.outbound[0].dropped(reason, place);
             counters.inbound[0].dropped(reason, 1);

@@ -1,18 +1,18 @@
-//! Dropped packets in the log: a line a minute at most for each tunnel, and none if there is nothing new.
+//! Log lines about dropped packets: at most one per minute and tunnel, and none without new drops.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use crate::counters::Drop;
+use crate::counters::DropReason;
 use crate::metrics::Metrics;
 
 const INTERVAL: Duration = Duration::from_secs(60);
 
-type Counts = [u64; Drop::ALL.len()];
+type Counts = [u64; DropReason::ALL.len()];
 
-/// The counts that the log has, and the time of the next line.
+/// The counts that were logged, and the time of the next log lines.
 pub struct Report {
     metrics: Metrics,
     logged: BTreeMap<String, Counts>,
@@ -20,7 +20,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The log has no counts yet.
+    /// Without logged counts.
     pub fn new(metrics: Metrics) -> Self {
         Self {
             metrics,
@@ -29,7 +29,7 @@ impl Report {
         }
     }
 
-    /// Logs new counts once per interval.
+    /// Logs new drops once per interval.
     pub fn log(&mut self) {
         if Instant::now() < self.next {
             return;
@@ -48,7 +48,7 @@ impl Report {
 
 /// The difference by reason, or `None` without one. A reopened tunnel counts from zero.
 fn more(before: &Counts, now: &Counts) -> Option<String> {
-    let all = Drop::ALL.into_iter().zip(before.iter().zip(now));
+    let all = DropReason::ALL.into_iter().zip(before.iter().zip(now));
     let words: Vec<String> = all
         .map(|(reason, (before, now))| (reason, now.checked_sub(*before).unwrap_or(*now)))
         .filter(|(_, more)| *more > 0)

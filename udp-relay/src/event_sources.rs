@@ -13,7 +13,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What there always is to wait for.
+/// The event sources of both roles: signals, changes of files, and ends of threads.
 pub struct EventSources {
     signals: SignalFd,
     changes: Inotify,
@@ -25,7 +25,7 @@ impl EventSources {
     /// signalled when a thread of a tunnel ends by itself.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// The signal mask cannot be changed, or the process has no free file descriptors.
     pub fn new(ended: Arc<EventFd>) -> nix::Result<Self> {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
@@ -38,18 +38,18 @@ impl EventSources {
         })
     }
 
-    /// Looks for changes of the configuration in a directory.
+    /// Watches the files of a directory.
     ///
     /// # Errors
-    /// It is not there.
+    /// The directory does not exist, or the limit of inotify watches is reached.
     pub fn watch(&self, dir: &Path) -> nix::Result<()> {
-        let of_names =
+        let names =
             AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_DELETE;
-        let flags = of_names | AddWatchFlags::IN_CLOSE_WRITE;
+        let flags = names | AddWatchFlags::IN_CLOSE_WRITE;
         self.changes.add_watch(dir, flags).map(drop)
     }
 
-    /// Signals, changes, ends.
+    /// The descriptors of signals, changes of files, and ends of threads.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [
             self.signals.as_fd(),
@@ -58,8 +58,9 @@ impl EventSources {
         ]
     }
 
-    /// Whether a change is one of the configuration. A notice without a name says that notices were lost.
-    pub fn is_about_config(&self) -> bool {
+    /// Reads all inotify events. Returns whether one is about the configuration. An event without a name is an overflow of the event
+    /// queue, and counts as a change.
+    pub fn has_config_change(&self) -> bool {
         let mut found = false;
         while let Ok(events) = self.changes.read_events() {
             let mut names = events.iter().map(|event| event.name.as_ref());
@@ -68,14 +69,17 @@ impl EventSources {
         found
     }
 
-    /// The end of a thread has been seen.
-    pub fn forget_end(&self) {
-        // There may be nothing to forget.
+    /// Resets the event about the end of a thread.
+    pub fn clear_thread_end(&self) {
+        // The read fails if the event is not set.
         let _ = self.ended.read();
     }
 }
 
-/// Whether something is to be read, group by group. Waits for it until then.
+/// Waits until a descriptor is readable, or until the deadline. Returns for each group whether one of its descriptors is readable.
+///
+/// # Errors
+/// poll(2) fails.
 pub fn readable<const N: usize>(
     groups: [Vec<BorrowedFd<'_>>; N],
     until: Instant,
@@ -84,7 +88,7 @@ pub fn readable<const N: usize>(
     let mut polled: Vec<PollFd<'_>> = all
         .map(|file| PollFd::new(*file, PollFlags::POLLIN))
         .collect();
-    // One millisecond more, since the kernel's clock is coarser and too early would be once more.
+    // poll(2) takes whole milliseconds. Without the addition, poll would return before the deadline.
     let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     match poll(
         &mut polled,
@@ -95,7 +99,10 @@ pub fn readable<const N: usize>(
     }
     let mut polled = polled.iter();
     Ok(groups.map(|group| {
-        let own = polled.by_ref().take(group.len());
-        own.filter(|file| file.any().unwrap_or(true)).count() > 0
+        let polled_group = polled.by_ref().take(group.len());
+        polled_group
+            .filter(|file| file.any().unwrap_or(true))
+            .count()
+            > 0
     }))
 }

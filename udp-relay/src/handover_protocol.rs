@@ -26,54 +26,54 @@ use netweft_udp_relay::config::TunnelConfig;
 pub const VERSION: u32 = 1;
 /// The time limit of each message.
 pub const TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest message: what is wrong with many tunnels.
-const LENGTH: usize = 1 << 15;
-/// Queues and sockets of one tunnel.
-const DESCRIPTORS: usize = 64;
+/// Maximum length of a message in bytes. The longest message lists the failures of many tunnels.
+const MAX_LENGTH: usize = 1 << 15;
+/// Maximum number of descriptors of a message: the queues and sockets of one tunnel.
+const MAX_DESCRIPTORS: usize = 64;
 
-/// A message of the protocol.
+/// A message of the protocol. The tag `say` is part of version 1 of the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "kebab-case")]
 pub enum Message {
-    /// A question: are you serving?
+    /// Request of the readiness.
     Ready,
-    /// The answer.
+    /// Answer to [`Message::Ready`].
     Readiness {
-        /// Why not; empty if all is well.
+        /// Why the relay is not ready; empty if the relay is ready.
         failures: Vec<String>,
     },
-    /// A request: hand your tunnels over.
+    /// Request to hand the tunnels over.
     TakeOver {
-        /// [`VERSION`].
+        /// [`VERSION`] of the successor.
         version: u32,
     },
-    /// A request: keep this connection open, so that I see when you end.
+    /// Request to keep the connection open. The sender detects the exit of the other relay by the end of the connection.
     Watch,
-    /// A tunnel; its descriptors come along, queues first.
+    /// A tunnel. The message carries its descriptors, queues first.
     Tunnel {
-        /// Without peers.
+        /// The configuration without peers.
         config: TunnelConfig,
-        /// How many of the descriptors are queues.
+        /// The number of descriptors that are queues.
         queues: usize,
     },
-    /// That were all tunnels.
+    /// End of the list of tunnels.
     End,
-    /// The successor carries packets.
+    /// The successor forwards packets.
     Serving,
-    /// The predecessor does not any more.
+    /// The predecessor has stopped forwarding packets.
     Stopped,
-    /// No.
+    /// A request was refused.
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// A connection between two relays, or with `ready`.
+/// A connection between two relays, or between a relay and a probe.
 #[derive(Debug)]
 pub struct Connection(OwnedFd);
 
-/// A socket to be connected to.
+/// The listening socket of the serving relay.
 #[derive(Debug)]
 pub struct Listener(OwnedFd);
 
@@ -81,22 +81,22 @@ impl Listener {
     /// Listens at the socket in `dir`, and replaces the socket of an earlier relay.
     ///
     /// # Errors
-    /// The directory cannot be written.
+    /// The socket cannot be created in the directory.
     pub fn bind(dir: &Path) -> io::Result<Self> {
-        let aside = dir.join(format!(".{SOCKET}"));
-        drop(fs::remove_file(&aside));
+        let temporary = dir.join(format!(".{SOCKET}"));
+        drop(fs::remove_file(&temporary));
         let opened = new_socket(SockFlag::SOCK_NONBLOCK)?;
-        bind(opened.as_raw_fd(), &UnixAddr::new(&aside)?)?;
-        fs::set_permissions(&aside, fs::Permissions::from_mode(0o600))?;
+        bind(opened.as_raw_fd(), &UnixAddr::new(&temporary)?)?;
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600))?;
         listen(&opened, Backlog::new(16)?)?;
-        fs::rename(&aside, path(dir))?;
+        fs::rename(&temporary, path(dir))?;
         Ok(Self(opened))
     }
 
-    /// The next connection of root's. Nothing if there is none.
+    /// Accepts the next connection; `None` without a waiting connection.
     ///
     /// # Errors
-    /// The connection is another user's, or the socket does not work.
+    /// The other end is not a process of root, or a system call fails.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         let accepted = match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Err(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => return Ok(None),
@@ -120,10 +120,10 @@ impl AsFd for Listener {
 }
 
 impl Connection {
-    /// To the relay that serves in `dir`. Nothing if there is none.
+    /// Connects to the relay that serves in `dir`; `None` if no relay serves.
     ///
     /// # Errors
-    /// It is not root's, or the socket does not work.
+    /// The other end is not a process of root, or a system call fails.
     pub fn open(dir: &Path) -> io::Result<Option<Self>> {
         let opened = new_socket(SockFlag::empty())?;
         match connect(opened.as_raw_fd(), &UnixAddr::new(&path(dir))?) {
@@ -132,16 +132,17 @@ impl Connection {
         }
         let connection = Self::new(opened)?;
         if connection.peer()?.uid() != 0 {
-            return Err(io::Error::other(format!("{SOCKET} is not root's")));
+            return Err(io::Error::other(format!(
+                "the process that listens on {SOCKET} is not a process of root"
+            )));
         }
         Ok(Some(connection))
     }
 
     fn new(socket: OwnedFd) -> io::Result<Self> {
-        let patience =
-            TimeVal::milliseconds(i64::try_from(TIMEOUT.as_millis()).unwrap_or(i64::MAX));
-        setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
-        setsockopt(&socket, sockopt::SendTimeout, &patience)?;
+        let timeout = TimeVal::milliseconds(i64::try_from(TIMEOUT.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
+        setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
         Ok(Self(socket))
     }
 
@@ -158,15 +159,19 @@ impl Connection {
     ///
     /// # Errors
     /// The other end has closed the connection, or does not receive.
-    pub fn say(&self, message: &Message) -> io::Result<()> {
-        self.say_with(message, &[])
+    pub fn send(&self, message: &Message) -> io::Result<()> {
+        self.send_with_descriptors(message, &[])
     }
 
     /// Sends a message with descriptors.
     ///
     /// # Errors
     /// The other end has closed the connection, or does not receive.
-    pub fn say_with(&self, message: &Message, descriptors: &[RawFd]) -> io::Result<()> {
+    pub fn send_with_descriptors(
+        &self,
+        message: &Message,
+        descriptors: &[RawFd],
+    ) -> io::Result<()> {
         let bytes = serde_json::to_vec(message)?;
         let rights = [ControlMessage::ScmRights(descriptors)];
         let control = if descriptors.is_empty() {
@@ -189,9 +194,9 @@ impl Connection {
     ///
     /// # Errors
     /// No message arrives within the time limit, or the message cannot be parsed.
-    pub fn hear(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
-        let mut bytes = [0; LENGTH];
-        let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS]);
+    pub fn receive(&self) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
+        let mut bytes = [0; MAX_LENGTH];
+        let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let mut parts = [IoSliceMut::new(&mut bytes)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let received = recvmsg::<()>(self.0.as_raw_fd(), &mut parts, Some(&mut control), flags);
@@ -213,7 +218,7 @@ impl Connection {
 
     /// Whether the connection is open. Messages without a receiver are discarded.
     pub fn is_open(&self) -> bool {
-        let mut bytes = [0; LENGTH];
+        let mut bytes = [0; MAX_LENGTH];
         loop {
             match recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return false,
@@ -227,10 +232,10 @@ impl Connection {
     /// Sends a request and receives the answer.
     ///
     /// # Errors
-    /// There is none.
-    pub fn ask(&self, message: &Message) -> io::Result<Message> {
-        self.say(message)?;
-        let (answer, _) = self.hear()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+    /// The other end has closed the connection, or no valid answer arrives within the time limit.
+    pub fn request(&self, message: &Message) -> io::Result<Message> {
+        self.send(message)?;
+        let (answer, _) = self.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(answer)
     }
 }
@@ -256,8 +261,8 @@ fn new_socket(flags: SockFlag) -> io::Result<OwnedFd> {
 }
 
 fn owned(descriptor: RawFd) -> OwnedFd {
-    #[expect(unsafe_code, reason = "nix hands descriptors out as numbers")]
-    // SAFETY: the kernel has just created the descriptor for this process, and no other code has its number.
+    #[expect(unsafe_code, reason = "nix returns descriptors as numbers")]
+    // SAFETY: the kernel has just created the descriptor for this process, and no other code owns it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     descriptor
 }
@@ -275,16 +280,16 @@ mod tests {
         let here = Connection::open(dir.path()).unwrap().unwrap();
         let there = listener.accept().unwrap().unwrap();
         let file = fs::File::open("/dev/null").unwrap();
-        here.say_with(&Message::Watch, &[file.as_raw_fd(), file.as_raw_fd()])
+        here.send_with_descriptors(&Message::Watch, &[file.as_raw_fd(), file.as_raw_fd()])
             .unwrap();
-        here.say(&Message::Ready).unwrap();
-        let (message, descriptors) = there.hear().unwrap().unwrap();
+        here.send(&Message::Ready).unwrap();
+        let (message, descriptors) = there.receive().unwrap().unwrap();
         assert_eq!((message, descriptors.len()), (Message::Watch, 2));
-        assert_eq!(there.hear().unwrap().unwrap().0, Message::Ready);
+        assert_eq!(there.receive().unwrap().unwrap().0, Message::Ready);
         assert!(there.is_open());
         drop(here);
         assert!(!there.is_open());
-        assert!(there.hear().unwrap().is_none());
+        assert!(there.receive().unwrap().is_none());
         drop(listener);
         assert!(Connection::open(dir.path()).unwrap().is_none());
     }

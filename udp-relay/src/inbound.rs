@@ -1,10 +1,10 @@
-//! From the peers to the link.
+//! The path of packets from the peers to the link.
 //!
 //! ```text
-//!   socket ─receive─▶ datagrams ─▶ from a peer? ─▶ one whole packet? ─▶ put segments together ─▶ queue
+//!   socket ─receive─▶ datagrams ─▶ check of the source ─▶ check of the packet ─▶ coalesce ─▶ queue
 //! ```
 //!
-//! Nothing of what is received is kept for longer than one batch, and nothing is allocated after the start.
+//! All packets of a batch are written before the next batch is received. After the start, no memory is allocated.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::coalesce::{Coalescer, Sink};
-use crate::counters::{Counters, Drop};
+use crate::counters::{Counters, DropReason};
 use crate::packet::check;
 use crate::rcu::Reader;
 use crate::routes::Routes;
@@ -24,42 +24,42 @@ use crate::sys::receive::{Received, Receiver};
 use crate::sys::tun;
 use crate::virtio_net_hdr;
 
-/// One socket's way in.
+/// The worker of one socket.
 pub struct Inbound {
     pub link: String,
     pub queue: Arc<File>,
     pub socket: Arc<OwnedFd>,
     pub routes: Reader<Routes>,
-    /// What the link takes, as far as is known.
+    /// The last known MTU of the link in bytes; 0 if unknown.
     pub mtu: Arc<AtomicUsize>,
     pub counters: Arc<Counters>,
 }
 
 impl Inbound {
-    /// Works until asked to stop.
+    /// Forwards packets until a stop is requested.
     ///
     /// # Errors
-    /// The socket or the link does not work any more.
+    /// The socket fails, or the link has been deleted.
     pub fn run(mut self, stop: &Stop) -> io::Result<()> {
         let (mut receiver, mut coalescer) = (Receiver::new(), Coalescer::new());
-        while !stop.is_asked() {
+        while !stop.is_requested() {
             match receiver.receive(&self.socket) {
                 Ok(count) => {
                     self.counters.reads.add(1);
                     self.routes.refresh();
-                    self.pass_on(count, &receiver, &mut coalescer)?;
+                    self.forward(count, &receiver, &mut coalescer)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    stop.or_readable(self.socket.as_fd())?;
+                    stop.wait_readable(self.socket.as_fd())?;
                 }
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    fn pass_on(
+    fn forward(
         &self,
         count: usize,
         receiver: &Receiver,
@@ -68,29 +68,29 @@ impl Inbound {
         let mut link = LinkWriter {
             queue: &self.queue,
             counters: &self.counters,
-            gone: None,
+            deleted: None,
         };
-        let mut mtu = Mtu::of(self);
+        let mut mtu = Mtu::new(self);
         for received in (0..count).filter_map(|index| receiver.get(index)) {
-            if let Err(reason) = admit(&self.routes, &received) {
+            if let Err(reason) = check_source(&self.routes, &received) {
                 self.counters.dropped(reason, datagrams(&received).count());
                 continue;
             }
-            for place in datagrams(&received) {
-                let packet = receiver.buffer().get(place.clone()).unwrap_or_default();
+            for range in datagrams(&received) {
+                let packet = receiver.buffer().get(range.clone()).unwrap_or_default();
                 match mtu.check(packet) {
-                    Ok(()) => coalescer.push(receiver.buffer(), place, &mut link),
+                    Ok(()) => coalescer.push(receiver.buffer(), range, &mut link),
                     Err(reason) => self.counters.dropped(reason, 1),
                 }
             }
         }
         coalescer.flush(receiver.buffer(), &mut link);
-        link.gone.map_or(Ok(()), Err)
+        link.deleted.map_or(Ok(()), Err)
     }
 }
 
-/// What a socket reports of a datagram that was sent before, or of a signal; the next call works.
-fn is_passing(error: &io::Error) -> bool {
+/// Whether an error is about an earlier sent datagram or a signal. The next call can succeed.
+fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, Interrupted, NetworkUnreachable};
     matches!(
         error.kind(),
@@ -98,15 +98,15 @@ fn is_passing(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a datagram comes from a relay of ours. Addresses of senders can be forged: that much a tunnel without keys has
-/// to leave to the network, as the kernel's tunnels do.
-fn admit(routes: &Routes, received: &Received) -> Result<(), Drop> {
+/// Checks that a datagram comes from the relay of a peer. The source address can be spoofed. A tunnel without keys, as those of the
+/// kernel, relies on the underlay against spoofing.
+fn check_source(routes: &Routes, received: &Received) -> Result<(), DropReason> {
     match received.source {
-        _ if received.truncated => Err(Drop::TooBig),
-        Some(source) if !is_peer(routes, source) => Err(Drop::NotAPeer),
-        Some(source) if source.port() != routes.port() => Err(Drop::Port),
+        _ if received.truncated => Err(DropReason::TooBig),
+        Some(source) if !is_peer(routes, source) => Err(DropReason::NotAPeer),
+        Some(source) if source.port() != routes.port() => Err(DropReason::Port),
         Some(_) => Ok(()),
-        None => Err(Drop::NotAPeer),
+        None => Err(DropReason::NotAPeer),
     }
 }
 
@@ -114,40 +114,40 @@ fn is_peer(routes: &Routes, source: SocketAddr) -> bool {
     routes.is_peer(source.ip())
 }
 
-/// The places of the datagrams that the kernel has put together; one at least, which may be empty.
+/// The ranges of the datagrams that the kernel has coalesced: at least one, which may be empty.
 fn datagrams(received: &Received) -> impl Iterator<Item = Range<usize>> + use<> {
-    let place = received.place.clone();
-    let size = received.segment.unwrap_or(place.len()).max(1);
-    let end = place.end;
-    let starts = place.step_by(size);
-    let empty = received.place.is_empty().then(|| received.place.clone());
+    let range = received.range.clone();
+    let size = received.segment.unwrap_or(range.len()).max(1);
+    let end = range.end;
+    let starts = range.step_by(size);
+    let empty = received.range.is_empty().then(|| received.range.clone());
     starts
         .map(move |start| start..(start + size).min(end))
         .chain(empty)
 }
 
-/// The link's MTU, asked for again when something does not fit, once for each batch: the agent may have raised it.
+/// The MTU of the link. If a packet is longer, the MTU is read again, at most once per batch, because the agent may have raised it.
 struct Mtu<'a> {
     inbound: &'a Inbound,
     known: usize,
-    asked: bool,
+    was_read: bool,
 }
 
 impl<'a> Mtu<'a> {
-    fn of(inbound: &'a Inbound) -> Self {
+    fn new(inbound: &'a Inbound) -> Self {
         Self {
             inbound,
             known: inbound.mtu.load(Ordering::Relaxed),
-            asked: false,
+            was_read: false,
         }
     }
 
-    fn check(&mut self, packet: &[u8]) -> Result<(), Drop> {
+    fn check(&mut self, packet: &[u8]) -> Result<(), DropReason> {
         let checked = check(packet, self.known);
-        if checked != Err(Drop::TooBig) || self.asked {
+        if checked != Err(DropReason::TooBig) || self.was_read {
             return checked;
         }
-        self.asked = true;
+        self.was_read = true;
         if let Ok(mtu) = tun::mtu(&self.inbound.link) {
             self.known = mtu;
             self.inbound.mtu.store(mtu, Ordering::Relaxed);
@@ -156,12 +156,12 @@ impl<'a> Mtu<'a> {
     }
 }
 
-/// Writes to the link.
+/// The sink that writes to the link.
 struct LinkWriter<'a> {
     queue: &'a File,
     counters: &'a Counters,
-    /// Why there is no link any more.
-    gone: Option<io::Error>,
+    /// The error that reports that the link has been deleted.
+    deleted: Option<io::Error>,
 }
 
 impl Sink for LinkWriter<'_> {
@@ -175,10 +175,10 @@ impl Sink for LinkWriter<'_> {
                 self.counters.writes.add(1);
             }
             Err(error) => {
-                self.counters.dropped(Drop::LinkRefused, packets);
-                // The queue belongs to no link (`tun_chr_write_iter`).
+                self.counters.dropped(DropReason::LinkRefused, packets);
+                // The error for a queue without a link (`tun_chr_write_iter`).
                 if error.raw_os_error() == Some(libc::EBADFD) {
-                    self.gone = Some(error);
+                    self.deleted = Some(error);
                 }
             }
         }
@@ -191,7 +191,7 @@ mod tests {
 
     fn received(length: usize, segment: Option<usize>) -> Received {
         Received {
-            place: 100..100 + length,
+            range: 100..100 + length,
             source: None,
             segment,
             truncated: false,
@@ -200,11 +200,11 @@ mod tests {
 
     #[test]
     fn gro_buffer_is_split_into_all_its_datagrams() {
-        let places = |length, segment| datagrams(&received(length, segment)).collect::<Vec<_>>();
-        assert_eq!(places(10, None), vec![100..110; 1]);
-        assert_eq!(places(10, Some(4)), [100..104, 104..108, 108..110]);
-        assert_eq!(places(8, Some(4)), [100..104, 104..108]);
-        assert_eq!(places(0, None), vec![100..100; 1]);
+        let ranges = |length, segment| datagrams(&received(length, segment)).collect::<Vec<_>>();
+        assert_eq!(ranges(10, None), vec![100..110; 1]);
+        assert_eq!(ranges(10, Some(4)), [100..104, 104..108, 108..110]);
+        assert_eq!(ranges(8, Some(4)), [100..104, 104..108]);
+        assert_eq!(ranges(0, None), vec![100..100; 1]);
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         let routes = Routes::new(&config.unwrap());
         let from = |source: Option<&str>, truncated| {
             let source = source.map(|source| source.parse().unwrap());
-            admit(
+            check_source(
                 &routes,
                 &Received {
                     source,
@@ -225,9 +225,12 @@ mod tests {
             )
         };
         assert_eq!(from(Some("192.0.2.2:8285"), false), Ok(()));
-        assert_eq!(from(Some("192.0.2.2:8286"), false), Err(Drop::Port));
-        assert_eq!(from(Some("192.0.2.3:8285"), false), Err(Drop::NotAPeer));
-        assert_eq!(from(None, false), Err(Drop::NotAPeer));
-        assert_eq!(from(Some("192.0.2.2:8285"), true), Err(Drop::TooBig));
+        assert_eq!(from(Some("192.0.2.2:8286"), false), Err(DropReason::Port));
+        assert_eq!(
+            from(Some("192.0.2.3:8285"), false),
+            Err(DropReason::NotAPeer)
+        );
+        assert_eq!(from(None, false), Err(DropReason::NotAPeer));
+        assert_eq!(from(Some("192.0.2.2:8285"), true), Err(DropReason::TooBig));
     }
 }

@@ -1,4 +1,4 @@
-//! Numbers for /metrics. Counts per packet are summed up only for a request.
+//! The metrics of /metrics. The counters of the workers are added only for a request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +12,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::counters::{Count, Counters, Drop, TunnelCounters};
+use crate::counters::{Count, Counters, DropReason, TunnelCounters};
 
-/// Shared by the loop, which adds and removes tunnels, and the HTTP server, which reads the numbers.
+/// The metrics, shared by the control loop, which adds and removes tunnels, and the HTTP server, which reads the values.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Registry>,
@@ -38,7 +38,7 @@ impl Metrics {
         let (tunnels, serving) = (Tunnels::default(), Gauge::default());
         registry.register(
             "serving",
-            "Whether this relay carries packets: 0 while a successor does",
+            "Whether this relay forwards packets: 0 while a successor forwards them",
             serving.clone(),
         );
         registry.register_collector(Box::new(tunnels.clone()));
@@ -49,23 +49,23 @@ impl Metrics {
         }
     }
 
-    /// A tunnel is there.
-    pub fn watch(&self, link: &str, counters: TunnelCounters) {
+    /// Adds the counters of a tunnel.
+    pub fn add_tunnel(&self, link: &str, counters: TunnelCounters) {
         self.tunnels.lock().insert(link.to_owned(), counters);
     }
 
-    /// A tunnel is no longer there.
-    pub fn forget(&self, link: &str) {
+    /// Removes the counters of a tunnel.
+    pub fn remove_tunnel(&self, link: &str) {
         self.tunnels.lock().remove(link);
     }
 
-    /// Whether packets are carried.
-    pub fn serving(&self, serving: bool) {
+    /// Sets whether this relay forwards packets.
+    pub fn set_serving(&self, serving: bool) {
         self.serving.set(serving.into());
     }
 
-    /// Packets dropped so far, by link and in the order of [`Drop::ALL`].
-    pub fn drops(&self) -> BTreeMap<String, [u64; Drop::ALL.len()]> {
+    /// Numbers of dropped packets, by link and in the order of [`DropReason::ALL`].
+    pub fn drops(&self) -> BTreeMap<String, [u64; DropReason::ALL.len()]> {
         let tunnels = self.tunnels.lock();
         tunnels
             .iter()
@@ -73,7 +73,7 @@ impl Metrics {
             .collect()
     }
 
-    /// All numbers in the OpenMetrics text format.
+    /// All metrics in the OpenMetrics text format.
     #[must_use]
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -83,14 +83,14 @@ impl Metrics {
     }
 }
 
-type Of = fn(&Counters) -> &Count;
+type CounterOf = fn(&Counters) -> &Count;
 
-/// What is counted by link and direction.
-const BY_DIRECTION: [(&str, &str, Of); 5] = [
-    ("packets", "Packets carried", |counters| &counters.packets),
+/// The counters by link and direction: name, help text and value.
+const BY_DIRECTION: [(&str, &str, CounterOf); 5] = [
+    ("packets", "Forwarded packets", |counters| &counters.packets),
     (
         "packet_bytes",
-        "Bytes of packets carried, without what is put around them",
+        "Bytes of forwarded packets, without the outer headers",
         |counters| &counters.bytes,
     ),
     (
@@ -100,12 +100,12 @@ const BY_DIRECTION: [(&str, &str, Of); 5] = [
     ),
     (
         "writes",
-        "Messages sent (out), writes to the link (in), of one packet or many",
+        "Messages sent (out), writes to the link (in), of one packet or several",
         |counters| &counters.writes,
     ),
     (
         "gso_refused",
-        "Messages that the kernel did not cut, sent packet by packet",
+        "Messages for which the kernel refused segmentation, sent packet by packet",
         |counters| &counters.refused_gso,
     ),
 ];
@@ -113,12 +113,12 @@ const BY_DIRECTION: [(&str, &str, Of); 5] = [
 impl Collector for Tunnels {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let tunnels = self.lock();
-        for (name, help, of) in BY_DIRECTION {
+        for (name, help, counter_of) in BY_DIRECTION {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (link, counters) in &*tunnels {
                 for (direction, workers) in [("out", &counters.outbound), ("in", &counters.inbound)]
                 {
-                    let sum: u64 = workers.iter().map(|worker| of(worker).get()).sum();
+                    let sum: u64 = workers.iter().map(|worker| counter_of(worker).get()).sum();
                     let labels = [("link", link.as_str()), ("direction", direction)];
                     ConstCounter::new(sum).encode(family.encode_family(&labels)?)?;
                 }
@@ -127,7 +127,7 @@ impl Collector for Tunnels {
         let help = "Packets dropped, by reason";
         let mut family = encoder.encode_descriptor("drops", help, None, MetricType::Counter)?;
         for (link, counters) in &*tunnels {
-            for (reason, drops) in Drop::ALL.into_iter().zip(counters.drops()) {
+            for (reason, drops) in DropReason::ALL.into_iter().zip(counters.drops()) {
                 let labels = [("link", link.as_str()), ("reason", reason.label())];
                 ConstCounter::new(drops).encode(family.encode_family(&labels)?)?;
             }
@@ -143,10 +143,10 @@ mod tests {
     #[test]
     fn metrics_sum_counters_of_all_threads() {
         let (metrics, counters) = (Metrics::new(), TunnelCounters::new(2, 1));
-        metrics.watch("nw-udp1", counters.clone());
+        metrics.add_tunnel("nw-udp1", counters.clone());
         counters.outbound[0].packets.add(2);
         counters.outbound[1].packets.add(3);
-        counters.inbound[0].dropped(Drop::NotAPeer, 7);
+        counters.inbound[0].dropped(DropReason::NotAPeer, 7);
         let text = metrics.encode();
         for line in [
             r#"netweft_udp_relay_packets_total{link="nw-udp1",direction="out"} 5"#,
@@ -155,7 +155,7 @@ mod tests {
         ] {
             assert!(text.contains(line), "{text}");
         }
-        metrics.forget("nw-udp1");
+        metrics.remove_tunnel("nw-udp1");
         assert!(!metrics.encode().contains("nw-udp1"));
     }
 }

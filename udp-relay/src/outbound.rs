@@ -1,10 +1,10 @@
-//! From the link to the peers.
+//! The path of packets from the link to the peers.
 //!
 //! ```text
-//!   queue ─read─▶ packet ─▶ destination ─▶ peer ─▶ complete its checksum, or cut it ─▶ batch ─▶ socket
+//!   queue ─read─▶ packet ─▶ destination ─▶ peer ─▶ checksum or segmentation ─▶ batch ─▶ socket
 //! ```
 //!
-//! A batch is what the queue holds, up to the room for it. Nothing is allocated after the start, and no payload is copied.
+//! A batch has the packets of the queue that fit into the buffer. After the start, no memory is allocated. No payload is copied.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,25 +14,25 @@ use std::sync::Arc;
 
 use nix::sys::socket::SockaddrStorage;
 
-use crate::counters::{Counters, Drop};
+use crate::counters::{Counters, DropReason};
 use crate::packet;
 use crate::rcu::Reader;
 use crate::routes::Routes;
-use crate::segment::{Cut, MAX_HEADERS, complete};
+use crate::segment::{MAX_HEADERS, Segmentation, complete_checksum};
 use crate::stop::Stop;
-use crate::sys::send::{BYTES, SEGMENTS, Sender};
+use crate::sys::send::{MAX_MESSAGE_BYTES, MAX_SEGMENTS, Sender};
 use crate::virtio_net_hdr::{self, VirtioNetHdr};
 
-/// Room for the longest packet and what stands before it, a multiple of a cache line.
+/// Bytes for the longest packet and its `virtio_net_hdr`, a multiple of a cache line.
 const FRAME: usize = 65536 + 64;
-/// Room for packets of one batch.
+/// Bytes for the packets of one batch.
 const PACKETS: usize = 4 * FRAME;
-/// Room for headers of segments of one batch.
-const HEADERS: usize = SEGMENTS * MAX_HEADERS * 4;
-/// Frames begin at multiples of this, so that what is behind a virtio-net header and an IPv4 header is aligned.
+/// Bytes for the headers of the segments of one batch.
+const HEADERS: usize = MAX_SEGMENTS * MAX_HEADERS * 4;
+/// Alignment of frames in bytes.
 const ALIGN: usize = 64;
 
-/// One queue's way out.
+/// The worker of one queue.
 pub struct Outbound {
     queue: Arc<File>,
     socket: Arc<OwnedFd>,
@@ -45,7 +45,7 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// With its buffers.
+    /// A worker with empty buffers.
     pub fn new(
         queue: Arc<File>,
         socket: Arc<OwnedFd>,
@@ -63,24 +63,24 @@ impl Outbound {
         }
     }
 
-    /// Works until asked to stop.
+    /// Forwards packets until a stop is requested.
     ///
     /// # Errors
-    /// The queue cannot be read any more; the link has been deleted.
+    /// The queue cannot be read, for example because the link has been deleted.
     pub fn run(mut self, stop: &Stop) -> io::Result<()> {
-        while !stop.is_asked() {
+        while !stop.is_requested() {
             let read = self.read_batch();
             self.flush();
             match read {
                 Ok(true) => {}
-                Ok(false) => stop.or_readable(self.queue.as_fd())?,
+                Ok(false) => stop.wait_readable(self.queue.as_fd())?,
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Reads what there is and has room. Says whether there may be more.
+    /// Reads packets until the queue is empty or the batch is full. Returns whether the queue may have more packets.
     fn read_batch(&mut self) -> io::Result<bool> {
         self.routes.refresh();
         let mut used = 0;
@@ -89,7 +89,7 @@ impl Outbound {
             match (&*self.queue).read(room) {
                 Ok(length) => {
                     self.counters.reads.add(1);
-                    self.take(used..used + length);
+                    self.add(used..used + length);
                     used = (used + length).next_multiple_of(ALIGN);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
@@ -100,66 +100,80 @@ impl Outbound {
         Ok(true)
     }
 
-    /// Puts a frame into the batch.
-    fn take(&mut self, frame: Range<usize>) {
-        if let Err(reason) = self.try_take(frame) {
+    /// Adds a frame to the batch, or counts it as dropped.
+    fn add(&mut self, frame: Range<usize>) {
+        if let Err(reason) = self.try_add(frame) {
             self.counters.dropped(reason, 1);
         }
     }
 
-    fn try_take(&mut self, frame: Range<usize>) -> Result<(), Drop> {
-        let place = frame.start + virtio_net_hdr::LEN..frame.end;
-        let bytes = self.buffer.get_mut(frame).ok_or(Drop::NotSegmentable)?;
-        let (vnet, bytes) = VirtioNetHdr::split(bytes).ok_or(Drop::NotSegmentable)?;
-        let destination = packet::destination(bytes).ok_or(Drop::NotSegmentable)?;
-        let peer = self.routes.find(destination).ok_or(Drop::NoPeer)?;
-        let to = *self.routes.address(peer).ok_or(Drop::NoPeer)?;
-        match Cut::of(&vnet, bytes).map_err(|_| Drop::NotSegmentable)? {
-            Some(cut) => self.cut(to, &place, &cut),
+    fn try_add(&mut self, frame: Range<usize>) -> Result<(), DropReason> {
+        let range = frame.start + virtio_net_hdr::LEN..frame.end;
+        let bytes = self
+            .buffer
+            .get_mut(frame)
+            .ok_or(DropReason::NotSegmentable)?;
+        let (vnet_hdr, bytes) = VirtioNetHdr::split(bytes).ok_or(DropReason::NotSegmentable)?;
+        let destination = packet::destination(bytes).ok_or(DropReason::NotSegmentable)?;
+        let peer = self.routes.find(destination).ok_or(DropReason::NoPeer)?;
+        let to = *self.routes.address(peer).ok_or(DropReason::NoPeer)?;
+        match Segmentation::new(&vnet_hdr, bytes).map_err(|_| DropReason::NotSegmentable)? {
+            Some(segmentation) => self.add_segments(to, &range, &segmentation),
             None => {
-                complete(&vnet, bytes).map_err(|_| Drop::NotSegmentable)?;
-                self.batch.push(to, place);
+                complete_checksum(&vnet_hdr, bytes).map_err(|_| DropReason::NotSegmentable)?;
+                self.batch.push(to, range);
                 Ok(())
             }
         }
     }
 
-    /// Cuts a packet into as many entries of the batch as it takes.
-    fn cut(&mut self, to: SockaddrStorage, place: &Range<usize>, cut: &Cut) -> Result<(), Drop> {
-        let most = SEGMENTS.min(BYTES / cut.segment());
-        if most == 0 {
-            return Err(Drop::NotSegmentable);
+    /// Adds the segments of a packet, in as many messages as necessary.
+    fn add_segments(
+        &mut self,
+        to: SockaddrStorage,
+        range: &Range<usize>,
+        segmentation: &Segmentation,
+    ) -> Result<(), DropReason> {
+        let per_message = MAX_SEGMENTS.min(MAX_MESSAGE_BYTES / segmentation.segment());
+        if per_message == 0 {
+            return Err(DropReason::NotSegmentable);
         }
-        for first in (0..cut.count()).step_by(most) {
-            let count = most.min(cut.count() - first);
+        for first in (0..segmentation.count()).step_by(per_message) {
+            let count = per_message.min(segmentation.count() - first);
             if !self.batch.has_room(2 * count)
-                || self.headers_used + count * cut.headers() > HEADERS
+                || self.headers_used + count * segmentation.headers() > HEADERS
             {
                 self.flush();
             }
             let headers = PACKETS + self.headers_used;
-            self.headers_used += count * cut.headers();
-            self.write_headers(headers, place, cut, first..first + count);
+            self.headers_used += count * segmentation.headers();
+            self.write_headers(headers, range, segmentation, first..first + count);
             let part = |index: usize| {
-                let header = headers + (index - first) * cut.headers();
-                let payload = cut.payload(index);
-                let payload = place.start + payload.start..place.start + payload.end;
-                (header..header + cut.headers(), payload)
+                let header = headers + (index - first) * segmentation.headers();
+                let payload = segmentation.payload(index);
+                let payload = range.start + payload.start..range.start + payload.end;
+                (header..header + segmentation.headers(), payload)
             };
             self.batch
-                .push_cut(to, cut.segment(), (first..first + count).map(part));
+                .push_segments(to, segmentation.segment(), (first..first + count).map(part));
         }
         Ok(())
     }
 
-    fn write_headers(&mut self, at: usize, place: &Range<usize>, cut: &Cut, indexes: Range<usize>) {
+    fn write_headers(
+        &mut self,
+        at: usize,
+        range: &Range<usize>,
+        segmentation: &Segmentation,
+        indexes: Range<usize>,
+    ) {
         let Some((packets, headers)) = self.buffer.split_at_mut_checked(PACKETS) else {
             return;
         };
-        let packet = packets.get(place.clone()).unwrap_or_default();
+        let packet = packets.get(range.clone()).unwrap_or_default();
         let headers = headers.get_mut(at - PACKETS..).unwrap_or_default();
-        for (index, out) in indexes.zip(headers.chunks_exact_mut(cut.headers())) {
-            cut.write_header(packet, index, out);
+        for (index, out) in indexes.zip(headers.chunks_exact_mut(segmentation.headers())) {
+            segmentation.write_header(packet, index, out);
         }
     }
 

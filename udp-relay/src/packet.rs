@@ -1,9 +1,9 @@
-//! Reading the packets inside: no more of them than the relay has to know.
+//! Parsing of the inner packets, limited to the fields that the relay needs.
 
 use std::net::IpAddr;
 use std::ops::Range;
 
-use crate::counters::Drop;
+use crate::counters::DropReason;
 
 /// Protocol number of TCP.
 pub const TCP: u8 = 6;
@@ -12,9 +12,9 @@ pub const TCP: u8 = 6;
 pub mod flags {
     /// No more data.
     pub const FIN: u8 = 0x01;
-    /// To be handed to the receiver at once.
+    /// The receiver should deliver the data to the application at once.
     pub const PSH: u8 = 0x08;
-    /// The acknowledgement number counts.
+    /// The acknowledgement number is valid.
     pub const ACK: u8 = 0x10;
     /// Congestion was experienced (RFC 3168).
     pub const ECE: u8 = 0x40;
@@ -22,55 +22,55 @@ pub mod flags {
     pub const CWR: u8 = 0x80;
 }
 
-/// The number in network order at `at`.
+/// The 16-bit number in network byte order at offset `at`.
 pub fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u16::from_be_bytes(*bytes))
 }
 
-/// The number in network order at `at`.
+/// The 32-bit number in network byte order at offset `at`.
 pub fn be32(bytes: &[u8], at: usize) -> Option<u32> {
     let bytes = bytes.get(at..)?.first_chunk()?;
     Some(u32::from_be_bytes(*bytes))
 }
 
-/// Puts `new` at `at`, if there is room.
+/// Writes `new` at offset `at`. If `bytes` is too short, nothing is written.
 pub fn put<const N: usize>(bytes: &mut [u8], at: usize, new: [u8; N]) {
-    if let Some(place) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-        *place = new;
+    if let Some(old) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *old = new;
     }
 }
 
-/// Whether `packet` is one whole IP packet that a link with this MTU can have.
+/// Checks that `packet` is one complete IP packet, not longer than the MTU in bytes.
 ///
 /// # Errors
 /// The reason to drop it.
-pub fn check(packet: &[u8], mtu: usize) -> Result<(), Drop> {
-    let first = packet.first().ok_or(Drop::Empty)?;
-    let stated = match first >> 4 {
+pub fn check(packet: &[u8], mtu: usize) -> Result<(), DropReason> {
+    let first = packet.first().ok_or(DropReason::Empty)?;
+    let stated_length = match first >> 4 {
         4 => {
             let header = usize::from(first & 0xf) * 4;
             if header < 20 {
-                return Err(Drop::Malformed);
+                return Err(DropReason::Malformed);
             }
             if packet.len() < header {
-                return Err(Drop::Truncated);
+                return Err(DropReason::Truncated);
             }
             be16(packet, 2).map(usize::from)
         }
-        6 if packet.len() < 40 => return Err(Drop::Truncated),
+        6 if packet.len() < 40 => return Err(DropReason::Truncated),
         6 => be16(packet, 4).map(|payload| usize::from(payload) + 40),
-        _ => return Err(Drop::NotIp),
+        _ => return Err(DropReason::NotIp),
     };
-    match stated {
-        Some(stated) if stated > packet.len() => Err(Drop::Truncated),
-        Some(stated) if stated < packet.len() => Err(Drop::Malformed),
-        _ if packet.len() > mtu => Err(Drop::TooBig),
+    match stated_length {
+        Some(stated) if stated > packet.len() => Err(DropReason::Truncated),
+        Some(stated) if stated < packet.len() => Err(DropReason::Malformed),
+        _ if packet.len() > mtu => Err(DropReason::TooBig),
         _ => Ok(()),
     }
 }
 
-/// Where a packet is going.
+/// The destination address of a packet.
 pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     match packet.first()? >> 4 {
         4 => {
@@ -85,26 +85,26 @@ pub fn destination(packet: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// Where the parts of a TCP packet are that is no fragment and has no IPv6 extension header.
+/// The TCP header of a packet that is no fragment and has no IPv6 extension header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tcp {
-    /// Whether it is IPv4.
+    /// Whether the packet is IPv4.
     pub v4: bool,
-    /// The TCP header; the IP header ends where it begins.
+    /// The range of the TCP header in the packet. The IP header ends at its start.
     pub header: Range<usize>,
-    /// Its flags.
+    /// The flags.
     pub flags: u8,
-    /// Its sequence number.
+    /// The sequence number.
     pub seq: u32,
 }
 
 impl Tcp {
-    /// Reads a packet for which [`check`] holds. Nothing if it is something else.
-    pub fn of(packet: &[u8]) -> Option<Self> {
+    /// Parses a packet that [`check`] has accepted; `None` for a fragment, another protocol, or an invalid TCP header.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
         let first = *packet.first()?;
         let v4 = first >> 4 == 4;
         let (start, protocol) = if v4 {
-            // More fragments, or not the first.
+            // The flag "more fragments", or a fragment offset.
             if be16(packet, 6)? & 0x3fff != 0 {
                 return None;
             }
@@ -124,7 +124,7 @@ impl Tcp {
     }
 }
 
-/// Whether this is a fragment, whose flow cannot be known.
+/// Whether a packet is a fragment.
 pub fn is_fragment(packet: &[u8]) -> bool {
     const V6_FRAGMENT: u8 = 44;
     match packet.first().map(|first| first >> 4) {
@@ -156,18 +156,18 @@ mod tests {
     #[test]
     fn malformed_packets_map_to_drop_reasons() {
         for (packet, reason) in [
-            (vec![], Drop::Empty),
-            (vec![0x75; 40], Drop::NotIp),
-            (vec![0x44; 40], Drop::Malformed),
-            (v4(20, 19), Drop::Truncated),
-            (vec![0x4f; 59], Drop::Truncated),
-            (v4(21, 20), Drop::Truncated),
-            (v4(20, 21), Drop::Malformed),
-            (v4(101, 101), Drop::TooBig),
-            (v6(0, 39), Drop::Truncated),
-            (v6(1, 40), Drop::Truncated),
-            (v6(0, 41), Drop::Malformed),
-            (v6(61, 101), Drop::TooBig),
+            (vec![], DropReason::Empty),
+            (vec![0x75; 40], DropReason::NotIp),
+            (vec![0x44; 40], DropReason::Malformed),
+            (v4(20, 19), DropReason::Truncated),
+            (vec![0x4f; 59], DropReason::Truncated),
+            (v4(21, 20), DropReason::Truncated),
+            (v4(20, 21), DropReason::Malformed),
+            (v4(101, 101), DropReason::TooBig),
+            (v6(0, 39), DropReason::Truncated),
+            (v6(1, 40), DropReason::Truncated),
+            (v6(0, 41), DropReason::Malformed),
+            (v6(61, 101), DropReason::TooBig),
         ] {
             assert_eq!(check(&packet, 100), Err(reason), "{packet:x?}");
         }
@@ -180,11 +180,11 @@ mod tests {
         let mut packet = v4(40, 40);
         packet[9] = TCP;
         packet[32] = 0x50;
-        assert!(Tcp::of(&packet).is_some());
+        assert!(Tcp::parse(&packet).is_some());
         packet[6] = 0x40;
-        assert!(Tcp::of(&packet).is_some(), "not to be fragmented");
+        assert!(Tcp::parse(&packet).is_some(), "not to be fragmented");
         packet[6] = 0x20;
-        assert!(Tcp::of(&packet).is_none());
+        assert!(Tcp::parse(&packet).is_none());
         assert!(is_fragment(&packet));
     }
 
@@ -196,7 +196,7 @@ mod tests {
                 *first = version << 4 | *first & 0xf;
             }
             let _ = (check(&packet, 100), destination(&packet), is_fragment(&packet));
-            if let Some(tcp) = Tcp::of(&packet) {
+            if let Some(tcp) = Tcp::parse(&packet) {
                 prop_assert!(tcp.header.end <= packet.len() && tcp.header.len() >= 20);
             }
         }

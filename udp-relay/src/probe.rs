@@ -9,12 +9,12 @@ use anyhow::{Context, bail};
 
 use crate::handover_protocol::{Connection, Message};
 
-/// Succeeds if the relay of this container serves and has all its tunnels.
+/// Succeeds if the relay of this container serves and has all tunnels of its configuration.
 ///
 /// # Errors
-/// Why not.
+/// No relay serves, the relay of another container serves, the relay does not answer, or the relay reports failures.
 pub fn ready(dir: &Path) -> anyhow::Result<()> {
-    let Some(failures) = ask(dir)? else {
+    let Some(failures) = request_failures(dir)? else {
         bail!(
             "the relay of another container serves on this node; this one has not taken over yet"
         );
@@ -29,21 +29,22 @@ pub fn ready(dir: &Path) -> anyhow::Result<()> {
 /// does not count: a restart would not open it either.
 ///
 /// # Errors
-/// Why the container has to be restarted.
+/// No relay serves, or the relay does not answer. The kubelet then restarts the container.
 pub fn alive(dir: &Path) -> anyhow::Result<()> {
-    ask(dir).map(drop)
+    request_failures(dir).map(drop)
 }
 
-/// What keeps the relay of this container from being ready; `None` if that of another container serves.
-fn ask(dir: &Path) -> anyhow::Result<Option<Vec<String>>> {
-    let Some(connection) = Connection::open(dir).context("ask the relay")? else {
+/// The failures that the relay of this container reports; `None` if the relay of another container serves.
+fn request_failures(dir: &Path) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(connection) = Connection::open(dir).context("connect to the relay")? else {
         bail!("no relay serves on this node");
     };
     if connection.peer()?.pid() == 0 {
         return Ok(None);
     }
-    match connection.ask(&Message::Ready).context("ask the relay")? {
+    let answer = connection.request(&Message::Ready);
+    match answer.context("request the readiness of the relay")? {
         Message::Readiness { failures } => Ok(Some(failures)),
-        other => bail!("the relay answers {other:?}"),
+        other => bail!("unexpected answer of the relay: {other:?}"),
     }
 }

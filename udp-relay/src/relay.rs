@@ -1,4 +1,4 @@
-//! All tunnels, and making them what the configuration says.
+//! All tunnels, and their changes by the configuration.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use netweft_common::error_chain;
 
 /// The tunnels of this process.
 pub struct Relay {
-    /// Queues and sockets of a new tunnel.
+    /// Number of queues, and of sockets, of a new tunnel.
     queues: usize,
     tunnels: BTreeMap<String, Tunnel>,
-    /// What could not be done, by link.
+    /// The errors of the last [`Relay::apply`], by link.
     failures: BTreeMap<String, String>,
     metrics: Metrics,
     ended: Arc<EventFd>,
@@ -36,10 +36,10 @@ impl Relay {
         }
     }
 
-    /// Takes a tunnel in. It carries nothing until [`Relay::apply`].
+    /// Adds a tunnel. The tunnel forwards no packets until [`Relay::apply`].
     pub fn adopt(&mut self, tunnel: Tunnel) {
         let link = tunnel.config().link.clone();
-        self.metrics.watch(&link, tunnel.counters().clone());
+        self.metrics.add_tunnel(&link, tunnel.counters().clone());
         self.tunnels.insert(link, tunnel);
     }
 
@@ -48,7 +48,7 @@ impl Relay {
         self.tunnels.values()
     }
 
-    /// What could not be done, in sentences.
+    /// The errors of the last [`Relay::apply`], as `LINK: ERROR`.
     pub fn failures(&self) -> Vec<String> {
         let failures = self.failures.iter();
         failures
@@ -56,14 +56,14 @@ impl Relay {
             .collect()
     }
 
-    /// Makes the tunnels what `config` says, and lets them carry packets. What fails is in [`Relay::failures`] and is
-    /// tried again by the next call; the other tunnels do not suffer.
+    /// Opens, changes, starts and removes tunnels as in `config`. Errors are in [`Relay::failures`], and do not affect other tunnels.
+    /// The next call retries.
     pub fn apply(&mut self, config: &RelayConfig) {
         let mut failures = BTreeMap::new();
-        self.remove_all_but(config, &mut failures);
-        for wanted in &config.tunnels {
-            if let Err(error) = self.apply_one(wanted) {
-                failures.insert(wanted.link.clone(), error_chain(&error));
+        self.remove_unconfigured(config, &mut failures);
+        for configured in &config.tunnels {
+            if let Err(error) = self.apply_one(configured) {
+                failures.insert(configured.link.clone(), error_chain(&error));
             }
         }
         for (link, failure) in &failures {
@@ -79,48 +79,53 @@ impl Relay {
         self.failures = failures;
     }
 
-    fn apply_one(&mut self, wanted: &TunnelConfig) -> Result<(), TunnelError> {
-        let link = &wanted.link;
-        if self.tunnels.get(link).is_some_and(Tunnel::is_broken) {
-            self.forget(link);
+    fn apply_one(&mut self, configured: &TunnelConfig) -> Result<(), TunnelError> {
+        let link = &configured.link;
+        if self.tunnels.get(link).is_some_and(Tunnel::has_failed) {
+            self.close(link);
         }
         if !self.tunnels.contains_key(link) {
-            let tunnel = Tunnel::open(wanted.clone(), self.queues)?;
-            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "opened tunnel");
+            let tunnel = Tunnel::open(configured.clone(), self.queues)?;
+            info!(link, local = %configured.local, port = configured.port, peers = configured.peers.len(), "opened tunnel");
             self.adopt(tunnel);
         }
         let Some(tunnel) = self.tunnels.get_mut(link) else {
             return Ok(());
         };
-        tunnel.forget_mtu();
-        if tunnel.config() != wanted {
-            tunnel.change(wanted.clone())?;
-            info!(link, local = %wanted.local, port = wanted.port, peers = wanted.peers.len(), "changed tunnel");
+        tunnel.reset_mtu();
+        if tunnel.config() != configured {
+            tunnel.change(configured.clone())?;
+            info!(link, local = %configured.local, port = configured.port, peers = configured.peers.len(), "changed tunnel");
         }
         tunnel.start(&self.ended)
     }
 
-    fn forget(&mut self, link: &str) -> Option<Tunnel> {
-        self.metrics.forget(link);
+    fn close(&mut self, link: &str) -> Option<Tunnel> {
+        self.metrics.remove_tunnel(link);
         self.tunnels.remove(link)
     }
 
-    /// Removes links that are in no configuration, those of an earlier process too.
-    fn remove_all_but(&mut self, config: &RelayConfig, failures: &mut BTreeMap<String, String>) {
-        let left = tun::links(UDP_PREFIX).unwrap_or_default();
+    /// Removes the links that are not in the configuration, also those of an earlier process.
+    fn remove_unconfigured(
+        &mut self,
+        config: &RelayConfig,
+        failures: &mut BTreeMap<String, String>,
+    ) {
+        let existing = tun::links(UDP_PREFIX).unwrap_or_default();
         let known = self.tunnels.keys().cloned();
-        let is_wanted = |link: &String| config.tunnels.iter().any(|wanted| wanted.link == *link);
-        let mut unwanted: Vec<String> = left
+        let is_configured =
+            |link: &String| config.tunnels.iter().any(|tunnel| tunnel.link == *link);
+        let mut unconfigured: Vec<String> = existing
             .into_iter()
             .chain(known)
-            .filter(|link| !is_wanted(link))
+            .filter(|link| !is_configured(link))
             .collect();
-        unwanted.sort();
-        unwanted.dedup();
-        for link in unwanted {
-            let removed = match self.forget(&link) {
+        unconfigured.sort();
+        unconfigured.dedup();
+        for link in unconfigured {
+            let removed = match self.close(&link) {
                 Some(tunnel) => tunnel.remove().map(|()| true),
-                None => tun::remove_left(&link).map_err(TunnelError::from),
+                None => tun::remove_unused(&link).map_err(TunnelError::from),
             };
             match removed {
                 Ok(true) => info!(link, "removed tunnel"),
@@ -130,26 +135,27 @@ impl Relay {
         }
     }
 
-    /// Lets no tunnel carry packets, and keeps all open.
+    /// Stops forwarding in all tunnels, and keeps the tunnels open.
     pub fn stop(&mut self) {
         self.tunnels.values_mut().for_each(Tunnel::stop);
     }
 
-    /// Closes what `config` no longer asks for, while another process does what it does ask for: a link would not go, and
-    /// a socket would take datagrams from the other's, as long as they are open here.
+    /// Closes the tunnels that `config` removes or moves to another socket, while the successor applies `config`. An open queue would
+    /// keep a removed link, and an open socket would receive datagrams of the successor.
     pub fn close_changed(&mut self, config: &RelayConfig) {
-        let stays = |tunnel: &Tunnel| {
-            let mut wanted = config.tunnels.iter();
-            wanted
-                .any(|wanted| wanted.link == tunnel.config().link && tunnel.has_sockets_of(wanted))
+        let is_unchanged = |tunnel: &Tunnel| {
+            let mut configured = config.tunnels.iter();
+            configured.any(|configured| {
+                configured.link == tunnel.config().link && tunnel.has_sockets_of(configured)
+            })
         };
         let tunnels = self.tunnels.iter();
-        let closed: Vec<String> = tunnels
-            .filter(|(_, tunnel)| !stays(tunnel))
+        let changed: Vec<String> = tunnels
+            .filter(|(_, tunnel)| !is_unchanged(tunnel))
             .map(|(link, _)| link.clone())
             .collect();
-        for link in closed {
-            self.forget(&link);
+        for link in changed {
+            self.close(&link);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The request to stop that threads share.
+//! The stop request that the threads of a tunnel share.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,42 +8,42 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-/// Asks threads to stop. Once asked they stay asked.
+/// A stop request for several threads. The request is permanent.
 #[derive(Debug)]
 pub struct Stop {
-    asked: AtomicBool,
+    requested: AtomicBool,
     event: EventFd,
 }
 
 impl Stop {
-    /// A request that is not made yet.
+    /// Without a request.
     ///
     /// # Errors
-    /// There are no descriptors left.
+    /// The process has no free file descriptors.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            asked: AtomicBool::new(false),
+            requested: AtomicBool::new(false),
             event: new_event()?,
         })
     }
 
-    /// Asks every thread to stop.
-    pub fn ask(&self) {
-        self.asked.store(true, Ordering::Release);
+    /// Requests every thread to stop.
+    pub fn request(&self) {
+        self.requested.store(true, Ordering::Release);
         // No thread reads the event, so every waiting thread wakes. The event is full only after 2^64 writes.
         let _ = self.event.write(1);
     }
 
-    /// Whether to stop.
-    pub fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Acquire)
+    /// Whether a stop is requested.
+    pub fn is_requested(&self) -> bool {
+        self.requested.load(Ordering::Acquire)
     }
 
-    /// Waits until there is something to read, or this is asked.
+    /// Waits until the file is readable, or a stop is requested.
     ///
     /// # Errors
-    /// What is waited for is gone.
-    pub fn or_readable(&self, file: BorrowedFd<'_>) -> io::Result<()> {
+    /// poll(2) fails.
+    pub fn wait_readable(&self, file: BorrowedFd<'_>) -> io::Result<()> {
         let mut both = [
             PollFd::new(file, PollFlags::POLLIN),
             PollFd::new(self.event.as_fd(), PollFlags::POLLIN),
@@ -55,10 +55,10 @@ impl Stop {
     }
 }
 
-/// An event that threads are woken by.
+/// A non-blocking eventfd.
 ///
 /// # Errors
-/// There are no descriptors left.
+/// The process has no free file descriptors.
 pub fn new_event() -> io::Result<EventFd> {
     Ok(EventFd::from_flags(
         EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC,

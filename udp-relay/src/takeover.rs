@@ -31,19 +31,19 @@ use crate::tunnel::Tunnel;
 ///
 /// # Errors
 /// The relay does not hand its tunnels over, and continues to serve.
-pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
+pub fn request(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
     let Some(connection) = Connection::open(dir)? else {
         return Ok(None);
     };
-    connection.say(&Message::TakeOver { version: VERSION })?;
+    connection.send(&Message::TakeOver { version: VERSION })?;
     loop {
-        let (message, descriptors) = connection.hear()?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let (message, descriptors) = connection.receive()?.ok_or(io::ErrorKind::UnexpectedEof)?;
         match message {
             Message::Tunnel { config, queues } if queues > 0 && queues < descriptors.len() => {
                 let mut files = descriptors;
                 let sockets = files.split_off(queues);
                 let files = files.into_iter().map(File::from).collect();
-                relay.adopt(Tunnel::of(config, files, sockets));
+                relay.adopt(Tunnel::from_descriptors(config, files, sockets));
             }
             Message::End => return Ok(Some(connection)),
             Message::Refused { reason } => return Err(io::Error::other(reason)),
@@ -55,7 +55,7 @@ pub fn ask(dir: &Path, relay: &mut Relay) -> io::Result<Option<Connection>> {
 /// Informs the predecessor that this relay serves, and waits until the predecessor has stopped. If the predecessor has ended, it has
 /// stopped too.
 pub fn confirm(connection: &Connection) {
-    match connection.ask(&Message::Serving) {
+    match connection.request(&Message::Serving) {
         Ok(Message::Stopped) => info!("took over from predecessor"),
         Ok(other) => warn!(?other, "predecessor did not confirm that it stopped"),
         Err(error) => warn!(%error, "predecessor did not confirm that it stopped"),
@@ -81,9 +81,9 @@ pub fn offer(connection: &Connection, relay: &Relay) -> io::Result<()> {
             config,
             queues: queues.len(),
         };
-        connection.say_with(&message, &descriptors)?;
+        connection.send_with_descriptors(&message, &descriptors)?;
     }
-    connection.say(&Message::End)
+    connection.send(&Message::End)
 }
 
 fn unexpected(message: &Message) -> io::Error {

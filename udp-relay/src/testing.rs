@@ -1,14 +1,14 @@
-//! Packets for tests, and what is right about them, written with no help of what is tested.
+//! Packets for tests, and the verification of packets. This module uses no code under test.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 
-use crate::checksum::tests::plain;
+use crate::checksum::tests::reference_sum;
 use crate::packet::flags;
 use crate::virtio_net_hdr::{GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, VirtioNetHdr};
 
-/// A packet as a socket sees it: one piece of payload, to be cut into `size` bytes each.
+/// The fields of a packet. `size` is the payload of each segment in bytes.
 #[derive(Clone, Debug)]
 pub struct Packet {
     pub udp: bool,
@@ -21,8 +21,8 @@ pub struct Packet {
     pub window: u16,
     pub options: Vec<u8>,
     pub ip_options: Vec<u8>,
-    pub class: u8,
-    pub hops: u8,
+    pub traffic_class: u8,
+    pub hop_limit: u8,
     pub id: u16,
     pub dont_fragment: bool,
     pub payload: Vec<u8>,
@@ -42,8 +42,8 @@ impl Packet {
             window: 500,
             options: vec![1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8],
             ip_options: Vec::new(),
-            class: 0,
-            hops: 63,
+            traffic_class: 0,
+            hop_limit: 63,
             id: 7,
             dont_fragment: true,
             payload: (0..payload).map(|at| (at * 31 % 251) as u8).collect(),
@@ -59,7 +59,7 @@ impl Packet {
         }
     }
 
-    /// What TCP or UDP put before `payload`, without a checksum.
+    /// The transport header without a checksum, and `payload`.
     fn transport(&self, offset: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes: Vec<u8> = self
             .ports
@@ -81,53 +81,58 @@ impl Packet {
         bytes
     }
 
-    /// Puts an IP header before a transport packet.
+    /// The IP header, and a transport packet.
     fn ip(&self, index: usize, transport: &[u8]) -> Vec<u8> {
         let protocol = if self.udp { 17 } else { 6 };
         let mut bytes = Vec::new();
         match (self.from, self.to) {
             (IpAddr::V4(from), IpAddr::V4(to)) => {
                 let header = 20 + self.ip_options.len();
-                bytes.extend([0x40 | (header / 4) as u8, self.class]);
+                bytes.extend([0x40 | (header / 4) as u8, self.traffic_class]);
                 bytes.extend(((header + transport.len()) as u16).to_be_bytes());
                 bytes.extend(self.id.wrapping_add(index as u16).to_be_bytes());
                 bytes.extend([if self.dont_fragment { 0x40 } else { 0 }, 0]);
-                bytes.extend([self.hops, protocol, 0, 0]);
+                bytes.extend([self.hop_limit, protocol, 0, 0]);
                 bytes.extend(from.octets());
                 bytes.extend(to.octets());
                 bytes.extend(&self.ip_options);
-                let check = !plain(&bytes);
+                let check = !reference_sum(&bytes);
                 bytes[10..12].copy_from_slice(&check.to_be_bytes());
             }
             (IpAddr::V6(from), IpAddr::V6(to)) => {
-                bytes.extend([0x60 | self.class >> 4, self.class << 4, 0, 9]);
+                bytes.extend([
+                    0x60 | self.traffic_class >> 4,
+                    self.traffic_class << 4,
+                    0,
+                    9,
+                ]);
                 bytes.extend((transport.len() as u16).to_be_bytes());
-                bytes.extend([protocol, self.hops]);
+                bytes.extend([protocol, self.hop_limit]);
                 bytes.extend(from.octets());
                 bytes.extend(to.octets());
             }
-            _ => panic!("two families"),
+            _ => panic!("the addresses are of two families"),
         }
         bytes.extend(transport);
         bytes
     }
 
-    fn pseudo(&self, transport: usize) -> Vec<u8> {
-        pseudo(self.from, self.to, if self.udp { 17 } else { 6 }, transport)
+    fn pseudo_header(&self, transport: usize) -> Vec<u8> {
+        pseudo_header(self.from, self.to, if self.udp { 17 } else { 6 }, transport)
     }
 
-    /// Uncut, with its checksum.
-    pub fn whole(&self) -> Vec<u8> {
+    /// The packet without segmentation, with a complete checksum.
+    pub fn with_checksum(&self) -> Vec<u8> {
         self.segment(0, 0, self.flags, &self.payload)
     }
 
-    /// A segment as it is sent.
+    /// A segment with a complete checksum.
     fn segment(&self, index: usize, offset: usize, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut transport = self.transport(offset, flags, payload);
-        let mut summed = self.pseudo(transport.len());
+        let mut summed = self.pseudo_header(transport.len());
         summed.extend(&transport);
         let at = self.check_at();
-        let check = match !plain(&summed) {
+        let check = match !reference_sum(&summed) {
             0 => 0xffff,
             check => check,
         };
@@ -139,14 +144,14 @@ impl Packet {
         if self.udp { 6 } else { 16 }
     }
 
-    /// As the kernel hands it to the reader of a link, uncut and without a checksum.
-    pub fn uncut(&self) -> (VirtioNetHdr, Vec<u8>) {
+    /// The GSO packet with a partial checksum, as the kernel passes it to the reader of a TUN link.
+    pub fn unsegmented(&self) -> (VirtioNetHdr, Vec<u8>) {
         let mut transport = self.transport(0, self.flags, &self.payload);
-        let partial = plain(&self.pseudo(transport.len()));
+        let partial = reference_sum(&self.pseudo_header(transport.len()));
         let at = self.check_at();
         transport[at..at + 2].copy_from_slice(&partial.to_be_bytes());
         let bytes = self.ip(0, &transport);
-        let vnet = VirtioNetHdr {
+        let vnet_hdr = VirtioNetHdr {
             flags: NEEDS_CSUM,
             gso_type: match (self.udp, self.from) {
                 (true, _) => GSO_UDP_L4,
@@ -158,11 +163,11 @@ impl Packet {
             csum_start: (bytes.len() - transport.len()) as u16,
             csum_offset: at as u16,
         };
-        (vnet, bytes)
+        (vnet_hdr, bytes)
     }
 }
 
-/// The straightforward way to cut.
+/// The reference implementation of segmentation.
 pub trait Segmented {
     fn segments(&self) -> Vec<Vec<u8>>;
 }
@@ -185,7 +190,7 @@ impl Segmented for Packet {
     }
 }
 
-fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, transport: usize) -> Vec<u8> {
+fn pseudo_header(from: IpAddr, to: IpAddr, protocol: u8, transport: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     for address in [from, to] {
         match address {
@@ -198,11 +203,15 @@ fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, transport: usize) -> Vec<u8> {
     bytes
 }
 
-/// Panics unless every checksum and length of a packet is right.
+/// Panics unless every checksum and length of a packet is valid.
 pub fn verify(packet: &[u8]) {
     let (start, protocol, from, to) = if packet[0] >> 4 == 4 {
         let start = usize::from(packet[0] & 0xf) * 4;
-        assert_eq!(plain(&packet[..start]), 0xffff, "the header's checksum");
+        assert_eq!(
+            reference_sum(&packet[..start]),
+            0xffff,
+            "the checksum of the IPv4 header"
+        );
         assert_eq!(
             usize::from(u16::from_be_bytes([packet[2], packet[3]])),
             packet.len()
@@ -218,9 +227,13 @@ pub fn verify(packet: &[u8]) {
         (40, packet[6], address(8), address(24))
     };
     let transport = &packet[start..];
-    let mut summed = pseudo(from, to, protocol, transport.len());
+    let mut summed = pseudo_header(from, to, protocol, transport.len());
     summed.extend(transport);
-    assert_eq!(plain(&summed), 0xffff, "the transport's checksum");
+    assert_eq!(
+        reference_sum(&summed),
+        0xffff,
+        "the checksum of the transport header"
+    );
 }
 
 prop_compose! {
@@ -229,7 +242,7 @@ prop_compose! {
         (udp, v4) in any::<(bool, bool)>(),
         (size, payload) in (1usize..1500).prop_flat_map(|size| (Just(size), 1..(size * 40).min(60000))),
         (seq, ack, ports, window) in any::<(u32, u32, [u16; 2], u16)>(),
-        (class, hops, id, dont_fragment) in any::<(u8, u8, u16, bool)>(),
+        (traffic_class, hop_limit, id, dont_fragment) in any::<(u8, u8, u16, bool)>(),
         kind in 0..4u8,
         options in prop::collection::vec(any::<[u8; 4]>(), 0..=10),
         ip_options in prop::collection::vec(any::<[u8; 4]>(), 0..=10),
@@ -238,7 +251,7 @@ prop_compose! {
         let base = if v4 { Packet::tcp_v4(payload, size) } else { Packet::tcp_v6(payload, size) };
         let more = [0, flags::FIN, flags::ECE, flags::CWR][usize::from(kind)];
         Packet {
-            udp, ports, seq, ack, window, class, hops, id, dont_fragment,
+            udp, ports, seq, ack, window, traffic_class, hop_limit, id, dont_fragment,
             flags: flags::ACK | more | if push { flags::PSH } else { 0 },
             options: options.concat(),
             ip_options: if v4 { ip_options.concat() } else { Vec::new() },

@@ -1,4 +1,4 @@
-//! One tunnel: its link, its sockets, its threads.
+//! One tunnel: link, sockets and threads.
 
 use std::fs::File;
 use std::io;
@@ -14,26 +14,27 @@ use crate::rcu::Shared;
 use crate::routes::Routes;
 use crate::sys::tun::{self, TunError};
 use crate::sys::udp;
-use crate::worker::{Work, Workers};
+use crate::worker::{WorkerResources, Workers};
 
-/// Why a tunnel is not there.
+/// Why a tunnel cannot be opened, changed, started or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum TunnelError {
-    /// Its link cannot be had.
+    /// The link cannot be opened or removed.
     #[error(transparent)]
     Link(#[from] TunError),
-    /// Its sockets cannot be had.
+    /// The sockets cannot be opened.
     #[error("listen on {0} port {1}")]
     Socket(std::net::IpAddr, u16, #[source] io::Error),
-    /// Its threads cannot be had.
+    /// The threads cannot be started.
     #[error("start threads")]
     Threads(#[source] io::Error),
 }
 
-/// A tunnel, carrying packets or not.
+/// A tunnel. It forwards packets if it has workers.
 ///
-/// It is taken apart in this order. Closing the last queue can take a while (`unregister_netdevice`), and once the link is
-/// gone another relay may have sockets on the same port, from which these must not take datagrams.
+/// The fields are dropped in this order. The sockets are closed before the queues: closing the last queue can take long
+/// (`unregister_netdevice`), and afterwards another relay may have sockets on the same port, whose datagrams these sockets must not
+/// receive.
 pub struct Tunnel {
     workers: Option<Workers>,
     sockets: Vec<Arc<OwnedFd>>,
@@ -48,18 +49,22 @@ impl Tunnel {
     /// Opens link and sockets.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// A socket or a queue cannot be opened.
     pub fn open(config: TunnelConfig, queues: usize) -> Result<Self, TunnelError> {
         let sockets = open_sockets(&config, queues)?;
         let queues = tun::open(&config.link, queues)?;
-        Ok(Self::of(config, queues, sockets))
+        Ok(Self::from_descriptors(config, queues, sockets))
     }
 
-    /// Of link and sockets that are open already, one of each at least.
-    pub fn of(config: TunnelConfig, queues: Vec<File>, sockets: Vec<OwnedFd>) -> Self {
+    /// A tunnel with open queues and sockets, at least one of each.
+    pub fn from_descriptors(
+        config: TunnelConfig,
+        queues: Vec<File>,
+        sockets: Vec<OwnedFd>,
+    ) -> Self {
         Self {
             routes: Arc::new(Shared::new(Routes::new(&config))),
-            // Asked for as soon as something is longer.
+            // 0: the first packet causes a read of the MTU.
             mtu: Arc::default(),
             counters: TunnelCounters::new(queues.len(), sockets.len()),
             queues: queues.into_iter().map(Arc::new).collect(),
@@ -69,12 +74,12 @@ impl Tunnel {
         }
     }
 
-    /// What it is to do.
+    /// The configuration.
     pub const fn config(&self) -> &TunnelConfig {
         &self.config
     }
 
-    /// What it has done.
+    /// The counters of the workers.
     pub const fn counters(&self) -> &TunnelCounters {
         &self.counters
     }
@@ -84,16 +89,16 @@ impl Tunnel {
         (&self.queues, &self.sockets)
     }
 
-    /// Whether this tunnel's sockets are what `config` asks for.
+    /// Whether the sockets have the local address and port of `config`.
     pub fn has_sockets_of(&self, config: &TunnelConfig) -> bool {
         (self.config.local, self.config.port) == (config.local, config.port)
     }
 
-    /// Takes a changed configuration for the same link. Peers are exchanged without touching a packet; another address or
-    /// port takes new sockets, and what the old ones still hold is lost.
+    /// Applies another configuration of the same link. A change of peers loses no packet. Another address or port needs new sockets,
+    /// and the datagrams in the buffers of the old sockets are lost.
     ///
     /// # Errors
-    /// The new sockets cannot be had; then all is as before.
+    /// The new sockets cannot be opened. The tunnel remains unchanged.
     pub fn change(&mut self, config: TunnelConfig) -> Result<(), TunnelError> {
         if !self.has_sockets_of(&config) {
             let sockets = open_sockets(&config, self.sockets.len())?;
@@ -105,25 +110,25 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Asks for the link's MTU again with the next packet.
-    pub fn forget_mtu(&self) {
+    /// Causes a read of the MTU of the link with the next packet.
+    pub fn reset_mtu(&self) {
         self.mtu.store(0, Ordering::Relaxed);
     }
 
-    /// Whether a thread has ended by itself.
-    pub fn is_broken(&self) -> bool {
+    /// Whether a thread has ended because of an error.
+    pub fn has_failed(&self) -> bool {
         self.workers
             .as_ref()
-            .is_some_and(|workers| !workers.are_well())
+            .is_some_and(|workers| !workers.are_running())
     }
 
-    /// Starts forwarding. `ended` is signalled when a thread ends by itself.
+    /// Starts forwarding. `ended` is signalled when a thread ends.
     ///
     /// # Errors
-    /// There are no threads left.
+    /// A thread or an eventfd cannot be created.
     pub fn start(&mut self, ended: &Arc<EventFd>) -> Result<(), TunnelError> {
         if self.workers.is_none() {
-            let workers = Workers::start(&Work {
+            let workers = Workers::start(&WorkerResources {
                 link: self.config.link.clone(),
                 queues: self.queues.clone(),
                 sockets: self.sockets.clone(),
@@ -142,10 +147,10 @@ impl Tunnel {
         self.workers = None;
     }
 
-    /// Removes the link, as soon as no other process has it open.
+    /// Removes the link. If another process has the link open, the kernel removes the link when that process closes it.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The ioctl that clears the persistence of the link fails.
     pub fn remove(mut self) -> Result<(), TunnelError> {
         self.stop();
         if let Some(queue) = self.queues.first() {

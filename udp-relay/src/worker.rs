@@ -1,7 +1,7 @@
-//! The threads that carry packets, and how they are stopped.
+//! The threads that forward packets, and their end.
 //!
-//! Each queue of a link has a thread that reads it, each socket one that receives. A thread works until there is nothing
-//! left and then waits, so that batches grow with the load and a lone packet waits for nothing.
+//! Each queue of a link has a thread that reads from the queue, and each socket has a thread that receives from the socket. A thread
+//! waits only if there are no packets. The batches therefore grow with the load, and a single packet is not delayed.
 
 use std::fs::File;
 use std::io;
@@ -20,15 +20,15 @@ use crate::rcu::{Reader, Shared};
 use crate::routes::Routes;
 use crate::stop::Stop;
 
-/// What the threads of a tunnel work on.
-pub struct Work {
+/// The resources that the threads of a tunnel use.
+pub struct WorkerResources {
     pub link: String,
     pub queues: Vec<Arc<File>>,
     pub sockets: Vec<Arc<OwnedFd>>,
     pub routes: Arc<Shared<Routes>>,
     pub mtu: Arc<AtomicUsize>,
     pub counters: TunnelCounters,
-    /// Signalled when a thread ends by itself.
+    /// Signalled when a thread ends.
     pub ended: Arc<EventFd>,
 }
 
@@ -43,68 +43,70 @@ impl Workers {
     /// Starts a thread for each queue and each socket.
     ///
     /// # Errors
-    /// There are no threads or descriptors left; none is running then.
-    pub fn start(work: &Work) -> io::Result<Self> {
+    /// A thread or an eventfd cannot be created. All started threads are stopped.
+    pub fn start(resources: &WorkerResources) -> io::Result<Self> {
         let mut workers = Self {
             stop: Arc::new(Stop::new()?),
             threads: Vec::new(),
         };
-        for (index, (queue, socket)) in work
+        for (index, (queue, socket)) in resources
             .queues
             .iter()
-            .zip(work.sockets.iter().cycle())
+            .zip(resources.sockets.iter().cycle())
             .enumerate()
         {
-            let counters = work
+            let counters = resources
                 .counters
                 .outbound
                 .get(index)
                 .cloned()
                 .unwrap_or_default();
             let (queue, socket) = (Arc::clone(queue), Arc::clone(socket));
-            let routes = Reader::new(Arc::clone(&work.routes));
-            workers.spawn(work, format!("out-{index}"), move |stop| {
+            let routes = Reader::new(Arc::clone(&resources.routes));
+            workers.spawn(resources, format!("out-{index}"), move |stop| {
                 Outbound::new(queue, socket, routes, counters).run(stop)
             })?;
         }
-        for (index, (socket, queue)) in work
+        for (index, (socket, queue)) in resources
             .sockets
             .iter()
-            .zip(work.queues.iter().cycle())
+            .zip(resources.queues.iter().cycle())
             .enumerate()
         {
             let inbound = Inbound {
-                link: work.link.clone(),
+                link: resources.link.clone(),
                 queue: Arc::clone(queue),
                 socket: Arc::clone(socket),
-                routes: Reader::new(Arc::clone(&work.routes)),
-                mtu: Arc::clone(&work.mtu),
-                counters: work
+                routes: Reader::new(Arc::clone(&resources.routes)),
+                mtu: Arc::clone(&resources.mtu),
+                counters: resources
                     .counters
                     .inbound
                     .get(index)
                     .cloned()
                     .unwrap_or_default(),
             };
-            workers.spawn(work, format!("in-{index}"), move |stop| inbound.run(stop))?;
+            workers.spawn(resources, format!("in-{index}"), move |stop| {
+                inbound.run(stop)
+            })?;
         }
         Ok(workers)
     }
 
     fn spawn(
         &mut self,
-        work: &Work,
+        resources: &WorkerResources,
         name: String,
         run: impl FnOnce(&Stop) -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let (stop, ended, link) = (
             Arc::clone(&self.stop),
-            Arc::clone(&work.ended),
-            work.link.clone(),
+            Arc::clone(&resources.ended),
+            resources.link.clone(),
         );
         let thread = thread::Builder::new().name(name).spawn(move || {
-            // Also if it panics.
-            let _notice = Notice(ended);
+            // A guard, to signal the end also after a panic.
+            let _guard = SignalOnDrop(ended);
             if let Err(error) = run(&stop) {
                 warn!(link, error = %error, "queue ended, will reopen it");
             }
@@ -113,8 +115,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Whether all are at work.
-    pub fn are_well(&self) -> bool {
+    /// Whether all threads are running.
+    pub fn are_running(&self) -> bool {
         !self.threads.iter().any(JoinHandle::is_finished)
     }
 }
@@ -122,7 +124,7 @@ impl Workers {
 impl Drop for Workers {
     /// Returns when all threads have stopped and have forwarded the packets that they have read.
     fn drop(&mut self) {
-        self.stop.ask();
+        self.stop.request();
         for thread in self.threads.drain(..) {
             // The panic hook has logged a panic.
             let _ = thread.join();
@@ -130,9 +132,9 @@ impl Drop for Workers {
     }
 }
 
-struct Notice(Arc<EventFd>);
+struct SignalOnDrop(Arc<EventFd>);
 
-impl Drop for Notice {
+impl Drop for SignalOnDrop {
     fn drop(&mut self) {
         let _ = self.0.write(1);
     }

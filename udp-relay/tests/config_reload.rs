@@ -44,12 +44,16 @@ fn netns_removed_peer_gets_and_delivers_no_packets() {
     let mut config = one.config();
     config.tunnels[0].peers.clear();
     one.configure(&config);
-    eventually("no more answers", || !one.pings(&two.inner(false), ""));
+    eventually("pings without answers", || {
+        !one.pings(&two.inner(false), "")
+    });
     assert!(one.drops("no_peer") > 0);
     assert!(!two.pings(&one.inner(false), ""));
     assert!(one.drops("not_a_peer") > 0);
     one.configure(&one.config());
-    eventually("answers again", || one.pings(&two.inner(false), ""));
+    eventually("pings with answers again", || {
+        one.pings(&two.inner(false), "")
+    });
 }
 
 #[test]
@@ -77,11 +81,11 @@ fn netns_removed_tunnel_deletes_its_link() {
     let (network, relays) = RelayNetwork::running(false);
     let [one, two] = &network.nodes;
     one.configure(&RelayConfig::default());
-    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    eventually("the link is removed", || !one.namespace.has_link(LINK));
     RelayConfig::remove(two.dir()).unwrap();
-    eventually("the link is gone", || !two.namespace.has_link(LINK));
+    eventually("the link is removed", || !two.namespace.has_link(LINK));
     one.configure(&one.config());
-    eventually("the link is back", || one.namespace.has_link(LINK));
+    eventually("the link is created again", || one.namespace.has_link(LINK));
     // A relay also deletes the link of a killed relay, and no foreign link.
     let [first, _second] = relays;
     first.kill();
@@ -89,7 +93,7 @@ fn netns_removed_tunnel_deletes_its_link() {
     one.configure(&RelayConfig::default());
     assert!(one.namespace.has_link(LINK));
     let _relay = one.start();
-    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    eventually("the link is removed", || !one.namespace.has_link(LINK));
     assert!(one.namespace.has_link("nw-udp1"));
 }
 
@@ -100,11 +104,10 @@ fn netns_foreign_link_of_same_name_is_not_touched() {
     one.namespace.ip(&format!("link add {LINK} type bridge"));
     one.configure(&one.config());
     let _relay = one.start();
-    let words =
-        "exists and is no TUN link with several queues; it is not ours: rename or delete it";
-    one.await_log(words, 1);
-    let (ready, why) = one.ready();
-    assert!(!ready && why.contains(words), "{why}");
+    let message = "exists and is not a TUN link of netweft: rename or delete the link";
+    one.await_log(message, 1);
+    let (ready, error) = one.ready();
+    assert!(!ready && error.contains(message), "{error}");
     assert!(
         one.namespace
             .ip(&format!("-details link show {LINK}"))
@@ -117,7 +120,7 @@ fn netns_foreign_link_of_same_name_is_not_touched() {
             .ip(&format!("-details link show {LINK}"))
             .contains("tun type tun")
     );
-    assert_eq!(one.log().matches(words).count(), 1, "said once");
+    assert_eq!(one.log().matches(message).count(), 1, "logged once");
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn netns_deleted_tun_link_is_recreated() {
     let (network, _relays) = RelayNetwork::running(false);
     let [one, two] = &network.nodes;
     one.namespace.ip(&format!("link delete {LINK}"));
-    eventually("the link is back", || one.namespace.has_link(LINK));
+    eventually("the link is created again", || one.namespace.has_link(LINK));
     one.await_log("opened tunnel", 2);
     one.set_up_link();
     eventually("pings again", || one.pings(&two.inner(false), ""));

@@ -91,15 +91,15 @@ fn netns_config_changes_after_takeover_reach_both_relays() {
             config.tunnels[0].port = port;
             node.configure(&config);
         }
-        eventually("pings by the other port", || {
+        eventually("pings over the other port", || {
             one.pings(&two.inner(false), "")
         });
         assert_eq!(Pings::start(two, &one.inner(false), 200).lost(), 0);
     }
     one.configure(&RelayConfig::default());
-    eventually("the link is gone", || !one.namespace.has_link(LINK));
+    eventually("the link is removed", || !one.namespace.has_link(LINK));
     one.configure(&one.config());
-    eventually("the link is back", || one.namespace.has_link(LINK));
+    eventually("the link is created again", || one.namespace.has_link(LINK));
     one.await_ready();
     one.set_up_link();
     eventually("pings again", || one.pings(&two.inner(false), ""));
@@ -116,17 +116,18 @@ fn netns_stopped_relay_fails_probes_until_continued() {
     let one = &network.nodes[0];
     assert_eq!(one.alive(), (true, String::new()));
     relays[0].signal(Signal::SIGSTOP);
-    for (succeeds, why) in [one.alive(), one.ready()] {
-        assert!(!succeeds && why.contains("ask the relay"), "{why}");
+    for (succeeds, error) in [one.alive(), one.ready()] {
+        let expected = "request the readiness of the relay";
+        assert!(!succeeds && error.contains(expected), "{error}");
     }
     relays[0].signal(Signal::SIGCONT);
     eventually("the relay answers", || one.alive().0);
     let [first, _second] = relays;
     first.kill();
-    let (succeeds, why) = one.alive();
+    let (succeeds, error) = one.alive();
     assert!(
-        !succeeds && why.contains("no relay serves on this node"),
-        "{why}"
+        !succeeds && error.contains("no relay serves on this node"),
+        "{error}"
     );
 }
 
@@ -137,13 +138,13 @@ fn netns_killed_relay_leaves_link_to_successor() {
     let [first, _second] = relays;
     let index = one.namespace.index_of(LINK);
     let routes = |v6: &str| one.namespace.ip(&format!("{v6} route show dev {LINK}"));
-    let bare = |text: String| text.replace(" linkdown", "").replace(" dead", "");
+    let without_flags = |text: String| text.replace(" linkdown", "").replace(" dead", "");
     let before = (routes("-4"), routes("-6"));
     first.kill();
     assert!(!one.ready().0);
     assert_eq!(
-        (bare(routes("-4")), bare(routes("-6"))),
-        (bare(before.0), bare(before.1))
+        (without_flags(routes("-4")), without_flags(routes("-6"))),
+        (without_flags(before.0), without_flags(before.1))
     );
     let next = one.start();
     one.await_ready();

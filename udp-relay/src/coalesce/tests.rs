@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::check;
-use crate::segment::Cut;
+use crate::segment::Segmentation;
 use crate::testing::{self, Packet, Segmented, verify};
 
 #[derive(Default)]
@@ -15,64 +15,64 @@ impl Sink for Frames {
     }
 }
 
-/// What leaves when these packets come in one receive call, with how many packets each holds.
-fn join(packets: &[Vec<u8>]) -> Vec<(VirtioNetHdr, Vec<u8>, usize)> {
-    let (mut buffer, mut places) = (Vec::new(), Vec::new());
+/// Coalesces packets of one receive call. The last field of the result is the number of packets in a frame.
+fn coalesce(packets: &[Vec<u8>]) -> Vec<(VirtioNetHdr, Vec<u8>, usize)> {
+    let (mut buffer, mut ranges) = (Vec::new(), Vec::new());
     for packet in packets {
         assert_eq!(check(packet, MAX_PACKET), Ok(()));
-        places.push(buffer.len()..buffer.len() + packet.len());
+        ranges.push(buffer.len()..buffer.len() + packet.len());
         buffer.extend(packet);
     }
     let (mut coalescer, mut frames) = (Coalescer::new(), Frames::default());
-    for place in places {
-        coalescer.push(&buffer, place, &mut frames);
+    for range in ranges {
+        coalescer.push(&buffer, range, &mut frames);
     }
     coalescer.flush(&buffer, &mut frames);
     let split = |(mut frame, packets): (Vec<u8>, usize)| {
-        let (vnet, packet) = VirtioNetHdr::split(&mut frame).unwrap();
-        (vnet, packet.to_vec(), packets)
+        let (vnet_hdr, packet) = VirtioNetHdr::split(&mut frame).unwrap();
+        (vnet_hdr, packet.to_vec(), packets)
     };
     frames.0.into_iter().map(split).collect()
 }
 
-/// Cuts what left again.
-fn cut(joined: &[(VirtioNetHdr, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
+/// Segments of the coalesced packets.
+fn segment_again(coalesced: &[(VirtioNetHdr, Vec<u8>, usize)]) -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
-    for (vnet, packet, _) in joined {
-        let Some(cut) = Cut::of(vnet, packet).unwrap() else {
+    for (vnet_hdr, packet, _) in coalesced {
+        let Some(segmentation) = Segmentation::new(vnet_hdr, packet).unwrap() else {
             packets.push(packet.clone());
             continue;
         };
-        for index in 0..cut.count() {
-            let mut segment = vec![0; cut.headers()];
-            cut.write_header(packet, index, &mut segment);
-            segment.extend(&packet[cut.payload(index)]);
+        for index in 0..segmentation.count() {
+            let mut segment = vec![0; segmentation.headers()];
+            segmentation.write_header(packet, index, &mut segment);
+            segment.extend(&packet[segmentation.payload(index)]);
             packets.push(segment);
         }
     }
     packets
 }
 
-fn can_be_one(packet: &Packet) -> bool {
+fn is_coalescable_into_one(packet: &Packet) -> bool {
     !packet.udp
         && packet.flags & !(flags::ACK | flags::PSH | flags::ECE) == 0
         && packet.segments().len() > 1
-        && packet.segments().len() <= PIECES
+        && packet.segments().len() <= MAX_SEGMENTS
 }
 
 proptest! {
     #[test]
     fn coalesced_segments_restore_original_packet(packet in testing::packets()) {
-        let joined = join(&packet.segments());
-        prop_assert_eq!(cut(&joined), packet.segments());
-        if can_be_one(&packet) {
-            let (vnet, bytes) = packet.uncut();
-            let vnet = VirtioNetHdr { hdr_len: joined[0].0.hdr_len, ..vnet };
-            prop_assert_eq!(joined, vec![(vnet, bytes, packet.segments().len())]);
+        let coalesced = coalesce(&packet.segments());
+        prop_assert_eq!(segment_again(&coalesced), packet.segments());
+        if is_coalescable_into_one(&packet) {
+            let (vnet_hdr, bytes) = packet.unsegmented();
+            let vnet_hdr = VirtioNetHdr { hdr_len: coalesced[0].0.hdr_len, ..vnet_hdr };
+            prop_assert_eq!(coalesced, vec![(vnet_hdr, bytes, packet.segments().len())]);
         }
     }
 
-    /// Two flows that are mixed, with lost, doubled and exchanged segments.
+    /// Two interleaved flows with lost, duplicate and reordered segments.
     #[test]
     fn coalescing_mixed_flows_keeps_content_and_order(
         (a, b) in (testing::packets(), testing::packets()),
@@ -84,7 +84,7 @@ proptest! {
             flow[index % flow.len()].clone()
         };
         let sent: Vec<Vec<u8>> = order.into_iter().map(pick).collect();
-        let received = cut(&join(&sent));
+        let received = segment_again(&coalesce(&sent));
         for flow in &flows {
             let of_flow = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
                 packets.iter().filter(|packet| flow.contains(packet)).cloned().collect()
@@ -94,8 +94,7 @@ proptest! {
         prop_assert_eq!(received.len(), sent.len());
     }
 
-    /// Whatever bit is different in one segment, all come out as they went in; in their order, unless it is another
-    /// flow's now.
+    /// A flipped bit in one segment changes no packet. The order remains, unless the bit changes the flow.
     #[test]
     fn segment_with_flipped_bit_passes_unchanged(packet in testing::packets(), which: usize, bit: usize) {
         let mut segments = packet.segments();
@@ -103,13 +102,13 @@ proptest! {
         let bit = bit % (segments[which].len().min(120) * 8);
         segments[which][bit / 8] ^= 1 << (bit % 8);
         if check(&segments[which], MAX_PACKET).is_ok() {
-            let mut received = cut(&join(&segments));
+            let mut received = segment_again(&coalesce(&segments));
             let at = received.iter().position(|packet| *packet == segments[which]);
-            let at = at.expect("it is there, as it is");
+            let at = at.expect("the changed segment is in the output");
             let other = received.remove(at);
             segments.remove(which);
             prop_assert_eq!(&received, &segments);
-            let flow = |packet: &[u8]| Tcp::of(packet).map(|tcp| {
+            let flow = |packet: &[u8]| Tcp::parse(packet).map(|tcp| {
                 let addresses = if tcp.v4 { 12..20 } else { 8..40 };
                 (packet[tcp.header.start..tcp.header.start + 4].to_vec(), packet[addresses].to_vec())
             });
@@ -129,11 +128,11 @@ proptest! {
             packet
         });
         let packets: Vec<Vec<u8>> = fixed.collect();
-        prop_assert_eq!(cut(&join(&packets)), packets);
+        prop_assert_eq!(segment_again(&coalesce(&packets)), packets);
     }
 }
 
-/// Segments that follow each other but for one thing, with right checksums.
+/// Consecutive segments with one difference, and valid checksums.
 #[test]
 fn segments_with_different_headers_are_not_coalesced() {
     type Change = fn(&mut Packet);
@@ -143,8 +142,8 @@ fn segments_with_different_headers_are_not_coalesced() {
         |packet| packet.options[5] ^= 1,
         |packet| packet.flags |= flags::ECE,
         |packet| packet.flags |= flags::FIN,
-        |packet| packet.class ^= 3,
-        |packet| packet.hops -= 1,
+        |packet| packet.traffic_class ^= 3,
+        |packet| packet.hop_limit -= 1,
         |packet| packet.seq += 1,
         |packet| packet.ports[0] += 1,
         |packet| packet.payload.push(0),
@@ -162,15 +161,15 @@ fn segments_with_different_headers_are_not_coalesced() {
             id: first.id + 1,
             ..first.clone()
         };
-        let both = |next: &Packet| [first.whole(), next.whole()];
-        assert_eq!(join(&both(&next)).len(), 1, "nothing is different");
+        let both = |next: &Packet| [first.with_checksum(), next.with_checksum()];
+        assert_eq!(coalesce(&both(&next)).len(), 1, "without a difference");
         let count = if first.from.is_ipv4() { 14 } else { 11 };
         for (number, change) in changes().take(count).enumerate() {
             let mut next = next.clone();
             change(&mut next);
-            let joined = join(&both(&next));
-            assert_eq!(joined.len(), 2, "change {number}: {next:?}");
-            assert_eq!(cut(&joined), both(&next));
+            let coalesced = coalesce(&both(&next));
+            assert_eq!(coalesced.len(), 2, "change {number}: {next:?}");
+            assert_eq!(segment_again(&coalesced), both(&next));
         }
     }
 }
@@ -182,7 +181,7 @@ fn coalesced_packet_never_exceeds_maximum_length() {
         ..Packet::tcp_v4(70_000, 1400)
     };
     let segments: Vec<Vec<u8>> = {
-        // Longer than a packet can be, therefore made of two.
+        // The payload is longer than that of one packet, therefore there are two.
         let first = Packet {
             payload: packet.payload[..1400 * 46].to_vec(),
             ..packet.clone()
@@ -195,10 +194,14 @@ fn coalesced_packet_never_exceeds_maximum_length() {
         };
         [first.segments(), rest.segments()].concat()
     };
-    let joined = join(&segments);
-    assert!(joined.iter().all(|(_, bytes, _)| bytes.len() <= MAX_PACKET));
-    assert_eq!(joined[0].2, 46);
-    assert_eq!(cut(&joined), segments);
+    let coalesced = coalesce(&segments);
+    assert!(
+        coalesced
+            .iter()
+            .all(|(_, bytes, _)| bytes.len() <= MAX_PACKET)
+    );
+    assert_eq!(coalesced[0].2, 46);
+    assert_eq!(segment_again(&coalesced), segments);
     segments.iter().for_each(|segment| verify(segment));
 }
 
@@ -212,7 +215,7 @@ fn many_interleaved_flows_lose_no_segment() {
     let mixed: Vec<Vec<u8>> = (0..3)
         .flat_map(|index| flows.iter().map(move |flow| flow[index].clone()))
         .collect();
-    let mut received = cut(&join(&mixed));
+    let mut received = segment_again(&coalesce(&mixed));
     assert_eq!(received.len(), mixed.len());
     let (mut mixed, by) = (mixed, |packet: &Vec<u8>| packet.clone());
     received.sort_by_key(by);

@@ -1,97 +1,97 @@
-//! Receiving many datagrams with one call, each of them perhaps many that the kernel has put together (`UDP_GRO`).
+//! Receiving of many messages with one call. A message has one datagram, or several that the kernel has coalesced (`UDP_GRO`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-/// Entries of one call.
-const MESSAGES: usize = 32;
-/// Entries of one call while they are long: what is received should still be in the processor's cache when it is passed on.
-const LONG_MESSAGES: usize = 4;
-/// From this length on, on average, entries are long.
-const LONG: usize = 8 << 10;
-/// The kernel puts together at most this (`udp_gro_receive_segment`, `GRO_LEGACY_MAX_SIZE`).
-const LENGTH: usize = 1 << 16;
-/// Room for UDP_GRO's control message: a header and an integer, aligned.
-const CONTROL: usize = 24;
+/// Maximum number of messages of one call.
+const MAX_MESSAGES: usize = 32;
+/// Maximum number of long messages of one call, so that the data is still in the CPU cache when it is forwarded.
+const MAX_LONG_MESSAGES: usize = 4;
+/// Minimum average length of long messages in bytes.
+const LONG_LENGTH: usize = 8 << 10;
+/// Maximum length of a message with coalesced datagrams in bytes (`udp_gro_receive_segment`, `GRO_LEGACY_MAX_SIZE`).
+const MESSAGE_LENGTH: usize = 1 << 16;
+/// Length of the control message of `UDP_GRO` in bytes: a header and an integer, aligned.
+const CONTROL_LENGTH: usize = 24;
 
-/// The buffers of a receiver. Pages that no datagram reached are never touched, so cost nothing.
+/// The buffers of a receiver. Pages that no datagram has reached use no memory.
 pub struct Receiver {
     buffer: Vec<u8>,
     headers: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
-    /// Entries of the next call.
-    room: usize,
+    /// Maximum number of messages of the next call.
+    limit: usize,
 }
 
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; CONTROL]);
+struct Control([u8; CONTROL_LENGTH]);
 
-/// What one entry of a call has brought.
+/// A received message.
 #[derive(Debug)]
 pub struct Received {
-    /// Where it is in the buffer.
-    pub place: Range<usize>,
-    /// Who sent it, if that is an Internet address.
+    /// The range of the message in the buffer.
+    pub range: Range<usize>,
+    /// The source address, if it is an IPv4 or IPv6 address.
     pub source: Option<SocketAddr>,
-    /// The length of each datagram but the last, if there is more than one.
+    /// The length of each datagram except the last in bytes, if there are several.
     pub segment: Option<usize>,
-    /// Whether it was longer than the buffer.
+    /// Whether the message was longer than its buffer.
     pub truncated: bool,
 }
 
 #[expect(
     unsafe_code,
-    reason = "the pointers are to the heap, where they stay, and used only while it is borrowed"
+    reason = "the pointers refer to the heap, and are used only during a borrow of the receiver"
 )]
-// SAFETY: the raw pointers are written before each call and used by it alone, from the thread that has the receiver.
+// SAFETY: the raw pointers are written before each call and used only by the call, in the thread that owns the receiver.
 unsafe impl Send for Receiver {}
 
 impl Receiver {
     /// With empty buffers.
     pub fn new() -> Self {
-        #[expect(unsafe_code, reason = "C's way to begin with nothing")]
-        // SAFETY: integers and pointers, for which zero is a value.
+        #[expect(unsafe_code, reason = "C structs are initialized with zeros")]
+        // SAFETY: all fields are integers or pointers, for which zero is valid.
         let (header, name) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
         let vector = libc::iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
         };
         Self {
-            buffer: vec![0; MESSAGES * LENGTH],
-            headers: vec![header; MESSAGES],
-            vectors: vec![vector; MESSAGES],
-            names: vec![name; MESSAGES],
-            controls: vec![Control([0; CONTROL]); MESSAGES],
-            room: MESSAGES,
+            buffer: vec![0; MAX_MESSAGES * MESSAGE_LENGTH],
+            headers: vec![header; MAX_MESSAGES],
+            vectors: vec![vector; MAX_MESSAGES],
+            names: vec![name; MAX_MESSAGES],
+            controls: vec![Control([0; CONTROL_LENGTH]); MAX_MESSAGES],
+            limit: MAX_MESSAGES,
         }
     }
 
-    /// What [`Received::place`] is a place in.
+    /// The buffer to which [`Received::range`] refers.
     pub fn buffer(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// Receives what there is. Returns the number of entries.
+    /// Receives the available messages. Returns their number.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if there is nothing.
+    /// [`io::ErrorKind::WouldBlock`] without a message, else the error of recvmmsg(2).
     pub fn receive(&mut self, socket: &OwnedFd) -> io::Result<usize> {
         self.prepare();
         let headers = self.headers.as_mut_ptr();
-        let room = self.room.min(self.headers.len()) as libc::c_uint;
+        let limit = self.limit.min(self.headers.len()) as libc::c_uint;
         #[expect(unsafe_code, reason = "nix allocates for every call")]
-        // SAFETY: `prepare` has let every header point to a buffer, a name and a control buffer of its own, with their
-        // lengths; all of them live as long as `self`, which is borrowed exclusively.
+        // SAFETY: `prepare` has set every header to a separate buffer, name and control buffer, with their lengths. All of
+        // them live as long as `self`, which is borrowed exclusively.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
                 headers,
-                room,
+                limit,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )
@@ -99,39 +99,46 @@ impl Receiver {
         let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
         let received = self.headers.iter().take(count);
         let bytes: usize = received.map(|header| header.msg_len as usize).sum();
-        let are_long = bytes >= count * LONG;
-        self.room = if are_long { LONG_MESSAGES } else { MESSAGES };
+        let are_long = bytes >= count * LONG_LENGTH;
+        self.limit = if are_long {
+            MAX_LONG_MESSAGES
+        } else {
+            MAX_MESSAGES
+        };
         Ok(count)
     }
 
     fn prepare(&mut self) {
-        let parts = self.buffer.chunks_exact_mut(LENGTH).zip(&mut self.vectors);
+        let parts = self
+            .buffer
+            .chunks_exact_mut(MESSAGE_LENGTH)
+            .zip(&mut self.vectors);
         let parts = parts.zip(&mut self.names).zip(&mut self.controls);
         for (header, (((buffer, vector), name), control)) in
-            self.headers.iter_mut().zip(parts).take(self.room)
+            self.headers.iter_mut().zip(parts).take(self.limit)
         {
             vector.iov_base = buffer.as_mut_ptr().cast();
-            vector.iov_len = LENGTH;
+            vector.iov_len = MESSAGE_LENGTH;
             header.msg_hdr.msg_name = (&raw mut *name).cast();
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_hdr.msg_iov = vector;
             header.msg_hdr.msg_iovlen = 1;
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-            header.msg_hdr.msg_controllen = CONTROL as _;
+            header.msg_hdr.msg_controllen = CONTROL_LENGTH as _;
             header.msg_hdr.msg_flags = 0;
         }
     }
 
-    /// An entry of the last call.
+    /// A message of the last call.
     pub fn get(&self, index: usize) -> Option<Received> {
         let header = self.headers.get(index)?;
-        let start = index * LENGTH;
-        let length = (header.msg_len as usize).min(LENGTH);
+        let start = index * MESSAGE_LENGTH;
+        let length = (header.msg_len as usize).min(MESSAGE_LENGTH);
         let control = &self.controls.get(index)?.0;
-        let control = control.get(..header.msg_hdr.msg_controllen.min(CONTROL))?;
+        let control = control.get(..header.msg_hdr.msg_controllen.min(CONTROL_LENGTH))?;
         let segment = gro_size(control).filter(|size| *size > 0 && *size < length);
         Some(Received {
-            place: start..start + length,
+            range: start..start + length,
             source: source(self.names.get(index)?),
             segment,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
@@ -139,7 +146,7 @@ impl Receiver {
     }
 }
 
-/// The number in UDP_GRO's control message: `struct cmsghdr` and an int. There is no other kind of message.
+/// The segment size in the control message of `UDP_GRO`: `struct cmsghdr` and an int. The socket enables no other control message.
 fn gro_size(control: &[u8]) -> Option<usize> {
     let header = size_of::<libc::cmsghdr>();
     let level = i32::from_ne_bytes(*control.get(header - 8..)?.first_chunk()?);
@@ -154,14 +161,14 @@ fn source(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     let name = &raw const *name;
     match family {
         libc::AF_INET => {
-            #[expect(unsafe_code, reason = "C's way to have kinds of addresses")]
-            // SAFETY: the storage has room and alignment for every kind of address, and the family says it is this one.
+            #[expect(unsafe_code, reason = "sockaddr_storage is cast by its family")]
+            // SAFETY: the storage has size and alignment for every address type, and the family is that of this type.
             let name = unsafe { *name.cast::<libc::sockaddr_in>() };
             let address = IpAddr::from(name.sin_addr.s_addr.to_ne_bytes());
             Some(SocketAddr::new(address, u16::from_be(name.sin_port)))
         }
         libc::AF_INET6 => {
-            #[expect(unsafe_code, reason = "C's way to have kinds of addresses")]
+            #[expect(unsafe_code, reason = "sockaddr_storage is cast by its family")]
             // SAFETY: as above.
             let name = unsafe { *name.cast::<libc::sockaddr_in6>() };
             let address = IpAddr::from(name.sin6_addr.s6_addr);

@@ -1,4 +1,4 @@
-//! Sending many datagrams with one call, and many of equal size with one entry of it (`UDP_SEGMENT`).
+//! Sending of many messages with one call. A message has one datagram, or several of equal size (`UDP_SEGMENT`).
 
 use std::io;
 use std::ops::Range;
@@ -7,25 +7,25 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
-use crate::counters::{Counters, Drop};
+use crate::counters::{Counters, DropReason};
 
-/// Entries of one call.
-const MESSAGES: usize = 64;
-/// Pieces of memory of all entries of one call; the kernel takes as many for each (`UIO_MAXIOV`).
-const PIECES: usize = 1024;
-/// Datagrams of one entry (`UDP_MAX_SEGMENTS`; more since Linux 6.9).
-pub const SEGMENTS: usize = 64;
-/// Bytes of one entry: what IPv4 can carry.
-pub const BYTES: usize = 65507;
-/// UDP_SEGMENT's control message: a header and a 16 bit number, aligned.
-const CONTROL: usize = 24;
-/// How long a full send buffer is waited for. A network card that takes nothing for so long takes nothing at all.
+/// Maximum number of messages of one call.
+const MAX_MESSAGES: usize = 64;
+/// Maximum number of memory ranges of all messages of one call. The kernel allows as many for each message (`UIO_MAXIOV`).
+const MAX_RANGES: usize = 1024;
+/// Maximum number of datagrams of one message (`UDP_MAX_SEGMENTS`, which is higher since Linux 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+/// Maximum length of one message in bytes: the maximum UDP payload over IPv4.
+pub const MAX_MESSAGE_BYTES: usize = 65507;
+/// Length of the control message of `UDP_SEGMENT` in bytes: a header and a 16-bit number, aligned.
+const CONTROL_LENGTH: usize = 24;
+/// Time limit of the wait for space in a full send buffer, in milliseconds. Afterwards, datagrams are dropped.
 const POLL_TIMEOUT: u16 = 1000;
 
-/// Datagrams to be sent, as ranges of a buffer that comes with [`Sender::flush`].
+/// A batch of datagrams, as ranges of a buffer that is passed to [`Sender::flush`].
 pub struct Sender {
     messages: Vec<Message>,
-    pieces: Vec<Range<usize>>,
+    ranges: Vec<Range<usize>>,
     headers: Vec<libc::mmsghdr>,
     vectors: Vec<libc::iovec>,
     controls: Vec<Control>,
@@ -33,104 +33,104 @@ pub struct Sender {
 
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; CONTROL]);
+struct Control([u8; CONTROL_LENGTH]);
 
-/// An entry.
+/// A message of a call: one datagram, or several of equal size.
 struct Message {
     to: SockaddrStorage,
-    pieces: Range<usize>,
-    /// How many pieces each datagram has.
-    each: usize,
-    /// The length of each datagram but the last, if they are to be cut.
+    ranges: Range<usize>,
+    /// Number of ranges of each datagram.
+    ranges_per_datagram: usize,
+    /// The length of each datagram except the last in bytes, for a message with `UDP_SEGMENT`.
     segment: Option<u16>,
     bytes: usize,
 }
 
 impl Message {
     const fn datagrams(&self) -> usize {
-        (self.pieces.end - self.pieces.start) / self.each
+        (self.ranges.end - self.ranges.start) / self.ranges_per_datagram
     }
 }
 
 #[expect(
     unsafe_code,
-    reason = "the pointers are to the heap, where they stay, and used only while it is borrowed"
+    reason = "the pointers refer to the heap, and are used only during a borrow of the sender"
 )]
-// SAFETY: the raw pointers are written before each call and used by it alone, from the thread that has the sender.
+// SAFETY: the raw pointers are written before each call and used only by the call, in the thread that owns the sender.
 unsafe impl Send for Sender {}
 
 impl Sender {
-    /// Empty.
+    /// An empty batch.
     pub fn new() -> Self {
         Self {
-            messages: Vec::with_capacity(MESSAGES),
-            pieces: Vec::with_capacity(PIECES),
-            headers: Vec::with_capacity(PIECES),
-            vectors: Vec::with_capacity(PIECES),
-            controls: vec![Control([0; CONTROL]); MESSAGES],
+            messages: Vec::with_capacity(MAX_MESSAGES),
+            ranges: Vec::with_capacity(MAX_RANGES),
+            headers: Vec::with_capacity(MAX_RANGES),
+            vectors: Vec::with_capacity(MAX_RANGES),
+            controls: vec![Control([0; CONTROL_LENGTH]); MAX_MESSAGES],
         }
     }
 
-    /// Whether there is room for one entry with so many pieces.
-    pub fn has_room(&self, pieces: usize) -> bool {
-        self.messages.len() < MESSAGES && self.pieces.len() + pieces <= PIECES
+    /// Whether the batch has room for a message with `ranges` ranges.
+    pub fn has_room(&self, ranges: usize) -> bool {
+        self.messages.len() < MAX_MESSAGES && self.ranges.len() + ranges <= MAX_RANGES
     }
 
     /// Adds one datagram.
     pub fn push(&mut self, to: SockaddrStorage, datagram: Range<usize>) {
         let bytes = datagram.len();
-        self.pieces.push(datagram);
+        self.ranges.push(datagram);
         self.end_message(to, 1, None, bytes);
     }
 
-    /// Adds datagrams of `segment` bytes each but the last, each of a header and a payload.
-    pub fn push_cut(
+    /// Adds a message with datagrams of a header and a payload. Each datagram except the last has `segment` bytes.
+    pub fn push_segments(
         &mut self,
         to: SockaddrStorage,
         segment: usize,
         parts: impl Iterator<Item = (Range<usize>, Range<usize>)>,
     ) {
         let mut bytes = 0;
-        let start = self.pieces.len();
+        let start = self.ranges.len();
         for (header, payload) in parts {
             bytes += header.len() + payload.len();
-            self.pieces.extend([header, payload]);
+            self.ranges.extend([header, payload]);
         }
-        // One alone need not be cut, and the kernel would have no size to cut by.
-        let many = self.pieces.len() - start > 2;
-        let segment = u16::try_from(segment).ok().filter(|_| many);
+        // A single datagram needs no UDP_SEGMENT.
+        let has_several = self.ranges.len() - start > 2;
+        let segment = u16::try_from(segment).ok().filter(|_| has_several);
         self.end_message(to, 2, segment, bytes);
     }
 
     fn end_message(
         &mut self,
         to: SockaddrStorage,
-        each: usize,
+        ranges_per_datagram: usize,
         segment: Option<u16>,
         bytes: usize,
     ) {
-        let start = self.messages.last().map_or(0, |message| message.pieces.end);
-        let pieces = start..self.pieces.len();
+        let start = self.messages.last().map_or(0, |message| message.ranges.end);
+        let ranges = start..self.ranges.len();
         self.messages.push(Message {
             to,
-            pieces,
-            each,
+            ranges,
+            ranges_per_datagram,
             segment,
             bytes,
         });
     }
 
-    /// Sends all that was added, and counts.
+    /// Sends all messages of the batch, and counts sent and dropped packets.
     pub fn flush(&mut self, socket: &OwnedFd, buffer: &[u8], counters: &Counters) {
         let mut next = 0;
         while next < self.messages.len() {
             next += self.send_from(next, socket, buffer, counters);
         }
         self.messages.clear();
-        self.pieces.clear();
+        self.ranges.clear();
     }
 
-    /// Sends entries from `next` on; returns how many are done with.
+    /// Sends messages from `next` on. Returns the number of messages that were sent or dropped.
     fn send_from(
         &mut self,
         next: usize,
@@ -150,9 +150,9 @@ impl Sender {
             }
             Err(error) => {
                 if let Some(message) = self.messages.get(next) {
-                    if message.segment.is_some() && is_about_cutting(&error) {
+                    if message.segment.is_some() && is_gso_refused(&error) {
                         counters.refused_gso.add(1);
-                        self.send_one_by_one(next, socket, buffer, counters);
+                        self.send_without_gso(next, socket, buffer, counters);
                     } else {
                         counters.dropped(reason(&error), message.datagrams());
                     }
@@ -162,9 +162,9 @@ impl Sender {
         }
     }
 
-    /// Sends the datagrams of an entry that the kernel does not cut: too long for the way, so they are to be fragments,
-    /// or the network card has no checksums (`udp_send_skb`).
-    fn send_one_by_one(
+    /// Sends the datagrams of a message one by one, after the kernel has refused `UDP_SEGMENT`: the datagrams exceed the path MTU and
+    /// need fragments, or the network card has no checksum offload (`udp_send_skb`).
+    fn send_without_gso(
         &mut self,
         index: usize,
         socket: &OwnedFd,
@@ -177,10 +177,10 @@ impl Sender {
         let total = message.datagrams();
         self.vectors.clear();
         self.headers.clear();
-        let pieces = self.pieces.get(message.pieces.clone()).unwrap_or_default();
+        let ranges = self.ranges.get(message.ranges.clone()).unwrap_or_default();
         self.vectors
-            .extend(pieces.iter().map(|piece| vector(buffer, piece)));
-        for datagram in self.vectors.chunks_mut(message.each) {
+            .extend(ranges.iter().map(|range| vector(buffer, range)));
+        for datagram in self.vectors.chunks_mut(message.ranges_per_datagram) {
             self.headers.push(header(&message.to, datagram, None));
         }
         let mut done = 0;
@@ -206,41 +206,41 @@ impl Sender {
         self.vectors.clear();
         self.headers.clear();
         self.vectors
-            .extend(self.pieces.iter().map(|piece| vector(buffer, piece)));
+            .extend(self.ranges.iter().map(|range| vector(buffer, range)));
         let messages = self.messages.iter().skip(next);
         for (message, control) in messages.zip(&mut self.controls) {
-            let pieces = self
+            let ranges = self
                 .vectors
-                .get_mut(message.pieces.clone())
+                .get_mut(message.ranges.clone())
                 .unwrap_or_default();
             let control = message.segment.map(|size| segment_control(control, size));
-            self.headers.push(header(&message.to, pieces, control));
+            self.headers.push(header(&message.to, ranges, control));
         }
     }
 }
 
-/// Whether it is the cutting that was refused.
-fn is_about_cutting(error: &io::Error) -> bool {
+/// Whether the kernel has refused `UDP_SEGMENT`.
+fn is_gso_refused(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     [libc::EINVAL, libc::EIO, libc::EMSGSIZE, libc::EOPNOTSUPP]
         .into_iter()
         .any(|refused| code == Some(refused))
 }
 
-fn reason(error: &io::Error) -> Drop {
+fn reason(error: &io::Error) -> DropReason {
     if error.kind() == io::ErrorKind::WouldBlock {
-        Drop::SendBuffer
+        DropReason::SendBuffer
     } else {
-        Drop::SendFailed
+        DropReason::SendFailed
     }
 }
 
-/// Sends what can be sent, after waiting for room. Returns the number of entries, at least one.
+/// Sends as many messages as possible, after a wait if the send buffer is full. Returns the number of messages, at least one.
 fn send_all(headers: &mut [libc::mmsghdr], socket: &OwnedFd) -> io::Result<usize> {
     match send(headers, socket) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             let mut writable = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-            // Should this fail, the next attempt will.
+            // After an error of poll, the next attempt fails with the same error as the first.
             let _ = poll(&mut writable, PollTimeout::from(POLL_TIMEOUT));
             send(headers, socket)
         }
@@ -252,8 +252,8 @@ fn send(headers: &mut [libc::mmsghdr], socket: &OwnedFd) -> io::Result<usize> {
     let count = headers.len() as libc::c_uint;
     loop {
         #[expect(unsafe_code, reason = "nix allocates for every call")]
-        // SAFETY: `header` has let every entry point to an address, pieces and a control message that live in the sender
-        // or in the borrowed buffer, with their lengths. The kernel writes nothing but the number of bytes sent.
+        // SAFETY: `header` has set every header to an address, ranges and a control message that live in the sender
+        // or in the borrowed buffer, with their lengths. The kernel writes only the number of sent bytes.
         let sent = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
@@ -269,9 +269,9 @@ fn send(headers: &mut [libc::mmsghdr], socket: &OwnedFd) -> io::Result<usize> {
     }
 }
 
-/// A range of the buffer, as the kernel reads it.
-fn vector(buffer: &[u8], piece: &Range<usize>) -> libc::iovec {
-    let bytes = buffer.get(piece.clone()).unwrap_or_default();
+/// The iovec of a range of the buffer.
+fn vector(buffer: &[u8], range: &Range<usize>) -> libc::iovec {
+    let bytes = buffer.get(range.clone()).unwrap_or_default();
     libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
@@ -280,24 +280,24 @@ fn vector(buffer: &[u8], piece: &Range<usize>) -> libc::iovec {
 
 fn header(
     to: &SockaddrStorage,
-    pieces: &mut [libc::iovec],
+    ranges: &mut [libc::iovec],
     control: Option<&mut Control>,
 ) -> libc::mmsghdr {
-    #[expect(unsafe_code, reason = "C's way to begin with nothing")]
-    // SAFETY: integers and pointers, for which zero is a value.
+    #[expect(unsafe_code, reason = "a C struct is initialized with zeros")]
+    // SAFETY: all fields are integers or pointers, for which zero is valid.
     let mut header: libc::mmsghdr = unsafe { std::mem::zeroed() };
     header.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
     header.msg_hdr.msg_namelen = to.len();
-    header.msg_hdr.msg_iov = pieces.as_mut_ptr();
-    header.msg_hdr.msg_iovlen = pieces.len() as _;
+    header.msg_hdr.msg_iov = ranges.as_mut_ptr();
+    header.msg_hdr.msg_iovlen = ranges.len() as _;
     if let Some(control) = control {
         header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_hdr.msg_controllen = CONTROL as _;
+        header.msg_hdr.msg_controllen = CONTROL_LENGTH as _;
     }
     header
 }
 
-/// Writes UDP_SEGMENT's control message: `struct cmsghdr`, whose length comes first, and a 16 bit number.
+/// Writes the control message of `UDP_SEGMENT`: `struct cmsghdr`, which begins with the length, and a 16-bit number.
 fn segment_control(control: &mut Control, size: u16) -> &mut Control {
     let header = size_of::<libc::cmsghdr>();
     let length = header + size_of::<u16>();

@@ -1,6 +1,6 @@
-//! TUN links: `/dev/net/tun` and its requests.
+//! TUN links: `/dev/net/tun` and its ioctls.
 //!
-//! A queue of a link is an open file. A persistent link stays when its last queue is closed. The next process that
+//! A queue of a link is an open file. A persistent link remains when its last queue is closed. The next process that
 //! opens a link of this name gets the link with the same MTU, addresses and routes (`tun_set_iff`).
 
 use std::ffi::{CStr, c_int};
@@ -16,34 +16,32 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 const DEVICE: &str = "/dev/net/tun";
 
-/// Why a link cannot be had.
+/// Why a link cannot be opened or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
-    /// The device is not there, or may not be opened.
+    /// `/dev/net/tun` does not exist, or the process may not open it.
     #[error("open {DEVICE}")]
     Device(#[source] io::Error),
-    /// There is another link of this name.
-    #[error(
-        "the link {0} exists and is no TUN link with several queues; it is not ours: rename or delete it"
-    )]
+    /// A link with this name exists, and is not a TUN link with several queues.
+    #[error("the link {0} exists and is not a TUN link of netweft: rename or delete the link")]
     Foreign(String),
-    /// A request was refused.
+    /// The kernel refused an ioctl.
     #[error("{what} the TUN link {link}")]
     Request {
-        /// What was asked for.
+        /// The attempted operation.
         what: &'static str,
-        /// Of which link.
+        /// Name of the link.
         link: String,
-        /// The kernel's answer.
+        /// The error of the kernel.
         #[source]
         source: io::Error,
     },
 }
 
-/// Opens `count` queues of the link, which is made if there is none, and makes it persistent.
+/// Opens `count` queues of the link, and makes the link persistent. A missing link is created.
 ///
 /// # Errors
-/// The kernel refuses.
+/// `/dev/net/tun` cannot be opened, a foreign link has the name, or an ioctl fails.
 pub fn open(link: &str, count: usize) -> Result<Vec<File>, TunError> {
     let queues = (0..count)
         .map(|_| attach(link))
@@ -55,19 +53,19 @@ pub fn open(link: &str, count: usize) -> Result<Vec<File>, TunError> {
     Ok(queues)
 }
 
-/// Makes the link go when its last queue is closed.
+/// Clears the persistence of the link, so that the kernel removes the link when its last queue is closed.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The ioctl fails.
 pub fn release(link: &str, queue: &File) -> Result<(), TunError> {
     set_persistent(link, queue, false)
 }
 
-/// Removes a persistent link that no process has open. Returns whether there was one; a link of another kind stays.
+/// Removes a persistent link that no process has open. Returns `false` for a link of another type, which remains.
 ///
 /// # Errors
-/// The kernel refuses.
-pub fn remove_left(link: &str) -> Result<bool, TunError> {
+/// `/dev/net/tun` cannot be opened, or an ioctl fails.
+pub fn remove_unused(link: &str) -> Result<bool, TunError> {
     match attach(link) {
         Ok(queue) => release(link, &queue).map(|()| true),
         Err(TunError::Foreign(_)) => Ok(false),
@@ -75,7 +73,7 @@ pub fn remove_left(link: &str) -> Result<bool, TunError> {
     }
 }
 
-/// One more queue.
+/// Opens one more queue.
 fn attach(link: &str) -> Result<File, TunError> {
     let mut options = OpenOptions::new();
     options
@@ -83,13 +81,13 @@ fn attach(link: &str) -> Result<File, TunError> {
         .write(true)
         .custom_flags(libc::O_NONBLOCK);
     let file = options.open(DEVICE).map_err(TunError::Device)?;
-    let mut request = named(link);
-    // The flags have 16 bits here; all of these fit.
+    let mut request = request_for(link);
+    // `ifru_flags` has 16 bits, which is enough for these flags.
     let flags = IFF_TUN | IFF_NO_PI | IFF_VNET_HDR | IFF_MULTI_QUEUE;
     request.ifr_ifru.ifru_flags = flags as libc::c_short;
     match ioctl(&file, libc::TUNSETIFF, &raw mut request) {
         Ok(()) => Ok(file),
-        // For a link of another kind (`tun_set_iff`).
+        // The error for a link of another type (`tun_set_iff`).
         Err(error)
             if error.raw_os_error() == Some(libc::EINVAL) && if_nametoindex(link).is_ok() =>
         {
@@ -109,7 +107,7 @@ fn set_persistent(link: &str, queue: &File, persistent: bool) -> Result<(), TunE
         .map_err(|source| refused(what, link, source))
 }
 
-/// Lets the kernel hand us packets of up to 64 KiB and without checksums. UDP's are cut since Linux 6.2 (`TUN_F_USO4`).
+/// Enables packets of up to 64 KiB and without checksums. The offload of UDP segmentation needs Linux 6.2 (`TUN_F_USO4`).
 fn offload(link: &str, queue: &File) -> Result<(), TunError> {
     let tcp = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     let udp = TUN_F_USO4 | TUN_F_USO6;
@@ -119,10 +117,10 @@ fn offload(link: &str, queue: &File) -> Result<(), TunError> {
         .map_err(|source| refused("set the offloads of", link, source))
 }
 
-/// The link's MTU.
+/// The MTU of the link in bytes.
 ///
 /// # Errors
-/// There is no such link.
+/// The link does not exist, or a system call fails.
 pub fn mtu(link: &str) -> Result<usize, TunError> {
     let get = || {
         let any = socket(
@@ -131,14 +129,14 @@ pub fn mtu(link: &str) -> Result<usize, TunError> {
             SockFlag::SOCK_CLOEXEC,
             None,
         )?;
-        let mut request = named(link);
+        let mut request = request_for(link);
         ioctl(&any, libc::SIOCGIFMTU as libc::Ioctl, &raw mut request)?;
-        #[expect(unsafe_code, reason = "a union of the kernel's")]
-        // SAFETY: SIOCGIFMTU has succeeded, so it is the MTU that the union holds.
+        #[expect(unsafe_code, reason = "`ifr_ifru` is a union")]
+        // SAFETY: SIOCGIFMTU has succeeded, so the union contains the MTU.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
         usize::try_from(mtu).map_err(io::Error::other)
     };
-    get().map_err(|source| refused("ask for the MTU of", link, source))
+    get().map_err(|source| refused("read the MTU of", link, source))
 }
 
 fn refused(what: &'static str, link: &str, source: io::Error) -> TunError {
@@ -149,10 +147,10 @@ fn refused(what: &'static str, link: &str, source: io::Error) -> TunError {
     }
 }
 
-/// A request about a link. A name too long for one is cut off, and finds none.
-fn named(link: &str) -> libc::ifreq {
-    #[expect(unsafe_code, reason = "C's way to begin with nothing")]
-    // SAFETY: all fields are integers, or a union of such, for which zero is a value.
+/// A `struct ifreq` with the name of a link. A name that is too long is truncated, and matches no link.
+fn request_for(link: &str) -> libc::ifreq {
+    #[expect(unsafe_code, reason = "a C struct is initialized with zeros")]
+    // SAFETY: all fields are integers or a union of integers, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     let room = request.ifr_name.len() - 1;
     for (to, from) in request.ifr_name.iter_mut().zip(link.bytes()).take(room) {
@@ -183,10 +181,10 @@ fn ioctl_value(file: &File, request: libc::Ioctl, value: i64) -> io::Result<()> 
     }
 }
 
-/// The links of this network namespace whose names begin so.
+/// The names of the links of this network namespace that begin with `prefix`.
 ///
 /// # Errors
-/// They cannot be listed.
+/// The links cannot be listed.
 pub fn links(prefix: &str) -> io::Result<Vec<String>> {
     let all = nix::net::if_::if_nameindex()?;
     let names = all.iter().filter_map(|link| CStr::to_str(link.name()).ok());
