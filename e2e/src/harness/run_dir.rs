@@ -42,7 +42,7 @@ impl Run {
             }
             Err(TryLockError::Error(error)) => return Err(error).context("take the run's lock"),
         }
-        reap(&folder)?;
+        kill_recorded_processes(&folder)?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -74,7 +74,7 @@ impl Run {
     /// # Errors
     /// The log is malformed or cannot be removed.
     pub fn end(self) -> anyhow::Result<()> {
-        reap(&self.folder)
+        kill_recorded_processes(&self.folder)
     }
 }
 
@@ -87,7 +87,8 @@ fn cache() -> anyhow::Result<PathBuf> {
     Ok(Path::new(&home).join(".cache/netweft"))
 }
 
-fn reap(folder: &Path) -> anyhow::Result<()> {
+/// Kills the processes that the log lists, in reverse order, and removes the log.
+fn kill_recorded_processes(folder: &Path) -> anyhow::Result<()> {
     let log = folder.join("log");
     for line in fs::read_to_string(&log).unwrap_or_default().lines().rev() {
         let words: Vec<&str> = line.split_whitespace().collect();

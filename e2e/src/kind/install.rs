@@ -41,12 +41,12 @@ pub fn install(install: &Install) -> anyhow::Result<Duration> {
     helm_install(install)?;
     apply_objects(install)?;
     wait("nodes", "condition=Ready")?;
-    let took = started.elapsed();
+    let elapsed = started.elapsed();
     for kind in ["nodenetworks", "ippools", "networkmodes"] {
         wait(kind, "condition=Ready")?;
     }
     rollout_status("netweft-system", "deployment,daemonset", "120s")?;
-    Ok(took)
+    Ok(elapsed)
 }
 
 /// Whether the cluster has the CRDs of netweft. They remain after `helm uninstall`.
