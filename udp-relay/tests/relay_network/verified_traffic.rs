@@ -95,7 +95,9 @@ pub fn udp(from: &Node, to: &Node, v6: bool) {
     for size in sizes {
         pattern(size, &mut sent[..size]);
         client.send(&sent[..size]).unwrap();
-        let length = client.recv(&mut received).expect("a datagram came back");
+        let length = client
+            .recv(&mut received)
+            .expect("receive the echo of a datagram");
         assert!(
             received[..length] == sent[..size],
             "other bytes in a datagram of {size}"
@@ -160,7 +162,7 @@ impl Stream {
                 .set_read_timeout(Some(Duration::from_secs(10)))
                 .unwrap();
             loop {
-                let length = accepted.read(&mut chunk).expect("the stream goes on");
+                let length = accepted.read(&mut chunk).expect("receive from the stream");
                 if length == 0 {
                     return at;
                 }
@@ -196,7 +198,7 @@ fn send_until(mut stream: TcpStream, stop: &AtomicBool, pause: Duration) -> usiz
     // The limit ends the stream of a failed test.
     while !stop.load(Ordering::Relaxed) && at < 4 << 30 {
         pattern(at, &mut chunk);
-        stream.write_all(&chunk).expect("the stream goes on");
+        stream.write_all(&chunk).expect("send to the stream");
         at += chunk.len();
         thread::sleep(pause);
     }
