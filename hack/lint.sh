@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# What must hold of the sources themselves: formatting, clippy, dependencies and their directions, generated files, what targets
-# require, shell scripts, the chart. Every step runs, in a condition, so that each has to end with what it stands for; the exit code says whether all held. The last line counts them.
+# Checks of the sources: formatting, clippy, dependencies and their directions, generated files, requirements of targets, shell
+# scripts, the chart, documents. All steps run; each is a condition, so the last command of a step decides. The exit code is 0 if
+# all steps pass, and the last line counts them.
 set -uo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

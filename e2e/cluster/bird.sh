@@ -15,7 +15,7 @@ source "$here/versions.sh"
 # shellcheck source=archive.sh
 source "$here/archive.sh"
 
-start_program() { # the text of a program that starts the one of its own name in the root beside it
+start_program() { # prints a script that starts the program of the same name in the folder system
   cat <<'PROGRAM'
 #!/bin/sh
 here=$(dirname "$(readlink -f "$0")")

@@ -8,7 +8,7 @@
 #   kubectl      kubectl alone, for a machine where nothing else of Kubernetes is built
 #   etcd         etcd etcdctl            containerd   containerd containerd-shim-runc-v2 ctr loopback
 #   coredns      kind      helm      pause
-#   chained      netweft-portmap netweft-bandwidth: the plugins that are chained after ours; and netweft-loopback
+#   chained      netweft-portmap netweft-bandwidth: the plugins that are chained after netweft; and netweft-loopback
 #   flannel      flannel-udp: Flannel's udp backend, to measure against (needs a C compiler)
 #   cni          cnitool, and the reference plugins bridge, ptp and host-local, to test and to measure against
 #

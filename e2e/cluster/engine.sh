@@ -47,7 +47,7 @@ start_private() {
   run_begin "$engine"
   run_log cgroup "$engine"
   run_log netns "$engine"
-  # Its run's log may have been deleted with the cache; the name is ours alone.
+  # The log of the run may have been deleted with the cache. Only this script uses the name.
   [[ ! -e /run/netns/$engine ]] || ip netns delete "$engine"
   ip netns add "$engine"
   ip -n "$engine" link set lo up

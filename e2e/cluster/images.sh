@@ -129,8 +129,8 @@ build_image() { # TARGET TAG
   rmdir "$context"
 }
 
-# Of tags that look like ours this one and the newest other stay, so that an upgrade test has its previous one. This one
-# is named, since it need not be the newest: an image whose content was built before keeps the date of that build.
+# Removes old tags of netweft. TAG and the newest other one stay, because an upgrade test needs a previous image. TAG need not be
+# the newest: an image whose content was built before keeps the date of that build.
 forget_old() { # REPOSITORY TAG
   docker images "$1" --format '{{.Tag}}' | grep -xE '[0-9a-f]{12}' | sed "/^$2\$/d" | tail -n +2 |
     while read -r old; do docker rmi "$1:$old" >/dev/null 2>&1 || true; done

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # Helpers for the scripts of the test cluster; sourced, never run.
 #
-# Cache: everything that is slow to make lies under $NETWEFT_CACHE (default ~/.cache/netweft), in entries KIND/HASH,
-# where HASH covers all that the entry was made from. An entry that exists is complete: it is built beside and renamed.
+# Cache: results of slow steps are under $NETWEFT_CACHE (default ~/.cache/netweft), in entries KIND/HASH. HASH covers all
+# inputs of the entry. An entry that exists is complete: it is built under another name and renamed.
 #
 # Runs: whatever outlives one command (a daemon, a namespace, a mount) belongs to a run, so that a later command can
 # take away what a killed one left. A run is a directory $NETWEFT_CACHE/runs/NAME with two files:
@@ -10,7 +10,7 @@
 #          lives as long as they do. A run whose lock is free is dead.
 #   log    one line per thing, appended BEFORE the thing is made where its name is known before (and at once after,
 #          where it is not: a process), oldest first. Removed newest first. Anything already gone is skipped.
-#            process PID STARTTIME    STARTTIME is field 22 of /proc/PID/stat: a PID used again is not ours
+#            process PID STARTTIME    STARTTIME is field 22 of /proc/PID/stat: a reused PID is another process
 #            netns NAME               as in `ip netns add NAME`
 #            mount PATH               an absolute path
 #            container NAME           in the engine of DOCKER_HOST
@@ -89,7 +89,7 @@ need_free_space() {
   local free_gib
   free_gib=$(($(df -Pk "$NETWEFT_CACHE" | awk 'NR == 2 { print $4 }') / 1024 / 1024))
   ((free_gib >= 20)) || die "only $free_gib GiB are free at $NETWEFT_CACHE and 20 are needed." \
-    "To make room delete $NETWEFT_CACHE/go/build first, then old entries beside it; all of it can be made again."
+    "To make room delete $NETWEFT_CACHE/go/build first, then old entries of the same folder; the scripts create all of it again."
 }
 
 # Prints the directory of an entry, which BUILD_FN makes in its first argument if it is not there. The two entries of a

@@ -9,8 +9,8 @@
 #
 # Run it through `cluster.sh exec`, which says where cluster and engine are. cluster.sh down ends them too.
 #
-# Their root is the kind node's own file system, as a disk image that is cached; what they write goes to a file of their
-# own beside it. Their images are unpacked beforehand on another disk: in there it takes minutes.
+# The root of each worker is the file system of the kind node, as a cached disk image; each worker writes to a separate
+# copy-on-write file. Container images are unpacked on another disk before the start: inside a worker it takes minutes.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=lib.sh

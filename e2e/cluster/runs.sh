@@ -50,7 +50,7 @@ reap_dead_runs() {
   done
 }
 
-# Removes FILE when everything in its list is gone. The lock beside FILE stays: another process may be about to acquire it.
+# Removes FILE when everything in its list is gone. The lock stays: another process may be about to acquire it.
 reap_log() { # FILE
   local kind first second
   [[ -s $1 ]] || return 0

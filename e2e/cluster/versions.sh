@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Which versions the test cluster is made of; sourced after lib.sh.
-# The Kubernetes programs and the tools are pinned by the go.mod files beside this; here is what Go cannot pin.
+# Versions of the test cluster; sourced after lib.sh.
+# The go.mod files of this folder pin the Kubernetes programs and the tools. This file pins what Go cannot pin.
 
 # The minor version of Kubernetes: 1.34, 1.35, 1.36 or 1.37.
 KUBERNETES_VERSION=${KUBERNETES_VERSION:-1.37}

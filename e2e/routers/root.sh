@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Prints a folder with the routers that the lab's fabric is made of: Debian's FRR, BIRD and GoBGP. Made if it is not there.
+# Prints a folder with the routers of the lab's fabric: FRR, BIRD and GoBGP of Debian. The script creates a missing folder.
 #
-# It is a small Debian in the cache and nothing is installed outside. They are other programs than the nodes', or older ones: what
-# stands in racks is not of our choosing.
+# The folder is a small Debian in the cache; nothing is installed outside. The versions differ from those of the nodes, because
+# operators of clusters do not choose the versions of routers.
 set -euo pipefail
 cluster=$(cd "$(dirname "${BASH_SOURCE[0]}")/../cluster" && pwd)
 # shellcheck source=../cluster/lib.sh

@@ -3,7 +3,7 @@
 #
 #   pin.sh MINOR...        for example: pin.sh 1.34 1.35 1.36 1.37
 #
-# It writes MINOR/go.mod and MINOR/go.sum beside this script; commit both. Everything else builds from them with
+# The script writes MINOR/go.mod and MINOR/go.sum in its folder; commit both. Everything else builds from them with
 # -mod=readonly, so a version changes only by running this again. Needs go and jq, and a proxy to ask.
 set -euo pipefail
 shopt -s inherit_errexit

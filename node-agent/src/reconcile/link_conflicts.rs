@@ -85,7 +85,7 @@ pub enum LinkConflict {
     },
     /// A link or a process that the agent does not find, perhaps one of another network namespace.
     #[error(
-        "link {link} is missing: VNI {vni} or UDP port {port} is used on this node (on the node, ip -d link show type vxlan and ss -uln show by whom); choose others in spec.overlay.vxlan of the NetworkMode"
+        "link {link} is missing: VNI {vni} or UDP port {port} is used on this node (on the node, ip -d link show type vxlan and ss -uln show the owner); choose others in spec.overlay.vxlan of the NetworkMode"
     )]
     Unknown {
         /// The link of netweft.

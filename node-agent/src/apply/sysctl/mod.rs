@@ -37,7 +37,7 @@ pub enum SysctlError {
     SaveFailed {
         /// The parameter.
         path: PathBuf,
-        /// What stands there.
+        /// The present value.
         was: String,
         /// The cause.
         source: io::Error,
@@ -238,7 +238,7 @@ pub fn rp_filter(link: &str) -> String {
     format!("ipv4/conf/{link}/rp_filter")
 }
 
-/// What stands there, empty if nothing does.
+/// The present value; empty if the file cannot be read.
 fn value(root: &Path, name: &str) -> String {
     let text = std::fs::read_to_string(root.join(name)).unwrap_or_default();
     text.trim().to_owned()
