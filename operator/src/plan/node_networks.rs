@@ -66,7 +66,7 @@ pub fn plan_networks(
     changes
 }
 
-/// Nodes without blocks of whose addresses no other node has space in `peersWithoutBlocks`.
+/// Nodes without blocks whose addresses are not in `peersWithoutBlocks` of every other node, because the list is full.
 fn left_out<'a>(index: &ClusterIndex<'a>) -> BTreeSet<&'a str> {
     let without_block = without_block(index, &BTreeMap::new());
     let mut addresses = 0;

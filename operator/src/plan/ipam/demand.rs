@@ -87,7 +87,7 @@ impl<'a> NodeDemand<'a> {
             .collect()
     }
 
-    /// Whether the node can use a further block. An agent that has been taken over reports full blocks for ever, and would get the whole
+    /// Whether the node can use a further block. An agent that has been taken over always reports full blocks, and would get the whole
     /// pool.
     fn may_grow(&self, demand: &BlockDemand) -> bool {
         let family = |pool: &&&Pool| demand.pools.contains(&pool.name);
@@ -180,7 +180,9 @@ impl<'a> NodeDemand<'a> {
 }
 
 /// Maximum number of blocks of one family on a node.
-const MAX_BLOCKS: usize = 64;
+const MAX_BLOCKS: usize = 128;
+/// Addresses for each pod that the node can have: some are reserved, gateways, or kept free.
+const ADDRESSES_PER_POD: i64 = 2;
 /// Pods of a Node that does not state how many it can have: the default of kubelet.
 const DEFAULT_PODS: i64 = 110;
 
@@ -195,13 +197,17 @@ pub struct BlockLimit {
 }
 
 impl BlockLimit {
-    /// The limit of a node, and what the node has.
+    /// The limit of a node, and its present blocks. Blocks of disabled and deleted pools do not count, because the pods of these pools
+    /// need addresses of another pool.
     #[must_use]
     pub fn of(index: &ClusterIndex<'_>, node: &str, family: IpFamily) -> Self {
+        let open = index.pools.all_usable().filter(|pool| pool.open);
+        let open: BTreeSet<&str> = open.map(|pool| pool.name.as_str()).collect();
         let held = index.subnets.get(node).into_iter().flatten();
         let held = held.map(|subnet| &subnet.spec);
+        let held = held.filter(|block| open.contains(block.pool.as_str()));
         let held: Vec<_> = held
-            .filter(|it| IpFamily::of(it.cidr.addr()) == family)
+            .filter(|block| IpFamily::of(block.cidr.addr()) == family)
             .collect();
         let sizes = held.iter().map(|subnet| size(&subnet.cidr));
         let pools: BTreeSet<&str> = held.iter().map(|subnet| subnet.pool.as_str()).collect();
@@ -217,11 +223,11 @@ impl BlockLimit {
         }
     }
 
-    /// Each pool of a node keeps a quarter of a block free, and is full at three quarters of the addresses of its last block.
+    /// Whether the node can use another block. Each pool has a last block that is not full.
     #[must_use]
     pub fn allows_another(&self) -> bool {
         let spare = self.largest_block.saturating_mul(self.pools);
-        let needed = self.pods.saturating_mul(4) / 3;
+        let needed = self.pods.saturating_mul(ADDRESSES_PER_POD);
         self.blocks < MAX_BLOCKS && self.addresses < needed.saturating_add(spare)
     }
 }

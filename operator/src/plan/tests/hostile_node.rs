@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde::Serialize;
 
 use crate::plan::model::cluster_state::{Changes, Plan, StatusChange};
-use crate::testing::{Cluster, cluster};
+use crate::testing::{Cluster, at, cluster, pool};
 
 /// The node that reports anything.
 const HOSTILE: &str = "worker-1";
@@ -167,10 +167,9 @@ proptest! {
     }
 }
 
-#[test]
-fn node_that_reports_full_blocks_for_ever_gets_limited_blocks() {
-    let mut cluster = settled();
-    for _ in 0..200 {
+/// The agent of the node reports that all blocks are full, in some rounds.
+fn report_full_blocks(cluster: &mut Cluster, rounds: usize) {
+    for _ in 0..rounds {
         let network = cluster
             .networks
             .iter()
@@ -186,15 +185,33 @@ fn node_that_reports_full_blocks_for_ever_gets_limited_blocks() {
             subnets: full.collect(),
             ..NodeNetworkStatus::default()
         };
-        report(&mut cluster, &status);
+        report(cluster, &status);
         cluster.step();
     }
-    // 110 pods, a third more, and the last block.
-    assert_eq!(cluster.blocks(HOSTILE).len(), 4);
+}
+
+#[test]
+fn node_that_always_reports_full_blocks_gets_limited_blocks() {
+    let mut cluster = settled();
+    report_full_blocks(&mut cluster, 200);
+    // Two addresses for each of 110 pods, and the last block.
+    assert_eq!(cluster.blocks(HOSTILE).len(), 5);
     assert!(
         cluster
             .node_message(HOSTILE)
             .contains("enough addresses for 110 pods")
     );
     assert_eq!(cluster.blocks("worker-2").len(), 1);
+}
+
+#[test]
+fn blocks_of_disabled_pool_do_not_limit_blocks_of_its_successor() {
+    let mut cluster = settled();
+    report_full_blocks(&mut cluster, 20);
+    cluster.pools[0].spec.disabled = true;
+    cluster
+        .pools
+        .push(at(1, pool("successor", "10.99.0.0/16", "")));
+    report_full_blocks(&mut cluster, 20);
+    assert_eq!(cluster.blocks(HOSTILE).len(), 10);
 }
