@@ -33,7 +33,7 @@ use crate::inputs::Inputs;
 
 /// Neighbor discovery as a whole (RFC 4861, section 4).
 const DISCOVERY: &str = "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect } counter drop";
-/// What only a router may send.
+/// Neighbor discovery that configures routes, or makes a router remember the sender.
 const OF_ROUTERS: &str =
     "icmpv6 type { nd-router-solicit, nd-router-advert, nd-redirect } counter drop";
 /// The route to the source does not lead to the link that the packet came in by.
@@ -147,7 +147,8 @@ fn to_tunnels(tunnels: &TunnelTraffic<'_>) -> String {
         chain("from_node", untracked("saddr")),
         chain("to_node", untracked("daddr")),
         chain("output", base("filter hook output priority raw", output)),
-        chain("input", base("filter hook input priority filter", input)),
+        // After source NAT and IPVS, which change the destination at this hook (`ip_vs_ops4`).
+        chain("input", base("filter hook input priority 101", input)),
         chain(
             "translated",
             base(
