@@ -62,6 +62,7 @@ terminology() { # no word that docs/glossary.md replaces
 }
 documented_paths() { # every path of the project that the documentation names exists
   local path bad=0
+  # shellcheck disable=SC2016 # The backticks are those of Markdown.
   for path in $(git grep -ohE '`(bench|charts|client|cni|common|crds|docs|e2e|examples|hack|netstate|node-agent|operator|telemetry|tests|udp-relay)/[A-Za-z0-9_./-]+`' -- '*.md' ':!CHANGELOG.md' ':!CONTRIBUTING.md' | tr -d '`' | sort -u); do
     [ -e "$path" ] || { echo "$path does not exist; correct the document: git grep -n '$path' -- '*.md'"; bad=1; }
   done
