@@ -186,7 +186,7 @@ async fn index_of(rtnl: &Rtnl, route: &Route) -> Result<Option<u32>, Failure> {
     }
 }
 
-pub(super) fn route_message(
+fn route_message(
     key: &RouteKey,
     route: &Route,
     index: Option<u32>,
