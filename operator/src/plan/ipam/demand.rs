@@ -201,11 +201,10 @@ impl BlockLimit {
     /// need addresses of another pool.
     #[must_use]
     pub fn of(index: &ClusterIndex<'_>, node: &str, family: IpFamily) -> Self {
-        let open = index.pools.all_usable().filter(|pool| pool.open);
-        let open: BTreeSet<&str> = open.map(|pool| pool.name.as_str()).collect();
+        let is_open = |pool: &str| index.pools.usable(pool).is_some_and(|pool| pool.open);
         let held = index.subnets.get(node).into_iter().flatten();
         let held = held.map(|subnet| &subnet.spec);
-        let held = held.filter(|block| open.contains(block.pool.as_str()));
+        let held = held.filter(|block| is_open(&block.pool));
         let held: Vec<_> = held
             .filter(|block| IpFamily::of(block.cidr.addr()) == family)
             .collect();
