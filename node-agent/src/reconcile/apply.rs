@@ -104,9 +104,8 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Whether the tables of the last successful sync are still the desired ones.
     pub(super) fn tables_are_in_baseline(&self, desired: &Desired) -> bool {
-        let families = TableFamily::ALL.into_iter();
-        let mut changed = families.filter(|family| !self.table_is_in_baseline(*family, desired));
-        changed.next().is_none()
+        let mut families = TableFamily::ALL.into_iter();
+        families.all(|family| self.table_is_in_baseline(family, desired))
     }
 
     fn table_is_in_baseline(&self, family: TableFamily, desired: &Desired) -> bool {

@@ -31,12 +31,13 @@ pub fn chain<'a>(
     ports: &BTreeSet<u16>,
 ) -> String {
     let pools = &inputs.pools;
+    let udp_ports = (!ports.is_empty()).then(|| largest_gap(ports));
     let masqueraded = pools.iter().filter(|(_, pool)| pool.nat_outgoing);
     let of_pools = masqueraded.flat_map(|(name, pool)| {
         let family = IpFamily::of(pool.cidr.addr());
         let nodes_excluded = is_plain(inputs, name) && nft::nodes(inputs, family).next().is_some();
         let matches = from_pool(pool, nodes_excluded);
-        masquerade(&matches, ports)
+        masquerade(&matches, udp_ports.as_ref())
     });
     let carried = |family: &IpFamily| {
         let mut pools = pools.values();
@@ -54,16 +55,15 @@ pub fn chain<'a>(
     nft::chain("postrouting", [hook].into_iter().chain(rules))
 }
 
-/// The rules that masquerade what `matches`. The source port is never that of a tunnel: the reply of another node to that port would be
-/// taken for an encapsulated packet.
-fn masquerade(matches: &str, ports: &BTreeSet<u16>) -> Vec<String> {
-    let other_ports = (!ports.is_empty()).then(|| {
-        let range = largest_gap(ports);
+/// The rules that masquerade what `matches`. `udp_ports`: source ports of UDP flows, without those of tunnels; `None`: any. The reply of
+/// another node to the port of a tunnel would be taken for an encapsulated packet.
+fn masquerade(matches: &str, udp_ports: Option<&RangeInclusive<u16>>) -> Vec<String> {
+    let udp = udp_ports.map(|range| {
         let (first, last) = (range.start(), range.end());
         format!("{matches} meta l4proto udp masquerade to :{first}-{last} fully-random")
     });
     let rest = format!("{matches} masquerade fully-random");
-    other_ports.into_iter().chain([rest]).collect()
+    udp.into_iter().chain([rest]).collect()
 }
 
 /// The largest range of [`PORTS`] without any of `ports`.
