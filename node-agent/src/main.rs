@@ -25,6 +25,8 @@ mod probes;
 mod reconcile;
 mod status;
 mod telemetry;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 

@@ -18,7 +18,6 @@ use netweft_netstate::model::{
     Address, AddressKey, Link, LinkKind, LinkName, NetworkState, Route, RouteKey, RouteKind,
     TABLE_MAIN,
 };
-use netweft_netstate::netns;
 use netweft_netstate::op::Op;
 use nix::errno::Errno;
 use tempfile::TempDir;
@@ -32,6 +31,7 @@ use crate::reconcile::*;
 use crate::status::problem::Problems;
 use crate::status::publisher::StatusPublisher;
 use crate::status::sink::StatusSink;
+use crate::testing::in_namespace;
 
 const OBJECTS: [&str; 4] = [
     "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, natOutgoing: true}",
@@ -175,18 +175,6 @@ fn block_node_json(node: &Fixture) -> PathBuf {
     let temporary = node.dir.path().join(temporary);
     std::fs::create_dir(&temporary).unwrap();
     temporary
-}
-
-/// Runs a test in a separate network namespace, so that nft changes no table of the machine.
-fn in_namespace(test: impl AsyncFnOnce() + Send) {
-    let run = || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(test());
-    };
-    netns::run_in_new("test the reconciler", run).unwrap();
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn replace_nft(node: &Node, nft: Nft) {
         // The next listing finds no program.
         Missing => format!(
             "case \"$*\" in *'table bridge'*) {} {file_name};; esac",
-            remove()
+            find_in_path("rm").display()
         ),
         Hangs | Fails => format!(
             "case \"$*\" in *'table inet'*) : >{begun};; esac; [ -e {begun} ] || {works}",
@@ -67,10 +67,6 @@ fn replace_nft(node: &Node, nft: Nft) {
     fs::write(&temporary, format!("#!/bin/sh\n{begin}\n{then}\n")).unwrap();
     fs::set_permissions(&temporary, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(temporary, file).unwrap();
-}
-
-fn remove() -> String {
-    find_in_path("rm").display().to_string()
 }
 
 /// A node with this nft as the only program in the PATH of the agent.

@@ -199,12 +199,12 @@ mod tests {
 
     use netweft_cni::attachment::{Attachment, Bridge};
     use netweft_crds::NodeNetwork;
-    use netweft_netstate::netns;
 
     use super::*;
     use crate::inputs::Inputs;
     use crate::pods::Records;
     use crate::status::problem::Problems;
+    use crate::testing::in_namespace;
 
     const OBJECTS: [&str; 2] = [
         "kind: IPPool\nmetadata: {name: p}\nspec: {cidr: 10.244.0.0/16, podInterface: bridge}",
@@ -261,20 +261,12 @@ mod tests {
 
     #[test]
     fn netns_check_reports_missing_table_and_empty_chain() {
-        let test = async || {
+        in_namespace(async || {
             let (dir, inputs) = (tempfile::tempdir().unwrap(), inputs());
             let text = desired::nft::render(&inputs, []);
             assert_changes_are_reported(dir.path(), TableFamily::Inet, &text).await;
             let text = desired::nft::bridge::render(&inputs.pods);
             assert_changes_are_reported(dir.path(), TableFamily::Bridge, &text).await;
-        };
-        let run = || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .unwrap();
-            runtime.block_on(test());
-        };
-        netns::run_in_new("test the check", run).unwrap();
+        });
     }
 }
