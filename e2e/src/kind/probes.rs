@@ -46,6 +46,22 @@ pub struct Probes {
 }
 
 impl Probes {
+    /// The first pod with an address of the pod network.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    pub fn first(&self) -> anyhow::Result<&Probe> {
+        self.pods.first().context("no test pod")
+    }
+
+    /// The last pod with an address of the pod network.
+    ///
+    /// # Errors
+    /// There is no such pod.
+    pub fn last(&self) -> anyhow::Result<&Probe> {
+        self.pods.last().context("no test pod")
+    }
+
     /// Create the test pods from this image, and wait until they are ready.
     ///
     /// # Errors

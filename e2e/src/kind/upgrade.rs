@@ -56,13 +56,7 @@ impl CrossVersionPod {
     const NAME: &str = "cross-version";
 
     fn start(cluster: &Cluster) -> anyhow::Result<Self> {
-        let node = cluster
-            .probes
-            .pods
-            .last()
-            .context("no test pod")?
-            .node
-            .clone();
+        let node = cluster.probes.last()?.node.clone();
         start_pod(Self::NAME, &node, &cluster.image)?;
         let pod = get(&["pod", Self::NAME, "-n", "netweft-e2e"])?;
         let address = text(&pod, "/status/podIP")?.to_owned();
@@ -136,7 +130,7 @@ fn under_load(
 ) -> anyhow::Result<()> {
     let started = Instant::now();
     let meter = Meter::start(&cluster.probes, UPGRADE_TIMEOUT)?;
-    let node = &cluster.probes.pods.last().context("no test pod")?.node;
+    let node = &cluster.probes.last()?.node;
     let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut elapsed = Duration::ZERO;
     let outcome = thread::scope(|scope| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
@@ -25,7 +25,7 @@ fn recorded_addresses(node: &str) -> anyhow::Result<BTreeSet<String>> {
 }
 
 pub(crate) fn deleted_pod_frees_its_address(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let probe = cluster.probes.pods.last().context("no test pod")?.clone();
+    let probe = cluster.probes.last()?.clone();
     let name = "short-lived";
     start_pod(name, &probe.node, &cluster.image)?;
     let address = pod_address(name)?;

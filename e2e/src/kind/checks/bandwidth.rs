@@ -22,7 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 /// After the burst, ingress and egress of the pod have the rate of its annotations. The deleted pod leaves no state on the node.
 pub(crate) fn bandwidth_annotation_limits_pod_rate(cluster: &mut Cluster) -> anyhow::Result<()> {
     let before = Residue::with_agents()?;
-    let other = cluster.probes.pods.last().context("no test pod")?.clone();
+    let other = cluster.probes.last()?.clone();
     let manifest = LIMITED_POD
         .replace("NODE", &other.node)
         .replace("IMAGE", &cluster.image)

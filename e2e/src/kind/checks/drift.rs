@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::harness::poll::until;
 use crate::kind::checks::Cluster;
@@ -19,13 +19,7 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) fn external_changes_are_repaired_and_reported(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
-    let changed_node = cluster
-        .probes
-        .pods
-        .last()
-        .context("no test pod")?
-        .node
-        .clone();
+    let changed_node = cluster.probes.last()?.node.clone();
     let mut other_nodes = cluster.probes.clone();
     other_nodes.remove_node(&changed_node);
     let before = repairs(&changed_node)?;

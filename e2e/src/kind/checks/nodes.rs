@@ -25,14 +25,8 @@ const CONNECTIVITY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) fn node_without_agent_starts_and_stops_pods(
     cluster: &mut Cluster,
 ) -> anyhow::Result<()> {
-    let client = cluster.probes.pods.first().context("no test pod")?.clone();
-    let node = cluster
-        .probes
-        .pods
-        .last()
-        .context("no test pod")?
-        .node
-        .clone();
+    let client = cluster.probes.first()?.clone();
+    let node = cluster.probes.last()?.node.clone();
     ensure!(client.node != node, "all test pods are on one node");
     exclude_agent_from(Some(&node))?;
     let outcome = start_and_stop_pod(&client, &node, &cluster.image)

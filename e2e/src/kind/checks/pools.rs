@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ spec: {{cidr: {CIDR}, networkMode: default, natOutgoing: true}}
         blocks == 1,
         "the pool has {blocks} blocks for one pod instead of 1"
     );
-    let probe = cluster.probes.pods.first().context("no test pod")?;
+    let probe = cluster.probes.first()?;
     probe.exec(&["ping", "-c", "3", "-W", "2", &address.to_string()])?;
     drain()?;
     kubectl(&[

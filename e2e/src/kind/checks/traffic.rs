@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use crate::harness::command::output;
 use crate::harness::poll::until;
@@ -152,7 +152,7 @@ pub(crate) fn server_outside_cluster_sees_node_address(
 }
 
 pub(crate) fn pod_containers_share_network_namespace(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let pod = cluster.probes.pods.first().context("no test pod")?;
+    let pod = cluster.probes.first()?;
     for address in &pod.addresses {
         let localhost: IpAddr = if address.is_ipv4() {
             Ipv4Addr::LOCALHOST.into()

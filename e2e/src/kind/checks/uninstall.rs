@@ -72,8 +72,8 @@ pub(crate) fn uninstall_keeps_pods_and_leaves_nodes_clean(
 /// for the end of all pods.
 fn reinstall_and_start_cleanup(cluster: &Cluster, release: &Release) -> anyhow::Result<()> {
     check_crd_deletion_is_refused()?;
-    let client = cluster.probes.pods.first().context("no test pod")?;
-    let node = &cluster.probes.pods.last().context("no test pod")?.node;
+    let client = cluster.probes.first()?;
+    let node = &cluster.probes.last()?.node;
     output(
         Command::new("helm")
             .args(["uninstall", "netweft"])

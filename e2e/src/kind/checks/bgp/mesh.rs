@@ -33,7 +33,7 @@ pub fn underlay_blocks_are_routed_only_by_bgp(cluster: &mut Cluster) -> anyhow::
             "{node} has a route that is not from BGP: {static_route:?}"
         );
     }
-    let from = cluster.probes.pods.first().context("no test pod")?;
+    let from = cluster.probes.first()?;
     let is_remote = |pod: &&Probe| pod.node != from.node;
     let to = cluster
         .probes
